@@ -1,0 +1,80 @@
+"""Query/Retrieve levels and information models (PS3.4 C.3, C.6), as data."""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class QueryLevel(IntEnum):
+    """A Query/Retrieve Level (0008,0052); a smaller number is a higher level."""
+
+    PATIENT = 0
+    STUDY = 1
+    SERIES = 2
+    IMAGE = 3
+
+    @property
+    def unique_key(self) -> str:
+        """The keyword of the level's unique key (PS3.4 Tables C.6-1 to C.6-5)."""
+        return UNIQUE_KEYS[self]
+
+
+UNIQUE_KEYS = {
+    QueryLevel.PATIENT: "PatientID",
+    QueryLevel.STUDY: "StudyInstanceUID",
+    QueryLevel.SERIES: "SeriesInstanceUID",
+    QueryLevel.IMAGE: "SOPInstanceUID",
+}
+
+
+class Operation(Enum):
+    """What a Query/Retrieve SOP Class does."""
+
+    FIND = "FIND"
+    MOVE = "MOVE"
+    GET = "GET"
+
+
+class Root(Enum):
+    """An information model: its name in PS3.4 and the levels it has, highest first."""
+
+    PATIENT = ("Patient Root", (QueryLevel.PATIENT, QueryLevel.STUDY, QueryLevel.SERIES, QueryLevel.IMAGE))
+    STUDY = ("Study Root", (QueryLevel.STUDY, QueryLevel.SERIES, QueryLevel.IMAGE))
+    PATIENT_STUDY_ONLY = ("Patient/Study Only", (QueryLevel.PATIENT, QueryLevel.STUDY))
+
+    def __init__(self, title: str, levels: tuple[QueryLevel, ...]) -> None:
+        self.title = title
+        self.levels = levels
+
+    def level_of_key(self, level: QueryLevel) -> QueryLevel:
+        """The level at which this model carries the keys of `level`: Study Root folds PATIENT into STUDY (C.6.2)."""
+        return max(level, self.levels[0])
+
+    def above(self, level: QueryLevel) -> tuple[QueryLevel, ...]:
+        """The levels of this model that lie above `level`, highest first."""
+        return tuple(each for each in self.levels if each < level)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One Query/Retrieve SOP Class: an information model and an operation on it."""
+
+    uid: str
+    root: Root
+    operation: Operation
+
+
+MODELS = {
+    model.uid: model
+    for model in (
+        Model("1.2.840.10008.5.1.4.1.2.1.1", Root.PATIENT, Operation.FIND),
+        Model("1.2.840.10008.5.1.4.1.2.1.2", Root.PATIENT, Operation.MOVE),
+        Model("1.2.840.10008.5.1.4.1.2.1.3", Root.PATIENT, Operation.GET),
+        Model("1.2.840.10008.5.1.4.1.2.2.1", Root.STUDY, Operation.FIND),
+        Model("1.2.840.10008.5.1.4.1.2.2.2", Root.STUDY, Operation.MOVE),
+        Model("1.2.840.10008.5.1.4.1.2.2.3", Root.STUDY, Operation.GET),
+        Model("1.2.840.10008.5.1.4.1.2.3.1", Root.PATIENT_STUDY_ONLY, Operation.FIND),
+        Model("1.2.840.10008.5.1.4.1.2.3.2", Root.PATIENT_STUDY_ONLY, Operation.MOVE),
+        Model("1.2.840.10008.5.1.4.1.2.3.3", Root.PATIENT_STUDY_ONLY, Operation.GET),
+    )
+}
+"""Every Query/Retrieve SOP Class this archive serves, by UID (checklist 3.1)."""

@@ -1,0 +1,107 @@
+"""Every way the archive can fail: one class and one sentence each.
+
+The core raises these and knows nothing of any protocol. Each mouth has one table that says which code an error is:
+`pacs.dimse.status` for DIMSE, later `web/problems` for HTTP.
+
+Every error carries `comment`, a sentence for the peer that says how to mend it and never quotes patient data, and
+`tags`, the Data Elements at fault (PS3.7 Annex C "Offending Element"), which may be empty.
+"""
+
+from collections.abc import Iterable
+
+
+class PacsError(Exception):
+    """The root of every failure this project raises on purpose."""
+
+    def __init__(self, comment: str, tags: Iterable[int] = ()) -> None:
+        super().__init__(comment)
+        self.comment = comment
+        self.tags = tuple(tags)
+
+
+class ConfigurationError(PacsError):
+    """The configuration cannot be used as it is."""
+
+
+class Cancelled(PacsError):
+    """The requester asked to stop (C-CANCEL) or is no longer there."""
+
+
+class NotSupported(PacsError):
+    """What was asked is understood and not offered by this server."""
+
+
+class NotAuthorized(PacsError):
+    """The peer may not do this."""
+
+
+# --- what is wrong with a request --------------------------------------------------------------------------------
+
+
+class IdentifierError(PacsError):
+    """The Identifier of a query or retrieve breaks the rules of its information model (PS3.4 C.4)."""
+
+
+class UndecodableDataSet(PacsError):
+    """A data set cannot be decoded in the transfer syntax it was announced in."""
+
+
+class SOPClassMismatch(PacsError):
+    """The data set does not belong to the SOP Class or SOP Instance its command named (PS3.4 B.2.3)."""
+
+
+class SOPClassNotSupported(PacsError):
+    """Instances of this SOP Class are not kept here."""
+
+
+class MissingUID(PacsError):
+    """An instance names no Study, Series or SOP Instance UID, or one that is no UID."""
+
+
+# --- duplicates --------------------------------------------------------------------------------------------------
+
+
+class DuplicateInstance(PacsError):
+    """The SOP Instance is known already and duplicates are rejected."""
+
+
+class InstanceConflict(PacsError):
+    """The SOP Instance is known already with other content."""
+
+
+# --- retrieves ---------------------------------------------------------------------------------------------------
+
+
+class UnknownDestination(PacsError):
+    """The move destination is no AE title of the configured table."""
+
+
+class DestinationUnreachable(PacsError):
+    """The move destination is known and does not take an association."""
+
+
+class TooManyMatches(PacsError):
+    """A retrieve selects more than is allowed at once."""
+
+
+# --- what is wrong with us ---------------------------------------------------------------------------------------
+
+
+class OutOfResources(PacsError):
+    """The archive cannot do this now: no space, no database, too many at once. Trying again later may work."""
+
+
+class IndexUnavailable(OutOfResources):
+    """The index does not answer, or not in time."""
+
+
+class StorageUnavailable(OutOfResources):
+    """The file store cannot take or give bytes."""
+
+
+class InstanceUnreadable(PacsError):
+    """A stored instance is missing, shorter than it was or cannot be read."""
+
+
+class SchemaMismatch(PacsError):
+    """The index was made by another version of the software than this one."""

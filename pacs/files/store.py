@@ -1,0 +1,55 @@
+"""The file store: bytes streamed in, committed, read out in ranges, deleted. No paths and no renames above this line.
+
+A key is made by the store, never from what a peer sent: the hour of arrival and a UUIDv7, such as
+`2026/11/21/03/01990f3c-….dcm`. Keys in byte order are in order of arrival.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import BinaryIO, Protocol, Self
+
+
+class Incoming(Protocol):
+    """One object on its way in. Leaving the `with` block without `commit()` discards it without a trace."""
+
+    @property
+    def key(self) -> str:
+        """The key the object will have."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes behind the head. Raises StorageUnavailable when they cannot be taken."""
+
+    def body(self) -> BinaryIO:
+        """A reader of what was written so far, without the head, for looking at it before it is committed."""
+
+    def commit(self, head: bytes) -> None:
+        """Put `head` (exactly as long as was announced) before the rest and make the whole durable.
+
+        When this returns, the object survives a power cut and is visible under its key. Raises StorageUnavailable.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class FileStore(Protocol):
+    """Where the instances' bytes are."""
+
+    def create(self, head_size: int, arrived: datetime) -> Incoming:
+        """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable reader of a stored object. Raises InstanceUnreadable when it is not there or cannot be read."""
+
+    def size(self, key: str) -> int:
+        """The object's length in bytes. Raises InstanceUnreadable."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object durably; one that is not there is no error. Raises StorageUnavailable."""
+
+    def keys(self, since: datetime | None = None) -> Iterator[str]:
+        """The keys of all committed objects, oldest first; with `since`, from that hour on."""
+
+    def sweep(self) -> int:
+        """Remove what an unclean stop left half-written; return how many. Only at start, before anything comes in."""
