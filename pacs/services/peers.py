@@ -1,0 +1,55 @@
+"""The table of known AEs: who may be a move destination, and how each is to be treated."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pacs.dicom.manner import TOLERANT, Manner
+from pacs.errors import UnknownDestination
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A configured remote AE. `manner` and `transfer_syntaxes` override the server's own where they are given."""
+
+    ae_title: str
+    host: str
+    port: int
+    manner: Manner | None = None
+    transfer_syntaxes: tuple[str, ...] = ()
+
+
+class Peers:
+    """The configured peers by AE title, compared exactly after the padding is gone (PS3.5 VR AE)."""
+
+    def __init__(self, peers: Iterable[Peer] = (), manner: Manner = TOLERANT) -> None:
+        self._peers = {peer.ae_title: peer for peer in peers}
+        self._manner = manner
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._peers.values())
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The known AE titles, sorted."""
+        return tuple(sorted(self._peers))
+
+    def find(self, ae_title: str) -> Peer | None:
+        """The peer with this AE title, or None."""
+        return self._peers.get(ae_title.strip())
+
+    def destination(self, ae_title: str) -> Peer:
+        """The peer a C-MOVE names. Raises UnknownDestination, which is 0xA801 on the wire."""
+        peer = self.find(ae_title)
+        if peer is None:
+            raise UnknownDestination("Move destination is not among the peers of this server")
+        return peer
+
+    def manner_of(self, ae_title: str) -> Manner:
+        """How queries and retrieves of this AE are understood: its own manner, or the server's."""
+        peer = self.find(ae_title)
+        return peer.manner if peer is not None and peer.manner is not None else self._manner
+
+    def transfer_syntaxes_of(self, ae_title: str) -> tuple[str, ...]:
+        """The order of transfer syntaxes configured for this AE, empty where there is none."""
+        peer = self.find(ae_title)
+        return peer.transfer_syntaxes if peer is not None else ()

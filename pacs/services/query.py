@@ -1,0 +1,60 @@
+"""Run a `Query`: stream its matches, and read from the stored files what the index does not keep."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from pacs.cancellation import Cancellation
+from pacs.dicom import header, matching, part10
+from pacs.dicom.attributes import Kept
+from pacs.dicom.query import Key, Match, Query
+from pacs.files.store import FileStore
+from pacs.index import search
+from pacs.index.database import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A match, with the attributes that had to be read from its file (None where there was no need)."""
+
+    match: Match
+    from_file: Dataset | None = None
+
+
+class QueryService:
+    """Questions to the archive, for any mouth."""
+
+    def __init__(self, index: Index, files: FileStore) -> None:
+        self._index = index
+        self._files = files
+
+    def answers(self, query: Query, cancellation: Cancellation) -> Iterator[Answer]:
+        """Every entity at the query's level that matches it, once, in the order of the unique key.
+
+        Raises Cancelled when the cancellation comes, IndexUnavailable when the index does not answer, and
+        InstanceUnreadable when an attribute asked for at IMAGE level stands in a file that cannot be read.
+        """
+        tags, keys = _in_files(query)
+        for match in search.matches(self._index, query, cancellation):
+            if not tags:
+                yield Answer(match)
+                continue
+            cancellation.check()
+            found = self._read(match, tags)
+            if all(matching.matches_dataset(key, found, query.unknown_matches) for key in keys):
+                yield Answer(match, found)
+
+    def _read(self, match: Match, tags: frozenset[int]) -> Dataset:
+        assert match.file_key is not None, "only IMAGE level has attributes in files"
+        with self._files.open(match.file_key) as file:
+            head = part10.read_head(file)
+            file.seek(head.data_offset)
+            return header.read_attributes(file, head.transfer_syntax, tags)
+
+
+def _in_files(query: Query) -> tuple[frozenset[int], tuple[Key, ...]]:
+    """The tags a query needs from the files, to match or to return, and the keys among them."""
+    keys = tuple(key for key in query.keys if key.attribute.kept is Kept.FILE)
+    wanted = (each.attribute for each in query.requested if each.attribute.kept is Kept.FILE)
+    return frozenset(key.attribute.tag for key in keys) | {attribute.tag for attribute in wanted}, keys

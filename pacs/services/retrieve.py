@@ -1,0 +1,124 @@
+"""The `Retrieval` that C-MOVE and C-GET share: which instances to send, what became of each, and their bytes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from io import BufferedIOBase
+from typing import BinaryIO, cast
+
+from pacs.cancellation import Cancellation
+from pacs.dicom import syntaxes
+from pacs.dicom.attributes import KeyType
+from pacs.dicom.identifier import Selection
+from pacs.dicom.levels import QueryLevel
+from pacs.errors import InstanceUnreadable, OutOfResources, TooManyMatches
+from pacs.files.store import FileStore
+from pacs.index import search
+from pacs.index.database import Index
+from pacs.index.writer import StoredInstance
+
+MOST_SUBOPERATIONS = 0xFFFF
+"""The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
+
+CHUNK = 1 << 18
+"""Bytes read from a stored file at a time."""
+
+
+class Outcome(Enum):
+    """What became of one sub-operation."""
+
+    COMPLETED = "completed"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Retrieval:
+    """One retrieve under way. remaining + completed + failed + warning is its total at every moment (V5)."""
+
+    instances: tuple[StoredInstance, ...]
+    completed: int = 0
+    warning: int = 0
+    failed: list[str] = field(default_factory=list)
+    """The SOP Instance UIDs of the failed sub-operations, in the order in which they failed."""
+
+    @property
+    def total(self) -> int:
+        """How many sub-operations there are in all."""
+        return len(self.instances)
+
+    @property
+    def done(self) -> int:
+        """How many sub-operations have an outcome."""
+        return self.completed + self.warning + len(self.failed)
+
+    @property
+    def remaining(self) -> int:
+        """How many sub-operations have no outcome yet."""
+        return self.total - self.done
+
+    def record(self, instance: StoredInstance, outcome: Outcome) -> None:
+        """Count the outcome of the sub-operation that sent `instance`."""
+        if outcome is Outcome.COMPLETED:
+            self.completed += 1
+        elif outcome is Outcome.WARNING:
+            self.warning += 1
+        else:
+            self.failed.append(instance.sop_instance_uid)
+
+    @property
+    def result(self) -> Outcome:
+        """The outcome of the whole (V6): all well, all failed, or anything between, which is a warning."""
+        if self.completed == self.total:
+            return Outcome.COMPLETED
+        return Outcome.FAILED if len(self.failed) == self.total else Outcome.WARNING
+
+
+class RetrieveService:
+    """Selects instances for a retrieve and gives out their data sets."""
+
+    def __init__(self, index: Index, files: FileStore, most_studies: int) -> None:
+        self._index = index
+        self._files = files
+        self._most_studies = most_studies
+
+    def select(self, selection: Selection, cancellation: Cancellation) -> Retrieval:
+        """The instances a retrieve is about, in the order in which they will be sent.
+
+        Raises TooManyMatches when keys other than the unique ones select more studies than are allowed at once,
+        OutOfResources when there are more instances than the counts of a response can hold or the index does not
+        answer, Cancelled when the cancellation comes.
+        """
+        query = selection.query
+        if any(key.attribute.key is not KeyType.UNIQUE for key in query.keys):
+            studies = search.count(self._index, query, QueryLevel.STUDY, cancellation)
+            if studies > self._most_studies:
+                raise TooManyMatches(f"{studies} studies match, at most {self._most_studies} per retrieve")
+        found = tuple(search.instances(self._index, query, cancellation, limit=MOST_SUBOPERATIONS + 1))
+        if len(found) > MOST_SUBOPERATIONS:
+            raise OutOfResources(f"More than {MOST_SUBOPERATIONS} instances: retrieve in parts")
+        return Retrieval(found)
+
+    def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
+        """The data set of a stored instance in `transfer_syntax`, piece by piece.
+
+        In the stored transfer syntax the bytes are those that were received. Raises InstanceUnreadable when the
+        file is gone or shorter than it was, NotSupported when the syntaxes cannot be converted into each other.
+        """
+        with self._files.open(instance.file_key) as file:
+            file.seek(instance.data_offset)
+            if transfer_syntax == instance.transfer_syntax:
+                yield from _whole(file, instance.size - instance.data_offset)
+            else:
+                yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
+
+
+def _whole(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """`length` bytes from here on. Raises InstanceUnreadable when the file ends before."""
+    reader = cast(BufferedIOBase, file)
+    while length:
+        piece = reader.read(min(CHUNK, length))
+        if not piece:
+            raise InstanceUnreadable("The stored file is shorter than it was")
+        length -= len(piece)
+        yield piece
