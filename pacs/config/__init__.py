@@ -1,0 +1,11 @@
+"""The typed configuration: flags beat environment, environment beats config.toml, the file beats the defaults.
+
+Only the doors and the house read it; every other room gets plain values in its constructor. Whatever is wrong is said
+all at once: the key, the value, where it came from and what was expected.
+"""
+
+from pacs.config.model import Config, Limits, Peer, is_loopback
+from pacs.config.peers import add_peer, peer_block
+from pacs.config.sources import DEFAULT_FILE, find_file, load
+
+__all__ = ["DEFAULT_FILE", "Config", "Limits", "Peer", "add_peer", "find_file", "is_loopback", "load", "peer_block"]

@@ -1,0 +1,76 @@
+"""Saying what is wrong with a configuration: the key, the value, what was expected, where it came from."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from pacs.config.model import Config, Peer, Section
+
+
+def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
+    """A sentence per mistake: key, value, what was expected, where it came from."""
+    for each in error.errors():
+        key = _dotted(each["loc"])
+        origin = origins.get(key, default_origin)
+        if each["type"] == "extra_forbidden":
+            yield f"{key}: there is no such key{_suggestion(key)} ({origin})"
+        elif each["type"] == "missing":
+            yield f"{key}: is missing ({origin})"
+        else:
+            value = f"{key} = {_shown(each['input'])}: " if key else ""
+            yield f"{value}{_expected(each['msg'])} ({origin})"
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    """`("peers", 0, "port")` as `peers[1].port`: people count from one."""
+    return "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+WORDING = (
+    (r"^Value error, ", ""),
+    (r"^Input should be ", "expected "),
+    (r"a valid (integer|number).*", "a number"),
+    (r"a valid string.*", "text in quotes"),
+    (r"a valid boolean.*", "true or false"),
+    (r"a valid tuple.*|a valid list.*", "a list"),
+    (r"a valid dictionary.*", "a table"),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r"greater than", "more than"),
+)
+"""Pydantic's phrases and ours, applied in this order."""
+
+
+def _expected(message: str) -> str:
+    for theirs, ours in WORDING:
+        message = re.sub(theirs, ours, message)
+    return message
+
+
+def _shown(value: Any) -> str:
+    """A value as it may be shown: short, and without a password."""
+    text = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", repr(value))
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _suggestion(key: str) -> str:
+    """The known key nearest to an unknown one: by its whole name, else by its last part."""
+    peer = re.match(r"peers\[\d+\]", key)
+    known = [*Config.model_fields, *keys(peer.group() if peer else "peers[1]")]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if not near:
+        parts = {each.rpartition(".")[2]: each for each in reversed(known)}
+        near = [parts[each] for each in difflib.get_close_matches(key.rpartition(".")[2], parts, n=1, cutoff=0.75)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def keys(peer: str = "peers[1]") -> list[str]:
+    """Every key there is, dotted; those of a peer behind `peer`."""
+    found: list[str] = []
+    for section, info in Config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            found += [f"{section}.{key}" for key in info.annotation.model_fields]
+    return found + [f"{peer}.{key}" for key in Peer.model_fields]

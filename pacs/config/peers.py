@@ -1,0 +1,40 @@
+"""Adding a peer to the configuration file."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from pacs.config.model import Peer
+from pacs.config.sources import parse, validate
+from pacs.errors import ConfigurationError
+
+
+def peer_block(peer: Peer) -> str:
+    """A `[[peers]]` block in TOML with the values that are not defaults."""
+    values = peer.model_dump(exclude_defaults=True)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(["[[peers]]", *lines]) + "\n"
+
+
+def add_peer(file: Path, peer: Peer) -> str:
+    """Append a block for `peer` to the configuration file, made if it is not there; return the block.
+
+    The whole is validated before the file is replaced in one step. Raises ConfigurationError.
+    """
+    before = file.read_bytes() if file.exists() else b""
+    block = peer_block(peer)
+    after = (before.rstrip() + b"\n\n" if before.strip() else before) + block.encode("ascii")
+    validate(parse(after, file), file, {}, {})
+    _replace(file, after)
+    return block
+
+
+def _replace(file: Path, content: bytes) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=file.absolute().parent, prefix=".config-", delete=False) as out:
+            out.write(content)
+        os.chmod(out.name, file.stat().st_mode & 0o777 if file.exists() else 0o644)
+        os.replace(out.name, file)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be written ({error.strerror})") from error

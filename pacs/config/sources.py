@@ -1,0 +1,119 @@
+"""Putting the sources of a configuration together: the file, the environment, the flags."""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pacs.config.complaints import complaints
+from pacs.config.model import Config
+from pacs.errors import ConfigurationError
+
+PREFIX = "PACS_"
+SECRET_SUFFIX = "_FILE"  # noqa: S105 - the name of a habit, not a secret
+DEFAULT_FILE = "config.toml"
+
+
+def load(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Config:
+    """The configuration from `file` (./config.toml where None and it is there), `environment` and `flags`.
+
+    `flags` has values by dotted key, such as `{"server.port": 0}`. Relative paths become absolute from the file's
+    folder, else from the working directory. Raises ConfigurationError that lists everything wrong.
+    """
+    file = find_file(file)
+    table = parse(_read(file), file) if file else {}
+    return validate(table, file, _from_environment(os.environ if environment is None else environment), flags or {})
+
+
+def find_file(file: Path | None) -> Path | None:
+    """The configuration file to read: the one named, or ./config.toml where it is there. Raises ConfigurationError."""
+    if file is None:
+        return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+    if not file.is_file():
+        raise ConfigurationError(f"{file}: there is no such configuration file; expected --config FILE that exists")
+    return file
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def parse(content: bytes, file: Path) -> dict[str, Any]:
+    """The table in the bytes of a TOML file. Raises ConfigurationError naming the file, line and column."""
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: is not TOML in UTF-8: {error}") from error
+
+
+def validate(
+    table: dict[str, Any], file: Path | None, environment: Mapping[str, tuple[str, Any]], flags: Mapping[str, Any]
+) -> Config:
+    """`table` of `file`, overlaid by environment and flags, as a Config. Raises ConfigurationError."""
+    merged = json.loads(json.dumps(table, default=str))  # a deep copy; dates, which no key takes, become text
+    for section in set(Config.model_fields) - {"peers"}:
+        merged.setdefault(section, {})  # so that the defaults of a missing section are made absolute as well
+    origins: dict[str, str] = {}
+    overlays = [(key, value, name) for key, (name, value) in environment.items()]
+    overlays += [(key, value, f"--{key}") for key, value in flags.items()]
+    for key, value, origin in overlays:
+        _put(merged, key, value)
+        origins[key] = origin
+    base = (file.absolute().parent if file else Path.cwd()).resolve()
+    try:
+        return Config.model_validate(merged, context={"base": base})
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(complaints(error, origins, str(file or "defaults")))) from error
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at dotted `key`, making tables on the way."""
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigurationError(f"{key}: expected [{section}] to be a table")
+        table = inner
+    table[last] = value
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """Dotted key -> (name of the variable, value), from PACS_SECTION__KEY, PACS_SECTION__KEY_FILE and PACS_PEERS."""
+    found: dict[str, tuple[str, Any]] = {}
+    for name, text in sorted(environment.items()):
+        if not _is_ours(name) or not text:
+            continue
+        key = name.removeprefix(PREFIX).removesuffix(SECRET_SUFFIX).lower().replace("__", ".")
+        if key in found:
+            raise ConfigurationError(f"{found[key][0]} and {name} are both set: expected one of them")
+        value = _secret(name, text) if name.endswith(SECRET_SUFFIX) else text
+        found[key] = (name, _json(name, value) if key == "peers" else value)
+    return found
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a variable sets a key; others with our prefix, such as PACS_CONFIG, mean something else."""
+    return name.startswith(PREFIX) and ("__" in name or name in ("PACS_PEERS", "PACS_PEERS_FILE"))
+
+
+def _secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{name}: the file it names cannot be read ({path})") from error
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: expected a list in JSON, as [[peers]] has it ({error})") from error
