@@ -1,0 +1,336 @@
+"""The Data Elements of a data set, one after the other (PS3.5 section 7): no recursion, no values read, nothing trusted.
+
+`walk` gives a `Token` for every element, item and delimiter, in any encoding, from a file of any size, in constant
+memory. What reads, checks, converts or compares stored data sets stands on it.
+"""
+
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from struct import Struct
+from typing import BinaryIO, NamedTuple
+
+from pydicom.datadict import dictionary_VR
+
+from pacs.errors import UndecodableDataSet
+
+DEPTH_LIMIT = 64
+"""Sequences may be nested this deep (the limit DCMTK chose): far beyond any IOD, far below any stack."""
+
+INFLATED_LIMIT = 1 << 30
+"""A deflated data set may have this many bytes when inflated."""
+
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+SHORT_VRS = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+"""The VRs whose explicit form has a length of 16 bits (PS3.5 7.1.2)."""
+
+LONG_VRS = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""The VRs whose explicit form has a length of 32 bits."""
+
+_VRS = {vr.encode(): vr for vr in SHORT_VRS | LONG_VRS}
+_SHORT = frozenset(vr.encode() for vr in SHORT_VRS)
+_IMPLICIT = {True: Struct("<HHL"), False: Struct(">HHL")}
+_EXPLICIT = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
+_LENGTH = {True: Struct("<L"), False: Struct(">L")}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the elements of a transfer syntax are encoded (PS3.5 section 10 and Annex A)."""
+
+    implicit: bool = False
+    little: bool = True
+    deflated: bool = False
+
+
+_ENCODINGS = {
+    "1.2.840.10008.1.2": Encoding(implicit=True),
+    "1.2.840.10008.1.2.1.99": Encoding(deflated=True),
+    "1.2.840.10008.1.2.2": Encoding(little=False),
+}
+
+
+def encoding_of(transfer_syntax: str) -> Encoding:
+    """The encoding of a transfer syntax: the three special ones, else Explicit VR Little Endian as PS3.5 A.4 has it."""
+    return _ENCODINGS.get(transfer_syntax, Encoding())
+
+
+class Kind(Enum):
+    """What a token stands for."""
+
+    ELEMENT = "element"
+    """A Data Element whose value is the next `length` bytes of the source."""
+    SEQUENCE = "sequence"
+    ITEM = "item"
+    ITEM_END = "item end"
+    SEQUENCE_END = "sequence end"
+    ENCAPSULATED = "encapsulated"
+    """Pixel Data of undefined length: fragments follow, then an ENCAPSULATED_END (PS3.5 A.4)."""
+    FRAGMENT = "fragment"
+    """One fragment, or the Basic Offset Table: the next `length` bytes of the source."""
+    ENCAPSULATED_END = "encapsulated end"
+
+
+class Token(NamedTuple):
+    """One step through a data set. Offsets count from its first byte, `depth` counts the sequences around it."""
+
+    kind: Kind
+    tag: int
+    vr: str
+    """As declared; where VRs are implicit, PS3.6's (`US or SS` and the like unresolved), and UN if it knows none."""
+    length: int
+    """Bytes of the value; `UNDEFINED` where delimiters tell."""
+    start: int
+    """Where the element begins."""
+    depth: int
+    encoding: Encoding
+
+
+class Source:
+    """A data set to be walked through: from where `file` stands to its end, inflated if need be."""
+
+    def __init__(self, file: BinaryIO, encoding: Encoding) -> None:
+        self.position = 0
+        self.size: int | None = None
+        self._file = file
+        if encoding.deflated:
+            self._reader = io.BufferedReader(Inflated(file), 1 << 16)
+            return
+        start = file.tell()
+        self.size = file.seek(0, io.SEEK_END) - start
+        file.seek(start)
+
+    def read(self, length: int) -> bytes:
+        """Exactly `length` bytes. Raises UndecodableDataSet when the data set ends before."""
+        data = (self._file if self.size is not None else self._reader).read(length)
+        self.position += len(data)
+        if len(data) < length:
+            raise UndecodableDataSet("The data set ends in the middle of an element")
+        return data
+
+    def skip_to(self, position: int) -> None:
+        """Go forward to `position`."""
+        if self.size is not None:
+            self._file.seek(position - self.position, io.SEEK_CUR)
+            self.position = position
+            return
+        while self.position < position:
+            self.read(min(position - self.position, 1 << 16))
+
+    def at_end(self) -> bool:
+        """Whether no byte is left."""
+        return self.position >= self.size if self.size is not None else not self._reader.peek(1)
+
+
+class Inflated(io.RawIOBase):
+    """What a raw deflate stream (PS3.5 A.5) inflates to, in bounded memory and up to `limit` bytes."""
+
+    def __init__(self, file: BinaryIO, limit: int = INFLATED_LIMIT) -> None:
+        self._file = file
+        self._left = limit
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """The next bytes, none at the end. Raises UndecodableDataSet for what is no or too much deflated data."""
+        inflated = b""
+        while not inflated and not self._inflater.eof:
+            inflated = self._inflate(len(buffer))
+        self._left -= len(inflated)
+        if self._left < 0:
+            raise UndecodableDataSet("The deflated data set is too large")
+        buffer[: len(inflated)] = inflated
+        return len(inflated)
+
+    def _inflate(self, most: int) -> bytes:
+        data = self._inflater.unconsumed_tail or self._file.read(1 << 16)
+        if not data:
+            raise UndecodableDataSet("The deflated data set is cut off")
+        try:
+            return self._inflater.decompress(data, most)
+        except zlib.error as error:
+            raise UndecodableDataSet("The deflated data set cannot be inflated") from error
+
+
+@dataclass(slots=True)
+class _Frame:
+    """What the walk is inside of: a data set (ITEM), a sequence or encapsulated Pixel Data."""
+
+    kind: Kind
+    tag: int
+    encoding: Encoding
+    end: int | None
+    """Where it ends; None where a delimiter tells."""
+    depth: int
+    undecided: bool = False
+    """Whether the first element tells if this item is implicit: some writers change over within private sequences."""
+
+
+_ENDS = {
+    Kind.ITEM: Kind.ITEM_END,
+    Kind.SEQUENCE: Kind.SEQUENCE_END,
+    Kind.ENCAPSULATED: Kind.ENCAPSULATED_END,
+}
+
+
+def walk(source: Source, encoding: Encoding, depth_limit: int = DEPTH_LIMIT) -> Iterator[Token]:
+    """Every token of a data set, in order.
+
+    After an ELEMENT or FRAGMENT the caller may read its value, or part of it, from `source`. Raises
+    UndecodableDataSet where the bytes are no data set in this encoding, end too early or are nested too deep.
+    """
+    return _Walk(source, encoding, depth_limit).tokens()
+
+
+class _Walk:
+    def __init__(self, source: Source, encoding: Encoding, depth_limit: int) -> None:
+        self._source = source
+        self._depth_limit = depth_limit
+        self._stack = [_Frame(Kind.ITEM, 0, encoding, source.size, 0)]
+
+    def tokens(self) -> Iterator[Token]:
+        source, stack = self._source, self._stack
+        while stack:
+            frame = stack[-1]
+            if self._is_over(frame):
+                stack.pop()
+                if stack:
+                    yield self._end_of(frame, source.position)
+                continue
+            token = self._element(frame) if frame.kind is Kind.ITEM else self._item(frame)
+            if token is None:
+                stack.pop()
+                yield self._end_of(frame, source.position - 8)
+            elif token.kind is Kind.ELEMENT or token.kind is Kind.FRAGMENT:
+                end = self._end_within(frame, token)
+                yield token
+                source.skip_to(end)
+            else:
+                self._enter(frame, token)
+                yield token
+
+    def _is_over(self, frame: _Frame) -> bool:
+        if frame.end is not None:
+            return self._source.position >= frame.end
+        return len(self._stack) == 1 and self._source.at_end()
+
+    def _end_of(self, frame: _Frame, start: int) -> Token:
+        return Token(_ENDS[frame.kind], frame.tag, "", 0, start, frame.depth, frame.encoding)
+
+    def _end_within(self, frame: _Frame, token: Token) -> int:
+        """Where the value ends, which must be inside of all that is around it."""
+        end = self._source.position + token.length
+        limit = frame.end if frame.end is not None else self._source.size
+        if limit is not None and end > limit:
+            raise UndecodableDataSet("An element is longer than what is around it", [token.tag])
+        return end
+
+    def _enter(self, frame: _Frame, token: Token) -> None:
+        """Step into a sequence, an item or encapsulated Pixel Data."""
+        end = None if token.length == UNDEFINED else self._end_within(frame, token)
+        encoding, undecided, depth = token.encoding, False, frame.depth
+        if token.kind is Kind.SEQUENCE:
+            depth += 1
+            if depth > self._depth_limit:
+                raise UndecodableDataSet(f"Sequences are nested deeper than {self._depth_limit}")
+        elif token.kind is Kind.ITEM:
+            undecided = not self._stack[0].encoding.implicit
+        self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided))
+
+    def _item(self, frame: _Frame) -> Token | None:
+        """The next item or fragment; None for the delimiter of the sequence."""
+        start = self._source.position
+        head = self._source.read(8)
+        encoding = frame.encoding
+        group, element, length = _IMPLICIT[encoding.little].unpack(head)
+        tag = group << 16 | element
+        if tag == 0xFEFF00E0 and frame.kind is Kind.SEQUENCE:  # a little endian UN inside of big endian, or the reverse
+            encoding = frame.encoding = Encoding(encoding.implicit, not encoding.little)
+            group, element, length = _IMPLICIT[encoding.little].unpack(head)
+            tag = group << 16 | element
+        if tag == SEQUENCE_DELIMITER:
+            return None
+        if tag != ITEM:
+            raise UndecodableDataSet("Something else than an item stands in a sequence", [frame.tag])
+        if frame.kind is Kind.SEQUENCE:
+            return Token(Kind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
+        return Token(Kind.FRAGMENT, frame.tag, "OB", length, start, frame.depth, encoding)
+
+    def _element(self, frame: _Frame) -> Token | None:
+        """The next element of a data set; None for the delimiter of an item."""
+        start = self._source.position
+        head = self._source.read(8)
+        group, element, length = _IMPLICIT[frame.encoding.little].unpack(head)
+        tag = group << 16 | element
+        if group == 0xFFFE:
+            if tag == ITEM_DELIMITER and len(self._stack) > 1:
+                return None
+            raise UndecodableDataSet("A delimiter stands where an element must be")
+        if frame.undecided or start == 0:
+            self._decide(frame, head)
+        if frame.encoding.implicit:
+            vr = vr_of(tag)
+        else:
+            vr, length = self._explicit(frame, head, tag)
+        return self._classify(tag, vr, length, start, frame)
+
+    def _decide(self, frame: _Frame, head: bytes) -> None:
+        """Settle whether a data set is implicit by its first element: no first element is 16 KiB long.
+
+        Only an item may differ from what the transfer syntax says (checklist S3).
+        """
+        implicit = not (head[4:6].isalpha() and head[4:6].isupper())
+        if frame.undecided:
+            frame.encoding = Encoding(implicit, frame.encoding.little)
+            frame.undecided = False
+        elif implicit != frame.encoding.implicit:
+            raise UndecodableDataSet("The data set is not encoded in its transfer syntax")
+
+    def _explicit(self, frame: _Frame, head: bytes, tag: int) -> tuple[str, int]:
+        _, _, letters, length = _EXPLICIT[frame.encoding.little].unpack(head)
+        vr = _VRS.get(letters)
+        if letters in _SHORT and vr is not None:
+            return vr, length
+        if vr is None:
+            if not (letters.isalpha() and letters.isupper()):
+                raise UndecodableDataSet("An element has no Value Representation", [tag])
+            vr = "UN"
+            if length:  # a VR of the future has two zero bytes and 32 bits of length (PS3.5 7.1.2), an invented one not
+                return vr, length
+        return vr, _LENGTH[frame.encoding.little].unpack(self._source.read(4))[0]
+
+    def _classify(self, tag: int, vr: str, length: int, start: int, frame: _Frame) -> Token:
+        kind, encoding = Kind.ELEMENT, frame.encoding
+        if vr == "SQ":
+            kind = Kind.SEQUENCE
+        elif length == UNDEFINED:
+            kind = Kind.ENCAPSULATED if vr in _ENCAPSULATING else Kind.SEQUENCE
+            if kind is Kind.SEQUENCE and vr != "UN":
+                raise UndecodableDataSet("Only sequences and Pixel Data have undefined length", [tag])
+            if vr == "UN":  # PS3.5 6.2.2: its items are in Implicit VR Little Endian
+                encoding = Encoding(implicit=True)
+        return Token(kind, tag, vr, length, start, frame.depth, encoding)
+
+
+_ENCAPSULATING = frozenset(("OB", "OW", "OB or OW"))
+
+
+@lru_cache(maxsize=8192)
+def vr_of(tag: int) -> str:
+    """The VR by PS3.6 of an element whose own is not told; UN where there is none (PS3.5 7.8 for private creators)."""
+    if tag & 0xFFFF == 0:
+        return "UL"
+    if tag >> 16 & 1:
+        return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return "UN"
