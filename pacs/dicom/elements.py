@@ -1,4 +1,4 @@
-"""The Data Elements of a data set, one after the other (PS3.5 section 7): no recursion, no values read, nothing trusted.
+"""The Data Elements of a data set one by one (PS3.5 section 7): no recursion, no values read, nothing trusted.
 
 `walk` gives a `Token` for every element, item and delimiter, in any encoding, from a file of any size, in constant
 memory. What reads, checks, converts or compares stored data sets stands on it.
@@ -26,10 +26,13 @@ INFLATED_LIMIT = 1 << 30
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
-SHORT_VRS = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+SHORT_VRS = frozenset(
+    ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM", "UI",
+     "UL", "US"),
+)  # fmt: skip
 """The VRs whose explicit form has a length of 16 bits (PS3.5 7.1.2)."""
 
-LONG_VRS = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 """The VRs whose explicit form has a length of 32 bits."""
 
 _VRS = {vr.encode(): vr for vr in SHORT_VRS | LONG_VRS}

@@ -1,0 +1,226 @@
+"""The transfer syntaxes the archive keeps, and how the native ones are converted into each other.
+
+Every kept instance stays as it was received. When a destination needs another encoding, `convert` gives the same
+values in it, element by element and in constant memory.
+"""
+
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from functools import partial
+from struct import pack
+from typing import BinaryIO
+
+from pacs.dicom.elements import (
+    ITEM,
+    ITEM_DELIMITER,
+    LONG_VRS,
+    SEQUENCE_DELIMITER,
+    SHORT_VRS,
+    UNDEFINED,
+    Encoding,
+    Inflated,
+    Kind,
+    Source,
+    Token,
+    encoding_of,
+    walk,
+)
+from pacs.errors import NotSupported, UndecodableDataSet
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+
+NATIVE = (EXPLICIT_LITTLE, DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE)
+"""The transfer syntaxes without encapsulation, in order of preference: all of them can become each other."""
+
+KEPT = (
+    EXPLICIT_LITTLE,
+    "1.2.840.10008.1.2.4.201",  # HTJ2K lossless
+    "1.2.840.10008.1.2.4.202",  # HTJ2K lossless RPCL
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
+    "1.2.840.10008.1.2.4.70",  # JPEG lossless SV1
+    "1.2.840.10008.1.2.4.57",  # JPEG lossless
+    "1.2.840.10008.1.2.4.110",  # JPEG XL lossless
+    "1.2.840.10008.1.2.5",  # RLE lossless
+    "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
+    "1.2.840.10008.1.2.4.92",  # JPEG 2000 Part 2 lossless
+    DEFLATED_LITTLE,
+    EXPLICIT_BIG,
+    "1.2.840.10008.1.2.4.203",  # HTJ2K
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.93",  # JPEG 2000 Part 2
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
+    "1.2.840.10008.1.2.4.112",  # JPEG XL
+    "1.2.840.10008.1.2.4.111",  # JPEG XL recompression
+    "1.2.840.10008.1.2.4.51",  # JPEG extended
+    "1.2.840.10008.1.2.4.50",  # JPEG baseline
+    "1.2.840.10008.1.2.4.108",  # HEVC Main 10
+    "1.2.840.10008.1.2.4.107",  # HEVC Main
+    "1.2.840.10008.1.2.4.106.1",  # MPEG-4 AVC, each in its fragmentable form first
+    "1.2.840.10008.1.2.4.106",
+    "1.2.840.10008.1.2.4.105.1",
+    "1.2.840.10008.1.2.4.105",
+    "1.2.840.10008.1.2.4.104.1",
+    "1.2.840.10008.1.2.4.104",
+    "1.2.840.10008.1.2.4.103.1",
+    "1.2.840.10008.1.2.4.103",
+    "1.2.840.10008.1.2.4.102.1",
+    "1.2.840.10008.1.2.4.102",
+    "1.2.840.10008.1.2.4.101.1",  # MPEG2
+    "1.2.840.10008.1.2.4.101",
+    "1.2.840.10008.1.2.4.100.1",
+    "1.2.840.10008.1.2.4.100",
+    IMPLICIT_LITTLE,
+)
+"""The transfer syntaxes instances are kept in, in order of preference: exact before lossy, implicit VR last.
+
+All of pydicom's and pynetdicom's but JPIP and SMPTE ST 2110, whose data sets do not hold their pixels.
+"""
+
+CHUNK = 1 << 16
+"""Bytes of one value that are in memory at a time; a multiple of every word."""
+
+WORDS = {
+    "AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4, "UL": 4,
+    "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8,
+}  # fmt: skip
+"""The bytes of one word of the VRs whose byte order differs between little and big endian (PS3.5 7.3)."""
+
+_WORD_CODES = {2: "H", 4: "I", 8: "Q"}
+_PIXEL_REPRESENTATION = 0x00280103
+
+
+def is_native(transfer_syntax: str) -> bool:
+    """Whether Pixel Data is uncompressed in this transfer syntax, so that `convert` can read it."""
+    return transfer_syntax in NATIVE
+
+
+def convert(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
+    """The data set `data` stands at, up to the end of the file, in pieces and in the transfer syntax `target`.
+
+    Values stay what they are, bit for bit in their own byte order. Group lengths go, sequences get delimiters. What
+    PS3.6 does not know is UN where it was implicit (PS3.5 6.2.2), and the same again on the way back.
+
+    Raises NotSupported, at once, unless both are native or the same; UndecodableDataSet while it goes on.
+    """
+    if source == target:
+        return iter(partial(data.read, CHUNK), b"")
+    if source not in NATIVE or target not in NATIVE:
+        raise NotSupported("Compressed pixel data is sent only in its own transfer syntax")
+    if source == DEFLATED_LITTLE and target == EXPLICIT_LITTLE:
+        return iter(partial(Inflated(data).read, CHUNK), b"")
+    if source == EXPLICIT_LITTLE and target == DEFLATED_LITTLE:
+        return _deflated(iter(partial(data.read, CHUNK), b""))
+    pieces = _gathered(_converted(data, encoding_of(source), encoding_of(target)))
+    return _deflated(pieces) if target == DEFLATED_LITTLE else pieces
+
+
+def _converted(data: BinaryIO, encoding: Encoding, target: Encoding) -> Iterator[bytes]:
+    signed = [_is_signed(data, encoding)]
+    source = Source(data, encoding)
+    for token in walk(source, encoding):
+        if token.kind is Kind.ITEM:
+            signed[token.depth :] = [signed[token.depth - 1]]
+        if token.kind is not Kind.ELEMENT:
+            yield _framing(token, target)
+        elif token.tag & 0xFFFF:  # a group length would not be true any more
+            vr = resolved(token, signed[token.depth])
+            yield _head(token.tag, vr, token.length, target)
+            for piece in value(source, token, vr, target.little):
+                if token.tag == _PIXEL_REPRESENTATION:
+                    signed[token.depth] = any(piece)
+                yield piece
+
+
+def _is_signed(data: BinaryIO, encoding: Encoding) -> bool:
+    """Pixel Representation of the whole data set, which tells US from SS where no VR is written, even ahead of it."""
+    if not encoding.implicit:
+        return False
+    start = data.tell()
+    source, signed = Source(data, encoding), False
+    for token in walk(source, encoding):
+        if token.depth == 0 and token.tag >= _PIXEL_REPRESENTATION:
+            signed = token.tag == _PIXEL_REPRESENTATION and token.length <= CHUNK and any(source.read(token.length))
+            break
+    data.seek(start)
+    return signed
+
+
+def resolved(token: Token, signed: bool) -> str:
+    """The VR an element has where VRs are written: never an ambiguous one, UN if it is too long for its own."""
+    vr = token.vr
+    if " or " in vr:
+        vr = "OW" if "OW" in vr else "SS" if signed else "US"
+    if vr not in LONG_VRS and (vr not in SHORT_VRS or token.length > 0xFFFE):
+        return "UN"
+    return vr
+
+
+def value(source: Source, token: Token, vr: str, little: bool) -> Iterator[bytes]:
+    """The value of the element just walked to, in pieces, its words in the byte order asked for."""
+    width = WORDS.get(vr, 1) if token.encoding.little != little else 1
+    left = token.length
+    while left:
+        piece = source.read(min(left, CHUNK))
+        left -= len(piece)
+        yield _swapped(piece, width) if width > 1 else piece
+
+
+def _swapped(piece: bytes, width: int) -> bytes:
+    whole = len(piece) - len(piece) % width
+    words = array(_WORD_CODES[width], piece[:whole])
+    words.byteswap()
+    return words.tobytes() + piece[whole:]
+
+
+_FRAMING = {
+    Kind.ITEM: (ITEM, UNDEFINED),
+    Kind.ITEM_END: (ITEM_DELIMITER, 0),
+    Kind.SEQUENCE_END: (SEQUENCE_DELIMITER, 0),
+}
+
+
+def _framing(token: Token, target: Encoding) -> bytes:
+    if token.kind is Kind.SEQUENCE:
+        return _head(token.tag, "SQ", UNDEFINED, target)
+    if token.kind not in _FRAMING:
+        raise UndecodableDataSet("Pixel data is in fragments though its transfer syntax has none", [token.tag])
+    tag, length = _FRAMING[token.kind]
+    return pack("<HHL" if target.little else ">HHL", tag >> 16, tag & 0xFFFF, length)
+
+
+def _head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
+    order = "<" if target.little else ">"
+    if target.implicit:
+        return pack(order + "HHL", tag >> 16, tag & 0xFFFF, length)
+    if vr in SHORT_VRS:
+        return pack(order + "HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), length)
+    return pack(order + "HH2sHL", tag >> 16, tag & 0xFFFF, vr.encode(), 0, length)
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Small pieces put together, so that nobody has to send element by element."""
+    gathered = bytearray()
+    for piece in pieces:
+        gathered += piece
+        if len(gathered) >= CHUNK:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
+def _deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A raw deflate stream of even length (PS3.5 A.5)."""
+    deflater, length = zlib.compressobj(wbits=-zlib.MAX_WBITS), 0
+    for piece in pieces:
+        compressed = deflater.compress(piece)
+        length += len(compressed)
+        if compressed:
+            yield compressed
+    rest = deflater.flush()
+    yield rest + b"\0" * ((length + len(rest)) % 2)
