@@ -84,6 +84,31 @@ class TooManyMatches(PacsError):
     """A retrieve selects more than is allowed at once."""
 
 
+# --- associations ------------------------------------------------------------------------------------------------
+
+
+class AssociationRejected(DestinationUnreachable):
+    """The peer answered our A-ASSOCIATE-RQ with A-ASSOCIATE-RJ; result, source and reason are those of PS3.8 9.3.4."""
+
+    def __init__(self, comment: str, result: int, source: int, reason: int) -> None:
+        super().__init__(comment)
+        self.result = result
+        self.source = source
+        self.reason = reason
+
+
+class AssociationLost(PacsError):
+    """The association ended, or had to be ended, before the exchange on it did."""
+
+
+class PeerTimeout(AssociationLost):
+    """The peer did not send, take or answer in time; the association was aborted."""
+
+
+class InvalidCommand(PacsError):
+    """What came as a command set is none (PS3.7 6.3), or lacks an element that every command has."""
+
+
 # --- what is wrong with us ---------------------------------------------------------------------------------------
 
 
