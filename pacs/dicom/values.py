@@ -1,0 +1,259 @@
+"""What a value means, by Value Representation (PS3.5 6.2): its comparable form, ranges of dates and times, names, UIDs.
+
+Nothing here knows a data set: text comes in, and the form in which it is compared goes out. Padding never counts
+(checklist M2), dates and times are compared by meaning (M1), numbers as numbers (M13), names without case, accents or
+trailing delimiters (M15); everything else exactly, letter by letter.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import jellyfish
+
+from pacs.dicom.query import Comparable
+
+TRAILING_PADDING_ONLY = frozenset({"LT", "ST", "UC", "UR", "UT"})
+"""The text VRs whose leading spaces are significant (PS3.5 Table 6.2-1)."""
+ONE_VALUE = frozenset({"LT", "ST", "UR", "UT"})
+"""The text VRs that hold one value only: a backslash in them is a character (PS3.5 6.2)."""
+WILDCARDS_ALLOWED = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+"""The VRs that wild card matching applies to (PS3.4 C.2.2.2.4)."""
+RANGES_ALLOWED = frozenset({"DA", "TM", "DT"})
+"""The VRs that range matching applies to (PS3.4 C.2.2.2.5)."""
+BINARY_INTEGERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "AT"})
+BINARY_FLOATS = frozenset({"FL", "FD"})
+
+Range = tuple[str | None, str | None]
+"""The comparable bounds of a range, both inclusive; None is an open end."""
+
+_PADDING = " \0"
+_LONGEST_DATE_TIME = 256
+
+
+def stripped(vr: str, text: str) -> str:
+    """The text without the padding that never influences a match (M2)."""
+    return text.rstrip(_PADDING) if vr in TRAILING_PADDING_ONLY else text.strip(_PADDING)
+
+
+def comparable(vr: str, text: str) -> Comparable | None:
+    """The form in which one value of this VR is compared; None when it is empty or breaks the rules of its VR.
+
+    DA gives `YYYYMMDD`, TM `HHMMSS.FFFFFF`, DT `YYYYMMDDHHMMSS.FFFFFF` in UTC (a value without offset is taken as
+    UTC); components left out are filled with their lowest value. IS and binary integers give an int, DS and binary
+    floats a number, PN its folded text, and everything else the text without padding.
+    """
+    bare = stripped(vr, text)
+    if not bare:
+        return None
+    if vr in RANGES_ALLOWED:
+        bounds = _bounds(vr, bare)
+        return bounds[0] if bounds else None
+    if vr == "IS" or vr in BINARY_INTEGERS:
+        number = _number(bare)
+        return number if isinstance(number, int) else None
+    if vr == "DS" or vr in BINARY_FLOATS:
+        return _number(bare)
+    return fold(bare) if vr == "PN" else bare
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+
+
+def _number(text: str) -> int | float | None:
+    """A whole number as int, another one as float; None for no number, infinity and what 64 bits cannot hold."""
+    if len(text) > 64 or not _NUMBER.fullmatch(text):
+        return None
+    exact = Decimal(text)
+    if abs(exact) < 2**63 and exact == exact.to_integral_value():
+        return int(exact)
+    number = float(exact)
+    return number if abs(number) != float("inf") else None
+
+
+# --- dates and times ---------------------------------------------------------------------------------------------
+
+_DA = re.compile(r"(?P<Y>[0-9]{4})(?P<dot>\.?)(?P<m>[0-9]{2})(?P=dot)(?P<d>[0-9]{2})")
+_TM = re.compile(
+    r"(?P<H>[0-9]{2})(?:(?P<colon>:?)(?P<M>[0-9]{2})(?:(?P=colon)(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?)?"
+)
+_DT = re.compile(
+    r"(?P<Y>[0-9]{4})(?:(?P<m>[0-9]{2})(?:(?P<d>[0-9]{2})(?:(?P<H>[0-9]{2})(?:(?P<M>[0-9]{2})"
+    r"(?:(?P<S>[0-9]{2})(?:\.(?P<f>[0-9]{1,6}))?)?)?)?)?)?(?P<offset>[+-][0-9]{4})?"
+)
+_SHAPES = {"DA": _DA, "TM": _TM, "DT": _DT}
+_LIMITS = {"m": (1, 12), "d": (1, 31), "H": (0, 23), "M": (0, 59), "S": (0, 60)}
+
+# A hyphen before four digits that can be an offset is one; "2020-2021" is a range, "2020-0500" an offset.
+_DT_TOKEN = r"[0-9]{4,14}(?:\.[0-9]{1,6})?(?:\+[0-9]{4}|-(?:0[0-9]|1[0-2])[0-5][0-9](?![0-9]))?"  # noqa: S105
+_RANGE = {
+    "DA": re.compile(r"([0-9.]*) *(-?) *([0-9.]*)"),
+    "TM": re.compile(r"([0-9.:]*) *(-?) *([0-9.:]*)"),
+    "DT": re.compile(rf"({_DT_TOKEN})? *(-?) *({_DT_TOKEN})?"),
+}
+
+
+def parse_range(vr: str, text: str) -> Range:
+    """The bounds that a DA, TM or DT key asks for (C.2.2.2.5, M6); a single value gives itself twice.
+
+    `a-b`, `a-`, `-b`, with spaces around the hyphen if need be; `-` alone is open at both ends, which is universal
+    matching. A lower bound or single value of reduced precision starts its unit, an upper bound ends it: `-1030`
+    includes 10:30:59.999999 and a leap second. A reversed range is returned as it is and matches nothing. In DT a
+    hyphen before four digits that can be an offset from UTC belongs to the value. Raises ValueError.
+    """
+    bare = text.strip(_PADDING)
+    found = _RANGE[vr].fullmatch(bare) if len(bare) <= _LONGEST_DATE_TIME else None
+    if found is None or not bare:
+        raise ValueError(vr)
+    first, hyphen, second = (found[1] or "", found[2], found[3] or "")
+    if not hyphen and second:
+        raise ValueError(vr)
+    low = _required_bounds(vr, first)[0] if first else None
+    if not hyphen:
+        return low, low
+    return low, _required_bounds(vr, second)[1] if second else None
+
+
+def _required_bounds(vr: str, text: str) -> tuple[str, str]:
+    bounds = _bounds(vr, text)
+    if bounds is None:
+        raise ValueError(vr)
+    return bounds
+
+
+def _bounds(vr: str, text: str) -> tuple[str, str] | None:
+    """The first and the last moment that a date or time of any precision stands for; None when it is none."""
+    found = _SHAPES[vr].fullmatch(text)
+    if found is None:
+        return None
+    given = {name: part for name, part in found.groupdict().items() if part and name in "YmdHMSf"}
+    if not _is_possible(given):
+        return None
+    low, high = _filled(given, _lowest), _filled(given, _highest)
+    if vr == "DA":
+        return low[:8], low[:8]
+    if vr == "TM":
+        return low[8:], high[8:]
+    return _in_utc(low, high, found["offset"])
+
+
+def _is_possible(given: dict[str, str]) -> bool:
+    for name, (least, most) in _LIMITS.items():
+        if name in given and not least <= int(given[name]) <= most:
+            return False
+    if "Y" not in given:
+        return True
+    return given["Y"] != "0000" and int(given.get("d", "1")) <= _days(given)
+
+
+def _days(given: dict[str, str]) -> int:
+    """How many days the month has; a day before the first of the next one is its last."""
+    year, month = int(given.get("Y", "2000")), int(given.get("m", "12"))
+    return 31 if month == 12 else (datetime(year, month + 1, 1) - timedelta(days=1)).day
+
+
+def _lowest(name: str, _: dict[str, str]) -> str:
+    return {"Y": "0000", "m": "01", "d": "01", "H": "00", "M": "00", "S": "00"}[name]
+
+
+def _highest(name: str, given: dict[str, str]) -> str:
+    # A minute without seconds ends with its leap second, so that 23:59:60 is within 2359.
+    return {"Y": "0000", "m": "12", "d": f"{_days(given):02}", "H": "23", "M": "59", "S": "60"}[name]
+
+
+def _filled(given: dict[str, str], fill: Callable[[str, dict[str, str]], str]) -> str:
+    parts = [given.get(name) or fill(name, given) for name in "YmdHMS"]
+    return "".join(parts) + "." + given.get("f", "").ljust(6, "0" if fill is _lowest else "9")
+
+
+def _in_utc(low: str, high: str, offset: str | None) -> tuple[str, str] | None:
+    if offset is None:
+        return low, high
+    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    signed = -minutes if offset[0] == "-" else minutes
+    if int(offset[3:5]) > 59 or not -12 * 60 <= signed <= 14 * 60:
+        return None
+    try:
+        return _moved(low, -signed), _moved(high, -signed)
+    except OverflowError:
+        return None
+
+
+def _moved(moment: str, minutes: int) -> str:
+    """The moment so many minutes later; seconds, which may be a leap second, stay as they are."""
+    moved = datetime.strptime(moment[:12], "%Y%m%d%H%M") + timedelta(minutes=minutes)
+    return f"{moved.year:04}{moved:%m%d%H%M}{moment[12:]}"
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+_ACCENTS = ((0x0300, 0x036F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF), (0xFE20, 0xFE2F))
+# Letters that Unicode does not take apart, and wide signs that would become wild cards.
+_LETTERS = str.maketrans(
+    {
+        "ł": "l", "ø": "o", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "ħ": "h", "ŧ": "t",
+        "ĸ": "k", "ŋ": "n", "ŀ": "l",
+    }
+)  # fmt: skip
+_NO_WILDCARDS = str.maketrans({"＊": "∗", "﹡": "∗", "？": "⸮", "﹖": "⸮", "⁇": "⸮", "⁈": "⸮", "⁉": "⸮"})
+_SPACES = re.compile(r"\s+")
+_AROUND_DELIMITERS = re.compile(r" ?\^ ?")
+_WORDS = re.compile(r"[^\w]+|_")
+
+
+def fold(text: str) -> str:
+    """A name as it is compared: small letters without accents, spaces collapsed, trailing delimiters gone (M15).
+
+    Full and half width forms are one; Japanese voicing marks and the vowel signs of other scripts stay.
+    """
+    letters = text.casefold() if text.isascii() else _plain_letters(text)
+    spaced = _SPACES.sub(" ", letters.strip(_PADDING))
+    return _AROUND_DELIMITERS.sub("^", spaced).rstrip(" ^")
+
+
+def _plain_letters(text: str) -> str:
+    apart = unicodedata.normalize("NFKD", text.translate(_NO_WILDCARDS))
+    apart = unicodedata.normalize("NFKD", apart.casefold())
+    letters = "".join(char for char in apart if not _is_accent(char))
+    return unicodedata.normalize("NFC", letters.translate(_LETTERS))
+
+
+def _is_accent(char: str) -> bool:
+    return char > "\u02ff" and any(first <= ord(char) <= last for first, last in _ACCENTS)
+
+
+def name_groups(text: str) -> tuple[str, ...]:
+    """The folded component groups of a name, at most three (PS3.5 6.2.1.2), without empty ones at the end."""
+    groups = [fold(group) for group in text.split("=")[:3]]
+    while groups and not groups[-1]:
+        groups.pop()
+    return tuple(groups)
+
+
+def sounds(text: str) -> tuple[str, ...]:
+    """A phonetic key for each word of a name: Soundex where it is Latin, the folded word itself elsewhere."""
+    words = (word for group in name_groups(text) for word in _WORDS.split(group))
+    return tuple(dict.fromkeys(_sound(word) for word in words if word))
+
+
+def _sound(word: str) -> str:
+    latin = "".join(char for char in word if char.isascii() and char.isalpha())
+    return jellyfish.soundex(latin) if latin and word.isascii() else word
+
+
+# --- UIDs --------------------------------------------------------------------------------------------------------
+
+_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*")
+_SLOPPY_UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+
+
+def is_uid(text: str, strict: bool = False) -> bool:
+    """Whether this is a UID of at most 64 characters (PS3.5 9.1).
+
+    Components with leading zeros break the standard and are common in the field, so only `strict` refuses them.
+    """
+    return len(text) <= 64 and (_UID if strict else _SLOPPY_UID).fullmatch(text) is not None
