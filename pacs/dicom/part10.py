@@ -1,0 +1,143 @@
+"""Our File Meta Information (PS3.10 section 7): what stands before a data set in a stored file.
+
+Everything the index cannot take from the data set itself stands here, so that it can be rebuilt from the files alone:
+who sent the instance (Source Application Entity Title), when it arrived and the digest of its data set (Private
+Information). The head has a length that is known before the data set has arrived, and is written after it.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from struct import pack, unpack
+from typing import BinaryIO
+
+from pacs import __version__
+from pacs.dicom.elements import LONG_VRS
+from pacs.errors import UndecodableDataSet
+
+IMPLEMENTATION_CLASS_UID = "2.25.115049901136962962696975256259999777924"
+IMPLEMENTATION_VERSION_NAME = f"PACS_{__version__}"[:16]
+PRIVATE_INFORMATION_CREATOR_UID = "2.25.81824888521754768302199493534358913837"
+
+PREAMBLE = b"\0" * 128 + b"DICM"
+"""Ours is all zero, whatever the sender's was (CVE-2019-11687)."""
+
+_NO_DIGEST = "0" * 64
+_PRIVATE_INFORMATION = re.compile(rb"received=(\d{20}) sha256=([0-9a-f]{64}) ?")
+_META_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a file says about its data set. Texts are '' where it says nothing."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    source_ae: str
+    received_at: int | None
+    """Microseconds since 1970, UTC; None in a file that is not ours."""
+    digest: str | None
+    """SHA-256 of the data set in hexadecimal; None in a file that is not ours."""
+    data_offset: int
+    """Where the data set begins, in bytes from the beginning of the file."""
+
+
+def head(
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax: str,
+    source_ae: str,
+    *,
+    received_at: int,
+    digest: str | None = None,
+) -> bytes:
+    """Preamble and File Meta Information, equally long whether the digest is known yet or not.
+
+    `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`).
+    """
+    private = f"received={received_at:020d} sha256={digest or _NO_DIGEST}"
+    elements = b"".join(
+        (
+            _element(0x0001, "OB", b"\0\1"),
+            _element(0x0002, "UI", sop_class_uid.encode("ascii")),
+            _element(0x0003, "UI", sop_instance_uid.encode("ascii")),
+            _element(0x0010, "UI", transfer_syntax.encode("ascii")),
+            _element(0x0012, "UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+            _element(0x0013, "SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+            _element(0x0016, "AE", _ae_title(source_ae)),
+            _element(0x0100, "UI", PRIVATE_INFORMATION_CREATOR_UID.encode("ascii")),
+            _element(0x0102, "OB", private.encode("ascii")),
+        )
+    )
+    return PREAMBLE + _element(0x0000, "UL", pack("<L", len(elements))) + elements
+
+
+def _ae_title(text: str) -> bytes:
+    """At most 16 printable ASCII characters without backslash (PS3.5 VR AE), whatever the peer called itself."""
+    shown = (char if " " <= char <= "~" and char != "\\" else "?" for char in text.strip()[:16])
+    return "".join(shown).encode("ascii")
+
+
+def _element(element: int, vr: str, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += b" " if vr in ("AE", "SH") else b"\0"
+    if vr in LONG_VRS:
+        return pack("<HH2sHL", 2, element, vr.encode(), 0, len(value)) + value
+    return pack("<HH2sH", 2, element, vr.encode(), len(value)) + value
+
+
+def read_head(file: BinaryIO) -> Head:
+    """What the File Meta Information of `file`, ours or foreign, says; the preamble may be missing.
+
+    `file` stands at its beginning; afterwards it stands at its data set. Raises UndecodableDataSet when the file has
+    no File Meta Information or it is damaged.
+    """
+    start = file.read(len(PREAMBLE))
+    if start[128:] != b"DICM":
+        file.seek(4 if start[:4] == b"DICM" else 0)
+    elements = _read_elements(file)
+    if not elements:
+        raise UndecodableDataSet("No DICOM file: it has no File Meta Information")
+    received_at, digest = _private_information(elements)
+    return Head(
+        _text(elements, 0x0002),
+        _text(elements, 0x0003),
+        _text(elements, 0x0010),
+        _text(elements, 0x0016),
+        received_at,
+        digest,
+        file.tell(),
+    )
+
+
+def _read_elements(file: BinaryIO) -> dict[int, bytes]:
+    """The values of group 0002 by element number: up to where the group ends, as group lengths are often wrong."""
+    elements: dict[int, bytes] = {}
+    left = _META_LIMIT
+    while len(start := file.read(8)) == 8 and start[:2] == b"\2\0":
+        element, vr, short = unpack("<2xH2sH", start)
+        length = short
+        if not vr.isalpha():  # written in Implicit VR, against PS3.10 7.1
+            length = unpack("<4xL", start)[0]
+        elif vr.decode("latin-1") in LONG_VRS:
+            length = int.from_bytes(file.read(4), "little")
+        left -= length
+        value = file.read(max(0, min(length, left)))
+        if len(value) < length:
+            raise UndecodableDataSet("The File Meta Information is damaged")
+        elements[element] = value
+    file.seek(-len(start), io.SEEK_CUR)
+    return elements
+
+
+def _text(elements: dict[int, bytes], element: int) -> str:
+    return elements.get(element, b"").decode("ascii", "replace").strip(" \0")
+
+
+def _private_information(elements: dict[int, bytes]) -> tuple[int | None, str | None]:
+    """When the file was received and its digest, in a file that is ours."""
+    found = _PRIVATE_INFORMATION.fullmatch(elements.get(0x0102, b"").rstrip(b"\0"))
+    if found is None or _text(elements, 0x0100) != PRIVATE_INFORMATION_CREATOR_UID:
+        return None, None
+    return int(found[1]), found[2].decode("ascii")
