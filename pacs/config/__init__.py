@@ -6,6 +6,17 @@ all at once: the key, the value, where it came from and what was expected.
 
 from pacs.config.model import Config, Limits, Peer, is_loopback
 from pacs.config.peers import add_peer, peer_block
-from pacs.config.sources import DEFAULT_FILE, find_file, load
+from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
 
-__all__ = ["DEFAULT_FILE", "Config", "Limits", "Peer", "add_peer", "find_file", "is_loopback", "load", "peer_block"]
+__all__ = [
+    "DEFAULT_FILE",
+    "Config",
+    "Limits",
+    "Peer",
+    "add_peer",
+    "find_file",
+    "from_settings",
+    "is_loopback",
+    "load",
+    "peer_block",
+]

@@ -58,11 +58,13 @@ def _files_url(url: str, info: ValidationInfo) -> str:
 
 
 def _transfer_syntax(text: str) -> str:
-    """A transfer syntax by its UID or by its keyword in PS3.6; its UID."""
-    from pydicom.uid import UID_dictionary
+    """A transfer syntax that is kept, by its UID or by its keyword in PS3.6; its UID."""
+    from pydicom.uid import UID
 
-    for uid, (_name, kind, _info, _retired, keyword) in UID_dictionary.items():
-        if kind == "Transfer Syntax" and text in (uid, keyword):
+    from pacs.dicom.syntaxes import KEPT
+
+    for uid in KEPT:
+        if text in (uid, UID(uid).keyword):
             return uid
     raise ValueError("expected a transfer syntax, such as 'ExplicitVRLittleEndian' or '1.2.840.10008.1.2.1'")
 

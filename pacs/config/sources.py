@@ -31,6 +31,11 @@ def load(
     return validate(table, file, _from_environment(os.environ if environment is None else environment), flags or {})
 
 
+def from_settings(settings: Mapping[str, Any]) -> Config:
+    """The defaults with `settings` by dotted key, whatever file and environment say. Raises ConfigurationError."""
+    return validate({}, None, {}, settings)
+
+
 def find_file(file: Path | None) -> Path | None:
     """The configuration file to read: the one named, or ./config.toml where it is there. Raises ConfigurationError."""
     if file is None:

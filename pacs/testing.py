@@ -1,0 +1,212 @@
+"""A pytest plugin and builders of data sets, for whoever tests against a DICOM archive; this project does too.
+
+`pacs_server` is a fixture: the real archive, in this process, on a free port of 127.0.0.1, with a folder of its own.
+`serving` is the same as a context manager, with any setting. `study` makes the data sets of a study: valid, and the
+same for the same arguments. Nothing heavy is imported before it is used.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from pacs.daemon import Archive
+
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+
+# --- data sets ---------------------------------------------------------------------------------------------------
+
+PLANE = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+PROJECTION = {"PixelIntensityRelationship": "LIN", "PositionerType": "NONE"}
+DOCUMENT = {"ConversionType": "WSD", "DocumentTitle": "A page", "BurnedInAnnotation": "NO"}
+
+MODALITIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "CT": ("1.2.840.10008.5.1.4.1.1.2", {**PLANE, "SliceThickness": 1, "KVP": 120, "RescaleIntercept": -1024}),
+    "MR": ("1.2.840.10008.5.1.4.1.1.4", {**PLANE, "ScanningSequence": "SE", "SequenceVariant": "NONE", "EchoTime": 10}),
+    "PT": ("1.2.840.10008.5.1.4.1.1.128", {**PLANE, "Units": "BQML", "CountsSource": "EMISSION"}),
+    "CR": ("1.2.840.10008.5.1.4.1.1.1", {"ViewPosition": "PA", "BodyPartExamined": "CHEST"}),
+    "XA": ("1.2.840.10008.5.1.4.1.1.12.1", {**PROJECTION, "RadiationSetting": "GR"}),
+    "US": ("1.2.840.10008.5.1.4.1.1.6.1", {"LossyImageCompression": "00"}),
+    "OT": ("1.2.840.10008.5.1.4.1.1.7", {"ConversionType": "WSD"}),
+    "DOC": ("1.2.840.10008.5.1.4.1.1.104.1", DOCUMENT),
+}
+"""Modality -> the Storage SOP Class its instances are of and attributes of its modules."""
+
+
+def study(
+    patient: str = "DOE^JOHN",
+    modality: str = "CT",
+    series: int = 2,
+    instances: int = 20,
+    *,
+    patient_id: str = "P1",
+    number: int = 1,
+    size: int = 8,
+    character_set: str | list[str] | None = None,
+    transfer_syntax: str = EXPLICIT_LITTLE,
+    **attributes: Any,
+) -> list["Dataset"]:
+    """The data sets of one study with `series` series of `instances` instances each, with File Meta Information.
+
+    `number` tells the studies of one patient apart; UIDs come from it, `patient_id` and `modality`. `size` is Rows and
+    Columns. `attributes` are set in every data set by keyword. Names beyond ASCII need a `character_set`. In an
+    encapsulated `transfer_syntax` the pixels are a placeholder that no codec decodes.
+    """
+    root = f"{patient_id}/{number}/{modality}"
+    names = {"PatientName": patient, "PatientID": patient_id, "SpecificCharacterSet": character_set or []}
+    shared = names | _of_study(modality, number, root)
+    return [
+        _dataset(
+            shared
+            | _of_instance(modality, root, place, instance)
+            | _content(modality, instance, size, transfer_syntax),
+            attributes,
+            transfer_syntax,
+        )
+        for place in range(1, series + 1)
+        for instance in range(1, instances + 1)
+    ]
+
+
+def uid(text: str) -> str:
+    """A UID that is always the same for the same text (PS3.5 B.2)."""
+    return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
+
+
+def _of_study(modality: str, number: int, root: str) -> dict[str, Any]:
+    """The attributes all instances of a study share, its patient's names aside."""
+    return {
+        "PatientBirthDate": "19700101",
+        "PatientSex": "O",
+        "StudyInstanceUID": uid(root),
+        "StudyDate": f"2026{1 + (number - 1) % 12:02}01",
+        "StudyTime": "101500",
+        "StudyID": str(number),
+        "AccessionNumber": f"A{number}",
+        "ReferringPhysicianName": "WELBY^MARCUS",
+        "StudyDescription": f"{modality} study {number}",
+        "Modality": modality,
+        "Manufacturer": "pacs.testing",
+        "FrameOfReferenceUID": uid(f"{root}/frame"),
+        "PositionReferenceIndicator": "",
+    }
+
+
+def _of_instance(modality: str, root: str, series: int, instance: int) -> dict[str, Any]:
+    """The attributes of one instance and its series, its content aside."""
+    sop_class, own = MODALITIES[modality]
+    place = {"ImagePositionPatient": [0, 0, instance]} if "ImagePositionPatient" in own else {}
+    return own | place | {
+        "SOPClassUID": sop_class,
+        "SOPInstanceUID": uid(f"{root}/{series}/{instance}"),
+        "SeriesInstanceUID": uid(f"{root}/{series}"),
+        "SeriesNumber": series,
+        "SeriesDescription": f"series {series}",
+        "InstanceNumber": instance,
+        "ContentDate": "20260101",
+        "ContentTime": f"1015{instance % 60:02}",
+    }  # fmt: skip
+
+
+def _dataset(values: Mapping[str, Any], attributes: Mapping[str, Any], syntax: str) -> "Dataset":
+    from pydicom.dataset import Dataset
+
+    dataset = Dataset()
+    for keyword, value in (dict(values) | dict(attributes)).items():
+        if keyword != "SpecificCharacterSet" or value:
+            setattr(dataset, keyword, value)
+    dataset.file_meta = _file_meta(dataset, syntax)
+    return dataset
+
+
+def _content(modality: str, instance: int, size: int, syntax: str) -> dict[str, Any]:
+    """What an instance is about: a page, or an image of `size` by `size` pixels with a gradient in it."""
+    if modality == "DOC":
+        return {"MIMETypeOfEncapsulatedDocument": "application/pdf", "EncapsulatedDocument": b"%PDF-1.4\n%%EOF \n"}
+    return {
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": size,
+        "Columns": size,
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "PixelData": _pixels(instance, size, syntax),
+    }
+
+
+def _pixels(instance: int, size: int, syntax: str) -> bytes:
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID
+
+    if UID(syntax).is_encapsulated:
+        return encapsulate([b"a placeholder of frame %d " % instance])
+    order = "big" if syntax == EXPLICIT_BIG else "little"
+    row = b"".join(((instance + column) % 4096).to_bytes(2, order) for column in range(size))  # type: ignore[arg-type]
+    return row * size
+
+
+def _file_meta(dataset: "Dataset", syntax: str) -> Any:
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.ImplementationClassUID = UID(uid("pacs.testing"))
+    if "PixelData" in dataset:
+        dataset["PixelData"].VR = "OB" if meta.TransferSyntaxUID.is_encapsulated else "OW"
+    return meta
+
+
+def write(datasets: Iterable["Dataset"], folder: Path) -> list[Path]:
+    """Write data sets as Part 10 files named by their place in a fresh or existing folder; return the paths."""
+    from pydicom import dcmwrite
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for place, dataset in enumerate(datasets, 1):
+        paths.append(folder / f"{place:06}.dcm")
+        dcmwrite(paths[-1], dataset, enforce_file_format=True)
+    return paths
+
+
+# --- the server --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator["Archive"]:
+    """A running archive that keeps its data in `folder`; stopped at the end of the `with` block.
+
+    It listens on a free port of 127.0.0.1: `archive.port`. `settings` has values by dotted key, as in config.toml:
+    `{"storage.duplicates": "replace", "peers": [...]}`. Raises ConfigurationError as `pacs serve` would.
+    """
+    from pacs.config import from_settings
+    from pacs.daemon import Archive
+
+    defaults = {
+        "server.port": 0,
+        "database.url": f"sqlite:///{folder}/pacs.db",
+        "files.url": str(folder / "files"),
+        "limits.drain_seconds": 1,
+    }
+    with Archive(from_settings(defaults | dict(settings or {}))) as archive:
+        archive.start()
+        yield archive
+
+
+@pytest.fixture
+def pacs_server(tmp_path: Path) -> Iterator["Archive"]:
+    """A running archive with SQLite and a folder of its own; it calls itself PACS and listens on `pacs_server.port`."""
+    with serving(tmp_path / "pacs") as archive:
+        yield archive

@@ -1,0 +1,70 @@
+"""The builders of `pacs.testing`."""
+
+import subprocess
+import sys
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import UID
+
+from pacs.dicom.syntaxes import KEPT
+from pacs.testing import MODALITIES, study, write
+
+
+@pytest.mark.parametrize("modality", sorted(MODALITIES))
+def test_a_study_reads_back_as_it_was_built(tmp_path, modality):
+    """Every modality there is."""
+    built = study(modality=modality, series=2, instances=3)
+    read = [dcmread(path) for path in write(built, tmp_path)]
+    assert read == built
+    assert len({each.SOPInstanceUID for each in read}) == 6
+    assert len({each.SeriesInstanceUID for each in read}) == 2
+    assert len({each.StudyInstanceUID for each in read}) == 1
+
+
+def test_the_same_arguments_make_the_same_study():
+    """And another patient, number or modality another one."""
+    first = study(instances=1)
+    assert first == study(instances=1)
+    others = [study(patient_id="P2"), study(number=2), study(modality="MR")]
+    assert len({each[0].StudyInstanceUID for each in [first, *others]}) == 4
+
+
+@pytest.mark.parametrize("syntax", [each for each in KEPT if UID(each).is_transfer_syntax])
+def test_a_study_can_be_written_in_every_transfer_syntax_pydicom_knows(tmp_path, syntax):
+    """Native pixels have the byte order of the syntax."""
+    built = study(series=1, instances=1, transfer_syntax=syntax)
+    read = dcmread(*write(built, tmp_path))
+    assert read.file_meta.TransferSyntaxUID == syntax
+    assert read.PixelData == built[0].PixelData
+
+
+@pytest.mark.parametrize(
+    ("patient", "character_set"),
+    [
+        ("Müller^Jörg", "ISO_IR 100"),
+        ("Люкceмбypг", "ISO_IR 144"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["", "ISO 2022 IR 87"]),
+        ("Wang^XiaoDong=王^小东", "GB18030"),
+        ("Wang^XiaoDong=王^小東", "ISO_IR 192"),
+    ],
+)
+def test_a_patient_may_be_called_anything_the_character_set_holds(tmp_path, patient, character_set):
+    """What is read is what was asked for."""
+    built = study(patient, series=1, instances=1, character_set=character_set)
+    assert dcmread(*write(built, tmp_path)).PatientName == patient
+
+
+def test_any_attribute_can_be_set_by_its_keyword():
+    """Over what the builder would have put there."""
+    (dataset,) = study(series=1, instances=1, PatientSex="F", BodyPartExamined="KNEE")
+    assert (dataset.PatientSex, dataset.BodyPartExamined) == ("F", "KNEE")
+
+
+def test_the_plugin_imports_nothing_heavy_before_it_is_used():
+    """Everybody's test run pays for what a plugin imports."""
+    program = (
+        "import pacs.testing, sys; print([m for m in ('pydicom', 'pynetdicom', 'sqlalchemy') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]"
