@@ -101,6 +101,8 @@ class Source:
         self.position = 0
         self.size: int | None = None
         self._file = file
+        self._tape: bytearray | None = None
+        self._tape_limit = 0
         if encoding.deflated:
             self._reader = io.BufferedReader(Inflated(file), 1 << 16)
             return
@@ -114,11 +116,22 @@ class Source:
         self.position += len(data)
         if len(data) < length:
             raise UndecodableDataSet("The data set ends in the middle of an element")
+        if self._tape is not None and len(self._tape) <= self._tape_limit:
+            self._tape += data
         return data
+
+    def record(self, limit: int) -> None:
+        """Keep a copy of what is passed from here on, as far as it is not longer than `limit`."""
+        self._tape, self._tape_limit = bytearray(), limit
+
+    def recorded(self) -> bytes | None:
+        """What was passed since `record`, None if that was too long; the recording is over."""
+        tape, self._tape = self._tape, None
+        return None if tape is None or len(tape) > self._tape_limit else bytes(tape)
 
     def skip_to(self, position: int) -> None:
         """Go forward to `position`."""
-        if self.size is not None:
+        if self.size is not None and (self._tape is None or len(self._tape) > self._tape_limit):
             self._file.seek(position - self.position, io.SEEK_CUR)
             self.position = position
             return

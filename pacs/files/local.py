@@ -101,7 +101,7 @@ class _LocalIncoming:
         self._final = final
         self._key = key
         self._head_size = self._end = head_size
-        self._file: io.FileIO | None = open(temporary, "xb+", buffering=0, opener=_for_us_and_our_group)
+        self._file: io.FileIO | None = io.FileIO(temporary, "x+", opener=_for_us_and_our_group)
 
     @property
     def key(self) -> str:

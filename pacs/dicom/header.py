@@ -1,0 +1,190 @@
+"""What the index wants from an instance, and single attributes from a stored one.
+
+The whole data set is walked through once, in constant memory and without reading its bulk: what is cut off, nested
+too deep or in another transfer syntax than announced is found here, before anything is stored. Only the elements that
+are wanted are given to pydicom.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from pacs.dicom import kept
+from pacs.dicom.attributes import ATTRIBUTES
+from pacs.dicom.elements import Encoding, Kind, Source, Token, encoding_of, walk
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.values import is_uid
+from pacs.errors import MissingUID
+
+VALUE_LIMIT = 1 << 16
+"""An element longer than this is bulk, and is not read."""
+
+BULK = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010, 0x00420011, 0x54000100, 0x56000010, 0x56000020))
+"""Pixel Data in its forms, encapsulated documents, waveforms and spectra: bulk whatever their length."""
+
+BULK_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "OB or OW", "US or OW", "US or SS or OW", "UN", "UT", "UC"))
+"""The VRs whose values are bulk when they are longer than `VALUE_LIMIT`."""
+
+NOT_IN_A_DATA_SET = frozenset((0x0000, 0x0002))
+"""The groups of command sets and of File Meta Information (PS3.7 E, PS3.10 7.1), which senders leave in data sets."""
+
+SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
+STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
+UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
+
+_ALWAYS_READ = frozenset((0x00080005, 0x00280103))
+"""Specific Character Set and Pixel Representation: other values cannot be understood without them."""
+
+_WANTED = frozenset(ATTRIBUTES) | frozenset(UIDS) | _ALWAYS_READ
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the index keeps of an instance. Texts are without padding; '' where patient ID or issuer is unknown."""
+
+    patient_id: str
+    issuer: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    kept: dict[QueryLevel, bytes]
+    """The elements of each level, encoded by `pacs.dicom.kept`."""
+    bulk_offset: int | None
+    """Where the first bulk element begins, in bytes from the beginning of the data set; None if there is none or the
+    data set is deflated."""
+    intruders: tuple[tuple[int, int], ...] = ()
+    """From where to where elements of `NOT_IN_A_DATA_SET` stand (checklist S4): to be left out when it is stored."""
+
+
+def read_header(file: BinaryIO, transfer_syntax: str) -> Header:
+    """The header of the data set at which `file` stands, which is read to its end.
+
+    Raises UndecodableDataSet when it is no whole data set in this transfer syntax (PS3.5 section 7), MissingUID with
+    the tags of the UIDs it lacks.
+    """
+    scan = _Scan(file, transfer_syntax, _WANTED.__contains__)
+    scan.run()
+    uids = {tag: _uid(scan.elements.get(tag)) for tag in UIDS}
+    missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
+    if missing:
+        raise MissingUID("The instance lacks a UID, or has one that is none", missing)
+    dataset = scan.dataset()
+    levels = {level: kept.encode(kept.select(level, dataset)) for level in QueryLevel}
+    patient = kept.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])
+    return Header(
+        patient_id=str(patient["patient_id"] or ""),
+        issuer=str(patient["issuer_of_patient_id"] or ""),
+        study_instance_uid=uids[STUDY_INSTANCE_UID],
+        series_instance_uid=uids[SERIES_INSTANCE_UID],
+        sop_instance_uid=uids[SOP_INSTANCE_UID],
+        sop_class_uid=uids[SOP_CLASS_UID],
+        kept=levels,
+        bulk_offset=scan.bulk_offset,
+        intruders=tuple(scan.intruders),
+    )
+
+
+def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int]) -> Dataset:
+    """The attributes with these tags of the data set at which `file` stands, as far as it has them.
+
+    Of private attributes those of the same group and last two digits are given, each block with its creator, as
+    another instance may have them in another block (PS3.5 7.8.1). Values beyond `VALUE_LIMIT` are left out. Raises
+    UndecodableDataSet.
+    """
+    private = {tag & 0xFFFF00FF for tag in tags if tag >> 16 & 1}
+    groups = {tag >> 16 for tag in private}
+
+    def wanted(tag: int) -> bool:
+        if tag >> 16 in groups:
+            return 0x10 <= tag & 0xFFFF <= 0xFF or tag & 0xFFFF00FF in private
+        return tag in tags or tag in _ALWAYS_READ
+
+    scan = _Scan(file, transfer_syntax, wanted)
+    scan.run(until=max(max(tags, default=0) | (0xFFFF if private else 0), *_ALWAYS_READ))
+    return scan.dataset()
+
+
+def _uid(element: RawDataElement | None) -> str:
+    value = element.value if element is not None else None
+    return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
+
+
+class _Scan:
+    """One way through a data set, collecting the wanted top-level elements."""
+
+    def __init__(self, file: BinaryIO, transfer_syntax: str, wanted: Callable[[int], bool]) -> None:
+        self.elements: dict[int, RawDataElement] = {}
+        self.bulk_offset: int | None = None
+        self.intruders: list[tuple[int, int]] = []
+        self._encoding = encoding_of(transfer_syntax)
+        self._source = Source(file, self._encoding)
+        self._wanted = wanted
+        self._recording: tuple[Token, int] | None = None
+
+    def run(self, until: int | None = None) -> None:
+        """Walk to the end, or to the first element beyond the tag `until`."""
+        intruder: int | None = None
+        for token in walk(self._source, self._encoding):
+            if token.kind is Kind.SEQUENCE_END and token.depth == 1:
+                self._end_recording(token)
+            if token.depth or token.kind not in _BEGINNINGS:
+                continue
+            if until is not None and token.tag > until:
+                return
+            if intruder is not None:
+                self.intruders.append((intruder, token.start))
+            intruder = token.start if token.tag >> 16 in NOT_IN_A_DATA_SET else None
+            self._element(token)
+        if intruder is not None:
+            self.intruders.append((intruder, self._source.position))
+
+    def dataset(self) -> Dataset:
+        """The elements collected, as pydicom has them before it converts their values."""
+        dataset = Dataset({BaseTag(tag): element for tag, element in self.elements.items()})
+        dataset.set_original_encoding(self._encoding.implicit, self._encoding.little)
+        return dataset
+
+    def _element(self, token: Token) -> None:
+        if self.bulk_offset is None and not self._encoding.deflated and _is_bulk(token):
+            self.bulk_offset = token.start
+        if not self._wanted(token.tag):
+            return
+        if token.kind is Kind.SEQUENCE:
+            self._recording = token, self._source.position
+            self._source.record(VALUE_LIMIT)
+        elif token.kind is Kind.ELEMENT and token.length <= VALUE_LIMIT:
+            self._collect(token, self._source.read(token.length), token.encoding)
+
+    def _end_recording(self, end: Token) -> None:
+        if self._recording is None:
+            return
+        token, start = self._recording
+        self._recording = None
+        value = self._source.recorded()
+        if value is not None:
+            self._collect(token._replace(vr="SQ"), value[: end.start - start], token.encoding)
+
+    def _collect(self, token: Token, value: bytes, encoding: Encoding) -> None:
+        vr = None if encoding.implicit and token.kind is Kind.ELEMENT else token.vr
+        self.elements[token.tag] = RawDataElement(
+            BaseTag(token.tag), vr, len(value), value or _empty(vr), 0, encoding.implicit, encoding.little
+        )
+
+
+_BEGINNINGS = frozenset((Kind.ELEMENT, Kind.SEQUENCE, Kind.ENCAPSULATED))
+
+
+def _empty(vr: str | None) -> bytes | None:
+    empty = empty_value_for_VR(vr, raw=True)
+    return empty if isinstance(empty, bytes) else None
+
+
+def _is_bulk(token: Token) -> bool:
+    """Whether an element holds what a reader of attributes never wants to read."""
+    is_long = token.kind is Kind.ELEMENT and token.length > VALUE_LIMIT and token.vr in BULK_VRS
+    return token.tag in BULK or token.kind is Kind.ENCAPSULATED or is_long
