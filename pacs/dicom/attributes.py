@@ -39,7 +39,10 @@ class Kept(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute at its level. `tag` is an int, `vr` and `keyword` are PS3.6's (keyword '' for a private one)."""
+    """One attribute at its level. `tag` is an int, `vr` and `keyword` are PS3.6's.
+
+    A private one has no keyword but a `creator`, who may have reserved another block elsewhere than `tag` says.
+    """
 
     keyword: str
     tag: int
@@ -47,6 +50,7 @@ class Attribute:
     level: QueryLevel
     key: KeyType
     kept: Kept
+    creator: str = ""
 
 
 COLUMNS: dict[QueryLevel, tuple[str, ...]] = {

@@ -63,6 +63,11 @@ def is_known(terms: Terms) -> bool:
     return all(term in _CODECS for term in terms)
 
 
+def python_codec(term: str) -> str:
+    """The Python codec of a Defined Term; UTF-8 for an unknown one."""
+    return _CODECS.get(term, "utf_8")
+
+
 # --- code extensions (PS3.5 6.1.2.5) -----------------------------------------------------------------------------
 
 _ESCAPE = re.compile(rb"\x1b(?:\$\([D]|\$\)[AC]|\$B|\$@|\([BJ]|[-)][A-Zb])")

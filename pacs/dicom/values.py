@@ -7,7 +7,7 @@ trailing delimiters (M15); everything else exactly, letter by letter.
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -234,9 +234,9 @@ def name_groups(text: str) -> tuple[str, ...]:
     return tuple(groups)
 
 
-def sounds(text: str) -> tuple[str, ...]:
-    """A phonetic key for each word of a name: Soundex where it is Latin, the folded word itself elsewhere."""
-    words = (word for group in name_groups(text) for word in _WORDS.split(group))
+def sounds(groups: Sequence[str]) -> tuple[str, ...]:
+    """A phonetic key for each word of a name's folded groups: Soundex where it is Latin, the word itself elsewhere."""
+    words = (word for group in groups for word in _WORDS.split(group))
     return tuple(dict.fromkeys(_sound(word) for word in words if word))
 
 

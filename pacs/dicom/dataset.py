@@ -1,0 +1,335 @@
+"""A data set in memory as a stranger sent it: read within bounds, looked at without raising, written without loss.
+
+pydicom's `Dataset` carries the elements; its conversion of values is not used here, because it raises, warns or
+replaces where a value breaks the rules of its Value Representation, and what was received is kept as it was received.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydicom import Dataset, Sequence
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.tag import BaseTag
+
+from pacs.dicom import charset
+from pacs.dicom.attributes import Attribute
+from pacs.dicom.charset import CUSTOMIZABLE, Terms
+from pacs.dicom.elements import LONG_VRS, SHORT_VRS, Encoding, Kind, Source, Token, vr_of, walk
+from pacs.dicom.query import Comparable
+from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, ONE_VALUE, comparable, name_groups, stripped
+from pacs.errors import UndecodableDataSet
+
+Element = DataElement | RawDataElement
+
+CHARACTER_SET = 0x00080005
+IMPLICIT_LITTLE, EXPLICIT_LITTLE = Encoding(implicit=True), Encoding()
+
+AMBIGUOUS = {"US or SS": "US", "US or SS or OW": "OW", "US or OW": "OW", "OB or OW": "OW"}
+"""Which VR stands for several in PS3.6 where the data set does not say."""
+_WORDS = {
+    "US": "H", "SS": "h", "AT": "H", "OW": "H", "UL": "L", "SL": "l", "FL": "f", "OL": "L", "OF": "L", "FD": "d",
+    "OD": "Q", "SV": "q", "UV": "Q", "OV": "Q",
+}  # fmt: skip
+"""The struct format of one word of a binary VR: what byte order swaps."""
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read(data: bytes, encoding: Encoding, most: int | None = None) -> Dataset:
+    """The data set these bytes hold, its values untouched.
+
+    Raises UndecodableDataSet for bytes that are no data set in this encoding, for too deep a nesting, and for more
+    than `most` elements and items.
+    """
+    source = Source(io.BytesIO(data), encoding)
+    builder = _Builder(source)
+    for count, token in enumerate(walk(source, encoding), start=1):
+        if most is not None and count > most:
+            raise UndecodableDataSet(f"more than {most} elements", (token.tag,))
+        builder.take(token)
+    return builder.data_set()
+
+
+class _Builder:
+    """Makes nested data sets of the tokens of a walk."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._open: list[tuple[dict[BaseTag, Element], Encoding]] = [({}, EXPLICIT_LITTLE)]
+        self._items: list[list[Dataset]] = []
+
+    def take(self, token: Token) -> None:
+        """Put the next token into its place."""
+        elements, _ = self._open[-1]
+        match token.kind:
+            case Kind.ELEMENT:
+                value = self._source.read(token.length)
+                element = raw(token.tag, AMBIGUOUS.get(token.vr, token.vr), value, token.encoding)
+                elements[element.tag] = element
+            case Kind.SEQUENCE:
+                self._items.append([])
+            case Kind.ITEM:
+                self._open.append(({}, token.encoding))
+            case Kind.ITEM_END:
+                self._items[-1].append(self.data_set())
+                self._open.pop()
+            case Kind.SEQUENCE_END:
+                tag = BaseTag(token.tag)
+                elements[tag] = DataElement(tag, "SQ", Sequence(self._items.pop()))
+            case _:
+                raise UndecodableDataSet("encapsulated data", (token.tag,))
+
+    def data_set(self) -> Dataset:
+        """The innermost open data set, with what it has by now."""
+        elements, encoding = self._open[-1]
+        return labelled(Dataset(elements), encoding, self._terms())
+
+    def _terms(self) -> Terms:
+        stated = (elements.get(BaseTag(CHARACTER_SET)) for elements, _ in reversed(self._open))
+        found = next((element for element in stated if element is not None), None)
+        return charset.parse(_ascii(found)) if found is not None else ()
+
+
+def labelled(dataset: Dataset, encoding: Encoding, terms: Terms) -> Dataset:
+    """The same data set, told how pydicom is to read its values."""
+    codecs = [charset.python_codec(term) for term in terms] or ["utf_8"]
+    dataset.set_original_encoding(encoding.implicit, encoding.little, codecs)
+    return dataset
+
+
+def raw(tag: int, vr: str, value: bytes, encoding: Encoding = EXPLICIT_LITTLE) -> RawDataElement:
+    """An element with its value as it is encoded."""
+    return RawDataElement(BaseTag(tag), vr, len(value), value, 0, encoding.implicit, encoding.little)
+
+
+def items_of(vr: str, value: bytes, encoding: Encoding) -> tuple[Dataset, ...]:
+    """The items of an encoded sequence; none where it is damaged, for what is looked at here was accepted before."""
+    if vr == "UN":  # PS3.5 6.2.2: within UN items are in Implicit VR Little Endian
+        encoding = IMPLICIT_LITTLE
+    head = struct.pack("<HH" if encoding.little else ">HH", 0x0040, 0x0275)
+    head += b"" if encoding.implicit else b"SQ\0\0"
+    head += struct.pack("<L" if encoding.little else ">L", len(value))
+    try:
+        found = read(head + value, encoding)
+    except UndecodableDataSet:
+        return ()
+    return tuple(item for element in found.values() for item in items(element))
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A data set together with the character set that its text is in, its own or that of the data set around it."""
+
+    dataset: Dataset
+    terms: Terms
+
+    @classmethod
+    def of(cls, dataset: Dataset, inherited: Terms = ()) -> "View":
+        """The view of a data set; without a character set of its own it has the `inherited` one."""
+        stated = dataset.get_item(CHARACTER_SET) if CHARACTER_SET in dataset else None
+        return cls(dataset, charset.parse(_ascii(stated)) if stated is not None else inherited)
+
+    def element(self, attribute: Attribute) -> Element | None:
+        """The element of an attribute, None when it is absent; a private one is looked for under its creator."""
+        tag = self._private_tag(attribute) if attribute.creator else attribute.tag
+        if tag is None or tag not in self.dataset:
+            return None
+        found: Element = self.dataset.get_item(tag)
+        if isinstance(found, RawDataElement) and vr(found) == "UN":
+            return found._replace(VR=attribute.vr)
+        return found
+
+    def _private_tag(self, attribute: Attribute) -> int | None:
+        """Where this data set has the attribute: its creator may have reserved another block (PS3.5 7.8.1)."""
+        group = attribute.tag & 0xFFFF0000
+        for block in range(0x10, 0x100):
+            reserved = self.dataset.get_item(group | block) if (group | block) in self.dataset else None
+            if reserved is not None and self.text(reserved).strip(" \0") == attribute.creator:
+                return group | block << 8 | attribute.tag & 0xFF
+        return None
+
+    def text(self, element: Element) -> str:
+        """The whole text of an element, its values joined by backslashes."""
+        if not isinstance(element, RawDataElement):
+            return "\\".join(str(value) for value in _converted(element))
+        value = element.value or b""
+        return charset.decode(value, self.terms) if vr(element) in CUSTOMIZABLE else value.decode("latin_1")
+
+    def texts(self, attribute: Attribute) -> tuple[str, ...]:
+        """The values of an attribute as text, without those that are empty or padding only."""
+        element = self.element(attribute)
+        if element is None or vr(element) == "SQ":
+            return ()
+        if vr(element) in BINARY_INTEGERS or vr(element) in BINARY_FLOATS:
+            return tuple(str(number) for number in numbers(element))
+        text = self.text(element)
+        values = [text] if attribute.vr in ONE_VALUE else text.split("\\")
+        return tuple(value for value in values if stripped(attribute.vr, value))
+
+    def values(self, attribute: Attribute) -> tuple[Comparable | None, ...]:
+        """The comparable form of each non-empty value, None for one that breaks the rules of its VR."""
+        return tuple(comparable(attribute.vr, text) for text in self.texts(attribute))
+
+    def names(self, attribute: Attribute) -> tuple[tuple[str, ...], ...]:
+        """The folded component groups of each name in an attribute of VR PN, without names of delimiters only."""
+        return tuple(groups for text in self.texts(attribute) if (groups := name_groups(text)))
+
+    def items(self, attribute: Attribute) -> tuple["View", ...]:
+        """The items of a sequence, none when it is absent."""
+        element = self.element(attribute)
+        if element is None:
+            return ()
+        return tuple(View.of(item, self.terms) for item in items(element))
+
+    def all_texts(self) -> Iterator[str]:
+        """Every text whose character set is the data set's, those in sequences included."""
+        for element in self.dataset.values():
+            if vr(element) in CUSTOMIZABLE:
+                yield self.text(element)
+            elif vr(element) == "SQ":
+                for item in items(element):
+                    yield from View.of(item, self.terms).all_texts()
+
+
+def vr(element: Element) -> str:
+    """The VR of an element: the declared one, PS3.6's where there is none or UN, UN for one that nobody knows."""
+    declared = str(element.VR) if element.VR else "UN"
+    if declared not in SHORT_VRS and declared not in LONG_VRS:
+        declared = AMBIGUOUS.get(declared, "UN")
+    if declared != "UN":
+        return declared
+    known = vr_of(element.tag)
+    return AMBIGUOUS.get(known, known)
+
+
+def items(element: Element) -> tuple[Dataset, ...]:
+    """The items of a sequence element; none for any other."""
+    if not isinstance(element, RawDataElement):
+        return tuple(element.value or ()) if element.VR == "SQ" else ()
+    if vr(element) != "SQ":
+        return ()
+    return items_of(element.VR or "SQ", element.value or b"", _encoding(element))
+
+
+def numbers(element: Element) -> tuple[int | float, ...]:
+    """The values of a binary element; bytes that are no whole word are left out. AT gives the tag as one number."""
+    if not isinstance(element, RawDataElement):
+        return tuple(value for value in _converted(element) if isinstance(value, (int, float)))
+    found = _unpacked(element.value or b"", vr(element), element.is_little_endian)
+    if vr(element) != "AT":
+        return found
+    return tuple(int(high) << 16 | int(low) for high, low in zip(found[::2], found[1::2], strict=False))
+
+
+def _unpacked(value: bytes, vr: str, little: bool) -> tuple[int | float, ...]:
+    word = struct.Struct(("<" if little else ">") + _WORDS[vr])
+    whole = len(value) - len(value) % word.size
+    return tuple(number for (number,) in word.iter_unpack(value[:whole]))
+
+
+def _encoding(element: RawDataElement) -> Encoding:
+    return Encoding(element.is_implicit_VR, element.is_little_endian)
+
+
+def _ascii(element: Element) -> str:
+    if isinstance(element, RawDataElement):
+        return (element.value or b"").decode("latin_1")
+    return "\\".join(str(value) for value in _converted(element))
+
+
+def _converted(element: DataElement) -> list[object]:
+    """The values of an element that pydicom has converted, or that was made with a Python value."""
+    if element.value is None:
+        return []
+    if isinstance(element.value, bytes):
+        return [element.value.decode("latin_1")]
+    return list(element.value) if element.VM > 1 else [element.value]
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def write(view: View, encoding: Encoding, terms: Terms | None = None, longest: int | None = None) -> bytes:
+    """The data set in a native encoding, sequences with defined lengths, without group lengths.
+
+    With `terms` all text is written in that character set and (0008,0005) is left out everywhere; without, text stays
+    as it is. An element whose value is longer than `longest` bytes is left out. Raises UnicodeEncodeError when the
+    character set cannot hold a text.
+    """
+    return _Writer(encoding, terms, longest).data_set(view)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    encoding: Encoding
+    terms: Terms | None
+    longest: int | None
+
+    def data_set(self, view: View) -> bytes:
+        out = bytearray()
+        for tag in sorted(view.dataset.keys()):
+            if tag.element and (self.terms is None or tag != CHARACTER_SET):
+                out += self._element(view, view.dataset.get_item(tag))
+        return bytes(out)
+
+    def _element(self, view: View, element: Element) -> bytes:
+        name, value = vr(element), self._value(view, element)
+        if value is None:
+            return b""
+        if len(value) % 2:
+            value += b"\0" if name in ("UI", "OB", "UN") else b" "
+        if self.longest is not None and len(value) > self.longest:
+            return b""
+        return self._head(element.tag, name, len(value)) + value
+
+    def _value(self, view: View, element: Element) -> bytes | None:
+        """The encoded value; None for a converted one that cannot be written in its VR."""
+        name = vr(element)
+        if name == "SQ":
+            return b"".join(self._item(View.of(item, view.terms)) for item in items(element))
+        if name in CUSTOMIZABLE and (self.terms is not None or not isinstance(element, RawDataElement)):
+            return charset.encode(view.text(element), view.terms if self.terms is None else self.terms)
+        if isinstance(element, RawDataElement):
+            return _in_order(element.value or b"", name, element.is_little_endian, self.encoding.little)
+        return _pydicom_value(element, self.encoding)
+
+    def _item(self, view: View) -> bytes:
+        content = self.data_set(view)
+        return struct.pack("<HHL" if self.encoding.little else ">HHL", 0xFFFE, 0xE000, len(content)) + content
+
+    def _head(self, tag: BaseTag, name: str, length: int) -> bytes:
+        order = "<" if self.encoding.little else ">"
+        head = struct.pack(order + "HH", tag.group, tag.element)
+        if self.encoding.implicit:
+            return head + struct.pack(order + "L", length)
+        if name in SHORT_VRS and length <= 0xFFFE:
+            return head + name.encode() + struct.pack(order + "H", length)
+        long_name = name if name in LONG_VRS else "UN"  # PS3.5 6.2.2: what is too long for a 16 bit length
+        return head + long_name.encode() + struct.pack(order + "HL", 0, length)
+
+
+def _in_order(value: bytes, vr: str, was_little: bool, little: bool) -> bytes:
+    """The same words in another byte order."""
+    if was_little == little or vr not in _WORDS:
+        return value
+    size = struct.calcsize("<" + _WORDS[vr])
+    whole = len(value) - len(value) % size
+    return b"".join(value[at : at + size][::-1] for at in range(0, whole, size)) + value[whole:]
+
+
+def _pydicom_value(element: DataElement, encoding: Encoding) -> bytes | None:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = encoding.little, True
+    try:
+        write_data_element(buffer, element)
+    except (ValueError, TypeError, AttributeError, OverflowError, NotImplementedError, struct.error):
+        return None
+    return buffer.getvalue()[8:]
