@@ -1,0 +1,331 @@
+"""Command sets (PS3.7 6.3, E): to and from bytes.
+
+A command set is always Implicit VR Little Endian (PS3.7 6.3.1) and small; it is decoded here by a table, in bounded
+memory, and refused as soon as it is no command set.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from typing import overload
+
+from pacs.errors import InvalidCommand
+
+Value = int | str | tuple[int, ...]
+
+MAX_COMMAND = 1 << 16
+"""The longest command set that is read, in bytes; the longest legal one of today is under two KiB."""
+
+MAX_ERROR_COMMENT = 64
+
+
+class CommandField(IntEnum):
+    """The Command Field (0000,0100) of the requests (PS3.7 E.1); a response has bit 15 set as well."""
+
+    C_STORE = 0x0001
+    C_GET = 0x0010
+    C_FIND = 0x0020
+    C_MOVE = 0x0021
+    C_ECHO = 0x0030
+    N_EVENT_REPORT = 0x0100
+    N_GET = 0x0110
+    N_SET = 0x0120
+    N_ACTION = 0x0130
+    N_CREATE = 0x0140
+    N_DELETE = 0x0150
+    C_CANCEL = 0x0FFF
+
+
+RESPONSE = 0x8000
+NO_DATA_SET = 0x0101
+_DATA_SET_FOLLOWS = 0x0001
+
+_GROUP_LENGTH = 0x0000
+_AFFECTED_SOP_CLASS = 0x0002
+_REQUESTED_SOP_CLASS = 0x0003
+_FIELD = 0x0100
+_MESSAGE_ID = 0x0110
+_RESPONDING_TO = 0x0120
+_MOVE_DESTINATION = 0x0600
+_PRIORITY = 0x0700
+_DATA_SET_TYPE = 0x0800
+_STATUS = 0x0900
+_OFFENDING_ELEMENT = 0x0901
+_ERROR_COMMENT = 0x0902
+_AFFECTED_SOP_INSTANCE = 0x1000
+_REQUESTED_SOP_INSTANCE = 0x1001
+_REMAINING, _COMPLETED, _FAILED, _WARNING = 0x1020, 0x1021, 0x1022, 0x1023
+_MOVE_ORIGINATOR = 0x1030
+_MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
+
+_VR: dict[int, str] = {
+    _GROUP_LENGTH: "UL",
+    _AFFECTED_SOP_CLASS: "UI",
+    _REQUESTED_SOP_CLASS: "UI",
+    _FIELD: "US",
+    _MESSAGE_ID: "US",
+    _RESPONDING_TO: "US",
+    _MOVE_DESTINATION: "AE",
+    _PRIORITY: "US",
+    _DATA_SET_TYPE: "US",
+    _STATUS: "US",
+    _OFFENDING_ELEMENT: "AT",
+    _ERROR_COMMENT: "LO",
+    0x0903: "US",
+    _AFFECTED_SOP_INSTANCE: "UI",
+    _REQUESTED_SOP_INSTANCE: "UI",
+    0x1002: "US",
+    0x1005: "AT",
+    0x1008: "US",
+    _REMAINING: "US",
+    _COMPLETED: "US",
+    _FAILED: "US",
+    _WARNING: "US",
+    _MOVE_ORIGINATOR: "AE",
+    _MOVE_ORIGINATOR_MESSAGE_ID: "US",
+}
+"""The elements of group 0000 that are understood (PS3.7 E.1) and their VR; others are passed over."""
+
+_NUMBER = {"US": struct.Struct("<H"), "UL": struct.Struct("<L")}
+_HEADER = struct.Struct("<HHL")
+_US_ELEMENT = struct.Struct("<HHLH")
+
+
+def _decode_value(vr: str, raw: bytes) -> Value:
+    """One value of a command element; numbers have exactly one value (AT excepted). Raises struct.error."""
+    if vr in _NUMBER:
+        number: int = _NUMBER[vr].unpack(raw)[0]
+        return number
+    if vr == "AT":
+        halves = struct.unpack(f"<{len(raw) // 2}H", raw)
+        return tuple(group << 16 | element for group, element in zip(halves[::2], halves[1::2], strict=False))
+    # Latin-1 gives every byte back as it came: whether it is a UID is for those to say who use it as one.
+    return raw.decode("latin-1").strip(" \0")
+
+
+def _encode_value(vr: str, value: Value) -> bytes:
+    if isinstance(value, int):
+        return _NUMBER[vr].pack(value)
+    if isinstance(value, tuple):
+        return b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in value)
+    raw = value.encode("latin-1", "replace")
+    return raw if len(raw) % 2 == 0 else raw + (b"\0" if vr == "UI" else b" ")
+
+
+class _Number:
+    """A US element that may be missing: reads as None then."""
+
+    def __init__(self, tag: int) -> None:
+        self._tag = tag
+
+    @overload
+    def __get__(self, command: None, owner: type) -> "_Number": ...
+    @overload
+    def __get__(self, command: "Command", owner: type) -> int | None: ...
+    def __get__(self, command: "Command | None", owner: type) -> "int | _Number | None":
+        if command is None:
+            return self
+        value = command.elements.get(self._tag)
+        return value if isinstance(value, int) else None
+
+
+class _Always:
+    """A US element that every command of its kind has: `Command.decode` has made sure of it."""
+
+    def __init__(self, tag: int) -> None:
+        self._tag = tag
+
+    @overload
+    def __get__(self, command: None, owner: type) -> "_Always": ...
+    @overload
+    def __get__(self, command: "Command", owner: type) -> int: ...
+    def __get__(self, command: "Command | None", owner: type) -> "int | _Always":
+        if command is None:
+            return self
+        value = command.elements[self._tag]
+        assert isinstance(value, int)
+        return value
+
+
+class _Text:
+    """A UI, AE or LO element without its padding; missing or zero length reads as None."""
+
+    def __init__(self, tag: int) -> None:
+        self._tag = tag
+
+    @overload
+    def __get__(self, command: None, owner: type) -> "_Text": ...
+    @overload
+    def __get__(self, command: "Command", owner: type) -> str | None: ...
+    def __get__(self, command: "Command | None", owner: type) -> "str | _Text | None":
+        if command is None:
+            return self
+        value = command.elements.get(self._tag)
+        return value if isinstance(value, str) and value else None
+
+
+class Command:
+    """A command set (PS3.7 6.3): its elements by element number of group 0000, and names for the usual ones.
+
+    Text values are as the peer sent them, padding stripped: a UID in here need not be one.
+    """
+
+    __slots__ = ("elements",)
+
+    field = _Always(_FIELD)
+    message_id = _Always(_MESSAGE_ID)
+    """Of a request; a response and a C-CANCEL have `responding_to` instead."""
+    responding_to = _Always(_RESPONDING_TO)
+    status = _Always(_STATUS)
+    """Of a response."""
+    priority = _Number(_PRIORITY)
+    affected_sop_class_uid = _Text(_AFFECTED_SOP_CLASS)
+    requested_sop_class_uid = _Text(_REQUESTED_SOP_CLASS)
+    affected_sop_instance_uid = _Text(_AFFECTED_SOP_INSTANCE)
+    requested_sop_instance_uid = _Text(_REQUESTED_SOP_INSTANCE)
+    move_destination = _Text(_MOVE_DESTINATION)
+    move_originator_ae_title = _Text(_MOVE_ORIGINATOR)
+    move_originator_message_id = _Number(_MOVE_ORIGINATOR_MESSAGE_ID)
+    error_comment = _Text(_ERROR_COMMENT)
+    remaining = _Number(_REMAINING)
+    completed = _Number(_COMPLETED)
+    failed = _Number(_FAILED)
+    warning = _Number(_WARNING)
+
+    def __init__(self, elements: Mapping[int, Value]) -> None:
+        self.elements = dict(elements)
+
+    @property
+    def is_response(self) -> bool:
+        """Whether this answers a request."""
+        return bool(self.field & RESPONSE)
+
+    @property
+    def has_data_set(self) -> bool:
+        """Whether a data set follows (Command Data Set Type, 0000,0800)."""
+        return self.elements.get(_DATA_SET_TYPE) != NO_DATA_SET
+
+    @property
+    def sop_class_uid(self) -> str | None:
+        """The Affected or, in some N- services, Requested SOP Class UID."""
+        return self.affected_sop_class_uid or self.requested_sop_class_uid
+
+    @property
+    def offending_elements(self) -> tuple[int, ...]:
+        """The tags of Offending Element (0000,0901)."""
+        value = self.elements.get(_OFFENDING_ELEMENT)
+        return value if isinstance(value, tuple) else ()
+
+    def encode(self) -> bytes:
+        """The command set in Implicit VR Little Endian, group length first (PS3.7 6.3.1)."""
+        encoded = bytearray()
+        for tag in sorted(self.elements.keys() - {_GROUP_LENGTH}):
+            value, vr = self.elements[tag], _VR[tag]
+            if vr == "US":
+                encoded += _US_ELEMENT.pack(0, tag, 2, value)
+            else:
+                raw = _encode_value(vr, value)
+                encoded += _HEADER.pack(0, tag, len(raw)) + raw
+        return _HEADER.pack(0, _GROUP_LENGTH, 4) + _NUMBER["UL"].pack(len(encoded)) + bytes(encoded)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Command":
+        """The command set in `data`. Raises InvalidCommand when it is none, or lacks what every command has."""
+        elements: dict[int, Value] = {}
+        offset = 0
+        try:
+            while offset < len(data):
+                group, tag, length = _HEADER.unpack_from(data, offset)
+                offset += _HEADER.size + length
+                if group != 0 or offset > len(data) or tag in elements:
+                    raise InvalidCommand("The command set is no list of group 0000 elements")
+                if tag in _VR:
+                    elements[tag] = _decode_value(_VR[tag], data[offset - length : offset])
+        except struct.error:
+            raise InvalidCommand("A command element has not the length of its VR") from None
+        return cls._complete(elements)
+
+    @classmethod
+    def _complete(cls, elements: dict[int, Value]) -> "Command":
+        """Check that the elements are there without which no command of this kind can be handled or answered."""
+        field = elements.get(_FIELD)
+        required = {_FIELD, _DATA_SET_TYPE}
+        if field == CommandField.C_CANCEL:
+            required.add(_RESPONDING_TO)
+        elif isinstance(field, int):
+            required |= {_RESPONDING_TO, _STATUS} if field & RESPONSE else {_MESSAGE_ID}
+        missing = required - elements.keys()
+        if missing:
+            raise InvalidCommand("A command element that must be there is missing", sorted(missing))
+        return cls(elements)
+
+    @classmethod
+    def request(cls, field: int, message_id: int, sop_class_uid: str, **fields: Value) -> "Command":
+        """A request of `sop_class_uid`; `fields` are further elements by the names of this class's attributes."""
+        elements: dict[int, Value] = {_AFFECTED_SOP_CLASS: sop_class_uid, _FIELD: field, _MESSAGE_ID: message_id}
+        return cls(elements | {_REQUEST_FIELDS[name]: value for name, value in fields.items()})
+
+    @classmethod
+    def cancel(cls, message_id: int) -> "Command":
+        """A C-CANCEL-RQ for the operation that `message_id` began (PS3.7 9.3.2.3)."""
+        return cls({_FIELD: CommandField.C_CANCEL, _RESPONDING_TO: message_id})
+
+    def response(
+        self,
+        status: int,
+        *,
+        error_comment: str = "",
+        offending_elements: Iterable[int] = (),
+        remaining: int | None = None,
+        completed: int | None = None,
+        failed: int | None = None,
+        warning: int | None = None,
+    ) -> "Command":
+        """The response to this request: status and, where given, related fields and sub-operation counts.
+
+        Whether a data set follows is set when it is sent. An Error Comment is cut at 64 characters and loses what an
+        LO cannot hold.
+        """
+        elements: dict[int, Value] = {
+            _FIELD: self.field | RESPONSE,
+            _RESPONDING_TO: self.message_id,
+            _STATUS: status,
+        }
+        for tag, source in _ECHOED:
+            if source in self.elements:
+                elements.setdefault(tag, self.elements[source])
+        counts = {_REMAINING: remaining, _COMPLETED: completed, _FAILED: failed, _WARNING: warning}
+        elements |= {tag: count for tag, count in counts.items() if count is not None}
+        if tags := tuple(offending_elements):
+            elements[_OFFENDING_ELEMENT] = tags
+        if error_comment:
+            elements[_ERROR_COMMENT] = _as_lo(error_comment)
+        return Command(elements)
+
+    def announcing(self, *, data_set: bool) -> "Command":
+        """The same command with the Command Data Set Type that says whether a data set follows."""
+        self.elements[_DATA_SET_TYPE] = _DATA_SET_FOLLOWS if data_set else NO_DATA_SET
+        return self
+
+
+_ECHOED = (
+    (_AFFECTED_SOP_CLASS, _AFFECTED_SOP_CLASS),
+    (_AFFECTED_SOP_CLASS, _REQUESTED_SOP_CLASS),
+    (_AFFECTED_SOP_INSTANCE, _AFFECTED_SOP_INSTANCE),
+    (_AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE),
+)
+"""What a response says again if the request said it: (element of the response, element of the request)."""
+
+_REQUEST_FIELDS = {
+    "priority": _PRIORITY,
+    "affected_sop_instance_uid": _AFFECTED_SOP_INSTANCE,
+    "move_destination": _MOVE_DESTINATION,
+    "move_originator_ae_title": _MOVE_ORIGINATOR,
+    "move_originator_message_id": _MOVE_ORIGINATOR_MESSAGE_ID,
+}
+
+
+def _as_lo(text: str) -> str:
+    """`text` as one value of an LO in the default character set."""
+    plain = text.encode("ascii", "replace").decode("ascii").replace("\\", "/")
+    return "".join(each if each.isprintable() else " " for each in plain)[:MAX_ERROR_COMMENT].rstrip()

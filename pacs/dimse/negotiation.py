@@ -1,0 +1,275 @@
+"""What is agreed when an association begins (PS3.7 Annex D, PS3.8 7.1): contexts, roles, extended negotiation.
+
+The acceptor's rules are in `AcceptorPolicy`; the tables say which SOP Classes are accepted in which transfer syntaxes.
+`pacs.dimse.agreement` has the requestor's side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    UID_dictionary,
+)
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    SCP_SCU_RoleSelectionNegotiation,
+    UserIdentityNegotiation,
+)
+from pynetdicom.presentation import (
+    AllStoragePresentationContexts,
+    NonPatientObjectPresentationContexts,
+    PresentationContext,
+    negotiate_as_acceptor,
+)
+
+from pacs.dicom.levels import MODELS, Operation
+from pacs.dicom.manner import Negotiated
+from pacs.dimse.agreement import (
+    APPLICATION_CONTEXT,
+    APPLICATION_CONTEXT_NOT_SUPPORTED,
+    CALLED_AE_NOT_RECOGNIZED,
+    CALLING_AE_NOT_RECOGNIZED,
+    NO_REASON,
+    USER_IDENTITY_REFUSED,
+    Agreement,
+    Rejection,
+    UserIdentity,
+    UserInformation,
+    accepted_contexts,
+    extended_items,
+    extended_of,
+    implementation_of,
+    items_of,
+    max_pdu_of,
+    ourselves,
+)
+from pacs.errors import NotAuthorized
+
+VERIFICATION = "1.2.840.10008.1.1"
+SERVICE_SYNTAXES = tuple(map(str, (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)))
+"""Transfer syntaxes of everything but Storage. No Deflated: an Identifier must not inflate without bound (P9)."""
+
+# --- what is accepted --------------------------------------------------------------------------------------------
+
+NON_PATIENT_OBJECTS = frozenset(str(each.abstract_syntax) for each in NonPatientObjectPresentationContexts)
+"""Non-Patient Object Storage (PS3.4 GG): refused by name, because these have no place in the information models."""
+
+_NOT_COMPOSITE = {"1.2.840.10008.1.3.10", "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2"}
+"""A DICOMDIR and the two Storage Commitment classes have Storage in their names and are nothing to store."""
+
+
+def _is_storage(name: str, kind: str) -> bool:
+    return kind == "SOP Class" and (" Storage" in name)
+
+
+STORAGE = (
+    frozenset(uid for uid, (name, kind, *_) in UID_dictionary.items() if _is_storage(name, kind))
+    | frozenset(str(each.abstract_syntax) for each in AllStoragePresentationContexts)
+) - (NON_PATIENT_OBJECTS | _NOT_COMPOSITE)
+"""Every Storage SOP Class that pydicom or pynetdicom knows, retired ones too."""
+
+# PS3.4 C.5: what each byte of the Service-class-application-information means, and whether we do it.
+FIND_BYTES = (
+    ("relational", True),
+    ("combined_date_time", True),
+    ("fuzzy_names", True),
+    ("timezone", False),
+    ("view", False),
+    ("empty_values", True),
+    ("multiple_values", True),
+)
+RETRIEVE_BYTES = (("relational", True), ("view", False))
+
+EXTENDED = {uid: FIND_BYTES if model.operation is Operation.FIND else RETRIEVE_BYTES for uid, model in MODELS.items()}
+"""SOP Class Extended Negotiation: (what the byte is, whether it is agreed to) by SOP Class."""
+
+
+def extended_answer(sop_class_uid: str, offered: bytes) -> bytes | None:
+    """The Service-class-application-information to answer an offer with, None where the answer omits it.
+
+    A one-byte offer gets exactly one byte back; each byte of a longer one echoes 1 or turns it down with 0.
+    """
+    table = EXTENDED.get(sop_class_uid)
+    if table is None or not offered:
+        return None
+    return bytes(1 if agreed and byte == 1 else 0 for byte, (_, agreed) in zip(offered, table, strict=False))
+
+
+def negotiated(sop_class_uid: str, agreed: bytes | None) -> Negotiated:
+    """What the agreed bytes mean for the queries and retrieves of one SOP Class."""
+    table = EXTENDED.get(sop_class_uid, ())
+    on = {name for byte, (name, known) in zip(agreed or b"", table, strict=False) if known and byte == 1}
+    return Negotiated(**dict.fromkeys(on, True))
+
+
+# --- the acceptor's side -----------------------------------------------------------------------------------------
+
+
+def _anybody(_ae_title: str, _address: str) -> bool:
+    return True
+
+
+def _no_order(_ae_title: str) -> Sequence[str]:
+    return ()
+
+
+def _unchecked(_identity: UserIdentity) -> bytes:
+    return b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptorPolicy:
+    """Which association requests are accepted, and with which contexts. All of it is plain values and callables."""
+
+    ae_title: str
+    any_called_ae: bool = True
+    may_call: Callable[[str, str], bool] = _anybody
+    """(calling AE title, address): whether it may associate at all."""
+    transfer_syntaxes: Sequence[str]
+    """The transfer syntaxes Storage is accepted in."""
+    order_for: Callable[[str], Sequence[str]] = _no_order
+    """(calling AE title): the order in which its proposals are taken; empty is the peer's own order."""
+    unknown_sop_classes: bool = False
+    """Whether SOP Classes that are in no dictionary, private ones too, are accepted for Storage."""
+    identify: Callable[[UserIdentity], bytes] = _unchecked
+    """Checks a user's identity and gives the server response. Raises NotAuthorized."""
+    max_pdu: int = 131_072
+
+    def answer(self, request: A_ASSOCIATE, address: str) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+        """What `request` is answered with: an accepting primitive and what it agrees on, or a rejection."""
+        refused = self._refusal(request, address)
+        if refused is not None:
+            return refused
+        identity = _identity(request)
+        try:
+            server_response = self.identify(identity) if identity else b""
+        except NotAuthorized:
+            return USER_IDENTITY_REFUSED
+        contexts, roles = self._contexts(request)
+        agreement = _agreement(request, contexts, identity)
+        items: list[UserInformation] = [*ourselves(self.max_pdu), *roles, *extended_items(agreement.extended)]
+        items += _async_operations(request)
+        if identity and identity.response_requested and identity.type in (1, 2):
+            items.append(_identity_response(server_response))
+        return _accepting(request, contexts, items), agreement
+
+    def _refusal(self, request: A_ASSOCIATE, address: str) -> Rejection | None:
+        if str(request.application_context_name or "") != APPLICATION_CONTEXT:
+            return APPLICATION_CONTEXT_NOT_SUPPORTED
+        if not self.any_called_ae and request.called_ae_title.strip() != self.ae_title:
+            return CALLED_AE_NOT_RECOGNIZED
+        if not self.may_call(request.calling_ae_title.strip(), address):
+            return CALLING_AE_NOT_RECOGNIZED
+        # A PDU of fewer than 8 bytes cannot hold a single byte of a message.
+        return NO_REASON if 0 < max_pdu_of(request) < 8 else None
+
+    def _contexts(
+        self, request: A_ASSOCIATE
+    ) -> tuple[list[PresentationContext], list[SCP_SCU_RoleSelectionNegotiation]]:
+        """Each proposed context answered on its own, and the role selection items of the accepted ones."""
+        proposed_roles = {
+            cast(UID, item.sop_class_uid): (item.scu_role, item.scp_role)
+            for item in items_of(request, SCP_SCU_RoleSelectionNegotiation)
+        }
+        order = tuple(self.order_for(request.calling_ae_title.strip()))
+        contexts: list[PresentationContext] = []
+        roles: dict[UID, SCP_SCU_RoleSelectionNegotiation] = {}
+        for proposed in request.presentation_context_definition_list:
+            results, replies = negotiate_as_acceptor([proposed], [self._supported(proposed, order)], proposed_roles)
+            contexts += results
+            roles |= {cast(UID, each.sop_class_uid): each for each in replies}
+        return contexts, list(roles.values())
+
+    def _supported(self, proposed: PresentationContext, order: Sequence[str]) -> PresentationContext:
+        """The context we would offer ourselves as the answer to this proposal: one transfer syntax, or none."""
+        uid = str(proposed.abstract_syntax)
+        supported = PresentationContext()
+        if self.stores(uid):
+            syntaxes, preference = tuple(self.transfer_syntaxes), order
+            supported.scu_role = supported.scp_role = True
+        elif uid == VERIFICATION or uid in MODELS:
+            syntaxes, preference = SERVICE_SYNTAXES, ()
+        else:
+            return supported  # has no abstract syntax, so that none matches
+        supported.abstract_syntax = proposed.abstract_syntax
+        supported.add_transfer_syntax(choose(tuple(map(str, proposed.transfer_syntax)), syntaxes, preference))
+        return supported
+
+    def stores(self, sop_class_uid: str) -> bool:
+        """Whether instances of this SOP Class are taken in."""
+        unknown = self.unknown_sop_classes and sop_class_uid not in UID_dictionary
+        return sop_class_uid in STORAGE or (unknown and sop_class_uid not in NON_PATIENT_OBJECTS)
+
+
+def choose(proposed: Sequence[str], kept: Sequence[str], order: Sequence[str] = ()) -> str | None:
+    """The transfer syntax to accept of those proposed: the first we keep, or the first in `order`.
+
+    Without an order Implicit VR is taken only when nothing explicit is proposed, since it loses the VRs of private
+    elements.
+    """
+    usable = [each for each in proposed if each in kept]
+    ranked = [each for each in order if each in usable]
+    explicit = [each for each in usable if each != ImplicitVRLittleEndian]
+    return next(iter((*ranked, *explicit, *usable)), None)
+
+
+def _agreement(
+    request: A_ASSOCIATE, results: Sequence[PresentationContext], identity: UserIdentity | None
+) -> Agreement:
+    contexts = accepted_contexts(results)
+    accepted = {each.abstract_syntax for each in contexts.values()}
+    offered = extended_of(request)
+    answers = {uid: extended_answer(uid, offer) for uid, offer in offered.items() if uid in accepted}
+    return Agreement(
+        calling_ae_title=request.calling_ae_title.strip(),
+        called_ae_title=request.called_ae_title.strip(),
+        contexts=contexts,
+        max_pdu=max_pdu_of(request),
+        extended={uid: answer for uid, answer in answers.items() if answer is not None},
+        proposed_extended=offered,
+        user_identity=identity,
+        implementation=implementation_of(request),
+    )
+
+
+def _accepting(request: A_ASSOCIATE, contexts: list[PresentationContext], items: list[UserInformation]) -> A_ASSOCIATE:
+    accepting = A_ASSOCIATE()
+    accepting.application_context_name = APPLICATION_CONTEXT
+    accepting.calling_ae_title = request.calling_ae_title
+    accepting.called_ae_title = request.called_ae_title
+    accepting.result = 0
+    accepting.presentation_context_definition_results_list = contexts
+    accepting.user_information = items
+    return accepting
+
+
+def _identity(request: A_ASSOCIATE) -> UserIdentity | None:
+    for item in items_of(request, UserIdentityNegotiation):
+        return UserIdentity(
+            type=item.user_identity_type or 0,
+            primary=item.primary_field or b"",
+            secondary=item.secondary_field or b"",
+            response_requested=item.positive_response_requested,
+        )
+    return None
+
+
+def _identity_response(response: bytes) -> UserInformation:
+    item = UserIdentityNegotiation()
+    item.server_response = response
+    return item
+
+
+def _async_operations(request: A_ASSOCIATE) -> list[UserInformation]:
+    """One operation at a time each way, said where the peer asked (PS3.7 D.3.3.3)."""
+    if not items_of(request, AsynchronousOperationsWindowNegotiation):
+        return []
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 1
+    return [window]
