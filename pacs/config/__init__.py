@@ -5,7 +5,7 @@ all at once: the key, the value, where it came from and what was expected.
 """
 
 from pacs.config.model import Config, Limits, Peer, is_loopback
-from pacs.config.peers import add_peer, peer_block
+from pacs.config.peers import add_peer
 from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "from_settings",
     "is_loopback",
     "load",
-    "peer_block",
 ]

@@ -4,27 +4,20 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from pacs.config.model import Peer
 from pacs.config.sources import parse, validate
 from pacs.errors import ConfigurationError
 
 
-def peer_block(peer: Peer) -> str:
-    """A `[[peers]]` block in TOML with the values that are not defaults."""
-    values = peer.model_dump(exclude_defaults=True)
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join(["[[peers]]", *lines]) + "\n"
-
-
-def add_peer(file: Path, peer: Peer) -> str:
-    """Append a block for `peer` to the configuration file, made if it is not there; return the block.
+def add_peer(file: Path, **values: Any) -> str:
+    """Append a `[[peers]]` block with `values` to the configuration file, made if it is not there; return the block.
 
     The whole is validated before the file is replaced in one step. Raises ConfigurationError.
     """
+    block = "\n".join(["[[peers]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]) + "\n"
     before = file.read_bytes() if file.exists() else b""
-    block = peer_block(peer)
-    after = (before.rstrip() + b"\n\n" if before.strip() else before) + block.encode("ascii")
+    after = (before.rstrip() + b"\n\n" if before.strip() else b"") + block.encode("ascii")
     validate(parse(after, file), file, {}, {})
     _replace(file, after)
     return block

@@ -266,22 +266,21 @@ def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
     peer = Peer(ae_title="A \"B\" 'C'", host="ws", port=104, manner="strict")
     block = add_peer(file, peer)
     assert file.read_text() == "# mine\n[server]\nport = 0 # any\n\n" + block
-    assert load(file, {}).peers == (peer,)
+    assert load(file, {}).peers == (Peer(**peer),)
 
 
 def test_a_peer_is_added_to_a_file_that_is_not_there_yet(file):
     """The first peer makes the file."""
-    add_peer(file, Peer(ae_title="WS", host="ws", port=104))
+    add_peer(file, ae_title="WS", host="ws", port=104)
     assert load(file, {}).peers[0].ae_title == "WS"
 
 
 def test_a_peer_that_is_known_already_is_not_added_twice(file):
     """The file is as it was."""
-    peer = Peer(ae_title="WS", host="ws", port=104)
-    add_peer(file, peer)
+    add_peer(file, ae_title="WS", host="ws", port=104)
     before = file.read_bytes()
     with pytest.raises(ConfigurationError, match="each AE title once"):
-        add_peer(file, peer)
+        add_peer(file, ae_title="WS", host="ws2", port=105)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 

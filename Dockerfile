@@ -1,0 +1,29 @@
+# Built in one stage, run in another that has neither compiler nor pip's cache.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY pacs pacs
+COPY migrations migrations
+RUN python -m venv /opt/pacs && /opt/pacs/bin/pip install --no-cache-dir '.[postgres]'
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="pacs" \
+      org.opencontainers.image.description="A DICOM Query/Retrieve archive" \
+      org.opencontainers.image.licenses="MIT"
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data pacs \
+    && install --directory --owner=pacs --group=pacs /data
+COPY --from=build /opt/pacs /opt/pacs
+ENV PATH=/opt/pacs/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PACS_SERVER__HOST=0.0.0.0 \
+    PACS_DATABASE__URL=sqlite:////data/pacs.db \
+    PACS_FILES__URL=/data/files
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 11112
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=15s --start-period=30s CMD ["pacs", "check", "--live"]
+ENTRYPOINT ["pacs"]
+CMD ["serve"]
