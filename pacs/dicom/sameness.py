@@ -59,16 +59,16 @@ def _is_same_step(first: tuple[Token, Source], second: tuple[Token, Source]) -> 
         return False
     if one.kind not in _WITH_VALUE:
         return True
-    vr = _vr(one, other)
-    if vr in TEXT_VRS and max(one.length, other.length) <= CHUNK:
+    if _is_text(one, other) and max(one.length, other.length) <= CHUNK:
         return first[1].read(one.length).rstrip(b" \0") == second[1].read(other.length).rstrip(b" \0")
-    return _is_same_value(value(first[1], one, vr, True), value(second[1], other, vr, True))
+    values = (value(source, token, resolved(token, signed=False), True) for token, source in (first, second))
+    return _is_same_value(*values)
 
 
-def _vr(one: Token, other: Token) -> str:
-    """The VR both values are read in: the one a sender declared, if the other data set does not tell."""
-    declared = other if one.encoding.implicit or one.vr == "UN" else one
-    return resolved(declared, signed=False)
+def _is_text(one: Token, other: Token) -> bool:
+    """Whether the values are text by what either sender declared, else by PS3.6."""
+    declared = {token.vr for token in (one, other) if token.vr != "UN"}
+    return bool(declared) and declared <= TEXT_VRS
 
 
 def _is_same_value(first: Iterator[bytes], second: Iterator[bytes]) -> bool:

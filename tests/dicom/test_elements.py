@@ -1,0 +1,179 @@
+"""The walk through a data set: every bad input of checklist 5.2 item 5 is a clear error in bounded time and memory."""
+
+import io
+import tracemalloc
+import zlib
+from pathlib import Path
+from struct import pack
+
+import pydicom
+import pytest
+
+from pacs.dicom.bounds import check_depth
+from pacs.dicom.elements import Inflated, Kind, Source, encoding_of, walk
+from pacs.errors import UndecodableDataSet
+from tests import real_files
+
+IMPLICIT, EXPLICIT, DEFLATED, BIG = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+)
+DAMAGED = {
+    "MR_truncated.dcm": "its Pixel Data is cut off",
+    "rtplan_truncated.dcm": "it is cut off within a sequence",
+    "emri_small_jpeg_2k_lossless_too_short.dcm": "its last fragment is cut off",
+    "SC_rgb_jpeg.dcm": "it is in Implicit VR, its transfer syntax is JPEG",
+    "DICOMDIR-nooffset": "it is cut off",
+}
+"""The bundled Part 10 files whose data set is not whole or not in its transfer syntax."""
+
+
+def element(tag: int, value: bytes) -> bytes:
+    """One element in Implicit VR Little Endian."""
+    return pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
+
+
+def explicit(tag: int, vr: str, value: bytes) -> bytes:
+    """One element with a short length in Explicit VR Little Endian."""
+    return pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+
+
+SEQUENCE = pack("<HHL", 0x0008, 0x1140, 0xFFFFFFFF)
+ITEM = pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+ITEM_END = pack("<HHL", 0xFFFE, 0xE00D, 0)
+SEQUENCE_END = pack("<HHL", 0xFFFE, 0xE0DD, 0)
+
+
+def nested(depth: int) -> bytes:
+    """Sequences within each other, delimited."""
+    return (SEQUENCE + ITEM) * depth + (ITEM_END + SEQUENCE_END) * depth
+
+
+def nested_with_lengths(depth: int) -> bytes:
+    """Sequences within each other, each with its length: built from the outside in."""
+    heads = []
+    for level in range(depth):
+        inner = (depth - level - 1) * 16
+        heads.append(pack("<HHL", 0x0008, 0x1140, inner + 8) + pack("<HHL", 0xFFFE, 0xE000, inner))
+    return b"".join(heads)
+
+
+def refuse(data: bytes, transfer_syntax: str) -> str:
+    """The comment of the error that a data set gives."""
+    with pytest.raises(UndecodableDataSet) as refused:
+        check_depth(data, transfer_syntax)
+    return refused.value.comment
+
+
+@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
+def test_every_whole_bundled_file_is_walked_through(path: Path):
+    """The walk ends without error exactly for the files that are whole."""
+    data, transfer_syntax = real_files.data_set(path)
+    if path.name in DAMAGED:
+        refuse(data, transfer_syntax)
+    else:
+        check_depth(data, transfer_syntax)
+
+
+@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
+def test_the_walk_sees_the_top_level_elements_pydicom_sees(path: Path):
+    """Tags of the top level are those of pydicom's own reader."""
+    if path.name in DAMAGED:
+        return
+    data, transfer_syntax = real_files.data_set(path)
+    encoding = encoding_of(transfer_syntax)
+    begins = {Kind.ELEMENT, Kind.SEQUENCE, Kind.ENCAPSULATED}
+    tokens = walk(Source(io.BytesIO(data), encoding), encoding)
+    tags = {token.tag for token in tokens if token.depth == 0 and token.kind in begins}
+    assert tags == {int(element.tag) for element in pydicom.dcmread(path, force=True).elements()}
+
+
+@pytest.mark.parametrize("build", [nested, nested_with_lengths])
+@pytest.mark.parametrize("depth", [65, 300, 1_000, 100_000])
+def test_p10_deep_nesting_is_refused(build, depth: int):
+    """Sequences beyond the limit are an error of ours, never a RecursionError."""
+    assert "deeper than 64" in refuse(build(depth), IMPLICIT)
+
+
+@pytest.mark.parametrize("build", [nested, nested_with_lengths])
+def test_p10_the_allowed_depth_is_allowed(build):
+    """64 sequences within each other are walked through."""
+    check_depth(build(64), IMPLICIT)
+
+
+def test_p9_a_deflate_bomb_is_stopped_at_its_limit():
+    """What inflates to more than the limit is refused before it is in memory."""
+    bomb = zlib.compressobj(9, wbits=-15)
+    deflated = bomb.compress(b"\0" * (64 << 20)) + bomb.flush()
+    tracemalloc.start()
+    inflated = Inflated(io.BytesIO(deflated), limit=32 << 20)
+    with pytest.raises(UndecodableDataSet, match="too large"):
+        while inflated.read(1 << 16):
+            pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage that is not deflated", zlib.compress(b"abc", wbits=-15)[:-1]])
+def test_what_is_no_whole_deflate_stream_is_refused(data: bytes):
+    """Nothing, garbage and a cut off stream are named errors."""
+    refuse(data, DEFLATED)
+
+
+def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
+    """With a limit on elements a storm of tiny ones ends early; without one memory stays flat."""
+    storm = element(0x00080005, b"") * 1_000_000
+    tracemalloc.start()
+    with pytest.raises(UndecodableDataSet, match="more than 1000 elements"):
+        check_depth(storm, IMPLICIT, elements=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("data", "transfer_syntax"),
+    [
+        pytest.param(element(0x00080005, b"ISO_IR 100")[:-1], IMPLICIT, id="value cut off"),
+        pytest.param(element(0x00080005, b"ISO_IR 100")[:5], IMPLICIT, id="head cut off"),
+        pytest.param(pack("<HHL", 8, 5, 0xFFFFFFF0), IMPLICIT, id="four gigabytes announced"),
+        pytest.param(pack("<HHL", 8, 5, 0xFFFFFFFF), IMPLICIT, id="undefined length of a text"),
+        pytest.param(SEQUENCE, IMPLICIT, id="sequence never ends"),
+        pytest.param(SEQUENCE + ITEM + ITEM_END, IMPLICIT, id="sequence delimiter missing"),
+        pytest.param(SEQUENCE + element(0x00080005, b""), IMPLICIT, id="element where an item must be"),
+        pytest.param(ITEM_END * 1000, IMPLICIT, id="delimiter storm"),
+        pytest.param(SEQUENCE + ITEM + SEQUENCE_END, IMPLICIT, id="wrong delimiter"),
+        pytest.param(
+            pack("<HHL", 8, 0x1140, 8) + pack("<HHL", 0xFFFE, 0xE000, 9) + b"x" * 9, IMPLICIT, id="item too long"
+        ),
+        pytest.param(explicit(0x00080005, "CS", b"ISO_IR 100"), IMPLICIT, id="explicit sent as implicit"),
+        pytest.param(element(0x00080005, b"ISO_IR 100"), EXPLICIT, id="implicit sent as explicit"),
+        pytest.param(explicit(0x00080005, "CS", b"ISO_IR 100"), BIG, id="little endian sent as big endian"),
+        pytest.param(explicit(8 << 16 | 5, "CS", b"") + b"\x08\0\x16\0\1\2\0\0", EXPLICIT, id="no VR"),
+    ],
+)
+def test_s3_what_is_no_data_set_in_its_transfer_syntax_is_refused(data: bytes, transfer_syntax: str):
+    """Each kind of damage is an UndecodableDataSet whose comment fits into an Error Comment."""
+    assert len(refuse(data, transfer_syntax)) <= 64
+
+
+def test_an_item_may_be_implicit_in_an_explicit_data_set():
+    """Writers that change over to Implicit VR inside of a private sequence are understood."""
+    inner = element(0x00080060, b"CT")
+    data = b"\x08\0\x40\x11SQ\0\0" + pack("<L", len(inner) + 8) + pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
+    encoding = encoding_of(EXPLICIT)
+    tokens = list(walk(Source(io.BytesIO(data), encoding), encoding))
+    assert [token.encoding.implicit for token in tokens if token.tag == 0x00080060] == [True]
+
+
+def test_an_unknown_vr_has_the_form_its_bytes_tell():
+    """A VR of the future has 32 bits of length, an invented one with 16 bits is taken as it is."""
+    future = b"\x09\0\x10\x10ZZ\0\0" + pack("<L", 4) + b"abcd"
+    invented = b"\x09\0\x10\x10ZZ" + pack("<H", 4) + b"abcd"
+    for data in (future, invented):
+        encoding = encoding_of(EXPLICIT)
+        source = Source(io.BytesIO(data), encoding)
+        assert [(token.vr, source.read(token.length)) for token in walk(source, encoding)] == [("UN", b"abcd")]

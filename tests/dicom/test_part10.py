@@ -1,0 +1,102 @@
+"""Our File Meta Information: PS3.10 section 7, checklist S4."""
+
+import io
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from pacs.dicom import part10
+from pacs.errors import UndecodableDataSet
+from tests import real_files
+
+CT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"
+DIGEST = "0123456789abcdef" * 4
+
+
+def our_head(source_ae: str = "MODALITY", digest: str | None = DIGEST) -> bytes:
+    """A head as the archive writes it."""
+    return part10.head(CT, "1.2.3.4", IMPLICIT, source_ae, received_at=1_795_000_000_123_456, digest=digest)
+
+
+def test_s4_the_head_has_every_element_the_checklist_names():
+    """pydicom reads our File Meta Information and finds the elements of S4, the preamble is zero."""
+    file = pydicom.dcmread(io.BytesIO(our_head()))
+    meta = file.file_meta
+    assert file.preamble == b"\0" * 128
+    assert meta.FileMetaInformationVersion == b"\0\1"
+    assert (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (CT, "1.2.3.4")
+    assert meta.TransferSyntaxUID == IMPLICIT
+    assert meta.ImplementationClassUID == part10.IMPLEMENTATION_CLASS_UID
+    assert meta.ImplementationVersionName == part10.IMPLEMENTATION_VERSION_NAME
+    assert meta.SourceApplicationEntityTitle == "MODALITY"
+    assert meta.PrivateInformationCreatorUID == part10.PRIVATE_INFORMATION_CREATOR_UID
+
+
+def test_the_group_length_of_the_head_is_true():
+    """The File Meta Information Group Length counts the bytes behind it to the end of the head."""
+    head = our_head()
+    assert pydicom.dcmread(io.BytesIO(head)).file_meta.FileMetaInformationGroupLength == len(head) - 132 - 12
+
+
+def test_a_head_without_digest_is_as_long_as_one_with():
+    """The head's length is known before the data set has arrived."""
+    assert len(our_head(digest=None)) == len(our_head())
+
+
+def test_a_head_says_what_was_put_into_it():
+    """Everything the index cannot take from the data set comes back from the head."""
+    file = io.BytesIO(our_head() + b"data")
+    expected = part10.Head(CT, "1.2.3.4", IMPLICIT, "MODALITY", 1_795_000_000_123_456, DIGEST, len(our_head()))
+    assert part10.read_head(file) == expected
+    assert file.read() == b"data"
+
+
+@pytest.mark.parametrize("title", ["../ESCAPED\n", "A\\B", "\x1b[31mX", "ÄÖÜ", "", "MORE THAN SIXTEEN CHARACTERS"])
+def test_no_ae_title_breaks_the_head(title: str):
+    """Whatever a peer calls itself, the element is a valid AE and the head is read again."""
+    head = part10.read_head(io.BytesIO(our_head(title)))
+    assert len(head.source_ae) <= 16
+    assert head.source_ae.isprintable()
+    assert "\\" not in head.source_ae
+
+
+@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
+def test_a_foreign_head_says_the_same_to_us_as_to_pydicom(path: Path):
+    """Transfer syntax, SOP Class and SOP Instance of every bundled Part 10 file, and where its data set begins."""
+    meta = pydicom.dcmread(path, stop_before_pixels=True, force=True).file_meta
+    with path.open("rb") as file:
+        head = part10.read_head(file)
+    assert head.transfer_syntax == meta.get("TransferSyntaxUID", "")
+    assert head.sop_class_uid == meta.get("MediaStorageSOPClassUID", "")
+    assert head.sop_instance_uid == meta.get("MediaStorageSOPInstanceUID", "")
+    assert (head.received_at, head.digest) == (None, None)
+
+
+def test_a_missing_preamble_is_tolerated():
+    """A file may begin with DICM, or with group 0002 itself."""
+    whole = our_head()
+    assert part10.read_head(io.BytesIO(whole[128:])).sop_instance_uid == "1.2.3.4"
+    assert part10.read_head(io.BytesIO(whole[132:])).sop_instance_uid == "1.2.3.4"
+
+
+@pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 128 + b"DICM", b"not a DICOM file" * 20])
+def test_what_has_no_file_meta_information_is_refused(content: bytes):
+    """An empty or foreign file gives a named error."""
+    with pytest.raises(UndecodableDataSet):
+        part10.read_head(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("length", [4, 0xFFFFFFF0])
+def test_a_damaged_head_is_refused_without_reading_much(length: int):
+    """A length beyond the end of the file, or of four gigabytes, is an error and costs no memory."""
+    damaged = b"\0" * 128 + b"DICM" + b"\2\0\1\0OB\0\0" + length.to_bytes(4, "little") + b"\0"
+    with pytest.raises(UndecodableDataSet):
+        part10.read_head(io.BytesIO(damaged))
+
+
+def test_private_information_of_others_is_not_ours():
+    """Text that looks like ours counts only under our own creator UID."""
+    creator = part10.PRIVATE_INFORMATION_CREATOR_UID
+    foreign = our_head().replace(creator.encode(), creator[::-1].encode())
+    assert part10.read_head(io.BytesIO(foreign)).digest is None
