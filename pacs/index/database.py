@@ -1,0 +1,239 @@
+"""The engine: connections, short transactions, interruption, and what differs between SQLite and PostgreSQL.
+
+Every failure of the database leaves this room as `IndexUnavailable`, every statement that was stopped by a
+cancellation as `Cancelled`. What the driver said stays in `__cause__`; it may hold values and is never for a peer.
+"""
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pacs.cancellation import Cancellation
+from pacs.errors import ConfigurationError, IndexUnavailable
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 20
+"""How often a unit of work is tried when it loses a race; each loss means that somebody else's work was committed."""
+
+RACES = {"40001", "40P01"}
+"""PostgreSQL's serialization failure and deadlock: the transaction is rolled back and may simply be run again."""
+
+SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+
+INSIST_EVERY = 0.05
+"""Seconds between two interruptions of one statement: the first may come before the statement has begun."""
+
+
+class LostRace(IndexUnavailable):
+    """Somebody else's work was committed first: `Index.transact` runs the work again."""
+
+
+class Index:
+    """One database and its pool of connections; safe to use from many threads.
+
+    `connections` bounds the pool, `wait` (seconds) how long one waits for a connection or for SQLite's write lock.
+    Raises ConfigurationError when the URL cannot be used.
+    """
+
+    def __init__(self, url: str, *, connections: int = 32, wait: float = 30.0) -> None:
+        self.url = _understood(url)
+        self._wait = wait
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _engine(self.url, connections, wait)
+        # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
+        self._turn = threading.Lock() if self.is_sqlite else None
+        if self.is_sqlite:
+            self._reader, self._writer = self._engine, self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE")
+        else:
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._writer = self._engine.execution_options(isolation_level="READ COMMITTED")
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A short transaction that sees one state of the index. Raises IndexUnavailable."""
+        with _translated(), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction, committed when the body ends and rolled back when it raises. Raises IndexUnavailable."""
+        with self._my_turn(), _translated(), self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` in a write transaction, again when it lost a race, and return what it returns.
+
+        A race is lost when another transaction inserted the same key, removed the parent that was just read, or held
+        locks in another order (PostgreSQL only; SQLite has one writer at a time). Raises IndexUnavailable.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except IndexUnavailable as error:
+                if not _lost_race(error) or attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads those who lost, no secret)
+        raise AssertionError("the last attempt returns or raises")
+
+    @contextmanager
+    def interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
+        """While the body runs, a cancellation stops the statement it waits for. Raises Cancelled."""
+        insistence = _Insistence(_interrupt(connection), self._engine.dialect.loaded_dbapi.Error)
+        try:
+            with cancellation.interrupting(insistence.start):
+                yield
+        finally:
+            insistence.stop()
+            if cancellation.requested:
+                # An interruption under way must never reach the next user of this connection.
+                connection.invalidate()
+
+    def describe(self) -> dict[str, str]:
+        """What `pacs check` says about the database. Raises IndexUnavailable."""
+        with self.read() as connection:
+            version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
+            return {
+                "url": self.url.render_as_string(hide_password=True),
+                "database": "SQLite" if self.is_sqlite else "PostgreSQL",
+                "version": sqlite3.sqlite_version if self.is_sqlite else version,
+                "infix search of names": "indexed by trigrams" if has_trigrams(connection) else "not indexed",
+            }
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=self._wait):
+            raise IndexUnavailable("the index is busy: try again later")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+class _Insistence:
+    """Interrupts one statement from a thread of its own, again and again until the statement's owner is back."""
+
+    def __init__(self, interrupt: Callable[[], None], failures: type[Exception]) -> None:
+        self._interrupt, self._failures = interrupt, failures
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="pacs-interrupt", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            with suppress(self._failures):  # a connection that is gone has nothing left to interrupt
+                self._interrupt()
+            self._done.wait(INSIST_EVERY)
+
+
+def has_trigrams(connection: Connection) -> bool:
+    """Whether infix searches of names are narrowed by an index of trigrams in this database."""
+    if connection.dialect.name == "sqlite":
+        return inspect(connection).has_table("patient_trigram")
+    indexes = inspect(connection).get_indexes("patient") if inspect(connection).has_table("patient") else []
+    return any((index["name"] or "").startswith("trigram_") for index in indexes)
+
+
+def _understood(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigurationError("database.url is no URL such as sqlite:///pacs-data/pacs.db") from error
+    if parsed.drivername in {"postgresql", "postgres"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername == "postgresql+psycopg":
+        return parsed
+    if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed
+    raise ConfigurationError("database.url must begin with sqlite:/// and a file, or with postgresql+psycopg://")
+
+
+def _engine(url: URL, connections: int, wait: float) -> Engine:
+    """An engine whose transactions begin as they should and whose errors carry no parameters."""
+    settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
+    settings["pool_size"] = connections - connections // 2
+    try:
+        if url.get_backend_name() == "sqlite":
+            return _sqlite_engine(url, wait, settings)
+        return create_engine(_with_timeouts(url, wait), pool_pre_ping=True, **settings)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise ConfigurationError("PostgreSQL needs a driver: pip install 'pacs-archive[postgres]'") from error
+
+
+def _with_timeouts(url: URL, wait: float) -> URL:
+    """The URL with a bounded wait for the server, unless it says itself how long."""
+    bounds = {"connect_timeout": str(max(2, round(wait))), "tcp_user_timeout": str(round(wait * 1000))}
+    return url.update_query_dict({name: value for name, value in bounds.items() if name not in url.query})
+
+
+def _sqlite_engine(url: URL, wait: float, settings: dict[str, Any]) -> Engine:
+    try:
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IndexUnavailable("the folder of the index cannot be made: check database.url") from error
+    engine = create_engine(url, connect_args={"timeout": wait}, **settings)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Settings of a new connection. The driver must not begin transactions by itself: it would begin them too late."""
+    connection.isolation_level = None
+    for setting in SQLITE_SETTINGS:
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("pacs_begin", "BEGIN"))
+
+
+def _interrupt(connection: Connection) -> Callable[[], None]:
+    """What stops the statement a connection waits for, called from another thread."""
+    driver: Any = connection.connection.dbapi_connection
+    if isinstance(driver, sqlite3.Connection):
+        return driver.interrupt
+    return lambda: driver.cancel_safe(timeout=5.0)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise IndexUnavailable("too much at once for the index: try again later") from error
+    except DBAPIError as error:
+        raise IndexUnavailable("the index does not answer: try again later") from error
+
+
+def _lost_race(error: IndexUnavailable) -> bool:
+    cause = error.__cause__
+    if isinstance(error, LostRace) or isinstance(cause, IntegrityError):
+        return True
+    return isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) in RACES

@@ -1,0 +1,117 @@
+"""The schema by alembic: upgrading it, and refusing to work with another one.
+
+The migrations lie beside the package in a checkout and inside it in an installed wheel. They are run on a connection
+of ours, in one transaction, and only from here.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+import pacs
+from pacs.errors import SchemaMismatch
+from pacs.index.database import Index, has_trigrams
+
+UPGRADE_LOCK = 5_031_140_015
+"""The PostgreSQL advisory lock that keeps two processes from upgrading at once; SQLite has one writer anyway."""
+
+TRIGRAM_COLUMNS = ("patient_name", "patient_name_ideographic", "patient_name_phonetic")
+"""The columns of `patient` whose infix search is narrowed by trigrams."""
+
+
+def upgrade(index: Index, revision: str = "head") -> None:
+    """Bring the schema to `revision`. Raises SchemaMismatch when it is newer than this code, IndexUnavailable."""
+    with index.write() as connection:
+        if not index.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
+        _refuse_newer(_revision(connection))
+        command.upgrade(_configuration(connection), revision)
+        if not index.is_sqlite and revision == "head":
+            _index_trigrams(connection)
+
+
+def downgrade(index: Index, revision: str) -> None:
+    """Take the schema back to an earlier revision, or to `base`. Raises IndexUnavailable."""
+    with index.write() as connection:
+        command.downgrade(_configuration(connection), revision)
+
+
+def current(index: Index) -> str | None:
+    """The revision of the schema, or None where there is none yet. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return _revision(connection)
+
+
+def check(index: Index) -> None:
+    """Raise SchemaMismatch, with how to mend it, unless the schema is the one of this code. Raises IndexUnavailable."""
+    with index.read() as connection:
+        encoding = "UTF8" if index.is_sqlite else connection.execute(text("SHOW server_encoding")).scalar()
+        revision = _revision(connection)
+    if encoding != "UTF8":
+        raise SchemaMismatch("the database is not in UTF8: create it with -E UTF8")
+    _refuse_newer(revision)
+    if revision != head():
+        raise SchemaMismatch("the index has an older schema: run `pacs db upgrade`")
+
+
+def ensure(index: Index) -> None:
+    """Make the schema fit at start: SQLite is upgraded, a server database is only checked (as by `check`)."""
+    if index.is_sqlite and current(index) != head():
+        upgrade(index)
+    check(index)
+
+
+def head() -> str:
+    """The newest revision this code knows."""
+    revision = _scripts().get_current_head()
+    if revision is None:
+        raise SchemaMismatch("no migrations found: the installation is incomplete")
+    return revision
+
+
+def migrations() -> Path:
+    """The folder of the migrations: in the package when installed, beside it in a checkout."""
+    package = Path(pacs.__file__).parent
+    return next(path for path in (package / "migrations", package.parent / "migrations") if path.is_dir())
+
+
+def _configuration(connection: Connection | None = None) -> Config:
+    configuration = Config()
+    configuration.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+    configuration.set_main_option("path_separator", "os")
+    configuration.attributes["connection"] = connection
+    return configuration
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_configuration())
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_newer(revision: str | None) -> None:
+    known = {script.revision for script in _scripts().walk_revisions()}
+    if revision is not None and revision not in known:
+        raise SchemaMismatch("the index is newer than this pacs: install a newer pacs")
+
+
+def _index_trigrams(connection: Connection) -> None:
+    """Index the names by trigrams where the server offers it; not a migration, because servers differ in it.
+
+    Without the extension, or the right to create it, infix searches read every patient: `Index.describe` says so.
+    """
+    offered = connection.execute(text("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'")).scalar()
+    if not offered or has_trigrams(connection):
+        return
+    with suppress(DBAPIError), connection.begin_nested():
+        connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
+        for column in TRIGRAM_COLUMNS:
+            connection.execute(text(f"CREATE INDEX trigram_{column} ON patient USING gin ({column} gin_trgm_ops)"))

@@ -1,0 +1,157 @@
+"""The four tables, one per Query/Retrieve level, with a column for every attribute that is matched in SQL.
+
+The columns of DICOM attributes are generated from `pacs.dicom.attributes.COLUMNS`, so the table of attributes stays the
+only list there is. They hold comparable values (`pacs.dicom.kept.columns`), never the value as received: that one is
+in `kept`. NULL is a zero length or absent value.
+
+Text is compared in byte order on both databases: SQLite's BINARY, PostgreSQL's collation "C".
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TEXT
+
+from pacs.dicom.attributes import COLUMNS, by_keyword, column_name
+from pacs.dicom.levels import QueryLevel
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+
+ByteText = Text().with_variant(TEXT(collation="C"), "postgresql")
+"""Text whose order and equality are those of its UTF-8 bytes, on both databases."""
+
+Key = BigInteger().with_variant(Integer, "sqlite")
+"""A primary key, 64 bits wide on both databases (SQLite's INTEGER PRIMARY KEY is its rowid)."""
+
+NAME_GROUPS = ("", "_ideographic", "_phonetic")
+"""What is added to a column's name for each of the three component groups of a Person Name (PS3.5 6.2.1.1)."""
+
+SOUNDS = "_sounds"
+"""What is added for the phonetic keys of a Person Name, joined and surrounded by spaces."""
+
+NEVER_NULL = {"PatientID", "IssuerOfPatientID", *(level.unique_key for level in QueryLevel), "SOPClassUID"}
+"""What identifies a row. An unknown Patient ID or issuer is '': NULLs would not be unique."""
+
+metadata = MetaData(naming_convention=NAMING)
+
+
+def _attribute_columns(level: QueryLevel) -> list[Column[str] | Column[int]]:
+    """The columns of the attributes of a level, in the order of the table of attributes."""
+    return [column for keyword in COLUMNS[level] for column in _columns_of(keyword)]
+
+
+def _columns_of(keyword: str) -> list[Column[str] | Column[int]]:
+    name, vr = column_name(keyword), by_keyword(keyword).vr
+    if vr == "PN":
+        return [Column(name + part, ByteText) for part in (*NAME_GROUPS, SOUNDS)]
+    if vr == "IS":
+        return [Column(name, BigInteger)]
+    return [Column(name, ByteText, nullable=keyword not in NEVER_NULL)]
+
+
+def _level_columns() -> tuple[Column[bytes], Column[bool]]:
+    """What every level has besides its attributes: its kept elements, and whether SQL alone may decide about it."""
+    return Column("kept", LargeBinary, nullable=False), Column("irregular", Boolean, nullable=False)
+
+
+def _parent(level: QueryLevel) -> Column[int]:
+    name = level.name.lower()
+    return Column(f"{name}_fk", Key, ForeignKey(f"{name}.id"), nullable=False)
+
+
+patient = Table(
+    "patient",
+    metadata,
+    Column("id", Key, primary_key=True),
+    *_attribute_columns(QueryLevel.PATIENT),
+    # The Study Instance UID where there is no Patient ID: strangers are never merged into one patient.
+    Column("apart", ByteText, nullable=False, server_default=""),
+    *_level_columns(),
+    UniqueConstraint("patient_id", "issuer_of_patient_id", "apart"),
+)
+
+study = Table(
+    "study",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _parent(QueryLevel.PATIENT),
+    *_attribute_columns(QueryLevel.STUDY),
+    *_level_columns(),
+    UniqueConstraint("study_instance_uid"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _parent(QueryLevel.STUDY),
+    *_attribute_columns(QueryLevel.SERIES),
+    *_level_columns(),
+    UniqueConstraint("series_instance_uid"),
+)
+
+image = Table(
+    "image",
+    metadata,
+    Column("id", Key, primary_key=True),
+    _parent(QueryLevel.SERIES),
+    *_attribute_columns(QueryLevel.IMAGE),
+    *_level_columns(),
+    Column("file_key", ByteText, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", ByteText, nullable=False),
+    Column("transfer_syntax", ByteText, nullable=False),
+    Column("data_offset", BigInteger, nullable=False),
+    Column("bulk_offset", BigInteger),
+    Column("received_at", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger),
+    Column("source_ae", ByteText, nullable=False),
+    UniqueConstraint("sop_instance_uid"),
+    UniqueConstraint("file_key"),
+)
+
+TABLES: dict[QueryLevel, Table] = dict(zip(QueryLevel, (patient, study, series, image), strict=True))
+"""The table of each level."""
+
+for _column in (
+    patient.c.patient_name,
+    patient.c.patient_name_ideographic,
+    patient.c.patient_name_phonetic,
+    patient.c.patient_birth_date,
+    study.c.patient_fk,
+    study.c.study_date,
+    study.c.accession_number,
+    study.c.study_id,
+    study.c.referring_physician_name,
+    series.c.performed_procedure_step_start_date,
+):
+    Index(None, _column)
+
+# These two serve the foreign key and the computed attributes of a study (ModalitiesInStudy, SOPClassesInStudy).
+Index(None, series.c.study_fk, series.c.modality)
+Index(None, image.c.series_fk, image.c.sop_class_uid)
+
+for _table in TABLES.values():
+    # The few rows that are judged one by one are found without reading the others.
+    Index(
+        f"ix_{_table.name}_irregular",
+        _table.c.id,
+        sqlite_where=text("irregular = 1"),
+        postgresql_where=text("irregular"),
+    )

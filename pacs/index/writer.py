@@ -1,0 +1,253 @@
+"""One instance in, one out: the rows of an instance and of the series, study and patient it belongs to.
+
+Identity: a patient is (Patient ID, Issuer of Patient ID), and where there is no Patient ID one patient per study. What
+was committed first wins: a series stays in its study and a study with its patient, whatever later instances say; of
+a level's elements the first received value stays, and empty ones are filled by later instances.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pacs.dicom import kept
+from pacs.dicom.attributes import column_name
+from pacs.dicom.header import Header
+from pacs.dicom.levels import QueryLevel
+from pacs.errors import DuplicateInstance, InstanceUnreadable
+from pacs.index.database import Index, LostRace
+from pacs.index.patterns import among
+from pacs.index.tables import NEVER_NULL, TABLES, image, patient, series, study
+
+PATIENT, STUDY, SERIES, IMAGE = QueryLevel
+
+Row = dict[str, kept.Column | bytes]
+"""Column name -> value of one row that is to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An instance whose file is durable, on its way into the index.
+
+    `size` is the file's in bytes, `digest` hex text, `data_offset` where the data set begins in the file in bytes,
+    `received_at` in microseconds since 1970 UTC, `source_ae` the calling AE title.
+    """
+
+    header: Header
+    file_key: str
+    size: int
+    digest: str
+    transfer_syntax: str
+    data_offset: int
+    received_at: int
+    source_ae: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """What a retrieve and a check for duplicates need to know about an instance."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_id: str
+    transfer_syntax: str
+    file_key: str
+    size: int
+    digest: str
+    data_offset: int
+    bulk_offset: int | None
+
+
+JOINED = image.join(series).join(study).join(patient)
+"""Every level of an instance."""
+
+_GIVEN = {column_name(keyword) for keyword in NEVER_NULL}
+"""The columns that come from the header: they identify a row and never change."""
+
+_COLUMN_OF = {name: column for table in (patient, study, series, image) for name, column in table.c.items()}
+STORED: Select[Any] = select(*(_COLUMN_OF[field.name] for field in fields(StoredInstance))).select_from(JOINED)
+"""The stored instances, to be narrowed."""
+
+
+def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
+    """Take an instance into the index; return where it disagrees with what is known, without patient data.
+
+    Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable.
+    """
+    return index.transact(lambda connection: _Addition(connection, arrival).run())
+
+
+def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
+    """The stored instance with this UID, or None. Raises IndexUnavailable."""
+    with index.read() as connection:
+        found = _stored(connection, [sop_instance_uid])
+    return found[0] if found else None
+
+
+def replace(index: Index, arrival: Arrival) -> StoredInstance:
+    """Put a newer instance in the place of the one with its SOP Instance UID, and return the older one.
+
+    The caller deletes the older file afterwards. Raises InstanceUnreadable when nothing is known under the UID,
+    IndexUnavailable.
+    """
+
+    def work(connection: Connection) -> StoredInstance:
+        former = _remove(connection, [arrival.header.sop_instance_uid])
+        if not former:
+            raise InstanceUnreadable("the instance to be replaced is no longer there")
+        _Addition(connection, arrival).run()
+        return former[0]
+
+    return index.transact(work)
+
+
+def remove(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
+    """Forget instances, and parents left without children; return the instances there were. Raises IndexUnavailable."""
+    return index.transact(lambda connection: _remove(connection, sop_instance_uids))
+
+
+def touch(index: Index, sop_instance_uids: Sequence[str], when: int) -> None:
+    """Note that instances were used at `when`, in microseconds since 1970 UTC. Raises IndexUnavailable."""
+    chosen = among(image.c.sop_instance_uid, sorted(sop_instance_uids))
+    index.transact(lambda connection: connection.execute(update(image).where(chosen).values(last_used_at=when)))
+
+
+class _Addition:
+    """One instance on its way into the four tables, in one transaction."""
+
+    def __init__(self, connection: Connection, arrival: Arrival) -> None:
+        self._connection, self._arrival, self._header = connection, arrival, arrival.header
+        self._conflicts: list[str] = []
+
+    def run(self) -> tuple[str, ...]:
+        known = select(exists().where(image.c.sop_instance_uid == self._header.sop_instance_uid))
+        if self._connection.execute(known).scalar() or self._image(self._series()) is None:
+            raise DuplicateInstance("SOP Instance is stored already")
+        return tuple(self._conflicts)
+
+    def _patient(self) -> int:
+        identity = _identity(self._header)
+        is_it = [patient.c[name] == value for name, value in identity.items()]
+        found = self._connection.execute(select(patient.c.id, patient.c.kept).where(*is_it)).first()
+        if found is None:
+            return self._new(PATIENT, identity)
+        return self._fill(PATIENT, found.id, found.kept)
+
+    def _study(self) -> int:
+        uid, identity = self._header.study_instance_uid, _identity(self._header)
+        parent = select(study.c.id, study.c.kept, *(patient.c[name] for name in identity)).join_from(study, patient)
+        found = self._connection.execute(parent.where(study.c.study_instance_uid == uid)).first()
+        if found is None:
+            return self._new(STUDY, {"study_instance_uid": uid, "patient_fk": self._patient()})
+        if all(getattr(found, name) == value for name, value in identity.items()):
+            self._patient()
+        else:
+            self._conflicts.append("Study is known under another patient")
+        return self._fill(STUDY, found.id, found.kept)
+
+    def _series(self) -> int:
+        uid = self._header.series_instance_uid
+        parent = select(series.c.id, series.c.kept, study.c.study_instance_uid).join_from(series, study)
+        found = self._connection.execute(parent.where(series.c.series_instance_uid == uid)).first()
+        if found is None:
+            return self._new(SERIES, {"series_instance_uid": uid, "study_fk": self._study()})
+        if found.study_instance_uid == self._header.study_instance_uid:
+            self._study()
+        else:
+            self._conflicts.append("Series is known under another study")
+        return self._fill(SERIES, found.id, found.kept)
+
+    def _image(self, series_id: int) -> int | None:
+        """The new image's id, or None when another transaction has just committed it."""
+        arrival, header = self._arrival, self._header
+        facts: Row = {
+            "series_fk": series_id,
+            "sop_instance_uid": header.sop_instance_uid,
+            "sop_class_uid": header.sop_class_uid,
+            "bulk_offset": header.bulk_offset,
+        }
+        facts |= {field.name: getattr(arrival, field.name) for field in fields(Arrival) if field.name != "header"}
+        return self._insert(IMAGE, facts)
+
+    def _new(self, level: QueryLevel, identity: Row) -> int:
+        """The id of a new row; when another transaction has just committed it, all begins again and finds it."""
+        inserted = self._insert(level, identity)
+        if inserted is None:
+            raise LostRace(f"{level.name} was added by somebody else")
+        return inserted
+
+    def _insert(self, level: QueryLevel, identity: Row) -> int | None:
+        insert = sqlite.insert if self._connection.dialect.name == "sqlite" else postgresql.insert
+        unique = sorted(_UNIQUE[level])
+        row = _columns(level, self._header.kept[level]) | identity
+        statement = insert(TABLES[level]).values(row).on_conflict_do_nothing(index_elements=unique)
+        return self._connection.execute(statement.returning(TABLES[level].c.id)).scalar()
+
+    def _fill(self, level: QueryLevel, row_id: int, known: bytes) -> int:
+        """Fill the elements that are still empty in a row with those of this instance; its id."""
+        later, table = self._header.kept[level], TABLES[level]
+        if later == known or kept.merge(known, later) == known:
+            return row_id
+        locked = select(table.c.kept).where(table.c.id == row_id).with_for_update(key_share=True)
+        now = self._connection.execute(locked).scalar()
+        if now is None:
+            raise LostRace(f"{level.name} was removed by somebody else")
+        columns = _columns(level, kept.merge(now, later))
+        self._connection.execute(update(table).where(table.c.id == row_id).values(columns))
+        return row_id
+
+
+_UNIQUE: dict[QueryLevel, tuple[str, ...]] = {
+    PATIENT: ("patient_id", "issuer_of_patient_id", "apart"),
+    STUDY: ("study_instance_uid",),
+    SERIES: ("series_instance_uid",),
+    IMAGE: ("sop_instance_uid",),
+}
+"""The columns of each table's unique constraint."""
+
+
+def _identity(header: Header) -> Row:
+    """What makes a patient: Patient ID and issuer, and the study where there is no Patient ID."""
+    apart = "" if header.patient_id else header.study_instance_uid
+    return {"patient_id": header.patient_id, "issuer_of_patient_id": header.issuer, "apart": apart}
+
+
+def _columns(level: QueryLevel, blob: bytes) -> Row:
+    """The kept elements of a row and the columns made of them, but for those that identify it."""
+    columns = {name: value for name, value in kept.columns(level, blob).items() if name not in _GIVEN}
+    return {**columns, "kept": blob}
+
+
+def _stored(connection: Connection, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
+    chosen = STORED.where(among(image.c.sop_instance_uid, sop_instance_uids))
+    return [StoredInstance(*row) for row in connection.execute(chosen)]
+
+
+def _remove(connection: Connection, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
+    chosen = among(image.c.sop_instance_uid, sop_instance_uids)
+    parents = _lock_parents(connection, chosen)
+    removed = _stored(connection, sop_instance_uids)
+    connection.execute(delete(image).where(chosen))
+    for parent, child, reference in (
+        (series, image, image.c.series_fk),
+        (study, series, series.c.study_fk),
+        (patient, study, study.c.patient_fk),
+    ):
+        is_childless = ~exists().where(reference == parent.c.id).select_from(child)
+        connection.execute(delete(parent).where(among(parent.c.id, parents[parent.name]), is_childless))
+    return removed
+
+
+def _lock_parents(connection: Connection, chosen: ColumnElement[bool]) -> dict[str, list[int]]:
+    """Lock the parents of the chosen images from the top down, so that two removals see each other's; their ids."""
+    parents = {}
+    for table in (patient, study, series):
+        ids = connection.execute(select(table.c.id).select_from(JOINED).where(chosen).distinct()).scalars().all()
+        parents[table.name] = sorted(ids)
+        locked = select(table.c.id).where(among(table.c.id, parents[table.name])).order_by(table.c.id)
+        connection.execute(locked.with_for_update())
+    return parents
