@@ -141,3 +141,15 @@ def _private_information(elements: dict[int, bytes]) -> tuple[int | None, str | 
     if found is None or _text(elements, 0x0100) != PRIVATE_INFORMATION_CREATOR_UID:
         return None, None
     return int(found[1]), found[2].decode("ascii")
+
+
+def guess_transfer_syntax(file: BinaryIO) -> str:
+    """The native transfer syntax which the first element of a data set without File Meta Information is written in.
+
+    A file that is no data set at all gets one too, in which it cannot be read. `file` stays where it stands.
+    """
+    start = file.read(6)
+    file.seek(-len(start), io.SEEK_CUR)
+    if not (start[4:6].isalpha() and start[4:6].isupper()):
+        return "1.2.840.10008.1.2"
+    return "1.2.840.10008.1.2.2" if start[:1] == b"\0" else "1.2.840.10008.1.2.1"

@@ -1,0 +1,366 @@
+"""Take instances in: from a C-STORE fragment by fragment, or from a file. Success means durable.
+
+The order is always: data set beside the others, checked, moved to its place durably, committed to the index, answered.
+Whatever step fails, neither a file nor a row is left, and the sender still has the instance.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, Literal, Self
+
+from pacs.dicom import part10
+from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
+from pacs.dicom.sameness import is_same
+from pacs.dicom.sop_classes import check_kept
+from pacs.dicom.syntaxes import DEFLATED_LITTLE, KEPT
+from pacs.dicom.values import is_uid
+from pacs.errors import (
+    DuplicateInstance,
+    IndexUnavailable,
+    InstanceConflict,
+    InstanceUnreadable,
+    MissingUID,
+    NotSupported,
+    PacsError,
+    SOPClassMismatch,
+    StorageUnavailable,
+    UndecodableDataSet,
+)
+from pacs.files.store import FileStore, Incoming
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.index.writer import Arrival, StoredInstance
+from pacs.telemetry import Diagnosed, Event, InstanceRefused, InstanceStored
+
+Duplicates = Literal["keep", "replace", "reject"]
+"""What becomes of an instance whose SOP Instance UID is known already.
+
+- `keep`: the same attributes and values are answered with success, others with InstanceConflict; nothing is stored.
+- `replace`: the newer one takes the older one's place.
+- `reject`: DuplicateInstance.
+"""
+
+CHUNK = 1 << 18
+"""Bytes copied at a time."""
+
+RACES = 5
+"""How often an instance is tried to be entered while others add and remove the same one."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An instance that is durable, by this reception or, if it is a `duplicate`, since before."""
+
+    sop_instance_uid: str
+    size: int
+    """Bytes of the data set."""
+    duplicate: bool = False
+    warnings: tuple[str, ...] = ()
+    """Where it disagrees with what was known of its patient, study or series: status B000."""
+
+
+class Storage:
+    """The way in, for any mouth."""
+
+    def __init__(
+        self,
+        index: Index,
+        files: FileStore,
+        *,
+        duplicates: Duplicates = "keep",
+        unknown_sop_classes: bool = False,
+        publish: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.index = index
+        self.files = files
+        self.duplicates = duplicates
+        self.publish = publish
+        self._unknown_sop_classes = unknown_sop_classes
+
+    def receive(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str = ""
+    ) -> "Reception":
+        """Begin to take an instance in, under the UIDs its command names. Use what is returned in a `with` block.
+
+        Raises SOPClassNotSupported, NotSupported for the transfer syntax, MissingUID, StorageUnavailable.
+        """
+        named = Named(sop_class_uid.strip(" \0"), sop_instance_uid.strip(" \0"), transfer_syntax, source_ae)
+        try:
+            check_kept(named.sop_class_uid, self._unknown_sop_classes)
+            if transfer_syntax not in KEPT:
+                raise NotSupported("Its transfer syntax is not kept here")
+            if not is_uid(named.sop_instance_uid):
+                raise MissingUID("The SOP Instance UID is no UID", [SOP_INSTANCE_UID])
+            return Reception(self, named)
+        except PacsError as error:
+            self.refused(named, error)
+            raise
+
+    def import_file(self, path: Path) -> Stored:
+        """Take in a Part 10 file, or a bare data set in a native transfer syntax; the preamble may be missing.
+
+        Raises InstanceUnreadable when the file cannot be read, and all that `receive` and `Reception.finish` do.
+        """
+        try:
+            with path.open("rb") as file:
+                return self._import(file)
+        except OSError as error:
+            raise InstanceUnreadable("The file cannot be read") from error
+
+    def _import(self, file: BinaryIO) -> Stored:
+        head = _head_of(file)
+        check_kept(head.sop_class_uid, unknown=True)
+        header = read_header(file, head.transfer_syntax)
+        file.seek(head.data_offset)
+        with self.receive(
+            header.sop_class_uid, header.sop_instance_uid, head.transfer_syntax, head.source_ae
+        ) as reception:
+            while piece := file.read(CHUNK):
+                reception.write(piece)
+            return reception.finish()
+
+    def refused(self, named: "Named", error: PacsError) -> None:
+        """Tell everybody that an instance was not taken in."""
+        self.publish(
+            InstanceRefused(
+                sop_class_uid=named.sop_class_uid,
+                source_ae=named.source_ae,
+                error=type(error).__name__,
+                comment=error.comment,
+            )
+        )
+
+    def discard(self, key: str) -> None:
+        """Delete a file that is in no row. One that cannot be deleted now is nobody's harm, but is told."""
+        try:
+            self.files.delete(key)
+        except StorageUnavailable:
+            self.publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+
+
+def _head_of(file: BinaryIO) -> part10.Head:
+    """What a file says about its data set; `file` stands at the data set then."""
+    try:
+        head = part10.read_head(file)
+    except UndecodableDataSet:
+        file.seek(0)
+        head = part10.Head("", "", "", "", None, None, 0)
+    if head.transfer_syntax:
+        return head
+    guess = part10.guess_transfer_syntax(file)
+    return part10.Head(head.sop_class_uid, "", guess, head.source_ae, None, None, head.data_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a command says of the instance that follows."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    source_ae: str
+
+    def head(self, received_at: int, digest: str | None = None) -> bytes:
+        """The File Meta Information that says the same."""
+        return part10.head(
+            self.sop_class_uid,
+            self.sop_instance_uid,
+            self.transfer_syntax,
+            self.source_ae,
+            received_at=received_at,
+            digest=digest,
+        )
+
+
+class Reception:
+    """One instance on its way in. Leaving the `with` block without `finish()` discards it without a trace."""
+
+    def __init__(self, storage: Storage, named: Named) -> None:
+        self._storage = storage
+        self._named = named
+        self._received_at = time.time_ns() // 1000
+        self._head_size = len(named.head(self._received_at))
+        self._body = _Body(self._create())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._body.incoming.__exit__(kind, error, trace)
+        if isinstance(error, PacsError):
+            self._storage.refused(self._named, error)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append the next bytes of the data set. Raises StorageUnavailable."""
+        self._body.write(data)
+
+    def finish(self) -> Stored:
+        """Check the whole, make it durable and enter it into the index.
+
+        Raises SOPClassMismatch, MissingUID, UndecodableDataSet, DuplicateInstance, InstanceConflict,
+        StorageUnavailable, IndexUnavailable; then nothing of it is left.
+        """
+        header = self._checked()
+        known = writer.find(self._storage.index, header.sop_instance_uid)
+        stored = self._enter(header, known)
+        self._storage.publish(
+            InstanceStored(
+                sop_class_uid=header.sop_class_uid,
+                transfer_syntax=self._named.transfer_syntax,
+                size=stored.size,
+                source_ae=self._named.source_ae,
+                duplicate=stored.duplicate,
+                warnings=stored.warnings,
+            )
+        )
+        return stored
+
+    def _create(self) -> Incoming:
+        arrived = _EPOCH + timedelta(microseconds=self._received_at)
+        return self._storage.files.create(self._head_size, arrived)
+
+    # --- what arrived ----------------------------------------------------------------------------------------
+
+    def _checked(self) -> Header:
+        """The header of what arrived, which is what the command named and has nothing in it that must not be."""
+        header = self._read_header()
+        if header.intruders:
+            self._leave_out(header.intruders)
+            header = self._read_header()
+        tags = {SOP_CLASS_UID: self._named.sop_class_uid, SOP_INSTANCE_UID: self._named.sop_instance_uid}
+        found = {SOP_CLASS_UID: header.sop_class_uid, SOP_INSTANCE_UID: header.sop_instance_uid}
+        wrong = [tag for tag, uid in tags.items() if found[tag] != uid]
+        if wrong:
+            raise SOPClassMismatch("The data set is not the instance its command names", wrong)
+        return header
+
+    def _read_header(self) -> Header:
+        with closing(self._body.incoming.body()) as body:
+            return read_header(body, self._named.transfer_syntax)
+
+    def _leave_out(self, intruders: tuple[tuple[int, int], ...]) -> None:
+        """Copy what arrived without elements that are no part of a data set (checklist S4)."""
+        if self._named.transfer_syntax == DEFLATED_LITTLE:
+            raise UndecodableDataSet("Groups 0000 and 0002 are no part of a data set")
+        before, self._body = self._body, _Body(self._create())
+        with before.incoming, closing(before.incoming.body()) as body:
+            start = 0
+            for begin, end in (*intruders, (before.size, before.size)):
+                body.seek(start)
+                while start < begin:
+                    piece = body.read(min(CHUNK, begin - start))
+                    start += len(piece)
+                    self._body.write(piece)
+                start = end
+
+    # --- into the archive ------------------------------------------------------------------------------------
+
+    def _enter(self, header: Header, known: StoredInstance | None) -> Stored:
+        if known is not None and self._is_duplicate(known, self._body.incoming.body):
+            return Stored(header.sop_instance_uid, self._body.size, duplicate=True)
+        self._body.incoming.commit(self._named.head(self._received_at, self._body.digest))
+        arrival = Arrival(
+            header=header,
+            file_key=self._body.incoming.key,
+            size=self._head_size + self._body.size,
+            digest=self._body.digest,
+            transfer_syntax=self._named.transfer_syntax,
+            data_offset=self._head_size,
+            received_at=self._received_at,
+            source_ae=self._named.source_ae,
+        )
+        try:
+            return self._enter_row(arrival, known)
+        except BaseException:
+            self._storage.discard(arrival.file_key)
+            raise
+
+    def _enter_row(self, arrival: Arrival, known: StoredInstance | None) -> Stored:
+        """Commit the row, whoever adds or removes the same instance meanwhile."""
+        uid, index = arrival.header.sop_instance_uid, self._storage.index
+        for _ in range(RACES):
+            try:
+                warnings = self._add_or_replace(arrival, known)
+                return Stored(uid, self._body.size, warnings=warnings)
+            except (DuplicateInstance, InstanceUnreadable):
+                known = writer.find(index, uid)
+            if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
+                self._storage.discard(arrival.file_key)
+                return Stored(uid, self._body.size, duplicate=True)
+        raise IndexUnavailable("Too many send and delete this instance at once")
+
+    def _add_or_replace(self, arrival: Arrival, known: StoredInstance | None) -> tuple[str, ...]:
+        index, warnings, former = self._storage.index, (), known
+        try:
+            if known is None:
+                return writer.add(index, arrival)
+            former = writer.replace(index, arrival)
+        except IndexUnavailable:
+            # Whether it was committed is not known, when the connection broke at the commit.
+            found = writer.find(index, arrival.header.sop_instance_uid)
+            if found is None or found.file_key != arrival.file_key:
+                raise
+        if former is not None:
+            self._storage.discard(former.file_key)
+        return warnings
+
+    def _reopen(self, arrival: Arrival) -> BinaryIO:
+        file = self._storage.files.open(arrival.file_key)
+        file.seek(arrival.data_offset)
+        return file
+
+    # --- duplicates ------------------------------------------------------------------------------------------
+
+    def _is_duplicate(self, known: StoredInstance, body: Callable[[], BinaryIO]) -> bool:
+        """Whether the known instance is to stay and answers for this one; False when this one is to take its place.
+
+        Raises DuplicateInstance, InstanceConflict.
+        """
+        policy = self._storage.duplicates
+        if policy == "reject":
+            raise DuplicateInstance("The SOP Instance is stored already", [SOP_INSTANCE_UID])
+        if known.digest == self._body.digest and known.transfer_syntax == self._named.transfer_syntax:
+            return self._is_whole(known)
+        if policy == "replace":
+            return False
+        with closing(body()) as ours, closing(self._storage.files.open(known.file_key)) as theirs:
+            theirs.seek(known.data_offset)
+            if not is_same(ours, self._named.transfer_syntax, theirs, known.transfer_syntax):
+                raise InstanceConflict("The SOP Instance is stored already with other content", [SOP_INSTANCE_UID])
+        return True
+
+    def _is_whole(self, known: StoredInstance) -> bool:
+        """Whether the file of a known instance is there in its full length; if not, the same bytes may mend it."""
+        try:
+            whole = self._storage.files.size(known.file_key) == known.size
+        except InstanceUnreadable:
+            whole = False
+        if not whole:
+            self._storage.publish(Diagnosed(sentence=f"file {known.file_key} was damaged and is sent again: replaced"))
+        return whole
+
+
+class _Body:
+    """The bytes of a data set on their way into the file store, counted and digested."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self.incoming = incoming
+        self.size = 0
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.incoming.write(data)
+        self._digest.update(data)
+        self.size += memoryview(data).nbytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal."""
+        return self._digest.hexdigest()
