@@ -1,0 +1,105 @@
+"""The Identifier of one Pending response (PS3.4 C.4.1.1.3.2, checklist F6): what was asked for, and the keys above it.
+
+Every supported attribute asked for is there, with zero length where its value is unknown; nothing else is, but the
+level, the unique keys of it and of the levels above, Retrieve AE Title, Instance Availability, and the character set
+where there is other text than ASCII.
+"""
+
+from collections.abc import Iterable
+
+from pydicom import Dataset, Sequence
+from pydicom.dataelem import DataElement
+from pydicom.tag import BaseTag
+
+from pacs.dicom import charset, kept
+from pacs.dicom.attributes import Attribute, Kept, by_keyword
+from pacs.dicom.charset import UTF_8
+from pacs.dicom.dataset import AMBIGUOUS, CHARACTER_SET, EXPLICIT_LITTLE, Element, View, labelled, raw, vr, write
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.matching import matching_items
+from pacs.dicom.query import Item, Key, Match, Query, Requested
+
+_TIMEZONE = 0x00080201
+
+
+def respond(match: Match, query: Query, retrieve_ae_title: str, extra: Dataset | None = None) -> Dataset:
+    """The answer for one match. `extra` holds the attributes that were read from its file (`Kept.FILE`)."""
+    answer = _Answer(match, query, extra if extra is not None else Dataset())
+    view = View(Dataset(answer.elements(retrieve_ae_title)), UTF_8)
+    terms = charset.choose(list(view.all_texts()), query.character_set)
+    written = kept.decode(write(view, EXPLICIT_LITTLE, terms or UTF_8))
+    if terms:
+        written[CHARACTER_SET] = raw(CHARACTER_SET, "CS", _even("\\".join(terms)))
+    return labelled(written, EXPLICIT_LITTLE, terms)
+
+
+class _Answer:
+    def __init__(self, match: Match, query: Query, extra: Dataset) -> None:
+        self._match = match
+        self._query = query
+        self._keys = {key.attribute: key for key in query.keys}
+        self._rows = {level: View(kept.decode(blob), UTF_8) for level, blob in match.kept.items()}
+        self._extra = View.of(extra)
+
+    def elements(self, retrieve_ae_title: str) -> dict[BaseTag, Element]:
+        query = self._query
+        levels = (*query.root.above(query.level), query.level)
+        unique = [Requested(by_keyword(level.unique_key)) for level in levels]
+        found = [self._element(each) for each in (*query.requested, *unique)]
+        found += _creators(each.attribute for each in query.requested)
+        found += self._timezone()
+        found.append(raw(0x00080052, "CS", _even(query.level.name)))
+        found.append(raw(0x00080054, "AE", _even(retrieve_ae_title)))
+        found.append(raw(0x00080056, "CS", b"ONLINE"))
+        return {element.tag: element for element in found}
+
+    def _element(self, requested: Requested) -> Element:
+        attribute = requested.attribute
+        if attribute.kept is Kept.COMPUTED:
+            return _computed(attribute, self._match.computed.get(attribute.keyword, ()))
+        source = self._extra if attribute.kept is Kept.FILE else self._rows.get(attribute.level, self._extra)
+        return _returned(requested, self._keys.get(attribute), source, self._query.unknown_matches)
+
+    def _timezone(self) -> list[Element]:
+        """The offset from UTC of the dates and times of an instance, where it is known."""
+        row = self._rows.get(QueryLevel.IMAGE)
+        if self._query.level is not QueryLevel.IMAGE or row is None or _TIMEZONE not in row.dataset:
+            return []
+        return [row.dataset.get_item(_TIMEZONE)]
+
+
+def _computed(attribute: Attribute, value: int | tuple[str, ...]) -> Element:
+    text = str(value) if isinstance(value, int) else "\\".join(value)
+    return raw(attribute.tag, attribute.vr, _even(text, b"\0" if attribute.vr == "UI" else b" "))
+
+
+def _returned(requested: Requested, key: Key | None, source: View, unknown_matches: bool) -> Element:
+    """An attribute of a data set as it is answered, in UTF-8; of a sequence the items that match (M8)."""
+    attribute = requested.attribute
+    if requested.items:
+        items = matching_items(key, attribute, source, unknown_matches)
+        nested = {each.attribute: each for each in key.matching.keys} if key and isinstance(key.matching, Item) else {}
+        chosen = [_item(requested.items, nested, item, unknown_matches) for item in items]
+        return DataElement(BaseTag(attribute.tag), "SQ", Sequence(chosen))
+    found = source.element(attribute)
+    alone = Dataset({found.tag: found} if found is not None else {})
+    for written in kept.decode(write(View(alone, source.terms), EXPLICIT_LITTLE, UTF_8)).values():
+        return raw(attribute.tag, vr(written), written.value or b"")
+    return raw(attribute.tag, AMBIGUOUS.get(attribute.vr, attribute.vr), b"")
+
+
+def _item(wanted: Iterable[Requested], keys: dict[Attribute, Key], item: View, unknown_matches: bool) -> Dataset:
+    found = [_returned(each, keys.get(each.attribute), item, unknown_matches) for each in wanted]
+    found += _creators(each.attribute for each in wanted)
+    return Dataset({element.tag: element for element in found})
+
+
+def _creators(attributes: Iterable[Attribute]) -> list[Element]:
+    """The private creators of what is answered, in the blocks where they were asked for."""
+    private = {each.tag & 0xFFFF0000 | each.tag >> 8 & 0xFF: each.creator for each in attributes if each.creator}
+    return [raw(tag, "LO", creator.encode()) for tag, creator in private.items()]
+
+
+def _even(text: str, padding: bytes = b" ") -> bytes:
+    value = text.encode("ascii", "replace")
+    return value + padding * (len(value) % 2)

@@ -1,0 +1,239 @@
+"""One element of an Identifier: which attribute it asks for, and which kind of matching its value means (C.2.2.2).
+
+A key that cannot mean what its VR allows is refused with `IdentifierError`, never ignored: a date that is none, a
+number that is none, a wild card in a UID, several values where they were not negotiated. The comments name the
+attribute and never its value.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import product
+
+from pydicom.datadict import private_dictionary_VR
+
+from pacs.dicom.attributes import IMAGE, Attribute, Kept, KeyType, attribute
+from pacs.dicom.dataset import View, vr
+from pacs.dicom.manner import Manner, Negotiated
+from pacs.dicom.query import (
+    Comparable,
+    Empty,
+    Item,
+    Key,
+    Matching,
+    Names,
+    Range,
+    Requested,
+    Single,
+    SoundsLike,
+    Wildcard,
+)
+from pacs.dicom.values import (
+    BINARY_FLOATS,
+    BINARY_INTEGERS,
+    RANGES_ALLOWED,
+    WILDCARDS_ALLOWED,
+    comparable,
+    fold,
+    name_groups,
+    parse_range,
+    sounds,
+    stripped,
+)
+from pacs.errors import IdentifierError
+
+LONGEST_PATTERN = 1024
+"""How many characters a wild card or a name may have; longer ones cost too much to match."""
+
+_BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_ASTERISKS = re.compile(r"\*+")
+_ANY_LAST_COMPONENTS = re.compile(r"(.+?)\^[\^*]*\*[\^*]*")
+
+
+def attribute_of(tag: int, view: View) -> Attribute | None:
+    """The attribute that the element with this tag asks for; None for one that is not supported (K3, M17).
+
+    A private one is supported where its creator is named beside it and its VR is known, from the element itself or
+    from pydicom's dictionary; it is found in the stored files only.
+    """
+    if tag >> 16 & 1:
+        return _private(tag, view)
+    found = attribute(tag)
+    return found if found is not None and found.vr not in _BULK else None
+
+
+def _private(tag: int, view: View) -> Attribute | None:
+    creator_tag = tag & 0xFFFF0000 | tag >> 8 & 0xFF
+    if not 0x1000 <= tag & 0xFFFF <= 0xFFFF or creator_tag not in view.dataset:
+        return None
+    creator = view.text(view.dataset.get_item(creator_tag)).strip(" \0")
+    declared = vr(view.dataset.get_item(tag))
+    known = _private_vr(tag, creator) if declared == "UN" else declared
+    if not creator or known in _BULK:
+        return None
+    return Attribute("", tag, known, IMAGE, KeyType.OPTIONAL, Kept.FILE, creator)
+
+
+def _private_vr(tag: int, creator: str) -> str:
+    try:
+        return str(private_dictionary_VR(tag, creator))
+    except KeyError:
+        return "UN"
+
+
+def is_private_creator(tag: int) -> bool:
+    """Whether an element reserves a block of private elements (PS3.5 7.8.1): it is no key itself."""
+    return bool(tag >> 16 & 1) and 0x10 <= tag & 0xFFFF <= 0xFF
+
+
+def error(meaning: str, *attributes: Attribute) -> IdentifierError:
+    """What is wrong with an attribute of the Identifier, meaning first, as an Error Comment cuts its end off."""
+    names = " ".join(each.keyword or f"({each.tag >> 16:04X},{each.tag & 0xFFFF:04X})" for each in attributes)
+    return IdentifierError(f"{meaning}: {names}", [each.tag for each in attributes])
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReader:
+    """Reads keys as one manner and one negotiation understand them."""
+
+    manner: Manner
+    negotiated: Negotiated
+
+    def sequence(self, sequence: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, Requested]:
+        """The key and the return key that a sequence element means (M8); tags not supported go to `ignored`."""
+        self._check_shape(sequence, view)
+        items = view.items(sequence)
+        if len(items) > 1:
+            raise error("More than one item", sequence)
+        keys: list[Key] = []
+        requested: list[Requested] = []
+        for item in items:
+            for each in nested_attributes(item, ignored):
+                key, wanted = self.key(each, item, ignored)
+                keys += [key] if key else []
+                requested.append(wanted)
+        return Key(sequence, Item(tuple(keys))) if keys else None, Requested(sequence, tuple(requested))
+
+    def key(self, asked: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, Requested]:
+        """The key (None for universal matching) and the return key that an element means. Raises IdentifierError."""
+        if asked.vr == "SQ":
+            return self.sequence(asked, view, ignored)
+        self._check_shape(asked, view)
+        matching = self._matching(asked, view)
+        return Key(asked, matching) if matching else None, Requested(asked)
+
+    def _check_shape(self, asked: Attribute, view: View) -> None:
+        element = view.element(asked)
+        if element is not None and element.value and (vr(element) == "SQ") != (asked.vr == "SQ"):
+            raise error("No sequence" if asked.vr == "SQ" else "A sequence", asked)
+
+    def _matching(self, asked: Attribute, view: View) -> Matching | None:
+        texts = tuple(stripped(asked.vr, text) for text in view.texts(asked))
+        if texts == ('""',) and self.negotiated.empty_values:
+            return Empty()
+        if asked.vr in BINARY_INTEGERS or asked.vr in BINARY_FLOATS:
+            return self._binary(asked, view, texts)
+        if not texts:
+            return None
+        if asked.vr == "UI":
+            return _uids(asked, texts)
+        if len(texts) > 1 and not (self.manner.multiple_values or self.negotiated.multiple_values):
+            raise error("Several values not negotiated", asked)
+        if asked.vr == "PN":
+            return self._names(asked, texts)
+        if asked.vr in RANGES_ALLOWED:
+            return _moments(asked, texts)
+        if asked.vr in WILDCARDS_ALLOWED and any(_is_wild(text) for text in texts):
+            return _wildcard(asked, texts)
+        return _single(asked, texts)
+
+    def _binary(self, asked: Attribute, view: View, texts: tuple[str, ...]) -> Matching | None:
+        element = view.element(asked)
+        if element is not None and element.value and not texts:
+            raise error("Damaged value", asked)
+        return _single(asked, texts) if texts else None
+
+    def _names(self, asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
+        if self.negotiated.fuzzy_names and len(texts) == 1 and not _is_wild(texts[0]):
+            keys = sounds(name_groups(texts[0]))
+            return SoundsLike(keys) if keys else None
+        alternatives = [each for text in texts for each in _name_patterns(asked, text)]
+        return Names(tuple(dict.fromkeys(alternatives))) if all(alternatives) else None
+
+
+def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
+    """What an item of a sequence asks for; tags not supported go to `ignored`."""
+    found = []
+    for tag in sorted(item.dataset.keys()):
+        asked = attribute_of(tag, item)
+        if asked is not None:
+            found.append(asked)
+        elif tag.element and not is_private_creator(tag):
+            ignored.append(int(tag))
+    return found
+
+
+def _is_wild(text: str) -> bool:
+    return "*" in text or "?" in text
+
+
+def _uids(asked: Attribute, texts: tuple[str, ...]) -> Matching:
+    if any(_is_wild(text) for text in texts):
+        raise error("Wild card in a UID", asked)
+    return Single(tuple(dict.fromkeys(texts)))
+
+
+def _single(asked: Attribute, texts: tuple[str, ...]) -> Matching:
+    values: list[Comparable] = []
+    for text in texts:
+        value = comparable(asked.vr, text)
+        if value is None:
+            raise error("No number" if asked.vr != "DT" else "No date and time", asked)
+        values.append(value)
+    return Single(tuple(dict.fromkeys(values)))
+
+
+_MOMENTS = {"DA": "No date or range of dates", "TM": "No time or range of times", "DT": "No date and time or range"}
+
+
+def _moments(asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
+    try:
+        bounds = [parse_range(asked.vr, text) for text in texts]
+    except ValueError:
+        raise error(_MOMENTS[asked.vr], asked) from None
+    single = [low for text, (low, _) in zip(texts, bounds, strict=True) if low and comparable(asked.vr, text) == low]
+    if len(single) == len(texts):
+        return Single(tuple(dict.fromkeys(single)))
+    if len(texts) > 1:
+        raise error("A range among several values", asked)
+    return Range(*bounds[0]) if any(bounds[0]) else None
+
+
+def _wildcard(asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
+    patterns = tuple(dict.fromkeys(_pattern(asked, text) for text in texts))
+    return None if "*" in patterns else Wildcard(patterns)
+
+
+def _pattern(asked: Attribute, text: str) -> str:
+    pattern = _ASTERISKS.sub("*", text)
+    if len(pattern) > LONGEST_PATTERN:
+        raise error("Too long", asked)
+    return pattern
+
+
+def _name_patterns(asked: Attribute, text: str) -> list[tuple[str, ...]]:
+    """The alternatives of one name: patterns of its groups, '' for a group that may be anything; () for any name."""
+    groups = [_group_patterns(_pattern(asked, fold(group))) for group in text.split("=")[:3]]
+    return [_without_empty_end(patterns) for patterns in product(*groups)]
+
+
+def _group_patterns(pattern: str) -> list[str]:
+    """A pattern, and the one for names that end before its last components: `DOE^*` is for `DOE` too (M15)."""
+    found = _ANY_LAST_COMPONENTS.fullmatch(pattern)
+    variants = [found[1] + "^*", found[1]] if found else [pattern]
+    return [""] if "*" in variants else variants
+
+
+def _without_empty_end(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    while patterns and not patterns[-1]:
+        patterns = patterns[:-1]
+    return patterns
