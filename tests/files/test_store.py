@@ -1,0 +1,296 @@
+"""The contract of every file store, and what a folder promises beyond it: issue 2 point 5, checklist 5.1."""
+
+import errno
+import io
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pacs.errors import InstanceUnreadable, StorageUnavailable
+from pacs.files.local import LocalFiles, TimeOrderedNames
+from pacs.files.store import FileStore
+
+NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
+HEAD = b"head"
+
+
+@pytest.fixture(params=["folder"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> FileStore:
+    """An empty file store of each kind."""
+    return {"folder": lambda: LocalFiles(tmp_path / "files")}[request.param]()
+
+
+def put(files: FileStore, *pieces: bytes, arrived: datetime = NOON) -> str:
+    """Store an object and return its key."""
+    with files.create(len(HEAD), arrived) as incoming:
+        for piece in pieces:
+            incoming.write(piece)
+        incoming.commit(HEAD)
+        return incoming.key
+
+
+def content(files: FileStore, key: str) -> bytes:
+    """All bytes of a stored object."""
+    with files.open(key) as file:
+        return file.read()
+
+
+class TestEveryStore:
+    """What services rely on, whichever store there is."""
+
+    def test_what_was_written_comes_back_behind_its_head(self, files: FileStore):
+        """Head and pieces come back in order, in full length."""
+        key = put(files, b"one ", b"", b"two")
+        assert content(files, key) == b"headone two"
+        assert files.size(key) == 11
+
+    @settings(max_examples=50, deadline=None)
+    @given(cuts=st.lists(st.tuples(st.binary(max_size=30), st.sampled_from((1, 1, 1, 5_000))), max_size=12))
+    def test_bytes_out_are_bytes_in_however_they_were_cut(self, tmp_path_factory, cuts: list[tuple[bytes, int]]):
+        """Any chunking of any bytes gives the same object."""
+        pieces = [piece * times for piece, times in cuts]
+        files = LocalFiles(tmp_path_factory.mktemp("cut"))
+        assert content(files, put(files, *pieces)) == HEAD + b"".join(pieces)
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    def test_any_kind_of_bytes_is_taken(self, files: FileStore, kind: Callable[[bytes], bytes]):
+        """Fragments may be views into a receive buffer."""
+        assert content(files, put(files, kind(b"abc"))) == b"headabc"
+
+    def test_the_body_can_be_read_before_it_is_committed(self, files: FileStore):
+        """A reader of what was written starts behind the head, seeks, and does not disturb the writer."""
+        with files.create(len(HEAD), NOON) as incoming:
+            incoming.write(b"0123456789")
+            with incoming.body() as body:
+                assert (body.tell(), body.read(3)) == (0, b"012")
+                assert body.seek(-2, io.SEEK_END) == 8
+                assert body.read() == b"89"
+                assert body.read() == b""
+            incoming.write(b"!")
+            incoming.commit(HEAD)
+        assert content(files, incoming.key) == b"head0123456789!"
+
+    def test_a_range_can_be_read(self, files: FileStore):
+        """A stored object is seekable."""
+        with files.open(put(files, b"0123456789")) as file:
+            file.seek(6)
+            assert file.read(3) == b"234"
+
+    def test_nothing_is_visible_before_commit(self, files: FileStore):
+        """Until then there is no key and nothing to open."""
+        with files.create(len(HEAD), NOON) as incoming:
+            incoming.write(b"x")
+            assert list(files.keys()) == []
+            with pytest.raises(InstanceUnreadable):
+                files.open(incoming.key)
+
+    def test_what_is_not_committed_is_discarded(self, files: FileStore):
+        """Leaving the block without commit, by an error or not, leaves nothing."""
+        with pytest.raises(ZeroDivisionError), files.create(len(HEAD), NOON) as incoming:
+            incoming.write(b"x")
+            raise ZeroDivisionError
+        with files.create(len(HEAD), NOON):
+            pass
+        assert list(files.keys()) == []
+        assert files.sweep() == 0
+
+    def test_a_head_of_another_length_is_refused(self, files: FileStore):
+        """The room that was announced is the room there is."""
+        with files.create(4, NOON) as incoming, pytest.raises(ValueError, match="4 bytes"):
+            incoming.commit(b"longer")
+        assert list(files.keys()) == []
+
+    def test_keys_come_in_order_of_arrival(self, files: FileStore):
+        """Keys in byte order are in order of arrival, within an hour and across years."""
+        moments = [NOON + timedelta(hours=hours) for hours in (0, 0, 0, 1, 24, 24 * 40, 24 * 400)]
+        keys = [put(files, b"x", arrived=moment) for moment in moments]
+        assert keys == sorted(keys)
+        assert list(files.keys()) == keys
+
+    def test_keys_since_an_hour_leave_out_what_is_older(self, files: FileStore):
+        """An unclean start scans only the last hours."""
+        old = put(files, b"x", arrived=NOON - timedelta(hours=1))
+        new = [put(files, b"x", arrived=NOON + timedelta(days=days)) for days in (0, 1, 366)]
+        assert list(files.keys(since=NOON + timedelta(minutes=29))) == new
+        assert list(files.keys(since=NOON - timedelta(days=3))) == [old, *new]
+
+    def test_a_key_names_the_hour_of_arrival_in_utc(self, files: FileStore):
+        """Keys are made of the time of arrival, wherever the clock's owner lives."""
+        elsewhere = datetime(2026, 1, 1, 1, 0, tzinfo=UTC).astimezone()
+        assert put(files, b"x", arrived=elsewhere).startswith("2026/01/01/01/")
+
+    def test_a_deleted_object_is_gone(self, files: FileStore):
+        """It is no longer there, and deleting it again is no error."""
+        key = put(files, b"x")
+        files.delete(key)
+        files.delete(key)
+        assert list(files.keys()) == []
+        for look in (files.open, files.size):
+            with pytest.raises(InstanceUnreadable):
+                look(key)
+
+    @pytest.mark.parametrize(
+        "key",
+        ["../../etc/passwd", "/etc/passwd", "", ".", "incoming/x", "2026/11/21/12/../../../../../etc/passwd",
+         "2026/11/21/12/x.dcm", "2026/11/21/12/00000000-0000-0000-0000-000000000000.dcm\n", "2026/11/21/12/\0.dcm"],
+    )  # fmt: skip
+    def test_p11_no_key_leads_out_of_the_store(self, files: FileStore, key: str):
+        """Only keys that the store makes are looked at; any other is unreadable, and deleting it does nothing."""
+        for look in (files.open, files.size):
+            with pytest.raises(InstanceUnreadable):
+                look(key)
+        files.delete(key)
+
+    def test_many_objects_at_once_have_keys_of_their_own(self, files: FileStore):
+        """Objects that are open together do not meet."""
+        incomings = [files.create(len(HEAD), NOON) for _ in range(50)]
+        for number, incoming in enumerate(incomings):
+            incoming.write(b"%d" % number)
+        for incoming in incomings:
+            incoming.commit(HEAD)
+        assert [content(files, incoming.key) for incoming in incomings] == [b"head%d" % each for each in range(50)]
+
+
+def tree(folder: Path) -> set[str]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class TestAFolder:
+    """What a folder promises: nothing half-written under a key, nothing stray, and errors by name."""
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """The folder of a store."""
+        return tmp_path / "deep" / "down" / "files"
+
+    def test_sweep_removes_what_an_unclean_stop_left(self, root: Path):
+        """Half-written files are removed and counted, committed ones stay."""
+        key = put(LocalFiles(root), b"x")
+        left = LocalFiles(root).create(len(HEAD), NOON)
+        left.write(b"half")
+        again = LocalFiles(root)
+        assert (again.sweep(), again.sweep()) == (1, 0)
+        assert tree(root) == {key}
+        left.__exit__(None, None, None)
+
+    def test_files_are_for_us_and_our_group_only(self, root: Path):
+        """Patients' data is not for everybody on the machine."""
+        key = put(LocalFiles(root), b"x")
+        assert stat.S_IMODE((root / key).stat().st_mode) & 0o007 == 0
+        assert stat.S_IMODE(root.stat().st_mode) & 0o007 == 0
+
+    def test_a_stranger_in_the_folder_has_no_key(self, root: Path):
+        """Files and links that are not ours are not listed."""
+        key = put(LocalFiles(root), b"x")
+        (root / "README").write_text("hello")
+        (root / key).parent.joinpath("notes.txt").write_text("hello")
+        (root / "2025").symlink_to(root / "2026")
+        assert list(LocalFiles(root).keys()) == [key]
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
+    @pytest.mark.parametrize("step", ["pwrite", "fsync", "open"])
+    @pytest.mark.parametrize("after", range(4))
+    def test_a_step_that_fails_leaves_nothing(self, root: Path, monkeypatch, code: int, step: str, after: int):
+        """Whichever call of the system fails, and however often it went well before: StorageUnavailable or success."""
+        files = LocalFiles(root)
+        calls = fail(monkeypatch, step, code, after)
+        try:
+            put(files, b"x", b"y")
+        except StorageUnavailable as error:
+            comment = error.comment
+        else:
+            assert next(calls) <= after
+            assert len(tree(root)) == 1
+            return
+        assert ("space" in comment) == (code in (errno.ENOSPC, errno.EDQUOT))
+        assert len(comment) <= 64
+        assert tree(root) == set()
+
+    def test_the_order_is_sync_the_file_rename_sync_the_folder(self, root: Path, monkeypatch):
+        """0000 means durable: the file is synced before it has its name, its folder after."""
+        files = LocalFiles(root)
+        put(files, b"x")
+        steps: list[str] = []
+        fsync, rename = os.fsync, Path.rename
+
+        def synced(descriptor: int) -> None:
+            steps.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+            fsync(descriptor)
+
+        def renamed(path: Path, target: Path) -> Path:
+            steps.append("rename")
+            return rename(path, target)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(Path, "rename", renamed)
+        put(files, b"x")
+        assert steps == ["sync file", "rename", "sync folder"]
+
+    def test_a_new_hour_is_durable_before_anything_is_in_it(self, root: Path, monkeypatch):
+        """Each new folder is synced into its parent before a file is renamed into it."""
+        files = LocalFiles(root)
+        synced: list[Path] = []
+        monkeypatch.setattr("pacs.files.local._sync_folder", synced.append)
+        key = put(files, b"x")
+        hour = (root / key).parent
+        assert synced == [root, hour.parents[2], hour.parents[1], hour.parent, hour]
+
+    def test_a_store_in_a_place_that_cannot_be_is_unavailable(self, tmp_path: Path):
+        """A file where a folder must be gives a named error."""
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageUnavailable):
+            LocalFiles(tmp_path / "file" / "store")
+
+    def test_a_cut_off_write_is_continued(self, root: Path, monkeypatch):
+        """The system may take fewer bytes than it was given."""
+        pwrite = os.pwrite
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:3], at))
+        files = LocalFiles(root)
+        assert content(files, put(files, b"0123456789")) == b"head0123456789"
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, step: str, code: int, after: int) -> Iterator[int]:
+    """Let a call of the system fail once it went well `after` times; give how often it was called."""
+    real = getattr(os, step)
+    count = 0
+
+    def failing(*arguments, **options):
+        nonlocal count
+        count += 1
+        if count > after and not (step == "open" and arguments[1] & os.O_DIRECTORY and after == 0):
+            raise OSError(code, os.strerror(code))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, step, failing)
+
+    def counted() -> Iterator[int]:
+        while True:
+            yield count
+
+    return counted()
+
+
+class TestNames:
+    """UUIDs of version 7."""
+
+    def test_a_name_is_a_uuid_of_version_7(self):
+        """Version and variant are those of RFC 9562, the first 48 bits are milliseconds."""
+        name = TimeOrderedNames().next(NOON)
+        assert (name.version, name.variant) == (7, uuid.RFC_4122)
+        assert name.int >> 80 == int(NOON.timestamp() * 1000)
+
+    def test_names_grow_whatever_the_clock_does(self):
+        """Thousands within one millisecond, and a clock that goes back, do not break the order."""
+        names = TimeOrderedNames()
+        made = [names.next(NOON) for _ in range(10_000)]
+        made += [names.next(NOON - timedelta(hours=1)) for _ in range(10)]
+        assert all(one < other for one, other in pairwise(made))
