@@ -22,7 +22,7 @@ FEW = 100
 """Up to so many values are bound one by one; longer lists travel as one JSON text, as databases limit parameters."""
 
 TRIGRAM, MOST_PIECES = 3, 3
-"""An index of trigrams knows nothing of shorter pieces; and more pieces of a pattern narrow no further worth the work."""
+"""An index of trigrams knows nothing of shorter pieces, and more pieces of a pattern would hardly narrow further."""
 
 
 def among(column: ColumnElement[Any], values: Sequence[Comparable]) -> ColumnElement[bool]:

@@ -1,0 +1,100 @@
+"""What each kind of matching (PS3.4 C.2.2.2) means in SQL, for the attributes that have columns.
+
+`pacs.dicom.matching` says the same for single rows. A NULL column is an unknown value and matches nothing, unless the
+query says that unknown values match (K2).
+"""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_
+
+from pacs.dicom.attributes import Attribute, column_name
+from pacs.dicom.query import DateTimeRange, Empty, Key, Matching, Names, Range, Single, SoundsLike, Wildcard
+from pacs.index.patterns import among, contains, may_contain, resembles
+from pacs.index.tables import NAME_GROUPS, NEVER_NULL, SOUNDS, TABLES, patient
+
+Column = ColumnElement[Any]
+Condition = ColumnElement[bool]
+
+
+def key_criterion(key: Key, unknown_matches: bool) -> Condition:
+    """The entity matches a key on an attribute with a column."""
+    unknown = _is_unknown(key.attribute)
+    if isinstance(key.matching, Empty):
+        return unknown
+    if isinstance(key.matching, Names | SoundsLike):
+        known = _name_criterion(key.attribute, key.matching)
+    else:
+        known = value_criterion(columns_of(key.attribute)[0], key.matching)
+    return or_(known, unknown) if unknown_matches else known
+
+
+def combined_criterion(combined: DateTimeRange, unknown_matches: bool) -> Condition:
+    """Date and time put together lie within a combined range (C.2.2.2.5.4); unknown when either is."""
+    (date,), (time,) = columns_of(combined.date), columns_of(combined.time)
+    known = and_(
+        _range_criterion(date.concat(time), combined.low, combined.high),
+        # The same for the date alone, which is what an index can answer.
+        _range_criterion(date, combined.low and combined.low[:8], combined.high and combined.high[:8]),
+        time.is_not(None),
+    )
+    return or_(known, date.is_(None), time.is_(None)) if unknown_matches else known
+
+
+def value_criterion(column: Column, matching: Matching) -> Condition:
+    """The value of a column matches."""
+    match matching:
+        case Single(values):
+            return among(column, values)
+        case Wildcard(patterns):
+            return or_(*(resembles(column, pattern) for pattern in patterns))
+        case Range(low, high):
+            return _range_criterion(column, low, high)
+        case _:
+            raise TypeError(f"{type(matching).__name__} is no matching of plain values")
+
+
+def columns_of(attribute: Attribute) -> tuple[Column, ...]:
+    """The columns that hold an attribute: one, or one for each component group of a name."""
+    name, table = column_name(attribute.keyword), TABLES[attribute.level]
+    return tuple(table.c[name + part] for part in (NAME_GROUPS if attribute.vr == "PN" else ("",)))
+
+
+def _is_unknown(attribute: Attribute) -> Condition:
+    columns = columns_of(attribute)
+    if attribute.keyword in NEVER_NULL:
+        return columns[0] == ""
+    return and_(*(column.is_(None) for column in columns))
+
+
+def _range_criterion(column: Column, low: str | None, high: str | None) -> Condition:
+    bounds: list[Condition] = [column.is_not(None)] if low is None and high is None else []
+    if low is not None:
+        bounds.append(column >= low)
+    if high is not None:
+        bounds.append(column <= high)
+    return and_(*bounds)
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def _name_criterion(attribute: Attribute, matching: Names | SoundsLike) -> Condition:
+    if isinstance(matching, SoundsLike):
+        heard = TABLES[attribute.level].c[column_name(attribute.keyword) + SOUNDS]
+        return and_(heard.is_not(None), *(contains(heard, f" {key} ") for key in matching.keys))
+    return or_(*(_groups_criterion(attribute, patterns) for patterns in matching.alternatives))
+
+
+def _groups_criterion(attribute: Attribute, patterns: tuple[str, ...]) -> Condition:
+    """One pattern may match any of the component groups; several match the groups at their places (M15)."""
+    columns = columns_of(attribute)
+    narrowed = [
+        may_contain(patient.c.id, pattern)
+        for pattern in patterns
+        if attribute.keyword == "PatientName" and pattern.startswith(("*", "?"))
+    ]
+    if len(patterns) == 1:
+        return and_(*narrowed, or_(*(resembles(column, patterns[0]) for column in columns)))
+    at_their_places = [resembles(column, each) for column, each in zip(columns, patterns, strict=False) if each]
+    return and_(*narrowed, *(at_their_places or [~_is_unknown(attribute)]))

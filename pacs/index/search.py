@@ -1,0 +1,204 @@
+"""Answers to queries: pages of candidates by SQL, judged row by row where SQL cannot decide.
+
+Answers come in the byte order of the level's unique key. Each page is a short transaction of its own, and only one
+page is in memory, so neither the number of answers nor their reader's pace holds anything up.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydicom import Dataset
+from sqlalchemy import RowMapping, Select
+
+from pacs.cancellation import Cancellation
+from pacs.dicom import kept, matching
+from pacs.dicom.attributes import Kept
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.query import Key, Match, Query, Single
+from pacs.errors import OutOfResources
+from pacs.index import statements
+from pacs.index.computed import COMPUTED, Value, compute
+from pacs.index.database import Index
+from pacs.index.patterns import among
+from pacs.index.statements import ORDER, levels_to
+from pacs.index.tables import image
+from pacs.index.writer import StoredInstance
+
+PAGE = 200
+"""How many candidates are read at once."""
+SCAN_LIMIT = 200_000
+"""How many candidates one query may have judged row by row because of its keys."""
+LIST_PART = 1000
+"""How many UIDs of a list are looked for at once; in byte order, so that the answers of the parts are in order too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One row of a page and the computed attributes that the query needs of it."""
+
+    row: RowMapping
+    computed: dict[str, Value]
+
+
+def matches(
+    index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
+) -> Iterator[Match]:
+    """The entities at the query's level that match all its keys, each once, in the byte order of their unique key.
+
+    Keys on attributes that are only in the files (`Kept.FILE`) are left to the caller. Raises Cancelled,
+    IndexUnavailable, and OutOfResources when more than `scan_limit` rows would have to be judged one by one.
+    """
+    asked_for = [each.attribute.keyword for each in query.requested if each.attribute.kept is Kept.COMPUTED]
+    for candidate in _selected(index, query, cancellation, page, scan_limit):
+        yield Match(
+            level=query.level,
+            kept={level: candidate.row[f"{level.name.lower()}_kept"] for level in levels_to(query.level)},
+            computed={keyword: candidate.computed[keyword] for keyword in asked_for if keyword in candidate.computed},
+            file_key=candidate.row.get("file_key"),
+        )
+
+
+def instances(index: Index, query: Query, cancellation: Cancellation, limit: int | None = None) -> list[StoredInstance]:
+    """The instances that a query at IMAGE level selects, by study, series, instance number and SOP Instance UID.
+
+    With `limit` at most so many. Raises Cancelled, IndexUnavailable, OutOfResources (as `matches`).
+    """
+    if query.nothing_matches:
+        return []
+    if _is_doubtful(index, query, cancellation):
+        ids = _ids(index, query, QueryLevel.IMAGE, cancellation)
+        chosen = statements.stored(among(image.c.id, sorted(ids)))
+    else:
+        chosen = statements.stored(*statements.conditions(query))
+    return [StoredInstance(*row.values()) for row in _all(index, chosen.limit(limit), cancellation)]
+
+
+def count(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> int:
+    """How many entities at `level`, the query's or one above it, the query's keys select. Raises as `instances`."""
+    if query.nothing_matches:
+        return 0
+    if _is_doubtful(index, query, cancellation):
+        return len(_ids(index, query, level, cancellation))
+    (row,) = _all(index, statements.number_of(query, level), cancellation)
+    return int(next(iter(row.values())))
+
+
+# --- pages -------------------------------------------------------------------------------------------------------
+
+
+def _selected(
+    index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
+) -> Iterator[_Candidate]:
+    judge = _Judge(query)
+    for candidates in _pages(index, query, cancellation, page):
+        scan_limit -= len(candidates) if judge.judges_all else 0
+        if scan_limit < 0:
+            raise OutOfResources("too many candidates: add a key that narrows the query")
+        for candidate in candidates:
+            cancellation.check()
+            if judge.accepts(candidate):
+                yield candidate
+
+
+def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
+    for part in _parts(query):
+        after: tuple[str, ...] | None = None
+        while True:
+            candidates = _page(index, part, after, page, cancellation)
+            yield candidates
+            if len(candidates) < page:
+                break
+            after = tuple(str(candidates[-1].row[str(column.key)]) for column in ORDER[query.level])
+
+
+def _page(
+    index: Index, query: Query, after: tuple[str, ...] | None, page: int, cancellation: Cancellation
+) -> list[_Candidate]:
+    with index.read() as connection, index.interrupting(connection, cancellation):
+        rows = connection.execute(statements.page(query, after, page)).mappings().all()
+        computed: list[dict[str, Value]] = [{} for _ in rows]
+        for keyword in _needed(query):
+            made = COMPUTED[keyword]
+            ids = [row[f"{made.level.name.lower()}_key"] for row in rows]
+            values = compute(connection, keyword, sorted(set(ids)))
+            for each, row_id in zip(computed, ids, strict=True):
+                each[keyword] = values.get(row_id, made.none)
+    return [_Candidate(*each) for each in zip(rows, computed, strict=True)]
+
+
+def _parts(query: Query) -> Iterator[Query]:
+    """The query with its list of UIDs at its own level in parts of bearable length, in byte order."""
+    if query.nothing_matches:
+        return
+    for at, key in enumerate(query.keys):
+        if key.attribute.keyword == query.level.unique_key in statements.EXACT and isinstance(key.matching, Single):
+            values = sorted({str(value) for value in key.matching.values}, key=str.encode)
+            for start in range(0, len(values), LIST_PART):
+                part = Key(key.attribute, Single(tuple(values[start : start + LIST_PART])))
+                yield replace(query, keys=(*query.keys[:at], part, *query.keys[at + 1 :]))
+            return
+    yield query
+
+
+def _needed(query: Query) -> set[str]:
+    """The computed attributes that a page needs, of the query's level and those above."""
+    attributes = [*(each.attribute for each in query.requested), *(key.attribute for key in query.keys)]
+    return {each.keyword for each in attributes if each.kept is Kept.COMPUTED and each.level <= query.level}
+
+
+def _ids(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> set[int]:
+    """The rows at `level` above or of what the query selects, every candidate judged."""
+    return {candidate.row[f"{level.name.lower()}_key"] for candidate in _selected(index, query, cancellation)}
+
+
+def _is_doubtful(index: Index, query: Query, cancellation: Cancellation) -> bool:
+    """Whether the rows that the query lets through have to be judged one by one."""
+    if statements.row_keys(query) or statements.row_ranges(query):
+        return True
+    if statements.needs_no_judge(query):
+        return False
+    (row,) = _all(index, statements.has_doubtful(query), cancellation)
+    return bool(next(iter(row.values())))
+
+
+def _all(index: Index, statement: Select[Any], cancellation: Cancellation) -> list[RowMapping]:
+    with index.read() as connection, index.interrupting(connection, cancellation):
+        return list(connection.execute(statement).mappings())
+
+
+# --- judging -----------------------------------------------------------------------------------------------------
+
+
+class _Judge:
+    """Decides about single rows what their columns cannot (`pacs.dicom.matching`)."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._row_keys, self._row_ranges = statements.row_keys(query), statements.row_ranges(query)
+        self._last: dict[QueryLevel, tuple[bytes, Dataset]] = {}
+        self.judges_all = bool(self._row_keys or self._row_ranges)
+
+    def accepts(self, candidate: _Candidate) -> bool:
+        """Whether the row matches all keys that SQL did not decide about."""
+        query, row = self._query, candidate.row
+        doubted = {level for level in levels_to(query.level) if row[f"{level.name.lower()}_irregular"]}
+        keys = [*self._row_keys, *(key for key in query.keys if _is_column(key) and key.attribute.level in doubted)]
+        ranges = [*self._row_ranges, *(each for each in query.combined if each.date.level in doubted)]
+        concerned = {key.attribute.level for key in keys} | {each.date.level for each in ranges}
+        elements = {level: self._decoded(level, row[f"{level.name.lower()}_kept"]) for level in concerned}
+        unknown = query.unknown_matches
+        return all(matching.matches(key, elements, candidate.computed, unknown) for key in keys) and all(
+            matching.matches_combined(each, elements, unknown) for each in ranges
+        )
+
+    def _decoded(self, level: QueryLevel, blob: bytes) -> Dataset:
+        """The kept elements of a row; neighbours often share those of the levels above."""
+        last = self._last.get(level)
+        if last is None or last[0] != blob:
+            last = self._last[level] = (blob, kept.decode(blob))
+        return last[1]
+
+
+def _is_column(key: Key) -> bool:
+    return key.attribute.kept is Kept.COLUMN

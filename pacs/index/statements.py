@@ -1,0 +1,134 @@
+"""From a `Query` to the statements that answer it: pure, so that a statement can be printed and explained.
+
+SQL decides about attributes with columns. A row that is irregular (`pacs.dicom.kept.columns`) is let through by every
+condition that its columns cannot decide, and judged on its own afterwards, as are keys on attributes without columns.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import ColumnElement, Exists, FromClause, Select, and_, distinct, exists, func, or_, select, tuple_
+
+from pacs.dicom.attributes import Kept
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.query import DateTimeRange, Key, Query
+from pacs.index.computed import computed_criterion
+from pacs.index.criteria import Condition, combined_criterion, key_criterion
+from pacs.index.tables import TABLES, image, patient, series, study
+from pacs.index.writer import STORED
+
+PATIENT, STUDY, SERIES, IMAGE = QueryLevel
+
+EXACT = {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"}
+"""The attributes whose columns are right in irregular rows too."""
+
+ORDER: dict[QueryLevel, tuple[ColumnElement[str], ...]] = {
+    PATIENT: (patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart),
+    STUDY: (study.c.study_instance_uid,),
+    SERIES: (series.c.series_instance_uid,),
+    IMAGE: (image.c.sop_instance_uid,),
+}
+"""The unique key of each level, by which answers are ordered and paged."""
+
+
+def levels_to(level: QueryLevel) -> tuple[QueryLevel, ...]:
+    """The levels from PATIENT down to `level`."""
+    return tuple(each for each in QueryLevel if each <= level)
+
+
+def page(query: Query, after: tuple[str, ...] | None, limit: int) -> Select[Any]:
+    """The next `limit` candidates behind the unique key `after`: of each level its `_key`, `_kept` and `_irregular`.
+
+    The unique key itself is the last columns, in the order of `ORDER`.
+    """
+    order = ORDER[query.level]
+    columns = [column for level in levels_to(query.level) for column in _row_columns(level)]
+    if query.level is IMAGE:
+        columns.append(image.c.file_key)
+    found = select(*columns, *order).select_from(_joined(query.level)).where(*conditions(query))
+    if after is not None:
+        found = found.where(tuple_(*order) > tuple_(*after) if len(order) > 1 else order[0] > after[0])
+    return found.order_by(*order).limit(limit)
+
+
+def number_of(query: Query, level: QueryLevel) -> Select[Any]:
+    """How many entities at `level` the query selects, as far as SQL decides."""
+    counted = func.count(distinct(TABLES[level].c.id))
+    return select(counted).select_from(_joined(query.level)).where(*conditions(query))
+
+
+def has_doubtful(query: Query) -> Select[Any]:
+    """Whether the query lets irregular rows through, about which SQL alone does not decide."""
+    doubtful = or_(*(TABLES[level].c.irregular for level in sorted(_doubted_levels(query))))
+    let_through: Exists = exists().select_from(_joined(query.level)).where(*conditions(query), doubtful)
+    return select(let_through)
+
+
+def stored(*where: Condition) -> Select[Any]:
+    """Stored instances in the order in which they are retrieved."""
+    order = (study.c.study_instance_uid, series.c.series_instance_uid, image.c.instance_number.nulls_last())
+    return STORED.where(*where).order_by(*order, image.c.sop_instance_uid)
+
+
+def conditions(query: Query) -> Iterator[Condition]:
+    """What SQL demands of a candidate."""
+    for level in levels_to(query.level):
+        decided = [*_decided(query, level)]
+        if decided:
+            yield or_(and_(*decided), TABLES[level].c.irregular)
+    for key in query.keys:
+        if key.attribute.keyword in EXACT:
+            yield key_criterion(key, query.unknown_matches)
+        elif key.attribute.kept is Kept.COMPUTED:
+            yield computed_criterion(key, query.unknown_matches)
+
+
+def row_keys(query: Query) -> list[Key]:
+    """The keys that are judged row by row."""
+    return [key for key in query.keys if key.attribute.kept in (Kept.ROW, Kept.COMPUTED)]
+
+
+def row_ranges(query: Query) -> list[DateTimeRange]:
+    """The combined ranges that are judged row by row."""
+    return [each for each in query.combined if not has_columns(each)]
+
+
+def has_columns(combined: DateTimeRange) -> bool:
+    """Whether date and time of a combined range both have columns."""
+    return combined.date.kept is combined.time.kept is Kept.COLUMN
+
+
+def needs_no_judge(query: Query) -> bool:
+    """Whether SQL decides about every row, irregular or not."""
+    return not row_keys(query) and not row_ranges(query) and not _doubted_levels(query)
+
+
+def _decided(query: Query, level: QueryLevel) -> Iterator[Condition]:
+    """What the columns of a level must satisfy unless the row is irregular."""
+    for key in query.keys:
+        is_column = key.attribute.kept is Kept.COLUMN and key.attribute.keyword not in EXACT
+        if key.attribute.level is level and is_column:
+            yield key_criterion(key, query.unknown_matches)
+    for combined in query.combined:
+        if combined.date.level is level and has_columns(combined):
+            yield combined_criterion(combined, query.unknown_matches)
+
+
+def _doubted_levels(query: Query) -> list[QueryLevel]:
+    return [level for level in levels_to(query.level) if any(True for _ in _decided(query, level))]
+
+
+def _row_columns(level: QueryLevel) -> tuple[ColumnElement[Any], ...]:
+    name, columns = level.name.lower(), TABLES[level].c
+    return (
+        columns.id.label(f"{name}_key"),
+        columns.kept.label(f"{name}_kept"),
+        columns.irregular.label(f"{name}_irregular"),
+    )
+
+
+def _joined(level: QueryLevel) -> FromClause:
+    joined: FromClause = TABLES[level]
+    for above in reversed(levels_to(level)[:-1]):
+        joined = joined.join(TABLES[above])
+    return joined
