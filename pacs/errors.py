@@ -105,8 +105,8 @@ class PeerTimeout(AssociationLost):
     """The peer did not send, take or answer in time; the association was aborted."""
 
 
-class InvalidCommand(PacsError):
-    """What came as a command set is none (PS3.7 6.3), or lacks an element that every command has."""
+class ProtocolViolation(PacsError):
+    """What came on an association breaks PS3.7 or PS3.8, so that nothing behind it could be understood either."""
 
 
 # --- what is wrong with us ---------------------------------------------------------------------------------------

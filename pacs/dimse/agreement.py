@@ -165,6 +165,9 @@ def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
     }
     proposed = request.presentation_context_definition_list
     results = negotiate_as_requestor(proposed, answer.presentation_context_definition_results_list, roles)
+    syntaxes = {each.context_id: set(each.transfer_syntax) for each in proposed}
+    # An answer in a transfer syntax that was not proposed is none.
+    results = [each for each in results if syntaxes[each.context_id].issuperset(each.transfer_syntax)]
     return Agreement(
         calling_ae_title=request.calling_ae_title,
         called_ae_title=request.called_ae_title,

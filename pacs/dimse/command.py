@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import overload
 
-from pacs.errors import InvalidCommand
+from pacs.errors import ProtocolViolation
 
 Value = int | str | tuple[int, ...]
 
@@ -230,7 +230,7 @@ class Command:
 
     @classmethod
     def decode(cls, data: bytes) -> "Command":
-        """The command set in `data`. Raises InvalidCommand when it is none, or lacks what every command has."""
+        """The command set in `data`. Raises ProtocolViolation when it is none, or lacks what every command has."""
         elements: dict[int, Value] = {}
         offset = 0
         try:
@@ -238,11 +238,11 @@ class Command:
                 group, tag, length = _HEADER.unpack_from(data, offset)
                 offset += _HEADER.size + length
                 if group != 0 or offset > len(data) or tag in elements:
-                    raise InvalidCommand("The command set is no list of group 0000 elements")
+                    raise ProtocolViolation("The command set is no list of group 0000 elements")
                 if tag in _VR:
                     elements[tag] = _decode_value(_VR[tag], data[offset - length : offset])
         except struct.error:
-            raise InvalidCommand("A command element has not the length of its VR") from None
+            raise ProtocolViolation("A command element has not the length of its VR") from None
         return cls._complete(elements)
 
     @classmethod
@@ -256,7 +256,7 @@ class Command:
             required |= {_RESPONDING_TO, _STATUS} if field & RESPONSE else {_MESSAGE_ID}
         missing = required - elements.keys()
         if missing:
-            raise InvalidCommand("A command element that must be there is missing", sorted(missing))
+            raise ProtocolViolation("A command element that must be there is missing", sorted(missing))
         return cls(elements)
 
     @classmethod

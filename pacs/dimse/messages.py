@@ -5,16 +5,17 @@ A data set is never decoded here: it goes by in fragments.
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pacs.dimse.agreement import Context
-from pacs.dimse.command import Command, CommandField
-from pacs.errors import OutOfResources
+from pacs.dimse.command import MAX_COMMAND, Command, CommandField
+from pacs.errors import OutOfResources, ProtocolViolation
 
-__all__ = ["Buffer", "Command", "CommandField", "Message", "p_data"]
+__all__ = ["PDV", "Assembler", "Buffer", "Command", "CommandField", "Message", "Pull", "p_data", "pdvs"]
 
 Buffer = bytes | bytearray | memoryview
 
+_PDV = struct.Struct(">LBB")
 _P_DATA = struct.Struct(">BxLLBB")
 _BATCH_BYTES = 1 << 20
 _BATCH_BUFFERS = 256
@@ -23,21 +24,19 @@ _BATCH_BUFFERS = 256
 class Message:
     """One DIMSE message: its command, its presentation context, and its data set on the way in.
 
-    `cancelled` says that a C-CANCEL for it came before the operation was begun.
+    `cancelled` says that a C-CANCEL for it came before its operation was begun.
     """
 
-    def __init__(self, context: Context, command: Command, pull: Callable[["Message"], memoryview]) -> None:
+    def __init__(self, context: Context, command: Command, pull: "Pull") -> None:
         self.context = context
         self.command = command
         self.cancelled = False
+        self.is_complete = not command.has_data_set
+        """Whether the last fragment of the data set has come in (it may not have been read yet)."""
+        self.held = 0
+        """How many bytes of the data set wait here to be read."""
         self._pull = pull
         self._waiting: deque[bytes] = deque()
-        self._complete = not command.has_data_set
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the last fragment of the data set has come in (it may not have been read yet)."""
-        return self._complete
 
     def fragments(self) -> Iterator[memoryview]:
         """The data set as it arrives. A fragment is valid only until the next one, or anything else, is asked for.
@@ -46,8 +45,10 @@ class Message:
         """
         while True:
             if self._waiting:
-                yield memoryview(self._waiting.popleft())
-            elif self._complete:
+                fragment = self._waiting.popleft()
+                self.held -= len(fragment)
+                yield memoryview(fragment)
+            elif self.is_complete:
                 return
             else:
                 yield self._pull(self)
@@ -66,13 +67,91 @@ class Message:
         for _ in self.fragments():
             pass
 
-    def keep(self, fragment: Buffer) -> None:
-        """Hold a copy of a fragment that came in while nobody was reading."""
-        self._waiting.append(bytes(fragment))
+    def hold(self, fragment: Buffer) -> None:
+        """Keep a copy of a fragment that came in while nobody was reading."""
+        if len(fragment):
+            self._waiting.append(bytes(fragment))
+            self.held += len(fragment)
 
-    def finish(self) -> None:
-        """Note that the last fragment has come in."""
-        self._complete = True
+
+Pull = Callable[[Message], memoryview]
+"""Gets the next fragment of a message's data set, which may be empty; raises AssociationLost."""
+
+PDV = tuple[int, int, memoryview]
+"""A Presentation Data Value: presentation context ID, message control header, fragment (PS3.8 9.3.5.1, E.2)."""
+
+COMMAND, LAST = 0x01, 0x02
+"""The bits of the message control header: part of a command set, and the last fragment of it."""
+
+
+def pdvs(body: memoryview) -> Iterator[PDV]:
+    """The PDVs inside a P-DATA-TF. Raises ProtocolViolation."""
+    offset = 0
+    while True:
+        if len(body) - offset < _PDV.size:
+            raise ProtocolViolation("A P-DATA-TF ends within the header of a PDV")
+        length, context_id, control = _PDV.unpack_from(body, offset)
+        end = offset + 4 + length
+        if length < 2 or end > len(body):
+            raise ProtocolViolation("A PDV is longer or shorter than it can be")
+        yield context_id, control, body[offset + _PDV.size : end]
+        offset = end
+        if offset == len(body):
+            return
+
+
+class Assembler:
+    """Puts messages together from the fragments in which they arrive, in the order PS3.7 and PS3.8 E.1 ask for."""
+
+    def __init__(self, contexts: Mapping[int, Context], pull: Pull) -> None:
+        self._contexts = contexts
+        self._pull = pull
+        self._command = bytearray()
+        self._context_id: int | None = None
+        self._open: Message | None = None
+
+    @property
+    def is_amid_command(self) -> bool:
+        """Whether a part of a command set has come, and not the rest."""
+        return self._context_id is not None
+
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether the rest of a command set or of a data set is due."""
+        return self.is_amid_command or self._open is not None
+
+    def command(self, context_id: int, control: int, fragment: memoryview) -> Message | None:
+        """Take in a fragment of a command set: the message it completes, if any. Raises ProtocolViolation."""
+        context = self._contexts.get(context_id)
+        if context is None or self._context_id not in (None, context_id):
+            raise ProtocolViolation("A fragment is in no accepted presentation context, or in another than before")
+        if self._open is not None:
+            raise ProtocolViolation("A command came where the rest of a data set was due")
+        if len(self._command) + len(fragment) > MAX_COMMAND:
+            raise ProtocolViolation("A command set is longer than any can be")
+        self._command += fragment
+        self._context_id = context_id
+        return self._complete(context) if control & LAST else None
+
+    def _complete(self, context: Context) -> Message:
+        command = Command.decode(bytes(self._command))
+        self._command.clear()
+        self._context_id = None
+        if command.field == CommandField.C_CANCEL and command.has_data_set:
+            raise ProtocolViolation("A C-CANCEL has no data set")
+        message = Message(context, command, self._pull)
+        self._open = None if message.is_complete else message
+        return message
+
+    def data(self, context_id: int, control: int) -> Message:
+        """The message that a fragment of a data set belongs to. Raises ProtocolViolation."""
+        message = self._open
+        if message is None or self.is_amid_command or message.context.id != context_id:
+            raise ProtocolViolation("A fragment of a data set belongs to no command")
+        if control & LAST:
+            message.is_complete = True
+            self._open = None
+        return message
 
 
 def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_pdu: int) -> Iterator[list[Buffer]]:
@@ -84,9 +163,9 @@ def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_p
     size = (max_pdu - 6) & ~1
     batch: list[Buffer] = []
     length = 0
-    for control, chunks in ((0x01, (command,)), (0x00, data)):
+    for control, chunks in ((COMMAND, (command,)), (0, data)):
         for parts, count, last in _cut(chunks, size) if chunks is not None else ():
-            batch.append(_P_DATA.pack(0x04, count + 6, count + 2, context_id, control | (0x02 if last else 0)))
+            batch.append(_P_DATA.pack(0x04, count + 6, count + 2, context_id, control | (LAST if last else 0)))
             batch += parts
             length += count
             if length >= _BATCH_BYTES or len(batch) >= _BATCH_BUFFERS:

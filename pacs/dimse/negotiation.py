@@ -55,6 +55,9 @@ VERIFICATION = "1.2.840.10008.1.1"
 SERVICE_SYNTAXES = tuple(map(str, (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)))
 """Transfer syntaxes of everything but Storage. No Deflated: an Identifier must not inflate without bound (P9)."""
 
+SMALLEST_PDU = 8
+"""A PDU shorter than this cannot hold two bytes of a message: who takes no longer ones cannot be answered."""
+
 # --- what is accepted --------------------------------------------------------------------------------------------
 
 NON_PATIENT_OBJECTS = frozenset(str(each.abstract_syntax) for each in NonPatientObjectPresentationContexts)
@@ -139,9 +142,8 @@ class AcceptorPolicy:
     """Whether SOP Classes that are in no dictionary, private ones too, are accepted for Storage."""
     identify: Callable[[UserIdentity], bytes] = _unchecked
     """Checks a user's identity and gives the server response. Raises NotAuthorized."""
-    max_pdu: int = 131_072
 
-    def answer(self, request: A_ASSOCIATE, address: str) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+    def answer(self, request: A_ASSOCIATE, address: str, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
         """What `request` is answered with: an accepting primitive and what it agrees on, or a rejection."""
         refused = self._refusal(request, address)
         if refused is not None:
@@ -153,7 +155,7 @@ class AcceptorPolicy:
             return USER_IDENTITY_REFUSED
         contexts, roles = self._contexts(request)
         agreement = _agreement(request, contexts, identity)
-        items: list[UserInformation] = [*ourselves(self.max_pdu), *roles, *extended_items(agreement.extended)]
+        items: list[UserInformation] = [*ourselves(max_pdu), *roles, *extended_items(agreement.extended)]
         items += _async_operations(request)
         if identity and identity.response_requested and identity.type in (1, 2):
             items.append(_identity_response(server_response))
@@ -166,8 +168,7 @@ class AcceptorPolicy:
             return CALLED_AE_NOT_RECOGNIZED
         if not self.may_call(request.calling_ae_title.strip(), address):
             return CALLING_AE_NOT_RECOGNIZED
-        # A PDU of fewer than 8 bytes cannot hold a single byte of a message.
-        return NO_REASON if 0 < max_pdu_of(request) < 8 else None
+        return NO_REASON if 0 < max_pdu_of(request) < SMALLEST_PDU else None
 
     def _contexts(
         self, request: A_ASSOCIATE

@@ -1,0 +1,197 @@
+"""How an association begins (PS3.8 7.1): `accept` for what connects to us, `request` towards a peer."""
+
+import errno
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+
+from pacs.dimse.agreement import (
+    LOCAL_LIMIT_EXCEEDED,
+    PROTOCOL_VERSION_NOT_SUPPORTED,
+    Agreement,
+    Proposal,
+    Rejection,
+    confirmed,
+    propose,
+    rejecting,
+    rejection,
+)
+from pacs.dimse.association import Association, Limits
+from pacs.dimse.negotiation import SMALLEST_PDU, AcceptorPolicy
+from pacs.dimse.upper_layer import Primitive, UpperLayer
+from pacs.dimse.waiting import Vigil, wait
+from pacs.errors import AssociationLost, AssociationRejected, Cancelled, DestinationUnreachable, PeerTimeout
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An association request that was answered with A-ASSOCIATE-RJ. The AE titles are '' when they are not known."""
+
+    rejection: Rejection
+    calling_ae_title: str = ""
+    called_ae_title: str = ""
+
+
+def accept(
+    connection: socket.socket,
+    address: tuple[str, int],
+    policy: AcceptorPolicy,
+    limits: Limits,
+    admit: Callable[[], bool],
+) -> Association | Rejected:
+    """Negotiate an association with whoever connected; `admit` says whether there is room for one more.
+
+    Raises AssociationLost when no association request came, or no valid one, or not in time. Unless an Association
+    is returned, the connection has been closed.
+    """
+    upper = UpperLayer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu)
+    try:
+        found = _answered(upper, address, policy, limits, admit)
+        if isinstance(found, Agreement):
+            return Association(upper, found, role="acceptor", address=address, limits=limits)
+    except BaseException:
+        upper.abort()
+        upper.linger()
+        upper.wire.close()
+        raise
+    upper.linger()
+    upper.wire.close()
+    return found
+
+
+def _answered(
+    upper: UpperLayer,
+    address: tuple[str, int],
+    policy: AcceptorPolicy,
+    limits: Limits,
+    admit: Callable[[], bool],
+) -> Agreement | Rejected:
+    request = _indication(upper, time.monotonic() + limits.negotiation, None)
+    if not isinstance(request, A_ASSOCIATE):
+        if upper.has_rejected:
+            return Rejected(PROTOCOL_VERSION_NOT_SUPPORTED)
+        raise AssociationLost("No valid association request came")
+    answer = policy.answer(request, address[0], limits.max_pdu)
+    if not isinstance(answer, Rejection) and not admit():
+        answer = LOCAL_LIMIT_EXCEEDED
+    if isinstance(answer, Rejection):
+        upper.reject(rejecting(answer))
+        return Rejected(answer, request.calling_ae_title.strip(), request.called_ae_title.strip())
+    primitive, agreement = answer
+    upper.accept(primitive)
+    return agreement
+
+
+def request(
+    host: str,
+    port: int,
+    calling_ae_title: str,
+    called_ae_title: str,
+    contexts: Sequence[Proposal],
+    *,
+    roles: Mapping[str, tuple[bool, bool]] | None = None,
+    extended: Mapping[str, bytes] | None = None,
+    connect_timeout: float = 10.0,
+    acse_timeout: float = 10.0,
+    message_timeout: float = 60.0,
+    write_timeout: float = 60.0,
+    max_pdu: int = 131_072,
+    vigil: Vigil | None = None,
+) -> Association:
+    """Associate with a peer. Timeouts are in seconds; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
+
+    At most 128 contexts fit (`agreement.batches`). Raises DestinationUnreachable, AssociationRejected among them, and
+    Cancelled as soon as the vigil's cancellation is requested.
+    """
+    proposal = propose(
+        calling_ae_title, called_ae_title, contexts, roles=roles or {}, extended=extended or {}, max_pdu=max_pdu
+    )
+    limits = Limits(negotiation=acse_timeout, message=message_timeout, write=write_timeout, max_pdu=max_pdu)
+    connection = _connect(host, port, time.monotonic() + connect_timeout, vigil)
+    upper = UpperLayer(connection, is_requestor=True, artim=limits.artim, max_pdu=max_pdu)
+    try:
+        agreement = _agreed(upper, proposal, time.monotonic() + acse_timeout, vigil)
+    except BaseException:
+        upper.abort()
+        upper.wire.close()
+        raise
+    return Association(upper, agreement, role="requestor", address=(host, port), limits=limits)
+
+
+def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, vigil: Vigil | None) -> Agreement:
+    """Send the request and take the answer in. Raises DestinationUnreachable, Cancelled."""
+    upper.open(proposal)
+    try:
+        answer = _indication(upper, deadline, vigil)
+    except PeerTimeout:
+        raise DestinationUnreachable("The peer does not answer the association request") from None
+    if not isinstance(answer, A_ASSOCIATE):
+        raise DestinationUnreachable("The peer ended the association before it began")
+    if answer.result != 0:
+        refused = rejection(answer.result, answer.result_source, answer.diagnostic)
+        raise AssociationRejected(refused.comment, refused.result, refused.source, refused.reason)
+    agreement = confirmed(proposal, answer)
+    if 0 < agreement.max_pdu < SMALLEST_PDU:
+        raise DestinationUnreachable("The peer takes no PDU long enough for a message")
+    return agreement
+
+
+def _indication(upper: UpperLayer, deadline: float, vigil: Vigil | None) -> Primitive | None:
+    """The first thing the upper layer has to say, None when it is over. Raises PeerTimeout, Cancelled."""
+    while True:
+        found = upper.take()
+        if found is not None or upper.is_over:
+            assert not isinstance(found, memoryview), "no data before the association is established"
+            return found
+        if not upper.wire.fill() and wait(upper.wire.fileno(), select.POLLIN, deadline, vigil, graceful=False) is None:
+            raise PeerTimeout("The peer does not go on with the association's negotiation")
+
+
+# --- connecting --------------------------------------------------------------------------------------------------
+
+
+def _connect(host: str, port: int, deadline: float, vigil: Vigil | None) -> socket.socket:
+    """A TCP connection to the first address of `host` that takes one. Raises DestinationUnreachable, Cancelled."""
+    why = "unknown host"
+    for family, address in _addresses(host, port):
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            failure = _attempt(connection, address, deadline, vigil)
+        except Cancelled:
+            connection.close()
+            raise
+        if failure == 0:
+            return connection
+        connection.close()
+        why = os.strerror(failure)
+    raise DestinationUnreachable(f"The peer cannot be reached: {why}"[:64])
+
+
+_Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
+    """The family and address of every way to `host`, none when it is not known."""
+    try:
+        return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except OSError:
+        return []
+
+
+def _attempt(connection: socket.socket, address: _Address, deadline: float, vigil: Vigil | None) -> int:
+    """Connect within the deadline: 0, or the errno that says why not. Raises Cancelled."""
+    connection.setblocking(False)
+    failure = connection.connect_ex(address)
+    if failure not in (0, errno.EINPROGRESS):
+        return failure
+    happened: int | None = 0
+    while happened == 0:
+        happened = wait(connection.fileno(), select.POLLOUT, deadline, vigil, graceful=False)
+    if happened is None:
+        return errno.ETIMEDOUT
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -1,0 +1,305 @@
+"""The server: listens, runs one thread per association, hands each request to its handler, drains and stops."""
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pacs.dimse import status
+from pacs.dimse.association import Association, Limits
+from pacs.dimse.command import CommandField
+from pacs.dimse.establishment import Rejected, accept
+from pacs.dimse.messages import Message
+from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.errors import AssociationLost
+from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event
+
+Handler = Callable[[Association, Message], None]
+
+MOST_UNASSOCIATED = 256
+"""How many connections may wait for their association at once; one more, and the oldest is given up (P7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """Something that connected: its socket until it has an association, then that."""
+
+    socket: socket.socket
+    address: tuple[str, int]
+
+
+class Server:
+    """Accepts associations on some addresses and serves each in a thread of its own.
+
+    `handlers` are by Command Field. At most `associations` are served at once, counted from their request on: what
+    connects and says nothing holds no place (P7).
+    """
+
+    def __init__(
+        self,
+        addresses: Iterable[tuple[str, int]],
+        policy: AcceptorPolicy,
+        handlers: Mapping[int, Handler],
+        *,
+        limits: Limits | None = None,
+        associations: int = 100,
+        publish: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        self._addresses = tuple(addresses)
+        self._policy = policy
+        self._handlers = handlers
+        self._limits = limits or Limits()
+        self._most = associations
+        self._publish = publish
+        self._lock = threading.Condition()
+        self._listeners: list[socket.socket] = []
+        self._unassociated: dict[int, socket.socket] = {}
+        self._associations: set[Association] = set()
+        self._admitted = 0
+        self._threads: set[threading.Thread] = set()
+        self._is_draining = False
+        self._bell, self._ring = socket.socketpair()
+        self._accepting: threading.Thread | None = None
+
+    # --- for the house ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen and begin to accept. Raises OSError when an address cannot be had."""
+        try:
+            for host, port in self._addresses:
+                self._listeners.append(_listen(host, port))
+        except OSError:
+            self._close_listeners()
+            raise
+        self._accepting = threading.Thread(target=self._accept_all, name="pacs-accept", daemon=True)
+        self._accepting.start()
+
+    @property
+    def port(self) -> int:
+        """The port of the first address, also where 0 was asked for."""
+        port: int = self._listeners[0].getsockname()[1]
+        return port
+
+    @property
+    def associations(self) -> int:
+        """How many associations are being served."""
+        with self._lock:
+            return len(self._associations)
+
+    def drain(self, seconds: float) -> bool:
+        """Accept no more, and let running associations end for at most `seconds`; whether all have."""
+        self._stop_accepting()
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._associations, timeout=seconds)
+
+    def stop(self) -> None:
+        """Accept no more, abort what runs, and wait for its threads, a few seconds at most."""
+        self._stop_accepting()
+        with self._lock:
+            associations, threads = list(self._associations), list(self._threads)
+            for waiting in self._unassociated.values():
+                _cut(waiting)
+        for association in associations:
+            association.abort()
+        deadline = time.monotonic() + self._limits.artim
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- accepting ----------------------------------------------------------------------------------------------
+
+    def _stop_accepting(self) -> None:
+        with self._lock:
+            if self._is_draining:
+                return
+            self._is_draining = True
+        self._ring.send(b"\0")
+        if self._accepting is not None:
+            self._accepting.join()
+        self._close_listeners()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    def _accept_all(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for each in (self._bell, *self._listeners):
+                selector.register(each, selectors.EVENT_READ)
+            while not self._is_draining:
+                for key, _ in selector.select():
+                    if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._bell:
+                        self._accept_one(key.fileobj)
+
+    def _accept_one(self, listener: socket.socket) -> None:
+        try:
+            connection, address = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors, most likely: the connection stays in the queue until some are free again.
+            logging.getLogger("pacs").warning("cannot accept a connection: %s", error.strerror)
+            time.sleep(0.1)
+            return
+        thread = threading.Thread(
+            target=self._run, args=(_Connection(connection, address[:2]),), name="pacs-association", daemon=True
+        )
+        with self._lock:
+            self._threads.add(thread)
+            self._unassociated[id(connection)] = connection
+            if len(self._unassociated) > MOST_UNASSOCIATED:
+                _cut(next(iter(self._unassociated.values())))
+        thread.start()
+
+    # --- one connection -----------------------------------------------------------------------------------------
+
+    def _run(self, connection: _Connection) -> None:
+        """The life of one connection: its association, if it comes to that, and the end of both."""
+        try:
+            association = self._associate(connection)
+            if association is not None:
+                self._serve(association)
+        except Exception:
+            logging.getLogger("pacs").exception("an association failed")
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _associate(self, connection: _Connection) -> Association | None:
+        admitted = False
+
+        def admit() -> bool:
+            nonlocal admitted
+            with self._lock:
+                admitted = self._admitted < self._most and not self._is_draining
+                self._admitted += admitted
+            return admitted
+
+        found: Association | Rejected | None = None
+        try:
+            found = accept(connection.socket, connection.address, self._policy, self._limits, admit)
+        except (AssociationLost, OSError):
+            return None  # a port scan, a health check, or a peer that gave up
+        finally:
+            with self._lock:
+                self._unassociated.pop(id(connection.socket), None)
+                if admitted and not isinstance(found, Association):
+                    self._admitted -= 1
+        if isinstance(found, Association):
+            return found
+        self._publish(_rejected_event(found, connection))
+        return None
+
+    def _serve(self, association: Association) -> None:
+        with self._lock:
+            self._associations.add(association)
+            stopping = self._is_draining
+        self._publish(_accepted_event(association))
+        counts: Counter[str] = Counter()
+        try:
+            if not stopping:
+                self._receive_all(association, counts)
+        except AssociationLost:
+            pass  # `ended_by` says it
+        except Exception:
+            logging.getLogger("pacs").exception("a handler failed, its association is aborted")
+        finally:
+            association.abort()
+            with self._lock:
+                self._admitted -= 1
+                self._associations.discard(association)
+                self._lock.notify_all()
+            self._publish(_ended_event(association, counts))
+            association.close()
+
+    def _receive_all(self, association: Association, counts: Counter[str]) -> None:
+        while (message := association.receive(self._limits.idle)) is not None:
+            field = message.command.field
+            counts[_name(field)] += 1
+            if message.command.is_response:
+                return  # to no request of ours: who answers what was not asked cannot be understood
+            if message.command.sop_class_uid != message.context.abstract_syntax or not message.context.as_scp:
+                comment = "The SOP Class is not that of the presentation context"
+                self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
+            elif field in self._handlers:
+                self._handlers[field](association, message)
+            else:
+                comment = "This server does not do that operation"
+                self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
+
+    def _refuse(self, association: Association, message: Message, code: int, comment: str) -> None:
+        association.send(message.context.id, message.command.response(code, error_comment=comment))
+
+
+# --- the small parts ---------------------------------------------------------------------------------------------
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(256)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection from another thread than its own, which closes it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _name(field: int) -> str:
+    try:
+        return CommandField(field).name.replace("_", "-", 1)
+    except ValueError:
+        return "other"
+
+
+def _text(address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+def _accepted_event(association: Association) -> Event:
+    return AssociationAccepted(
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        address=_text(association.address),
+        contexts=len(association.contexts),
+    )
+
+
+def _rejected_event(rejected: Rejected, connection: _Connection) -> Event:
+    refused = rejected.rejection
+    return AssociationRejected(
+        association="",
+        calling_ae_title=rejected.calling_ae_title,
+        called_ae_title=rejected.called_ae_title,
+        address=_text(connection.address),
+        result=refused.result,
+        source=refused.source,
+        reason=refused.reason,
+        comment=refused.comment,
+    )
+
+
+def _ended_event(association: Association, counts: Mapping[str, int]) -> Event:
+    return AssociationEnded(
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        address=_text(association.address),
+        how=association.ended_by or "",
+        duration=time.monotonic() - association.began,
+        counts=dict(counts),
+    )

@@ -1,0 +1,143 @@
+"""One TCP socket: a receive buffer that is filled and looked into without copies, and writes that gather buffers.
+
+The socket never blocks by itself: whoever needs bytes or room waits with `pacs.dimse.waiting`, where it can be
+interrupted.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+
+from pacs.dimse.messages import Buffer
+
+RECEIVE_BUFFER = 1 << 18
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A peer that lost its power sends no FIN: it is noticed after a minute. Not every system has these options."""
+
+
+class Wire:
+    """A connected, or still connecting, TCP socket. `capacity` is that of its receive buffer, in bytes."""
+
+    def __init__(self, connection: socket.socket, capacity: int = RECEIVE_BUFFER) -> None:
+        self._socket = connection
+        self._capacity = max(capacity, RECEIVE_BUFFER)
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._buffer = memoryview(bytearray(self._capacity))
+        self._start = self._end = 0
+        self.at_end = False
+        """Whether the peer has closed, or the connection broke: no more bytes will come than are in the buffer."""
+        self.is_torn = False
+        """Whether a write stopped in the middle: nothing that is written now would be understood."""
+
+    def fileno(self) -> int:
+        """The file descriptor, for waiting; -1 once closed."""
+        return self._socket.fileno()
+
+    # --- in -----------------------------------------------------------------------------------------------------
+
+    @property
+    def available(self) -> memoryview:
+        """What came in and was not consumed: valid until the next `fill`, `reserve` or `consume`."""
+        return self._buffer[self._start : self._end]
+
+    def consume(self, count: int) -> None:
+        """Have done with the first `count` available bytes."""
+        self._start += count
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > self._capacity:
+                self._buffer = memoryview(bytearray(self._capacity))
+
+    def reserve(self, count: int) -> None:
+        """Make sure that `count` bytes can be available at once, by moving what is there to the front if need be."""
+        if self._start + count <= len(self._buffer):
+            return
+        held = self._end - self._start
+        target = self._buffer if count <= len(self._buffer) else memoryview(bytearray(count))
+        target[:held] = self._buffer[self._start : self._end]
+        self._buffer, self._start, self._end = target, 0, held
+
+    def fill(self) -> bool:
+        """Take in what has arrived, as far as there is room, without waiting: whether anything, or the end, came."""
+        if self.at_end or self._end == len(self._buffer):
+            return False
+        try:
+            count = self._socket.recv_into(self._buffer[self._end :])
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            count = 0
+        self.at_end = count == 0
+        self._end += count
+        self._acknowledge()
+        return True
+
+    def _acknowledge(self) -> None:
+        """Ask for an acknowledgement at once: Linux forgets this, and a peer with Nagle on waits 40 ms for it."""
+        if hasattr(socket, "TCP_QUICKACK"):
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    # --- out ----------------------------------------------------------------------------------------------------
+
+    def write(self, buffers: Sequence[Buffer], wait_for_room: Callable[[], None]) -> None:
+        """Write all of `buffers`, calling `wait_for_room` whenever the socket takes no more.
+
+        Raises ConnectionError when the peer is gone, and what `wait_for_room` raises.
+        """
+        rest = [memoryview(each) for each in buffers if len(each)]
+        begun = False
+        try:
+            while rest:
+                written = self._send(rest)
+                begun = begun or written > 0
+                rest = _after(rest, written)
+                if rest and not written:
+                    wait_for_room()
+        except BaseException:
+            self.is_torn = self.is_torn or begun
+            raise
+
+    def _send(self, buffers: list[memoryview]) -> int:
+        try:
+            return self._socket.sendmsg(buffers)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self.is_torn = True
+            raise ConnectionError(str(error)) from error
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def end_writing(self) -> None:
+        """Say that nothing more comes; what was written is still delivered."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """End both directions: whoever waits for this socket in another thread wakes up."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def discard(self) -> None:
+        """Throw away what has arrived and not been consumed, so that `fill` has room."""
+        self.consume(self._end - self._start)
+
+    def close(self) -> None:
+        """Give the socket back. Only its owner may do this: another thread could still be waiting for the number."""
+        self._socket.close()
+
+
+def _after(buffers: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of `buffers` when `written` bytes of them are gone."""
+    for index, each in enumerate(buffers):
+        if written < len(each):
+            return [each[written:], *buffers[index + 1 :]] if written else buffers[index:]
+        written -= len(each)
+    return []
