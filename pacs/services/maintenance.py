@@ -1,0 +1,179 @@
+"""What an administrator does with the archive's content: list it, delete from it, copy out of it.
+
+Entities are selected by attribute values as in a C-FIND, wild cards, ranges and lists included: the selection
+`{"PatientName": "DOE*", "StudyDate": "20260101-"}` means the same here as there.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+
+from pacs.cancellation import Cancellation
+from pacs.dicom import kept
+from pacs.dicom.attributes import Kept, by_keyword
+from pacs.dicom.charset import UTF_8
+from pacs.dicom.dataset import EXPLICIT_LITTLE, View, labelled, raw
+from pacs.dicom.identifier import parse_query
+from pacs.dicom.levels import QueryLevel, Root
+from pacs.dicom.manner import TOLERANT, Negotiated
+from pacs.dicom.query import Match, Query
+from pacs.errors import IdentifierError, StorageUnavailable
+from pacs.files.store import FileStore
+from pacs.index import search, writer
+from pacs.index.database import Index
+from pacs.index.writer import StoredInstance
+from pacs.telemetry import Diagnosed, Event, printable
+
+PATIENT, STUDY, SERIES, IMAGE = QueryLevel
+
+LISTED: dict[QueryLevel, tuple[str, ...]] = {
+    PATIENT: (
+        "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
+        "NumberOfPatientRelatedStudies", "NumberOfPatientRelatedInstances",
+    ),
+    STUDY: (
+        "StudyInstanceUID", "PatientID", "PatientName", "StudyDate", "AccessionNumber", "ModalitiesInStudy",
+        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances",
+    ),
+    SERIES: (
+        "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SeriesNumber", "SeriesDescription",
+        "NumberOfSeriesRelatedInstances",
+    ),
+    IMAGE: ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "SOPClassUID", "InstanceNumber"),
+}  # fmt: skip
+"""What a list shows of the entities at each level, by keyword of PS3.6."""
+
+BATCH = 500
+"""Instances deleted in one transaction."""
+
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """How much was copied out."""
+
+    instances: int
+    size: int
+    """Bytes."""
+
+
+class Maintenance:
+    """List, delete and export. Selections map keywords of PS3.6 to values; all methods raise IdentifierError for a
+    selection that cannot be understood, and IndexUnavailable.
+    """
+
+    def __init__(
+        self, index: Index, files: FileStore, *, publish: Callable[[Event], None] = lambda event: None
+    ) -> None:
+        self._index = index
+        self._files = files
+        self._publish = publish
+
+    def entities(self, level: QueryLevel, selection: Mapping[str, str]) -> Iterator[dict[str, str]]:
+        """The selected patients, studies, series or instances, with the texts of `LISTED`; '' for what is unknown."""
+        query = _query(level, selection, LISTED[level])
+        for match in search.matches(self._index, query, Cancellation()):
+            yield {keyword: _text(match, keyword) for keyword in LISTED[level]}
+
+    def instances(self, selection: Mapping[str, str]) -> list[StoredInstance]:
+        """The selected instances."""
+        return list(search.instances(self._index, _query(IMAGE, selection), Cancellation()))
+
+    def delete(self, instances: Sequence[StoredInstance], progress: Callable[[int], None] = lambda count: None) -> int:
+        """Forget instances, then delete their files; return how many there still were.
+
+        `progress` is called with the number of instances of each batch that is done.
+        """
+        removed = 0
+        for start in range(0, len(instances), BATCH):
+            uids = [each.sop_instance_uid for each in instances[start : start + BATCH]]
+            gone = writer.remove(self._index, uids)
+            for instance in gone:
+                self._delete_file(instance.file_key)
+            removed += len(gone)
+            progress(len(uids))
+        return removed
+
+    def _delete_file(self, key: str) -> None:
+        try:
+            self._files.delete(key)
+        except StorageUnavailable:
+            self._publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+
+    def export(
+        self, instances: Sequence[StoredInstance], folder: Path, progress: Callable[[int], None] = lambda count: None
+    ) -> Exported:
+        """Copy instances as Part 10 files to `folder`/patient/study/series/instance.dcm, over older copies.
+
+        No name is taken over unchecked from what was received. Raises InstanceUnreadable when a stored file cannot
+        be read, StorageUnavailable when the folder cannot be written; what was copied until then stays.
+        """
+        size = 0
+        for instance in instances:
+            size += self._copy(instance, folder.joinpath(*_path_of(instance)))
+            progress(1)
+        return Exported(len(instances), size)
+
+    def _copy(self, instance: StoredInstance, target: Path) -> int:
+        partial = target.with_suffix(".part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._files.open(instance.file_key) as source, partial.open("wb") as copy:
+                while piece := source.read(CHUNK):
+                    copy.write(piece)
+                size = copy.tell()
+            os.replace(partial, target)
+        except OSError as error:
+            raise StorageUnavailable("The folder to export to cannot be written") from error
+        return size
+
+
+def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[str] = ()) -> Query:
+    """The question that a selection is. Nothing of it is ignored: who deletes must be understood exactly."""
+    stated = {"SpecificCharacterSet": UTF_8[0], "QueryRetrieveLevel": level.name}
+    elements = [_element(*each) for each in (stated | dict.fromkeys(returned, "") | dict(selection)).items()]
+    identifier = labelled(Dataset({each.tag: each for each in elements}), EXPLICIT_LITTLE, UTF_8)
+    query = parse_query(identifier, Root.PATIENT, TOLERANT, Negotiated(relational=True))
+    decided = {key.attribute.tag for key in query.keys if key.attribute.kept is not Kept.FILE}
+    for keyword in selection:
+        if tag_for_keyword(keyword) not in decided and not query.nothing_matches:
+            raise IdentifierError(f"{keyword} selects nothing at {level.name} level, or has no value")
+    return query
+
+
+def _element(keyword: str, text: str) -> RawDataElement:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise IdentifierError(f"{printable(keyword, 30)} is no keyword of PS3.6")
+    return raw(tag, dictionary_VR(tag), text.encode())
+
+
+def _text(match: Match, keyword: str) -> str:
+    """The text of an attribute of a match, several values joined by backslashes."""
+    if keyword in match.computed:
+        value = match.computed[keyword]
+        return str(value) if isinstance(value, int) else "\\".join(value)
+    attribute = by_keyword(keyword)
+    return "\\".join(View.of(kept.decode(match.kept[attribute.level])).texts(attribute))
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def safe_name(text: str) -> str:
+    """`text` as the name of a file or folder on any system: it leads nowhere, is never empty and never hidden."""
+    name = _UNSAFE.sub("_", text).strip("._-")[:64].rstrip("._-")
+    return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
+
+
+def _path_of(instance: StoredInstance) -> Sequence[str]:
+    folders = (instance.patient_id, instance.study_instance_uid, instance.series_instance_uid)
+    return (*map(safe_name, folders), safe_name(instance.sop_instance_uid) + ".dcm")
