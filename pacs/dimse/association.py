@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pacs.cancellation import Cancellation
+from pacs.dicom.manner import Negotiated
 from pacs.dimse import watcher
 from pacs.dimse.agreement import Agreement, Context, UserIdentity
 from pacs.dimse.inbox import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Inbox
 from pacs.dimse.messages import Buffer, Command, Message, p_data
+from pacs.dimse.negotiation import negotiated
 from pacs.dimse.upper_layer import UpperLayer
 from pacs.dimse.waiting import Vigil, wait
 from pacs.errors import AssociationLost, PeerTimeout
@@ -38,6 +40,8 @@ _serial = itertools.count(1)
 class Limits:
     """What a peer may cost: seconds, bytes and counts."""
 
+    connect: float = 10.0
+    """To reach a peer that we call."""
     negotiation: float = 10.0
     """From the connection to the end of its negotiation, and from our release to its answer."""
     idle: float | None = 600.0
@@ -97,13 +101,17 @@ class Association:
 
     @property
     def extended(self) -> Mapping[str, bytes]:
-        """What SOP Class Extended Negotiation agreed, by SOP Class UID; `negotiation.negotiated` explains the bytes."""
+        """What SOP Class Extended Negotiation agreed, by SOP Class UID; `negotiated` explains the bytes."""
         return self.agreement.extended
 
     @property
     def proposed_extended(self) -> Mapping[str, bytes]:
         """What the requestor offered in SOP Class Extended Negotiation."""
         return self.agreement.proposed_extended
+
+    def negotiated(self, sop_class_uid: str) -> Negotiated:
+        """What SOP Class Extended Negotiation agreed for one Query/Retrieve SOP Class."""
+        return negotiated(sop_class_uid, self.extended.get(sop_class_uid))
 
     @property
     def user_identity(self) -> UserIdentity | None:

@@ -96,26 +96,27 @@ def request(
     *,
     roles: Mapping[str, tuple[bool, bool]] | None = None,
     extended: Mapping[str, bytes] | None = None,
-    connect_timeout: float = 10.0,
-    acse_timeout: float = 10.0,
-    message_timeout: float = 60.0,
-    write_timeout: float = 60.0,
-    max_pdu: int = 131_072,
+    limits: Limits | None = None,
     vigil: Vigil | None = None,
 ) -> Association:
-    """Associate with a peer. Timeouts are in seconds; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
+    """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
     At most 128 contexts fit (`agreement.batches`). Raises DestinationUnreachable, AssociationRejected among them, and
     Cancelled as soon as the vigil's cancellation is requested.
     """
+    limits = limits or Limits()
     proposal = propose(
-        calling_ae_title, called_ae_title, contexts, roles=roles or {}, extended=extended or {}, max_pdu=max_pdu
+        calling_ae_title,
+        called_ae_title,
+        contexts,
+        roles=roles or {},
+        extended=extended or {},
+        max_pdu=limits.max_pdu,
     )
-    limits = Limits(negotiation=acse_timeout, message=message_timeout, write=write_timeout, max_pdu=max_pdu)
-    connection = _connect(host, port, time.monotonic() + connect_timeout, vigil)
-    upper = UpperLayer(connection, is_requestor=True, artim=limits.artim, max_pdu=max_pdu)
+    connection = _connect(host, port, time.monotonic() + limits.connect, vigil)
+    upper = UpperLayer(connection, is_requestor=True, artim=limits.artim, max_pdu=limits.max_pdu)
     try:
-        agreement = _agreed(upper, proposal, time.monotonic() + acse_timeout, vigil)
+        agreement = _agreed(upper, proposal, time.monotonic() + limits.negotiation, vigil)
     except BaseException:
         upper.abort()
         upper.wire.close()
