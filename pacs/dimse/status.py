@@ -26,6 +26,7 @@ STORE_WARNINGS = frozenset({0xB000, 0xB006, 0xB007, 0x0107, 0x0116})
 class Service(Enum):
     """The services whose responses carry a status."""
 
+    ECHO = "C-ECHO"
     STORE = "C-STORE"
     FIND = "C-FIND"
     MOVE = "C-MOVE"
@@ -63,6 +64,7 @@ _RETRIEVE: dict[type[errors.PacsError], int] = {
 }
 
 STATUS_OF: dict[Service, dict[type[errors.PacsError], int]] = {
+    Service.ECHO: _EVERYWHERE,
     Service.STORE: _EVERYWHERE | _STORE,
     Service.FIND: _EVERYWHERE | _QUERY,
     Service.MOVE: _EVERYWHERE | _RETRIEVE,

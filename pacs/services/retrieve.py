@@ -103,8 +103,10 @@ class RetrieveService:
         """The data set of a stored instance in `transfer_syntax`, piece by piece.
 
         In the stored transfer syntax the bytes are those that were received. Raises InstanceUnreadable when the
-        file is gone or shorter than it was, NotSupported when the syntaxes cannot be converted into each other.
+        file is gone or not as long as it was, NotSupported when the syntaxes cannot be converted into each other.
         """
+        if self._files.size(instance.file_key) != instance.size:
+            raise InstanceUnreadable("The stored file has not the length it had")
         with self._files.open(instance.file_key) as file:
             file.seek(instance.data_offset)
             if transfer_syntax == instance.transfer_syntax:
@@ -119,6 +121,6 @@ def _whole(file: BinaryIO, length: int) -> Iterator[bytes]:
     while length:
         piece = reader.read(min(CHUNK, length))
         if not piece:
-            raise InstanceUnreadable("The stored file is shorter than it was")
+            raise InstanceUnreadable("The stored file ended too early")
         length -= len(piece)
         yield piece

@@ -1,0 +1,189 @@
+"""The services of PS3.4 as they answer on an association: decode, call one service of the core, encode."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pacs.dicom import identifier
+from pacs.dicom.identifier import Selection
+from pacs.dicom.levels import MODELS, Model
+from pacs.dicom.query import Query
+from pacs.dimse import establishment, status
+from pacs.dimse.association import Association, Limits
+from pacs.dimse.command import CommandField
+from pacs.dimse.messages import Message
+from pacs.dimse.negotiation import negotiated
+from pacs.dimse.operation import Operation, Publish, operating
+from pacs.dimse.retrieving import Carrier, Patience, RetrieveTask
+from pacs.dimse.status import Service
+from pacs.dimse.suboperations import Destination, OwnAssociation, Proposal, Sender
+from pacs.dimse.waiting import Vigil
+from pacs.errors import UnknownDestination
+from pacs.services.peers import Peer, Peers
+from pacs.services.query import QueryService
+from pacs.services.retrieve import Retrieval, RetrieveService
+from pacs.services.storage import Storage
+from pacs.telemetry import Diagnosed
+
+Handler = Callable[[Association, Message], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What the server does with each request, built from the services of the core."""
+
+    storage: Storage
+    queries: QueryService
+    retrieves: RetrieveService
+    peers: Peers
+    publish: Publish
+    ae_title: str
+    """Ours: the Retrieve AE Title of every answer, and the calling AE title of store sub-operations."""
+    identifier_size: int = 1 << 20
+    patience: Patience = field(default_factory=Patience)
+    limits: Limits = field(default_factory=Limits)
+    """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
+
+    def table(self) -> Mapping[int, Handler]:
+        """The handler of each request, by Command Field (PS3.7 E.1)."""
+        return {
+            CommandField.C_ECHO: self.echo,
+            CommandField.C_STORE: self.store,
+            CommandField.C_FIND: self.find,
+            CommandField.C_MOVE: self.move,
+            CommandField.C_GET: self.get,
+        }
+
+    # --- C-ECHO and C-STORE -------------------------------------------------------------------------------------
+
+    def echo(self, association: Association, message: Message) -> None:
+        """Verification (PS3.4 A.4)."""
+        with operating(Service.ECHO, association, message, self.publish) as operation:
+            operation.respond(operation.request.response(status.SUCCESS))
+
+    def store(self, association: Association, message: Message) -> None:
+        """Storage as SCP (PS3.4 B.2): success is said when the bytes are on disk and the row is committed."""
+        with operating(Service.STORE, association, message, self.publish) as operation:
+            request = operation.request
+            with self.storage.receive(
+                request.affected_sop_class_uid or "",
+                request.affected_sop_instance_uid or "",
+                message.context.transfer_syntax,
+                association.calling_ae_title,
+            ) as reception:
+                for fragment in message.fragments():
+                    reception.write(fragment)
+                stored = reception.finish()
+            code = status.COERCION if stored.warnings else status.SUCCESS
+            operation.respond(request.response(code, error_comment="; ".join(stored.warnings)))
+
+    # --- C-FIND -------------------------------------------------------------------------------------------------
+
+    def find(self, association: Association, message: Message) -> None:
+        """Query (PS3.4 C.4.1): a Pending response for each match, on the wire before the next is looked at."""
+        with operating(Service.FIND, association, message, self.publish) as operation:
+            query = self._query(operation, message)
+            self._answer(operation, query)
+            operation.respond(operation.request.response(status.SUCCESS))
+
+    def _query(self, operation: Operation, message: Message) -> Query:
+        association, model = operation.association, MODELS[message.context.abstract_syntax]
+        query = identifier.parse_query(
+            identifier.decode(message.read(self.identifier_size), message.context.transfer_syntax),
+            model.root,
+            self.peers.manner_of(association.calling_ae_title),
+            negotiated(model.uid, association.extended.get(model.uid)),
+        )
+        operation.retrieve_level = query.level.name
+        return query
+
+    def _answer(self, operation: Operation, query: Query) -> None:
+        pending = status.PENDING_WITH_UNSUPPORTED_KEYS if query.ignored else status.PENDING
+        sent = 0
+        try:
+            for answer in self.queries.answers(query, operation.cancellation):
+                operation.association.attend()
+                operation.cancellation.check()
+                found = identifier.respond(answer.match, query, self.ae_title, answer.from_file)
+                encoded = identifier.encode(found, operation.context.transfer_syntax)
+                operation.respond(operation.request.response(pending), encoded)
+                sent += 1
+            operation.association.attend()
+            operation.cancellation.check()
+        finally:
+            operation.counts = {"matches": sent}
+
+    # --- C-MOVE and C-GET ---------------------------------------------------------------------------------------
+
+    def move(self, association: Association, message: Message) -> None:
+        """Retrieve to a configured AE (PS3.4 C.4.2). The destination is looked at before anything else (V2)."""
+        with operating(Service.MOVE, association, message, self.publish) as operation:
+            destination = self._destination(operation)
+            retrieval = self._select(operation, message)
+
+            def connect(proposals: tuple[Proposal, ...], vigil: Vigil) -> Sender:
+                return self._connect(operation, destination, proposals, vigil)
+
+            self._run(operation, retrieval, Destination(retrieval.instances, connect))
+
+    def get(self, association: Association, message: Message) -> None:
+        """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
+        with operating(Service.GET, association, message, self.publish) as operation:
+            retrieval = self._select(operation, message)
+            request = operation.request
+            sender = Sender(
+                association,
+                self.retrieves,
+                self.limits.message,
+                priority=request.priority or 0,
+                avoid=request.message_id,
+            )
+            self._run(operation, retrieval, OwnAssociation(sender))
+
+    def _destination(self, operation: Operation) -> Peer:
+        title = operation.request.move_destination or ""
+        operation.destination = title
+        try:
+            return self.peers.destination(title)
+        except UnknownDestination:
+            known = ", ".join(self.peers.titles) or "none"
+            sentence = (
+                f"C-MOVE to unknown AE title {title!r}; known are: {known}. Add it: pacs peers add TITLE HOST PORT"
+            )
+            self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
+            raise
+
+    def _select(self, operation: Operation, message: Message) -> Retrieval:
+        model = MODELS[message.context.abstract_syntax]
+        selection = self._selection(operation, message, model)
+        operation.retrieve_level = selection.level.name
+        return self.retrieves.select(selection, operation.cancellation)
+
+    def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
+        asked = identifier.decode(message.read(self.identifier_size), message.context.transfer_syntax)
+        manner = self.peers.manner_of(operation.association.calling_ae_title)
+        return identifier.parse_retrieve(asked, model.root, manner)
+
+    def _run(self, operation: Operation, retrieval: Retrieval, carrier: Carrier) -> None:
+        RetrieveTask(operation, retrieval, self.patience, self.publish).run(carrier)
+
+    def _connect(
+        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], vigil: Vigil
+    ) -> Sender:
+        """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
+        request = operation.request
+        association = establishment.request(
+            destination.host,
+            destination.port,
+            calling_ae_title=self.ae_title,
+            called_ae_title=destination.ae_title,
+            contexts=proposals,
+            limits=self.limits,
+            vigil=vigil,
+        )
+        return Sender(
+            association,
+            self.retrieves,
+            self.limits.message,
+            priority=request.priority or 0,
+            originator=(operation.association.calling_ae_title, request.message_id),
+        )

@@ -1,0 +1,93 @@
+"""One DIMSE operation from its request to its final response, whatever becomes of it."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pacs.cancellation import Cancellation
+from pacs.dimse import status
+from pacs.dimse.association import Association
+from pacs.dimse.command import Command
+from pacs.dimse.messages import Message
+from pacs.dimse.status import Refusal, Service
+from pacs.errors import AssociationLost, PacsError
+from pacs.telemetry import Event, OperationFinished
+
+Publish = Callable[[Event], None]
+
+
+class Operation:
+    """What a service knows of the request it works on, and how it answers.
+
+    `cancellation` is latched by a C-CANCEL for this Message ID, and by the end of the association. `retrieve_level`,
+    `destination` and `counts` are what the log will say of the operation.
+    """
+
+    def __init__(self, association: Association, message: Message, cancellation: Cancellation) -> None:
+        self.association = association
+        self.request: Command = message.command
+        self.context = message.context
+        self.cancellation = cancellation
+        self.retrieve_level = ""
+        self.destination = ""
+        self.counts: Mapping[str, int] = {}
+        self.status: int | None = None
+        self.comment = ""
+
+    def respond(self, response: Command, data_set: bytes | None = None) -> None:
+        """Send a response; it is on the wire when this returns. Raises AssociationLost."""
+        self.association.send(self.context.id, response, data_set)
+        self.status = response.status
+        self.comment = response.error_comment or ""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a final response that says what went wrong."""
+        self.respond(
+            self.request.response(refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags)
+        )
+
+
+@contextmanager
+def operating(service: Service, association: Association, message: Message, publish: Publish) -> Iterator[Operation]:
+    """Run the body as one operation: what it raises becomes the final response, and how it ended an event.
+
+    A body that ends without raising has sent its final response. AssociationLost goes up: there is nobody to answer.
+    """
+    began = time.monotonic()
+    with association.operation(message) as cancellation:
+        operation = Operation(association, message, cancellation)
+        try:
+            yield operation
+        except AssociationLost:
+            raise
+        except PacsError as error:
+            _answer(operation, status.refusal(service, error))
+        except Exception:
+            logging.getLogger("pacs").exception("%s failed", service.value)
+            _answer(operation, status.UNEXPECTED)
+        finally:
+            publish(_finished(service, operation, time.monotonic() - began))
+
+
+def _answer(operation: Operation, refusal: Refusal) -> None:
+    """Send the final response for a failure, unless the requester has gone: a vanished peer is not answered."""
+    if operation.association.is_established:
+        operation.refuse(refusal)
+
+
+def _finished(service: Service, operation: Operation, duration: float) -> OperationFinished:
+    association = operation.association
+    return OperationFinished(
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        kind=service.value,
+        message_id=operation.request.message_id,
+        status=operation.status if operation.status is not None else status.CANCEL,
+        duration=duration,
+        retrieve_level=operation.retrieve_level,
+        counts=operation.counts,
+        destination=operation.destination,
+        comment=operation.comment,
+    )

@@ -1,0 +1,150 @@
+"""C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): one loop over the sub-operations, one place that writes responses."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydicom.dataset import Dataset
+
+from pacs.dicom import identifier
+from pacs.dimse import status
+from pacs.dimse.command import Command
+from pacs.dimse.operation import Operation, Publish
+from pacs.dimse.suboperations import Sent
+from pacs.dimse.waiting import Vigil
+from pacs.errors import Cancelled
+from pacs.index.writer import StoredInstance
+from pacs.services.retrieve import Outcome, Retrieval
+from pacs.telemetry import SubOperationFinished
+
+FINAL_STATUS = {
+    Outcome.COMPLETED: status.SUCCESS,
+    Outcome.WARNING: status.SUBOPERATIONS_WARNING,
+    Outcome.FAILED: status.SUBOPERATIONS_FAILED,
+}
+"""The final status by the outcome of the whole (V6)."""
+
+
+class Carrier(Protocol):
+    """Where sub-operations go: to a move destination, or back on the association of a C-GET."""
+
+    def carry(self, instance: StoredInstance, vigil: Vigil) -> Sent:
+        """Send one instance and say what became of it. Raises Cancelled, AssociationLost."""
+
+    def close(self) -> None:
+        """Have done with the carrier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a retrieve keeps its requester informed, and how long it bears with a destination.
+
+    A Pending response follows every `pending_every` sub-operations, and every `pending_seconds` without one.
+    `cancel_grace` is what the running sub-operation gets after a cancel, in seconds.
+    """
+
+    pending_every: int = 1
+    pending_seconds: float = 10.0
+    cancel_grace: float = 5.0
+
+
+class RetrieveTask:
+    """One C-MOVE or C-GET: runs the sub-operations of a `Retrieval` and reports on them."""
+
+    def __init__(self, operation: Operation, retrieval: Retrieval, patience: Patience, publish: Publish) -> None:
+        self._operation = operation
+        self._retrieval = retrieval
+        self._patience = patience
+        self._publish = publish
+        self._since_pending = 0
+        self._vigil = Vigil(
+            operation.cancellation,
+            attending=(operation.association,),
+            grace=patience.cancel_grace,
+            every=patience.pending_seconds,
+            tick=self._pending,
+        )
+
+    def run(self, carrier: Carrier) -> None:
+        """Send everything, then the final response. Sub-operations go on after a failure and end with a cancel.
+
+        Raises AssociationLost when the requester is gone: what had not begun is not sent (V11).
+        """
+        try:
+            for instance in self._retrieval.instances:
+                self._operation.association.attend()
+                if self._operation.cancellation.requested:
+                    break
+                self._suboperation(carrier, instance)
+        finally:
+            self._operation.counts = self._counts()
+            carrier.close()
+        self._final()
+
+    def _suboperation(self, carrier: Carrier, instance: StoredInstance) -> None:
+        began = time.monotonic()
+        try:
+            sent = carrier.carry(instance, self._vigil)
+        except Cancelled as error:  # the running sub-operation had its grace
+            sent = Sent(Outcome.FAILED, comment=error.comment)
+        self._retrieval.record(instance, sent.outcome)
+        self._tell(instance, sent, time.monotonic() - began)
+        self._since_pending += 1
+        if self._since_pending >= self._patience.pending_every and not self._operation.cancellation.requested:
+            self._pending()
+
+    def _tell(self, instance: StoredInstance, sent: Sent, duration: float) -> None:
+        self._publish(
+            SubOperationFinished(
+                association=self._operation.association.id,
+                destination=self._operation.destination,
+                sop_class_uid=instance.sop_class_uid,
+                transfer_syntax=sent.transfer_syntax or instance.transfer_syntax,
+                status=sent.status,
+                duration=duration,
+                comment=sent.comment,
+            )
+        )
+
+    # --- responses ----------------------------------------------------------------------------------------------
+
+    def _counts(self) -> Mapping[str, int]:
+        retrieval = self._retrieval
+        return {"completed": retrieval.completed, "failed": len(retrieval.failed), "warning": retrieval.warning}
+
+    def _pending(self) -> None:
+        """A Pending response: all four counts and no Identifier (V6)."""
+        self._since_pending = 0
+        self._vigil.touch()
+        self._operation.respond(self._response(status.PENDING, self._retrieval.remaining))
+
+    def _final(self) -> None:
+        """The final response: counts always, `remaining` with a cancel only, the failed list if there is one (V6)."""
+        cancelled = self._operation.cancellation.requested
+        code = status.CANCEL if cancelled else FINAL_STATUS[self._retrieval.result]
+        response = self._response(code, self._retrieval.remaining if cancelled else None)
+        self._operation.respond(response, self._failed_list())
+
+    def _response(self, code: int, remaining: int | None) -> Command:
+        retrieval = self._retrieval
+        return self._operation.request.response(
+            code,
+            error_comment=self._comment(code),
+            remaining=remaining,
+            completed=retrieval.completed,
+            failed=len(retrieval.failed),
+            warning=retrieval.warning,
+        )
+
+    def _comment(self, code: int) -> str:
+        failed, total = len(self._retrieval.failed), self._retrieval.total
+        told = failed and code not in (status.PENDING, status.CANCEL)
+        return f"{failed} of {total} sub-operations failed" if told else ""
+
+    def _failed_list(self) -> bytes | None:
+        if not self._retrieval.failed:
+            return None
+        failed = Dataset()
+        failed.FailedSOPInstanceUIDList = list(self._retrieval.failed)
+        return identifier.encode(failed, self._operation.context.transfer_syntax)

@@ -1,0 +1,116 @@
+"""Real programs from outside, started for a test and ended with it: DCMTK's tools, PixelMed on a JVM."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60
+"""Seconds a program may take before the test gives it up."""
+
+JARS = Path("/usr/share/java")
+PIXELMED = ("pixelmed", "commons-codec", "commons-net", "slf4j-api", "slf4j-nop", "vecmath", "hsqldb", "jmdns")
+
+
+def missing(what: str) -> None:
+    """Skip the test on a laptop, fail it where everything has to be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is not installed, and CI=true says it must be")
+    pytest.skip(f"{what} is not installed")
+
+
+def needs(program: str) -> str:
+    """The path of `program`; without it the test is skipped, or fails where CI=true."""
+    found = shutil.which(program)
+    if found is None:
+        missing(program)
+    return str(found)
+
+
+def run(program: str, *arguments: object, check: bool = True) -> str:
+    """Run a program to its end and return all it printed; with `check` it must succeed."""
+    finished = subprocess.run(
+        [needs(program), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+        env=os.environ | {"TCP_NODELAY": "1"},
+    )
+    output = finished.stdout.decode("utf-8", "replace")
+    assert not check or finished.returncode == 0, output
+    return output
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Storescp:
+    """DCMTK's storescp while it runs: where it listens, where it writes, and what it logs."""
+
+    ae_title: str
+    port: int
+    folder: Path
+    log: Path
+
+    def files(self) -> list[Path]:
+        """What was received, sorted by name."""
+        return sorted(path for path in self.folder.iterdir() if path.is_file())
+
+
+@contextmanager
+def storescp(folder: Path, ae_title: str = "STORE_SCP", *options: object) -> Iterator[Storescp]:
+    """Run `storescp -d` (bit preserving, every transfer syntax) for the `with` block."""
+    program = needs("storescp")
+    folder.mkdir(parents=True)
+    log = folder.with_suffix(".log")
+    port = free_port()
+    chosen = options or ("+xa", "+B")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [program, "-d", "-aet", ae_title, *map(str, chosen), "-od", str(folder), str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for_port(port)
+        yield Storescp(ae_title, port, folder, log)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def wait_for_port(port: int) -> None:
+    """Return as soon as something listens on `port`; fail the test when nothing ever does."""
+    for _ in range(PATIENCE * 50):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"nothing listens on port {port}")
+
+
+def pixelmed(source: Path, arguments: Sequence[object]) -> str:
+    """Run a Java source file against PixelMed and return what it printed."""
+    java = needs("java")
+    if not (JARS / "pixelmed.jar").exists():
+        missing("libpixelmed-java")
+    classes = os.pathsep.join(str(JARS / f"{jar}.jar") for jar in PIXELMED)
+    finished = subprocess.run(
+        [java, "-cp", classes, str(source), *map(str, arguments)], capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert finished.returncode == 0, finished.stderr.decode("utf-8", "replace")
+    return finished.stdout.decode("utf-8", "replace")
