@@ -21,7 +21,7 @@ class Manner:
     retrieve_by_other_keys: bool
     """A retrieve may select by supported keys other than the unique ones (K4)."""
     ignore_request_only: bool
-    """Query/Retrieve View, Instance Availability and empty charset or timezone in a request are ignored, not A900 (F6)."""
+    """Query/Retrieve View, Instance Availability, and empty charset or timezone in a request are ignored (F6)."""
 
 
 TOLERANT = Manner(

@@ -1,0 +1,222 @@
+"""The kept form of a level: lossless, never raising, merged by first received wins, and the columns it fills."""
+
+import struct
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+
+from pacs.dicom import kept
+from pacs.dicom.attributes import ATTRIBUTES, COLUMNS, Kept, column_name
+from pacs.dicom.dataset import EXPLICIT_LITTLE, IMPLICIT_LITTLE, View, raw, read, write
+from pacs.dicom.elements import Encoding
+from pacs.dicom.levels import QueryLevel
+from tests import real_files
+from tests.dicom.build import dataset
+
+PATIENT, STUDY, SERIES, IMAGE = QueryLevel
+BIG = Encoding(little=False)
+
+
+def columns(level: QueryLevel, charset: str = "", **values):
+    """The columns that an instance with these values fills at a level."""
+    return kept.columns(level, kept.encode(kept.select(level, dataset(charset, **values))))
+
+
+@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
+def test_real_files_are_kept_and_read_again_alike(path):
+    """Of every bundled file the kept form is stable, and pydicom reads from it what it reads from the file."""
+    original = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    for level in QueryLevel:
+        blob = kept.encode(kept.select(level, original))
+        again = kept.decode(blob)
+        assert kept.encode(again) == blob
+        assert kept.merge(blob, blob) == blob
+        for element in again:
+            if element.VR in ("LO", "SH", "DA", "UI", "IS"):
+                assert str(element.value) == str(original[element.tag].value)
+
+
+def test_only_what_belongs_to_a_level_is_kept():
+    """Computed, private and unlisted elements are in no row; IMAGE keeps the listed ones only."""
+    stored = dataset(
+        PatientID="P1", StudyDate="20200101", Modality="CT", Rows=5, NumberOfStudyRelatedSeries="99",
+        ModalitiesInStudy="US", WindowCenter="40", PixelData=b"\0\0",
+    )  # fmt: skip
+    stored.add(pydicom.DataElement(0x00091010, "LO", "private"))
+    found = {
+        level: [element.keyword for element in kept.decode(kept.encode(kept.select(level, stored)))]
+        for level in QueryLevel
+    }
+    assert found == {PATIENT: ["PatientID"], STUDY: ["StudyDate"], SERIES: ["Modality"], IMAGE: ["Rows"]}
+
+
+@pytest.mark.parametrize("encoding", [IMPLICIT_LITTLE, EXPLICIT_LITTLE, BIG])
+def test_the_kept_form_does_not_depend_on_how_an_instance_was_sent(encoding):
+    """Byte order, implicit VRs and the character set of the sender leave no trace."""
+    item = {"ScheduledProcedureStepID": "A", "RequestedProcedureDescription": "Schädel"}
+    stored = dataset("ISO_IR 100", PatientName="Müller^Jörg", Rows=512, RequestAttributesSequence=[item, {}])
+    stored.add(raw(0x00180050, "DS", b"1.50"))
+    sent = read(write(View.of(stored), encoding), encoding)
+    for level in QueryLevel:
+        assert kept.encode(kept.select(level, sent)) == kept.encode(kept.select(level, stored))
+    (first, second) = kept.decode(kept.encode(kept.select(SERIES, sent))).RequestAttributesSequence
+    assert first.RequestedProcedureDescription == "Schädel"
+    assert len(second) == 0
+    assert kept.decode(kept.encode(kept.select(IMAGE, sent))).Rows == 512
+
+
+def test_text_is_kept_in_utf_8_without_saying_so():
+    """The kept form has no (0008,0005) and no group lengths."""
+    stored = dataset("ISO 2022 IR 6\\ISO 2022 IR 87", PatientName="Yamada=山田")
+    stored.add(raw(0x00100000, "UL", b"\x08\0\0\0"))
+    blob = kept.encode(kept.select(PATIENT, stored))
+    assert blob == struct.pack("<HH2sH", 0x10, 0x10, b"PN", 14) + "Yamada=山田".encode() + b" "
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"InstanceNumber": "seven", "Rows": b"\1"},
+        {"InstanceNumber": b"\xff\xfe\0\0", "PixelSpacing": b"NaN\\\\1e999999"},
+        {"StudyDate": "00000000", "StudyTime": b"\0\0\0", "StudyInstanceUID": "../.."},
+        {"RequestAttributesSequence": b"\xfe\xff\x00\xe0\xff\xff\xff\x7fgarbage"},
+        {"PatientName": b"\x1b$B\xff\xff\x1b", "PatientID": b"a\\\xc3("},
+        {"AcquisitionDateTime": "not a date", "SeriesNumber": "9" * 4000},
+    ],
+)
+def test_strange_values_are_kept_as_they_are_and_raise_nothing(values):
+    """Whatever breaks the rules of its VR is kept, merged and looked at without an error."""
+    stored = dataset(**values)
+    for level in QueryLevel:
+        blob = kept.encode(kept.select(level, stored))
+        assert kept.merge(blob, blob) == blob
+        assert isinstance(kept.columns(level, blob)["irregular"], bool)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ATTRIBUTES)), st.binary(max_size=40), max_size=8), st.booleans())
+def test_no_bytes_make_keeping_fail(values, implicit):
+    """Any bytes in any listed attribute: the kept form is stable from then on and pydicom can walk through it."""
+    elements = [raw(tag, ATTRIBUTES[tag].vr, value, Encoding(implicit)) for tag, value in values.items()]
+    stored = Dataset({element.tag: element for element in elements})
+    for level in QueryLevel:
+        blob = kept.encode(kept.select(level, stored))
+        assert kept.encode(kept.decode(blob)) == blob
+        read(blob, EXPLICIT_LITTLE)
+        kept.columns(level, blob)
+
+
+def test_a_value_longer_than_64_kib_is_left_out():
+    """The row stays small; the file still has it."""
+    stored = dataset(StudyDescription="x", StudyComments="x" * 70_000)
+    blob = kept.encode(kept.select(STUDY, stored))
+    assert [element.keyword for element in kept.decode(blob)] == ["StudyDescription"]
+
+
+def test_values_that_pydicom_converted_are_kept_too():
+    """A data set made or read by pydicom, its values converted, gives what its bytes give."""
+    made = Dataset()
+    made.SpecificCharacterSet = "ISO_IR 100"
+    made.PatientName = "Müller^Jörg"
+    made.SeriesNumber = 7
+    made.OtherPatientNames = ["A^B", "C^D"]
+    item = Dataset()
+    item.RequestedProcedureID = "éé"
+    made.RequestAttributesSequence = [item]
+    sent = dataset(
+        "ISO_IR 100", PatientName="Müller^Jörg", SeriesNumber="7", OtherPatientNames="A^B\\C^D",
+        RequestAttributesSequence=[{"RequestedProcedureID": b"\xe9\xe9"}],
+    )  # fmt: skip
+    for level in QueryLevel:
+        assert kept.encode(kept.select(level, made)) == kept.encode(kept.select(level, sent))
+
+
+def test_the_first_received_value_wins_and_empty_ones_are_filled():
+    """Merging keeps what is there, and takes from later instances what is absent, empty or padding only."""
+    first = kept.encode(dataset(PatientName="DOE^JOHN", PatientSex="", PatientComments="  ", Rows=0))
+    later = kept.encode(dataset(PatientName="ROE^JANE", PatientSex="F", PatientComments="x", PatientID="P1", Rows=5))
+    merged = kept.decode(kept.merge(first, later))
+    assert (merged.PatientName, merged.PatientSex, merged.PatientComments, merged.PatientID, merged.Rows) == (
+        "DOE^JOHN", "F", "x", "P1", 0,
+    )  # fmt: skip
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", QueryLevel)
+def test_every_column_has_a_value_or_none(level):
+    """An instance without any attribute is unknown everywhere and irregular nowhere."""
+    found = columns(level)
+    assert found.pop("irregular") is False
+    assert set(found.values()) == {None}
+    assert {column_name(keyword) for keyword in COLUMNS[level]} <= found.keys()
+
+
+def test_a_name_fills_its_groups_and_its_sounds():
+    """Folded, group by group; the phonetic keys stand between spaces."""
+    found = columns(PATIENT, "ISO_IR 192", PatientName="Müller^Jörg=山田^太郎=やまだ^たろう")
+    assert found["patient_name"] == "muller^jorg"
+    assert found["patient_name_ideographic"] == "山田^太郎"
+    assert found["patient_name_phonetic"] == "やまだ^たろう"
+    assert found["patient_name_sounds"] == " M460 J620 山田 太郎 やまだ たろう "
+    assert found["irregular"] is False
+
+
+@pytest.mark.parametrize("name", ["", " ", "^^^", "=", "^=^"])
+def test_a_name_of_delimiters_only_is_unknown(name):
+    """No column of it has a value, and the row is regular."""
+    found = columns(PATIENT, PatientName=name)
+    assert found["patient_name"] is found["patient_name_sounds"] is None
+    assert found["irregular"] is False
+
+
+@pytest.mark.parametrize(
+    ("level", "values", "column", "expected"),
+    [
+        (STUDY, {"StudyDate": "2020.01.01"}, "study_date", "20200101"),
+        (STUDY, {"StudyTime": "10"}, "study_time", "100000.000000"),
+        (SERIES, {"SeriesNumber": "+007"}, "series_number", 7),
+        (PATIENT, {"PatientID": " P1 "}, "patient_id", "P1"),
+        (STUDY, {"StudyInstanceUID": b"1.2.3\0"}, "study_instance_uid", "1.2.3"),
+        (SERIES, {"Modality": "CT\\"}, "modality", "CT"),
+    ],
+)
+def test_a_column_holds_the_comparable_value(level, values, column, expected):
+    """What is compared is what is stored, whatever was sent."""
+    found = columns(level, **values)
+    assert found[column] == expected
+    assert found["irregular"] is False
+
+
+@pytest.mark.parametrize(
+    ("level", "values", "column"),
+    [
+        (SERIES, {"Modality": "CT\\PT"}, "modality"),
+        (STUDY, {"StudyDate": "00000000"}, "study_date"),
+        (STUDY, {"StudyTime": "10:1"}, "study_time"),
+        (SERIES, {"SeriesNumber": "seven"}, "series_number"),
+        (SERIES, {"SeriesNumber": "9" * 30}, "series_number"),
+        (STUDY, {"StudyDescription": "x" * 1025}, "study_description"),
+        (STUDY, {"StudyDescription": "é" * 513}, "study_description"),
+        (PATIENT, {"PatientID": b"P\x001"}, "patient_id"),
+        (PATIENT, {"PatientName": "A^B\\C^D"}, "patient_name"),
+        (PATIENT, {"PatientName": "x" * 2000}, "patient_name"),
+    ],
+)
+def test_what_does_not_fit_its_column_makes_the_row_irregular(level, values, column):
+    """Several values, none by the rules of the VR, too long, a NUL within: no column value, judged row by row."""
+    found = columns(level, "ISO_IR 192", **values)
+    assert found[column] is None
+    assert found["irregular"] is True
+
+
+def test_every_column_attribute_is_of_a_kind_that_has_columns():
+    """A column attribute is kept with its row, and its VR has a comparable form that a column can hold."""
+    for level, keywords in COLUMNS.items():
+        for attribute in ATTRIBUTES.values():
+            if attribute.keyword in keywords:
+                assert (attribute.level, attribute.kept) == (level, Kept.COLUMN)
+                assert attribute.vr in {"LO", "SH", "PN", "DA", "TM", "CS", "UI", "IS"}
