@@ -263,8 +263,8 @@ def test_transfer_syntaxes_are_named_by_keyword_or_uid(file):
 def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
     """Comments and order survive; the block reads back as the peer that was added."""
     file.write_text("# mine\n[server]\nport = 0 # any\n")
-    peer = Peer(ae_title="A \"B\" 'C'", host="ws", port=104, manner="strict")
-    block = add_peer(file, peer)
+    peer = {"ae_title": "A \"B\" 'C'", "host": "ws", "port": 104, "manner": "strict"}
+    block = add_peer(file, **peer)
     assert file.read_text() == "# mine\n[server]\nport = 0 # any\n\n" + block
     assert load(file, {}).peers == (Peer(**peer),)
 

@@ -1,0 +1,135 @@
+"""`pacs check`: looks at everything a server needs, and says how to mend what it finds."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pacs.cli.options import configured
+from pacs.errors import AssociationRejected, PacsError
+
+if TYPE_CHECKING:
+    from pacs.config import Config, Peer
+
+FREE_BYTES = 2**30
+"""Less free space than this is said to be little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: what it is, whether it is well, and what there is to say."""
+
+    subject: str
+    well: bool
+    sentence: str
+
+
+@click.command()
+@click.option("--live", is_flag=True, help="Only ask the server that runs with this configuration for a C-ECHO.")
+@configured
+def check(config: "Config", *, live: bool) -> None:
+    """Validate the configuration, open index and files, echo the peers, and say how to mend what is found."""
+    findings = [_ourselves(config)] if live else _findings(config)
+    well = True
+    for each in findings:
+        mark = click.style("ok  ", "green") if each.well else click.style("FAIL", "red")
+        click.echo(f"{mark} {each.subject}: {each.sentence}")
+        well = well and each.well
+    if not well:
+        raise click.exceptions.Exit(1)
+
+
+def _findings(config: "Config") -> Iterator[Finding]:
+    yield Finding("configuration", True, "valid")
+    yield _index(config)
+    yield _files(config)
+    yield _free_space(config)
+    for peer in config.peers:
+        yield _peer(config, peer)
+
+
+def _index(config: "Config") -> Finding:
+    from pacs.index import schema
+    from pacs.index.database import Index
+
+    try:
+        with closing(Index(config.database.url)) as index:
+            schema.ensure(index)
+            facts = index.describe()
+    except PacsError as error:
+        return Finding("index", False, error.comment)
+    return Finding("index", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def _files(config: "Config") -> Finding:
+    from pacs.daemon import file_store
+
+    try:
+        store = file_store(config)
+        with store.create(0, datetime.now(UTC)) as probe:
+            probe.write(b"written by pacs check, and deleted by it")
+            probe.commit(b"")
+        store.delete(probe.key)
+    except PacsError as error:
+        return Finding("files", False, f"{config.files.url}: {error.comment}")
+    return Finding("files", True, f"{config.files.url} can be written")
+
+
+def _free_space(config: "Config") -> Finding:
+    folder = next((each for each in (Path(config.files.url), *Path(config.files.url).parents) if each.exists()), Path())
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES:
+        return Finding("free space", False, f"only {free / 2**20:.0f} MiB are left where the files are: make room")
+    return Finding("free space", True, f"{free / 2**30:.1f} GiB where the files are")
+
+
+# --- peers -------------------------------------------------------------------------------------------------------
+
+
+def _peer(config: "Config", peer: "Peer") -> Finding:
+    subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
+    try:
+        _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, config.limits.connect_seconds)
+    except AssociationRejected as error:
+        return Finding(subject, False, _explained(error, config, peer))
+    except PacsError as error:
+        return Finding(subject, False, f"{error.comment}; check host and port, and whether it runs")
+    return Finding(subject, True, "answers C-ECHO")
+
+
+def _ourselves(config: "Config") -> Finding:
+    """Whether the server of this configuration answers on the address it listens on."""
+    server = config.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared, not bound
+    try:
+        _echo(host, server.port, server.ae_title, server.ae_title, config.limits.connect_seconds)
+    except AssociationRejected:
+        return Finding("server", True, "answers, and rejects its own AE title as it is told to")
+    except PacsError as error:
+        return Finding("server", False, error.comment)
+    return Finding("server", True, f"answers C-ECHO on {host}:{server.port}")
+
+
+def _echo(host: str, port: int, calling_ae_title: str, called_ae_title: str, seconds: float) -> None:
+    """One association with one C-ECHO. Raises AssociationRejected, DestinationUnreachable, AssociationLost."""
+    from pacs.dimse.scu import echo
+
+    echo(host, port, calling_ae_title=calling_ae_title, called_ae_title=called_ae_title, timeout=seconds)
+
+
+def _explained(error: AssociationRejected, config: "Config", peer: "Peer") -> str:
+    """Which of two AE titles does not fit, on which side, and what to enter there."""
+    ours = f"AE title {config.server.ae_title}, its address, port {config.server.port}"
+    if (error.result, error.source, error.reason) == (1, 1, 7):
+        return (
+            f"it does not go by the AE title {peer.ae_title}: look up the AE title it has and change "
+            f'the [[peers]] block here to\n    ae_title = "ITS_AE_TITLE"'
+        )
+    if (error.result, error.source, error.reason) == (1, 1, 3):
+        return f"it does not know us: enter there a peer with\n    {ours}"
+    return f"{error.comment}; where it keeps a list of peers, ours is\n    {ours}"

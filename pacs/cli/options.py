@@ -1,0 +1,64 @@
+"""The options every command that needs the configuration has."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., None]
+
+
+def configured(command: Command) -> Command:
+    """Give a command `--config` and `--set`, and the Config they make as its first argument."""
+
+    @config_option
+    @settings_option
+    @wraps(command)
+    def run(*, config_file: Path | None, settings: dict[str, Any], **arguments: Any) -> None:
+        from pacs.config import load
+
+        command(load(config_file, None, settings), **arguments)
+
+    return run
+
+
+config_option = click.option(
+    "config_file",
+    "--config",
+    envvar="PACS_CONFIG",
+    type=click.Path(path_type=Path),
+    help="The configuration file; ./config.toml where it is there.",
+)
+
+
+settings_option = click.option(
+    "settings",
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=lambda ctx, _parameter, pairs: _settings(ctx, pairs),
+    help="Set one key of the configuration, such as server.port=0.",
+)
+
+
+def setting(key: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option of its own for one key of the configuration, as good as `--set KEY=VALUE`."""
+
+    def remember(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.ensure_object(dict)[key] = value
+
+    return click.option(*names, expose_value=False, callback=remember, is_eager=True, **attributes)
+
+
+def _settings(ctx: click.Context, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE pairs and what options of their own said, by dotted key."""
+    settings = dict(ctx.ensure_object(dict))
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE, such as server.port=0")
+        settings[key] = value
+    return settings

@@ -1,0 +1,31 @@
+"""`pacs serve`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pacs.cli.options import configured, setting
+
+if TYPE_CHECKING:
+    from pacs.config import Config
+
+
+@click.command()
+@setting("server.ae_title", "--ae-title", metavar="TITLE", help="Our AE title.")
+@setting("server.host", "--host", metavar="ADDRESS", help="The address to listen on.")
+@setting("server.port", "--port", metavar="PORT", help="The port to listen on; 0 takes any free one.")
+@configured
+def serve(config: "Config") -> None:
+    """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once."""
+    from pacs.daemon import Archive, run_until_signalled
+    from pacs.telemetry import Event, ServerReady, log_event, setup_logging
+
+    def announce(event: Event) -> None:
+        if isinstance(event, ServerReady):
+            click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}")
+
+    setup_logging(config.log.level, config.log.format)
+    with Archive(config) as archive:
+        archive.events.subscribe(log_event)
+        archive.events.subscribe(announce)
+        run_until_signalled(archive)

@@ -1,0 +1,204 @@
+"""The house: every part of the archive built from a `Config`, started, drained and stopped."""
+
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from pacs import config as configuration
+from pacs.config import Config
+from pacs.dicom.manner import MANNERS
+from pacs.dicom.syntaxes import KEPT
+from pacs.dimse import association
+from pacs.dimse.handlers import Handlers
+from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.retrieving import Patience
+from pacs.dimse.server import Server
+from pacs.errors import ConfigurationError
+from pacs.files.local import LocalFiles
+from pacs.index import schema
+from pacs.index.database import Index
+from pacs.services.maintenance import Maintenance
+from pacs.services.peers import Peer, Peers
+from pacs.services.query import QueryService
+from pacs.services.retrieve import RetrieveService
+from pacs.services.storage import Storage
+from pacs.telemetry import EventStream, ServerReady
+
+
+class Archive:
+    """The archive of one configuration: its stores and services, and, once started, its server.
+
+    `events` is its event stream, to subscribe to before it is started. Use it in a `with` block, or `close()` it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.events = EventStream()
+        self.index = Index(config.database.url)
+        self.files = file_store(config)
+        self.peers = Peers(_peers(config), MANNERS[config.query.manner])
+        self.storage = Storage(
+            self.index,
+            self.files,
+            duplicates=config.storage.duplicates,
+            unknown_sop_classes=config.storage.unknown_sop_classes,
+            publish=self.events.publish,
+        )
+        self.queries = QueryService(self.index, self.files)
+        self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
+        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
+        self._server = self._dimse()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Make the index ready for use: an embedded one is upgraded, a server's is checked. Raises SchemaMismatch."""
+        schema.ensure(self.index)
+
+    def start(self) -> None:
+        """Open, clear what an unclean stop left, and accept associations; ServerReady is published then.
+
+        Raises SchemaMismatch, IndexUnavailable, StorageUnavailable, and ConfigurationError when the address to listen
+        on cannot be had.
+        """
+        self.open()
+        self.files.sweep()
+        server = self.config.server
+        try:
+            self._server.start()
+        except OSError as error:
+            why = f"cannot listen on {server.host}:{server.port} ({error.strerror})"
+            raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
+        self.events.publish(ServerReady(ae_title=server.ae_title, host=server.host, port=self.port))
+
+    @property
+    def port(self) -> int:
+        """The port we listen on, once started, also where any free one was asked for."""
+        return self._server.port
+
+    def drain(self) -> None:
+        """Accept no more, let what runs end for at most `limits.drain_seconds`, then stop."""
+        self._server.drain(self.config.limits.drain_seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Stop what runs, at once, and let go of the index. Closing twice does no harm."""
+        self._server.stop()
+        self.index.close()
+
+    def _dimse(self) -> Server:
+        """The DIMSE mouth: who is let in, what is done with each request, and what it may cost."""
+        config = self.config
+        limits = _association_limits(config.limits)
+        handlers = Handlers(
+            storage=self.storage,
+            queries=self.queries,
+            retrieves=self.retrieves,
+            peers=self.peers,
+            publish=self.events.publish,
+            ae_title=config.server.ae_title,
+            identifier_size=config.limits.identifier_size,
+            patience=_patience(config.limits),
+            limits=limits,
+        )
+        return Server(
+            [(config.server.host, config.server.port)],
+            self._policy(),
+            handlers.table(),
+            limits=limits,
+            associations=config.limits.associations,
+            publish=self.events.publish,
+        )
+
+    def _policy(self) -> AcceptorPolicy:
+        config = self.config
+        return AcceptorPolicy(
+            ae_title=config.server.ae_title,
+            any_called_ae=config.access.called_ae == "any",
+            may_call=self._may_call,
+            transfer_syntaxes=KEPT,
+            order_for=self.peers.transfer_syntaxes_of,
+            unknown_sop_classes=config.storage.unknown_sop_classes,
+        )
+
+    def _may_call(self, ae_title: str, _address: str) -> bool:
+        return self.config.access.callers == "anyone" or self.peers.find(ae_title) is not None
+
+
+def _association_limits(limits: configuration.Limits) -> association.Limits:
+    return association.Limits(
+        negotiation=limits.negotiation_seconds,
+        idle=limits.idle_seconds,
+        message=limits.message_seconds,
+        write=limits.write_seconds,
+        connect=limits.connect_seconds,
+        max_pdu=limits.pdu_size,
+    )
+
+
+def _patience(limits: configuration.Limits) -> Patience:
+    return Patience(
+        pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
+    )
+
+
+def file_store(config: Config) -> LocalFiles:
+    """The file store of a configuration. Raises ConfigurationError, StorageUnavailable."""
+    if config.files.url.startswith("s3://"):
+        raise ConfigurationError("files.url: object stores are not supported yet; expected a folder")
+    return LocalFiles(Path(config.files.url))
+
+
+def _peers(config: Config) -> tuple[Peer, ...]:
+    """The configured peers as the services know them."""
+    return tuple(
+        Peer(
+            ae_title=each.ae_title,
+            host=each.host,
+            port=each.port,
+            manner=MANNERS[each.manner] if each.manner else None,
+            transfer_syntaxes=each.transfer_syntaxes,
+        )
+        for each in config.peers
+    )
+
+
+# --- serving until a signal comes --------------------------------------------------------------------------------
+
+
+class _Signalled(BaseException):
+    """A signal came; raised in the main thread wherever that is, so that none is lost between two steps."""
+
+
+def run_until_signalled(archive: Archive, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
+    """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
+
+    For the main thread of a process, whose handlers of `signals` are put back at the end. Raises as `Archive.start`.
+    """
+    before = {each: signal.signal(each, _raise) for each in signals}
+    try:
+        archive.start()
+        while True:
+            signal.pause()
+    except _Signalled:
+        _drain(archive)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _drain(archive: Archive) -> None:
+    try:
+        archive.drain()
+    except _Signalled:
+        archive.close()
+
+
+def _raise(_number: int, _frame: FrameType | None) -> None:
+    raise _Signalled

@@ -1,0 +1,73 @@
+"""The container image and the compose file: no engine runs here, so they are read and linted."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pacs.config import load
+from tests.programs import missing
+
+ROOT = Path(__file__).parents[2]
+INSTRUCTIONS = [line.strip() for line in (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()]
+
+
+def environment_of_the_image():
+    """The variables of the last ENV instruction."""
+    (env,) = (line for line in INSTRUCTIONS if line.startswith("ENV "))
+    return dict(pair.split("=", 1) for pair in env.split()[1:])
+
+
+def test_the_dockerfile_has_no_complaint_of_its_linter():
+    """`hadolint`, all rules."""
+    program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if program is None:
+        missing("hadolint")
+    ran = subprocess.run([program, ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.parametrize("line", ["USER 10001:10001", "VOLUME /data", "STOPSIGNAL SIGTERM", 'CMD ["serve"]'])
+def test_the_image_runs_as_nobody_in_particular_and_stops_in_order(line):
+    """What the compose file and Kubernetes manifests rely on."""
+    assert line in INSTRUCTIONS
+
+
+def test_the_health_check_asks_for_an_echo():
+    """Not merely whether the process is there."""
+    (line,) = (line for line in INSTRUCTIONS if line.startswith("HEALTHCHECK"))
+    assert line.endswith('CMD ["pacs", "check", "--live"]')
+
+
+def test_what_is_copied_into_the_image_is_let_through_by_dockerignore():
+    """Everything else, data and secrets too, stays out of the build."""
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = [line.split()[1:-1] for line in INSTRUCTIONS if line.startswith("COPY") and "--from" not in line]
+    copied = {source for sources in copies for source in sources}
+    assert copied == allowed
+    assert all((ROOT / each).exists() for each in allowed)
+
+
+def test_the_image_with_the_compose_file_is_a_configuration_that_serves(tmp_path):
+    """All addresses of the container, data in the volume, and the consent that needs."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    (service,) = compose["services"].values()
+    file = tmp_path / "config.toml"
+    file.touch()
+    config = load(file, environment_of_the_image() | service["environment"])
+    assert config.server.host == "0.0.0.0"
+    assert config.database.url == "sqlite:////data/pacs.db"
+    assert config.files.url == "/data/files"
+    assert service["volumes"] == ["data:/data"]
+    assert set(compose["volumes"]) == {"data"}
+
+
+def test_the_compose_file_publishes_to_this_machine_only():
+    """The port we listen on, and no longer wait for the end than the server needs."""
+    (service,) = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    config = load(ROOT / "config.toml", {})
+    assert service["ports"] == [f"127.0.0.1:{config.server.port}:{config.server.port}"]
+    assert float(service["stop_grace_period"].removesuffix("s")) > config.limits.drain_seconds

@@ -1,0 +1,115 @@
+"""What README.md tells people to type works, and is what CI types."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from pacs.cli import main
+from tests.programs import run
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines()]
+SERVE, TEST = LINES[:2]
+
+
+def test_ci_runs_the_second_command_of_the_readme():
+    """The last line of .ci/run is the same text."""
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == TEST
+
+
+def test_ci_run_is_a_bash_script_that_stops_at_the_first_failure():
+    """And that bash can read."""
+    script = ROOT / ".ci" / "run"
+    assert "set -euo pipefail" in script.read_text()
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def fresh_machine(home: Path) -> dict[str, str]:
+    """The environment of somebody who has Python and nothing of ours; any free port, so that tests do not collide."""
+    ours = ("PACS_", "PYTHON", "VIRTUAL")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    path = f"{sys.base_prefix}/bin{os.pathsep}{inherited['PATH']}"
+    return inherited | {"HOME": str(home), "PATH": path, "PACS_SERVER__PORT": "0"}
+
+
+@pytest.mark.timeout(300)
+def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
+    """Clone, type the line, see that it is ready, echo it, stop it with SIGTERM: it ends well."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, clone], check=True)
+    typed = f"trap : TERM; {SERVE}; echo ended with $?"
+    shell = subprocess.Popen(
+        ["sh", "-c", typed], cwd=clone, env=fresh_machine(tmp_path), stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        ready = re.fullmatch(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n", shell.stdout.readline())
+        assert ready, "the server did not say that it is ready"
+        run(f"{sys.executable}", "-m", "pynetdicom", "echoscu", "127.0.0.1", ready[1])
+        os.killpg(shell.pid, signal.SIGTERM)
+        assert shell.communicate(timeout=30)[0] == "ended with 0\n"
+    finally:
+        if shell.poll() is None:
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+    assert (clone / "pacs-data" / "pacs.db").exists()
+
+
+def test_the_first_image_in_a_minute(pacs_server, tmp_path):
+    """The commands of that section, in order, against a running server; what was stored is found."""
+    server = f"127.0.0.1 {pacs_server.port}"
+    shown = [typed(line.replace("127.0.0.1 11112", server), tmp_path) for line in LINES if "-m pynetdicom" in line]
+    assert len(shown) == 3
+    assert "CompressedSamples^CT1" in shown[2]
+
+
+def typed(line: str, folder: Path) -> str:
+    """Type a line into a shell whose .venv is the Python of this test run; return all it prints."""
+    line = line.replace(".venv/bin/python", shlex.quote(sys.executable))
+    ran = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def leaves(command: click.Command, name: str):
+    """The full names of the commands below `command`."""
+    if isinstance(command, click.Group):
+        for each, child in command.commands.items():
+            yield from leaves(child, f"{name} {each}")
+    else:
+        yield name
+
+
+def test_the_table_of_commands_has_every_command_there_is():
+    """And no other."""
+    table = README.partition("| command |")[2].partition("\n\n")[0]
+    told = set(re.findall(r"`(pacs(?: [a-z]+)+)", table))
+    assert told == set(leaves(main, "pacs"))
+
+
+def test_every_command_line_of_the_readme_has_options_that_exist():
+    """Each `pacs` line is understood up to the point where it would act."""
+    for line in LINES:
+        words = shlex.split(line, comments=True)
+        if ".venv/bin/pacs" not in words:
+            continue
+        arguments = words[words.index(".venv/bin/pacs") + 1 :]
+        command: click.Command = main
+        while isinstance(command, click.Group):
+            command = command.commands[arguments.pop(0)]
+        command.make_context("pacs", arguments, resilient_parsing=False)
+
+
+def test_the_files_the_readme_links_to_are_there():
+    """No link leads nowhere."""
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link

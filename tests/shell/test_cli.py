@@ -1,0 +1,106 @@
+"""The command line: what it prints, what it refuses and how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pacs.cli import main
+from pacs.config import load
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"pydicom", "pynetdicom", "sqlalchemy", "alembic", "pydantic", "rich", "structlog"}
+
+
+@pytest.fixture
+def pacs(tmp_path, monkeypatch):
+    """Run `pacs` with the given words in an empty folder; the result has `exit_code`, `stdout` and `stderr`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, **options):
+        result = CliRunner().invoke(main, [str(word) for word in words], prog_name="pacs", **options)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+def test_help_answers_without_importing_anything_heavy():
+    """`pacs --help` is fast because it needs nothing but click."""
+    program = f"import sys, pacs.cli; print(sorted({HEAVY} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_python_dash_m_pacs_is_the_same_command():
+    """For those whose PATH has no `pacs`."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "pacs", "--version"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert shown.stdout.startswith("pacs, version ")
+
+
+@pytest.mark.parametrize("words", [["serve"], ["check"], ["ls"], ["import"], ["db", "check"], ["peers", "list"]])
+def test_every_command_explains_itself(pacs, words):
+    """`--help` ends well and says what the command does."""
+    result = pacs(*words, "--help")
+    assert result.exit_code == 0
+    assert "--config" in result.stdout
+
+
+def test_a_mistake_in_the_configuration_is_a_sentence_and_exit_status_2(pacs):
+    """No traceback, every line behind the name of the command."""
+    result = pacs("db", "check", "--set", "server.prot=1", "--set", "query.manner=rude")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "pacs: server.prot: there is no such key; did you mean server.port? (--server.prot)",
+        "pacs: query.manner = 'rude': expected 'tolerant' or 'strict' (--query.manner)",
+    ]
+
+
+def test_a_setting_without_a_value_is_refused(pacs):
+    """And shown how."""
+    result = pacs("db", "check", "--set", "server.port")
+    assert result.exit_code == 2
+    assert "is not KEY=VALUE, such as server.port=0" in result.stderr
+
+
+def test_the_configuration_file_can_be_named_in_the_environment(pacs, tmp_path):
+    """`PACS_CONFIG` is `--config`."""
+    file = tmp_path / "elsewhere.toml"
+    file.write_text("[server]\nprot = 1\n")
+    assert "server.prot" in pacs("peers", "list", env={"PACS_CONFIG": str(file)}).stderr
+
+
+def test_a_schema_is_made_and_then_checked(pacs):
+    """`db check` before, `db upgrade`, `db check` after."""
+    before = pacs("db", "check")
+    assert before.exit_code == 1
+    assert "run `pacs db upgrade`" in before.stderr
+    assert pacs("db", "upgrade").exit_code == 0
+    assert "already" in pacs("db", "upgrade").stdout
+    assert pacs("db", "check").exit_code == 0
+
+
+def test_a_peer_is_added_and_listed(pacs):
+    """In the configuration file of the working directory; JSON where it is asked for, CSV where nobody watches."""
+    added = pacs("peers", "add", "STORE_SCP", "127.0.0.1", "11113", "--manner", "strict")
+    assert added.exit_code == 0
+    assert '[[peers]]\nae_title = "STORE_SCP"' in added.stdout
+    assert load(None, {}).peers[0].ae_title == "STORE_SCP"
+    assert json.loads(pacs("peers", "list", "--json").stdout) == [
+        {"ae_title": "STORE_SCP", "host": "127.0.0.1", "port": 11113, "manner": "strict"}
+    ]
+    assert pacs("peers", "list").stdout == "ae_title,host,port,manner\nSTORE_SCP,127.0.0.1,11113,strict\n"
+
+
+def test_a_peer_that_cannot_be_is_not_added(pacs, tmp_path):
+    """Nothing is written."""
+    result = pacs("peers", "add", "A_TITLE_THAT_IS_TOO_LONG", "127.0.0.1", "0")
+    assert result.exit_code == 2
+    assert "peers[1].ae_title" in result.stderr
+    assert "peers[1].port" in result.stderr
+    assert not list(tmp_path.iterdir())
