@@ -5,7 +5,6 @@ delimiters; nothing of that makes it another instance (checklist S6). Everything
 """
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import zip_longest
 from typing import BinaryIO
 
@@ -75,7 +74,10 @@ def _is_same_value(first: Iterator[bytes], second: Iterator[bytes]) -> bool:
     """Whether two long values are equal, but for the one byte that makes an odd length even."""
     for one, other in zip_longest(first, second, fillvalue=b""):
         if one != other:
-            shorter, longer = sorted((one, other), key=len)
-            is_padded = len(shorter) % 2 and longer[len(shorter) :] in (b"\0", b" ") and longer.startswith(shorter)
-            return bool(is_padded) and not any(map(partial(next, default=b""), (first, second)))
+            is_padded = _is_padded(*sorted((one, other), key=len))
+            return is_padded and not next(first, b"") and not next(second, b"")
     return True
+
+
+def _is_padded(shorter: bytes, longer: bytes) -> bool:
+    return len(shorter) % 2 == 1 and longer in (shorter + b"\0", shorter + b" ")

@@ -23,6 +23,7 @@ from pacs.dicom.identifier import parse_query
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.manner import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
+from pacs.dicom.values import stripped
 from pacs.errors import IdentifierError, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index import search, writer
@@ -161,7 +162,8 @@ def _text(match: Match, keyword: str) -> str:
         value = match.computed[keyword]
         return str(value) if isinstance(value, int) else "\\".join(value)
     attribute = by_keyword(keyword)
-    return "\\".join(View.of(kept.decode(match.kept[attribute.level])).texts(attribute))
+    texts = View.of(kept.decode(match.kept[attribute.level])).texts(attribute)
+    return "\\".join(stripped(attribute.vr, text) for text in texts)
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

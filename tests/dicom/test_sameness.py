@@ -1,0 +1,119 @@
+"""Whether two data sets say the same: checklist S6, S7."""
+
+import io
+import tracemalloc
+from pathlib import Path
+from struct import pack
+
+import pytest
+
+from pacs.dicom.sameness import is_same
+from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE, convert
+from tests import real_files
+from tests.dicom.test_elements import DAMAGED, ITEM, ITEM_END, SEQUENCE, SEQUENCE_END, element, explicit
+
+OLD = b"1.2.840.10008."
+RLE, JPEG = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50"
+NATIVE_FILES = [
+    path
+    for path in real_files.PART10
+    if real_files.data_set(path)[1] in NATIVE[:1] + NATIVE[2:]
+    and path.name not in DAMAGED
+    and path.stat().st_size < 100_000
+]
+
+
+def same(
+    first: bytes, second: bytes, first_syntax: str = IMPLICIT_LITTLE, second_syntax: str = IMPLICIT_LITTLE
+) -> bool:
+    """Whether two data sets are the same, asked both ways round."""
+    found = is_same(io.BytesIO(first), first_syntax, io.BytesIO(second), second_syntax)
+    assert is_same(io.BytesIO(second), second_syntax, io.BytesIO(first), first_syntax) == found
+    return found
+
+
+@pytest.mark.parametrize("target", NATIVE)
+@pytest.mark.parametrize("path", NATIVE_FILES, ids=lambda path: path.name)
+def test_s6_a_real_file_is_itself_in_every_native_syntax(path: Path, target: str):
+    """Converting changes nothing of what a data set says."""
+    data, syntax = real_files.data_set(path)
+    assert same(data, b"".join(convert(io.BytesIO(data), syntax, target)), syntax, target)
+
+
+@pytest.mark.parametrize("target", NATIVE)
+@pytest.mark.parametrize(
+    "path", [each for each in NATIVE_FILES if OLD in real_files.data_set(each)[0]][::5], ids=lambda path: path.name
+)
+def test_s7_one_changed_byte_of_a_value_makes_another_instance(path: Path, target: str):
+    """One letter in one value counts, in every native syntax."""
+    data, syntax = real_files.data_set(path)
+    other = data.replace(OLD, b"1.2.840.10009.", 1)
+    assert not same(data, b"".join(convert(io.BytesIO(other), syntax, target)), syntax, target)
+
+
+INNER = element(0x00081155, b"1.2.3\0")
+WITH_LENGTHS = element(0x00081140, pack("<HHL", 0xFFFE, 0xE000, len(INNER)) + INNER)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param(SEQUENCE + ITEM + INNER + ITEM_END + SEQUENCE_END, WITH_LENGTHS, True, id="lengths or delimiters"),
+        pytest.param(SEQUENCE + ITEM + ITEM_END + SEQUENCE_END, SEQUENCE + SEQUENCE_END, False, id="an empty item"),
+        pytest.param(SEQUENCE + SEQUENCE_END, b"", False, id="an empty sequence"),
+        pytest.param(SEQUENCE + (ITEM + INNER + ITEM_END) * 2 + SEQUENCE_END,
+                     SEQUENCE + ITEM + INNER * 2 + ITEM_END + SEQUENCE_END, False, id="two items or one"),
+        pytest.param(element(0x00100010, b"A "), element(0x00100010, b"A\0"), True, id="padding of another kind"),
+        pytest.param(element(0x00100010, b"A"), element(0x00100010, b"A "), True, id="no padding"),
+        pytest.param(element(0x00100010, b""), element(0x00100010, b"  "), True, id="nothing but padding"),
+        pytest.param(element(0x00100010, b""), b"", False, id="empty or absent"),
+        pytest.param(element(0x00100010, b"A"), element(0x00100010, b"a"), False, id="upper and lower case"),
+        pytest.param(element(0x00280010, b"\2\0"), element(0x00280010, b"\2 "), False, id="numbers have no padding"),
+        pytest.param(element(0x00420011, b"\1"), element(0x00420011, b"\1\0"), True, id="odd bytes made even"),
+        pytest.param(element(0x00420011, b"\1\0"), element(0x00420011, b"\1\0\0\0"), False, id="more bytes"),
+        pytest.param(element(0x00111001, b"A "), element(0x00111001, b"A\0"), False, id="private bytes are bytes"),
+        pytest.param(element(0x00080000, b"\4\0\0\0") + INNER, INNER, True, id="a group length"),
+        pytest.param(element(0x00020010, b"1.2 ") + INNER, INNER, True, id="group 0002"),
+        pytest.param(INNER + element(0xFFFCFFFC, b"\0\0"), INNER, True, id="trailing padding"),
+        pytest.param(INNER, INNER + INNER, False, id="an element twice"),
+        pytest.param(b"", b"", True, id="nothing and nothing"),
+    ],
+)  # fmt: skip
+def test_what_counts_and_what_does_not(first: bytes, second: bytes, expected: bool):
+    """Delimiters, padding and group lengths do not count; everything else does."""
+    assert same(first, second) is expected
+
+
+def test_a_private_text_is_a_text_if_a_sender_said_so():
+    """Declared LO by one and unknown to the other: padding does not count."""
+    declared = explicit(0x00110010, "LO", b"ME") + explicit(0x00111001, "LO", b"AB  ")
+    unknown = element(0x00110010, b"ME") + element(0x00111001, b"AB")
+    assert same(declared, unknown, EXPLICIT_LITTLE)
+
+
+def fragments(*values: bytes) -> bytes:
+    """Encapsulated Pixel Data."""
+    items = b"".join(pack("<HHL", 0xFFFE, 0xE000, len(value)) + value for value in values)
+    return b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + items + SEQUENCE_END
+
+
+def test_compressed_data_sets_are_compared_fragment_by_fragment():
+    """In one transfer syntax the fragments decide, in two of them there is nothing to compare."""
+    data = fragments(b"", b"abcd")
+    assert same(data, data, RLE, RLE)
+    assert not same(data, fragments(b"", b"abce"), RLE, RLE)
+    assert not same(data, fragments(b"", b"ab", b"cd"), RLE, RLE)
+    assert not same(data, data, RLE, JPEG)
+    assert not same(data, explicit(0x7FE00010, "OB", b"\0\0abcd"), RLE, EXPLICIT_LITTLE)
+
+
+def test_big_values_are_compared_in_constant_memory():
+    """16 MiB that differ in their last byte are told apart piece by piece."""
+    size = 16 << 20
+    head = pack("<HHL", 0x7FE0, 0x0010, size)
+    first, second = io.BytesIO(head + bytes(size)), io.BytesIO(head + bytes(size - 1) + b"\1")
+    tracemalloc.start()
+    assert not is_same(first, IMPLICIT_LITTLE, second, IMPLICIT_LITTLE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20

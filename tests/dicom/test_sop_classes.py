@@ -1,0 +1,46 @@
+"""Which Storage SOP Classes are kept: issue 2 point 6, checklist S8."""
+
+import pytest
+from pydicom.uid import UID_dictionary
+from pynetdicom import AllStoragePresentationContexts, sop_class
+
+from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, check_kept
+from pacs.errors import SOPClassNotSupported
+
+
+def test_every_storage_class_of_pynetdicom_is_kept():
+    """What a modality can propose with pynetdicom is taken."""
+    assert {str(context.abstract_syntax) for context in AllStoragePresentationContexts} <= STORAGE
+
+
+def test_the_non_patient_objects_are_those_of_pynetdicom():
+    """The refused family is complete."""
+    assert set(sop_class._NON_PATIENT_OBJECT_CLASSES.values()) == NON_PATIENT
+
+
+def test_every_storage_class_of_pydicom_is_kept_or_refused_by_name():
+    """Nothing with Storage in its name is forgotten, retired classes included."""
+    named = {uid for uid, entry in UID_dictionary.items() if entry[1] == "SOP Class" and "Storage" in entry[0]}
+    services = {"1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.1.27"}
+    assert named - STORAGE - NON_PATIENT == services
+
+
+@pytest.mark.parametrize(
+    ("uid", "when_off", "when_on"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", True, True),
+        ("1.2.3.4", False, True),
+        ("1.2.840.10008.5.1.4.38.1", False, False),
+        ("1.2.840.10008.1.3.10", False, False),
+        ("1.2.840.10008.1.20.1", False, False),
+    ],
+)
+def test_s8_unknown_classes_depend_on_the_switch(uid: str, when_off: bool, when_on: bool):
+    """Known classes always, unknown ones when switched on, Non-Patient Objects and directories never."""
+    for unknown, kept in ((False, when_off), (True, when_on)):
+        if kept:
+            check_kept(uid, unknown)
+        else:
+            with pytest.raises(SOPClassNotSupported) as refused:
+                check_kept(uid, unknown)
+            assert len(refused.value.comment) <= 64

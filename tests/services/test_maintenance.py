@@ -1,0 +1,160 @@
+"""What an administrator does: list, delete, export (issue 2 point 10)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from pacs.dicom.levels import QueryLevel
+from pacs.errors import IdentifierError, InstanceUnreadable, StorageUnavailable
+from pacs.files.local import LocalFiles
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.services.maintenance import LISTED, Exported, Maintenance, safe_name
+from pacs.services.storage import Storage
+from pacs.telemetry import Diagnosed, Event
+from tests import real_files
+from tests.services.test_storage import Failing
+
+NAMES = ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "test-SR.dcm")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> LocalFiles:
+    """The file store."""
+    return LocalFiles(tmp_path / "files")
+
+
+@pytest.fixture
+def datasets(index: Index, files: LocalFiles) -> Sequence[pydicom.Dataset]:
+    """What is in the archive."""
+    storage = Storage(index, files)
+    for name in NAMES:
+        storage.import_file(real_files.named(name))
+    return [pydicom.dcmread(real_files.named(name)) for name in NAMES]
+
+
+@pytest.fixture
+def maintenance(index: Index, files: LocalFiles, datasets: Sequence[pydicom.Dataset]) -> Maintenance:
+    """The service over an archive with four instances of four patients."""
+    return Maintenance(index, files)
+
+
+@pytest.mark.parametrize("level", QueryLevel)
+def test_everything_is_listed_at_every_level(maintenance: Maintenance, datasets, level: QueryLevel):
+    """Each entity once, with the texts of its table."""
+    found = list(maintenance.entities(level, {}))
+    assert [tuple(entity) for entity in found] == [LISTED[level]] * 4
+    assert {entity["PatientID"] for entity in found} == {str(each.PatientID) for each in datasets}
+
+
+def test_a_list_says_what_the_instances_say(maintenance: Maintenance, datasets):
+    """Names, dates and counts are those of the stored instances."""
+    (study,) = maintenance.entities(QueryLevel.STUDY, {"PatientName": "CompressedSamples^CT1"})
+    ct = datasets[0]
+    assert study["StudyInstanceUID"] == ct.StudyInstanceUID
+    assert study["StudyDate"] == ct.StudyDate
+    assert study["ModalitiesInStudy"] == "CT"
+    assert study["NumberOfStudyRelatedInstances"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("selection", "count"),
+    [
+        ({}, 4),
+        ({"PatientName": "compressed*"}, 2),
+        ({"PatientID": "1CT1"}, 1),
+        ({"StudyDate": "20040101-20041231"}, 2),
+        ({"Modality": "CT\\MR"}, 2),
+        ({"PatientID": "nobody"}, 0),
+        ({"PatientID": "1CT1", "Modality": "MR"}, 0),
+    ],
+)
+def test_a_selection_means_what_it_means_in_a_query(maintenance: Maintenance, selection: dict[str, str], count: int):
+    """Wild cards, ranges, lists, and several keys together."""
+    assert len(maintenance.instances(selection)) == count
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [{"PatientsName": "X"}, {"PatientID": ""}, {"PatientID": "*"}, {"KVP": "120"}, {"QueryRetrieveLevel": "STUDY"},
+     {"PixelData": "x"}, {"\x1b[31m": "x"}],
+)  # fmt: skip
+def test_a_selection_that_would_be_ignored_is_refused(maintenance: Maintenance, selection: dict[str, str]):
+    """What cannot select must never select everything."""
+    with pytest.raises(IdentifierError) as refused:
+        maintenance.instances(selection)
+    assert refused.value.comment.isprintable()
+
+
+def test_deleted_instances_are_gone_with_their_files_and_parents(
+    maintenance: Maintenance, files: LocalFiles, index: Index
+):
+    """Rows, files and the patients left without children; the others stay."""
+    chosen = maintenance.instances({"Modality": "CT\\MR"})
+    done: list[int] = []
+    assert maintenance.delete(chosen, done.append) == 2
+    assert sum(done) == 2
+    assert [writer.find(index, each.sop_instance_uid) for each in chosen] == [None, None]
+    assert len(list(files.keys())) == 2
+    assert len(list(maintenance.entities(QueryLevel.PATIENT, {}))) == 2
+
+
+def test_deleting_twice_does_no_harm(maintenance: Maintenance):
+    """What is gone already is not counted."""
+    chosen = maintenance.instances({"Modality": "CT"})
+    assert (maintenance.delete(chosen), maintenance.delete(chosen)) == (1, 0)
+
+
+def test_a_file_that_cannot_be_deleted_is_told(index: Index, files: LocalFiles, maintenance: Maintenance):
+    """The row is gone, the administrator learns which file is left."""
+    events: list[Event] = []
+    failing = Failing(files, "delete", StorageUnavailable("no"))
+    chosen = maintenance.instances({"Modality": "CT"})
+    assert Maintenance(index, failing, publish=events.append).delete(chosen) == 1
+    (event,) = events
+    assert isinstance(event, Diagnosed)
+    assert chosen[0].file_key in event.sentence
+
+
+def test_exported_files_are_whole_part_10_files(maintenance: Maintenance, datasets, tmp_path: Path):
+    """Patient, study, series and instance name the path; every file is the instance, bit for bit."""
+    done: list[int] = []
+    exported = maintenance.export(maintenance.instances({}), tmp_path / "out", done.append)
+    paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert exported == Exported(4, sum(path.stat().st_size for path in paths))
+    assert len(done) == 4
+    for name, dataset in zip(NAMES, datasets, strict=True):
+        path = tmp_path.joinpath("out", safe_name(dataset.PatientID), dataset.StudyInstanceUID)
+        path = path / dataset.SeriesInstanceUID / f"{dataset.SOPInstanceUID}.dcm"
+        assert real_files.data_set(path) == real_files.data_set(real_files.named(name))
+
+
+def test_exporting_again_puts_the_newer_copy_over_the_older(maintenance: Maintenance, tmp_path: Path):
+    """A second export of the same is the same."""
+    for _ in range(2):
+        maintenance.export(maintenance.instances({}), tmp_path / "out")
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 4
+
+
+def test_an_export_names_what_fails(maintenance: Maintenance, files: LocalFiles, tmp_path: Path):
+    """A place that cannot be written, and a stored file that is gone."""
+    (tmp_path / "file").write_text("")
+    chosen = maintenance.instances({"Modality": "CT"})
+    with pytest.raises(StorageUnavailable):
+        maintenance.export(chosen, tmp_path / "file" / "out")
+    files.delete(chosen[0].file_key)
+    with pytest.raises(InstanceUnreadable):
+        maintenance.export(chosen, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("1CT1", "1CT1"), ("../../etc/passwd", "etc_passwd"), ("..", "_"), ("", "_"), ("C:\\x", "C_x"),
+     ("a\0b\nc", "a_b_c"), (".hidden", "hidden"), ("-rf", "rf"), ("NUL", "_NUL"), ("com1.txt", "_com1.txt"),
+     ("ÄÖ", "_"), ("x" * 100, "x" * 64), ("1.2.840.10008.1", "1.2.840.10008.1")],
+)  # fmt: skip
+def test_p11_no_name_leads_anywhere(text: str, name: str):
+    """Path separators, dots, control characters, reserved names and lengths are made harmless."""
+    assert safe_name(text) == name
