@@ -1,0 +1,175 @@
+"""C-CANCEL (PS3.7 9.3.2.3, checklist 3.7): honoured at once, whenever it comes, and for nothing else."""
+
+import socket
+import threading
+import time
+
+import pytest
+from pacs.testing import serving, study
+from tests import raw
+from tests.archives import FIND, GET, MOVE, identifier, take_in
+from tests.raw import IMPLICIT, Raw, cancel, request
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A running archive of one series of 300 images, and a move destination that takes and never answers."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    folder = tmp_path_factory.mktemp("cancel")
+    peers = [{"ae_title": "SILENT", "host": "127.0.0.1", "port": silent.getsockname()[1]}]
+    settings = {"peers": peers, "limits.query_page": 20, "limits.cancel_grace": 0.5}
+    with silent, serving(folder, settings) as running:
+        take_in(running, study(series=1, instances=300))
+        yield running
+
+
+def find_images(message_id: int) -> bytes:
+    """A C-FIND-RQ for all images."""
+    keys = identifier("IMAGE", PatientID="P1", SOPInstanceUID="")
+    return request(raw.C_FIND, 1, FIND, message_id, keys)
+
+
+def test_x1_p4_a_cancel_in_the_same_packet_as_the_request_is_honoured(archive):
+    """The cancel that came right behind the C-FIND ends it with FE00 after at most two Pendings."""
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(find_images(7), cancel(1, 7))
+        responses = client.until_final()
+        client.release()
+    assert responses[-1].status == 0xFE00
+    assert responses[-1].data is None
+    assert len(responses) <= 3
+
+
+def test_x2_after_a_cancel_no_further_pending_than_what_was_on_its_way(archive):
+    """A client that stops reading, cancels, and reads on gets what was on the wire, and FE00, not all 300."""
+    with Raw(archive.port) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(find_images(1))
+        first = [client.message() for _ in range(5)]
+        client.send(cancel(1, 1))
+        rest = client.until_final()
+        client.release()
+    assert {each.status for each in first} == {0xFF00}
+    assert rest[-1].status in (0xFE00, 0x0000)
+
+
+def test_p5_a_cancel_behind_twenty_others_still_counts(archive):
+    """Cancels for operations that do not exist neither matter nor push out the one that does (X3)."""
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(find_images(99), *(cancel(1, number) for number in range(1, 21)), cancel(1, 99))
+        responses = client.until_final()
+        client.release()
+    assert responses[-1].status == 0xFE00
+
+
+def test_x3_x4_a_stray_cancel_is_ignored(archive):
+    """A cancel for nothing, and one for what is finished, change nothing."""
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(cancel(1, 5))
+        client.send(find_images(6))
+        first = client.until_final()
+        client.send(cancel(1, 6))
+        client.send(find_images(8))
+        second = client.until_final()
+        client.release()
+    assert [len(first), len(second)] == [301, 301]
+    assert first[-1].status == second[-1].status == 0x0000
+
+
+def test_x5_the_same_message_id_works_again_after_a_cancel(archive):
+    """A cancelled Message ID is as good as new."""
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(find_images(3), cancel(1, 3))
+        assert client.until_final()[-1].status == 0xFE00
+        client.send(find_images(3))
+        assert len(client.until_final()) == 301
+        client.release()
+
+
+def move_all(destination: str, message_id: int, uid: str) -> bytes:
+    """A C-MOVE-RQ for a whole study."""
+    keys = identifier("STUDY", StudyInstanceUID=uid)
+    return request(raw.C_MOVE, 1, MOVE, message_id, keys, [raw.element(0x0600, destination.encode())])
+
+
+def test_x1_x6_a_cancel_while_the_destination_hangs_ends_the_move(archive):
+    """A destination that accepts the connection and says nothing holds nobody: FE00 well before any timeout."""
+    uid = study(series=1, instances=1)[0].StudyInstanceUID
+    with Raw(archive.port) as client:
+        client.associate((1, MOVE, [IMPLICIT]))
+        client.send(move_all("SILENT", 1, uid))
+        time.sleep(0.3)
+        began = time.monotonic()
+        client.send(cancel(1, 1))
+        responses = client.until_final()
+        took = time.monotonic() - began
+        client.release()
+    final = responses[-1]
+    assert final.status == 0xFE00
+    assert took < 5
+    counts = [final.number(tag) for tag in (0x1020, 0x1021, 0x1022, 0x1023)]
+    assert sum(counts) == 300
+    assert counts[1] == 0
+
+
+def test_x1_a_cancel_between_the_suboperations_of_a_get_ends_it(archive):
+    """A C-CANCEL that comes instead of the answer to a sub-operation, and the answer behind it, end in FE00."""
+    ct = "1.2.840.10008.5.1.4.1.1.2"
+    role = raw.item(0x54, len(ct).to_bytes(2, "big") + ct.encode() + b"\x00\x01")
+    uid = study(series=1, instances=1)[0].StudyInstanceUID
+    with Raw(archive.port) as client:
+        client.associate((1, GET, [IMPLICIT]), (3, ct, [raw.EXPLICIT]), extra=role)
+        client.send(request(raw.C_GET, 1, GET, 9, identifier("STUDY", StudyInstanceUID=uid)))
+        messages = [client.message()]
+        assert messages[0].number(0x0100) == raw.C_STORE
+        client.send(cancel(1, 9), store_response(messages[0], ct))
+        while messages[-1].number(0x0100) == raw.C_STORE or messages[-1].status == 0xFF00:
+            if messages[-1].number(0x0100) == raw.C_STORE and len(messages) > 1:
+                client.send(store_response(messages[-1], ct))
+            messages.append(client.message())
+        client.release()
+    final = messages[-1]
+    assert final.status == 0xFE00
+    assert sum(final.number(tag) for tag in (0x1020, 0x1021, 0x1022, 0x1023)) == 300
+    assert final.number(0x1020) >= 297
+
+
+def store_response(asked: raw.Response, sop_class: str) -> bytes:
+    """A C-STORE-RSP of success."""
+    elements = [
+        raw.element(0x0002, sop_class.encode()),
+        raw.us(0x0100, 0x8001),
+        raw.us(0x0120, asked.number(0x0110)),
+        raw.us(0x0800, 0x0101),
+        raw.us(0x0900, 0),
+        raw.element(0x1000, asked.elements[0x1000]),
+    ]
+    return raw.pdv(3, raw.command_set(elements), command=True)
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "release"])
+def test_f11_a_peer_that_goes_during_a_find_stops_it(archive, how):
+    """Whoever closes, aborts or releases in the middle of the answers leaves no operation behind."""
+    finished = []
+    unsubscribe = archive.events.subscribe(finished.append)
+    done = threading.Event()
+    stop = archive.events.subscribe(lambda event: done.set() if type(event).__name__ == "AssociationEnded" else None)
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(find_images(1))
+        client.message()
+        if how == "abort":
+            client.send(raw.pdu(0x07, bytes(4)))
+        elif how == "release":
+            client.send(raw.pdu(0x05, bytes(4)))
+            while client.pdu()[0] == 0x04:
+                pass
+    assert done.wait(10)
+    unsubscribe()
+    stop()
+    operations = [event for event in finished if type(event).__name__ == "OperationFinished"]
+    assert len(operations) == 1
