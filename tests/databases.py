@@ -30,6 +30,7 @@ KINDS = ("sqlite", "postgresql")
 PATIENCE = 30
 """Seconds a PostgreSQL server may take to start."""
 
+MEMORY = Path("/dev/shm")  # noqa: S108
 DEBIAN = Path("/usr/lib/postgresql")
 TEMPLATE = f"pacs_template_{uuid4().hex[:12]}"
 SERVER_OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -130,7 +131,7 @@ def postgres_programs() -> Iterator[Path]:
 @contextmanager
 def running_postgres(programs: Path) -> Iterator[URL]:
     """A server of our own on a socket in a temporary folder; the URL of its `postgres` database."""
-    folder = Path(tempfile.mkdtemp(prefix="pacs-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="pacs-postgres-", dir=_quick_folder()))
     who = _server_user()
     if who is not None:
         shutil.chown(folder, who)
@@ -149,6 +150,12 @@ def running_postgres(programs: Path) -> Iterator[URL]:
         server.terminate()
         server.wait(PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quick_folder() -> Path | None:
+    """Memory, where there is enough of it: copying a template of 300 files takes 10 ms there and 250 on a disk."""
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
+    return MEMORY if roomy else None
 
 
 def _server_user() -> str | None:

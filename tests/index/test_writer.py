@@ -1,0 +1,273 @@
+"""Instances in and out: identity, conflicts, filling, and many senders at once."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from sqlalchemy import func, select
+
+from pacs.dicom import kept
+from pacs.errors import DuplicateInstance, InstanceUnreadable
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.index.tables import TABLES, image, patient, series, study
+from tests.databases import opened
+from tests.index.arrivals import arrival, arriving, dataset
+
+
+def _counts(index: Index) -> tuple[int, ...]:
+    with index.read() as connection:
+        return tuple(
+            connection.execute(select(func.count()).select_from(table)).scalar_one() for table in TABLES.values()
+        )
+
+
+def _column(index: Index, column):
+    with index.read() as connection:
+        return connection.execute(select(column).order_by(column)).scalars().all()
+
+
+def test_an_instance_makes_a_row_at_every_level(index: Index):
+    """One instance is one image of one series of one study of one patient, and is found again."""
+    assert writer.add(index, arrival()) == ()
+    assert _counts(index) == (1, 1, 1, 1)
+    found = writer.find(index, "1.2.1.1.1")
+    assert found == writer.StoredInstance(
+        sop_instance_uid="1.2.1.1.1",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        study_instance_uid="1.2.1",
+        series_instance_uid="1.2.1.1",
+        patient_id="P1",
+        transfer_syntax="1.2.840.10008.1.2.1",
+        file_key="2026/11/21/03/1.2.1.1.1.dcm",
+        size=arrival().size,
+        digest="00" * 32,
+        data_offset=500,
+        bulk_offset=None,
+    )
+    assert writer.find(index, "1.2.3.4") is None
+
+
+def test_a_known_instance_is_refused_and_leaves_no_trace(index: Index):
+    """A second instance with the same UID is a duplicate, whatever patient it names."""
+    writer.add(index, arrival())
+    with pytest.raises(DuplicateInstance):
+        writer.add(index, arrival(PatientID="P2", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
+    assert _counts(index) == (1, 1, 1, 1)
+
+
+def test_k6_the_issuer_is_part_of_the_identity(index: Index):
+    """The same Patient ID of two issuers is two patients; without an issuer it is a third."""
+    for number, issuer in enumerate(("HOSPITAL", "CLINIC", None, "HOSPITAL"), 1):
+        uid = f"1.2.{number}"
+        writer.add(
+            index,
+            arrival(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", IssuerOfPatientID=issuer),
+        )
+    assert _counts(index) == (3, 4, 4, 4)
+    assert _column(index, patient.c.issuer_of_patient_id) == ["", "CLINIC", "HOSPITAL"]
+
+
+@pytest.mark.parametrize("unknown", [None, "", "  ", "A\\B"])
+def test_k1_without_a_patient_id_every_study_is_a_patient_of_its_own(index: Index, unknown):
+    """Strangers are never merged: no Patient ID, or none that is one, makes a patient per study."""
+    for number, uid in enumerate(("1.2.1", "1.2.1", "1.2.2"), 1):
+        named = dataset(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", PatientID=None)
+        if unknown is not None:
+            named.PatientID = unknown
+        assert writer.add(index, arriving(named)) == ()
+    assert _counts(index) == (2, 2, 2, 3)
+    assert _column(index, patient.c.apart) == ["1.2.1", "1.2.2"]
+
+
+def test_a_study_stays_with_its_first_patient(index: Index):
+    """The image is in the study, no second patient is made, and the conflict is told without naming anybody."""
+    writer.add(index, arrival(1, PatientName="DOE^JOHN"))
+    told = writer.add(index, arrival(2, PatientID="P2", PatientName="ROE^JANE", PatientSex="F"))
+    assert told == ("Study is known under another patient",)
+    assert _counts(index) == (1, 1, 1, 2)
+    assert _column(index, patient.c.patient_name) == ["doe^john"]
+    assert _column(index, patient.c.patient_sex) == [None]
+
+
+def test_a_series_stays_in_its_first_study(index: Index):
+    """The image is in the series it names, no second study is made, nothing of the other study is mixed in."""
+    writer.add(index, arrival(1))
+    told = writer.add(index, arrival(2, StudyInstanceUID="1.2.2", StudyDescription="KNEE"))
+    assert told == ("Series is known under another study",)
+    assert _counts(index) == (1, 1, 1, 2)
+    assert _column(index, study.c.study_description) == [None]
+
+
+def test_what_was_received_first_wins_and_what_was_empty_is_filled(index: Index):
+    """Later instances fill empty elements of patient, study and series, and change no others."""
+    writer.add(index, arrival(1, PatientName="DOE^JOHN", StudyDate="", Modality="CT"))
+    writer.add(index, arrival(2, PatientName="DOE^JACK", StudyDate="20200101", PatientSex="M", SeriesNumber=3))
+    assert _column(index, patient.c.patient_name) == ["doe^john"]
+    assert _column(index, patient.c.patient_sex) == ["M"]
+    assert _column(index, study.c.study_date) == ["20200101"]
+    assert _column(index, series.c.series_number) == [3]
+    assert _column(index, series.c.modality) == ["CT"]
+    (blob,) = _column(index, patient.c.kept)
+    assert str(kept.decode(blob).PatientName) == "DOE^JOHN"
+
+
+def test_k5_computed_elements_of_an_instance_are_not_kept(index: Index):
+    """A number of related instances that an instance brings along is no business of its row."""
+    writer.add(index, arrival(1, NumberOfStudyRelatedInstances=99, ModalitiesInStudy="MR"))
+    (blob,) = _column(index, study.c.kept)
+    assert set(kept.decode(blob).keys()) == {0x0020000D}
+
+
+def test_a_value_that_does_not_fit_its_column_makes_its_row_irregular(index: Index):
+    """Several values, an impossible date or a text beyond measure leave the column empty and mark the row."""
+    writer.add(index, arrival(1, StudyDescription="X" * 5000))
+    with index.read() as connection:
+        row = connection.execute(select(study.c.study_description, study.c.irregular)).one()
+    assert tuple(row) == (None, True)
+
+
+def test_long_identifiers_in_any_script_can_be_indexed(index: Index):
+    """The longest Patient ID, issuer and name that a column takes, in letters that no compression helps."""
+    long = "".join(chr(0x4E00 + (number * 7919) % 20000) for number in range(340))
+    writer.add(index, arrival(PatientID=long, IssuerOfPatientID=long[::-1], PatientName=long))
+    assert _column(index, patient.c.patient_id) == [long]
+
+
+def test_replacing_puts_the_newer_instance_in_the_place_of_the_older(index: Index):
+    """The older one is handed back for its file to be deleted, and there is one image as before."""
+    writer.add(index, arrival(1, PatientName="OLD"))
+    newer = arriving(dataset(1, PatientName="NEW"), file_key="2026/11/21/04/newer.dcm")
+    former = writer.replace(index, newer)
+    assert former.file_key == "2026/11/21/03/1.2.1.1.1.dcm"
+    found = writer.find(index, "1.2.1.1.1")
+    assert found is not None
+    assert found.file_key == "2026/11/21/04/newer.dcm"
+    assert _counts(index) == (1, 1, 1, 1)
+    assert _column(index, patient.c.patient_name) == ["new"]
+
+
+def test_replacing_what_is_not_there_changes_nothing(index: Index):
+    """The caller learns that the instance is gone, and may add it."""
+    with pytest.raises(InstanceUnreadable):
+        writer.replace(index, arrival())
+    assert _counts(index) == (0, 0, 0, 0)
+
+
+def test_removing_takes_parents_without_children_along(index: Index):
+    """The last image of a series takes its series, the last of a study its study and patient; others stay."""
+    writer.add(index, arrival(1))
+    writer.add(index, arrival(2))
+    writer.add(index, arrival(3, SeriesInstanceUID="1.2.1.2"))
+    writer.add(index, arrival(4, PatientID="P2", StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1"))
+    assert [each.sop_instance_uid for each in writer.remove(index, ["1.2.1.1.1", "1.2.1.1.3", "1.1.1"])] == [
+        "1.2.1.1.1",
+        "1.2.1.1.3",
+    ]
+    assert _counts(index) == (2, 2, 2, 2)
+    writer.remove(index, ["1.2.1.1.2", "1.2.1.1.4"])
+    assert _counts(index) == (0, 0, 0, 0)
+    assert writer.remove(index, []) == []
+
+
+def test_touching_notes_when_instances_were_used(index: Index):
+    """Only the instances named have a time of use afterwards, in microseconds."""
+    writer.add(index, arrival(1))
+    writer.add(index, arrival(2))
+    writer.touch(index, ["1.2.1.1.2"], 1_795_000_000_000_001)
+    with index.read() as connection:
+        used = connection.execute(select(image.c.last_used_at).order_by(image.c.sop_instance_uid)).scalars().all()
+    assert used == [None, 1_795_000_000_000_001]
+
+
+# --- many at once ------------------------------------------------------------------------------------------------
+
+SENDERS = 32
+
+
+def test_32_threads_with_the_first_instances_of_a_patient_make_one_patient(index: Index):
+    """One patient, one study, one series and an image for each sender."""
+    arrivals = [arrival(number, PatientName="DOE^JOHN") for number in range(1, SENDERS + 1)]
+    barrier = Barrier(SENDERS)
+
+    def send(each: writer.Arrival) -> tuple[str, ...]:
+        barrier.wait()
+        return writer.add(index, each)
+
+    with ThreadPoolExecutor(SENDERS) as pool:
+        assert list(pool.map(send, arrivals)) == [()] * SENDERS
+    assert _counts(index) == (1, 1, 1, SENDERS)
+
+
+def test_of_many_senders_of_one_instance_one_adds_it_and_the_others_are_told(index: Index):
+    """The race for a SOP Instance UID has one winner, and a duplicate for each of the others."""
+    barrier = Barrier(8)
+
+    def send(number: int) -> bool:
+        each = arriving(dataset(1), file_key=f"2026/11/21/03/{number}.dcm")
+        barrier.wait()
+        try:
+            writer.add(index, each)
+        except DuplicateInstance:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(send, range(8))) == 1
+    assert _counts(index) == (1, 1, 1, 1)
+
+
+def test_adding_and_removing_at_once_leaves_no_parent_without_children(index: Index):
+    """Senders and removers that meet in one series get on, and only what has children remains."""
+
+    def come_and_go(sender: int) -> None:
+        for number in range(5):
+            uid = f"1.2.1.1.{sender}{number}"
+            writer.add(index, arrival(SOPInstanceUID=uid, PatientComments="x" if number % 2 else None))
+            writer.remove(index, [uid])
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(come_and_go, range(1, 7)))
+    assert _counts(index) == (0, 0, 0, 0)
+
+
+SENDER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pacs.index import writer
+from pacs.index.database import Index
+from tests.index.arrivals import arrival
+
+index = Index(sys.argv[1])
+arrivals = [arrival(int(number)) for number in sys.argv[2:]]
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(8) as pool:
+    assert list(pool.map(lambda each: writer.add(index, each), arrivals)) == [()] * 8
+index.close()
+"""
+
+
+def test_senders_in_separate_processes_make_one_patient(database_url: str):
+    """Four processes of eight senders at once on a patient's first instances: one patient, one study, one series."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SENDER, database_url, *map(str, range(first, first + 8))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in range(1, 33, 8)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] or process.returncode for process in processes] == [0] * 4
+    with opened(database_url) as index:
+        assert _counts(index) == (1, 1, 1, 32)
