@@ -21,10 +21,8 @@ NON_PATIENT = frozenset(
 )
 """The Non-Patient Object Storage SOP Classes (PS3.4 GG.3): their instances have no study to be found by."""
 
-_NO_INSTANCES = frozenset(
-    (MEDIA_STORAGE_DIRECTORY, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2", "1.2.840.10008.5.1.1.27")
-)
-"""SOP Classes with Storage in their name which are services, a directory or print jobs."""
+_NO_INSTANCES = frozenset((MEDIA_STORAGE_DIRECTORY, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2"))
+"""SOP Classes with Storage in their name: a DICOMDIR, and the services that commit to storage."""
 
 _NEWER_THAN_PYDICOM = frozenset(
     (

@@ -5,6 +5,7 @@ from pydicom.uid import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, check_kept
+from pacs.dimse import negotiation
 from pacs.errors import SOPClassNotSupported
 
 
@@ -21,8 +22,13 @@ def test_the_non_patient_objects_are_those_of_pynetdicom():
 def test_every_storage_class_of_pydicom_is_kept_or_refused_by_name():
     """Nothing with Storage in its name is forgotten, retired classes included."""
     named = {uid for uid, entry in UID_dictionary.items() if entry[1] == "SOP Class" and "Storage" in entry[0]}
-    services = {"1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.1.27"}
+    services = {"1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}
     assert named - STORAGE - NON_PATIENT == services
+
+
+def test_what_is_negotiated_is_what_is_stored():
+    """A context that is accepted for Storage is never refused for its SOP Class afterwards."""
+    assert negotiation.STORAGE == STORAGE
 
 
 @pytest.mark.parametrize(
