@@ -13,7 +13,7 @@ from pacs.dicom.answer import respond
 from pacs.dicom.attributes import NOT_KEYS, UNIQUE, Attribute, Kept, by_keyword
 from pacs.dicom.dataset import CHARACTER_SET, View, read, write
 from pacs.dicom.elements import Encoding
-from pacs.dicom.keys import KeyReader, attribute_of, error, is_private_creator
+from pacs.dicom.keys import KeyReader, asked_tags, attribute_of, error
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.manner import Manner, Negotiated
 from pacs.dicom.query import DateTimeRange, Item, Key, Names, Query, Range, Requested, Single, Wildcard
@@ -134,9 +134,7 @@ class _Request:
     def asked(self) -> list[Attribute]:
         """The attributes asked for, by tag; those not supported go to `ignored` (K3, M18)."""
         found = []
-        for tag in sorted(self.view.dataset.keys()):
-            if tag.group < 0x0008 or tag.element == 0 or tag in NOT_KEYS or is_private_creator(tag):
-                continue
+        for tag in asked_tags(self.view):
             asked = attribute_of(tag, self.view)
             if asked is None or (asked.kept is Kept.FILE and self.level is not QueryLevel.IMAGE):
                 self.ignored.append(int(tag))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from pydicom.datadict import private_dictionary_VR
+from pydicom.tag import BaseTag
 
-from pacs.dicom.attributes import IMAGE, Attribute, Kept, KeyType, attribute
+from pacs.dicom.attributes import IMAGE, NOT_KEYS, Attribute, Kept, KeyType, attribute
 from pacs.dicom.dataset import View, vr
 from pacs.dicom.manner import Manner, Negotiated
 from pacs.dicom.query import (
@@ -44,7 +45,11 @@ from pacs.errors import IdentifierError
 LONGEST_PATTERN = 1024
 """How many characters a wild card or a name may have; longer ones cost too much to match."""
 
-_BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+LONGEST_COMMENT = 64
+"""How many characters an Error Comment has (0000,0902)."""
+
+_BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW", "US or SS or OW"})
+_LENGTH_TO_END = 0x00080001
 _ASTERISKS = re.compile(r"\*+")
 _ANY_LAST_COMPONENTS = re.compile(r"(.+?)\^[\^*]*\*[\^*]*")
 
@@ -80,15 +85,11 @@ def _private_vr(tag: int, creator: str) -> str:
         return "UN"
 
 
-def is_private_creator(tag: int) -> bool:
-    """Whether an element reserves a block of private elements (PS3.5 7.8.1): it is no key itself."""
-    return bool(tag >> 16 & 1) and 0x10 <= tag & 0xFFFF <= 0xFF
-
-
 def error(meaning: str, *attributes: Attribute) -> IdentifierError:
-    """What is wrong with an attribute of the Identifier, meaning first, as an Error Comment cuts its end off."""
-    names = " ".join(each.keyword or f"({each.tag >> 16:04X},{each.tag & 0xFFFF:04X})" for each in attributes)
-    return IdentifierError(f"{meaning}: {names}", [each.tag for each in attributes])
+    """What is wrong with attributes of the Identifier: the first by name, meaning first, and all by tag."""
+    first = attributes[0]
+    name = first.keyword or f"({first.tag >> 16:04X},{first.tag & 0xFFFF:04X})"
+    return IdentifierError(f"{meaning}: {name}"[:LONGEST_COMMENT], [each.tag for each in attributes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +164,22 @@ class KeyReader:
 def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
     """What an item of a sequence asks for; tags not supported go to `ignored`."""
     found = []
-    for tag in sorted(item.dataset.keys()):
+    for tag in asked_tags(item):
         asked = attribute_of(tag, item)
         if asked is not None:
             found.append(asked)
-        elif tag.element and not is_private_creator(tag):
+        else:
             ignored.append(int(tag))
     return found
+
+
+def asked_tags(view: View) -> list[BaseTag]:
+    """The tags of a data set that ask for something: no group length, no group below 0008, no NOT_KEYS (M18, F6)."""
+    return [tag for tag in sorted(view.dataset.keys()) if tag.group >= 0x0008 and tag.element and not _is_no_key(tag)]
+
+
+def _is_no_key(tag: int) -> bool:
+    return tag in NOT_KEYS or tag == _LENGTH_TO_END or (bool(tag >> 16 & 1) and 0x10 <= tag & 0xFFFF <= 0xFF)
 
 
 def _is_wild(text: str) -> bool:
