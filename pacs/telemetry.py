@@ -297,7 +297,7 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
 def _renderer(format: LogFormat, out: TextIO) -> Any:
     if format == "json":
         return structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False)
-    return structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24)
+    return structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24, sort_keys=False)
 
 
 EventDict = MutableMapping[str, Any]

@@ -1,0 +1,157 @@
+"""`pacs import`, `ls`, `export` and `delete` on a real archive."""
+
+import json
+
+import pytest
+from pydicom import dcmread
+
+from pacs.testing import study, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder tree with two studies of two patients, 6 CT and 2 MR instances, and a text file."""
+    write(study(instances=3), tmp_path / "in" / "ct")
+    write(study("ROE^JANE", "MR", 1, 2, patient_id="P2"), tmp_path / "in" / "deep" / "mr")
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def filled(pacs, folder):
+    """`pacs` with that folder imported."""
+    pacs("import", folder)
+    return pacs
+
+
+def listed(pacs, *words):
+    """What `pacs ls --json` lists."""
+    result = pacs("ls", *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, folder):
+    """Counts on standard output, reasons with their files on standard error, exit status 1."""
+    result = pacs("import", folder)
+    assert result.exit_code == 1
+    assert result.stdout == "8 stored, 0 known already, 1 refused\n"
+    assert result.stderr.startswith("1 refused: ")
+    assert "notes.txt" in result.stderr
+
+
+def test_import_of_what_is_known_already_is_no_failure(filled, folder):
+    """The same files again, named one by one."""
+    result = filled("import", *sorted(folder.rglob("*.dcm")))
+    assert result.exit_code == 0
+    assert result.stdout == "0 stored, 8 known already, 0 refused\n"
+
+
+def test_import_of_many_bad_files_shows_some_of_them(pacs, tmp_path):
+    """Three per reason, the rest is a number; what is no text is escaped."""
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for place in range(5):
+        (bad / f"{place}\x1b.txt").write_text("not an image")
+    result = pacs("import", bad)
+    assert "0 stored, 0 known already, 5 refused" in result.stdout
+    assert "and 2 more" in result.stderr
+    assert r"0\x1b.txt" in result.stderr
+
+
+def test_import_of_a_path_that_is_not_there_is_refused_before_anything_else(pacs, tmp_path):
+    """Exit status 2, nothing made."""
+    assert pacs("import", tmp_path / "nowhere").exit_code == 2
+    assert not (tmp_path / "pacs-data").exists()
+
+
+@pytest.mark.parametrize(("level", "number"), [("patients", 2), ("studies", 2), ("series", 3), ("images", 8)])
+def test_ls_lists_each_level(filled, level, number):
+    """Everything that was imported."""
+    assert len(listed(filled, level)) == number
+
+
+def test_ls_lists_studies_where_no_level_is_named(filled):
+    """With what a person asks of a study first."""
+    (found,) = listed(filled, "PatientName=roe*")
+    assert (found["PatientID"], found["ModalitiesInStudy"], found["NumberOfStudyRelatedInstances"]) == ("P2", "MR", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["series", "Modality=CT"], 2),
+        (["images", "PatientID=P1", "InstanceNumber=2"], 2),
+        (["studies", "StudyDate=20260101-20260131"], 2),
+        (["studies", "StudyDate=20270101-"], 0),
+        (["patients", "PatientID=P1\\P2"], 2),
+    ],
+)
+def test_ls_understands_what_a_c_find_does(filled, words, number):
+    """Wild cards, ranges, lists, keys of higher levels."""
+    assert len(listed(filled, *words)) == number
+
+
+def test_ls_prints_csv_where_nobody_watches(filled):
+    """A line of names, a line for each patient."""
+    lines = filled("ls", "patients").stdout.splitlines()
+    assert lines[0].startswith("PatientID,IssuerOfPatientID,PatientName,")
+    assert lines[1].startswith("P1,,DOE^JOHN,19700101,O,1,6")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["planets"], "'planets' is none of patients, studies, series, images"),
+        (["studies", "PatientID"], "is not KEYWORD=VALUE"),
+        (["studies", "PatientID="], "is not KEYWORD=VALUE"),
+        (["studies", "PatientNmae=X"], "PatientNmae is no keyword of PS3.6"),
+        (["patients", "SeriesNumber=1"], "SeriesNumber selects nothing at PATIENT level"),
+    ],
+)
+def test_ls_refuses_what_it_does_not_understand(filled, words, said):
+    """A selection is understood exactly or not at all."""
+    result = filled("ls", *words)
+    assert result.exit_code != 0
+    assert said in result.stderr
+
+
+def test_export_writes_what_matches_into_folders(filled, tmp_path):
+    """Each instance as a file that reads as what was imported."""
+    result = filled("export", tmp_path / "out", "PatientID=P2")
+    assert result.stdout.startswith("2 instances, ")
+    read = [dcmread(path) for path in (tmp_path / "out" / "P2").rglob("*.dcm")]
+    expected = study("ROE^JANE", "MR", 1, 2, patient_id="P2")
+    assert sorted(read, key=lambda each: each.InstanceNumber) == expected
+
+
+def test_delete_shows_what_matches_and_asks(filled):
+    """No is the default, and changes nothing."""
+    result = filled("delete", "PatientID=P2", input="\n")
+    assert result.exit_code == 1
+    assert "ROE^JANE" in result.stdout
+    assert "Delete 2 instances of 1 studies for good? [y/N]" in result.stdout
+    assert len(listed(filled, "images")) == 8
+
+
+def test_delete_forgets_instances_and_their_files(filled, tmp_path):
+    """One series of two; then all there is."""
+    assert filled("delete", "PatientID=P1", "SeriesNumber=2", input="y\n").exit_code == 0
+    assert [each["NumberOfStudyRelatedSeries"] for each in listed(filled, "studies", "PatientID=P1")] == ["1"]
+    assert filled("delete", "--all", "--yes").stdout.endswith("5 instances deleted\n")
+    assert listed(filled, "patients") == []
+    assert list((tmp_path / "pacs-data" / "files").rglob("*.dcm")) == []
+
+
+def test_delete_of_what_is_not_there_says_so(filled):
+    """It is no failure."""
+    assert filled("delete", "PatientID=P9").stdout == "nothing matches\n"
+
+
+@pytest.mark.parametrize("words", [["delete"], ["delete", "--all", "PatientID=P1"], ["export", "out"]])
+def test_everything_is_never_meant_by_accident(filled, words):
+    """Either a selection, or --all."""
+    result = filled(*words)
+    assert result.exit_code == 2
+    assert "or --all" in result.stderr
+    assert len(listed(filled, "images")) == 8
