@@ -182,6 +182,9 @@ class AcceptorPolicy:
         contexts: list[PresentationContext] = []
         roles: dict[UID, SCP_SCU_RoleSelectionNegotiation] = {}
         for proposed in request.presentation_context_definition_list:
+            if not proposed.transfer_syntax:
+                contexts.append(_without_transfer_syntax(proposed))
+                continue
             results, replies = negotiate_as_acceptor([proposed], [self._supported(proposed, order)], proposed_roles)
             contexts += results
             roles |= {cast(UID, each.sop_class_uid): each for each in replies}
@@ -218,6 +221,14 @@ def choose(proposed: Sequence[str], kept: Sequence[str], order: Sequence[str] = 
     ranked = [each for each in order if each in usable]
     explicit = [each for each in usable if each != ImplicitVRLittleEndian]
     return next(iter((*ranked, *explicit, *usable)), None)
+
+
+def _without_transfer_syntax(proposed: PresentationContext) -> PresentationContext:
+    """The answer to a context that proposes none: its items must name one all the same (PS3.8 9.3.3.2)."""
+    refused = PresentationContext()
+    refused.context_id, refused.abstract_syntax, refused.result = proposed.context_id, proposed.abstract_syntax, 4
+    refused.add_transfer_syntax(ImplicitVRLittleEndian)
+    return refused
 
 
 def _agreement(

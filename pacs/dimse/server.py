@@ -123,8 +123,8 @@ class Server:
         self._close_listeners()
 
     def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        for each in (*self._listeners, self._bell, self._ring):
+            each.close()
 
     def _accept_all(self) -> None:
         with selectors.DefaultSelector() as selector:

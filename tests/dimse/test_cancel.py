@@ -5,10 +5,12 @@ import threading
 import time
 
 import pytest
+
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier, take_in
 from tests.raw import IMPLICIT, Raw, cancel, request
+
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):

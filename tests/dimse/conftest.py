@@ -1,0 +1,101 @@
+"""A server whose handlers a test chooses, on a free port of the loopback."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pacs.dicom.syntaxes import KEPT
+from pacs.dimse.association import Association, Limits
+from pacs.dimse.command import CommandField
+from pacs.dimse.messages import Message
+from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.server import Handler, Server
+from pacs.telemetry import AssociationEnded, Event
+
+
+def echo(association: Association, message: Message) -> None:
+    """Verification."""
+    association.send(message.context.id, message.command.response(0x0000))
+
+
+@dataclass
+class Archive:
+    """A running server, what it published, and what its store handler received."""
+
+    server: Server
+    events: list[Event]
+    ended: threading.Condition
+    received: list[tuple[str, str, int, str]] = field(default_factory=list)
+    """(calling AE title, transfer syntax, length, SHA-256) of each data set."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.server.port
+
+    def ended_by(self, count: int = 1) -> list[str]:
+        """How the associations ended, once `count` of them have."""
+        with self.ended:
+            assert self.ended.wait_for(lambda: len(self._ends()) >= count, timeout=20), self.events
+            return self._ends()
+
+    def _ends(self) -> list[str]:
+        return [each.how for each in self.events if isinstance(each, AssociationEnded)]
+
+
+Serve = Callable[..., Archive]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers: `serve(find=handler, limits=..., associations=..., policy={...})`."""
+    servers: list[Server] = []
+
+    def start(
+        find: Handler | None = None,
+        store: Handler | None = None,
+        *,
+        limits: Limits | None = None,
+        associations: int = 100,
+        **policy: Any,
+    ) -> Archive:
+        events: list[Event] = []
+        ended = threading.Condition()
+
+        def publish(event: Event) -> None:
+            with ended:
+                events.append(event)
+                ended.notify_all()
+
+        def keep(association: Association, message: Message) -> None:
+            digest, length = hashlib.sha256(), 0
+            for fragment in message.fragments():
+                digest.update(fragment)
+                length += len(fragment)
+            entry = (association.calling_ae_title, message.context.transfer_syntax, length, digest.hexdigest())
+            archive.received.append(entry)
+            association.send(message.context.id, message.command.response(0x0000))
+
+        handlers: dict[int, Handler] = {CommandField.C_ECHO: echo, CommandField.C_STORE: store or keep}
+        if find is not None:
+            handlers[CommandField.C_FIND] = find
+        server = Server(
+            [("127.0.0.1", 0)],
+            AcceptorPolicy(**{"ae_title": "PACS", "transfer_syntaxes": KEPT} | policy),
+            handlers,
+            limits=limits,
+            associations=associations,
+            publish=publish,
+        )
+        server.start()
+        servers.append(server)
+        archive = Archive(server, events, ended)
+        return archive
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,0 +1,353 @@
+"""Which associations and contexts are accepted, asked of a running server with requests written by hand."""
+
+import struct
+
+import pytest
+from pydicom.uid import UID_dictionary
+
+from pacs.dicom.manner import Negotiated
+from pacs.dicom.syntaxes import KEPT
+from pacs.dimse.agreement import UserIdentity, batches
+from pacs.dimse.negotiation import NON_PATIENT_OBJECTS, STORAGE, choose, extended_answer, negotiated
+from pacs.errors import NotAuthorized
+from pacs.telemetry import AssociationRejected
+from tests.dimse import raw
+from tests.dimse.conftest import Serve
+from tests.dimse.raw import (
+    BIG_ENDIAN,
+    CT,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    JPEG,
+    RJ,
+    STUDY_FIND,
+    VERIFICATION,
+    Peer,
+    associate_rq,
+    contexts_of,
+    information_of,
+    item,
+)
+
+STUDY_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+PRIVATE = "1.2.3.4.5.6.7"
+HANGING_PROTOCOL = "1.2.840.10008.5.1.4.38.1"
+PRINT = "1.2.840.10008.5.1.1.9"
+JPIP = "1.2.840.10008.1.2.4.94"
+
+ACCEPTED, REJECTED_BY_USER, NO_ABSTRACT, NO_TRANSFER = 0, 1, 3, 4
+
+
+def answers(archive_port: int, *contexts: tuple[str, tuple[str, ...]], calling: str = "RAW") -> list[tuple[int, str]]:
+    """The result and transfer syntax of each proposed context, in order."""
+    with Peer(archive_port) as peer:
+        found = contexts_of(peer.associate(contexts=contexts, calling=calling))
+        return [found[2 * n + 1] for n in range(len(contexts))]
+
+
+# --- rejections --------------------------------------------------------------------------------------------------
+
+
+def rejected(port: int, **options: object) -> tuple[int, int, int]:
+    """Result, source and reason of the A-ASSOCIATE-RJ."""
+    with Peer(port) as peer:
+        peer.send(associate_rq(**options))  # type: ignore[arg-type]
+        kind, body = peer.receive()
+        assert kind == RJ
+        return body[1], body[2], body[3]
+
+
+def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None:
+    """Only where we insist on our own."""
+    strict, open_one = serve(any_called_ae=False), serve()
+    assert rejected(strict.port, called="OTHER") == (1, 1, 7)
+    for port in (strict.port, open_one.port):
+        assert answers(port, (VERIFICATION, (IMPLICIT,))) == [(ACCEPTED, IMPLICIT)]
+    with Peer(open_one.port) as peer:
+        peer.associate(called="OTHER")
+
+
+def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> None:
+    """The rule is asked with the title, its padding gone, and the address."""
+    asked: list[tuple[str, str]] = []
+
+    def may_call(ae_title: str, address: str) -> bool:
+        asked.append((ae_title, address))
+        return ae_title == "FRIEND"
+
+    archive = serve(may_call=may_call)
+    assert rejected(archive.port, calling="STRANGER") == (1, 1, 3)
+    assert answers(archive.port, (VERIFICATION, (IMPLICIT,)), calling="FRIEND")
+    assert asked == [("STRANGER", "127.0.0.1"), ("FRIEND", "127.0.0.1")]
+    event = next(each for each in archive.events if isinstance(each, AssociationRejected))
+    assert (event.calling_ae_title, event.result, event.source, event.reason) == ("STRANGER", 1, 1, 3)
+
+
+def test_another_application_context_is_rejected_with_1_1_2(serve: Serve) -> None:
+    """There is only one."""
+    assert rejected(serve().port, application_context="1.2.840.10008.3.1.1.2") == (1, 1, 2)
+
+
+def test_another_protocol_version_is_rejected_with_1_2_2(serve: Serve) -> None:
+    """Only bit 0 counts: version 3 includes version 1."""
+    archive = serve()
+    assert rejected(archive.port, version=2) == (1, 2, 2)
+    with Peer(archive.port) as peer:
+        peer.associate(version=3)
+
+
+def test_a_peer_that_takes_no_pdu_long_enough_is_rejected(serve: Serve) -> None:
+    """Seven bytes hold no fragment; 0 is without limit."""
+    archive = serve()
+    assert rejected(archive.port, information=raw.user_information(7)) == (1, 1, 1)
+    with Peer(archive.port) as peer:
+        peer.associate(information=raw.user_information(0))
+
+
+# --- contexts ----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_proposed_syntax_that_is_kept_is_taken(serve: Serve) -> None:
+    """The requestor's order counts, not ours."""
+    assert answers(
+        serve().port,
+        (CT, (JPEG, EXPLICIT)),
+        (CT, (EXPLICIT, JPEG)),
+        (CT, (BIG_ENDIAN, EXPLICIT)),
+        (CT, (JPIP, "1.2.3.4", DEFLATED)),
+    ) == [(ACCEPTED, JPEG), (ACCEPTED, EXPLICIT), (ACCEPTED, BIG_ENDIAN), (ACCEPTED, DEFLATED)]
+
+
+def test_implicit_vr_is_taken_only_when_nothing_explicit_is_proposed(serve: Serve) -> None:
+    """Private elements would lose their VRs."""
+    assert answers(serve().port, (CT, (IMPLICIT, EXPLICIT)), (CT, (IMPLICIT, JPEG)), (CT, (IMPLICIT,))) == [
+        (ACCEPTED, EXPLICIT),
+        (ACCEPTED, JPEG),
+        (ACCEPTED, IMPLICIT),
+    ]
+
+
+def test_a_peer_may_have_an_order_of_its_own(serve: Serve) -> None:
+    """What it does not list comes after what it does."""
+    archive = serve(order_for=lambda ae_title: (IMPLICIT, JPEG) if ae_title == "ODD" else ())
+    proposed = ((CT, (EXPLICIT, IMPLICIT)), (CT, (EXPLICIT, JPEG)), (CT, (EXPLICIT,)))
+    assert [each for _, each in answers(archive.port, *proposed, calling="ODD")] == [IMPLICIT, JPEG, EXPLICIT]
+    assert [each for _, each in answers(archive.port, *proposed)] == [EXPLICIT, EXPLICIT, EXPLICIT]
+
+
+def test_a_syntax_that_is_not_kept_is_refused_with_result_4(serve: Serve) -> None:
+    """And an abstract syntax nobody knows with result 3."""
+    found = answers(serve().port, (CT, (JPIP,)), (PRIVATE, (IMPLICIT,)), (PRINT, (IMPLICIT,)), (CT, ()))
+    assert [result for result, _ in found] == [NO_TRANSFER, NO_ABSTRACT, NO_ABSTRACT, NO_TRANSFER]
+
+
+def test_unknown_and_private_classes_are_taken_when_switched_on(serve: Serve) -> None:
+    """Known ones that are no Storage stay refused, Non-Patient Object Storage by name."""
+    found = answers(
+        serve(unknown_sop_classes=True).port,
+        (PRIVATE, (EXPLICIT,)),
+        ("1.2.840.10008.5.1.4.1.1.99999", (EXPLICIT,)),
+        (HANGING_PROTOCOL, (EXPLICIT,)),
+        (PRINT, (IMPLICIT,)),
+    )
+    assert [result for result, _ in found] == [ACCEPTED, ACCEPTED, NO_ABSTRACT, NO_ABSTRACT]
+
+
+def test_p9_deflated_is_kept_for_storage_and_refused_for_identifiers(serve: Serve) -> None:
+    """An Identifier in Explicit VR Big Endian is understood."""
+    assert answers(
+        serve().port,
+        (CT, (DEFLATED,)),
+        (STUDY_FIND, (DEFLATED,)),
+        (STUDY_MOVE, (BIG_ENDIAN,)),
+        (VERIFICATION, (DEFLATED,)),
+    ) == [(ACCEPTED, DEFLATED), (NO_TRANSFER, DEFLATED), (ACCEPTED, BIG_ENDIAN), (NO_TRANSFER, DEFLATED)]
+
+
+def test_every_storage_class_of_the_dictionary_is_offered() -> None:
+    """Retired ones too; no commitment, no DICOMDIR, nothing without a patient."""
+    named = {uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Image Storage" in name}
+    assert named <= STORAGE
+    assert not STORAGE & NON_PATIENT_OBJECTS
+    assert not STORAGE & {"1.2.840.10008.1.20.1", "1.2.840.10008.1.3.10", VERIFICATION, STUDY_FIND}
+
+
+def test_every_kept_syntax_is_accepted_for_storage(serve: Serve) -> None:
+    """Each proposed alone."""
+    assert answers(serve().port, *((CT, (uid,)) for uid in KEPT)) == [(ACCEPTED, uid) for uid in KEPT]
+
+
+def test_an_association_without_an_accepted_context_is_still_accepted(serve: Serve) -> None:
+    """It can be released, and do nothing else."""
+    with Peer(serve().port) as peer:
+        assert contexts_of(peer.associate(contexts=((PRINT, (IMPLICIT,)),))) == {1: (NO_ABSTRACT, IMPLICIT)}
+        peer.release()
+
+
+def test_nothing_is_chosen_from_nothing() -> None:
+    """No proposal, or none that is kept."""
+    assert choose((), KEPT) is None
+    assert choose((JPIP,), KEPT) is None
+    assert choose((EXPLICIT,), KEPT, (IMPLICIT,)) == EXPLICIT
+
+
+# --- roles -------------------------------------------------------------------------------------------------------
+
+
+def role(sop_class: str, scu: int, scp: int) -> bytes:
+    """An SCP/SCU Role Selection sub-item."""
+    return item(0x54, struct.pack(">H", len(sop_class)) + sop_class.encode() + bytes([scu, scp]))
+
+
+def roles_of(accept: bytes) -> dict[str, tuple[int, int]]:
+    """The roles answered, (SCU, SCP) by SOP Class."""
+    return {body[2:-2].decode(): (body[-2], body[-1]) for kind, body in information_of(accept) if kind == 0x54}
+
+
+@pytest.mark.parametrize(("scu", "scp"), [(0, 1), (1, 1), (1, 0)])
+def test_the_requestor_may_take_both_roles_of_storage(serve: Serve, scu: int, scp: int) -> None:
+    """As SCP for a C-GET; what it does not propose it does not get."""
+    with Peer(serve().port) as peer:
+        accept = peer.associate(information=raw.user_information(16384, role(CT, scu, scp)))
+        assert roles_of(accept) == {CT: (scu, scp)}
+
+
+def test_no_role_is_selected_for_queries_and_where_none_was_proposed(serve: Serve) -> None:
+    """The default roles are not said."""
+    with Peer(serve().port) as peer:
+        accept = peer.associate(information=raw.user_information(16384, role(STUDY_FIND, 1, 1)))
+        assert roles_of(accept) == {}
+
+
+def test_a_context_without_any_role_is_rejected(serve: Serve) -> None:
+    """Who can be neither SCU nor SCP can do nothing in it."""
+    with Peer(serve().port) as peer:
+        accept = peer.associate(information=raw.user_information(16384, role(CT, 0, 0)))
+        assert contexts_of(accept)[raw.CT_CONTEXT][0] == REJECTED_BY_USER
+
+
+# --- extended negotiation ----------------------------------------------------------------------------------------
+
+
+def extended(sop_class: str, information: bytes) -> bytes:
+    """A SOP Class Extended Negotiation sub-item."""
+    return item(0x56, struct.pack(">H", len(sop_class)) + sop_class.encode() + information)
+
+
+def extended_of(accept: bytes) -> dict[str, bytes]:
+    """What was answered, by SOP Class."""
+    found = {}
+    for kind, body in information_of(accept):
+        if kind == 0x56:
+            (length,) = struct.unpack_from(">H", body)
+            found[body[2 : 2 + length].decode()] = body[2 + length :]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered"),
+    [
+        (b"\1", b"\1"),
+        (b"\0", b"\0"),
+        (b"\2", b"\0"),
+        (b"\1\1\1", b"\1\1\1"),
+        (b"\1\1\1\1\1\1\1", b"\1\1\1\0\0\1\1"),
+        (b"\0\1\0\1\0\0\1", b"\0\1\0\0\0\0\1"),
+        (b"\1" * 20, b"\1\1\1\0\0\1\1"),
+        (b"", None),
+    ],
+)
+def test_each_offered_byte_is_echoed_or_turned_down(serve: Serve, offered: bytes, answered: bytes | None) -> None:
+    """One byte gets one byte; time zones and views are turned down; nothing offered is not answered."""
+    with Peer(serve().port) as peer:
+        accept = peer.associate(information=raw.user_information(16384, extended(STUDY_FIND, offered)))
+        assert extended_of(accept) == ({} if answered is None else {STUDY_FIND: answered})
+
+
+def test_nothing_is_answered_for_what_was_not_offered_or_not_accepted(serve: Serve) -> None:
+    """No sub-item for Storage, for a class without a context, nor out of the blue."""
+    offers = extended(CT, b"\1\1") + extended(STUDY_MOVE, b"\1")
+    with Peer(serve().port) as peer:
+        assert extended_of(peer.associate(information=raw.user_information(16384, offers))) == {}
+
+
+def test_retrieves_agree_to_relational_only() -> None:
+    """Byte 2, views, is turned down."""
+    assert extended_answer(STUDY_MOVE, b"\1\1") == b"\1\0"
+
+
+def test_the_agreed_bytes_say_what_a_query_may() -> None:
+    """In the terms of the core."""
+    assert negotiated(STUDY_FIND, b"\1\0\1\0\0\1\0") == Negotiated(relational=True, fuzzy_names=True, empty_values=True)
+    assert negotiated(STUDY_FIND, None) == Negotiated()
+    assert negotiated(STUDY_MOVE, b"\1\1") == Negotiated(relational=True)
+
+
+# --- the rest of the user information ----------------------------------------------------------------------------
+
+
+def test_async_operations_are_answered_with_one_and_one(serve: Serve) -> None:
+    """Where they were asked for, and nowhere else."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        window = item(0x53, struct.pack(">HH", 0, 5))
+        assert (0x53, b"\0\1\0\1") in information_of(peer.associate(information=raw.user_information(16384, window)))
+    with Peer(archive.port) as peer:
+        assert 0x53 not in dict(information_of(peer.associate()))
+
+
+def identity(kind: int, primary: bytes, secondary: bytes = b"", *, asked: bool = True) -> bytes:
+    """A User Identity sub-item."""
+    return item(
+        0x58,
+        bytes([kind, asked])
+        + struct.pack(">H", len(primary))
+        + primary
+        + struct.pack(">H", len(secondary))
+        + secondary,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sub_item", "answered"),
+    [
+        (identity(1, b"user"), True),
+        (identity(2, b"user", b"passcode"), True),
+        (identity(1, b"user", asked=False), False),
+        (identity(3, b"ticket"), False),
+    ],
+)
+def test_a_user_identity_is_answered_where_a_response_was_asked_for(
+    serve: Serve, sub_item: bytes, answered: bool
+) -> None:
+    """Types 1 and 2; the response is empty."""
+    with Peer(serve().port) as peer:
+        found = dict(information_of(peer.associate(information=raw.user_information(16384, sub_item))))
+        assert found.get(0x59) == (b"\0\0" if answered else None)
+
+
+def test_a_user_identity_can_be_checked(serve: Serve) -> None:
+    """The hook sees type and fields; its refusal is a rejection."""
+    seen: list[UserIdentity] = []
+
+    def identify(user: UserIdentity) -> bytes:
+        seen.append(user)
+        if user.secondary != b"right":
+            raise NotAuthorized("The passcode is not right")
+        return b""
+
+    archive = serve(identify=identify)
+    assert rejected(archive.port, information=raw.user_information(0, identity(2, b"u", b"wrong")))[:2] == (2, 2)
+    with Peer(archive.port) as peer:
+        peer.associate(information=raw.user_information(0, identity(2, b"u", b"right")))
+    assert [(each.type, each.primary, each.response_requested) for each in seen] == [(2, b"u", True)] * 2
+    assert "right" not in repr(seen)
+
+
+def test_p16_proposals_beyond_128_are_batched() -> None:
+    """None is cut off."""
+    proposals = [(f"1.2.{n}", (IMPLICIT,)) for n in range(300)]
+    found = list(batches(proposals))
+    assert [len(each) for each in found] == [128, 128, 44]
+    assert [one for each in found for one in each] == proposals

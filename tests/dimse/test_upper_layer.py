@@ -1,0 +1,457 @@
+"""PDUs that are wrong, too long, too slow or out of place, and the state machine that answers them (PS3.8 9)."""
+
+import ast
+import inspect
+import resource
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from pynetdicom import fsm
+
+from pacs.dimse import upper_layer
+from pacs.dimse.association import Limits
+from tests.dimse import raw
+from tests.dimse.conftest import Archive, Serve
+from tests.dimse.raw import (
+    AC,
+    COMMAND,
+    CT_CONTEXT,
+    DATA_SET,
+    ECHO_CONTEXT,
+    LAST,
+    RELEASE_RP,
+    RELEASE_RQ,
+    RJ,
+    VERIFICATION,
+    Peer,
+    associate_rq,
+    echo_rq,
+    item,
+    p_data,
+    pdu,
+    pdv,
+)
+
+PROVIDER = 2
+
+
+def still_serves(archive: Archive) -> None:
+    """The process lives: the next peer is served."""
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(echo_rq())
+        assert peer.status() == 0x0000
+        peer.release()
+
+
+# --- PDUs --------------------------------------------------------------------------------------------------------
+
+LONGEST = {0x01: 1 << 20, 0x02: 1 << 20, 0x03: 64, 0x04: 131_072 + 4096, 0x05: 64, 0x06: 64, 0x07: 64}
+
+
+@pytest.mark.parametrize("kind", [0x00, 0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0xFF])
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 2**31, 2**20 + 1])
+def test_p6_a_pdu_that_says_it_is_longer_than_its_type_can_be_is_refused_by_its_first_six_bytes(
+    serve: Serve, kind: int, length: int
+) -> None:
+    """Before and after the association began, the answer comes without a further byte."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.send(pdu(kind, b"", length))
+        assert peer.aborted()[0] in (0, PROVIDER)
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(pdu(kind, b"", length))
+        assert peer.aborted()[0] == PROVIDER
+    still_serves(archive)
+
+
+def resident_kib() -> int:
+    """How much memory this process, the server in it included, holds right now."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("reads /proc")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+def test_p6_what_is_sent_behind_a_length_of_4_gib_is_not_kept(serve: Serve) -> None:
+    """Fifty megabytes behind an unauthenticated header do not make the process grow by five."""
+    archive = serve()
+    chunk = bytes(1 << 20)
+    before = grown = resident_kib()
+    with Peer(archive.port) as peer:
+        peer.send(pdu(0x01, b"", 0xFFFFFFFF))
+        try:
+            for _ in range(50):
+                peer.send(chunk)
+                grown = max(grown, resident_kib())
+        except OSError:
+            pass  # closed on us, as it should be
+    assert grown - before < 5 * 1024, f"grew by {grown - before} KiB"
+    still_serves(archive)
+
+
+def test_p6_a_p_data_longer_than_announced_is_refused(serve: Serve) -> None:
+    """We say how long a PDU we take, and take no much longer one."""
+    archive = serve(limits=Limits(max_pdu=4096))
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(pdu(raw.DATA, b"", 4096 + 4097))
+        assert peer.aborted()[0] == PROVIDER
+    assert archive.ended_by() == ["protocol violation"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pdu(0x00, bytes(4)),
+        pdu(0x08, bytes(4)),
+        pdu(0xFF, b""),
+        pdu(raw.DATA, b""),
+        pdu(raw.DATA, b"\0"),
+        pdu(AC, bytes(70)),
+        pdu(RJ, bytes(4)),
+        pdu(RELEASE_RP, bytes(4)),
+        associate_rq(),
+    ],
+    ids=["type 0", "type 8", "type 255", "empty data", "one byte", "AC", "RJ", "RELEASE-RP", "second RQ"],
+)
+def test_a_pdu_that_must_not_come_in_an_association_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
+    """Among them a second A-ASSOCIATE-RQ (AA-8)."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(wrong)
+        assert peer.aborted()[0] == PROVIDER
+    assert archive.ended_by() == ["protocol violation"]
+    still_serves(archive)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [echo_rq(), pdu(AC, bytes(70)), pdu(RELEASE_RQ, bytes(4)), pdu(RELEASE_RP, bytes(4)), pdu(0x01, b"")],
+    ids=["data", "AC", "release", "released", "empty RQ"],
+)
+def test_a_pdu_that_must_not_come_before_the_association_is_answered_with_an_abort(serve: Serve, wrong: bytes) -> None:
+    """No association began, so that none is announced or counted."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.send(wrong)
+        peer.aborted()
+    still_serves(archive)
+    assert len(archive.ended_by()) == 1
+
+
+def test_an_abort_at_any_time_ends_without_an_answer(serve: Serve) -> None:
+    """Before the request, after it, and in the middle of a message; whatever reason the A-ABORT states."""
+    archive = serve()
+    for begun, rest in ((False, b""), (True, b""), (True, raw.store_rq())):
+        with Peer(archive.port) as peer:
+            if begun:
+                peer.associate()
+            peer.send(rest, pdu(raw.ABORT, b"\0\0\x07\x63"))
+            assert peer.receive() == (0, b"")
+    assert archive.ended_by(2) == ["A-ABORT", "A-ABORT"]
+
+
+def test_a_truncated_pdu_and_a_closed_connection_end_the_association(serve: Serve) -> None:
+    """Nothing waits for the rest of a PDU that cannot come any more."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(echo_rq()[:-1])
+    assert archive.ended_by() == ["connection lost"]
+
+
+def test_trickled_bytes_are_put_together(serve: Serve) -> None:
+    """A request that arrives byte by byte is a request."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        for byte in associate_rq():
+            peer.send(bytes([byte]))
+        assert peer.receive()[0] == AC
+        for byte in echo_rq():
+            peer.send(bytes([byte]))
+        assert peer.status() == 0x0000
+
+
+def test_a_pdu_that_does_not_end_in_time_ends_the_association(serve: Serve) -> None:
+    """The message time runs from the first byte of a PDU, however steadily its bytes drip."""
+    archive = serve(limits=Limits(message=0.5, idle=None))
+    with Peer(archive.port) as peer:
+        peer.associate()
+        stop = threading.Event()
+
+        def drip() -> None:
+            for byte in echo_rq():
+                if stop.wait(0.1):
+                    return
+                peer.send(bytes([byte]))
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        assert archive.ended_by() == ["timeout"]
+        stop.set()
+        thread.join()
+
+
+def test_an_idle_association_is_ended(serve: Serve) -> None:
+    """The idle time runs between requests."""
+    archive = serve(limits=Limits(idle=0.2))
+    with Peer(archive.port) as peer:
+        peer.associate()
+        assert peer.aborted()[0] == 0
+    assert archive.ended_by() == ["timeout"]
+
+
+# --- PDVs --------------------------------------------------------------------------------------------------------
+
+ECHO = raw.command(VERIFICATION, 0x0030)
+WITH_DATA = raw.command(raw.CT, 0x0001, data_set=True, more=raw.uid(0x1000, "1.2.3"))
+
+ABUSES = {
+    "even context": p_data(pdv(2, COMMAND | LAST, ECHO)),
+    "unknown context": p_data(pdv(201, COMMAND | LAST, ECHO)),
+    "length 0": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=0)),
+    "length 1": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=1)),
+    "overlong": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=len(ECHO) + 3)),
+    "4 GiB": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO, length=0xFFFFFFFF)),
+    "cut in its header": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO), b"\0\0\0"),
+    "data without command": p_data(pdv(CT_CONTEXT, DATA_SET | LAST, b"\0\0")),
+    "command where data is due": p_data(pdv(CT_CONTEXT, COMMAND | LAST, WITH_DATA)) + echo_rq(),
+    "data in another context": p_data(pdv(CT_CONTEXT, COMMAND | LAST, WITH_DATA), pdv(ECHO_CONTEXT, LAST, b"\0\0")),
+    "data within a command": p_data(pdv(CT_CONTEXT, COMMAND, WITH_DATA), pdv(CT_CONTEXT, LAST, b"\0\0")),
+    "interleaved commands": p_data(pdv(CT_CONTEXT, COMMAND, ECHO[:10]), pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO[10:])),
+    "data though none was announced": p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, ECHO), pdv(ECHO_CONTEXT, LAST, b"\0\0")),
+    "endless command": p_data(pdv(ECHO_CONTEXT, COMMAND, bytes(40_000))) * 2,
+    "cancel with a data set": p_data(
+        pdv(ECHO_CONTEXT, COMMAND | LAST, raw.number(0x100, 0xFFF) + raw.number(0x120, 1) + raw.number(0x800, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", ABUSES.values(), ids=ABUSES.keys())
+def test_a_pdv_that_breaks_the_rules_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
+    """The association ends, the process does not."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(wrong)
+        assert peer.aborted() == (PROVIDER, 6)
+    assert archive.ended_by() == ["protocol violation"]
+    still_serves(archive)
+
+
+GARBAGE = {
+    "no command set": b"\x99" * 40,
+    "explicit VR": struct.pack("<HH2sHL", 0, 0, b"UL", 4, 10) + struct.pack("<HH2sHH", 0, 0x100, b"US", 2, 0x30),
+    "cut": ECHO[:-1],
+    "no field": raw.number(0x0110, 1) + raw.number(0x0800, 0x0101),
+    "no message ID": raw.number(0x0100, 0x30) + raw.number(0x0800, 0x0101),
+    "no data set type": raw.number(0x0100, 0x30) + raw.number(0x0110, 1),
+    "two fields": ECHO + raw.number(0x0100, 0x30),
+    "two values": raw.element(0x0100, b"\x30\0\x30\0") + raw.number(0x0110, 1) + raw.number(0x0800, 0x0101),
+    "another group": struct.pack("<HHLH", 8, 0x100, 2, 0x30),
+    "empty": b"",
+    "a response to nothing": raw.command(VERIFICATION, 0x8030)[12:],
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+def test_a_command_set_that_is_none_is_answered_with_a_p_abort(serve: Serve, garbage: bytes) -> None:
+    """There is no status to answer it with: what it asks, and as which message, is not known."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, garbage)))
+        assert peer.aborted() == (PROVIDER, 6)
+    still_serves(archive)
+
+
+def test_a_wrong_group_length_does_no_harm(serve: Serve) -> None:
+    """The elements are counted, not believed."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        wrong = raw.element(0, struct.pack("<L", 7)) + ECHO[12:]
+        peer.send(p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, wrong)))
+        assert peer.status() == 0x0000
+
+
+def test_a_command_may_come_in_many_fragments_and_pdus(serve: Serve) -> None:
+    """Empty fragments among them."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        parts = [pdv(ECHO_CONTEXT, COMMAND, ECHO[n : n + 1]) for n in range(len(ECHO))]
+        peer.send(p_data(*parts[:20]), *(p_data(each) for each in parts[20:]))
+        peer.send(p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, b"")))
+        assert peer.status() == 0x0000
+
+
+# --- association items -------------------------------------------------------------------------------------------
+
+BAD_REQUESTS = {
+    "context 0": associate_rq(more=raw.context_item(0, VERIFICATION, (raw.IMPLICIT,))),
+    "even context": associate_rq(more=raw.context_item(8, VERIFICATION, (raw.IMPLICIT,))),
+    "context twice": associate_rq(more=raw.context_item(1, VERIFICATION, (raw.IMPLICIT,))),
+    "abstract syntax of 10 kB": associate_rq(more=raw.context_item(9, "1." * 5000 + "1", (raw.IMPLICIT,))),
+    "item past the end": associate_rq(more=struct.pack(">BxH", 0x20, 500)),
+    "half an item": associate_rq(more=b"\x20\x00"),
+    "cut before its titles": pdu(0x01, struct.pack(">Hxx", 1) + b"PACS"),
+    "user information in itself": associate_rq(information=item(0x50, item(0x50, item(0x50, b"\xff" * 9)))[:-5]),
+    "blank called title": associate_rq(called=" "),
+    "backslash in a title": associate_rq(calling="A\\B"),
+    "newline in a title": associate_rq(calling="A\nB"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
+def test_an_association_request_that_cannot_be_understood_is_aborted(serve: Serve, wrong: bytes) -> None:
+    """At the price of one short-lived connection."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.send(wrong)
+        peer.aborted()
+    still_serves(archive)
+
+
+def test_a_request_for_more_contexts_than_ids_exist_is_aborted(serve: Serve) -> None:
+    """129 contexts cannot all have odd IDs of one byte; 128 can."""
+    archive = serve()
+    contexts = [raw.context_item(2 * n + 1, VERIFICATION, (raw.IMPLICIT,)) for n in range(128)]
+    with Peer(archive.port) as peer:
+        peer.send(associate_rq((), more=b"".join([*contexts, contexts[0]])))
+        peer.aborted()
+    with Peer(archive.port) as peer:
+        peer.send(associate_rq((), more=b"".join(contexts)))
+        kind, body = peer.receive()
+        assert kind == AC
+        assert len(raw.contexts_of(body)) == 128
+
+
+def test_items_that_nobody_knows_are_passed_over(serve: Serve) -> None:
+    """At the top, in a context and in the user information."""
+    archive = serve()
+    unknown = item(0x99, b"whatever this is")
+    context = item(
+        0x20, bytes([7, 0, 0, 0]) + item(0x30, VERIFICATION.encode()) + unknown + item(0x40, b"1.2.840.10008.1.2")
+    )
+    with Peer(archive.port) as peer:
+        accept = peer.associate(information=raw.user_information(16384, unknown), more=unknown + context)
+        assert raw.contexts_of(accept)[7] == (0, raw.IMPLICIT)
+
+
+def test_a_request_of_a_mebibyte_of_tiny_items_costs_little(serve: Serve) -> None:
+    """A quarter of a million items are looked at once, and not believed."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        began = time.monotonic()
+        peer.send(associate_rq((), more=item(0x99, b"") * 250_000))
+        assert peer.receive()[0] == AC
+        assert time.monotonic() - began < 20
+
+
+# --- release -----------------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_confirmed_and_the_connection_closed(serve: Serve) -> None:
+    """AR-2, AR-4, AR-5."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(echo_rq())
+        assert peer.status() == 0x0000
+        peer.release()
+    assert archive.ended_by() == ["A-RELEASE"]
+
+
+def test_what_was_asked_before_the_release_is_answered_before_it(serve: Serve) -> None:
+    """A request and a release in one packet: both answers, in their order."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(echo_rq(), pdu(RELEASE_RQ, bytes(4)))
+        assert peer.status() == 0x0000
+        assert peer.receive()[0] == RELEASE_RP
+
+
+def test_data_after_a_release_request_is_a_violation(serve: Serve) -> None:
+    """Who has asked for the release sends nothing more (AA-8 in Sta8)."""
+    archive = serve()
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(pdu(RELEASE_RQ, bytes(4)) + echo_rq())
+        assert peer.receive()[0] in (RELEASE_RP, raw.ABORT)
+    archive.ended_by()
+    still_serves(archive)
+
+
+# --- what we rely on ---------------------------------------------------------------------------------------------
+
+
+def attributes_used() -> set[str]:
+    """Every name that pynetdicom's actions look up on the service provider, or on what they reach through it."""
+    tree = ast.parse(Path(inspect.getsourcefile(fsm) or "").read_text())
+    actions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
+    assert len(actions) == 28, "pynetdicom has other actions than those this was written for"
+    return {node.attr for action in actions for node in ast.walk(action) if isinstance(node, ast.Attribute)}
+
+
+def test_the_private_names_of_pynetdicom_we_play_are_the_ones_its_actions_use() -> None:
+    """A new release that touches others is noticed here, not on the wire."""
+    assert {name for name in attributes_used() if name.startswith("_")} == set(upper_layer.PRIVATE_NAMES)
+
+
+def test_every_other_room_leaves_pynetdicom_s_private_names_alone() -> None:
+    """No `pynetdicom` import of an underscore anywhere, and no private module."""
+    for path in Path(upper_layer.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pynetdicom"):
+                names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                assert not [name for name in names if name.startswith("_")], path
+
+
+def test_the_state_machine_finds_all_it_looks_for() -> None:
+    """Every event in every state it has an action for runs through without a missing attribute."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for event, state in fsm.TRANSITION_TABLE:
+            connection = socket.create_connection(listener.getsockname())
+            layer = upper_layer.UpperLayer(connection, is_requestor=True, artim=1.0, max_pdu=16384)
+            layer._machine.transition(state)
+            layer._provider.received(upper_layer._Received(released()))
+            layer._provider.to_provider_queue.put(primitive_for(event))
+            layer._machine.do_action(event)
+            layer.wire.close()
+
+
+def released() -> object:
+    """Any primitive will do for what a PDU carried."""
+    from pynetdicom.pdu_primitives import A_RELEASE
+
+    return A_RELEASE()
+
+
+def primitive_for(event: str) -> object:
+    """What the service user has asked for when `event` happens."""
+    from pynetdicom.pdu_primitives import A_ABORT, A_RELEASE, P_DATA
+    from pynetdicom.transport import T_CONNECT
+
+    from pacs.dimse.agreement import LOCAL_LIMIT_EXCEEDED, propose, rejecting
+
+    proposal = propose("A", "B", [(VERIFICATION, [raw.IMPLICIT])], roles={}, extended={}, max_pdu=16384)
+    abort = A_ABORT()
+    abort.abort_source = 0
+    asked = {
+        "Evt1": proposal,
+        "Evt2": T_CONNECT(proposal),
+        "Evt7": proposal,
+        "Evt8": rejecting(LOCAL_LIMIT_EXCEEDED),
+        "Evt9": P_DATA(),
+        "Evt11": A_RELEASE(),
+        "Evt14": A_RELEASE(),
+    }
+    return asked.get(event, abort)
