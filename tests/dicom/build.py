@@ -41,7 +41,7 @@ def _element(keyword: str, value: Any, terms: charset.Terms):
     elif isinstance(value, (int, float)):
         value = struct.pack(STRUCT[vr], value) if vr in STRUCT else str(value).encode()
     elif isinstance(value, str):
-        value = charset.encode(value, terms)
+        value = charset.encode(value, terms if charset.is_known(terms) else charset.UTF_8)
     return raw(tag, vr, value)
 
 
