@@ -30,12 +30,14 @@ from pacs.telemetry import EventStream, ServerReady
 class Archive:
     """The archive of one configuration: its stores and services, and, once started, its server.
 
-    `events` is its event stream, to subscribe to before it is started. Use it in a `with` block, or `close()` it.
+    `events` is its event stream, to subscribe to before it is started. `port` is the one it listens on, once it is
+    started also where any free one was asked for. Use it in a `with` block, or `close()` it.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.events = EventStream()
+        self.port = config.server.port
         self.index = Index(config.database.url)
         self.files = file_store(config)
         self.peers = Peers(_peers(config), MANNERS[config.query.manner])
@@ -75,12 +77,8 @@ class Archive:
         except OSError as error:
             why = f"cannot listen on {server.host}:{server.port} ({error.strerror})"
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
+        self.port = self._server.port
         self.events.publish(ServerReady(ae_title=server.ae_title, host=server.host, port=self.port))
-
-    @property
-    def port(self) -> int:
-        """The port we listen on, once started, also where any free one was asked for."""
-        return self._server.port
 
     def drain(self) -> None:
         """Accept no more, let what runs end for at most `limits.drain_seconds`, then stop."""

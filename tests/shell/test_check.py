@@ -1,0 +1,107 @@
+"""`pacs check`: what it looks at, and how it says to mend what it finds."""
+
+import socket
+
+import pytest
+
+from pacs.testing import serving
+
+
+def checked(pacs, *settings, words=(), peers=()):
+    """Run `pacs check` with settings and peers."""
+    for each in peers:
+        assert pacs("peers", "add", *each).exit_code == 0
+    return pacs("check", *words, *(word for setting in settings for word in ("--set", setting)))
+
+
+def lines(result):
+    """The findings: subject and sentence by the mark before them."""
+    return [(line[:4].strip(), line[5:]) for line in result.stdout.splitlines() if not line.startswith(" ")]
+
+
+def test_all_is_well_on_the_defaults(pacs):
+    """Every finding is ok, exit status 0, and no probe is left behind."""
+    result = checked(pacs)
+    assert result.exit_code == 0
+    assert {mark for mark, _ in lines(result)} == {"ok"}
+    assert [said.partition(":")[0] for _, said in lines(result)] == ["configuration", "index", "files", "free space"]
+    assert "SQLite" in result.stdout
+
+
+def test_no_probe_is_left_behind(pacs, tmp_path):
+    """Neither committed nor half-written."""
+    checked(pacs)
+    assert [path for path in (tmp_path / "pacs-data" / "files").rglob("*") if path.is_file()] == []
+
+
+def test_an_index_that_cannot_be_opened_is_found(pacs, tmp_path):
+    """The rest is looked at all the same."""
+    (tmp_path / "pacs.db").write_bytes(b"this is no database, and longer than a header of SQLite has to be" * 20)
+    result = checked(pacs, "database.url=sqlite:///pacs.db")
+    assert result.exit_code == 1
+    assert ("FAIL", "index") in [(mark, said.partition(":")[0]) for mark, said in lines(result)]
+    assert any(said.startswith("files: ") for _, said in lines(result))
+
+
+def test_files_that_cannot_be_written_are_found(pacs, tmp_path):
+    """A file stands where the folder should be."""
+    (tmp_path / "taken").write_text("")
+    result = checked(pacs, "files.url=taken")
+    assert result.exit_code == 1
+    assert any(mark == "FAIL" and said.startswith(f"files: {tmp_path}/taken") for mark, said in lines(result))
+
+
+def test_a_peer_that_answers_is_well(pacs, tmp_path):
+    """By C-ECHO."""
+    with serving(tmp_path / "other") as other:
+        result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
+    assert result.exit_code == 0
+    assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO") in lines(result)
+
+
+def test_a_peer_that_does_not_know_us_gets_the_line_to_enter_there(pacs, tmp_path):
+    """Its calling AE title check is told from everything else."""
+    with serving(tmp_path / "other", {"access.callers": "peers"}) as other:
+        result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
+    assert result.exit_code == 1
+    assert "it does not know us" in result.stdout
+    assert "AE title MINE, " in result.stdout
+    assert "port 104" in result.stdout
+
+
+def test_a_peer_that_goes_by_another_title_is_told_so(pacs, tmp_path):
+    """The other direction: the mistake is in our table."""
+    with serving(tmp_path / "other", {"access.called_ae": "ours"}) as other:
+        result = checked(pacs, peers=[("WRONG", "127.0.0.1", other.port)])
+    assert result.exit_code == 1
+    assert "it does not go by the AE title WRONG" in result.stdout
+    assert 'ae_title = "' in result.stdout
+
+
+def test_a_peer_that_is_not_there_is_found(pacs):
+    """Nobody listens on its port."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        result = checked(pacs, peers=[("GONE", "127.0.0.1", reserved.getsockname()[1])])
+    assert result.exit_code == 1
+    assert "check host and port" in result.stdout
+
+
+def test_live_asks_the_running_server_and_nothing_else(pacs, tmp_path):
+    """What a container's health check asks."""
+    with serving(tmp_path / "running") as running:
+        port = running.port
+        result = checked(pacs, f"server.port={port}", words=["--live"])
+    assert result.exit_code == 0
+    assert lines(result) == [("ok", f"server: answers C-ECHO on 127.0.0.1:{port}")]
+    assert not (tmp_path / "pacs-data").exists()
+    assert checked(pacs, f"server.port={port}", words=["--live"]).exit_code == 1
+
+
+@pytest.mark.parametrize("setting", ["access.callers=peers", "access.called_ae=ours"])
+def test_live_is_well_where_the_server_lets_in_only_some(pacs, tmp_path, setting):
+    """A rejection is an answer."""
+    key, _, value = setting.partition("=")
+    with serving(tmp_path / "running", {key: value}) as running:
+        result = checked(pacs, f"server.port={running.port}", setting, words=["--live"])
+    assert result.exit_code == 0
