@@ -26,6 +26,8 @@ def key_criterion(key: Key, unknown_matches: bool) -> Condition:
         known = _name_criterion(key.attribute, key.matching)
     else:
         known = value_criterion(columns_of(key.attribute)[0], key.matching)
+    if key.attribute.keyword in NEVER_NULL:
+        known = and_(known, ~unknown)
     return or_(known, unknown) if unknown_matches else known
 
 

@@ -187,8 +187,14 @@ def _engine(url: URL, connections: int, wait: float) -> Engine:
 
 
 def _with_timeouts(url: URL, wait: float) -> URL:
-    """The URL with a bounded wait for the server, unless it says itself how long."""
-    bounds = {"connect_timeout": str(max(2, round(wait))), "tcp_user_timeout": str(round(wait * 1000))}
+    """The URL with bounds on how long a server may be unreachable, unless it says itself how long."""
+    bounds = {
+        "connect_timeout": str(max(2, round(wait))),
+        "tcp_user_timeout": str(round(wait * 1000)),
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+    }
     return url.update_query_dict({name: value for name, value in bounds.items() if name not in url.query})
 
 

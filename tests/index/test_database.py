@@ -1,0 +1,182 @@
+"""The engine: its URLs, its transactions, stopping a statement, and what its failures look like."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from pacs.cancellation import Cancellation
+from pacs.errors import Cancelled, ConfigurationError, IndexUnavailable
+from pacs.index import search, writer
+from pacs.index.database import Index
+from tests.databases import opened
+from tests.index.arrivals import IMAGE, arrival
+from tests.index.test_search import query
+
+ENDLESS = {
+    "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
+    "postgresql": "SELECT count(*) FROM generate_series(1, 1000000000000) a, generate_series(1, 1000000) b",
+}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "pacs.db", "mysql://localhost/pacs", "sqlite://", "sqlite:///:memory:", "postgresql+asyncpg://h/d", "://"],
+)
+def test_a_url_that_cannot_be_served_is_refused_with_what_can(url: str):
+    """The refusal names the kinds of database there are."""
+    with pytest.raises(ConfigurationError, match="sqlite:///"):
+        Index(url)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_a_bare_postgresql_url_gets_its_driver(scheme: str):
+    """The URL that other programs take works here, too, and its password is never shown."""
+    with opened(f"{scheme}://user:secret@127.0.0.1:1/pacs") as index:
+        assert index.url.drivername == "postgresql+psycopg"
+        assert not index.is_sqlite
+        with pytest.raises(IndexUnavailable) as raised:
+            index.describe()
+        assert "secret" not in str(raised.value)
+
+
+def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path):
+    """A first start needs no folder; one that cannot be made is named as the fault."""
+    with opened(f"sqlite:///{tmp_path}/new/folder/pacs.db") as index:
+        index.describe()
+    assert (tmp_path / "new/folder/pacs.db").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IndexUnavailable, match="folder"):
+        Index(f"sqlite:///{tmp_path}/file/pacs.db")
+
+
+def test_sqlite_is_durable_checks_its_references_and_lets_readers_read(tmp_path: Path):
+    """A commit is on the disk, foreign keys hold, and writing does not keep readers out."""
+    with opened(f"sqlite:///{tmp_path}/pacs.db") as index, index.read() as connection:
+        asked = ("journal_mode", "synchronous", "foreign_keys")
+        assert [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in asked] == ["wal", 2, 1]
+
+
+def test_a_failing_transaction_leaves_nothing(index: Index):
+    """What was written before the failure is rolled back, and the failure is not disguised."""
+    with pytest.raises(ZeroDivisionError), index.write() as connection:
+        connection.execute(text("DELETE FROM alembic_version"))
+        raise ZeroDivisionError
+    with index.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
+
+
+def test_a_reading_transaction_sees_one_state(index: Index):
+    """An instance that arrives between two statements of a page is not in the second, either."""
+    count = text("SELECT count(*) FROM image")
+    with index.read() as connection:
+        assert connection.execute(count).scalar() == 0
+        writer.add(index, arrival())
+        assert connection.execute(count).scalar() == 0
+    with index.read() as connection:
+        assert connection.execute(count).scalar() == 1
+
+
+def test_failures_of_the_database_are_one_error_without_its_words(index: Index):
+    """What the driver says stays in the cause; the comment is short and quotes nothing."""
+    with pytest.raises(IndexUnavailable) as raised, index.read() as connection:
+        connection.execute(text("SELECT 'DOE^JOHN' FROM nowhere"))
+    assert raised.value.__cause__ is not None
+    assert len(raised.value.comment) <= 64
+    assert "DOE" not in str(raised.value)
+
+
+def test_too_many_at_once_wait_a_bounded_time(database_url: str):
+    """When all connections are taken the next one is told to try again later."""
+    index = Index(database_url, connections=1, wait=0.05)
+    with index.read(), pytest.raises(IndexUnavailable, match="too much at once"), index.read():
+        pass
+    index.close()
+
+
+def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
+    """SQLite has one writer: another thread's, or another process's, is waited for a bounded time."""
+    with opened(f"sqlite:///{tmp_path}/pacs.db") as index:
+        index.describe()
+    index = Index(f"sqlite:///{tmp_path}/pacs.db", wait=0.05)
+    with index.write(), pytest.raises(IndexUnavailable, match="busy"), index.write():
+        pass
+    stranger = sqlite3.connect(tmp_path / "pacs.db", isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    with pytest.raises(IndexUnavailable), index.write():
+        pass
+    stranger.close()
+    with index.write():
+        pass
+    index.close()
+
+
+def test_a_lost_connection_is_replaced(index: Index):
+    """A server that drops its connections costs what ran at the time, and nothing later."""
+    if index.is_sqlite:
+        pytest.skip("SQLite has no connections to lose")
+    with pytest.raises(IndexUnavailable), index.read() as connection:
+        mine = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+        with index.write() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": mine})
+        connection.execute(text("SELECT 1"))
+    assert index.describe()["database"] == "PostgreSQL"
+
+
+# --- cancelling --------------------------------------------------------------------------------------------------
+
+
+def _cancel_soon(cancellation: Cancellation) -> threading.Timer:
+    timer = threading.Timer(0.05, cancellation.cancel, ["C-CANCEL"])
+    timer.start()
+    return timer
+
+
+def test_x1_a_statement_without_end_is_stopped_by_a_cancellation(index: Index):
+    """The search is interrupted where it is, the requester learns why, and the index goes on serving."""
+    cancellation = Cancellation()
+    timer = _cancel_soon(cancellation)
+    stopped = pytest.raises(Cancelled, match="C-CANCEL")
+    with stopped, index.read() as connection, index.interrupting(connection, cancellation):
+        connection.execute(text(ENDLESS[connection.dialect.name])).scalar()
+    timer.join()
+    for _ in range(3):
+        assert writer.find(index, "1.2.3") is None
+
+
+def test_x1_a_search_that_waits_for_the_database_is_stopped(index: Index):
+    """While somebody else has the table locked, a cancellation ends the search and not the lock."""
+    if index.is_sqlite:
+        pytest.skip("SQLite's readers wait for nobody")
+    writer.add(index, arrival())
+    cancellation = Cancellation()
+    engine = create_engine(index.url)
+    with engine.begin() as locker:
+        locker.execute(text("LOCK TABLE image IN ACCESS EXCLUSIVE MODE"))
+        timer = _cancel_soon(cancellation)
+        with pytest.raises(Cancelled):
+            next(search.matches(index, query(IMAGE), cancellation))
+        timer.join()
+    engine.dispose()
+    assert len(list(search.matches(index, query(IMAGE), Cancellation()))) == 1
+
+
+def test_x1_a_cancellation_before_the_statement_begins_is_not_lost(index: Index):
+    """An interruption that finds nothing to interrupt yet is repeated until the statement is there."""
+    cancellation = Cancellation()
+    with pytest.raises(Cancelled), index.read() as connection, index.interrupting(connection, cancellation):
+        cancellation.cancel("C-CANCEL")
+        threading.Event().wait(0.1)
+        connection.execute(text(ENDLESS[connection.dialect.name])).scalar()
+
+
+def test_x4_a_cancellation_after_the_statement_stops_nobody_else(index: Index):
+    """Once the body is left, a late cancellation reaches no statement of the next user of the connection."""
+    cancellation = Cancellation()
+    with index.read() as connection, index.interrupting(connection, cancellation):
+        connection.execute(text("SELECT 1"))
+    cancellation.cancel("late")
+    with index.read() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
