@@ -124,7 +124,18 @@ def test_another_workstation_gets_it(tmp_path):
             store(archive, tmp_path / "out", [*wanted, *other])
             printed = pixelmed(
                 SOURCE,
-                ["127.0.0.1", archive.port, "PACS", "PM_FIND", "PM_MOVE", "PM_STORE", port, incoming, "ALLISON*", "THIRD"],
+                [
+                    "127.0.0.1",
+                    archive.port,
+                    "PACS",
+                    "PM_FIND",
+                    "PM_MOVE",
+                    "PM_STORE",
+                    port,
+                    incoming,
+                    "ALLISON*",
+                    "THIRD",
+                ],
             )
         lines = printed.split("\n")
         uid = wanted[0].StudyInstanceUID
@@ -187,4 +198,6 @@ def test_only_the_patient_is_known(tmp_path, model):
         ("20200101", "CT", "ONE"),
         ("20210202", "MR", "TWO"),
     ]
-    assert [each.SeriesInstanceUID for each in series] == [each.SeriesInstanceUID for each in first if each.SeriesNumber == 2]
+    assert [each.SeriesInstanceUID for each in series] == [
+        each.SeriesInstanceUID for each in first if each.SeriesNumber == 2
+    ]
