@@ -48,7 +48,9 @@ class Archive:
             unknown_sop_classes=config.storage.unknown_sop_classes,
             publish=self.events.publish,
         )
-        self.queries = QueryService(self.index, self.files)
+        self.queries = QueryService(
+            self.index, self.files, page=config.limits.query_page, scan_limit=config.limits.query_scan
+        )
         self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
         self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
         self._server = self._dimse()

@@ -151,7 +151,7 @@ class Limits(Section):
     cancel_grace: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
     identifier_size: Bytes = 1_048_576
     query_page: Annotated[int, Field(ge=1, le=10_000)] = 200
-    query_scan: Count = 100_000
+    query_scan: Count = 200_000
     retrieve_studies: Count = 100
     pending_every: Count = 1
     pending_seconds: Seconds = 10.0

@@ -23,20 +23,28 @@ class Answer:
 
 
 class QueryService:
-    """Questions to the archive, for any mouth."""
+    """Questions to the archive, for any mouth.
 
-    def __init__(self, index: Index, files: FileStore) -> None:
+    `page` matches are read from the index at a time; at most `scan_limit` rows of one query are judged one by one.
+    """
+
+    def __init__(
+        self, index: Index, files: FileStore, *, page: int = search.PAGE, scan_limit: int = search.SCAN_LIMIT
+    ) -> None:
         self._index = index
         self._files = files
+        self._page = page
+        self._scan_limit = scan_limit
 
     def answers(self, query: Query, cancellation: Cancellation) -> Iterator[Answer]:
         """Every entity at the query's level that matches it, once, in the order of the unique key.
 
-        Raises Cancelled when the cancellation comes, IndexUnavailable when the index does not answer, and
-        InstanceUnreadable when an attribute asked for at IMAGE level stands in a file that cannot be read.
+        Raises Cancelled when the cancellation comes, IndexUnavailable when the index does not answer, OutOfResources
+        when too many rows would have to be judged one by one, and InstanceUnreadable when an attribute asked for at
+        IMAGE level stands in a file that cannot be read.
         """
         tags, keys = _in_files(query)
-        for match in search.matches(self._index, query, cancellation):
+        for match in search.matches(self._index, query, cancellation, self._page, self._scan_limit):
             if not tags:
                 yield Answer(match)
                 continue
