@@ -1,0 +1,14 @@
+"""Write the archive of the newest revision."""
+
+import tempfile
+
+from pacs.index import schema
+from tests.databases import opened
+from tests.index.archives import DATASETS, write
+from tests.index.arrivals import fill
+
+with tempfile.TemporaryDirectory() as folder, opened(f"sqlite:///{folder}/pacs.db") as index:
+    schema.upgrade(index)
+    fill(index, *DATASETS)
+    with index.read() as connection:
+        write(connection, schema.head())
