@@ -30,7 +30,7 @@ KINDS = ("sqlite", "postgresql")
 PATIENCE = 30
 """Seconds a PostgreSQL server may take to start."""
 
-MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY = Path("/dev/shm")
 DEBIAN = Path("/usr/lib/postgresql")
 TEMPLATE = f"pacs_template_{uuid4().hex[:12]}"
 SERVER_OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -69,8 +69,15 @@ def postgres_template(postgres_server: URL) -> Iterator[str]:
 @pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a fresh database with the newest schema, on each kind of database in turn."""
-    if request.param == "sqlite":
-        path = tmp_path / "index" / "pacs.db"
+    with fresh_database(request.param, request, tmp_path) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """The URL of a fresh database of this kind with the newest schema, for fixtures of any scope."""
+    if kind == "sqlite":
+        path = folder / "index" / "pacs.db"
         path.parent.mkdir()
         shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"
