@@ -9,24 +9,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import Dataset
-from sqlalchemy import RowMapping, Select
+from sqlalchemy import CompoundSelect, RowMapping, Select
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import kept, matching
-from pacs.dicom.attributes import Kept
+from pacs.dicom.attributes import Kept, KeyType
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Key, Match, Query, Single
 from pacs.errors import OutOfResources
 from pacs.index import statements
 from pacs.index.computed import COMPUTED, Value, compute
+from pacs.index.criteria import Condition
 from pacs.index.database import Index
 from pacs.index.patterns import among
 from pacs.index.statements import ORDER, levels_to
-from pacs.index.tables import image
+from pacs.index.tables import TABLES, image
 from pacs.index.writer import StoredInstance
 
-PAGE = 200
-"""How many candidates are read at once."""
+PAGE, LARGEST_PAGE = 200, 2000
+"""How many candidates are read at once: the first answers come soon, and the pages behind them grow."""
+FEW = 1000
+"""So many rows of a level or fewer are where SQLite begins a search."""
 SCAN_LIMIT = 200_000
 """How many candidates one query may have judged row by row because of its keys."""
 LIST_PART = 1000
@@ -70,7 +73,7 @@ def instances(index: Index, query: Query, cancellation: Cancellation, limit: int
         ids = _ids(index, query, QueryLevel.IMAGE, cancellation)
         chosen = statements.stored(among(image.c.id, sorted(ids)))
     else:
-        chosen = statements.stored(*statements.conditions(query))
+        chosen = statements.stored(*statements.conditions(query), *_narrowing(index, query, cancellation))
     return [StoredInstance(*row.values()) for row in _all(index, chosen.limit(limit), cancellation)]
 
 
@@ -80,7 +83,8 @@ def count(index: Index, query: Query, level: QueryLevel, cancellation: Cancellat
         return 0
     if _is_doubtful(index, query, cancellation):
         return len(_ids(index, query, level, cancellation))
-    (row,) = _all(index, statements.number_of(query, level), cancellation)
+    narrowing = _narrowing(index, query, cancellation)
+    (row,) = _all(index, statements.number_of(query, level, *narrowing), cancellation)
     return int(next(iter(row.values())))
 
 
@@ -103,20 +107,23 @@ def _selected(
 
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     for part in _parts(query):
+        narrowing = _narrowing(index, part, cancellation)
         after: tuple[str, ...] | None = None
+        limit = page
         while True:
-            candidates = _page(index, part, after, page, cancellation)
+            statement = statements.page(part, after, limit, *narrowing)
+            candidates = _page(index, part, statement, cancellation)
             yield candidates
-            if len(candidates) < page:
+            if len(candidates) < limit:
                 break
             after = tuple(str(candidates[-1].row[str(column.key)]) for column in ORDER[query.level])
+            limit = max(page, min(2 * limit, LARGEST_PAGE))
 
 
-def _page(
-    index: Index, query: Query, after: tuple[str, ...] | None, page: int, cancellation: Cancellation
-) -> list[_Candidate]:
+def _page(index: Index, query: Query, statement: Select[Any], cancellation: Cancellation) -> list[_Candidate]:
+    """The candidates of a page with what is computed of them, all seen in one state of the index."""
     with index.read() as connection, index.interrupting(connection, cancellation):
-        rows = connection.execute(statements.page(query, after, page)).mappings().all()
+        rows = connection.execute(statement).mappings().all()
         computed: list[dict[str, Value]] = [{} for _ in rows]
         for keyword in _needed(query):
             made = COMPUTED[keyword]
@@ -127,12 +134,27 @@ def _page(
     return [_Candidate(*each) for each in zip(rows, computed, strict=True)]
 
 
+def _narrowing(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
+    """On SQLite the few rows of one level that a query can only be about, where its keys name so few.
+
+    PostgreSQL knows from its statistics where to begin. SQLite would walk through all rows in the order of the answers
+    wherever a condition lets irregular rows through; given the ids, it begins with those.
+    """
+    if not index.is_sqlite or any(key.attribute.key is KeyType.UNIQUE and _is_exact(key) for key in query.keys):
+        return []
+    for level in statements.doubted_levels(query):
+        found = [row["id"] for row in _all(index, statements.few(query, level, FEW + 1), cancellation)]
+        if len(found) <= FEW:
+            return [among(TABLES[level].c.id, sorted(set(found)))]
+    return []
+
+
 def _parts(query: Query) -> Iterator[Query]:
     """The query with its list of UIDs at its own level in parts of bearable length, in byte order."""
     if query.nothing_matches:
         return
     for at, key in enumerate(query.keys):
-        if key.attribute.keyword == query.level.unique_key in statements.EXACT and isinstance(key.matching, Single):
+        if key.attribute.keyword == query.level.unique_key and _is_exact(key) and isinstance(key.matching, Single):
             values = sorted({str(value) for value in key.matching.values}, key=str.encode)
             for start in range(0, len(values), LIST_PART):
                 part = Key(key.attribute, Single(tuple(values[start : start + LIST_PART])))
@@ -158,11 +180,12 @@ def _is_doubtful(index: Index, query: Query, cancellation: Cancellation) -> bool
         return True
     if statements.needs_no_judge(query):
         return False
-    (row,) = _all(index, statements.has_doubtful(query), cancellation)
+    narrowing = _narrowing(index, query, cancellation)
+    (row,) = _all(index, statements.has_doubtful(query, *narrowing), cancellation)
     return bool(next(iter(row.values())))
 
 
-def _all(index: Index, statement: Select[Any], cancellation: Cancellation) -> list[RowMapping]:
+def _all(index: Index, statement: Select[Any] | CompoundSelect[Any], cancellation: Cancellation) -> list[RowMapping]:
     with index.read() as connection, index.interrupting(connection, cancellation):
         return list(connection.execute(statement).mappings())
 
@@ -202,3 +225,7 @@ class _Judge:
 
 def _is_column(key: Key) -> bool:
     return key.attribute.kept is Kept.COLUMN
+
+
+def _is_exact(key: Key) -> bool:
+    return key.attribute.keyword in statements.EXACT

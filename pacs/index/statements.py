@@ -7,7 +7,20 @@ condition that its columns cannot decide, and judged on its own afterwards, as a
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Exists, FromClause, Select, and_, distinct, exists, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Exists,
+    FromClause,
+    Select,
+    and_,
+    distinct,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 
 from pacs.dicom.attributes import Kept
 from pacs.dicom.levels import QueryLevel
@@ -36,7 +49,7 @@ def levels_to(level: QueryLevel) -> tuple[QueryLevel, ...]:
     return tuple(each for each in QueryLevel if each <= level)
 
 
-def page(query: Query, after: tuple[str, ...] | None, limit: int) -> Select[Any]:
+def page(query: Query, after: tuple[str, ...] | None, limit: int, *also: Condition) -> Select[Any]:
     """The next `limit` candidates behind the unique key `after`: of each level its `_key`, `_kept` and `_irregular`.
 
     The unique key itself is the last columns, in the order of `ORDER`.
@@ -45,22 +58,29 @@ def page(query: Query, after: tuple[str, ...] | None, limit: int) -> Select[Any]
     columns = [column for level in levels_to(query.level) for column in _row_columns(level)]
     if query.level is IMAGE:
         columns.append(image.c.file_key)
-    found = select(*columns, *order).select_from(_joined(query.level)).where(*conditions(query))
+    found = select(*columns, *order).select_from(_joined(query.level)).where(*conditions(query), *also)
     if after is not None:
         found = found.where(tuple_(*order) > tuple_(*after) if len(order) > 1 else order[0] > after[0])
     return found.order_by(*order).limit(limit)
 
 
-def number_of(query: Query, level: QueryLevel) -> Select[Any]:
+def few(query: Query, level: QueryLevel, limit: int) -> CompoundSelect[Any]:
+    """The ids of at most `limit` rows at `level` that its keys let through; one may be there twice."""
+    key = TABLES[level].c.id
+    regular = select(key).where(*_decided(query, level))
+    return regular.union_all(select(key).where(TABLES[level].c.irregular)).limit(limit)
+
+
+def number_of(query: Query, level: QueryLevel, *also: Condition) -> Select[Any]:
     """How many entities at `level` the query selects, as far as SQL decides."""
     counted = func.count(distinct(TABLES[level].c.id))
-    return select(counted).select_from(_joined(query.level)).where(*conditions(query))
+    return select(counted).select_from(_joined(query.level)).where(*conditions(query), *also)
 
 
-def has_doubtful(query: Query) -> Select[Any]:
+def has_doubtful(query: Query, *also: Condition) -> Select[Any]:
     """Whether the query lets irregular rows through, about which SQL alone does not decide."""
-    doubtful = or_(*(TABLES[level].c.irregular for level in sorted(_doubted_levels(query))))
-    let_through: Exists = exists().select_from(_joined(query.level)).where(*conditions(query), doubtful)
+    doubtful = or_(*(TABLES[level].c.irregular for level in doubted_levels(query)))
+    let_through: Exists = exists().select_from(_joined(query.level)).where(*conditions(query), *also, doubtful)
     return select(let_through)
 
 
@@ -98,9 +118,14 @@ def has_columns(combined: DateTimeRange) -> bool:
     return combined.date.kept is combined.time.kept is Kept.COLUMN
 
 
+def doubted_levels(query: Query) -> list[QueryLevel]:
+    """The levels with keys that the columns of an irregular row cannot decide."""
+    return [level for level in levels_to(query.level) if any(True for _ in _decided(query, level))]
+
+
 def needs_no_judge(query: Query) -> bool:
     """Whether SQL decides about every row, irregular or not."""
-    return not row_keys(query) and not row_ranges(query) and not _doubted_levels(query)
+    return not row_keys(query) and not row_ranges(query) and not doubted_levels(query)
 
 
 def _decided(query: Query, level: QueryLevel) -> Iterator[Condition]:
@@ -112,10 +137,6 @@ def _decided(query: Query, level: QueryLevel) -> Iterator[Condition]:
     for combined in query.combined:
         if combined.date.level is level and has_columns(combined):
             yield combined_criterion(combined, query.unknown_matches)
-
-
-def _doubted_levels(query: Query) -> list[QueryLevel]:
-    return [level for level in levels_to(query.level) if any(True for _ in _decided(query, level))]
 
 
 def _row_columns(level: QueryLevel) -> tuple[ColumnElement[Any], ...]:

@@ -418,6 +418,18 @@ def test_keys_of_every_level_above_may_occur(index: Index):
     assert unique_keys(index, IMAGE, keys) == ["1.2.1.1.2"]
 
 
+@pytest.mark.parametrize("few", [0, 1, 2, 3, 100])
+def test_where_a_search_begins_does_not_change_its_answers(index: Index, monkeypatch: pytest.MonkeyPatch, few: int):
+    """Few rows or many, regular or not: a search that begins with the few finds what one through all rows finds."""
+    monkeypatch.setattr(search, "FEW", few)
+    studies_with(index, "StudyDescription", "KNEE", ["KNEE", "HIP"], "KNEE", "HIP", ["KNEE", "HAND"], "X" * 2000)
+    assert found(index, "StudyDescription", Single(("KNEE",))) == [1, 2, 3, 5]
+    assert found(index, "StudyDescription", Wildcard(("H*",))) == [2, 4, 5]
+    assert _instances(index, {"StudyDescription": Single(("HIP",))}) == ["1.2.2.1.1", "1.2.4.1.1"]
+    both = {"StudyDescription": Single(("KNEE",)), "PatientID": Single(("P3",))}
+    assert search.count(index, query(IMAGE, both), STUDY, Cancellation()) == 1
+
+
 def test_a_query_that_matches_nothing_is_not_asked(index: Index):
     """A reversed range or a query without keys has no answers."""
     fill(index, dataset(1))
