@@ -58,6 +58,7 @@ def serve() -> Iterator[Serve]:
     def start(
         find: Handler | None = None,
         store: Handler | None = None,
+        get: Handler | None = None,
         *,
         limits: Limits | None = None,
         associations: int = 100,
@@ -83,6 +84,8 @@ def serve() -> Iterator[Serve]:
         handlers: dict[int, Handler] = {CommandField.C_ECHO: echo, CommandField.C_STORE: store or keep}
         if find is not None:
             handlers[CommandField.C_FIND] = find
+        if get is not None:
+            handlers[CommandField.C_GET] = get
         server = Server(
             [("127.0.0.1", 0)],
             AcceptorPolicy(**{"ae_title": "PACS", "transfer_syntaxes": KEPT} | policy),

@@ -235,7 +235,8 @@ CASES = [
     case("M7", known("lower", "padded", "old"), StudyDate="20200101-20200301", StudyTime="1000-1800"),
     case("M7", known("doe", "lower", "padded", "old", unknown=NO_TIME), extended=b"\1\1",
          StudyDate="20200101-20200301", StudyTime="1000-1800"),
-    case("M7", known("lower", "padded", unknown=NO_TIME), extended=b"\1\1", StudyDate="20200102-20200131", StudyTime="0900-1800"),
+    case("M7", known("lower", "padded", unknown=NO_TIME), extended=b"\1\1",
+         StudyDate="20200102-20200131", StudyTime="0900-1800"),
     # M8: sequences
     case("M8", known("items", unknown=ALL - {"items"}), ProcedureCodeSequence=[{"CodeValue": "C1"}]),
     case("M8", known("items", unknown=ALL - {"items"}),
