@@ -104,6 +104,13 @@ def index(database_url: str) -> Iterator[Index]:
         yield opened_index
 
 
+@pytest.fixture
+def postgres_index(postgres_server: URL, postgres_template: str) -> Iterator[Index]:
+    """A fresh index on PostgreSQL, for what only a server does."""
+    with postgres_database(postgres_server, template=postgres_template) as url, opened(url) as opened_index:
+        yield opened_index
+
+
 @contextmanager
 def opened(url: str) -> Iterator[Index]:
     """The index at a URL, closed afterwards."""

@@ -3,16 +3,18 @@
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import CompoundSelect, Select, create_engine, text
 
 from pacs.cancellation import Cancellation
+from pacs.dicom.query import Matching, Names, Range, Single, Wildcard
 from pacs.errors import Cancelled, ConfigurationError, IndexUnavailable
-from pacs.index import search, writer
+from pacs.index import search, statements, writer
 from pacs.index.database import Index
 from tests.databases import opened
-from tests.index.arrivals import IMAGE, arrival
+from tests.index.arrivals import IMAGE, PATIENT, STUDY, arrival
 from tests.index.test_search import query
 
 ENDLESS = {
@@ -113,10 +115,9 @@ def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
     index.close()
 
 
-def test_a_lost_connection_is_replaced(index: Index):
+def test_a_lost_connection_is_replaced(postgres_index: Index):
     """A server that drops its connections costs what ran at the time, and nothing later."""
-    if index.is_sqlite:
-        pytest.skip("SQLite has no connections to lose")
+    index = postgres_index
     with pytest.raises(IndexUnavailable), index.read() as connection:
         mine = connection.execute(text("SELECT pg_backend_pid()")).scalar()
         with index.write() as other:
@@ -146,10 +147,9 @@ def test_x1_a_statement_without_end_is_stopped_by_a_cancellation(index: Index):
         assert writer.find(index, "1.2.3") is None
 
 
-def test_x1_a_search_that_waits_for_the_database_is_stopped(index: Index):
+def test_x1_a_search_that_waits_for_the_database_is_stopped(postgres_index: Index):
     """While somebody else has the table locked, a cancellation ends the search and not the lock."""
-    if index.is_sqlite:
-        pytest.skip("SQLite's readers wait for nobody")
+    index = postgres_index
     writer.add(index, arrival())
     cancellation = Cancellation()
     engine = create_engine(index.url)
@@ -180,3 +180,43 @@ def test_x4_a_cancellation_after_the_statement_stops_nobody_else(index: Index):
     cancellation.cancel("late")
     with index.read() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1
+
+
+# --- where a search begins ---------------------------------------------------------------------------------------
+
+
+def _plan(index: Index, statement: Select[Any] | CompoundSelect[Any]) -> str:
+    """How the database means to answer a statement, tables read in full being its last resort."""
+    with index.read() as connection:
+        if not index.is_sqlite:
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            connection.execute(text("SET LOCAL enable_indexscan = off"))
+        spelled = statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN QUERY PLAN" if index.is_sqlite else "EXPLAIN"
+        rows = connection.execute(text(f"{explain} {str(spelled).replace(':', chr(92) + ':')}"))
+        return "\n".join(str(row[-1]) for row in rows)
+
+
+def test_a_search_within_names_begins_with_their_trigrams(index: Index):
+    """The index of trigrams is used for infixes of three letters and more, and not for shorter ones."""
+    if index.describe()["infix search of names"] == "not indexed":
+        pytest.skip("this server has no pg_trgm")
+    trigrams = "patient_trigram" if index.is_sqlite else "trigram_patient_name"
+    asked = [query(PATIENT, {"PatientName": Names(((pattern,),))}) for pattern in ("*doe*", "*do*")]
+    long, short = (_plan(index, statements.few(each, PATIENT, 10)) for each in asked)
+    assert trigrams in long
+    if index.is_sqlite:  # PostgreSQL without sequential scans has nothing better
+        assert trigrams not in short
+
+
+@pytest.mark.parametrize(
+    ("keyword", "matching", "expected"),
+    [
+        ("AccessionNumber", Single(("A1",)), "ix_study_accession_number"),
+        ("StudyDate", Range("20200101", "20200102"), "ix_study_study_date"),
+        ("StudyID", Wildcard(("AB*",)), "ix_study_study_id"),
+    ],
+)
+def test_selective_keys_are_looked_up_in_their_indexes(index: Index, keyword: str, matching: Matching, expected: str):
+    """A value, a range and the beginning of a text lead to the rows without reading the others."""
+    assert expected in _plan(index, statements.few(query(STUDY, {keyword: matching}), STUDY, 10))
