@@ -1,9 +1,11 @@
 """The house: every part of the archive built from a `Config`, started, drained and stopped."""
 
 import signal
+import socket
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Self
 
 from pacs import config as configuration
@@ -24,7 +26,7 @@ from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
-from pacs.telemetry import EventStream, ServerReady
+from pacs.telemetry import Diagnosed, EventStream, ServerReady
 
 
 class Archive:
@@ -79,6 +81,8 @@ class Archive:
         except OSError as error:
             why = f"cannot listen on {server.host}:{server.port} ({error.strerror})"
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
+        if server.workers > 1:
+            self.events.publish(Diagnosed(sentence="server.workers does nothing yet: one process serves"))
         self.port = self._server.port
         self.events.publish(ServerReady(ae_title=server.ae_title, host=server.host, port=self.port))
 
@@ -172,33 +176,56 @@ def _peers(config: Config) -> tuple[Peer, ...]:
 # --- serving until a signal comes --------------------------------------------------------------------------------
 
 
-class _Signalled(BaseException):
-    """A signal came; raised in the main thread wherever that is, so that none is lost between two steps."""
-
-
 def run_until_signalled(archive: Archive, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
     """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
 
     For the main thread of a process, whose handlers of `signals` are put back at the end. Raises as `Archive.start`.
     """
-    before = {each: signal.signal(each, _raise) for each in signals}
-    try:
+    with _Bell(signals) as bell:
         archive.start()
-        while True:
-            signal.pause()
-    except _Signalled:
-        _drain(archive)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _drain(archive: Archive) -> None:
-    try:
-        archive.drain()
-    except _Signalled:
+        bell.wait()
+        threading.Thread(target=_drain, args=(archive, bell), name="pacs-drain", daemon=True).start()
+        bell.wait()
         archive.close()
 
 
-def _raise(_number: int, _frame: FrameType | None) -> None:
-    raise _Signalled
+def _drain(archive: Archive, bell: "_Bell") -> None:
+    """Drain, and say when that is done to the main thread, which waits for it or for another signal."""
+    try:
+        archive.drain()
+    finally:
+        bell.ring()
+
+
+class _Bell:
+    """Rings for each of `signals` that comes.
+
+    A signal may be delivered to any thread, and between any two steps of the main one: as a byte in a socket, which
+    the C level handler writes, none is lost.
+    """
+
+    def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self._signals = tuple(signals)
+        self._heard, self._rung = socket.socketpair()
+        self._rung.setblocking(False)
+
+    def __enter__(self) -> Self:
+        self._before = {each: signal.signal(each, lambda *_: None) for each in self._signals}
+        self._fd_before = signal.set_wakeup_fd(self._rung.fileno())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.set_wakeup_fd(self._fd_before)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._heard.close()
+        self._rung.close()
+
+    def ring(self) -> None:
+        """Ring as a signal would; nobody may be listening any more."""
+        with suppress(OSError):
+            self._rung.send(b"\0")
+
+    def wait(self) -> None:
+        """Wait for one ring."""
+        self._heard.recv(1)

@@ -253,7 +253,12 @@ def _log_value(name: str, value: Any) -> Any:
 
 LogFormat = Literal["console", "json"]
 
-QUIET = {"pynetdicom": logging.WARNING, "pydicom": logging.ERROR, "alembic": logging.WARNING}
+QUIET = {
+    "pynetdicom": logging.WARNING,
+    "pydicom": logging.ERROR,
+    "py.warnings": logging.ERROR,
+    "alembic": logging.WARNING,
+}
 """Libraries' loggers and from which level on they are heard. Below these they quote what peers sent."""
 
 
@@ -280,6 +285,7 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)  # pydicom warns of bad values, and quotes them
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
     structlog.configure(

@@ -59,10 +59,13 @@ def _index(config: "Config") -> Finding:
 
     try:
         with closing(Index(config.database.url)) as index:
-            schema.ensure(index)
+            is_new = index.is_sqlite and schema.current(index) is None
+            if not is_new:
+                schema.check(index)
             facts = index.describe()
     except PacsError as error:
         return Finding("index", False, error.comment)
+    facts |= {"schema": "made when the server starts"} if is_new else {}
     return Finding("index", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from pacs.cli import main
+from pacs.config import load
+from pacs.testing import study, write
 from tests.programs import run
 
 ROOT = Path(__file__).parents[2]
@@ -96,17 +99,29 @@ def test_the_table_of_commands_has_every_command_there_is():
     assert told == set(leaves(main, "pacs"))
 
 
-def test_every_command_line_of_the_readme_has_options_that_exist():
-    """Each `pacs` line is understood up to the point where it would act."""
-    for line in LINES:
-        words = shlex.split(line, comments=True)
-        if ".venv/bin/pacs" not in words:
+def pacs_lines():
+    """The arguments of each `pacs` line of the README."""
+    for words in (shlex.split(line, comments=True) for line in LINES):
+        if ".venv/bin/pacs" in words:
+            yield words[words.index(".venv/bin/pacs") + 1 :]
+
+
+def test_every_pacs_line_of_the_readme_does_what_it_says(tmp_path, monkeypatch):
+    """Typed one after the other in an empty folder, with a folder to import; `serve` lines are only understood."""
+    monkeypatch.chdir(tmp_path)
+    write(study("ALLISON^ANN", series=1, instances=2), tmp_path / "folder")
+    shown = ""
+    for arguments in pacs_lines():
+        if arguments[0] == "serve":
+            main.commands["serve"].make_context("serve", arguments[1:])
             continue
-        arguments = words[words.index(".venv/bin/pacs") + 1 :]
-        command: click.Command = main
-        while isinstance(command, click.Group):
-            command = command.commands[arguments.pop(0)]
-        command.make_context("pacs", arguments, resilient_parsing=False)
+        here = [argument.replace("/path/to/folder", "folder") for argument in arguments]
+        result = CliRunner().invoke(main, here)
+        assert result.exit_code == 0, (here, result.output)
+        shown += result.stdout
+    assert "2 stored, 0 known already, 0 refused" in shown
+    assert "ALLISON^ANN" in shown
+    assert [peer.ae_title for peer in load(None, {}).peers] == ["STORE_SCP"]
 
 
 def test_the_files_the_readme_links_to_are_there():

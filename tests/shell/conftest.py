@@ -1,8 +1,12 @@
 """The command `pacs` for tests."""
 
+import logging
+
 import pytest
+import structlog
 from click.testing import CliRunner
 
+from pacs import telemetry
 from pacs.cli import main
 
 
@@ -17,3 +21,18 @@ def pacs(tmp_path, monkeypatch):
         return result
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """Put the process's logging back after each test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in telemetry.QUIET}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, quiet in levels.items():
+        logging.getLogger(name).setLevel(quiet)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()

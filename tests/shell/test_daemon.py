@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 from pynetdicom import AE
 
 from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, ConfigurationError, DestinationUnreachable, SchemaMismatch
-from pacs.telemetry import AssociationEnded, OperationFinished, ServerReady
+from pacs.telemetry import AssociationEnded, Diagnosed, OperationFinished, ServerReady
 from pacs.testing import serving, study, write
 
 ROOT = Path(__file__).parents[2]
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n")
 
 
@@ -63,6 +65,29 @@ def test_a_signal_ends_the_server_in_order(tmp_path, number):
     assert (server.returncode, out) == (0, "")
     assert err.count("kind=C-ECHO") == 1
     assert "Traceback" not in err
+
+
+def test_the_log_of_a_day_has_no_patient_data(tmp_path):
+    """Stores, conflicts, bad values, queries and refusals: lines enough, and nobody's name, ID or birthday."""
+    (dataset,) = study("SECRET^NAME", patient_id="SECRETID", series=1, instances=1, PatientBirthDate="19121212")
+    (other,) = study("SECRET^NAME", patient_id="SECRETID", series=1, instances=1, StudyDescription="SECRET")
+    bad = Dataset()
+    bad.update({"QueryRetrieveLevel": "STUDY", "PatientID": "SECRETID", "PatientName": "SECRET*"})
+    bad.add_new("StudyDate", "LO", "SECRET")
+    with process(tmp_path) as server:
+        ae = AE("WS")
+        for syntax in (dataset.SOPClassUID, FIND):
+            ae.add_requested_context(syntax)
+        association = ae.associate("127.0.0.1", server.port)
+        statuses = [association.send_c_store(each).Status for each in (dataset, other)]
+        statuses += [status.Status for status, _ in association.send_c_find(bad, FIND)]
+        association.release()
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=20)
+    assert (statuses[0], statuses[1] >> 12, statuses[2]) == (0, 0xC, 0xA900)
+    assert err.count("kind=C-STORE") == 2
+    assert err.count("kind=C-FIND") == 1
+    assert not re.search("SECRET|NAME|19121212", err)
 
 
 def test_draining_is_bounded(tmp_path):
@@ -156,6 +181,19 @@ def test_a_half_written_file_is_cleared_at_start(tmp_path):
     stray.write_bytes(b"half")
     with serving(tmp_path / "pacs"):
         assert not stray.exists()
+
+
+def test_a_key_that_does_nothing_yet_is_said(tmp_path):
+    """More than one worker, until there are."""
+    from pacs.config import from_settings
+    from pacs.daemon import Archive
+
+    heard = []
+    settings = {"server.port": 0, "database.url": f"sqlite:///{tmp_path}/x.db", "files.url": str(tmp_path / "files")}
+    with Archive(from_settings(settings | {"server.workers": 2})) as archive:
+        archive.events.subscribe(heard.append)
+        archive.start()
+    assert any("server.workers" in each.sentence for each in heard if isinstance(each, Diagnosed))
 
 
 def test_a_closed_archive_can_be_closed_again(tmp_path):

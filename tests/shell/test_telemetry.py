@@ -3,26 +3,12 @@
 import io
 import json
 import logging
+import warnings
 
 import pytest
-import structlog
 
 from pacs import telemetry
 from pacs.telemetry import Diagnosed, EventStream, OperationFinished, is_fine, log_event, printable, setup_logging
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    """Put the process's logging back after each test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in telemetry.QUIET}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, quiet in levels.items():
-        logging.getLogger(name).setLevel(quiet)
-    structlog.reset_defaults()
 
 
 def logged(level="INFO", format="json"):
@@ -140,6 +126,15 @@ def test_other_libraries_warnings_come_through_the_same_chain_and_their_chatter_
     logging.getLogger("pydicom").warning("Invalid value 'DOE'")
     (line,) = map(json.loads, out.getvalue().splitlines())
     assert (line["event"], line["level"]) == ("odd\\nthing", "warning")
+
+
+def test_a_warning_of_a_library_is_not_logged():
+    """pydicom warns of bad values and quotes them."""
+    out = logged()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("Invalid value for VR LO: 'DOE'", UserWarning, stacklevel=1)
+    assert out.getvalue() == ""
 
 
 def test_a_traceback_shows_where_but_quotes_no_message_unless_debugging():
