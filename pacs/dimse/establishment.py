@@ -33,8 +33,14 @@ class Rejected:
     """An association request that was answered with A-ASSOCIATE-RJ. The AE titles are '' when they are not known."""
 
     rejection: Rejection
+    upper: UpperLayer
     calling_ae_title: str = ""
     called_ae_title: str = ""
+
+    def close(self) -> None:
+        """Give the socket back once the requestor has had time to read why."""
+        self.upper.linger()
+        self.upper.wire.close()
 
 
 def accept(
@@ -46,22 +52,20 @@ def accept(
 ) -> Association | Rejected:
     """Negotiate an association with whoever connected; `admit` says whether there is room for one more.
 
-    Raises AssociationLost when no association request came, or no valid one, or not in time. Unless an Association
-    is returned, the connection has been closed.
+    Raises AssociationLost when no association request came, or no valid one, or not in time; the connection has been
+    closed then. What is returned is for the caller to close.
     """
     upper = UpperLayer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu)
     try:
         found = _answered(upper, address, policy, limits, admit)
-        if isinstance(found, Agreement):
-            return Association(upper, found, role="acceptor", address=address, limits=limits)
     except BaseException:
         upper.abort()
         upper.linger()
         upper.wire.close()
         raise
-    upper.linger()
-    upper.wire.close()
-    return found
+    if isinstance(found, Rejected):
+        return found
+    return Association(upper, found, role="acceptor", address=address, limits=limits)
 
 
 def _answered(
@@ -74,14 +78,14 @@ def _answered(
     request = _indication(upper, time.monotonic() + limits.negotiation, None)
     if not isinstance(request, A_ASSOCIATE):
         if upper.has_rejected:
-            return Rejected(PROTOCOL_VERSION_NOT_SUPPORTED)
+            return Rejected(PROTOCOL_VERSION_NOT_SUPPORTED, upper)
         raise AssociationLost("No valid association request came")
     answer = policy.answer(request, address[0], limits.max_pdu)
     if not isinstance(answer, Rejection) and not admit():
         answer = LOCAL_LIMIT_EXCEEDED
     if isinstance(answer, Rejection):
         upper.reject(rejecting(answer))
-        return Rejected(answer, request.calling_ae_title.strip(), request.called_ae_title.strip())
+        return Rejected(answer, upper, request.calling_ae_title.strip(), request.called_ae_title.strip())
     primitive, agreement = answer
     upper.accept(primitive)
     return agreement

@@ -58,6 +58,7 @@ class Server:
         self._publish = publish
         self._lock = threading.Condition()
         self._listeners: list[socket.socket] = []
+        self._ports: tuple[int, ...] = ()
         self._unassociated: dict[int, socket.socket] = {}
         self._associations: set[Association] = set()
         self._admitted = 0
@@ -73,17 +74,23 @@ class Server:
         try:
             for host, port in self._addresses:
                 self._listeners.append(_listen(host, port))
+            self._ports = tuple(each.getsockname()[1] for each in self._listeners)
         except OSError:
+            self._is_draining = True  # there is nothing to stop any more
             self._close_listeners()
             raise
         self._accepting = threading.Thread(target=self._accept_all, name="pacs-accept", daemon=True)
         self._accepting.start()
 
     @property
+    def ports(self) -> tuple[int, ...]:
+        """The port of each address, also where 0 was asked for."""
+        return self._ports
+
+    @property
     def port(self) -> int:
-        """The port of the first address, also where 0 was asked for."""
-        port: int = self._listeners[0].getsockname()[1]
-        return port
+        """The port of the first address."""
+        return self._ports[0]
 
     @property
     def associations(self) -> int:
@@ -192,6 +199,7 @@ class Server:
         if isinstance(found, Association):
             return found
         self._publish(_rejected_event(found, connection))
+        found.close()
         return None
 
     def _serve(self, association: Association) -> None:
