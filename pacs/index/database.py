@@ -29,6 +29,9 @@ ATTEMPTS = 20
 RACES = {"40001", "40P01"}
 """PostgreSQL's serialization failure and deadlock: the transaction is rolled back and may simply be run again."""
 
+OLDEST_SQLITE = (3, 35)
+"""FTS5's trigrams came with SQLite 3.34, RETURNING with 3.35."""
+
 SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
 INSIST_EVERY = 0.05
@@ -199,6 +202,8 @@ def _with_timeouts(url: URL, wait: float) -> URL:
 
 
 def _sqlite_engine(url: URL, wait: float, settings: dict[str, Any]) -> Engine:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigurationError("this Python's SQLite is older than 3.35: use a newer Python or PostgreSQL")
     try:
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
