@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Queue
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
 from pynetdicom.timer import Timer
 from pynetdicom.transport import T_CONNECT
 
-from pacs.dimse.agreement import MAX_CONTEXTS
 from pacs.dimse.messages import Buffer
+from pacs.dimse.pdus import InvalidPDU, Received, decode
 from pacs.dimse.waiting import wait
 from pacs.dimse.wire import Wire
 
@@ -65,33 +65,6 @@ INVALID_PARAMETER_VALUE = 6
 """The provider's reason in an A-ABORT for what breaks the rules inside a PDU (PS3.8 9.3.8)."""
 
 _HEADER = struct.Struct(">BxL")
-_ITEM = struct.Struct(">BxH")
-_TOP = 0
-_CONTEXT_ITEMS = (0x20, 0x21)
-_FIXED_PART = {0x20: 4, 0x21: 4, 0x50: 0}
-"""The items that have items inside, and how many bytes come before those."""
-_KNOWN: dict[int, frozenset[int]] = {
-    _TOP: frozenset({0x10, 0x20, 0x21, 0x50}),
-    0x20: frozenset({0x30, 0x40}),
-    0x21: frozenset({0x40}),
-    0x50: frozenset(range(0x51, 0x5A)),
-}
-"""The item types that are understood, by where they stand (PS3.8 9.3.2, 9.3.3, PS3.7 D.3.3)."""
-
-
-class InvalidPDU(ValueError):
-    """A PDU that breaks the rules of PS3.8 9.3. It never leaves this room: the peer gets an A-ABORT."""
-
-
-@dataclass
-class _Received:
-    """What an action looks at of a received PDU."""
-
-    primitive: Any
-    protocol_version: int = 1
-
-    def to_primitive(self) -> Any:
-        return self.primitive
 
 
 @dataclass
@@ -102,7 +75,7 @@ class _Provider:
     artim_timer: Timer
     to_provider_queue: "Queue[Any]" = field(default_factory=Queue)
     to_user_queue: "Queue[Primitive]" = field(default_factory=Queue)
-    _recv_pdu: "Queue[_Received]" = field(default_factory=Queue)
+    _recv_pdu: "Queue[Received]" = field(default_factory=Queue)
     outbox: list[bytes] = field(default_factory=list)
     has_rejected: bool = False
 
@@ -128,7 +101,7 @@ class _Provider:
     def kill_dul(self) -> None:
         """There is no thread to stop."""
 
-    def received(self, what: _Received) -> None:
+    def received(self, what: Received) -> None:
         """Put a PDU where the next action looks for it."""
         self._recv_pdu.queue.clear()
         self._recv_pdu.put(what)
@@ -228,7 +201,7 @@ class UpperLayer:
     def _receive(self, kind: int, encoded: memoryview) -> None:
         decoder, event = _EVENTS[kind]
         # The first P-DATA-TF out of place ends the association: there is no need to look inside.
-        received = _Received(None) if kind == _P_DATA_TF else _decode(decoder, bytes(encoded))
+        received = Received(None) if kind == _P_DATA_TF else decode(decoder, bytes(encoded))
         self._provider.received(received)
         self._act(event)
 
@@ -315,63 +288,3 @@ class UpperLayer:
         """A peer that does not even take a control PDU is as good as gone. Raises ConnectionError then."""
         if wait(self.wire.fileno(), select.POLLOUT, time.monotonic() + CONTROL_SECONDS) is None:
             raise ConnectionError("The peer takes nothing")
-
-
-# --- decoding ----------------------------------------------------------------------------------------------------
-
-
-def _decode(decoder: type[pdu.PDU], encoded: bytes) -> _Received:
-    """A PDU as the primitive it carries. Raises InvalidPDU."""
-    received = decoder()
-    try:
-        if isinstance(received, pdu.A_ASSOCIATE_RQ | pdu.A_ASSOCIATE_AC):
-            encoded = encoded[:74] + _understood(encoded[74:])
-        received.decode(encoded)
-        if isinstance(received, pdu.A_ABORT_RQ):
-            return _Received(_abort(received))
-        # Only bit 0 of the protocol version may be tested (PS3.8 9.3.2); the state machine compares with 1.
-        version = getattr(received, "protocol_version", 1) & 1
-        return _Received(received.to_primitive(), version)  # type: ignore[attr-defined]
-    except Exception as error:  # the codecs raise whatever the bytes make them stumble over
-        raise InvalidPDU from error
-
-
-def _abort(received: pdu.A_ABORT_RQ) -> A_ABORT | A_P_ABORT:
-    """An A-ABORT ends the association whatever reason it states, also one that pynetdicom does not take."""
-    if received.source == 2:
-        by_provider = A_P_ABORT()
-        by_provider.provider_reason = 0
-        return by_provider
-    by_user = A_ABORT()
-    by_user.abort_source = 0
-    return by_user
-
-
-def _understood(items: bytes, level: int = _TOP) -> bytes:
-    """Variable items without those nobody knows, which are to be passed over (PS3.8 9.3.1). Raises InvalidPDU."""
-    kept = bytearray()
-    contexts: set[int] = set()
-    for kind, body in _split(items):
-        if kind in _CONTEXT_ITEMS:
-            if body[:1] == b"" or body[0] in contexts or len(contexts) == MAX_CONTEXTS:
-                raise InvalidPDU
-            contexts.add(body[0])
-        if kind in _FIXED_PART and level == _TOP:
-            fixed = _FIXED_PART[kind]
-            body = body[:fixed] + _understood(body[fixed:], kind)  # noqa: PLW2901
-        if kind in _KNOWN[level]:
-            kept += _ITEM.pack(kind, len(body)) + body
-    return bytes(kept)
-
-
-def _split(items: bytes) -> Iterator[tuple[int, bytes]]:
-    """The type and the inside of each item. Raises InvalidPDU when one is longer than what is there."""
-    offset = 0
-    while offset < len(items):
-        if offset + _ITEM.size > len(items):
-            raise InvalidPDU
-        kind, length = _ITEM.unpack_from(items, offset)
-        offset += _ITEM.size + length
-        if offset > len(items):
-            raise InvalidPDU
-        yield kind, items[offset - length : offset]

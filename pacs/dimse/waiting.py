@@ -46,8 +46,10 @@ class Vigil:
 
     @property
     def tick_due(self) -> float | None:
-        """When the next tick is due, on the monotonic clock; None when there is none."""
-        return None if self.every is None or self.tick is None else self._touched + self.every
+        """When the next tick is due, on the monotonic clock; None when there is none, as after a cancel (X2)."""
+        if self.every is None or self.tick is None or self.cancellation.requested:
+            return None
+        return self._touched + self.every
 
     def tick_if_due(self) -> bool:
         """Call `tick` when its time has come; whether it had."""

@@ -584,6 +584,17 @@ def test_the_vigil_waits_out_its_grace(archive_of_nothing: Archive) -> None:
             assert least <= time.monotonic() - began < least + AT_ONCE
 
 
+def test_x2_the_clock_of_a_vigil_stops_with_the_cancel() -> None:
+    """No Pending response goes out for an operation that is being ended."""
+    ticks: list[int] = []
+    vigil = Vigil(Cancellation(), every=0.0, tick=lambda: ticks.append(1))
+    assert vigil.tick_if_due()
+    vigil.cancellation.cancel("C-CANCEL")
+    assert vigil.tick_due is None
+    assert not vigil.tick_if_due()
+    assert ticks == [1]
+
+
 @pytest.fixture
 def archive_of_nothing(serve: Serve) -> Archive:
     """A server that is only there to be connected to."""

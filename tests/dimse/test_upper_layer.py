@@ -14,6 +14,7 @@ from pynetdicom import fsm
 
 from pacs.dimse import upper_layer
 from pacs.dimse.association import Limits
+from pacs.dimse.pdus import Received
 from tests.dimse import raw
 from tests.dimse.conftest import Archive, Serve
 from tests.dimse.raw import (
@@ -422,7 +423,7 @@ def test_the_state_machine_finds_all_it_looks_for() -> None:
             connection = socket.create_connection(listener.getsockname())
             layer = upper_layer.UpperLayer(connection, is_requestor=True, artim=1.0, max_pdu=16384)
             layer._machine.transition(state)
-            layer._provider.received(upper_layer._Received(released()))
+            layer._provider.received(Received(released()))
             layer._provider.to_provider_queue.put(primitive_for(event))
             layer._machine.do_action(event)
             layer.wire.close()

@@ -1,0 +1,97 @@
+"""Association PDUs from bytes: pynetdicom's codecs, kept from what they stumble over (PS3.8 9.3, Annex D of PS3.7)."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom import pdu
+from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT
+
+from pacs.dimse.agreement import MAX_CONTEXTS
+
+_ITEM = struct.Struct(">BxH")
+_TOP = 0
+_CONTEXT_ITEMS = (0x20, 0x21)
+_FIXED_PART = {0x20: 4, 0x21: 4, 0x50: 0}
+"""The items that have items inside, and how many bytes come before those."""
+_KNOWN: dict[int, frozenset[int]] = {
+    _TOP: frozenset({0x10, 0x20, 0x21, 0x50}),
+    0x20: frozenset({0x30, 0x40}),
+    0x21: frozenset({0x40}),
+    0x50: frozenset(range(0x51, 0x5A)),
+}
+"""The item types that are understood, by where they stand (PS3.8 9.3.2, 9.3.3, PS3.7 D.3.3)."""
+
+
+class InvalidPDU(ValueError):
+    """A PDU that breaks the rules of PS3.8 9.3. It never leaves this room: the peer gets an A-ABORT."""
+
+
+@dataclass
+class Received:
+    """What an action looks at of a received PDU."""
+
+    primitive: Any
+    protocol_version: int = 1
+
+    def to_primitive(self) -> Any:
+        """What the PDU says."""
+        return self.primitive
+
+
+def decode(decoder: type[pdu.PDU], encoded: bytes) -> Received:
+    """A PDU as the primitive it carries. Raises InvalidPDU."""
+    received = decoder()
+    try:
+        if isinstance(received, pdu.A_ASSOCIATE_RQ | pdu.A_ASSOCIATE_AC):
+            encoded = encoded[:74] + _understood(encoded[74:])
+        received.decode(encoded)
+        if isinstance(received, pdu.A_ABORT_RQ):
+            return Received(_abort(received))
+        # Only bit 0 of the protocol version may be tested (PS3.8 9.3.2); the state machine compares with 1.
+        version = getattr(received, "protocol_version", 1) & 1
+        return Received(received.to_primitive(), version)  # type: ignore[attr-defined]
+    except Exception as error:  # the codecs raise whatever the bytes make them stumble over
+        raise InvalidPDU from error
+
+
+def _abort(received: pdu.A_ABORT_RQ) -> A_ABORT | A_P_ABORT:
+    """An A-ABORT ends the association whatever reason it states, also one that pynetdicom does not take."""
+    if received.source == 2:
+        by_provider = A_P_ABORT()
+        by_provider.provider_reason = 0
+        return by_provider
+    by_user = A_ABORT()
+    by_user.abort_source = 0
+    return by_user
+
+
+def _understood(items: bytes, level: int = _TOP) -> bytes:
+    """Variable items without those nobody knows, which are to be passed over (PS3.8 9.3.1). Raises InvalidPDU."""
+    kept = bytearray()
+    contexts: set[int] = set()
+    for kind, body in _split(items):
+        if kind in _CONTEXT_ITEMS:
+            if body[:1] == b"" or body[0] in contexts or len(contexts) == MAX_CONTEXTS:
+                raise InvalidPDU
+            contexts.add(body[0])
+        if kind in _FIXED_PART and level == _TOP:
+            fixed = _FIXED_PART[kind]
+            body = body[:fixed] + _understood(body[fixed:], kind)  # noqa: PLW2901
+        if kind in _KNOWN[level]:
+            kept += _ITEM.pack(kind, len(body)) + body
+    return bytes(kept)
+
+
+def _split(items: bytes) -> Iterator[tuple[int, bytes]]:
+    """The type and the inside of each item. Raises InvalidPDU when one is longer than what is there."""
+    offset = 0
+    while offset < len(items):
+        if offset + _ITEM.size > len(items):
+            raise InvalidPDU
+        kind, length = _ITEM.unpack_from(items, offset)
+        offset += _ITEM.size + length
+        if offset > len(items):
+            raise InvalidPDU
+        yield kind, items[offset - length : offset]
