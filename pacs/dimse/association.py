@@ -11,7 +11,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -56,6 +56,20 @@ class Limits:
     """The longest P-DATA-TF (its variable field) that we take, in bytes."""
     held: int = 1 << 20
     """How many bytes of further messages are held for a peer that does not wait for our answer."""
+
+
+class _Watched(Cancellation):
+    """The cancellation of an operation: whatever it interrupts, the watcher looks after the association meanwhile."""
+
+    def __init__(self, association: "Association") -> None:
+        super().__init__()
+        self._association = association
+
+    @contextmanager
+    def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """As the base class; what arrives on the association while the body runs is seen at once."""
+        with self._association.busy(), super().interrupting(interrupt):
+            yield
 
 
 class Association:
@@ -254,7 +268,7 @@ class Association:
 
         A C-CANCEL that came right behind the request counts (P4); one for anything else is ignored (X3, X4).
         """
-        cancellation = Cancellation()
+        cancellation = _Watched(self)
         with self._lock:
             self._inbox.begin(request, cancellation)
         self.attend()

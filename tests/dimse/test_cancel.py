@@ -5,11 +5,14 @@ import threading
 import time
 
 import pytest
+from sqlalchemy import text
 
+from pacs.telemetry import OperationFinished
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier, take_in
-from tests.raw import IMPLICIT, Raw, cancel, request
+from tests.databases import fresh_database
+from tests.raw import IMPLICIT, Raw, cancel
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def archive(tmp_path_factory):
 def find_images(message_id: int) -> bytes:
     """A C-FIND-RQ for all images."""
     keys = identifier("IMAGE", PatientID="P1", SOPInstanceUID="")
-    return request(raw.C_FIND, 1, FIND, message_id, keys)
+    return raw.request(raw.C_FIND, 1, FIND, message_id, keys)
 
 
 def test_x1_p4_a_cancel_in_the_same_packet_as_the_request_is_honoured(archive):
@@ -95,7 +98,7 @@ def test_x5_the_same_message_id_works_again_after_a_cancel(archive):
 def move_all(destination: str, message_id: int, uid: str) -> bytes:
     """A C-MOVE-RQ for a whole study."""
     keys = identifier("STUDY", StudyInstanceUID=uid)
-    return request(raw.C_MOVE, 1, MOVE, message_id, keys, [raw.element(0x0600, destination.encode())])
+    return raw.request(raw.C_MOVE, 1, MOVE, message_id, keys, [raw.element(0x0600, destination.encode())])
 
 
 def test_x1_x6_a_cancel_while_the_destination_hangs_ends_the_move(archive):
@@ -125,7 +128,7 @@ def test_x1_a_cancel_between_the_suboperations_of_a_get_ends_it(archive):
     uid = study(series=1, instances=1)[0].StudyInstanceUID
     with Raw(archive.port) as client:
         client.associate((1, GET, [IMPLICIT]), (3, ct, [raw.EXPLICIT]), extra=role)
-        client.send(request(raw.C_GET, 1, GET, 9, identifier("STUDY", StudyInstanceUID=uid)))
+        client.send(raw.request(raw.C_GET, 1, GET, 9, identifier("STUDY", StudyInstanceUID=uid)))
         messages = [client.message()]
         assert messages[0].number(0x0100) == raw.C_STORE
         client.send(cancel(1, 9), store_response(messages[0], ct))
@@ -175,3 +178,31 @@ def test_f11_a_peer_that_goes_during_a_find_stops_it(archive, how):
     stop()
     operations = [event for event in finished if type(event).__name__ == "OperationFinished"]
     assert len(operations) == 1
+
+
+@pytest.mark.parametrize("how", ["cancel", "abort", "close"])
+def test_x1_a_cancel_while_the_database_still_searches(request, tmp_path, how):
+    """A query that waits for PostgreSQL, here for a lock, is stopped by a cancel at once, and by the peer's end."""
+    finished = threading.Event()
+    with (
+        fresh_database("postgresql", request, tmp_path) as url,
+        serving(tmp_path, {"database.url": url}) as archive,
+        archive.index.write() as lock,
+    ):
+        archive.events.subscribe(lambda event: finished.set() if isinstance(event, OperationFinished) else None)
+        lock.execute(text("LOCK TABLE study IN ACCESS EXCLUSIVE MODE"))
+        with Raw(archive.port) as client:
+            client.associate((1, FIND, [IMPLICIT]))
+            client.send(find_images(1))
+            time.sleep(0.3)
+            assert not finished.is_set()
+            began = time.monotonic()
+            if how == "cancel":
+                client.send(cancel(1, 1))
+                assert [each.status for each in client.until_final()] == [0xFE00]
+            elif how == "abort":
+                client.send(raw.pdu(0x07, bytes(4)))
+            else:
+                client.socket.close()
+            assert finished.wait(5)
+            assert time.monotonic() - began < 2
