@@ -5,6 +5,7 @@ folder: after a power cut an object is whole under its key, or it is left in `in
 """
 
 import errno
+import fcntl
 import io
 import os
 import re
@@ -77,13 +78,9 @@ class LocalFiles:
                 yield from self._keys_within(folder / entry.name, key + "/", first)
 
     def sweep(self) -> int:
-        """Remove what an unclean stop left half-written; return how many. Only at start, before anything comes in."""
-        count = 0
+        """Remove what an unclean stop left half-written; return how many. What another process writes is left alone."""
         with _writing():
-            for path in (self._root / INCOMING).iterdir():
-                path.unlink()
-                count += 1
-        return count
+            return sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
 
     def _path(self, key: str) -> Path:
         """The path of a key: only keys this store makes have one, so that none leads out of the root."""
@@ -102,6 +99,7 @@ class _LocalIncoming:
         self._key = key
         self._head_size = self._end = head_size
         self._file: io.FileIO | None = io.FileIO(temporary, "x+", opener=_for_us_and_our_group)
+        fcntl.flock(self._file, fcntl.LOCK_SH)  # ends with the process, however that ends: see `sweep`
 
     @property
     def key(self) -> str:
@@ -246,6 +244,17 @@ def _put(file: io.FileIO, data: bytes | bytearray | memoryview, position: int) -
         position += written
         rest = rest[written:]
     return memoryview(data).nbytes
+
+
+def _abandoned_is_gone(path: Path) -> bool:
+    """Remove a half-written file unless some process still has it: whether it was removed."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        path.unlink(missing_ok=True)
+        return True
 
 
 def _sync_folder(folder: Path) -> None:

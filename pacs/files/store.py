@@ -52,4 +52,4 @@ class FileStore(Protocol):
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""
 
     def sweep(self) -> int:
-        """Remove what an unclean stop left half-written; return how many. Only at start, before anything comes in."""
+        """Remove what an unclean stop left half-written; return how many. What is being written is left alone."""

@@ -172,6 +172,14 @@ class TestAFolder:
         """The folder of a store."""
         return tmp_path / "deep" / "down" / "files"
 
+    def test_sweep_leaves_alone_what_is_being_written(self, root: Path):
+        """A server that starts while `pacs import` runs on the same folder takes nothing away from it."""
+        with LocalFiles(root).create(4, NOON) as incoming:
+            assert LocalFiles(root).sweep() == 0
+            incoming.write(b"body")
+            incoming.commit(b"head")
+        assert len(list(LocalFiles(root).keys())) == 1
+
     def test_sweep_removes_what_an_unclean_stop_left(self, root: Path):
         """Half-written files are removed and counted, committed ones stay."""
         key = put(LocalFiles(root), b"x")
