@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import stat
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -183,12 +185,13 @@ class TestAFolder:
     def test_sweep_removes_what_an_unclean_stop_left(self, root: Path):
         """Half-written files are removed and counted, committed ones stay."""
         key = put(LocalFiles(root), b"x")
-        left = LocalFiles(root).create(len(HEAD), NOON)
-        left.write(b"half")
+        dies = "import os, sys, datetime, pathlib; from pacs.files.local import LocalFiles\n"
+        dies += "left = LocalFiles(pathlib.Path(sys.argv[1])).create(4, datetime.datetime.now(datetime.UTC))\n"
+        dies += "left.write(b'half'); os._exit(9)"
+        assert subprocess.run([sys.executable, "-c", dies, str(root)], check=False).returncode == 9
         again = LocalFiles(root)
         assert (again.sweep(), again.sweep()) == (1, 0)
         assert tree(root) == {key}
-        left.__exit__(None, None, None)
 
     def test_files_are_for_us_and_our_group_only(self, root: Path):
         """Patients' data is not for everybody on the machine."""
