@@ -56,19 +56,23 @@ class Watcher:
 
     @contextmanager
     def watching(self, attended: Attended, vigil: Vigil | None = None) -> Iterator[None]:
-        """Look after `attended`, and after the clock of `vigil`, while the body runs."""
+        """Look after `attended`, and after the clock of `vigil`, while the body runs.
+
+        Within a body of the same association this does nothing more: the outermost one's vigil counts.
+        """
         descriptor, watch = attended.fileno(), _Watch(attended, vigil)
-        if descriptor < 0 or not attended.is_attentive:
-            yield  # over already, or what arrives could not be taken in
-            return
-        self._begin(descriptor, watch)
+        # One that is over already, or that could not take in what arrives, is not looked after.
+        begun = descriptor >= 0 and attended.is_attentive and self._begin(descriptor, watch)
         try:
             yield
         finally:
-            self._end(descriptor, watch)
+            if begun:
+                self._end(descriptor, watch)
 
-    def _begin(self, descriptor: int, watch: _Watch) -> None:
+    def _begin(self, descriptor: int, watch: _Watch) -> bool:
         with self._lock:
+            if descriptor in self._watches:
+                return False
             self._watches[descriptor] = watch
             self._selector.register(descriptor, selectors.EVENT_READ)
             if self._thread is None:
@@ -76,6 +80,7 @@ class Watcher:
                 self._thread.start()
         if watch.vigil is not None and watch.vigil.tick_due is not None:
             self._wake()
+        return True
 
     def _end(self, descriptor: int, watch: _Watch) -> None:
         with self._lock:
