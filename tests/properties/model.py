@@ -125,7 +125,7 @@ def _key_matches(vr: str, asked: Any, stored: Any, unknown_matches: bool) -> boo
     if vr == "SQ":
         return _sequence_matches(asked, stored or [], unknown_matches)
     wanted = _values(vr, asked)
-    if not wanted or any(_is_universal(vr, each) for each in wanted):
+    if _is_universal_value(vr, asked):
         return True
     values = _values(vr, stored)
     if wanted == ['""']:
@@ -136,7 +136,12 @@ def _key_matches(vr: str, asked: Any, stored: Any, unknown_matches: bool) -> boo
 
 
 def _sequence_matches(asked: list[Values], items: list[Values], unknown_matches: bool) -> bool:
-    keys = {keyword: value for item in asked for keyword, value in item.items() if value}
+    keys = {
+        keyword: value
+        for item in asked
+        for keyword, value in item.items()
+        if not _is_universal_value(VR_OF[keyword], value)
+    }
     if not keys:
         return True
     if not items:
@@ -148,6 +153,11 @@ def _sequence_matches(asked: list[Values], items: list[Values], unknown_matches:
         )
         for item in items
     )
+
+
+def _is_universal_value(vr: str, asked: str) -> bool:
+    wanted = _values(vr, asked)
+    return not wanted or any(_is_universal(vr, each) for each in wanted)
 
 
 def _values(vr: str, text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from io import BytesIO
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from pacs.cancellation import Cancellation
@@ -131,6 +132,15 @@ def test_matching_row_by_row_is_what_the_standard_says(case):
 @given(case=cases())
 def test_matching_in_sql_is_what_the_standard_says(index, case):
     """On SQLite and on PostgreSQL, in pages of two."""
+    check(answers_by_index(index), case)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_matching_in_sql_is_what_the_standard_says_at_length(index, case):
+    """The same with many more archives and questions."""
     check(answers_by_index(index), case)
 
 
