@@ -14,7 +14,18 @@ from pydicom.tag import BaseTag
 from pacs.dicom import charset, kept
 from pacs.dicom.attributes import Attribute, Kept, by_keyword
 from pacs.dicom.charset import UTF_8
-from pacs.dicom.dataset import AMBIGUOUS, CHARACTER_SET, EXPLICIT_LITTLE, Element, View, labelled, raw, vr, write
+from pacs.dicom.dataset import (
+    AMBIGUOUS,
+    CHARACTER_SET,
+    EXPLICIT_LITTLE,
+    Element,
+    View,
+    is_plain,
+    labelled,
+    raw,
+    vr,
+    write,
+)
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.matching import matching_items
 from pacs.dicom.query import Item, Key, Match, Query, Requested
@@ -82,6 +93,8 @@ def _returned(requested: Requested, key: Key | None, source: View, unknown_match
         chosen = [_item(requested.items, nested, item, unknown_matches) for item in items]
         return DataElement(BaseTag(attribute.tag), "SQ", Sequence(chosen))
     found = source.element(attribute)
+    if found is not None and source.terms == UTF_8 and is_plain(found):
+        return found._replace(tag=BaseTag(attribute.tag))
     alone = Dataset({found.tag: found} if found is not None else {})
     for written in kept.decode(write(View(alone, source.terms), EXPLICIT_LITTLE, UTF_8)).values():
         return raw(attribute.tag, vr(written), written.value or b"")

@@ -8,6 +8,7 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from pydicom import Dataset, Sequence
 from pydicom.dataelem import DataElement, RawDataElement
@@ -208,6 +209,11 @@ def vr(element: Element) -> str:
         return declared
     known = vr_of(element.tag)
     return AMBIGUOUS.get(known, known)
+
+
+def is_plain(element: Element) -> TypeGuard[RawDataElement]:
+    """Whether an element is encoded in Explicit VR Little Endian already."""
+    return isinstance(element, RawDataElement) and not element.is_implicit_VR and element.is_little_endian
 
 
 def items(element: Element) -> tuple[Dataset, ...]:
