@@ -1,0 +1,257 @@
+"""C-STORE on the wire (PS3.4 Annex B, checklist 3.8): what is answered, and what is left behind."""
+
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pydicom import dcmread
+from sqlalchemy import text
+
+from pacs.testing import serving, study
+from tests import raw
+from tests.databases import KINDS, fresh_database
+from tests.raw import IMPLICIT, Raw, encoded
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
+PRIVATE = "1.2.826.0.1.3680043.8.498.77"
+HANGING_PROTOCOL = "1.2.840.10008.5.1.4.38.1"
+
+
+def dataset(**values):
+    """One CT image, with attributes changed, or deleted where None."""
+    made = study(series=1, instances=1)[0]
+    for keyword, value in values.items():
+        if value is None:
+            del made[keyword]
+        else:
+            setattr(made, keyword, value)
+    return made
+
+
+def store(archive, data, *, sop_class=CT, instance=None, syntax=raw.EXPLICIT, message_id=1):
+    """The response to a C-STORE of these bytes under this SOP Instance UID, and whether the context was accepted."""
+    uid = instance or str(dataset().SOPInstanceUID)
+    with Raw(archive.port) as client:
+        client.associate((1, sop_class, [syntax]))
+        client.send(raw.request(raw.C_STORE, 1, sop_class, message_id, data, [raw.element(0x1000, uid.encode())]))
+        response = client.message()
+        client.release()
+    return response
+
+
+def files(archive):
+    """Every file in the store, half-written ones too."""
+    from pathlib import Path
+
+    return [path for path in Path(archive.config.files.url).rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A running archive with nothing in it."""
+    with serving(tmp_path) as running:
+        yield running
+
+
+def test_an_instance_is_stored_bit_for_bit_under_our_own_file_meta(archive):
+    """The data set is what was sent; the File Meta Information is ours; the response repeats the UIDs (S4)."""
+    sent = encoded(dataset(), raw.EXPLICIT)
+    response = store(archive, sent)
+    assert (response.status, response.number(0x0120), response.text(0x0002)) == (0x0000, 1, CT)
+    assert response.text(0x1000) == dataset().SOPInstanceUID
+    (path,) = files(archive)
+    assert path.read_bytes().endswith(sent)
+    meta = dcmread(path).file_meta
+    assert (meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID) == (raw.EXPLICIT, CT)
+    assert meta.SourceApplicationEntityTitle == "RAW"
+    assert path.read_bytes()[:128] == bytes(128)
+
+
+REFUSED = [
+    ("S1 another SOP instance", {}, {"instance": "1.2.3.4"}, 0xA900, (0x0008, 0x0018)),
+    ("S1 another SOP class", {"SOPClassUID": MR}, {}, 0xA900, (0x0008, 0x0016)),
+    ("S2 no study", {"StudyInstanceUID": None}, {}, 0xA901, (0x0020, 0x000D)),
+    ("S2 empty series", {"SeriesInstanceUID": ""}, {}, 0xA901, (0x0020, 0x000E)),
+    ("S2 no SOP instance", {"SOPInstanceUID": None}, {}, 0xA901, (0x0008, 0x0018)),
+    ("P11 a path as UID", {"SOPInstanceUID": "../ESCAPED"}, {"instance": "../ESCAPED"}, 0xA901, (0x0008, 0x0018)),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "status", "tag"), [each[1:] for each in REFUSED], ids=[x[0] for x in REFUSED]
+)
+def test_s1_s2_p11_what_cannot_be_kept_is_refused(archive, values, how, status, tag):
+    """The standard's status, an Error Comment and the Offending Element; nothing is left behind."""
+    response = store(archive, encoded(dataset(**values), raw.EXPLICIT), **how)
+    assert response.status == status
+    assert response.text(0x0902)
+    assert response.elements[0x0901] == struct.pack("<HH", *tag)
+    assert files(archive) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 100, b"DICM" * 50], ids=["empty", "noise", "text"])
+def test_s3_what_is_no_data_set_is_refused(archive, data):
+    """Cxxx or A9xx with an Error Comment, and nothing left behind; the association goes on."""
+    response = store(archive, data)
+    assert response.status >> 12 in (0xA, 0xC)
+    assert response.text(0x0902)
+    assert files(archive) == []
+
+
+def test_s3_implicit_data_in_an_explicit_context_is_refused(archive):
+    """The data set counts in the negotiated transfer syntax only."""
+    assert store(archive, encoded(dataset(), IMPLICIT)).status == 0xC000
+
+
+def test_s6_the_same_again_is_success_and_stored_once(archive):
+    """An identical resend, and the same values in another encoding, are answered 0000."""
+    assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
+    assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
+    assert store(archive, encoded(dataset(), IMPLICIT), syntax=IMPLICIT).status == 0x0000
+    assert len(files(archive)) == 1
+
+
+def test_s7_other_content_is_refused_and_the_first_stays(archive):
+    """`keep`: another instance under the same UID is refused with a comment; the stored one is untouched."""
+    first = encoded(dataset(), raw.EXPLICIT)
+    store(archive, first)
+    response = store(archive, encoded(dataset(PatientComments="changed"), raw.EXPLICIT))
+    assert response.status >> 12 == 0xC
+    assert response.text(0x0902)
+    (path,) = files(archive)
+    assert path.read_bytes().endswith(first)
+
+
+def test_s7_replace_keeps_the_newer(tmp_path):
+    """`replace`: the newer is there, the older gone."""
+    with serving(tmp_path, {"storage.duplicates": "replace"}) as archive:
+        store(archive, encoded(dataset(), raw.EXPLICIT))
+        second = encoded(dataset(PatientComments="changed"), raw.EXPLICIT)
+        assert store(archive, second).status == 0x0000
+        (path,) = files(archive)
+        assert path.read_bytes().endswith(second)
+
+
+def test_s7_reject_refuses_any_known_uid(tmp_path):
+    """`reject`: 0111, also for the identical instance."""
+    with serving(tmp_path, {"storage.duplicates": "reject"}) as archive:
+        assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
+        assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0111
+        assert len(files(archive)) == 1
+
+
+def accepted(archive, sop_class):
+    """Whether a presentation context for this SOP class is accepted."""
+    with Raw(archive.port) as client:
+        answer = client.associate((1, sop_class, [raw.EXPLICIT]))
+        client.release()
+    found = answer.index(b"\x21\x00", 68)
+    return answer[found + 6] == 0
+
+
+def test_s8_unknown_classes_are_taken_when_switched_on(archive, tmp_path):
+    """A private SOP class is refused by default and stored with the switch; Non-Patient Objects are never taken."""
+    assert not accepted(archive, PRIVATE)
+    with serving(tmp_path / "open", {"storage.unknown_sop_classes": True}) as generous:
+        assert not accepted(generous, HANGING_PROTOCOL)
+        data = encoded(dataset(SOPClassUID=PRIVATE), raw.EXPLICIT)
+        assert store(generous, data, sop_class=PRIVATE).status == 0x0000
+
+
+def test_conflicting_parents_are_kept_with_a_warning(archive):
+    """A study under a second patient: B000, the file untouched, the study stays with the first patient."""
+    assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
+    other = dataset(PatientID="OTHER", SOPInstanceUID="1.2.3.9")
+    sent = encoded(other, raw.EXPLICIT)
+    response = store(archive, sent, instance="1.2.3.9")
+    assert response.status == 0xB000
+    assert response.text(0x0902)
+    assert any(path.read_bytes().endswith(sent) for path in files(archive))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_p14_when_the_index_fails_nothing_is_acknowledged_and_nothing_stays(kind, request, tmp_path):
+    """A700 with an Error Comment while the index cannot be written; no file stays; afterwards all is well again."""
+    with (
+        fresh_database(kind, request, tmp_path) as url,
+        serving(tmp_path / "pacs", {"database.url": url}) as archive,
+    ):
+        rename(archive, "image", "gone")
+        response = store(archive, encoded(dataset(), raw.EXPLICIT))
+        assert response.status == 0xA700
+        assert response.text(0x0902)
+        assert files(archive) == []
+        rename(archive, "gone", "image")
+        assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
+        assert len(files(archive)) == 1
+
+
+def rename(archive, table, name):
+    """Rename a table of the index, which breaks it, or mends it."""
+    with archive.index.write() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))
+
+
+def test_p14_when_the_folder_cannot_be_written_nothing_is_acknowledged(archive):
+    """A file where the folder of the hour has to be: A700 with an Error Comment."""
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    root = Path(archive.config.files.url)
+    (root / f"{datetime.now(UTC):%Y}").write_text("in the way")
+    response = store(archive, encoded(dataset(), raw.EXPLICIT))
+    assert response.status == 0xA700
+    assert response.text(0x0902)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_senders_of_one_patient_make_one_patient(kind, request, tmp_path):
+    """32 associations store the first instances of one patient at the same time: one patient, 32 studies (5.1)."""
+    with (
+        fresh_database(kind, request, tmp_path) as url,
+        serving(tmp_path / "pacs", {"database.url": url}) as archive,
+    ):
+
+        def send(number):
+            uid = f"1.2.3.{number}"
+            own = dataset(StudyInstanceUID=uid, SeriesInstanceUID=uid + ".1", SOPInstanceUID=uid + ".1.1")
+            return store(archive, encoded(own, raw.EXPLICIT), instance=uid + ".1.1").status
+
+        with ThreadPoolExecutor(32) as pool:
+            assert set(pool.map(send, range(32))) == {0x0000}
+        with archive.index.read() as connection:
+            rows = [connection.execute(text(f"SELECT count(*) FROM {each}")).scalar() for each in ("patient", "study")]
+        assert rows == [1, 32]
+        assert len(files(archive)) == 32
+
+
+def test_memory_does_not_grow_with_the_object(archive):
+    """A data set of 64 MB goes by in fragments: the process does not hold it."""
+    import resource
+
+    def big(megabytes):
+        made = dataset(SOPInstanceUID=f"1.2.3.{megabytes}", Rows=1024, Columns=1024, NumberOfFrames=megabytes)
+        made.PixelData = bytes(megabytes << 20)
+        return encoded(made, raw.EXPLICIT)
+
+    assert send_in_pieces(archive, big(1), "1.2.3.1") == 0x0000
+    data = big(64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert send_in_pieces(archive, data, "1.2.3.64") == 0x0000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 * 1024
+
+
+def send_in_pieces(archive, data, uid):
+    """C-STORE in PDUs of 64 KiB; the status."""
+    with Raw(archive.port) as client:
+        client.associate((1, CT, [raw.EXPLICIT]))
+        command = raw.request(raw.C_STORE, 1, CT, 1, b"", [raw.element(0x1000, uid.encode())])
+        client.send(command[: -len(raw.pdv(1, b"", command=False))])
+        view = memoryview(data)
+        for start in range(0, len(data), 65000):
+            piece = bytes(view[start : start + 65000])
+            client.send(raw.pdv(1, piece, command=False, last=start + 65000 >= len(data)))
+        status = client.message().status
+        client.release()
+    return status
