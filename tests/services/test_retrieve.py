@@ -1,0 +1,116 @@
+"""The retrieve service: what it selects, how much at once, and the bytes it gives out."""
+
+import pytest
+from pydicom import Dataset
+from sqlalchemy import text
+
+from pacs.cancellation import Cancellation
+from pacs.dicom import identifier
+from pacs.dicom.levels import Root
+from pacs.dicom.manner import TOLERANT
+from pacs.errors import InstanceUnreadable, NotSupported, OutOfResources, TooManyMatches
+from pacs.services.retrieve import MOST_SUBOPERATIONS, Outcome, Retrieval, RetrieveService
+from pacs.testing import serving, study
+from tests import raw
+from tests.archives import take_in
+
+
+def selection(level="STUDY", **keys):
+    """What a retrieve with these keys is about."""
+    asked = Dataset()
+    asked.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(asked, keyword, value)
+    return identifier.parse_retrieve(
+        identifier.decode(raw.encoded(asked, raw.EXPLICIT), raw.EXPLICIT), Root.STUDY, TOLERANT
+    )
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An archive of one study of three images."""
+    with serving(tmp_path_factory.mktemp("retrieve")) as running:
+        take_in(running, study(series=1, instances=3))
+        yield running
+
+
+UID = study(series=1, instances=1)[0].StudyInstanceUID
+
+
+def test_v5_more_instances_than_a_response_can_count_are_refused(tmp_path):
+    """65,535 instances are selected, one more is OutOfResources before anything is sent: A701 on the wire."""
+    with serving(tmp_path) as archive:
+        take_in(archive, study(series=1, instances=1))
+        multiply(archive, MOST_SUBOPERATIONS - 1)
+        selected = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation())
+        assert selected.total == MOST_SUBOPERATIONS
+        multiply(archive, 1, prefix="1.8")
+        with pytest.raises(OutOfResources):
+            archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation())
+
+
+def multiply(archive, count, prefix="1.9"):
+    """Add `count` rows like the first image to the index, without files."""
+    with archive.index.write() as connection:
+        names = [row[1] for row in connection.execute(text("PRAGMA table_info(image)"))]
+        same = [name for name in names if name not in ("id", "sop_instance_uid", "file_key")]
+        connection.execute(
+            text(
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+                f"INSERT INTO image (sop_instance_uid, file_key, {', '.join(same)}) "
+                f"SELECT '{prefix}.' || i, '{prefix}.' || i, {', '.join(same)} FROM image, n WHERE image.id = 1"
+            )
+        )
+
+
+def test_k4_too_many_studies_by_other_keys_are_refused_with_their_number(archive):
+    """Unique keys may name any number of studies, other keys only so many."""
+    service = RetrieveService(archive.index, archive.files, most_studies=0)
+    with pytest.raises(TooManyMatches, match="1 studies match"):
+        service.select(selection(PatientName="DOE^JOHN"), Cancellation())
+    assert service.select(selection(StudyInstanceUID=UID), Cancellation()).total == 3
+
+
+def test_the_data_set_is_given_out_as_it_lies(archive):
+    """The bytes of the data set, in the stored transfer syntax, from the file."""
+    retrieval = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation())
+    expected = [raw.encoded(each, raw.EXPLICIT) for each in study(series=1, instances=3)]
+    given = [b"".join(archive.retrieves.data(each, raw.EXPLICIT)) for each in retrieval.instances]
+    assert sorted(given) == sorted(expected)
+
+
+def test_pixels_are_not_transcoded(archive):
+    """A native instance is not given out in JPEG."""
+    (first, *_) = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
+    with pytest.raises(NotSupported):
+        list(archive.retrieves.data(first, "1.2.840.10008.1.2.4.50"))
+
+
+def test_a_file_of_another_length_is_unreadable(tmp_path):
+    """A stored file that is longer or shorter than it was is not sent."""
+    with serving(tmp_path) as archive:
+        take_in(archive, study(series=1, instances=1))
+        (first,) = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
+        (path,) = (tmp_path / "files").rglob("*.dcm")
+        path.write_bytes(path.read_bytes() + b"\0")
+        with pytest.raises(InstanceUnreadable):
+            next(archive.retrieves.data(first, raw.EXPLICIT))
+
+
+def test_v5_v6_the_counts_and_the_result_follow_from_the_outcomes(archive):
+    """remaining + completed + failed + warning is the total; the result is that of checklist V6."""
+    instances = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
+    cases = [
+        ([Outcome.COMPLETED] * 3, Outcome.COMPLETED),
+        ([Outcome.WARNING] * 3, Outcome.WARNING),
+        ([Outcome.FAILED] * 3, Outcome.FAILED),
+        ([Outcome.COMPLETED, Outcome.FAILED, Outcome.COMPLETED], Outcome.WARNING),
+        ([Outcome.WARNING, Outcome.FAILED, Outcome.FAILED], Outcome.WARNING),
+    ]
+    for outcomes, result in cases:
+        retrieval = Retrieval(instances)
+        for instance, outcome in zip(instances, outcomes, strict=True):
+            retrieval.record(instance, outcome)
+            assert retrieval.remaining + retrieval.done == retrieval.total
+        assert retrieval.result is result
+    assert Retrieval(()).result is Outcome.COMPLETED
