@@ -164,7 +164,10 @@ class Handlers:
         return identifier.parse_retrieve(asked, model.root, manner)
 
     def _run(self, operation: Operation, retrieval: Retrieval, carrier: Carrier) -> None:
-        RetrieveTask(operation, retrieval, self.patience, self.publish).run(carrier)
+        try:
+            RetrieveTask(operation, retrieval, self.patience, self.publish).run(carrier)
+        finally:
+            self.retrieves.note_use(retrieval)
 
     def _connect(
         self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], vigil: Vigil

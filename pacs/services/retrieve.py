@@ -1,5 +1,7 @@
 """The `Retrieval` that C-MOVE and C-GET share: which instances to send, what became of each, and their bytes."""
 
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,9 +13,9 @@ from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
 from pacs.dicom.identifier import Selection
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import InstanceUnreadable, OutOfResources, TooManyMatches
+from pacs.errors import IndexUnavailable, InstanceUnreadable, OutOfResources, TooManyMatches
 from pacs.files.store import FileStore
-from pacs.index import search
+from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 
@@ -67,6 +69,13 @@ class Retrieval:
             self.failed.append(instance.sop_instance_uid)
 
     @property
+    def sent(self) -> tuple[str, ...]:
+        """The SOP Instance UIDs of what arrived."""
+        failed = set(self.failed)
+        done = (each.sop_instance_uid for each in self.instances[: self.done])
+        return tuple(uid for uid in done if uid not in failed)
+
+    @property
     def result(self) -> Outcome:
         """The outcome of the whole (V6): all well, all failed, or anything between, which is a warning."""
         if self.completed == self.total:
@@ -98,6 +107,15 @@ class RetrieveService:
         if len(found) > MOST_SUBOPERATIONS:
             raise OutOfResources(f"More than {MOST_SUBOPERATIONS} instances: retrieve in parts")
         return Retrieval(found)
+
+    def note_use(self, retrieval: Retrieval) -> None:
+        """Keep in the index when the instances that were sent were used last; a failure to do so is only logged."""
+        if not retrieval.sent:
+            return
+        try:
+            writer.touch(self._index, retrieval.sent, time.time_ns() // 1000)
+        except IndexUnavailable as error:
+            logging.getLogger("pacs").warning("the last use of instances is not noted: %s", error.comment)
 
     def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         """The data set of a stored instance in `transfer_syntax`, piece by piece.

@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage
+from sqlalchemy import text
 
 from pacs.testing import serving, study
 from tests import raw
@@ -171,6 +172,17 @@ def test_v2_the_log_names_the_known_titles(archive):
     sentences = [event.sentence for event in told if hasattr(event, "sentence")]
     assert len(sentences) == 1
     assert all(part in sentences[0] for part in ("NOBODY", "TAKER", "REFUSING", "pacs peers add"))
+
+
+def test_what_was_sent_is_noted_as_used(archive, answers):
+    """The index keeps when an instance was sent last; one that failed was not used."""
+    answers[UIDS[0]] = 0xA700
+    began = time.time_ns() // 1000
+    move(archive, "TAKER", StudyInstanceUID=STUDY_UID)
+    with archive.index.read() as connection:
+        rows = dict(connection.execute(text("SELECT sop_instance_uid, last_used_at FROM image")).all())
+    assert all(rows[uid] >= began for uid in UIDS[1:])
+    assert (rows[UIDS[0]] or 0) < began
 
 
 @pytest.mark.parametrize("title", ["TAKER ", " TAKER", "TAKER"])
