@@ -91,6 +91,29 @@ def test_f8_supported_keys_are_ff00_and_unsupported_ones_ff01(archive):
     assert all("SOPInstanceUID" not in each.dataset() for each in ignored[:-1])
 
 
+@pytest.mark.parametrize(
+    ("value", "count"), [("NAME^A", 2), ("name^a", 2), ("nAmE^?", 4), ("NAM%", 0), ("NAM__A", 0), ("N%*", 0)]
+)
+def test_p13_case_does_not_matter_in_names_and_sql_wild_cards_are_letters(archive, value, count):
+    """A name without wild cards is compared like one with them; `%` and `_` stand for themselves."""
+    assert len(find(archive, "STUDY", StudyInstanceUID="", PatientName=value)) == count + 1
+
+
+@pytest.mark.parametrize(
+    "keys", [{"StudyInstanceUID": ""}, {"StudyInstanceUID": "1.2.3"}, {"StudyDate": "nonsense"}, {"SOPInstanceUID": ""}]
+)
+def test_p15_there_is_exactly_one_final_response(archive, keys):
+    """After a success or a refusal the next message on the association is the answer to the next request."""
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(request(raw.C_FIND, 1, FIND, 1, identifier("STUDY", **keys)))
+        client.until_final()
+        client.send(request(raw.C_FIND, 1, FIND, 2, identifier("STUDY", StudyInstanceUID="1.2.3")))
+        (answer,) = client.until_final()
+        client.release()
+    assert (answer.number(0x0120), answer.status) == (2, 0x0000)
+
+
 @pytest.mark.parametrize("syntax", [IMPLICIT, raw.EXPLICIT])
 def test_answers_are_in_the_negotiated_transfer_syntax(archive, syntax):
     """Implicit in an implicit context, explicit in an explicit one."""
