@@ -23,6 +23,9 @@ DEPTH_LIMIT = 64
 INFLATED_LIMIT = 1 << 30
 """A deflated data set may have this many bytes when inflated."""
 
+CUT_OFF = "The data set ends in the middle of an element: send it whole"
+"""Half an instance is never kept: who is told of success may delete the only whole one."""
+
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
@@ -49,18 +52,21 @@ class Encoding:
     implicit: bool = False
     little: bool = True
     deflated: bool = False
+    doubtful: bool = False
+    """Whether only the first element tells if VRs are implicit: with compressed pixels some writers leave them out."""
 
 
 _ENCODINGS = {
     "1.2.840.10008.1.2": Encoding(implicit=True),
+    "1.2.840.10008.1.2.1": Encoding(),
     "1.2.840.10008.1.2.1.99": Encoding(deflated=True),
     "1.2.840.10008.1.2.2": Encoding(little=False),
 }
 
 
 def encoding_of(transfer_syntax: str) -> Encoding:
-    """The encoding of a transfer syntax: the three special ones, else Explicit VR Little Endian as PS3.5 A.4 has it."""
-    return _ENCODINGS.get(transfer_syntax, Encoding())
+    """The encoding of a transfer syntax: a native one's, else Explicit VR Little Endian as PS3.5 A.4 has it."""
+    return _ENCODINGS.get(transfer_syntax, Encoding(doubtful=True))
 
 
 class Kind(Enum):
@@ -115,7 +121,7 @@ class Source:
         data = (self._file if self.size is not None else self._reader).read(length)
         self.position += len(data)
         if len(data) < length:
-            raise UndecodableDataSet("The data set ends in the middle of an element")
+            raise UndecodableDataSet(CUT_OFF)
         if self._tape is not None and len(self._tape) <= self._tape_limit:
             self._tape += data
         return data
@@ -137,6 +143,13 @@ class Source:
             return
         while self.position < position:
             self.read(min(position - self.position, 1 << 16))
+
+    def is_blank(self) -> bool:
+        """Whether nothing but zero bytes is left, which are passed then; never said of what has to be inflated."""
+        while self.size is not None and not self.at_end():
+            if any(self.read(min(self.size - self.position, 1 << 16))):
+                return False
+        return self.size is not None
 
     def at_end(self) -> bool:
         """Whether no byte is left."""
@@ -200,8 +213,10 @@ _ENDS = {
 def walk(source: Source, encoding: Encoding, depth_limit: int = DEPTH_LIMIT) -> Iterator[Token]:
     """Every token of a data set, in order.
 
-    After an ELEMENT or FRAGMENT the caller may read its value, or part of it, from `source`. Raises
-    UndecodableDataSet where the bytes are no data set in this encoding, end too early or are nested too deep.
+    After an ELEMENT or FRAGMENT the caller may read its value, or part of it, from `source`. What some writers do
+    wrong without losing a value is understood: zero bytes behind the data set (an ELEMENT of group 0000), no delimiter
+    behind the last fragment, Implicit VR in a compressed transfer syntax. Raises UndecodableDataSet where the bytes
+    are no data set in this encoding, end too early or are nested too deep.
     """
     return _Walk(source, encoding, depth_limit).tokens()
 
@@ -210,7 +225,7 @@ class _Walk:
     def __init__(self, source: Source, encoding: Encoding, depth_limit: int) -> None:
         self._source = source
         self._depth_limit = depth_limit
-        self._stack = [_Frame(Kind.ITEM, 0, encoding, source.size, 0)]
+        self._stack = [_Frame(Kind.ITEM, 0, encoding, source.size, 0, encoding.doubtful)]
 
     def tokens(self) -> Iterator[Token]:
         source, stack = self._source, self._stack
@@ -236,7 +251,8 @@ class _Walk:
     def _is_over(self, frame: _Frame) -> bool:
         if frame.end is not None:
             return self._source.position >= frame.end
-        return len(self._stack) == 1 and self._source.at_end()
+        is_last = len(self._stack) == 1 or (len(self._stack) == 2 and frame.kind is Kind.ENCAPSULATED)
+        return is_last and self._source.at_end()
 
     def _end_of(self, frame: _Frame, start: int) -> Token:
         return Token(_ENDS[frame.kind], frame.tag, "", 0, start, frame.depth, frame.encoding)
@@ -246,7 +262,8 @@ class _Walk:
         end = self._source.position + token.length
         limit = frame.end if frame.end is not None else self._source.size
         if limit is not None and end > limit:
-            raise UndecodableDataSet("An element is longer than what is around it", [token.tag])
+            comment = CUT_OFF if limit == self._source.size else "An element is longer than what is around it"
+            raise UndecodableDataSet(comment, [token.tag])
         return end
 
     def _enter(self, frame: _Frame, token: Token) -> None:
@@ -283,7 +300,11 @@ class _Walk:
     def _element(self, frame: _Frame) -> Token | None:
         """The next element of a data set; None for the delimiter of an item."""
         start = self._source.position
-        head = self._source.read(8)
+        head = self._source.read(8 if frame.end is None else min(8, frame.end - start))
+        if not any(head) and self._is_padding(frame, start, len(head)):
+            return Token(Kind.ELEMENT, 0, "UN", 0, start, 0, frame.encoding)
+        if len(head) < 8:
+            raise UndecodableDataSet(CUT_OFF, [frame.tag] if frame.tag else [])
         group, element, length = _IMPLICIT[frame.encoding.little].unpack(head)
         tag = group << 16 | element
         if group == 0xFFFE:
@@ -297,6 +318,14 @@ class _Walk:
         else:
             vr, length = self._explicit(frame, head, tag)
         return self._classify(tag, vr, length, start, frame)
+
+    def _is_padding(self, frame: _Frame, start: int, length: int) -> bool:
+        """Whether zero bytes that stand where an element must be go on to the end of the data set, which is passed.
+
+        Eight of them are an element where VRs are implicit: one of group 0000, as good as padding.
+        """
+        is_behind = start > 0 and len(self._stack) == 1 and (length < 8 or not frame.encoding.implicit)
+        return is_behind and self._source.is_blank()
 
     def _decide(self, frame: _Frame, head: bytes) -> None:
         """Settle whether a data set is implicit by its first element: no first element is 16 KiB long.

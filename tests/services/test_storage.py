@@ -612,6 +612,16 @@ class TestImport:
         assert house.data() == into(instance(), syntax)
         assert writer.find(house.index, UID).transfer_syntax == syntax
 
+    @pytest.mark.parametrize("length", [1, 7, 8, 512])
+    @pytest.mark.parametrize("syntax", [IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG])
+    def test_s4_zero_bytes_behind_a_data_set_are_left_out(self, house: House, tmp_path: Path, syntax: str, length: int):
+        """Some writers fill up a block: the data set is stored without, from a file as from a C-STORE."""
+        data = into(instance(), syntax)
+        (tmp_path / "filled").write_bytes(data + b"\0" * length)
+        house.storage().import_file(tmp_path / "filled")
+        assert house.data() == data
+        assert send(house.storage(), data + b"\0" * length, syntax).duplicate
+
     @pytest.mark.parametrize("start", [128, 132])
     def test_a_missing_preamble_is_tolerated(self, house: House, tmp_path: Path, start: int):
         """DICM or group 0002 may come first."""
