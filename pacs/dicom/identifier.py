@@ -88,13 +88,14 @@ def parse_query(dataset: Dataset, root: Root, manner: Manner, negotiated: Negoti
     )
 
 
-def parse_retrieve(dataset: Dataset, root: Root, manner: Manner) -> Selection:
+def parse_retrieve(dataset: Dataset, root: Root, manner: Manner, negotiated: Negotiated | None = None) -> Selection:
     """What a C-MOVE or C-GET is about (C.4.2, V1, K4). Raises IdentifierError with the Offending Elements.
 
-    In the strict manner unique keys alone select. In the tolerant one every supported key may, without wild cards; at
+    In the strict manner unique keys alone select, those of the levels above may be missing only where relational
+    retrieves were negotiated (C.4.2.2.2). In the tolerant one every supported key may, without wild cards; at
     least one must be a single value or list of UID, and one must be of the level asked for.
     """
-    request = _Request(View.of(dataset), root, manner, Negotiated())
+    request = _Request(View.of(dataset), root, manner, negotiated or Negotiated())
     request.check_request_only()
     request.read(request.retrievable(request.asked()))
     request.check_selective()
@@ -216,7 +217,7 @@ class _Request:
         for key in self.keys:
             if key.attribute.keyword == "PatientID" and not _is_single_value(key):
                 raise error("One single value needed", key.attribute)
-        if not self.manner.retrieve_by_other_keys:
+        if not self.is_relational:
             self.check_unique_keys_above()
         if not any(self.root.level_of_key(key.attribute.level) is self.level for key in self.keys):
             raise error("Missing", own)

@@ -161,7 +161,7 @@ class Handlers:
     def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
         asked = identifier.decode(message.read(self.identifier_size), message.context.transfer_syntax)
         manner = self.peers.manner_of(operation.association.calling_ae_title)
-        return identifier.parse_retrieve(asked, model.root, manner)
+        return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
     def _run(self, operation: Operation, retrieval: Retrieval, carrier: Carrier) -> None:
         try:

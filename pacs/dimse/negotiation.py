@@ -21,15 +21,11 @@ from pynetdicom.pdu_primitives import (
     SCP_SCU_RoleSelectionNegotiation,
     UserIdentityNegotiation,
 )
-from pynetdicom.presentation import (
-    AllStoragePresentationContexts,
-    NonPatientObjectPresentationContexts,
-    PresentationContext,
-    negotiate_as_acceptor,
-)
+from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from pacs.dicom.levels import MODELS, Operation
 from pacs.dicom.manner import Negotiated
+from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dimse.agreement import (
     APPLICATION_CONTEXT,
     APPLICATION_CONTEXT_NOT_SUPPORTED,
@@ -59,23 +55,6 @@ SMALLEST_PDU = 8
 """A PDU shorter than this cannot hold two bytes of a message: who takes no longer ones cannot be answered."""
 
 # --- what is accepted --------------------------------------------------------------------------------------------
-
-NON_PATIENT_OBJECTS = frozenset(str(each.abstract_syntax) for each in NonPatientObjectPresentationContexts)
-"""Non-Patient Object Storage (PS3.4 GG): refused by name, because these have no place in the information models."""
-
-_NOT_COMPOSITE = {"1.2.840.10008.1.3.10", "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2"}
-"""A DICOMDIR and the two Storage Commitment classes have Storage in their names and are nothing to store."""
-
-
-def _is_storage(name: str, kind: str) -> bool:
-    return kind == "SOP Class" and (" Storage" in name)
-
-
-STORAGE = (
-    frozenset(uid for uid, (name, kind, *_) in UID_dictionary.items() if _is_storage(name, kind))
-    | frozenset(str(each.abstract_syntax) for each in AllStoragePresentationContexts)
-) - (NON_PATIENT_OBJECTS | _NOT_COMPOSITE)
-"""Every Storage SOP Class that pydicom or pynetdicom knows, retired ones too."""
 
 # PS3.4 C.5: what each byte of the Service-class-application-information means, and whether we do it.
 FIND_BYTES = (
@@ -208,7 +187,7 @@ class AcceptorPolicy:
     def stores(self, sop_class_uid: str) -> bool:
         """Whether instances of this SOP Class are taken in."""
         unknown = self.unknown_sop_classes and sop_class_uid not in UID_dictionary
-        return sop_class_uid in STORAGE or (unknown and sop_class_uid not in NON_PATIENT_OBJECTS)
+        return sop_class_uid in STORAGE or (unknown and sop_class_uid not in NON_PATIENT)
 
 
 def choose(proposed: Sequence[str], kept: Sequence[str], order: Sequence[str] = ()) -> str | None:

@@ -5,7 +5,7 @@ from pydicom.uid import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, check_kept
-from pacs.dimse import negotiation
+from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.errors import SOPClassNotSupported
 
 
@@ -26,9 +26,13 @@ def test_every_storage_class_of_pydicom_is_kept_or_refused_by_name():
     assert named - STORAGE - NON_PATIENT == services
 
 
-def test_what_is_negotiated_is_what_is_stored():
+@pytest.mark.parametrize("unknown", [False, True])
+def test_what_is_negotiated_is_what_is_stored(unknown: bool):
     """A context that is accepted for Storage is never refused for its SOP Class afterwards."""
-    assert negotiation.STORAGE == STORAGE
+    policy = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=(), unknown_sop_classes=unknown)
+    for uid in (*UID_dictionary, *STORAGE, *NON_PATIENT, "1.2.3.4"):
+        if policy.stores(uid):
+            check_kept(uid, unknown)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import pytest
 from pydicom.uid import UID_dictionary
 
 from pacs.dicom.manner import Negotiated
+from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.agreement import UserIdentity, batches
-from pacs.dimse.negotiation import NON_PATIENT_OBJECTS, STORAGE, choose, extended_answer, negotiated
+from pacs.dimse.negotiation import choose, extended_answer, negotiated
 from pacs.errors import NotAuthorized
 from pacs.telemetry import AssociationRejected
 from tests.dimse import raw
@@ -169,7 +170,7 @@ def test_every_storage_class_of_the_dictionary_is_offered() -> None:
     """Retired ones too; no commitment, no DICOMDIR, nothing without a patient."""
     named = {uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Image Storage" in name}
     assert named <= STORAGE
-    assert not STORAGE & NON_PATIENT_OBJECTS
+    assert not STORAGE & NON_PATIENT
     assert not STORAGE & {"1.2.840.10008.1.20.1", "1.2.840.10008.1.3.10", VERIFICATION, STUDY_FIND}
 
 
