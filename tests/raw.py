@@ -2,7 +2,7 @@
 
 import socket as sockets
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -14,6 +14,9 @@ from pydicom.filewriter import write_dataset
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+
+PIECE = 65536
+"""Bytes of a data set that are sent in one PDU."""
 
 C_STORE, C_GET, C_FIND, C_MOVE, C_ECHO, C_CANCEL = 0x0001, 0x0010, 0x0020, 0x0021, 0x0030, 0x0FFF
 
@@ -82,7 +85,7 @@ def encoded(dataset: Dataset, syntax: str = IMPLICIT) -> bytes:
 def request(
     kind: int, context: int, sop_class: str, message_id: int, data: bytes | None, extra: Iterable[bytes] = ()
 ) -> bytes:
-    """The PDUs of a request."""
+    """The PDUs of a request, its data set in pieces that every server of the tests takes."""
     elements = [
         element(0x0002, sop_class.encode()),
         us(0x0100, kind),
@@ -91,8 +94,25 @@ def request(
         us(0x0800, 0x0101 if data is None else 1),
         *extra,
     ]
-    sent = pdv(context, command_set(elements), command=True)
-    return sent if data is None else sent + pdv(context, data, command=False)
+    sent = [pdv(context, command_set(elements), command=True)]
+    if data is not None:
+        starts = range(0, len(data), PIECE) or [0]
+        sent += [pdv(context, data[at : at + PIECE], command=False, last=at + PIECE >= len(data)) for at in starts]
+    return b"".join(sent)
+
+
+def success(context: int, command: dict[int, bytes]) -> bytes:
+    """The PDU of a response to a request, without a data set, whose status is Success."""
+    kind, message_id = (struct.unpack("<H", command[tag])[0] for tag in (0x0100, 0x0110))
+    elements = [
+        element(0x0002, command[0x0002]),
+        us(0x0100, kind | 0x8000),
+        us(0x0120, message_id),
+        us(0x0800, 0x0101),
+        us(0x0900, 0),
+        element(0x1000, command[0x1000]),
+    ]
+    return pdv(context, command_set(elements), command=True)
 
 
 def cancel(context: int, message_id: int) -> bytes:
@@ -103,10 +123,11 @@ def cancel(context: int, message_id: int) -> bytes:
 
 @dataclass
 class Response:
-    """A DIMSE message that came: its command elements by number, and its data set's bytes."""
+    """A DIMSE message that came: its command elements by number, its data set's bytes and its presentation context."""
 
     elements: dict[int, bytes]
     data: bytes | None = None
+    context: int = 0
 
     def number(self, tag: int) -> int | None:
         """A US element, None when it is not there."""
@@ -174,23 +195,14 @@ class Raw:
 
     def message(self) -> Response:
         """The next DIMSE message."""
-        parts = {True: b"", False: b""}
-        response: Response | None = None
+        return next(messages(self._values()))
+
+    def _values(self) -> Iterator[bytes]:
+        """The bodies of P-DATA-TF PDUs that come; anything else fails the test."""
         while True:
             kind, body = self.pdu()
             assert kind == 0x04, (kind, body)
-            while body:
-                length, _, header = struct.unpack_from(">LBB", body)
-                parts[bool(header & 1)] += body[6 : 4 + length]
-                body = body[4 + length :]
-                if header & 2 and header & 1:
-                    response = Response(_elements(parts[True]))
-                    if response.number(0x0800) == 0x0101:
-                        return response
-                elif header & 2:
-                    assert response is not None
-                    response.data = parts[False]
-                    return response
+            yield body
 
     def until_final(self) -> list[Response]:
         """The messages up to one whose status is not Pending."""
@@ -203,6 +215,45 @@ class Raw:
         """Release, and expect the answer."""
         self.send(pdu(0x05, bytes(4)))
         assert self.pdu()[0] == 0x06
+
+
+def pdvs(body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The PDVs in the body of a P-DATA-TF PDU: context ID, message control header and fragment."""
+    while body:
+        length, context, header = struct.unpack_from(">LBB", body)
+        yield context, header, body[6 : 4 + length]
+        body = body[4 + length :]
+
+
+def messages(bodies: Iterable[bytes]) -> Iterator[Response]:
+    """The DIMSE messages in the bodies of P-DATA-TF PDUs that one side of an association sent."""
+    fragments: list[bytes] = []
+    message = Response({})
+    for context, header, fragment in (each for body in bodies for each in pdvs(body)):
+        fragments.append(fragment)
+        if not header & 2:
+            continue
+        whole, fragments = b"".join(fragments), []
+        if header & 1:
+            message = Response(_elements(whole), context=context)
+        else:
+            message.data = whole
+        if not header & 1 or message.number(0x0800) == 0x0101:
+            yield message
+
+
+def items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The items or sub-items of an A-ASSOCIATE PDU: their types and bodies."""
+    while data:
+        kind, length = struct.unpack_from(">BxH", data)
+        yield kind, data[4 : 4 + length]
+        data = data[4 + length :]
+
+
+def contexts(accept: bytes) -> dict[int, tuple[int, str]]:
+    """The answers in the body of an A-ASSOCIATE-AC by context ID: result (PS3.8 Table 9-18) and transfer syntax."""
+    answers = [body for kind, body in items(accept[68:]) if kind == 0x21]
+    return {body[0]: (body[2], next(items(body[4:]))[1].decode().strip("\0")) for body in answers}
 
 
 def _elements(data: bytes) -> dict[int, bytes]:
