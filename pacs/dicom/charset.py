@@ -49,6 +49,10 @@ def spelled(term: str) -> str:
     return prefix + found[2] if prefix + found[2] in _CODECS else "ISO 2022 IR " + found[2]
 
 
+DEFINED_TERMS = tuple(sorted(term for term in _CODECS if term and spelled(term) == term))
+"""Every Defined Term that is understood, as PS3.3 spells it."""
+
+
 def parse(value: str) -> Terms:
     r"""The Defined Terms of a (0008,0005): `\ISO 2022 IR 87` is `('', 'ISO 2022 IR 87')`, zero length is `()`."""
     terms = [spelled(term) if term.strip(" \0") else "" for term in value.split("\\")]

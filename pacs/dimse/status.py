@@ -83,11 +83,13 @@ class Refusal:
 
 
 UNEXPECTED = Refusal(0xC001, "Unable to process, see the server's log", ())
-"""The answer when our own code failed : nothing of the failure is told to the peer."""
+"""The answer when our own code failed: nothing of the failure is told to the peer."""
 
 
 def refusal(service: Service, error: errors.PacsError) -> Refusal:
     """How `service` answers `error`."""
     table = STATUS_OF[service]
     status = next(table[base] for base in type(error).__mro__ if base in table)
+    if status == CANCEL:
+        return Refusal(CANCEL, "", ())  # has no related fields (PS3.4 Tables C.4-1 to C.4-3)
     return Refusal(status, error.comment, error.tags)
