@@ -183,6 +183,7 @@ class UpperLayer:
         """
         arrived = len(self.wire.available)
         if arrived < _HEADER.size:
+            self.wire.reserve(_HEADER.size)  # a header may begin in the last bytes of the buffer
             return self._nothing_yet()
         kind, length = _HEADER.unpack_from(self.wire.available)
         if length > self._longest.get(kind, -1):
