@@ -21,6 +21,7 @@ class Tap:
     listener: socket.socket
     said: list[bytearray] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
+    sockets: list[socket.socket] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -50,6 +51,7 @@ class Tap:
 
     def _start(self, client: socket.socket, server: socket.socket) -> None:
         self.said.append(bytearray())
+        self.sockets += [client, server]
         for source, target, record in ((client, server, self.said[-1]), (server, client, bytearray())):
             source.settimeout(PATIENCE)
             self.threads.append(Thread(target=_pass_on, args=(source, target, record), daemon=True))
@@ -63,9 +65,14 @@ def tapping(target: int) -> Iterator[Tap]:
         tap = Tap(target, listener)
         thread = Thread(target=tap.serve, daemon=True)
         thread.start()
-        yield tap
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(PATIENCE)
+        try:
+            yield tap
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for each in (thread, *tap.threads):
+                each.join(PATIENCE)
+            for connected in tap.sockets:
+                connected.close()
 
 
 def _pass_on(source: socket.socket, target: socket.socket, record: bytearray) -> None:

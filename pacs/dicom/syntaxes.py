@@ -103,10 +103,15 @@ def convert(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
     """The data set `data` stands at, up to the end of the file, in pieces and in the transfer syntax `target`.
 
     Values stay what they are, bit for bit in their own byte order. Group lengths go, sequences get delimiters. What
-    PS3.6 does not know is UN where it was implicit (PS3.5 6.2.2), and the same again on the way back.
+    PS3.6 does not know is UN where it was implicit (PS3.5 6.2.2), and the same again on the way back. With `source`
+    as `target` nothing changes, but what `even` does.
 
     Raises NotSupported, at once, unless both are native or the same; UndecodableDataSet while it goes on.
     """
+    return even(_pieces(data, source, target), target)
+
+
+def _pieces(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
     if source == target:
         return iter(partial(data.read, CHUNK), b"")
     if source not in NATIVE or target not in NATIVE:
@@ -215,12 +220,23 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """A raw deflate stream of even length (PS3.5 A.5)."""
-    deflater, length = zlib.compressobj(wbits=-zlib.MAX_WBITS), 0
+    """A raw deflate stream (PS3.5 A.5) of what the pieces are together."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     for piece in pieces:
-        compressed = deflater.compress(piece)
-        length += len(compressed)
-        if compressed:
+        if compressed := deflater.compress(piece):
             yield compressed
-    rest = deflater.flush()
-    yield rest + b"\0" * ((length + len(rest)) % 2)
+    yield deflater.flush()
+
+
+def even(pieces: Iterator[bytes], transfer_syntax: str) -> Iterator[bytes]:
+    """The pieces of a data set; a deflate stream of odd length gets the NUL its writer left out (PS3.5 A.5)."""
+    return _padded(pieces) if transfer_syntax == DEFLATED_LITTLE else pieces
+
+
+def _padded(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        yield piece
+    if length % 2:
+        yield b"\0"

@@ -120,15 +120,16 @@ class RetrieveService:
     def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         """The data set of a stored instance in `transfer_syntax`, piece by piece.
 
-        In the stored transfer syntax the bytes are those that were received. Raises InstanceUnreadable when the
-        file is gone or not as long as it was, NotSupported when the syntaxes cannot be converted into each other.
+        In the stored transfer syntax the bytes are those that were received, but for what `syntaxes.even` does. Raises
+        InstanceUnreadable when the file is gone or not as long as it was, NotSupported when the syntaxes cannot be
+        converted into each other.
         """
         if self._files.size(instance.file_key) != instance.size:
             raise InstanceUnreadable("The stored file has not the length it had")
         with self._files.open(instance.file_key) as file:
             file.seek(instance.data_offset)
             if transfer_syntax == instance.transfer_syntax:
-                yield from _whole(file, instance.size - instance.data_offset)
+                yield from syntaxes.even(_whole(file, instance.size - instance.data_offset), transfer_syntax)
             else:
                 yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 

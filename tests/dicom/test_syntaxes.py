@@ -198,6 +198,13 @@ def test_words_are_swapped_by_their_vr(vr: str, little: str, big: str):
     assert converted(converted(data, EXPLICIT_LITTLE, EXPLICIT_BIG), EXPLICIT_BIG, EXPLICIT_LITTLE) == data
 
 
+@pytest.mark.parametrize("length", [4302, 4303])
+def test_a_deflate_stream_leaves_with_even_length(length: int):
+    """PS3.5 A.5: the byte is added that its sender left out, as DCMTK aborts over a fragment of odd length."""
+    stream = bytes(range(1, 256)) * 17
+    assert converted(stream[:length], DEFLATED_LITTLE, DEFLATED_LITTLE) == stream[:length] + b"\0" * (length % 2)
+
+
 def test_group_lengths_go():
     """A group length would be wrong in the other encoding, so there is none."""
     data = implicit((0x00080000, b"\x0a\0\0\0"), (0x00080060, b"CT"))

@@ -1,0 +1,382 @@
+"""The real files of pydicom and pydicom-data over the real wire: stored, found, retrieved bit for bit, or refused.
+
+They are sent byte for byte as they are, in the transfer syntax they name, to as many archives as there are files with
+one SOP Instance UID, which take unknown SOP Classes. What is not storable stands in `REFUSED`, with its status.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from struct import pack, unpack_from
+from typing import Any
+
+import pytest
+from pydicom.datadict import tag_for_keyword
+
+from pacs.dimse.status import Service, refusal
+from pacs.errors import PacsError
+from pacs.index import writer
+from pacs.testing import serving
+from tests import raw
+from tests.archives import GET, MOVE, identifier
+from tests.programs import Storescp, run, storescp
+from tests.real_files import FILES, SECONDARY_CAPTURE, RealFile
+from tests.tap import tapping
+
+CANNOT_UNDERSTAND, LACKS_A_UID, NOT_KEPT = 0xC000, 0xA901, 0x0122
+
+REFUSED: dict[str, tuple[int, str]] = {
+    # no data sets at all
+    "charset_files/FileInfo.txt": (CANNOT_UNDERSTAND, "a text"),
+    "hashes.json": (CANNOT_UNDERSTAND, "a text"),
+    "palettes/README.md": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/README.txt": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/crayons.icc": (CANNOT_UNDERSTAND, "a colour profile"),
+    "test_files/dicomdirtests/README.txt": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/dicomdirtests/TINY_ALPHA/README": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/rtplan.dump": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/rtstruct.dump": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/test1.json": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/test_PN.json": (CANNOT_UNDERSTAND, "a text"),
+    "test_files/zipMR.gz": (CANNOT_UNDERSTAND, "a compressed file"),
+    "urls.json": (CANNOT_UNDERSTAND, "a text"),
+    # half an instance is never kept: who is told of success may delete the only whole one
+    "test_files/MR_truncated.dcm": (CANNOT_UNDERSTAND, "its Pixel Data is shorter than it says"),
+    "test_files/rtplan_truncated.dcm": (CANNOT_UNDERSTAND, "it ends in the middle of a sequence"),
+    "test_files/no_meta.dcm": (CANNOT_UNDERSTAND, "a blank stands before its first element"),
+    # no Study, Series or SOP Instance UID, or one that is none
+    "bad_sequence.dcm": (LACKS_A_UID, "its UIDs are hashes"),
+    "charset_files/chrSQEncoding.dcm": (LACKS_A_UID, "two elements only"),
+    "charset_files/chrSQEncoding1.dcm": (LACKS_A_UID, "two elements only"),
+    "test_files/JPEGLSNearLossless_08.dcm": (LACKS_A_UID, "no study, no series"),
+    "test_files/JPEGLSNearLossless_16.dcm": (LACKS_A_UID, "no study, no series"),
+    "test_files/SC_rgb_jls_lossy_line.dcm": (LACKS_A_UID, "no study, no series"),
+    "test_files/SC_rgb_jls_lossy_sample.dcm": (LACKS_A_UID, "no study, no series"),
+    "test_files/UN_sequence.dcm": (LACKS_A_UID, "a few elements only"),
+    "test_files/empty_charset_LEI.dcm": (LACKS_A_UID, "a few elements only"),
+    "test_files/meta_missing_tsyntax.dcm": (LACKS_A_UID, "one element only"),
+    "test_files/nested_priv_SQ.dcm": (LACKS_A_UID, "a few elements only"),
+    "test_files/no_meta_group_length.dcm": (LACKS_A_UID, "a few elements only"),
+    "test_files/priv_SQ.dcm": (LACKS_A_UID, "a few elements only"),
+    # classes that have no place in a study
+    "palettes/fall.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/hotiron.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/hotmetalblue.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/pet.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/pet20step.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/spring.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/summer.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "palettes/winter.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
+    "test_files/dicomdirtests/DICOMDIR": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/DICOMDIR-bigEnd": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/DICOMDIR-empty.dcm": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/DICOMDIR-implicit": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/DICOMDIR-nooffset": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/DICOMDIR-nopatient": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/DICOMDIR-reordered": (NOT_KEPT, "a directory"),
+    "test_files/dicomdirtests/TINY_ALPHA/DICOMDIR": (NOT_KEPT, "a directory"),
+}
+"""The files that are not kept: status and why. Every other one is answered with 0000."""
+
+BROKEN_AND_KEPT = {
+    "emri_small_jpeg_2k_lossless_too_short.dcm": "the delimiter behind the last fragment is missing: no value is",
+    "test_files/SC_rgb_jpeg.dcm": "its data set is in Implicit VR, against the JPEG transfer syntax it names",
+}
+"""What a strict reader stumbles at, and loses nothing."""
+
+KEYS = {
+    "PATIENT": ("PatientName", "PatientID"),
+    "STUDY": ("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "StudyInstanceUID"),
+    "SERIES": ("Modality", "SeriesNumber", "SeriesInstanceUID"),
+    "IMAGE": ("InstanceNumber", "SOPInstanceUID"),
+}
+"""The unique and required keys of each level (PS3.4 Tables C.6-1 to C.6-4), the unique one last."""
+
+ROOTS = {"PATIENT": "1.2.840.10008.5.1.4.1.2.1.1", "STUDY": "1.2.840.10008.5.1.4.1.2.2.1"}
+"""The FIND models by the name of their top level."""
+
+REAL_FILES = [RealFile(path) for path in FILES]
+STORABLE = [each for each in REAL_FILES if each.name not in REFUSED]
+
+
+def layers(files: Sequence[RealFile]) -> list[list[RealFile]]:
+    """The files on as few piles as possible, so that no pile has a SOP Instance UID twice."""
+    piles: list[dict[str, RealFile]] = []
+    for file in files:
+        free = next((pile for pile in piles if file.uid not in pile), None)
+        if free is None:
+            piles.append(free := {})
+        free[file.uid] = file
+    return [list(pile.values()) for pile in piles]
+
+
+# --- sending, as a client of bytes -------------------------------------------------------------------------------
+
+
+def store(port: int, files: Sequence[RealFile]) -> dict[str, int]:
+    """Send files on one association; the status of each by its name.
+
+    Who has no context for its SOP Class insists, and takes that of Secondary Capture in the same transfer syntax.
+    """
+    wanted = {(each.sop_class, each.transfer_syntax) for each in files}
+    wanted |= {(SECONDARY_CAPTURE, syntax) for _, syntax in wanted}
+    proposed = dict(zip(range(1, 256, 2), sorted(wanted), strict=False))
+    with raw.Raw(port) as client:
+        answers = raw.contexts(client.associate(*((number, one, [two]) for number, (one, two) in proposed.items())))
+        accepted = {pair: number for number, pair in proposed.items() if answers[number][0] == 0}
+        found = {}
+        for number, file in enumerate(files, 1):
+            own = accepted.get((file.sop_class, file.transfer_syntax))
+            context = own or accepted[SECONDARY_CAPTURE, file.transfer_syntax]
+            uid = raw.element(0x1000, file.uid.encode())
+            client.send(raw.request(raw.C_STORE, context, file.sop_class, number, file.data, [uid]))
+            found[file.name] = client.message().status
+        client.release()
+    return found
+
+
+@dataclass
+class House:
+    """An archive with the files that were sent to it, and what it answered."""
+
+    archive: Any
+    files: list[RealFile]
+    statuses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> dict[str, str]:
+        """The digest of the data set that arrived, by SOP Instance UID; a deflate stream made even (PS3.5 A.5)."""
+        return {each.uid: digest(each.data + b"\0" * (len(each.data) % 2)) for each in self.files}
+
+    def studies(self) -> list[str]:
+        """The Study Instance UIDs of all that was sent."""
+        return sorted({each.text("StudyInstanceUID") for each in self.files})
+
+
+def digest(data: bytes) -> str:
+    """What stands for a data set in comparisons: megabytes make unreadable failures."""
+    return sha256(data).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory) -> Iterator[Storescp]:
+    """DCMTK's storescp, bit preserving, for all moves of the module."""
+    with storescp(tmp_path_factory.mktemp("moved") / "files", "BITS") as scp:
+        yield scp
+
+
+def settings(receiver: Storescp) -> dict[str, Any]:
+    """An archive that keeps every class and knows the receiver."""
+    peer = {"ae_title": receiver.ae_title, "host": "127.0.0.1", "port": receiver.port}
+    return {"storage.unknown_sop_classes": True, "peers": [peer], "limits.retrieve_studies": 1000}
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory, receiver) -> Iterator[list[House]]:
+    """Archives that were sent all storable files, each SOP Instance UID once."""
+    with ExitStack() as stack:
+        found = []
+        for files in layers(STORABLE):
+            archive = stack.enter_context(serving(tmp_path_factory.mktemp("pacs"), settings(receiver)))
+            found.append(House(archive, files, store(archive.port, files)))
+        yield found
+
+
+# --- stored or refused -------------------------------------------------------------------------------------------
+
+
+def test_every_storable_file_is_stored(houses):
+    """The answer is 0000, for what a strict reader would stumble at too."""
+    statuses = {name: status for house in houses for name, status in house.statuses.items()}
+    assert {name: hex(status) for name, status in statuses.items() if status} == {}
+    assert len(statuses) > 200
+    assert set(BROKEN_AND_KEPT) <= set(statuses)
+
+
+def test_the_archives_are_as_few_as_can_be(houses):
+    """As many as there are files with the commonest SOP Instance UID."""
+    uids = [each.uid for each in STORABLE]
+    assert len(houses) == max(uids.count(uid) for uid in uids)
+
+
+def test_every_other_file_is_refused_as_the_table_says(tmp_path):
+    """Each by its status, and nothing of it is left, neither a file nor a row."""
+    with serving(tmp_path / "pacs", {"storage.unknown_sop_classes": True}) as archive:
+        statuses = store(archive.port, [each for each in REAL_FILES if each.name in REFUSED])
+        assert statuses == {name: status for name, (status, _) in REFUSED.items()}
+        assert not [path for path in (tmp_path / "pacs" / "files").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("uid_of", ["palettes/fall.dcm", "test_files/dicomdirtests/DICOMDIR"])
+def test_what_is_not_kept_is_not_negotiated_either(houses, uid_of):
+    """A sender learns it before it sends: abstract syntax not supported (PS3.8 Table 9-18)."""
+    file = next(each for each in REAL_FILES if each.name == uid_of)
+    with raw.Raw(houses[0].archive.port) as client:
+        answers = raw.contexts(client.associate((1, file.sop_class, [file.transfer_syntax])))
+        client.release()
+    assert answers[1][0] == 3
+
+
+def test_an_import_treats_the_files_as_a_c_store_does(tmp_path):
+    """The same files are kept with the same bytes, the same ones refused for the same reasons."""
+    found: dict[str, int] = {}
+    stored: dict[str, str] = {}
+    piles = [*layers(STORABLE), [each for each in REAL_FILES if each.name in REFUSED]]
+    for number, files in enumerate(piles):
+        with serving(tmp_path / str(number), {"storage.unknown_sop_classes": True}) as archive:
+            for file in files:
+                try:
+                    uid = archive.storage.import_file(file.path).sop_instance_uid
+                except PacsError as error:
+                    found[file.name] = refusal(Service.STORE, error).status
+                else:
+                    row = writer.find(archive.index, uid)
+                    stored[file.name] = row.digest
+    assert found == {name: status for name, (status, _) in REFUSED.items()}
+    assert stored == {each.name: digest(each.data) for each in STORABLE}
+
+
+# --- found -------------------------------------------------------------------------------------------------------
+
+
+def encoded_keys(file: RealFile, root: str, level: str) -> bytes:
+    """An Identifier with all keys of the level and the unique ones above it, each as it is encoded in the file."""
+    levels = list(KEYS)
+    above = [each for each in levels[: levels.index(level)] if root == "PATIENT" or each != "PATIENT"]
+    keywords = [*(KEYS[each][-1] for each in above), *KEYS[level], "SpecificCharacterSet"]
+    if root == "STUDY" and level == "STUDY":
+        keywords += KEYS["PATIENT"]
+    values = {tag_for_keyword(keyword): file.value(keyword) for keyword in keywords}
+    values[tag_for_keyword("QueryRetrieveLevel")] = level.encode()
+    return b"".join(_element(tag, value) for tag, value in sorted(values.items()))
+
+
+def _element(tag: int, value: bytes) -> bytes:
+    padded = value + b" " * (len(value) % 2)
+    return pack("<HHL", tag >> 16, tag & 0xFFFF, len(padded)) + padded
+
+
+@pytest.mark.parametrize(
+    ("root", "level"), [(root, level) for root in ROOTS for level in KEYS if (root, level) != ("STUDY", "PATIENT")]
+)
+def test_every_file_is_found_by_its_keys(houses, root, level):
+    """All keys of the level together, in the file's own character set, give its entity and no other.
+
+    Patients without Patient ID are one per study: there it is among them.
+    """
+    keyword, wrong = KEYS[level][-1], {}
+    for house in houses:
+        with raw.Raw(house.archive.port) as client:
+            client.associate((1, ROOTS[root], [raw.IMPLICIT]))
+            for number, file in enumerate(house.files, 1):
+                client.send(raw.request(raw.C_FIND, 1, ROOTS[root], number, encoded_keys(file, root, level)))
+                *matches, final = client.until_final()
+                found = [str(each.dataset().get(keyword, "")) for each in matches]
+                expected = file.text(keyword)
+                if final.status or not (found == [expected] if expected else "" in found):
+                    wrong[file.name] = (hex(final.status), final.text(0x0902), found, expected)
+            client.release()
+    assert wrong == {}
+
+
+# --- retrieved ---------------------------------------------------------------------------------------------------
+
+
+def received(scp: Storescp) -> dict[str, str]:
+    """The digest of each data set that a storescp wrote, by SOP Instance UID; its files are gone then."""
+    found = {}
+    for path in scp.files():
+        content = path.read_bytes()
+        begin = 144 + unpack_from("<L", content, 140)[0]
+        found[path.name.partition(".")[2]] = digest(content[begin:])
+        path.unlink()
+    return found
+
+
+def move(port: int, destination: str, studies: Sequence[str]) -> raw.Response:
+    """Move studies by a list of UIDs; the final response."""
+    with raw.Raw(port, timeout=30) as client:
+        client.associate((1, MOVE, [raw.IMPLICIT]))
+        asked = identifier("STUDY", StudyInstanceUID=list(studies))
+        client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, asked, [raw.element(0x0600, destination.encode())]))
+        final = client.until_final()[-1]
+        client.release()
+    return final
+
+
+def test_a_move_brings_every_file_bit_for_bit(houses, receiver):
+    """DCMTK's storescp +B receives the data sets that arrived in the C-STORE, all studies by one list of UIDs."""
+    for house in houses:
+        final = move(house.archive.port, receiver.ae_title, house.studies())
+        assert (final.status, final.number(0x1021)) == (0x0000, len(house.files)), final.text(0x0902)
+        assert received(receiver) == house.sent
+
+
+def test_a_get_brings_every_file_bit_for_bit(houses):
+    """The same on the association that asked, in contexts of one transfer syntax each."""
+    for house in houses:
+        final, found = get(house.archive.port, house.files, house.studies())
+        assert (final.status, final.number(0x1021)) == (0x0000, len(house.files)), final.text(0x0902)
+        assert found == house.sent
+
+
+def get(port: int, files: Sequence[RealFile], studies: Sequence[str]) -> tuple[raw.Response, dict[str, str]]:
+    """Get studies: the final response, and the digest of each data set that came, by SOP Instance UID."""
+    pairs = sorted({(each.sop_class, each.transfer_syntax) for each in files})
+    contexts = [(number, one, [two]) for number, (one, two) in zip(range(3, 256, 2), pairs, strict=False)]
+    roles = b"".join(role(each) for each in sorted({one for one, _ in pairs}))
+    found = {}
+    with raw.Raw(port, timeout=30) as client:
+        client.associate((1, GET, [raw.IMPLICIT]), *contexts, extra=roles, max_pdu=1 << 17)
+        client.send(raw.request(raw.C_GET, 1, GET, 1, identifier("STUDY", StudyInstanceUID=list(studies))))
+        while (message := client.message()).number(0x0100) == raw.C_STORE or message.status == 0xFF00:
+            if message.number(0x0100) == raw.C_STORE:
+                found[message.text(0x1000)] = digest(message.data or b"")
+                client.send(raw.success(message.context, message.elements))
+        client.release()
+    return message, found
+
+
+def role(sop_class: str) -> bytes:
+    """An SCP/SCU Role Selection sub-item: we are the SCP of this Storage SOP Class (PS3.7 D.3.3.4)."""
+    return raw.item(0x54, pack(">H", len(sop_class)) + sop_class.encode() + b"\0\1")
+
+
+# --- sent by DCMTK -----------------------------------------------------------------------------------------------
+
+PROPOSALS = {
+    "1.2.840.10008.1.2": "-xi",
+    "1.2.840.10008.1.2.1": "-xe",
+    "1.2.840.10008.1.2.2": "-xb",
+    "1.2.840.10008.1.2.1.99": "-xd",
+    "1.2.840.10008.1.2.4.50": "-xy",
+    "1.2.840.10008.1.2.4.51": "-xx",
+    "1.2.840.10008.1.2.4.70": "-xs",
+    "1.2.840.10008.1.2.4.80": "-xt",
+    "1.2.840.10008.1.2.4.81": "-xu",
+    "1.2.840.10008.1.2.4.90": "-xv",
+    "1.2.840.10008.1.2.4.91": "-xw",
+    "1.2.840.10008.1.2.5": "-xr",
+}
+"""What makes DCMTK's storescu propose a transfer syntax."""
+
+NOT_FOR_DCMTK = {
+    "test_files/SC_rgb_jpeg.dcm": "in Implicit VR under JPEG",
+    "explicit_VR-UN.dcm": "it reads no UID of VR UN",
+}
+"""The storable files that DCMTK itself makes nothing of."""
+
+
+def test_what_dcmtk_sends_comes_back_as_it_was_on_the_wire(tmp_path, receiver):
+    """Of every SOP Instance UID one file by stock storescu, through a tap that records the data sets, and moved."""
+    files = [each for each in layers(STORABLE)[0] if each.name not in NOT_FOR_DCMTK]
+    with serving(tmp_path / "pacs", settings(receiver)) as archive, tapping(archive.port) as tap:
+        for syntax in sorted({each.transfer_syntax for each in files}):
+            paths = [each.path for each in files if each.transfer_syntax == syntax]
+            run("storescu", "-R", PROPOSALS[syntax], "-aec", "PACS", "127.0.0.1", tap.port, *paths)
+        sent = {uid: digest(data) for uid, data in tap.data_sets().items()}
+        final = move(archive.port, receiver.ae_title, sorted({each.text("StudyInstanceUID") for each in files}))
+    assert (final.status, final.number(0x1021)) == (0x0000, len(files)), final.text(0x0902)
+    assert received(receiver) == sent
+    assert set(sent) == {each.uid for each in files}
