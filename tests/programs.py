@@ -72,12 +72,15 @@ class Storescp:
 
 
 @contextmanager
-def storescp(folder: Path, ae_title: str = "STORE_SCP", *options: object) -> Iterator[Storescp]:
-    """Run `storescp -d` (bit preserving, every transfer syntax) for the `with` block."""
+def storescp(folder: Path, ae_title: str = "STORE_SCP", *options: object, port: int = 0) -> Iterator[Storescp]:
+    """Run `storescp -d` (bit preserving, every transfer syntax) for the `with` block, on a free port if none is given.
+
+    `options` replace `+xa +B`.
+    """
     program = needs("storescp")
     folder.mkdir(parents=True)
     log = folder.with_suffix(".log")
-    port = free_port()
+    port = port or free_port()
     chosen = options or ("+xa", "+B")
     with log.open("wb") as out:
         process = subprocess.Popen(
