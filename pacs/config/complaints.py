@@ -11,17 +11,26 @@ from pacs.config.model import Config, Peer, Section
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
-    """A sentence per mistake: key, value, what was expected, where it came from."""
+    """A sentence per mistake: key, value, what was expected, where it came from unless that is unknown."""
     for each in error.errors():
         key = _dotted(each["loc"])
-        origin = origins.get(key, default_origin)
+        origin = _origin(key, origins) or default_origin
+        place = f" ({origin})" if origin else ""
         if each["type"] == "extra_forbidden":
-            yield f"{key}: there is no such key{_suggestion(key)} ({origin})"
+            yield f"{key}: there is no such key{_suggestion(key)}{place}"
         elif each["type"] == "missing":
-            yield f"{key}: is missing ({origin})"
+            yield f"{key}: is missing{place}"
         else:
             value = f"{key} = {_shown(each['input'])}: " if key else ""
-            yield f"{value}{_expected(each['msg'])} ({origin})"
+            yield f"{value}{_expected(each['msg'])}{place}"
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Where `key`, a key in the table it names, or the list it is in was set; '' where that is not in `origins`."""
+    if not key:
+        return ""
+    near = (each for each in origins if each == key or each.startswith(f"{key}.") or key.startswith(f"{each}["))
+    return next((origins[each] for each in near), "")
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

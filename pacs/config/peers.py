@@ -18,7 +18,7 @@ def add_peer(file: Path, **values: Any) -> str:
     block = "\n".join(["[[peers]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]) + "\n"
     before = file.read_bytes() if file.exists() else b""
     after = (before.rstrip() + b"\n\n" if before.strip() else b"") + block.encode("ascii")
-    validate(parse(after, file), file, {}, {})
+    validate(parse(after, file), file, {}, {}, "")
     _replace(file, after)
     return block
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pacs.config.complaints import complaints
+from pacs.config.complaints import complaints, keys
 from pacs.config.model import Config
 from pacs.errors import ConfigurationError
 
@@ -28,12 +28,13 @@ def load(
     """
     file = find_file(file)
     table = parse(_read(file), file) if file else {}
-    return validate(table, file, _from_environment(os.environ if environment is None else environment), flags or {})
+    variables = os.environ if environment is None else environment
+    return validate(table, file, _from_environment(variables), flags or {}, "command line")
 
 
 def from_settings(settings: Mapping[str, Any]) -> Config:
     """The defaults with `settings` by dotted key, whatever file and environment say. Raises ConfigurationError."""
-    return validate({}, None, {}, settings)
+    return validate({}, None, {}, settings, "settings")
 
 
 def find_file(file: Path | None) -> Path | None:
@@ -61,15 +62,22 @@ def parse(content: bytes, file: Path) -> dict[str, Any]:
 
 
 def validate(
-    table: dict[str, Any], file: Path | None, environment: Mapping[str, tuple[str, Any]], flags: Mapping[str, Any]
+    table: dict[str, Any],
+    file: Path | None,
+    environment: Mapping[str, tuple[str, Any]],
+    flags: Mapping[str, Any],
+    flags_origin: str,
 ) -> Config:
-    """`table` of `file`, overlaid by environment and flags, as a Config. Raises ConfigurationError."""
+    """`table` of `file`, overlaid by environment and flags, as a Config. Raises ConfigurationError.
+
+    `flags_origin` is what a complaint calls the place the flags come from.
+    """
     merged = json.loads(json.dumps(table, default=str))  # a deep copy; dates, which no key takes, become text
     for section in set(Config.model_fields) - {"peers"}:
         merged.setdefault(section, {})  # so that the defaults of a missing section are made absolute as well
     origins: dict[str, str] = {}
     overlays = [(key, value, name) for key, (name, value) in environment.items()]
-    overlays += [(key, value, f"--{key}") for key, value in flags.items()]
+    overlays += [(key, value, flags_origin) for key, value in flags.items()]
     for key, value, origin in overlays:
         _put(merged, key, value)
         origins[key] = origin
@@ -77,7 +85,7 @@ def validate(
     try:
         return Config.model_validate(merged, context={"base": base})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(complaints(error, origins, str(file or "defaults")))) from error
+        raise ConfigurationError("\n".join(complaints(error, origins, str(file or "")))) from error
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
@@ -94,6 +102,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
     """Dotted key -> (name of the variable, value), from PACS_SECTION__KEY, PACS_SECTION__KEY_FILE and PACS_PEERS."""
     found: dict[str, tuple[str, Any]] = {}
+    _refuse_single_underscores(environment)
     for name, text in sorted(environment.items()):
         if not _is_ours(name) or not text:
             continue
@@ -108,6 +117,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
 def _is_ours(name: str) -> bool:
     """Whether a variable sets a key; others with our prefix, such as PACS_CONFIG, mean something else."""
     return name.startswith(PREFIX) and ("__" in name or name in ("PACS_PEERS", "PACS_PEERS_FILE"))
+
+
+def _refuse_single_underscores(environment: Mapping[str, str]) -> None:
+    """PACS_SERVER_PORT is meant as PACS_SERVER__PORT, unless Kubernetes set it for a service called pacs-server."""
+    for key in keys():
+        wrong, right = (PREFIX + key.upper().replace(".", separator) for separator in ("_", "__"))
+        if wrong in environment and not environment[wrong].startswith("tcp://"):
+            raise ConfigurationError(f"{wrong}: there is no such variable; did you mean {right}?")
 
 
 def _secret(name: str, path: str) -> str:

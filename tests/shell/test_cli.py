@@ -41,8 +41,8 @@ def test_a_mistake_in_the_configuration_is_a_sentence_and_exit_status_2(pacs):
     result = pacs("db", "check", "--set", "server.prot=1", "--set", "query.manner=rude")
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "pacs: server.prot: there is no such key; did you mean server.port? (--server.prot)",
-        "pacs: query.manner = 'rude': expected 'tolerant' or 'strict' (--query.manner)",
+        "pacs: server.prot: there is no such key; did you mean server.port? (command line)",
+        "pacs: query.manner = 'rude': expected 'tolerant' or 'strict' (command line)",
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.config import Config, Peer, add_peer, load
+from pacs.config import Config, Peer, add_peer, from_settings, load
 from pacs.config.complaints import keys
 from pacs.config.model import MannerName
 from pacs.dicom.manner import MANNERS
@@ -208,12 +208,44 @@ def test_an_unknown_key_of_the_environment_is_refused_and_the_variable_named(fil
     assert said == "server.prot: there is no such key; did you mean server.port? (PACS_SERVER__PROT)"
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PACS_SERVR__PORT": "5"}, "servr: there is no such key; did you mean server? (PACS_SERVR__PORT)"),
+        ({"PACS_SERVER_PORT": "5"}, "PACS_SERVER_PORT: there is no such variable; did you mean PACS_SERVER__PORT?"),
+        ({"PACS_PEERS": '[{"ae_title": "X", "host": "h", "port": 0}]'}, "peers[1].port = 0: expected at least 1 (PACS"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(file, environment, said):
+    """A section that is not there, one underscore for two, a peer in a list."""
+    assert said in complaint(file, "", environment)
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_mistake(file):
+    """A service called pacs-server gets such a variable unasked."""
+    file.write_text("")
+    assert (
+        load(file, {"PACS_SERVER_PORT": "tcp://10.0.0.1:104", "PACS_PORT": "tcp://10.0.0.1:104"}).server.port == 11112
+    )
+
+
+def test_true_is_no_number(file):
+    """Though Python counts it as one."""
+    assert complaint(file, "[server]\nport = true\n").startswith("server.port = True: expected a number (")
+
+
+def test_without_a_file_none_is_blamed():
+    """What several keys say together has no place of its own."""
+    with pytest.raises(ConfigurationError, match="open_to_network = true if that is meant$"):
+        from_settings({"server.host": "0.0.0.0"})
+
+
 def test_everything_wrong_is_said_at_once(file):
     """Three mistakes from three sources, three lines."""
     said = complaint(file, "[server]\nprot = 1\n", {"PACS_QUERY__MANNER": "x"}, {"limits.pdu_size": "1"})
     assert len(said.splitlines()) == 3
     assert "(PACS_QUERY__MANNER)" in said
-    assert "(--limits.pdu_size)" in said
+    assert "(command line)" in said
 
 
 def test_a_password_is_never_shown(file):
