@@ -29,7 +29,7 @@ class Finding:
     sentence: str
 
 
-@click.command()
+@click.command(short_help="Look at everything a server needs.")
 @click.option("--live", is_flag=True, help="Only ask the server that runs with this configuration for a C-ECHO.")
 @configured
 def check(config: "Config", *, live: bool) -> None:

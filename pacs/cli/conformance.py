@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pacs.config import Config
 
 
-@click.command()
+@click.command(short_help="Print the DICOM conformance statement.")
 @configured
 def conformance(config: "Config") -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""

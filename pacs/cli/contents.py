@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.options import configured
-from pacs.cli.output import json_option, show
+from pacs.cli.output import counted, json_option, show, size
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import OutOfResources, PacsError
 
@@ -26,6 +26,9 @@ LEVELS = dict(zip(("patients", "studies", "series", "images"), QueryLevel, stric
 EXAMPLES = 3
 """Paths shown for each reason to refuse files."""
 
+BATCH = 500
+"""Studies asked for at a time."""
+
 Selection = dict[str, str]
 
 
@@ -38,7 +41,7 @@ def _selection(_ctx: click.Context, _parameter: click.Parameter, words: Sequence
     return {keyword: value for keyword, _, value in pairs}
 
 
-selection_argument = click.argument("selection", nargs=-1, metavar="KEYWORD=VALUE...", callback=_selection)
+selection_argument = click.argument("selection", nargs=-1, metavar="[KEYWORD=VALUE]...", callback=_selection)
 all_option = click.option("everything", "--all", is_flag=True, help="Everything there is, without KEYWORD=VALUE.")
 
 
@@ -76,7 +79,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
 # --- import ------------------------------------------------------------------------------------------------------
 
 
-@click.command("import")
+@click.command("import", short_help="Take files and folders in.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
 @configured
 def import_(config: "Config", paths: Sequence[Path]) -> None:
@@ -105,6 +108,8 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
     """The files named and those in the folders named, in order of their names; links to folders are not followed."""
     for path in paths:
         if not path.is_dir():
+            if not path.is_file():
+                raise click.UsageError(f"{str(path)!r} is neither a file nor a folder")
             yield path
             continue
         for folder, folders, names in os.walk(path):
@@ -129,7 +134,7 @@ def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:
 # --- ls ----------------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(short_help="List patients, studies, series or images.")
 @click.argument("level", required=False, default="studies", metavar=f"[{'|'.join(LEVELS)}]")
 @selection_argument
 @json_option
@@ -153,7 +158,7 @@ _NO_PARAMETER = click.Argument(["selection"])
 # --- export and delete -------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(short_help="Write what matches as files into a folder.")
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @selection_argument
 @all_option
@@ -164,10 +169,10 @@ def export(config: "Config", dest: Path, selection: Selection, *, everything: bo
         instances = _selected(archive.maintenance, selection, everything=everything)
         with progress("exporting", len(instances)) as advance:
             exported = archive.maintenance.export(instances, dest, advance)
-    click.echo(f"{exported.instances} instances, {exported.size / 2**20:.1f} MiB written to {dest}")
+    click.echo(f"{counted(exported.instances, 'instance')}, {size(exported.size)} written to {dest}")
 
 
-@click.command()
+@click.command(short_help="Show what matches, ask, and delete it.")
 @selection_argument
 @all_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -181,10 +186,12 @@ def delete(config: "Config", selection: Selection, *, everything: bool, yes: boo
             return
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
-            click.confirm(f"Delete {len(instances)} instances of {studies} studies for good?", abort=True)
+            click.confirm(
+                f"Delete {counted(len(instances), 'instance')} of {counted(studies, 'study')} for good?", abort=True
+            )
         with progress("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
-    click.echo(f"{deleted} instances deleted")
+    click.echo(f"{counted(deleted, 'instance')} deleted")
 
 
 def _selected(maintenance: "Maintenance", selection: Selection, *, everything: bool) -> "list[StoredInstance]":
@@ -198,7 +205,13 @@ def _show_studies(maintenance: "Maintenance", instances: "Sequence[StoredInstanc
     """Print the studies that instances belong to, and how many of each; return how many studies."""
     counts = Counter(each.study_instance_uid for each in instances)
     columns = ("PatientID", "PatientName", "StudyDate", "StudyDescription", "StudyInstanceUID")
-    found = maintenance.entities(QueryLevel.STUDY, {"StudyInstanceUID": "\\".join(counts)})
+    found = (each for uids in _batches(list(counts)) for each in maintenance.entities(QueryLevel.STUDY, uids))
     rows = ((*(each[column] for column in columns), counts[each["StudyInstanceUID"]]) for each in found)
     show((*columns, "Instances"), rows)
     return len(counts)
+
+
+def _batches(study_instance_uids: Sequence[str]) -> Iterator[Selection]:
+    """Selections of some of the studies each, so that no question is longer than a database takes."""
+    for start in range(0, len(study_instance_uids), BATCH):
+        yield {"StudyInstanceUID": "\\".join(study_instance_uids[start : start + BATCH])}

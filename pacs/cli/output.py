@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,14 +26,38 @@ def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) 
         writer.writerows(rows)
 
 
+def counted(number: int, thing: str) -> str:
+    """`number` of a thing whose plural ends in s or, from y, in ies; "series" is its own plural."""
+    if number == 1 or thing.endswith("s"):
+        return f"{number} {thing}"
+    return f"{number} {thing[:-1]}ies" if thing.endswith("y") else f"{number} {thing}s"
+
+
+def size(number: int) -> str:
+    """A number of bytes in the unit that people would say it in."""
+    exponent = min((max(number, 1).bit_length() - 1) // 10, 4)
+    return f"{number / 1024**exponent:.{int(exponent > 0)}f} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
+
+
 def _table(columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """A table as wide as the terminal: UIDs stand last and whole, on several lines if need be."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from pacs.telemetry import printable
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    order = sorted(range(len(columns)), key=lambda place: columns[place].endswith("UID"))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place in order:
+        is_uid = columns[place].endswith("UID")
+        table.add_column(_heading(columns[place]), overflow="fold" if is_uid else "ellipsis", no_wrap=not is_uid)
     for row in rows:
-        table.add_row(*(escape(printable(str(cell), 100)) for cell in row))
+        table.add_row(*(escape(printable(str(row[place]), 100)) for place in order))
     Console().print(table)
+
+
+def _heading(column: str) -> str:
+    """A keyword of PS3.6 as people read it: NumberOfStudyRelatedSeries is Series, PatientID is Patient ID."""
+    short = re.sub(r"^NumberOf(Patient|Study|Series)Related", "", column)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", short)

@@ -29,7 +29,7 @@ def list_peers(config: "Config", *, as_json: bool) -> None:
     show(COLUMNS, rows, as_json=as_json)
 
 
-@peers.command()
+@peers.command(short_help="Add an AE to the configuration file.")
 @click.argument("ae_title")
 @click.argument("host")
 @click.argument("port", type=int)

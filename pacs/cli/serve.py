@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pacs.config import Config
 
 
-@click.command()
+@click.command(short_help="Serve until SIGTERM or SIGINT.")
 @setting("server.ae_title", "--ae-title", metavar="TITLE", help="Our AE title.")
 @setting("server.host", "--host", metavar="ADDRESS", help="The address to listen on.")
 @setting("server.port", "--port", metavar="PORT", help="The port to listen on; 0 takes any free one.")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -72,7 +73,8 @@ def read_header(file: BinaryIO, transfer_syntax: str) -> Header:
     uids = {tag: _uid(scan.elements.get(tag)) for tag in UIDS}
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
     if missing:
-        raise MissingUID("The instance lacks a UID, or has one that is none", missing)
+        named = ", ".join(map(keyword_for_tag, missing[:2])) + (" ..." if missing[2:] else "")
+        raise MissingUID(f"Missing or not valid: {named}", missing)
     dataset = scan.dataset()
     levels = {level: kept.encode(kept.select(level, dataset)) for level in QueryLevel}
     patient = kept.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])

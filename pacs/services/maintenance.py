@@ -4,6 +4,7 @@ Entities are selected by attribute values as in a C-FIND, wild cards, ranges and
 `{"PatientName": "DOE*", "StudyDate": "20260101-"}` means the same here as there.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import kept
-from pacs.dicom.attributes import Kept, by_keyword
+from pacs.dicom.attributes import ATTRIBUTES, Kept, by_keyword
 from pacs.dicom.charset import UTF_8
 from pacs.dicom.dataset import EXPLICIT_LITTLE, View, labelled, raw
 from pacs.dicom.identifier import parse_query
@@ -79,9 +80,8 @@ class Maintenance:
 
     def entities(self, level: QueryLevel, selection: Mapping[str, str]) -> Iterator[dict[str, str]]:
         """The selected patients, studies, series or instances, with the texts of `LISTED`; '' for what is unknown."""
-        query = _query(level, selection, LISTED[level])
-        for match in search.matches(self._index, query, Cancellation()):
-            yield {keyword: _text(match, keyword) for keyword in LISTED[level]}
+        matches = search.matches(self._index, _query(level, selection, LISTED[level]), Cancellation())
+        return ({keyword: _text(match, keyword) for keyword in LISTED[level]} for match in matches)
 
     def instances(self, selection: Mapping[str, str]) -> list[StoredInstance]:
         """The selected instances."""
@@ -132,7 +132,7 @@ class Maintenance:
                 size = copy.tell()
             os.replace(partial, target)
         except OSError as error:
-            raise StorageUnavailable("The folder to export to cannot be written") from error
+            raise StorageUnavailable(f"The folder to export to cannot be written ({error.strerror})") from error
         return size
 
 
@@ -143,17 +143,27 @@ def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[s
     identifier = labelled(Dataset({each.tag: each for each in elements}), EXPLICIT_LITTLE, UTF_8)
     query = parse_query(identifier, Root.PATIENT, TOLERANT, Negotiated(relational=True))
     decided = {key.attribute.tag for key in query.keys if key.attribute.kept is not Kept.FILE}
-    for keyword in selection:
+    for keyword, text in selection.items():
         if tag_for_keyword(keyword) not in decided and not query.nothing_matches:
-            raise IdentifierError(f"{keyword} selects nothing at {level.name} level, or has no value")
+            why = (
+                "matches everything: leave it out" if not text.strip("* ") else f"selects nothing at {level.name} level"
+            )
+            raise IdentifierError(f"{keyword}={printable(text, 30)} {why}")
     return query
 
 
 def _element(keyword: str, text: str) -> RawDataElement:
     tag = tag_for_keyword(keyword)
     if tag is None:
-        raise IdentifierError(f"{printable(keyword, 30)} is no keyword of PS3.6")
+        raise IdentifierError(f"{printable(keyword, 30)} is no keyword of PS3.6{_suggestion(keyword)}")
     return raw(tag, dictionary_VR(tag), text.encode())
+
+
+def _suggestion(keyword: str) -> str:
+    """The keyword that was probably meant, whatever the case of its letters."""
+    known = {each.keyword.lower(): each.keyword for each in ATTRIBUTES.values()}
+    near = difflib.get_close_matches(keyword.lower(), known, n=1, cutoff=0.75)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def _text(match: Match, keyword: str) -> str:

@@ -112,12 +112,12 @@ class Storage:
             with path.open("rb") as file:
                 return self._import(file)
         except OSError as error:
-            raise InstanceUnreadable("The file cannot be read") from error
+            raise InstanceUnreadable(f"The file cannot be read ({error.strerror})") from error
 
     def _import(self, file: BinaryIO) -> Stored:
         head = _head_of(file)
         check_kept(head.sop_class_uid, unknown=True)
-        header = read_header(file, head.transfer_syntax)
+        header = _header_of(file, head)
         file.seek(head.data_offset)
         with self.receive(
             header.sop_class_uid, header.sop_instance_uid, head.transfer_syntax, head.source_ae
@@ -156,6 +156,16 @@ def _head_of(file: BinaryIO) -> part10.Head:
         return head
     guess = part10.guess_transfer_syntax(file)
     return part10.Head(head.sop_class_uid, "", guess, head.source_ae, None, None, head.data_offset)
+
+
+def _header_of(file: BinaryIO, head: part10.Head) -> Header:
+    """What the index wants from a file; one that cannot be read and never said it is a DICOM file is called none."""
+    try:
+        return read_header(file, head.transfer_syntax)
+    except (UndecodableDataSet, MissingUID) as error:
+        if head.data_offset:
+            raise
+        raise UndecodableDataSet("No DICOM file: neither a File Meta Information nor a data set") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,7 +236,7 @@ def test_true_is_no_number(file):
 
 def test_without_a_file_none_is_blamed():
     """What several keys say together has no place of its own."""
-    with pytest.raises(ConfigurationError, match="open_to_network = true if that is meant$"):
+    with pytest.raises(ConfigurationError, match=r"open_to_network = true if that is meant$"):
         from_settings({"server.host": "0.0.0.0"})
 
 

@@ -1,6 +1,7 @@
 """`pacs import`, `ls`, `export` and `delete` on a real archive."""
 
 import json
+import os
 
 import pytest
 from pydicom import dcmread
@@ -36,7 +37,7 @@ def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, f
     result = pacs("import", folder)
     assert result.exit_code == 1
     assert result.stdout == "8 stored, 0 known already, 1 refused\n"
-    assert result.stderr.startswith("1 refused: ")
+    assert result.stderr.startswith("1 refused: No DICOM file")
     assert "notes.txt" in result.stderr
 
 
@@ -63,6 +64,24 @@ def test_import_of_a_path_that_is_not_there_is_refused_before_anything_else(pacs
     """Exit status 2, nothing made."""
     assert pacs("import", tmp_path / "nowhere").exit_code == 2
     assert not (tmp_path / "pacs-data").exists()
+
+
+def test_import_names_what_an_instance_lacks_and_how_a_file_is_cut_off(pacs, tmp_path):
+    """Neither is called no DICOM file."""
+    whole, lacking = study(instances=1)
+    del lacking.SeriesInstanceUID
+    cut, _ = write([whole, lacking], tmp_path / "in")
+    cut.write_bytes(cut.read_bytes()[:-10])
+    said = pacs("import", tmp_path / "in").stderr
+    assert "1 refused: Missing or not valid: SeriesInstanceUID" in said
+    assert "1 refused: The data set ends in the middle of an element" in said
+
+
+def test_import_waits_for_no_pipe(pacs, tmp_path):
+    """In a folder it is passed over, named it is refused."""
+    os.mkfifo(tmp_path / "pipe")
+    assert "is neither a file nor a folder" in pacs("import", tmp_path / "pipe").stderr
+    assert pacs("import", tmp_path).stdout == "0 stored, 0 known already, 0 refused\n"
 
 
 @pytest.mark.parametrize(("level", "number"), [("patients", 2), ("studies", 2), ("series", 3), ("images", 8)])
@@ -105,8 +124,10 @@ def test_ls_prints_csv_where_nobody_watches(filled):
         (["planets"], "'planets' is none of patients, studies, series, images"),
         (["studies", "PatientID"], "is not KEYWORD=VALUE"),
         (["studies", "PatientID="], "is not KEYWORD=VALUE"),
-        (["studies", "PatientNmae=X"], "PatientNmae is no keyword of PS3.6"),
-        (["patients", "SeriesNumber=1"], "SeriesNumber selects nothing at PATIENT level"),
+        (["studies", "PatientNmae=X"], "PatientNmae is no keyword of PS3.6; did you mean PatientName?"),
+        (["studies", "studydate=20260101"], "did you mean StudyDate?"),
+        (["patients", "SeriesNumber=1"], "SeriesNumber=1 selects nothing at PATIENT level"),
+        (["patients", "PatientName=*"], "PatientName=* matches everything: leave it out"),
     ],
 )
 def test_ls_refuses_what_it_does_not_understand(filled, words, said):
@@ -114,6 +135,7 @@ def test_ls_refuses_what_it_does_not_understand(filled, words, said):
     result = filled("ls", *words)
     assert result.exit_code != 0
     assert said in result.stderr
+    assert result.stdout == ""
 
 
 def test_export_writes_what_matches_into_folders(filled, tmp_path):
@@ -130,7 +152,7 @@ def test_delete_shows_what_matches_and_asks(filled):
     result = filled("delete", "PatientID=P2", input="\n")
     assert result.exit_code == 1
     assert "ROE^JANE" in result.stdout
-    assert "Delete 2 instances of 1 studies for good? [y/N]" in result.stdout
+    assert "Delete 2 instances of 1 study for good? [y/N]" in result.stdout
     assert len(listed(filled, "images")) == 8
 
 

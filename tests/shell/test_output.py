@@ -1,0 +1,43 @@
+"""How numbers and tables are shown to people."""
+
+import re
+import sys
+
+import pytest
+
+from pacs.cli.output import counted, show, size
+from pacs.testing import uid
+
+
+@pytest.mark.parametrize(
+    ("number", "thing", "said"),
+    [
+        (1, "instance", "1 instance"),
+        (0, "instance", "0 instances"),
+        (2, "study", "2 studies"),
+        (2, "series", "2 series"),
+    ],
+)
+def test_things_are_counted_as_people_do(number, thing, said):
+    """One of them is one."""
+    assert counted(number, thing) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (5 * 2**20, "5.0 MiB"), (2**52, "4096.0 TiB")],
+)
+def test_sizes_are_in_the_unit_people_would_use(number, said):
+    """And never 0.0 of one."""
+    assert size(number) == said
+
+
+def test_a_table_on_a_terminal_shows_uids_whole_and_headings_as_words(monkeypatch, capsys):
+    """A UID is there to be copied into the next command, however narrow the terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "70")
+    show(("StudyInstanceUID", "PatientName", "NumberOfStudyRelatedSeries"), [(uid("1"), "DOE^JOHN", 2)])
+    heading, *rest = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert heading.split() == ["Patient", "Name", "Series", "Study", "Instance", "UID"]
+    assert "".join(line.split()[-1] for line in rest) == uid("1")
+    assert rest[0].startswith("DOE^JOHN")
