@@ -60,7 +60,7 @@ def _tables(config: Config) -> dict[str, str]:
         "duplicates": _options(config, "storage.duplicates"),
         "unknown_sop_classes": _options(config, "storage.unknown_sop_classes"),
         "storage_syntaxes": _named(("transfer syntax", "UID"), syntaxes.KEPT),
-        "storage_classes": _named(("SOP Class", "UID"), sorted(STORAGE, key=_name)),
+        "storage_classes": _named(("SOP Class", "UID"), sorted(STORAGE, key=lambda uid: (_name(uid), uid))),
         "models": _table(("information model", "levels"), _models()),
         "manners": _table(("in a request", *MANNERS), _manners()),
         "keys": "\n\n".join(f"##### {level.name}\n\n{_keys(level)}" for level in QueryLevel),
@@ -91,8 +91,9 @@ def _facts() -> dict[str, object]:
 
 
 def _name(uid: str) -> str:
-    name = UID(uid).name
-    return name if name != uid else words.NEWER_THAN_THE_DICTIONARY[uid]
+    known = UID(uid)
+    name = known.name if known.name != uid else words.NEWER_THAN_THE_DICTIONARY[uid]
+    return f"{name} (retired)" if known.name != uid and known.is_retired else name
 
 
 def _tag(tag: int) -> str:

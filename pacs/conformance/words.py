@@ -85,7 +85,7 @@ FIXED_LIMITS = {
     "connections that are no association yet": server.MOST_UNASSOCIATED,
     "time for a requestor to close its connection at the end (ARTIM)": f"{association.Limits().artim:g} seconds",
     "an Identifier, whatever is configured": f"{identifier.LONGEST:,} bytes",
-    "elements and items of an Identifier": f"{identifier.MOST_ELEMENTS:,}",
+    "elements of an Identifier, where a sequence or item counts as two": f"{identifier.MOST_ELEMENTS:,}",
     "sequences inside of each other": DEPTH_LIMIT,
 }
 

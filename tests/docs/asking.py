@@ -1,0 +1,179 @@
+"""Asking a running archive one thing after the other, in bytes: what the tests of the conformance statement share."""
+
+import struct
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pydicom import Dataset
+from pynetdicom import AE, evt
+
+from tests import raw
+from tests.archives import identifier
+from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
+
+VERIFICATION = "1.2.840.10008.1.1"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+MR = "1.2.840.10008.5.1.4.1.1.4"
+ROOTS = {"Patient Root": "1", "Study Root": "2", "Patient/Study Only": "3"}
+OPERATIONS = {"FIND": "1", "MOVE": "2", "GET": "3"}
+COMMENT, ELEMENT = 0x0902, 0x0901
+REMAINING, COMPLETED, FAILED, WARNING = 0x1020, 0x1021, 0x1022, 0x1023
+
+
+def model(root: str, operation: str) -> str:
+    """The SOP Class of an operation on an information model."""
+    return f"1.2.840.10008.5.1.4.1.2.{ROOTS[root]}.{OPERATIONS[operation]}"
+
+
+FIND, MOVE, GET = (model("Study Root", each) for each in OPERATIONS)
+SERVICES = [VERIFICATION, *(model(root, operation) for root in ROOTS for operation in OPERATIONS)]
+
+
+@dataclass
+class Asker:
+    """An association with a context for every service, made when it is needed, and again when one was lost.
+
+    `extended` is what is offered in SOP Class Extended Negotiation for every service of Query/Retrieve.
+    """
+
+    port: int
+    extended: bytes = b""
+    calling: str = "ASKER"
+    client: Raw | None = field(default=None, init=False)
+
+    def __enter__(self) -> "Asker":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the association up."""
+        if self.client is not None:
+            self.client.socket.close()
+        self.client = None
+
+    def ask(self, kind: int, sop_class: str, data: bytes | None, extra: Iterable[bytes] = ()) -> list[Response]:
+        """All responses to a request; a failure costs the association."""
+        try:
+            client = self._associated()
+            client.send(raw.request(kind, self.context(sop_class), sop_class, 1, data, extra))
+            return client.until_final()
+        except BaseException:
+            self.close()
+            raise
+
+    def context(self, sop_class: str) -> int:
+        """The ID of the context of a service."""
+        return 2 * SERVICES.index(sop_class) + 1
+
+    def _associated(self) -> Raw:
+        if self.client is None:
+            self.client = Raw(self.port)
+            contexts = [(self.context(each), each, [IMPLICIT]) for each in SERVICES]
+            offers = b"".join(extended(each, self.extended) for each in SERVICES[1:]) if self.extended else b""
+            self.client.associate(*contexts, calling=self.calling, extra=offers)
+        return self.client
+
+    def find(self, level: str, root: str = "Study Root", **keys: object) -> list[Response]:
+        """All responses to a C-FIND."""
+        return self.ask(raw.C_FIND, model(root, "FIND"), identifier(level, **keys))
+
+    def found(self, level: str, root: str = "Study Root", **keys: object) -> list[Dataset]:
+        """The Identifiers of the Pending responses to a C-FIND, which must end in 0000."""
+        *pending, final = self.find(level, root, **keys)
+        assert final.status == 0x0000, f"{final.status:04X} {final.text(COMMENT)}"
+        return [each.dataset() for each in pending]
+
+    def status(self, level: str, root: str = "Study Root", **keys: object) -> int:
+        """The status of the first response to a C-FIND."""
+        return self.find(level, root, **keys)[0].status
+
+    def move(self, destination: str, level: str, root: str = "Study Root", **keys: object) -> list[Response]:
+        """All responses to a C-MOVE."""
+        extra = [raw.element(0x0600, destination.encode())]
+        return self.ask(raw.C_MOVE, model(root, "MOVE"), identifier(level, **keys), extra)
+
+    def get(self, level: str, root: str = "Study Root", **keys: object) -> list[Response]:
+        """All responses to a C-GET that can send nothing: there are no contexts for Storage here."""
+        return self.ask(raw.C_GET, model(root, "GET"), identifier(level, **keys))
+
+
+def store(
+    port: int,
+    data: Dataset | bytes,
+    *,
+    syntax: str = EXPLICIT,
+    sop_class: str = CT,
+    instance: str = "",
+    context: str = "",
+) -> Response:
+    """The response to a C-STORE; `context` is the abstract syntax of its context where it is another one."""
+    encoded = data if isinstance(data, bytes) else raw.encoded(data, syntax)
+    if isinstance(data, Dataset):
+        sop_class, instance = data.SOPClassUID, instance or data.SOPInstanceUID
+    with Raw(port) as client:
+        client.associate((1, context or sop_class, [syntax]))
+        client.send(raw.request(raw.C_STORE, 1, sop_class, 1, encoded, [raw.element(0x1000, instance.encode())]))
+        response = client.message()
+        client.release()
+    return response
+
+
+def store_command(sop_class: str, instance: str = "1.2.3") -> bytes:
+    """The PDU with the command of a C-STORE in context 1, whose data set is to follow."""
+    elements = [raw.element(0x0002, sop_class.encode()), raw.us(0x0100, raw.C_STORE), raw.us(0x0110, 1)]
+    elements += [raw.us(0x0700, 0), raw.us(0x0800, 1), raw.element(0x1000, instance.encode())]
+    return raw.pdv(1, raw.command_set(elements), command=True)
+
+
+def counts(response: Response) -> tuple[int | None, ...]:
+    """remaining, completed, failed, warning; None where absent."""
+    return tuple(response.number(tag) for tag in (REMAINING, COMPLETED, FAILED, WARNING))
+
+
+def extended(sop_class: str, information: bytes) -> bytes:
+    """A SOP Class Extended Negotiation sub-item."""
+    return raw.item(0x56, struct.pack(">H", len(sop_class)) + sop_class.encode() + information)
+
+
+def role(sop_class: str, scu: int, scp: int) -> bytes:
+    """An SCP/SCU Role Selection sub-item."""
+    return raw.item(0x54, struct.pack(">H", len(sop_class)) + sop_class.encode() + bytes([scu, scp]))
+
+
+def user_items(accept: bytes) -> list[tuple[int, bytes]]:
+    """The sub-items of the User Information in the body of an A-ASSOCIATE-AC."""
+    return [each for kind, body in raw.items(accept[68:]) if kind == 0x50 for each in raw.items(body)]
+
+
+def answered(port: int, *items: bytes, sop_classes: Iterable[str] = (*SERVICES, CT)) -> list[tuple[int, bytes]]:
+    """The User Information of the answer to an association request with these sub-items."""
+    with Raw(port) as client:
+        contexts = [(2 * place + 1, each, [IMPLICIT]) for place, each in enumerate(sop_classes)]
+        return user_items(client.associate(*contexts, extra=b"".join(items)))
+
+
+def negotiated(port: int, proposals: Iterable[tuple[str, list[str]]], **options: object) -> list[tuple[int, str]]:
+    """Result and transfer syntax of each proposed context, on as many associations as that takes."""
+    proposed, found = list(proposals), []
+    for start in range(0, len(proposed), 128):
+        part = [(2 * place + 1, *each) for place, each in enumerate(proposed[start : start + 128])]
+        with Raw(port) as client:
+            contexts = raw.contexts(client.associate(*part, **options))
+        found += [contexts[number] for number, *_ in part]
+    return found
+
+
+@contextmanager
+def destination(ae_title, answer=lambda _event: 0x0000, syntaxes=(EXPLICIT, IMPLICIT), classes=(CT,)):
+    """A storage SCP of pynetdicom's: `answer(event)` gives the status. Yields its row for the table of peers."""
+    ae = AE(ae_title)
+    for each in (*classes, VERIFICATION):
+        ae.add_supported_context(each, list(syntaxes))
+    listener = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, answer)])
+    try:
+        yield {"ae_title": ae_title, "host": "127.0.0.1", "port": listener.server_address[1]}
+    finally:
+        listener.shutdown()

@@ -1,0 +1,704 @@
+"""What the conformance statement says of associations (sections 1, 2, 3.1, 3.6 and 6), asked of running servers."""
+
+import re
+import socket
+import struct
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pacs.cli import main
+from pacs.config import Config
+from pacs.errors import ConfigurationError
+from pacs.telemetry import AssociationEnded
+from pacs.testing import serving, study
+from tests import raw
+from tests.archives import identifier, take_in
+from tests.docs.asking import (
+    CT,
+    FIND,
+    MOVE,
+    SERVICES,
+    VERIFICATION,
+    Asker,
+    answered,
+    counts,
+    destination,
+    extended,
+    model,
+    negotiated,
+    role,
+    store,
+    store_command,
+)
+from tests.docs.statement import TEXT, asks, rows
+from tests.programs import run
+from tests.raw import EXPLICIT, IMPLICIT, Raw
+
+DEFLATED, BIG, JPEG, JPIP = (f"1.2.840.10008.1.2{each}" for each in (".1.99", ".2", ".4.50", ".4.94"))
+ACCEPTED, NO_ABSTRACT, NO_TRANSFER = 0, 3, 4
+ABORT, REJECT = 0x07, 0x03
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A server with the defaults, and one peer with an order of transfer syntaxes."""
+    peer = {"ae_title": "ORDERLY", "host": "127.0.0.1", "port": 1, "transfer_syntaxes": [JPEG, IMPLICIT]}
+    with serving(tmp_path_factory.mktemp("networking"), {"peers": [peer]}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server that lets in one association at a time, of one peer, and only under its own AE title."""
+    peer = {"ae_title": "RAW", "host": "127.0.0.1", "port": 1}
+    settings = {
+        "access.callers": "peers",
+        "access.called_ae": "ours",
+        "limits.associations": 1,
+        "server.ae_title": "MINE",
+        "peers": [peer],
+    }
+    with serving(tmp_path_factory.mktemp("guarded"), settings) as running:
+        yield running
+
+
+# --- 1. Overview -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", rows("1. Overview", "SOP Class")[:-1], ids=lambda row: row[0])
+def test_every_service_is_offered_as_scp(archive, row):
+    """Its context is accepted, and it answers: a move to nobody with A801, everything else with 0000."""
+    _, sop_class, _, as_scp = row
+    assert as_scp == "yes"
+    kind = {".1": raw.C_ECHO} if sop_class == VERIFICATION else {".1": raw.C_FIND, ".2": raw.C_MOVE, ".3": raw.C_GET}
+    data = None if sop_class == VERIFICATION else identifier("STUDY", StudyInstanceUID="1.2.3")
+    with Asker(archive.port) as asker:
+        final = asker.ask(kind[sop_class[-2:]], sop_class, data, [raw.element(0x0600, b"NOBODY")])[-1]
+    assert final.status == (0xA801 if sop_class.endswith(".2") else 0x0000)
+
+
+@asks("pacs is an archive", "Conformant to PS3.4 Annex A", "One application entity does it all")
+def test_verification_as_scp_and_scu(archive, tmp_path):
+    """DCMTK's echoscu is answered; `pacs check` echoes a peer under our AE title."""
+    run("echoscu", "-aec", "PACS", "127.0.0.1", archive.port)
+    with destination("PEER") as peer:
+        file = tmp_path / "config.toml"
+        file.write_text(
+            f'[server]\nport = 0\n[[peers]]\nae_title = "PEER"\nhost = "127.0.0.1"\nport = {peer["port"]}\n'
+        )
+        printed = CliRunner().invoke(main, ["check", "--config", str(file)]).output
+    assert "peer PEER" in printed
+    assert "answers C-ECHO" in printed
+
+
+def test_as_many_storage_classes_as_are_listed():
+    """The overview counts the rows of section 3.2."""
+    last, where, *_ = rows("1. Overview", "SOP Class")[-1]
+    assert (last, where) == (f"{len(rows('3.2 Storage', 'SOP Class'))} Storage SOP Classes", "see section 3.2")
+
+
+# --- 2.1 Application entity --------------------------------------------------------------------------------------
+
+
+def test_the_application_entity_says_who_it_is(archive):
+    """AE title, application context name and implementation are those of the table; the port is the default's."""
+    said = dict(rows("2.1 Application entity", "what"))
+    with Raw(archive.port) as client:
+        accept = client.associate((1, VERIFICATION, [IMPLICIT]))
+    information = dict(answered(archive.port))
+    take_in(archive, study(series=1, instances=1, patient_id="WHO"))
+    with Asker(archive.port) as asker:
+        (found,) = asker.found("STUDY", PatientID="WHO")
+    assert said == {
+        "AE title": found.RetrieveAETitle,
+        "port": str(Config().server.port),
+        "application context name": dict(raw.items(accept[68:]))[0x10].decode(),
+        "implementation class UID": information[0x52].decode(),
+        "implementation version name": information[0x55].decode(),
+    }
+
+
+# --- 2.2 Associations --------------------------------------------------------------------------------------------
+
+
+@asks("The requests of an association are performed one after the other")
+def test_requests_are_performed_one_after_the_other(archive):
+    """Two C-FINDs in one packet are answered in their order, the first to its end before the second."""
+    take_in(archive, study(series=1, instances=2, patient_id="TWO"))
+    data = identifier("IMAGE", PatientID="TWO", SOPInstanceUID="")
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        client.send(*(raw.request(raw.C_FIND, 1, FIND, number, data) for number in (1, 2)))
+        order = [each.number(0x0120) for _ in (1, 2) for each in client.until_final()]
+    assert order == [1, 1, 1, 2, 2, 2]
+
+
+@asks("Where an asynchronous operations window is proposed")
+def test_one_operation_at_a_time_is_said_where_it_was_asked(archive):
+    """(1, 1), and nothing where nothing was proposed."""
+    assert (0x53, b"\0\1\0\1") in answered(archive.port, raw.item(0x53, struct.pack(">HH", 0, 9)))
+    assert 0x53 not in dict(answered(archive.port))
+
+
+@asks("A user identity is taken without a check")
+@pytest.mark.parametrize(("kind", "response"), [(1, b"\0\0"), (2, b"\0\0"), (3, None), (4, None), (5, None)])
+def test_a_user_identity_is_taken(archive, kind, response):
+    """Whoever it is; types 1 and 2 are told so, where they asked."""
+    for asked in (True, False):
+        sub_item = raw.item(0x58, bytes([kind, asked]) + b"\0\4user" + b"\0\2pw")
+        assert dict(answered(archive.port, sub_item)).get(0x59) == (response if asked else None)
+
+
+@asks("SOP Class Common Extended Negotiation is not answered")
+def test_common_extended_negotiation_is_not_answered(archive):
+    """A related general SOP Class is proposed; no sub-item 57H comes back."""
+    uids = (CT, "1.2.840.10008.4.2")
+    body = b"".join(struct.pack(">H", len(each)) + each.encode() for each in uids) + b"\0\0"
+    assert 0x57 not in dict(answered(archive.port, struct.pack(">BBH", 0x57, 0, len(body)) + body))
+
+
+@asks("An association of which no presentation context is accepted is accepted")
+def test_an_association_without_an_accepted_context(archive):
+    """An A-ASSOCIATE-AC comes, and a release is answered."""
+    with Raw(archive.port) as client:
+        accept = client.associate((1, "1.2.840.10008.5.1.1.9", [IMPLICIT]))
+        assert [result for result, _ in raw.contexts(accept).values()] == [NO_ABSTRACT]
+        client.release()
+
+
+def triplet(port, **options):
+    """Result, source and reason of the A-ASSOCIATE-RJ that a request is answered with."""
+    with Raw(port) as client:
+        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], **options))
+        kind, body = client.pdu()
+    assert kind == REJECT
+    return "/".join(map(str, body[1:4]))
+
+
+REJECTED = {
+    "1/1/1": {"max_pdu": 7},
+    "1/1/2": {"application": "1.2.840.10008.3.1.1.2"},
+    "1/1/3": {"calling": "STRANGER"},
+    "1/1/7": {"called": "OTHER"},
+    "1/2/2": {"version": 2},
+    "2/3/2": {},
+}
+
+
+@pytest.mark.parametrize("row", rows("2.2 Associations", "result/source/reason"), ids=lambda row: row[0])
+def test_every_rejection(guarded, row):
+    """Each triplet of the table is what its cause is answered with."""
+    with Raw(guarded.port) as holder:
+        if row[0] == "2/3/2":
+            holder.associate((1, VERIFICATION, [IMPLICIT]), called="MINE")
+        assert triplet(guarded.port, **({"called": "MINE"} | REJECTED[row[0]])) == row[0]
+        holder.socket.shutdown(socket.SHUT_WR)
+        assert holder.socket.recv(1) in (b"", b"\x07"), "the place is free again when the server has closed"
+
+
+@pytest.mark.parametrize("row", rows("2.2 Associations", "option"), ids=lambda row: " ".join(row[:2]))
+def test_every_option_of_access(archive, guarded, row):
+    """What is the default is in force; whom the other value keeps out gets in with the default."""
+    asked = {"access.callers": {"calling": "STRANGER"}, "access.called_ae": {"called": "OTHER"}}[row[0]]
+    reason = {"access.callers": "1/1/3", "access.called_ae": "1/1/7"}[row[0]]
+    if row[3] == "yes":
+        assert negotiated(archive.port, [(VERIFICATION, [IMPLICIT])], **asked) == [(ACCEPTED, IMPLICIT)]
+    else:
+        assert triplet(guarded.port, **({"called": "MINE"} | asked)) == reason
+
+
+# --- 2.2 Limits --------------------------------------------------------------------------------------------------
+
+
+def ended(client):
+    """The A-ABORT, or b'' for the mere end, that an association comes to; data before it goes by."""
+    try:
+        while True:
+            kind, body = client.pdu()
+            if kind == ABORT:
+                return body
+    except ConnectionError:
+        return b""
+
+
+def associations(serve):
+    """One more than may be is rejected."""
+    archive = serve(1)
+    with Raw(archive.port) as first:
+        first.associate((1, VERIFICATION, [IMPLICIT]))
+        assert triplet(archive.port) == "2/3/2"
+
+
+def pdu_size(serve):
+    """It is announced, and what is much longer is aborted."""
+    archive = serve(4096)
+    assert dict(answered(archive.port))[0x51] == struct.pack(">L", 4096)
+    with Raw(archive.port) as client:
+        client.associate((1, CT, [EXPLICIT]))
+        client.send(raw.pdu(0x04, bytes(4096 + 4097)))
+        assert ended(client)
+
+
+def negotiation_seconds(serve):
+    """Half a request, and nothing more: the connection ends."""
+    with Raw(serve(0.2).port) as client:
+        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])])[:50])
+        ended(client)
+
+
+def idle_seconds(serve):
+    """An association without a request is aborted."""
+    with Raw(serve(0.2).port) as client:
+        client.associate((1, VERIFICATION, [IMPLICIT]))
+        assert ended(client)
+
+
+def message_seconds(serve):
+    """A command set that does not go on is aborted."""
+    with Raw(serve(0.2).port) as client:
+        client.associate((1, CT, [EXPLICIT]))
+        client.send(raw.pdv(1, b"\0\0\0\0", command=True, last=False))
+        assert ended(client)
+
+
+def write_seconds(serve):
+    """16 MiB for a peer that never reads: more than the buffers between them."""
+    archive = serve(0.3)
+    big = study(series=1, instances=1)[0]
+    big.PixelData = bytes(16 << 20)
+    take_in(archive, [big])
+    over = threading.Event()
+    how = []
+
+    def note(event):
+        if isinstance(event, AssociationEnded):
+            how.append(event.how)
+            over.set()
+
+    archive.events.subscribe(note)
+    get = model("Study Root", "GET")
+    with Raw(archive.port) as client:
+        client.associate((1, get, [IMPLICIT]), (3, CT, [EXPLICIT]), extra=role(CT, 1, 1))
+        client.send(raw.request(raw.C_GET, 1, get, 1, identifier("STUDY", StudyInstanceUID=big.StudyInstanceUID)))
+        assert over.wait(20)
+    assert how == ["timeout"]
+
+
+def connect_seconds(serve):
+    """A listener whose queue is full lets nobody connect."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for each in (first, second):
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        row = {"ae_title": "FULL", "host": "127.0.0.1", "port": full.getsockname()[1]}
+        archive = serve(0.2, peers=[row])
+        take_in(archive, study(series=1, instances=1))
+        with Asker(archive.port) as asker:
+            assert asker.move("FULL", "STUDY", AccessionNumber="A1")[-1].status == 0xA702
+
+
+def drain_seconds(serve):
+    """An association that goes on when the server stops is aborted."""
+    archive = serve(0.2)
+    with Raw(archive.port) as client:
+        client.associate((1, VERIFICATION, [IMPLICIT]))
+        threading.Thread(target=archive.drain).start()
+        assert ended(client)
+
+
+def cancel_grace(serve):
+    """A destination that takes the whole test to answer."""
+    begun, done = threading.Event(), threading.Event()
+
+    def hang(_event):
+        begun.set()
+        done.wait(20)
+        return 0x0000
+
+    with destination("SLOW", hang) as slow:
+        archive = serve(0.1, peers=[slow])
+        take_in(archive, study(series=1, instances=2))
+        with Raw(archive.port) as client:
+            client.associate((1, MOVE, [IMPLICIT]))
+            extra = [raw.element(0x0600, b"SLOW")]
+            client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, identifier("STUDY", AccessionNumber="A1"), extra))
+            assert begun.wait(20)
+            client.send(raw.cancel(1, 1))
+            final = client.until_final()[-1]
+        done.set()
+    assert (final.status, counts(final)) == (0xFE00, (1, 0, 1, 0))
+
+
+def identifier_size(serve):
+    """A list of UIDs that is longer is refused."""
+    archive = serve(4096)
+    with Asker(archive.port) as asker:
+        assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 500) == 0x0000
+        assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 1000) == 0xA700
+
+
+def query_page(serve):
+    """More answers than a page come all, and in order."""
+    archive = serve(1)
+    sent = study(series=1, instances=5)
+    take_in(archive, sent)
+    with Asker(archive.port) as asker:
+        found = [each.SOPInstanceUID for each in asker.found("IMAGE", SOPInstanceUID="")]
+    assert found == sorted(each.SOPInstanceUID for each in sent)
+
+
+def query_scan(serve):
+    """Two rows would have to be judged one by one."""
+    archive = serve(1)
+    for number in (1, 2):
+        take_in(archive, study(series=1, instances=1, number=number, PatientComments="none"))
+    with Asker(archive.port) as asker:
+        assert asker.find("STUDY", StudyComments="x")[-1].status == 0xA700
+        assert len(asker.found("STUDY", StudyDescription="CT*")) == 2
+
+
+def retrieve_studies(serve):
+    """Two studies by a name are refused, by the Patient ID they are not."""
+    archive = serve(1)
+    for number in (1, 2):
+        take_in(archive, study(series=1, instances=1, number=number))
+    with Asker(archive.port) as asker:
+        assert asker.get("STUDY", PatientName="DOE^JOHN")[-1].status == 0xA900
+        assert asker.get("PATIENT", "Patient Root", PatientID="P1")[-1].status == 0xA702
+
+
+def pending_every(serve):
+    """Every second sub-operation is followed by a Pending response."""
+    with destination("TAKER") as taker:
+        archive = serve(2, peers=[taker])
+        take_in(archive, study(series=1, instances=5))
+        with Asker(archive.port) as asker:
+            remaining = [counts(each)[0] for each in asker.move("TAKER", "STUDY", AccessionNumber="A1")]
+    assert remaining == [3, 1, None]
+
+
+def pending_seconds(serve):
+    """A Pending response comes before the first sub-operation is done."""
+    with destination("SLOW", lambda _event: time.sleep(0.5) or 0) as slow:
+        archive = serve(0.1, peers=[slow])
+        take_in(archive, study(series=1, instances=1))
+        with Asker(archive.port) as asker:
+            remaining = [counts(each)[0] for each in asker.move("SLOW", "STUDY", AccessionNumber="A1")]
+    assert remaining[:2] == [1, 1]
+
+
+LIMITS = (
+    associations, pdu_size, negotiation_seconds, idle_seconds, message_seconds, write_seconds, connect_seconds,
+    drain_seconds, cancel_grace, identifier_size, query_page, query_scan, retrieve_studies, pending_every,
+    pending_seconds,
+)  # fmt: skip
+
+
+@asks(
+    "A peer that is late otherwise",
+    "Other keys than unique ones select at most `limits.retrieve_studies` studies",
+    "the running one has `limits.cancel_grace` seconds",
+    "A Pending response follows `limits.pending_every` sub-operations or `limits.pending_seconds`",
+)
+@pytest.mark.parametrize("row", rows("2.2 Associations", "limit"), ids=lambda row: row[0])
+def test_every_limit_acts(tmp_path, row):
+    """A server with a small limit does what the table says when it is reached."""
+    started = []
+
+    def serve(value, **settings):
+        context = serving(tmp_path / str(len(started)), {row[0]: value} | settings)
+        started.append(context)
+        return context.__enter__()
+
+    try:
+        {f"limits.{each.__name__}": each for each in LIMITS}[row[0]](serve)
+    finally:
+        for context in started:
+            context.__exit__(None, None, None)
+
+
+def an_associate_pdu(archive, size):
+    """One that says it is a byte longer is refused by its first six bytes."""
+    with Raw(archive.port) as client:
+        client.send(struct.pack(">BxL", 0x01, size + 1))
+        assert ended(client)
+
+
+def p_data(archive, slack):
+    """So much longer than announced is taken, and not a byte more."""
+    longest = archive.config.limits.pdu_size + slack
+    for length, answer in ((longest, 0x04), (longest + 1, ABORT)):
+        with Raw(archive.port) as client:
+            client.associate((1, CT, [EXPLICIT]))
+            client.send(store_command(CT), raw.pdv(1, bytes(length - 6), command=False))
+            assert client.pdu()[0] == answer
+
+
+def connections(archive, most):
+    """One more, and the oldest is given up."""
+    waiting = [socket.create_connection(("127.0.0.1", archive.port), 20) for _ in range(most + 1)]
+    try:
+        assert waiting[0].recv(100) == b""
+        waiting[1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            waiting[1].recv(1)
+    finally:
+        for each in waiting:
+            each.close()
+
+
+def asked(archive, data):
+    """The status of the first response to a C-FIND with these bytes as its Identifier."""
+    with Asker(archive.port) as asker:
+        return asker.ask(raw.C_FIND, FIND, data)[0].status
+
+
+def an_identifier(archive, size):
+    """A byte more is no Identifier for anybody."""
+    begun = identifier("STUDY", PatientID="NOBODY")
+    for more, status in ((0, 0x0000), (2, 0xC000)):
+        length = size - len(begun) - 8 + more
+        filler = struct.pack("<HHL", 0x0040, 0xA160, length) + b" " * length
+        assert asked(archive, begun + filler) == status
+
+
+def elements(archive, most):
+    """Elements of a private group, and items of a sequence, of which more than one is another mistake."""
+    for more in (0, 1):
+        private = b"".join(struct.pack("<HHL", 0x0009, 0x1000 + each, 0) for each in range(most - 1 + more))
+        assert asked(archive, identifier("STUDY") + private) == (0xC000 if more else 0x0000)
+        items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * ((most - 3) // 2 + more)
+        sequence = struct.pack("<HHL", 0x0008, 0x1032, len(items)) + items
+        assert asked(archive, identifier("STUDY") + sequence) == (0xC000 if more else 0xA900)
+
+
+def nesting(archive, depth):
+    """Sequences inside of sequences."""
+    for count, status in ((depth, 0x0000), (depth + 1, 0xC000)):
+        data = b""
+        for _ in range(count):
+            item = struct.pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
+            data = struct.pack("<HHL", 0x0040, 0x0275, len(item)) + item
+        assert asked(archive, identifier("STUDY", PatientID="NOBODY") + data) == status
+
+
+FIXED = {
+    "an A-ASSOCIATE-RQ or -AC": an_associate_pdu,
+    "a P-DATA-TF PDU beyond `limits.pdu_size`": p_data,
+    "connections that are no association yet": connections,
+    "an Identifier, whatever is configured": an_identifier,
+    "elements of an Identifier, where a sequence or item counts as two": elements,
+    "sequences inside of each other": nesting,
+}
+NOT_ASKED_LIMITS = {
+    "time for a requestor to close its connection at the end (ARTIM)": "tests/dimse has a shorter one, this takes 5 s"
+}
+
+
+@asks("A connection that has not become an association in time is closed, and holds none of the places")
+@pytest.mark.parametrize("row", rows("2.2 Associations", "fixed limit"), ids=lambda row: row[0])
+def test_every_fixed_limit_acts(generous, row):
+    """What is just within a limit is taken, what is just beyond it is not."""
+    if row[0] not in NOT_ASKED_LIMITS:
+        FIXED[row[0]](generous, int(row[1].removesuffix(" bytes").replace(",", "")))
+
+
+@pytest.fixture(scope="module")
+def generous(tmp_path_factory):
+    """A server whose configured limits are beyond the fixed ones, and with places for three associations."""
+    settings = {"limits.identifier_size": 1 << 25, "limits.associations": 3}
+    with serving(tmp_path_factory.mktemp("generous"), settings) as running:
+        yield running
+
+
+@asks("breaks PS3.7 or PS3.8, is answered with an A-ABORT")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        raw.pdu(0x09, b""),
+        raw.associate_rq([(1, VERIFICATION, [IMPLICIT])]),
+        raw.pdv(9, b"\0\0", command=True),
+        raw.pdv(1, b"\0\0", command=False),
+        raw.pdv(1, b"no command set", command=True),
+    ],
+    ids=["unknown PDU", "second request", "unknown context", "data without command", "no command set"],
+)
+def test_what_breaks_the_rules_is_aborted(archive, wrong):
+    """The association ends with an A-ABORT; the next one is served."""
+    with Raw(archive.port) as client:
+        client.associate((1, VERIFICATION, [IMPLICIT]))
+        client.send(wrong)
+        assert ended(client)
+    run("echoscu", "127.0.0.1", archive.port)
+
+
+# --- 2.3 Presentation contexts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", rows("2.3 Presentation contexts", "transfer syntax"), ids=lambda row: row[0])
+def test_every_service_takes_each_of_its_transfer_syntaxes(archive, row):
+    """Each of them proposed alone, for every service."""
+    assert set(negotiated(archive.port, [(each, [row[1]]) for each in SERVICES])) == {(ACCEPTED, row[1])}
+
+
+@asks(
+    "Every proposed presentation context is answered on its own, with the first of its transfer syntaxes",
+    "A context whose SOP Class is not supported is refused with result 3",
+)
+@pytest.mark.parametrize(
+    ("sop_class", "proposed", "answer"),
+    [
+        (CT, [JPEG, EXPLICIT], (ACCEPTED, JPEG)),
+        (CT, [EXPLICIT, JPEG], (ACCEPTED, EXPLICIT)),
+        (CT, [IMPLICIT, BIG, EXPLICIT], (ACCEPTED, BIG)),
+        (CT, [JPIP, IMPLICIT], (ACCEPTED, IMPLICIT)),
+        (CT, [JPIP, "1.2.3"], (NO_TRANSFER, JPIP)),
+        (FIND, [IMPLICIT, EXPLICIT], (ACCEPTED, EXPLICIT)),
+        (FIND, [DEFLATED, BIG], (ACCEPTED, BIG)),
+        (FIND, [DEFLATED], (NO_TRANSFER, DEFLATED)),
+        (MOVE, [DEFLATED, JPEG], (NO_TRANSFER, DEFLATED)),
+        (VERIFICATION, [IMPLICIT], (ACCEPTED, IMPLICIT)),
+        ("1.2.840.10008.5.1.1.9", [IMPLICIT], (NO_ABSTRACT, IMPLICIT)),
+        ("1.2.3.4.5", [EXPLICIT], (NO_ABSTRACT, EXPLICIT)),
+    ],
+)
+def test_which_transfer_syntax_is_accepted(archive, sop_class, proposed, answer):
+    """Each context gets one answer, whatever stands beside it."""
+    found = negotiated(archive.port, [(sop_class, proposed), (CT, [IMPLICIT]), (sop_class, proposed)])
+    assert found == [answer, (ACCEPTED, IMPLICIT), answer]
+
+
+@asks("For a peer with `transfer_syntaxes` in the table of peers their order decides")
+def test_a_peer_with_an_order_of_its_own(archive):
+    """Its order decides for Storage and not for queries; what is not in it counts last."""
+    proposals = [
+        (CT, [EXPLICIT, IMPLICIT, JPEG]),
+        (CT, [EXPLICIT, IMPLICIT]),
+        (CT, [BIG]),
+        (FIND, [IMPLICIT, EXPLICIT]),
+    ]
+    found = [syntax for _, syntax in negotiated(archive.port, proposals, calling="ORDERLY")]
+    assert found == [JPEG, IMPLICIT, BIG, EXPLICIT]
+
+
+@asks("Of a Storage SOP Class the requestor gets the roles", "Role selection for other SOP Classes is not answered")
+@pytest.mark.parametrize(("scu", "scp"), [(0, 1), (1, 1), (1, 0)])
+def test_role_selection(archive, scu, scp):
+    """The roles of Storage are given as proposed; for a query nothing is said, nor where nothing was proposed."""
+    assert (0x54, role(CT, scu, scp)[4:]) in answered(archive.port, role(CT, scu, scp))
+    assert 0x54 not in dict(answered(archive.port, role(FIND, scu, scp)))
+    assert 0x54 not in dict(answered(archive.port))
+
+
+# --- 2.4 SOP Class Extended Negotiation --------------------------------------------------------------------------
+
+
+def agreed(port, sop_class, offered):
+    """The bytes an offer is answered with, None where it is not."""
+    prefix = struct.pack(">H", len(sop_class)) + sop_class.encode()
+    found = [body for kind, body in answered(port, extended(sop_class, offered)) if kind == 0x56]
+    return found[0].removeprefix(prefix) if found else None
+
+
+@asks("Each byte that is offered is answered: 1 where it was 1 and is agreed to, else 0")
+@pytest.mark.parametrize(
+    "row", rows("2.4 SOP Class Extended Negotiation", "service"), ids=lambda row: " ".join(row[:2])
+)
+def test_every_byte_of_extended_negotiation(archive, row):
+    """Offered with 1, 0 and 2, as the last of so many bytes, in every information model of the service."""
+    services, place, _, answer = row
+    for service in services.replace("C-", "").split(", "):
+        for root in ("Patient Root", "Study Root", "Patient/Study Only"):
+            for offer, expected in ((1, int(answer)), (0, 0), (2, 0)):
+                found = agreed(archive.port, model(root, service), bytes(int(place) - 1) + bytes([offer]))
+                assert found == bytes(int(place) - 1) + bytes([expected])
+
+
+@asks("Bytes that are not offered are not answered")
+def test_what_is_not_offered_is_not_answered(archive):
+    """More bytes than there are, none at all, a SOP Class without a table, and one without a context."""
+    here = [row for row in rows("2.4 SOP Class Extended Negotiation", "service") if row[0] == "C-FIND"]
+    assert agreed(archive.port, FIND, b"\1" * 20) == bytes(int(row[3]) for row in here)
+    assert agreed(archive.port, FIND, b"") is None
+    assert agreed(archive.port, CT, b"\1\1") is None
+    assert 0x56 not in dict(answered(archive.port, extended(FIND, b"\1"), sop_classes=[CT]))
+    assert 0x56 not in dict(answered(archive.port))
+
+
+# --- 3.1 and 3.6 -------------------------------------------------------------------------------------------------
+
+
+NOT_PROVOKED = "C001"
+"""A failure of the server itself: there is none to provoke from outside."""
+
+
+@pytest.mark.parametrize("row", rows("3.1 Verification", "status"), ids=lambda row: row[0])
+def test_every_status_of_verification(archive, row):
+    """0000, without anything else."""
+    with Asker(archive.port) as asker:
+        (response,) = asker.ask(raw.C_ECHO, VERIFICATION, None)
+    assert row[0] == NOT_PROVOKED or (response.status, 0x0902 in response.elements) == (0x0000, False)
+
+
+@asks("A request in a presentation context of another SOP Class is answered with 0122, one that is none of")
+def test_requests_that_are_no_part_of_the_services(archive):
+    """0122 for the context's fault, 0211 for an operation nobody knows; the association goes on."""
+    assert store(archive.port, study(series=1, instances=1)[0], context="1.2.840.10008.5.1.4.1.1.4").status == 0x0122
+    with Asker(archive.port) as asker:
+        assert asker.ask(0x0150, VERIFICATION, None)[0].status == 0x0211
+        assert asker.ask(raw.C_ECHO, VERIFICATION, None)[0].status == 0x0000
+
+
+# --- 5 and 6 -----------------------------------------------------------------------------------------------------
+
+
+@asks("`server.ae_title`, `server.host`, `server.port`, `query.manner`")
+def test_what_can_be_configured_is_there():
+    """Each of the keys is one of config.toml."""
+    example = tomllib.loads((Path(__file__).parents[2] / "config.toml").read_text())
+    said = TEXT[TEXT.index("## 5. Configuration") : TEXT.index("## 6.")]
+    named = re.findall(r"`([a-z]+)\.([a-z_]+)`", said.replace("`config.toml`", ""))
+    assert len(named) == 9
+    assert [each for each in named if each[1] not in example[each[0]]] == []
+
+
+@asks("Flags of `pacs` beat the environment, which beats `config.toml`")
+def test_flags_beat_the_environment_which_beats_the_file(tmp_path):
+    """`pacs conformance` tells the AE title of each."""
+    file = tmp_path / "config.toml"
+    file.write_text('[server]\nae_title = "FILE"\n')
+    command = ["conformance", "--config", str(file)]
+    environment = {"PACS_SERVER__AE_TITLE": "ENVIRONMENT"}
+
+    def told(*flags, env=None):
+        return CliRunner().invoke(main, [*command, *flags], env=env).output.split("| AE title | ")[1].split(" ")[0]
+
+    assert told() == "FILE"
+    assert told(env=environment) == "ENVIRONMENT"
+    assert told("--set", "server.ae_title=FLAG", env=environment) == "FLAG"
+
+
+@asks("The server listens on 127.0.0.1", "Listening beyond its own machine while anybody may call is refused")
+def test_the_server_listens_on_this_machine_unless_it_is_meant(archive, tmp_path):
+    """The port is taken on 127.0.0.1 and free on another address of this machine; all addresses are refused."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", archive.port))
+    with pytest.raises(ConfigurationError, match="open_to_network"), serving(tmp_path, {"server.host": "0.0.0.0"}):
+        pass
+    with serving(tmp_path, {"server.host": "0.0.0.0", "access.open_to_network": True, "web.enabled": False}) as wide:
+        run("echoscu", "127.0.0.2", wide.port)
+
+
+@asks("No secure transport connection profile is supported")
+def test_there_is_no_tls(archive):
+    """A ClientHello is no association request: it is answered with an A-ABORT, not with a ServerHello."""
+    with Raw(archive.port) as client:
+        client.send(b"\x16\x03\x01\0\x05hello")
+        assert ended(client)
