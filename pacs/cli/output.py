@@ -40,7 +40,7 @@ def size(number: int) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """A table as wide as the terminal: UIDs stand last and whole, on several lines if need be."""
+    """A table no wider than the terminal: nothing is cut off, what is long takes several lines, UIDs stand last."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -48,16 +48,15 @@ def _table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     from pacs.telemetry import printable
 
     order = sorted(range(len(columns)), key=lambda place: columns[place].endswith("UID"))
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for place in order:
-        is_uid = columns[place].endswith("UID")
-        table.add_column(_heading(columns[place]), overflow="fold" if is_uid else "ellipsis", no_wrap=not is_uid)
+        table.add_column(_heading(columns[place]), overflow="fold")
     for row in rows:
         table.add_row(*(escape(printable(str(row[place]), 100)) for place in order))
     Console().print(table)
 
 
 def _heading(column: str) -> str:
-    """A keyword of PS3.6 as people read it: NumberOfStudyRelatedSeries is Series, PatientID is Patient ID."""
+    """A keyword of PS3.6 as people read it, on two lines: NumberOfStudyRelatedSeries is Series."""
     short = re.sub(r"^NumberOf(Patient|Study|Series)Related", "", column)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", short)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", short).replace(" ", "\n", 1)
