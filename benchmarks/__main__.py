@@ -1,0 +1,99 @@
+"""`python -m benchmarks`: which systems and measurements, and where the results go."""
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import chart, report
+from benchmarks.associations import idle, setup
+from benchmarks.bench import Bench, Row, say
+from benchmarks.find import find
+from benchmarks.ingest import raw, storescu
+from benchmarks.memory import memory
+from benchmarks.million import million
+from benchmarks.move import move
+from benchmarks.peers import SYSTEMS
+
+Family = Callable[[Bench], Iterator[Row]]
+
+FAMILIES: dict[str, Family] = {
+    "storescu": storescu,
+    "ingest": raw,
+    "find": find,
+    "move": move,
+    "setup": setup,
+    "idle": idle,
+    "memory": memory,
+    "million": million,
+}
+"""Every measurement by the name `--only` takes."""
+
+LARGE = ("memory", "million")
+"""Those that need minutes and gigabytes: run with --large, when named, or small with --quick."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, then write the table, and what else was asked for."""
+    asked = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that what was started is ended
+    bench = Bench(
+        runs=asked.runs or (1 if asked.quick else 5),
+        quick=asked.quick,
+        chosen=asked.systems or tuple(SYSTEMS),
+        settings=asked.set,
+        parent=asked.folder,
+    )
+    large = asked.large or asked.quick
+    names = asked.only or [name for name in FAMILIES if large or name not in LARGE]
+    rows = [row for name in names for row in FAMILIES[name](bench)]
+    _write(rows, asked)
+
+
+def _write(rows: list[Row], asked: argparse.Namespace) -> None:
+    if asked.json:
+        sys.stdout.write(report.as_json(rows))
+    elif sys.stdout.isatty():
+        report.show(rows)
+    else:
+        sys.stdout.write(report.markdown(rows))
+    if asked.out:
+        content = report.as_json(rows) if asked.out.suffix == ".json" else report.markdown(rows)
+        asked.out.write_text(content, encoding="utf-8")
+    if asked.chart:
+        asked.chart.write_text(chart.svg(rows), encoding="utf-8")
+        say(f"drew {asked.chart}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small loads, one run: to see that everything works, not to measure")
+    add("--large", action="store_true", help=f"also {' and '.join(LARGE)}: 2 GB instances, 1,000,000 studies")
+    add("--only", nargs="+", choices=FAMILIES, metavar="NAME", help=f"of {', '.join(FAMILIES)}")
+    add("--systems", nargs="+", choices=SYSTEMS, metavar="NAME", help=f"of {', '.join(SYSTEMS)}")
+    add("--runs", type=_positive, help="interleaved runs (5; 1 with --quick)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of this archive, as `pacs serve` takes",
+    )
+    add("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where everything is written; a real disk")
+    add("--json", action="store_true", help="JSON instead of a table")
+    add("--out", type=Path, metavar="FILE", help="write the table there too; .json for JSON")
+    add("--chart", type=Path, metavar="FILE", help="draw the medians as SVG")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What every measurement shares: which systems, how many interleaved runs, and the rows that come of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from statistics import median
+
+from benchmarks import peers
+from benchmarks.client import Refused
+from benchmarks.peers import System
+from benchmarks.processes import NotRunning
+
+
+class Better(Enum):
+    """Which of two values is the better one."""
+
+    MORE = "more"
+    LESS = "less"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one row of the table is about. `key` names it in goals and in JSON."""
+
+    key: str
+    title: str
+    unit: str
+    better: Better
+
+
+@dataclass
+class Row:
+    """The values of one line, one per run, by system; and what is to be said about a system's."""
+
+    line: Line
+    values: dict[str, list[float]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def median(self, system: str) -> float | None:
+        """The median of a system's runs, None when it has none."""
+        values = self.values.get(system)
+        return median(values) if values else None
+
+
+Measure = Callable[[System, int], Sequence[float]]
+"""What is measured of a system in one run: one value for each line."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The settings of one invocation."""
+
+    runs: int = 5
+    quick: bool = False
+    chosen: Sequence[str] = tuple(peers.SYSTEMS)
+    settings: Sequence[str] = ()
+    parent: Path = Path(tempfile.gettempdir())
+
+    def of(self, usual: int, quick: int) -> int:
+        """A count of the load, by whether this is a quick invocation."""
+        return quick if self.quick else usual
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A new folder, removed at the end."""
+        path = Path(tempfile.mkdtemp(prefix="pacs-benchmark-", dir=self.parent))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def systems(self, *names: str) -> Iterator[list[System]]:
+        """Those of these systems that were chosen and are installed, running side by side."""
+        wanted = [name for name in names if name in self.chosen]
+        for name in wanted:
+            if not peers.is_installed(name):
+                say(f"{name} is not installed")
+        there = [name for name in wanted if peers.is_installed(name)]
+        with self.folder() as folder, peers.systems(there, folder, self.settings) as started:
+            yield started
+
+    def interleave(
+        self, lines: Sequence[Line], systems: Sequence[System], measure: Measure, notes: Mapping[str, str] | None = None
+    ) -> list[Row]:
+        """Measure every system in turn, as often as there are runs. One that fails is left out from then on."""
+        rows = [Row(line, notes=dict(notes or {})) for line in lines]
+        failed: set[str] = set()
+        for run in range(self.runs):
+            for system in systems:
+                if system.name in failed:
+                    continue
+                say(f"{lines[0].key}: run {run + 1} of {self.runs}, {system.name}")
+                os.sync()
+                try:
+                    values = measure(system, run)
+                except (OSError, Refused, subprocess.SubprocessError) as error:
+                    failed.add(system.name)
+                    say(f"{system.name} failed: {error}")
+                    for row in rows:
+                        row.notes[system.name] = f"failed: {error}"
+                    continue
+                for row, value in zip(rows, values, strict=True):
+                    row.values.setdefault(system.name, []).append(value)
+        return rows
+
+
+def say(sentence: str) -> None:
+    """Tell whoever waits what is going on, on standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
+
+
+__all__ = ["Bench", "Better", "Line", "Measure", "NotRunning", "Row", "say"]

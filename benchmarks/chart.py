@@ -1,0 +1,63 @@
+"""The chart: bars of the medians by system, one panel for each line, as SVG written by hand."""
+
+from collections.abc import Iterator, Sequence
+from xml.sax.saxutils import escape
+
+from benchmarks.bench import Better, Row
+from benchmarks.peers import SYSTEMS
+from benchmarks.report import number
+
+COLOURS = {
+    "pacs": "#0b6e99",
+    "pacs-postgres": "#5aa9c7",
+    "orthanc": "#b5651d",
+    "orthanc-db": "#d9a066",
+    "dcmqrscp": "#7a7a7a",
+    "qrscp": "#b0b0b0",
+    "limit": "#2f2f2f",
+    "sink": "#2f2f2f",
+}
+
+LINES = (
+    "storescu", "ingest.9kB.1", "ingest.9kB.4", "ingest.9kB.16", "ingest.512kB.1.mb", "ingest.512kB.4.mb",
+    "find.patient_id.last", "find.infix.last", "find.all.rate", "find.all.counts.rate", "move", "setup.1", "setup.128",
+    "idle.cpu",
+)  # fmt: skip
+"""The lines that are drawn, where they were measured."""
+
+WIDTH, LEFT, BAR, GAP, HEAD = 860, 130, 15, 4, 26
+SPACE = 500
+"""How long the longest bar of a panel is, in pixels."""
+
+
+def svg(rows: Sequence[Row]) -> str:
+    """A chart of the rows in `LINES`; every panel has a scale of its own."""
+    drawn, top = [], 16
+    by_key = {row.line.key: row for row in rows}
+    for row in (by_key[key] for key in LINES if key in by_key):
+        panel = list(_panel(row, top))
+        drawn += panel
+        top += HEAD + len(_bars(row)) * (BAR + GAP) + 16
+    style = "text{font:12px system-ui,sans-serif;fill:#333}.head{font-weight:600}.value{fill:#555}"
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}">'
+    background = f'<rect width="{WIDTH}" height="{top}" fill="#fff"/>'
+    return "\n".join([opening, f"<style>{style}</style>", background, *drawn, "</svg>"]) + "\n"
+
+
+def _bars(row: Row) -> list[tuple[str, float]]:
+    medians = ((name, row.median(name)) for name in SYSTEMS)
+    return [(name, value) for name, value in medians if value is not None]
+
+
+def _panel(row: Row, top: int) -> Iterator[str]:
+    better = "more is better" if row.line.better is Better.MORE else "less is better"
+    yield f'<text class="head" x="10" y="{top + 8}">{escape(row.line.title)} — {escape(row.line.unit)}, {better}</text>'
+    bars = _bars(row)
+    longest = max((value for _, value in bars), default=0) or 1
+    for place, (name, value) in enumerate(bars):
+        y = top + HEAD - 6 + place * (BAR + GAP)
+        length = max(1.0, SPACE * value / longest)
+        yield f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end">{escape(name)}</text>'
+        yield f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{COLOURS[name]}"/>'
+        spread = f"{number(min(row.values[name]))}–{number(max(row.values[name]))}"
+        yield f'<text class="value" x="{LEFT + length + 6:.1f}" y="{y + 12}">{number(value)} ({spread})</text>'

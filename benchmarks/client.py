@@ -1,0 +1,193 @@
+"""The raw client: messages encoded beforehand, command and data set in one write, Nagle off, nothing waited for.
+
+It avoids the client's share of the stall between Nagle's algorithm and delayed acknowledgements: what it measures is
+the server.
+"""
+
+import socket as sockets
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
+
+from benchmarks import wire
+from benchmarks.wire import Context
+
+PATIENCE = 120
+"""Seconds a server may stay silent before it has failed."""
+
+STORAGE: Context = (wire.CT_IMAGE_STORAGE, [wire.EXPLICIT_LITTLE])
+QUERY: Context = (wire.STUDY_ROOT_FIND, [wire.IMPLICIT_LITTLE])
+RETRIEVE: Context = (wire.STUDY_ROOT_MOVE, [wire.IMPLICIT_LITTLE])
+
+Instance = tuple[str, bytes]
+"""A SOP Instance UID and the data set of a CT image in explicit VR little endian."""
+
+
+class Refused(Exception):
+    """A server did not do what it was asked."""
+
+
+class Association:
+    """An open association with a server on this machine."""
+
+    def __init__(self, port: int, called: str, contexts: Sequence[Context] = (STORAGE,)) -> None:
+        self._socket = sockets.create_connection(("127.0.0.1", port), PATIENCE)
+        self._socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        self._received, self._at = b"", 0
+        self.send(wire.associate_rq(called, contexts))
+        kind, answer = self._pdu()
+        if kind != wire.ASSOCIATE_AC:
+            raise Refused(f"the association was answered by a PDU of type {kind}")
+        self.accepted = wire.accepted(answer)
+        self.longest_pdu = wire.longest_pdu(answer)
+        if not self.accepted:
+            raise Refused("no presentation context was accepted")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        with self._socket:
+            if kind is None:
+                self.send(wire.pdu(wire.RELEASE_RQ, bytes(4)))
+                if self._pdu()[0] != wire.RELEASE_RP:
+                    raise Refused("the release was not answered")
+
+    def send(self, data: bytes) -> None:
+        """Send whole PDUs."""
+        self._socket.sendall(data)
+
+    def store(self, message: bytes) -> None:
+        """Send a whole C-STORE-RQ and wait for success. Raises Refused."""
+        self.send(message)
+        self.expect_success()
+
+    def expect_success(self) -> None:
+        """Take the final response. Raises Refused when it is another than success."""
+        for command in self.responses():
+            status = wire.number_of(command, 0x0900)
+            if status not in (0x0000, *wire.PENDING):
+                raise Refused(f"the response has status {status:04X}")
+
+    def responses(self) -> Iterator[bytes]:
+        """The command sets of the responses up to the final one."""
+        status = wire.PENDING[0]
+        while status in wire.PENDING:
+            kind, body = self._pdu()
+            if kind != wire.P_DATA:
+                raise Refused(f"a PDU of type {kind} came instead of a response")
+            for _, header, command in wire.pdvs(body):
+                if header & 1:
+                    status = wire.number_of(command, 0x0900)
+                    yield command
+
+    def _pdu(self) -> tuple[int, bytes]:
+        self._need(6)
+        kind, length = struct.unpack_from(">BxL", self._received, self._at)
+        self._need(6 + length)
+        start, self._at = self._at + 6, self._at + 6 + length
+        return kind, self._received[start : self._at]
+
+    def _need(self, count: int) -> None:
+        """Receive until so many bytes are there."""
+        while len(self._received) - self._at < count:
+            piece = self._socket.recv(1 << 18)
+            if not piece:
+                raise Refused("the server closed the connection")
+            wire.acknowledge_at_once(self._socket)
+            self._received, self._at = self._received[self._at :] + piece, 0
+
+
+# --- storing -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How many instances were answered with success in how many seconds."""
+
+    instances: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Instances per second."""
+        return self.instances / self.seconds
+
+
+def store(port: int, called: str, parts: Sequence[Iterable[Instance]], seconds: float = float("inf")) -> Sent:
+    """Store each part on an association of its own, all at once, until all is stored or the time is over.
+
+    Associations are open and messages encoded before the clock starts. Raises what the first failing one raised.
+    """
+    with ExitStack() as stack:
+        associations = [stack.enter_context(Association(port, called)) for _ in parts]
+        encoded = [_encode(each, part) for each, part in zip(associations, parts, strict=True)]
+        began = time.perf_counter()
+        pairs = zip(associations, encoded, strict=True)
+        counts = together([partial(_store_until, *pair, began + seconds) for pair in pairs])
+        return Sent(sum(counts), time.perf_counter() - began)
+
+
+def _encode(association: Association, instances: Iterable[Instance]) -> list[bytes]:
+    context, longest = association.accepted[0], association.longest_pdu
+    return [wire.store_rq(context, uid, at % 65535 + 1, data, longest) for at, (uid, data) in enumerate(instances)]
+
+
+def _store_until(association: Association, messages: Sequence[bytes], end: float) -> int:
+    for done, message in enumerate(messages):
+        if time.perf_counter() >= end:
+            return done
+        association.store(message)
+    return len(messages)
+
+
+def together(calls: Sequence[Callable[[], int]]) -> list[int]:
+    """What the calls return, each made in a thread of its own. Raises what the first failing one raised."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+# --- asking ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How many matches came, after how many seconds the first response did, and the last."""
+
+    matches: int
+    first: float
+    last: float
+
+
+def find(association: Association, keys: bytes) -> Answered:
+    """Run a C-FIND of the Study Root model on the first accepted context. Raises Refused."""
+    context = association.accepted[0]
+    return _ask(association, wire.query_rq(wire.C_FIND_RQ, context, wire.STUDY_ROOT_FIND, keys))[0]
+
+
+def move(association: Association, keys: bytes, destination: str) -> Answered:
+    """Run a C-MOVE of the Study Root model; its matches are the instances that were moved. Raises Refused."""
+    context = association.accepted[0]
+    message = wire.query_rq(wire.C_MOVE_RQ, context, wire.STUDY_ROOT_MOVE, keys, destination)
+    answered, command = _ask(association, message)
+    return replace(answered, matches=wire.number_of(command, 0x1021))
+
+
+def _ask(association: Association, message: bytes) -> tuple[Answered, bytes]:
+    """Send a request and take its responses; the command set of the final one. Raises Refused unless it succeeded."""
+    first, pending, command = 0.0, -1, b""
+    began = time.perf_counter()
+    association.send(message)
+    for response in association.responses():
+        first = first or time.perf_counter() - began
+        pending, command = pending + 1, response
+    last = time.perf_counter() - began
+    status = wire.number_of(command, 0x0900)
+    if status:
+        raise Refused(f"the final response has status {status:04X}")
+    return Answered(pending, first, last), command

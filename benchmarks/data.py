@@ -1,0 +1,196 @@
+"""Generated data: CT images of any size, and a population of studies to be asked about. The same every time."""
+
+import itertools
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from benchmarks.client import Instance
+from pacs import testing
+
+SIDES = {"9 kB": 64, "512 kB": 512}
+"""Rows and Columns of 16 bit pixels that make an instance of about this size."""
+
+_numbers = itertools.count(1)
+"""What tells one study sent in this process from every other."""
+
+
+# --- data sets with places to fill -------------------------------------------------------------------------------
+
+
+class Template:
+    """An encoded data set in explicit VR little endian in which the values of some text elements are exchanged."""
+
+    def __init__(self, encoded: bytes, prototype: Dataset, keywords: Sequence[str]) -> None:
+        """Raises ValueError when `encoded` does not hold an element of `keywords` as `prototype` has it."""
+        self._heads: dict[str, bytes] = {}
+        rest = encoded
+        for keyword in sorted(keywords, key=lambda each: tag_for_keyword(each) or 0):
+            before, found, rest = rest.partition(text_element(keyword, str(prototype[keyword].value)))
+            if not found:
+                raise ValueError(f"the prototype's {keyword} is not where it was expected")
+            self._heads[keyword] = before
+        self._tail = rest
+
+    def fill(self, values: dict[str, str]) -> bytes:
+        """The data set with these values by keyword, one for each place."""
+        pieces = [head + text_element(keyword, values[keyword]) for keyword, head in self._heads.items()]
+        return b"".join([*pieces, self._tail])
+
+
+def text_element(keyword: str, value: str) -> bytes:
+    """A text element of a short VR in explicit VR little endian."""
+    group, element, vr = _head(keyword)
+    encoded = value.encode() + ((b"\0" if vr == b"UI" else b" ") * (len(value) % 2))
+    return struct.pack("<HH2sH", group, element, vr, len(encoded)) + encoded
+
+
+@cache
+def _head(keyword: str) -> tuple[int, int, bytes]:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return tag >> 16, tag & 0xFFFF, dictionary_VR(tag).encode()
+
+
+def encode(dataset: Dataset) -> bytes:
+    """A data set in explicit VR little endian."""
+    out = DicomBytesIO()
+    out.is_little_endian, out.is_implicit_VR = True, False
+    write_dataset(out, dataset)
+    return out.getvalue()
+
+
+# --- images for ingest and retrieval -----------------------------------------------------------------------------
+
+
+def uid(kind: int, number: int) -> str:
+    """A UID of 26 characters; `kind` tells studies, series and instances apart."""
+    return f"2.25.{kind}{number:020}"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one new study in one series: sent in order, made when they are asked for."""
+
+    study_instance_uid: str
+    size: str
+    count: int
+
+    def __iter__(self) -> Iterator[Instance]:
+        number = int(self.study_instance_uid[-12:])
+        values = {"StudyInstanceUID": self.study_instance_uid, "SeriesInstanceUID": uid(2, number)}
+        shared = values | {"PatientID": f"PAT{number:07}", "AccessionNumber": f"ACC{number:07}"}
+        for place in range(self.count):
+            sop_instance_uid = uid(3, number * 10**7 + place)
+            yield sop_instance_uid, _images(self.size).fill(shared | {"SOPInstanceUID": sop_instance_uid})
+
+
+def images(size: str, count: int) -> Images:
+    """A study that was never sent before in this process, of `count` images of a size in `SIDES`."""
+    return Images(uid(1, next(_numbers)), size, count)
+
+
+@cache
+def _images(size: str) -> Template:
+    prototype = testing.study(series=1, instances=1, size=SIDES[size])[0]
+    keywords = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "AccessionNumber")
+    return Template(encode(prototype), prototype, keywords)
+
+
+def write_files(folder: Path, count: int) -> list[Path]:
+    """Part 10 files of a study of 9 kB images that was never written before in this process."""
+    patient = f"FILES{next(_numbers)}"
+    study = testing.study(patient_id=patient, series=1, instances=count, size=SIDES["9 kB"])
+    return testing.write(study, folder / patient)
+
+
+# --- a population of studies -------------------------------------------------------------------------------------
+
+SYLLABLES = ("BER", "DAL", "FEN", "GOR", "HIL", "KAM", "LIN", "MOR", "NIE", "ROS", "SAN", "TOL", "VAN", "WEI", "ZAN")
+FAMILIES = tuple("".join(parts) for parts in itertools.product(SYLLABLES, SYLLABLES, ("", "MANN", "SEN")))
+GIVEN = (
+    "ANNA", "BELA", "CARL", "DORA", "EMIL", "FRED", "GINA", "HANS", "IDA", "JUAN", "KARL", "LENA", "MARK", "NINA",
+    "OLAF", "PAUL", "RITA", "SVEN", "TINA", "UTE", "VERA", "WIM", "YVES", "ZOE", "ADAM", "BRIT", "CORA", "DIRK", "ELSA", "FINN",
+    "GRETA", "HUGO", "INES", "JOHN", "KATE", "LARS", "MARY", "NOAH", "OLGA", "PETER", "ROSA", "STEN", "TOM", "URSULA",
+)  # fmt: skip
+MIDDLE = ("", "A", "B", "M", "ANNA", "J", "JOSEF", "K", "L", "P", "R", "S", "T", "W")
+MONTHS = tuple(f"{year}{month:02}" for year in range(2016, 2026) for month in range(1, 13))
+MODALITIES = ("CT", "PT")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study of the population: one patient, one or two series of one image each."""
+
+    number: int
+
+    @property
+    def patient(self) -> dict[str, str]:
+        """The values of its patient."""
+        return {"PatientID": f"P{self.number:09}", "PatientName": self.name}
+
+    @property
+    def study(self) -> dict[str, str]:
+        """The values of itself."""
+        return {
+            "StudyInstanceUID": uid(4, self.number),
+            "StudyDate": self.date,
+            "AccessionNumber": f"A{self.number:09}",
+        }
+
+    @property
+    def series(self) -> list[dict[str, str]]:
+        """The values of its series, and of the image of each."""
+        return [
+            {
+                "SeriesInstanceUID": uid(5, 2 * self.number + place),
+                "SOPInstanceUID": uid(6, 2 * self.number + place),
+                "Modality": MODALITIES[place],
+            }
+            for place in range(1 + self.number % 2)
+        ]
+
+    @property
+    def name(self) -> str:
+        """The name of its patient: family, given, mostly a middle one."""
+        mixed = self.number * 2654435761 % 2**32
+        family, rest = FAMILIES[mixed % len(FAMILIES)], mixed // len(FAMILIES)
+        given, rest = GIVEN[rest % len(GIVEN)], rest // len(GIVEN)
+        return f"{family}^{given}^{MIDDLE[rest % len(MIDDLE)]}".rstrip("^")
+
+    @property
+    def date(self) -> str:
+        """Its date, somewhere in ten years."""
+        mixed = self.number * 40503 % 2**20
+        return f"{MONTHS[mixed % len(MONTHS)]}{mixed // len(MONTHS) % 28 + 1:02}"
+
+
+PLACES = ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate", "AccessionNumber", "SeriesInstanceUID",
+          "SOPInstanceUID", "Modality")  # fmt: skip
+
+
+def population(count: int) -> Iterator[Instance]:
+    """The images of the first `count` studies."""
+    prototype = population_prototype()
+    template = Template(encode(prototype), prototype, PLACES)
+    for study in map(Study, range(count)):
+        for series in study.series:
+            yield series["SOPInstanceUID"], template.fill(study.patient | study.study | series)
+
+
+def population_prototype() -> Dataset:
+    """An image of the population before its places are filled."""
+    return testing.study(series=1, instances=1, size=8)[0]
+
+
+@cache
+def bytes_of(size: str) -> int:
+    """The length of the data set of an image of a size in `SIDES`, in bytes."""
+    return len(next(iter(images(size, 1)))[1])

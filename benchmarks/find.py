@@ -1,0 +1,99 @@
+"""C-FIND: one study, some, and all of 10,000, with and without ModalitiesInStudy and the counts."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks import client, data, wire
+from benchmarks.bench import Bench, Better, Line, Row, say
+from benchmarks.client import Association
+from benchmarks.data import Study
+from benchmarks.peers import System
+
+STUDIES = 10_000
+
+PLAIN = (
+    "PatientID",
+    "PatientName",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyDescription",
+)
+COUNTED = (*PLAIN, "ModalitiesInStudy", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances")
+"""What is asked for: attributes of the study and its patient, and those made from its series and instances too."""
+
+WANTED = Study(321)
+"""The study that is looked for; every system has it but in a quick run, where it is the first."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question: what it is called, what it matches, and how often one run asks it."""
+
+    key: str
+    title: str
+    keys: Mapping[str, str]
+    times: int = 1
+
+
+def queries(wanted: Study) -> list[Query]:
+    """The questions, about this study and others."""
+    return [
+        Query("find.patient_id", "by Patient ID", {"PatientID": wanted.patient["PatientID"]}, 10),
+        Query("find.accession", "by Accession Number", {"AccessionNumber": wanted.study["AccessionNumber"]}, 10),
+        Query("find.prefix", "by name, prefix", {"PatientName": f"{wanted.name.partition('^')[0]}*"}, 5),
+        Query("find.infix", "by name, infix *^ANNA^*", {"PatientName": "*^ANNA^*"}, 3),
+        Query("find.month", "of one month", {"StudyDate": f"{wanted.date[:6]}01-{wanted.date[:6]}31"}, 3),
+        Query("find.all", "all", {}),
+    ]
+
+
+def find(bench: Bench) -> Iterator[Row]:
+    """Every question to every system, to the first response and to the last."""
+    names = ("pacs", "pacs-postgres", "orthanc", "orthanc-db", "dcmqrscp", "qrscp")
+    studies = bench.of(STUDIES, 100)
+    with bench.systems(*names) as systems:
+        held = {system.name: min(studies, system.most_studies) for system in systems}
+        for system in systems:
+            fill(system, held[system.name])
+        notes = {name: f"holds {count} studies" for name, count in held.items() if count < studies}
+        for query in queries(Study(7) if bench.quick else WANTED):
+            for counts in (False, True):
+                yield from asked(bench, systems, query, notes, counts=counts)
+
+
+def fill(system: System, studies: int) -> None:
+    """Store the first studies of the population."""
+    say(f"{system.name}: storing {studies} studies")
+    instances = list(data.population(studies))
+    client.store(system.port, system.ae_title, [instances[at::4] for at in range(4)])
+
+
+def asked(
+    bench: Bench, systems: Sequence[System], query: Query, notes: Mapping[str, str], *, counts: bool
+) -> list[Row]:
+    """The rows of one question: to the first response and to the last, and answers per second of all studies."""
+    key = f"{query.key}.counts" if counts else query.key
+    title = f"studies {query.title}{', with counts' if counts else ''}"
+    lines = [
+        Line(f"{key}.first", f"{title}: first response", "ms", Better.LESS),
+        Line(f"{key}.last", f"{title}: last response", "ms", Better.LESS),
+        Line(f"{key}.rate", f"{title}: answers", "per s", Better.MORE),
+    ]
+    identifier = wire.identifier("STUDY", {**dict.fromkeys(COUNTED if counts else PLAIN, ""), **query.keys})
+    matches: dict[str, int] = {}
+
+    def measure(system: System, _run: int) -> list[float]:
+        with Association(system.port, system.ae_title, [client.QUERY]) as association:
+            answers = [client.find(association, identifier) for _ in range(query.times)]
+        matches[system.name] = answers[0].matches
+        first, last = (median(each) * 1e3 for each in zip(*((a.first, a.last) for a in answers), strict=True))
+        return [first, last, answers[0].matches / last * 1e3]
+
+    rows = bench.interleave(lines, systems, measure, notes)
+    for row, (name, count) in itertools.product(rows, matches.items()):
+        row.notes[name] = "; ".join(filter(None, (notes.get(name), f"{count} matches")))
+    return rows if query.key == "find.all" else rows[:2]

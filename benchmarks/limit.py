@@ -1,0 +1,107 @@
+"""The limit: a program that only reads, writes and fsyncs what a C-STORE brings, and answers.
+
+`python -m benchmarks.limit PORT [FOLDER]` accepts every association and presentation context. With a folder, each data
+set becomes a file there, written as it arrives and fsynced before the answer; no header is read and no index kept.
+Without one it is a sink that only answers.
+"""
+
+import os
+import socket as sockets
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks import wire
+
+BUFFER = 1 << 20
+"""Bytes read at once; the longest PDU we take fits in."""
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    port, folder = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    with sockets.create_server(("127.0.0.1", port), backlog=128) as listener:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_serve, args=(connection, folder), daemon=True).start()
+
+
+def _serve(connection: sockets.socket, folder: Path | None) -> None:
+    connection.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+    with connection, suppress(ConnectionError):
+        for kind, body in _pdus(connection):
+            if kind == wire.ASSOCIATE_RQ:
+                connection.sendall(wire.associate_ac(bytes(body)))
+                reception = _Reception(connection, folder)
+            elif kind == wire.P_DATA:
+                reception.take(body)
+            elif kind == wire.RELEASE_RQ:
+                connection.sendall(wire.pdu(wire.RELEASE_RP, bytes(4)))
+
+
+def _pdus(connection: sockets.socket) -> Iterator[tuple[int, memoryview]]:
+    """The PDUs that come: types and bodies, which are good until the next one is asked for."""
+    view = memoryview(bytearray(BUFFER))
+    start = end = 0
+    while True:
+        needed = 6 + struct.unpack_from(">L", view, start + 2)[0] if end - start >= 6 else 6
+        if end - start >= needed > 6 or (needed == 6 and end - start > 6):
+            yield view[start], view[start + 6 : start + needed]
+            start += needed
+            continue
+        if start + max(needed, BUFFER // 4) > BUFFER:
+            view[: end - start] = bytes(view[start:end])
+            start, end = 0, end - start
+        count = connection.recv_into(view[end:])
+        wire.acknowledge_at_once(connection)
+        if not count:
+            return
+        end += count
+
+
+class _Reception:
+    """What arrives on one association."""
+
+    def __init__(self, connection: sockets.socket, folder: Path | None) -> None:
+        self._connection, self._folder = connection, folder
+        self._command = b""
+        self._file: int | None = None
+
+    def take(self, body: memoryview) -> None:
+        """Take in the PDVs of a P-DATA-TF."""
+        at = 0
+        while at < len(body):
+            length, context, header = struct.unpack_from(">LBB", body, at)
+            self._fragment(context, header, body[at + 6 : at + 4 + length])
+            at += 4 + length
+
+    def _fragment(self, context: int, header: int, data: memoryview) -> None:
+        if header & 1:
+            self._command = bytes(data)
+            return
+        if self._folder is not None:
+            self._write(self._folder, data)
+        if header & 2:
+            self._finish()
+            answer = wire.p_data(context, wire.store_rsp(self._command), command=True, longest=wire.MAX_PDU)
+            self._connection.sendall(answer)
+
+    def _write(self, folder: Path, data: memoryview) -> None:
+        if self._file is None:
+            name = wire.value_of(self._command, 0x1000).decode().strip("\0")
+            self._file = os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def _finish(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+
+
+if __name__ == "__main__":
+    main()

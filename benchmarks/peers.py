@@ -1,0 +1,197 @@
+"""The systems that are measured: this archive, three others, and the limit. Each is a process of its own.
+
+Every system writes to a folder of its own on the same disk, listens on a free port of 127.0.0.1, and knows the sink as
+the move destination SINK. They run as they ship, but for what the loads need: longer PDUs, enough associations.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import processes
+from benchmarks.postgres import postgres
+from benchmarks.processes import free_port, program, running
+from benchmarks.wire import MAX_PDU
+
+SINK = "SINK"
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class System:
+    """A running system, and what it can hold."""
+
+    name: str
+    ae_title: str
+    port: int
+    pid: int
+    folder: Path
+    most_studies: int = 10**9
+    most_associations: int = 10**9
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a system is started: its folder, the port of the sink, and settings of this archive as `--set` takes."""
+
+    folder: Path
+    sink_port: int = 1
+    settings: Sequence[str] = field(default=())
+
+
+Start = Callable[[Site], AbstractContextManager[System]]
+
+
+@contextmanager
+def pacs(site: Site, url: str = "", name: str = "pacs") -> Iterator[System]:
+    """Our archive, on SQLite unless another database is given."""
+    port = free_port()
+    site.folder.mkdir(parents=True, exist_ok=True)
+    configuration = site.folder / "config.toml"
+    configuration.write_text(
+        f'[server]\nport = {port}\n[database]\nurl = "{url or "sqlite:///pacs.db"}"\n[files]\nurl = "files"\n'
+        f"[limits]\nassociations = 200\n[web]\nenabled = false\n"
+        f'[[peers]]\nae_title = "{SINK}"\nhost = "127.0.0.1"\nport = {site.sink_port}\n'
+    )
+    settings = [part for each in site.settings for part in ("--set", each)]
+    command = [sys.executable, "-m", "pacs", "serve", "--config", configuration, *settings]
+    with running(command, site.folder, port, {"PYTHONPATH": str(REPOSITORY)}) as pid:
+        yield System(name, "PACS", port, pid, site.folder)
+
+
+@contextmanager
+def pacs_on_postgres(site: Site) -> Iterator[System]:
+    """Our archive on a PostgreSQL of its own."""
+    site.folder.mkdir(parents=True)
+    with postgres(site.folder) as url, pacs(site, url, "pacs-postgres") as system:
+        yield system
+
+
+@contextmanager
+def orthanc(site: Site, name: str = "orthanc", find: str = "Always") -> Iterator[System]:
+    """Orthanc; `find` says whether it reads files to answer a C-FIND, as it ships, or its database alone."""
+    port = free_port()
+    site.folder.mkdir(parents=True)
+    settings = {
+        "Name": "benchmark",
+        "StorageDirectory": str(site.folder / "storage"),
+        "IndexDirectory": str(site.folder / "storage"),
+        "SyncStorageArea": True,
+        "HttpServerEnabled": False,
+        "DicomPort": port,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowMove": True,
+        "DicomThreadsCount": 128,
+        "MaximumPduLength": MAX_PDU,
+        "StorageAccessOnFind": find,
+        "DicomModalities": {"sink": [SINK, "127.0.0.1", site.sink_port]},
+    }
+    (site.folder / "orthanc.json").write_text(json.dumps(settings))
+    with running([program("Orthanc"), site.folder / "orthanc.json"], site.folder, port) as pid:
+        yield System(name, "ORTHANC", port, pid, site.folder)
+
+
+def orthanc_on_database(site: Site) -> AbstractContextManager[System]:
+    """Orthanc that answers a C-FIND from its database alone."""
+    return orthanc(site, "orthanc-db", "Never")
+
+
+@contextmanager
+def dcmqrscp(site: Site) -> Iterator[System]:
+    """DCMTK's archive: one index file that is read from its beginning, at most some hundred studies."""
+    port, storage = free_port(), site.folder / "storage"
+    storage.mkdir(parents=True)
+    configuration = site.folder / "dcmqrscp.cfg"
+    configuration.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = {MAX_PDU}\nMaxAssociations = 200\n"
+        f"HostTable BEGIN\nsink = ({SINK}, localhost, {site.sink_port})\nHostTable END\n"
+        "VendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nDCMQRSCP {storage} RW (500, 1024mb) ANY\nAETable END\n"
+    )
+    with running([program("dcmqrscp"), "-c", configuration], site.folder, port) as pid:
+        yield System("dcmqrscp", "DCMQRSCP", port, pid, site.folder, most_studies=480)
+
+
+@contextmanager
+def qrscp(site: Site) -> Iterator[System]:
+    """pynetdicom's archive; it takes ten associations at a time."""
+    port = free_port()
+    site.folder.mkdir(parents=True)
+    configuration = site.folder / "qrscp.ini"
+    configuration.write_text(
+        f"[DEFAULT]\nae_title: QRSCP\nport: {port}\nmax_pdu: {MAX_PDU}\nacse_timeout: 30\ndimse_timeout: 60\n"
+        f"network_timeout: 60\nbind_address: 127.0.0.1\ninstance_location: {site.folder / 'instances'}\n"
+        f"database_location: {site.folder / 'instances.sqlite'}\n[{SINK}]\naddress: 127.0.0.1\nport: {site.sink_port}\n"
+    )
+    command = [sys.executable, "-m", "pynetdicom", "qrscp", "-c", configuration]
+    with running(command, site.folder, port) as pid:
+        yield System("qrscp", "QRSCP", port, pid, site.folder, most_studies=1000, most_associations=10)
+
+
+@contextmanager
+def limit(site: Site) -> Iterator[System]:
+    """The program that only reads, writes and fsyncs."""
+    port, storage = free_port(), site.folder / "storage"
+    storage.mkdir(parents=True)
+    with _limit("limit", site.folder, port, storage) as system:
+        yield system
+
+
+@contextmanager
+def sink(site: Site) -> Iterator[System]:
+    """The program that only answers."""
+    with _limit("sink", site.folder, free_port()) as system:
+        yield system
+
+
+@contextmanager
+def _limit(name: str, folder: Path, port: int, *arguments: object) -> Iterator[System]:
+    command = [sys.executable, "-m", "benchmarks.limit", port, *arguments]
+    with running(command, folder, port, {"PYTHONPATH": str(REPOSITORY)}) as pid:
+        yield System(name, SINK, port, pid, folder)
+
+
+SYSTEMS: dict[str, Start] = {
+    "pacs": pacs,
+    "pacs-postgres": pacs_on_postgres,
+    "orthanc": orthanc,
+    "orthanc-db": orthanc_on_database,
+    "dcmqrscp": dcmqrscp,
+    "qrscp": qrscp,
+    "limit": limit,
+    "sink": sink,
+}
+"""How each system is started, in the order of the table's columns."""
+
+OURS = ("pacs", "pacs-postgres")
+PEERS = ("orthanc", "orthanc-db", "dcmqrscp", "qrscp")
+"""What this archive is compared with."""
+
+NEEDS = {"orthanc": "Orthanc", "orthanc-db": "Orthanc", "dcmqrscp": "dcmqrscp"}
+"""The program that must be installed for a system."""
+
+
+def is_installed(name: str) -> bool:
+    """Whether a system can be started here."""
+    if name == "pacs-postgres":
+        from benchmarks.postgres import programs
+
+        return programs() is not None
+    return name not in NEEDS or program(NEEDS[name]) is not None
+
+
+@contextmanager
+def systems(names: Sequence[str], folder: Path, settings: Sequence[str]) -> Iterator[list[System]]:
+    """These systems, running side by side, each in a folder of its own. Raises NotRunning."""
+    with ExitStack() as stack:
+        destination = stack.enter_context(sink(Site(folder / "destination")))
+        sites = {name: Site(folder / name, destination.port, settings) for name in names}
+        yield [stack.enter_context(SYSTEMS[name](site)) for name, site in sites.items()]
+
+
+__all__ = ["OURS", "PEERS", "SINK", "SYSTEMS", "Site", "System", "is_installed", "processes", "systems"]

@@ -1,0 +1,128 @@
+"""Processes of ours: started, found ready, measured in /proc, ended by their own id."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PATIENCE = 60
+"""Seconds a process may take to be ready, or to end."""
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class NotRunning(Exception):
+    """A process did not start; the end of its log says why."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    command: Sequence[object], folder: Path, port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """A process in `folder` that listens on `port`, and its id; ended with the `with` block. Raises NotRunning."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "output.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(process, port, log)
+        yield process.pid
+    finally:
+        end(process)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    for _ in range(PATIENCE * 50):
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise NotRunning(f"{process.args!r} is not ready: {log.read_text(errors='replace')[-500:]}")
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that leads a session of its own, and what it forked."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(PATIENCE)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def program(name: str) -> str | None:
+    """The path of an installed program, also of those that only root has on the path."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+# --- what a process and those it forked cost ---------------------------------------------------------------------
+
+
+def cpu_seconds(pid: int) -> float:
+    """The time processors have spent on a process and its descendants, in seconds."""
+    return sum(sum(int(ticks) for ticks in _stat(each)[11:15]) for each in _family(pid)) / TICK
+
+
+def resident_megabytes(pid: int) -> float:
+    """The resident memory of a process and its descendants; shared pages count for each."""
+    return sum(_status(each, "VmRSS") for each in _family(pid)) / 1024
+
+
+def peak_megabytes(pid: int) -> float:
+    """The highest resident memory since `forget_peak`, each process taken by itself."""
+    return sum(_status(each, "VmHWM") for each in _family(pid)) / 1024
+
+
+def forget_peak(pid: int) -> None:
+    """Let the highest resident memory begin at what is resident now."""
+    for each in _family(pid):
+        Path(f"/proc/{each}/clear_refs").write_text("5")
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    everybody = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    parents = {each: int(stat[1]) for each in everybody if (stat := _stat(each))}
+    family = [pid]
+    for each in family:
+        family += [child for child, parent in parents.items() if parent == each]
+    return family
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third, the state, on; none when the process is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def _status(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return 0
