@@ -72,6 +72,7 @@ class Bench:
     def folder(self) -> Iterator[Path]:
         """A new folder, removed at the end."""
         path = Path(tempfile.mkdtemp(prefix="pacs-benchmark-", dir=self.parent))
+        path.chmod(0o755)  # PostgreSQL runs as another user
         try:
             yield path
         finally:

@@ -117,8 +117,8 @@ SYLLABLES = ("BER", "DAL", "FEN", "GOR", "HIL", "KAM", "LIN", "MOR", "NIE", "ROS
 FAMILIES = tuple("".join(parts) for parts in itertools.product(SYLLABLES, SYLLABLES, ("", "MANN", "SEN")))
 GIVEN = (
     "ANNA", "BELA", "CARL", "DORA", "EMIL", "FRED", "GINA", "HANS", "IDA", "JUAN", "KARL", "LENA", "MARK", "NINA",
-    "OLAF", "PAUL", "RITA", "SVEN", "TINA", "UTE", "VERA", "WIM", "YVES", "ZOE", "ADAM", "BRIT", "CORA", "DIRK", "ELSA", "FINN",
-    "GRETA", "HUGO", "INES", "JOHN", "KATE", "LARS", "MARY", "NOAH", "OLGA", "PETER", "ROSA", "STEN", "TOM", "URSULA",
+    "OLAF", "PAUL", "RITA", "SVEN", "TINA", "UTE", "VERA", "WIM", "YVES", "ZOE", "ADAM", "BRIT", "CORA", "DIRK", "ELSA",
+    "FINN", "GRETA", "HUGO", "INES", "JOHN", "KATE", "LARS", "MARY", "NOAH", "OLGA", "PETER", "ROSA", "STEN", "TOM",
 )  # fmt: skip
 MIDDLE = ("", "A", "B", "M", "ANNA", "J", "JOSEF", "K", "L", "P", "R", "S", "T", "W")
 MONTHS = tuple(f"{year}{month:02}" for year in range(2016, 2026) for month in range(1, 13))

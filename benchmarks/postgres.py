@@ -30,7 +30,6 @@ def postgres(parent: Path) -> Iterator[str]:
     if found is None:
         raise NotRunning("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=parent))
-    parent.chmod(0o755)
     user = _user()
     if user is not None:
         shutil.chown(folder, user)
