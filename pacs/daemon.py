@@ -17,7 +17,7 @@ from pacs.dimse.handlers import Handlers
 from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.retrieving import Patience
 from pacs.dimse.server import Server
-from pacs.errors import ConfigurationError
+from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
@@ -64,7 +64,11 @@ class Archive:
         self.close()
 
     def open(self) -> None:
-        """Make the index ready for use: an embedded one is upgraded, a server's is checked. Raises SchemaMismatch."""
+        """Make the index ready for use: an embedded one is upgraded, a server's is checked.
+
+        Raises SchemaMismatch, IndexUnavailable.
+        """
+        self.index.probe()
         schema.ensure(self.index)
 
     def start(self) -> None:
@@ -156,7 +160,11 @@ def file_store(config: Config) -> LocalFiles:
     """The file store of a configuration. Raises ConfigurationError, StorageUnavailable."""
     if config.files.url.startswith("s3://"):
         raise ConfigurationError("files.url: object stores are not supported yet; expected a folder")
-    return LocalFiles(Path(config.files.url))
+    try:
+        return LocalFiles(Path(config.files.url))
+    except StorageUnavailable as error:
+        why = f"{error.comment}: {config.files.url} has to be a folder we may write to, see files.url"
+        raise StorageUnavailable(why) from error
 
 
 def _peers(config: Config) -> tuple[Peer, ...]:

@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import URL, Connection, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from pacs.index import schema
 from pacs.index.database import Index
@@ -197,10 +198,10 @@ def _run(who: str | None, *command: object) -> None:
 
 
 def _await(server: "subprocess.Popen[bytes]", url: URL, log: Path) -> None:
-    """Return when the server answers."""
+    """Return when the server answers; its socket is there a while before it does."""
     for _ in range(PATIENCE * 20):
         assert server.poll() is None, log.read_text()
-        if (Path(str(url.query["host"])) / ".s.PGSQL.5432").exists():
+        with suppress(OperationalError), _administering(url):
             return
         time.sleep(0.05)
     pytest.fail(f"PostgreSQL does not start: {log.read_text()}")

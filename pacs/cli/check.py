@@ -1,6 +1,9 @@
 """`pacs check`: looks at everything a server needs, and says how to mend what it finds."""
 
+import errno
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -49,6 +52,7 @@ def _findings(config: "Config") -> Iterator[Finding]:
     yield _index(config)
     yield _files(config)
     yield _free_space(config)
+    yield _address(config)
     for peer in config.peers:
         yield _peer(config, peer)
 
@@ -59,6 +63,7 @@ def _index(config: "Config") -> Finding:
 
     try:
         with closing(Index(config.database.url)) as index:
+            index.probe()
             is_new = index.is_sqlite and schema.current(index) is None
             if not is_new:
                 schema.check(index)
@@ -79,7 +84,7 @@ def _files(config: "Config") -> Finding:
             probe.commit(b"")
         store.delete(probe.key)
     except PacsError as error:
-        return Finding("files", False, f"{config.files.url}: {error.comment}")
+        return Finding("files", False, error.comment)
     return Finding("files", True, f"{config.files.url} can be written")
 
 
@@ -89,6 +94,22 @@ def _free_space(config: "Config") -> Finding:
     if free < FREE_BYTES:
         return Finding("free space", False, f"only {free / 2**20:.0f} MiB are left where the files are: make room")
     return Finding("free space", True, f"{free / 2**30:.1f} GiB where the files are")
+
+
+def _address(config: "Config") -> Finding:
+    """Whether the address to listen on is free, or has our own server behind it."""
+    server = config.server
+    where = f"{server.host}:{server.port}"
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    try:
+        socket.create_server((server.host, server.port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and (running := _ourselves(config)).well:
+            return running
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        mend = "change server.host or server.port, or end what is there"
+        return Finding("server", False, f"cannot listen on {where} ({why}): {mend}")
+    return Finding("server", True, f"{where} is free to listen on")
 
 
 # --- peers -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def upgrade(config: "Config") -> None:
     from pacs.index.database import Index
 
     with closing(Index(config.database.url)) as index:
+        index.probe()
         before = schema.current(index)
         schema.upgrade(index)
         after = schema.current(index)
@@ -38,5 +39,6 @@ def check_schema(config: "Config") -> None:
     from pacs.index.database import Index
 
     with closing(Index(config.database.url)) as index:
+        index.probe()
         schema.check(index)
     click.echo(f"the index is at schema {schema.head()}, as it has to be")

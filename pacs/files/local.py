@@ -270,8 +270,8 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _FULL
-        raise StorageUnavailable("No space left for files" if full else "The file store cannot be used") from error
+        why = "No space left for files" if error.errno in _FULL else "The file store cannot be used"
+        raise StorageUnavailable(f"{why} ({error.strerror})") from error
 
 
 @contextmanager
@@ -281,4 +281,4 @@ def _reading() -> Iterator[None]:
     except FileNotFoundError as error:
         raise InstanceUnreadable("The stored file is missing") from error
     except OSError as error:
-        raise InstanceUnreadable("The stored file cannot be read") from error
+        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

@@ -66,6 +66,19 @@ class Index:
         """Close every pooled connection."""
         self._engine.dispose()
 
+    def probe(self) -> None:
+        """Connect, for whoever starts or checks: what the driver says against that names hosts, not patients.
+
+        Raises IndexUnavailable with how to mend it.
+        """
+        try:
+            with self._engine.connect():
+                pass
+        except DBAPIError as error:
+            said = " ".join(str(error.orig).split())
+            sentence = f"the index cannot be opened: {said}; check database.url, and that its server runs"
+            raise IndexUnavailable(sentence) from error
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A short transaction that sees one state of the index. Raises IndexUnavailable."""

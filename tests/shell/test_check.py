@@ -11,6 +11,7 @@ def checked(pacs, *settings, words=(), peers=()):
     """Run `pacs check` with settings and peers."""
     for each in peers:
         assert pacs("peers", "add", *each).exit_code == 0
+    settings = ("server.port=0", *settings)
     return pacs("check", *words, *(word for setting in settings for word in ("--set", setting)))
 
 
@@ -24,7 +25,9 @@ def test_all_is_well_on_the_defaults(pacs):
     result = checked(pacs)
     assert result.exit_code == 0
     assert {mark for mark, _ in lines(result)} == {"ok"}
-    assert [said.partition(":")[0] for _, said in lines(result)] == ["configuration", "index", "files", "free space"]
+    assert [said.partition(":")[0] for _, said in lines(result)] == [
+        "configuration", "index", "files", "free space", "server",
+    ]  # fmt: skip
     assert "SQLite" in result.stdout
 
 
@@ -48,7 +51,38 @@ def test_files_that_cannot_be_written_are_found(pacs, tmp_path):
     (tmp_path / "taken").write_text("")
     result = checked(pacs, "files.url=taken")
     assert result.exit_code == 1
-    assert any(mark == "FAIL" and said.startswith(f"files: {tmp_path}/taken") for mark, said in lines(result))
+    sentence = f"The file store cannot be used (File exists): {tmp_path}/taken has to be a folder we may write to"
+    assert ("FAIL", f"files: {sentence}, see files.url") in lines(result)
+
+
+def test_a_database_server_that_is_not_there_is_found(pacs):
+    """What the driver says, and where to look; the password is not told."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        result = checked(pacs, f"database.url=postgresql+psycopg://me:hush@127.0.0.1:{port}/pacs")
+    (said,) = [said for mark, said in lines(result) if mark == "FAIL"]
+    assert said.startswith("index: the index cannot be opened: ")
+    assert "Connection refused" in said
+    assert "check database.url" in said
+    assert "hush" not in result.stdout
+
+
+def test_a_port_that_is_taken_is_found(pacs):
+    """By something that answers no C-ECHO."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = checked(pacs, f"server.port={port}", "limits.connect_seconds=0.2", "limits.negotiation_seconds=0.2")
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in result.stdout
+
+
+def test_a_port_that_is_ours_already_is_well(pacs, tmp_path):
+    """`pacs check` may be run beside the server."""
+    with serving(tmp_path / "running") as running:
+        result = checked(pacs, f"server.port={running.port}")
+    assert result.exit_code == 0
+    assert ("ok", f"server: answers C-ECHO on 127.0.0.1:{running.port}") in lines(result)
 
 
 def test_a_peer_that_answers_is_well(pacs, tmp_path):
