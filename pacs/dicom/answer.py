@@ -59,15 +59,14 @@ class _Answer:
         found = [self._element(each) for each in (*query.requested, *unique)]
         found += _creators(each.attribute for each in query.requested)
         found += self._timezone()
-        found.append(raw(0x00080052, "CS", _even(query.level.name)))
-        found.append(raw(0x00080054, "AE", _even(retrieve_ae_title)))
-        found.append(raw(0x00080056, "CS", b"ONLINE"))
+        found += [raw(*each) for each in stated(query.level, retrieve_ae_title)]
         return {element.tag: element for element in found}
 
     def _element(self, requested: Requested) -> Element:
         attribute = requested.attribute
         if attribute.kept is Kept.COMPUTED:
-            return _computed(attribute, self._match.computed.get(attribute.keyword, ()))
+            value = computed_value(attribute, self._match.computed.get(attribute.keyword, ()))
+            return raw(attribute.tag, attribute.vr, value)
         source = self._extra if attribute.kept is Kept.FILE else self._rows.get(attribute.level, self._extra)
         return _returned(requested, self._keys.get(attribute), source, self._query.unknown_matches)
 
@@ -79,9 +78,19 @@ class _Answer:
         return [row.dataset.get_item(_TIMEZONE)]
 
 
-def _computed(attribute: Attribute, value: int | tuple[str, ...]) -> Element:
+def stated(level: QueryLevel, retrieve_ae_title: str) -> tuple[tuple[int, str, bytes], ...]:
+    """What every answer at a level says besides the entity's own: tag, VR and value."""
+    return (
+        (0x00080052, "CS", _even(level.name)),
+        (0x00080054, "AE", _even(retrieve_ae_title)),
+        (0x00080056, "CS", b"ONLINE"),
+    )
+
+
+def computed_value(attribute: Attribute, value: int | tuple[str, ...]) -> bytes:
+    """A computed attribute as it is encoded."""
     text = str(value) if isinstance(value, int) else "\\".join(value)
-    return raw(attribute.tag, attribute.vr, _even(text, b"\0" if attribute.vr == "UI" else b" "))
+    return _even(text, b"\0" if attribute.vr == "UI" else b" ")
 
 
 def _returned(requested: Requested, key: Key | None, source: View, unknown_matches: bool) -> Element:

@@ -294,7 +294,7 @@ class _Writer:
             value += b"\0" if name in ("UI", "OB", "UN") else b" "
         if self.longest is not None and len(value) > self.longest:
             return b""
-        return self._head(element.tag, name, len(value)) + value
+        return element_head(self.encoding, element.tag, name, len(value)) + value
 
     def _value(self, view: View, element: Element) -> bytes | None:
         """The encoded value; None for a converted one that cannot be written in its VR."""
@@ -304,25 +304,27 @@ class _Writer:
         if name in CUSTOMIZABLE and (self.terms is not None or not isinstance(element, RawDataElement)):
             return charset.encode(view.text(element), view.terms if self.terms is None else self.terms)
         if isinstance(element, RawDataElement):
-            return _in_order(element.value or b"", name, element.is_little_endian, self.encoding.little)
+            return in_order(element.value or b"", name, element.is_little_endian, self.encoding.little)
         return _pydicom_value(element, self.encoding)
 
     def _item(self, view: View) -> bytes:
         content = self.data_set(view)
         return struct.pack("<HHL" if self.encoding.little else ">HHL", 0xFFFE, 0xE000, len(content)) + content
 
-    def _head(self, tag: BaseTag, name: str, length: int) -> bytes:
-        order = "<" if self.encoding.little else ">"
-        head = struct.pack(order + "HH", tag.group, tag.element)
-        if self.encoding.implicit:
-            return head + struct.pack(order + "L", length)
-        if name in SHORT_VRS and length <= 0xFFFE:
-            return head + name.encode() + struct.pack(order + "H", length)
-        long_name = name if name in LONG_VRS else "UN"  # PS3.5 6.2.2: what is too long for a 16 bit length
-        return head + long_name.encode() + struct.pack(order + "HL", 0, length)
+
+def element_head(encoding: Encoding, tag: int, name: str, length: int) -> bytes:
+    """The tag, VR and length of an element (PS3.5 7.1)."""
+    order = "<" if encoding.little else ">"
+    head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
+    if encoding.implicit:
+        return head + struct.pack(order + "L", length)
+    if name in SHORT_VRS and length <= 0xFFFE:
+        return head + name.encode() + struct.pack(order + "H", length)
+    long_name = name if name in LONG_VRS else "UN"  # PS3.5 6.2.2: what is too long for a 16 bit length
+    return head + long_name.encode() + struct.pack(order + "HL", 0, length)
 
 
-def _in_order(value: bytes, vr: str, was_little: bool, little: bool) -> bytes:
+def in_order(value: bytes, vr: str, was_little: bool, little: bool) -> bytes:
     """The same words in another byte order."""
     if was_little == little or vr not in _WORDS:
         return value

@@ -19,7 +19,7 @@ from pacs.dicom.manner import Manner, Negotiated
 from pacs.dicom.query import DateTimeRange, Item, Key, Names, Query, Range, Requested, Single, Wildcard
 from pacs.errors import IdentifierError, UndecodableDataSet
 
-__all__ = ["Selection", "decode", "encode", "parse_query", "parse_retrieve", "respond"]
+__all__ = ["Selection", "decode", "encode", "encoding_of", "parse_query", "parse_retrieve", "respond"]
 
 LONGEST = 16 << 20
 """The longest Identifier, in bytes; a list of 100,000 UIDs takes less than half."""
@@ -50,9 +50,7 @@ def decode(data: bytes, transfer_syntax: str) -> Dataset:
     Raises UndecodableDataSet for what is longer than `LONGEST`, nested too deep, has more than `MOST_ELEMENTS`
     elements, or is no data set in this transfer syntax; a deflated one is refused (checklist P9, P10).
     """
-    encoding = _ENCODINGS.get(transfer_syntax)
-    if encoding is None:
-        raise UndecodableDataSet("no transfer syntax for an Identifier")
+    encoding = encoding_of(transfer_syntax)
     if len(data) > LONGEST:
         raise UndecodableDataSet(f"Identifier is longer than {LONGEST} bytes")
     return read(data, encoding, MOST_ELEMENTS)
@@ -60,10 +58,15 @@ def decode(data: bytes, transfer_syntax: str) -> Dataset:
 
 def encode(dataset: Dataset, transfer_syntax: str) -> bytes:
     """An answer in its transfer syntax. Raises UndecodableDataSet for one that no Identifier is sent in."""
+    return write(View.of(dataset), encoding_of(transfer_syntax))
+
+
+def encoding_of(transfer_syntax: str) -> Encoding:
+    """How data sets are encoded in a transfer syntax. Raises UndecodableDataSet where no Identifier is sent in it."""
     encoding = _ENCODINGS.get(transfer_syntax)
     if encoding is None:
         raise UndecodableDataSet("no transfer syntax for an Identifier")
-    return write(View.of(dataset), encoding)
+    return encoding
 
 
 def parse_query(dataset: Dataset, root: Root, manner: Manner, negotiated: Negotiated) -> Query:

@@ -1,0 +1,154 @@
+"""The bytes of the Identifiers in Pending responses, put together from the rows as they are kept.
+
+A row keeps its elements encoded (`pacs.dicom.kept`), so an answer is mostly a choice among them: one walk over each
+row, and no data set in between. What needs more than that, sequences, text beyond ASCII, attributes from files, goes
+the general way, `pacs.dicom.answer.respond`, which says what an answer is; both give the same bytes.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from struct import Struct
+
+from pydicom import Dataset
+
+from pacs.dicom.answer import computed_value, respond, stated
+from pacs.dicom.attributes import Attribute, Kept, by_keyword
+from pacs.dicom.charset import CUSTOMIZABLE
+from pacs.dicom.dataset import AMBIGUOUS, EXPLICIT_LITTLE, element_head, in_order
+from pacs.dicom.elements import SHORT_VRS, Encoding
+from pacs.dicom.identifier import encode, encoding_of
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.query import Match, Query
+
+_TAG, _HEAD, _LONG_LENGTH = Struct("<HH"), Struct("<4s2sH"), Struct("<L")
+_SHORT = frozenset(vr.encode() for vr in SHORT_VRS)
+_TEXT = frozenset(vr.encode() for vr in CUSTOMIZABLE)
+_NOT_PLAIN = frozenset((b"SQ", b"UN"))
+_TIMEZONE = by_keyword("TimezoneOffsetFromUTC")
+_HEADS = 4096
+"""How many heads of elements are remembered: tags and lengths recur from answer to answer."""
+
+Places = dict[bytes, int]
+"""Where the elements of a row go in an answer, by their tags as they are encoded in a row."""
+Placed = list[tuple[int, bytes]]
+"""Encoded elements, each with its place in the answer."""
+
+
+class Pending:
+    """Makes the Identifiers that answer one query in one transfer syntax.
+
+    Raises UndecodableDataSet for a transfer syntax that no Identifier is sent in.
+    """
+
+    def __init__(self, query: Query, retrieve_ae_title: str, transfer_syntax: str) -> None:
+        self._query = query
+        self._retrieve_ae_title = retrieve_ae_title
+        self._transfer_syntax = transfer_syntax
+        self._encoding = encoding_of(transfer_syntax)
+        self._head = lru_cache(_HEADS)(partial(_head, self._encoding))
+        self._places: dict[QueryLevel, Places] = {level: {} for level in QueryLevel}
+        self._computed: list[tuple[int, Attribute]] = []
+        self._empty = list(self._laid_out())
+        self._is_plain = not any(each.items or not _is_plain(each.attribute) for each in query.requested)
+        self._last: dict[QueryLevel, tuple[bytes, Placed | None]] = {}
+
+    def identifier(self, match: Match, from_file: Dataset | None = None) -> bytes:
+        """The Identifier for one match; `from_file` has what was read from its file."""
+        encoded = self._chosen(match) if self._is_plain and from_file is None else None
+        if encoded is None:
+            found = respond(match, self._query, self._retrieve_ae_title, from_file)
+            encoded = encode(found, self._transfer_syntax)
+        return encoded
+
+    # --- where everything goes ---------------------------------------------------------------------------------
+
+    def _laid_out(self) -> Iterator[bytes]:
+        """What stands at each place of an answer where a row has nothing for it, by tag; notes what goes where."""
+        attributes = {each.tag: each for each in _answered(self._query)}
+        same_in_all = {tag: (vr, value) for tag, vr, value in stated(self._query.level, self._retrieve_ae_title)}
+        for place, tag in enumerate(sorted(attributes.keys() | same_in_all.keys())):
+            if tag in same_in_all:
+                vr, value = same_in_all[tag]
+                yield self._element(_encoded_tag(tag), vr.encode(), value)
+            else:
+                yield self._empty_at(place, attributes[tag])
+
+    def _empty_at(self, place: int, attribute: Attribute) -> bytes:
+        """An attribute of zero length; nothing at all for the one that nobody asks for."""
+        tag = _encoded_tag(attribute.tag)
+        if attribute.kept is Kept.COMPUTED:
+            self._computed.append((place, attribute))
+        else:
+            self._places[attribute.level][tag] = place
+        vr = AMBIGUOUS.get(attribute.vr, attribute.vr)
+        return b"" if attribute is _TIMEZONE else self._element(tag, vr.encode(), b"")
+
+    # --- one answer --------------------------------------------------------------------------------------------
+
+    def _chosen(self, match: Match) -> bytes | None:
+        """The elements asked for out of those of the rows; None when they cannot be taken as they are."""
+        elements = self._empty.copy()
+        for level, row in match.kept.items():
+            placed = self._of_row(level, row)
+            if placed is None:
+                return None
+            for place, element in placed:
+                elements[place] = element
+        for place, attribute in self._computed:
+            value = computed_value(attribute, match.computed.get(attribute.keyword, ()))
+            elements[place] = self._element(_encoded_tag(attribute.tag), attribute.vr.encode(), value)
+        return b"".join(elements)
+
+    def _of_row(self, level: QueryLevel, row: bytes) -> Placed | None:
+        """What is taken from a row; neighbours often share those of the levels above."""
+        last = self._last.get(level)
+        if last is None or last[0] != row:
+            places = self._places[level]
+            last = self._last[level] = (row, self._taken(row, places) if places else [])
+        return last[1]
+
+    def _taken(self, row: bytes, places: Places) -> Placed | None:
+        placed: Placed = []
+        is_same = self._encoding == EXPLICIT_LITTLE
+        end = 0
+        while end < len(row) and len(placed) < len(places):
+            start = end
+            tag, vr, length = _HEAD.unpack_from(row, start)
+            at = start + 8
+            if vr not in _SHORT:
+                (length,) = _LONG_LENGTH.unpack_from(row, at)
+                at += 4
+            end = at + length
+            place = places.get(tag)
+            if place is not None:
+                value = row[at:end]
+                if vr in _NOT_PLAIN or (vr in _TEXT and (not value.isascii() or b"\x1b" in value)):
+                    return None
+                placed.append((place, row[start:end] if is_same else self._element(tag, vr, value)))
+        return placed
+
+    def _element(self, tag: bytes, vr: bytes, value: bytes) -> bytes:
+        if not self._encoding.little:
+            value = in_order(value, vr.decode(), was_little=True, little=False)
+        return self._head(tag, vr, len(value)) + value
+
+
+def _answered(query: Query) -> Iterator[Attribute]:
+    """The attributes an answer has besides those that are the same in all."""
+    yield from (each.attribute for each in query.requested)
+    yield from (by_keyword(level.unique_key) for level in (*query.root.above(query.level), query.level))
+    if query.level is QueryLevel.IMAGE:
+        yield _TIMEZONE
+
+
+def _is_plain(attribute: Attribute) -> bool:
+    return attribute.kept is not Kept.FILE and not attribute.creator
+
+
+def _encoded_tag(tag: int) -> bytes:
+    return _TAG.pack(tag >> 16, tag & 0xFFFF)
+
+
+def _head(encoding: Encoding, tag: bytes, vr: bytes, length: int) -> bytes:
+    group, element = _TAG.unpack(tag)
+    return element_head(encoding, group << 16 | element, vr.decode(), length)
