@@ -59,8 +59,6 @@ def questions(draw):
     asked |= draw(st.sets(st.sampled_from(of_level), max_size=3))
     stored = draw(st.sets(st.sampled_from(sorted(asked or {"PatientName"}))))
     stored |= draw(st.sets(st.sampled_from(FROM_INDEX), max_size=8))
-        st.sets(st.sampled_from(sorted(asked or {"PatientName"})))
-    )
     has_values = stored & set(FROM_INDEX) - set(UNIQUE)
     values = {keyword: draw(values_of(keyword)) for keyword in sorted(has_values)}
     above = {each.unique_key: UNIQUE[each.unique_key] for each in root.above(level)}
