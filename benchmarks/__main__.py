@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from benchmarks import chart, report
 from benchmarks.associations import idle, setup
-from benchmarks.bench import Bench, Row, say
+from benchmarks.bench import Bench, NotRunning, Row, say
+from benchmarks.client import Refused
 from benchmarks.find import find
 from benchmarks.ingest import raw, storescu
 from benchmarks.memory import memory
@@ -48,8 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     large = asked.large or asked.quick
     names = asked.only or [name for name in FAMILIES if large or name not in LARGE]
-    rows = [row for name in names for row in FAMILIES[name](bench)]
+    rows: list[Row] = []
+    failed = [name for name in names if not _measured(FAMILIES[name], bench, rows)]
     _write(rows, asked)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def _measured(family: Family, bench: Bench, rows: list[Row]) -> bool:
+    """Add the rows of a family; whether it came to its end. What was measured before it failed is not lost."""
+    try:
+        rows.extend(family(bench))
+    except (NotRunning, Refused, OSError, subprocess.SubprocessError) as error:
+        say(f"{family.__name__} failed: {error}")
+        return False
+    return True
 
 
 def _write(rows: list[Row], asked: argparse.Namespace) -> None:

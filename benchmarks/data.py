@@ -18,6 +18,9 @@ from pacs import testing
 SIDES = {"9 kB": 64, "512 kB": 512}
 """Rows and Columns of 16 bit pixels that make an instance of about this size."""
 
+SPREAD = 7_046_029_254_386_353_131
+"""Coprime to ten: multiplying by it modulo a power of ten maps no two numbers to one."""
+
 _numbers = itertools.count(1)
 """What tells one study sent in this process from every other."""
 
@@ -71,30 +74,41 @@ def encode(dataset: Dataset) -> bytes:
 
 
 def uid(kind: int, number: int) -> str:
-    """A UID of 26 characters; `kind` tells studies, series and instances apart."""
-    return f"2.25.{kind}{number:020}"
+    """A UID of 26 characters; `kind` tells studies, series and instances apart.
+
+    Neighbours differ in every digit: dcmqrscp makes file names of UIDs by a hash that sees little more than their end.
+    """
+    return f"2.25.{kind}{number * SPREAD % 10**20:020}"
 
 
 @dataclass(frozen=True)
 class Images:
     """The images of one new study in one series: sent in order, made when they are asked for."""
 
-    study_instance_uid: str
+    number: int
     size: str
     count: int
 
+    @property
+    def study_instance_uid(self) -> str:
+        """Its Study Instance UID."""
+        return uid(1, self.number)
+
     def __iter__(self) -> Iterator[Instance]:
-        number = int(self.study_instance_uid[-12:])
-        values = {"StudyInstanceUID": self.study_instance_uid, "SeriesInstanceUID": uid(2, number)}
-        shared = values | {"PatientID": f"PAT{number:07}", "AccessionNumber": f"ACC{number:07}"}
+        shared = {
+            "StudyInstanceUID": self.study_instance_uid,
+            "SeriesInstanceUID": uid(2, self.number),
+            "PatientID": f"PAT{self.number:07}",
+            "AccessionNumber": f"ACC{self.number:07}",
+        }
         for place in range(self.count):
-            sop_instance_uid = uid(3, number * 10**7 + place)
+            sop_instance_uid = uid(3, self.number * 10**7 + place)
             yield sop_instance_uid, _images(self.size).fill(shared | {"SOPInstanceUID": sop_instance_uid})
 
 
 def images(size: str, count: int) -> Images:
     """A study that was never sent before in this process, of `count` images of a size in `SIDES`."""
-    return Images(uid(1, next(_numbers)), size, count)
+    return Images(next(_numbers), size, count)
 
 
 @cache

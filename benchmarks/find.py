@@ -1,8 +1,7 @@
 """C-FIND: one study, some, and all of 10,000, with and without ModalitiesInStudy and the counts."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks import client, data, wire
@@ -94,6 +93,15 @@ def asked(
         return [first, last, answers[0].matches / last * 1e3]
 
     rows = bench.interleave(lines, systems, measure, notes)
-    for row, (name, count) in itertools.product(rows, matches.items()):
-        row.notes[name] = "; ".join(filter(None, (notes.get(name), f"{count} matches")))
-    return rows if query.key == "find.all" else rows[:2]
+    for row in rows:
+        _tell_matches(row, matches)
+    return rows if query.key.endswith("find.all") else rows[:2]
+
+
+def _tell_matches(row: Row, matches: Mapping[str, int]) -> None:
+    """Add to a row how many matches there were, and note which systems found another number."""
+    usual = next(iter(matches.values()), 0)
+    row.line = replace(row.line, title=f"{row.line.title} ({usual:,} match{'es' if usual != 1 else ''})")
+    for name, count in matches.items():
+        if count != usual:
+            row.notes[name] = "; ".join(filter(None, (row.notes.get(name), f"{count:,} matches")))

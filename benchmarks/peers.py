@@ -119,7 +119,7 @@ def dcmqrscp(site: Site) -> Iterator[System]:
 
 @contextmanager
 def qrscp(site: Site) -> Iterator[System]:
-    """pynetdicom's archive; it takes ten associations at a time."""
+    """pynetdicom's archive; it takes ten associations at a time, of which some may linger."""
     port = free_port()
     site.folder.mkdir(parents=True)
     configuration = site.folder / "qrscp.ini"
@@ -130,7 +130,7 @@ def qrscp(site: Site) -> Iterator[System]:
     )
     command = [sys.executable, "-m", "pynetdicom", "qrscp", "-c", configuration]
     with running(command, site.folder, port) as pid:
-        yield System("qrscp", "QRSCP", port, pid, site.folder, most_studies=1000, most_associations=10)
+        yield System("qrscp", "QRSCP", port, pid, site.folder, most_studies=1000, most_associations=8)
 
 
 @contextmanager

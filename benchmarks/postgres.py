@@ -51,7 +51,7 @@ def _server(found: Path, folder: Path, user: str | None) -> Iterator[None]:
         for _ in range(PATIENCE * 20):
             if server.poll() is not None:
                 raise NotRunning(f"PostgreSQL does not start: {(folder / 'output.log').read_text()[-500:]}")
-            if (folder / ".s.PGSQL.5432").exists():
+            if subprocess.run([found / "pg_isready", "-q", "-h", folder], check=False).returncode == 0:
                 break
             time.sleep(0.05)
         yield

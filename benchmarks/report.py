@@ -65,8 +65,16 @@ def number(value: float) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What is to be said about single cells."""
-    return [f"{row.line.key}: {name} {note}" for row in rows for name, note in row.notes.items() if note]
+    """What is to be said about single cells, each thing once."""
+    keys: dict[str, list[str]] = {}
+    for row in rows:
+        for name, note in row.notes.items():
+            keys.setdefault(f"{name}: {note}", []).append(row.line.key)
+    return [f"{note} ({_some(where)})" for note, where in keys.items()]
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]} to {keys[-1]}, {len(keys)} rows"
 
 
 def goals(rows: Sequence[Row]) -> Table:
