@@ -56,9 +56,15 @@ def study(
     """The data sets of one study with `series` series of `instances` instances each, with File Meta Information.
 
     `number` tells the studies of one patient apart; UIDs come from it, `patient_id` and `modality`. `size` is Rows and
-    Columns. `attributes` are set in every data set by keyword. Names beyond ASCII need a `character_set`. In an
-    encapsulated `transfer_syntax` the pixels are a placeholder that no codec decodes.
+    Columns. `attributes` are set in every data set by keyword. Texts beyond ASCII are in UTF-8 where no
+    `character_set` is named. In an encapsulated `transfer_syntax` the pixels are a placeholder that no codec decodes.
+
+    Raises ValueError for a `modality` that is none of `MODALITIES`.
     """
+    if modality not in MODALITIES:
+        raise ValueError(f"modality {modality!r} is none of {', '.join(MODALITIES)}")
+    if character_set is None and not f"{patient}{patient_id}{attributes}".isascii():
+        character_set = "ISO_IR 192"
     root = f"{patient_id}/{number}/{modality}"
     names = {"PatientName": patient, "PatientID": patient_id, "SpecificCharacterSet": character_set or []}
     shared = names | _of_study(modality, number, root)

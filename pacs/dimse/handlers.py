@@ -17,7 +17,7 @@ from pacs.dimse.retrieving import Carrier, Patience, RetrieveTask
 from pacs.dimse.status import Service
 from pacs.dimse.suboperations import Destination, OwnAssociation, Proposal, Sender
 from pacs.dimse.waiting import Vigil
-from pacs.errors import UnknownDestination
+from pacs.errors import DestinationUnreachable, UnknownDestination
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
@@ -146,9 +146,8 @@ class Handlers:
             return self.peers.destination(title)
         except UnknownDestination:
             known = ", ".join(self.peers.titles) or "none"
-            sentence = (
-                f"C-MOVE to unknown AE title {title!r}; known are: {known}. Add it: pacs peers add TITLE HOST PORT"
-            )
+            mend = "add it with `pacs peers add TITLE HOST PORT` and start the server again"
+            sentence = f"C-MOVE to unknown AE title {title!r}; known are: {known}; {mend}"
             self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
             raise
 
@@ -174,15 +173,21 @@ class Handlers:
     ) -> Sender:
         """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
         request = operation.request
-        association = establishment.request(
-            destination.host,
-            destination.port,
-            calling_ae_title=self.ae_title,
-            called_ae_title=destination.ae_title,
-            contexts=proposals,
-            limits=self.limits,
-            vigil=vigil,
-        )
+        try:
+            association = establishment.request(
+                destination.host,
+                destination.port,
+                calling_ae_title=self.ae_title,
+                called_ae_title=destination.ae_title,
+                contexts=proposals,
+                limits=self.limits,
+                vigil=vigil,
+            )
+        except DestinationUnreachable as error:
+            where = f"{destination.ae_title} at {destination.host}:{destination.port}"
+            sentence = f"move destination {where}: {error.comment}; `pacs check` asks it again"
+            self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
+            raise
         return Sender(
             association,
             self.retrieves,

@@ -11,7 +11,7 @@ from pacs.dicom import identifier
 from pacs.dimse import status
 from pacs.dimse.command import Command
 from pacs.dimse.operation import Operation, Publish
-from pacs.dimse.suboperations import Sent
+from pacs.dimse.suboperations import LOST, Sent
 from pacs.dimse.waiting import Vigil
 from pacs.errors import Cancelled
 from pacs.index.writer import StoredInstance
@@ -58,6 +58,7 @@ class RetrieveTask:
         self._patience = patience
         self._publish = publish
         self._since_pending = 0
+        self._why = ""  # the first failure; the others have mostly the same reason
         self._vigil = Vigil(
             operation.cancellation,
             attending=(operation.association,),
@@ -89,6 +90,8 @@ class RetrieveTask:
         except Cancelled as error:  # the running sub-operation had its grace
             sent = Sent(Outcome.FAILED, comment=error.comment)
         self._retrieval.record(instance, sent.outcome)
+        if sent.outcome is Outcome.FAILED:
+            self._why = self._why or _reason(sent)
         self._tell(instance, sent, time.monotonic() - began)
         self._since_pending += 1
         if self._since_pending >= self._patience.pending_every and not self._operation.cancellation.requested:
@@ -140,7 +143,7 @@ class RetrieveTask:
     def _comment(self, code: int) -> str:
         failed, total = len(self._retrieval.failed), self._retrieval.total
         told = failed and code not in (status.PENDING, status.CANCEL)
-        return f"{failed} of {total} sub-operations failed" if told else ""
+        return f"{failed} of {total} failed: {self._why}" if told else ""
 
     def _failed_list(self) -> bytes | None:
         if not self._retrieval.failed:
@@ -148,3 +151,8 @@ class RetrieveTask:
         failed = Dataset()
         failed.FailedSOPInstanceUIDList = list(self._retrieval.failed)
         return identifier.encode(failed, self._operation.context.transfer_syntax)
+
+
+def _reason(sent: Sent) -> str:
+    """Why a sub-operation failed, in our own words: what the peer that was sent to wrote may name a patient."""
+    return sent.comment if sent.status == LOST else f"it was answered {sent.status:04X}"

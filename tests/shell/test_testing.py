@@ -55,6 +55,21 @@ def test_a_patient_may_be_called_anything_the_character_set_holds(tmp_path, pati
     assert dcmread(*write(built, tmp_path)).PatientName == patient
 
 
+@pytest.mark.parametrize("where", ["patient", "patient_id", "StudyDescription"])
+def test_texts_beyond_ascii_are_in_utf_8_where_no_character_set_is_named(tmp_path, where):
+    """None is written as a question mark."""
+    built = study(series=1, instances=1, **{where: "Jörg"})
+    read = dcmread(*write(built, tmp_path))
+    assert read.SpecificCharacterSet == "ISO_IR 192"
+    assert "Jörg" in {str(read.PatientName), read.PatientID, read.StudyDescription}
+
+
+def test_a_modality_that_cannot_be_built_is_refused():
+    """With those that can."""
+    with pytest.raises(ValueError, match="'XX' is none of CT, MR"):
+        study(modality="XX")
+
+
 def test_any_attribute_can_be_set_by_its_keyword():
     """Over what the builder would have put there."""
     (dataset,) = study(series=1, instances=1, PatientSex="F", BodyPartExamined="KNEE")
