@@ -58,7 +58,10 @@ class AssociationAccepted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationRejected(Event):
-    """We sent A-ASSOCIATE-RJ (PS3.8 9.3.4), or gave up before one could be sent; `comment` says why in words."""
+    """We sent A-ASSOCIATE-RJ (PS3.8 9.3.4), or aborted what is no valid request; `comment` says why in words.
+
+    Result, source and reason are 0 where nothing was rejected but aborted.
+    """
 
     TITLE: ClassVar[str] = "association rejected"
     LEVEL: ClassVar[int] = logging.WARNING
@@ -254,12 +257,15 @@ def _log_value(name: str, value: Any) -> Any:
 LogFormat = Literal["console", "json"]
 
 QUIET = {
-    "pynetdicom": logging.WARNING,
+    "pynetdicom": logging.CRITICAL + 1,
     "pydicom": logging.ERROR,
     "py.warnings": logging.ERROR,
     "alembic": logging.WARNING,
 }
-"""Libraries' loggers and from which level on they are heard. Below these they quote what peers sent."""
+"""Libraries' loggers and from which level on they are heard. Below these they quote what peers sent.
+
+pynetdicom is never heard: it writes a line for every value it does not like, and one A-ASSOCIATE-RQ holds thousands.
+"""
 
 
 def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: TextIO | None = None) -> None:

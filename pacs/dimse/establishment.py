@@ -23,9 +23,16 @@ from pacs.dimse.agreement import (
 )
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.negotiation import SMALLEST_PDU, AcceptorPolicy
-from pacs.dimse.upper_layer import Primitive, UpperLayer
+from pacs.dimse.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
 from pacs.dimse.waiting import Vigil, wait
-from pacs.errors import AssociationLost, AssociationRejected, Cancelled, DestinationUnreachable, PeerTimeout
+from pacs.errors import (
+    AssociationLost,
+    AssociationRejected,
+    Cancelled,
+    DestinationUnreachable,
+    PeerTimeout,
+    ProtocolViolation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +59,8 @@ def accept(
 ) -> Association | Rejected:
     """Negotiate an association with whoever connected; `admit` says whether there is room for one more.
 
-    Raises AssociationLost when no association request came, or no valid one, or not in time; the connection has been
-    closed then. What is returned is for the caller to close.
+    Raises AssociationLost when no association request came, or not in time, and ProtocolViolation when what came is
+    no valid one; the connection has been closed then. What is returned is for the caller to close.
     """
     upper = UpperLayer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu)
     try:
@@ -79,7 +86,9 @@ def _answered(
     if not isinstance(request, A_ASSOCIATE):
         if upper.has_rejected:
             return Rejected(PROTOCOL_VERSION_NOT_SUPPORTED, upper)
-        raise AssociationLost("No valid association request came")
+        if upper.state == AWAITING_CLOSE:
+            raise ProtocolViolation("What came is no valid association request")
+        raise AssociationLost("No association request came")
     answer = policy.answer(request, address[0], limits.max_pdu)
     if not isinstance(answer, Rejection) and not admit():
         answer = LOCAL_LIMIT_EXCEEDED

@@ -10,9 +10,14 @@ from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT
 
 from pacs.dimse.agreement import MAX_CONTEXTS
 
+MOST_SYNTAXES = 128
+"""The most transfer syntaxes a context may propose, twice as many as there are: more only cost us time (P6)."""
+
 _ITEM = struct.Struct(">BxH")
 _TOP = 0
-_CONTEXT_ITEMS = (0x20, 0x21)
+_PROPOSED = 0x20
+_CONTEXT_ITEMS = (_PROPOSED, 0x21)
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _FIXED_PART = {0x20: 4, 0x21: 4, 0x50: 0}
 """The items that have items inside, and how many bytes come before those."""
 _KNOWN: dict[int, frozenset[int]] = {
@@ -71,7 +76,10 @@ def _understood(items: bytes, level: int = _TOP) -> bytes:
     """Variable items without those nobody knows, which are to be passed over (PS3.8 9.3.1). Raises InvalidPDU."""
     kept = bytearray()
     contexts: set[int] = set()
-    for kind, body in _split(items):
+    found = list(_split(items))
+    if level in _CONTEXT_ITEMS:
+        _check_context(level, [kind for kind, _ in found])
+    for kind, body in found:
         if kind in _CONTEXT_ITEMS:
             if body[:1] == b"" or body[0] in contexts or len(contexts) == MAX_CONTEXTS:
                 raise InvalidPDU
@@ -82,6 +90,14 @@ def _understood(items: bytes, level: int = _TOP) -> bytes:
         if kind in _KNOWN[level]:
             kept += _ITEM.pack(kind, len(body)) + body
     return bytes(kept)
+
+
+def _check_context(context: int, kinds: list[int]) -> None:
+    """See that a context says what it is for, once, and proposes no absurd number of transfer syntaxes."""
+    if kinds.count(_TRANSFER_SYNTAX) > MOST_SYNTAXES:
+        raise InvalidPDU
+    if context == _PROPOSED and kinds.count(_ABSTRACT_SYNTAX) != 1:
+        raise InvalidPDU
 
 
 def _split(items: bytes) -> Iterator[tuple[int, bytes]]:

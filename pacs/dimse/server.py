@@ -16,13 +16,14 @@ from pacs.dimse.command import CommandField
 from pacs.dimse.establishment import Rejected, accept
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.errors import AssociationLost
+from pacs.errors import AssociationLost, ProtocolViolation
 from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event
 
 Handler = Callable[[Association, Message], None]
 
 MOST_UNASSOCIATED = 256
-"""How many connections may wait for their association at once; one more, and the oldest is given up (P7)."""
+"""How many connections may be without an association at once, before it or after; one more, and the oldest is given up
+(P7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Server:
         self._listeners: list[socket.socket] = []
         self._ports: tuple[int, ...] = ()
         self._unassociated: dict[int, socket.socket] = {}
+        """By `id`: what has no association yet, or has none any more and is only waited for to close."""
         self._associations: set[Association] = set()
         self._admitted = 0
         self._threads: set[threading.Thread] = set()
@@ -157,10 +159,24 @@ class Server:
         )
         with self._lock:
             self._threads.add(thread)
-            self._unassociated[id(connection)] = connection
-            if len(self._unassociated) > MOST_UNASSOCIATED:
-                _cut(next(iter(self._unassociated.values())))
-        thread.start()
+            self._is_unassociated(connection)
+        try:
+            thread.start()
+        except RuntimeError:
+            logging.getLogger("pacs").warning("cannot serve a connection: no more threads can be started")
+            self._forget(thread, connection)
+            connection.close()
+
+    def _is_unassociated(self, connection: socket.socket) -> None:
+        """Count a connection among those without an association; the lock is held."""
+        self._unassociated[id(connection)] = connection
+        if len(self._unassociated) > MOST_UNASSOCIATED:
+            _cut(self._unassociated.pop(next(iter(self._unassociated))))
+
+    def _forget(self, thread: threading.Thread, connection: socket.socket) -> None:
+        with self._lock:
+            self._unassociated.pop(id(connection), None)
+            self._threads.discard(thread)
 
     # --- one connection -----------------------------------------------------------------------------------------
 
@@ -169,12 +185,11 @@ class Server:
         try:
             association = self._associate(connection)
             if association is not None:
-                self._serve(association)
+                self._serve(association, connection)
         except Exception:
             logging.getLogger("pacs").exception("an association failed")
         finally:
-            with self._lock:
-                self._threads.discard(threading.current_thread())
+            self._forget(threading.current_thread(), connection.socket)
 
     def _associate(self, connection: _Connection) -> Association | None:
         admitted = False
@@ -191,10 +206,14 @@ class Server:
             found = accept(connection.socket, connection.address, self._policy, self._limits, admit)
         except (AssociationLost, OSError):
             return None  # a port scan, a health check, or a peer that gave up
+        except ProtocolViolation as error:
+            self._publish(_aborted_event(error, connection))
+            return None
         finally:
             with self._lock:
-                self._unassociated.pop(id(connection.socket), None)
-                if admitted and not isinstance(found, Association):
+                if isinstance(found, Association):
+                    self._unassociated.pop(id(connection.socket), None)
+                elif admitted:
                     self._admitted -= 1
         if isinstance(found, Association):
             return found
@@ -202,7 +221,7 @@ class Server:
         found.close()
         return None
 
-    def _serve(self, association: Association) -> None:
+    def _serve(self, association: Association, connection: _Connection) -> None:
         with self._lock:
             self._associations.add(association)
             stopping = self._is_draining
@@ -220,6 +239,7 @@ class Server:
             with self._lock:
                 self._admitted -= 1
                 self._associations.discard(association)
+                self._is_unassociated(connection.socket)
                 self._lock.notify_all()
             self._publish(_ended_event(association, counts))
             association.close()
@@ -298,6 +318,19 @@ def _rejected_event(rejected: Rejected, connection: _Connection) -> Event:
         source=refused.source,
         reason=refused.reason,
         comment=refused.comment,
+    )
+
+
+def _aborted_event(violation: ProtocolViolation, connection: _Connection) -> Event:
+    return AssociationRejected(
+        association="",
+        calling_ae_title="",
+        called_ae_title="",
+        address=_text(connection.address),
+        result=0,
+        source=0,
+        reason=0,
+        comment=violation.comment,
     )
 
 

@@ -179,7 +179,7 @@ class UpperLayer:
     def _next_pdu(self) -> tuple[int, int] | None:
         """Type and length of the first PDU in the buffer, None when it is not all there. Raises InvalidPDU.
 
-        The length is believed only within what its type may have: nothing is set aside for more than that (P6).
+        The length is believed only within what its type may have, and nothing is set aside before it comes (P6).
         """
         arrived = len(self.wire.available)
         if arrived < _HEADER.size:
@@ -261,7 +261,7 @@ class UpperLayer:
             return
         self.wire.end_writing()
         deadline = time.monotonic() + max(0.0, self._provider.artim_timer.remaining)
-        while not self.wire.at_end:
+        while not self.wire.at_end and time.monotonic() < deadline:
             self.wire.discard()
             if not self.wire.fill() and wait(self.wire.fileno(), select.POLLIN, deadline) is None:
                 return

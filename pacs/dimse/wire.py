@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pacs.dimse.messages import Buffer
 
 RECEIVE_BUFFER = 1 << 18
+FIRST_BUFFER = 1 << 12
+"""What a connection costs until it has said something: many of them never do (P7)."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A peer that lost its power sends no FIN: it is noticed after a minute. Not every system has these options."""
@@ -28,7 +30,7 @@ class Wire:
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._buffer = memoryview(bytearray(self._capacity))
+        self._buffer = memoryview(bytearray(FIRST_BUFFER))
         self._start = self._end = 0
         self.at_end = False
         """Whether the peer has closed, or the connection broke: no more bytes will come than are in the buffer."""
@@ -51,15 +53,20 @@ class Wire:
         self._start += count
         if self._start == self._end:
             self._start = self._end = 0
-            if len(self._buffer) > self._capacity:
+            if len(self._buffer) != self._capacity:
                 self._buffer = memoryview(bytearray(self._capacity))
 
     def reserve(self, count: int) -> None:
-        """Make sure that `count` bytes can be available at once, by moving what is there to the front if need be."""
-        if self._start + count <= len(self._buffer):
+        """Make room towards `count` bytes being available at once, by moving what is there to the front if need be.
+
+        The buffer grows as bytes come: what is announced and not sent costs nothing. To be called again until they
+        are there.
+        """
+        size = len(self._buffer)
+        if self._start + count <= size or self._end < size < count:
             return
         held = self._end - self._start
-        target = self._buffer if count <= len(self._buffer) else memoryview(bytearray(count))
+        target = self._buffer if count <= size else memoryview(bytearray(min(count, 2 * size)))
         target[:held] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = target, 0, held
 
@@ -127,7 +134,7 @@ class Wire:
 
     def discard(self) -> None:
         """Throw away what has arrived and not been consumed, so that `fill` has room."""
-        self.consume(self._end - self._start)
+        self._start = self._end = 0
 
     def close(self) -> None:
         """Give the socket back. Only its owner may do this: another thread could still be waiting for the number."""

@@ -1,16 +1,22 @@
 """What hostile and broken clients do below the messages: PDUs cut anywhere, connections without end."""
 
 import socket
+import struct
+import threading
 import time
 
 import pytest
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 
 from pacs.dicom.syntaxes import KEPT
+from pacs.dimse.association import Limits
 from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.server import MOST_UNASSOCIATED
 from pacs.dimse.upper_layer import UpperLayer
 from pacs.dimse.wire import RECEIVE_BUFFER
-from tests.dimse.raw import DATA, RELEASE_RQ, associate_rq, pdu
+from pacs.telemetry import AssociationRejected
+from tests.dimse.conftest import Serve
+from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, associate_rq, echo_rq, item, pdu
 
 
 def established() -> tuple[socket.socket, UpperLayer]:
@@ -50,3 +56,79 @@ def test_p6_a_header_that_the_end_of_the_buffer_cuts_is_read_when_its_rest_comes
         found = [taken(upper) for _ in range(3)]
     upper.wire.close()
     assert isinstance(found[2], A_RELEASE)
+
+
+# --- association requests ----------------------------------------------------------------------------------------
+
+ABSTRACT = item(0x30, CT.encode())
+TRANSFER = item(0x40, EXPLICIT.encode())
+
+
+def proposing(*inside: bytes) -> bytes:
+    """An A-ASSOCIATE-RQ that proposes one context with these items inside, besides the usual ones."""
+    return associate_rq(more=item(0x20, struct.pack(">Bxxx", 99) + b"".join(inside)))
+
+
+@pytest.mark.parametrize(
+    "request_pdu",
+    [
+        proposing(TRANSFER),
+        proposing(ABSTRACT, ABSTRACT, TRANSFER),
+        proposing(ABSTRACT, *[item(0x40, b"1.2.%d" % each) for each in range(5000)]),
+        associate_rq(calling=""),
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["no abstract syntax", "two of them", "a storm of transfer syntaxes", "no calling AE title", "HTTP"],
+)
+def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
+    serve: Serve, request_pdu: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer gets an A-ABORT, the log one event that says so, and no traceback."""
+    archive = serve(limits=Limits(artim=0.2))
+    with Peer(archive.port) as peer:
+        peer.send(request_pdu)
+        peer.aborted()
+        with archive.ended:
+            assert archive.ended.wait_for(lambda: archive.events, timeout=10)
+    (event,) = archive.events
+    assert isinstance(event, AssociationRejected)
+    assert event.comment == "What came is no valid association request"
+    assert not [each for each in caplog.records if each.name == "pacs"]
+
+
+# --- connections -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [b"", associate_rq() + pdu(RELEASE_RQ, bytes(4))], ids=["silent", "released"])
+def test_p7_connections_without_an_association_are_bounded_before_it_and_after_it(serve: Serve, said: bytes) -> None:
+    """However many connect and stay, only so many have a thread, and the next peer is served."""
+    before = threading.active_count()
+    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), associations=5)
+    peers = []
+    try:
+        for _ in range(MOST_UNASSOCIATED + 60):
+            peers.append(socket.create_connection(("127.0.0.1", archive.port), timeout=10))
+            peers[-1].sendall(said)
+        with Peer(archive.port) as peer:
+            peer.associate()
+            peer.send(echo_rq())
+            assert peer.status() == 0x0000
+            assert threading.active_count() - before <= MOST_UNASSOCIATED + 10
+    finally:
+        for each in peers:
+            each.close()
+
+
+def test_p7_who_goes_on_sending_when_all_is_said_is_not_listened_to_for_longer_than_the_artim_time(
+    serve: Serve,
+) -> None:
+    """Bytes behind the release do not hold the connection: it is closed when the time is over."""
+    archive = serve(limits=Limits(artim=0.3))
+    with Peer(archive.port) as peer:
+        peer.associate()
+        peer.send(pdu(RELEASE_RQ, bytes(4)))
+        assert peer.receive()[0] == RELEASE_RP
+        deadline = time.monotonic() + 10
+        with pytest.raises(OSError):  # noqa: PT011  (which one is the system's choice)
+            while time.monotonic() < deadline:
+                peer.send(bytes(1 << 16))
