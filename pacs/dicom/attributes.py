@@ -8,6 +8,7 @@ no list belongs to IMAGE.
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
 
@@ -224,6 +225,7 @@ def level_of(tag: int) -> QueryLevel:
     return known.level if known is not None else IMAGE
 
 
+@cache
 def column_name(keyword: str) -> str:
     """The column of an attribute: its keyword in snake case, with runs of capitals kept together."""
     out: list[str] = []

@@ -357,7 +357,7 @@ class _Walk:
         if vr == "SQ":
             kind = Kind.SEQUENCE
         elif length == UNDEFINED:
-            kind = Kind.ENCAPSULATED if vr in _ENCAPSULATING else Kind.SEQUENCE
+            kind = Kind.ENCAPSULATED if vr in ENCAPSULATING else Kind.SEQUENCE
             if kind is Kind.SEQUENCE and vr != "UN":
                 raise UndecodableDataSet("Only sequences and Pixel Data have undefined length", [tag])
             if vr == "UN":  # PS3.5 6.2.2: its items are in Implicit VR Little Endian
@@ -365,7 +365,8 @@ class _Walk:
         return Token(kind, tag, vr, length, start, frame.depth, encoding)
 
 
-_ENCAPSULATING = frozenset(("OB", "OW", "OB or OW"))
+ENCAPSULATING = frozenset(("OB", "OW", "OB or OW"))
+"""The VRs that encapsulated Pixel Data has, or by PS3.6 may have."""
 
 
 @lru_cache(maxsize=8192)

@@ -1,11 +1,11 @@
 """What the index wants from an instance, and single attributes from a stored one.
 
 The whole data set is walked through once, in constant memory and without reading its bulk: what is cut off, nested
-too deep or in another transfer syntax than announced is found here, before anything is stored. Only the elements that
-are wanted are given to pydicom.
+too deep or in another transfer syntax than announced is found here, before anything is stored. Plain data sets take the
+fast way (`pacs.dicom.plain`); of others the elements that are wanted are given to pydicom.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,8 +16,11 @@ from pydicom.tag import BaseTag
 
 from pacs.dicom import kept
 from pacs.dicom.attributes import ATTRIBUTES
+from pacs.dicom.dataset import CHARACTER_SET
 from pacs.dicom.elements import Encoding, Kind, Source, Token, encoding_of, walk
 from pacs.dicom.levels import QueryLevel
+from pacs.dicom.memory import Memory
+from pacs.dicom.plain import Bulk, Plain, Unusual
 from pacs.dicom.values import is_uid
 from pacs.errors import MissingUID
 
@@ -41,6 +44,15 @@ _ALWAYS_READ = frozenset((0x00080005, 0x00280103))
 """Specific Character Set and Pixel Representation: other values cannot be understood without them."""
 
 _WANTED = frozenset(ATTRIBUTES) | frozenset(UIDS) | _ALWAYS_READ
+
+_SEEN = frozenset((*UIDS, CHARACTER_SET))
+_BULK = Bulk(BULK, BULK_VRS, VALUE_LIMIT)
+
+_Foreign = tuple[QueryLevel, bool, bytes, bytes]
+"""Level, whether VRs are implicit, character set, and elements as they were sent, in another form than the kept one."""
+
+_known_forms: Memory[_Foreign, bytes] = Memory(4096, 8 << 20)
+"""Their kept form: a series repeats itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +80,33 @@ def read_header(file: BinaryIO, transfer_syntax: str) -> Header:
     Raises UndecodableDataSet when it is no whole data set in this transfer syntax (PS3.5 section 7), MissingUID with
     the tags of the UIDs it lacks.
     """
+    start = file.tell()
+    try:
+        return _plain_header(file, transfer_syntax)
+    except Unusual:
+        file.seek(start)
+        return general_header(file, transfer_syntax)
+
+
+def general_header(file: BinaryIO, transfer_syntax: str) -> Header:
+    """As `read_header`, by the way that is open to every data set; the fast one has to give the same."""
     scan = _Scan(file, transfer_syntax, _WANTED.__contains__)
     scan.run()
-    uids = {tag: _uid(scan.elements.get(tag)) for tag in UIDS}
+    uids = {tag: _uid(element.value) if (element := scan.elements.get(tag)) else "" for tag in UIDS}
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
     if missing:
-        named = ", ".join(map(keyword_for_tag, missing[:2])) + (" ..." if missing[2:] else "")
-        raise MissingUID(f"Missing or not valid: {named}", missing)
+        raise MissingUID(f"Missing or not valid: {', '.join(map(keyword_for_tag, missing))}", missing)
     dataset = scan.dataset()
     levels = {level: kept.encode(kept.select(level, dataset)) for level in QueryLevel}
+    return _header(uids, levels, scan.bulk_offset, tuple(scan.intruders))
+
+
+def _header(
+    uids: Mapping[int, str],
+    levels: dict[QueryLevel, bytes],
+    bulk_offset: int | None,
+    intruders: tuple[tuple[int, int], ...] = (),
+) -> Header:
     patient = kept.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])
     return Header(
         patient_id=str(patient["patient_id"] or ""),
@@ -86,9 +116,39 @@ def read_header(file: BinaryIO, transfer_syntax: str) -> Header:
         sop_instance_uid=uids[SOP_INSTANCE_UID],
         sop_class_uid=uids[SOP_CLASS_UID],
         kept=levels,
-        bulk_offset=scan.bulk_offset,
-        intruders=tuple(scan.intruders),
+        bulk_offset=bulk_offset,
+        intruders=intruders,
     )
+
+
+def _plain_header(file: BinaryIO, transfer_syntax: str) -> Header:
+    """The header of a plain data set. Raises Unusual."""
+    start = file.tell()
+    encoding = encoding_of(transfer_syntax)
+    plain = Plain(file, encoding, _SEEN, _BULK)
+    uids = {tag: _uid(plain.values.get(tag)) for tag in UIDS}
+    if not all(map(is_uid, uids.values())):
+        raise Unusual
+    levels = {level: b"".join(elements) for level, elements in zip(QueryLevel, plain.levels, strict=True)}
+    character_set = plain.values.get(CHARACTER_SET, b"")
+    foreign = {
+        level: (level, encoding.implicit, character_set, levels[level])
+        for level in QueryLevel
+        if not plain.is_kept_form[level]
+    }
+    for level, key in foreign.items():
+        known = _known_forms.get(key)
+        if known is None:
+            file.seek(start)
+            return _remembered(general_header(file, transfer_syntax), foreign)
+        levels[level] = known
+    return _header(uids, levels, plain.bulk_offset)
+
+
+def _remembered(header: Header, foreign: dict[QueryLevel, _Foreign]) -> Header:
+    for level, key in foreign.items():
+        _known_forms.put(key, header.kept[level], len(key[-1]) + len(header.kept[level]))
+    return header
 
 
 def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int]) -> Dataset:
@@ -111,8 +171,7 @@ def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int])
     return scan.dataset()
 
 
-def _uid(element: RawDataElement | None) -> str:
-    value = element.value if element is not None else None
+def _uid(value: object) -> str:
     return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
 
 
