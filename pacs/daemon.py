@@ -3,7 +3,7 @@
 import signal
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -184,14 +184,20 @@ def _peers(config: Config) -> tuple[Peer, ...]:
 # --- serving until a signal comes --------------------------------------------------------------------------------
 
 
-def run_until_signalled(archive: Archive, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)) -> None:
+def run_until_signalled(
+    archive: Archive,
+    signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    stopping: Callable[[], None] = lambda: None,
+) -> None:
     """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
 
+    `stopping` is called when the first has come.
     For the main thread of a process, whose handlers of `signals` are put back at the end. Raises as `Archive.start`.
     """
     with _Bell(signals) as bell:
         archive.start()
         bell.wait()
+        stopping()
         threading.Thread(target=_drain, args=(archive, bell), name="pacs-drain", daemon=True).start()
         bell.wait()
         archive.close()

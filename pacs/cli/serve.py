@@ -1,5 +1,6 @@
 """`pacs serve`."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -24,8 +25,13 @@ def serve(config: "Config") -> None:
         if isinstance(event, ServerReady):
             click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}")
 
+    def say_goodbye() -> None:
+        if sys.stderr.isatty():
+            latest = f"in {config.limits.drain_seconds:g} s at the latest"
+            click.echo(f"pacs stops when what runs has ended, {latest}; Ctrl-C again stops it at once", err=True)
+
     setup_logging(config.log.level, config.log.format)
     with Archive(config) as archive:
         archive.events.subscribe(log_event)
         archive.events.subscribe(announce)
-        run_until_signalled(archive)
+        run_until_signalled(archive, stopping=say_goodbye)

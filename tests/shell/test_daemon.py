@@ -1,5 +1,6 @@
 """The house: starting, who is let in, draining, stopping."""
 
+import os
 import re
 import signal
 import socket
@@ -28,11 +29,11 @@ def ask(archive, calling="WS", called="PACS"):
 
 
 @contextmanager
-def process(folder, *words):
+def process(folder, *words, stderr=subprocess.PIPE):
     """`pacs serve` as a process of its own, ready; the port is in `.port`. Killed at the end if it still runs."""
     command = [sys.executable, "-m", "pacs", "serve", "--port", "0", "--set", f"files.url={folder}/files"]
     command += ["--set", f"database.url=sqlite:///{folder}/pacs.db", *words]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as serving:
         try:
             ready = READY.fullmatch(serving.stdout.readline())
             assert ready, serving.communicate(timeout=10)
@@ -65,6 +66,17 @@ def test_a_signal_ends_the_server_in_order(tmp_path, number):
     assert (server.returncode, out) == (0, "")
     assert err.count("kind=C-ECHO") == 1
     assert "Traceback" not in err
+
+
+def test_who_presses_ctrl_c_on_a_terminal_is_told_what_is_waited_for(tmp_path):
+    """And that a second time does not wait; a log that is collected has no such line."""
+    ours, theirs = os.openpty()
+    words = ("--set", "limits.drain_seconds=3")
+    with os.fdopen(ours) as screen, process(tmp_path, *words, stderr=theirs) as server:
+        os.close(theirs)
+        server.send_signal(signal.SIGINT)
+        assert "in 3 s at the latest; Ctrl-C again stops it at once" in screen.readline()
+        assert server.wait(20) == 0
 
 
 def test_the_log_of_a_day_has_no_patient_data(tmp_path):
