@@ -119,7 +119,10 @@ class OperationFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubOperationFinished(Event):
-    """A C-STORE sub-operation of a retrieve had its response, or will have none."""
+    """A C-STORE sub-operation of a retrieve had its response, or will have none.
+
+    `repeated` is whether it failed as the one that failed before it did: a destination that is gone is one warning.
+    """
 
     TITLE: ClassVar[str] = "sub-operation"
     association: str
@@ -129,11 +132,12 @@ class SubOperationFinished(Event):
     status: int
     duration: float
     comment: str = ""
+    repeated: bool = False
 
     @property
     def level(self) -> int:
-        """A debug line, unless the instance did not arrive."""
-        return logging.DEBUG if is_fine(self.status) else logging.WARNING
+        """A debug line, unless the instance did not arrive, for another reason than the one before."""
+        return logging.DEBUG if is_fine(self.status) or self.repeated else logging.WARNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ class RetrieveTask:
         self._publish = publish
         self._since_pending = 0
         self._why = ""  # the first failure; the others have mostly the same reason
+        self._last_failure: Sent | None = None
         self._vigil = Vigil(
             operation.cancellation,
             attending=(operation.association,),
@@ -90,9 +91,10 @@ class RetrieveTask:
         except Cancelled as error:  # the running sub-operation had its grace
             sent = Sent(Outcome.FAILED, comment=error.comment)
         self._retrieval.record(instance, sent.outcome)
+        self._tell(instance, sent, time.monotonic() - began)
         if sent.outcome is Outcome.FAILED:
             self._why = self._why or _reason(sent)
-        self._tell(instance, sent, time.monotonic() - began)
+            self._last_failure = sent
         self._since_pending += 1
         if self._since_pending >= self._patience.pending_every and not self._operation.cancellation.requested:
             self._pending()
@@ -107,6 +109,7 @@ class RetrieveTask:
                 status=sent.status,
                 duration=duration,
                 comment=sent.comment,
+                repeated=sent == self._last_failure,
             )
         )
 

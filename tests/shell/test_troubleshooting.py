@@ -1,11 +1,13 @@
 """What a C-MOVE that goes wrong tells: the one who asked, and the administrator who reads the log."""
 
+import logging
+
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
 
-from pacs.telemetry import Diagnosed, OperationFinished
+from pacs.telemetry import Diagnosed, OperationFinished, SubOperationFinished
 from pacs.testing import serving, study, write
 from tests.programs import free_port
 
@@ -45,6 +47,8 @@ def test_a_destination_that_is_not_there_is_told_to_the_requester_and_once_to_th
     assert 1 <= len(told) <= 2
     assert f"GONE at 127.0.0.1:{port}" in told[0]
     assert "`pacs check`" in told[0]
+    levels = [each.level for each in events if isinstance(each, SubOperationFinished)]
+    assert levels == [logging.WARNING] + [logging.DEBUG] * 5
 
 
 def test_an_unknown_destination_is_told_with_what_to_type(moved):
