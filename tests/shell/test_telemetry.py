@@ -119,10 +119,10 @@ def test_printable_is_bounded():
 
 
 def test_other_libraries_warnings_come_through_the_same_chain_and_their_chatter_does_not():
-    """Pynetdicom's information and debug lines quote what peers send."""
+    """Pynetdicom's lines, whatever their level, quote what peers send; a database's warning is heard."""
     out = logged()
-    logging.getLogger("pynetdicom.acse").info("Accepting Association of %s", "DOE")
-    logging.getLogger("pynetdicom.acse").warning("odd\n%s", "thing")
+    logging.getLogger("pynetdicom.acse").error("Accepting Association of %s", "DOE")
+    logging.getLogger("sqlalchemy.pool").warning("odd\n%s", "thing")
     logging.getLogger("pydicom").warning("Invalid value 'DOE'")
     (line,) = map(json.loads, out.getvalue().splitlines())
     assert (line["event"], line["level"]) == ("odd\\nthing", "warning")
