@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataelem import RawDataElement, empty_value_for_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -232,17 +232,13 @@ class _Scan:
 
     def _collect(self, token: Token, value: bytes, encoding: Encoding) -> None:
         vr = None if encoding.implicit and token.kind is Kind.ELEMENT else token.vr
+        # Never None for an empty value: pydicom would convert it, in whatever the character set is said to be.
         self.elements[token.tag] = RawDataElement(
-            BaseTag(token.tag), vr, len(value), value or _empty(vr), 0, encoding.implicit, encoding.little
+            BaseTag(token.tag), vr, len(value), value, 0, encoding.implicit, encoding.little
         )
 
 
 _BEGINNINGS = frozenset((Kind.ELEMENT, Kind.SEQUENCE, Kind.ENCAPSULATED))
-
-
-def _empty(vr: str | None) -> bytes | None:
-    empty = empty_value_for_VR(vr, raw=True)
-    return empty if isinstance(empty, bytes) else None
 
 
 def _is_bulk(token: Token) -> bool:
