@@ -24,13 +24,14 @@ def store(client, dataset, data, message_id=1):
 
 @pytest.mark.parametrize("term", [b"\0\xff", b"A\0B ", b"nonsense", b"../../x ", b"idna", b"ISO 2022 IR 87\\\\x"])
 def test_m14_a_character_set_that_is_none_does_not_stop_an_instance(archive, term):
-    """Whatever stands in (0008,0005), beside empty elements of every kind, the instance is kept and found again."""
+    """Whatever stands in (0008,0005), beside empty numbers and foreign bytes, it is kept and found again."""
     number = 1 + sum(term)
     (dataset,) = study(series=1, instances=1, patient_id=f"P{number}")
-    for keyword in ("PatientSize", "SeriesNumber", "Rows", "NumberOfFrames", "AccessionNumber", "PatientName"):
+    for keyword in ("PatientSize", "SeriesNumber", "Rows", "NumberOfFrames", "AccessionNumber"):
         setattr(dataset, keyword, None)
     dataset.SpecificCharacterSet = "X" * len(term)
-    data = raw.encoded(dataset, EXPLICIT).replace(b"X" * len(term), term)
+    dataset.PatientName = "Q^Q "
+    data = raw.encoded(dataset, EXPLICIT).replace(b"X" * len(term), term).replace(b"Q^Q ", b"\xc3^\xff ")
     with Raw(archive.port) as client:
         client.associate((1, dataset.SOPClassUID, [EXPLICIT]), (3, FIND, [IMPLICIT]))
         assert store(client, dataset, data).status == 0x0000
