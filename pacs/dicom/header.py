@@ -95,7 +95,8 @@ def general_header(file: BinaryIO, transfer_syntax: str) -> Header:
     uids = {tag: _uid(element.value) if (element := scan.elements.get(tag)) else "" for tag in UIDS}
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
     if missing:
-        raise MissingUID(f"Missing or not valid: {', '.join(map(keyword_for_tag, missing))}", missing)
+        rest = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise MissingUID(f"Missing or not valid: {keyword_for_tag(missing[0])}{rest}", missing)
     dataset = scan.dataset()
     levels = {level: kept.encode(kept.select(level, dataset)) for level in QueryLevel}
     return _header(uids, levels, scan.bulk_offset, tuple(scan.intruders))

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.cancellation import Cancellation
 from pacs.errors import ConfigurationError, IndexUnavailable
+from pacs.index.gathering import Gathering
 
 Result = TypeVar("Result")
 
@@ -56,11 +57,13 @@ class Index:
         self._engine = _engine(self.url, connections, wait)
         # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
         self._turn = threading.Lock() if self.is_sqlite else None
+        self._gathering = Gathering(self.transact)
         if self.is_sqlite:
             self._reader, self._writer = self._engine, self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE")
         else:
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             self._writer = self._engine.execution_options(isolation_level="READ COMMITTED")
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT", pacs_begin="")
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -106,6 +109,19 @@ class Index:
                     raise
                 time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads those who lost, no secret)
         raise AssertionError("the last attempt returns or raises")
+
+    def together(self, work: Callable[[Connection], Result]) -> Result:
+        """As `transact`, in a transaction that the work of other threads may share when they come at the same time.
+
+        `work` may be run several times, and must raise when nothing of it is to be committed.
+        """
+        return self._gathering.run(work)
+
+    @contextmanager
+    def single(self) -> Iterator[Connection]:
+        """A connection for one statement that only reads, without a transaction around it. Raises IndexUnavailable."""
+        with _translated(), self._single.connect() as connection:
+            yield connection
 
     @contextmanager
     def interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
@@ -235,7 +251,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("pacs_begin", "BEGIN"))
+    if begin := connection.get_execution_options().get("pacs_begin", "BEGIN"):
+        connection.exec_driver_sql(begin)
 
 
 def _interrupt(connection: Connection) -> Callable[[], None]:

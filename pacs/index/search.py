@@ -40,9 +40,21 @@ LIST_PART = 1000
 class _Candidate:
     """One row of a page and the computed attributes that the query needs of it."""
 
-    row: RowMapping
+    row: Row[Any]
     computed: dict[str, Value]
 
+    def key(self, level: QueryLevel) -> int:
+        """The id of its row at a level."""
+        return int(self.row[COLUMNS_PER_LEVEL * place_of(level)])
+
+    def kept(self, level: QueryLevel) -> bytes:
+        """The kept elements of its row at a level."""
+        found: bytes = self.row[COLUMNS_PER_LEVEL * place_of(level) + 1]
+        return found
+
+    def is_irregular(self, level: QueryLevel) -> bool:
+        """Whether its row at a level is irregular."""
+        return bool(self.row[COLUMNS_PER_LEVEL * place_of(level) + 2])
 
 def matches(
     index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
@@ -52,13 +64,24 @@ def matches(
     Keys on attributes that are only in the files (`Kept.FILE`) are left to the caller. Raises Cancelled,
     IndexUnavailable, and OutOfResources when more than `scan_limit` rows would have to be judged one by one.
     """
+    return chain.from_iterable(pages(index, query, cancellation, page, scan_limit))
+
+
+def pages(
+    index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
+) -> Iterator[Iterator[Match]]:
+    """The same as `matches`, in portions between which the index is asked; each is to be used up before the next."""
     asked_for = [each.attribute.keyword for each in query.requested if each.attribute.kept is Kept.COMPUTED]
-    for candidate in _selected(index, query, cancellation, page, scan_limit):
-        yield Match(
-            level=query.level,
-            kept={level: candidate.row[f"{level.name.lower()}_kept"] for level in levels_to(query.level)},
-            computed={keyword: candidate.computed[keyword] for keyword in asked_for if keyword in candidate.computed},
-            file_key=candidate.row.get("file_key"),
+    levels = levels_to(query.level)
+    for candidates in _selected(index, query, cancellation, page, scan_limit):
+        yield (
+            Match(
+                level=query.level,
+                kept={level: candidate.kept(level) for level in levels},
+                computed={name: candidate.computed[name] for name in asked_for if name in candidate.computed},
+                file_key=candidate.file_key,
+            )
+            for candidate in candidates
         )
 
 

@@ -5,44 +5,26 @@ was committed first wins: a series stays in its study and a study with its patie
 a level's elements the first received value stays, and empty ones are filled by later instances.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.dicom import kept
-from pacs.dicom.attributes import column_name
-from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, InstanceUnreadable
+from pacs.index import siblings
 from pacs.index.database import Index, LostRace
 from pacs.index.patterns import among
-from pacs.index.tables import NEVER_NULL, TABLES, image, patient, series, study
+from pacs.index.rows import Arrival, Row, columns, image_row, patient_identity
+from pacs.index.tables import TABLES, image, patient, series, study
+
+__all__ = ["Arrival", "StoredInstance", "add", "find", "remove", "replace", "touch"]
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
-
-Row = dict[str, kept.Column | bytes]
-"""Column name -> value of one row that is to be written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An instance whose file is durable, on its way into the index.
-
-    `size` is the file's in bytes, `digest` hex text, `data_offset` where the data set begins in the file in bytes,
-    `received_at` in microseconds since 1970 UTC, `source_ae` the calling AE title.
-    """
-
-    header: Header
-    file_key: str
-    size: int
-    digest: str
-    transfer_syntax: str
-    data_offset: int
-    received_at: int
-    source_ae: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +47,11 @@ class StoredInstance:
 JOINED = image.join(series).join(study).join(patient)
 """Every level of an instance."""
 
-_GIVEN = {column_name(keyword) for keyword in NEVER_NULL}
-"""The columns that come from the header: they identify a row and never change."""
-
 _COLUMN_OF = {name: column for table in (patient, study, series, image) for name, column in table.c.items()}
 STORED: Select[Any] = select(*(_COLUMN_OF[field.name] for field in fields(StoredInstance))).select_from(JOINED)
 """The stored instances, to be narrowed."""
+
+_STORED_ONE = STORED.where(image.c.sop_instance_uid == bindparam("uid", type_=image.c.sop_instance_uid.type))
 
 
 def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
@@ -78,14 +59,19 @@ def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
 
     Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable.
     """
-    return index.transact(lambda connection: _Addition(connection, arrival).run())
+    values = siblings.parameters(arrival)
+
+    def work(connection: Connection) -> tuple[str, ...]:
+        return () if siblings.insert(connection, values) else _Addition(connection, arrival).run()
+
+    return index.together(work)
 
 
 def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
     """The stored instance with this UID, or None. Raises IndexUnavailable."""
-    with index.read() as connection:
-        found = _stored(connection, [sop_instance_uid])
-    return found[0] if found else None
+    with index.single() as connection:
+        found = connection.execute(_STORED_ONE, {"uid": sop_instance_uid}).first()
+    return StoredInstance(*found) if found is not None else None
 
 
 def replace(index: Index, arrival: Arrival) -> StoredInstance:
@@ -124,26 +110,24 @@ class _Addition:
         self._conflicts: list[str] = []
 
     def run(self) -> tuple[str, ...]:
-        known = select(exists().where(image.c.sop_instance_uid == self._header.sop_instance_uid))
-        if self._connection.execute(known).scalar() or self._image(self._series()) is None:
+        known = self._first(_KNOWN_IMAGE, {"uid": self._header.sop_instance_uid})
+        if known is not None or self._image(self._series()) is None:
             raise DuplicateInstance("SOP Instance is stored already")
         return tuple(self._conflicts)
 
     def _patient(self) -> int:
-        identity = _identity(self._header)
-        is_it = [patient.c[name] == value for name, value in identity.items()]
-        found = self._connection.execute(select(patient.c.id, patient.c.kept).where(*is_it)).first()
+        own = patient_identity(self._header)
+        found = self._first(_KNOWN_PATIENT, own)
         if found is None:
-            return self._new(PATIENT, identity)
+            return self._new(PATIENT, own)
         return self._fill(PATIENT, found.id, found.kept)
 
     def _study(self) -> int:
-        uid, identity = self._header.study_instance_uid, _identity(self._header)
-        parent = select(study.c.id, study.c.kept, *(patient.c[name] for name in identity)).join_from(study, patient)
-        found = self._connection.execute(parent.where(study.c.study_instance_uid == uid)).first()
+        uid = self._header.study_instance_uid
+        found = self._first(_KNOWN_STUDY, {"uid": uid})
         if found is None:
             return self._new(STUDY, {"study_instance_uid": uid, "patient_fk": self._patient()})
-        if all(getattr(found, name) == value for name, value in identity.items()):
+        if all(getattr(found, name) == value for name, value in patient_identity(self._header).items()):
             self._patient()
         else:
             self._conflicts.append("Study is known under another patient")
@@ -151,8 +135,7 @@ class _Addition:
 
     def _series(self) -> int:
         uid = self._header.series_instance_uid
-        parent = select(series.c.id, series.c.kept, study.c.study_instance_uid).join_from(series, study)
-        found = self._connection.execute(parent.where(series.c.series_instance_uid == uid)).first()
+        found = self._first(_KNOWN_SERIES, {"uid": uid})
         if found is None:
             return self._new(SERIES, {"series_instance_uid": uid, "study_fk": self._study()})
         if found.study_instance_uid == self._header.study_instance_uid:
@@ -161,31 +144,23 @@ class _Addition:
             self._conflicts.append("Series is known under another study")
         return self._fill(SERIES, found.id, found.kept)
 
+    def _first(self, statement: Select[Any], values: Mapping[str, Any]) -> Any:
+        return self._connection.execute(statement, values).first()
+
     def _image(self, series_id: int) -> int | None:
         """The new image's id, or None when another transaction has just committed it."""
-        arrival, header = self._arrival, self._header
-        facts: Row = {
-            "series_fk": series_id,
-            "sop_instance_uid": header.sop_instance_uid,
-            "sop_class_uid": header.sop_class_uid,
-            "bulk_offset": header.bulk_offset,
-        }
-        facts |= {field.name: getattr(arrival, field.name) for field in fields(Arrival) if field.name != "header"}
-        return self._insert(IMAGE, facts)
+        return self._insert(IMAGE, image_row(self._arrival) | {"series_fk": series_id})
 
-    def _new(self, level: QueryLevel, identity: Row) -> int:
+    def _new(self, level: QueryLevel, known: Row) -> int:
         """The id of a new row; when another transaction has just committed it, all begins again and finds it."""
-        inserted = self._insert(level, identity)
+        inserted = self._insert(level, known)
         if inserted is None:
             raise LostRace(f"{level.name} was added by somebody else")
         return inserted
 
-    def _insert(self, level: QueryLevel, identity: Row) -> int | None:
-        insert = sqlite.insert if self._connection.dialect.name == "sqlite" else postgresql.insert
-        unique = sorted(_UNIQUE[level])
-        row = _columns(level, self._header.kept[level]) | identity
-        statement = insert(TABLES[level]).values(row).on_conflict_do_nothing(index_elements=unique)
-        return self._connection.execute(statement.returning(TABLES[level].c.id)).scalar()
+    def _insert(self, level: QueryLevel, known: Row) -> int | None:
+        row = columns(level, self._header.kept[level]) | known
+        return self._connection.execute(_insertion(level, self._connection.dialect.name), row).scalar()
 
     def _fill(self, level: QueryLevel, row_id: int, known: bytes) -> int:
         """Fill the elements that are still empty in a row with those of this instance; its id."""
@@ -196,8 +171,8 @@ class _Addition:
         now = self._connection.execute(locked).scalar()
         if now is None:
             raise LostRace(f"{level.name} was removed by somebody else")
-        columns = _columns(level, kept.merge(now, later))
-        self._connection.execute(update(table).where(table.c.id == row_id).values(columns))
+        filled = columns(level, kept.merge(now, later))
+        self._connection.execute(update(table).where(table.c.id == row_id).values(filled))
         return row_id
 
 
@@ -209,17 +184,30 @@ _UNIQUE: dict[QueryLevel, tuple[str, ...]] = {
 }
 """The columns of each table's unique constraint."""
 
+_IDENTITY = [patient.c[name] for name in _UNIQUE[PATIENT]]
+_UID = bindparam("uid", type_=image.c.sop_instance_uid.type)
 
-def _identity(header: Header) -> Row:
-    """What makes a patient: Patient ID and issuer, and the study where there is no Patient ID."""
-    apart = "" if header.patient_id else header.study_instance_uid
-    return {"patient_id": header.patient_id, "issuer_of_patient_id": header.issuer, "apart": apart}
+# Statements that are made once: making one takes longer than the database does.
+_KNOWN_IMAGE = select(image.c.id).where(image.c.sop_instance_uid == _UID)
+_KNOWN_PATIENT = select(patient.c.id, patient.c.kept).where(
+    *(column == bindparam(column.name, type_=column.type) for column in _IDENTITY)
+)
+_KNOWN_STUDY = (
+    select(study.c.id, study.c.kept, *_IDENTITY).join_from(study, patient).where(study.c.study_instance_uid == _UID)
+)
+_KNOWN_SERIES = (
+    select(series.c.id, series.c.kept, study.c.study_instance_uid)
+    .join_from(series, study)
+    .where(series.c.series_instance_uid == _UID)
+)
 
 
-def _columns(level: QueryLevel, blob: bytes) -> Row:
-    """The kept elements of a row and the columns made of them, but for those that identify it."""
-    columns = {name: value for name, value in kept.columns(level, blob).items() if name not in _GIVEN}
-    return {**columns, "kept": blob}
+@cache
+def _insertion(level: QueryLevel, dialect: str) -> Any:
+    """Insert one row unless it is there; its id."""
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    table = TABLES[level]
+    return insert(table).on_conflict_do_nothing(index_elements=sorted(_UNIQUE[level])).returning(table.c.id)
 
 
 def _stored(connection: Connection, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:

@@ -1,0 +1,82 @@
+"""The next image of a series that is known as it is sent: one statement, and nothing to be asked before.
+
+The statement itself looks whether series, study and patient are there with the very elements that came with the image.
+Then nothing is to be filled and nothing in conflict; whatever else is the case, it inserts nothing.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Dialect, bindparam, select
+from sqlalchemy.dialects import postgresql, registry, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
+
+from pacs.dicom.levels import QueryLevel
+from pacs.index.rows import Arrival, image_row, patient_identity
+from pacs.index.tables import image, patient, series, study
+
+_WRITTEN = [column for column in image.c if column.name not in ("id", "series_fk", "last_used_at")]
+
+_ASKED = {
+    "known_patient": patient.c.kept,
+    "known_study": study.c.kept,
+    "known_series": series.c.kept,
+    "known_patient_id": patient.c.patient_id,
+    "known_issuer": patient.c.issuer_of_patient_id,
+    "known_apart": patient.c.apart,
+    "known_study_uid": study.c.study_instance_uid,
+    "known_series_uid": series.c.series_instance_uid,
+}
+"""What has to be known exactly so: parameter -> column."""
+
+
+def parameters(arrival: Arrival) -> dict[str, Any]:
+    """The values of the statement for one image."""
+    header = arrival.header
+    return image_row(arrival) | dict(
+        zip(
+            _ASKED,
+            (
+                *(header.kept[level] for level in (QueryLevel.PATIENT, QueryLevel.STUDY, QueryLevel.SERIES)),
+                *patient_identity(header).values(),
+                header.study_instance_uid,
+                header.series_instance_uid,
+            ),
+            strict=True,
+        )
+    )
+
+
+def insert(connection: Connection, values: dict[str, Any]) -> bool:
+    """Insert an image if all above it is known exactly as it was sent, and itself is not: whether that was so."""
+    statement = _statement(connection.dialect.name)
+    given = values if statement.order is None else tuple(values[name] for name in statement.order)
+    return connection.exec_driver_sql(statement.text, given).first() is not None
+
+
+class _Statement(NamedTuple):
+    text: str
+    order: tuple[str, ...] | None
+    """The names of positional parameters; None where they go by name."""
+
+
+@cache
+def _statement(dialect: str) -> _Statement:
+    """The statement as it is sent, made once: making it takes longer than the database does."""
+    compiled = _built(dialect).compile(dialect=_dialect(dialect))
+    order = getattr(compiled, "positiontup", None)
+    return _Statement(str(compiled), None if order is None else tuple(order))
+
+
+def _dialect(name: str) -> Dialect:
+    made: Dialect = registry.load("sqlite" if name == "sqlite" else "postgresql.psycopg")()
+    return made
+
+
+def _built(dialect: str) -> ReturningInsert[Any]:
+    given = [bindparam(column.name, type_=column.type) for column in _WRITTEN]
+    asked = [column == bindparam(name, type_=column.type) for name, column in _ASKED.items()]
+    known = select(series.c.id, *given).select_from(series.join(study).join(patient)).where(*asked)
+    insertion = sqlite.insert(image) if dialect == "sqlite" else postgresql.insert(image)
+    filled = insertion.from_select(["series_fk", *(column.name for column in _WRITTEN)], known)
+    return filled.on_conflict_do_nothing(index_elements=["sop_instance_uid"]).returning(image.c.id)

@@ -1,0 +1,199 @@
+"""Group commit: what many threads bring at once is one transaction, and nobody spoils it for the others."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import event, func, select
+
+from pacs.dicom.levels import QueryLevel
+from pacs.errors import DuplicateInstance, IndexUnavailable
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.index.gathering import Gathering
+from pacs.index.tables import image
+from tests.index.arrivals import arrival
+
+PATIENCE = 10.0
+
+
+class Transactions:
+    """A database that counts its transactions and lets the first one wait until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.go = threading.Event()
+        self.sizes: list[int] = []
+        self.failure: BaseException | None = None
+
+    def transact(self, work):
+        """Run the work with a list in place of a connection."""
+        if not self.began.is_set():
+            self.began.set()
+            assert self.go.wait(PATIENCE)
+        if self.failure is not None:
+            raise self.failure
+        done: list[str] = []
+        result = work(done)
+        self.sizes.append(len(done))
+        return result
+
+
+def together(transactions: Transactions, works: list) -> list:
+    """Let one work begin and the others queue up behind it; what became of each, an error or its result."""
+    gathering = Gathering(transactions.transact)
+
+    def run(work):
+        try:
+            return gathering.run(work)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(works) + 1) as pool:
+        first = pool.submit(run, lambda done: done.append("first"))
+        assert transactions.began.wait(PATIENCE)
+        others = [pool.submit(run, work) for work in works]
+        while len(gathering._queue) < len(works):
+            threading.Event().wait(0.001)
+        transactions.go.set()
+        return [each.result(PATIENCE) for each in (first, *others)]
+
+
+def noting(name: str):
+    """Work that notes its name and returns it."""
+
+    def work(done: list[str]) -> str:
+        done.append(name)
+        return name
+
+    return work
+
+
+def test_those_who_wait_share_one_transaction():
+    """Ten who come while a transaction cannot begin are in it when it does, and each gets its own result."""
+    transactions = Transactions()
+    results = together(transactions, [noting(str(number)) for number in range(10)])
+    assert results[1:] == [str(number) for number in range(10)]
+    assert transactions.sizes == [11]
+
+
+def test_more_than_fit_are_led_by_the_next():
+    """A transaction has an end: the rest shares another one."""
+    transactions = Transactions()
+    assert len(together(transactions, [noting(str(number)) for number in range(100)])) == 101
+    assert sum(transactions.sizes) == 101
+    assert transactions.sizes[0] == 64
+
+
+def test_a_lone_one_has_a_transaction_of_its_own():
+    """Nobody waits for others to come."""
+    transactions = Transactions()
+    transactions.go.set()
+    gathering = Gathering(transactions.transact)
+    assert [gathering.run(noting(name)) for name in "abc"] == ["a", "b", "c"]
+    assert transactions.sizes == [1, 1, 1]
+
+
+def test_one_that_fails_spoils_it_for_nobody():
+    """The one gets its error, the others what they came for."""
+    transactions = Transactions()
+
+    def fail(_done: list[str]) -> None:
+        raise DuplicateInstance("known")
+
+    results = together(transactions, [noting("a"), fail, noting("b")])
+    assert results[1] == "a"
+    assert results[3] == "b"
+    assert isinstance(results[2], DuplicateInstance)
+    assert transactions.sizes == [1, 1, 1]
+
+
+@pytest.mark.parametrize("failure", [IndexUnavailable("gone"), KeyboardInterrupt()])
+def test_a_database_that_is_gone_is_gone_for_all(failure: BaseException):
+    """Nobody is left waiting, and nobody is told of success."""
+    transactions = Transactions()
+    transactions.failure = failure
+    gathering, caught = Gathering(transactions.transact), []
+
+    def run(name: str) -> None:
+        try:
+            gathering.run(noting(name))
+        except BaseException as error:
+            caught.append(type(error))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "abcd"]
+    threads[0].start()
+    assert transactions.began.wait(PATIENCE)
+    for thread in threads[1:]:
+        thread.start()
+    while len(gathering._queue) < 3:
+        threading.Event().wait(0.001)
+    transactions.go.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert caught.count(IndexUnavailable) == (4 if isinstance(failure, IndexUnavailable) else 3)
+    transactions.failure = None
+    assert gathering.run(noting("later")) == "later"
+
+
+def test_many_senders_at_once_lose_nothing(index: Index):
+    """Every instance is there, and known ones are refused."""
+
+    def send(number: int) -> str:
+        try:
+            writer.add(index, arrival(number % 90))
+        except DuplicateInstance:
+            return "known"
+        return "added"
+
+    with ThreadPoolExecutor(16) as pool:
+        said = list(pool.map(send, range(100)))
+    assert (said.count("added"), said.count("known")) == (90, 10)
+    with index.read() as connection:
+        assert connection.execute(select(func.count()).select_from(image)).scalar() == 90
+
+
+def test_the_next_image_of_a_known_series_is_one_statement(index: Index):
+    """What is known as it was sent needs no asking."""
+    writer.add(index, arrival(1))
+    said: list[str] = []
+    event.listen(index._engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
+    assert writer.add(index, arrival(2)) == ()
+    assert [each.split(" (")[0] for each in said if not each.startswith(("BEGIN", "SELECT 1"))] == ["INSERT INTO image"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"PatientID": "P2"}, {"IssuerOfPatientID": "X"}, {"StudyInstanceUID": "1.2.9"}, {"PatientName": "Late"},
+     {"StudyID": "7"}, {"Modality": "MR"}, {"SeriesInstanceUID": "1.2.9.1"}],
+)  # fmt: skip
+def test_what_differs_anywhere_above_the_image_is_looked_at(index: Index, changes: dict[str, str]):
+    """Conflicts are told, empty elements filled and new parents made, as for the first image of a series."""
+    writer.add(index, arrival(1))
+    warnings = writer.add(index, arrival(2, **changes))
+    assert bool(warnings) == (changes.keys() <= {"PatientID", "IssuerOfPatientID", "StudyInstanceUID"})
+    fits = not warnings
+    if fits:
+        later = arrival(3, **changes)
+        with index.read() as connection:
+            kept = [
+                row[0]
+                for row in connection.exec_driver_sql(
+                    "SELECT kept FROM patient UNION ALL SELECT kept FROM study UNION ALL SELECT kept FROM series"
+                )
+            ]
+        assert all(
+            later.header.kept[level] in map(bytes, kept) for level in QueryLevel if level is not QueryLevel.IMAGE
+        )
+
+
+def test_a_series_that_was_removed_and_comes_again_is_made_anew(index: Index):
+    """Nothing remembered outlives its row, even where the database gives its number to another one."""
+    writer.add(index, arrival(1))
+    writer.add(index, arrival(2))
+    writer.remove(index, ["1.2.1.1.1", "1.2.1.1.2"])
+    other = {"PatientID": "P9", "StudyInstanceUID": "1.2.9", "SeriesInstanceUID": "1.2.9.1"}
+    writer.add(index, arrival(5, **other))
+    writer.add(index, arrival(3))
+    assert writer.find(index, "1.2.1.1.3").series_instance_uid == "1.2.1.1"
+    assert writer.find(index, "1.2.1.1.5").series_instance_uid == "1.2.9.1"
