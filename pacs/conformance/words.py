@@ -140,7 +140,7 @@ PLACES = {Kept.COLUMN: "index", Kept.ROW: "row", Kept.COMPUTED: "computed"}
 
 COMMENT, ELEMENT = "0902", "0902, and 0901 where an element is at fault"
 COUNTS, REMAINING = "1021, 1022, 1023", "1020, 1021, 1022, 1023"
-FAILED_LIST = "and the failed list if any failed"
+FAILED = "and where any failed the list of them"
 
 _FIND_ENDS: tuple[Row, ...] = (
     ("0000", "Success: every match that is known has been sent", ""),
@@ -151,9 +151,13 @@ _FIND_ENDS: tuple[Row, ...] = (
 _RETRIEVE_ENDS: tuple[Row, ...] = (
     ("0000", "Success: all sub-operations completed", COUNTS),
     ("FF00", "Pending", REMAINING),
-    ("FE00", "Cancel", f"once sub-operations are known {REMAINING}, {FAILED_LIST}"),
-    ("B000", "Warning: some sub-operations failed or warned, or all warned", f"{COUNTS}, {FAILED_LIST}"),
-    ("A702", "Failure: all sub-operations failed", f"0902, {COUNTS}, and the failed list"),
+    ("FE00", "Cancel", f"once sub-operations are known {REMAINING}, {FAILED}"),
+    (
+        "B000",
+        "Warning: some sub-operations failed or warned, or all warned",
+        f"{COUNTS}, and where any failed 0902 and the list of them",
+    ),
+    ("A702", "Failure: all sub-operations failed", f"0902, {COUNTS}, and the list of them"),
 )
 ENDS: dict[Service, tuple[Row, ...]] = {
     Service.ECHO: (("0000", "Success", ""),),

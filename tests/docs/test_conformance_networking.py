@@ -26,6 +26,7 @@ from tests.docs.asking import (
     VERIFICATION,
     Asker,
     answered,
+    collect_quietly,
     counts,
     destination,
     extended,
@@ -333,6 +334,7 @@ def cancel_grace(serve):
             client.send(raw.cancel(1, 1))
             final = client.until_final()[-1]
         done.set()
+    collect_quietly()
     assert (final.status, counts(final)) == (0xFE00, (1, 0, 1, 0))
 
 

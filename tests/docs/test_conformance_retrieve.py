@@ -1,0 +1,577 @@
+"""What the conformance statement says of retrieves and C-CANCEL (sections 3.4 and 3.5), asked of running servers."""
+
+import socket
+import threading
+from contextlib import ExitStack
+
+import pytest
+from pynetdicom.presentation import AllStoragePresentationContexts
+from sqlalchemy import text
+
+from pacs.testing import serving, study, write
+from tests import raw
+from tests.archives import identifier, take_in
+from tests.docs.asking import (
+    COMMENT,
+    CT,
+    ELEMENT,
+    GET,
+    MOVE,
+    MR,
+    ROOTS,
+    Asker,
+    collect_quietly,
+    counts,
+    destination,
+    model,
+    role,
+)
+from tests.docs.statement import asks, rows
+from tests.programs import free_port, run
+from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
+
+DEFLATED, BIG, JPEG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""pynetdicom leaves the socket of an association that was aborted to the garbage collector."""
+
+DATASETS = study(series=2, instances=2)
+STUDY = DATASETS[0].StudyInstanceUID
+SERIES = DATASETS[0].SeriesInstanceUID
+UIDS = [each.SOPInstanceUID for each in DATASETS]
+
+
+class Taker:
+    """What a destination has been sent, and what it answers by SOP Instance UID; `hang` holds it up."""
+
+    def __init__(self) -> None:
+        self.events: list = []
+        self.answers: dict[str, int] = {}
+        self.begun, self.hang = threading.Event(), threading.Event()
+        self.hang.set()
+
+    def __call__(self, event) -> int:
+        """Answer a C-STORE."""
+        self.events.append(event)
+        self.begun.set()
+        assert self.hang.wait(30)
+        return self.answers.get(event.request.AffectedSOPInstanceUID, 0x0000)
+
+    @property
+    def taken(self) -> list[str]:
+        """The SOP Instance UIDs of what was sent, in order."""
+        return [each.request.AffectedSOPInstanceUID for each in self.events]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A server with a study of four images, its destinations TAKER and REFUSING, and itself as SELF."""
+    taker = Taker()
+    with ExitStack() as stack:
+        row = stack.enter_context(destination("TAKER", taker))
+        nobody = stack.enter_context(socket.socket())
+        nobody.bind(("127.0.0.1", 0))
+        peers = [row, {"ae_title": "REFUSING", "host": "127.0.0.1", "port": nobody.getsockname()[1]}]
+        settings = {"peers": peers, "limits.cancel_grace": 1, "limits.retrieve_studies": 1}
+        archive = stack.enter_context(serving(tmp_path_factory.mktemp("retrieve"), settings))
+        take_in(archive, DATASETS)
+        take_in(archive, [each for number in (2, 3) for each in study(series=1, instances=1, number=number)])
+        yield archive, taker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left():
+    """What pynetdicom left is collected before others are blamed for it."""
+    yield
+    collect_quietly()
+
+
+@pytest.fixture
+def archive(house):
+    """The server."""
+    return house[0]
+
+
+@pytest.fixture
+def taker(house):
+    """Its destination, which answers 0000 to everything when a test begins."""
+    house[1].__init__()
+    return house[1]
+
+
+@pytest.fixture
+def asker(archive):
+    """An association to ask on."""
+    with Asker(archive.port) as made:
+        yield made
+
+
+# --- what is retrieved -------------------------------------------------------------------------------------------
+
+
+@asks("Conformant to PS3.4 Annex C as SCP of C-MOVE and C-GET, and to Annex B as SCU", "The unique keys select")
+@pytest.mark.parametrize(
+    ("level", "keys", "number"),
+    [
+        ("PATIENT", {"PatientID": "P1"}, 6),
+        ("STUDY", {"PatientID": "P1", "StudyInstanceUID": STUDY}, 4),
+        ("STUDY", {"PatientID": "P1", "StudyInstanceUID": [STUDY, "1.2.3"]}, 4),
+        ("SERIES", {"PatientID": "P1", "StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES}, 2),
+        ("IMAGE", {"PatientID": "P1", "StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES,
+                   "SOPInstanceUID": UIDS[:2]}, 2),
+        ("STUDY", {"PatientID": "OTHER", "StudyInstanceUID": STUDY}, 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("root", ROOTS)
+def test_unique_keys_select(archive, taker, asker, root, level, keys, number):
+    """In every model that has the level, for C-MOVE and C-GET."""
+    known = level in {"Patient Root": "PATIENT STUDY SERIES IMAGE", "Study Root": "STUDY SERIES IMAGE",
+                      "Patient/Study Only": "PATIENT STUDY"}[root].split()  # fmt: skip
+    final = asker.move("TAKER", level, root, **keys)[-1]
+    assert (final.status, counts(final)) == ((0x0000, (None, number, 0, 0)) if known else (0xA900, (None,) * 4))
+    final = asker.get(level, root, **keys)[-1]
+    status = 0xA702 if number else 0x0000
+    assert (final.status, counts(final)) == ((status, (None, 0, number, 0)) if known else (0xA900, (None,) * 4))
+
+
+@asks(
+    "The key of the level is always needed in the strict manner",
+    "In the tolerant one the unique keys above may be missing",
+    "Wild cards, and keys with a value that are not supported, are refused with A900",
+    "An instance whose value of a key is unknown is not retrieved",
+)
+@pytest.mark.parametrize(
+    ("level", "keys", "tolerant", "strict"),
+    [
+        ("SERIES", {"SeriesInstanceUID": SERIES}, 0x0000, 0xA900),
+        ("SERIES", {"SeriesInstanceUID": SERIES, "StudyInstanceUID": STUDY}, 0x0000, 0x0000),
+        ("SERIES", {"StudyInstanceUID": STUDY}, 0xA900, 0xA900),
+        ("SERIES", {"StudyInstanceUID": STUDY, "Modality": "CT"}, 0x0000, 0xA900),
+        ("STUDY", {"AccessionNumber": "A1"}, 0x0000, 0xA900),
+        ("STUDY", {"AccessionNumber": "A1", "StudyInstanceUID": STUDY}, 0x0000, 0xA900),
+        ("STUDY", {"StudyDate": "20260101-20260102"}, 0xA900, 0xA900),
+        ("STUDY", {"StudyInstanceUID": ""}, 0xA900, 0xA900),
+        ("STUDY", {"PatientName": "DOE*"}, 0xA900, 0xA900),
+        ("STUDY", {"StudyInstanceUID": STUDY, "WindowCenter": "1"}, 0xA900, 0xA900),
+        ("STUDY", {"AccessionNumber": "A1", "StudyComments": "unknown"}, 0x0000, 0xA900),
+    ],
+)
+def test_which_other_keys_select(archive, strictly, level, keys, tolerant, strict):
+    """What is taken selects exactly what it names, what is not is refused."""
+    for port, expected in ((archive.port, tolerant), (strictly.port, strict)):
+        with Asker(port) as asker:
+            final = asker.get(level, **keys)[-1]
+        empty = "StudyComments" in keys
+        status = 0xA702 if expected == 0x0000 and not empty else expected
+        assert final.status == status, final.text(COMMENT)
+        if status == 0xA702:
+            assert counts(final)[2] == (2 if "SeriesInstanceUID" in keys else 4)
+
+
+@pytest.fixture(scope="module")
+def strictly(tmp_path_factory):
+    """A strict server with the same study."""
+    with serving(tmp_path_factory.mktemp("strict"), {"query.manner": "strict"}) as running:
+        take_in(running, DATASETS)
+        yield running
+
+
+@asks("Where nothing is found the status is 0000 with counts of zero")
+def test_nothing_found(taker, asker):
+    """Neither a list nor a sub-operation."""
+    for response in (
+        asker.move("TAKER", "STUDY", StudyInstanceUID="1.2.3"),
+        asker.get("STUDY", StudyInstanceUID="1.2"),
+    ):
+        assert [(each.status, counts(each), each.data) for each in response] == [(0x0000, (None, 0, 0, 0), None)]
+    assert taker.taken == []
+
+
+# --- destinations ------------------------------------------------------------------------------------------------
+
+
+@asks("A move destination is an AE title of the table of peers", "It is looked at before anything else")
+@pytest.mark.parametrize(
+    ("title", "status"), [("TAKER", 0), (" TAKER ", 0), ("taker", 0xA801), ("PACS", 0xA801), ("", 0xA801)]
+)
+def test_who_is_a_destination(taker, asker, title, status):
+    """Spaces do not matter, letters do; an unknown one is told so whatever the Identifier says."""
+    assert asker.move(title, "STUDY", StudyInstanceUID=STUDY)[-1].status == status
+    if status:
+        assert asker.move(title, "NONE")[-1].status == status
+        assert asker.ask(raw.C_MOVE, MOVE, b"\xff" * 9, [raw.element(0x0600, title.encode())])[-1].status == status
+
+
+@asks("The destination may be the requestor, or this server itself", "The table of peers is empty")
+def test_the_requestor_and_the_server_itself_as_destinations(tmp_path):
+    """DCMTK's movescu moves to itself; a move to ourselves finds everything stored already."""
+    ours, theirs = free_port(), free_port()
+    named = (("PACS", ours), ("HOME", theirs))
+    rows_of_peers = [{"ae_title": name, "host": "127.0.0.1", "port": port} for name, port in named]
+    with serving(tmp_path / "pacs", {"peers": rows_of_peers, "server.port": ours}) as archive:
+        take_in(archive, DATASETS)
+        with Asker(archive.port) as asker:
+            final = asker.move("PACS", "STUDY", StudyInstanceUID=STUDY)[-1]
+        assert (final.status, counts(final)) == (0x0000, (None, 4, 0, 0))
+        (tmp_path / "home").mkdir()
+        selection = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
+        run("movescu", "-S", "-aet", "HOME", "-aec", "PACS", "+P", theirs, "-od", tmp_path / "home", *selection,
+            "127.0.0.1", archive.port)  # fmt: skip
+    assert len(list((tmp_path / "home").iterdir())) == 4
+
+
+# --- sub-operations ----------------------------------------------------------------------------------------------
+
+
+@asks(
+    "The instances are sent on associations of their own for a C-MOVE",
+    "A C-STORE request carries the priority of the retrieve",
+    "It starts associations only to send what a C-MOVE asked for",
+)
+@pytest.mark.parametrize("priority", [0, 1, 2])
+def test_what_a_store_request_carries(archive, taker, priority):
+    """Priority, Move Originator and its Message ID, under our AE title."""
+    data = identifier("STUDY", StudyInstanceUID=STUDY)
+    with Raw(archive.port) as client:
+        client.associate((1, MOVE, [IMPLICIT]), calling="ASKER")
+        sent = raw.request(raw.C_MOVE, 1, MOVE, 4711, data, [raw.element(0x0600, b"TAKER ")])
+        client.send(sent.replace(raw.us(0x0700, 0), raw.us(0x0700, priority)))
+        assert client.until_final()[-1].status == 0x0000
+    for event in taker.events:
+        asked = event.request
+        assert (asked.MoveOriginatorApplicationEntityTitle, asked.MoveOriginatorMessageID) == ("ASKER", 4711)
+        assert (asked.Priority, event.assoc.requestor.ae_title) == (priority, "PACS")
+
+
+@asks(
+    "Contexts are proposed for what will be sent and nothing else",
+    "An instance is sent as it is stored where that was accepted",
+    "Encapsulated pixel data are not transcoded",
+)
+@pytest.mark.parametrize(
+    ("stored", "accepted", "arrives"),
+    [
+        *((native, [native], native) for native in (EXPLICIT, IMPLICIT, BIG, DEFLATED)),
+        *((EXPLICIT, [other], other) for other in (IMPLICIT, BIG, DEFLATED)),
+        *((other, [EXPLICIT], EXPLICIT) for other in (IMPLICIT, BIG, DEFLATED)),
+        (DEFLATED, [EXPLICIT, IMPLICIT, DEFLATED], DEFLATED),
+        (EXPLICIT, [JPEG], None),
+        (JPEG, [JPEG, EXPLICIT], JPEG),
+        (JPEG, [EXPLICIT, IMPLICIT], None),
+    ],
+)
+def test_how_an_instance_is_sent(tmp_path, stored, accepted, arrives):
+    """As it is stored, converted, or not at all; what is proposed is that and what it can be converted into."""
+    taker = Taker()
+    native = [EXPLICIT, IMPLICIT, BIG, DEFLATED]
+    (made,) = study(series=1, instances=1, transfer_syntax=stored)
+    with destination("TAKER", taker, accepted) as row, serving(tmp_path / "pacs", {"peers": [row]}) as archive:
+        write([made], tmp_path / "in")
+        archive.storage.import_file(next((tmp_path / "in").iterdir()))
+        with Asker(archive.port) as asker:
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=made.StudyInstanceUID)[-1]
+    assert final.status == (0xA702 if arrives is None else 0x0000)
+    assert [each.context.transfer_syntax for each in taker.events] == ([arrives] if arrives else [])
+    for event in taker.events:
+        assert event.dataset.SOPInstanceUID == made.SOPInstanceUID
+        offered = [sorted(each.transfer_syntax) for each in event.assoc.requestor.requested_contexts]
+        others = [sorted(each for each in native if each != stored)] if stored in native else []
+        assert offered == [[stored], *others]
+        assert {each.abstract_syntax for each in event.assoc.requestor.requested_contexts} == {made.SOPClassUID}
+
+
+@asks("More than 128 contexts are proposed on several associations")
+def test_more_contexts_than_an_association_has(tmp_path):
+    """65 SOP Classes of two contexts each make two associations; everything arrives."""
+    listed = {row[1] for row in rows("3.2 Storage", "SOP Class")}
+    classes = [each.abstract_syntax for each in AllStoragePresentationContexts if each.abstract_syntax in listed][:65]
+    taker = Taker()
+    with destination("TAKER", taker, classes=classes) as row, serving(tmp_path, {"peers": [row]}) as archive:
+        made = study(series=1, instances=65)
+        for dataset, sop_class in zip(made, classes, strict=True):
+            dataset.SOPClassUID = sop_class
+        take_in(archive, made)
+        with Asker(archive.port) as asker:
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=made[0].StudyInstanceUID)[-1]
+    assert (final.status, counts(final)) == (0x0000, (None, 65, 0, 0))
+    assert len({id(each.assoc) for each in taker.events}) == 2
+
+
+@asks("In a C-GET the contexts count in which the requestor is SCP")
+def test_a_get_sends_where_the_requestor_is_scp(archive):
+    """With the role everything comes, on the association of the request; without it everything fails."""
+    selection = identifier("STUDY", StudyInstanceUID=STUDY)
+    for roles, came in ((role(CT, 0, 1), 4), (b"", 0)):
+        with Raw(archive.port) as client:
+            client.associate((1, GET, [IMPLICIT]), (3, CT, [EXPLICIT]), extra=roles)
+            client.send(raw.request(raw.C_GET, 1, GET, 1, selection))
+            responses = []
+            for _ in range(2 * came or 5):
+                responses.append(client.message())
+                if responses[-1].number(0x0100) == raw.C_STORE:
+                    client.send(raw.success(3, responses[-1].elements))
+            final = client.message() if came else responses[-1]
+        assert [each.number(0x0100) for each in responses].count(raw.C_STORE) == came
+        assert counts(final) == (None, came, 4 - came, 0)
+
+
+@asks(
+    "A sub-operation is completed when it is answered with 0000", "It counts as warning when it is answered with 0107"
+)
+@asks("It has failed with every other status", "The others go on")
+def test_how_sub_operations_count(archive, taker, asker):
+    """Every status of the table of warnings is one, others are failures, and nothing is left out because of them."""
+    for code in (0x0107, 0x0116, 0xB000, 0xB006, 0xB007):
+        taker.answers[UIDS[1]] = code
+        assert counts(asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]) == (None, 3, 0, 1)
+    for code in (0xA700, 0xA900, 0xC000, 0x0111, 0x0122, 0x0124, 0xB001):
+        taker.answers[UIDS[1]] = code
+        final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+        assert counts(final) == (None, 3, 1, 0)
+        assert final.dataset().FailedSOPInstanceUIDList == UIDS[1]
+
+
+@asks("without an answer in time", "when the stored file cannot be read")
+def test_other_ways_to_fail(tmp_path):
+    """No context, no file, no answer: each fails alone."""
+    other, gone, late, fine = study(series=1, instances=4)
+    other.SOPClassUID = MR
+    answered = threading.Event()
+
+    def answer(event):
+        if event.request.AffectedSOPInstanceUID == late.SOPInstanceUID:
+            answered.wait(20)
+        return 0x0000
+
+    settings = {"limits.message_seconds": 0.5}
+    with destination("TAKER", answer) as row, serving(tmp_path, settings | {"peers": [row]}) as archive:
+        take_in(archive, [gone])
+        (path,) = (each for each in (tmp_path / "files").rglob("*") if each.is_file())
+        path.write_bytes(path.read_bytes()[:-9])
+        take_in(archive, [other, late, fine])
+        with Asker(archive.port) as asker:
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=fine.StudyInstanceUID)[-1]
+        answered.set()
+    assert counts(final) == (None, 1, 3, 0)
+    assert set(final.dataset().FailedSOPInstanceUIDList) == {each.SOPInstanceUID for each in (other, gone, late)}
+
+
+@asks("A destination that cannot be reached, or is lost, is called again for the next instance")
+@pytest.mark.parametrize(("lost", "completed", "calls"), [(1, 3, 2), (2, 2, 3), (3, 0, 2)])
+def test_a_destination_that_is_lost(tmp_path, lost, completed, calls):
+    """Lost once, or again after a success, it is called again; twice in a row, and the rest has failed."""
+    aborting = {1: UIDS[:1], 2: [UIDS[0], UIDS[2]], 3: UIDS}[lost]
+    called = []
+
+    def answer(event):
+        called.append(id(event.assoc))
+        if event.request.AffectedSOPInstanceUID in aborting:
+            event.assoc.abort()
+        return 0x0000
+
+    with destination("TAKER", answer) as row, serving(tmp_path, {"peers": [row]}) as archive:
+        take_in(archive, DATASETS)
+        with Asker(archive.port) as asker:
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+    assert counts(final) == (None, completed, 4 - completed, 0)
+    assert len(dict.fromkeys(called)) == calls
+
+
+def begin(client: Raw, **associate: object) -> None:
+    """Ask for a move of the study to TAKER, with Message ID 1."""
+    client.associate((1, MOVE, [IMPLICIT]), **associate)
+    data = identifier("STUDY", StudyInstanceUID=STUDY)
+    client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, data, [raw.element(0x0600, b"TAKER ")]))
+
+
+@asks("When the association of the requester is lost, no further sub-operation begins")
+def test_a_requester_that_is_lost(archive, taker):
+    """The sub-operation that runs is the last one; the association to the destination ends."""
+    taker.hang.clear()
+    with Raw(archive.port) as client:
+        begin(client)
+        assert taker.begun.wait(20)
+    over = threading.Event()
+    unsubscribe = archive.events.subscribe(
+        lambda event: over.set() if type(event).__name__ == "OperationFinished" else None
+    )
+    taker.hang.set()
+    assert over.wait(20)
+    unsubscribe()
+    assert len(taker.taken) == 1
+
+
+# --- responses ---------------------------------------------------------------------------------------------------
+
+
+@asks("Completed, failed, warning and remaining add up", "The final response tells completed, failed and warning")
+def test_the_counts_of_every_response(taker, asker):
+    """Always four in all; remaining in Pending responses only, and a list where one failed."""
+    taker.answers.update({UIDS[0]: 0xB000, UIDS[2]: 0xC000})
+    *pending, final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)
+    assert [counts(each)[0] for each in pending] == [3, 2, 1, 0]
+    assert {sum(counts(each)) for each in pending} == {4}
+    assert {each.data for each in pending} == {None}
+    assert counts(final) == (None, 2, 1, 1)
+    assert [each.keyword for each in final.dataset()] == ["FailedSOPInstanceUIDList"]
+
+
+# --- cancel ------------------------------------------------------------------------------------------------------
+
+
+@asks("A C-CANCEL is honoured from the packet of its request on", "The operation ends with FE00 and at most")
+@pytest.mark.parametrize("operation", ["FIND", "MOVE", "GET"])
+def test_a_cancel_in_the_packet_of_the_request(archive, taker, operation):
+    """FE00, nothing sent, and the Message ID is good for another request."""
+    sop_class = model("Study Root", operation)
+    kind = {"FIND": raw.C_FIND, "MOVE": raw.C_MOVE, "GET": raw.C_GET}[operation]
+    request = raw.request(kind, 1, sop_class, 1, identifier("STUDY", StudyInstanceUID=STUDY), [
+        raw.element(0x0600, b"TAKER ")] if operation == "MOVE" else [])  # fmt: skip
+    with Raw(archive.port) as client:
+        client.associate((1, sop_class, [IMPLICIT]))
+        client.send(request, raw.cancel(1, 1))
+        responses = client.until_final()
+        assert (responses[-1].status, len(responses) <= 3, taker.taken) == (0xFE00, True, [])
+        client.send(request)
+        assert client.until_final()[-1].status != 0xFE00
+
+
+@asks("No new sub-operation begins", "Remaining counts those that had not begun")
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_cancel_during_a_sub_operation(archive, taker, answers):
+    """The running one ends as it would within the time it has, and has failed after it; no other begins."""
+    taker.hang.clear()
+    with Raw(archive.port) as client:
+        begin(client)
+        assert taker.begun.wait(20)
+        client.send(raw.cancel(1, 1))
+        if answers:
+            threading.Timer(0.1, taker.hang.set).start()
+        final = client.until_final()[-1]
+        taker.hang.set()
+    assert (final.status, counts(final)) == (0xFE00, (3, 1, 0, 0) if answers else (3, 0, 1, 0))
+    assert (final.data is None) == answers
+    assert len(taker.taken) == 1
+
+
+@asks("A C-CANCEL for anything else is ignored, and the Message ID can be used again")
+def test_a_cancel_for_something_else(archive, taker):
+    """Another Message ID, none that runs: the operation goes on to its end, and so does the next of the same ID."""
+    with Raw(archive.port) as client:
+        begin(client)
+        client.send(raw.cancel(1, 9))
+        assert client.until_final()[-1].status == 0x0000
+        client.send(raw.cancel(1, 1))
+        data = identifier("STUDY", StudyInstanceUID=STUDY)
+        client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, data, [raw.element(0x0600, b"TAKER ")]))
+        assert client.until_final()[-1].status == 0x0000
+    assert len(taker.taken) == 8
+
+
+# --- statuses ----------------------------------------------------------------------------------------------------
+
+
+class Retrieve:
+    """A C-MOVE to TAKER or a C-GET, whose status tables are asked with the same questions."""
+
+    def __init__(self, operation: str, archive, taker: Taker) -> None:
+        self.operation, self.archive, self.taker = operation, archive, taker
+        self.sop_class = model("Study Root", operation)
+
+    def ask(self, data: bytes | None = None, port: int = 0, cancel: bool = False) -> list[Response]:
+        """All responses, C-STORE requests answered as the Taker would."""
+        data = identifier("STUDY", StudyInstanceUID=STUDY) if data is None else data
+        kind = raw.C_MOVE if self.operation == "MOVE" else raw.C_GET
+        extra = [raw.element(0x0600, b"TAKER ")] if self.operation == "MOVE" else []
+        with Raw(port or self.archive.port) as client:
+            client.associate((1, self.sop_class, [IMPLICIT]), (3, CT, [EXPLICIT]), extra=role(CT, 0, 1))
+            request = raw.request(kind, 1, self.sop_class, 1, data, extra)
+            client.send(request, *([raw.cancel(1, 1)] if cancel else []))
+            responses = []
+            while not responses or responses[-1].status == 0xFF00:
+                message = client.message()
+                if message.number(0x0100) == raw.C_STORE:
+                    client.send(self._answer(message))
+                else:
+                    responses.append(message)
+        return responses
+
+    def _answer(self, asked: Response) -> bytes:
+        status = self.taker.answers.get(asked.text(0x1000), 0x0000)
+        return raw.success(3, asked.elements).replace(raw.us(0x0900, 0), raw.us(0x0900, status))
+
+
+def cancelled(retrieve, _tmp_path):
+    """A C-CANCEL in the packet of the request, before sub-operations are known."""
+    return retrieve.ask(cancel=True)[-1]
+
+
+def warned(retrieve, _tmp_path):
+    """Some fail, some warn."""
+    retrieve.taker.answers.update({UIDS[0]: 0xB000, UIDS[1]: 0xA700})
+    return retrieve.ask()[-1]
+
+
+def failed(retrieve, _tmp_path):
+    """All fail."""
+    retrieve.taker.answers.update(dict.fromkeys(UIDS, 0xC000))
+    return retrieve.ask()[-1]
+
+
+def with_row(retrieve, tmp_path, data: bytes | None = None, **settings: object):
+    """The final response of a server of its own with these settings, and a table renamed where data is None."""
+    with destination("TAKER") as row, serving(tmp_path, {"peers": [row], **settings}) as archive:
+        take_in(archive, DATASETS[:1])
+        if data is None:
+            with archive.index.write() as connection:
+                connection.execute(text("ALTER TABLE image RENAME TO gone"))
+        return retrieve.ask(data, archive.port)[-1]
+
+
+def too_long(retrieve, tmp_path):
+    """An Identifier beyond its limit."""
+    data = identifier("STUDY", StudyInstanceUID=["1.2.3"] * 1000)
+    return with_row(retrieve, tmp_path, data, **{"limits.identifier_size": 4096})
+
+
+def unknown_destination(retrieve, _tmp_path):
+    """Nobody's AE title."""
+    with Asker(retrieve.archive.port) as asker:
+        return asker.move("NOBODY", "STUDY", StudyInstanceUID=STUDY)[-1]
+
+
+PROVOKED = {
+    "0000": [lambda retrieve, _: retrieve.ask()[-1]],
+    "FF00": [lambda retrieve, _: retrieve.ask()[0]],
+    "FE00": [cancelled],
+    "B000": [warned],
+    "A702": [failed],
+    "A701": [too_long, with_row],
+    "A801": [unknown_destination],
+    "A900": [
+        lambda retrieve, _: retrieve.ask(identifier("STUDY", PatientName="DOE^JOHN"))[-1],
+        lambda retrieve, _: retrieve.ask(identifier("NONE"))[-1],
+    ],
+    "C000": [lambda retrieve, _: retrieve.ask(b"\xff" * 20)[-1]],
+}
+"""How each status is provoked, as often as it stands in the tables."""
+
+STATUSES = [(operation, *row) for operation in ("MOVE", "GET") for row in rows(f"Statuses of C-{operation}", "status")]
+
+
+@pytest.mark.parametrize(
+    ("operation", "code"), sorted({(each[0], each[1]) for each in STATUSES if each[1] != "C001"}), ids=str
+)
+def test_every_status(archive, taker, tmp_path, operation, code):
+    """Each status comes from its cause, with the related fields that the table tells and no others."""
+    told = [each[3] for each in STATUSES if each[:2] == (operation, code)]
+    assert len(told) == len(PROVOKED[code])
+    for place, (related, provoke) in enumerate(zip(told, PROVOKED[code], strict=True)):
+        response = provoke(Retrieve(operation, archive, taker), tmp_path / str(place))
+        assert f"{response.status:04X}" == code, response.text(COMMENT)
+        assert (COMMENT in response.elements) == ("0902" in related)
+        assert ELEMENT not in response.elements or "0901" in related
+        if not related.startswith("once"):
+            for number in ("1020", "1021", "1022", "1023"):
+                assert (int(number, 16) in response.elements) == (number in related)
+        assert (response.data is not None) == (code in ("A702", "B000"))
