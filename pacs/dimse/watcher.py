@@ -5,15 +5,17 @@ thread for the whole process; what arrives is taken in by `attend`, which cancel
 interrupts what its thread waits for. The Pending response that is due meanwhile is sent from here too.
 """
 
+import logging
 import select
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pacs.dimse.waiting import Attended, Vigil
+from pacs.errors import PacsError
 
 
 class _Watch:
@@ -110,15 +112,27 @@ class Watcher:
             with self._lock:
                 watches = list(self._watches.values())
             for watch in watches:
-                watch.tick_if_due()
+                self._guarded(watch.tick_if_due)
+
+    @staticmethod
+    def _guarded(look: Callable[[], None]) -> bool:
+        """Look after one association; what goes wrong with it must not end the care for all others."""
+        try:
+            look()
+        except PacsError:
+            return False  # the association is over: its own thread meets the same and says so
+        except Exception:
+            logging.getLogger("pacs").exception("the watcher failed on an association")
+            return False
+        return True
 
     def _attend(self, descriptor: int) -> None:
         with self._lock:
             watch = self._watches.get(descriptor)
         if watch is None:
             return
-        watch.attended.attend()
-        if not watch.attended.is_attentive:
+        heard = self._guarded(watch.attended.attend)
+        if not heard or not watch.attended.is_attentive:
             # What is left unread would wake this thread again and again.
             with self._lock:
                 if self._watches.get(descriptor) is watch:
