@@ -1,6 +1,7 @@
 """`python -m benchmarks`: which systems and measurements, and where the results go."""
 
 import argparse
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from benchmarks.memory import memory
 from benchmarks.million import million
 from benchmarks.move import move
 from benchmarks.peers import SYSTEMS
+from benchmarks.report import Report
 
 Family = Callable[[Bench], Iterator[Row]]
 
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = asked.only or [name for name in FAMILIES if large or name not in LARGE]
     rows: list[Row] = []
     failed = [name for name in names if not _measured(FAMILIES[name], bench, rows)]
-    _write(rows, asked)
+    command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
+    _write(Report(rows, command, asked.quick), asked)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
@@ -66,19 +69,18 @@ def _measured(family: Family, bench: Bench, rows: list[Row]) -> bool:
     return True
 
 
-def _write(rows: list[Row], asked: argparse.Namespace) -> None:
+def _write(written: Report, asked: argparse.Namespace) -> None:
     if asked.json:
-        sys.stdout.write(report.as_json(rows))
+        sys.stdout.write(report.as_json(written))
     elif sys.stdout.isatty():
-        report.show(rows)
+        report.show(written)
     else:
-        sys.stdout.write(report.markdown(rows))
+        sys.stdout.write(report.markdown(written))
     if asked.out:
-        content = report.as_json(rows) if asked.out.suffix == ".json" else report.markdown(rows)
+        content = report.as_json(written) if asked.out.suffix == ".json" else report.markdown(written)
         asked.out.write_text(content, encoding="utf-8")
     if asked.chart:
-        asked.chart.write_text(chart.svg(rows), encoding="utf-8")
-        say(f"drew {asked.chart}")
+        asked.chart.write_text(chart.svg(written.rows), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

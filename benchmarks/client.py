@@ -1,7 +1,7 @@
 """The raw client: messages encoded beforehand, command and data set in one write, Nagle off, nothing waited for.
 
-It avoids the client's share of the stall between Nagle's algorithm and delayed acknowledgements: what it measures is
-the server.
+It acknowledges at once what it receives, which avoids the client's share of the stall between Nagle's algorithm and
+delayed acknowledgements: what it measures is the server. It can be told to delay acknowledgements, as most clients do.
 """
 
 import socket as sockets
@@ -35,10 +35,12 @@ class Refused(Exception):
 class Association:
     """An open association with a server on this machine."""
 
-    def __init__(self, port: int, called: str, contexts: Sequence[Context] = (STORAGE,)) -> None:
+    def __init__(
+        self, port: int, called: str, contexts: Sequence[Context] = (STORAGE,), *, delays: bool = False
+    ) -> None:
         self._socket = sockets.create_connection(("127.0.0.1", port), PATIENCE)
         self._socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-        self._received, self._at = b"", 0
+        self._received, self._at, self._delays = b"", 0, delays
         self.send(wire.associate_rq(called, contexts))
         kind, answer = self._pdu()
         if kind != wire.ASSOCIATE_AC:
@@ -75,14 +77,15 @@ class Association:
                 raise Refused(f"the response has status {status:04X}")
 
     def responses(self) -> Iterator[bytes]:
-        """The command sets of the responses up to the final one."""
-        status = wire.PENDING[0]
+        """The command sets of the responses up to the final one, each when its data set is there too."""
+        status, command = wire.PENDING[0], b""
         while status in wire.PENDING:
             kind, body = self._pdu()
             if kind != wire.P_DATA:
                 raise Refused(f"a PDU of type {kind} came instead of a response")
-            for _, header, command in wire.pdvs(body):
-                if header & 1:
+            for _, header, data in wire.pdvs(body):
+                command = data if header & 1 else command
+                if header & 2 and not (header & 1 and wire.number_of(command, 0x0800) != wire.NO_DATA_SET):
                     status = wire.number_of(command, 0x0900)
                     yield command
 
@@ -99,7 +102,8 @@ class Association:
             piece = self._socket.recv(1 << 18)
             if not piece:
                 raise Refused("the server closed the connection")
-            wire.acknowledge_at_once(self._socket)
+            if not self._delays:
+                wire.acknowledge_at_once(self._socket)
             self._received, self._at = self._received[self._at :] + piece, 0
 
 

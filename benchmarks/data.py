@@ -181,7 +181,7 @@ class Study:
 
     @property
     def date(self) -> str:
-        """Its date, somewhere in ten years."""
+        """Its date, somewhere in ten years, on one of the first 28 days of a month."""
         mixed = self.number * 40503 % 2**20
         return f"{MONTHS[mixed % len(MONTHS)]}{mixed // len(MONTHS) % 28 + 1:02}"
 

@@ -30,22 +30,25 @@ WANTED = Study(321)
 
 @dataclass(frozen=True)
 class Query:
-    """A question: what it is called, what it matches, and how often one run asks it."""
+    """A question: what it is called, what it matches, how often one run asks it, and by which kind of client."""
 
     key: str
     title: str
     keys: Mapping[str, str]
     times: int = 1
+    delays: bool = False
 
 
 def queries(wanted: Study) -> list[Query]:
     """The questions, about this study and others."""
+    patient_id = {"PatientID": wanted.patient["PatientID"]}
     return [
-        Query("find.patient_id", "by Patient ID", {"PatientID": wanted.patient["PatientID"]}, 10),
+        Query("find.patient_id", "by Patient ID", patient_id, 10),
+        Query("find.patient_id.delayed", "by Patient ID, acknowledgements delayed", patient_id, 10, delays=True),
         Query("find.accession", "by Accession Number", {"AccessionNumber": wanted.study["AccessionNumber"]}, 10),
         Query("find.prefix", "by name, prefix", {"PatientName": f"{wanted.name.partition('^')[0]}*"}, 5),
         Query("find.infix", "by name, infix *^ANNA^*", {"PatientName": "*^ANNA^*"}, 3),
-        Query("find.month", "of one month", {"StudyDate": f"{wanted.date[:6]}01-{wanted.date[:6]}31"}, 3),
+        Query("find.month", "of one month", {"StudyDate": f"{wanted.date[:6]}01-{wanted.date[:6]}28"}, 3),
         Query("find.all", "all", {}),
     ]
 
@@ -65,10 +68,9 @@ def find(bench: Bench) -> Iterator[Row]:
 
 
 def fill(system: System, studies: int) -> None:
-    """Store the first studies of the population."""
+    """Store the first studies of the population, on one association: dcmqrscp loses some when there are more."""
     say(f"{system.name}: storing {studies} studies")
-    instances = list(data.population(studies))
-    client.store(system.port, system.ae_title, [instances[at::4] for at in range(4)])
+    client.store(system.port, system.ae_title, [data.population(studies)])
 
 
 def asked(
@@ -86,7 +88,7 @@ def asked(
     matches: dict[str, int] = {}
 
     def measure(system: System, _run: int) -> list[float]:
-        with Association(system.port, system.ae_title, [client.QUERY]) as association:
+        with Association(system.port, system.ae_title, [client.QUERY], delays=query.delays) as association:
             answers = [client.find(association, identifier) for _ in range(query.times)]
         matches[system.name] = answers[0].matches
         first, last = (median(each) * 1e3 for each in zip(*((a.first, a.last) for a in answers), strict=True))

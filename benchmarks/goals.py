@@ -92,7 +92,7 @@ def ratio(row: Row, ours: str, systems: Sequence[str]) -> float | None:
 
 
 def _runs(row: Row) -> int:
-    return max(map(len, row.values.values()))
+    return max(map(len, row.values.values()), default=0)
 
 
 def _times_better(better: Better, mine: float, others: Sequence[float]) -> float:

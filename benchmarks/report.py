@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.bench import Better, Row
@@ -13,6 +13,28 @@ from benchmarks.peers import PEERS, SYSTEMS
 
 HEADINGS = ("what", "unit")
 AGAINST = "pacs ÷ best peer"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, and by which command; the loads of a quick one say nothing about goals."""
+
+    rows: Sequence[Row]
+    command: str
+    quick: bool
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What became of the goals."""
+        return [] if self.quick else verdicts(self.rows)
+
+    @property
+    def heading(self) -> list[str]:
+        """What the values are, and where they come from."""
+        small = ["Quick loads, which show that everything works and measure nothing."] if self.quick else []
+        how = "Medians of the runs (least–most); ↑ more is better, ↓ less is better."
+        return [f"`{self.command}`", f"On {machine()}. {how}", *small]
+
 
 Table = tuple[list[str], list[list[str]]]
 """The headings and the cells of a table."""
@@ -77,9 +99,9 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]} to {keys[-1]}, {len(keys)} rows"
 
 
-def goals(rows: Sequence[Row]) -> Table:
+def goals(judged: Sequence[Verdict]) -> Table:
     """What was to be reached, and what was."""
-    return ["goal", "bound", "measured", "reached"], [_goal(verdict) for verdict in verdicts(rows)]
+    return ["goal", "bound", "measured", "reached"], [_goal(verdict) for verdict in judged]
 
 
 def _goal(verdict: Verdict) -> list[str]:
@@ -91,13 +113,13 @@ def _goal(verdict: Verdict) -> list[str]:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(report: Report) -> str:
     """Everything as Markdown."""
-    parts = [f"On {machine()}. Medians of the runs (least–most); ↑ more is better, ↓ less is better.", ""]
-    parts += _markdown_table(results(rows))
-    if verdicts(rows):
-        parts += ["", *_markdown_table(goals(rows))]
-    parts += ["", *(f"- {note}" for note in notes(rows))] if notes(rows) else []
+    parts = [*(line for sentence in report.heading for line in (sentence, "")), *_markdown_table(results(report.rows))]
+    if report.verdicts:
+        parts += ["", *_markdown_table(goals(report.verdicts))]
+    if notes(report.rows):
+        parts += ["", *(f"- {note}" for note in notes(report.rows))]
     return "\n".join(parts) + "\n"
 
 
@@ -110,25 +132,28 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(report: Report) -> str:
     """Everything as JSON, every run's value included."""
     found = [
-        {**asdict(row.line), "better": row.line.better.value, "values": row.values, "notes": row.notes} for row in rows
+        {**asdict(row.line), "better": row.line.better.value, "values": row.values, "notes": row.notes}
+        for row in report.rows
     ]
-    reached = [{"goal": each.goal.title, "value": each.value, "reached": each.reached} for each in verdicts(rows)]
-    return json.dumps({"machine": machine(), "rows": found, "goals": reached}, indent=1, ensure_ascii=False) + "\n"
+    judged = [{"goal": each.goal.title, "value": each.value, "reached": each.reached} for each in report.verdicts]
+    whole = {"command": report.command, "machine": machine(), "quick": report.quick, "rows": found, "goals": judged}
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(report: Report) -> None:
     """Everything on a terminal."""
     from rich.console import Console
 
     console = Console()
-    console.print(machine())
-    console.print(_rich(results(rows)))
-    if verdicts(rows):
-        console.print(_rich(goals(rows)))
-    for note in notes(rows):
+    for sentence in report.heading:
+        console.print(sentence, markup=False, highlight=False)
+    console.print(_rich(results(report.rows)))
+    if report.verdicts:
+        console.print(_rich(goals(report.verdicts)))
+    for note in notes(report.rows):
         console.print(note, style="dim", markup=False, highlight=False)
 
 

@@ -27,7 +27,7 @@ CHECK_EVERY = 50_000
 Rows = tuple[dict[str, object], list[dict[str, object]], list[dict[str, object]]]
 
 
-class _Level:
+class Level:
     """What is the same in all rows of a level, and the places in its kept elements."""
 
     def __init__(self, level: QueryLevel) -> None:
@@ -60,7 +60,7 @@ def _name(name: str) -> dict[str, kept.Column]:
 
 def rows(studies: int) -> Iterator[tuple[dict[str, object], ...]]:
     """The rows of each study: its patient's, its own, then those of each series and image. Ids count from 1."""
-    levels = {level: _Level(level) for level in QueryLevel}
+    levels = {level: Level(level) for level in QueryLevel}
     series_id = 0
     for study in map(Study, range(studies)):
         check = study.number % CHECK_EVERY == 0

@@ -1,0 +1,79 @@
+"""The benchmark runs: against this archive alone, with its smallest loads. No value is judged here."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks import data, rows
+from benchmarks.bench import Better, Line, Row
+from benchmarks.goals import ratio
+from benchmarks.report import Report, markdown
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(*arguments: object) -> str:
+    """What `python -m benchmarks --quick` prints on standard output; it must succeed."""
+    command = [sys.executable, "-m", "benchmarks", "--quick", *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def test_the_benchmark_measures_this_archive_beside_the_sink_and_draws_it(tmp_path):
+    """A quick invocation prints a Markdown table with a value for each system in each line, and an SVG that parses."""
+    chart = tmp_path / "chart.svg"
+    printed = run("--only", "setup", "move", "--systems", "pacs", "sink", "--folder", tmp_path, "--chart", chart)
+    table = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
+    assert table[0] == ["what", "unit", "pacs", "sink"]
+    assert [cells[0].partition(",")[0] for cells in table[2:4]] == ["association set-up"] * 2
+    assert all(float(cells[2]) > 0 and float(cells[3]) > 0 for cells in table[2:4])
+    assert len(table) == 6
+    assert ElementTree.parse(chart).getroot().tag.endswith("svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["chart.svg"]
+
+
+def test_the_benchmark_stores_and_asks_and_writes_json(tmp_path):
+    """What was stored is found again, and JSON has the value of every run."""
+    written = json.loads(
+        run("--only", "find", "ingest", "--systems", "pacs", "--json", "--runs", 1, "--folder", tmp_path)
+    )
+    values = {row["key"]: row["values"]["pacs"] for row in written["rows"]}
+    assert len(values["find.all.rate"]) == len(values["ingest.512kB.16.mb"]) == 1
+    titles = {row["key"]: row["title"] for row in written["rows"]}
+    assert titles["find.all.last"].endswith("(100 matches)")
+    assert titles["find.patient_id.last"].endswith("(1 match)")
+
+
+def test_the_rows_put_in_by_sql_are_those_the_archive_would_have_written():
+    """Every level of several studies agrees with what the archive makes of the same elements."""
+    made = list(rows.rows(3))
+    assert [len(each) for each in made] == [4, 6, 4]
+    levels = {level: rows.Level(level) for level in rows.QueryLevel}
+    for study in map(data.Study, range(3)):
+        levels[rows.PATIENT].row(study.patient, check=True)
+        levels[rows.STUDY].row(study.study, check=True)
+        for series in study.series:
+            levels[rows.SERIES].row(series, check=True)
+            levels[rows.IMAGE].row(series, check=True)
+
+
+@pytest.mark.parametrize(("better", "expected"), [(Better.MORE, 4.0), (Better.LESS, 0.125)])
+def test_a_ratio_is_the_median_of_the_runs_against_the_best_of_each(better, expected):
+    """In each run the best of the others counts; a system that failed in the middle does not."""
+    line = Line("key", "a line", "unit", better)
+    row = Row(line, {"pacs": [8, 8, 8], "orthanc": [2, 1, 4], "dcmqrscp": [1, 1, 1], "qrscp": [9]})
+    assert ratio(row, "pacs", ("orthanc", "dcmqrscp", "qrscp")) == expected
+
+
+def test_what_a_system_could_not_do_stands_below_the_table():
+    """A system without a value has a dash, and its reason is told once for all rows."""
+    lines = [Line(f"key.{at}", f"line {at}", "MB/s", Better.MORE) for at in range(5)]
+    written = [Row(line, {"pacs": [1234.5], "orthanc": []}, {"orthanc": "failed: why"}) for line in lines]
+    printed = markdown(Report(written, "python -m benchmarks", quick=False))
+    assert "| line 3 | MB/s ↑ | 1,234 | – |" in printed
+    assert printed.count("orthanc: failed: why (key.0 to key.4, 5 rows)") == 1
