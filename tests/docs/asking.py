@@ -168,6 +168,26 @@ def negotiated(port: int, proposals: Iterable[tuple[str, list[str]]], **options:
     return found
 
 
+def triplet(port: int, **options: object) -> str:
+    """Result, source and reason of the A-ASSOCIATE-RJ that a request is answered with."""
+    with Raw(port) as client:
+        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], **options))
+        kind, body = client.pdu()
+    assert kind == 0x03, "no A-ASSOCIATE-RJ came"
+    return "/".join(map(str, body[1:4]))
+
+
+def ended(client: Raw) -> bytes:
+    """The A-ABORT, or b'' for the mere end, that an association comes to; data before it goes by."""
+    try:
+        while True:
+            kind, body = client.pdu()
+            if kind == 0x07:
+                return body
+    except ConnectionError:
+        return b""
+
+
 @contextmanager
 def destination(ae_title, answer=lambda _event: 0x0000, syntaxes=(EXPLICIT, IMPLICIT), classes=(CT,)):
     """A storage SCP of pynetdicom's: `answer(event)` gives the status. Yields its row for the table of peers."""

@@ -18,7 +18,7 @@ from pacs.dimse.status import Service
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]
-ASKING = ("networking", "storage", "query", "retrieve")
+ASKING = ("networking", "limits", "storage", "keys", "matching", "query", "charsets", "retrieve")
 
 NOT_ASKED = {
     "structured after PS3.2": "of the document, not of the server",

@@ -3,8 +3,6 @@
 import re
 import socket
 import struct
-import threading
-import time
 import tomllib
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from click.testing import CliRunner
 from pacs.cli import main
 from pacs.config import Config
 from pacs.errors import ConfigurationError
-from pacs.telemetry import AssociationEnded
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
@@ -26,15 +23,14 @@ from tests.docs.asking import (
     VERIFICATION,
     Asker,
     answered,
-    collect_quietly,
-    counts,
     destination,
+    ended,
     extended,
     model,
     negotiated,
     role,
     store,
-    store_command,
+    triplet,
 )
 from tests.docs.statement import TEXT, asks, rows
 from tests.programs import run
@@ -106,22 +102,24 @@ def test_as_many_storage_classes_as_are_listed():
 # --- 2.1 Application entity --------------------------------------------------------------------------------------
 
 
+SAID = dict(rows("2.1 Application entity", "what"))
+
+
 def test_the_application_entity_says_who_it_is(archive):
     """AE title, application context name and implementation are those of the table; the port is the default's."""
-    said = dict(rows("2.1 Application entity", "what"))
     with Raw(archive.port) as client:
         accept = client.associate((1, VERIFICATION, [IMPLICIT]))
     information = dict(answered(archive.port))
     take_in(archive, study(series=1, instances=1, patient_id="WHO"))
     with Asker(archive.port) as asker:
         (found,) = asker.found("STUDY", PatientID="WHO")
-    assert said == {
+    assert {
         "AE title": found.RetrieveAETitle,
         "port": str(Config().server.port),
         "application context name": dict(raw.items(accept[68:]))[0x10].decode(),
         "implementation class UID": information[0x52].decode(),
         "implementation version name": information[0x55].decode(),
-    }
+    } == SAID
 
 
 # --- 2.2 Associations --------------------------------------------------------------------------------------------
@@ -172,15 +170,6 @@ def test_an_association_without_an_accepted_context(archive):
         client.release()
 
 
-def triplet(port, **options):
-    """Result, source and reason of the A-ASSOCIATE-RJ that a request is answered with."""
-    with Raw(port) as client:
-        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], **options))
-        kind, body = client.pdu()
-    assert kind == REJECT
-    return "/".join(map(str, body[1:4]))
-
-
 REJECTED = {
     "1/1/1": {"max_pdu": 7},
     "1/1/2": {"application": "1.2.840.10008.3.1.1.2"},
@@ -211,313 +200,6 @@ def test_every_option_of_access(archive, guarded, row):
         assert negotiated(archive.port, [(VERIFICATION, [IMPLICIT])], **asked) == [(ACCEPTED, IMPLICIT)]
     else:
         assert triplet(guarded.port, **({"called": "MINE"} | asked)) == reason
-
-
-# --- 2.2 Limits --------------------------------------------------------------------------------------------------
-
-
-def ended(client):
-    """The A-ABORT, or b'' for the mere end, that an association comes to; data before it goes by."""
-    try:
-        while True:
-            kind, body = client.pdu()
-            if kind == ABORT:
-                return body
-    except ConnectionError:
-        return b""
-
-
-def associations(serve):
-    """One more than may be is rejected."""
-    archive = serve(1)
-    with Raw(archive.port) as first:
-        first.associate((1, VERIFICATION, [IMPLICIT]))
-        assert triplet(archive.port) == "2/3/2"
-
-
-def pdu_size(serve):
-    """It is announced, and what is much longer is aborted."""
-    archive = serve(4096)
-    assert dict(answered(archive.port))[0x51] == struct.pack(">L", 4096)
-    with Raw(archive.port) as client:
-        client.associate((1, CT, [EXPLICIT]))
-        client.send(raw.pdu(0x04, bytes(4096 + 4097)))
-        assert ended(client)
-
-
-def negotiation_seconds(serve):
-    """Half a request, and nothing more: the connection ends."""
-    with Raw(serve(0.2).port) as client:
-        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])])[:50])
-        ended(client)
-
-
-def idle_seconds(serve):
-    """An association without a request is aborted."""
-    with Raw(serve(0.2).port) as client:
-        client.associate((1, VERIFICATION, [IMPLICIT]))
-        assert ended(client)
-
-
-def message_seconds(serve):
-    """A command set that does not go on is aborted."""
-    with Raw(serve(0.2).port) as client:
-        client.associate((1, CT, [EXPLICIT]))
-        client.send(raw.pdv(1, b"\0\0\0\0", command=True, last=False))
-        assert ended(client)
-
-
-def write_seconds(serve):
-    """16 MiB for a peer that never reads: more than the buffers between them."""
-    archive = serve(0.3)
-    big = study(series=1, instances=1)[0]
-    big.PixelData = bytes(16 << 20)
-    take_in(archive, [big])
-    over = threading.Event()
-    how = []
-
-    def note(event):
-        if isinstance(event, AssociationEnded):
-            how.append(event.how)
-            over.set()
-
-    archive.events.subscribe(note)
-    get = model("Study Root", "GET")
-    with Raw(archive.port) as client:
-        client.associate((1, get, [IMPLICIT]), (3, CT, [EXPLICIT]), extra=role(CT, 1, 1))
-        client.send(raw.request(raw.C_GET, 1, get, 1, identifier("STUDY", StudyInstanceUID=big.StudyInstanceUID)))
-        assert over.wait(20)
-    assert how == ["timeout"]
-
-
-def connect_seconds(serve):
-    """A listener whose queue is full lets nobody connect."""
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for each in (first, second):
-            each.setblocking(False)
-            each.connect_ex(full.getsockname())
-        row = {"ae_title": "FULL", "host": "127.0.0.1", "port": full.getsockname()[1]}
-        archive = serve(0.2, peers=[row])
-        take_in(archive, study(series=1, instances=1))
-        with Asker(archive.port) as asker:
-            assert asker.move("FULL", "STUDY", AccessionNumber="A1")[-1].status == 0xA702
-
-
-def drain_seconds(serve):
-    """An association that goes on when the server stops is aborted."""
-    archive = serve(0.2)
-    with Raw(archive.port) as client:
-        client.associate((1, VERIFICATION, [IMPLICIT]))
-        threading.Thread(target=archive.drain).start()
-        assert ended(client)
-
-
-def cancel_grace(serve):
-    """A destination that takes the whole test to answer."""
-    begun, done = threading.Event(), threading.Event()
-
-    def hang(_event):
-        begun.set()
-        done.wait(20)
-        return 0x0000
-
-    with destination("SLOW", hang) as slow:
-        archive = serve(0.1, peers=[slow])
-        take_in(archive, study(series=1, instances=2))
-        with Raw(archive.port) as client:
-            client.associate((1, MOVE, [IMPLICIT]))
-            extra = [raw.element(0x0600, b"SLOW")]
-            client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, identifier("STUDY", AccessionNumber="A1"), extra))
-            assert begun.wait(20)
-            client.send(raw.cancel(1, 1))
-            final = client.until_final()[-1]
-        done.set()
-    collect_quietly()
-    assert (final.status, counts(final)) == (0xFE00, (1, 0, 1, 0))
-
-
-def identifier_size(serve):
-    """A list of UIDs that is longer is refused."""
-    archive = serve(4096)
-    with Asker(archive.port) as asker:
-        assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 500) == 0x0000
-        assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 1000) == 0xA700
-
-
-def query_page(serve):
-    """More answers than a page come all, and in order."""
-    archive = serve(1)
-    sent = study(series=1, instances=5)
-    take_in(archive, sent)
-    with Asker(archive.port) as asker:
-        found = [each.SOPInstanceUID for each in asker.found("IMAGE", SOPInstanceUID="")]
-    assert found == sorted(each.SOPInstanceUID for each in sent)
-
-
-def query_scan(serve):
-    """Two rows would have to be judged one by one."""
-    archive = serve(1)
-    for number in (1, 2):
-        take_in(archive, study(series=1, instances=1, number=number, PatientComments="none"))
-    with Asker(archive.port) as asker:
-        assert asker.find("STUDY", StudyComments="x")[-1].status == 0xA700
-        assert len(asker.found("STUDY", StudyDescription="CT*")) == 2
-
-
-def retrieve_studies(serve):
-    """Two studies by a name are refused, by the Patient ID they are not."""
-    archive = serve(1)
-    for number in (1, 2):
-        take_in(archive, study(series=1, instances=1, number=number))
-    with Asker(archive.port) as asker:
-        assert asker.get("STUDY", PatientName="DOE^JOHN")[-1].status == 0xA900
-        assert asker.get("PATIENT", "Patient Root", PatientID="P1")[-1].status == 0xA702
-
-
-def pending_every(serve):
-    """Every second sub-operation is followed by a Pending response."""
-    with destination("TAKER") as taker:
-        archive = serve(2, peers=[taker])
-        take_in(archive, study(series=1, instances=5))
-        with Asker(archive.port) as asker:
-            remaining = [counts(each)[0] for each in asker.move("TAKER", "STUDY", AccessionNumber="A1")]
-    assert remaining == [3, 1, None]
-
-
-def pending_seconds(serve):
-    """A Pending response comes before the first sub-operation is done."""
-    with destination("SLOW", lambda _event: time.sleep(0.5) or 0) as slow:
-        archive = serve(0.1, peers=[slow])
-        take_in(archive, study(series=1, instances=1))
-        with Asker(archive.port) as asker:
-            remaining = [counts(each)[0] for each in asker.move("SLOW", "STUDY", AccessionNumber="A1")]
-    assert remaining[:2] == [1, 1]
-
-
-LIMITS = (
-    associations, pdu_size, negotiation_seconds, idle_seconds, message_seconds, write_seconds, connect_seconds,
-    drain_seconds, cancel_grace, identifier_size, query_page, query_scan, retrieve_studies, pending_every,
-    pending_seconds,
-)  # fmt: skip
-
-
-@asks(
-    "A peer that is late otherwise",
-    "Other keys than unique ones select at most `limits.retrieve_studies` studies",
-    "the running one has `limits.cancel_grace` seconds",
-    "A Pending response follows `limits.pending_every` sub-operations or `limits.pending_seconds`",
-)
-@pytest.mark.parametrize("row", rows("2.2 Associations", "limit"), ids=lambda row: row[0])
-def test_every_limit_acts(tmp_path, row):
-    """A server with a small limit does what the table says when it is reached."""
-    started = []
-
-    def serve(value, **settings):
-        context = serving(tmp_path / str(len(started)), {row[0]: value} | settings)
-        started.append(context)
-        return context.__enter__()
-
-    try:
-        {f"limits.{each.__name__}": each for each in LIMITS}[row[0]](serve)
-    finally:
-        for context in started:
-            context.__exit__(None, None, None)
-
-
-def an_associate_pdu(archive, size):
-    """One that says it is a byte longer is refused by its first six bytes."""
-    with Raw(archive.port) as client:
-        client.send(struct.pack(">BxL", 0x01, size + 1))
-        assert ended(client)
-
-
-def p_data(archive, slack):
-    """So much longer than announced is taken, and not a byte more."""
-    longest = archive.config.limits.pdu_size + slack
-    for length, answer in ((longest, 0x04), (longest + 1, ABORT)):
-        with Raw(archive.port) as client:
-            client.associate((1, CT, [EXPLICIT]))
-            client.send(store_command(CT), raw.pdv(1, bytes(length - 6), command=False))
-            assert client.pdu()[0] == answer
-
-
-def connections(archive, most):
-    """One more, and the oldest is given up."""
-    waiting = [socket.create_connection(("127.0.0.1", archive.port), 20) for _ in range(most + 1)]
-    try:
-        assert waiting[0].recv(100) == b""
-        waiting[1].setblocking(False)
-        with pytest.raises(BlockingIOError):
-            waiting[1].recv(1)
-    finally:
-        for each in waiting:
-            each.close()
-
-
-def asked(archive, data):
-    """The status of the first response to a C-FIND with these bytes as its Identifier."""
-    with Asker(archive.port) as asker:
-        return asker.ask(raw.C_FIND, FIND, data)[0].status
-
-
-def an_identifier(archive, size):
-    """A byte more is no Identifier for anybody."""
-    begun = identifier("STUDY", PatientID="NOBODY")
-    for more, status in ((0, 0x0000), (2, 0xC000)):
-        length = size - len(begun) - 8 + more
-        filler = struct.pack("<HHL", 0x0040, 0xA160, length) + b" " * length
-        assert asked(archive, begun + filler) == status
-
-
-def elements(archive, most):
-    """Elements of a private group, and items of a sequence, of which more than one is another mistake."""
-    for more in (0, 1):
-        private = b"".join(struct.pack("<HHL", 0x0009, 0x1000 + each, 0) for each in range(most - 1 + more))
-        assert asked(archive, identifier("STUDY") + private) == (0xC000 if more else 0x0000)
-        items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * ((most - 3) // 2 + more)
-        sequence = struct.pack("<HHL", 0x0008, 0x1032, len(items)) + items
-        assert asked(archive, identifier("STUDY") + sequence) == (0xC000 if more else 0xA900)
-
-
-def nesting(archive, depth):
-    """Sequences inside of sequences."""
-    for count, status in ((depth, 0x0000), (depth + 1, 0xC000)):
-        data = b""
-        for _ in range(count):
-            item = struct.pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
-            data = struct.pack("<HHL", 0x0040, 0x0275, len(item)) + item
-        assert asked(archive, identifier("STUDY", PatientID="NOBODY") + data) == status
-
-
-FIXED = {
-    "an A-ASSOCIATE-RQ or -AC": an_associate_pdu,
-    "a P-DATA-TF PDU beyond `limits.pdu_size`": p_data,
-    "connections that are no association yet": connections,
-    "an Identifier, whatever is configured": an_identifier,
-    "elements of an Identifier, where a sequence or item counts as two": elements,
-    "sequences inside of each other": nesting,
-}
-NOT_ASKED_LIMITS = {
-    "time for a requestor to close its connection at the end (ARTIM)": "tests/dimse has a shorter one, this takes 5 s"
-}
-
-
-@asks("A connection that has not become an association in time is closed, and holds none of the places")
-@pytest.mark.parametrize("row", rows("2.2 Associations", "fixed limit"), ids=lambda row: row[0])
-def test_every_fixed_limit_acts(generous, row):
-    """What is just within a limit is taken, what is just beyond it is not."""
-    if row[0] not in NOT_ASKED_LIMITS:
-        FIXED[row[0]](generous, int(row[1].removesuffix(" bytes").replace(",", "")))
-
-
-@pytest.fixture(scope="module")
-def generous(tmp_path_factory):
-    """A server whose configured limits are beyond the fixed ones, and with places for three associations."""
-    settings = {"limits.identifier_size": 1 << 25, "limits.associations": 3}
-    with serving(tmp_path_factory.mktemp("generous"), settings) as running:
-        yield running
 
 
 @asks("breaks PS3.7 or PS3.8, is answered with an A-ABORT")
