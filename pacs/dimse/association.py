@@ -11,10 +11,11 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, NoReturn
 
 from pacs.cancellation import Cancellation
 from pacs.dicom.manner import Negotiated
@@ -230,6 +231,31 @@ class Association:
             self._write(p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU))
         self.attend()
 
+    def send_each(
+        self, context_id: int, command: Command, data: Sequence[bytes], cancellation: Cancellation | None = None
+    ) -> int:
+        """Send a message for each data set of `data`, all with the same command, many to a write: how many went.
+
+        What has arrived is looked at first, and whenever the peer takes no more; once `cancellation` is requested no
+        further message begins. Raises as `send`.
+        """
+        encoded = command.announcing(data_set=True).encode()
+        pdu = self.max_pdu or UNLIMITED_PDU
+        messages = [b"".join(chain.from_iterable(p_data(context_id, encoded, (each,), pdu))) for each in data]
+        self.attend()
+        with self._lock, self._keeping(None):
+            self._require(self.is_established)
+            return self._write_each(messages, cancellation or Cancellation())
+
+    def _write_each(self, messages: Sequence[bytes], cancellation: Cancellation) -> int:
+        deadline = time.monotonic() + self.limits.write
+        try:
+            return self._upper.write_each(
+                messages, lambda: self._await_room(deadline), lambda: not cancellation.requested
+            )
+        except ConnectionError:
+            self._lose()
+
     def _write(self, batches: Iterable[list[Buffer]]) -> None:
         begun = False
         try:
@@ -238,14 +264,18 @@ class Association:
                 deadline = time.monotonic() + self.limits.write
                 self._upper.write(batch, lambda until=deadline: self._await_room(until))  # type: ignore[misc]
         except ConnectionError:
-            self.attend()  # the A-ABORT may be there that says why
-            self._upper.vanished()
-            self._inbox.end(LOST)
-            self._require(False)
+            self._lose()
         except BaseException:
             if begun:
                 self.abort()
             raise
+
+    def _lose(self) -> NoReturn:
+        """Note that the connection is gone. Raises AssociationLost."""
+        self.attend()  # the A-ABORT may be there that says why
+        self._upper.vanished()
+        self._inbox.end(LOST)
+        raise self._over()
 
     def _await_room(self, deadline: float) -> None:
         """Wait until the peer takes more, looking at what it sends meanwhile."""
@@ -362,4 +392,7 @@ class Association:
 
     def _require(self, condition: bool) -> None:
         if not condition:
-            raise AssociationLost(f"The association is over: {self.ended_by or RELEASED}")
+            raise self._over()
+
+    def _over(self) -> AssociationLost:
+        return AssociationLost(f"The association is over: {self.ended_by or RELEASED}")

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pacs.dicom import identifier
 from pacs.dicom.identifier import Selection
 from pacs.dicom.levels import MODELS, Model
+from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.command import CommandField
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
-from pacs.dimse.operation import Operation, Publish, operating
+from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
 from pacs.dimse.retrieving import Carrier, Patience, RetrieveTask
 from pacs.dimse.status import Service
 from pacs.dimse.suboperations import Destination, OwnAssociation, Proposal, Sender
@@ -79,7 +80,7 @@ class Handlers:
     # --- C-FIND -------------------------------------------------------------------------------------------------
 
     def find(self, association: Association, message: Message) -> None:
-        """Query (PS3.4 C.4.1): a Pending response for each match, on the wire before the next is looked at."""
+        """Query (PS3.4 C.4.1): a Pending response for each match, on the wire before the next page is looked for."""
         with operating(Service.FIND, association, message, self.publish) as operation:
             query = self._query(operation, message)
             self._answer(operation, query)
@@ -97,20 +98,19 @@ class Handlers:
         return query
 
     def _answer(self, operation: Operation, query: Query) -> None:
-        pending = status.PENDING_WITH_UNSUPPORTED_KEYS if query.ignored else status.PENDING
-        sent = 0
+        identifiers = Pending(query, self.ae_title, operation.context.transfer_syntax)
+        code = status.PENDING_WITH_UNSUPPORTED_KEYS if query.ignored else status.PENDING
+        responses = PendingResponses(operation, code)
         try:
-            for answer in self.queries.answers(query, operation.cancellation):
-                operation.association.attend()
-                operation.cancellation.check()
-                found = identifier.respond(answer.match, query, self.ae_title, answer.from_file)
-                encoded = identifier.encode(found, operation.context.transfer_syntax)
-                operation.respond(operation.request.response(pending), encoded)
-                sent += 1
-            operation.association.attend()
-            operation.cancellation.check()
+            for page in self.queries.pages(query, operation.cancellation):
+                for answer in page:
+                    responses.add(identifiers.identifier(answer.match, answer.from_file))
+                    if answer.from_file is not None:
+                        responses.flush()
+                responses.flush()
+            responses.flush()
         finally:
-            operation.counts = {"matches": sent}
+            operation.counts = {"matches": responses.sent}
 
     # --- C-MOVE and C-GET ---------------------------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ from pacs.telemetry import Event, OperationFinished
 
 Publish = Callable[[Event], None]
 
+FIRST_GATHERED, GATHERED = 1 << 10, 1 << 16
+"""How many bytes of Identifiers are gathered for the second write of Pending responses, and for any."""
+
 
 class Operation:
     """What a service knows of the request it works on, and how it answers.
@@ -46,6 +49,42 @@ class Operation:
         self.respond(
             self.request.response(refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags)
         )
+
+
+class PendingResponses:
+    """The Pending responses of one operation, many to a write.
+
+    The first goes at once; what follows is gathered, twice as much each time up to `GATHERED` bytes, and goes with
+    `flush` in any case. What is gathered when a cancel arrives is not sent: no Pending follows the cancel but the one
+    that a full socket had cut.
+    """
+
+    def __init__(self, operation: Operation, status: int) -> None:
+        self._operation = operation
+        self._response = operation.request.response(status)
+        self._gathered: list[bytes] = []
+        self._bytes = 0
+        self._enough = 1
+        self.sent = 0
+        """How many have been sent."""
+
+    def add(self, identifier: bytes) -> None:
+        """One more. Raises as `flush`."""
+        self._gathered.append(identifier)
+        self._bytes += len(identifier)
+        if self._bytes >= self._enough:
+            self.flush()
+            self._enough = min(max(2 * self._enough, FIRST_GATHERED), GATHERED)
+
+    def flush(self) -> None:
+        """Send what is gathered. Raises Cancelled, AssociationLost."""
+        operation, gathered = self._operation, self._gathered
+        self._gathered, self._bytes = [], 0
+        sent = operation.association.send_each(operation.context.id, self._response, gathered, operation.cancellation)
+        self.sent += sent
+        if sent:
+            operation.status = self._response.status
+        operation.cancellation.check()
 
 
 @contextmanager

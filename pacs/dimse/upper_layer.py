@@ -212,6 +212,12 @@ class UpperLayer:
         """Write P-DATA-TF PDUs. Raises ConnectionError, and what `wait_for_room` raises."""
         self.wire.write(buffers, wait_for_room)
 
+    def write_each(
+        self, messages: Sequence[bytes], wait_for_room: Callable[[], None], wanted: Callable[[], bool]
+    ) -> int:
+        """Write messages of whole P-DATA-TF PDUs as long as they are wanted: how many went. Raises as `write`."""
+        return self.wire.write_each(messages, wait_for_room, wanted)
+
     def open(self, request: A_ASSOCIATE) -> None:
         """Send the A-ASSOCIATE-RQ on a connection that has been opened for it (AE-1, AE-2)."""
         self._issue("Evt1", request)

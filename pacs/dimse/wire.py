@@ -14,6 +14,9 @@ RECEIVE_BUFFER = 1 << 18
 FIRST_BUFFER = 1 << 12
 """What a connection costs until it has said something: many of them never do (P7)."""
 
+MOST_AT_ONCE = 512
+"""How many buffers are handed over at once; Linux takes 1024."""
+
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A peer that lost its power sends no FIN: it is noticed after a minute. Not every system has these options."""
 
@@ -110,6 +113,32 @@ class Wire:
         except BaseException:
             self.is_torn = self.is_torn or begun
             raise
+
+    def write_each(
+        self, messages: Sequence[bytes], wait_for_room: Callable[[], None], wanted: Callable[[], bool]
+    ) -> int:
+        """Write messages, as many at once as the socket takes: how many went. None begins that is not `wanted` then.
+
+        Raises ConnectionError when the peer is gone, and what `wait_for_room` raises.
+        """
+        sent = 0
+        while sent < len(messages) and wanted():
+            written = self._send([memoryview(each) for each in messages[sent : sent + MOST_AT_ONCE]])
+            if not written:
+                wait_for_room()
+            while sent < len(messages) and written >= len(messages[sent]):
+                written -= len(messages[sent])
+                sent += 1
+            if written:
+                self._finish(memoryview(messages[sent])[written:], wait_for_room)
+                sent += 1
+        return sent
+
+    def _finish(self, rest: memoryview, wait_for_room: Callable[[], None]) -> None:
+        """Write the rest of a message, a part of which has gone."""
+        self.is_torn = True
+        self.write([rest], wait_for_room)
+        self.is_torn = False
 
     def _send(self, buffers: list[memoryview]) -> int:
         try:

@@ -6,10 +6,11 @@ page is in memory, so neither the number of answers nor their reader's pace hold
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from pydicom import Dataset
-from sqlalchemy import CompoundSelect, RowMapping, Select
+from sqlalchemy import CompoundSelect, Row, RowMapping, Select
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import kept, matching
@@ -22,11 +23,11 @@ from pacs.index.computed import COMPUTED, Value, compute
 from pacs.index.criteria import Condition
 from pacs.index.database import Index
 from pacs.index.patterns import among
-from pacs.index.statements import ORDER, levels_to
+from pacs.index.statements import ORDER, PER_LEVEL, levels_to
 from pacs.index.tables import TABLES, image
 from pacs.index.writer import StoredInstance
 
-PAGE, LARGEST_PAGE = 200, 2000
+FIRST_PAGE, GROWTH, PAGE, LARGEST_PAGE = 20, 4, 200, 2000
 """How many candidates are read at once: the first answers come soon, and the pages behind them grow."""
 FEW = 1000
 """So many rows of a level or fewer are where SQLite begins a search."""
@@ -45,16 +46,21 @@ class _Candidate:
 
     def key(self, level: QueryLevel) -> int:
         """The id of its row at a level."""
-        return int(self.row[COLUMNS_PER_LEVEL * place_of(level)])
+        return int(self.row[len(PER_LEVEL) * level])
 
     def kept(self, level: QueryLevel) -> bytes:
         """The kept elements of its row at a level."""
-        found: bytes = self.row[COLUMNS_PER_LEVEL * place_of(level) + 1]
+        found: bytes = self.row[len(PER_LEVEL) * level + 1]
         return found
 
     def is_irregular(self, level: QueryLevel) -> bool:
         """Whether its row at a level is irregular."""
-        return bool(self.row[COLUMNS_PER_LEVEL * place_of(level) + 2])
+        return bool(self.row[len(PER_LEVEL) * level + 2])
+
+    def unique_key(self, level: QueryLevel) -> tuple[str, ...]:
+        """By what the answers at a level are ordered."""
+        return tuple(self.row[-len(ORDER[level]) :])
+
 
 def matches(
     index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
@@ -79,7 +85,7 @@ def pages(
                 level=query.level,
                 kept={level: candidate.kept(level) for level in levels},
                 computed={name: candidate.computed[name] for name in asked_for if name in candidate.computed},
-                file_key=candidate.file_key,
+                file_key=candidate.row.file_key if query.level is QueryLevel.IMAGE else None,
             )
             for candidate in candidates
         )
@@ -116,41 +122,46 @@ def count(index: Index, query: Query, level: QueryLevel, cancellation: Cancellat
 
 def _selected(
     index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
-) -> Iterator[_Candidate]:
+) -> Iterator[Iterator[_Candidate]]:
+    """The candidates that are accepted, page by page."""
     judge = _Judge(query)
     for candidates in _pages(index, query, cancellation, page):
         scan_limit -= len(candidates) if judge.judges_all else 0
         if scan_limit < 0:
             raise OutOfResources("too many candidates: add a key that narrows the query")
-        for candidate in candidates:
-            cancellation.check()
-            if judge.accepts(candidate):
-                yield candidate
+        yield _accepted(candidates, judge, cancellation)
+
+
+def _accepted(candidates: list[_Candidate], judge: "_Judge", cancellation: Cancellation) -> Iterator[_Candidate]:
+    for candidate in candidates:
+        cancellation.check()
+        if judge.accepts(candidate):
+            yield candidate
 
 
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     for part in _parts(query):
         narrowing = _narrowing(index, part, cancellation)
         after: tuple[str, ...] | None = None
-        limit = page
+        limit = min(FIRST_PAGE, page)
         while True:
             statement = statements.page(part, after, limit, *narrowing)
             candidates = _page(index, part, statement, cancellation)
             yield candidates
             if len(candidates) < limit:
                 break
-            after = tuple(str(candidates[-1].row[str(column.key)]) for column in ORDER[query.level])
-            limit = max(page, min(2 * limit, LARGEST_PAGE))
+            after = candidates[-1].unique_key(query.level)
+            limit = min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
 
 
 def _page(index: Index, query: Query, statement: Select[Any], cancellation: Cancellation) -> list[_Candidate]:
     """The candidates of a page with what is computed of them, all seen in one state of the index."""
     with index.read() as connection, index.interrupting(connection, cancellation):
-        rows = connection.execute(statement).mappings().all()
+        rows = connection.execute(statement).all()
         computed: list[dict[str, Value]] = [{} for _ in rows]
         for keyword in _needed(query):
             made = COMPUTED[keyword]
-            ids = [row[f"{made.level.name.lower()}_key"] for row in rows]
+            ids = [row[len(PER_LEVEL) * made.level] for row in rows]
             values = compute(connection, keyword, sorted(set(ids)))
             for each, row_id in zip(computed, ids, strict=True):
                 each[keyword] = values.get(row_id, made.none)
@@ -194,7 +205,8 @@ def _needed(query: Query) -> set[str]:
 
 def _ids(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> set[int]:
     """The rows at `level` above or of what the query selects, every candidate judged."""
-    return {candidate.row[f"{level.name.lower()}_key"] for candidate in _selected(index, query, cancellation)}
+    found = chain.from_iterable(_selected(index, query, cancellation))
+    return {candidate.key(level) for candidate in found}
 
 
 def _is_doubtful(index: Index, query: Query, cancellation: Cancellation) -> bool:
@@ -221,18 +233,21 @@ class _Judge:
 
     def __init__(self, query: Query) -> None:
         self._query = query
+        self._levels = levels_to(query.level)
         self._row_keys, self._row_ranges = statements.row_keys(query), statements.row_ranges(query)
         self._last: dict[QueryLevel, tuple[bytes, Dataset]] = {}
         self.judges_all = bool(self._row_keys or self._row_ranges)
 
     def accepts(self, candidate: _Candidate) -> bool:
         """Whether the row matches all keys that SQL did not decide about."""
-        query, row = self._query, candidate.row
-        doubted = {level for level in levels_to(query.level) if row[f"{level.name.lower()}_irregular"]}
+        query = self._query
+        doubted = {level for level in self._levels if candidate.is_irregular(level)}
+        if not doubted and not self.judges_all:
+            return True
         keys = [*self._row_keys, *(key for key in query.keys if _is_column(key) and key.attribute.level in doubted)]
         ranges = [*self._row_ranges, *(each for each in query.combined if each.date.level in doubted)]
         concerned = {key.attribute.level for key in keys} | {each.date.level for each in ranges}
-        elements = {level: self._decoded(level, row[f"{level.name.lower()}_kept"]) for level in concerned}
+        elements = {level: self._decoded(level, candidate.kept(level)) for level in concerned}
         unknown = query.unknown_matches
         return all(matching.matches(key, elements, candidate.computed, unknown) for key in keys) and all(
             matching.matches_combined(each, elements, unknown) for each in ranges

@@ -35,6 +35,8 @@ PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 EXACT = {"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"}
 """The attributes whose columns are right in irregular rows too."""
 
+_LEVELS_TO = {level: tuple(each for each in QueryLevel if each <= level) for level in QueryLevel}
+
 ORDER: dict[QueryLevel, tuple[ColumnElement[str], ...]] = {
     PATIENT: (patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart),
     STUDY: (study.c.study_instance_uid,),
@@ -44,13 +46,17 @@ ORDER: dict[QueryLevel, tuple[ColumnElement[str], ...]] = {
 """The unique key of each level, by which answers are ordered and paged."""
 
 
+PER_LEVEL = ("key", "kept", "irregular")
+"""What a page has of each level, from PATIENT down: its row's id, its kept elements and whether it is irregular."""
+
+
 def levels_to(level: QueryLevel) -> tuple[QueryLevel, ...]:
     """The levels from PATIENT down to `level`."""
-    return tuple(each for each in QueryLevel if each <= level)
+    return _LEVELS_TO[level]
 
 
 def page(query: Query, after: tuple[str, ...] | None, limit: int, *also: Condition) -> Select[Any]:
-    """The next `limit` candidates behind the unique key `after`: of each level its `_key`, `_kept` and `_irregular`.
+    """The next `limit` candidates behind the unique key `after`: `PER_LEVEL` of each level, then `file_key` of IMAGE.
 
     The unique key itself is the last columns, in the order of `ORDER`.
     """
@@ -141,11 +147,8 @@ def _decided(query: Query, level: QueryLevel) -> Iterator[Condition]:
 
 def _row_columns(level: QueryLevel) -> tuple[ColumnElement[Any], ...]:
     name, columns = level.name.lower(), TABLES[level].c
-    return (
-        columns.id.label(f"{name}_key"),
-        columns.kept.label(f"{name}_kept"),
-        columns.irregular.label(f"{name}_irregular"),
-    )
+    found = (columns.id, columns.kept, columns.irregular)
+    return tuple(column.label(f"{name}_{what}") for column, what in zip(found, PER_LEVEL, strict=True))
 
 
 def _joined(level: QueryLevel) -> FromClause:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from pydicom.dataset import Dataset
 
@@ -43,11 +44,23 @@ class QueryService:
         when too many rows would have to be judged one by one, and InstanceUnreadable when an attribute asked for at
         IMAGE level stands in a file that cannot be read.
         """
+        return chain.from_iterable(self.pages(query, cancellation))
+
+    def pages(self, query: Query, cancellation: Cancellation) -> Iterator[Iterator[Answer]]:
+        """As `answers`, in portions between which the index is asked; each is to be used up before the next."""
         tags, keys = _in_files(query)
-        for match in search.matches(self._index, query, cancellation, self._page, self._scan_limit):
-            if not tags:
-                yield Answer(match)
-                continue
+        for page in search.pages(self._index, query, cancellation, self._page, self._scan_limit):
+            yield self._from_files(page, query, tags, keys, cancellation) if tags else map(Answer, page)
+
+    def _from_files(
+        self,
+        matches: Iterator[Match],
+        query: Query,
+        tags: frozenset[int],
+        keys: tuple[Key, ...],
+        cancellation: Cancellation,
+    ) -> Iterator[Answer]:
+        for match in matches:
             cancellation.check()
             found = self._read(match, tags)
             if all(matching.matches_dataset(key, found, query.unknown_matches) for key in keys):
