@@ -235,7 +235,7 @@ def messages(bodies: Iterable[bytes]) -> Iterator[Response]:
             continue
         whole, fragments = b"".join(fragments), []
         if header & 1:
-            message = Response(_elements(whole), context=context)
+            message = Response(elements(whole), context=context)
         else:
             message.data = whole
         if not header & 1 or message.number(0x0800) == 0x0101:
@@ -256,7 +256,8 @@ def contexts(accept: bytes) -> dict[int, tuple[int, str]]:
     return {body[0]: (body[2], next(items(body[4:]))[1].decode().strip("\0")) for body in answers}
 
 
-def _elements(data: bytes) -> dict[int, bytes]:
+def elements(data: bytes) -> dict[int, bytes]:
+    """The elements of a command set by element number."""
     found, offset = {}, 0
     while offset < len(data):
         _, tag, length = struct.unpack_from("<HHL", data, offset)

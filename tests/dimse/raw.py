@@ -5,11 +5,14 @@ import struct
 from types import TracebackType
 from typing import Self
 
+from tests.raw import EXPLICIT, IMPLICIT, command_set, element, item, items
+from tests.raw import contexts as contexts_of  # noqa: F401  # for the tests beside this file
+from tests.raw import elements as parse
+from tests.raw import us as number
+
 VERIFICATION = "1.2.840.10008.1.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDY_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-IMPLICIT = "1.2.840.10008.1.2"
-EXPLICIT = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG = "1.2.840.10008.1.2.4.50"
@@ -24,11 +27,6 @@ ECHO_CONTEXT, CT_CONTEXT, FIND_CONTEXT = 1, 3, 5
 def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
     """A PDU; `length` may lie about its body."""
     return struct.pack(">BxL", kind, len(body) if length is None else length) + body
-
-
-def item(kind: int, body: bytes) -> bytes:
-    """An item or sub-item of an association PDU."""
-    return struct.pack(">BxH", kind, len(body)) + body
 
 
 def context_item(context_id: int, abstract: str, transfer: tuple[str, ...]) -> bytes:
@@ -69,16 +67,6 @@ def p_data(*pdvs: bytes) -> bytes:
     return pdu(DATA, b"".join(pdvs))
 
 
-def element(tag: int, value: bytes) -> bytes:
-    """An element of group 0000."""
-    return struct.pack("<HHL", 0, tag, len(value)) + value
-
-
-def number(tag: int, value: int) -> bytes:
-    """A US element of group 0000."""
-    return element(tag, struct.pack("<H", value))
-
-
 def uid(tag: int, value: str) -> bytes:
     """A UI element of group 0000."""
     return element(tag, value.encode() + b"\0" * (len(value) % 2))
@@ -88,7 +76,7 @@ def command(sop_class: str, field: int, message_id: int = 1, *, data_set: bool =
     """A request's command set."""
     body = uid(0x0002, sop_class) + number(0x0100, field) + number(0x0110, message_id)
     body += number(0x0700, 0) + number(0x0800, 0x0001 if data_set else 0x0101) + more
-    return element(0x0000, struct.pack("<L", len(body))) + body
+    return command_set([body])
 
 
 def echo_rq(message_id: int = 1) -> bytes:
@@ -107,7 +95,7 @@ def find_rq(message_id: int = 1, identifier: bytes = b"\x08\x00\x52\x00\x06\x00\
 def cancel_rq(message_id: int = 1) -> bytes:
     """A C-CANCEL-RQ as one P-DATA-TF."""
     body = number(0x0100, 0x0FFF) + number(0x0120, message_id) + number(0x0800, 0x0101)
-    return p_data(pdv(FIND_CONTEXT, COMMAND | LAST, element(0, struct.pack("<L", len(body))) + body))
+    return p_data(pdv(FIND_CONTEXT, COMMAND | LAST, command_set([body])))
 
 
 def store_rq(message_id: int = 1, instance: str = "1.2.3") -> bytes:
@@ -199,34 +187,6 @@ class Peer:
         return body[2], body[3]
 
 
-def parse(encoded: bytes) -> dict[int, bytes]:
-    """The elements of a command set by element number."""
-    elements = {}
-    while encoded:
-        _, tag, length = struct.unpack_from("<HHL", encoded)
-        elements[tag], encoded = encoded[8 : 8 + length], encoded[8 + length :]
-    return elements
-
-
-def contexts_of(accept: bytes) -> dict[int, tuple[int, str]]:
-    """The result and transfer syntax of each context in the body of an A-ASSOCIATE-AC."""
-    found = {}
-    for kind, body in items_of(accept[68:]):
-        if kind == 0x21:
-            found[body[0]] = (body[2], body[8:].decode())
-    return found
-
-
 def information_of(accept: bytes) -> list[tuple[int, bytes]]:
     """The sub-items of the User Information in the body of an A-ASSOCIATE-AC."""
-    return [each for kind, body in items_of(accept[68:]) if kind == 0x50 for each in items_of(body)]
-
-
-def items_of(encoded: bytes) -> list[tuple[int, bytes]]:
-    """Items by type and body."""
-    found = []
-    while encoded:
-        kind, length = struct.unpack_from(">BxH", encoded)
-        found.append((kind, encoded[4 : 4 + length]))
-        encoded = encoded[4 + length :]
-    return found
+    return [each for kind, body in items(accept[68:]) if kind == 0x50 for each in items(body)]
