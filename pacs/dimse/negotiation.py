@@ -5,7 +5,9 @@ The acceptor's rules are in `AcceptorPolicy`; the tables say which SOP Classes a
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from pydicom.uid import (
@@ -164,30 +166,60 @@ class AcceptorPolicy:
             if not proposed.transfer_syntax:
                 contexts.append(_without_transfer_syntax(proposed))
                 continue
-            results, replies = negotiate_as_acceptor([proposed], [self._supported(proposed, order)], proposed_roles)
+            chosen = self._chosen(proposed, order)
+            if proposed.abstract_syntax not in proposed_roles:
+                contexts.append(_answer_to(proposed, chosen))
+                continue
+            results, replies = negotiate_as_acceptor([proposed], [_supported(proposed, *chosen)], proposed_roles)
             contexts += results
             roles |= {cast(UID, each.sop_class_uid): each for each in replies}
         return contexts, list(roles.values())
 
-    def _supported(self, proposed: PresentationContext, order: Sequence[str]) -> PresentationContext:
-        """The context we would offer ourselves as the answer to this proposal: one transfer syntax, or none."""
+    def _chosen(self, proposed: PresentationContext, order: Sequence[str]) -> "_Choice":
+        """Whether the abstract syntax is ours, whether with roles, and the transfer syntax we take of the proposed."""
         uid = str(proposed.abstract_syntax)
-        supported = PresentationContext()
         if self.stores(uid):
-            syntaxes, preference = tuple(self.transfer_syntaxes), order
-            supported.scu_role = supported.scp_role = True
-        elif uid == VERIFICATION or uid in MODELS:
-            syntaxes, preference = SERVICE_SYNTAXES, ()
-        else:
-            return supported  # has no abstract syntax, so that none matches
-        supported.abstract_syntax = proposed.abstract_syntax
-        supported.add_transfer_syntax(choose(tuple(map(str, proposed.transfer_syntax)), syntaxes, preference))
-        return supported
+            return True, True, choose(proposed.transfer_syntax, self.transfer_syntaxes, order)
+        if uid == VERIFICATION or uid in MODELS:
+            return True, False, choose(proposed.transfer_syntax, SERVICE_SYNTAXES)
+        return False, False, None
 
     def stores(self, sop_class_uid: str) -> bool:
         """Whether instances of this SOP Class are taken in."""
         unknown = self.unknown_sop_classes and sop_class_uid not in UID_dictionary
         return sop_class_uid in STORAGE or (unknown and sop_class_uid not in NON_PATIENT)
+
+
+_Choice = tuple[bool, bool, str | None]
+
+
+def _supported(proposed: PresentationContext, ours: bool, roles: bool, syntax: str | None) -> PresentationContext:
+    """The context we would offer ourselves as the answer to a proposal: one transfer syntax, or none."""
+    supported = PresentationContext()
+    if ours:  # else it has no abstract syntax, so that none matches
+        supported.abstract_syntax = proposed.abstract_syntax
+        supported.add_transfer_syntax(syntax)
+    if roles:
+        supported.scu_role = supported.scp_role = True
+    return supported
+
+
+def _answer_to(proposed: PresentationContext, choice: _Choice) -> PresentationContext:
+    """The answer to a context without role selection: the same for all that propose the same."""
+    first = proposed.transfer_syntax[0]
+    answer = copy(_answer(proposed.abstract_syntax, choice[2] or first, choice))
+    answer.context_id = proposed.context_id
+    return answer
+
+
+@lru_cache(maxsize=4096)
+def _answer(abstract_syntax: UID | None, transfer_syntax: str, choice: _Choice) -> PresentationContext:
+    """What pynetdicom answers to a context of one transfer syntax. Not to be changed, only to be copied."""
+    proposed = PresentationContext()
+    proposed.context_id, proposed.abstract_syntax = 1, abstract_syntax
+    proposed.add_transfer_syntax(transfer_syntax)
+    ((answer,), _) = negotiate_as_acceptor([proposed], [_supported(proposed, *choice)], {})
+    return answer
 
 
 def choose(proposed: Sequence[str], kept: Sequence[str], order: Sequence[str] = ()) -> str | None:

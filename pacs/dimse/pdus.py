@@ -2,16 +2,23 @@
 
 import struct
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pynetdicom import pdu
+from pynetdicom.pdu_items import PresentationContextItemRQ
 from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT
+from pynetdicom.presentation import PresentationContext
 
 from pacs.dimse.agreement import MAX_CONTEXTS
 
 MOST_SYNTAXES = 128
 """The most transfer syntaxes a context may propose, twice as many as there are: more only cost us time (P6)."""
+
+LONGEST_REMEMBERED = 1024
+"""The longest inside of a context that is remembered, in bytes, so that what is remembered is bounded."""
 
 _ITEM = struct.Struct(">BxH")
 _TOP = 0
@@ -51,14 +58,42 @@ def decode(decoder: type[pdu.PDU], encoded: bytes) -> Received:
     try:
         if isinstance(received, pdu.A_ASSOCIATE_RQ | pdu.A_ASSOCIATE_AC):
             encoded = encoded[:74] + _understood(encoded[74:])
+        if isinstance(received, pdu.A_ASSOCIATE_RQ):
+            return _request(received, encoded)
         received.decode(encoded)
         if isinstance(received, pdu.A_ABORT_RQ):
             return Received(_abort(received))
-        # Only bit 0 of the protocol version may be tested (PS3.8 9.3.2); the state machine compares with 1.
-        version = getattr(received, "protocol_version", 1) & 1
-        return Received(received.to_primitive(), version)  # type: ignore[attr-defined]
+        return Received(received.to_primitive())  # type: ignore[attr-defined]
     except Exception as error:  # the codecs raise whatever the bytes make them stumble over
         raise InvalidPDU from error
+
+
+def _request(received: pdu.A_ASSOCIATE_RQ, encoded: bytes) -> Received:
+    """An A-ASSOCIATE-RQ. Its contexts are decoded apart, since the same ones come again with every association."""
+    items = list(_split(encoded[74:]))
+    others = b"".join(_ITEM.pack(kind, len(body)) + body for kind, body in items if kind != _PROPOSED)
+    received.decode(encoded[:74] + others)
+    primitive = received.to_primitive()
+    primitive.presentation_context_definition_list = [_proposed(body) for kind, body in items if kind == _PROPOSED]
+    # Only bit 0 of the protocol version may be tested (PS3.8 9.3.2); the state machine compares with 1.
+    return Received(primitive, received.protocol_version & 1)
+
+
+def _proposed(body: bytes) -> PresentationContext:
+    """A proposed context from the inside of its item. Raises what the codecs raise."""
+    syntaxes = body[_FIXED_PART[_PROPOSED] :]
+    context = copy(_context_of(syntaxes) if len(syntaxes) <= LONGEST_REMEMBERED else _context_of.__wrapped__(syntaxes))
+    context.context_id = body[0]
+    return context
+
+
+@lru_cache(maxsize=1024)
+def _context_of(syntaxes: bytes) -> PresentationContext:
+    """What is proposed by the items inside a context, whatever its ID. Not to be changed, only to be copied."""
+    fixed = b"\x01" + bytes(3)
+    item = PresentationContextItemRQ()
+    item.decode(_ITEM.pack(_PROPOSED, len(fixed) + len(syntaxes)) + fixed + syntaxes)
+    return item.to_primitive()
 
 
 def _abort(received: pdu.A_ABORT_RQ) -> A_ABORT | A_P_ABORT:

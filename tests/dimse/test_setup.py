@@ -1,0 +1,124 @@
+"""Association set-up: what is remembered from one request to the next changes no answer, to the byte."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pynetdicom import pdu
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
+
+from pacs.dicom.sop_classes import STORAGE
+from pacs.dicom.syntaxes import KEPT
+from pacs.dimse import negotiation, pdus
+from pacs.dimse.agreement import items_of
+from pacs.dimse.negotiation import SERVICE_SYNTAXES, VERIFICATION, AcceptorPolicy, choose
+from tests import raw
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+POLICY = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=KEPT)
+ABSTRACT = [*sorted(STORAGE)[:3], FIND, VERIFICATION, "1.2.3.4", "1.2.840.10008.1.20.1", "0.0", "not a UID"]
+TRANSFER = [raw.EXPLICIT, raw.IMPLICIT, "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1.99", "1.2.3"]
+
+contexts = st.lists(
+    st.tuples(st.sampled_from(ABSTRACT), st.lists(st.sampled_from(TRANSFER), max_size=4)), min_size=1, max_size=6
+)
+roles = st.dictionaries(st.sampled_from(ABSTRACT[:7]), st.tuples(st.booleans(), st.booleans()), max_size=2)
+
+
+def role_item(uid: str, scu: bool, scp: bool) -> bytes:
+    """An SCP/SCU Role Selection sub-item."""
+    return raw.item(0x54, len(uid).to_bytes(2, "big") + uid.encode() + bytes((scu, scp)))
+
+
+def decoded_by_pynetdicom(encoded: bytes) -> A_ASSOCIATE:
+    """The primitive of a request, with nothing of ours."""
+    received = pdu.A_ASSOCIATE_RQ()
+    received.decode(encoded)
+    return received.to_primitive()
+
+
+def negotiated_by_pynetdicom(request: A_ASSOCIATE) -> list[PresentationContext]:
+    """The answer to each context, with nothing of ours but the choice of a transfer syntax."""
+    proposed_roles = {
+        item.sop_class_uid: (item.scu_role, item.scp_role)
+        for item in items_of(request, SCP_SCU_RoleSelectionNegotiation)
+    }
+    answers = []
+    for proposed in request.presentation_context_definition_list:
+        supported, uid = PresentationContext(), str(proposed.abstract_syntax)
+        if uid in STORAGE or uid in (FIND, VERIFICATION):
+            supported.abstract_syntax = proposed.abstract_syntax
+            kept = KEPT if uid in STORAGE else SERVICE_SYNTAXES
+            supported.add_transfer_syntax(choose(list(map(str, proposed.transfer_syntax)), list(kept)))
+        if uid in STORAGE:
+            supported.scu_role = supported.scp_role = True
+        answers += negotiate_as_acceptor([proposed], [supported], proposed_roles)[0]
+    return answers
+
+
+def told(context: PresentationContext) -> tuple:
+    """All that a context says."""
+    syntaxes = list(map(str, context.transfer_syntax))
+    return context.context_id, context.abstract_syntax, syntaxes, context.result, context.as_scu, context.as_scp
+
+
+def accepting(request: A_ASSOCIATE) -> A_ASSOCIATE:
+    """Our answer, which is no rejection."""
+    answer = POLICY.answer(request, "127.0.0.1", 16384)
+    assert isinstance(answer, tuple)
+    return answer[0]
+
+
+@settings(deadline=None)
+@given(proposed=contexts, asked=roles)
+def test_p16_what_is_remembered_changes_no_context(proposed, asked):
+    """Requests are decoded, and their contexts answered, as pynetdicom does it anew each time."""
+    numbered = [(2 * place + 1, *each) for place, each in enumerate(proposed)]
+    extra = b"".join(role_item(uid, *role) for uid, role in asked.items())
+    encoded = raw.associate_rq(numbered, extra=extra)
+    expected = decoded_by_pynetdicom(encoded)
+    for _ in range(2):
+        primitive = pdus.decode(pdu.A_ASSOCIATE_RQ, encoded).to_primitive()
+        ours, theirs = (each.presentation_context_definition_list for each in (primitive, expected))
+        assert list(map(told, ours)) == list(map(told, theirs))
+        if all(syntaxes for _, syntaxes in proposed):
+            answered = accepting(primitive).presentation_context_definition_results_list
+            assert list(map(told, answered)) == list(map(told, negotiated_by_pynetdicom(expected)))
+
+
+def test_p16_the_answer_to_128_contexts_is_the_same_to_the_byte():
+    """128 contexts of four transfer syntaxes, the first time, and when all of them are remembered."""
+    uids = sorted(STORAGE)[:100] + [f"1.2.3.{number}" for number in range(28)]
+    encoded = raw.associate_rq([(2 * place + 1, uid, TRANSFER[:4]) for place, uid in enumerate(uids)])
+    request = decoded_by_pynetdicom(encoded)
+    expected = accepting(request)
+    expected.presentation_context_definition_results_list = negotiated_by_pynetdicom(request)
+    for _ in range(2):
+        answer = accepting(pdus.decode(pdu.A_ASSOCIATE_RQ, encoded).to_primitive())
+        assert encoded_answer(answer) == encoded_answer(expected)
+
+
+def encoded_answer(primitive: A_ASSOCIATE) -> bytes:
+    """The A-ASSOCIATE-AC."""
+    answer = pdu.A_ASSOCIATE_AC()
+    answer.from_primitive(primitive)
+    return answer.encode()
+
+
+@pytest.mark.parametrize("number", [0, 2, 256 - 2])
+def test_p6_a_context_of_an_even_id_is_refused_however_often_it_comes(number):
+    """What is remembered of its inside makes its ID no better."""
+    good, bad = (raw.associate_rq([(each, FIND, [raw.EXPLICIT])]) for each in (1, number))
+    pdus.decode(pdu.A_ASSOCIATE_RQ, good)
+    with pytest.raises(pdus.InvalidPDU):
+        pdus.decode(pdu.A_ASSOCIATE_RQ, bad)
+
+
+def test_p6_what_is_remembered_of_requests_is_bounded():
+    """Neither how many contexts nor how long they are: a hostile peer cannot fill our memory."""
+    many = ".".join(["1.2.840.10008.1"] + ["1"] * 24)
+    before = pdus._context_of.cache_info().currsize
+    pdus.decode(pdu.A_ASSOCIATE_RQ, raw.associate_rq([(1, FIND, [many] * 100)]))
+    assert pdus._context_of.cache_info().currsize == before
+    assert pdus._context_of.cache_info().maxsize == 1024
+    assert negotiation._answer.cache_info().maxsize == 4096
