@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, and_, or_
 
 from pacs.dicom.attributes import Attribute, column_name
 from pacs.dicom.query import DateTimeRange, Empty, Key, Matching, Names, Range, Single, SoundsLike, Wildcard
-from pacs.index.patterns import among, contains, may_contain, resembles
-from pacs.index.tables import NAME_GROUPS, NEVER_NULL, SOUNDS, TABLES, patient
+from pacs.index.patterns import among, contains, resembles
+from pacs.index.tables import NAME_GROUPS, NEVER_NULL, SOUNDS, TABLES
 
 Column = ColumnElement[Any]
 Condition = ColumnElement[bool]
@@ -91,12 +91,7 @@ def _name_criterion(attribute: Attribute, matching: Names | SoundsLike) -> Condi
 def _groups_criterion(attribute: Attribute, patterns: tuple[str, ...]) -> Condition:
     """One pattern may match any of the component groups; several match the groups at their places (M15)."""
     columns = columns_of(attribute)
-    narrowed = [
-        may_contain(patient.c.id, pattern)
-        for pattern in patterns
-        if attribute.keyword == "PatientName" and pattern.startswith(("*", "?"))
-    ]
     if len(patterns) == 1:
-        return and_(*narrowed, or_(*(resembles(column, patterns[0]) for column in columns)))
+        return or_(*(resembles(column, patterns[0]) for column in columns))
     at_their_places = [resembles(column, each) for column, each in zip(columns, patterns, strict=False) if each]
-    return and_(*narrowed, *(at_their_places or [~_is_unknown(attribute)]))
+    return and_(*(at_their_places or [~_is_unknown(attribute)]))

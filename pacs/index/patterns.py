@@ -8,10 +8,23 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Dialect, String, TypeDecorator, bindparam, false, true
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Dialect,
+    Integer,
+    String,
+    TypeDecorator,
+    and_,
+    bindparam,
+    column,
+    false,
+    table,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 
 from pacs.dicom.query import Comparable
 
@@ -20,6 +33,8 @@ LONGEST_VALUE = 1024
 
 FEW = 100
 """Up to so many values are bound one by one; longer lists travel as one JSON text, as databases limit parameters."""
+
+_trigrams = table("patient_trigram", column("rowid", Integer), column("patient_trigram", String))
 
 TRIGRAM, MOST_PIECES = 3, 3
 """An index of trigrams knows nothing of shorter pieces, and more pieces of a pattern would hardly narrow further."""
@@ -53,14 +68,25 @@ def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
     return _Contains(column, bindparam(None, part, String(), unique=True)) if _is_storable(part) else false()
 
 
-def may_contain(patient_key: ColumnElement[int], pattern: str) -> ColumnElement[bool]:
-    """The names of a patient may match the pattern, as far as an index of trigrams can tell; never false by mistake."""
+def names_with_pieces(patient_key: ColumnElement[int], patterns: Sequence[str]) -> ColumnElement[bool] | None:
+    """The patients whose names have the longest pieces of any of the patterns, by SQLite's index of trigrams.
+
+    None where the index is of no use: no piece is long enough, or no pattern begins with a wild card. In a statement
+    this is where the search begins, and it gives the patients one after the other as they are asked for.
+    """
+    for pattern in patterns:
+        phrases = _phrases(pattern) if pattern.startswith(("*", "?")) else ""
+        if phrases:
+            matches = _Matches(_trigrams.c.patient_trigram, bindparam(None, phrases, String(), unique=True))
+            return and_(patient_key == _trigrams.c.rowid, matches)
+    return None
+
+
+def _phrases(pattern: str) -> str:
+    """The longest pieces between the wild cards of a pattern, as FTS5 asks for them; '' where none is long enough."""
     pieces = [piece for piece in collapsed(pattern).replace("?", "*").split("*") if len(piece) >= TRIGRAM]
     longest = sorted(filter(_is_storable, pieces), key=len)[-MOST_PIECES:]
-    if not longest:
-        return true()
-    phrases = " AND ".join('"' + piece.replace('"', '""') + '"' for piece in longest)
-    return _Trigrams(patient_key, bindparam(None, phrases, String(), unique=True))
+    return " AND ".join('"' + piece.replace('"', '""') + '"' for piece in longest)
 
 
 def collapsed(pattern: str) -> str:
@@ -108,6 +134,10 @@ class _Operator(FunctionElement[bool]):
     inherit_cache = True
     sqlite = other = ""
 
+    def self_group(self, against: OperatorType | None = None) -> "_Operator":
+        """Itself: SQLite uses no index for what is written `... = 1`."""
+        return self
+
 
 class _Alike(_Operator):
     inherit_cache = True
@@ -131,11 +161,9 @@ class _ListedNumber(_Operator):
     other = "({0} IN (SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({1} AS json)) value))"
 
 
-class _Trigrams(_Operator):
-    # PostgreSQL's planner takes its index of trigrams by itself, where there is one.
+class _Matches(_Operator):
     inherit_cache = True
-    sqlite = "({0} IN (SELECT rowid FROM patient_trigram WHERE patient_trigram MATCH {1}))"
-    other = "true"
+    sqlite = "({0} MATCH {1})"
 
 
 @compiles(_Operator, "sqlite")

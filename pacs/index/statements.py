@@ -20,13 +20,15 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    union_all,
 )
 
 from pacs.dicom.attributes import Kept
 from pacs.dicom.levels import QueryLevel
-from pacs.dicom.query import DateTimeRange, Key, Query
+from pacs.dicom.query import DateTimeRange, Key, Names, Query
 from pacs.index.computed import computed_criterion
 from pacs.index.criteria import Condition, combined_criterion, key_criterion
+from pacs.index.patterns import names_with_pieces
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import STORED
 
@@ -71,10 +73,21 @@ def page(query: Query, after: tuple[str, ...] | None, limit: int, *also: Conditi
 
 
 def few(query: Query, level: QueryLevel, limit: int) -> CompoundSelect[Any]:
-    """The ids of at most `limit` rows at `level` that its keys let through; one may be there twice."""
-    key = TABLES[level].c.id
-    regular = select(key).where(*_decided(query, level))
-    return regular.union_all(select(key).where(TABLES[level].c.irregular)).limit(limit)
+    """The ids of at most `limit` rows at `level` that its keys let through, on SQLite; one may be there twice."""
+    key, decided = TABLES[level].c.id, [*_decided(query, level)]
+    regular = [select(key).where(*begin, *decided) for begin in _beginnings(query, level)]
+    return union_all(*regular, select(key).where(TABLES[level].c.irregular)).limit(limit)
+
+
+def _beginnings(query: Query, level: QueryLevel) -> list[tuple[Condition, ...]]:
+    """Where to begin a search for rows: with the pieces of a patient's name, one part for each name, or anywhere."""
+    for key in query.keys:
+        if level is PATIENT and key.attribute.keyword == "PatientName" and isinstance(key.matching, Names):
+            found = [names_with_pieces(patient.c.id, patterns) for patterns in key.matching.alternatives]
+            parts = [(part,) for part in found if part is not None]
+            if len(parts) == len(found) and not query.unknown_matches:
+                return [*parts]
+    return [()]
 
 
 def number_of(query: Query, level: QueryLevel, *also: Condition) -> Select[Any]:
