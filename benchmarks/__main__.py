@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import chart, report
 from benchmarks.associations import idle, setup
-from benchmarks.bench import Bench, NotRunning, Row, say
+from benchmarks.bench import Bench, Row, say
 from benchmarks.client import Refused
 from benchmarks.find import find
 from benchmarks.ingest import raw, storescu
@@ -19,6 +19,7 @@ from benchmarks.memory import memory
 from benchmarks.million import million
 from benchmarks.move import move
 from benchmarks.peers import SYSTEMS
+from benchmarks.processes import NotRunning
 from benchmarks.report import Report
 
 Family = Callable[[Bench], Iterator[Row]]

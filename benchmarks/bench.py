@@ -16,7 +16,6 @@ from statistics import median
 from benchmarks import peers
 from benchmarks.client import Refused
 from benchmarks.peers import System
-from benchmarks.processes import NotRunning
 
 
 class Better(Enum):
@@ -117,6 +116,3 @@ class Bench:
 def say(sentence: str) -> None:
     """Tell whoever waits what is going on, on standard error."""
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
-
-
-__all__ = ["Bench", "Better", "Line", "Measure", "NotRunning", "Row", "say"]

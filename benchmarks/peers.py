@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import processes
 from benchmarks.postgres import postgres
 from benchmarks.processes import free_port, program, running
 from benchmarks.wire import MAX_PDU
@@ -168,7 +167,6 @@ SYSTEMS: dict[str, Start] = {
 }
 """How each system is started, in the order of the table's columns."""
 
-OURS = ("pacs", "pacs-postgres")
 PEERS = ("orthanc", "orthanc-db", "dcmqrscp", "qrscp")
 """What this archive is compared with."""
 
@@ -192,6 +190,3 @@ def systems(names: Sequence[str], folder: Path, settings: Sequence[str]) -> Iter
         destination = stack.enter_context(sink(Site(folder / "destination")))
         sites = {name: Site(folder / name, destination.port, settings) for name in names}
         yield [stack.enter_context(SYSTEMS[name](site)) for name, site in sites.items()]
-
-
-__all__ = ["OURS", "PEERS", "SINK", "SYSTEMS", "Site", "System", "is_installed", "processes", "systems"]
