@@ -42,7 +42,7 @@ TRIGRAM, MOST_PIECES = 3, 3
 
 def among(column: ColumnElement[Any], values: Sequence[Comparable]) -> ColumnElement[bool]:
     """`column` equals any of `values`, however many there are."""
-    possible = [value for value in values if _is_storable(value) and isinstance(value, column.type.python_type)]
+    possible = [value for value in values if is_storable(value) and isinstance(value, column.type.python_type)]
     if len(possible) <= FEW:
         return column.in_(possible) if len(possible) != 1 else column == possible[0]
     listed = _ListedNumber if column.type.python_type is int else _ListedText
@@ -52,7 +52,7 @@ def among(column: ColumnElement[Any], values: Sequence[Comparable]) -> ColumnEle
 def resembles(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
     """`column` matches a DICOM wild card pattern: `*` is any run of characters, `?` exactly one (PS3.4 C.2.2.2.4)."""
     short = collapsed(pattern)
-    if len(short) - short.count("*") > LONGEST_VALUE or not _is_storable(short):
+    if len(short) - short.count("*") > LONGEST_VALUE or not is_storable(short):
         return false()
     if "*" not in short and "?" not in short:
         return column == short
@@ -65,7 +65,7 @@ def resembles(column: ColumnElement[Any], pattern: str) -> ColumnElement[bool]:
 
 def contains(column: ColumnElement[Any], part: str) -> ColumnElement[bool]:
     """`column` contains `part`, letter by letter."""
-    return _Contains(column, bindparam(None, part, String(), unique=True)) if _is_storable(part) else false()
+    return _Contains(column, bindparam(None, part, String(), unique=True)) if is_storable(part) else false()
 
 
 def names_with_pieces(patient_key: ColumnElement[int], patterns: Sequence[str]) -> ColumnElement[bool] | None:
@@ -85,7 +85,7 @@ def names_with_pieces(patient_key: ColumnElement[int], patterns: Sequence[str]) 
 def _phrases(pattern: str) -> str:
     """The longest pieces between the wild cards of a pattern, as FTS5 asks for them; '' where none is long enough."""
     pieces = [piece for piece in collapsed(pattern).replace("?", "*").split("*") if len(piece) >= TRIGRAM]
-    longest = sorted(filter(_is_storable, pieces), key=len)[-MOST_PIECES:]
+    longest = sorted(filter(is_storable, pieces), key=len)[-MOST_PIECES:]
     return " AND ".join('"' + piece.replace('"', '""') + '"' for piece in longest)
 
 
@@ -113,7 +113,7 @@ _GLOB = str.maketrans({"[": "[[]"})
 _LIKE = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_", "*": "%", "?": "_"})
 
 
-def _is_storable(value: Comparable) -> bool:
+def is_storable(value: Comparable) -> bool:
     """Whether a column can hold the value at all: no NUL, no half of a surrogate pair, no number beyond 64 bits."""
     if not isinstance(value, str):
         return -(2**63) <= value < 2**63

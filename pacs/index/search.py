@@ -4,13 +4,13 @@ Answers come in the byte order of the level's unique key. Each page is a short t
 page is in memory, so neither the number of answers nor their reader's pace holds anything up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 from pydicom import Dataset
-from sqlalchemy import CompoundSelect, Row, RowMapping, Select
+from sqlalchemy import Connection, Row, RowMapping, Select
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import kept, matching
@@ -18,7 +18,7 @@ from pacs.dicom.attributes import Kept, KeyType
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Key, Match, Query, Single
 from pacs.errors import OutOfResources
-from pacs.index import statements
+from pacs.index import prepared, statements
 from pacs.index.computed import COMPUTED, Value, compute
 from pacs.index.criteria import Condition
 from pacs.index.database import Index
@@ -141,12 +141,11 @@ def _accepted(candidates: list[_Candidate], judge: "_Judge", cancellation: Cance
 
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     for part in _parts(query):
-        narrowing = _narrowing(index, part, cancellation)
+        begin = _beginning(index, part, cancellation)
         after: tuple[str, ...] | None = None
         limit = min(FIRST_PAGE, page)
-        while True:
-            statement = statements.page(part, after, limit, *narrowing)
-            candidates = _page(index, part, statement, cancellation)
+        while begin is None or begin.ids:
+            candidates = _page(index, part, _Place(begin, after, limit), cancellation)
             yield candidates
             if len(candidates) < limit:
                 break
@@ -154,10 +153,10 @@ def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) ->
             limit = min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
 
 
-def _page(index: Index, query: Query, statement: Select[Any], cancellation: Cancellation) -> list[_Candidate]:
+def _page(index: Index, query: Query, place: "_Place", cancellation: Cancellation) -> list[_Candidate]:
     """The candidates of a page with what is computed of them, all seen in one state of the index."""
     with index.read() as connection, index.interrupting(connection, cancellation):
-        rows = connection.execute(statement).all()
+        rows = _rows(connection, query, place)
         computed: list[dict[str, Value]] = [{} for _ in rows]
         for keyword in _needed(query):
             made = COMPUTED[keyword]
@@ -168,19 +167,57 @@ def _page(index: Index, query: Query, statement: Select[Any], cancellation: Canc
     return [_Candidate(*each) for each in zip(rows, computed, strict=True)]
 
 
-def _narrowing(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
-    """On SQLite the few rows of one level that a query can only be about, where its keys name so few.
+def _rows(connection: Connection, query: Query, place: "_Place") -> Sequence[Row[Any]]:
+    begin, limit = place.begin, place.limit
+    if place.after is None and begin is None:
+        return prepared.execute(connection, statements.page, query, None, limit)
+    if place.after is None and begin is not None and len(begin.ids) == 1:
+        return prepared.execute(connection, statements.page_of, query, begin.level, limit, row_id=begin.ids[0])
+    also = [begin.condition] if begin is not None else []
+    return connection.execute(statements.page(query, place.after, limit, *also)).all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """The few rows of one level that a query can only be about."""
+
+    level: QueryLevel
+    ids: tuple[int, ...]
+
+    @property
+    def condition(self) -> Condition:
+        """It is about these."""
+        return among(TABLES[self.level].c.id, self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which page: the next `limit` behind the unique key `after`, of what belongs to a beginning."""
+
+    begin: _Beginning | None
+    after: tuple[str, ...] | None
+    limit: int
+
+
+def _beginning(index: Index, query: Query, cancellation: Cancellation) -> _Beginning | None:
+    """On SQLite where to begin, if the keys of some level let through so few rows; None for anywhere.
 
     PostgreSQL knows from its statistics where to begin. SQLite would walk through all rows in the order of the answers
     wherever a condition lets irregular rows through; given the ids, it begins with those.
     """
     if not index.is_sqlite or any(key.attribute.key is KeyType.UNIQUE and _is_exact(key) for key in query.keys):
-        return []
+        return None
     for level in statements.doubted_levels(query):
-        found = [row["id"] for row in _all(index, statements.few(query, level, FEW + 1), cancellation)]
+        with index.read() as connection, index.interrupting(connection, cancellation):
+            found = prepared.execute(connection, statements.few, query, level, FEW + 1)
         if len(found) <= FEW:
-            return [among(TABLES[level].c.id, sorted(set(found)))]
-    return []
+            return _Beginning(level, tuple(sorted({row_id for (row_id,) in found})))
+    return None
+
+
+def _narrowing(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
+    begin = _beginning(index, query, cancellation)
+    return [begin.condition] if begin is not None else []
 
 
 def _parts(query: Query) -> Iterator[Query]:
@@ -220,7 +257,7 @@ def _is_doubtful(index: Index, query: Query, cancellation: Cancellation) -> bool
     return bool(next(iter(row.values())))
 
 
-def _all(index: Index, statement: Select[Any] | CompoundSelect[Any], cancellation: Cancellation) -> list[RowMapping]:
+def _all(index: Index, statement: Select[Any], cancellation: Cancellation) -> list[RowMapping]:
     with index.read() as connection, index.interrupting(connection, cancellation):
         return list(connection.execute(statement).mappings())
 

@@ -72,6 +72,11 @@ def page(query: Query, after: tuple[str, ...] | None, limit: int, *also: Conditi
     return found.order_by(*order).limit(limit)
 
 
+def page_of(query: Query, level: QueryLevel, limit: int, row_id: int) -> Select[Any]:
+    """As `page`, the first of those that are, or belong to, one row at `level`."""
+    return page(query, None, limit, TABLES[level].c.id == row_id)
+
+
 def few(query: Query, level: QueryLevel, limit: int) -> CompoundSelect[Any]:
     """The ids of at most `limit` rows at `level` that its keys let through, on SQLite; one may be there twice."""
     key, decided = TABLES[level].c.id, [*_decided(query, level)]
@@ -139,7 +144,9 @@ def has_columns(combined: DateTimeRange) -> bool:
 
 def doubted_levels(query: Query) -> list[QueryLevel]:
     """The levels with keys that the columns of an irregular row cannot decide."""
-    return [level for level in levels_to(query.level) if any(True for _ in _decided(query, level))]
+    levels = {key.attribute.level for key in query.keys if _is_decided(key)}
+    levels |= {combined.date.level for combined in query.combined if has_columns(combined)}
+    return [level for level in levels_to(query.level) if level in levels]
 
 
 def needs_no_judge(query: Query) -> bool:
@@ -147,11 +154,15 @@ def needs_no_judge(query: Query) -> bool:
     return not row_keys(query) and not row_ranges(query) and not doubted_levels(query)
 
 
+def _is_decided(key: Key) -> bool:
+    """Whether a column decides about a key, but not in an irregular row."""
+    return key.attribute.kept is Kept.COLUMN and key.attribute.keyword not in EXACT
+
+
 def _decided(query: Query, level: QueryLevel) -> Iterator[Condition]:
     """What the columns of a level must satisfy unless the row is irregular."""
     for key in query.keys:
-        is_column = key.attribute.kept is Kept.COLUMN and key.attribute.keyword not in EXACT
-        if key.attribute.level is level and is_column:
+        if key.attribute.level is level and _is_decided(key):
             yield key_criterion(key, query.unknown_matches)
     for combined in query.combined:
         if combined.date.level is level and has_columns(combined):

@@ -1,0 +1,80 @@
+"""Statements that differ in nothing but values, made and compiled once.
+
+Most queries ask for one patient, one study or one accession number. To put such a statement together and to look up
+what it compiles to takes longer than the database needs for it, so the text is kept by its shape: which attributes have
+a single value. All other queries are made into statements each time.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Row
+
+from pacs.dicom.attributes import Kept, by_keyword
+from pacs.dicom.levels import QueryLevel, Root
+from pacs.dicom.query import Key, Query, Single
+from pacs.index.patterns import is_storable
+
+Made = Callable[..., Any]
+"""Makes a statement of a query and further arguments (`pacs.index.statements`)."""
+
+SHAPES = 256
+"""How many shapes are kept."""
+
+_PLACE = "\ue000value of {}\ue000"
+"""What stands for the value of a key in the statement of a shape."""
+
+_ROW_ID = -(2**62)
+"""What stands for the id of a row."""
+
+_Shape = tuple[QueryLevel, bool, tuple[str, ...]]
+
+
+def execute(
+    connection: Connection, made: Made, query: Query, *arguments: object, row_id: int | None = None
+) -> Sequence[Row[Any]]:
+    """All rows of the statement that is made of a query, further hashable arguments, and the id of a row if given."""
+    values = _single_values(query)
+    if values is None:
+        last = () if row_id is None else (row_id,)
+        found: Sequence[Row[Any]] = connection.execute(made(query, *arguments, *last)).all()
+        return found
+    if row_id is not None:
+        values[_ROW_ID] = row_id
+        arguments = (*arguments, _ROW_ID)
+    text, parameters = _compiled(connection.dialect, made, _shape(query), arguments)
+    filled = [(name, values.get(value, value)) for name, value in parameters]
+    for_driver = tuple(value for _, value in filled) if connection.dialect.positional else dict(filled)
+    return connection.exec_driver_sql(text, for_driver).all()
+
+
+def _shape(query: Query) -> _Shape:
+    return query.level, query.unknown_matches, tuple(key.attribute.keyword for key in query.keys)
+
+
+def _single_values(query: Query) -> dict[object, object] | None:
+    """The value of each key by what stands for it; None unless each has a single text in a column."""
+    values: dict[object, object] = {}
+    for key in query.keys:
+        matching = key.matching
+        if key.attribute.kept is not Kept.COLUMN or not isinstance(matching, Single) or len(matching.values) != 1:
+            return None
+        (value,) = matching.values
+        if not isinstance(value, str) or key.attribute.vr == "IS" or not is_storable(value):
+            return None
+        values[_PLACE.format(key.attribute.keyword)] = value
+    return values if values and not query.combined else None
+
+
+@lru_cache(maxsize=SHAPES)
+def _compiled(
+    dialect: Dialect, made: Made, shape: _Shape, arguments: tuple[object, ...]
+) -> tuple[str, list[tuple[str, object]]]:
+    """The text of a statement for this shape, and its parameters, with places for the values; one may come twice."""
+    level, unknown_matches, keywords = shape
+    keys = tuple(Key(by_keyword(keyword), Single((_PLACE.format(keyword),))) for keyword in keywords)
+    query = Query(Root.PATIENT, level, keys, unknown_matches=unknown_matches)
+    state = made(query, *arguments).compile(dialect=dialect).construct_expanded_state()
+    names = state.positiontup or state.parameters.keys()
+    return state.statement, [(name, state.parameters[name]) for name in names]
