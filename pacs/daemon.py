@@ -24,6 +24,7 @@ from pacs.index.database import Index
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
+from pacs.services.recovery import Recovery
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
 from pacs.telemetry import Diagnosed, EventStream, ServerReady
@@ -55,6 +56,7 @@ class Archive:
         )
         self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
         self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
+        self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
         self._server = self._dimse()
 
     def __enter__(self) -> Self:
@@ -79,6 +81,7 @@ class Archive:
         """
         self.open()
         self.files.sweep()
+        self._recovery.begin()
         server = self.config.server
         try:
             self._server.start()
@@ -98,6 +101,7 @@ class Archive:
     def close(self) -> None:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm."""
         self._server.stop()
+        self._recovery.end()
         self.index.close()
 
     def _dimse(self) -> Server:

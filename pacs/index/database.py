@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,9 @@ OLDEST_SQLITE = (3, 35)
 
 SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
+SETTLING = 1000
+"""Milliseconds that `settle` waits for others."""
+
 INSIST_EVERY = 0.05
 """Seconds between two interruptions of one statement: the first may come before the statement has begun."""
 
@@ -57,12 +60,16 @@ class Index:
         self._engine = _engine(self.url, connections, wait)
         # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
         self._turn = threading.Lock() if self.is_sqlite else None
-        self._gathering = Gathering(self.transact)
+        self._gathering = Gathering(lambda work: self._transact(work, self._together))
+        self.is_recoverable = False
+        """Whether work done `together` may be lost in a power cut, because what it wrote can be found again."""
         if self.is_sqlite:
-            self._reader, self._writer = self._engine, self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE")
+            self._reader = self._engine
+            self._writer = self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE", pacs_synchronous="FULL")
+            self._hasty = self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE", pacs_synchronous="NORMAL")
         else:
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._writer = self._engine.execution_options(isolation_level="READ COMMITTED")
+            self._writer = self._hasty = self._engine.execution_options(isolation_level="READ COMMITTED")
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT", pacs_begin="")
 
     def close(self) -> None:
@@ -82,6 +89,16 @@ class Index:
             sentence = f"the index cannot be opened: {said}; check database.url, and that its server runs"
             raise IndexUnavailable(sentence) from error
 
+    def settle(self) -> bool:
+        """Make durable what was committed without a sync; whether that is certain now. Raises IndexUnavailable."""
+        if not self.is_sqlite:
+            return True
+        with self._my_turn(), self.single() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {SETTLING}")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+            connection.invalidate()
+        return busy == 0
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A short transaction that sees one state of the index. Raises IndexUnavailable."""
@@ -91,7 +108,15 @@ class Index:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction, committed when the body ends and rolled back when it raises. Raises IndexUnavailable."""
-        with self._my_turn(), _translated(), self._writer.connect() as connection, connection.begin():
+        with self._writing(self._writer) as connection:
+            yield connection
+
+    def _together(self) -> AbstractContextManager[Connection]:
+        return self._writing(self._hasty if self.is_recoverable else self._writer)
+
+    @contextmanager
+    def _writing(self, engine: Engine) -> Iterator[Connection]:
+        with self._my_turn(), _translated(), engine.connect() as connection, connection.begin():
             yield connection
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
@@ -100,9 +125,14 @@ class Index:
         A race is lost when another transaction inserted the same key, removed the parent that was just read, or held
         locks in another order (PostgreSQL only; SQLite has one writer at a time). Raises IndexUnavailable.
         """
+        return self._transact(work, self.write)
+
+    def _transact(
+        self, work: Callable[[Connection], Result], writing: Callable[[], AbstractContextManager[Connection]]
+    ) -> Result:
         for attempt in range(ATTEMPTS):
             try:
-                with self.write() as connection:
+                with writing() as connection:
                     return work(connection)
             except IndexUnavailable as error:
                 if not _lost_race(error) or attempt == ATTEMPTS - 1:
@@ -251,7 +281,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    if begin := connection.get_execution_options().get("pacs_begin", "BEGIN"):
+    options = connection.get_execution_options()
+    if synchronous := options.get("pacs_synchronous"):
+        # Of a connection that is used again for another kind of transaction; within one it could not be changed.
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(f"PRAGMA synchronous = {synchronous}")
+    if begin := options.get("pacs_begin", "BEGIN"):
         connection.exec_driver_sql(begin)
 
 

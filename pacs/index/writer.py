@@ -22,7 +22,7 @@ from pacs.index.patterns import among
 from pacs.index.rows import Arrival, Row, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
 
-__all__ = ["Arrival", "StoredInstance", "add", "find", "remove", "replace", "touch"]
+__all__ = ["Arrival", "StoredInstance", "add", "find", "last_received_at", "remove", "replace", "touch", "unknown"]
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
@@ -72,6 +72,25 @@ def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
     with index.single() as connection:
         found = connection.execute(_STORED_ONE, {"uid": sop_instance_uid}).first()
     return StoredInstance(*found) if found is not None else None
+
+
+def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
+    """Those of these files that no instance has. Raises IndexUnavailable."""
+    with index.read() as connection:
+        known = set(connection.execute(select(image.c.file_key).where(among(image.c.file_key, file_keys))).scalars())
+    return [key for key in file_keys if key not in known]
+
+
+def last_received_at(index: Index) -> int | None:
+    """When the instance that was added last was received, in microseconds since 1970 UTC; None when there is none.
+
+    Raises IndexUnavailable.
+    """
+    with index.read() as connection:
+        found: int | None = connection.execute(
+            select(image.c.received_at).order_by(image.c.id.desc()).limit(1)
+        ).scalar()
+    return found
 
 
 def replace(index: Index, arrival: Arrival) -> StoredInstance:

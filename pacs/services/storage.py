@@ -301,6 +301,8 @@ class Reception:
                 return Stored(uid, self._body.size, warnings=warnings)
             except (DuplicateInstance, InstanceUnreadable):
                 known = writer.find(index, uid)
+            if known is not None and known.file_key == arrival.file_key:
+                return Stored(uid, self._body.size)  # another process found the file before its row was committed
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
                 self._storage.discard(arrival.file_key)
                 return Stored(uid, self._body.size, duplicate=True)

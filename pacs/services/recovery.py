@@ -1,0 +1,170 @@
+"""After an unclean stop: bring the index up to what the file store has. Files are durable before anything else.
+
+While a server runs the index may commit without a sync of its own (`Index.is_recoverable`): a power cut can cost it
+the last instances it was given, never anything else, and their files are whole and say all that a row needs. A marker,
+an empty folder locked for as long as its process lives, tells that one stopped without cleaning up.
+"""
+
+import fcntl
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+from pacs.dicom import part10
+from pacs.dicom.header import read_header
+from pacs.errors import (
+    DuplicateInstance,
+    IndexUnavailable,
+    InstanceUnreadable,
+    PacsError,
+    StorageUnavailable,
+    UndecodableDataSet,
+)
+from pacs.files.store import FileStore
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.index.writer import Arrival
+from pacs.telemetry import Diagnosed, Event
+
+MARGIN = timedelta(days=1)
+"""How much older than the newest one in the index a file may be that the index lost: some arrive slowly."""
+
+BATCH = 500
+
+
+class Recovery:
+    """Finds what the index lost at the last unclean stop, and has the next one find what this process leaves behind."""
+
+    def __init__(self, index: Index, files: FileStore, folder: Path, publish: Callable[[Event], None]) -> None:
+        self._index, self._files, self._publish = index, files, publish
+        self._folder = folder
+        self._marker: tuple[Path, int] | None = None
+        """The marker of this process, and the descriptor by which it is locked."""
+
+    def begin(self) -> int:
+        """Take in what the index does not know if the last process stopped uncleanly; how many instances that were.
+
+        From here on the index may rely on this being done again. Raises IndexUnavailable, StorageUnavailable.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            left = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
+            self._mark()
+            # While another process lives there was no power cut, and what is in no row yet may be on its way into one.
+            abandoned = [] if any(map(_is_held, left)) else left
+            found = self._adopt_all() if abandoned else 0
+            for path in abandoned:
+                with suppress(FileNotFoundError):  # somebody who started at the same time was first
+                    path.rmdir()
+        except OSError as error:
+            raise StorageUnavailable("The marker of a running server cannot be written") from error
+        self._index.is_recoverable = True
+        return found
+
+    def end(self) -> None:
+        """Note that all is well, when the index says so; to be called before it is closed. Twice does no harm."""
+        if self._marker is None:
+            return
+        (path, descriptor), self._marker = self._marker, None
+        self._index.is_recoverable = False
+        with suppress(OSError, IndexUnavailable):  # then the next start looks for what is not missing: only time
+            if self._index.settle():
+                path.rmdir()
+        os.close(descriptor)
+
+    def _mark(self) -> None:
+        path = self._folder / uuid.uuid4().hex
+        hidden = path.with_name(f".{path.name}")  # until it is locked nobody may take it for one that was left
+        hidden.mkdir()
+        self._marker = path, _opened(hidden)
+        fcntl.flock(self._marker[1], fcntl.LOCK_EX)
+        hidden.rename(path)
+        for folder in (self._folder, self._folder.parent):
+            descriptor = _opened(folder)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    # --- what the index does not know -----------------------------------------------------------------------------
+
+    def _adopt_all(self) -> int:
+        found = sum(map(self._adopt, self._unknown()))
+        if found:
+            self._publish(Diagnosed(sentence=f"{found} instances were in no row after an unclean stop: taken in again"))
+        return found
+
+    def _unknown(self) -> Iterator[str]:
+        last = writer.last_received_at(self._index)
+        since = datetime.fromtimestamp(last / 1_000_000, UTC) - MARGIN if last is not None else None
+        keys = self._files.keys(since)
+        while batch := list(islice(keys, BATCH)):
+            yield from writer.unknown(self._index, batch)
+
+    def _adopt(self, key: str) -> bool:
+        """Take in one file; whether it is in the index now. What cannot be taken in is told, and left where it is."""
+        try:
+            arrival = self._arrival(key)
+            try:
+                writer.add(self._index, arrival)
+            except DuplicateInstance:
+                return self._take_the_place(arrival)
+        except (UndecodableDataSet, InstanceUnreadable, DuplicateInstance) as error:
+            self._publish(Diagnosed(sentence=f"file {key} is in no row and was not taken in: {error.comment}"))
+            return False
+        return True
+
+    def _arrival(self, key: str) -> Arrival:
+        """What the head of one of our files says of it, and its data set."""
+        with self._files.open(key) as file:
+            head = part10.read_head(file)
+            if head.received_at is None or head.digest is None:
+                raise UndecodableDataSet("It is no file of ours")
+            try:
+                header = read_header(file, head.transfer_syntax)
+            except PacsError as error:
+                raise UndecodableDataSet("It holds no whole instance") from error
+        return Arrival(
+            header=header,
+            file_key=key,
+            size=self._files.size(key),
+            digest=head.digest,
+            transfer_syntax=head.transfer_syntax,
+            data_offset=head.data_offset,
+            received_at=head.received_at,
+            source_ae=head.source_ae,
+        )
+
+    def _take_the_place(self, arrival: Arrival) -> bool:
+        """Take the place of a row whose own file is missing. Raises DuplicateInstance when it is not."""
+        known = writer.find(self._index, arrival.header.sop_instance_uid)
+        if known is not None:
+            try:
+                self._files.size(known.file_key)
+            except InstanceUnreadable:
+                writer.replace(self._index, arrival)
+                return True
+        raise DuplicateInstance("another file has its SOP Instance UID")
+
+
+def _opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the process that made a marker still lives."""
+    try:
+        descriptor = _opened(path)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
