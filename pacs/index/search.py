@@ -150,7 +150,14 @@ def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) ->
             if len(candidates) < limit:
                 break
             after = candidates[-1].unique_key(query.level)
-            limit = min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
+            limit = _next_limit(limit, page, begin)
+
+
+def _next_limit(limit: int, page: int, begin: "_Beginning | None") -> int:
+    """Soon larger; where the candidates are few each page sorts them all again, and there should not be many pages."""
+    if begin is not None and limit >= FIRST_PAGE:
+        return LARGEST_PAGE
+    return min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
 
 
 def _page(index: Index, query: Query, place: "_Place", cancellation: Cancellation) -> list[_Candidate]:

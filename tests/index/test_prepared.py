@@ -1,7 +1,5 @@
 """Statements that are made once for all values: they find what those made each time find."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from pacs.cancellation import Cancellation
@@ -15,14 +13,14 @@ VALUES = ("P1", "P2", "", "%", "' OR 1=1 --", "\ue000value of PatientID\ue000", 
 
 
 @pytest.fixture
-def filled(index: Index) -> Iterator[Index]:
+def filled(index: Index) -> Index:
     """Two patients; one of them has a series that is irregular."""
     fill(
         index,
         dataset(1, AccessionNumber="A1", Modality="CT"),
         dataset(2, PatientID="P2", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1", AccessionNumber=["A1", "A2"]),
     )
-    yield index
+    return index
 
 
 @pytest.mark.parametrize("unknown_matches", [False, True])
