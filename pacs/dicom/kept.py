@@ -89,7 +89,7 @@ def _is_empty(element: Element) -> bool:
 # --- columns -----------------------------------------------------------------------------------------------------
 
 
-def columns(level: QueryLevel, blob: bytes) -> Mapping[str, Column]:
+def columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
     """The comparable values of the columns of a level, by column name; None where the value is unknown.
 
     A person's name fills four: its folded component groups and, in `_sounds`, its phonetic keys between spaces.
@@ -102,7 +102,7 @@ def columns(level: QueryLevel, blob: bytes) -> Mapping[str, Column]:
     if known is None:
         known = general_columns(level, blob)
         _known_columns.put((level, blob), known, 2 * len(blob) + 2000)
-    return known
+    return dict(known)
 
 
 _known_columns: Memory[tuple[QueryLevel, bytes], Mapping[str, Column]] = Memory(4096, 16 << 20)

@@ -4,14 +4,14 @@ The statement itself looks whether series, study and patient are there with the 
 Then nothing is to be filled and nothing in conflict; whatever else is the case, it inserts nothing.
 """
 
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, Dialect, bindparam, select
-from sqlalchemy.dialects import postgresql, registry, sqlite
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from pacs.dicom.levels import QueryLevel
+from pacs.index.fixed import Fixed
 from pacs.index.rows import Arrival, image_row, patient_identity
 from pacs.index.tables import image, patient, series, study
 
@@ -49,28 +49,7 @@ def parameters(arrival: Arrival) -> dict[str, Any]:
 
 def insert(connection: Connection, values: dict[str, Any]) -> bool:
     """Insert an image if all above it is known exactly as it was sent, and itself is not: whether that was so."""
-    statement = _statement(connection.dialect.name)
-    given = values if statement.order is None else tuple(values[name] for name in statement.order)
-    return connection.exec_driver_sql(statement.text, given).first() is not None
-
-
-class _Statement(NamedTuple):
-    text: str
-    order: tuple[str, ...] | None
-    """The names of positional parameters; None where they go by name."""
-
-
-@cache
-def _statement(dialect: str) -> _Statement:
-    """The statement as it is sent, made once: making it takes longer than the database does."""
-    compiled = _built(dialect).compile(dialect=_dialect(dialect))
-    order = getattr(compiled, "positiontup", None)
-    return _Statement(str(compiled), None if order is None else tuple(order))
-
-
-def _dialect(name: str) -> Dialect:
-    made: Dialect = registry.load("sqlite" if name == "sqlite" else "postgresql.psycopg")()
-    return made
+    return _INSERTION.execute(connection, values).first() is not None
 
 
 def _built(dialect: str) -> ReturningInsert[Any]:
@@ -80,3 +59,6 @@ def _built(dialect: str) -> ReturningInsert[Any]:
     insertion = sqlite.insert(image) if dialect == "sqlite" else postgresql.insert(image)
     filled = insertion.from_select(["series_fk", *(column.name for column in _WRITTEN)], known)
     return filled.on_conflict_do_nothing(index_elements=["sop_instance_uid"]).returning(image.c.id)
+
+
+_INSERTION = Fixed(_built)

@@ -18,6 +18,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, InstanceUnreadable
 from pacs.index import siblings
 from pacs.index.database import Index, LostRace
+from pacs.index.fixed import Fixed
 from pacs.index.patterns import among
 from pacs.index.rows import Arrival, Row, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
@@ -51,7 +52,9 @@ _COLUMN_OF = {name: column for table in (patient, study, series, image) for name
 STORED: Select[Any] = select(*(_COLUMN_OF[field.name] for field in fields(StoredInstance))).select_from(JOINED)
 """The stored instances, to be narrowed."""
 
-_STORED_ONE = STORED.where(image.c.sop_instance_uid == bindparam("uid", type_=image.c.sop_instance_uid.type))
+_STORED_ONE = Fixed(
+    lambda _: STORED.where(image.c.sop_instance_uid == bindparam("uid", type_=image.c.sop_instance_uid.type))
+)
 
 
 def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
@@ -70,8 +73,8 @@ def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
 def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
     """The stored instance with this UID, or None. Raises IndexUnavailable."""
     with index.single() as connection:
-        found = connection.execute(_STORED_ONE, {"uid": sop_instance_uid}).first()
-    return StoredInstance(*found) if found is not None else None
+        found = _STORED_ONE.execute(connection, {"uid": sop_instance_uid}).first()
+    return StoredInstance(*tuple(found)) if found is not None else None
 
 
 def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:

@@ -1,0 +1,30 @@
+"""Statements that never change, compiled once: to put one together takes longer than the database needs for it."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Dialect
+from sqlalchemy.dialects import registry
+
+
+class Fixed:
+    """A statement of named bound parameters, which `make` gives for the name of a dialect."""
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        self._compiled = cache(lambda dialect: _compiled(make(dialect), dialect))
+
+    def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+        """Run it with values for its parameters, of the types the driver takes."""
+        text, order = self._compiled(connection.dialect.name)
+        return connection.exec_driver_sql(
+            text, dict(values) if order is None else tuple(values[name] for name in order)
+        )
+
+
+def _compiled(statement: Any, dialect: str) -> tuple[str, tuple[str, ...] | None]:
+    """The text as the driver takes it, and the names of its parameters where they go by place."""
+    known: Dialect = registry.load("sqlite" if dialect == "sqlite" else "postgresql.psycopg")()
+    compiled = statement.compile(dialect=known)
+    order = getattr(compiled, "positiontup", None)
+    return str(compiled), None if order is None else tuple(order)
