@@ -37,11 +37,12 @@ class Line:
 
 @dataclass
 class Row:
-    """The values of one line, one per run, by system; and what is to be said about a system's."""
+    """The values of one line, one per run, by system; what is to be said of a system; who had an easier load."""
 
     line: Line
     values: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    eased: frozenset[str] = frozenset()
 
     def median(self, system: str) -> float | None:
         """The median of a system's runs, None when it has none."""
@@ -89,10 +90,13 @@ class Bench:
             yield started
 
     def interleave(
-        self, lines: Sequence[Line], systems: Sequence[System], measure: Measure, notes: Mapping[str, str] | None = None
+        self, lines: Sequence[Line], systems: Sequence[System], measure: Measure, eased: Mapping[str, str] | None = None
     ) -> list[Row]:
-        """Measure every system in turn, as often as there are runs. One that fails is left out from then on."""
-        rows = [Row(line, notes=dict(notes or {})) for line in lines]
+        """Measure every system in turn, as often as there are runs. One that fails is left out from then on.
+
+        `eased` are systems with an easier load than the others, and which: they are no measure for us.
+        """
+        rows = [Row(line, notes=dict(eased or {}), eased=frozenset(eased or ())) for line in lines]
         failed: set[str] = set()
         for run in range(self.runs):
             for system in systems:

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 
 from benchmarks.bench import Better, Row
@@ -66,7 +67,7 @@ def _cells(row: Row, names: Iterable[str]) -> list[str]:
         row.line.title,
         f"{row.line.unit} {arrow}",
         *(_spread(row.values.get(name, [])) for name in names),
-        f"{number(times)} ×" if times is not None else "",
+        f"{number(times)} ×" if times is not None and isfinite(times) else "",
     ]
 
 

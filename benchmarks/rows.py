@@ -6,7 +6,6 @@ that is checked.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -37,25 +36,24 @@ class Level:
         self._keywords = [keyword for keyword in COLUMNS[level] if keyword in PLACES]
         self._template = Template(blob, prototype, self._keywords)
         self._same = kept.columns(level, blob)
+        self._names: dict[str, dict[str, kept.Column]] = {}
 
     def row(self, values: dict[str, str], check: bool) -> dict[str, object]:
         """The columns of a row with these values, and its kept elements. Raises ValueError when they do not agree."""
         blob = self._template.fill(values)
         row = self._same | {column_name(keyword): values[keyword] for keyword in self._keywords}
         if "PatientName" in self._keywords:
-            row |= _name(values["PatientName"])
+            row |= self._name(values["PatientName"], blob)
         if check and row != kept.columns(self._level, blob):
             raise ValueError(f"rows of {self._level.name} are not what the archive would write")
         return row | {"kept": blob}
 
-
-@cache
-def _name(name: str) -> dict[str, kept.Column]:
-    """The columns of a patient's name."""
-    dataset = population_prototype()
-    dataset.PatientName = name
-    blob = kept.encode(kept.select(PATIENT, dataset))
-    return {column: value for column, value in kept.columns(PATIENT, blob).items() if column.startswith("patient_name")}
+    def _name(self, name: str, blob: bytes) -> dict[str, kept.Column]:
+        """The columns of a patient's name, which is in these kept elements."""
+        if name not in self._names:
+            found = kept.columns(self._level, blob).items()
+            self._names[name] = {column: value for column, value in found if column.startswith("patient_name")}
+        return self._names[name]
 
 
 def rows(studies: int) -> Iterator[tuple[dict[str, object], ...]]:
