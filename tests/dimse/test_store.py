@@ -255,3 +255,14 @@ def send_in_pieces(archive, data, uid):
         status = client.message().status
         client.release()
     return status
+
+
+def test_s5_the_boundaries_and_the_order_of_associations_mean_nothing(archive):
+    """Two series of one study, last image first, each over an association of its own, are one study of two series."""
+    for made in reversed(study(series=2, instances=2)):
+        uid = str(made.SOPInstanceUID)
+        assert store(archive, encoded(made, raw.EXPLICIT), instance=uid).status == 0x0000
+    with archive.index.read() as connection:
+        tables = ("patient", "study", "series", "image")
+        rows = [connection.execute(text(f"SELECT count(*) FROM {each}")).scalar() for each in tables]
+    assert rows == [1, 1, 2, 4]
