@@ -80,7 +80,7 @@ class Archive:
         on cannot be had.
         """
         self.open()
-        self.files.sweep()
+        self.files.start()
         self._recovery.begin()
         server = self.config.server
         try:
@@ -101,6 +101,7 @@ class Archive:
     def close(self) -> None:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm."""
         self._server.stop()
+        self.files.close()
         self._recovery.end()
         self.index.close()
 

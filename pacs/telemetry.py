@@ -113,7 +113,12 @@ class OperationFinished(Event):
 
     @property
     def level(self) -> int:
-        """Louder when the status is a failure (PS3.7 C): neither success, warning, pending nor cancel."""
+        """Louder when the status is a failure (PS3.7 C): neither success, warning, pending nor cancel.
+
+        An image that was stored is a debug line: the end of its association counts them.
+        """
+        if self.kind == "C-STORE" and self.status == 0:
+            return logging.DEBUG
         return logging.INFO if is_fine(self.status) else logging.WARNING
 
 
@@ -239,8 +244,9 @@ def printable(text: str, limit: int = TEXT_LIMIT) -> str:
 
 def log_event(event: Event) -> None:
     """Write one line for `event`: the subscriber that is the log."""
-    logger = structlog.get_logger("pacs")
-    logger.log(event.level, event.TITLE, **_log_fields(event))
+    level = event.level
+    if logging.getLogger("pacs").isEnabledFor(level):
+        structlog.get_logger("pacs").log(level, event.TITLE, **_log_fields(event))
 
 
 def _log_fields(event: Event) -> dict[str, Any]:

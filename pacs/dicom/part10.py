@@ -22,7 +22,7 @@ PRIVATE_INFORMATION_CREATOR_UID = "2.25.81824888521754768302199493534358913837"
 PREAMBLE = b"\0" * 128 + b"DICM"
 """Ours is all zero, whatever the sender's was (CVE-2019-11687)."""
 
-_NO_DIGEST = "0" * 64
+_DIGEST, _NO_DIGEST = "sha256=", "0" * 64
 _PRIVATE_INFORMATION = re.compile(rb"received=(\d{20}) sha256=([0-9a-f]{64}) ?")
 _META_LIMIT = 1 << 20
 
@@ -43,20 +43,12 @@ class Head:
     """Where the data set begins, in bytes from the beginning of the file."""
 
 
-def head(
-    sop_class_uid: str,
-    sop_instance_uid: str,
-    transfer_syntax: str,
-    source_ae: str,
-    *,
-    received_at: int,
-    digest: str | None = None,
-) -> bytes:
-    """Preamble and File Meta Information, equally long whether the digest is known yet or not.
+def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str, *, received_at: int) -> bytes:
+    """Preamble and File Meta Information, with room for the digest (`with_digest`).
 
     `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`).
     """
-    private = f"received={received_at:020d} sha256={digest or _NO_DIGEST}"
+    private = f"received={received_at:020d} {_DIGEST}{_NO_DIGEST}"
     elements = b"".join(
         (
             _element(0x0001, "OB", b"\0\1"),
@@ -71,6 +63,12 @@ def head(
         )
     )
     return PREAMBLE + _element(0x0000, "UL", pack("<L", len(elements))) + elements
+
+
+def with_digest(head: bytes, digest: str) -> bytes:
+    """A head of ours, equally long, that says the SHA-256 of the data set in hexadecimal."""
+    start = head.rindex(_DIGEST.encode("ascii")) + len(_DIGEST)
+    return head[:start] + digest.encode("ascii") + head[start + len(digest) :]
 
 
 def _ae_title(text: str) -> bytes:

@@ -34,6 +34,8 @@ _LONGEST = 0xFFFE
 _EXPLICIT, _IMPLICIT, _LENGTH = Struct("<HH2sH"), Struct("<HHL"), Struct("<L")
 _VRS = {vr.encode(): (vr, vr in SHORT_VRS) for vr in SHORT_VRS | LONG_VRS}
 """VR as encoded -> its name, and whether its length has 16 bits."""
+_SHORT = {vr.encode(): vr in CUSTOMIZABLE for vr in SHORT_VRS}
+"""VR with a length of 16 bits, as encoded -> whether its values depend on the character set."""
 
 _FIRST = 0x00080000
 """Below are the groups that are no part of a data set."""
@@ -61,6 +63,7 @@ class Plain:
         self.is_kept_form = [True] * len(QueryLevel)
         self._wanted = wanted
         self._bulk = bulk
+        self._special = bulk.tags
         self._implicit = encoding.implicit
         self._file = file
         self._start = file.tell()
@@ -74,6 +77,10 @@ class Plain:
     def _run(self) -> None:
         at, last = 0, _FIRST - 1
         while at < self._size:
+            if not self._implicit:
+                at, last = self._run_of_short(at, last)
+                if at == self._size:
+                    return
             tag, vr, length, value = self._head(at)
             if tag <= last or tag >= ITEM:
                 raise Unusual
@@ -89,6 +96,29 @@ class Plain:
                 if tag in _LEVELS or tag in self._wanted:
                     self._take(tag, vr, at, value, end)
             at = end
+
+    def _run_of_short(self, at: int, last: int) -> tuple[int, int]:
+        """Go through elements as long as they are in the window and nothing is special about them.
+
+        Returns where it stopped, and the last tag before. Most elements of most instances are seen in this loop alone.
+        """
+        window, wanted, levels, level_of = self._window, self._wanted, self.levels, _LEVELS.get
+        here, end, most = at - self._base, len(window), len(window) - 8
+        while 0 <= here <= most:
+            group, number, letters, length = _EXPLICIT.unpack_from(window, here)
+            tag, value = group << 16 | number, here + 8
+            is_text = _SHORT.get(letters)
+            if is_text is None or tag <= last or value + length > end or length > _LONGEST or tag in self._special:
+                break
+            if tag in wanted:
+                self.values[tag] = window[value : value + length]
+            level = level_of(tag)
+            if level is not None:
+                if length & 1 or (is_text and not _is_ascii(window[value : value + length])):
+                    self.is_kept_form[level] = False
+                levels[level].append(window[here : value + length])
+            here, last = value + length, tag
+        return self._base + here, last
 
     def _head(self, at: int) -> tuple[int, str, int, int]:
         """Tag, VR, length and place of the value of the element at `at`. Raises struct.error at the end."""
@@ -217,11 +247,11 @@ class Bulk:
     """Which elements are bulk: those with `tags`, and those of `vrs` that are longer than `limit`."""
 
     def __init__(self, tags: frozenset[int], vrs: frozenset[str], limit: int) -> None:
-        self._tags, self._vrs, self._limit = tags, vrs, limit
+        self.tags, self._vrs, self._limit = tags, vrs, limit
 
     def holds(self, tag: int, vr: str, length: int) -> bool:
         """Whether an element with this tag, VR and length is bulk."""
-        return tag in self._tags or (length > self._limit and vr in self._vrs)
+        return tag in self.tags or (length > self._limit and vr in self._vrs)
 
 
 def _is_ascii(text: bytes) -> bool:

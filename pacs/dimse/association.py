@@ -22,7 +22,7 @@ from pacs.dicom.manner import Negotiated
 from pacs.dimse import watcher
 from pacs.dimse.agreement import Agreement, Context, UserIdentity
 from pacs.dimse.inbox import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Inbox
-from pacs.dimse.messages import Buffer, Command, Message, p_data
+from pacs.dimse.messages import Buffer, Command, CommandField, Message, p_data
 from pacs.dimse.negotiation import negotiated
 from pacs.dimse.upper_layer import UpperLayer
 from pacs.dimse.waiting import Vigil, wait
@@ -33,6 +33,9 @@ UNLIMITED_PDU = 131_072
 
 _PDVS_AT_ONCE = 1024
 """How much `attend` takes in before others have their turn."""
+
+CANCELLABLE = (CommandField.C_FIND, CommandField.C_MOVE, CommandField.C_GET)
+"""The operations that a C-CANCEL may end (PS3.7 9.3.2.3): what comes behind their requests is looked at first."""
 
 _serial = itertools.count(1)
 
@@ -229,7 +232,8 @@ class Association:
         with self._lock, self._keeping(vigil):
             self._require(self.is_established)
             self._write(p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU))
-        self.attend()
+        if command.is_pending:
+            self.attend()  # before the next one is made; after any other message it is waited for what comes
 
     def send_each(
         self, context_id: int, command: Command, data: Sequence[bytes], cancellation: Cancellation | None = None
@@ -301,7 +305,8 @@ class Association:
         cancellation = _Watched(self)
         with self._lock:
             self._inbox.begin(request, cancellation)
-        self.attend()
+        if request.command.field in CANCELLABLE:
+            self.attend()
         try:
             yield cancellation
         finally:
@@ -379,6 +384,7 @@ class Association:
         The message time does not run while nobody listened: not before this wait `began`.
         """
         if self._inbox.midway_since is not None:
+            self._upper.wire.acknowledge()
             rest = max(began, self._inbox.midway_since) + self.limits.message
             deadline = rest if deadline is None else min(rest, deadline)
         if wait(self.fileno(), select.POLLIN, deadline, self._vigil) is None:

@@ -201,6 +201,11 @@ class Command:
         return bool(self.field & RESPONSE)
 
     @property
+    def is_pending(self) -> bool:
+        """Whether this is a response that others will follow (PS3.7 C.1.4: FF00, FF01)."""
+        return self.elements.get(_STATUS) in (0xFF00, 0xFF01)
+
+    @property
     def has_data_set(self) -> bool:
         """Whether a data set follows (Command Data Set Type, 0000,0800)."""
         return self.elements.get(_DATA_SET_TYPE) != NO_DATA_SET

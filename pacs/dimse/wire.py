@@ -85,11 +85,13 @@ class Wire:
             count = 0
         self.at_end = count == 0
         self._end += count
-        self._acknowledge()
         return True
 
-    def _acknowledge(self) -> None:
-        """Ask for an acknowledgement at once: Linux forgets this, and a peer with Nagle on waits 40 ms for it."""
+    def acknowledge(self) -> None:
+        """Acknowledge what has come at once: a peer with Nagle on waits 40 ms for it before it sends the rest.
+
+        To be called before waiting for the rest of something; what is whole is acknowledged with its answer.
+        """
         if hasattr(socket, "TCP_QUICKACK"):
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -1,7 +1,8 @@
 """The file store in a folder: written aside, made durable, then moved to its place.
 
 `commit` puts the head in, syncs the file, renames it from `incoming/` into the folder of its hour and syncs that
-folder: after a power cut an object is whole under its key, or it is left in `incoming/` where `sweep` finds it.
+folder: after a power cut an object is whole under its key, or it is left in `incoming/` where `start` finds it.
+Between `start` and `close` small objects are not synced one by one, but by way of the journal (`pacs.files.journal`).
 """
 
 import errno
@@ -11,16 +12,23 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
 from pacs.errors import InstanceUnreadable, StorageUnavailable
+from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, write_at
+from pacs.files.journal import Journal, Record, note_deletion, replay
 from pacs.files.store import Incoming
 
 INCOMING = "incoming"
+
+SMALL = 1 << 20
+"""Bytes of an object that are held in memory, and go by the journal: a larger one is written as it comes."""
+
 _KEY = re.compile(r"\d{4}/\d\d/\d\d/\d\d/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.dcm")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
@@ -32,15 +40,39 @@ class LocalFiles:
         self._root = root
         self._names = TimeOrderedNames()
         self._folders = _Folders(root)
+        self._journal: Journal | None = None
+        self._descriptor: int | None = None
+        """Of the root, open as long as there is a journal: a sync by it tells what failed since."""
         with _writing():
-            self._folders.make(root / INCOMING)
+            self._folders.make(str(root / INCOMING))
+
+    def start(self) -> int:
+        """Bring to its place what the journal of a process that died has, remove what it left half-written.
+
+        From here on small objects go by a journal of our own. How many were removed; what another process writes is
+        left alone. Raises StorageUnavailable.
+        """
+        with _writing():
+            replay(self._root, self._restore)
+            removed = sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
+            self._descriptor = open_folder(self._root)
+        self._journal = Journal(self._root, self._settle)
+        return removed
+
+    def close(self) -> None:
+        """Settle the journal. Twice does no harm."""
+        if self._journal is not None:
+            with _writing():
+                self._journal.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._journal = self._descriptor = None
 
     def create(self, head_size: int, arrived: datetime) -> Incoming:
         """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
-        name = self._names.next(arrived)
-        key = f"{_hour(arrived)}/{name}.dcm"
-        with _writing():
-            return _LocalIncoming(self._folders, self._root / INCOMING / str(name), self._root / key, key, head_size)
+        name = str(self._names.next(arrived))
+        place = _Place(self._folders, name, f"{_hour(arrived)}/{name}.dcm")
+        return _LocalIncoming(place, head_size, self._journal)
 
     def open(self, key: str) -> BinaryIO:
         """A seekable reader of a stored object. Raises InstanceUnreadable when it is not there or cannot be read."""
@@ -56,8 +88,9 @@ class LocalFiles:
         """Remove an object durably; one that is not there is no error. Raises StorageUnavailable."""
         with _writing(), suppress(FileNotFoundError, InstanceUnreadable):
             path = self._path(key)
+            note_deletion(self._root, key)
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def keys(self, since: datetime | None = None) -> Iterator[str]:
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""
@@ -77,10 +110,28 @@ class LocalFiles:
             elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
                 yield from self._keys_within(folder / entry.name, key + "/", first)
 
-    def sweep(self) -> int:
-        """Remove what an unclean stop left half-written; return how many. What another process writes is left alone."""
-        with _writing():
-            return sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
+    def _restore(self, key: str, head: bytes, body: bytes) -> None:
+        """Make an object that the journal has durable by itself, if its file is not whole."""
+        path = self._path(key)
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            if file.read() == head + body:
+                os.fsync(file.fileno())
+                sync_folder(path.parent)
+                return
+        place = _Place(self._folders, path.stem, key)
+        with _LocalIncoming(place, len(head)) as incoming:
+            incoming.write(body)
+            incoming.commit(head)
+
+    def _settle(self, keys: Collection[str]) -> None:
+        """Make objects durable by themselves. Raises OSError."""
+        if self._descriptor is None or not sync_file_system(self._descriptor):
+            paths = [self._root / key for key in keys]
+            for path in paths:
+                with suppress(FileNotFoundError), path.open("rb") as file:  # it was deleted meanwhile
+                    os.fsync(file.fileno())
+            for folder in {path.parent for path in paths}:
+                sync_folder(folder)
 
     def _path(self, key: str) -> Path:
         """The path of a key: only keys this store makes have one, so that none leads out of the root."""
@@ -89,49 +140,91 @@ class LocalFiles:
         return self._root / key
 
 
-class _LocalIncoming:
-    """An object on its way into a `LocalFiles`."""
+class _Place:
+    """Where one object is written, and where it goes: the texts of paths, which are cheaper than paths."""
 
-    def __init__(self, folders: "_Folders", temporary: Path, final: Path, key: str, head_size: int) -> None:
+    __slots__ = ("_folders", "final", "folder", "key", "temporary")
+
+    def __init__(self, folders: "_Folders", name: str, key: str) -> None:
         self._folders = folders
-        self._temporary = temporary
-        self._final = final
-        self._key = key
-        self._head_size = self._end = head_size
-        self._file: io.FileIO | None = io.FileIO(temporary, "x+", opener=_for_us_and_our_group)
-        fcntl.flock(self._file, fcntl.LOCK_SH)  # ends with the process, however that ends: see `sweep`
+        self.key = key
+        self.temporary = f"{folders.root}/{INCOMING}/{name}"
+        self.final = f"{folders.root}/{key}"
+        """Its file once it is committed."""
+        self.folder = self.final.rpartition("/")[0]
+
+    def open(self) -> int:
+        """Begin the temporary file; its descriptor. Raises OSError."""
+        descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # ends with the process, however that ends: see `LocalFiles.start`
+        return descriptor
+
+    def move(self) -> None:
+        """Give the file its name. Raises OSError."""
+        self._folders.make(self.folder)
+        os.rename(self.temporary, self.final)
+
+
+class _LocalIncoming:
+    """An object on its way into a `LocalFiles`: in memory while it is small, else in a file."""
+
+    def __init__(self, place: _Place, head_size: int, journal: Journal | None = None) -> None:
+        self._place = place
+        self._head_size = head_size
+        self._journal = journal
+        self._pieces: list[bytes] = []
+        self._descriptor: int | None = None
+        self._is_open = True
+        self._hash = sha256()
+        self.size = 0
+        """How many bytes were written behind the head."""
 
     @property
     def key(self) -> str:
         """The key the object will have."""
-        return self._key
+        return self._place.key
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what was written behind the head, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    def write(self, data: Buffer) -> None:
         """Append bytes behind the head. Raises StorageUnavailable when they cannot be taken."""
-        with _writing():
-            self._end += _put(self._open_file(), data, self._end)
+        self._require_open()
+        self._hash.update(data)
+        length = memoryview(data).nbytes
+        if self._descriptor is None and self.size + length <= SMALL:
+            self._pieces.append(bytes(data))
+        else:
+            with _writing():
+                write_at(self._file(), [data], self._head_size + self.size)
+                self._pieces = []
+        self.size += length
 
     def body(self) -> BinaryIO:
         """A reader of what was written so far, without the head."""
-        return cast(
-            BinaryIO, io.BufferedReader(_Window(self._open_file().fileno(), self._head_size, self._end), 1 << 16)
-        )
+        self._require_open()
+        if self._descriptor is None:
+            self._pieces = [b"".join(self._pieces)]
+            return io.BytesIO(self._pieces[0])
+        window = _Window(self._descriptor, self._head_size, self._head_size + self.size)
+        return cast(BinaryIO, io.BufferedReader(window, 1 << 16))
 
     def commit(self, head: bytes) -> None:
         """Put `head` before the rest and make the whole durable. Raises StorageUnavailable, then nothing is left."""
+        self._require_open()
         if len(head) != self._head_size:
             raise ValueError(f"a head of {self._head_size} bytes was announced, not {len(head)}")
-        file = self._open_file()
+        is_small = self._descriptor is None
         with _writing():
-            _put(file, head, 0)
-            os.fsync(file.fileno())
-            self._folders.make(self._final.parent)
-            self._temporary.rename(self._final)
-            try:
-                _sync_folder(self._final.parent)
-            except OSError:
-                self._final.unlink(missing_ok=True)
-                raise
+            descriptor = self._file(head)
+            if is_small and self._journal is not None:
+                # In its place before it is in the journal: whatever is settled then has its name.
+                self._move(lambda: self._append(head, descriptor))
+            else:
+                os.fsync(descriptor)
+                self._move(lambda: sync_folder(self._place.folder))
         self._close()
 
     def __enter__(self) -> Self:
@@ -139,21 +232,46 @@ class _LocalIncoming:
 
     def __exit__(self, *exc: object) -> None:
         """Discard what was not committed."""
-        if self._file is None:
-            return
+        if self._is_open and self._descriptor is not None:
+            with suppress(OSError):  # what stays in incoming/ is removed at the next start
+                os.unlink(self._place.temporary)
         self._close()
-        with suppress(OSError):  # what stays in incoming/ is swept at the next start
-            self._temporary.unlink()
 
-    def _open_file(self) -> io.FileIO:
-        if self._file is None:
+    def _require_open(self) -> None:
+        if not self._is_open:
             raise ValueError("the object was committed or discarded already")
-        return self._file
+
+    def _file(self, head: bytes = b"") -> int:
+        """The descriptor of the file, with all that was written so far, and with `head` if given."""
+        if self._descriptor is None:
+            self._descriptor = self._place.open()
+            write_at(self._descriptor, self._pieces, self._head_size)
+        if head:
+            write_at(self._descriptor, [head], 0)
+        return self._descriptor
+
+    def _move(self, make_durable: Callable[[], None]) -> None:
+        """Give the file its name, and take it back if that cannot be made durable."""
+        self._place.move()
+        try:
+            make_durable()
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.unlink(self._place.final)
+            raise
+
+    def _append(self, head: bytes, descriptor: int) -> None:
+        """Make the file durable by the journal; by itself when there is no room."""
+        record = Record(self.key, head, self._pieces, self.size, self._hash.digest())
+        if self._journal is None or not self._journal.append(record):
+            os.fsync(descriptor)
+            sync_folder(self._place.folder)
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._is_open, self._pieces = False, []
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class _Window(io.RawIOBase):
@@ -191,23 +309,23 @@ class _Folders:
     """Makes folders that survive a power cut: each new one is synced into its parent before anybody relies on it."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = str(root)
         self._lock = threading.Lock()
-        self._durable: Path | None = None
+        self._durable = ""
 
-    def make(self, folder: Path) -> None:
-        """See that `folder` and all above it are there, durably."""
+    def make(self, folder: str) -> None:
+        """See that `folder`, somewhere below the root, and all above it are there, durably. Raises OSError."""
         with self._lock:
-            if folder == self._durable and folder.is_dir():
+            if folder == self._durable and os.path.isdir(folder):
                 return
-            if not self._root.is_dir():
-                self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
-                _sync_folder(self._root.parent)
-            path = self._root
-            for part in folder.relative_to(self._root).parts:
+            path = Path(self.root)
+            if not path.is_dir():
+                path.mkdir(parents=True, exist_ok=True, mode=0o750)
+                sync_folder(path.parent)
+            for part in Path(folder).relative_to(path).parts:
                 path /= part
                 path.mkdir(exist_ok=True, mode=0o750)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             self._durable = folder
 
 
@@ -229,21 +347,8 @@ class TimeOrderedNames:
 
 
 def _hour(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y/%m/%d/%H")
-
-
-def _for_us_and_our_group(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o640)
-
-
-def _put(file: io.FileIO, data: bytes | bytearray | memoryview, position: int) -> int:
-    """Write all of `data` at `position`; return how many bytes that were."""
-    rest = memoryview(data).cast("B")
-    while rest:
-        written = os.pwrite(file.fileno(), rest, position)
-        position += written
-        rest = rest[written:]
-    return memoryview(data).nbytes
+    utc = moment.astimezone(UTC)
+    return f"{utc.year:04}/{utc.month:02}/{utc.day:02}/{utc.hour:02}"
 
 
 def _abandoned_is_gone(path: Path) -> bool:
@@ -255,14 +360,6 @@ def _abandoned_is_gone(path: Path) -> bool:
             return False
         path.unlink(missing_ok=True)
         return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

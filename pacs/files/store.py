@@ -16,6 +16,14 @@ class Incoming(Protocol):
     def key(self) -> str:
         """The key the object will have."""
 
+    @property
+    def size(self) -> int:
+        """How many bytes were written behind the head."""
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what was written behind the head, in hexadecimal."""
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes behind the head. Raises StorageUnavailable when they cannot be taken."""
 
@@ -36,6 +44,16 @@ class Incoming(Protocol):
 class FileStore(Protocol):
     """Where the instances' bytes are."""
 
+    def start(self) -> int:
+        """Clear what an unclean stop left half-written, and be ready to take in many objects; how many were cleared.
+
+        To be called by what serves, before anything relies on what is stored; `close` ends it. Raises
+        StorageUnavailable.
+        """
+
+    def close(self) -> None:
+        """Have done with what was begun by `start`: everything is where it belongs. Twice does no harm."""
+
     def create(self, head_size: int, arrived: datetime) -> Incoming:
         """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
 
@@ -50,6 +68,3 @@ class FileStore(Protocol):
 
     def keys(self, since: datetime | None = None) -> Iterator[str]:
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""
-
-    def sweep(self) -> int:
-        """Remove what an unclean stop left half-written; return how many. What is being written is left alone."""

@@ -20,7 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.cancellation import Cancellation
 from pacs.errors import ConfigurationError, IndexUnavailable
-from pacs.index.gathering import Gathering
+from pacs.index.gathering import Gathering, Quick
+from pacs.index.held import Held
 
 Result = TypeVar("Result")
 
@@ -57,10 +58,17 @@ class Index:
         self.url = _understood(url)
         self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.dialect = "sqlite" if self.is_sqlite else "postgresql"
         self._engine = _engine(self.url, connections, wait)
         # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
         self._turn = threading.Lock() if self.is_sqlite else None
-        self._gathering = Gathering(lambda work: self._transact(work, self._together))
+        self._gathering = Gathering(
+            lambda work: self._transact(work, self._together),
+            self._quickly,
+            (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error),
+        )
+        self._quick_writers = Held(self._engine, 1, autocommit=False)
+        self._quick_readers = Held(self._engine, connections // 4, autocommit=True)
         self.is_recoverable = False
         """Whether work done `together` may be lost in a power cut, because what it wrote can be found again."""
         if self.is_sqlite:
@@ -73,7 +81,9 @@ class Index:
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT", pacs_begin="")
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every connection that is not in use."""
+        self._quick_writers.close()
+        self._quick_readers.close()
         self._engine.dispose()
 
     def probe(self) -> None:
@@ -115,6 +125,16 @@ class Index:
         return self._writing(self._hasty if self.is_recoverable else self._writer)
 
     @contextmanager
+    def _quickly(self) -> Iterator[Any]:
+        """A write transaction on a connection of the driver, as durable as one made by `_together`."""
+        with self._my_turn(), self._quick_writers.lend() as driver:
+            if self.is_sqlite:
+                driver.execute(f"PRAGMA synchronous = {'NORMAL' if self.is_recoverable else 'FULL'}")
+                driver.execute("BEGIN IMMEDIATE")
+            yield driver
+            driver.commit()
+
+    @contextmanager
     def _writing(self, engine: Engine) -> Iterator[Connection]:
         with self._my_turn(), _translated(), engine.connect() as connection, connection.begin():
             yield connection
@@ -140,12 +160,24 @@ class Index:
                 time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads those who lost, no secret)
         raise AssertionError("the last attempt returns or raises")
 
-    def together(self, work: Callable[[Connection], Result]) -> Result:
+    def together(self, work: Callable[[Connection], Result], quick: Quick[Result] | None = None) -> Result:
         """As `transact`, in a transaction that the work of other threads may share when they come at the same time.
 
-        `work` may be run several times, and must raise when nothing of it is to be committed.
+        `work` may be run several times, and must raise when nothing of it is to be committed. `quick` comes first: it
+        gets a connection of the driver, and says with None that it has done nothing.
         """
-        return self._gathering.run(work)
+        return self._gathering.run(work, quick)
+
+    def glance(self, look: Callable[[Any], Result]) -> Result:
+        """What `look` sees by one statement on a connection of the driver. Raises IndexUnavailable.
+
+        A connection that has broken since it was used last is met here: what is asked by `read` may be answered.
+        """
+        try:
+            with _translated(), self._quick_readers.lend() as driver:
+                return look(driver)
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            raise IndexUnavailable("the index does not answer: try again later") from error
 
     @contextmanager
     def single(self) -> Iterator[Connection]:

@@ -16,10 +16,15 @@ class Fixed:
 
     def execute(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
         """Run it with values for its parameters, of the types the driver takes."""
-        text, order = self._compiled(connection.dialect.name)
-        return connection.exec_driver_sql(
-            text, dict(values) if order is None else tuple(values[name] for name in order)
-        )
+        return connection.exec_driver_sql(*self._filled(connection.dialect.name, values))
+
+    def first(self, driver: Any, dialect: str, values: Mapping[str, Any]) -> Any:
+        """The first row it gives on a connection of the driver itself, None when there is none."""
+        return driver.execute(*self._filled(dialect, values)).fetchone()
+
+    def _filled(self, dialect: str, values: Mapping[str, Any]) -> tuple[str, Any]:
+        text, order = self._compiled(dialect)
+        return text, dict(values) if order is None else tuple([values[name] for name in order])
 
 
 def _compiled(statement: Any, dialect: str) -> tuple[str, tuple[str, ...] | None]:

@@ -1,111 +1,113 @@
-"""Units of work of many threads, gathered into one transaction when they come together.
+"""Units of work of many threads, gathered into one transaction when they come together."""
 
-Whoever comes first leads: it runs what has queued up until its transaction could begin, commits, and hands over to
-who is first in the queue then. Nobody waits for others to come, so that a lone one is served as if there were no queue.
-"""
-
-import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from pacs import gathering
 from pacs.errors import IndexUnavailable
 
 Result = TypeVar("Result")
 Work = Callable[[Connection], Result]
 
+Quick = Callable[[Any], Result | None]
+Unit = gathering.Unit["Item", Any]
+
 MOST = 64
 """How many units of work share a transaction at most."""
 
 
-class _Unit:
-    """One unit of work in the queue. `turn` is held until its thread has something to do."""
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A unit of work, and how it may be done on a connection of the driver itself: None when that was not enough."""
 
-    def __init__(self, work: Work[Any]) -> None:
-        self.work = work
-        self.turn = threading.Lock()
-        self.turn.acquire()
-        self.leads = False
-        """Whether its thread is to run what is in the queue."""
-        self.runs_alone = False
-        """Whether somebody who shared its transaction spoiled it."""
-        self.result: Any = None
-        self.error: Exception | None = None
+    work: Work[Any]
+    quick: Quick[Any] | None = None
 
 
-class Gathering:
-    """A queue before `transact`, which runs one unit of work in one transaction. Any thread may use it."""
+class Gathering(gathering.Gathering[Item, Any]):
+    """A queue before `transact`, which runs one unit of work in one transaction. Any thread may use it.
 
-    def __init__(self, transact: Callable[[Work[Any]], Any]) -> None:
+    `quickly` gives a transaction of the driver's own. Where that raises one of `failures`, `transact` decides.
+    """
+
+    def __init__(
+        self,
+        transact: Callable[[Work[Any]], Any],
+        quickly: Callable[[], AbstractContextManager[Any]] | None = None,
+        failures: tuple[type[Exception], ...] = (),
+    ) -> None:
+        super().__init__(MOST)
         self._transact = transact
-        self._lock = threading.Lock()
-        self._queue: deque[_Unit] = deque()
-        self._is_led = False
+        self._quickly = quickly
+        self._failures = failures
 
-    def run(self, work: Work[Result]) -> Result:
+    def run(self, work: Work[Result], quick: Quick[Result] | None = None) -> Result:  # type: ignore[override]
         """Run `work` in a transaction that others may share; return what it returns once that is committed.
 
-        Work that raises spoils nobody else's: each of those who shared the transaction is run again, alone. What the
-        database cannot do for one it cannot do for any of them: all get IndexUnavailable.
+        Where `quick` returns something but None, that is it, and `work` is not needed. Work that raises spoils nobody
+        else's: each of those who shared the transaction is run again, alone. What the database cannot do for one it
+        cannot do for any of them: all get IndexUnavailable.
         """
-        unit = _Unit(work)
-        with self._lock:
-            self._queue.append(unit)
-            unit.leads, self._is_led = not self._is_led, True
-        if not unit.leads:
-            unit.turn.acquire()
-        if unit.leads:
-            self._lead(unit)
-        if unit.runs_alone:
-            return self._transact(work)  # type: ignore[no-any-return]
-        if unit.error is not None:
-            raise unit.error
-        return unit.result  # type: ignore[no-any-return]
+        result = super().run(Item(work, quick))
+        if isinstance(result, _Spoiled):
+            result = self._transact(work)
+        return result  # type: ignore[no-any-return]
 
-    def _lead(self, leader: _Unit) -> None:
-        """Run the leader's work and that of those behind it in the queue, and let the next one lead."""
-        units = self._arrived(1)
-        try:
-            self._run(units)
-        finally:
-            with self._lock:
-                self._is_led = bool(self._queue)
-                if self._is_led:
-                    self._queue[0].leads = True
-                    self._queue[0].turn.release()
-            for unit in units:
-                if unit is not leader:
-                    unit.turn.release()
-
-    def _run(self, units: list[_Unit]) -> None:
+    def serve(self, units: list[Unit]) -> None:
         """Run the work of `units`, and of those who come before the transaction has begun, and note how it went."""
+        for unit, result in self._done_quickly(units):
+            unit.result = result
+        if any(unit.result is None for unit in units):
+            self._serve_the_rest(units)
 
-        def together(connection: Connection) -> list[Any]:
-            units.extend(self._arrived(MOST - len(units)))
-            return [unit.work(connection) for unit in units]
+    def _done_quickly(self, units: list[Unit]) -> list[tuple[Unit, Any]]:
+        """Who needed no more than the quick way, with what came of it, once that is committed."""
+        if self._quickly is None:
+            return []
+        try:
+            with self._quickly() as driver:
+                self.join(units)
+                done = [(unit, unit.item.quick(driver)) for unit in units if unit.item.quick is not None]
+        except self._failures:
+            return []  # the other way meets it too, if it matters
+        return done
+
+    def _serve_the_rest(self, units: list[Unit]) -> None:
+        def together(connection: Connection) -> list[tuple[Unit, Any]]:
+            self.join(units)
+            return [(unit, unit.item.work(connection)) for unit in units if unit.result is None]
 
         try:
-            results = self._transact(together)
+            done = self._transact(together)
         except BaseException as error:
-            if len(units) > 1 and not _concerns_all(error):
-                for unit in units:
-                    unit.runs_alone = True
-                return
-            units.extend(self._arrived(MOST))
-            for unit in units:
-                unit.error = IndexUnavailable("the index does not answer: try again later")
-                unit.error.__cause__ = error
-            raise
-        for unit, result in zip(units, results, strict=True):
-            unit.result = result
+            if _concerns_all(error):
+                self.join(units)
+                _fail([unit for unit in units if unit.result is None], error)
+                raise
+            rest = [unit for unit in units if unit.result is None]
+            for unit in rest:
+                unit.result = _Spoiled() if rest[1:] else None
+                unit.error = None if rest[1:] else error
+        else:
+            for unit, result in done:
+                unit.result = result
 
-    def _arrived(self, most: int) -> list[_Unit]:
-        with self._lock:
-            return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+
+def _fail(units: Sequence[Unit], error: BaseException) -> None:
+    for unit in units:
+        unit.error = IndexUnavailable("the index does not answer: try again later")
+        unit.error.__cause__ = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoiled:
+    """The result of work that was not done, because somebody who shared its transaction spoiled it."""
 
 
 def _concerns_all(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ Then nothing is to be filled and nothing in conflict; whatever else is the case,
 
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -47,9 +47,12 @@ def parameters(arrival: Arrival) -> dict[str, Any]:
     )
 
 
-def insert(connection: Connection, values: dict[str, Any]) -> bool:
-    """Insert an image if all above it is known exactly as it was sent, and itself is not: whether that was so."""
-    return _INSERTION.execute(connection, values).first() is not None
+def insert(driver: Any, dialect: str, values: dict[str, Any]) -> bool:
+    """Insert an image if all above it is known exactly as it was sent, and itself is not: whether that was so.
+
+    `driver` is a connection as the driver of that dialect has it, in a transaction.
+    """
+    return _INSERTION.first(driver, dialect, values) is not None
 
 
 def _built(dialect: str) -> ReturningInsert[Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.dicom import kept
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import DuplicateInstance, InstanceUnreadable
+from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable
 from pacs.index import siblings
 from pacs.index.database import Index, LostRace
 from pacs.index.fixed import Fixed
@@ -23,7 +23,18 @@ from pacs.index.patterns import among
 from pacs.index.rows import Arrival, Row, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
 
-__all__ = ["Arrival", "StoredInstance", "add", "find", "last_received_at", "remove", "replace", "touch", "unknown"]
+__all__ = [
+    "Arrival",
+    "StoredInstance",
+    "add",
+    "find",
+    "is_known",
+    "last_received_at",
+    "remove",
+    "replace",
+    "touch",
+    "unknown",
+]
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
@@ -64,10 +75,18 @@ def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
     """
     values = siblings.parameters(arrival)
 
-    def work(connection: Connection) -> tuple[str, ...]:
-        return () if siblings.insert(connection, values) else _Addition(connection, arrival).run()
+    def quick(driver: Any) -> tuple[str, ...] | None:
+        return () if siblings.insert(driver, index.dialect, values) else None
 
-    return index.together(work)
+    return index.together(lambda connection: _Addition(connection, arrival).run(), quick)
+
+
+def is_known(index: Index, sop_instance_uid: str) -> bool:
+    """Whether there may be an instance with this UID; `find` knows, and takes longer."""
+    try:
+        return index.glance(lambda driver: _KNOWN.first(driver, index.dialect, {"uid": sop_instance_uid}) is not None)
+    except IndexUnavailable:
+        return True
 
 
 def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
@@ -211,6 +230,7 @@ _UID = bindparam("uid", type_=image.c.sop_instance_uid.type)
 
 # Statements that are made once: making one takes longer than the database does.
 _KNOWN_IMAGE = select(image.c.id).where(image.c.sop_instance_uid == _UID)
+_KNOWN = Fixed(lambda _: _KNOWN_IMAGE)
 _KNOWN_PATIENT = select(patient.c.id, patient.c.kept).where(
     *(column == bindparam(column.name, type_=column.type) for column in _IDENTITY)
 )

@@ -5,14 +5,14 @@ the last instances it was given, never anything else, and their files are whole 
 an empty folder locked for as long as its process lives, tells that one stopped without cleaning up.
 """
 
-import fcntl
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import file_digest
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from pacs.dicom import part10
 from pacs.dicom.header import read_header
@@ -24,6 +24,7 @@ from pacs.errors import (
     StorageUnavailable,
     UndecodableDataSet,
 )
+from pacs.files.held import HeldFolder, held_folders, is_held
 from pacs.files.store import FileStore
 from pacs.index import writer
 from pacs.index.database import Index
@@ -42,8 +43,7 @@ class Recovery:
     def __init__(self, index: Index, files: FileStore, folder: Path, publish: Callable[[Event], None]) -> None:
         self._index, self._files, self._publish = index, files, publish
         self._folder = folder
-        self._marker: tuple[Path, int] | None = None
-        """The marker of this process, and the descriptor by which it is locked."""
+        self._marker: HeldFolder | None = None
 
     def begin(self) -> int:
         """Take in what the index does not know if the last process stopped uncleanly; how many instances that were.
@@ -51,11 +51,10 @@ class Recovery:
         From here on the index may rely on this being done again. Raises IndexUnavailable, StorageUnavailable.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            left = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-            self._mark()
+            left = held_folders(self._folder)
+            self._marker = HeldFolder.make(self._folder)
             # While another process lives there was no power cut, and what is in no row yet may be on its way into one.
-            abandoned = [] if any(map(_is_held, left)) else left
+            abandoned = [] if any(map(is_held, left)) else left
             found = self._adopt_all() if abandoned else 0
             for path in abandoned:
                 with suppress(FileNotFoundError):  # somebody who started at the same time was first
@@ -69,26 +68,13 @@ class Recovery:
         """Note that all is well, when the index says so; to be called before it is closed. Twice does no harm."""
         if self._marker is None:
             return
-        (path, descriptor), self._marker = self._marker, None
+        marker, self._marker = self._marker, None
         self._index.is_recoverable = False
-        with suppress(OSError, IndexUnavailable):  # then the next start looks for what is not missing: only time
-            if self._index.settle():
-                path.rmdir()
-        os.close(descriptor)
-
-    def _mark(self) -> None:
-        path = self._folder / uuid.uuid4().hex
-        hidden = path.with_name(f".{path.name}")  # until it is locked nobody may take it for one that was left
-        hidden.mkdir()
-        self._marker = path, _opened(hidden)
-        fcntl.flock(self._marker[1], fcntl.LOCK_EX)
-        hidden.rename(path)
-        for folder in (self._folder, self._folder.parent):
-            descriptor = _opened(folder)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        is_settled = False
+        with suppress(IndexUnavailable):
+            is_settled = self._index.settle()
+        with suppress(OSError):  # then the next start looks for what is not missing: only time
+            marker.release(remove=is_settled)
 
     # --- what the index does not know -----------------------------------------------------------------------------
 
@@ -124,6 +110,9 @@ class Recovery:
             head = part10.read_head(file)
             if head.received_at is None or head.digest is None:
                 raise UndecodableDataSet("It is no file of ours")
+            if file_digest(cast(BufferedReader, file), "sha256").hexdigest() != head.digest:
+                raise UndecodableDataSet("It does not hold what was received")
+            file.seek(head.data_offset)
             try:
                 header = read_header(file, head.transfer_syntax)
             except PacsError as error:
@@ -149,22 +138,3 @@ class Recovery:
                 writer.replace(self._index, arrival)
                 return True
         raise DuplicateInstance("another file has its SOP Instance UID")
-
-
-def _opened(folder: Path) -> int:
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _is_held(path: Path) -> bool:
-    """Whether the process that made a marker still lives."""
-    try:
-        descriptor = _opened(path)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

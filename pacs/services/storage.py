@@ -4,7 +4,6 @@ The order is always: data set beside the others, checked, moved to its place dur
 Whatever step fails, neither a file nor a row is left, and the sender still has the instance.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -177,15 +176,10 @@ class Named:
     transfer_syntax: str
     source_ae: str
 
-    def head(self, received_at: int, digest: str | None = None) -> bytes:
+    def head(self, received_at: int) -> bytes:
         """The File Meta Information that says the same."""
         return part10.head(
-            self.sop_class_uid,
-            self.sop_instance_uid,
-            self.transfer_syntax,
-            self.source_ae,
-            received_at=received_at,
-            digest=digest,
+            self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax, self.source_ae, received_at=received_at
         )
 
 
@@ -196,20 +190,20 @@ class Reception:
         self._storage = storage
         self._named = named
         self._received_at = time.time_ns() // 1000
-        self._head_size = len(named.head(self._received_at))
-        self._body = _Body(self._create())
+        self._head = named.head(self._received_at)
+        self._incoming = self._create()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._body.incoming.__exit__(kind, error, trace)
+        self._incoming.__exit__(kind, error, trace)
         if isinstance(error, PacsError):
             self._storage.refused(self._named, error)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append the next bytes of the data set. Raises StorageUnavailable."""
-        self._body.write(data)
+        self._incoming.write(data)
 
     def finish(self) -> Stored:
         """Check the whole, make it durable and enter it into the index.
@@ -218,7 +212,8 @@ class Reception:
         StorageUnavailable, IndexUnavailable; then nothing of it is left.
         """
         header = self._checked()
-        known = writer.find(self._storage.index, header.sop_instance_uid)
+        index, uid = self._storage.index, header.sop_instance_uid
+        known = writer.find(index, uid) if writer.is_known(index, uid) else None
         stored = self._enter(header, known)
         self._storage.publish(
             InstanceStored(
@@ -234,7 +229,7 @@ class Reception:
 
     def _create(self) -> Incoming:
         arrived = _EPOCH + timedelta(microseconds=self._received_at)
-        return self._storage.files.create(self._head_size, arrived)
+        return self._storage.files.create(len(self._head), arrived)
 
     # --- what arrived ----------------------------------------------------------------------------------------
 
@@ -252,37 +247,38 @@ class Reception:
         return header
 
     def _read_header(self) -> Header:
-        with closing(self._body.incoming.body()) as body:
+        with closing(self._incoming.body()) as body:
             return read_header(body, self._named.transfer_syntax)
 
     def _leave_out(self, intruders: tuple[tuple[int, int], ...]) -> None:
         """Copy what arrived without elements that are no part of a data set (checklist S4)."""
         if self._named.transfer_syntax == DEFLATED_LITTLE:
             raise UndecodableDataSet("Groups 0000 and 0002 are no part of a data set")
-        before, self._body = self._body, _Body(self._create())
-        with before.incoming, closing(before.incoming.body()) as body:
+        before, self._incoming = self._incoming, self._create()
+        with before, closing(before.body()) as body:
             start = 0
             for begin, end in (*intruders, (before.size, before.size)):
                 body.seek(start)
                 while start < begin:
                     piece = body.read(min(CHUNK, begin - start))
                     start += len(piece)
-                    self._body.write(piece)
+                    self._incoming.write(piece)
                 start = end
 
     # --- into the archive ------------------------------------------------------------------------------------
 
     def _enter(self, header: Header, known: StoredInstance | None) -> Stored:
-        if known is not None and self._is_duplicate(known, self._body.incoming.body):
-            return Stored(header.sop_instance_uid, self._body.size, duplicate=True)
-        self._body.incoming.commit(self._named.head(self._received_at, self._body.digest))
+        if known is not None and self._is_duplicate(known, self._incoming.body):
+            return Stored(header.sop_instance_uid, self._incoming.size, duplicate=True)
+        digest = self._incoming.digest
+        self._incoming.commit(part10.with_digest(self._head, digest))
         arrival = Arrival(
             header=header,
-            file_key=self._body.incoming.key,
-            size=self._head_size + self._body.size,
-            digest=self._body.digest,
+            file_key=self._incoming.key,
+            size=len(self._head) + self._incoming.size,
+            digest=digest,
             transfer_syntax=self._named.transfer_syntax,
-            data_offset=self._head_size,
+            data_offset=len(self._head),
             received_at=self._received_at,
             source_ae=self._named.source_ae,
         )
@@ -298,14 +294,14 @@ class Reception:
         for _ in range(RACES):
             try:
                 warnings = self._add_or_replace(arrival, known)
-                return Stored(uid, self._body.size, warnings=warnings)
+                return Stored(uid, self._incoming.size, warnings=warnings)
             except (DuplicateInstance, InstanceUnreadable):
                 known = writer.find(index, uid)
             if known is not None and known.file_key == arrival.file_key:
-                return Stored(uid, self._body.size)  # another process found the file before its row was committed
+                return Stored(uid, self._incoming.size)  # another process found the file before its row was committed
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
                 self._storage.discard(arrival.file_key)
-                return Stored(uid, self._body.size, duplicate=True)
+                return Stored(uid, self._incoming.size, duplicate=True)
         raise IndexUnavailable("Too many send and delete this instance at once")
 
     def _add_or_replace(self, arrival: Arrival, known: StoredInstance | None) -> tuple[str, ...]:
@@ -338,7 +334,7 @@ class Reception:
         policy = self._storage.duplicates
         if policy == "reject":
             raise DuplicateInstance("The SOP Instance is stored already", [SOP_INSTANCE_UID])
-        if known.digest == self._body.digest and known.transfer_syntax == self._named.transfer_syntax:
+        if known.digest == self._incoming.digest and known.transfer_syntax == self._named.transfer_syntax:
             return self._is_whole(known)
         if policy == "replace":
             return False
@@ -357,22 +353,3 @@ class Reception:
         if not whole:
             self._storage.publish(Diagnosed(sentence=f"file {known.file_key} was damaged and is sent again: replaced"))
         return whole
-
-
-class _Body:
-    """The bytes of a data set on their way into the file store, counted and digested."""
-
-    def __init__(self, incoming: Incoming) -> None:
-        self.incoming = incoming
-        self.size = 0
-        self._digest = hashlib.sha256()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.incoming.write(data)
-        self._digest.update(data)
-        self.size += memoryview(data).nbytes
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 in hexadecimal."""
-        return self._digest.hexdigest()

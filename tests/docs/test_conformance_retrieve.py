@@ -348,7 +348,7 @@ def test_other_ways_to_fail(tmp_path):
     settings = {"limits.message_seconds": 0.5}
     with destination("TAKER", answer) as row, serving(tmp_path, settings | {"peers": [row]}) as archive:
         take_in(archive, [gone])
-        (path,) = (each for each in (tmp_path / "files").rglob("*") if each.is_file())
+        (path,) = (tmp_path / "files").rglob("*.dcm")
         path.write_bytes(path.read_bytes()[:-9])
         take_in(archive, [other, late, fine])
         with Asker(archive.port) as asker:

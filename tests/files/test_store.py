@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +23,18 @@ from pacs.files.store import FileStore
 
 NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 HEAD = b"head"
+LARGE = bytes(2_000_000)
+"""More than is held in memory."""
 
 
-@pytest.fixture(params=["folder"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> FileStore:
+@pytest.fixture(params=["folder", "folder that serves"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileStore]:
     """An empty file store of each kind."""
-    return {"folder": lambda: LocalFiles(tmp_path / "files")}[request.param]()
+    store = LocalFiles(tmp_path / "files")
+    if request.param == "folder that serves":
+        assert store.start() == 0
+    yield store
+    store.close()
 
 
 def put(files: FileStore, *pieces: bytes, arrived: datetime = NOON) -> str:
@@ -55,7 +62,7 @@ class TestEveryStore:
         assert files.size(key) == 11
 
     @settings(max_examples=50, deadline=None)
-    @given(cuts=st.lists(st.tuples(st.binary(max_size=30), st.sampled_from((1, 1, 1, 5_000))), max_size=12))
+    @given(cuts=st.lists(st.tuples(st.binary(max_size=30), st.sampled_from((1, 1, 1, 5_000, 100_000))), max_size=12))
     def test_bytes_out_are_bytes_in_however_they_were_cut(self, tmp_path_factory, cuts: list[tuple[bytes, int]]):
         """Any chunking of any bytes gives the same object."""
         pieces = [piece * times for piece, times in cuts]
@@ -102,7 +109,8 @@ class TestEveryStore:
         with files.create(len(HEAD), NOON):
             pass
         assert list(files.keys()) == []
-        assert files.sweep() == 0
+        files.close()
+        assert files.start() == 0
 
     def test_a_head_of_another_length_is_refused(self, files: FileStore):
         """The room that was announced is the room there is."""
@@ -174,23 +182,26 @@ class TestAFolder:
         """The folder of a store."""
         return tmp_path / "deep" / "down" / "files"
 
-    def test_sweep_leaves_alone_what_is_being_written(self, root: Path):
+    def test_a_start_leaves_alone_what_is_being_written(self, root: Path):
         """A server that starts while `pacs import` runs on the same folder takes nothing away from it."""
         with LocalFiles(root).create(4, NOON) as incoming:
-            assert LocalFiles(root).sweep() == 0
+            incoming.write(LARGE)
+            with closing(LocalFiles(root)) as other:
+                assert other.start() == 0
             incoming.write(b"body")
             incoming.commit(b"head")
         assert len(list(LocalFiles(root).keys())) == 1
 
-    def test_sweep_removes_what_an_unclean_stop_left(self, root: Path):
+    def test_a_start_removes_what_an_unclean_stop_left(self, root: Path):
         """Half-written files are removed and counted, committed ones stay."""
         key = put(LocalFiles(root), b"x")
         dies = "import os, sys, datetime, pathlib; from pacs.files.local import LocalFiles\n"
         dies += "left = LocalFiles(pathlib.Path(sys.argv[1])).create(4, datetime.datetime.now(datetime.UTC))\n"
-        dies += "left.write(b'half'); os._exit(9)"
+        dies += "left.write(bytes(2_000_000)); os._exit(9)"
         assert subprocess.run([sys.executable, "-c", dies, str(root)], check=False).returncode == 9
-        again = LocalFiles(root)
-        assert (again.sweep(), again.sweep()) == (1, 0)
+        for removed in (1, 0):
+            with closing(LocalFiles(root)) as again:
+                assert again.start() == removed
         assert tree(root) == {key}
 
     def test_files_are_for_us_and_our_group_only(self, root: Path):
@@ -208,14 +219,14 @@ class TestAFolder:
         assert list(LocalFiles(root).keys()) == [key]
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
-    @pytest.mark.parametrize("step", ["pwrite", "fsync", "open"])
+    @pytest.mark.parametrize("step", ["pwritev", "fsync", "open"])
     @pytest.mark.parametrize("after", range(4))
     def test_a_step_that_fails_leaves_nothing(self, root: Path, monkeypatch, code: int, step: str, after: int):
         """Whichever call of the system fails, and however often it went well before: StorageUnavailable or success."""
         files = LocalFiles(root)
         calls = fail(monkeypatch, step, code, after)
         try:
-            put(files, b"x", b"y")
+            put(files, b"x", LARGE)
         except StorageUnavailable as error:
             comment = error.comment
         else:
@@ -231,18 +242,18 @@ class TestAFolder:
         files = LocalFiles(root)
         put(files, b"x")
         steps: list[str] = []
-        fsync, rename = os.fsync, Path.rename
+        fsync, rename = os.fsync, os.rename
 
         def synced(descriptor: int) -> None:
             steps.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
             fsync(descriptor)
 
-        def renamed(path: Path, target: Path) -> Path:
+        def renamed(path: str, target: str) -> None:
             steps.append("rename")
-            return rename(path, target)
+            rename(path, target)
 
         monkeypatch.setattr(os, "fsync", synced)
-        monkeypatch.setattr(Path, "rename", renamed)
+        monkeypatch.setattr(os, "rename", renamed)
         put(files, b"x")
         assert steps == ["sync file", "rename", "sync folder"]
 
@@ -250,7 +261,7 @@ class TestAFolder:
         """Each new folder is synced into its parent before a file is renamed into it."""
         files = LocalFiles(root)
         synced: list[Path] = []
-        monkeypatch.setattr("pacs.files.local._sync_folder", synced.append)
+        monkeypatch.setattr("pacs.files.local.sync_folder", lambda folder: synced.append(Path(folder)))
         key = put(files, b"x")
         hour = (root / key).parent
         assert synced == [root, hour.parents[2], hour.parents[1], hour.parent, hour]
@@ -263,8 +274,7 @@ class TestAFolder:
 
     def test_a_cut_off_write_is_continued(self, root: Path, monkeypatch):
         """The system may take fewer bytes than it was given."""
-        pwrite = os.pwrite
-        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:3], at))
+        monkeypatch.setattr(os, "pwritev", lambda fd, buffers, at: os.pwrite(fd, b"".join(buffers)[:3], at))
         files = LocalFiles(root)
         assert content(files, put(files, b"0123456789")) == b"head0123456789"
 

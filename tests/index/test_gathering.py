@@ -10,6 +10,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable
 from pacs.index import writer
 from pacs.index.database import Index
+from pacs.index.fixed import Fixed
 from pacs.index.gathering import Gathering
 from pacs.index.tables import image
 from tests.index.arrivals import arrival
@@ -153,13 +154,33 @@ def test_many_senders_at_once_lose_nothing(index: Index):
         assert connection.execute(select(func.count()).select_from(image)).scalar() == 90
 
 
-def test_the_next_image_of_a_known_series_is_one_statement(index: Index):
+def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeypatch):
     """What is known as it was sent needs no asking."""
     writer.add(index, arrival(1))
     said: list[str] = []
     event.listen(index._engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
+    first = Fixed.first
+
+    def noting(self: Fixed, driver, dialect: str, values):
+        said.append(self._filled(dialect, values)[0])
+        return first(self, driver, dialect, values)
+
+    monkeypatch.setattr(Fixed, "first", noting)
     assert writer.add(index, arrival(2)) == ()
-    assert [each.split(" (")[0] for each in said if not each.startswith(("BEGIN", "SELECT 1"))] == ["INSERT INTO image"]
+    assert [each.split(" (")[0] for each in said] == ["INSERT INTO image"]
+
+
+def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, monkeypatch):
+    """A connection that broke since it was used last costs no instance."""
+    writer.add(index, arrival(1))
+    with index._quick_writers.lend() as driver:
+        driver.close()
+    with index._quick_readers.lend() as driver:
+        driver.close()
+    assert writer.is_known(index, "1.2.1.1.2")
+    assert not writer.is_known(index, "1.2.1.1.2")
+    assert writer.add(index, arrival(2)) == ()
+    assert writer.find(index, "1.2.1.1.2") is not None
 
 
 @pytest.mark.parametrize(

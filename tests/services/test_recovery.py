@@ -175,13 +175,21 @@ def test_a_row_whose_file_is_gone_gets_the_file_that_has_none(tmp_path: Path, pa
 def test_only_new_instances_are_committed_without_a_sync(tmp_path: Path, paths: list[Path]):
     """And only while a server runs, which will look for them: removing and replacing always wait for the disk."""
     house = archive(tmp_path)
-    house.open()
     modes: list[int] = []
 
-    def note(connection) -> None:
-        modes.append(connection.connection.dbapi_connection.execute("PRAGMA synchronous").fetchone()[0])
+    def watch(driver: sqlite3.Connection, _record: object) -> None:
+        said = ["2"]
 
-    event.listen(house.index._engine, "commit", note)
+        def note(statement: str) -> None:
+            if statement.startswith("PRAGMA synchronous = "):
+                said.append({"FULL": "2", "NORMAL": "1"}[statement.rpartition(" ")[2]])
+            elif statement.startswith("INSERT INTO image") or statement.startswith("DELETE FROM image"):
+                modes.append(int(said[-1]))
+
+        driver.set_trace_callback(note)
+
+    event.listen(house.index._engine, "connect", watch)
+    house.open()
     full, normal = 2, 1
     with house:
         uid = house.storage.import_file(paths[0]).sop_instance_uid

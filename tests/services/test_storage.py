@@ -461,7 +461,9 @@ class Failing:
 class _FailingIncoming:
     def __init__(self, files: Failing, incoming) -> None:
         self._failing, self._incoming = files, incoming
-        self.key = incoming.key
+
+    def __getattr__(self, name: str):
+        return getattr(self._incoming, name)
 
     def write(self, data) -> None:
         self._failing.go("write")

@@ -1,0 +1,78 @@
+"""What the file store asks of the system: whole writes, and syncs of data, folders and file systems."""
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+
+_MOST_BUFFERS = 1000
+"""How many buffers are handed to the system at once; Linux takes 1024."""
+
+_SYNCFS_TELLS = (5, 8)
+"""The Linux from which on syncfs says that something could not be written."""
+
+
+def write_at(descriptor: int, buffers: Sequence[Buffer], position: int) -> None:
+    """Write all of `buffers` one behind the other from `position` on. Raises OSError."""
+    for first in range(0, len(buffers), _MOST_BUFFERS):
+        rest = [memoryview(each).cast("B") for each in buffers[first : first + _MOST_BUFFERS] if len(each)]
+        while rest:
+            written = os.pwritev(descriptor, rest, position)
+            position += written
+            rest = _after(rest, written)
+
+
+def _after(buffers: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of `buffers` when `written` bytes of them are written."""
+    for index, each in enumerate(buffers):
+        if written < len(each):
+            return [each[written:], *buffers[index + 1 :]]
+        written -= len(each)
+    return []
+
+
+def sync_data(descriptor: int) -> None:
+    """Make a file's data durable, and of what is known about it only what is needed to read them. Raises OSError."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has only the latter
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    descriptor = open_folder(folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_folder(folder: Path | str) -> int:
+    """The descriptor of a folder. Raises OSError."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def sync_file_system(descriptor: int) -> bool:
+    """Make durable all that was written to the file system of an open file; False where that cannot be had.
+
+    Raises OSError when something could not be written since `descriptor` was opened.
+    """
+    syncfs = _syncfs()
+    if syncfs is None:
+        return False
+    if syncfs(descriptor):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return True
+
+
+@cache
+def _syncfs() -> Callable[[int], int] | None:
+    """The system's syncfs, where it is one that tells of failures."""
+    release = platform.release().split(".")
+    if platform.system() != "Linux" or tuple(int(part) for part in release[:2] if part.isdecimal()) < _SYNCFS_TELLS:
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    return found

@@ -1,0 +1,54 @@
+"""Connections of the driver itself, held for good: for the statements that every arriving instance needs.
+
+What SQLAlchemy does around a statement (the pool, the events, the result) takes many times what such a statement takes.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.pool import PoolProxiedConnection
+
+
+class Held:
+    """Connections of an engine outside of its pool, at most `most` of them at rest; safe to use from many threads."""
+
+    def __init__(self, engine: Engine, most: int, *, autocommit: bool) -> None:
+        self._engine = engine
+        self._most = most
+        self._autocommit = autocommit
+        self._resting: deque[PoolProxiedConnection] = deque()
+
+    @contextmanager
+    def lend(self) -> Iterator[Any]:
+        """A connection as the driver has it, for as long as the body runs; one whose body raised is closed.
+
+        Raises what the driver and the engine raise.
+        """
+        try:
+            connection = self._resting.pop()
+        except IndexError:
+            connection = self._connected()
+        try:
+            yield connection.dbapi_connection
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._resting) < self._most:
+            self._resting.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close those at rest."""
+        while self._resting:
+            self._resting.pop().close()
+
+    def _connected(self) -> PoolProxiedConnection:
+        connection = self._engine.raw_connection()
+        connection.detach()
+        if self._autocommit and self._engine.dialect.name != "sqlite":  # SQLite's are set up so already
+            connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+        return connection

@@ -1,0 +1,293 @@
+"""The journal of small objects: what was committed survives a power cut, whatever of its file the cut took."""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pacs.errors import InstanceUnreadable, StorageUnavailable
+from pacs.files import journal, local
+from pacs.files.local import LocalFiles
+from tests.files.test_store import HEAD, LARGE, content, fail, put
+
+PATIENCE = 10.0
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[LocalFiles]:
+    """A store that serves, in the folder `files`."""
+    with closing(LocalFiles(tmp_path / "files")) as store:
+        store.start()
+        yield store
+
+
+def after_a_power_cut(before: Path, damage: Callable[[Path], None]) -> LocalFiles:
+    """A store as it starts again: what was synced is there, every stored file went through `damage`."""
+    after = Path(f"{before} after {len(list(before.parent.iterdir()))} cuts")
+    shutil.copytree(before, after)
+    for path in after.rglob("*.dcm"):
+        damage(path)
+    store = LocalFiles(after)
+    store.start()
+    return store
+
+
+def contents(files: LocalFiles) -> dict[str, bytes]:
+    """Everything in a store."""
+    return {key: content(files, key) for key in list(files.keys())}
+
+
+def emptied(path: Path) -> None:
+    """What ext4 leaves of a file that was not synced."""
+    path.write_bytes(b"")
+
+
+def zeroed(path: Path) -> None:
+    """What other file systems may leave."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def lost(path: Path) -> None:
+    """The name was not synced."""
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [emptied, zeroed, lost, lambda path: None])
+def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, files: LocalFiles, damage):
+    """Whatever the cut left of the file itself."""
+    keys = {put(files, b"%d" % number * number): b"head" + b"%d" % number * number for number in range(50)}
+    with closing(after_a_power_cut(tmp_path / "files", damage)) as again:
+        assert contents(again) == keys
+
+
+def test_a_journal_is_replayed_once(tmp_path: Path, files: LocalFiles):
+    """After a start there is no journal left, and nothing for a second one to do."""
+    key = put(files, b"x")
+    with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
+        assert content(again, key) == b"headx"
+        (tmp_path / "files after 1 cuts" / key).unlink()
+        again.close()
+        again.start()
+        with pytest.raises(InstanceUnreadable):
+            again.open(key)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 40_000), flip=st.none() | st.integers(0, 40_000))
+def test_a_record_that_is_not_whole_is_none(tmp_path: Path, files: LocalFiles, cut: int, flip: int | None):
+    """Cut off anywhere, or with any bit changed: what is before comes back, what is behind does not."""
+    root = tmp_path / "files"
+    for key in list(files.keys()):
+        files.delete(key)
+    (root / "journal" / "deletions").unlink(missing_ok=True)
+    files.close()
+    files.start()
+    bodies = [bytes([number]) * size for number, size in enumerate((10, 5_000, 9_000, 1))]
+    keys = [put(files, body) for body in bodies]
+    ends = [4096, 4096 + 8192, 4096 + 8192 + 12288, 4096 + 8192 + 12288 + 4096]
+
+    def damage(path: Path) -> None:
+        path.unlink()
+        if path.name not in keys[0]:
+            return
+        (segment,) = path.parents[4].glob("journal/*/0.segment")
+        data = bytearray(segment.read_bytes()[:cut])
+        if flip is not None and flip < len(data):
+            data[flip] ^= 0x10
+        segment.write_bytes(data)
+
+    def is_whole(number: int) -> bool:
+        start = 0 if number == 0 else ends[number - 1]
+        used = start + 8 + 8 + 4 + 4 + 8 + 64 + 32 + 4 + len(HEAD) + len(bodies[number])
+        return used <= cut and not (flip is not None and flip < cut and start <= flip < used)
+
+    kept = [number for number in range(4) if all(map(is_whole, range(number + 1)))]
+    with closing(after_a_power_cut(root, damage)) as again:
+        assert list(again.keys()) == [keys[number] for number in kept]
+        assert [content(again, keys[number]) for number in kept] == [HEAD + bodies[number] for number in kept]
+
+
+def test_what_was_deleted_does_not_come_back(tmp_path: Path, files: LocalFiles):
+    """Whichever process deleted it: a server that has no journal of its own may."""
+    gone, gone_elsewhere, stays = (put(files, b"x") for _ in range(3))
+    files.delete(gone)
+    LocalFiles(tmp_path / "files").delete(gone_elsewhere)
+    with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
+        assert list(again.keys()) == [stays]
+
+
+def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path, files: LocalFiles):
+    """Another one that starts takes nothing away from it, and forgets no deletion."""
+    keys = [put(files, b"x") for _ in range(2)]
+    with closing(LocalFiles(tmp_path / "files")) as other:
+        other.delete(keys[0])
+        other.start()
+    with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
+        assert list(again.keys()) == [keys[1]]
+
+
+def test_a_large_object_is_synced_by_itself(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """Its bytes are written once."""
+    synced: list[int] = []
+    monkeypatch.setattr(journal, "sync_data", synced.append)
+    put(files, LARGE)
+    assert synced == []
+    assert not (tmp_path / "files" / "journal").exists()
+
+
+def test_many_at_once_share_syncs_and_lose_nothing(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """Sixteen threads, fewer syncs than objects, each object its own bytes."""
+    syncs: list[int] = []
+    real = journal.sync_data
+
+    def slow(descriptor: int) -> None:
+        syncs.append(descriptor)
+        threading.Event().wait(0.002)
+        real(descriptor)
+
+    monkeypatch.setattr(journal, "sync_data", slow)
+    with ThreadPoolExecutor(16) as pool:
+        keys = list(pool.map(lambda number: put(files, b"%d" % number), range(160)))
+    assert len(syncs) < 100
+    with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
+        assert [content(again, key) for key in keys] == [b"head%d" % number for number in range(160)]
+
+
+class TestSegments:
+    """Segments are filled, settled and used again."""
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        """Segments of eight objects."""
+        monkeypatch.setattr(journal, "CAPACITY", 8 * 4096)
+
+    def test_they_are_used_again(self, tmp_path: Path, files: LocalFiles):
+        """Many times as much as fits goes through them; nothing is lost, nothing comes back twice."""
+        keys = {put(files, b"%d" % number): b"head%d" % number for number in range(300)}
+        segments = list((tmp_path / "files" / "journal").glob("*/*.segment"))
+        assert 1 <= len(segments) <= journal.SEGMENTS
+        assert all(path.stat().st_size <= 8 * 4096 for path in segments)
+        with closing(after_a_power_cut(tmp_path / "files", lambda path: None)) as again:
+            assert contents(again) == keys
+
+    @pytest.mark.parametrize("by", ["syncfs", "fsync"])
+    def test_a_segment_is_used_again_when_its_files_are_durable(self, tmp_path, files, monkeypatch, by: str):
+        """Its objects are synced before: all at once, or one by one where the system cannot."""
+        synced: list[int] = []
+        inodes: dict[str, set[int]] = {"before": set(), "again": set()}
+        fsync, whole = os.fsync, threading.Event()
+
+        def one(descriptor: int) -> None:
+            synced.append(os.fstat(descriptor).st_ino)
+            fsync(descriptor)
+
+        def everything(_descriptor: int) -> bool:
+            whole.set()
+            return by == "syncfs"
+
+        monkeypatch.setattr(os, "fsync", one)
+        monkeypatch.setattr(local, "sync_file_system", everything)
+        keys = [put(files, b"x") for _ in range(9)]
+        files.close()
+        assert whole.is_set()
+        paths = [tmp_path / "files" / key for key in keys]
+        inodes["before"] = {path.stat().st_ino for path in paths} | {paths[0].parent.stat().st_ino}
+        assert (inodes["before"] <= set(synced)) == (by == "fsync")
+
+    def test_without_room_objects_are_synced_by_themselves(self, tmp_path: Path, files, monkeypatch):
+        """While nothing can be settled segments run out; what is committed is durable all the same."""
+        stuck = threading.Event()
+
+        def settle(_descriptor: int) -> bool:
+            assert stuck.wait(PATIENCE)
+            return True
+
+        monkeypatch.setattr(local, "sync_file_system", settle)
+        keys = [put(files, b"x") for _ in range(8 * journal.SEGMENTS)]
+        synced: list[int] = []
+        fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), fsync(descriptor)))
+        late = put(files, b"late")
+        assert len(synced) == 2
+        stuck.set()
+        with closing(after_a_power_cut(tmp_path / "files", lambda path: None)) as again:
+            assert sorted(again.keys()) == sorted([*keys, late])
+
+    def test_what_cannot_be_settled_is_tried_again(self, files: LocalFiles, monkeypatch, caplog):
+        """It stays in the journal, and the log says so."""
+        monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.01)
+        tries: list[int] = []
+
+        def settle(_descriptor: int) -> bool:
+            tries.append(1)
+            if len(tries) < 3:
+                raise OSError(errno.EIO, "Input/output error")
+            return True
+
+        monkeypatch.setattr(local, "sync_file_system", settle)
+        put(files, b"x")
+        while len(tries) < 3:
+            threading.Event().wait(0.01)
+        assert "stay in the journal" in caplog.text
+
+    def test_what_cannot_be_settled_at_the_end_is_left_for_the_next_start(self, tmp_path: Path, files, monkeypatch):
+        """A clean stop does not throw away what only the journal has."""
+        key = put(files, b"x")
+
+        def fails(_descriptor: int) -> bool:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(local, "sync_file_system", fails)
+            files.close()
+        with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
+            assert content(again, key) == b"headx"
+
+
+@pytest.mark.parametrize("step", ["pwritev", "fdatasync", "fsync", "rename"])
+@pytest.mark.parametrize("after", range(3))
+def test_a_step_that_fails_leaves_nothing_under_a_key(files: LocalFiles, monkeypatch, step: str, after: int):
+    """StorageUnavailable or success, and the next one is taken in."""
+    with monkeypatch.context() as broken:
+        fail(broken, step, errno.ENOSPC, after)
+        try:
+            keys = [put(files, b"x")]
+        except StorageUnavailable:
+            keys = []
+    assert list(files.keys()) == keys
+    assert content(files, put(files, b"later")) == b"headlater"
+
+
+def test_a_clean_stop_leaves_no_journal(tmp_path: Path, files: LocalFiles):
+    """Everything is where it belongs."""
+    put(files, b"x")
+    assert list((tmp_path / "files" / "journal").iterdir())
+    files.close()
+    assert list((tmp_path / "files" / "journal").iterdir()) == []
+
+
+def test_a_lone_object_is_settled_after_a_while(files: LocalFiles, monkeypatch):
+    """An idle server keeps nothing in its journal that its files do not have."""
+    monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.05)
+    settled = threading.Event()
+    monkeypatch.setattr(local, "sync_file_system", lambda _descriptor: settled.set() or True)
+    put(files, b"x")
+    assert settled.wait(PATIENCE)
+
+
+def test_a_stop_in_the_middle_of_a_moment(files: LocalFiles):
+    """An object that was begun before the stop and is committed after it is synced by itself."""
+    with files.create(len(HEAD), datetime.now(UTC)) as incoming:
+        incoming.write(b"x")
+        files.close()
+        incoming.commit(HEAD)
+    assert content(files, incoming.key) == b"headx"
