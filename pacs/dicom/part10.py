@@ -8,6 +8,7 @@ Information). The head has a length that is known before the data set has arrive
 import io
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import pack, unpack
 from typing import BinaryIO
 
@@ -49,20 +50,24 @@ def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source
     `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`).
     """
     private = f"received={received_at:020d} {_DIGEST}{_NO_DIGEST}"
-    elements = b"".join(
-        (
-            _element(0x0001, "OB", b"\0\1"),
-            _element(0x0002, "UI", sop_class_uid.encode("ascii")),
-            _element(0x0003, "UI", sop_instance_uid.encode("ascii")),
-            _element(0x0010, "UI", transfer_syntax.encode("ascii")),
-            _element(0x0012, "UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
-            _element(0x0013, "SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
-            _element(0x0016, "AE", _ae_title(source_ae)),
-            _element(0x0100, "UI", PRIVATE_INFORMATION_CREATOR_UID.encode("ascii")),
-            _element(0x0102, "OB", private.encode("ascii")),
-        )
-    )
+    before, after = _shared(sop_class_uid, transfer_syntax, source_ae)
+    own = _element(0x0003, "UI", sop_instance_uid.encode("ascii"))
+    elements = b"".join((before, own, after, _element(0x0102, "OB", private.encode("ascii"))))
     return PREAMBLE + _element(0x0000, "UL", pack("<L", len(elements))) + elements
+
+
+@lru_cache(maxsize=256)
+def _shared(sop_class_uid: str, transfer_syntax: str, source_ae: str) -> tuple[bytes, bytes]:
+    """The elements that all instances of a series from one sender share, before and after the SOP Instance UID."""
+    before = _element(0x0001, "OB", b"\0\1") + _element(0x0002, "UI", sop_class_uid.encode("ascii"))
+    after = (
+        _element(0x0010, "UI", transfer_syntax.encode("ascii")),
+        _element(0x0012, "UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        _element(0x0013, "SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+        _element(0x0016, "AE", _ae_title(source_ae)),
+        _element(0x0100, "UI", PRIVATE_INFORMATION_CREATOR_UID.encode("ascii")),
+    )
+    return before, b"".join(after)
 
 
 def with_digest(head: bytes, digest: str) -> bytes:

@@ -56,26 +56,25 @@ _MAGIC = b"pacsjrn1"
 class Record:
     """An object in the journal: its key, of at most 64 characters, and its bytes as a head and a body.
 
-    `size` is the body's in bytes, `digest` its SHA-256.
+    `digest` is the SHA-256 of the body.
     """
 
     key: str
     head: bytes
-    body: Sequence[Buffer]
-    size: int
+    body: Buffer
     digest: bytes
 
     def encode(self, generation: int) -> list[Buffer]:
         """As it stands in a segment: a whole number of blocks, so that no later write touches its last one."""
         key = self.key.encode("ascii")
-        header = _HEADER.pack(_MAGIC, generation, len(key), len(self.head), self.size, key, self.digest)
+        header = _HEADER.pack(_MAGIC, generation, len(key), len(self.head), len(self.body), key, self.digest)
         start = header + _CHECK.pack(crc32(self.head, crc32(header))) + self.head
-        return [start, *self.body, bytes(-(len(start) + self.size) % _BLOCK)]
+        return [start, self.body, bytes(-(len(start) + len(self.body)) % _BLOCK)]
 
     @property
     def length(self) -> int:
         """How many bytes it takes in a segment."""
-        length = _HEADER.size + _CHECK.size + len(self.head) + self.size
+        length = _HEADER.size + _CHECK.size + len(self.head) + len(self.body)
         return length + -length % _BLOCK
 
 

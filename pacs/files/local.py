@@ -7,7 +7,6 @@ Between `start` and `close` small objects are not synced one by one, but by way 
 
 import errno
 import fcntl
-import io
 import os
 import re
 import threading
@@ -15,19 +14,19 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Self
 
 from pacs.errors import InstanceUnreadable, StorageUnavailable
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, write_at
 from pacs.files.journal import Journal, Record, note_deletion, replay
+from pacs.files.scratch import SCRATCHES, SMALL, Scratch
 from pacs.files.store import Incoming
+from pacs.files.windows import FileWindow, MemoryWindow, reader
 
 INCOMING = "incoming"
-
-SMALL = 1 << 20
-"""Bytes of an object that are held in memory, and go by the journal: a larger one is written as it comes."""
 
 _KEY = re.compile(r"\d{4}/\d\d/\d\d/\d\d/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.dcm")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -172,7 +171,8 @@ class _LocalIncoming:
         self._place = place
         self._head_size = head_size
         self._journal = journal
-        self._pieces: list[bytes] = []
+        self._scratch: Scratch | None = SCRATCHES.take()
+        """What was written, as long as it is small."""
         self._descriptor: int | None = None
         self._is_open = True
         self._hash = sha256()
@@ -194,34 +194,31 @@ class _LocalIncoming:
         self._require_open()
         self._hash.update(data)
         length = memoryview(data).nbytes
-        if self._descriptor is None and self.size + length <= SMALL:
-            self._pieces.append(bytes(data))
+        if self._scratch is not None and self.size + length <= SMALL:
+            self._scratch.append(data)
         else:
             with _writing():
                 write_at(self._file(), [data], self._head_size + self.size)
-                self._pieces = []
+            self._give_back()
         self.size += length
 
     def body(self) -> BinaryIO:
         """A reader of what was written so far, without the head."""
         self._require_open()
-        if self._descriptor is None:
-            self._pieces = [b"".join(self._pieces)]
-            return io.BytesIO(self._pieces[0])
-        window = _Window(self._descriptor, self._head_size, self._head_size + self.size)
-        return cast(BinaryIO, io.BufferedReader(window, 1 << 16))
+        if self._scratch is not None:
+            return reader(MemoryWindow(self._scratch.content))
+        return reader(FileWindow(self._file(), self._head_size, self._head_size + self.size))
 
     def commit(self, head: bytes) -> None:
         """Put `head` before the rest and make the whole durable. Raises StorageUnavailable, then nothing is left."""
         self._require_open()
         if len(head) != self._head_size:
             raise ValueError(f"a head of {self._head_size} bytes was announced, not {len(head)}")
-        is_small = self._descriptor is None
         with _writing():
             descriptor = self._file(head)
-            if is_small and self._journal is not None:
+            if self._scratch is not None and self._journal is not None:
                 # In its place before it is in the journal: whatever is settled then has its name.
-                self._move(lambda: self._append(head, descriptor))
+                self._move(partial(self._append, self._journal, self._scratch, head, descriptor))
             else:
                 os.fsync(descriptor)
                 self._move(lambda: sync_folder(self._place.folder))
@@ -245,7 +242,8 @@ class _LocalIncoming:
         """The descriptor of the file, with all that was written so far, and with `head` if given."""
         if self._descriptor is None:
             self._descriptor = self._place.open()
-            write_at(self._descriptor, self._pieces, self._head_size)
+            if self._scratch is not None:
+                write_at(self._descriptor, [self._scratch.content], self._head_size)
         if head:
             write_at(self._descriptor, [head], 0)
         return self._descriptor
@@ -260,49 +258,23 @@ class _LocalIncoming:
                 os.unlink(self._place.final)
             raise
 
-    def _append(self, head: bytes, descriptor: int) -> None:
+    def _append(self, journal: Journal, scratch: Scratch, head: bytes, descriptor: int) -> None:
         """Make the file durable by the journal; by itself when there is no room."""
-        record = Record(self.key, head, self._pieces, self.size, self._hash.digest())
-        if self._journal is None or not self._journal.append(record):
+        if not journal.append(Record(self.key, head, scratch.content, self._hash.digest())):
             os.fsync(descriptor)
             sync_folder(self._place.folder)
 
+    def _give_back(self) -> None:
+        if self._scratch is not None:
+            SCRATCHES.give_back(self._scratch)
+            self._scratch = None
+
     def _close(self) -> None:
-        self._is_open, self._pieces = False, []
+        self._is_open = False
+        self._give_back()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-class _Window(io.RawIOBase):
-    """A part of an open file, from `start` to `end`, with a position of its own."""
-
-    def __init__(self, descriptor: int, start: int, end: int) -> None:
-        self._descriptor = descriptor
-        self._start = start
-        self._size = end - start
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        length = max(0, min(len(buffer), self._size - self._position))
-        with _writing():
-            count = os.preadv(self._descriptor, [memoryview(buffer)[:length]], self._start + self._position)
-        self._position += count
-        return count
 
 
 class _Folders:

@@ -67,8 +67,9 @@ class Index:
             self._quickly,
             (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error),
         )
-        self._quick_writers = Held(self._engine, 1, autocommit=False)
-        self._quick_readers = Held(self._engine, connections // 4, autocommit=True)
+        self._quick_writers = Held(self._engine, 1)
+        self._quick_readers = Held(self._engine, connections // 4, _commit_at_once)
+        self._hasty_writers = Held(self._engine, 1, _hasten) if self.is_sqlite else self._quick_writers
         self.is_recoverable = False
         """Whether work done `together` may be lost in a power cut, because what it wrote can be found again."""
         if self.is_sqlite:
@@ -82,8 +83,8 @@ class Index:
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        self._quick_writers.close()
-        self._quick_readers.close()
+        for held in (self._quick_writers, self._hasty_writers, self._quick_readers):
+            held.close()
         self._engine.dispose()
 
     def probe(self) -> None:
@@ -127,9 +128,9 @@ class Index:
     @contextmanager
     def _quickly(self) -> Iterator[Any]:
         """A write transaction on a connection of the driver, as durable as one made by `_together`."""
-        with self._my_turn(), self._quick_writers.lend() as driver:
+        writers = self._hasty_writers if self.is_recoverable else self._quick_writers
+        with self._my_turn(), writers.lend() as driver:
             if self.is_sqlite:
-                driver.execute(f"PRAGMA synchronous = {'NORMAL' if self.is_recoverable else 'FULL'}")
                 driver.execute("BEGIN IMMEDIATE")
             yield driver
             driver.commit()
@@ -310,6 +311,17 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     for setting in SQLITE_SETTINGS:
         connection.execute(f"PRAGMA {setting}")
+
+
+def _hasten(driver: Any) -> None:
+    """Let a connection of SQLite's driver commit without a sync."""
+    driver.execute("PRAGMA synchronous = NORMAL")
+
+
+def _commit_at_once(driver: Any) -> None:
+    """Let a connection of a driver be in no transaction between its statements, as SQLite's are already."""
+    if not isinstance(driver, sqlite3.Connection):
+        driver.autocommit = True
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -4,7 +4,7 @@ What SQLAlchemy does around a statement (the pool, the events, the result) takes
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,11 @@ from sqlalchemy.pool import PoolProxiedConnection
 class Held:
     """Connections of an engine outside of its pool, at most `most` of them at rest; safe to use from many threads."""
 
-    def __init__(self, engine: Engine, most: int, *, autocommit: bool) -> None:
+    def __init__(self, engine: Engine, most: int, prepare: Callable[[Any], object] = lambda _driver: None) -> None:
+        """`prepare` is called once with each connection of the driver."""
         self._engine = engine
         self._most = most
-        self._autocommit = autocommit
+        self._prepare = prepare
         self._resting: deque[PoolProxiedConnection] = deque()
 
     @contextmanager
@@ -49,6 +50,5 @@ class Held:
     def _connected(self) -> PoolProxiedConnection:
         connection = self._engine.raw_connection()
         connection.detach()
-        if self._autocommit and self._engine.dialect.name != "sqlite":  # SQLite's are set up so already
-            connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
+        self._prepare(connection.dbapi_connection)
         return connection

@@ -1,0 +1,73 @@
+"""Readers of what is on its way in: of a part of a file that is being written, and of memory."""
+
+import io
+import os
+from typing import BinaryIO, cast
+
+from pacs.errors import StorageUnavailable
+
+_READ_AHEAD = 1 << 16
+
+
+class _Window(io.RawIOBase):
+    """`size` bytes of something, with a position of its own."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        wanted = memoryview(buffer)[: max(0, self._size - self._position)]
+        count = self._read(wanted, self._position) if wanted else 0
+        self._position += count
+        return count
+
+    def _read(self, buffer: memoryview, position: int) -> int:
+        """Fill the buffer with what is at the position; how many bytes that were."""
+        raise NotImplementedError
+
+
+class FileWindow(_Window):
+    """A part of an open file, from `start` to `end`. Reading raises StorageUnavailable."""
+
+    def __init__(self, descriptor: int, start: int, end: int) -> None:
+        super().__init__(end - start)
+        self._descriptor, self._start = descriptor, start
+
+    def _read(self, buffer: memoryview, position: int) -> int:
+        try:
+            return os.preadv(self._descriptor, [buffer], self._start + position)
+        except OSError as error:
+            raise StorageUnavailable(f"The file store cannot be used ({error.strerror})") from error
+
+
+class MemoryWindow(_Window):
+    """What is in memory, which must not change meanwhile."""
+
+    def __init__(self, content: memoryview) -> None:
+        super().__init__(len(content))
+        self._content = content
+
+    def _read(self, buffer: memoryview, position: int) -> int:
+        found = self._content[position : position + len(buffer)]
+        buffer[: len(found)] = found
+        return len(found)
+
+
+def reader(window: _Window) -> BinaryIO:
+    """A reader of a window as others expect one."""
+    return cast(BinaryIO, io.BufferedReader(window, _READ_AHEAD))
