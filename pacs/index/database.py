@@ -34,7 +34,7 @@ RACES = {"40001", "40P01"}
 OLDEST_SQLITE = (3, 35)
 """FTS5's trigrams came with SQLite 3.34, RETURNING with 3.35."""
 
-SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "wal_autocheckpoint = 4000")
 
 SETTLING = 1000
 """Milliseconds that `settle` waits for others."""
