@@ -148,7 +148,7 @@ def without_file(_archive, tmp_path):
     """An attribute that is in the file only, and the file is gone."""
     with serving(tmp_path) as archive:
         take_in(archive, study(series=1, instances=1))
-        (path,) = (each for each in Path(archive.config.files.url).rglob("*") if each.is_file())
+        (path,) = (tmp_path / "files").rglob("*.dcm")
         path.unlink()
         with Asker(archive.port) as asker:
             return asker.find("IMAGE", SOPInstanceUID="", WindowCenter="")[-1]

@@ -1,5 +1,6 @@
 """What the conformance statement says of Storage (section 3.2), asked of running servers."""
 
+import shutil
 import struct
 import zlib
 from contextlib import contextmanager
@@ -257,6 +258,27 @@ def test_duplicates(tmp_path, row):
         assert (*statuses, stored_comments(archive, made)) == DUPLICATES[row[1]]
 
 
+@asks("An instance of at most 1 MiB may have reached it in a journal only, from which the next start restores its file")
+@pytest.mark.parametrize("side", [8, 720])
+def test_what_was_answered_is_restored_from_the_journal(tmp_path, side):
+    """An image of 1 MiB and a small one whose files the disk never got; a larger one is not in the journal."""
+    house, cut = tmp_path / "house", tmp_path / "cut"
+    made, larger = (
+        instance("JOURNAL", Rows=side, PixelData=bytes(2 * side * side)),
+        instance("L", PixelData=bytes(1 << 20)),
+    )
+    with serving(house) as archive:
+        assert [store(archive.port, each).status for each in (made, larger)] == [0x0000, 0x0000]
+        shutil.copytree(house, cut)
+    sizes = {path: path.stat().st_size for path in cut.rglob("*.dcm")}
+    for path, size in sizes.items():
+        if size < 1 << 20:
+            path.write_bytes(b"")
+    with serving(cut) as archive:
+        assert stored_comments(archive, made) == stored_comments(archive, larger)
+        assert {path: path.stat().st_size for path in cut.rglob("*.dcm")} == sizes
+
+
 # --- statuses ----------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +326,7 @@ def damaged(_archive, tmp_path):
     """Other content for an instance whose file is gone."""
     with serving(tmp_path) as archive:
         store(archive.port, instance("GONE"))
-        (path,) = (each for each in Path(archive.config.files.url).rglob("*") if each.is_file())
+        (path,) = (tmp_path / "files").rglob("*.dcm")
         path.unlink()
         return store(archive.port, instance("GONE", ImageComments="other"))
 
