@@ -12,7 +12,7 @@ from benchmarks import data, wire
 from benchmarks.client import Association, Refused
 from tests.shell.test_daemon import process
 
-KILLS = 4
+KILLS = 3
 
 
 class Sender:
