@@ -224,12 +224,29 @@ class Association:
         AssociationLost when it is gone, Cancelled when the vigil says so, and what `data` raises: the association is
         aborted if a part of the message was sent by then.
         """
-        chunks = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
-        encoded = command.announcing(data_set=chunks is not None).encode()
+        self.send_prepared(self._pdus(context_id, command, data), vigil=vigil)
+
+    def prepare(self, context_id: int, command: Command, data: Iterable[Buffer]) -> Iterable[list[Buffer]]:
+        """A message for `send_prepared`, of which as much is read and framed as the first write takes.
+
+        Raises what `data` raises so far: nothing is sent yet, and the association goes on.
+        """
+        batches = self._pdus(context_id, command, data)
+        return chain((next(batches),), batches)
+
+    def send_prepared(self, batches: Iterable[list[Buffer]], *, vigil: Vigil | None = None) -> None:
+        """Send a prepared message. Raises as `send`."""
         with self._lock, self._keeping(vigil):
             self._require(self.is_established)
-            self._write(p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU))
+            self._write(batches)
         self.attend()
+
+    def _pdus(
+        self, context_id: int, command: Command, data: Buffer | Iterable[Buffer] | None
+    ) -> Iterator[list[Buffer]]:
+        chunks = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
+        encoded = command.announcing(data_set=chunks is not None).encode()
+        return p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU)
 
     def send_each(
         self, context_id: int, command: Command, data: Sequence[bytes], cancellation: Cancellation | None = None

@@ -10,13 +10,14 @@ from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
+from pacs.dimse.carriers import Carrier, Destination, OwnAssociation
 from pacs.dimse.command import CommandField
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
-from pacs.dimse.retrieving import Carrier, Patience, RetrieveTask
+from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
-from pacs.dimse.suboperations import Destination, OwnAssociation, Proposal, Sender
+from pacs.dimse.suboperations import Proposal, Sender
 from pacs.dimse.waiting import Vigil
 from pacs.errors import DestinationUnreachable, UnknownDestination
 from pacs.services.peers import Peer, Peers
@@ -137,7 +138,7 @@ class Handlers:
                 priority=request.priority or 0,
                 avoid=request.message_id,
             )
-            self._run(operation, retrieval, OwnAssociation(sender))
+            self._run(operation, retrieval, OwnAssociation(retrieval.instances, sender))
 
     def _destination(self, operation: Operation) -> Peer:
         title = operation.request.move_destination or ""

@@ -40,6 +40,11 @@ class Vigil:
     _touched: float = field(default_factory=time.monotonic, repr=False)
     _cancelled_at: float | None = field(default=None, repr=False)
 
+    def attend(self) -> None:
+        """Take in what has arrived on the associations attended, which may be the cancel."""
+        for each in self.attending:
+            each.attend()
+
     def touch(self) -> None:
         """Begin the time to the next tick anew."""
         self._touched = time.monotonic()

@@ -1,8 +1,10 @@
 """The `Retrieval` that C-MOVE and C-GET share: which instances to send, what became of each, and their bytes."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from io import BufferedIOBase
@@ -22,7 +24,7 @@ from pacs.index.writer import StoredInstance
 MOST_SUBOPERATIONS = 0xFFFF
 """The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
 
-CHUNK = 1 << 18
+CHUNK = 1 << 20
 """Bytes read from a stored file at a time."""
 
 
@@ -124,14 +126,22 @@ class RetrieveService:
         InstanceUnreadable when the file is gone or not as long as it was, NotSupported when the syntaxes cannot be
         converted into each other.
         """
-        if self._files.size(instance.file_key) != instance.size:
-            raise InstanceUnreadable("The stored file has not the length it had")
-        with self._files.open(instance.file_key) as file:
+        with _reading(), self._files.open(instance.file_key) as file:
+            if file.seek(0, os.SEEK_END) != instance.size:
+                raise InstanceUnreadable("The stored file has not the length it had")
             file.seek(instance.data_offset)
             if transfer_syntax == instance.transfer_syntax:
                 yield from syntaxes.even(_whole(file, instance.size - instance.data_offset), transfer_syntax)
             else:
                 yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error
 
 
 def _whole(file: BinaryIO, length: int) -> Iterator[bytes]:
