@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pacs.dicom import identifier
 from pacs.dimse import status
 from pacs.dimse.carriers import Carrier, Finished
-from pacs.dimse.command import Command
+from pacs.dimse.command import Command, Template
 from pacs.dimse.operation import Operation, Publish
 from pacs.dimse.suboperations import LOST, Sent
 from pacs.dimse.waiting import Vigil
@@ -38,6 +38,10 @@ class Patience:
     cancel_grace: float = 5.0
 
 
+COUNTS = ("remaining", "completed", "failed", "warning")
+"""The counts of a Pending response (V6)."""
+
+
 class RetrieveTask:
     """One C-MOVE or C-GET: runs the sub-operations of a `Retrieval` and reports on them."""
 
@@ -46,6 +50,8 @@ class RetrieveTask:
         self._retrieval = retrieval
         self._patience = patience
         self._publish = publish
+        response = operation.request.response(status.PENDING, remaining=0, completed=0, failed=0, warning=0)
+        self._pending_response = Template(response, data_set=False, changing=COUNTS)
         self._since_pending = 0
         self._why = ""  # the first failure; the others have mostly the same reason
         self._last_failure: Sent | None = None
@@ -119,7 +125,9 @@ class RetrieveTask:
         self._since_pending = 0
         self._vigil.touch()
         with suppress(AssociationLost):
-            self._operation.respond(self._response(status.PENDING, self._retrieval.remaining))
+            retrieval = self._retrieval
+            counts = (retrieval.remaining, retrieval.completed, len(retrieval.failed), retrieval.warning)
+            self._operation.respond_pending(self._pending_response.encode(*counts))
 
     def _final(self) -> None:
         """The final response: counts always, `remaining` with a cancel only, the failed list if there is one (V6)."""
@@ -148,7 +156,7 @@ class RetrieveTask:
         if not self._retrieval.failed:
             return None
         failed = Dataset()
-        failed.FailedSOPInstanceUIDList = list(self._retrieval.failed)
+        failed.FailedSOPInstanceUIDList = self._retrieval.failed_list
         return identifier.encode(failed, self._operation.context.transfer_syntax)
 
 

@@ -8,7 +8,7 @@ from pacs.dicom import syntaxes
 from pacs.dimse import status
 from pacs.dimse.agreement import MAX_CONTEXTS, Context
 from pacs.dimse.association import Association
-from pacs.dimse.command import Command, CommandField
+from pacs.dimse.command import Command, CommandField, Template
 from pacs.dimse.messages import Buffer
 from pacs.dimse.waiting import Vigil
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
@@ -108,6 +108,14 @@ def _judged(response: Command, transfer_syntax: str) -> Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class _Way:
+    """How the instances of one SOP Class and transfer syntax are sent: in which context, and with which command set."""
+
+    context: Context
+    command: Template
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     """A C-STORE request that can be sent at once: its data set is open, and as much of it read as is written first."""
 
@@ -133,7 +141,7 @@ class Sender:
     """A Message ID not to use: that of the C-GET on the same association."""
     _message_id: int = field(default=0, init=False)
     _next: _Request | None = field(default=None, init=False)
-    _contexts: dict[tuple[str, str], Context | None] = field(default_factory=dict, init=False)
+    _ways: dict[tuple[str, str], _Way | None] = field(default_factory=dict, init=False)
 
     def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Callable[[], None] = nothing) -> Sent:
         """Send one instance and wait for its response; `meanwhile` is called between the two.
@@ -158,27 +166,29 @@ class Sender:
 
     def _request(self, instance: StoredInstance) -> _Request:
         """The request that sends an instance. Raises PacsError when it cannot be sent."""
-        context = self._context(instance)
-        if context is None:
+        way = self._way(instance)
+        if way is None:
             raise NotSupported("The peer accepted no context to send it in")
         message_id = self._next_message_id()
-        command = Command.request(
-            CommandField.C_STORE,
-            message_id,
-            instance.sop_class_uid,
-            affected_sop_instance_uid=instance.sop_instance_uid,
-            priority=self.priority,
-            **self._move_originator(),
-        )
-        data = self.retrieve.data(instance, context.transfer_syntax)
-        pdus = self.association.prepare(context.id, command, data)
-        return _Request(instance, message_id, context.transfer_syntax, pdus)
+        command = way.command.encode(message_id, instance.sop_instance_uid)
+        data = self.retrieve.data(instance, way.context.transfer_syntax)
+        pdus = self.association.prepare(way.context.id, command, data)
+        return _Request(instance, message_id, way.context.transfer_syntax, pdus)
 
-    def _context(self, instance: StoredInstance) -> Context | None:
+    def _way(self, instance: StoredInstance) -> _Way | None:
+        """How instances of this kind are sent, looked up and encoded once."""
         kind = (instance.sop_class_uid, instance.transfer_syntax)
-        if kind not in self._contexts:
-            self._contexts[kind] = context_for(instance, self.association.contexts.values())
-        return self._contexts[kind]
+        if kind not in self._ways:
+            context = context_for(instance, self.association.contexts.values())
+            self._ways[kind] = _Way(context, self._command(instance.sop_class_uid)) if context is not None else None
+        return self._ways[kind]
+
+    def _command(self, sop_class_uid: str) -> Template:
+        originator = self._move_originator()
+        command = Command.request(
+            CommandField.C_STORE, 0, sop_class_uid, affected_sop_instance_uid="", priority=self.priority, **originator
+        )
+        return Template(command, data_set=True, changing=("message_id", "affected_sop_instance_uid"))
 
     def _write(self, request: _Request, vigil: Vigil) -> None:
         try:
