@@ -12,6 +12,7 @@ from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.carriers import Carrier, Destination, OwnAssociation
 from pacs.dimse.command import CommandField
+from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
@@ -124,7 +125,13 @@ class Handlers:
             def connect(proposals: tuple[Proposal, ...], vigil: Vigil) -> Sender:
                 return self._connect(operation, destination, proposals, vigil)
 
-            self._run(operation, retrieval, Destination(retrieval.instances, connect))
+            instances, count = retrieval.instances, destination.associations
+            several = min(count, len(instances)) > 1
+            self._run(
+                operation,
+                retrieval,
+                SeveralAssociations(instances, connect, count) if several else Destination(instances, connect),
+            )
 
     def get(self, association: Association, message: Message) -> None:
         """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
