@@ -87,6 +87,11 @@ _VR: dict[int, str] = {
 """The elements of group 0000 that are understood (PS3.7 E.1) and their VR; others are passed over."""
 
 _NUMBER = {"US": struct.Struct("<H"), "UL": struct.Struct("<L")}
+_OF_REQUEST = frozenset((_FIELD, _DATA_SET_TYPE, _MESSAGE_ID))
+_OF_RESPONSE = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO, _STATUS))
+_OF_CANCEL = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO))
+"""What a command of each kind has to have."""
+
 _HEADER = struct.Struct("<HHL")
 _US_ELEMENT = struct.Struct("<HHLH")
 _GROUP_LENGTH_ELEMENT = struct.Struct("<HHLL")
@@ -241,8 +246,11 @@ class Command:
                 offset += _HEADER.size + length
                 if group != 0 or offset > len(data) or tag in elements:
                     raise ProtocolViolation("The command set is no list of group 0000 elements")
-                if tag in _VR:
-                    elements[tag] = _decode_value(_VR[tag], data[offset - length : offset])
+                vr = _VR.get(tag)
+                if vr == "US" and length == 2:  # most of them
+                    elements[tag] = data[offset - 2] | data[offset - 1] << 8
+                elif vr is not None:
+                    elements[tag] = _decode_value(vr, data[offset - length : offset])
         except struct.error:
             raise ProtocolViolation("A command element has not the length of its VR") from None
         return cls._complete(elements)
@@ -250,12 +258,9 @@ class Command:
     @classmethod
     def _complete(cls, elements: dict[int, Value]) -> "Command":
         """Check that the elements are there without which no command of this kind can be handled or answered."""
-        field = elements.get(_FIELD)
-        required = {_FIELD, _DATA_SET_TYPE}
-        if field == CommandField.C_CANCEL:
-            required.add(_RESPONDING_TO)
-        elif isinstance(field, int):
-            required |= {_RESPONDING_TO, _STATUS} if field & RESPONSE else {_MESSAGE_ID}
+        field = elements.get(_FIELD, 0)
+        assert isinstance(field, int), "the Command Field is of VR US"
+        required = _OF_CANCEL if field == CommandField.C_CANCEL else _OF_RESPONSE if field & RESPONSE else _OF_REQUEST
         missing = required - elements.keys()
         if missing:
             raise ProtocolViolation("A command element that must be there is missing", sorted(missing))
