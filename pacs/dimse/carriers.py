@@ -67,9 +67,9 @@ def _in_turn(way: _Way, instances: Sequence[StoredInstance], vigil: Vigil, meanw
 
 
 def _ahead(way: _Way, following: StoredInstance | None, meanwhile: Meanwhile) -> None:
+    meanwhile()
     if following is not None:
         way.prepare(following)
-    meanwhile()
 
 
 def timed(instance: StoredInstance, send: Callable[[], Sent]) -> Finished:
