@@ -83,19 +83,24 @@ class _Reports:
 
 
 class _Lane:
-    """One of the associations, and its thread. It ends when nothing is left, or the destination is not to be had."""
+    """One of the associations, and its thread. It ends when nothing is left, or the destination is not to be had.
+
+    `vigil` is that of the requester: once it is cancelled nothing begins here. What runs then is stopped by `cancel`.
+    """
 
     def __init__(self, agenda: _Agenda, connect: Connect, vigil: Vigil, reports: _Reports) -> None:
         self._agenda = agenda
         self._line = Line(connect)
+        self._asked = vigil.cancellation
         self._bell = Bell()
-        self._vigil = Vigil(vigil.cancellation, attending=(self._bell,), grace=vigil.grace)
+        self._vigil = Vigil(Cancellation(), attending=(self._bell,), grace=vigil.grace)
         self._reports = reports
         self._thread = threading.Thread(target=self._run, name="pacs-move", daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
-        """Let the thread see the cancel while it waits."""
+    def cancel(self, reason: str) -> None:
+        """End the opening of an association at once, and a running sub-operation after its grace."""
+        self._vigil.cancellation.cancel(reason)
         self._bell.ring()
 
     def join(self) -> None:
@@ -114,10 +119,7 @@ class _Lane:
 
     def _send_all(self) -> None:
         opened = False
-        while not self._line.is_given_up and not self._vigil.cancellation.requested:
-            batch = self._agenda.batch()
-            if batch is None:
-                return
+        while not self._line.is_given_up and (batch := self._next_batch()) is not None:
             with suppress(DestinationUnreachable, Cancelled):
                 self._line.open(batch, self._vigil)
                 if not opened:
@@ -125,9 +127,16 @@ class _Lane:
                     opened = True
                 self._send_one(batch)
 
+    @property
+    def _is_cancelled(self) -> bool:
+        return self._asked.requested or self._vigil.cancellation.requested
+
+    def _next_batch(self) -> Batch | None:
+        return None if self._is_cancelled else self._agenda.batch()
+
     def _send_one(self, batch: Batch) -> None:
         """Take an instance when there is an association to send it on, so that none fails where another could."""
-        instance = self._agenda.take(batch)
+        instance = None if self._is_cancelled else self._agenda.take(batch)
         if instance is not None:
             self._reports.put(timed(instance, partial(self._line.send, instance, self._vigil, nothing)))
 
@@ -139,9 +148,9 @@ class SeveralAssociations:
         self._agenda = _Agenda(instances)
         self._connect = connect
         self._count = min(count, len(instances))
+        self._left = len(instances)
         self._reports = _Reports()
         self._lanes: list[_Lane] = []
-        self._cancellation: Cancellation | None = None
 
     def carry(self, vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
         """Send all instances, told in the order in which they are finished.
@@ -149,7 +158,6 @@ class SeveralAssociations:
         The first association is opened alone: a destination that takes only one may refuse all that come at once. One
         that is not to be had leaves its share to the others; what is left when none is to be had fails.
         """
-        self._cancellation = vigil.cancellation
         self._begin(1, vigil)
         over, why = 0, ""
         while over < len(self._lanes):
@@ -157,6 +165,9 @@ class SeveralAssociations:
             if isinstance(report, Finished):
                 yield report
                 meanwhile()
+                self._left -= 1
+                if not self._left:
+                    self._cancel("Everything is sent")  # a lane that still waits for its association is not waited for
             elif isinstance(report, _Opened):
                 self._begin(self._count, vigil)
             elif report.error is not None:
@@ -169,29 +180,28 @@ class SeveralAssociations:
             yield from (Finished(instance, failed, 0.0) for instance in self._agenda.leave())
 
     def _begin(self, count: int, vigil: Vigil) -> None:
-        """See that there are so many lanes."""
-        while len(self._lanes) < count:
+        """See that there are so many lanes, unless there is a cancel."""
+        while len(self._lanes) < count and not vigil.cancellation.requested:
             self._lanes.append(_Lane(self._agenda, self._connect, vigil, self._reports))
 
     def _next(self, vigil: Vigil) -> _Report:
-        """What a lane says next; the requester is heard meanwhile, and the lanes are woken when it cancels."""
+        """What a lane says next. The requester is heard meanwhile, and its cancel is passed on to the lanes."""
         while (report := self._reports.take()) is None:
-            cancelled = vigil.cancellation.requested
-            if cancelled:
-                self._wake()
-            wait(self._reports.bell.fileno(), select.POLLIN, None, None if cancelled else vigil)
+            reason = vigil.cancellation.reason
+            if reason is not None:
+                self._cancel(reason)
+            wait(self._reports.bell.fileno(), select.POLLIN, None, vigil if reason is None else None)
             self._reports.bell.attend()
         return report
 
-    def _wake(self) -> None:
+    def _cancel(self, reason: str) -> None:
         for lane in self._lanes:
-            lane.wake()
+            lane.cancel(reason)
 
     def close(self) -> None:
-        """Wait for all lanes; where one failed in a way that nobody expected, the others are cancelled."""
-        if self._cancellation is not None and self._agenda.leave():
-            self._cancellation.cancel("The retrieve failed")
-        self._wake()
+        """Wait for all lanes, which are over but for an error that nobody expected."""
+        self._agenda.leave()
+        self._cancel("The retrieve failed")
         for lane in self._lanes:
             lane.join()
         self._reports.bell.close()

@@ -22,8 +22,8 @@ from pacs.files.store import Incoming
 
 INCOMING = "incoming"
 
-PIECE = 1 << 20
-"""Bytes of a stored file read at a time: most instances are one piece, copied by one call."""
+PIECE = 1 << 18
+"""Bytes of a stored file read at a time, few enough to be copied on from the processor's cache."""
 
 _KEY = re.compile(r"\d{4}/\d\d/\d\d/\d\d/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.dcm")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))

@@ -1,10 +1,11 @@
 """How stored instances are sent: as they lie, one prepared while another is answered, on several associations."""
 
 import random
+import socket
 import threading
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from pydicom import Dataset
@@ -317,6 +318,44 @@ def test_a_destination_that_takes_one_association_gets_everything_on_it(tmp_path
         final = move(archive)[-1]
     assert (final.status, counts(final)) == (0x0000, (None, 10, 0, 0))
     assert len(taker.associations) == 1
+
+
+def test_an_association_that_is_not_answered_delays_nothing(tmp_path):
+    """A destination that serves one association at a time, as DCMTK's storescp: nothing waits for a second."""
+    datasets = study(series=1, instances=10)
+    with Destination() as taker, one_at_a_time(taker.peer()["port"]) as port:
+        peers = [taker.peer(associations=4) | {"port": port}]
+        with serving(tmp_path, {"peers": peers}) as archive:
+            take_in(archive, datasets)
+            began = time.monotonic()
+            final = move(archive)[-1]
+            took = time.monotonic() - began
+    assert (final.status, counts(final)) == (0x0000, (None, 10, 0, 0))
+    assert len(taker.associations) == 1
+    assert took < 5
+
+
+@contextmanager
+def one_at_a_time(port):
+    """A port whose first connection leads to another port, and whose others wait for good."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+
+        def lead():
+            inner = stack.enter_context(listener.accept()[0])
+            outer = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for pair in ((inner, outer), (outer, inner)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+        threading.Thread(target=lead, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def pump(source, target):
+    """Pass on what comes until one side ends."""
+    with suppress(OSError):
+        while piece := source.recv(65536):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
 
 
 def test_v10_one_of_several_associations_that_is_aborted_costs_one_instance(tmp_path):
