@@ -181,6 +181,7 @@ def _peers(config: Config) -> tuple[Peer, ...]:
             port=each.port,
             manner=MANNERS[each.manner] if each.manner else None,
             transfer_syntaxes=each.transfer_syntaxes,
+            associations=each.associations,
         )
         for each in config.peers
     )

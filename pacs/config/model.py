@@ -176,7 +176,8 @@ class Peer(Section):
     """A known AE: a move destination, and one that may call where `access.callers` is "peers".
 
     `manner` is None where the server's applies; `transfer_syntaxes` are UIDs in the order in which they are preferred
-    in what this peer proposes, empty where the peer's own order decides.
+    in what this peer proposes, empty where the peer's own order decides. `associations` is how many one C-MOVE opens
+    to this peer at once, at most.
     """
 
     ae_title: AETitle
@@ -184,6 +185,7 @@ class Peer(Section):
     port: PeerPort
     manner: MannerName | None = None
     transfer_syntaxes: tuple[Annotated[str, AfterValidator(_transfer_syntax)], ...] = ()
+    associations: Annotated[int, Field(ge=1, le=16)] = 1
 
 
 class Config(Section):

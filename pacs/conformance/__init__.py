@@ -196,9 +196,12 @@ def _peers(config: Config) -> str:
     if not config.peers:
         return "The table of peers is empty."
     rows = (
-        (each.ae_title, each.manner or config.query.manner, _order(each.transfer_syntaxes)) for each in config.peers
+        (each.ae_title, each.manner or config.query.manner, _order(each.transfer_syntaxes), each.associations)
+        for each in config.peers
     )
-    return _table(("peer", "manner", "transfer syntaxes it is preferred to send in"), rows)
+    return _table(
+        ("peer", "manner", "transfer syntaxes it is preferred to send in", "associations of a C-MOVE to it"), rows
+    )
 
 
 def _order(transfer_syntaxes: Sequence[str]) -> str:

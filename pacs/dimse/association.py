@@ -229,11 +229,28 @@ class Association:
         """
         chunks = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
         encoded = command.announcing(data_set=chunks is not None).encode()
-        with self._lock, self._keeping(vigil):
-            self._require(self.is_established)
-            self._write(p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU))
+        self.send_prepared(p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU), vigil=vigil)
         if command.is_pending:
             self.attend()  # before the next one is made; after any other message it is waited for what comes
+
+    def prepare(self, context_id: int, command: bytes, data: Iterable[Buffer] | None = None) -> Iterable[list[Buffer]]:
+        """A message for `send_prepared`, of which as much is read and framed as the first write takes.
+
+        `command` is an encoded command set. Raises what `data` raises so far: nothing is sent yet, and the association
+        goes on.
+        """
+        batches = p_data(context_id, command, data, self.max_pdu or UNLIMITED_PDU)
+        return chain((next(batches),), batches)
+
+    def send_prepared(self, batches: Iterable[list[Buffer]], *, vigil: Vigil | None = None) -> None:
+        """Send a prepared message. Raises as `send`; what has arrived is not looked at."""
+        with self._lock:
+            outer, self._vigil = self._vigil, vigil  # what `_keeping` does, on the way of every C-STORE and Pending
+            try:
+                self._require(self.is_established)
+                self._write(batches)
+            finally:
+                self._vigil = outer
 
     def send_each(
         self, context_id: int, command: Command, data: Sequence[bytes], cancellation: Cancellation | None = None

@@ -5,7 +5,7 @@ memory, and refused as soon as it is no command set.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import overload
 
@@ -87,8 +87,14 @@ _VR: dict[int, str] = {
 """The elements of group 0000 that are understood (PS3.7 E.1) and their VR; others are passed over."""
 
 _NUMBER = {"US": struct.Struct("<H"), "UL": struct.Struct("<L")}
+_OF_REQUEST = frozenset((_FIELD, _DATA_SET_TYPE, _MESSAGE_ID))
+_OF_RESPONSE = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO, _STATUS))
+_OF_CANCEL = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO))
+"""What a command of each kind has to have."""
+
 _HEADER = struct.Struct("<HHL")
 _US_ELEMENT = struct.Struct("<HHLH")
+_GROUP_LENGTH_ELEMENT = struct.Struct("<HHLL")
 
 
 def _decode_value(vr: str, raw: bytes) -> Value:
@@ -101,6 +107,14 @@ def _decode_value(vr: str, raw: bytes) -> Value:
         return tuple(group << 16 | element for group, element in zip(halves[::2], halves[1::2], strict=False))
     # Latin-1 gives every byte back as it came: whether it is a UID is for those to say who use it as one.
     return raw.decode("latin-1").strip(" \0")
+
+
+def _encode_element(tag: int, value: Value) -> bytes:
+    vr = _VR[tag]
+    if vr == "US":
+        return _US_ELEMENT.pack(0, tag, 2, value)
+    raw = _encode_value(vr, value)
+    return _HEADER.pack(0, tag, len(raw)) + raw
 
 
 def _encode_value(vr: str, value: Value) -> bytes:
@@ -223,15 +237,8 @@ class Command:
 
     def encode(self) -> bytes:
         """The command set in Implicit VR Little Endian, group length first (PS3.7 6.3.1)."""
-        encoded = bytearray()
-        for tag in sorted(self.elements.keys() - {_GROUP_LENGTH}):
-            value, vr = self.elements[tag], _VR[tag]
-            if vr == "US":
-                encoded += _US_ELEMENT.pack(0, tag, 2, value)
-            else:
-                raw = _encode_value(vr, value)
-                encoded += _HEADER.pack(0, tag, len(raw)) + raw
-        return _HEADER.pack(0, _GROUP_LENGTH, 4) + _NUMBER["UL"].pack(len(encoded)) + bytes(encoded)
+        encoded = b"".join([_encode_element(tag, self.elements[tag]) for tag in sorted(self.elements) if tag])
+        return _GROUP_LENGTH_ELEMENT.pack(0, _GROUP_LENGTH, 4, len(encoded)) + encoded
 
     @classmethod
     def decode(cls, data: bytes) -> "Command":
@@ -244,8 +251,11 @@ class Command:
                 offset += _HEADER.size + length
                 if group != 0 or offset > len(data) or tag in elements:
                     raise ProtocolViolation("The command set is no list of group 0000 elements")
-                if tag in _VR:
-                    elements[tag] = _decode_value(_VR[tag], data[offset - length : offset])
+                vr = _VR.get(tag)
+                if vr == "US" and length == 2:  # most of them
+                    elements[tag] = data[offset - 2] | data[offset - 1] << 8
+                elif vr is not None:
+                    elements[tag] = _decode_value(vr, data[offset - length : offset])
         except struct.error:
             raise ProtocolViolation("A command element has not the length of its VR") from None
         return cls._complete(elements)
@@ -253,12 +263,9 @@ class Command:
     @classmethod
     def _complete(cls, elements: dict[int, Value]) -> "Command":
         """Check that the elements are there without which no command of this kind can be handled or answered."""
-        field = elements.get(_FIELD)
-        required = {_FIELD, _DATA_SET_TYPE}
-        if field == CommandField.C_CANCEL:
-            required.add(_RESPONDING_TO)
-        elif isinstance(field, int):
-            required |= {_RESPONDING_TO, _STATUS} if field & RESPONSE else {_MESSAGE_ID}
+        field = elements.get(_FIELD, 0)
+        assert isinstance(field, int), "the Command Field is of VR US"
+        required = _OF_CANCEL if field == CommandField.C_CANCEL else _OF_RESPONSE if field & RESPONSE else _OF_REQUEST
         missing = required - elements.keys()
         if missing:
             raise ProtocolViolation("A command element that must be there is missing", sorted(missing))
@@ -313,6 +320,27 @@ class Command:
         return self
 
 
+class Template:
+    """A command set that is encoded once, but for the elements that change from message to message.
+
+    `changing` names them as attributes of `Command`; what they are in `command` does not matter.
+    """
+
+    def __init__(self, command: Command, *, data_set: bool, changing: Sequence[str]) -> None:
+        elements = command.announcing(data_set=data_set).elements
+        tags = sorted(tag for tag in elements if tag)
+        self._parts = [_encode_element(tag, elements[tag]) for tag in tags]
+        self._places = [(tags.index(_FIELDS[name]), _FIELDS[name]) for name in changing]
+
+    def encode(self, *values: Value) -> bytes:
+        """The command set with these values, in the order in which they were named."""
+        parts = self._parts.copy()
+        for (place, tag), value in zip(self._places, values, strict=True):
+            parts[place] = _encode_element(tag, value)
+        encoded = b"".join(parts)
+        return _GROUP_LENGTH_ELEMENT.pack(0, _GROUP_LENGTH, 4, len(encoded)) + encoded
+
+
 _ECHOED = (
     (_AFFECTED_SOP_CLASS, _AFFECTED_SOP_CLASS),
     (_AFFECTED_SOP_CLASS, _REQUESTED_SOP_CLASS),
@@ -320,6 +348,16 @@ _ECHOED = (
     (_AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE),
 )
 """What a response says again if the request said it: (element of the response, element of the request)."""
+
+_FIELDS = {
+    "message_id": _MESSAGE_ID,
+    "affected_sop_instance_uid": _AFFECTED_SOP_INSTANCE,
+    "remaining": _REMAINING,
+    "completed": _COMPLETED,
+    "failed": _FAILED,
+    "warning": _WARNING,
+}
+"""The elements that a `Template` may change."""
 
 _REQUEST_FIELDS = {
     "priority": _PRIORITY,

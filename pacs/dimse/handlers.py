@@ -1,6 +1,6 @@
 """The services of PS3.4 as they answer on an association: decode, call one service of the core, encode."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pacs.dicom import identifier
@@ -10,15 +10,18 @@ from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
+from pacs.dimse.carriers import Carrier, Connect, Destination, OwnAssociation
 from pacs.dimse.command import CommandField
+from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
-from pacs.dimse.retrieving import Carrier, Patience, RetrieveTask
+from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
-from pacs.dimse.suboperations import Destination, OwnAssociation, Proposal, Sender
+from pacs.dimse.suboperations import Proposal, Sender
 from pacs.dimse.waiting import Vigil
 from pacs.errors import DestinationUnreachable, UnknownDestination
+from pacs.index.writer import StoredInstance
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
@@ -123,7 +126,7 @@ class Handlers:
             def connect(proposals: tuple[Proposal, ...], vigil: Vigil) -> Sender:
                 return self._connect(operation, destination, proposals, vigil)
 
-            self._run(operation, retrieval, Destination(retrieval.instances, connect))
+            self._run(operation, retrieval, _carrier(retrieval.instances, connect, destination.associations))
 
     def get(self, association: Association, message: Message) -> None:
         """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
@@ -137,7 +140,7 @@ class Handlers:
                 priority=request.priority or 0,
                 avoid=request.message_id,
             )
-            self._run(operation, retrieval, OwnAssociation(sender))
+            self._run(operation, retrieval, OwnAssociation(retrieval.instances, sender))
 
     def _destination(self, operation: Operation) -> Peer:
         title = operation.request.move_destination or ""
@@ -195,3 +198,10 @@ class Handlers:
             priority=request.priority or 0,
             originator=(operation.association.calling_ae_title, request.message_id),
         )
+
+
+def _carrier(instances: Sequence[StoredInstance], connect: Connect, associations: int) -> Carrier:
+    """What carries instances to a move destination, without a thread where one association is enough."""
+    if min(associations, len(instances)) > 1:
+        return SeveralAssociations(instances, connect, associations)
+    return Destination(instances, connect)

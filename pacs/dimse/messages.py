@@ -162,29 +162,34 @@ def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_p
     """
     size = (max_pdu - 6) & ~1
     batch: list[Buffer] = []
-    length = 0
-    for control, chunks in ((COMMAND, (command,)), (0, data)):
-        for parts, count, last in _cut(chunks, size) if chunks is not None else ():
-            batch.append(_P_DATA.pack(0x04, count + 6, count + 2, context_id, control | (LAST if last else 0)))
-            batch += parts
-            length += count
-            if length >= _BATCH_BYTES or len(batch) >= _BATCH_BUFFERS:
-                yield batch
-                batch, length = [], 0
-    if batch:
-        yield batch
+    yield from _framed(batch, context_id, COMMAND, (command,), size)
+    if data is not None:
+        yield from _framed(batch, context_id, 0, data, size)
+    yield batch
 
 
-def _cut(chunks: Iterable[Buffer], size: int) -> Iterator[tuple[list[memoryview], int, bool]]:
-    """Regroup `chunks` into fragments of exactly `size` bytes but the last: (parts, bytes, is the last one)."""
+def _framed(
+    batch: list[Buffer], context_id: int, control: int, chunks: Iterable[Buffer], size: int
+) -> Iterator[list[Buffer]]:
+    """Append `chunks` to the batch as PDUs with fragments of exactly `size` bytes but the last.
+
+    What is enough to be written is yielded, and the batch emptied then.
+    """
+    header = _P_DATA.pack(0x04, size + 6, size + 2, context_id, control)
     held: list[memoryview] = []
-    room = size
+    room, length = size, 0
     for chunk in chunks:
         view = memoryview(chunk)
         while len(view) > room:
-            yield [*held, view[:room]], size, False
+            batch += (header, *held, view[:room])
             view, held, room = view[room:], [], size
+            length += size
+            if length >= _BATCH_BYTES or len(batch) >= _BATCH_BUFFERS:
+                yield batch.copy()
+                batch.clear()
+                length = 0
         if len(view):
             held.append(view)
             room -= len(view)
-    yield held, size - room, True
+    count = size - room
+    batch += (_P_DATA.pack(0x04, count + 6, count + 2, context_id, control | LAST), *held)

@@ -44,6 +44,11 @@ class Operation:
         self.status = response.status
         self.comment = response.error_comment or ""
 
+    def respond_pending(self, encoded: bytes) -> None:
+        """Send a Pending response without a data set, encoded already. What has arrived is not looked at."""
+        self.association.send_prepared(self.association.prepare(self.context.id, encoded))
+        self.status = status.PENDING
+
     def refuse(self, refusal: Refusal) -> None:
         """Send a final response that says what went wrong."""
         self.respond(

@@ -1,20 +1,19 @@
 """C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): one loop over the sub-operations, one place that writes responses."""
 
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydicom.dataset import Dataset
 
 from pacs.dicom import identifier
 from pacs.dimse import status
-from pacs.dimse.command import Command
+from pacs.dimse.carriers import Carrier, Finished
+from pacs.dimse.command import Command, Template
 from pacs.dimse.operation import Operation, Publish
 from pacs.dimse.suboperations import LOST, Sent
 from pacs.dimse.waiting import Vigil
-from pacs.errors import Cancelled
-from pacs.index.writer import StoredInstance
+from pacs.errors import AssociationLost
 from pacs.services.retrieve import Outcome, Retrieval
 from pacs.telemetry import SubOperationFinished
 
@@ -24,16 +23,6 @@ FINAL_STATUS = {
     Outcome.FAILED: status.SUBOPERATIONS_FAILED,
 }
 """The final status by the outcome of the whole (V6)."""
-
-
-class Carrier(Protocol):
-    """Where sub-operations go: to a move destination, or back on the association of a C-GET."""
-
-    def carry(self, instance: StoredInstance, vigil: Vigil) -> Sent:
-        """Send one instance and say what became of it. Raises Cancelled, AssociationLost."""
-
-    def close(self) -> None:
-        """Have done with the carrier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +38,10 @@ class Patience:
     cancel_grace: float = 5.0
 
 
+COUNTS = ("remaining", "completed", "failed", "warning")
+"""The counts of a Pending response (V6)."""
+
+
 class RetrieveTask:
     """One C-MOVE or C-GET: runs the sub-operations of a `Retrieval` and reports on them."""
 
@@ -57,6 +50,8 @@ class RetrieveTask:
         self._retrieval = retrieval
         self._patience = patience
         self._publish = publish
+        response = operation.request.response(status.PENDING, remaining=0, completed=0, failed=0, warning=0)
+        self._pending_response = Template(response, data_set=False, changing=COUNTS)
         self._since_pending = 0
         self._why = ""  # the first failure; the others have mostly the same reason
         self._last_failure: Sent | None = None
@@ -74,32 +69,26 @@ class RetrieveTask:
         Raises AssociationLost when the requester is gone: what had not begun is not sent (V11).
         """
         try:
-            for instance in self._retrieval.instances:
-                self._operation.association.attend()
-                if self._operation.cancellation.requested:
-                    break
-                self._suboperation(carrier, instance)
+            for finished in carrier.carry(self._vigil, self._pending_if_due):
+                self._pending_if_due()  # that of the one before, where there was no time for it
+                self._record(finished)
+            self._pending_if_due()
         finally:
             self._operation.counts = self._counts()
             carrier.close()
         self._final()
 
-    def _suboperation(self, carrier: Carrier, instance: StoredInstance) -> None:
-        began = time.monotonic()
-        try:
-            sent = carrier.carry(instance, self._vigil)
-        except Cancelled as error:  # the running sub-operation had its grace
-            sent = Sent(Outcome.FAILED, comment=error.comment)
-        self._retrieval.record(instance, sent.outcome)
-        self._tell(instance, sent, time.monotonic() - began)
+    def _record(self, finished: Finished) -> None:
+        sent = finished.sent
+        self._retrieval.record(finished.instance, sent.outcome)
+        self._tell(finished)
         if sent.outcome is Outcome.FAILED:
             self._why = self._why or _reason(sent)
             self._last_failure = sent
         self._since_pending += 1
-        if self._since_pending >= self._patience.pending_every and not self._operation.cancellation.requested:
-            self._pending()
 
-    def _tell(self, instance: StoredInstance, sent: Sent, duration: float) -> None:
+    def _tell(self, finished: Finished) -> None:
+        instance, sent = finished.instance, finished.sent
         self._publish(
             SubOperationFinished(
                 association=self._operation.association.id,
@@ -107,7 +96,7 @@ class RetrieveTask:
                 sop_class_uid=instance.sop_class_uid,
                 transfer_syntax=sent.transfer_syntax or instance.transfer_syntax,
                 status=sent.status,
-                duration=duration,
+                duration=finished.duration,
                 comment=sent.comment,
                 repeated=sent == self._last_failure,
             )
@@ -119,11 +108,26 @@ class RetrieveTask:
         retrieval = self._retrieval
         return {"completed": retrieval.completed, "failed": len(retrieval.failed), "warning": retrieval.warning}
 
+    def _pending_if_due(self) -> None:
+        """The Pending response after every so many sub-operations, none after a cancel (X2).
+
+        It may be written when the next sub-operation has begun, and counts that one as remaining.
+        """
+        if self._since_pending >= self._patience.pending_every and not self._operation.cancellation.requested:
+            self._pending()
+
     def _pending(self) -> None:
-        """A Pending response: all four counts and no Identifier (V6)."""
+        """A Pending response: all four counts and no Identifier (V6).
+
+        That the requester is gone is no matter here: it has cancelled the operation, and is no failure of what is being
+        sent meanwhile.
+        """
         self._since_pending = 0
         self._vigil.touch()
-        self._operation.respond(self._response(status.PENDING, self._retrieval.remaining))
+        with suppress(AssociationLost):
+            retrieval = self._retrieval
+            counts = (retrieval.remaining, retrieval.completed, len(retrieval.failed), retrieval.warning)
+            self._operation.respond_pending(self._pending_response.encode(*counts))
 
     def _final(self) -> None:
         """The final response: counts always, `remaining` with a cancel only, the failed list if there is one (V6)."""
@@ -152,7 +156,7 @@ class RetrieveTask:
         if not self._retrieval.failed:
             return None
         failed = Dataset()
-        failed.FailedSOPInstanceUIDList = list(self._retrieval.failed)
+        failed.FailedSOPInstanceUIDList = self._retrieval.failed_list
         return identifier.encode(failed, self._operation.context.transfer_syntax)
 
 

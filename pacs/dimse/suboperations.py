@@ -1,16 +1,17 @@
 """The C-STORE sub-operations of C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): contexts, data sets as they lie, outcomes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
 
 from pacs.dicom import syntaxes
 from pacs.dimse import status
 from pacs.dimse.agreement import MAX_CONTEXTS, Context
 from pacs.dimse.association import Association
-from pacs.dimse.command import Command, CommandField
+from pacs.dimse.command import Command, CommandField, Template
+from pacs.dimse.messages import Buffer
 from pacs.dimse.waiting import Vigil
-from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable, PacsError
+from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome, RetrieveService
 
@@ -82,6 +83,10 @@ def context_for(instance: StoredInstance, contexts: Iterable[Context]) -> Contex
 # --- one sub-operation -------------------------------------------------------------------------------------------
 
 
+def nothing() -> None:
+    """What is done meanwhile where there is nothing to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What became of one sub-operation: its outcome, the status answered (`LOST` where none was), and why."""
@@ -102,6 +107,24 @@ def _judged(response: Command, transfer_syntax: str) -> Sent:
     return Sent(counted, code, response.error_comment or "", transfer_syntax)
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How the instances of one SOP Class and transfer syntax are sent: in which context, and with which command set."""
+
+    context: Context
+    command: Template
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A C-STORE request that can be sent at once: its data set is open, and as much of it read as is written first."""
+
+    instance: StoredInstance
+    message_id: int
+    transfer_syntax: str
+    pdus: Iterable[list[Buffer]]
+
+
 @dataclass(slots=True)
 class Sender:
     """Sends stored instances as C-STORE requests on one association, one after the other.
@@ -117,36 +140,59 @@ class Sender:
     avoid: int = 0
     """A Message ID not to use: that of the C-GET on the same association."""
     _message_id: int = field(default=0, init=False)
+    _next: _Request | None = field(default=None, init=False)
+    _ways: dict[tuple[str, str], _Way | None] = field(default_factory=dict, init=False)
 
-    def send(self, instance: StoredInstance, vigil: Vigil) -> Sent:
-        """Send one instance and wait for its response.
+    def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Callable[[], None] = nothing) -> Sent:
+        """Send one instance and wait for its response; `meanwhile` is called between the two.
 
         An instance for which there is no context, or whose file cannot be read, fails alone. Raises
         InstanceUnreadable when its file fails in the middle, AssociationLost when the peer is gone, Cancelled when
         the vigil says so: the association is of no use then.
         """
-        context = context_for(instance, self.association.contexts.values())
-        if context is None:
-            return Sent(Outcome.FAILED, comment="The peer accepted no context to send it in")
-        data = self.retrieve.data(instance, context.transfer_syntax)
+        prepared, self._next = self._next, None
         try:
-            first = next(data, b"")
+            request = prepared if prepared is not None and prepared.instance is instance else self._request(instance)
         except PacsError as error:  # nothing was sent of it yet
-            return Sent(Outcome.FAILED, comment=error.comment, transfer_syntax=context.transfer_syntax)
-        self._request(instance, context, chain((first,), data), vigil)
-        return self._response(context, vigil)
+            return Sent(Outcome.FAILED, comment=error.comment)
+        self._write(request, vigil)
+        meanwhile()
+        return self._response(request, vigil)
 
-    def _request(self, instance: StoredInstance, context: Context, data: Iterable[bytes], vigil: Vigil) -> None:
+    def prepare(self, instance: StoredInstance) -> None:
+        """Make ready the request that will be sent next. What is wrong with it shows when it is to be sent."""
+        with suppress(PacsError):
+            self._next = self._request(instance)
+
+    def _request(self, instance: StoredInstance) -> _Request:
+        """The request that sends an instance. Raises PacsError when it cannot be sent."""
+        way = self._way(instance)
+        if way is None:
+            raise NotSupported("The peer accepted no context to send it in")
+        message_id = self._next_message_id()
+        command = way.command.encode(message_id, instance.sop_instance_uid)
+        data = self.retrieve.data(instance, way.context.transfer_syntax)
+        pdus = self.association.prepare(way.context.id, command, data)
+        return _Request(instance, message_id, way.context.transfer_syntax, pdus)
+
+    def _way(self, instance: StoredInstance) -> _Way | None:
+        """How instances of this kind are sent, looked up and encoded once."""
+        kind = (instance.sop_class_uid, instance.transfer_syntax)
+        if kind not in self._ways:
+            context = context_for(instance, self.association.contexts.values())
+            self._ways[kind] = _Way(context, self._command(instance.sop_class_uid)) if context is not None else None
+        return self._ways[kind]
+
+    def _command(self, sop_class_uid: str) -> Template:
+        originator = self._move_originator()
         command = Command.request(
-            CommandField.C_STORE,
-            self._next_message_id(),
-            instance.sop_class_uid,
-            affected_sop_instance_uid=instance.sop_instance_uid,
-            priority=self.priority,
-            **self._move_originator(),
+            CommandField.C_STORE, 0, sop_class_uid, affected_sop_instance_uid="", priority=self.priority, **originator
         )
+        return Template(command, data_set=True, changing=("message_id", "affected_sop_instance_uid"))
+
+    def _write(self, request: _Request, vigil: Vigil) -> None:
         try:
-            self.association.send(context.id, command, data, vigil=vigil)
+            self.association.send_prepared(request.pdus, vigil=vigil)
         except (AssociationLost, Cancelled):
             raise
         except PacsError as error:  # half a data set is on its way: the association had to be aborted
@@ -164,95 +210,12 @@ class Sender:
         ae_title, message_id = self.originator
         return {"move_originator_ae_title": ae_title, "move_originator_message_id": message_id}
 
-    def _response(self, context: Context, vigil: Vigil) -> Sent:
+    def _response(self, request: _Request, vigil: Vigil) -> Sent:
         message = self.association.receive(self.timeout, vigil=vigil)
         if message is None:
             raise AssociationLost("The destination ended the association")
         response = message.command
-        if response.field != CommandField.C_STORE | 0x8000 or response.responding_to != self._message_id:
+        if response.field != CommandField.C_STORE | 0x8000 or response.responding_to != request.message_id:
             self.association.abort()
             raise AssociationLost("The destination answered something else than the C-STORE")
-        return _judged(response, context.transfer_syntax)
-
-
-# --- carriers: where the sub-operations of a retrieve go ----------------------------------------------------------
-
-
-@dataclass(slots=True)
-class OwnAssociation:
-    """Carries the sub-operations of a C-GET, on the association it came on."""
-
-    sender: Sender
-
-    def carry(self, instance: StoredInstance, vigil: Vigil) -> Sent:
-        """Send one instance. Raises AssociationLost when the requester is gone, Cancelled, InstanceUnreadable."""
-        return self.sender.send(instance, vigil)
-
-    def close(self) -> None:
-        """The association is not ours to end."""
-
-
-class Destination:
-    """Carries the sub-operations of a C-MOVE, on as many associations as the contexts need, one after the other.
-
-    `connect` opens an association to the move destination for some proposals. An association that is lost is opened
-    again, `attempts` times in a row at most (V10): from then on every instance fails at once, so that a destination
-    that is gone costs bounded time.
-    """
-
-    def __init__(
-        self,
-        instances: Iterable[StoredInstance],
-        connect: Callable[[tuple[Proposal, ...], Vigil], Sender],
-        attempts: int = 2,
-    ) -> None:
-        self._batches = batches(instances)
-        self._batch = Batch((), 0)
-        self._left = 0
-        self._connect = connect
-        self._attempts = attempts
-        self._failures = 0
-        self._sender: Sender | None = None
-        self._why = ""
-
-    def carry(self, instance: StoredInstance, vigil: Vigil) -> Sent:
-        """Send one instance, the next of those the destination was made for. Raises Cancelled."""
-        if not self._left:
-            self.close()
-            self._batch = next(self._batches)
-            self._left = self._batch.size
-        self._left -= 1
-        try:
-            sent = self._open(vigil).send(instance, vigil)
-        except InstanceUnreadable as error:  # our fault: the destination may be called again for the others
-            self._abandon()
-            return Sent(Outcome.FAILED, comment=error.comment)
-        except (DestinationUnreachable, AssociationLost) as error:
-            self._failures += 1
-            self._why = error.comment
-            self._abandon()
-            return Sent(Outcome.FAILED, comment=error.comment)
-        except Cancelled:
-            self._abandon()
-            raise
-        self._failures = 0
-        return sent
-
-    def _open(self, vigil: Vigil) -> Sender:
-        if self._failures >= self._attempts:
-            raise DestinationUnreachable(self._why)
-        if self._sender is None:
-            self._sender = self._connect(self._batch.proposals, vigil)
-        return self._sender
-
-    def _abandon(self) -> None:
-        """Abort the association that is open: a sub-operation on it did not come to its end."""
-        if self._sender is not None:
-            self._sender.association.close()
-            self._sender = None
-
-    def close(self) -> None:
-        """Release the association that is open."""
-        if self._sender is not None:
-            self._sender.association.release()
-            self._sender = None
+        return _judged(response, request.transfer_syntax)

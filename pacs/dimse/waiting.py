@@ -1,8 +1,10 @@
 """Waiting for one socket while keeping an eye on what else may happen: a cancel, another association, a clock."""
 
 import select
+import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +42,11 @@ class Vigil:
     _touched: float = field(default_factory=time.monotonic, repr=False)
     _cancelled_at: float | None = field(default=None, repr=False)
 
+    def attend(self) -> None:
+        """Take in what has arrived on the associations attended, which may be the cancel."""
+        for each in self.attending:
+            each.attend()
+
     def touch(self) -> None:
         """Begin the time to the next tick anew."""
         self._touched = time.monotonic()
@@ -67,6 +74,36 @@ class Vigil:
         if self._cancelled_at is None:
             self._cancelled_at = time.monotonic()
         return self._cancelled_at + (self.grace if graceful else 0.0)
+
+
+class Bell:
+    """Wakes a thread that waits, from another one. To be among what the waiting one attends, or waited for itself."""
+
+    is_attentive = True
+
+    def __init__(self) -> None:
+        self._ear, self._clapper = socket.socketpair()
+        self._ear.setblocking(False)
+        self._clapper.setblocking(False)
+
+    def fileno(self) -> int:
+        """What is readable when the bell was rung and nobody has attended to it."""
+        return self._ear.fileno()
+
+    def ring(self) -> None:
+        """Wake whoever waits, or will wait next. Once rung, ringing again changes nothing."""
+        with suppress(BlockingIOError):
+            self._clapper.send(b"\0")
+
+    def attend(self) -> None:
+        """Let it be silent again."""
+        with suppress(BlockingIOError):
+            self._ear.recv(4096)
+
+    def close(self) -> None:
+        """Give the sockets back, once nobody rings any more."""
+        self._ear.close()
+        self._clapper.close()
 
 
 def wait(

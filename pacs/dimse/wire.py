@@ -103,15 +103,18 @@ class Wire:
 
         Raises ConnectionError when the peer is gone, and what `wait_for_room` raises.
         """
-        rest = [memoryview(each) for each in buffers if len(each)]
-        begun = False
+        written = self._send(buffers)
+        if written == sum(map(len, buffers)):
+            return
+        begun = written > 0
+        rest = _after([memoryview(each) for each in buffers if len(each)], written)
         try:
             while rest:
+                if not written:
+                    wait_for_room()
                 written = self._send(rest)
                 begun = begun or written > 0
                 rest = _after(rest, written)
-                if rest and not written:
-                    wait_for_room()
         except BaseException:
             self.is_torn = self.is_torn or begun
             raise
@@ -142,9 +145,9 @@ class Wire:
         self.write([rest], wait_for_room)
         self.is_torn = False
 
-    def _send(self, buffers: list[memoryview]) -> int:
+    def _send(self, buffers: Sequence[Buffer]) -> int:
         try:
-            return self._socket.sendmsg(buffers)
+            return self._socket.sendmsg(buffers[:MOST_AT_ONCE])
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

@@ -28,6 +28,9 @@ from pacs.files.windows import FileWindow, MemoryWindow, reader
 
 INCOMING = "incoming"
 
+PIECE = 1 << 18
+"""Bytes of a stored file read at a time, few enough to be copied on from the processor's cache."""
+
 _KEY = re.compile(r"\d{4}/\d\d/\d\d/\d\d/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.dcm")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
@@ -77,6 +80,26 @@ class LocalFiles:
         """A seekable reader of a stored object. Raises InstanceUnreadable when it is not there or cannot be read."""
         with _reading():
             return self._path(key).open("rb")
+
+    def pieces(self, key: str, size: int, start: int) -> Iterator[bytes]:
+        """An object of `size` bytes from `start` on, piece by piece as they are asked for; the first opens it.
+
+        Raises InstanceUnreadable when it is not there, is not so long, or cannot be read. A file that shrinks while it
+        is read is one that cannot: nothing is mapped.
+        """
+        with _reading():
+            descriptor = os.open(self._name(key), os.O_RDONLY)
+            try:
+                if os.fstat(descriptor).st_size != size:
+                    raise InstanceUnreadable("The stored file has not the length it had")
+                while start < size:
+                    piece = os.pread(descriptor, min(PIECE, size - start), start)
+                    if not piece:
+                        raise InstanceUnreadable("The stored file ended too early")
+                    start += len(piece)
+                    yield piece
+            finally:
+                os.close(descriptor)
 
     def size(self, key: str) -> int:
         """The object's length in bytes. Raises InstanceUnreadable."""
@@ -133,10 +156,13 @@ class LocalFiles:
                 sync_folder(folder)
 
     def _path(self, key: str) -> Path:
+        return Path(self._name(key))
+
+    def _name(self, key: str) -> str:
         """The path of a key: only keys this store makes have one, so that none leads out of the root."""
         if not _KEY.fullmatch(key):
             raise InstanceUnreadable("The index names a file that cannot be one of this store")
-        return self._root / key
+        return f"{self._root}/{key}"
 
 
 class _Place:

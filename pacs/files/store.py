@@ -60,6 +60,12 @@ class FileStore(Protocol):
     def open(self, key: str) -> BinaryIO:
         """A seekable reader of a stored object. Raises InstanceUnreadable when it is not there or cannot be read."""
 
+    def pieces(self, key: str, size: int, start: int) -> Iterator[bytes]:
+        """An object of `size` bytes from `start` on, piece by piece as they are asked for; the first opens it.
+
+        Raises InstanceUnreadable when it is not there, is not so long, or cannot be read.
+        """
+
     def size(self, key: str) -> int:
         """The object's length in bytes. Raises InstanceUnreadable."""
 

@@ -9,13 +9,17 @@ from pacs.errors import UnknownDestination
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A configured remote AE. `manner` and `transfer_syntaxes` override the server's own where they are given."""
+    """A configured remote AE. `manner` and `transfer_syntaxes` override the server's own where they are given.
+
+    `associations` is how many one C-MOVE opens to it at once, at most.
+    """
 
     ae_title: str
     host: str
     port: int
     manner: Manner | None = None
     transfer_syntaxes: tuple[str, ...] = ()
+    associations: int = 1
 
 
 class Peers:

@@ -1,12 +1,12 @@
 """The `Retrieval` that C-MOVE and C-GET share: which instances to send, what became of each, and their bytes."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from io import BufferedIOBase
-from typing import BinaryIO, cast
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import syntaxes
@@ -21,9 +21,6 @@ from pacs.index.writer import StoredInstance
 
 MOST_SUBOPERATIONS = 0xFFFF
 """The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
-
-CHUNK = 1 << 18
-"""Bytes read from a stored file at a time."""
 
 
 class Outcome(Enum):
@@ -43,6 +40,7 @@ class Retrieval:
     warning: int = 0
     failed: list[str] = field(default_factory=list)
     """The SOP Instance UIDs of the failed sub-operations, in the order in which they failed."""
+    _sent: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -61,19 +59,25 @@ class Retrieval:
 
     def record(self, instance: StoredInstance, outcome: Outcome) -> None:
         """Count the outcome of the sub-operation that sent `instance`."""
+        if outcome is Outcome.FAILED:
+            self.failed.append(instance.sop_instance_uid)
+            return
+        self._sent.append(instance.sop_instance_uid)
         if outcome is Outcome.COMPLETED:
             self.completed += 1
-        elif outcome is Outcome.WARNING:
-            self.warning += 1
         else:
-            self.failed.append(instance.sop_instance_uid)
+            self.warning += 1
 
     @property
     def sent(self) -> tuple[str, ...]:
         """The SOP Instance UIDs of what arrived."""
+        return tuple(self._sent)
+
+    @property
+    def failed_list(self) -> list[str]:
+        """The SOP Instance UIDs of the failed sub-operations, in the order of the instances whatever failed first."""
         failed = set(self.failed)
-        done = (each.sop_instance_uid for each in self.instances[: self.done])
-        return tuple(uid for uid in done if uid not in failed)
+        return [each.sop_instance_uid for each in self.instances if each.sop_instance_uid in failed]
 
     @property
     def result(self) -> Outcome:
@@ -124,22 +128,22 @@ class RetrieveService:
         InstanceUnreadable when the file is gone or not as long as it was, NotSupported when the syntaxes cannot be
         converted into each other.
         """
-        if self._files.size(instance.file_key) != instance.size:
-            raise InstanceUnreadable("The stored file has not the length it had")
-        with self._files.open(instance.file_key) as file:
+        if transfer_syntax == instance.transfer_syntax:
+            stored = self._files.pieces(instance.file_key, instance.size, instance.data_offset)
+            return syntaxes.even(stored, transfer_syntax)
+        return self._converted(instance, transfer_syntax)
+
+    def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
+        with _reading(), self._files.open(instance.file_key) as file:
+            if file.seek(0, os.SEEK_END) != instance.size:
+                raise InstanceUnreadable("The stored file has not the length it had")
             file.seek(instance.data_offset)
-            if transfer_syntax == instance.transfer_syntax:
-                yield from syntaxes.even(_whole(file, instance.size - instance.data_offset), transfer_syntax)
-            else:
-                yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
+            yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 
 
-def _whole(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """`length` bytes from here on. Raises InstanceUnreadable when the file ends before."""
-    reader = cast(BufferedIOBase, file)
-    while length:
-        piece = reader.read(min(CHUNK, length))
-        if not piece:
-            raise InstanceUnreadable("The stored file ended too early")
-        length -= len(piece)
-        yield piece
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

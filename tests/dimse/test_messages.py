@@ -9,7 +9,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 
 from pacs.dimse.agreement import Context
-from pacs.dimse.command import Command, CommandField
+from pacs.dimse.command import Command, CommandField, Template
 from pacs.dimse.messages import COMMAND, LAST, Assembler, Message, p_data, pdvs
 from pacs.errors import OutOfResources, ProtocolViolation
 from tests.dimse import raw
@@ -48,6 +48,26 @@ def test_a_command_reads_in_pydicom_as_it_was_meant() -> None:
     assert (read[0x00001030].value, read[0x00001031].value) == ("ASKER", 3)
     assert read[0x00000800].value != 0x0101
     assert list(read.keys()) == sorted(read.keys())
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "1.2.34", "2.25." + "9" * 39])
+def test_a_template_is_encoded_as_the_command_would_be(uid: str) -> None:
+    """What changes is put in, the group length and padding of it too; all else stays, from message to message."""
+    fields = {"priority": 1, "move_originator_ae_title": "ASKER", "move_originator_message_id": 3}
+    command = Command.request(CommandField.C_STORE, 0, raw.CT, affected_sop_instance_uid="", **fields)
+    template = Template(command, data_set=True, changing=("message_id", "affected_sop_instance_uid"))
+    for message_id in (1, 65535):
+        expected = Command.request(CommandField.C_STORE, message_id, raw.CT, affected_sop_instance_uid=uid, **fields)
+        assert template.encode(message_id, uid) == encoded(expected, data_set=True)
+
+
+def test_a_template_of_a_response_changes_its_counts() -> None:
+    """The Pending responses of a retrieve differ in nothing else (V6)."""
+    request = Command.request(CommandField.C_MOVE, 7, raw.STUDY_FIND)
+    names = ("remaining", "completed", "failed", "warning")
+    template = Template(request.response(0xFF00, **dict.fromkeys(names, 0)), data_set=False, changing=names)
+    expected = request.response(0xFF00, remaining=4, completed=3, failed=2, warning=1)
+    assert template.encode(4, 3, 2, 1) == encoded(expected)
 
 
 def test_a_command_without_a_data_set_says_0101() -> None:

@@ -213,7 +213,7 @@ LIMITS = (
 @asks(
     "A peer that is late otherwise",
     "Other keys than unique ones select at most `limits.retrieve_studies` studies",
-    "the running one has `limits.cancel_grace` seconds",
+    "what runs has `limits.cancel_grace` seconds",
     "A Pending response follows `limits.pending_every` sub-operations or `limits.pending_seconds`",
 )
 @pytest.mark.parametrize("row", rows("2.2 Associations", "limit"), ids=lambda row: row[0])

@@ -1,6 +1,5 @@
 """What the conformance statement says of the manners and statuses of queries (section 3.3), asked of servers."""
 
-
 import pytest
 from sqlalchemy import text
 

@@ -298,6 +298,46 @@ def test_more_contexts_than_an_association_has(tmp_path):
     assert len({id(each.assoc) for each in taker.events}) == 2
 
 
+@asks("A peer with `associations` in the table of peers gets those of a C-MOVE on as many at once")
+@pytest.mark.parametrize(("configured", "opened"), [(3, 3), (16, 4)])
+def test_several_associations_to_a_destination(tmp_path, configured, opened):
+    """Each has one of the four instances before any is answered, and they are begun after one another."""
+    together = threading.Barrier(opened, timeout=20)
+    events = []
+
+    def answer(event):
+        events.append(event)
+        if len(events) <= opened:
+            together.wait()
+        return 0x0000
+
+    with destination("TAKER", answer) as row:
+        settings = {"peers": [row | {"associations": configured}]}
+        with serving(tmp_path, settings) as archive, Asker(archive.port) as asker:
+            take_in(archive, DATASETS)
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+    assert counts(final) == (None, 4, 0, 0)
+    assert len({id(each.assoc) for each in events}) == opened
+
+
+@asks("Where there are several associations, each is given up after two failures in a row")
+def test_several_associations_that_are_lost(tmp_path):
+    """A destination that always aborts is called twice for each of two associations, and all four have failed."""
+    called = []
+
+    def answer(event):
+        called.append(id(event.assoc))
+        event.assoc.abort()
+        return 0x0000
+
+    with destination("TAKER", answer) as row, serving(tmp_path, {"peers": [row | {"associations": 2}]}) as archive:
+        take_in(archive, study(series=1, instances=9))
+        with Asker(archive.port) as asker:
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+    assert counts(final) == (None, 0, 9, 0)
+    assert len(dict.fromkeys(called)) <= 4
+
+
 @asks("In a C-GET the contexts count in which the requestor is SCP")
 def test_a_get_sends_where_the_requestor_is_scp(archive):
     """With the role everything comes, on the association of the request; without it everything fails."""
@@ -384,6 +424,27 @@ def begin(client: Raw, **associate: object) -> None:
     client.associate((1, MOVE, [IMPLICIT]), **associate)
     data = identifier("STUDY", StudyInstanceUID=STUDY)
     client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, data, [raw.element(0x0600, b"TAKER ")]))
+
+
+@asks("The next sub-operation may have begun by then, and is one of the remaining")
+def test_a_pending_response_while_the_next_runs(tmp_path):
+    """The first is told of while the second has no answer yet: three of four remain."""
+    seen, told = [], threading.Event()
+
+    def answer(event):
+        seen.append(event)
+        assert len(seen) != 2 or told.wait(20)
+        return 0x0000
+
+    with destination("TAKER", answer) as row, serving(tmp_path, {"peers": [row]}) as archive:
+        take_in(archive, DATASETS)
+        with Raw(archive.port) as client:
+            begin(client)
+            first = client.message()
+            told.set()
+            rest = client.until_final()
+            client.release()
+    assert [counts(each)[0] for each in (first, *rest)] == [3, 2, 1, 0, None]
 
 
 @asks("When the association of the requester is lost, no further sub-operation begins")

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pacs.errors import InstanceUnreadable, StorageUnavailable
-from pacs.files.local import LocalFiles, TimeOrderedNames
+from pacs.files.local import PIECE, LocalFiles, TimeOrderedNames
 from pacs.files.store import FileStore
 
 NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
@@ -68,6 +68,26 @@ class TestEveryStore:
         pieces = [piece * times for piece, times in cuts]
         files = LocalFiles(tmp_path_factory.mktemp("cut"))
         assert content(files, put(files, *pieces)) == HEAD + b"".join(pieces)
+
+    @pytest.mark.parametrize("length", [0, 1, PIECE - 4, PIECE, 3 * PIECE + 1])
+    def test_a_range_comes_in_pieces(self, files: FileStore, length: int):
+        """From the start that is asked for up to the end, in order and never too much at once."""
+        body = os.urandom(length)
+        key = put(files, body)
+        pieces = list(files.pieces(key, len(HEAD) + length, len(HEAD)))
+        assert b"".join(pieces) == body
+        assert all(0 < len(each) <= PIECE for each in pieces)
+        assert b"".join(files.pieces(key, len(HEAD) + length, 2)) == b"ad" + body
+
+    def test_pieces_of_what_is_gone_or_of_another_length_are_refused_before_any_is_given(self, files: FileStore):
+        """The first piece says so, and nothing was given out that would be too little."""
+        key = put(files, b"0123456789")
+        for wrong in (13, 15):
+            with pytest.raises(InstanceUnreadable):
+                next(files.pieces(key, wrong, 0))
+        files.delete(key)
+        with pytest.raises(InstanceUnreadable):
+            next(files.pieces(key, 14, 0))
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
     def test_any_kind_of_bytes_is_taken(self, files: FileStore, kind: Callable[[bytes], bytes]):
@@ -315,3 +335,39 @@ class TestNames:
         made = [names.next(NOON) for _ in range(10_000)]
         made += [names.next(NOON - timedelta(hours=1)) for _ in range(10)]
         assert all(one < other for one, other in pairwise(made))
+
+
+class TestFilesThatChange:
+    """What somebody else does to a file while it is read."""
+
+    def test_a_file_that_shrinks_between_two_pieces_is_unreadable(self, tmp_path: Path):
+        """What was there is given out, then InstanceUnreadable is raised."""
+        files = LocalFiles(tmp_path)
+        key = put(files, bytes(3 * PIECE))
+        pieces = files.pieces(key, len(HEAD) + 3 * PIECE, 0)
+        assert len(next(pieces)) == PIECE
+        os.truncate(tmp_path / key, PIECE + 10)
+        assert len(next(pieces)) == 10
+        with pytest.raises(InstanceUnreadable):
+            next(pieces)
+
+    def test_a_file_that_was_begun_is_read_to_its_end_though_it_is_deleted(self, tmp_path: Path):
+        """Deleting an instance does not disturb who is sending it."""
+        files = LocalFiles(tmp_path)
+        key = put(files, bytes(2 * PIECE))
+        pieces = files.pieces(key, len(HEAD) + 2 * PIECE, 0)
+        first = len(next(pieces))
+        files.delete(key)
+        assert first + sum(map(len, pieces)) == len(HEAD) + 2 * PIECE
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+    def test_pieces_that_are_not_wanted_any_more_leave_no_file_open(self, tmp_path: Path):
+        """Whoever stops asking closes the file."""
+        files = LocalFiles(tmp_path)
+        key = put(files, bytes(2 * PIECE))
+        before = len(os.listdir("/proc/self/fd"))
+        pieces = files.pieces(key, len(HEAD) + 2 * PIECE, 0)
+        next(pieces)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        del pieces
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -1,6 +1,7 @@
 """The main job as a new user would try it, with the programs they have: DCMTK, pynetdicom, PixelMed."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,22 @@ def test_one_patient_one_series_one_image(tmp_path, level, keywords):
     assert [each.Status for each, _ in refused] == [0xA801]
     assert refused[0][0].ErrorComment
     assert moved[-1][0].Status == 0x0000
+
+
+def test_dcmtk_gets_everything_though_it_takes_one_association_at_a_time(tmp_path):
+    """storescp lets further associations wait; what is configured for it costs neither an instance nor time."""
+    datasets = study(series=2, instances=10)
+    model = StudyRootQueryRetrieveInformationModelMove
+    with storescp(tmp_path / "known", "KNOWN") as known:
+        peers = [{"ae_title": "KNOWN", "host": "127.0.0.1", "port": known.port, "associations": 4}]
+        with serving(tmp_path / "pacs", {"peers": peers}) as archive:
+            store(archive, tmp_path / "out", datasets)
+            began = time.monotonic()
+            moved = move(archive, "ASKER", "STUDY", "KNOWN", model, StudyInstanceUID=datasets[0].StudyInstanceUID)
+            took = time.monotonic() - began
+        assert len(known.files()) == 20
+    assert (moved[-1][0].Status, moved[-1][0].NumberOfCompletedSuboperations) == (0x0000, 20)
+    assert took < 8
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,13 @@ def test_v5_v6_the_counts_and_the_result_follow_from_the_outcomes(archive):
             assert retrieval.remaining + retrieval.done == retrieval.total
         assert retrieval.result is result
     assert Retrieval(()).result is Outcome.COMPLETED
+
+
+def test_what_was_sent_and_what_failed_does_not_depend_on_the_order_of_the_outcomes(archive):
+    """Several associations finish in any order: the failed are listed in the order of the instances."""
+    first, second, third = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
+    retrieval = Retrieval((first, second, third))
+    for instance, outcome in ((third, Outcome.FAILED), (second, Outcome.WARNING), (first, Outcome.FAILED)):
+        retrieval.record(instance, outcome)
+    assert retrieval.failed_list == [first.sop_instance_uid, third.sop_instance_uid]
+    assert retrieval.sent == (second.sop_instance_uid,)
