@@ -31,9 +31,10 @@ from pacs.services.storage import Storage
 from pacs.telemetry import EventStream, ServerReady
 
 CONNECTIONS = 32
-"""How many connections to its database a server has at most, all its workers together, and each at least `FEWEST`."""
+"""How many connections to its database the pool of one process has at most."""
 
-FEWEST = 4
+ALL_CONNECTIONS, FEWEST_CONNECTIONS = 64, 8
+"""How many the pools of all workers have together, and each at least: PostgreSQL as it ships takes 100."""
 
 
 class Archive:
@@ -202,7 +203,8 @@ def _patience(limits: configuration.Limits) -> Patience:
 def _index(config: Config) -> Index:
     """The index; with several workers each has a part of the connections, and takes turns with the others."""
     workers = config.server.workers
-    return Index(config.database.url, connections=max(FEWEST, CONNECTIONS // workers), is_shared=workers > 1)
+    connections = min(CONNECTIONS, max(FEWEST_CONNECTIONS, ALL_CONNECTIONS // workers))
+    return Index(config.database.url, connections=connections, is_shared=workers > 1)
 
 
 def file_store(config: Config) -> LocalFiles:

@@ -81,7 +81,7 @@ class Share:
     def has_too_many(self, most: int) -> bool:
         """Whether more than `most` connections are without an association, and we have more than our part of them.
 
-        One that has fewer lets more in: whoever fills the places of another worker must not keep everybody out.
+        Those who have more give some up, those who have fewer let more in: whoever fills one must not keep all out.
         """
         rows = self._places.rows
         return sum(row[_UNASSOCIATED] for row in rows) > most and self._row[_UNASSOCIATED] * len(rows) > most

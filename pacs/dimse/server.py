@@ -169,6 +169,8 @@ class Server:
                 for key, _ in selector.select():
                     if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._bell:
                         self._accept_one(key.fileobj)
+                with self._lock:  # whoever accepts what came, all workers have woken
+                    self._thin_out()
 
     def _accept_one(self, listener: socket.socket) -> None:
         self._hesitate()
@@ -207,7 +209,11 @@ class Server:
         """Count a connection among those without an association; the lock is held."""
         self._unassociated[id(connection)] = connection
         self._count()
-        if self._places.has_too_many(MOST_UNASSOCIATED):
+        self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Give up the oldest connections without an association while there are too many; the lock is held."""
+        while self._unassociated and self._places.has_too_many(MOST_UNASSOCIATED):
             _cut(self._unassociated.pop(next(iter(self._unassociated))))
             self._count()
 
