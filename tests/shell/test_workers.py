@@ -125,8 +125,12 @@ def test_what_one_stores_another_finds_at_once(tmp_path, database_url):
 
 
 def test_the_places_for_associations_are_those_of_the_whole_server(tmp_path):
-    """The one beyond them is rejected, whichever worker it comes to; a dead worker's places are free again."""
-    with workers(tmp_path, 2, "--set", "limits.associations=3") as server:
+    """The one beyond them is rejected, whichever worker it comes to; a dead worker's places are free again.
+
+    Those who still have a place when the server stops lose it when the time for draining is up.
+    """
+    words = ("--set", "limits.associations=3", "--set", "limits.drain_seconds=0.5")
+    with workers(tmp_path, 2, *words) as server:
         with ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(associated(server.port))
@@ -143,6 +147,8 @@ def test_the_places_for_associations_are_those_of_the_whole_server(tmp_path):
                 stack.enter_context(associated(server.port))
             with pytest.raises(AssociationRejected):
                 ask(server)
+            stopped(server)
+    assert server.returncode == 0
 
 
 # --- workers that die --------------------------------------------------------------------------------------------
@@ -220,41 +226,17 @@ def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path)
 
 
 def test_ctrl_c_on_a_terminal_drains_the_whole_and_counts_once(tmp_path):
-    """It reaches every process of the group: associations go on, nobody else is let in, all end when they have."""
+    """It reaches every process of the group: associations go on, nobody else is let in; a second signal stops all."""
     with workers(tmp_path, 2, "--set", "limits.drain_seconds=3600") as server:
         with associated(server.port) as one, associated(server.port) as two:
             pids = children(server)
             os.killpg(server.pid, signal.SIGINT)
             wait_until_nobody_listens(server.port)
             assert [each.send_c_echo().Status for each in (one, two)] == [0, 0]
-        server.communicate(timeout=20)
-    assert server.returncode == 0
-    assert not any(map(lives, pids))
+            stopped(server)
+        assert server.returncode == 0
+        assert not any(map(lives, pids))
     assert list((tmp_path / "files" / "running").iterdir()) == []
-
-
-def test_a_second_signal_stops_all_workers_at_once(tmp_path):
-    """Whatever the time for draining is."""
-    with (
-        workers(tmp_path, 2, "--set", "limits.drain_seconds=3600") as server,
-        associated(server.port),
-        associated(server.port),
-    ):
-        pids = children(server)
-        server.send_signal(signal.SIGTERM)
-        wait_until_nobody_listens(server.port)
-        assert server.poll() is None
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=20)
-    assert server.returncode == 0
-    assert not any(map(lives, pids))
-
-
-def test_draining_workers_is_bounded(tmp_path):
-    """An association that does not end is aborted when the time is up."""
-    with workers(tmp_path, 2, "--set", "limits.drain_seconds=0.5") as server, associated(server.port):
-        stopped(server)
-    assert server.returncode == 0
 
 
 def test_workers_do_not_outlive_their_supervisor(tmp_path):
