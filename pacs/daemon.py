@@ -119,7 +119,7 @@ class Archive:
         StorageUnavailable.
         """
         self.index.is_recoverable = True
-        self.files.start()
+        self.files.join()
         self._server.join(prepared._server.listeners, places)
         self.port = self._server.port
 

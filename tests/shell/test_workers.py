@@ -181,12 +181,14 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tm
     assert server.returncode == 0
     assert f"worker {victim:x} was ended by signal 9: another one takes its place" in err
     assert len(list((tmp_path / "files" / "running").iterdir())) == 1
+    journals = tmp_path / "files" / "journal"
+    assert len(list(journals.iterdir())) == 1
     with Archive(settings(tmp_path, url=database_url)) as archive:
         archive.start()
         uids = [each.sop_instance_uid for each in archive.maintenance.instances({})]
         assert set(uids) >= acknowledged
         assert len(uids) == len(list(archive.files.keys()))
-        assert list((tmp_path / "files" / "incoming").iterdir()) == []
+        assert [*(tmp_path / "files" / "incoming").iterdir(), *journals.iterdir()] == []
 
 
 def settings(folder, **others):
