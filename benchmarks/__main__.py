@@ -21,6 +21,7 @@ from benchmarks.move import move
 from benchmarks.peers import SYSTEMS
 from benchmarks.processes import NotRunning
 from benchmarks.report import Report
+from benchmarks.workers import workers
 
 Family = Callable[[Bench], Iterator[Row]]
 
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     "move": move,
     "setup": setup,
     "idle": idle,
+    "workers": workers,
     "memory": memory,
     "million": million,
 }

@@ -9,7 +9,11 @@ from benchmarks.report import number
 
 COLOURS = {
     "pacs": "#0b6e99",
+    "pacs-2": "#0b6e99",
+    "pacs-4": "#0b6e99",
     "pacs-postgres": "#5aa9c7",
+    "pacs-postgres-2": "#5aa9c7",
+    "pacs-postgres-4": "#5aa9c7",
     "orthanc": "#b5651d",
     "orthanc-db": "#d9a066",
     "dcmqrscp": "#7a7a7a",

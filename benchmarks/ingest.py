@@ -43,11 +43,12 @@ def raw(bench: Bench) -> Iterator[Row]:
     with bench.systems(*names) as systems:
         for size, most in (("9 kB", bench.of(2000, 40)), ("512 kB", bench.of(400, 16))):
             for associations in ASSOCIATIONS:
-                yield from _stored(bench, systems, size, associations, most)
+                key = f"ingest.{size.replace(' ', '')}.{associations}"
+                yield from stored(bench, systems, key, size=size, associations=associations, most=most)
 
 
-def _stored(bench: Bench, systems: list[System], size: str, associations: int, most: int) -> list[Row]:
-    key = f"ingest.{size.replace(' ', '')}.{associations}"
+def stored(bench: Bench, systems: list[System], key: str, *, size: str, associations: int, most: int) -> list[Row]:
+    """The row of storing so many images of a size at most, on so many associations."""
     title = f"raw client, {size}, {associations} association{'s' if associations > 1 else ''}"
     lines = [Line(key, title, "inst/s", Better.MORE), Line(f"{key}.mb", title, "MB/s", Better.MORE)]
     able = [system for system in systems if system.most_associations >= associations]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.postgres import postgres
@@ -45,14 +46,14 @@ Start = Callable[[Site], AbstractContextManager[System]]
 
 
 @contextmanager
-def pacs(site: Site, url: str = "", name: str = "pacs") -> Iterator[System]:
-    """Our archive, on SQLite unless another database is given."""
+def pacs(site: Site, url: str = "", name: str = "pacs", workers: int = 1) -> Iterator[System]:
+    """Our archive, on SQLite unless another database is given, by so many processes."""
     port = free_port()
     site.folder.mkdir(parents=True, exist_ok=True)
     configuration = site.folder / "config.toml"
     configuration.write_text(
-        f'[server]\nport = {port}\n[database]\nurl = "{url or "sqlite:///pacs.db"}"\n[files]\nurl = "files"\n'
-        f"[limits]\nassociations = 200\n[web]\nenabled = false\n"
+        f'[server]\nport = {port}\nworkers = {workers}\n[database]\nurl = "{url or "sqlite:///pacs.db"}"\n'
+        f'[files]\nurl = "files"\n[limits]\nassociations = 200\n[web]\nenabled = false\n'
         f'[[peers]]\nae_title = "{SINK}"\nhost = "127.0.0.1"\nport = {site.sink_port}\n'
     )
     settings = [part for each in site.settings for part in ("--set", each)]
@@ -62,10 +63,10 @@ def pacs(site: Site, url: str = "", name: str = "pacs") -> Iterator[System]:
 
 
 @contextmanager
-def pacs_on_postgres(site: Site) -> Iterator[System]:
+def pacs_on_postgres(site: Site, name: str = "pacs-postgres", workers: int = 1) -> Iterator[System]:
     """Our archive on a PostgreSQL of its own."""
     site.folder.mkdir(parents=True)
-    with postgres(site.folder) as url, pacs(site, url, "pacs-postgres") as system:
+    with postgres(site.folder) as url, pacs(site, url, name, workers) as system:
         yield system
 
 
@@ -155,9 +156,15 @@ def _limit(name: str, folder: Path, port: int, *arguments: object) -> Iterator[S
         yield System(name, SINK, port, pid, folder)
 
 
+WORKERS = {
+    "SQLite": {1: "pacs", 2: "pacs-2", 4: "pacs-4"},
+    "PostgreSQL": {1: "pacs-postgres", 2: "pacs-postgres-2", 4: "pacs-postgres-4"},
+}
+"""This archive with several workers: the systems by database and number of workers."""
+
 SYSTEMS: dict[str, Start] = {
-    "pacs": pacs,
-    "pacs-postgres": pacs_on_postgres,
+    **{name: partial(pacs, name=name, workers=count) for count, name in WORKERS["SQLite"].items()},
+    **{name: partial(pacs_on_postgres, name=name, workers=count) for count, name in WORKERS["PostgreSQL"].items()},
     "orthanc": orthanc,
     "orthanc-db": orthanc_on_database,
     "dcmqrscp": dcmqrscp,
@@ -176,7 +183,7 @@ NEEDS = {"orthanc": "Orthanc", "orthanc-db": "Orthanc", "dcmqrscp": "dcmqrscp"}
 
 def is_installed(name: str) -> bool:
     """Whether a system can be started here."""
-    if name == "pacs-postgres":
+    if name in WORKERS["PostgreSQL"].values():
         from benchmarks.postgres import programs
 
         return programs() is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.bench import Better, Row
 from benchmarks.goals import Verdict, ratio, verdicts
 from benchmarks.peers import PEERS, SYSTEMS
+from benchmarks.workers import Best, best
 
 HEADINGS = ("what", "unit")
 AGAINST = "pacs ÷ best peer"
@@ -105,6 +106,12 @@ def goals(judged: Sequence[Verdict]) -> Table:
     return ["goal", "bound", "measured", "reached"], [_goal(verdict) for verdict in judged]
 
 
+def workers(found: Sequence[Best]) -> Table:
+    """Which number of workers was best."""
+    headings = ["database", "load", "best number of workers", "÷ one worker"]
+    return headings, [[each.database, each.load, str(each.workers), f"{number(each.times)} ×"] for each in found]
+
+
 def _goal(verdict: Verdict) -> list[str]:
     word, unit = ("at most", "") if verdict.goal.at_most else ("at least", " ×")
     reached = "yes" if verdict.reached else "no"
@@ -119,6 +126,8 @@ def markdown(report: Report) -> str:
     parts = [*(line for sentence in report.heading for line in (sentence, "")), *_markdown_table(results(report.rows))]
     if report.verdicts:
         parts += ["", *_markdown_table(goals(report.verdicts))]
+    if best(report.rows):
+        parts += ["", *_markdown_table(workers(best(report.rows)))]
     if notes(report.rows):
         parts += ["", *(f"- {note}" for note in notes(report.rows))]
     return "\n".join(parts) + "\n"
@@ -141,6 +150,7 @@ def as_json(report: Report) -> str:
     ]
     judged = [{"goal": each.goal.title, "value": each.value, "reached": each.reached} for each in report.verdicts]
     whole = {"command": report.command, "machine": machine(), "quick": report.quick, "rows": found, "goals": judged}
+    whole["workers"] = [asdict(each) for each in best(report.rows)]
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -154,6 +164,8 @@ def show(report: Report) -> None:
     console.print(_rich(results(report.rows)))
     if report.verdicts:
         console.print(_rich(goals(report.verdicts)))
+    if best(report.rows):
+        console.print(_rich(workers(best(report.rows))))
     for note in notes(report.rows):
         console.print(note, style="dim", markup=False, highlight=False)
 

@@ -15,6 +15,7 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse import association
 from pacs.dimse.handlers import Handlers
 from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.places import Share
 from pacs.dimse.retrieving import Patience
 from pacs.dimse.server import Server
 from pacs.errors import ConfigurationError, StorageUnavailable
@@ -27,21 +28,30 @@ from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
-from pacs.telemetry import Diagnosed, EventStream, ServerReady
+from pacs.telemetry import EventStream, ServerReady
+
+CONNECTIONS = 32
+"""How many connections to its database the pool of one process has at most."""
+
+ALL_CONNECTIONS, FEWEST_CONNECTIONS = 64, 8
+"""How many the pools of all workers have together, and each at least: PostgreSQL as it ships takes 100."""
 
 
 class Archive:
     """The archive of one configuration: its stores and services, and, once started, its server.
 
-    `events` is its event stream, to subscribe to before it is started. `port` is the one it listens on, once it is
-    started also where any free one was asked for. Use it in a `with` block, or `close()` it.
+    `events` is its event stream, to subscribe to before it is started; one may be given. `port` is the one it listens
+    on, once it is started also where any free one was asked for. Use it in a `with` block, or `close()` it.
+
+    It serves alone, in this process, by `start()`. Of several workers one archive prepares in the process they are
+    forked from, and each worker has an archive of its own that joins it: see `pacs.supervisor`.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, events: EventStream | None = None) -> None:
         self.config = config
-        self.events = EventStream()
+        self.events = events or EventStream()
         self.port = config.server.port
-        self.index = Index(config.database.url)
+        self.index = _index(config)
         self.files = file_store(config)
         self.peers = Peers(_peers(config), MANNERS[config.query.manner])
         self.storage = Storage(
@@ -58,6 +68,7 @@ class Archive:
         self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
         self._server = self._dimse()
+        self._closing = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +85,13 @@ class Archive:
         schema.ensure(self.index)
 
     def start(self) -> None:
-        """Open, clear what an unclean stop left, and accept associations; ServerReady is published then.
+        """Prepare, and accept associations; ServerReady is published then. Raises as `prepare`."""
+        self.prepare()
+        self._server.start()
+        self.announce()
+
+    def prepare(self) -> None:
+        """Do what is done once for a server: open, clear what an unclean stop left, listen; accept nothing yet.
 
         Raises SchemaMismatch, IndexUnavailable, StorageUnavailable, and ConfigurationError when the address to listen
         on cannot be had.
@@ -84,14 +101,35 @@ class Archive:
         self._recovery.begin()
         server = self.config.server
         try:
-            self._server.start()
+            self._server.listen()
         except OSError as error:
             why = f"cannot listen on {server.host}:{server.port} ({error.strerror})"
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
-        if server.workers > 1:
-            self.events.publish(Diagnosed(sentence="server.workers does nothing yet: one process serves"))
         self.port = self._server.port
+
+    def announce(self) -> None:
+        """Publish that associations are accepted."""
+        server = self.config.server
         self.events.publish(ServerReady(ae_title=server.ae_title, host=server.host, port=self.port))
+
+    def join(self, prepared: "Archive", places: Share) -> None:
+        """Accept associations as a worker of the server that another archive prepared before this process was forked.
+
+        That one's marker says for all of them that instances may have to be looked for at the next start. Raises
+        StorageUnavailable.
+        """
+        self.index.is_recoverable = True
+        self.files.join()
+        self._server.join(prepared._server.listeners, places)
+        self.port = self._server.port
+
+    def stop_listening(self) -> None:
+        """Accept no more. What runs goes on."""
+        self._server.stop_accepting()
+
+    def leave_work(self) -> None:
+        """Have the next start look for instances in no row, although this one ends in order: a worker did not."""
+        self._recovery.leave_work()
 
     def drain(self) -> None:
         """Accept no more, let what runs end for at most `limits.drain_seconds`, then stop."""
@@ -99,11 +137,12 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        """Stop what runs, at once, and let go of the index. Closing twice does no harm."""
+        """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
-        self.files.close()
-        self._recovery.end()
-        self.index.close()
+        with self._closing:
+            self.files.close()
+            self._recovery.end()
+            self.index.close()
 
     def _dimse(self) -> Server:
         """The DIMSE mouth: who is let in, what is done with each request, and what it may cost."""
@@ -161,6 +200,13 @@ def _patience(limits: configuration.Limits) -> Patience:
     )
 
 
+def _index(config: Config) -> Index:
+    """The index; with several workers each has a part of the connections, and takes turns with the others."""
+    workers = config.server.workers
+    connections = min(CONNECTIONS, max(FEWEST_CONNECTIONS, ALL_CONNECTIONS // workers))
+    return Index(config.database.url, connections=connections, is_shared=workers > 1)
+
+
 def file_store(config: Config) -> LocalFiles:
     """The file store of a configuration. Raises ConfigurationError, StorageUnavailable."""
     if config.files.url.startswith("s3://"):
@@ -200,7 +246,7 @@ def run_until_signalled(
     `stopping` is called when the first has come.
     For the main thread of a process, whose handlers of `signals` are put back at the end. Raises as `Archive.start`.
     """
-    with _Bell(signals) as bell:
+    with Bell(signals) as bell:
         archive.start()
         bell.wait()
         stopping()
@@ -209,7 +255,7 @@ def run_until_signalled(
         archive.close()
 
 
-def _drain(archive: Archive, bell: "_Bell") -> None:
+def _drain(archive: Archive, bell: "Bell") -> None:
     """Drain, and say when that is done to the main thread, which waits for it or for another signal."""
     try:
         archive.drain()
@@ -217,7 +263,7 @@ def _drain(archive: Archive, bell: "_Bell") -> None:
         bell.ring()
 
 
-class _Bell:
+class Bell:
     """Rings for each of `signals` that comes.
 
     A signal may be delivered to any thread, and between any two steps of the main one: as a byte in a socket, which
@@ -245,6 +291,10 @@ class _Bell:
         """Ring as a signal would; nobody may be listening any more."""
         with suppress(OSError):
             self._rung.send(b"\0")
+
+    def fileno(self) -> int:
+        """What is readable when it has rung and nobody has waited for it."""
+        return self._heard.fileno()
 
     def wait(self) -> None:
         """Wait for one ring."""

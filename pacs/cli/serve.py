@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 @setting("server.ae_title", "--ae-title", metavar="TITLE", help="Our AE title.")
 @setting("server.host", "--host", metavar="ADDRESS", help="The address to listen on.")
 @setting("server.port", "--port", metavar="PORT", help="The port to listen on; 0 takes any free one.")
+@setting("server.workers", "--workers", metavar="N", help="How many processes serve.")
 @configured
 def serve(config: "Config") -> None:
     """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once."""
     from pacs.daemon import Archive, run_until_signalled
+    from pacs.supervisor import supervise
     from pacs.telemetry import Event, ServerReady, log_event, setup_logging
 
     def announce(event: Event) -> None:
@@ -34,4 +36,5 @@ def serve(config: "Config") -> None:
     with Archive(config) as archive:
         archive.events.subscribe(log_event)
         archive.events.subscribe(announce)
-        run_until_signalled(archive, stopping=say_goodbye)
+        run = supervise if config.server.workers > 1 else run_until_signalled
+        run(archive, stopping=say_goodbye)

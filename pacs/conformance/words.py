@@ -60,7 +60,7 @@ REJECTED: dict[Rejection, str] = {
 
 
 LIMITS = {
-    "associations": "associations at the same time",
+    "associations": "associations at the same time, in all processes of the server (`server.workers`)",
     "pdu_size": "the longest P-DATA-TF PDU that is taken",
     "negotiation_seconds": "the complete association request, from the connection on",
     "idle_seconds": "the next message of an association",

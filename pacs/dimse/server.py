@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pacs.dimse import status
@@ -16,6 +16,7 @@ from pacs.dimse.command import CommandField
 from pacs.dimse.establishment import Rejected, accept
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.places import Places, Share
 from pacs.errors import AssociationLost, ProtocolViolation
 from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event
 
@@ -24,6 +25,12 @@ Handler = Callable[[Association, Message], None]
 MOST_UNASSOCIATED = 256
 """How many connections may be without an association at once, before it or after; one more, and the oldest is given up
 (P7)."""
+
+HESITATION = 0.005
+"""Seconds a worker leaves a connection to one that has fewer of them, if there is one."""
+
+GLANCE = 0.0005
+"""Seconds from one look whether that one has it to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,8 @@ class Server:
     """Accepts associations on some addresses and serves each in a thread of its own.
 
     `handlers` are by Command Field. At most `associations` are served at once, counted from their request on: what
-    connects and says nothing holds no place (P7).
+    connects and says nothing holds no place (P7). It serves alone, or as one of several workers, which share listeners
+    and places.
     """
 
     def __init__(
@@ -55,7 +63,7 @@ class Server:
         self._policy = policy
         self._handlers = handlers
         self._limits = limits or Limits()
-        self._most = associations
+        self._places = Places(associations).of(0)
         self._publish = publish
         self._lock = threading.Condition()
         self._listeners: list[socket.socket] = []
@@ -63,7 +71,6 @@ class Server:
         self._unassociated: dict[int, socket.socket] = {}
         """By `id`: what has no association yet, or has none any more and is only waited for to close."""
         self._associations: set[Association] = set()
-        self._admitted = 0
         self._threads: set[threading.Thread] = set()
         self._is_draining = False
         self._bell, self._ring = socket.socketpair()
@@ -71,18 +78,35 @@ class Server:
 
     # --- for the house ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Listen and begin to accept. Raises OSError when an address cannot be had."""
+    def listen(self) -> None:
+        """Listen, and accept nothing yet. Raises OSError when an address cannot be had."""
         try:
             for host, port in self._addresses:
                 self._listeners.append(_listen(host, port))
-            self._ports = tuple(each.getsockname()[1] for each in self._listeners)
         except OSError:
             self._is_draining = True  # there is nothing to stop any more
             self._close_listeners()
             raise
+        self._ports = _ports(self._listeners)
+
+    def join(self, listeners: Sequence[socket.socket], places: Share) -> None:
+        """Begin to accept as one of several workers, on listeners they share and within places they share."""
+        self._listeners, self._ports = list(listeners), _ports(listeners)
+        self._places = places
+        self.start()
+
+    def start(self) -> None:
+        """Begin to accept. Raises OSError when nobody listens yet and an address cannot be had."""
+        if not self._listeners:
+            self.listen()
+        self._places.serve(True)
         self._accepting = threading.Thread(target=self._accept_all, name="pacs-accept", daemon=True)
         self._accepting.start()
+
+    @property
+    def listeners(self) -> Sequence[socket.socket]:
+        """What is listened on, for workers to join."""
+        return tuple(self._listeners)
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -100,15 +124,27 @@ class Server:
         with self._lock:
             return len(self._associations)
 
+    def stop_accepting(self) -> None:
+        """Accept no more; what runs goes on."""
+        with self._lock:
+            if self._is_draining:
+                return
+            self._is_draining = True
+            self._places.serve(False)
+        self._ring.send(b"\0")
+        if self._accepting is not None:
+            self._accepting.join()
+        self._close_listeners()
+
     def drain(self, seconds: float) -> bool:
         """Accept no more, and let running associations end for at most `seconds`; whether all have."""
-        self._stop_accepting()
+        self.stop_accepting()
         with self._lock:
             return self._lock.wait_for(lambda: not self._associations, timeout=seconds)
 
     def stop(self) -> None:
         """Accept no more, abort what runs, and wait for its threads, a few seconds at most."""
-        self._stop_accepting()
+        self.stop_accepting()
         with self._lock:
             associations, threads = list(self._associations), list(self._threads)
             for waiting in self._unassociated.values():
@@ -120,16 +156,6 @@ class Server:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     # --- accepting ----------------------------------------------------------------------------------------------
-
-    def _stop_accepting(self) -> None:
-        with self._lock:
-            if self._is_draining:
-                return
-            self._is_draining = True
-        self._ring.send(b"\0")
-        if self._accepting is not None:
-            self._accepting.join()
-        self._close_listeners()
 
     def _close_listeners(self) -> None:
         for each in (*self._listeners, self._bell, self._ring):
@@ -143,8 +169,11 @@ class Server:
                 for key, _ in selector.select():
                     if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._bell:
                         self._accept_one(key.fileobj)
+                with self._lock:  # whoever accepts what came, all workers have woken
+                    self._thin_out()
 
     def _accept_one(self, listener: socket.socket) -> None:
+        self._hesitate()
         try:
             connection, address = listener.accept()
         except BlockingIOError:
@@ -167,16 +196,40 @@ class Server:
             self._forget(thread, connection)
             connection.close()
 
+    def _hesitate(self) -> None:
+        """Leave what connects to a worker that has fewer connections, for the moment it takes that one to accept it.
+
+        Without this, whoever happens to be on a processor gets them all.
+        """
+        end = time.monotonic() + HESITATION
+        while self._places.is_ahead and time.monotonic() < end:
+            time.sleep(GLANCE)
+
     def _is_unassociated(self, connection: socket.socket) -> None:
         """Count a connection among those without an association; the lock is held."""
         self._unassociated[id(connection)] = connection
-        if len(self._unassociated) > MOST_UNASSOCIATED:
+        self._count()
+        self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Give up the oldest connections without an association while there are too many; the lock is held."""
+        while self._unassociated and self._places.has_too_many(MOST_UNASSOCIATED):
             _cut(self._unassociated.pop(next(iter(self._unassociated))))
+            self._count()
+
+    def _is_associated(self, connection: socket.socket) -> None:
+        """Count a connection among those without an association no more; the lock is held."""
+        self._unassociated.pop(id(connection), None)
+        self._count()
+
+    def _count(self) -> None:
+        """Tell the other workers how many connections there are; the lock is held."""
+        self._places.count(len(self._threads), len(self._unassociated))
 
     def _forget(self, thread: threading.Thread, connection: socket.socket) -> None:
         with self._lock:
-            self._unassociated.pop(id(connection), None)
             self._threads.discard(thread)
+            self._is_associated(connection)
 
     # --- one connection -----------------------------------------------------------------------------------------
 
@@ -197,8 +250,7 @@ class Server:
         def admit() -> bool:
             nonlocal admitted
             with self._lock:
-                admitted = self._admitted < self._most and not self._is_draining
-                self._admitted += admitted
+                admitted = not self._is_draining and self._places.take()
             return admitted
 
         found: Association | Rejected | None = None
@@ -212,9 +264,9 @@ class Server:
         finally:
             with self._lock:
                 if isinstance(found, Association):
-                    self._unassociated.pop(id(connection.socket), None)
+                    self._is_associated(connection.socket)
                 elif admitted:
-                    self._admitted -= 1
+                    self._places.give_back()
         if isinstance(found, Association):
             return found
         self._publish(_rejected_event(found, connection))
@@ -237,7 +289,7 @@ class Server:
         finally:
             association.abort()
             with self._lock:
-                self._admitted -= 1
+                self._places.give_back()
                 self._associations.discard(association)
                 self._is_unassociated(connection.socket)
                 self._lock.notify_all()
@@ -278,6 +330,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _ports(listeners: Iterable[socket.socket]) -> tuple[int, ...]:
+    return tuple(each.getsockname()[1] for each in listeners)
 
 
 def _cut(connection: socket.socket) -> None:

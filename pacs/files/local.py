@@ -57,9 +57,14 @@ class LocalFiles:
         with _writing():
             replay(self._root, self._restore)
             removed = sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
+        self.join()
+        return removed
+
+    def join(self) -> None:
+        """As `start`, beside a process that started already: nothing is cleared. Raises StorageUnavailable."""
+        with _writing():
             self._descriptor = open_folder(self._root)
         self._journal = Journal(self._root, self._settle)
-        return removed
 
     def close(self) -> None:
         """Settle the journal. Twice does no harm."""

@@ -51,6 +51,9 @@ class FileStore(Protocol):
         StorageUnavailable.
         """
 
+    def join(self) -> None:
+        """As `start`, beside a process that started already: nothing is cleared. Raises StorageUnavailable."""
+
     def close(self) -> None:
         """Have done with what was begun by `start`: everything is where it belongs. Twice does no harm."""
 

@@ -22,6 +22,7 @@ from pacs.cancellation import Cancellation
 from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index.gathering import Gathering, Quick
 from pacs.index.held import Held
+from pacs.index.turns import Turns
 
 Result = TypeVar("Result")
 
@@ -51,10 +52,11 @@ class Index:
     """One database and its pool of connections; safe to use from many threads.
 
     `connections` bounds the pool, `wait` (seconds) how long one waits for a connection or for SQLite's write lock.
+    With `is_shared` several processes write to it, and take turns where only one can at a time.
     Raises ConfigurationError when the URL cannot be used.
     """
 
-    def __init__(self, url: str, *, connections: int = 32, wait: float = 30.0) -> None:
+    def __init__(self, url: str, *, connections: int = 32, wait: float = 30.0, is_shared: bool = False) -> None:
         self.url = _understood(url)
         self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -62,6 +64,7 @@ class Index:
         self._engine = _engine(self.url, connections, wait)
         # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
         self._turn = threading.Lock() if self.is_sqlite else None
+        self._turns = Turns(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
         self._gathering = Gathering(
             lambda work: self._transact(work, self._together),
             self._quickly,
@@ -218,9 +221,20 @@ class Index:
         if not self._turn.acquire(timeout=self._wait):
             raise IndexUnavailable("the index is busy: try again later")
         try:
-            yield
+            with self._turn_among_processes():
+                yield
         finally:
             self._turn.release()
+
+    @contextmanager
+    def _turn_among_processes(self) -> Iterator[None]:
+        if self._turns is None:
+            yield
+            return
+        with self._turns.taken(self._wait) as is_ours:
+            if not is_ours:
+                raise IndexUnavailable("the index is busy: try again later")
+            yield
 
 
 class _Insistence:

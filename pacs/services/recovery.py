@@ -44,6 +44,7 @@ class Recovery:
         self._index, self._files, self._publish = index, files, publish
         self._folder = folder
         self._marker: HeldFolder | None = None
+        self._leaves_work = False
 
     def begin(self) -> int:
         """Take in what the index does not know if the last process stopped uncleanly; how many instances that were.
@@ -64,6 +65,10 @@ class Recovery:
         self._index.is_recoverable = True
         return found
 
+    def leave_work(self) -> None:
+        """Have the next one look for what is missing, although this one ends in order: one of its workers did not."""
+        self._leaves_work = True
+
     def end(self) -> None:
         """Note that all is well, when the index says so; to be called before it is closed. Twice does no harm."""
         if self._marker is None:
@@ -74,7 +79,7 @@ class Recovery:
         with suppress(IndexUnavailable):
             is_settled = self._index.settle()
         with suppress(OSError):  # then the next start looks for what is not missing: only time
-            marker.release(remove=is_settled)
+            marker.release(remove=is_settled and not self._leaves_work)
 
     # --- what the index does not know -----------------------------------------------------------------------------
 

@@ -49,6 +49,16 @@ def test_the_benchmark_stores_and_asks_and_writes_json(tmp_path):
     assert titles["find.patient_id.last"].endswith("(1 match)")
 
 
+def test_the_benchmark_says_how_many_workers_are_best(tmp_path):
+    """Of those it was asked to measure, for each load and for all of them."""
+    printed = run("--only", "workers", "--systems", "pacs", "pacs-2", "--folder", tmp_path)
+    tables = [[each.strip("| ").split(" | ") for each in part.splitlines()] for part in printed.split("\n\n")]
+    (judged,) = (table for table in tables if table[0][0] == "database")
+    assert [cells[:2] for cells in judged[2:]][-1] == ["SQLite", "all of these"]
+    assert len(judged) == 2 + 6 + 1
+    assert all(cells[2] in ("1", "2") for cells in judged[2:])
+
+
 def test_the_rows_put_in_by_sql_are_those_the_archive_would_have_written():
     """Every level of several studies agrees with what the archive makes of the same elements."""
     made = list(rows.rows(3))

@@ -1,5 +1,6 @@
 """The server as a whole: limits, many peers at once, handlers that fail, draining and stopping."""
 
+import select
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pacs.dimse.association import Association, Limits
 from pacs.dimse.establishment import request
 from pacs.dimse.messages import Command, CommandField, Message
 from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.places import Places
 from pacs.dimse.server import Server
 from pacs.errors import AssociationRejected
 from pacs.telemetry import AssociationAccepted, AssociationEnded
@@ -83,6 +85,32 @@ def test_p7_of_too_many_silent_connections_the_oldest_goes(serve: Serve, monkeyp
     silent[4].associate()
     for each in silent:
         each.socket.close()
+
+
+def test_p7_silent_connections_are_counted_over_all_workers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that share a listener: one more than both may have together, and an oldest goes."""
+    monkeypatch.setattr(servers, "MOST_UNASSOCIATED", 6)
+    places = Places(10, workers=2)
+    policy = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=())
+    supervisor, *workers = (Server([("127.0.0.1", 0)], policy, {}) for _ in range(3))
+    supervisor.listen()
+    for number, worker in enumerate(workers):
+        worker.join([each.dup() for each in supervisor.listeners], places.of(number))
+    silent = [socket.create_connection(("127.0.0.1", supervisor.port), 20) for _ in range(7)]
+    eventually(lambda: gone(silent))
+    time.sleep(0.1)
+    assert len(gone(silent)) == 1
+    assert gone(silent)[0] in silent[:4]
+    for each in silent:
+        each.close()
+    for server in (supervisor, *workers):
+        server.stop()
+
+
+def gone(connections: list[socket.socket]) -> list[socket.socket]:
+    """Those that the server has given up."""
+    readable, _, _ = select.select(connections, [], [], 0)
+    return readable
 
 
 def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:

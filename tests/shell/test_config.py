@@ -13,7 +13,7 @@ from pacs.dicom.manner import MANNERS
 from pacs.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
-LATER = {"server.workers", "web.enabled", "web.host", "web.port"}
+LATER = {"web.enabled", "web.host", "web.port"}
 """Keys that are accepted already and act from a later part on."""
 
 

@@ -15,7 +15,7 @@ from pynetdicom import AE
 
 from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, ConfigurationError, DestinationUnreachable, SchemaMismatch
-from pacs.telemetry import AssociationEnded, Diagnosed, OperationFinished, ServerReady
+from pacs.telemetry import AssociationEnded, OperationFinished, ServerReady
 from pacs.testing import serving, study, write
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +29,14 @@ def ask(archive, calling="WS", called="PACS"):
 
 
 @contextmanager
-def process(folder, *words, stderr=subprocess.PIPE):
-    """`pacs serve` as a process of its own, ready; the port is in `.port`. Killed at the end if it still runs."""
+def process(folder, *words, stderr=subprocess.PIPE, **options):
+    """`pacs serve` as a process of its own, ready; the port is in `.port`. Killed at the end if it still runs.
+
+    `options` are those of `Popen`.
+    """
     command = [sys.executable, "-m", "pacs", "serve", "--port", "0", "--set", f"files.url={folder}/files"]
     command += ["--set", f"database.url=sqlite:///{folder}/pacs.db", *words]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as serving:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, **options) as serving:
         try:
             ready = READY.fullmatch(serving.stdout.readline())
             assert ready, serving.communicate(timeout=10)
@@ -194,19 +197,6 @@ def test_a_half_written_file_is_cleared_at_start(tmp_path):
     stray.write_bytes(b"half")
     with serving(tmp_path / "pacs"):
         assert not stray.exists()
-
-
-def test_a_key_that_does_nothing_yet_is_said(tmp_path):
-    """More than one worker, until there are."""
-    from pacs.config import from_settings
-    from pacs.daemon import Archive
-
-    heard = []
-    settings = {"server.port": 0, "database.url": f"sqlite:///{tmp_path}/x.db", "files.url": str(tmp_path / "files")}
-    with Archive(from_settings(settings | {"server.workers": 2})) as archive:
-        archive.events.subscribe(heard.append)
-        archive.start()
-    assert any("server.workers" in each.sentence for each in heard if isinstance(each, Diagnosed))
 
 
 def test_a_closed_archive_can_be_closed_again(tmp_path):

@@ -1,0 +1,100 @@
+"""How many worker processes are best: what many associations at once store and ask, with one, two and four."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+
+from benchmarks import client, wire
+from benchmarks.bench import Bench, Better, Line, Row
+from benchmarks.client import Association
+from benchmarks.data import Study
+from benchmarks.find import PLAIN, fill
+from benchmarks.ingest import SECONDS, stored
+from benchmarks.peers import WORKERS, System
+
+ASSOCIATIONS = (4, 16)
+
+STUDIES = 2000
+
+PREFIX = "workers."
+"""What the keys of these lines begin with."""
+
+
+def workers(bench: Bench) -> Iterator[Row]:
+    """Ingest and C-FIND by 4 and 16 associations, on both databases."""
+    with bench.systems(*(name for names in WORKERS.values() for name in names.values())) as systems:
+        for size, most in (("9 kB", bench.of(4000, 32)), ("512 kB", bench.of(400, 16))):
+            for count in ASSOCIATIONS:
+                key = f"{PREFIX}ingest.{size.replace(' ', '')}.{count}"
+                yield from stored(bench, systems, key, size=size, associations=count, most=most)
+        studies = bench.of(STUDIES, 20)
+        for system in systems:
+            fill(system, studies)
+        for count in ASSOCIATIONS:
+            yield from _asked(bench, systems, count, studies)
+
+
+def _asked(bench: Bench, systems: Sequence[System], count: int, studies: int) -> list[Row]:
+    """The row of asking for one study after the other by Patient ID, on so many associations."""
+    title = f"studies by Patient ID, {count} associations"
+    line = Line(f"{PREFIX}find.{count}", title, "C-FIND/s", Better.MORE)
+    keys = [{"PatientID": Study(each).patient["PatientID"]} for each in range(studies)]
+    identifiers = [wire.identifier("STUDY", {**dict.fromkeys(PLAIN, ""), **each}) for each in keys]
+    seconds = SECONDS if not bench.quick else 0.2
+
+    def measure(system: System, _run: int) -> list[float]:
+        with ExitStack() as stack:
+            opened = [Association(system.port, system.ae_title, [client.QUERY]) for _ in range(count)]
+            associations = [stack.enter_context(each) for each in opened]
+            end = time.perf_counter() + seconds
+            parts = [identifiers[place::count] for place in range(count)]
+            pairs = zip(associations, parts, strict=True)
+            return [sum(client.together([partial(_ask_until, *pair, end) for pair in pairs])) / seconds]
+
+    return bench.interleave([line], systems, measure)
+
+
+def _ask_until(association: Association, identifiers: Sequence[bytes], end: float) -> int:
+    """Ask one question after the other, and again from the first, until it is time: how many were answered."""
+    done = 0
+    while time.perf_counter() < end:
+        client.find(association, identifiers[done % len(identifiers)])
+        done += 1
+    return done
+
+
+# --- which number is best ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best number of workers for a load on a database, and how many times better than one that is."""
+
+    database: str
+    load: str
+    workers: int
+    times: float
+
+
+def best(rows: Sequence[Row]) -> list[Best]:
+    """Which number was best in each line of this family, and in all of them by the geometric mean."""
+    measured = [row for row in rows if row.line.key.startswith(PREFIX)]
+    found = []
+    for database in WORKERS:
+        times = {row.line.title: of for row in measured if (of := _times(row, database))}
+        together = [count for count in WORKERS[database] if times and all(count in of for of in times.values())]
+        if together:
+            means = {count: prod(of[count] for of in times.values()) ** (1 / len(times)) for count in together}
+            times["all of these"] = means
+        found += [Best(database, load, *max(of.items(), key=lambda pair: pair[1])) for load, of in times.items()]
+    return found
+
+
+def _times(row: Row, database: str) -> dict[int, float]:
+    """How many times better than one worker each number of them was; nothing where one was not measured."""
+    medians = {count: row.median(name) for count, name in WORKERS[database].items()}
+    one = medians[1]
+    return {count: value / one for count, value in medians.items() if value} if one else {}

@@ -1,0 +1,89 @@
+"""Turns that processes take at a file: one at a time, for a bounded wait, and free again when one dies."""
+
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import text
+
+from pacs.errors import IndexUnavailable
+from pacs.index.database import Index
+from pacs.index.turns import Turns
+
+HOLDING = """
+import sys
+from pathlib import Path
+from pacs.index.turns import Turns
+with Turns(Path(sys.argv[1])).taken(10) as is_ours:
+    print(is_ours, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def tell(process):
+    """Tell a process that its turn is over."""
+    process.stdin.write("over\n")
+    process.stdin.flush()
+
+
+@contextmanager
+def another_process(path):
+    """A process whose turn it is, until it is told that it is over."""
+    command = [sys.executable, "-c", HOLDING, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The path of a file that is not there yet."""
+    return tmp_path / "turn"
+
+
+def test_a_turn_is_waited_for_until_it_is_given_back(path):
+    """And not longer."""
+    with another_process(path) as other:
+        threading.Timer(0.2, tell, [other]).start()
+        with Turns(path).taken(20) as is_ours:
+            assert is_ours
+
+
+def test_a_turn_that_does_not_come_in_time_is_given_up(path):
+    """Who gave it up does not stand in the way of those who come later."""
+    with another_process(path) as other:
+        with Turns(path).taken(0.1) as is_ours:
+            assert not is_ours
+        tell(other)
+    for _ in range(2):
+        with Turns(path).taken(20) as is_ours:
+            assert is_ours
+
+
+def test_the_turn_of_a_process_that_dies_is_over(path):
+    """The kernel takes it from it."""
+    with another_process(path) as other:
+        threading.Timer(0.2, other.kill).start()
+        with Turns(path).taken(20) as is_ours:
+            assert is_ours
+
+
+def test_an_index_that_is_shared_waits_for_its_turn_and_then_refuses(tmp_path):
+    """Reading goes on meanwhile; one that is not shared does not care."""
+    shared, alone = (Index(f"sqlite:///{tmp_path}/pacs.db", wait=0.1, is_shared=each) for each in (True, False))
+    with another_process(tmp_path / "pacs.db-turn"):
+        with pytest.raises(IndexUnavailable, match="busy"), shared.write():
+            pass
+        with shared.read() as connection:
+            assert connection.execute(text("SELECT 1")).scalar() == 1
+        with alone.write() as connection:
+            connection.execute(text("CREATE TABLE t (x)"))
+    with shared.write() as connection:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    shared.close()
+    alone.close()
