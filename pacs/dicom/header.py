@@ -18,7 +18,7 @@ from pacs.dicom import kept
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.dataset import CHARACTER_SET
 from pacs.dicom.elements import Encoding, Kind, Source, Token, encoding_of, walk
-from pacs.dicom.levels import QueryLevel
+from pacs.dicom.levels import LEVELS, QueryLevel
 from pacs.dicom.memory import Memory
 from pacs.dicom.plain import Bulk, Plain, Unusual
 from pacs.dicom.values import is_uid
@@ -130,11 +130,13 @@ def _plain_header(file: BinaryIO, transfer_syntax: str) -> Header:
     uids = {tag: _uid(plain.values.get(tag)) for tag in UIDS}
     if not all(map(is_uid, uids.values())):
         raise Unusual
-    levels = {level: b"".join(elements) for level, elements in zip(QueryLevel, plain.levels, strict=True)}
+    levels = {level: b"".join(elements) for level, elements in zip(LEVELS, plain.levels, strict=True)}
+    if all(plain.is_kept_form):
+        return _header(uids, levels, plain.bulk_offset)
     character_set = plain.values.get(CHARACTER_SET, b"")
     foreign = {
         level: (level, encoding.implicit, character_set, levels[level])
-        for level in QueryLevel
+        for level in LEVELS
         if not plain.is_kept_form[level]
     }
     for level, key in foreign.items():

@@ -23,7 +23,7 @@ from pacs.dicom.elements import (
     Encoding,
     vr_of,
 )
-from pacs.dicom.levels import QueryLevel
+from pacs.dicom.levels import LEVELS
 
 WINDOW = 1 << 15
 """Bytes looked at at once."""
@@ -58,9 +58,9 @@ class Plain:
             raise Unusual
         self.values: dict[int, bytes] = {}
         self.bulk_offset: int | None = None
-        self.levels: tuple[list[bytes], ...] = tuple([] for _ in QueryLevel)
+        self.levels: tuple[list[bytes], ...] = tuple([] for _ in LEVELS)
         """The elements each level keeps, in the kept form where `is_kept_form` says so and as they were sent else."""
-        self.is_kept_form = [True] * len(QueryLevel)
+        self.is_kept_form = [True] * len(LEVELS)
         self._wanted = wanted
         self._bulk = bulk
         self._special = bulk.tags

@@ -6,7 +6,6 @@ The owner of the association and the watcher both come here, under the associati
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT, A_RELEASE
 
@@ -53,6 +52,7 @@ class Inbox:
         self._upper = upper
         self._held = held
         self._assembler = Assembler(contexts, pull)
+        self._guard = _Guard(self, upper)
         self._pdvs: Iterator[PDV] = iter(())
         self._arrived: deque[Message] = deque()
         self._operations: dict[int, Cancellation] = {}
@@ -82,7 +82,7 @@ class Inbox:
 
     def take_in_one(self) -> bool:
         """Take in one PDV that nobody is reading for: False when none has arrived."""
-        with self._guarding():
+        with self._guard:
             pdv = self._next_pdv()
             if pdv is None:
                 return False
@@ -95,7 +95,7 @@ class Inbox:
 
     def next_fragment(self, message: Message) -> memoryview | None:
         """The next fragment of the data set of `message` without a copy, None when none has arrived."""
-        with self._guarding():
+        with self._guard:
             if message.held or message.is_complete:
                 return memoryview(b"")  # it was taken in meanwhile and lies in the message itself
             pdv = self._next_pdv()
@@ -109,7 +109,7 @@ class Inbox:
 
     def discard(self) -> None:
         """Let go by what has arrived: after our A-RELEASE-RQ only its answer matters."""
-        with self._guarding():
+        with self._guard:
             while self._next_pdv() is not None:
                 pass
 
@@ -136,15 +136,6 @@ class Inbox:
             self.midway_since = None
         elif self.midway_since is None:
             self.midway_since = time.monotonic()
-
-    @contextmanager
-    def _guarding(self) -> Iterator[None]:
-        """Answer what breaks the rules with an A-P-ABORT."""
-        try:
-            yield
-        except ProtocolViolation:
-            self._upper.abort(INVALID_PARAMETER_VALUE)
-            self.end(VIOLATION)
 
     # --- what it means ------------------------------------------------------------------------------------------
 
@@ -205,3 +196,20 @@ class Inbox:
     def _cancel_all(self, reason: str) -> None:
         for cancellation in self._operations.values():
             cancellation.cancel(reason)
+
+
+class _Guard:
+    """Answers what breaks the rules in a `with` block with an A-P-ABORT. Each PDV goes through one: it is made once."""
+
+    def __init__(self, inbox: Inbox, upper: UpperLayer) -> None:
+        self._inbox, self._upper = inbox, upper
+
+    def __enter__(self) -> None:
+        """There is nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        if kind is None or not issubclass(kind, ProtocolViolation):
+            return False
+        self._upper.abort(INVALID_PARAMETER_VALUE)
+        self._inbox.end(VIOLATION)
+        return True

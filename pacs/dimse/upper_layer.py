@@ -155,8 +155,9 @@ class UpperLayer:
         invalid PDU, or one that must not come now, the peer is told by A-ABORT, and an A-P-ABORT is indicated.
         """
         while not self._indications and not self.is_over:
-            self.wire.consume(self._consumed)
-            self._consumed = 0
+            if self._consumed:
+                self.wire.consume(self._consumed)
+                self._consumed = 0
             try:
                 found = self._next_pdu()
                 if found is None:
@@ -181,11 +182,12 @@ class UpperLayer:
 
         The length is believed only within what its type may have, and nothing is set aside before it comes (P6).
         """
-        arrived = len(self.wire.available)
+        available = self.wire.available
+        arrived = len(available)
         if arrived < _HEADER.size:
             self.wire.reserve(_HEADER.size)  # a header may begin in the last bytes of the buffer
             return self._nothing_yet()
-        kind, length = _HEADER.unpack_from(self.wire.available)
+        kind, length = _HEADER.unpack_from(available)
         if length > self._longest.get(kind, -1):
             raise InvalidPDU
         if arrived < _HEADER.size + length:

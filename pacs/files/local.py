@@ -45,7 +45,7 @@ class LocalFiles:
         self._journal: Journal | None = None
         self._descriptor: int | None = None
         """Of the root, open as long as there is a journal: a sync by it tells what failed since."""
-        with _writing():
+        with _WRITING:
             self._folders.make(str(root / INCOMING))
 
     def start(self) -> int:
@@ -54,7 +54,7 @@ class LocalFiles:
         From here on small objects go by a journal of our own. How many were removed; what another process writes is
         left alone. Raises StorageUnavailable.
         """
-        with _writing():
+        with _WRITING:
             replay(self._root, self._restore)
             removed = sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
         self.join()
@@ -62,14 +62,14 @@ class LocalFiles:
 
     def join(self) -> None:
         """As `start`, beside a process that started already: nothing is cleared. Raises StorageUnavailable."""
-        with _writing():
+        with _WRITING:
             self._descriptor = open_folder(self._root)
         self._journal = Journal(self._root, self._settle)
 
     def close(self) -> None:
         """Settle the journal. Twice does no harm."""
         if self._journal is not None:
-            with _writing():
+            with _WRITING:
                 self._journal.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -113,7 +113,7 @@ class LocalFiles:
 
     def delete(self, key: str) -> None:
         """Remove an object durably; one that is not there is no error. Raises StorageUnavailable."""
-        with _writing(), suppress(FileNotFoundError, InstanceUnreadable):
+        with _WRITING, suppress(FileNotFoundError, InstanceUnreadable):
             path = self._path(key)
             note_deletion(self._root, key)
             path.unlink()
@@ -122,7 +122,7 @@ class LocalFiles:
     def keys(self, since: datetime | None = None) -> Iterator[str]:
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""
         first = _hour(since) if since is not None else ""
-        with _writing():
+        with _WRITING:
             for key in self._keys_within(self._root, "", first):
                 if _KEY.fullmatch(key):
                     yield key
@@ -228,7 +228,7 @@ class _LocalIncoming:
         if self._scratch is not None and self.size + length <= SMALL:
             self._scratch.append(data)
         else:
-            with _writing():
+            with _WRITING:
                 write_at(self._file(), [data], self._head_size + self.size)
             self._give_back()
         self.size += length
@@ -245,7 +245,7 @@ class _LocalIncoming:
         self._require_open()
         if len(head) != self._head_size:
             raise ValueError(f"a head of {self._head_size} bytes was announced, not {len(head)}")
-        with _writing():
+        with _WRITING:
             descriptor = self._file(head)
             if self._scratch is not None and self._journal is not None:
                 # In its place before it is in the journal: whatever is settled then has its name.
@@ -365,13 +365,19 @@ def _abandoned_is_gone(path: Path) -> bool:
         return True
 
 
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = "No space left for files" if error.errno in _FULL else "The file store cannot be used"
-        raise StorageUnavailable(f"{why} ({error.strerror})") from error
+class _Writing:
+    """Tells what the system says against a write in a `with` block by StorageUnavailable."""
+
+    def __enter__(self) -> None:
+        """There is nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            why = "No space left for files" if error.errno in _FULL else "The file store cannot be used"
+            raise StorageUnavailable(f"{why} ({error.strerror})") from error
+
+
+_WRITING = _Writing()
 
 
 @contextmanager

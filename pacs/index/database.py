@@ -65,10 +65,11 @@ class Index:
         # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
         self._turn = threading.Lock() if self.is_sqlite else None
         self._turns = Turns(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
+        self._failures = (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error)
         self._gathering = Gathering(
             lambda work: self._transact(work, self._together),
             self._quickly,
-            (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error),
+            self._failures,
         )
         self._quick_writers = Held(self._engine, 1)
         self._quick_readers = Held(self._engine, connections // 4, _commit_at_once)
@@ -128,15 +129,18 @@ class Index:
     def _together(self) -> AbstractContextManager[Connection]:
         return self._writing(self._hasty if self.is_recoverable else self._writer)
 
-    @contextmanager
-    def _quickly(self) -> Iterator[Any]:
-        """A write transaction on a connection of the driver, as durable as one made by `_together`."""
-        writers = self._hasty_writers if self.is_recoverable else self._quick_writers
-        with self._my_turn(), writers.lend() as driver:
+    def _quickly(self, work: Callable[[Any], Result]) -> Result:
+        """Run `work` in a write transaction on a connection of the driver, as durable as one made by `_together`."""
+
+        def transaction(driver: Any) -> Result:
             if self.is_sqlite:
                 driver.execute("BEGIN IMMEDIATE")
-            yield driver
+            result = work(driver)
             driver.commit()
+            return result
+
+        with self._my_turn():
+            return (self._hasty_writers if self.is_recoverable else self._quick_writers).use(transaction)
 
     @contextmanager
     def _writing(self, engine: Engine) -> Iterator[Connection]:
@@ -178,9 +182,8 @@ class Index:
         A connection that has broken since it was used last is met here: what is asked by `read` may be answered.
         """
         try:
-            with _translated(), self._quick_readers.lend() as driver:
-                return look(driver)
-        except self._engine.dialect.loaded_dbapi.Error as error:
+            return self._quick_readers.use(look)
+        except self._failures as error:
             raise IndexUnavailable("the index does not answer: try again later") from error
 
     @contextmanager
@@ -221,17 +224,17 @@ class Index:
         if not self._turn.acquire(timeout=self._wait):
             raise IndexUnavailable("the index is busy: try again later")
         try:
-            with self._turn_among_processes():
+            if self._turns is None:
                 yield
+            else:
+                with self._turn_among_processes(self._turns):
+                    yield
         finally:
             self._turn.release()
 
     @contextmanager
-    def _turn_among_processes(self) -> Iterator[None]:
-        if self._turns is None:
-            yield
-            return
-        with self._turns.taken(self._wait) as is_ours:
+    def _turn_among_processes(self, turns: Turns) -> Iterator[None]:
+        with turns.taken(self._wait) as is_ours:
             if not is_ours:
                 raise IndexUnavailable("the index is busy: try again later")
             yield

@@ -1,7 +1,6 @@
 """Units of work of many threads, gathered into one transaction when they come together."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,7 +38,7 @@ class Gathering(gathering.Gathering[Item, Any]):
     def __init__(
         self,
         transact: Callable[[Work[Any]], Any],
-        quickly: Callable[[], AbstractContextManager[Any]] | None = None,
+        quickly: Callable[[Quick[Any]], Any] | None = None,
         failures: tuple[type[Exception], ...] = (),
     ) -> None:
         super().__init__(MOST)
@@ -70,10 +69,13 @@ class Gathering(gathering.Gathering[Item, Any]):
         """Who needed no more than the quick way, with what came of it, once that is committed."""
         if self._quickly is None:
             return []
+
+        def work(driver: Any) -> list[tuple[Unit, Any]]:
+            self.join(units)
+            return [(unit, unit.item.quick(driver)) for unit in units if unit.item.quick is not None]
+
         try:
-            with self._quickly() as driver:
-                self.join(units)
-                done = [(unit, unit.item.quick(driver)) for unit in units if unit.item.quick is not None]
+            done: list[tuple[Unit, Any]] = self._quickly(work)
         except self._failures:
             return []  # the other way meets it too, if it matters
         return done

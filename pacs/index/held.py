@@ -4,12 +4,13 @@ What SQLAlchemy does around a statement (the pool, the events, the result) takes
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
+
+Result = TypeVar("Result")
 
 
 class Held:
@@ -22,9 +23,8 @@ class Held:
         self._prepare = prepare
         self._resting: deque[PoolProxiedConnection] = deque()
 
-    @contextmanager
-    def lend(self) -> Iterator[Any]:
-        """A connection as the driver has it, for as long as the body runs; one whose body raised is closed.
+    def use(self, work: Callable[[Any], Result]) -> Result:
+        """What `work` returns of a connection as the driver has it; one of which it raised is closed.
 
         Raises what the driver and the engine raise.
         """
@@ -33,7 +33,7 @@ class Held:
         except IndexError:
             connection = self._connected()
         try:
-            yield connection.dbapi_connection
+            result = work(connection.dbapi_connection)
         except BaseException:
             connection.close()
             raise
@@ -41,6 +41,7 @@ class Held:
             self._resting.append(connection)
         else:
             connection.close()
+        return result
 
     def close(self) -> None:
         """Close those at rest."""

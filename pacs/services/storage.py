@@ -50,6 +50,9 @@ CHUNK = 1 << 18
 RACES = 5
 """How often an instance is tried to be entered while others add and remove the same one."""
 
+MOST_GROWING = 4096
+"""How many series are remembered to grow."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -82,6 +85,8 @@ class Storage:
         self.duplicates = duplicates
         self.publish = publish
         self._unknown_sop_classes = unknown_sop_classes
+        self._growing: set[str] = set()
+        """The series whose last instance was new."""
 
     def receive(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str = ""
@@ -124,6 +129,25 @@ class Storage:
             while piece := file.read(CHUNK):
                 reception.write(piece)
             return reception.finish()
+
+    def known(self, header: Header) -> StoredInstance | None:
+        """The stored instance with this UID, as far as it is worth a look: not where only new ones have come lately.
+
+        If there is one nevertheless, it is met when the row is entered. Raises IndexUnavailable.
+        """
+        uid = header.sop_instance_uid
+        if header.series_instance_uid in self._growing or not writer.is_known(self.index, uid):
+            return None
+        return writer.find(self.index, uid)
+
+    def note(self, header: Header, *, is_new: bool) -> None:
+        """Remember whether a series grows, or is sent again."""
+        if not is_new:
+            self._growing.discard(header.series_instance_uid)
+            return
+        if len(self._growing) >= MOST_GROWING:
+            self._growing.clear()
+        self._growing.add(header.series_instance_uid)
 
     def refused(self, named: "Named", error: PacsError) -> None:
         """Tell everybody that an instance was not taken in."""
@@ -212,9 +236,13 @@ class Reception:
         StorageUnavailable, IndexUnavailable; then nothing of it is left.
         """
         header = self._checked()
-        index, uid = self._storage.index, header.sop_instance_uid
-        known = writer.find(index, uid) if writer.is_known(index, uid) else None
-        stored = self._enter(header, known)
+        known = self._storage.known(header)
+        try:
+            stored = self._enter(header, known)
+        except (DuplicateInstance, InstanceConflict):
+            self._storage.note(header, is_new=False)
+            raise
+        self._storage.note(header, is_new=known is None and not stored.duplicate)
         self._storage.publish(
             InstanceStored(
                 sop_class_uid=header.sop_class_uid,

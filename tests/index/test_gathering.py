@@ -173,10 +173,8 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
 def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, monkeypatch):
     """A connection that broke since it was used last costs no instance."""
     writer.add(index, arrival(1))
-    with index._quick_writers.lend() as driver:
-        driver.close()
-    with index._quick_readers.lend() as driver:
-        driver.close()
+    for held in (index._quick_writers, index._quick_readers):
+        held.use(lambda driver: driver.close())
     assert writer.is_known(index, "1.2.1.1.2")
     assert not writer.is_known(index, "1.2.1.1.2")
     assert writer.add(index, arrival(2)) == ()
