@@ -271,12 +271,12 @@ class _LocalIncoming:
 
     def _file(self, head: bytes = b"") -> int:
         """The descriptor of the file, with all that was written so far, and with `head` if given."""
-        if self._descriptor is None:
-            self._descriptor = self._place.open()
-            if self._scratch is not None:
-                write_at(self._descriptor, [self._scratch.content], self._head_size)
-        if head:
+        if self._descriptor is not None:
             write_at(self._descriptor, [head], 0)
+            return self._descriptor
+        self._descriptor = self._place.open()
+        written = [] if self._scratch is None else [self._scratch.content]
+        write_at(self._descriptor, [head, *written], 0 if head else self._head_size)
         return self._descriptor
 
     def _move(self, make_durable: Callable[[], None]) -> None:
