@@ -39,7 +39,7 @@ def _send(system: System, files: list[Path]) -> float:
 
 def raw(bench: Bench) -> Iterator[Row]:
     """The raw client, durable: 1, 4 and 16 open associations, 9 kB and 512 kB."""
-    names = ("pacs", "pacs-postgres", "limit", "orthanc", "dcmqrscp", "qrscp")
+    names = ("pacs", "pacs-2", "pacs-postgres", "limit", "orthanc", "dcmqrscp", "qrscp")
     with bench.systems(*names) as systems:
         for size, most in (("9 kB", bench.of(2000, 40)), ("512 kB", bench.of(400, 16))):
             for associations in ASSOCIATIONS:

@@ -1,6 +1,8 @@
 """What the file store asks of the system: whole writes, and syncs of data, folders and file systems."""
 
 import ctypes
+import errno
+import mmap
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -8,6 +10,12 @@ from functools import cache
 from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
+
+PAGE = 4096
+"""Bytes of which writes that go by the page cache have to be made."""
+
+ZEROS = memoryview(mmap.mmap(-1, 1 << 20))
+"""Nothing, in whole pages."""
 
 _MOST_BUFFERS = 1000
 """How many buffers are handed to the system at once; Linux takes 1024."""
@@ -35,9 +43,27 @@ def _after(buffers: list[memoryview], written: int) -> list[memoryview]:
     return []
 
 
-def sync_data(descriptor: int) -> None:
-    """Make a file's data durable, and of what is known about it only what is needed to read them. Raises OSError."""
-    getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has only the latter
+def open_durable(path: Path) -> int:
+    """The descriptor of a new file in which every write of whole pages is durable when it returns. Raises OSError.
+
+    The page cache is gone by where the file system allows that: it would take a copy that nobody reads.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
+    descriptor = os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o640)
+    try:
+        os.pwrite(descriptor, ZEROS[:PAGE], 0)
+    except OSError as error:
+        os.close(descriptor)
+        path.unlink()
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(path, flags, 0o640)
+    return descriptor
+
+
+def whole_pages(size: int) -> int:
+    """So many bytes, and what is missing to a whole page."""
+    return size + -size % PAGE
 
 
 def sync_folder(folder: Path | str) -> None:

@@ -2,7 +2,7 @@
 
 To sync a new file, its name and its folder costs two or three turns of the file system's own journal; to append to a
 file whose blocks are there already costs one write of the device. So small objects are written into the page cache
-under their name, and once more into a segment of the journal, which is synced, by one sync for all that come together.
+under their name, and once more into a segment of the journal, by one synced write for all that come together.
 In the background the files of a segment that is full, or has waited long enough, are made durable (*settled*), and the
 segment is used again. What a power cut takes before, `replay` writes again from the journal.
 
@@ -23,8 +23,9 @@ from struct import Struct
 from typing import BinaryIO
 from zlib import crc32
 
-from pacs.files.disk import Buffer, sync_data, sync_folder, write_at
+from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
 from pacs.files.held import HeldFolder, held_folders, take
+from pacs.files.scratch import Scratch
 from pacs.gathering import Gathering, Unit
 
 FOLDER = "journal"
@@ -40,13 +41,14 @@ SETTLE_SECONDS = 5.0
 """How long what was appended waits for more before it is settled, and how long a failed settling waits."""
 
 _FIRST_ALLOCATION = 1 << 18
-_BLOCK = 4096
-_ZEROS = bytes(1 << 20)
 _TOGETHER = 64
 
 _HEADER = Struct("<8sQLLQ64s32s")
 _CHECK = Struct("<L")
 _MAGIC = b"pacsjrn1"
+
+LONGEST_HEAD = PAGE - _HEADER.size - _CHECK.size
+"""Bytes of the longest head there is room for."""
 
 
 # --- what is in a segment ----------------------------------------------------------------------------------------
@@ -54,28 +56,29 @@ _MAGIC = b"pacsjrn1"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An object in the journal: its key, of at most 64 characters, and its bytes as a head and a body.
+    """An object in the journal: its key, of at most 64 characters, a head of at most `LONGEST_HEAD` bytes, and a body.
 
     `digest` is the SHA-256 of the body.
     """
 
     key: str
     head: bytes
-    body: Buffer
+    body: Scratch
     digest: bytes
 
-    def encode(self, generation: int) -> list[Buffer]:
-        """As it stands in a segment: a whole number of blocks, so that no later write touches its last one."""
+    def encode(self, generation: int) -> memoryview:
+        """As it stands in a segment: a page with all but the body, then that in whole pages.
+
+        So no later write touches its last page.
+        """
         key = self.key.encode("ascii")
-        header = _HEADER.pack(_MAGIC, generation, len(key), len(self.head), len(self.body), key, self.digest)
-        start = header + _CHECK.pack(crc32(self.head, crc32(header))) + self.head
-        return [start, self.body, bytes(-(len(start) + len(self.body)) % _BLOCK)]
+        header = _HEADER.pack(_MAGIC, generation, len(key), len(self.head), self.body.size, key, self.digest)
+        return self.body.framed(header + _CHECK.pack(crc32(self.head, crc32(header))) + self.head)
 
     @property
     def length(self) -> int:
         """How many bytes it takes in a segment."""
-        length = _HEADER.size + _CHECK.size + len(self.head) + len(self.body)
-        return length + -length % _BLOCK
+        return PAGE + whole_pages(self.body.size)
 
 
 @dataclass(slots=True)
@@ -91,14 +94,10 @@ class _Segment:
     keys: list[str] = field(default_factory=list)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write records and sync them. Raises OSError: nothing of it counts, and nothing more may be appended."""
-        buffers: list[Buffer] = []
-        for record in records:
-            buffers += record.encode(self.generation)
+        """Write records, durably. Raises OSError: nothing of it counts, and nothing more may be appended."""
         end = self.end + sum(record.length for record in records)
         self._allocate(end)
-        write_at(self.descriptor, buffers, self.end)
-        sync_data(self.descriptor)
+        write_at(self.descriptor, [record.encode(self.generation) for record in records], self.end)
         self.end = end
         self.keys += [record.key for record in records]
 
@@ -108,8 +107,7 @@ class _Segment:
             return
         target = max(needed, min(CAPACITY, max(2 * self.allocated, _FIRST_ALLOCATION)))
         while self.allocated < target:
-            zeros = memoryview(_ZEROS)[: target - self.allocated]
-            self.allocated += os.pwrite(self.descriptor, zeros, self.allocated)
+            self.allocated += os.pwrite(self.descriptor, ZEROS[: target - self.allocated], self.allocated)
 
 
 # --- the journal of this process ---------------------------------------------------------------------------------
@@ -206,7 +204,7 @@ class Journal(Gathering[Record, bool]):
             self._thread = threading.Thread(target=self._run, name="pacs-settle", daemon=True)
             self._thread.start()
         path = self._folder.path / f"{len(self._segments)}.segment"
-        segment = _Segment(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+        segment = _Segment(path, open_durable(path))
         self._segments.append(segment)
         os.fsync(self._folder.descriptor)
         return segment
@@ -275,7 +273,7 @@ def note_deletion(root: Path, key: str) -> None:
     try:
         is_new = os.fstat(descriptor).st_size == 0
         os.write(descriptor, f"{key}\n".encode("ascii"))
-        sync_data(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
     if is_new:
@@ -335,8 +333,10 @@ def _record(file: BinaryIO, generation: int | None) -> tuple[int, str, bytes, by
     magic, own, key_length, head_length, size, key, digest = _HEADER.unpack(header)
     if magic != _MAGIC or own != (generation or own) or head_length + size > CAPACITY:
         return None
-    head, body = file.read(head_length), file.read(size)
+    head = file.read(head_length)
+    file.seek(start + PAGE)
+    body = file.read(size)
     if _CHECK.pack(crc32(head, crc32(header))) != check or sha256(body).digest() != digest:
         return None
-    file.seek(start + -(-(file.tell() - start) // _BLOCK) * _BLOCK)
+    file.seek(start + PAGE + whole_pages(size))
     return own, key[:key_length].decode("ascii"), head, body

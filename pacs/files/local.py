@@ -21,7 +21,7 @@ from typing import BinaryIO, Self
 
 from pacs.errors import InstanceUnreadable, StorageUnavailable
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, write_at
-from pacs.files.journal import Journal, Record, note_deletion, replay
+from pacs.files.journal import LONGEST_HEAD, Journal, Record, note_deletion, replay
 from pacs.files.scratch import SCRATCHES, SMALL, Scratch
 from pacs.files.store import Incoming
 from pacs.files.windows import FileWindow, MemoryWindow, reader
@@ -291,7 +291,7 @@ class _LocalIncoming:
 
     def _append(self, journal: Journal, scratch: Scratch, head: bytes, descriptor: int) -> None:
         """Make the file durable by the journal; by itself when there is no room."""
-        if not journal.append(Record(self.key, head, scratch.content, self._hash.digest())):
+        if len(head) > LONGEST_HEAD or not journal.append(Record(self.key, head, scratch, self._hash.digest())):
             os.fsync(descriptor)
             sync_folder(self._place.folder)
 

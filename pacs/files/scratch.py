@@ -1,13 +1,17 @@
-"""Memory for small objects on their way in, used again and again: memory that is new costs more than to fill it."""
+"""Memory for small objects on their way in, used again and again: memory that is new costs more than to fill it.
 
+It begins with a page, and a page of it stands before the object, so that both can be handed to the disk as they are.
+"""
+
+import mmap
 from collections import deque
 
-from pacs.files.disk import Buffer
+from pacs.files.disk import PAGE, Buffer, whole_pages
 
 SMALL = 1 << 20
 """Bytes of an object that are held in memory, and go by the journal: a larger one is written as it comes."""
 
-_FIRST = 1 << 14
+_FIRST = 4 * PAGE
 _AT_REST = 16
 """How many are kept for the next ones."""
 
@@ -16,28 +20,42 @@ class Scratch:
     """The bytes of one object."""
 
     def __init__(self) -> None:
-        self._memory = memoryview(bytearray(_FIRST))
-        self._size = 0
+        self._memory = memoryview(mmap.mmap(-1, _FIRST))
+        self._end = PAGE
 
     @property
     def content(self) -> memoryview:
         """What was appended: valid until more is, or it is cleared."""
-        return self._memory[: self._size]
+        return self._memory[PAGE : self._end]
+
+    @property
+    def size(self) -> int:
+        """How many bytes were appended."""
+        return self._end - PAGE
 
     def append(self, data: Buffer) -> None:
         """Add bytes to the end."""
         added = memoryview(data).cast("B")
-        end = self._size + len(added)
+        end = self._end + len(added)
         if end > len(self._memory):
-            larger = memoryview(bytearray(max(end, 2 * len(self._memory))))
-            larger[: self._size] = self.content
+            larger = memoryview(mmap.mmap(-1, max(whole_pages(end), 2 * len(self._memory))))
+            larger[: self._end] = self._memory[: self._end]
             self._memory = larger
-        self._memory[self._size : end] = added
-        self._size = end
+        self._memory[self._end : end] = added
+        self._end = end
+
+    def framed(self, start: bytes) -> memoryview:
+        """Whole pages: one that begins with `start`, which is no longer than a page, and those of the object."""
+        if len(start) > PAGE:
+            raise ValueError(f"{len(start)} bytes are more than a page")
+        end = whole_pages(self._end)
+        self._memory[:PAGE] = start.ljust(PAGE, b"\0")
+        self._memory[self._end : end] = bytes(end - self._end)
+        return self._memory[:end]
 
     def clear(self) -> None:
         """Have nothing in it, and keep the memory."""
-        self._size = 0
+        self._end = PAGE
 
 
 class Scratches:
