@@ -71,6 +71,8 @@ class Server:
         self._unassociated: dict[int, socket.socket] = {}
         """By `id`: what has no association yet, or has none any more and is only waited for to close."""
         self._associations: set[Association] = set()
+        self._admitted = 0
+        """How many associations there are, those included that are just being accepted."""
         self._threads: set[threading.Thread] = set()
         self._is_draining = False
         self._bell, self._ring = socket.socketpair()
@@ -140,7 +142,7 @@ class Server:
         """Accept no more, and let running associations end for at most `seconds`; whether all have."""
         self.stop_accepting()
         with self._lock:
-            return self._lock.wait_for(lambda: not self._associations, timeout=seconds)
+            return self._lock.wait_for(lambda: not self._admitted, timeout=seconds)
 
     def stop(self) -> None:
         """Accept no more, abort what runs, and wait for its threads, a few seconds at most."""
@@ -222,6 +224,12 @@ class Server:
         self._unassociated.pop(id(connection), None)
         self._count()
 
+    def _give_back(self) -> None:
+        """Give back the place of an association that is over, or did not come about; the lock is held."""
+        self._admitted -= 1
+        self._places.give_back()
+        self._lock.notify_all()
+
     def _count(self) -> None:
         """Tell the other workers how many connections there are; the lock is held."""
         self._places.count(len(self._threads), len(self._unassociated))
@@ -251,6 +259,7 @@ class Server:
             nonlocal admitted
             with self._lock:
                 admitted = not self._is_draining and self._places.take()
+                self._admitted += admitted
             return admitted
 
         found: Association | Rejected | None = None
@@ -264,9 +273,10 @@ class Server:
         finally:
             with self._lock:
                 if isinstance(found, Association):
+                    self._associations.add(found)
                     self._is_associated(connection.socket)
                 elif admitted:
-                    self._places.give_back()
+                    self._give_back()
         if isinstance(found, Association):
             return found
         self._publish(_rejected_event(found, connection))
@@ -275,7 +285,6 @@ class Server:
 
     def _serve(self, association: Association, connection: _Connection) -> None:
         with self._lock:
-            self._associations.add(association)
             stopping = self._is_draining
         self._publish(_accepted_event(association))
         counts: Counter[str] = Counter()
@@ -289,10 +298,9 @@ class Server:
         finally:
             association.abort()
             with self._lock:
-                self._places.give_back()
                 self._associations.discard(association)
+                self._give_back()
                 self._is_unassociated(connection.socket)
-                self._lock.notify_all()
             self._publish(_ended_event(association, counts))
             association.close()
 
