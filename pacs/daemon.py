@@ -19,6 +19,7 @@ from pacs.dimse.places import Share
 from pacs.dimse.retrieving import Patience
 from pacs.dimse.server import Server
 from pacs.errors import ConfigurationError, StorageUnavailable
+from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
@@ -97,8 +98,9 @@ class Archive:
         on cannot be had.
         """
         self.open()
-        self.files.start()
-        self._recovery.begin()
+        with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
+            self.files.start()
+            self._recovery.begin()
         server = self.config.server
         try:
             self._server.listen()

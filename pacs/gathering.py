@@ -41,7 +41,10 @@ class Gathering(Generic[Item, Result]):
         self._is_led = False
 
     def serve(self, units: list[Unit[Item, Result]]) -> None:
-        """Give each of `units` its result or its error, and be free to take in more of them with `join`."""
+        """Give each of `units` its result, and be free to take in more of them with `join`.
+
+        What this raises is the error of all that have no result by then, unless they have another error.
+        """
         raise NotImplementedError
 
     def run(self, item: Item) -> Result:
@@ -73,8 +76,10 @@ class Gathering(Generic[Item, Result]):
             self.serve(units)
         except BaseException as error:
             for unit in units:
-                unit.error = unit.error or error
-            raise
+                if unit.result is None:  # what was done before is done
+                    unit.error = unit.error or error
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._hand_over()
             for unit in units:

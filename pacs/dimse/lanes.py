@@ -186,13 +186,16 @@ class SeveralAssociations:
 
     def _next(self, vigil: Vigil) -> _Report:
         """What a lane says next. The requester is heard meanwhile, and its cancel is passed on to the lanes."""
-        while (report := self._reports.take()) is None:
+        vigil.attend()  # also where the lanes have always something to say, so that nothing is waited for
+        while True:
             reason = vigil.cancellation.reason
             if reason is not None:
                 self._cancel(reason)
+            report = self._reports.take()
+            if report is not None:
+                return report
             wait(self._reports.bell.fileno(), select.POLLIN, None, vigil if reason is None else None)
             self._reports.bell.attend()
-        return report
 
     def _cancel(self, reason: str) -> None:
         for lane in self._lanes:

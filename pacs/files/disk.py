@@ -48,16 +48,24 @@ def open_durable(path: Path) -> int:
 
     The page cache is gone by where the file system allows that: it would take a copy that nobody reads.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
-    descriptor = os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o640)
     try:
-        os.pwrite(descriptor, ZEROS[:PAGE], 0)
+        return _open_durable(path, getattr(os, "O_DIRECT", 0))
     except OSError as error:
-        os.close(descriptor)
-        path.unlink()
+        path.unlink(missing_ok=True)
         if error.errno != errno.EINVAL:
             raise
-        return os.open(path, flags, 0o640)
+    return _open_durable(path, 0)
+
+
+def _open_durable(path: Path, direct: int) -> int:
+    """As `open_durable`, and a first page is written: some file systems refuse to go by the page cache only then."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
+    descriptor = os.open(path, flags | direct, 0o640)
+    try:
+        os.pwrite(descriptor, ZEROS[:PAGE], 0)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

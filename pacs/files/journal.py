@@ -10,6 +10,7 @@ A journal is a folder of its own for each process, locked as long as the process
 replayed by the next that starts. `deletions` beside them names what was deleted: it must not come back.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from struct import Struct
 from typing import BinaryIO
 from zlib import crc32
 
+from pacs.errors import StorageUnavailable
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
 from pacs.files.held import HeldFolder, held_folders, take
 from pacs.files.scratch import Scratch
@@ -92,6 +94,8 @@ class _Segment:
     allocated: int = 0
     """How far its blocks have been written once: what is written over them is synced by one write of the device."""
     keys: list[str] = field(default_factory=list)
+    is_doubtful: bool = False
+    """Whether a sync of its files has failed: no other one can be believed."""
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records, durably. Raises OSError: nothing of it counts, and nothing more may be appended."""
@@ -100,6 +104,15 @@ class _Segment:
         write_at(self.descriptor, [record.encode(self.generation) for record in records], self.end)
         self.end = end
         self.keys += [record.key for record in records]
+
+    def begin(self, generation: int) -> None:
+        """Use it anew."""
+        self.generation, self.end, self.keys, self.is_doubtful = generation, 0, [], False
+
+    def void(self) -> None:
+        """Have nothing in it that a replay would find. If that fails, what it finds is where it belongs already."""
+        with suppress(OSError):
+            os.pwrite(self.descriptor, ZEROS[:PAGE], 0)
 
     def _allocate(self, needed: int) -> None:
         """Have blocks up to `needed`, each time twice as many: a journal is as large as it had to be."""
@@ -116,13 +129,20 @@ class _Segment:
 class Journal(Gathering[Record, bool]):
     """The journal of this process, in a folder of `root` that is made when it is first needed.
 
-    `settle` makes the objects with these keys durable by themselves; a thread of the journal's own calls it.
+    `settle` makes the objects with these keys durable by themselves, `rewrite` those in these segments, from there; a
+    thread of the journal's own calls them.
     """
 
-    def __init__(self, root: Path, settle: Callable[[Collection[str]], None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settle: Callable[[Collection[str]], None],
+        rewrite: Callable[[Sequence[Path]], None],
+    ) -> None:
         super().__init__(_TOGETHER)
         self._root = root
         self._settle = settle
+        self._rewrite = rewrite
         self._state = threading.Condition()
         """Held by whoever appends, and by whoever changes which segments are in use, full, and free."""
         self._folder: HeldFolder | None = None
@@ -194,7 +214,7 @@ class Journal(Gathering[Record, bool]):
                 self._free.append(self._new_segment())
             if self._free:
                 self._current = self._free.pop()
-                self._current.generation, self._current.end, self._current.keys = time.time_ns(), 0, []
+                self._current.begin(time.time_ns())
         return self._current
 
     def _new_segment(self) -> _Segment:
@@ -222,6 +242,8 @@ class Journal(Gathering[Record, bool]):
         """Settle what is full or old, until all is settled and the journal closes."""
         while segments := self._next():
             if self._is_settled(segments):
+                for segment in segments:
+                    segment.void()
                 with self._state:
                     self._full = [each for each in self._full if each not in segments]
                     self._free += segments
@@ -240,11 +262,22 @@ class Journal(Gathering[Record, bool]):
             return list(self._full)
 
     def _is_settled(self, segments: Sequence[_Segment]) -> bool:
+        """Make the files of these segments durable: whether they are.
+
+        The system tells only once that something could not be written. From then on the files are written anew.
+        """
         try:
-            self._settle([key for segment in segments for key in segment.keys])
-        except OSError as error:
-            log = logging.getLogger("pacs")
-            log.warning("stored files cannot be synced (%s): they stay in the journal for now", error.strerror)
+            if any(segment.is_doubtful for segment in segments):
+                self._rewrite([segment.path for segment in segments])
+            else:
+                self._settle([key for segment in segments for key in segment.keys])
+        except (OSError, StorageUnavailable) as error:
+            for segment in segments:
+                segment.is_doubtful = True
+            why = error.comment if isinstance(error, StorageUnavailable) else error.strerror
+            logging.getLogger("pacs").warning(
+                "stored files cannot be synced (%s): they stay in the journal for now", why
+            )
             return False
         return True
 
@@ -267,12 +300,14 @@ def note_deletion(root: Path, key: str) -> None:
 
     Raises OSError.
     """
-    if not (root / FOLDER).is_dir():
+    if not held_folders(root / FOLDER):
         return
     descriptor = os.open(root / FOLDER / _DELETIONS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
         is_new = os.fstat(descriptor).st_size == 0
-        os.write(descriptor, f"{key}\n".encode("ascii"))
+        note = f"\n{key}\n".encode("ascii")  # with a line of its own, whatever a full disk has left of the last one
+        if os.write(descriptor, note) < len(note):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -289,38 +324,48 @@ def _deleted(root: Path) -> set[str]:
 # --- after an unclean stop ---------------------------------------------------------------------------------------
 
 Restore = Callable[[str, bytes, bytes], None]
-"""Makes the object with this key, of this head and body, durable again."""
+"""Makes the object with this key, of this head and body, durable by itself."""
+Forget = Callable[[str], None]
+"""Removes the object with this key, if it is there."""
 
 
-def replay(root: Path, restore: Restore) -> int:
-    """Restore what stands in journals that nobody holds, and remove these; how many objects that were.
+def replay(root: Path, restore: Restore, forget: Forget) -> None:
+    """Restore what stands in journals that nobody holds, and remove these.
 
     Raises OSError, and what `restore` raises: the journals are left for the next time then.
     """
-    taken = [folder for path in held_folders(root / FOLDER) if (folder := take(path)) is not None]
-    deleted = _deleted(root)
-    count = 0
-    for folder in taken:
-        for key, head, body in _records(folder.path):
+    for path in held_folders(root / FOLDER):
+        folder = take(path)
+        if folder is None:
+            continue
+        repair(root, restore, forget, sorted(path.glob("*.segment")))
+        for file in path.iterdir():
+            file.unlink()
+        folder.release(remove=True)
+    if (root / FOLDER).is_dir() and not held_folders(root / FOLDER):
+        sync_folder(root / FOLDER)  # the journals are gone for good before what was deleted is forgotten
+        (root / FOLDER / _DELETIONS).unlink(missing_ok=True)
+
+
+def repair(root: Path, restore: Restore, forget: Forget, segments: Sequence[Path]) -> None:
+    """Restore every record of these segments, but for what was deleted, be it meanwhile. Raises as `replay`."""
+    deleted, restored = _deleted(root), set()
+    for segment in segments:
+        for key, head, body in _records(segment):
             if key not in deleted:
                 restore(key, head, body)
-                count += 1
-        for path in folder.path.iterdir():
-            path.unlink()
-        folder.release(remove=True)
-    if not held_folders(root / FOLDER):
-        (root / FOLDER / _DELETIONS).unlink(missing_ok=True)
-    return count
+                restored.add(key)
+    for key in restored & _deleted(root):  # whoever deletes notes it before
+        forget(key)
 
 
-def _records(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
-    """Key, head and body of every record that was appended to the end, segment by segment."""
-    for path in sorted(folder.glob("*.segment")):
-        with path.open("rb") as file:
-            generation = None
-            while (found := _record(file, generation)) is not None:
-                generation, *record = found
-                yield tuple(record)  # type: ignore[misc]
+def _records(segment: Path) -> Iterator[tuple[str, bytes, bytes]]:
+    """Key, head and body of every record of a segment that was appended to the end."""
+    with segment.open("rb") as file:
+        generation = None
+        while (found := _record(file, generation)) is not None:
+            generation, *record = found
+            yield tuple(record)  # type: ignore[misc]
 
 
 def _record(file: BinaryIO, generation: int | None) -> tuple[int, str, bytes, bytes] | None:

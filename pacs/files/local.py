@@ -21,7 +21,7 @@ from typing import BinaryIO, Self
 
 from pacs.errors import InstanceUnreadable, StorageUnavailable
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, write_at
-from pacs.files.journal import LONGEST_HEAD, Journal, Record, note_deletion, replay
+from pacs.files.journal import LONGEST_HEAD, Journal, Record, note_deletion, repair, replay
 from pacs.files.scratch import SCRATCHES, SMALL, Scratch
 from pacs.files.store import Incoming
 from pacs.files.windows import FileWindow, MemoryWindow, reader
@@ -55,8 +55,9 @@ class LocalFiles:
         left alone. Raises StorageUnavailable.
         """
         with _WRITING:
-            replay(self._root, self._restore)
+            # In this order: what is restored may have been on its way under the same name.
             removed = sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
+            replay(self._root, self._restore, self._forget)
         self.join()
         return removed
 
@@ -64,7 +65,7 @@ class LocalFiles:
         """As `start`, beside a process that started already: nothing is cleared. Raises StorageUnavailable."""
         with _WRITING:
             self._descriptor = open_folder(self._root)
-        self._journal = Journal(self._root, self._settle)
+        self._journal = Journal(self._root, self._settle, partial(repair, self._root, self._restore, self._forget))
 
     def close(self) -> None:
         """Settle the journal. Twice does no harm."""
@@ -138,17 +139,19 @@ class LocalFiles:
                 yield from self._keys_within(folder / entry.name, key + "/", first)
 
     def _restore(self, key: str, head: bytes, body: bytes) -> None:
-        """Make an object that the journal has durable by itself, if its file is not whole."""
+        """Make an object that the journal has durable by itself, whatever there is of its file.
+
+        It is written anew: that a file can be read says nothing of the disk, and a sync tells of a failure only once.
+        """
         path = self._path(key)
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            if file.read() == head + body:
-                os.fsync(file.fileno())
-                sync_folder(path.parent)
-                return
-        place = _Place(self._folders, path.stem, key)
+        place = _Place(self._folders, f"{path.stem}.again", key)
         with _LocalIncoming(place, len(head)) as incoming:
             incoming.write(body)
             incoming.commit(head)
+
+    def _forget(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            self._path(key).unlink()
 
     def _settle(self, keys: Collection[str]) -> None:
         """Make objects durable by themselves. Raises OSError."""
@@ -188,6 +191,10 @@ class _Place:
         descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # ends with the process, however that ends: see `LocalFiles.start`
         return descriptor
+
+    def note_deletion(self) -> None:
+        """Have it that no journal brings the object back. Raises OSError."""
+        note_deletion(Path(self._folders.root), self.key)
 
     def move(self) -> None:
         """Give the file its name. Raises OSError."""
@@ -291,9 +298,15 @@ class _LocalIncoming:
 
     def _append(self, journal: Journal, scratch: Scratch, head: bytes, descriptor: int) -> None:
         """Make the file durable by the journal; by itself when there is no room."""
-        if len(head) > LONGEST_HEAD or not journal.append(Record(self.key, head, scratch, self._hash.digest())):
-            os.fsync(descriptor)
-            sync_folder(self._place.folder)
+        try:
+            if len(head) <= LONGEST_HEAD and journal.append(Record(self.key, head, scratch, self._hash.digest())):
+                return
+        except OSError:
+            with suppress(OSError):  # it may be in the journal all the same
+                self._place.note_deletion()
+            raise
+        os.fsync(descriptor)
+        sync_folder(self._place.folder)
 
     def _give_back(self) -> None:
         if self._scratch is not None:

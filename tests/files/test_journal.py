@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -58,11 +59,16 @@ def zeroed(path: Path) -> None:
 
 
 def lost(path: Path) -> None:
-    """The name was not synced."""
+    """Neither name was synced."""
     path.unlink()
 
 
-@pytest.mark.parametrize("damage", [emptied, zeroed, lost, lambda path: None])
+def unnamed(path: Path) -> None:
+    """The name under which it was on its way was synced, the other was not."""
+    path.rename(path.parents[4] / "incoming" / path.stem)
+
+
+@pytest.mark.parametrize("damage", [emptied, zeroed, lost, unnamed, lambda path: None])
 def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, files: LocalFiles, damage):
     """Whatever the cut left of the file itself."""
     keys = {put(files, b"%d" % number * number): b"head" + b"%d" % number * number for number in range(50)}
@@ -222,22 +228,30 @@ class TestSegments:
         with closing(after_a_power_cut(tmp_path / "files", lambda path: None)) as again:
             assert sorted(again.keys()) == sorted([*keys, late])
 
-    def test_what_cannot_be_settled_is_tried_again(self, files: LocalFiles, monkeypatch, caplog):
-        """It stays in the journal, and the log says so."""
-        monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.01)
-        tries: list[int] = []
+    def test_what_could_not_be_synced_is_written_anew(self, tmp_path: Path, files: LocalFiles, monkeypatch, caplog):
+        """The system tells of a failed write only once: no later sync is believed. What was deleted stays so."""
+        monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.2)
+        syncs: list[int] = []
 
-        def settle(_descriptor: int) -> bool:
-            tries.append(1)
-            if len(tries) < 3:
+        def fails_once(descriptor: int) -> bool:
+            syncs.append(descriptor)
+            if len(syncs) == 1:
                 raise OSError(errno.EIO, "Input/output error")
             return True
 
-        monkeypatch.setattr(local, "sync_file_system", settle)
-        put(files, b"x")
-        while len(tries) < 3:
+        monkeypatch.setattr(local, "sync_file_system", fails_once)
+        keys = [put(files, b"%d" % number) for number in range(3)]
+        before = {key: (tmp_path / "files" / key).stat().st_ino for key in keys}
+        files.delete(keys[0])
+        deadline = time.monotonic() + PATIENCE
+        while any((tmp_path / "files" / key).stat().st_ino == before[key] for key in keys[1:]):
+            assert time.monotonic() < deadline
             threading.Event().wait(0.01)
+        files.close()
+        assert len(syncs) == 1
+        assert contents(files) == {keys[1]: b"head1", keys[2]: b"head2"}
         assert "stay in the journal" in caplog.text
+        assert list((tmp_path / "files" / "journal").glob("*/")) == []
 
     def test_what_cannot_be_settled_at_the_end_is_left_for_the_next_start(self, tmp_path: Path, files, monkeypatch):
         """A clean stop does not throw away what only the journal has."""
@@ -248,6 +262,7 @@ class TestSegments:
 
         with monkeypatch.context() as broken:
             broken.setattr(local, "sync_file_system", fails)
+            fail(broken, "rename", errno.EIO, 0)
             files.close()
         with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
             assert content(again, key) == b"headx"
@@ -317,3 +332,73 @@ def test_a_head_of_more_than_a_page_is_synced_by_itself(files: LocalFiles):
         incoming.write(b"x")
         incoming.commit(b"h" * 5000)
     assert content(files, incoming.key) == b"h" * 5000 + b"x"
+
+
+def test_a_settled_segment_has_nothing_to_replay(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """What is where it belongs is not written again, nor need it be known to be deleted."""
+    monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.05)
+    put(files, b"x")
+    (segment,) = (tmp_path / "files" / "journal").glob("*/*.segment")
+    deadline = time.monotonic() + PATIENCE
+    while any(segment.read_bytes()[:4096]):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def test_what_is_deleted_while_a_journal_is_replayed_does_not_come_back(tmp_path: Path, files: LocalFiles):
+    """The deletion may come between the look at what was deleted and the writing."""
+    keys = [put(files, b"x") for _ in range(3)]
+    after = tmp_path / "after"
+    shutil.copytree(tmp_path / "files", after)
+    store = LocalFiles(after)
+    restore = store._restore
+
+    def meanwhile(key: str, head: bytes, body: bytes) -> None:
+        if key == keys[1]:
+            LocalFiles(after).delete(keys[1])
+            LocalFiles(after).delete(keys[0])
+        restore(key, head, body)
+
+    store._restore = meanwhile  # type: ignore[method-assign]
+    with closing(store):
+        store.start()
+        assert list(store.keys()) == [keys[2]]
+
+
+def test_an_object_that_was_refused_is_noted_as_deleted(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """A write may reach the disk although the system says that it failed: what is in the journal does not come back."""
+    put(files, b"before")
+    settled = threading.Event()
+    monkeypatch.setattr(local, "sync_file_system", lambda _descriptor: settled.wait(PATIENCE))
+    real = journal.write_at
+
+    def reaches_the_disk_and_fails(descriptor: int, buffers: list[memoryview], position: int) -> None:
+        real(descriptor, buffers, position)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "write_at", reaches_the_disk_and_fails)
+        with pytest.raises(StorageUnavailable):
+            put(files, b"refused")
+    with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
+        settled.set()
+        assert [content(again, key) for key in again.keys()] == [b"headbefore"]  # noqa: SIM118
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+def test_direct_writes_may_be_refused_at_once(tmp_path: Path, monkeypatch, call: str):
+    """Some file systems refuse to open a file so, some to write to it."""
+    real = getattr(os, call)
+
+    def refused(*arguments, **options):
+        asked = fcntl.fcntl(arguments[0], fcntl.F_GETFL) if call == "pwrite" else arguments[1]
+        if asked & os.O_DIRECT:
+            if call == "open":
+                os.close(real(arguments[0], arguments[1] & ~os.O_DIRECT, *arguments[2:]))
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, call, refused)
+    with closing(LocalFiles(tmp_path / "files")) as files:
+        files.start()
+        assert content(files, put(files, b"x")) == b"headx"
