@@ -20,7 +20,7 @@ from pacs.errors import UndecodableDataSet
 DEPTH_LIMIT = 64
 """Sequences may be nested this deep (the limit DCMTK chose): far beyond any IOD, far below any stack."""
 
-INFLATED_LIMIT = 1 << 30
+INFLATED_LIMIT = 1 << 31
 """A deflated data set may have this many bytes when inflated."""
 
 CUT_OFF = "The data set ends in the middle of an element: send it whole"
