@@ -88,7 +88,7 @@ def _value(goal: Goal, rows: Mapping[str, Row]) -> float | None:
 def ratio(row: Row, ours: str, systems: Sequence[str]) -> float | None:
     """How many times better ours is than the best of these with the same load: the median of the runs' ratios."""
     names = (ours, *(name for name in systems if name not in row.eased))
-    complete = [row.values[name] for name in names if len(row.values.get(name, ())) == _runs(row)]
+    complete = [row.values[name] for name in names if name in row.values and len(row.values[name]) == _runs(row)]
     if ours not in row.values or len(complete) < 2 or complete[0] is not row.values[ours]:
         return None
     return median(_times_better(row.line.better, mine, others) for mine, *others in zip(*complete, strict=True))

@@ -83,6 +83,14 @@ def test_a_ratio_is_the_median_of_the_runs_against_the_best_of_each(better, expe
     assert ratio(row, "pacs", ("orthanc", "orthanc-db", "dcmqrscp", "qrscp")) == expected
 
 
+def test_a_line_in_which_everybody_failed_has_no_ratio():
+    """Nobody has a value then, and the other lines are printed all the same."""
+    row = Row(Line("key", "a line", "unit", Better.MORE), {}, {"pacs": "failed: why"})
+    assert ratio(row, "pacs", ("orthanc",)) is None
+    done = Row(Line("other", "another", "unit", Better.MORE), {"pacs": [1.0]})
+    assert "| another | unit ↑ | 1.00 |" in markdown(Report([row, done], "python -m benchmarks", quick=False))
+
+
 def test_what_a_system_could_not_do_stands_below_the_table():
     """A system without a value has a dash, and its reason is told once for all rows."""
     lines = [Line(f"key.{at}", f"line {at}", "MB/s", Better.MORE) for at in range(5)]
