@@ -53,7 +53,8 @@ def pacs(site: Site, url: str = "", name: str = "pacs", workers: int = 1) -> Ite
     configuration = site.folder / "config.toml"
     configuration.write_text(
         f'[server]\nport = {port}\nworkers = {workers}\n[database]\nurl = "{url or "sqlite:///pacs.db"}"\n'
-        f'[files]\nurl = "files"\n[limits]\nassociations = 200\n[web]\nenabled = false\n'
+        f'[files]\nurl = "files"\n[web]\nenabled = false\n'
+        f"[limits]\nassociations = 200\nassociations_per_address = 0\nassociations_per_ae = 0\n"
         f'[[peers]]\nae_title = "{SINK}"\nhost = "127.0.0.1"\nport = {site.sink_port}\n'
     )
     settings = [part for each in site.settings for part in ("--set", each)]

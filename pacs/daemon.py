@@ -5,31 +5,39 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
 from pacs import config as configuration
-from pacs.config import Config
+from pacs.config import Config, split_address
+from pacs.dicom.bounds import Bounds as BoundsOfDataSets
 from pacs.dicom.manner import MANNERS
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse import association
+from pacs.dimse import association, secure
+from pacs.dimse.agreement import UserIdentity
+from pacs.dimse.establishment import Protection
 from pacs.dimse.handlers import Handlers
+from pacs.dimse.identity import credentials
 from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.places import Share
+from pacs.dimse.places import Bounds, Share
 from pacs.dimse.retrieving import Patience
-from pacs.dimse.server import Server
+from pacs.dimse.server import Address, Server, Settings
 from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
+from pacs.services.access import Access, Rules
 from pacs.services.maintenance import Maintenance
-from pacs.services.peers import Peer, Peers
+from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
-from pacs.telemetry import EventStream, ServerReady
+from pacs.services.tokens import subject_checker
+from pacs.services.users import User, Users
+from pacs.telemetry import ConfigurationReloaded, Diagnosed, EventStream, ServerReady, set_level
 
 CONNECTIONS = 32
 """How many connections to its database the pool of one process has at most."""
@@ -54,21 +62,11 @@ class Archive:
         self.port = config.server.port
         self.index = _index(config)
         self.files = file_store(config)
-        self.peers = Peers(_peers(config), MANNERS[config.query.manner])
-        self.storage = Storage(
-            self.index,
-            self.files,
-            duplicates=config.storage.duplicates,
-            unknown_sop_classes=config.storage.unknown_sop_classes,
-            publish=self.events.publish,
-        )
-        self.queries = QueryService(
-            self.index, self.files, page=config.limits.query_page, scan_limit=config.limits.query_scan
-        )
-        self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
+        settings = self._build(config)
         self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
-        self._server = self._dimse()
+        self._addresses = addresses_of(config)
+        self._server = Server(self._addresses, settings, publish=self.events.publish)
         self._closing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -101,18 +99,39 @@ class Archive:
         with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
             self.files.start()
             self._recovery.begin()
-        server = self.config.server
         try:
             self._server.listen()
         except OSError as error:
-            why = f"cannot listen on {server.host}:{server.port} ({error.strerror})"
+            where = ", ".join(f"{each.host}:{each.port}" for each in addresses_of(self.config))
+            why = f"cannot listen on {where} ({error.strerror})"
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
         self.port = self._server.port
 
     def announce(self) -> None:
         """Publish that associations are accepted."""
         server = self.config.server
-        self.events.publish(ServerReady(ae_title=server.ae_title, host=server.host, port=self.port))
+        self.events.publish(
+            ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
+        )
+
+    @property
+    def secure_port(self) -> int:
+        """The port on which associations are encrypted, once it is started also where any was asked for; 0 for none."""
+        return next(
+            (port for port, each in zip(self._server.ports, self._addresses, strict=False) if each.is_secure), 0
+        )
+
+    def reload(self, config: Config) -> tuple[str, ...]:
+        """Go by another configuration, as far as that can be done while it runs; no association ends by it.
+
+        Requests see it at once, limits and certificates the next connection. The keys that differ and wait for the
+        next start are returned. Raises ConfigurationError, and nothing has changed then.
+        """
+        usable, at_start = _usable(self.config, config)
+        self._server.configure(self._build(usable))
+        self.files.least_free = usable.limits.free_space
+        self.config = usable
+        return at_start
 
     def join(self, prepared: "Archive", places: Share) -> None:
         """Accept associations as a worker of the server that another archive prepared before this process was forked.
@@ -146,43 +165,136 @@ class Archive:
             self._recovery.end()
             self.index.close()
 
-    def _dimse(self) -> Server:
-        """The DIMSE mouth: who is let in, what is done with each request, and what it may cost."""
-        config = self.config
-        limits = _association_limits(config.limits)
+    def _build(self, config: Config) -> Settings:
+        """Build what can be built anew while a server runs: the services, and what the DIMSE mouth goes by.
+
+        Raises ConfigurationError before anything is replaced.
+        """
+        protections = {each.ae_title: protection_of(config, each) for each in config.peers}
+        tls = secure.acceptor_context(certificates_of(config)) if config.tls.enabled else None
+        users, limits = _users(config), config.limits
+        self.peers = Peers(_peers(config), MANNERS[config.query.manner])
+        self.access = Access(_rules(config), self.peers)
+        self.storage = Storage(
+            self.index,
+            self.files,
+            duplicates=config.storage.duplicates,
+            unknown_sop_classes=config.storage.unknown_sop_classes,
+            bounds=BoundsOfDataSets(depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size),
+            publish=self.events.publish,
+        )
+        self.queries = QueryService(
+            self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
+        )
+        self.retrieves = RetrieveService(self.index, self.files, limits.retrieve_studies)
+        of_associations = _association_limits(limits)
         handlers = Handlers(
             storage=self.storage,
             queries=self.queries,
             retrieves=self.retrieves,
             peers=self.peers,
+            access=self.access,
             publish=self.events.publish,
             ae_title=config.server.ae_title,
-            identifier_size=config.limits.identifier_size,
-            patience=_patience(config.limits),
-            limits=limits,
+            identifier_size=limits.identifier_size,
+            identifier_bounds=BoundsOfDataSets(depth=limits.nesting, elements=limits.identifier_elements),
+            patience=_patience(limits),
+            limits=of_associations,
+            protect=lambda peer: protections[peer.ae_title],
         )
-        return Server(
-            [(config.server.host, config.server.port)],
-            self._policy(),
-            handlers.table(),
-            limits=limits,
-            associations=config.limits.associations,
-            publish=self.events.publish,
+        return Settings(
+            policy=self._policy(config, users),
+            handlers=handlers.table(),
+            limits=of_associations,
+            bounds=Bounds(
+                in_all=limits.associations,
+                per_address=limits.associations_per_address,
+                per_ae=limits.associations_per_ae,
+            ),
+            tls=tls,
         )
 
-    def _policy(self) -> AcceptorPolicy:
-        config = self.config
+    def _policy(self, config: Config, users: Users) -> AcceptorPolicy:
+        def identify(identity: UserIdentity | None) -> str:
+            return users.identify(credentials(identity) if identity is not None else None)
+
         return AcceptorPolicy(
-            ae_title=config.server.ae_title,
-            any_called_ae=config.access.called_ae == "any",
-            may_call=self._may_call,
+            access=self.access,
             transfer_syntaxes=KEPT,
             order_for=self.peers.transfer_syntaxes_of,
             unknown_sop_classes=config.storage.unknown_sop_classes,
+            identify=identify,
         )
 
-    def _may_call(self, ae_title: str, _address: str) -> bool:
-        return self.config.access.callers == "anyone" or self.peers.find(ae_title) is not None
+
+# --- from the configuration ---------------------------------------------------------------------------------------
+
+AT_START: dict[str, tuple[str, ...]] = {
+    "server": tuple(configuration.Server.model_fields),
+    "database": tuple(configuration.Database.model_fields),
+    "files": tuple(configuration.Files.model_fields),
+    "web": tuple(configuration.Web.model_fields),
+    "tls": ("enabled", "port", "only"),
+    "log": ("format",),
+}
+"""The keys that only the start takes notice of, by section."""
+
+
+def _usable(before: Config, after: Config) -> tuple[Config, tuple[str, ...]]:
+    """What of a later configuration can be gone by while a server runs, and the keys that differ and cannot."""
+    kept, waiting = {}, []
+    for section, keys in AT_START.items():
+        old, new = getattr(before, section), getattr(after, section)
+        kept[section] = new.model_copy(update={key: getattr(old, key) for key in keys})
+        waiting += [f"{section}.{key}" for key in keys if getattr(old, key) != getattr(new, key)]
+    return after.model_copy(update=kept), tuple(waiting)
+
+
+def addresses_of(config: Config) -> list[Address]:
+    """Where a server of this configuration listens: first plain, then on the same hosts with TLS."""
+    server, tls = config.server, config.tls
+    plain = [Address(server.host, server.port), *(Address(*split_address(each)) for each in server.listen)]
+    hosts = dict.fromkeys(each.host for each in plain)
+    encrypted = [Address(host, tls.port, is_secure=True) for host in hosts] if tls.enabled else []
+    return encrypted if tls.only else plain + encrypted
+
+
+def certificates_of(config: Config) -> secure.Certificates:
+    """The files that TLS needs."""
+    tls = config.tls
+    return secure.Certificates(certificate=tls.certificate, key=tls.key, ca=tls.ca, of_clients=tls.client_certificates)
+
+
+def protection_of(config: Config, peer: configuration.Peer) -> Protection | None:
+    """How a configured peer is called with TLS, None where it is not. Raises ConfigurationError."""
+    if not peer.tls:
+        return None
+    context = secure.requestor_context(certificates_of(config), is_pinned=bool(peer.certificates))
+    return Protection(context, frozenset(peer.certificates))
+
+
+def ourselves(config: Config) -> Protection:
+    """How a server of this configuration calls itself with TLS. Raises ConfigurationError."""
+    certificates = certificates_of(config)
+    context = secure.requestor_context(certificates, is_pinned=True)
+    return Protection(context, frozenset({secure.fingerprint_of(certificates.certificate)}))
+
+
+def _rules(config: Config) -> Rules:
+    access = config.access
+    return Rules(
+        titles=(config.server.ae_title, *config.server.aliases),
+        by_any_title=access.called_ae == "any",
+        anybody=access.callers == "anyone",
+        rights=frozenset(map(Right, access.services)),
+    )
+
+
+def _users(config: Config) -> Users:
+    """The users. Raises ConfigurationError when tokens cannot be checked."""
+    jwt = config.jwt
+    check = subject_checker(jwt.key, jwt.algorithm, jwt.audience, jwt.issuer) if jwt.key else None
+    return Users((User(each.name, each.passcode) for each in config.users), config.access.users, check)
 
 
 def _association_limits(limits: configuration.Limits) -> association.Limits:
@@ -190,6 +302,7 @@ def _association_limits(limits: configuration.Limits) -> association.Limits:
         negotiation=limits.negotiation_seconds,
         idle=limits.idle_seconds,
         message=limits.message_seconds,
+        least_rate=limits.least_rate,
         write=limits.write_seconds,
         connect=limits.connect_seconds,
         max_pdu=limits.pdu_size,
@@ -214,7 +327,7 @@ def file_store(config: Config) -> LocalFiles:
     if config.files.url.startswith("s3://"):
         raise ConfigurationError("files.url: object stores are not supported yet; expected a folder")
     try:
-        return LocalFiles(Path(config.files.url))
+        return LocalFiles(Path(config.files.url), config.limits.free_space)
     except StorageUnavailable as error:
         why = f"{error.comment}: {config.files.url} has to be a folder we may write to, see files.url"
         raise StorageUnavailable(why) from error
@@ -230,6 +343,11 @@ def _peers(config: Config) -> tuple[Peer, ...]:
             manner=MANNERS[each.manner] if each.manner else None,
             transfer_syntaxes=each.transfer_syntaxes,
             associations=each.associations,
+            rights=frozenset(map(Right, each.services)),
+            addresses=tuple(map(ip_network, each.addresses)),
+            certificates=frozenset(each.certificates),
+            destinations=None if each.destinations is None else frozenset(each.destinations),
+            is_secure=each.tls,
         )
         for each in config.peers
     )
@@ -242,19 +360,39 @@ def run_until_signalled(
     archive: Archive,
     signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     stopping: Callable[[], None] = lambda: None,
+    read: Callable[[], Config] | None = None,
 ) -> None:
     """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
 
-    `stopping` is called when the first has come.
-    For the main thread of a process, whose handlers of `signals` are put back at the end. Raises as `Archive.start`.
+    `stopping` is called when the first has come. At a SIGHUP the archive goes by what `read` gives from then on.
+    For the main thread of a process, whose handlers of the signals are put back at the end. Raises as `Archive.start`.
     """
-    with Bell(signals) as bell:
+    with Bell((*signals, *RELOADING)) as bell:
         archive.start()
-        bell.wait()
+        while bell.wait() in RELOADING:
+            reload(archive, read)
         stopping()
         threading.Thread(target=_drain, args=(archive, bell), name="pacs-drain", daemon=True).start()
-        bell.wait()
+        while bell.wait() in RELOADING:
+            continue  # it stops: there is nothing left that would go by it
         archive.close()
+
+
+RELOADING = (signal.SIGHUP,)
+"""The signals that have the configuration read again."""
+
+
+def reload(archive: Archive, read: Callable[[], Config] | None) -> bool:
+    """Have an archive go by what `read` gives: whether it does. Else it keeps what it has, and the log says why."""
+    try:
+        at_start = archive.reload(read() if read is not None else archive.config)
+    except ConfigurationError as error:
+        why = error.comment.replace("\n", "; ")
+        archive.events.publish(Diagnosed(sentence=f"the configuration stays as it was, for the new one is bad: {why}"))
+        return False
+    set_level(archive.config.log.level)
+    archive.events.publish(ConfigurationReloaded(at_start=at_start))
+    return True
 
 
 def _drain(archive: Archive, bell: "Bell") -> None:
@@ -298,6 +436,6 @@ class Bell:
         """What is readable when it has rung and nobody has waited for it."""
         return self._heard.fileno()
 
-    def wait(self) -> None:
-        """Wait for one ring."""
-        self._heard.recv(1)
+    def wait(self) -> int:
+        """Wait for one ring: the number of the signal, 0 where it was no signal."""
+        return self._heard.recv(1)[0]

@@ -35,6 +35,21 @@ class NotAuthorized(PacsError):
     """The peer may not do this."""
 
 
+# --- who is not let in -------------------------------------------------------------------------------------------
+
+
+class CalledTitleUnknown(NotAuthorized):
+    """The AE title that was called is none of ours."""
+
+
+class CallerUnknown(NotAuthorized):
+    """The calling AE title may not associate, or not from there, or not with that certificate."""
+
+
+class UserRefused(NotAuthorized):
+    """The user did not say who it is, or could not show it."""
+
+
 # --- what is wrong with a request --------------------------------------------------------------------------------
 
 
@@ -81,7 +96,7 @@ class DestinationUnreachable(PacsError):
 
 
 class TooManyMatches(PacsError):
-    """A retrieve selects more than is allowed at once."""
+    """A query or a retrieve selects more than is allowed at once."""
 
 
 # --- associations ------------------------------------------------------------------------------------------------
@@ -114,6 +129,14 @@ class ProtocolViolation(PacsError):
 
 class OutOfResources(PacsError):
     """The archive cannot do this now: no space, no database, too many at once. Trying again later may work."""
+
+
+class TooManyAssociations(OutOfResources):
+    """There are as many associations as there may be, in all or of one peer."""
+
+
+class ServerStopping(OutOfResources):
+    """The archive lets what runs end and begins nothing new."""
 
 
 class IndexUnavailable(OutOfResources):

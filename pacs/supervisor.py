@@ -8,9 +8,11 @@ that of the process at the other end, however that came about.
 
 import logging
 import os
+import pickle
 import selectors
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,13 +20,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from pacs.daemon import Archive, Bell
+from pacs.config import Config
+from pacs.daemon import RELOADING, Archive, Bell, reload
 from pacs.dimse.places import Places
-from pacs.errors import OutOfResources, PacsError
-from pacs.telemetry import Diagnosed
+from pacs.errors import ConfigurationError, OutOfResources, PacsError
+from pacs.telemetry import Diagnosed, set_level
 
-READY, DRAIN, STOP = b"r", b"d", b"s"
-"""The words on a line: a worker accepts associations; it is to let them end; it is to end them."""
+READY, DRAIN, STOP, RELOAD = b"r", b"d", b"s", b"c"
+"""The words on a line: a worker accepts associations; it is to let them end; it is to end them; it is to go by the
+configuration that follows, pickled, behind its length."""
+
+_LENGTH = struct.Struct(">L")
+
+PATIENCE = 5.0
+"""Seconds that a worker may take to take in what it is told."""
 
 STEADY = 10.0
 """Seconds after which a worker that dies is replaced at once; after those who die younger there is a growing pause."""
@@ -53,18 +62,20 @@ def supervise(
     archive: Archive,
     signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     stopping: Callable[[], None] = lambda: None,
+    read: Callable[[], Config] | None = None,
 ) -> None:
     """Serve with `server.workers` processes until a signal comes; then drain them, and at a second signal stop at once.
 
     As `run_until_signalled`, which does it with none but this process: for the main thread, `stopping` is called when
-    the first signal has come. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
+    the first signal has come, and at a SIGHUP all go by what `read` gives. Raises as `Archive.prepare`, and
+    OutOfResources when workers cannot be started.
     """
-    signals = tuple(signals)
+    signals = (*signals, *RELOADING)
     with Bell(signals) as bell, selectors.DefaultSelector() as selector:
         archive.prepare()
         archive.index.close()  # no connection to a database outlives a fork
         selector.register(bell, selectors.EVENT_READ)
-        supervisor = _Supervisor(archive, signals, bell, selector)
+        supervisor = _Supervisor(archive, signals, bell, selector, read)
         try:
             supervisor.serve()
             stopping()
@@ -79,14 +90,19 @@ class _Supervisor:
     """The workers of one archive. `selector` has `bell` in it, and gets their lines."""
 
     def __init__(
-        self, archive: Archive, signals: tuple[signal.Signals, ...], bell: Bell, selector: selectors.BaseSelector
+        self,
+        archive: Archive,
+        signals: tuple[signal.Signals, ...],
+        bell: Bell,
+        selector: selectors.BaseSelector,
+        read: Callable[[], Config] | None,
     ) -> None:
-        self._archive, self._signals = archive, signals
+        self._archive, self._signals, self._read = archive, signals, read
         self._bell, self._selector = bell, selector
-        config = archive.config
-        self._places = Places(config.limits.associations, config.server.workers)
+        self._numbers = range(archive.config.server.workers)
+        self._places = Places(len(self._numbers))
         self._workers: dict[int, _Worker] = {}
-        self._due = dict.fromkeys(range(config.server.workers), 0.0)
+        self._due = dict.fromkeys(self._numbers, 0.0)
         """When each number that has no worker gets one, on the monotonic clock."""
         self._died_young = self._failed = 0
         """How many in a row died before they were `STEADY`, and before they were ready."""
@@ -118,6 +134,7 @@ class _Supervisor:
     def _start(self, number: int) -> None:
         """Fork a worker. Raises OSError."""
         ours, theirs = socket.socketpair()
+        ours.settimeout(PATIENCE)
         try:
             # A signal that comes in between is ours alone: no handler of ours may run in the new process.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
@@ -137,15 +154,23 @@ class _Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
     def _wait(self, seconds: float | None) -> bool:
-        """Attend to what happens next, within some seconds: whether that was a signal."""
+        """Attend to what happens next, within some seconds: whether that was a signal to end."""
         has_rung = False
         for key, _ in self._selector.select(seconds):
-            if key.data is None:
-                self._bell.wait()
-                has_rung = True
-            else:
+            if key.data is not None:
                 self._hear(key.data)
+            elif self._bell.wait() not in RELOADING:
+                has_rung = True
+            elif not self._is_ending and reload(self._archive, self._read):
+                self._pass_on()
         return has_rung
+
+    def _pass_on(self) -> None:
+        """Have all workers go by the configuration that we go by."""
+        pickled = pickle.dumps(self._archive.config)
+        for worker in self._workers.values():
+            with suppress(OSError):  # it is dead, and will be heard of; who takes its place has it from us
+                worker.line.sendall(RELOAD + _LENGTH.pack(len(pickled)) + pickled)
 
     def _hear(self, worker: _Worker) -> None:
         try:
@@ -162,10 +187,6 @@ class _Supervisor:
 
     def _are_ready(self, of: Callable[[Iterable[bool]], bool]) -> bool:
         return of(number in self._workers and self._workers[number].is_ready for number in self._numbers)
-
-    @property
-    def _numbers(self) -> range:
-        return range(self._archive.config.server.workers)
 
     # --- workers that died ----------------------------------------------------------------------------------------
 
@@ -249,9 +270,23 @@ class _Supervisor:
 def _work(archive: Archive, line: socket.socket) -> None:
     """Serve until the supervisor says that all is over, or is gone; then drain, and at a second word stop at once."""
     line.send(READY)
-    line.recv(1)
+    while line.recv(1) == RELOAD:
+        (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
+        config = pickle.loads(_exactly(line, length))  # noqa: S301 - from the process that forked us
+        try:
+            archive.reload(config)  # the supervisor has said so for all
+            set_level(config.log.level)
+        except ConfigurationError as error:
+            archive.events.publish(
+                Diagnosed(sentence=f"worker {os.getpid():x} keeps its configuration: {error.comment}")
+            )
     threading.Thread(target=_stop_when_told, args=(archive, line), name="pacs-stop", daemon=True).start()
     archive.drain()
+
+
+def _exactly(line: socket.socket, count: int) -> bytes:
+    """The next bytes on a line; fewer when the other end is gone, whose next word is the end then."""
+    return line.recv(count, socket.MSG_WAITALL)
 
 
 def _stop_when_told(archive: Archive, line: socket.socket) -> None:

@@ -41,11 +41,24 @@ class ServerReady(Event):
     ae_title: str
     host: str
     port: int
+    secure_port: int = 0
+    """The port of encrypted associations, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationReloaded(Event):
+    """The configuration was read again and is in force; of the keys `at_start` only the next start takes notice."""
+
+    TITLE: ClassVar[str] = "configuration reloaded"
+    at_start: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationAccepted(Event):
-    """A peer associated with us. `contexts` counts the accepted presentation contexts."""
+    """A peer associated with us. `contexts` counts the accepted presentation contexts.
+
+    `protection` is the version of TLS and the cipher suite, '' where nothing is encrypted; `user` who was identified.
+    """
 
     TITLE: ClassVar[str] = "association accepted"
     LEVEL: ClassVar[int] = logging.DEBUG
@@ -54,6 +67,8 @@ class AssociationAccepted(Event):
     called_ae_title: str
     address: str
     contexts: int = 0
+    protection: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +276,7 @@ def _log_value(name: str, value: Any) -> Any:
         return f"0x{value:04X}"
     if name == "duration":
         return round(value, 4)
-    return "; ".join(value) if name == "warnings" else value
+    return "; ".join(value) if isinstance(value, tuple) else value
 
 
 LogFormat = Literal["console", "json"]
@@ -314,6 +329,11 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def set_level(level: str) -> None:
+    """Have the log begin at another level of `logging`, by its name."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def _renderer(format: LogFormat, out: TextIO) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from pacs import __version__
-from pacs.cli import check, conformance, contents, database, peers, serve
+from pacs.cli import check, conformance, contents, database, passcode, peers, serve
 from pacs.errors import ConfigurationError, PacsError
 
 
@@ -51,6 +51,7 @@ for command in (
     contents.delete,
     contents.export,
     peers.peers,
+    passcode.passcode,
     conformance.conformance,
 ):
     main.add_command(command)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.options import configured
-from pacs.errors import AssociationRejected, PacsError
+from pacs.errors import AssociationRejected, ConfigurationError, PacsError
 
 if TYPE_CHECKING:
     from pacs.config import Config, Peer
+    from pacs.dimse.establishment import Protection
+    from pacs.dimse.server import Address
 
 FREE_BYTES = 2**30
 """Less free space than this is said to be little."""
@@ -52,7 +54,9 @@ def _findings(config: "Config") -> Iterator[Finding]:
     yield _index(config)
     yield _files(config)
     yield _free_space(config)
-    yield _address(config)
+    yield from _addresses(config)
+    if config.tls.enabled:
+        yield _certificate(config)
     for peer in config.peers:
         yield _peer(config, peer)
 
@@ -96,54 +100,102 @@ def _free_space(config: "Config") -> Finding:
     return Finding("free space", True, f"{free / 2**30:.1f} GiB where the files are")
 
 
-def _address(config: "Config") -> Finding:
-    """Whether the address to listen on is free, or has our own server behind it."""
-    server = config.server
-    where = f"{server.host}:{server.port}"
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+def _addresses(config: "Config") -> Iterator[Finding]:
+    """Whether each address to listen on is free, or has our own server behind it."""
+    from pacs.daemon import addresses_of
+
+    for address in addresses_of(config):
+        yield _address(config, address)
+
+
+def _address(config: "Config", address: "Address") -> Finding:
+    where = f"{address.host}:{address.port}"
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        socket.create_server((server.host, server.port), family=family).close()
+        socket.create_server((address.host, address.port), family=family).close()
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and (running := _ourselves(config)).well:
+        if error.errno == errno.EADDRINUSE and (running := _answer_of(config, address)).well:
             return running
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        mend = "change server.host or server.port, or end what is there"
-        return Finding("server", False, f"cannot listen on {where} ({why}): {mend}")
-    return Finding("server", True, f"{where} is free to listen on")
+        keys = "server.host or tls.port" if address.is_secure else "server.host or server.port"
+        return Finding("server", False, f"cannot listen on {where} ({why}): change {keys}, or end what is there")
+    return Finding("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
+
+
+def _certificate(config: "Config") -> Finding:
+    from pacs.daemon import certificates_of
+    from pacs.dimse.secure import acceptor_context
+
+    try:
+        acceptor_context(certificates_of(config))
+    except PacsError as error:
+        return Finding("certificate", False, error.comment)
+    return Finding("certificate", True, f"{config.tls.certificate} can be used")
 
 
 # --- peers -------------------------------------------------------------------------------------------------------
 
 
 def _peer(config: "Config", peer: "Peer") -> Finding:
+    from pacs.daemon import protection_of
+
     subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
     try:
-        _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, config.limits.connect_seconds)
+        protection = protection_of(config, peer)
+        seconds = config.limits.connect_seconds
+        _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, seconds=seconds, protection=protection)
     except AssociationRejected as error:
         return Finding(subject, False, _explained(error, config, peer))
+    except ConfigurationError as error:
+        return Finding(subject, False, error.comment)
     except PacsError as error:
         return Finding(subject, False, f"{error.comment}; check host and port, and whether it runs")
     return Finding(subject, True, "answers C-ECHO")
 
 
 def _ourselves(config: "Config") -> Finding:
-    """Whether the server of this configuration answers on the address it listens on."""
-    server = config.server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared, not bound
+    """Whether the server of this configuration answers on the first address it listens on."""
+    from pacs.daemon import addresses_of
+
+    return _answer_of(config, addresses_of(config)[0])
+
+
+def _answer_of(config: "Config", address: "Address") -> Finding:
+    """Whether the server of this configuration answers on an address."""
+    from pacs.daemon import ourselves
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - compared, not bound
+    title = config.server.ae_title
     try:
-        _echo(host, server.port, server.ae_title, server.ae_title, config.limits.connect_seconds)
+        protection = ourselves(config) if address.is_secure else None
+        _echo(host, address.port, title, title, seconds=config.limits.connect_seconds, protection=protection)
     except AssociationRejected:
         return Finding("server", True, "answers, and rejects its own AE title as it is told to")
     except PacsError as error:
         return Finding("server", False, error.comment)
-    return Finding("server", True, f"answers C-ECHO on {host}:{server.port}")
+    return Finding("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
 
 
-def _echo(host: str, port: int, calling_ae_title: str, called_ae_title: str, seconds: float) -> None:
+def _echo(
+    host: str,
+    port: int,
+    calling_ae_title: str,
+    called_ae_title: str,
+    *,
+    seconds: float,
+    protection: "Protection | None" = None,
+) -> None:
     """One association with one C-ECHO. Raises AssociationRejected, DestinationUnreachable, AssociationLost."""
     from pacs.dimse.scu import echo
 
-    echo(host, port, calling_ae_title=calling_ae_title, called_ae_title=called_ae_title, timeout=seconds)
+    echo(
+        host,
+        port,
+        calling_ae_title=calling_ae_title,
+        called_ae_title=called_ae_title,
+        timeout=seconds,
+        protection=protection,
+    )
 
 
 def _explained(error: AssociationRejected, config: "Config", peer: "Peer") -> str:

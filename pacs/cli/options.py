@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from pacs.config import Config
 
 Command = Callable[..., None]
 
@@ -13,13 +16,24 @@ Command = Callable[..., None]
 def configured(command: Command) -> Command:
     """Give a command `--config` and `--set`, and the Config they make as its first argument."""
 
+    @reconfigured
+    @wraps(command)
+    def run(read: Callable[[], "Config"], **arguments: Any) -> None:
+        command(read(), **arguments)
+
+    return run
+
+
+def reconfigured(command: Command) -> Command:
+    """As `configured`; the first argument is what reads the Config, as often as it is called."""
+
     @config_option
     @settings_option
     @wraps(command)
     def run(*, config_file: Path | None, settings: dict[str, Any], **arguments: Any) -> None:
         from pacs.config import load
 
-        command(load(config_file, None, settings), **arguments)
+        command(lambda: load(config_file, None, settings), **arguments)
 
     return run
 

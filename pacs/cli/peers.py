@@ -9,9 +9,9 @@ from pacs.cli.options import config_option, configured
 from pacs.cli.output import json_option, show
 
 if TYPE_CHECKING:
-    from pacs.config import Config
+    from pacs.config import Config, Peer
 
-COLUMNS = ("ae_title", "host", "port", "manner")
+COLUMNS = ("ae_title", "host", "port", "tls", "manner", "services", "destinations", "addresses", "associations")
 
 
 @click.group()
@@ -24,9 +24,21 @@ def peers() -> None:
 @json_option
 def list_peers(config: "Config", *, as_json: bool) -> None:
     """List the known AEs."""
-    manner = config.query.manner
-    rows = [(each.ae_title, each.host, each.port, each.manner or manner) for each in config.peers]
-    show(COLUMNS, rows, as_json=as_json)
+    show(COLUMNS, [_row(config, each) for each in config.peers], as_json=as_json)
+
+
+def _row(config: "Config", peer: "Peer") -> tuple[object, ...]:
+    return (
+        peer.ae_title,
+        peer.host,
+        peer.port,
+        "yes" if peer.tls else "no",
+        peer.manner or config.query.manner,
+        " ".join(peer.services),
+        "all" if peer.destinations is None else " ".join(peer.destinations),
+        " ".join(peer.addresses) or "any",
+        peer.associations,
+    )
 
 
 @peers.command(short_help="Add an AE to the configuration file.")
@@ -41,4 +53,4 @@ def add(ae_title: str, host: str, port: int, manner: str | None, config_file: Pa
 
     file = config_file or Path(DEFAULT_FILE)
     block = add_peer(file, ae_title=ae_title, host=host, port=port, **({"manner": manner} if manner else {}))
-    click.echo(f"{block}\nwas added to {file}; a server that runs already reads it when it is started again")
+    click.echo(f"{block}\nwas added to {file}; a server that runs reads it at a SIGHUP, or when it is started again")

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.options import configured, setting
+from pacs.cli.options import reconfigured, setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pacs.config import Config
 
 
@@ -16,25 +18,27 @@ if TYPE_CHECKING:
 @setting("server.host", "--host", metavar="ADDRESS", help="The address to listen on.")
 @setting("server.port", "--port", metavar="PORT", help="The port to listen on; 0 takes any free one.")
 @setting("server.workers", "--workers", metavar="N", help="How many processes serve.")
-@configured
-def serve(config: "Config") -> None:
-    """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once."""
+@reconfigured
+def serve(read: "Callable[[], Config]") -> None:
+    """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once. SIGHUP reads the configuration."""
     from pacs.daemon import Archive, run_until_signalled
     from pacs.supervisor import supervise
     from pacs.telemetry import Event, ServerReady, log_event, setup_logging
 
     def announce(event: Event) -> None:
         if isinstance(event, ServerReady):
-            click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}")
+            secure = f", encrypted on port {event.secure_port}" if event.secure_port else ""
+            click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}")
 
     def say_goodbye() -> None:
         if sys.stderr.isatty():
-            latest = f"in {config.limits.drain_seconds:g} s at the latest"
+            latest = f"in {archive.config.limits.drain_seconds:g} s at the latest"
             click.echo(f"pacs stops when what runs has ended, {latest}; Ctrl-C again stops it at once", err=True)
 
+    config = read()
     setup_logging(config.log.level, config.log.format)
     with Archive(config) as archive:
         archive.events.subscribe(log_event)
         archive.events.subscribe(announce)
         run = supervise if config.server.workers > 1 else run_until_signalled
-        run(archive, stopping=say_goodbye)
+        run(archive, stopping=say_goodbye, read=read)

@@ -4,18 +4,23 @@ Only the doors and the house read it; every other room gets plain values in its 
 all at once: the key, the value, where it came from and what was expected.
 """
 
-from pacs.config.model import Config, Limits, Peer, is_loopback
+from pacs.config.model import Config, Database, Files, Limits, Peer, Server, Web, is_loopback, split_address
 from pacs.config.peers import add_peer
 from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
 
 __all__ = [
     "DEFAULT_FILE",
     "Config",
+    "Database",
+    "Files",
     "Limits",
     "Peer",
+    "Server",
+    "Web",
     "add_peer",
     "find_file",
     "from_settings",
     "is_loopback",
     "load",
+    "split_address",
 ]

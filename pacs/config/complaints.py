@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pacs.config.model import Config, Peer, Section
+from pacs.config.model import LISTS, Config, Section
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
@@ -21,7 +21,7 @@ def complaints(error: ValidationError, origins: Mapping[str, str], default_origi
         elif each["type"] == "missing":
             yield f"{key}: is missing{place}"
         else:
-            value = f"{key} = {_shown(each['input'])}: " if key else ""
+            value = f"{key} = {_shown(key, each['input'])}: " if key else ""
             yield f"{value}{_expected(each['msg'])}{place}"
 
 
@@ -59,16 +59,22 @@ def _expected(message: str) -> str:
     return message
 
 
-def _shown(value: Any) -> str:
+SECRETS = re.compile(r"(^jwt\.key|\.passcode)$")
+"""The keys whose values are shown to nobody."""
+
+
+def _shown(key: str, value: Any) -> str:
     """A value as it may be shown: short, and without a password."""
+    if SECRETS.search(key):
+        return "***"
     text = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", repr(value))
     return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _suggestion(key: str) -> str:
     """The known key nearest to an unknown one: by its whole name, else by its last part."""
-    peer = re.match(r"peers\[\d+\]", key)
-    known = [*Config.model_fields, *keys(peer.group() if peer else "peers[1]")]
+    place = re.match(rf"({'|'.join(LISTS)})\[(\d+)\]", key)
+    known = [*Config.model_fields, *keys(place.group(2) if place else "1")]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not near:
         parts = {each.rpartition(".")[2]: each for each in reversed(known)}
@@ -76,10 +82,12 @@ def _suggestion(key: str) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def keys(peer: str = "peers[1]") -> list[str]:
-    """Every key there is, dotted; those of a peer behind `peer`."""
+def keys(place: str = "1") -> list[str]:
+    """Every key there is, dotted; those of the lists' entries as of the one at `place`."""
     found: list[str] = []
     for section, info in Config.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             found += [f"{section}.{key}" for key in info.annotation.model_fields]
-    return found + [f"{peer}.{key}" for key in Peer.model_fields]
+    for name, entry in LISTS.items():
+        found += [f"{name}[{place}].{key}" for key in entry.model_fields]
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pacs.config.complaints import complaints, keys
-from pacs.config.model import Config
+from pacs.config.model import LISTS, Config
 from pacs.errors import ConfigurationError
 
 PREFIX = "PACS_"
@@ -73,7 +73,7 @@ def validate(
     `flags_origin` is what a complaint calls the place the flags come from.
     """
     merged = json.loads(json.dumps(table, default=str))  # a deep copy; dates, which no key takes, become text
-    for section in set(Config.model_fields) - {"peers"}:
+    for section in set(Config.model_fields) - set(LISTS):
         merged.setdefault(section, {})  # so that the defaults of a missing section are made absolute as well
     origins: dict[str, str] = {}
     overlays = [(key, value, name) for key, (name, value) in environment.items()]
@@ -100,7 +100,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    """Dotted key -> (name of the variable, value), from PACS_SECTION__KEY, PACS_SECTION__KEY_FILE and PACS_PEERS."""
+    """Dotted key -> (name of the variable, value), from PACS_SECTION__KEY, PACS_SECTION__KEY_FILE, PACS_PEERS..."""
     found: dict[str, tuple[str, Any]] = {}
     _refuse_single_underscores(environment)
     for name, text in sorted(environment.items()):
@@ -110,13 +110,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
         if key in found:
             raise ConfigurationError(f"{found[key][0]} and {name} are both set: expected one of them")
         value = _secret(name, text) if name.endswith(SECRET_SUFFIX) else text
-        found[key] = (name, _json(name, value) if key == "peers" else value)
+        found[key] = (name, _json(name, value) if key in LISTS else value)
     return found
 
 
 def _is_ours(name: str) -> bool:
     """Whether a variable sets a key; others with our prefix, such as PACS_CONFIG, mean something else."""
-    return name.startswith(PREFIX) and ("__" in name or name in ("PACS_PEERS", "PACS_PEERS_FILE"))
+    key = name.removeprefix(PREFIX).removesuffix(SECRET_SUFFIX).lower()
+    return name.startswith(PREFIX) and ("__" in name or key in LISTS)
 
 
 def _refuse_single_underscores(environment: Mapping[str, str]) -> None:
@@ -138,4 +139,6 @@ def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigurationError(f"{name}: expected a list in JSON, as [[peers]] has it ({error})") from error
+        raise ConfigurationError(
+            f"{name}: expected a list in JSON, of what config.toml has in a block ({error})"
+        ) from error

@@ -11,7 +11,7 @@ from importlib import resources
 from pydicom.uid import UID
 
 from pacs import __version__
-from pacs.config import Config, Limits
+from pacs.config import Config, Limits, Peer
 from pacs.conformance import words
 from pacs.conformance.words import Row
 from pacs.dicom import charset, header, keys, part10, syntaxes, values
@@ -19,7 +19,7 @@ from pacs.dicom.attributes import ATTRIBUTES, NOT_KEYS, Attribute, KeyType
 from pacs.dicom.levels import MODELS, QueryLevel, Root
 from pacs.dicom.manner import MANNERS
 from pacs.dicom.sop_classes import STORAGE
-from pacs.dimse import agreement, negotiation, status, suboperations
+from pacs.dimse import agreement, negotiation, secure, status, suboperations
 from pacs.dimse.status import Service
 from pacs.errors import PacsError
 from pacs.services.retrieve import MOST_SUBOPERATIONS
@@ -51,7 +51,7 @@ def _tables(config: Config) -> dict[str, str]:
     return {
         "services": _table(("SOP Class", "UID", "SCU", "SCP"), _services()),
         "application_entity": _table(("what", "value"), _application_entity(config)),
-        "access": _options(config, "access.callers", "access.called_ae"),
+        "access": _options(config, "access.callers", "access.called_ae", "access.users"),
         "rejections": _table(("result/source/reason", "when"), _rejections()),
         "limits": _table(("limit", "value", "for"), _limits(config)),
         "fixed_limits": _table(("fixed limit", "value"), words.FIXED_LIMITS.items()),
@@ -84,6 +84,7 @@ def _facts() -> dict[str, object]:
         "converted_into": ", ".join(map(_name, suboperations.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
+        "ciphers": secure.CIPHERS.replace(":", ", "),
     }
 
 
@@ -122,6 +123,10 @@ def _services() -> Iterator[Row]:
 def _application_entity(config: Config) -> Iterator[Row]:
     yield "AE title", config.server.ae_title
     yield "port", config.server.port
+    if config.tls.enabled:
+        yield "port of encrypted associations", config.tls.port
+    if config.server.aliases:
+        yield "aliases", ", ".join(config.server.aliases)
     yield "application context name", agreement.APPLICATION_CONTEXT
     yield "implementation class UID", part10.IMPLEMENTATION_CLASS_UID
     yield "implementation version name", part10.IMPLEMENTATION_VERSION_NAME
@@ -195,13 +200,18 @@ def _matching(vr: str) -> str:
 def _peers(config: Config) -> str:
     if not config.peers:
         return "The table of peers is empty."
-    rows = (
-        (each.ae_title, each.manner or config.query.manner, _order(each.transfer_syntaxes), each.associations)
-        for each in config.peers
-    )
-    return _table(
-        ("peer", "manner", "transfer syntaxes it is preferred to send in", "associations of a C-MOVE to it"), rows
-    )
+    heads = (
+        "peer", "manner", "transfer syntaxes it is preferred to send in", "associations of a C-MOVE to it", "may",
+        "may have images moved to", "is called with TLS",
+    )  # fmt: skip
+    return _table(heads, (_peer(config, each) for each in config.peers))
+
+
+def _peer(config: Config, peer: Peer) -> Row:
+    manner, order = peer.manner or config.query.manner, _order(peer.transfer_syntaxes)
+    where = "all peers" if peer.destinations is None else ", ".join(peer.destinations) or "nobody"
+    may = " ".join(peer.services) or "nothing"
+    return peer.ae_title, manner, order, peer.associations, may, where, "yes" if peer.tls else "no"
 
 
 def _order(transfer_syntaxes: Sequence[str]) -> str:
@@ -231,5 +241,6 @@ def _error(service: Service, error: type[PacsError]) -> tuple[str, str, str]:
 def _configurable() -> Iterator[str]:
     """The keys of the configuration that this statement is about."""
     yield from ("`server.ae_title`", "`server.host`", "`server.port`", "`query.manner`", "`access.open_to_network`")
+    yield from ("`access.services`", "`server.aliases`", "`server.listen`", "the keys of `tls` and `jwt`")
     yield from (f"`{name}`" for name in words.OPTIONS)
-    yield from ("the keys of `limits`", "the table of `peers`")
+    yield from ("the keys of `limits`", "the tables of `peers` and `users`")

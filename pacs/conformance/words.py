@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pacs import errors
 from pacs.dicom import identifier
 from pacs.dicom.attributes import Kept
-from pacs.dicom.elements import DEPTH_LIMIT
 from pacs.dimse import agreement, association, negotiation, server, upper_layer
 from pacs.dimse.agreement import Rejection
 from pacs.dimse.status import Service
@@ -32,7 +31,12 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "access.called_ae": {
         "any": "the called AE title does not matter",
-        "ours": "it has to be the AE title of the server",
+        "ours": "it has to be the AE title of the server, or one of its aliases",
+    },
+    "access.users": {
+        "ignored": "a user identity is taken without a check",
+        "optional": "one that is proposed has to be that of a user, else the association is rejected",
+        "required": "one has to be proposed, and be that of a user",
     },
     "storage.duplicates": {
         "keep": "one with the same attributes and values, native encodings, group lengths and padding aside, is "
@@ -51,25 +55,38 @@ OPTIONS: dict[str, dict[str, str]] = {
 REJECTED: dict[Rejection, str] = {
     agreement.NO_REASON: f"the requestor takes no PDU of {negotiation.SMALLEST_PDU} bytes",
     agreement.APPLICATION_CONTEXT_NOT_SUPPORTED: "another application context name",
-    agreement.CALLING_AE_NOT_RECOGNIZED: "a calling AE title that may not associate (`access.callers`)",
+    agreement.CALLING_AE_NOT_RECOGNIZED: "a calling AE title that may not associate (`access.callers`), or not from "
+    "its address, or not with the certificate it shows (`addresses` and `certificates` of a peer)",
     agreement.CALLED_AE_NOT_RECOGNIZED: "a called AE title that is not ours (`access.called_ae`)",
     agreement.PROTOCOL_VERSION_NOT_SUPPORTED: "another protocol version",
-    agreement.LOCAL_LIMIT_EXCEEDED: "as many associations as there may be (`limits.associations`)",
+    agreement.USER_IDENTITY_REFUSED: "a user that is not known, or has not shown to be who it says (`access.users`)",
+    agreement.TEMPORARY_CONGESTION: "the server stops",
+    agreement.LOCAL_LIMIT_EXCEEDED: "as many associations as there may be (`limits.associations`), or as there may be "
+    "from one address or of one AE title",
 }
 """When an association request is rejected, and how."""
 
 
 LIMITS = {
     "associations": "associations at the same time, in all processes of the server (`server.workers`)",
+    "associations_per_address": "of them from one address, 0 for any number",
+    "associations_per_ae": "of them of one calling AE title, 0 for any number",
     "pdu_size": "the longest P-DATA-TF PDU that is taken",
     "negotiation_seconds": "the complete association request, from the connection on",
     "idle_seconds": "the next message of an association",
     "message_seconds": "the rest of a message once it began, and a response to a C-STORE of ours",
+    "least_rate": "bytes in a second that such a message has to bring beyond that time, 0 for any",
     "write_seconds": "a peer that does not read what is sent",
     "connect_seconds": "a move destination to be reached",
     "drain_seconds": "running associations to end when the server stops",
     "cancel_grace": "the running sub-operation to end after a C-CANCEL",
     "identifier_size": "the longest Identifier",
+    "identifier_elements": "elements of an Identifier, where a sequence or item counts as two",
+    "elements": "elements of a data set that is stored, where a sequence or item counts as two",
+    "nesting": "sequences inside of each other, in an Identifier and in what is stored",
+    "inflated_size": "bytes that a deflated data set may inflate to",
+    "free_space": "bytes that stay free where the files are; else C-STORE is refused with A700",
+    "query_answers": "matches one query may have; more end it with A700 after so many answers; 0 for any number",
     "query_page": "matches read from the index at a time; the answers are the same",
     "query_scan": "rows one query may have matched row by row",
     "retrieve_studies": "studies a retrieve may select by other keys than unique ones",
@@ -85,8 +102,6 @@ FIXED_LIMITS = {
     "connections that are no association yet": server.MOST_UNASSOCIATED,
     "time for a requestor to close its connection at the end (ARTIM)": f"{association.Limits().artim:g} seconds",
     "an Identifier, whatever is configured": f"{identifier.LONGEST:,} bytes",
-    "elements of an Identifier, where a sequence or item counts as two": f"{identifier.MOST_ELEMENTS:,}",
-    "sequences inside of each other": DEPTH_LIMIT,
 }
 
 
@@ -172,6 +187,7 @@ ENDS: dict[Service, tuple[Row, ...]] = {
 """How an operation ends that no error ends: status, meaning, and what the response has besides."""
 
 _RETRIEVE_ERRORS = (
+    errors.NotAuthorized,
     errors.IdentifierError,
     errors.TooManyMatches,
     errors.UndecodableDataSet,
@@ -181,6 +197,7 @@ _RETRIEVE_ERRORS = (
 ERRORS: dict[Service, tuple[type[errors.PacsError], ...]] = {
     Service.ECHO: (),
     Service.STORE: (
+        errors.NotAuthorized,
         errors.SOPClassMismatch,
         errors.MissingUID,
         errors.UndecodableDataSet,
@@ -191,7 +208,9 @@ ERRORS: dict[Service, tuple[type[errors.PacsError], ...]] = {
         errors.StorageUnavailable,
     ),
     Service.FIND: (
+        errors.NotAuthorized,
         errors.IdentifierError,
+        errors.TooManyMatches,
         errors.UndecodableDataSet,
         errors.InstanceUnreadable,
         errors.OutOfResources,

@@ -1,25 +1,36 @@
-"""Limits on what a decoder that recurses, such as pydicom's, is given: a cheap look ahead without recursion."""
+"""Limits on what a data set may be made of, so that what a stranger sends costs bounded time (checklist P9, P10)."""
 
-import io
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from pacs.dicom.elements import DEPTH_LIMIT, Source, encoding_of, walk
+from pacs.dicom.elements import DEPTH_LIMIT, INFLATED_LIMIT, Token
 from pacs.errors import UndecodableDataSet
 
+SHORTEST = 8
+"""An element or item has at least so many bytes."""
 
-def check_depth(
-    data: bytes | bytearray | memoryview | BinaryIO,
-    transfer_syntax: str,
-    limit: int = DEPTH_LIMIT,
-    elements: int | None = None,
-) -> None:
-    """See that a data set is well formed, nests its sequences at most `limit` deep and has at most so many elements.
 
-    `data` is the data set itself, or a seekable file standing at its beginning. Items count as elements. Raises
-    UndecodableDataSet; a deflated data set is inflated piece by piece and up to a limit (checklist P9, P10).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How deep the sequences of a data set may be nested, how many elements and items it may have (None for any
+    number), and how many bytes when inflated. The defaults for depth and size are what every reader can read again.
     """
-    file = io.BytesIO(data) if isinstance(data, (bytes, bytearray, memoryview)) else data
-    encoding = encoding_of(transfer_syntax)
-    for count, token in enumerate(walk(Source(file, encoding), encoding, limit), start=1):
-        if elements is not None and count > elements:
-            raise UndecodableDataSet(f"The data set has more than {elements} elements", [token.tag])
+
+    depth: int = DEPTH_LIMIT
+    elements: int | None = None
+    inflated: int = INFLATED_LIMIT
+
+    def are_kept_by(self, size: int) -> bool:
+        """Whether a data set of `size` bytes, not deflated, keeps them as far as every reader looks anyway."""
+        return self.depth == DEPTH_LIMIT and (self.elements is None or size <= self.elements * SHORTEST)
+
+    def counted(self, tokens: Iterable[Token]) -> Iterator[Token]:
+        """The tokens, as long as there are not too many. Raises UndecodableDataSet."""
+        for count, token in enumerate(tokens, start=1):
+            if self.elements is not None and count > self.elements:
+                raise UndecodableDataSet(f"The data set has more than {self.elements} elements", [token.tag])
+            yield token
+
+
+LARGEST = Bounds()
+"""What every reader holds to."""

@@ -18,6 +18,7 @@ from pydicom.tag import BaseTag
 
 from pacs.dicom import charset
 from pacs.dicom.attributes import Attribute
+from pacs.dicom.bounds import LARGEST, Bounds
 from pacs.dicom.charset import CUSTOMIZABLE, Terms
 from pacs.dicom.elements import LONG_VRS, SHORT_VRS, Encoding, Kind, Source, Token, vr_of, walk
 from pacs.dicom.query import Comparable
@@ -41,17 +42,14 @@ _WORDS = {
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read(data: bytes, encoding: Encoding, most: int | None = None) -> Dataset:
+def read(data: bytes, encoding: Encoding, bounds: Bounds = LARGEST) -> Dataset:
     """The data set these bytes hold, its values untouched.
 
-    Raises UndecodableDataSet for bytes that are no data set in this encoding, for too deep a nesting, and for more
-    than `most` elements and items.
+    Raises UndecodableDataSet for bytes that are no data set in this encoding, or beyond `bounds`.
     """
-    source = Source(io.BytesIO(data), encoding)
+    source = Source(io.BytesIO(data), encoding, bounds.inflated)
     builder = _Builder(source)
-    for count, token in enumerate(walk(source, encoding), start=1):
-        if most is not None and count > most:
-            raise UndecodableDataSet(f"more than {most} elements", (token.tag,))
+    for token in bounds.counted(walk(source, encoding, bounds.depth)):
         builder.take(token)
     return builder.data_set()
 

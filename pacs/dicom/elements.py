@@ -101,16 +101,16 @@ class Token(NamedTuple):
 
 
 class Source:
-    """A data set to be walked through: from where `file` stands to its end, inflated if need be."""
+    """A data set to be walked through: from where `file` stands to its end, inflated if need be, up to a limit."""
 
-    def __init__(self, file: BinaryIO, encoding: Encoding) -> None:
+    def __init__(self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT) -> None:
         self.position = 0
         self.size: int | None = None
         self._file = file
         self._tape: bytearray | None = None
         self._tape_limit = 0
         if encoding.deflated:
-            self._reader = io.BufferedReader(Inflated(file), 1 << 16)
+            self._reader = io.BufferedReader(Inflated(file, inflated), 1 << 16)
             return
         start = file.tell()
         self.size = file.seek(0, io.SEEK_END) - start

@@ -7,6 +7,7 @@ fast way (`pacs.dicom.plain`); of others the elements that are wanted are given 
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from io import SEEK_END
 from typing import BinaryIO
 
 from pydicom.datadict import keyword_for_tag
@@ -16,6 +17,7 @@ from pydicom.tag import BaseTag
 
 from pacs.dicom import kept
 from pacs.dicom.attributes import ATTRIBUTES
+from pacs.dicom.bounds import LARGEST, Bounds
 from pacs.dicom.dataset import CHARACTER_SET
 from pacs.dicom.elements import Encoding, Kind, Source, Token, encoding_of, walk
 from pacs.dicom.levels import LEVELS, QueryLevel
@@ -74,23 +76,23 @@ class Header:
     """From where to where elements of `NOT_IN_A_DATA_SET` stand (checklist S4): to be left out when it is stored."""
 
 
-def read_header(file: BinaryIO, transfer_syntax: str) -> Header:
+def read_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds = LARGEST) -> Header:
     """The header of the data set at which `file` stands, which is read to its end.
 
-    Raises UndecodableDataSet when it is no whole data set in this transfer syntax (PS3.5 section 7), MissingUID with
-    the tags of the UIDs it lacks.
+    Raises UndecodableDataSet when it is no whole data set in this transfer syntax (PS3.5 section 7) or beyond `bounds`,
+    MissingUID with the tags of the UIDs it lacks.
     """
     start = file.tell()
     try:
-        return _plain_header(file, transfer_syntax)
+        return _plain_header(file, transfer_syntax, bounds)
     except Unusual:
         file.seek(start)
-        return general_header(file, transfer_syntax)
+        return general_header(file, transfer_syntax, bounds)
 
 
-def general_header(file: BinaryIO, transfer_syntax: str) -> Header:
+def general_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds = LARGEST) -> Header:
     """As `read_header`, by the way that is open to every data set; the fast one has to give the same."""
-    scan = _Scan(file, transfer_syntax, _WANTED.__contains__)
+    scan = _Scan(file, transfer_syntax, _WANTED.__contains__, bounds)
     scan.run()
     uids = {tag: _uid(element.value) if (element := scan.elements.get(tag)) else "" for tag in UIDS}
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
@@ -122,10 +124,13 @@ def _header(
     )
 
 
-def _plain_header(file: BinaryIO, transfer_syntax: str) -> Header:
+def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds) -> Header:
     """The header of a plain data set. Raises Unusual."""
     start = file.tell()
     encoding = encoding_of(transfer_syntax)
+    if not bounds.are_kept_by(file.seek(0, SEEK_END) - start):
+        raise Unusual
+    file.seek(start)
     plain = Plain(file, encoding, _SEEN, _BULK)
     uids = {tag: _uid(plain.values.get(tag)) for tag in UIDS}
     if not all(map(is_uid, uids.values())):
@@ -143,7 +148,7 @@ def _plain_header(file: BinaryIO, transfer_syntax: str) -> Header:
         known = _known_forms.get(key)
         if known is None:
             file.seek(start)
-            return _remembered(general_header(file, transfer_syntax), foreign)
+            return _remembered(general_header(file, transfer_syntax, bounds), foreign)
         levels[level] = known
     return _header(uids, levels, plain.bulk_offset)
 
@@ -169,7 +174,7 @@ def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int])
             return 0x10 <= tag & 0xFFFF <= 0xFF or tag & 0xFFFF00FF in private
         return tag in tags or tag in _ALWAYS_READ
 
-    scan = _Scan(file, transfer_syntax, wanted)
+    scan = _Scan(file, transfer_syntax, wanted, LARGEST)
     scan.run(until=max(max(tags, default=0) | (0xFFFF if private else 0), *_ALWAYS_READ))
     return scan.dataset()
 
@@ -181,19 +186,20 @@ def _uid(value: object) -> str:
 class _Scan:
     """One way through a data set, collecting the wanted top-level elements."""
 
-    def __init__(self, file: BinaryIO, transfer_syntax: str, wanted: Callable[[int], bool]) -> None:
+    def __init__(self, file: BinaryIO, transfer_syntax: str, wanted: Callable[[int], bool], bounds: Bounds) -> None:
         self.elements: dict[int, RawDataElement] = {}
         self.bulk_offset: int | None = None
         self.intruders: list[tuple[int, int]] = []
         self._encoding = encoding_of(transfer_syntax)
-        self._source = Source(file, self._encoding)
+        self._bounds = bounds
+        self._source = Source(file, self._encoding, bounds.inflated)
         self._wanted = wanted
         self._recording: tuple[Token, int] | None = None
 
     def run(self, until: int | None = None) -> None:
         """Walk to the end, or to the first element beyond the tag `until`."""
         intruder: int | None = None
-        for token in walk(self._source, self._encoding):
+        for token in self._bounds.counted(walk(self._source, self._encoding, self._bounds.depth)):
             if token.kind is Kind.SEQUENCE_END and token.depth == 1:
                 self._end_recording(token)
             if token.depth or token.kind not in _BEGINNINGS:

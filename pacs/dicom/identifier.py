@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from pacs.dicom.answer import respond
 from pacs.dicom.attributes import NOT_KEYS, UNIQUE, Attribute, Kept, by_keyword
+from pacs.dicom.bounds import Bounds
 from pacs.dicom.dataset import CHARACTER_SET, View, read, write
 from pacs.dicom.elements import Encoding
 from pacs.dicom.keys import KeyReader, asked_tags, attribute_of, error
@@ -23,8 +24,8 @@ __all__ = ["Selection", "decode", "encode", "encoding_of", "parse_query", "parse
 
 LONGEST = 16 << 20
 """The longest Identifier, in bytes; a list of 100,000 UIDs takes less than half."""
-MOST_ELEMENTS = 20_000
-"""How many elements and items an Identifier may have, those of its sequences included."""
+IDENTIFIER_BOUNDS = Bounds(elements=20_000)
+"""How deep an Identifier may be nested, and how many elements and items it may have, unless that is configured."""
 
 QUERY_LEVEL = 0x00080052
 _ENCODINGS = {
@@ -44,16 +45,16 @@ class Selection:
     level: QueryLevel
 
 
-def decode(data: bytes, transfer_syntax: str) -> Dataset:
+def decode(data: bytes, transfer_syntax: str, bounds: Bounds = IDENTIFIER_BOUNDS) -> Dataset:
     """The Identifier these bytes hold, in bounded time and memory.
 
-    Raises UndecodableDataSet for what is longer than `LONGEST`, nested too deep, has more than `MOST_ELEMENTS`
-    elements, or is no data set in this transfer syntax; a deflated one is refused (checklist P9, P10).
+    Raises UndecodableDataSet for what is longer than `LONGEST`, beyond `bounds`, or no data set in this transfer
+    syntax; a deflated one is refused (checklist P9, P10).
     """
     encoding = encoding_of(transfer_syntax)
     if len(data) > LONGEST:
         raise UndecodableDataSet(f"Identifier is longer than {LONGEST} bytes")
-    return read(data, encoding, MOST_ELEMENTS)
+    return read(data, encoding, bounds)
 
 
 def encode(dataset: Dataset, transfer_syntax: str) -> bytes:

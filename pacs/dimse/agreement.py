@@ -68,6 +68,8 @@ class Agreement:
     extended: Mapping[str, bytes] = field(default_factory=dict)
     proposed_extended: Mapping[str, bytes] = field(default_factory=dict)
     user_identity: UserIdentity | None = None
+    user: str = ""
+    """The name of the user that was identified, '' for none."""
     implementation: str = ""
 
 

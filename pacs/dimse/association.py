@@ -52,6 +52,8 @@ class Limits:
     """Between two requests of a peer."""
     message: float = 60.0
     """For the rest of a PDU or message that has begun to arrive."""
+    least_rate: int = 0
+    """How many bytes in a second such a message has to bring, beyond that time; 0 is any."""
     write: float = 60.0
     """For a peer to take a mebibyte, or what is left of a message."""
     artim: float = 5.0
@@ -135,6 +137,16 @@ class Association:
     def user_identity(self) -> UserIdentity | None:
         """Who the requestor said its user is."""
         return self.agreement.user_identity
+
+    @property
+    def user(self) -> str:
+        """The name of the user that was identified, '' for none."""
+        return self.agreement.user
+
+    @property
+    def protection(self) -> str:
+        """The version of TLS and the cipher suite, '' where nothing is encrypted."""
+        return self._upper.protection
 
     @property
     def max_pdu(self) -> int:
@@ -400,11 +412,18 @@ class Association:
 
         The message time does not run while nobody listened: not before this wait `began`.
         """
-        if self._inbox.midway_since is not None:
+        inbox = self._inbox
+        if inbox.midway_since is None:
+            happened = wait(self.fileno(), select.POLLIN, deadline, self._vigil)
+        else:
             self._upper.wire.acknowledge()
-            rest = max(began, self._inbox.midway_since) + self.limits.message
+            rest, now = max(began, inbox.midway_since) + self.limits.message, time.monotonic()
+            if self.limits.least_rate:
+                rest = min(rest, now + inbox.patience(self.limits.message, self.limits.least_rate))
             deadline = rest if deadline is None else min(rest, deadline)
-        if wait(self.fileno(), select.POLLIN, deadline, self._vigil) is None:
+            happened = wait(self.fileno(), select.POLLIN, deadline, self._vigil)
+            inbox.waited += time.monotonic() - now
+        if happened is None:
             self._time_out("The peer does not send what it has to")
 
     def _time_out(self, comment: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from pacs.dimse.agreement import (
-    LOCAL_LIMIT_EXCEEDED,
     PROTOCOL_VERSION_NOT_SUPPORTED,
     Agreement,
     Proposal,
@@ -22,7 +22,7 @@ from pacs.dimse.agreement import (
     rejection,
 )
 from pacs.dimse.association import Association, Limits
-from pacs.dimse.negotiation import SMALLEST_PDU, AcceptorPolicy
+from pacs.dimse.negotiation import SMALLEST_PDU, AcceptorPolicy, rejection_for
 from pacs.dimse.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
 from pacs.dimse.waiting import Vigil, wait
 from pacs.errors import (
@@ -30,9 +30,11 @@ from pacs.errors import (
     AssociationRejected,
     Cancelled,
     DestinationUnreachable,
+    OutOfResources,
     PeerTimeout,
     ProtocolViolation,
 )
+from pacs.services.access import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +52,26 @@ class Rejected:
         self.upper.wire.close()
 
 
+Admit = Callable[[Caller], None]
+"""Takes a place for one more association of a caller. Raises OutOfResources when there is none."""
+
+
 def accept(
     connection: socket.socket,
     address: tuple[str, int],
     policy: AcceptorPolicy,
     limits: Limits,
-    admit: Callable[[], bool],
+    admit: Admit,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> Association | Rejected:
-    """Negotiate an association with whoever connected; `admit` says whether there is room for one more.
+    """Negotiate an association with whoever connected, with `tls` encrypted.
 
     Raises AssociationLost when no association request came, or not in time, and ProtocolViolation when what came is
-    no valid one; the connection has been closed then. What is returned is for the caller to close.
+    no valid one, or no encryption was agreed on; the connection has been closed then. What is returned is for the
+    caller to close.
     """
-    upper = UpperLayer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu)
+    upper = UpperLayer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu, tls=tls)
     try:
         found = _answered(upper, address, policy, limits, admit)
     except BaseException:
@@ -76,28 +85,64 @@ def accept(
 
 
 def _answered(
-    upper: UpperLayer,
-    address: tuple[str, int],
-    policy: AcceptorPolicy,
-    limits: Limits,
-    admit: Callable[[], bool],
+    upper: UpperLayer, address: tuple[str, int], policy: AcceptorPolicy, limits: Limits, admit: Admit
 ) -> Agreement | Rejected:
-    request = _indication(upper, time.monotonic() + limits.negotiation, None)
+    deadline = time.monotonic() + limits.negotiation
+    try:
+        _secure(upper, deadline, None)
+    except ssl.SSLError as error:
+        raise ProtocolViolation(f"TLS failed: {_reason(error)}") from error
+    request = _indication(upper, deadline, None)
     if not isinstance(request, A_ASSOCIATE):
         if upper.has_rejected:
             return Rejected(PROTOCOL_VERSION_NOT_SUPPORTED, upper)
         if upper.state == AWAITING_CLOSE:
             raise ProtocolViolation("What came is no valid association request")
         raise AssociationLost("No association request came")
-    answer = policy.answer(request, address[0], limits.max_pdu)
-    if not isinstance(answer, Rejection) and not admit():
-        answer = LOCAL_LIMIT_EXCEEDED
+    caller = Caller(
+        ae_title=request.calling_ae_title.strip(),
+        called_ae_title=request.called_ae_title.strip(),
+        address=address[0],
+        certificate=upper.certificate,
+    )
+    answer = policy.answer(request, caller, limits.max_pdu)
+    if not isinstance(answer, Rejection):
+        try:
+            admit(caller)
+        except OutOfResources as error:
+            answer = rejection_for(error)
     if isinstance(answer, Rejection):
         upper.reject(rejecting(answer))
-        return Rejected(answer, upper, request.calling_ae_title.strip(), request.called_ae_title.strip())
+        return Rejected(answer, upper, caller.ae_title, caller.called_ae_title)
     primitive, agreement = answer
     upper.accept(primitive)
     return agreement
+
+
+def _secure(upper: UpperLayer, deadline: float, vigil: Vigil | None) -> None:
+    """Agree on encryption where there is to be any. Raises ssl.SSLError, AssociationLost, PeerTimeout, Cancelled."""
+
+    def wait_for(events: int) -> None:
+        if wait(upper.wire.fileno(), events, deadline, vigil, graceful=False) is None:
+            raise PeerTimeout("The peer does not go on with the encryption's negotiation")
+
+    try:
+        upper.secure(wait_for)
+    except ConnectionError as error:
+        raise AssociationLost("The peer closed the connection before it was encrypted") from error
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """What went wrong with the encryption, in words that end a sentence."""
+    return getattr(error, "verify_message", None) or (error.reason or "unknown").lower().replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """How a peer is called with TLS: by `context`, and it must show one of `certificates` where there are any."""
+
+    context: ssl.SSLContext
+    certificates: frozenset[str] = frozenset()
 
 
 def request(
@@ -111,6 +156,7 @@ def request(
     extended: Mapping[str, bytes] | None = None,
     limits: Limits | None = None,
     vigil: Vigil | None = None,
+    protection: Protection | None = None,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
@@ -127,14 +173,35 @@ def request(
         max_pdu=limits.max_pdu,
     )
     connection = _connect(host, port, time.monotonic() + limits.connect, vigil)
-    upper = UpperLayer(connection, is_requestor=True, artim=limits.artim, max_pdu=limits.max_pdu)
+    upper = UpperLayer(
+        connection,
+        is_requestor=True,
+        artim=limits.artim,
+        max_pdu=limits.max_pdu,
+        tls=protection.context if protection else None,
+        server_name=host,
+    )
     try:
+        if protection is not None:
+            _protect(upper, protection, time.monotonic() + limits.negotiation, vigil)
         agreement = _agreed(upper, proposal, time.monotonic() + limits.negotiation, vigil)
     except BaseException:
         upper.abort()
         upper.wire.close()
         raise
     return Association(upper, agreement, role="requestor", address=(host, port), limits=limits)
+
+
+def _protect(upper: UpperLayer, protection: Protection, deadline: float, vigil: Vigil | None) -> None:
+    """Agree on encryption with the peer that was meant. Raises DestinationUnreachable, Cancelled."""
+    try:
+        _secure(upper, deadline, vigil)
+    except ssl.SSLError as error:
+        raise DestinationUnreachable(f"TLS failed: {_reason(error)}"[:64]) from error
+    except AssociationLost as error:
+        raise DestinationUnreachable(error.comment) from error
+    if protection.certificates and upper.certificate not in protection.certificates:
+        raise DestinationUnreachable("The peer shows a certificate that is not in its [[peers]]")
 
 
 def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, vigil: Vigil | None) -> Agreement:

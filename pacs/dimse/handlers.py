@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pydicom.dataset import Dataset
+
 from pacs.dicom import identifier
-from pacs.dicom.identifier import Selection
+from pacs.dicom.bounds import Bounds
+from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
 from pacs.dicom.levels import MODELS, Model
 from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
@@ -12,6 +15,7 @@ from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.carriers import Carrier, Connect, Destination, OwnAssociation
 from pacs.dimse.command import CommandField
+from pacs.dimse.establishment import Protection
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
@@ -22,13 +26,18 @@ from pacs.dimse.suboperations import Proposal, Sender
 from pacs.dimse.waiting import Vigil
 from pacs.errors import DestinationUnreachable, UnknownDestination
 from pacs.index.writer import StoredInstance
-from pacs.services.peers import Peer, Peers
+from pacs.services.access import Access
+from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
 from pacs.services.storage import Storage
 from pacs.telemetry import Diagnosed
 
 Handler = Callable[[Association, Message], None]
+
+
+def _open(_peer: Peer) -> None:
+    """Nobody is called with TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +48,17 @@ class Handlers:
     queries: QueryService
     retrieves: RetrieveService
     peers: Peers
+    access: Access
     publish: Publish
     ae_title: str
     """Ours: the Retrieve AE Title of every answer, and the calling AE title of store sub-operations."""
     identifier_size: int = 1 << 20
+    identifier_bounds: Bounds = IDENTIFIER_BOUNDS
     patience: Patience = field(default_factory=Patience)
     limits: Limits = field(default_factory=Limits)
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
+    protect: Callable[[Peer], Protection | None] = _open
+    """How a peer is called with TLS, None where it is not."""
 
     def table(self) -> Mapping[int, Handler]:
         """The handler of each request, by Command Field (PS3.7 E.1)."""
@@ -68,6 +81,7 @@ class Handlers:
         """Storage as SCP (PS3.4 B.2): success is said when the bytes are on disk and the row is committed."""
         with operating(Service.STORE, association, message, self.publish) as operation:
             request = operation.request
+            self.access.require(association.calling_ae_title, Right.STORE)
             with self.storage.receive(
                 request.affected_sop_class_uid or "",
                 request.affected_sop_instance_uid or "",
@@ -85,6 +99,7 @@ class Handlers:
     def find(self, association: Association, message: Message) -> None:
         """Query (PS3.4 C.4.1): a Pending response for each match, on the wire before the next page is looked for."""
         with operating(Service.FIND, association, message, self.publish) as operation:
+            self.access.require(association.calling_ae_title, Right.FIND)
             query = self._query(operation, message)
             self._answer(operation, query)
             operation.respond(operation.request.response(status.SUCCESS))
@@ -92,13 +107,17 @@ class Handlers:
     def _query(self, operation: Operation, message: Message) -> Query:
         association, model = operation.association, MODELS[message.context.abstract_syntax]
         query = identifier.parse_query(
-            identifier.decode(message.read(self.identifier_size), message.context.transfer_syntax),
+            self._decode(message),
             model.root,
             self.peers.manner_of(association.calling_ae_title),
             negotiated(model.uid, association.extended.get(model.uid)),
         )
         operation.retrieve_level = query.level.name
         return query
+
+    def _decode(self, message: Message) -> Dataset:
+        data = message.read(self.identifier_size)
+        return identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
 
     def _answer(self, operation: Operation, query: Query) -> None:
         identifiers = Pending(query, self.ae_title, operation.context.transfer_syntax)
@@ -120,6 +139,7 @@ class Handlers:
     def move(self, association: Association, message: Message) -> None:
         """Retrieve to a configured AE (PS3.4 C.4.2). The destination is looked at before anything else (V2)."""
         with operating(Service.MOVE, association, message, self.publish) as operation:
+            self.access.require(association.calling_ae_title, Right.MOVE)
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
 
@@ -131,6 +151,7 @@ class Handlers:
     def get(self, association: Association, message: Message) -> None:
         """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
         with operating(Service.GET, association, message, self.publish) as operation:
+            self.access.require(association.calling_ae_title, Right.GET)
             retrieval = self._select(operation, message)
             request = operation.request
             sender = Sender(
@@ -146,10 +167,10 @@ class Handlers:
         title = operation.request.move_destination or ""
         operation.destination = title
         try:
-            return self.peers.destination(title)
+            return self.access.destination(operation.association.calling_ae_title, title)
         except UnknownDestination:
             known = ", ".join(self.peers.titles) or "none"
-            mend = "add it with `pacs peers add TITLE HOST PORT` and start the server again"
+            mend = "add it with `pacs peers add TITLE HOST PORT` and have the server read it (SIGHUP)"
             sentence = f"C-MOVE to unknown AE title {title!r}; known are: {known}; {mend}"
             self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
             raise
@@ -161,7 +182,7 @@ class Handlers:
         return self.retrieves.select(selection, operation.cancellation)
 
     def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
-        asked = identifier.decode(message.read(self.identifier_size), message.context.transfer_syntax)
+        asked = self._decode(message)
         manner = self.peers.manner_of(operation.association.calling_ae_title)
         return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
@@ -185,6 +206,7 @@ class Handlers:
                 contexts=proposals,
                 limits=self.limits,
                 vigil=vigil,
+                protection=self.protect(destination),
             )
         except DestinationUnreachable as error:
             where = f"{destination.ae_title} at {destination.host}:{destination.port}"

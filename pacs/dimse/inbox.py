@@ -47,6 +47,9 @@ class Inbox:
         """Whether the peer has asked for the release, which `receive` confirms when all else is done."""
         self.midway_since: float | None = None
         """When the rest of a PDU or message was first missed, None while nothing is."""
+        self.waited = 0.0
+        """How many seconds were waited for a message that has begun, since `_began_at` bytes had come in."""
+        self._began_at = 0
         self.current: Message | None = None
         """The message that is being worked on."""
         self._upper = upper
@@ -133,9 +136,13 @@ class Inbox:
 
     def _note_progress(self) -> None:
         if not (self._upper.has_partial_pdu or self._assembler.is_amid_message):
-            self.midway_since = None
+            self.midway_since, self.waited, self._began_at = None, 0.0, self._upper.wire.received
         elif self.midway_since is None:
             self.midway_since = time.monotonic()
+
+    def patience(self, seconds: float, least_rate: int) -> float:
+        """How many seconds more a message that has begun is waited for: those it has, and earned by its bytes."""
+        return seconds + (self._upper.wire.received - self._began_at) / least_rate - self.waited
 
     # --- what it means ------------------------------------------------------------------------------------------
 

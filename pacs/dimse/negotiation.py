@@ -6,7 +6,7 @@ The acceptor's rules are in `AcceptorPolicy`; the tables say which SOP Classes a
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
@@ -25,6 +25,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
+from pacs import errors
 from pacs.dicom.levels import MODELS, Operation
 from pacs.dicom.manner import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
@@ -33,7 +34,9 @@ from pacs.dimse.agreement import (
     APPLICATION_CONTEXT_NOT_SUPPORTED,
     CALLED_AE_NOT_RECOGNIZED,
     CALLING_AE_NOT_RECOGNIZED,
+    LOCAL_LIMIT_EXCEEDED,
     NO_REASON,
+    TEMPORARY_CONGESTION,
     USER_IDENTITY_REFUSED,
     Agreement,
     Rejection,
@@ -47,7 +50,9 @@ from pacs.dimse.agreement import (
     max_pdu_of,
     ourselves,
 )
-from pacs.errors import NotAuthorized
+from pacs.errors import NotAuthorized, PacsError
+from pacs.services.access import Access, Caller, Rules
+from pacs.services.peers import Peers
 
 VERIFICATION = "1.2.840.10008.1.1"
 SERVICE_SYNTAXES = tuple(map(str, (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)))
@@ -95,61 +100,64 @@ def negotiated(sop_class_uid: str, agreed: bytes | None) -> Negotiated:
 # --- the acceptor's side -----------------------------------------------------------------------------------------
 
 
-def _anybody(_ae_title: str, _address: str) -> bool:
-    return True
+REJECTION_OF: dict[type[PacsError], Rejection] = {
+    errors.CalledTitleUnknown: CALLED_AE_NOT_RECOGNIZED,
+    errors.CallerUnknown: CALLING_AE_NOT_RECOGNIZED,
+    errors.UserRefused: USER_IDENTITY_REFUSED,
+    errors.TooManyAssociations: LOCAL_LIMIT_EXCEEDED,
+    errors.OutOfResources: TEMPORARY_CONGESTION,
+}
+"""Which rejection an error is; an error class not listed takes that of its nearest base class."""
+
+
+def rejection_for(error: PacsError) -> Rejection:
+    """How an association request is rejected for `error`; the comment, which is for our log, has its own."""
+    found = next(REJECTION_OF[base] for base in type(error).__mro__ if base in REJECTION_OF)
+    return replace(found, comment=f"{found.comment}: {error.comment}")
 
 
 def _no_order(_ae_title: str) -> Sequence[str]:
     return ()
 
 
-def _unchecked(_identity: UserIdentity) -> bytes:
-    return b""
+def _unchecked(_identity: UserIdentity | None) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptorPolicy:
     """Which association requests are accepted, and with which contexts. All of it is plain values and callables."""
 
-    ae_title: str
-    any_called_ae: bool = True
-    may_call: Callable[[str, str], bool] = _anybody
-    """(calling AE title, address): whether it may associate at all."""
+    access: Access = field(default_factory=lambda: Access(Rules(), Peers()))
+    """Who may associate."""
     transfer_syntaxes: Sequence[str]
     """The transfer syntaxes Storage is accepted in."""
     order_for: Callable[[str], Sequence[str]] = _no_order
     """(calling AE title): the order in which its proposals are taken; empty is the peer's own order."""
     unknown_sop_classes: bool = False
     """Whether SOP Classes that are in no dictionary, private ones too, are accepted for Storage."""
-    identify: Callable[[UserIdentity], bytes] = _unchecked
-    """Checks a user's identity and gives the server response. Raises NotAuthorized."""
+    identify: Callable[[UserIdentity | None], str] = _unchecked
+    """Checks a user's identity and gives the name, '' where none was looked at. Raises UserRefused."""
 
-    def answer(self, request: A_ASSOCIATE, address: str, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+    def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
         """What `request` is answered with: an accepting primitive and what it agrees on, or a rejection."""
-        refused = self._refusal(request, address)
-        if refused is not None:
-            return refused
-        identity = _identity(request)
-        try:
-            server_response = self.identify(identity) if identity else b""
-        except NotAuthorized:
-            return USER_IDENTITY_REFUSED
-        contexts, roles = self._contexts(request)
-        agreement = _agreement(request, contexts, identity)
-        items: list[UserInformation] = [*ourselves(max_pdu), *roles, *extended_items(agreement.extended)]
-        items += _async_operations(request)
-        if identity and identity.response_requested and identity.type in (1, 2):
-            items.append(_identity_response(server_response))
-        return _accepting(request, contexts, items), agreement
-
-    def _refusal(self, request: A_ASSOCIATE, address: str) -> Rejection | None:
         if str(request.application_context_name or "") != APPLICATION_CONTEXT:
             return APPLICATION_CONTEXT_NOT_SUPPORTED
-        if not self.any_called_ae and request.called_ae_title.strip() != self.ae_title:
-            return CALLED_AE_NOT_RECOGNIZED
-        if not self.may_call(request.calling_ae_title.strip(), address):
-            return CALLING_AE_NOT_RECOGNIZED
-        return NO_REASON if 0 < max_pdu_of(request) < SMALLEST_PDU else None
+        if 0 < max_pdu_of(request) < SMALLEST_PDU:
+            return NO_REASON
+        identity = _identity(request)
+        try:
+            self.access.admit(caller)
+            user = self.identify(identity)
+        except NotAuthorized as error:
+            return rejection_for(error)
+        contexts, roles = self._contexts(request)
+        agreement = replace(_agreement(request, contexts, identity), user=user)
+        items: list[UserInformation] = [*ourselves(max_pdu), *roles, *extended_items(agreement.extended)]
+        items += _async_operations(request)
+        if identity and identity.response_requested and (user or identity.type in (1, 2)):
+            items.append(_identity_response(b""))
+        return _accepting(request, contexts, items), agreement
 
     def _contexts(
         self, request: A_ASSOCIATE

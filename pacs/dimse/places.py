@@ -1,7 +1,8 @@
 """Places: how many associations a server has room for, counted over all the processes that serve it.
 
-Every worker has a row of numbers in memory that all of them share. It alone writes its row, and whoever forked it once
-it is dead: so what a dead one had taken is given back.
+Each association takes a place in memory that all processes share. Only the process that took it gives it back, or
+whoever forked that one once it is dead: so what a dead one had taken is not lost. Every worker has a row of numbers
+there too, of its connections, which it alone writes.
 """
 
 import fcntl
@@ -11,26 +12,48 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
 
-_IS_SERVING, _ASSOCIATIONS, _CONNECTIONS, _UNASSOCIATED = range(4)
-_ROW = 4
+from pacs.errors import TooManyAssociations
+
+MOST_PLACES = 10_000
+
+_IS_SERVING, _CONNECTIONS, _UNASSOCIATED = range(3)
+_ROW = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many associations there may be at once: in all, from one address, and of one calling AE title; 0 is any."""
+
+    in_all: int = 100
+    per_address: int = 0
+    per_ae: int = 0
 
 
 class Places:
-    """The places of one server: `most` associations in all `workers` together, which are forked from this process."""
+    """The places of one server in all its `workers`, which are forked from this process."""
 
-    def __init__(self, most: int, workers: int = 1) -> None:
-        self.most = most
-        numbers = memoryview(mmap.mmap(-1, workers * _ROW * 4)).cast("I")  # anonymous memory is shared after a fork
+    def __init__(self, workers: int = 1) -> None:
+        self.owners = _shared(MOST_PLACES, "B")
+        """Who has each place: the number of a worker and one, 0 for nobody."""
+        self.addresses, self.titles = _shared(MOST_PLACES, "Q"), _shared(MOST_PLACES, "Q")
+        """From where, and for which AE title, as `_key` has them."""
+        numbers = _shared(workers * _ROW, "I")
         self.rows = [numbers[each * _ROW : (each + 1) * _ROW] for each in range(workers)]
         self._guard = _unnamed_file() if workers > 1 else None
 
     def of(self, worker: int) -> "Share":
         """What one worker has of them."""
-        return Share(self, self.rows[worker])
+        return Share(self, worker)
 
     def free(self, worker: int) -> None:
         """Give back all that a worker that is dead had taken."""
+        for place, owner in enumerate(bytes(self.owners)):
+            if owner == worker + 1:
+                self.owners[place] = 0
         for column in range(_ROW):
             self.rows[worker][column] = 0
 
@@ -50,19 +73,25 @@ class Places:
 class Share:
     """The places of one worker. Whoever uses it from several threads lets in one at a time."""
 
-    def __init__(self, places: Places, row: "memoryview[int]") -> None:
-        self._places, self._row = places, row
+    def __init__(self, places: Places, worker: int) -> None:
+        self._places, self._row = places, places.rows[worker]
+        self._owner = worker + 1
 
-    def take(self) -> bool:
-        """Take a place for an association, if the server has one left: whether it had."""
-        with self._places.guarded():
-            is_free = sum(row[_ASSOCIATIONS] for row in self._places.rows) < self._places.most
-            self._row[_ASSOCIATIONS] += is_free
-        return is_free
+    def take(self, bounds: Bounds, address: str, ae_title: str) -> int:
+        """Take a place for an association: which. Raises TooManyAssociations when the server has none left for it."""
+        places = self._places
+        keys = _key(address), _key(ae_title)
+        with places.guarded():
+            owners = bytes(places.owners)
+            _check(bounds, places, owners, keys)
+            place = owners.index(0)
+            places.addresses[place], places.titles[place] = keys
+            places.owners[place] = self._owner
+        return place
 
-    def give_back(self) -> None:
+    def give_back(self, place: int) -> None:
         """Give back the place of an association that is over, or did not come about."""
-        self._row[_ASSOCIATIONS] -= 1
+        self._places.owners[place] = 0
 
     def serve(self, serves: bool) -> None:
         """Tell the others whether we accept connections."""
@@ -85,6 +114,32 @@ class Share:
         """
         rows = self._places.rows
         return sum(row[_UNASSOCIATED] for row in rows) > most and self._row[_UNASSOCIATED] * len(rows) > most
+
+
+def _check(bounds: Bounds, places: Places, owners: bytes, keys: tuple[int, int]) -> None:
+    """See that one more may come. Raises TooManyAssociations, whose comment names the limit."""
+    taken = len(owners) - owners.count(0)
+    if taken >= min(bounds.in_all, MOST_PLACES):
+        raise TooManyAssociations(f"limits.associations allows {bounds.in_all}")
+    used = len(owners.rstrip(b"\0"))
+    for key, column, most, name in (
+        (keys[0], places.addresses, bounds.per_address, "limits.associations_per_address"),
+        (keys[1], places.titles, bounds.per_ae, "limits.associations_per_ae"),
+    ):
+        if most and taken >= most:
+            theirs = sum(owners[place] and each == key for place, each in enumerate(column[:used].tolist()))
+            if theirs >= most:
+                raise TooManyAssociations(f"{name} allows {most}")
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _shared(count: int, kind: Literal["B", "I", "Q"]) -> "memoryview[int]":
+    """Numbers that all processes see that are forked from this one: anonymous memory is shared after a fork."""
+    width = memoryview(bytes(8)).cast(kind).itemsize
+    return memoryview(mmap.mmap(-1, count * width)).cast(kind)
 
 
 def _unnamed_file() -> int:

@@ -2,12 +2,20 @@
 
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.command import Command, CommandField
-from pacs.dimse.establishment import request
+from pacs.dimse.establishment import Protection, request
 from pacs.dimse.negotiation import SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import AssociationLost, DestinationUnreachable
 
 
-def echo(host: str, port: int, *, calling_ae_title: str, called_ae_title: str, timeout: float) -> None:
+def echo(
+    host: str,
+    port: int,
+    *,
+    calling_ae_title: str,
+    called_ae_title: str,
+    timeout: float,
+    protection: Protection | None = None,
+) -> None:
     """Associate, C-ECHO (PS3.4 A.4), release; each step may take `timeout` seconds.
 
     Raises AssociationRejected, DestinationUnreachable where nobody answers or Verification is refused, and
@@ -20,6 +28,7 @@ def echo(host: str, port: int, *, calling_ae_title: str, called_ae_title: str, t
         called_ae_title=called_ae_title,
         contexts=[(VERIFICATION, SERVICE_SYNTAXES)],
         limits=Limits(connect=timeout, negotiation=timeout, message=timeout, write=timeout),
+        protection=protection,
     )
     try:
         _verify(association, timeout)

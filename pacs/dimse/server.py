@@ -4,11 +4,13 @@ import contextlib
 import logging
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pacs.dimse import status
 from pacs.dimse.association import Association, Limits
@@ -16,15 +18,16 @@ from pacs.dimse.command import CommandField
 from pacs.dimse.establishment import Rejected, accept
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.places import Places, Share
-from pacs.errors import AssociationLost, ProtocolViolation
+from pacs.dimse.places import Bounds, Places, Share
+from pacs.errors import AssociationLost, ProtocolViolation, ServerStopping
+from pacs.services.access import Caller
 from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event
 
 Handler = Callable[[Association, Message], None]
 
 MOST_UNASSOCIATED = 256
-"""How many connections may be without an association at once, before it or after; one more, and the oldest is given up
-(P7)."""
+"""How many connections may be without an association at once, before it or after; one more, and the oldest of the
+address that has the most is given up (P7)."""
 
 HESITATION = 0.005
 """Seconds a worker leaves a connection to one that has fewer of them, if there is one."""
@@ -33,42 +36,57 @@ GLANCE = 0.0005
 """Seconds from one look whether that one has it to the next."""
 
 
+class Address(NamedTuple):
+    """Where to listen, and whether associations are encrypted there."""
+
+    host: str
+    port: int
+    is_secure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a server goes by, replaced as a whole while it runs. `handlers` are by Command Field."""
+
+    policy: AcceptorPolicy
+    handlers: Mapping[int, Handler] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    bounds: Bounds = field(default_factory=Bounds)
+    tls: ssl.SSLContext | None = None
+    """How those who call a secure address are answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Connection:
     """Something that connected: its socket until it has an association, then that."""
 
     socket: socket.socket
     address: tuple[str, int]
+    is_secure: bool
 
 
 class Server:
     """Accepts associations on some addresses and serves each in a thread of its own.
 
-    `handlers` are by Command Field. At most `associations` are served at once, counted from their request on: what
-    connects and says nothing holds no place (P7). It serves alone, or as one of several workers, which share listeners
-    and places.
+    Places are counted from an association's request on: what connects and says nothing holds none (P7). It serves
+    alone, or as one of several workers, which share listeners and places.
     """
 
     def __init__(
         self,
-        addresses: Iterable[tuple[str, int]],
-        policy: AcceptorPolicy,
-        handlers: Mapping[int, Handler],
+        addresses: Iterable[Address | tuple[str, int]],
+        settings: Settings,
         *,
-        limits: Limits | None = None,
-        associations: int = 100,
         publish: Callable[[Event], None] = lambda _event: None,
     ) -> None:
-        self._addresses = tuple(addresses)
-        self._policy = policy
-        self._handlers = handlers
-        self._limits = limits or Limits()
-        self._places = Places(associations).of(0)
+        self._addresses = tuple(Address(*each) for each in addresses)
+        self._settings = settings
+        self._places = Places().of(0)
         self._publish = publish
         self._lock = threading.Condition()
         self._listeners: list[socket.socket] = []
         self._ports: tuple[int, ...] = ()
-        self._unassociated: dict[int, socket.socket] = {}
+        self._unassociated: dict[int, _Connection] = {}
         """By `id`: what has no association yet, or has none any more and is only waited for to close."""
         self._associations: set[Association] = set()
         self._admitted = 0
@@ -83,7 +101,7 @@ class Server:
     def listen(self) -> None:
         """Listen, and accept nothing yet. Raises OSError when an address cannot be had."""
         try:
-            for host, port in self._addresses:
+            for host, port, _ in self._addresses:
                 self._listeners.append(_listen(host, port))
         except OSError:
             self._is_draining = True  # there is nothing to stop any more
@@ -104,6 +122,10 @@ class Server:
         self._places.serve(True)
         self._accepting = threading.Thread(target=self._accept_all, name="pacs-accept", daemon=True)
         self._accepting.start()
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from now on: requests at once, limits and encryption with the next connection."""
+        self._settings = settings
 
     @property
     def listeners(self) -> Sequence[socket.socket]:
@@ -150,10 +172,10 @@ class Server:
         with self._lock:
             associations, threads = list(self._associations), list(self._threads)
             for waiting in self._unassociated.values():
-                _cut(waiting)
+                _cut(waiting.socket)
         for association in associations:
             association.abort()
-        deadline = time.monotonic() + self._limits.artim
+        deadline = time.monotonic() + self._settings.limits.artim
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -165,19 +187,20 @@ class Server:
 
     def _accept_all(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for each in (self._bell, *self._listeners):
-                selector.register(each, selectors.EVENT_READ)
+            selector.register(self._bell, selectors.EVENT_READ)
+            for listener, address in zip(self._listeners, self._addresses, strict=True):
+                selector.register(listener, selectors.EVENT_READ, address)
             while not self._is_draining:
                 for key, _ in selector.select():
-                    if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._bell:
-                        self._accept_one(key.fileobj)
+                    if isinstance(key.fileobj, socket.socket) and key.data is not None:
+                        self._accept_one(key.fileobj, key.data.is_secure)
                 with self._lock:  # whoever accepts what came, all workers have woken
                     self._thin_out()
 
-    def _accept_one(self, listener: socket.socket) -> None:
+    def _accept_one(self, listener: socket.socket, is_secure: bool) -> None:
         self._hesitate()
         try:
-            connection, address = listener.accept()
+            accepted, address = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:
@@ -185,9 +208,8 @@ class Server:
             logging.getLogger("pacs").warning("cannot accept a connection: %s", error.strerror)
             time.sleep(0.1)
             return
-        thread = threading.Thread(
-            target=self._run, args=(_Connection(connection, address[:2]),), name="pacs-association", daemon=True
-        )
+        connection = _Connection(accepted, (_plain(address[0]), address[1]), is_secure)
+        thread = threading.Thread(target=self._run, args=(connection,), name="pacs-association", daemon=True)
         with self._lock:
             self._threads.add(thread)
             self._is_unassociated(connection)
@@ -196,7 +218,7 @@ class Server:
         except RuntimeError:
             logging.getLogger("pacs").warning("cannot serve a connection: no more threads can be started")
             self._forget(thread, connection)
-            connection.close()
+            accepted.close()
 
     def _hesitate(self) -> None:
         """Leave what connects to a worker that has fewer connections, for the moment it takes that one to accept it.
@@ -207,34 +229,40 @@ class Server:
         while self._places.is_ahead and time.monotonic() < end:
             time.sleep(GLANCE)
 
-    def _is_unassociated(self, connection: socket.socket) -> None:
+    def _is_unassociated(self, connection: _Connection) -> None:
         """Count a connection among those without an association; the lock is held."""
         self._unassociated[id(connection)] = connection
         self._count()
         self._thin_out()
 
     def _thin_out(self) -> None:
-        """Give up the oldest connections without an association while there are too many; the lock is held."""
+        """Give up connections without an association while there are too many; the lock is held.
+
+        Each time the oldest of the address that has the most: whoever floods keeps out only itself.
+        """
         while self._unassociated and self._places.has_too_many(MOST_UNASSOCIATED):
-            _cut(self._unassociated.pop(next(iter(self._unassociated))))
+            by_address = Counter(each.address[0] for each in self._unassociated.values())
+            flooding = max(by_address, key=by_address.__getitem__)
+            oldest = next(key for key, each in self._unassociated.items() if each.address[0] == flooding)
+            _cut(self._unassociated.pop(oldest).socket)
             self._count()
 
-    def _is_associated(self, connection: socket.socket) -> None:
+    def _is_associated(self, connection: _Connection) -> None:
         """Count a connection among those without an association no more; the lock is held."""
         self._unassociated.pop(id(connection), None)
         self._count()
 
-    def _give_back(self) -> None:
+    def _give_back(self, place: int) -> None:
         """Give back the place of an association that is over, or did not come about; the lock is held."""
         self._admitted -= 1
-        self._places.give_back()
+        self._places.give_back(place)
         self._lock.notify_all()
 
     def _count(self) -> None:
         """Tell the other workers how many connections there are; the lock is held."""
         self._places.count(len(self._threads), len(self._unassociated))
 
-    def _forget(self, thread: threading.Thread, connection: socket.socket) -> None:
+    def _forget(self, thread: threading.Thread, connection: _Connection) -> None:
         with self._lock:
             self._threads.discard(thread)
             self._is_associated(connection)
@@ -244,27 +272,29 @@ class Server:
     def _run(self, connection: _Connection) -> None:
         """The life of one connection: its association, if it comes to that, and the end of both."""
         try:
-            association = self._associate(connection)
-            if association is not None:
-                self._serve(association, connection)
+            associated = self._associate(connection)
+            if associated is not None:
+                self._serve(*associated, connection)
         except Exception:
             logging.getLogger("pacs").exception("an association failed")
         finally:
-            self._forget(threading.current_thread(), connection.socket)
+            self._forget(threading.current_thread(), connection)
 
-    def _associate(self, connection: _Connection) -> Association | None:
-        admitted = False
+    def _associate(self, connection: _Connection) -> tuple[Association, int] | None:
+        """Negotiate: the association and the place it has, None when it does not come about."""
+        settings, places = self._settings, []
 
-        def admit() -> bool:
-            nonlocal admitted
+        def admit(caller: Caller) -> None:
             with self._lock:
-                admitted = not self._is_draining and self._places.take()
-                self._admitted += admitted
-            return admitted
+                if self._is_draining:
+                    raise ServerStopping("the server stops")
+                places.append(self._places.take(settings.bounds, caller.address, caller.ae_title))
+                self._admitted += 1
 
         found: Association | Rejected | None = None
         try:
-            found = accept(connection.socket, connection.address, self._policy, self._limits, admit)
+            tls = settings.tls if connection.is_secure else None
+            found = accept(connection.socket, connection.address, settings.policy, settings.limits, admit, tls=tls)
         except (AssociationLost, OSError):
             return None  # a port scan, a health check, or a peer that gave up
         except ProtocolViolation as error:
@@ -274,16 +304,16 @@ class Server:
             with self._lock:
                 if isinstance(found, Association):
                     self._associations.add(found)
-                    self._is_associated(connection.socket)
-                elif admitted:
-                    self._give_back()
+                    self._is_associated(connection)
+                elif places:
+                    self._give_back(places[0])
         if isinstance(found, Association):
-            return found
+            return found, places[0]
         self._publish(_rejected_event(found, connection))
         found.close()
         return None
 
-    def _serve(self, association: Association, connection: _Connection) -> None:
+    def _serve(self, association: Association, place: int, connection: _Connection) -> None:
         with self._lock:
             stopping = self._is_draining
         self._publish(_accepted_event(association))
@@ -299,22 +329,22 @@ class Server:
             association.abort()
             with self._lock:
                 self._associations.discard(association)
-                self._give_back()
-                self._is_unassociated(connection.socket)
+                self._give_back(place)
+                self._is_unassociated(connection)
             self._publish(_ended_event(association, counts))
             association.close()
 
     def _receive_all(self, association: Association, counts: Counter[str]) -> None:
-        while (message := association.receive(self._limits.idle)) is not None:
-            field = message.command.field
+        while (message := association.receive(association.limits.idle)) is not None:
+            handlers, field = self._settings.handlers, message.command.field
             counts[_name(field)] += 1
             if message.command.is_response:
                 return  # to no request of ours: who answers what was not asked cannot be understood
             if message.command.sop_class_uid != message.context.abstract_syntax or not message.context.as_scp:
                 comment = "The SOP Class is not that of the presentation context"
                 self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
-            elif field in self._handlers:
-                self._handlers[field](association, message)
+            elif field in handlers:
+                handlers[field](association, message)
             else:
                 comment = "This server does not do that operation"
                 self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
@@ -357,8 +387,14 @@ def _name(field: int) -> str:
         return "other"
 
 
+def _plain(host: str) -> str:
+    """An IPv4 address as such, also where a listener for both kinds has it as one of IPv6."""
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
 def _text(address: tuple[str, int]) -> str:
-    return f"{address[0]}:{address[1]}"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _accepted_event(association: Association) -> Event:
@@ -368,6 +404,8 @@ def _accepted_event(association: Association) -> Event:
         called_ae_title=association.called_ae_title,
         address=_text(association.address),
         contexts=len(association.contexts),
+        protection=association.protection,
+        user=association.user,
     )
 
 

@@ -53,6 +53,7 @@ _STORE: dict[type[errors.PacsError], int] = {
 
 _QUERY: dict[type[errors.PacsError], int] = {
     errors.IdentifierError: 0xA900,
+    errors.TooManyMatches: 0xA700,
 }
 
 _RETRIEVE: dict[type[errors.PacsError], int] = {

@@ -8,6 +8,7 @@ machine. All private names of pynetdicom that are relied on are in this file.
 
 import select
 import socket
+import ssl
 import struct
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from pynetdicom.transport import T_CONNECT
 
 from pacs.dimse.messages import Buffer
 from pacs.dimse.pdus import InvalidPDU, Received, decode
+from pacs.dimse.secure import SecureWire
 from pacs.dimse.waiting import wait
 from pacs.dimse.wire import Wire
 
@@ -110,12 +112,22 @@ class _Provider:
 class UpperLayer:
     """One transport connection and the state machine on it, for the requestor or the acceptor.
 
-    `artim` is the ARTIM timer's time in seconds,
-    `max_pdu` the longest P-DATA-TF (its variable field) we have announced or will.
+    `artim` is the ARTIM timer's time in seconds, `max_pdu` the longest P-DATA-TF (its variable field) we have announced
+    or will. Where there is `tls`, `secure` has to come before anything else; `server_name` is that of the peer we call.
     """
 
-    def __init__(self, connection: socket.socket, *, is_requestor: bool, artim: float, max_pdu: int) -> None:
-        self.wire = Wire(connection, max_pdu + PDU_SLACK + _HEADER.size)
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        is_requestor: bool,
+        artim: float,
+        max_pdu: int,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        capacity = max_pdu + PDU_SLACK + _HEADER.size
+        self.wire = Wire(connection, capacity) if tls is None else SecureWire(connection, capacity, tls, server_name)
         self._provider = _Provider(is_requestor, Timer(artim))
         self._machine = StateMachine(self._provider)  # type: ignore[arg-type]
         self._indications: deque[Primitive] = deque()
@@ -124,6 +136,24 @@ class UpperLayer:
         self._longest = dict.fromkeys(_EVENTS, MAX_SHORT) | {1: associate, 2: associate, 4: max_pdu + PDU_SLACK}
         if not is_requestor:
             self._act("Evt5")
+
+    def secure(self, wait_for: Callable[[int], None]) -> None:
+        """Agree on encryption with the peer, where there is to be any.
+
+        `wait_for` waits for events of `select.poll`. Raises ssl.SSLError, ConnectionError, and what `wait_for` raises.
+        """
+        if isinstance(self.wire, SecureWire):
+            self.wire.handshake(wait_for)
+
+    @property
+    def certificate(self) -> str:
+        """The SHA-256 fingerprint of the certificate the peer has shown, '' for none."""
+        return self.wire.certificate if isinstance(self.wire, SecureWire) else ""
+
+    @property
+    def protection(self) -> str:
+        """The version of TLS and the cipher suite, '' where nothing is encrypted."""
+        return self.wire.protection if isinstance(self.wire, SecureWire) else ""
 
     @property
     def state(self) -> str:

@@ -9,6 +9,7 @@ import mmap
 import socket
 from collections.abc import Callable, Sequence
 
+from pacs.buffers import after
 from pacs.dimse.messages import Buffer
 
 RECEIVE_BUFFER = 1 << 18
@@ -38,6 +39,8 @@ class Wire:
         self._start = self._end = 0
         self.at_end = False
         """Whether the peer has closed, or the connection broke: no more bytes will come than are in the buffer."""
+        self.received = 0
+        """How many bytes have come in."""
         self.is_torn = False
         """Whether a write stopped in the middle: nothing that is written now would be understood."""
 
@@ -86,6 +89,7 @@ class Wire:
             count = 0
         self.at_end = count == 0
         self._end += count
+        self.received += count
         return True
 
     def acknowledge(self) -> None:
@@ -108,14 +112,14 @@ class Wire:
         if written == sum(map(len, buffers)):
             return
         begun = written > 0
-        rest = _after([memoryview(each) for each in buffers if len(each)], written)
+        rest = after([memoryview(each) for each in buffers if len(each)], written)
         try:
             while rest:
                 if not written:
                     wait_for_room()
                 written = self._send(rest)
                 begun = begun or written > 0
-                rest = _after(rest, written)
+                rest = after(rest, written)
         except BaseException:
             self.is_torn = self.is_torn or begun
             raise
@@ -179,12 +183,3 @@ class Wire:
 def _pages(size: int) -> memoryview:
     """Memory that begins with a page: the system copies into it in two thirds of the time."""
     return memoryview(mmap.mmap(-1, size))
-
-
-def _after(buffers: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of `buffers` when `written` bytes of them are gone."""
-    for index, each in enumerate(buffers):
-        if written < len(each):
-            return [each[written:], *buffers[index + 1 :]] if written else buffers[index:]
-        written -= len(each)
-    return []

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from pacs.buffers import after
+
 Buffer = bytes | bytearray | memoryview
 
 PAGE = 4096
@@ -31,16 +33,7 @@ def write_at(descriptor: int, buffers: Sequence[Buffer], position: int) -> None:
         while rest:
             written = os.pwritev(descriptor, rest, position)
             position += written
-            rest = _after(rest, written)
-
-
-def _after(buffers: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of `buffers` when `written` bytes of them are written."""
-    for index, each in enumerate(buffers):
-        if written < len(each):
-            return [each[written:], *buffers[index + 1 :]]
-        written -= len(each)
-    return []
+            rest = after(rest, written)
 
 
 def open_durable(path: Path) -> int:

@@ -36,10 +36,14 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class LocalFiles:
-    """A `FileStore` in the folder `root`, which is made if it is not there."""
+    """A `FileStore` in the folder `root`, which is made if it is not there.
 
-    def __init__(self, root: Path) -> None:
+    Nothing is begun while fewer than `least_free` bytes are free: whoever else needs the disk is to have them.
+    """
+
+    def __init__(self, root: Path, least_free: int = 0) -> None:
         self._root = root
+        self.least_free = least_free
         self._names = TimeOrderedNames()
         self._folders = _Folders(root)
         self._journal: Journal | None = None
@@ -78,6 +82,8 @@ class LocalFiles:
 
     def create(self, head_size: int, arrived: datetime) -> Incoming:
         """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
+        if self.least_free:
+            self._require_free()
         name = str(self._names.next(arrived))
         place = _Place(self._folders, name, f"{_hour(arrived)}/{name}.dcm")
         return _LocalIncoming(place, head_size, self._journal)
@@ -137,6 +143,13 @@ class LocalFiles:
                 yield key
             elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
                 yield from self._keys_within(folder / entry.name, key + "/", first)
+
+    def _require_free(self) -> None:
+        """See that the disk has the room that is to be left free. Raises StorageUnavailable."""
+        with _WRITING:
+            disk = os.statvfs(self._root)
+        if disk.f_bavail * disk.f_frsize < self.least_free:
+            raise StorageUnavailable("No space left for files (less than limits.free_space)")
 
     def _restore(self, key: str, head: bytes, body: bytes) -> None:
         """Make an object that the journal has durable by itself, whatever there is of its file.

@@ -1,17 +1,35 @@
-"""The table of known AEs: who may be a move destination, and how each is to be treated."""
+"""The table of known AEs: who may call, what each may do, where it may have images moved to, how it is treated."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 
 from pacs.dicom.manner import TOLERANT, Manner
 from pacs.errors import UnknownDestination
+
+
+class Right(Enum):
+    """What an AE may do here, by the name the configuration has for it. Verification is everybody's."""
+
+    STORE = "store"
+    FIND = "find"
+    MOVE = "move"
+    GET = "get"
+    COMMIT = "commit"
+
+
+EVERYTHING = frozenset(Right)
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A configured remote AE. `manner` and `transfer_syntaxes` override the server's own where they are given.
 
-    `associations` is how many one C-MOVE opens to it at once, at most.
+    `addresses` are the networks it may call from and `certificates` the SHA-256 fingerprints (lower case, hexadecimal)
+    of which it must show one, any where there are none. `destinations` are the AE titles it may have images moved to,
+    None for all that are known. `is_secure` is whether it is called with TLS, `associations` how many one C-MOVE opens
+    to it at once, at most.
     """
 
     ae_title: str
@@ -20,6 +38,11 @@ class Peer:
     manner: Manner | None = None
     transfer_syntaxes: tuple[str, ...] = ()
     associations: int = 1
+    rights: frozenset[Right] = EVERYTHING
+    addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+    certificates: frozenset[str] = frozenset()
+    destinations: frozenset[str] | None = None
+    is_secure: bool = False
 
 
 class Peers:

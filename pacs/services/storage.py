@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
 from pacs.dicom import part10
+from pacs.dicom.bounds import LARGEST, Bounds
 from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
 from pacs.dicom.sameness import is_same
 from pacs.dicom.sop_classes import check_kept
@@ -69,7 +70,7 @@ class Stored:
 
 
 class Storage:
-    """The way in, for any mouth."""
+    """The way in, for any mouth. `bounds` is what a data set may be made of."""
 
     def __init__(
         self,
@@ -78,11 +79,13 @@ class Storage:
         *,
         duplicates: Duplicates = "keep",
         unknown_sop_classes: bool = False,
+        bounds: Bounds = LARGEST,
         publish: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.index = index
         self.files = files
         self.duplicates = duplicates
+        self.bounds = bounds
         self.publish = publish
         self._unknown_sop_classes = unknown_sop_classes
         self._growing: set[str] = set()
@@ -276,7 +279,7 @@ class Reception:
 
     def _read_header(self) -> Header:
         with closing(self._incoming.body()) as body:
-            return read_header(body, self._named.transfer_syntax)
+            return read_header(body, self._named.transfer_syntax, self._storage.bounds)
 
     def _leave_out(self, intruders: tuple[tuple[int, int], ...]) -> None:
         """Copy what arrived without elements that are no part of a data set (checklist S4)."""

@@ -9,7 +9,7 @@ from struct import pack
 import pydicom
 import pytest
 
-from pacs.dicom.bounds import check_depth
+from pacs.dicom.bounds import LARGEST, Bounds
 from pacs.dicom.elements import Inflated, Kind, Source, encoding_of, walk
 from pacs.errors import UndecodableDataSet
 from tests import real_files
@@ -62,10 +62,18 @@ def nested_with_lengths(depth: int) -> bytes:
     return b"".join(heads)
 
 
+def check(data: bytes, transfer_syntax: str, bounds: Bounds = LARGEST) -> None:
+    """Walk through a data set to its end."""
+    encoding = encoding_of(transfer_syntax)
+    source = Source(io.BytesIO(data), encoding, bounds.inflated)
+    for _ in bounds.counted(walk(source, encoding, bounds.depth)):
+        pass
+
+
 def refuse(data: bytes, transfer_syntax: str) -> str:
     """The comment of the error that a data set gives."""
     with pytest.raises(UndecodableDataSet) as refused:
-        check_depth(data, transfer_syntax)
+        check(data, transfer_syntax)
     return refused.value.comment
 
 
@@ -76,7 +84,7 @@ def test_every_whole_bundled_file_is_walked_through(path: Path):
     if path.name in DAMAGED:
         refuse(data, transfer_syntax)
     else:
-        check_depth(data, transfer_syntax)
+        check(data, transfer_syntax)
 
 
 @pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
@@ -102,7 +110,7 @@ def test_p10_deep_nesting_is_refused(build, depth: int):
 @pytest.mark.parametrize("build", [nested, nested_with_lengths])
 def test_p10_the_allowed_depth_is_allowed(build):
     """64 sequences within each other are walked through."""
-    check_depth(build(64), IMPLICIT)
+    check(build(64), IMPLICIT)
 
 
 def test_p9_a_deflate_bomb_is_stopped_at_its_limit():
@@ -130,7 +138,7 @@ def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
     storm = element(0x00080005, b"") * 1_000_000
     tracemalloc.start()
     with pytest.raises(UndecodableDataSet, match="more than 1000 elements"):
-        check_depth(storm, IMPLICIT, elements=1000)
+        check(storm, IMPLICIT, Bounds(elements=1000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20

@@ -29,7 +29,7 @@ def test_every_storage_class_of_pydicom_is_kept_or_refused_by_name():
 @pytest.mark.parametrize("unknown", [False, True])
 def test_what_is_negotiated_is_what_is_stored(unknown: bool):
     """A context that is accepted for Storage is never refused for its SOP Class afterwards."""
-    policy = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=(), unknown_sop_classes=unknown)
+    policy = AcceptorPolicy(transfer_syntaxes=(), unknown_sop_classes=unknown)
     for uid in (*UID_dictionary, *STORAGE, *NON_PATIENT, "1.2.3.4"):
         if policy.stores(uid):
             check_kept(uid, unknown)

@@ -13,8 +13,14 @@ from pacs.dimse.association import Association, Limits
 from pacs.dimse.command import CommandField
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.server import Handler, Server
+from pacs.dimse.places import Bounds
+from pacs.dimse.server import Handler, Server, Settings
+from pacs.services.access import Access, Rules
+from pacs.services.peers import Peers
 from pacs.telemetry import AssociationEnded, Event
+
+OURS_ALONE = Access(Rules(by_any_title=False), Peers())
+"""Whoever calls by another title than PACS is rejected."""
 
 
 def echo(association: Association, message: Message) -> None:
@@ -52,7 +58,7 @@ Serve = Callable[..., Archive]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers: `serve(find=handler, limits=..., associations=..., policy={...})`."""
+    """Start servers: `serve(find=handler, limits=..., bounds=..., access=...)`, and what else a policy has."""
     servers: list[Server] = []
 
     def start(
@@ -61,7 +67,7 @@ def serve() -> Iterator[Serve]:
         get: Handler | None = None,
         *,
         limits: Limits | None = None,
-        associations: int = 100,
+        bounds: Bounds | None = None,
         **policy: Any,
     ) -> Archive:
         events: list[Event] = []
@@ -86,14 +92,13 @@ def serve() -> Iterator[Serve]:
             handlers[CommandField.C_FIND] = find
         if get is not None:
             handlers[CommandField.C_GET] = get
-        server = Server(
-            [("127.0.0.1", 0)],
-            AcceptorPolicy(**{"ae_title": "PACS", "transfer_syntaxes": KEPT} | policy),
-            handlers,
-            limits=limits,
-            associations=associations,
-            publish=publish,
+        settings = Settings(
+            policy=AcceptorPolicy(**{"transfer_syntaxes": KEPT} | policy),
+            handlers=handlers,
+            limits=limits or Limits(),
+            bounds=bounds or Bounds(),
         )
+        server = Server([("127.0.0.1", 0)], settings, publish=publish)
         server.start()
         servers.append(server)
         archive = Archive(server, events, ended)

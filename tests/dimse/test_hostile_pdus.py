@@ -11,9 +11,11 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import Limits
 from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.places import Bounds
 from pacs.dimse.server import MOST_UNASSOCIATED
 from pacs.dimse.upper_layer import UpperLayer
 from pacs.dimse.wire import RECEIVE_BUFFER
+from pacs.services.access import Caller
 from pacs.telemetry import AssociationRejected
 from tests.dimse.conftest import Serve
 from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, associate_rq, echo_rq, item, pdu
@@ -27,7 +29,8 @@ def established() -> tuple[socket.socket, UpperLayer]:
     peer.sendall(associate_rq())
     request = taken(upper)
     assert isinstance(request, A_ASSOCIATE)
-    answer = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=KEPT).answer(request, "127.0.0.1", 1 << 17)
+    caller = Caller(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
+    answer = AcceptorPolicy(transfer_syntaxes=KEPT).answer(request, caller, 1 << 17)
     assert isinstance(answer, tuple)
     upper.accept(answer[0])
     assert upper.take() is None
@@ -103,7 +106,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
 def test_p7_connections_without_an_association_are_bounded_before_it_and_after_it(serve: Serve, said: bytes) -> None:
     """However many connect and stay, only so many have a thread, and the next peer is served."""
     before = threading.active_count()
-    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), associations=5)
+    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), bounds=Bounds(in_all=5))
     peers = []
     try:
         for _ in range(MOST_UNASSOCIATED + 60):

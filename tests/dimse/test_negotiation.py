@@ -10,10 +10,13 @@ from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.agreement import UserIdentity, batches
 from pacs.dimse.negotiation import choose, extended_answer, negotiated
-from pacs.errors import NotAuthorized
+from pacs.errors import UserRefused
+from pacs.services.access import Access, Rules
+from pacs.services.peers import Peer as PeerAE
+from pacs.services.peers import Peers
 from pacs.telemetry import AssociationRejected
 from tests.dimse import raw
-from tests.dimse.conftest import Serve
+from tests.dimse.conftest import OURS_ALONE, Serve
 from tests.dimse.raw import (
     BIG_ENDIAN,
     CT,
@@ -61,7 +64,7 @@ def rejected(port: int, **options: object) -> tuple[int, int, int]:
 
 def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None:
     """Only where we insist on our own."""
-    strict, open_one = serve(any_called_ae=False), serve()
+    strict, open_one = serve(access=OURS_ALONE), serve()
     assert rejected(strict.port, called="OTHER") == (1, 1, 7)
     for port in (strict.port, open_one.port):
         assert answers(port, (VERIFICATION, (IMPLICIT,))) == [(ACCEPTED, IMPLICIT)]
@@ -70,19 +73,14 @@ def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None
 
 
 def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> None:
-    """The rule is asked with the title, its padding gone, and the address."""
-    asked: list[tuple[str, str]] = []
-
-    def may_call(ae_title: str, address: str) -> bool:
-        asked.append((ae_title, address))
-        return ae_title == "FRIEND"
-
-    archive = serve(may_call=may_call)
+    """The padding of a title does not count. The log says what to add to the configuration."""
+    friend = PeerAE("FRIEND", "127.0.0.1", 104)
+    archive = serve(access=Access(Rules(anybody=False), Peers([friend])))
     assert rejected(archive.port, calling="STRANGER") == (1, 1, 3)
     assert answers(archive.port, (VERIFICATION, (IMPLICIT,)), calling="FRIEND")
-    assert asked == [("STRANGER", "127.0.0.1"), ("FRIEND", "127.0.0.1")]
     event = next(each for each in archive.events if isinstance(each, AssociationRejected))
     assert (event.calling_ae_title, event.result, event.source, event.reason) == ("STRANGER", 1, 1, 3)
+    assert event.comment.endswith("let it in with `pacs peers add STRANGER 127.0.0.1 PORT`")
 
 
 def test_another_application_context_is_rejected_with_1_1_2(serve: Serve) -> None:
@@ -332,11 +330,12 @@ def test_a_user_identity_can_be_checked(serve: Serve) -> None:
     """The hook sees type and fields; its refusal is a rejection."""
     seen: list[UserIdentity] = []
 
-    def identify(user: UserIdentity) -> bytes:
+    def identify(user: UserIdentity | None) -> str:
+        assert user is not None
         seen.append(user)
         if user.secondary != b"right":
-            raise NotAuthorized("The passcode is not right")
-        return b""
+            raise UserRefused("The passcode is not right")
+        return "u"
 
     archive = serve(identify=identify)
     assert rejected(archive.port, information=raw.user_information(0, identity(2, b"u", b"wrong")))[:2] == (2, 2)

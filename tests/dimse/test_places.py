@@ -3,35 +3,77 @@
 import subprocess
 import sys
 
-from pacs.dimse.places import Places
+import pytest
+
+from pacs.dimse.places import Bounds, Places, Share
+from pacs.errors import TooManyAssociations
+
+
+def take(share: Share, most: int = 100, address: str = "10.0.0.1", ae_title: str = "WS", **bounds: int) -> int | None:
+    """The place an association gets, None where there is none."""
+    try:
+        return share.take(Bounds(in_all=most, **bounds), address, ae_title)
+    except TooManyAssociations:
+        return None
 
 
 def test_there_are_no_more_places_than_all_workers_have_together():
     """Whoever takes them; one that is given back is there for everybody."""
-    places = Places(3, workers=2)
+    places = Places(workers=2)
     one, two = places.of(0), places.of(1)
-    assert [one.take(), two.take(), one.take(), two.take(), one.take()] == [True, True, True, False, False]
-    one.give_back()
-    assert [two.take(), one.take()] == [True, False]
+    assert [take(each, 3) for each in (one, two, one, two, one)] == [0, 1, 2, None, None]
+    one.give_back(0)
+    assert [take(two, 3), take(one, 3)] == [0, None]
+
+
+def test_one_address_and_one_ae_title_have_no_more_than_their_part():
+    """In all workers together; what is given back is theirs again, and others are not kept out."""
+    places = Places(workers=2)
+    one, two = places.of(0), places.of(1)
+    here = {"per_address": 2, "per_ae": 3}
+    first = take(one, address="10.0.0.1", ae_title="A", **here)
+    assert first is not None
+    assert take(two, address="10.0.0.1", ae_title="A", **here) is not None
+    assert take(one, address="10.0.0.1", ae_title="B", **here) is None
+    assert take(two, address="10.0.0.2", ae_title="A", **here) is not None
+    assert take(one, address="10.0.0.3", ae_title="A", **here) is None
+    one.give_back(first)
+    assert take(two, address="10.0.0.1", ae_title="A", **here) is not None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "key"),
+    [
+        (Bounds(in_all=1), "limits.associations allows 1"),
+        (Bounds(per_address=1), "limits.associations_per_address allows 1"),
+        (Bounds(per_ae=1), "limits.associations_per_ae allows 1"),
+    ],
+)
+def test_who_gets_no_place_is_told_which_limit_it_was(bounds, key):
+    """By the key of the configuration."""
+    share = Places().of(0)
+    share.take(bounds, "10.0.0.1", "WS")
+    with pytest.raises(TooManyAssociations, match=key):
+        share.take(bounds, "10.0.0.1", "WS")
 
 
 def test_what_a_dead_worker_had_taken_is_free_again():
     """And it counts no more among those who serve."""
-    places = Places(2, workers=2)
+    places = Places(workers=2)
     dead, living = places.of(0), places.of(1)
     dead.serve(True)
-    assert dead.take()
-    assert dead.take()
+    assert take(dead, 2) == 0
+    assert take(dead, 2) == 1
     living.count(connections=1, unassociated=0)
     assert living.is_ahead
     places.free(0)
     assert not living.is_ahead
-    assert living.take()
+    assert take(living, 2) == 0
 
 
 def test_who_has_more_connections_than_another_one_that_serves_is_ahead():
     """Who serves nobody yet, or no more, is left out; who is alone is never ahead."""
-    places = Places(10, workers=3)
+    places = Places(workers=3)
     one, two, _ = shares = [places.of(each) for each in range(3)]
     one.serve(True)
     two.serve(True)
@@ -44,7 +86,7 @@ def test_who_has_more_connections_than_another_one_that_serves_is_ahead():
 
 def test_the_connections_without_an_association_are_those_of_all_workers():
     """When there are too many, those give up some who have more than their part of them."""
-    places = Places(10, workers=2)
+    places = Places(workers=2)
     one, two = places.of(0), places.of(1)
     one.count(connections=9, unassociated=9)
     assert not one.has_too_many(10)
@@ -55,8 +97,8 @@ def test_the_connections_without_an_association_are_those_of_all_workers():
 
 DYING = """
 import os, signal
-from pacs.dimse.places import Places
-places = Places(5, workers=2)
+from pacs.dimse.places import Bounds, Places
+places = Places(workers=2)
 holds, told = os.pipe()
 pid = os.fork()
 if pid == 0:
@@ -66,7 +108,7 @@ if pid == 0:
         signal.pause()
 os.read(holds, 1)
 os.kill(pid, signal.SIGKILL)
-assert places.of(1).take()
+assert places.of(1).take(Bounds(in_all=5), "10.0.0.1", "WS") == 0
 os.waitpid(pid, 0)
 """
 

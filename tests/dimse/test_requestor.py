@@ -24,7 +24,7 @@ from pacs.dimse.messages import Message
 from pacs.dimse.waiting import Vigil
 from pacs.errors import AssociationLost, AssociationRejected, Cancelled, DestinationUnreachable, PeerTimeout
 from tests.dimse import raw
-from tests.dimse.conftest import Serve
+from tests.dimse.conftest import OURS_ALONE, Serve
 from tests.dimse.raw import CT, EXPLICIT, IMPLICIT, STUDY_FIND, VERIFICATION, Peer, cancel_rq, find_rq, item, pdu
 from tests.dimse.test_association import AT_ONCE, CANCELLED, PENDING, SUCCESS
 from tests.programs import free_port, run, storescp
@@ -227,7 +227,7 @@ def test_extended_negotiation_comes_back_agreed(serve: Serve) -> None:
 
 def test_a_rejection_is_told_with_its_triplet(serve: Serve) -> None:
     """As a destination that is unreachable, in words that fit into an Error Comment."""
-    archive = serve(any_called_ae=False)
+    archive = serve(access=OURS_ALONE)
     with pytest.raises(AssociationRejected) as caught:
         request(HOST, archive.port, "OURS", "NOBODY", VERIFY)
     assert (caught.value.result, caught.value.source, caught.value.reason) == (1, 1, 7)

@@ -13,13 +13,13 @@ from pacs.dimse.association import Association, Limits
 from pacs.dimse.establishment import request
 from pacs.dimse.messages import Command, CommandField, Message
 from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.places import Places
-from pacs.dimse.server import Server
+from pacs.dimse.places import Bounds, Places
+from pacs.dimse.server import Server, Settings
 from pacs.errors import AssociationRejected
 from pacs.telemetry import AssociationAccepted, AssociationEnded
 from pacs.telemetry import AssociationRejected as RejectedEvent
 from tests.dimse import raw
-from tests.dimse.conftest import Archive, Serve
+from tests.dimse.conftest import OURS_ALONE, Archive, Serve
 from tests.dimse.raw import (
     COMMAND,
     CT_CONTEXT,
@@ -38,16 +38,9 @@ from tests.dimse.raw import (
 )
 from tests.dimse.test_upper_layer import still_serves
 from tests.programs import run
+from tests.waiting import eventually
 
 VERIFY = [(VERIFICATION, [IMPLICIT])]
-
-
-def eventually(condition: object, seconds: float = 20) -> None:
-    """Wait until `condition()` is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- limits ------------------------------------------------------------------------------------------------------
@@ -55,7 +48,7 @@ def eventually(condition: object, seconds: float = 20) -> None:
 
 def test_p7_connections_that_say_nothing_hold_no_place(serve: Serve) -> None:
     """Ten silent sockets before a server that serves one association: echoes get through at once."""
-    archive = serve(associations=1)
+    archive = serve(bounds=Bounds(in_all=1))
     silent = [socket.create_connection(("127.0.0.1", archive.port)) for _ in range(10)]
     began = time.monotonic()
     still_serves(archive)
@@ -90,9 +83,9 @@ def test_p7_of_too_many_silent_connections_the_oldest_goes(serve: Serve, monkeyp
 def test_p7_silent_connections_are_counted_over_all_workers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two that share a listener: one more than both may have together, and an oldest goes."""
     monkeypatch.setattr(servers, "MOST_UNASSOCIATED", 6)
-    places = Places(10, workers=2)
-    policy = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=())
-    supervisor, *workers = (Server([("127.0.0.1", 0)], policy, {}) for _ in range(3))
+    places = Places(workers=2)
+    settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
+    supervisor, *workers = (Server([("127.0.0.1", 0)], settings) for _ in range(3))
     supervisor.listen()
     for number, worker in enumerate(workers):
         worker.join([each.dup() for each in supervisor.listeners], places.of(number))
@@ -115,7 +108,7 @@ def gone(connections: list[socket.socket]) -> list[socket.socket]:
 
 def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
     """And accepted again as soon as one has ended."""
-    archive = serve(associations=2)
+    archive = serve(bounds=Bounds(in_all=2))
     first, second, third = (Peer(archive.port) for _ in range(3))
     first.associate()
     second.associate()
@@ -133,7 +126,7 @@ def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
 
 def test_a_rejection_by_rule_takes_no_place(serve: Serve) -> None:
     """Strangers cannot lock friends out."""
-    archive = serve(associations=1, any_called_ae=False)
+    archive = serve(bounds=Bounds(in_all=1), access=OURS_ALONE)
     for _ in range(5):
         with pytest.raises(AssociationRejected, match="called"):
             request("127.0.0.1", archive.port, "OURS", "NOBODY", VERIFY)
@@ -142,7 +135,7 @@ def test_a_rejection_by_rule_takes_no_place(serve: Serve) -> None:
 
 def test_health_checks_leave_nothing_behind(serve: Serve) -> None:
     """A hundred connections that open and close: no thread, no place, no event stays."""
-    archive = serve(associations=1)
+    archive = serve(bounds=Bounds(in_all=1))
     before = threading.active_count()
     for _ in range(100):
         socket.create_connection(("127.0.0.1", archive.port)).close()
@@ -256,7 +249,7 @@ def test_several_addresses_are_listened_on() -> None:
             addresses.append(("::1", 0))
     except OSError:
         pass
-    server = Server(addresses, AcceptorPolicy(ae_title="PACS", transfer_syntaxes=(IMPLICIT,)), {})
+    server = Server(addresses, Settings(policy=AcceptorPolicy(transfer_syntaxes=(IMPLICIT,))))
     server.start()
     try:
         for (host, _), port in zip(addresses, server.ports, strict=True):
@@ -268,7 +261,8 @@ def test_several_addresses_are_listened_on() -> None:
 def test_an_address_that_is_taken_says_so(serve: Serve) -> None:
     """And leaves no listener behind on the others."""
     taken = serve().port
-    server = Server([("127.0.0.1", 0), ("127.0.0.1", taken)], AcceptorPolicy(ae_title="P", transfer_syntaxes=()), {})
+    settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
+    server = Server([("127.0.0.1", 0), ("127.0.0.1", taken)], settings)
     with pytest.raises(OSError, match="in use"):
         server.start()
 

@@ -12,10 +12,12 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse import negotiation, pdus
 from pacs.dimse.agreement import items_of
 from pacs.dimse.negotiation import SERVICE_SYNTAXES, VERIFICATION, AcceptorPolicy, choose
+from pacs.services.access import Caller
 from tests import raw
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-POLICY = AcceptorPolicy(ae_title="PACS", transfer_syntaxes=KEPT)
+POLICY = AcceptorPolicy(transfer_syntaxes=KEPT)
+CALLER = Caller(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
 ABSTRACT = [*sorted(STORAGE)[:3], FIND, VERIFICATION, "1.2.3.4", "1.2.840.10008.1.20.1", "0.0", "not a UID"]
 TRANSFER = [raw.EXPLICIT, raw.IMPLICIT, "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1.99", "1.2.3"]
 
@@ -64,7 +66,7 @@ def told(context: PresentationContext) -> tuple:
 
 def accepting(request: A_ASSOCIATE) -> A_ASSOCIATE:
     """Our answer, which is no rejection."""
-    answer = POLICY.answer(request, "127.0.0.1", 16384)
+    answer = POLICY.answer(request, CALLER, 16384)
     assert isinstance(answer, tuple)
     return answer[0]
 

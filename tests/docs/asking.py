@@ -110,13 +110,14 @@ def store(
     sop_class: str = CT,
     instance: str = "",
     context: str = "",
+    calling: str = "RAW",
 ) -> Response:
     """The response to a C-STORE; `context` is the abstract syntax of its context where it is another one."""
     encoded = data if isinstance(data, bytes) else raw.encoded(data, syntax)
     if isinstance(data, Dataset):
         sop_class, instance = data.SOPClassUID, instance or data.SOPInstanceUID
     with Raw(port) as client:
-        client.associate((1, context or sop_class, [syntax]))
+        client.associate((1, context or sop_class, [syntax]), calling=calling)
         client.send(raw.request(raw.C_STORE, 1, sop_class, 1, encoded, [raw.element(0x1000, instance.encode())]))
         response = client.message()
         client.release()
@@ -175,6 +176,12 @@ def triplet(port: int, **options: object) -> str:
         kind, body = client.pdu()
     assert kind == 0x03, "no A-ASSOCIATE-RJ came"
     return "/".join(map(str, body[1:4]))
+
+
+def identity(kind: int, primary: bytes, secondary: bytes = b"", *, is_answer_wanted: bool = True) -> bytes:
+    """A User Identity sub-item."""
+    fields = b"".join(struct.pack(">H", len(each)) + each for each in (primary, secondary))
+    return raw.item(0x58, bytes([kind, is_answer_wanted]) + fields)
 
 
 def ended(client: Raw) -> bytes:

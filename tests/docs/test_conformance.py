@@ -40,13 +40,13 @@ def test_the_command_prints_it_for_its_configuration(tmp_path):
     file.write_text(
         '[server]\nae_title = "MINE"\n[storage]\nduplicates = "reject"\n[limits]\nassociations = 7\n'
         '[[peers]]\nae_title = "OTHER"\nhost = "127.0.0.1"\nport = 11113\nmanner = "strict"\n'
-        'transfer_syntaxes = ["JPEGBaseline8Bit"]\nassociations = 3\n'
+        'transfer_syntaxes = ["JPEGBaseline8Bit"]\nassociations = 3\nservices = ["find"]\ndestinations = []\n'
     )
     printed = CliRunner().invoke(main, ["conformance", "--config", str(file)], catch_exceptions=False).stdout
     assert "| AE title | MINE |" in printed
     assert "| limits.associations | 7 |" in printed
     assert "| storage.duplicates | reject | it is refused with 0111 | yes |" in printed
-    assert "| OTHER | strict | JPEG Baseline (Process 1) | 3 |" in printed
+    assert "| OTHER | strict | JPEG Baseline (Process 1) | 3 | find | nobody | no |" in printed
 
 
 def test_the_words_are_about_the_tables_of_the_code():

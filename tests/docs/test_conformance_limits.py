@@ -4,8 +4,11 @@ import socket
 import struct
 import threading
 import time
+import zlib
 
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from pacs.telemetry import AssociationEnded
 from pacs.testing import serving, study
@@ -24,11 +27,14 @@ from tests.docs.asking import (
     ended,
     model,
     role,
+    store,
     store_command,
     triplet,
 )
 from tests.docs.statement import asks, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
 
 # --- 2.2 Limits --------------------------------------------------------------------------------------------------
 
@@ -39,6 +45,20 @@ def associations(serve):
     with Raw(archive.port) as first:
         first.associate((1, VERIFICATION, [IMPLICIT]))
         assert triplet(archive.port) == "2/3/2"
+
+
+def associations_per_address(serve):
+    """As for all, from one address."""
+    associations(serve)
+
+
+def associations_per_ae(serve):
+    """As for all, of one AE title; another one is let in."""
+    archive = serve(1)
+    with Raw(archive.port) as first, Raw(archive.port) as other:
+        first.associate((1, VERIFICATION, [IMPLICIT]))
+        assert triplet(archive.port) == "2/3/2"
+        other.associate((1, VERIFICATION, [IMPLICIT]), calling="OTHER")
 
 
 def pdu_size(serve):
@@ -71,6 +91,17 @@ def message_seconds(serve):
         client.associate((1, CT, [EXPLICIT]))
         client.send(raw.pdv(1, b"\0\0\0\0", command=True, last=False))
         assert ended(client)
+
+
+def least_rate(serve):
+    """A message that brings a few bytes at a time is aborted, though it goes on all the time."""
+    with Raw(serve(1000, **{"limits.message_seconds": 0.5}).port) as client:
+        client.associate((1, CT, [EXPLICIT]))
+        client.send(store_command(CT))
+        with pytest.raises(OSError):  # noqa: PT011 - reset, or broken pipe
+            for _ in range(400):
+                client.send(raw.pdv(1, b"\0\0", command=False, last=False))
+                time.sleep(0.05)
 
 
 def write_seconds(serve):
@@ -152,6 +183,69 @@ def identifier_size(serve):
         assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 1000) == 0xA700
 
 
+def identifier_elements(serve):
+    """Elements of a private group, and items of a sequence, of which more than one is another mistake."""
+    most = 100
+    archive = serve(most)
+    for more in (0, 1):
+        private = b"".join(struct.pack("<HHL", 0x0009, 0x1000 + each, 0) for each in range(most - 1 + more))
+        assert asked(archive, identifier("STUDY") + private) == (0xC000 if more else 0x0000)
+        items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * ((most - 3) // 2 + more)
+        sequence = struct.pack("<HHL", 0x0008, 0x1032, len(items)) + items
+        assert asked(archive, identifier("STUDY") + sequence) == (0xC000 if more else 0xA900)
+
+
+def elements(serve):
+    """A data set has a few more than thirty; one more private element than may be, and it is refused."""
+    archive = serve(100)
+    for count, status in ((10, 0x0000), (100, 0xC000)):
+        (made,) = study(series=1, instances=1, number=count)
+        block = made.private_block(0x0009, "MANY", create=True)
+        for each in range(count):
+            block.add_new(each, "UN", b"")
+        assert store(archive.port, made).status == status
+
+
+def nesting(serve):
+    """Sequences inside of sequences, in an Identifier and in what is stored."""
+    depth = 3
+    archive = serve(depth)
+    for more, status in ((0, 0x0000), (1, 0xC000)):
+        data = b""
+        for _ in range(depth + more):
+            item = struct.pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
+            data = struct.pack("<HHL", 0x0040, 0x0275, len(item)) + item
+        assert asked(archive, identifier("STUDY", PatientID="NOBODY") + data) == status
+        (made,) = study(series=1, instances=1)
+        made.add(RawDataElement(Tag(0x00400275), "SQ", len(data) - 8, data[8:], 0, True, True))
+        assert store(archive.port, made, syntax=IMPLICIT).status == status
+
+
+def inflated_size(serve):
+    """A data set of 8 kB of zeros, deflated."""
+    archive = serve(4096)
+    for size, status in ((16, 0x0000), (4096, 0xC000)):
+        (made,) = study(series=1, instances=1, number=size)
+        made.PixelData = bytes(size)
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        data = deflate.compress(raw.encoded(made, EXPLICIT)) + deflate.flush()
+        assert store(archive.port, data, syntax=DEFLATED, instance=made.SOPInstanceUID).status == status
+
+
+def free_space(serve):
+    """More has to be free than any disk has."""
+    assert store(serve(1 << 50).port, study(series=1, instances=1)[0]).status == 0xA700
+
+
+def query_answers(serve):
+    """One answer, and then A700; as many as there may be are answered with 0000."""
+    archive = serve(1)
+    take_in(archive, study(series=1, instances=2))
+    with Asker(archive.port) as asker:
+        assert [each.status for each in asker.find("IMAGE", SOPInstanceUID="")] == [0xFF00, 0xA700]
+        assert [each.status for each in asker.find("STUDY", StudyInstanceUID="")] == [0xFF00, 0x0000]
+
+
 def query_page(serve):
     """More answers than a page come all, and in order."""
     archive = serve(1)
@@ -203,9 +297,10 @@ def pending_seconds(serve):
 
 
 LIMITS = (
-    associations, pdu_size, negotiation_seconds, idle_seconds, message_seconds, write_seconds, connect_seconds,
-    drain_seconds, cancel_grace, identifier_size, query_page, query_scan, retrieve_studies, pending_every,
-    pending_seconds,
+    associations, associations_per_address, associations_per_ae, pdu_size, negotiation_seconds, idle_seconds,
+    message_seconds, least_rate, write_seconds, connect_seconds, drain_seconds, cancel_grace, identifier_size,
+    identifier_elements, elements, nesting, inflated_size, free_space, query_answers, query_page, query_scan,
+    retrieve_studies, pending_every, pending_seconds,
 )  # fmt: skip
 
 
@@ -278,33 +373,11 @@ def an_identifier(archive, size):
         assert asked(archive, begun + filler) == status
 
 
-def elements(archive, most):
-    """Elements of a private group, and items of a sequence, of which more than one is another mistake."""
-    for more in (0, 1):
-        private = b"".join(struct.pack("<HHL", 0x0009, 0x1000 + each, 0) for each in range(most - 1 + more))
-        assert asked(archive, identifier("STUDY") + private) == (0xC000 if more else 0x0000)
-        items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * ((most - 3) // 2 + more)
-        sequence = struct.pack("<HHL", 0x0008, 0x1032, len(items)) + items
-        assert asked(archive, identifier("STUDY") + sequence) == (0xC000 if more else 0xA900)
-
-
-def nesting(archive, depth):
-    """Sequences inside of sequences."""
-    for count, status in ((depth, 0x0000), (depth + 1, 0xC000)):
-        data = b""
-        for _ in range(count):
-            item = struct.pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
-            data = struct.pack("<HHL", 0x0040, 0x0275, len(item)) + item
-        assert asked(archive, identifier("STUDY", PatientID="NOBODY") + data) == status
-
-
 FIXED = {
     "an A-ASSOCIATE-RQ or -AC": an_associate_pdu,
     "a P-DATA-TF PDU beyond `limits.pdu_size`": p_data,
     "connections that are no association yet": connections,
     "an Identifier, whatever is configured": an_identifier,
-    "elements of an Identifier, where a sequence or item counts as two": elements,
-    "sequences inside of each other": nesting,
 }
 NOT_ASKED_LIMITS = {
     "time for a requestor to close its connection at the end (ARTIM)": "tests/dimse has a shorter one, this takes 5 s"

@@ -15,6 +15,7 @@ from pacs.errors import ConfigurationError
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
+from tests.certificates import Authority
 from tests.docs.asking import (
     CT,
     FIND,
@@ -26,6 +27,7 @@ from tests.docs.asking import (
     destination,
     ended,
     extended,
+    identity,
     model,
     negotiated,
     role,
@@ -35,10 +37,12 @@ from tests.docs.asking import (
 from tests.docs.statement import TEXT, asks, rows
 from tests.programs import run
 from tests.raw import EXPLICIT, IMPLICIT, Raw
+from tests.waiting import eventually
 
 DEFLATED, BIG, JPEG, JPIP = (f"1.2.840.10008.1.2{each}" for each in (".1.99", ".2", ".4.50", ".4.94"))
 ACCEPTED, NO_ABSTRACT, NO_TRANSFER = 0, 3, 4
 ABORT, REJECT = 0x07, 0x03
+REQUEST = raw.associate_rq([(1, VERIFICATION, [IMPLICIT])])
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,9 @@ def guarded(tmp_path_factory):
         "access.called_ae": "ours",
         "limits.associations": 1,
         "server.ae_title": "MINE",
+        "server.aliases": ["OURS"],
+        "access.users": "optional",
+        "users": [{"name": "alice"}],
         "peers": [peer],
     }
     with serving(tmp_path_factory.mktemp("guarded"), settings) as running:
@@ -144,12 +151,16 @@ def test_one_operation_at_a_time_is_said_where_it_was_asked(archive):
     assert 0x53 not in dict(answered(archive.port))
 
 
-@asks("A user identity is taken without a check")
+@asks(
+    "A user identity is a name (type 1)",
+    "Kerberos and SAML are no user",
+    "The positive response is given where it is asked",
+)
 @pytest.mark.parametrize(("kind", "response"), [(1, b"\0\0"), (2, b"\0\0"), (3, None), (4, None), (5, None)])
 def test_a_user_identity_is_taken(archive, kind, response):
     """Whoever it is; types 1 and 2 are told so, where they asked."""
     for asked in (True, False):
-        sub_item = raw.item(0x58, bytes([kind, asked]) + b"\0\4user" + b"\0\2pw")
+        sub_item = identity(kind, b"user", b"pw", is_answer_wanted=asked)
         assert dict(answered(archive.port, sub_item)).get(0x59) == (response if asked else None)
 
 
@@ -176,6 +187,8 @@ REJECTED = {
     "1/1/3": {"calling": "STRANGER"},
     "1/1/7": {"called": "OTHER"},
     "1/2/2": {"version": 2},
+    "2/2/1": {"extra": identity(1, b"eve")},
+    "2/3/1": {},
     "2/3/2": {},
 }
 
@@ -183,6 +196,8 @@ REJECTED = {
 @pytest.mark.parametrize("row", rows("2.2 Associations", "result/source/reason"), ids=lambda row: row[0])
 def test_every_rejection(guarded, row):
     """Each triplet of the table is what its cause is answered with."""
+    if row[0] == "2/3/1":
+        return  # see the next test
     with Raw(guarded.port) as holder:
         if row[0] == "2/3/2":
             holder.associate((1, VERIFICATION, [IMPLICIT]), called="MINE")
@@ -191,12 +206,61 @@ def test_every_rejection(guarded, row):
         assert holder.socket.recv(1) in (b"", b"\x07"), "the place is free again when the server has closed"
 
 
+def test_a_request_that_comes_while_the_server_stops_is_rejected_for_now(tmp_path):
+    """2/3/1: on a connection that it had accepted before."""
+    with serving(tmp_path) as archive, Raw(archive.port) as late:
+        late.send(REQUEST[:20])
+        assert eventually(lambda: archive._server._unassociated)
+        archive.stop_listening()
+        late.send(REQUEST[20:])
+        kind, body = late.pdu()
+    assert (kind, tuple(body[1:4])) == (REJECT, (2, 3, 1))
+
+
+@pytest.mark.parametrize(("user", "accepted"), [(b"alice", True), (b"eve", False)])
+def test_a_user_that_is_proposed_has_to_be_known_where_users_are_looked_at(guarded, user, accepted):
+    """A name is enough where a user has no passcode; tests/services/test_users.py has passcodes and tokens."""
+    with Raw(guarded.port) as client:
+        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], called="OURS", extra=identity(1, user)))
+        assert client.pdu()[0] == (0x02 if accepted else REJECT)
+
+
+@asks("An AE may do what `services`", "Everybody may do Verification", "A peer with `destinations` may have")
+@pytest.mark.parametrize("calling", ["LIMITED", "STRANGER"])
+def test_who_may_do_nothing_is_answered_with_0124_and_echoed(tmp_path, calling):
+    """A peer whose block names no services, and a stranger where `access.services` names none."""
+    peers = [{"ae_title": "LIMITED", "host": "127.0.0.1", "port": 1, "services": []}]
+    with serving(tmp_path, {"peers": peers, "access.services": []}) as archive, Asker(archive.port) as asker:
+        asker.calling = calling
+        keys = {"StudyInstanceUID": "1.2.3"}
+        assert asker.find("STUDY", **keys)[-1].status == 0x0124
+        assert asker.get("STUDY", **keys)[-1].status == 0x0124
+        assert asker.move("LIMITED", "STUDY", **keys)[-1].status == 0x0124
+        assert store(archive.port, study(series=1, instances=1)[0], calling=calling).status == 0x0124
+        assert asker.ask(raw.C_ECHO, VERIFICATION, None)[-1].status == 0x0000
+
+
+def test_a_peer_moves_only_to_its_destinations(tmp_path):
+    """To another one that is known it may not, one that is not known nobody may."""
+    peers = [
+        {"ae_title": "ASKER", "host": "127.0.0.1", "port": 1, "destinations": ["ASKER"]},
+        {"ae_title": "OTHER", "host": "127.0.0.1", "port": 1},
+    ]
+    with serving(tmp_path, {"peers": peers}) as archive, Asker(archive.port) as asker:
+        for title, status in (("ASKER", 0x0000), ("OTHER", 0x0124), ("NOBODY", 0xA801)):
+            assert asker.move(title, "STUDY", StudyInstanceUID="1.2.3")[-1].status == status
+
+
 @pytest.mark.parametrize("row", rows("2.2 Associations", "option"), ids=lambda row: " ".join(row[:2]))
-def test_every_option_of_access(archive, guarded, row):
+def test_every_option_of_access(archive, guarded, tmp_path, row):
     """What is the default is in force; whom the other value keeps out gets in with the default."""
-    asked = {"access.callers": {"calling": "STRANGER"}, "access.called_ae": {"called": "OTHER"}}[row[0]]
-    reason = {"access.callers": "1/1/3", "access.called_ae": "1/1/7"}[row[0]]
-    if row[3] == "yes":
+    stranger, other, nobody = {"calling": "STRANGER"}, {"called": "OTHER"}, {"extra": identity(1, b"eve")}
+    asked = {"access.callers": stranger, "access.called_ae": other, "access.users": nobody}[row[0]]
+    reason = {"access.callers": "1/1/3", "access.called_ae": "1/1/7", "access.users": "2/2/1"}[row[0]]
+    if row[1] == "required":
+        with serving(tmp_path, {"access.users": "required"}) as archive:
+            assert triplet(archive.port) == reason
+    elif row[3] == "yes":
         assert negotiated(archive.port, [(VERIFICATION, [IMPLICIT])], **asked) == [(ACCEPTED, IMPLICIT)]
     else:
         assert triplet(guarded.port, **({"called": "MINE"} | asked)) == reason
@@ -349,7 +413,7 @@ def test_what_can_be_configured_is_there():
     example = tomllib.loads((Path(__file__).parents[2] / "config.toml").read_text())
     said = TEXT[TEXT.index("## 5. Configuration") : TEXT.index("## 6.")]
     named = re.findall(r"`([a-z]+)\.([a-z_]+)`", said.replace("`config.toml`", ""))
-    assert len(named) == 9
+    assert len(named) == 13
     assert [each for each in named if each[1] not in example[each[0]]] == []
 
 
@@ -380,9 +444,18 @@ def test_the_server_listens_on_this_machine_unless_it_is_meant(archive, tmp_path
         run("echoscu", "127.0.0.2", wide.port)
 
 
-@asks("No secure transport connection profile is supported")
-def test_there_is_no_tls(archive):
-    """A ClientHello is no association request: it is answered with an A-ABORT, not with a ServerHello."""
+@asks(
+    "Associations can be encrypted by TLS 1.2 or newer",
+    "Those who call can be asked for a certificate",
+    "Peers with `tls` are called with TLS",
+    "A user identity is checked where `access.users` says so",
+)
+def test_there_is_tls_where_it_is_configured(archive, tmp_path):
+    """A ClientHello on the plain port is answered with an A-ABORT; tests/shell/test_encryption.py asks the rest."""
     with Raw(archive.port) as client:
         client.send(b"\x16\x03\x01\0\x05hello")
         assert ended(client)
+    ours = Authority(tmp_path).sign("pacs", "localhost")
+    settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": ours.certificate, "tls.key": ours.key}
+    with serving(tmp_path / "pacs", settings) as secure:
+        run("echoscu", "+tla", "-ic", "localhost", secure.secure_port)

@@ -133,6 +133,20 @@ def scanned(_archive, tmp_path):
             return asker.find("STUDY", StudyComments="x")[-1]
 
 
+def numerous(_archive, tmp_path):
+    """More matches than one query may have."""
+    with serving(tmp_path, {"limits.query_answers": 1}) as archive:
+        take_in(archive, study(series=1, instances=2))
+        with Asker(archive.port) as asker:
+            return asker.find("IMAGE", SOPInstanceUID="")[-1]
+
+
+def unauthorized(_archive, tmp_path):
+    """Nobody may ask."""
+    with serving(tmp_path, {"access.services": ["store"]}) as archive, Asker(archive.port) as asker:
+        return asker.find("STUDY", StudyInstanceUID="")[-1]
+
+
 def without_index(_archive, tmp_path):
     """The index has lost a table."""
     with serving(tmp_path) as archive:
@@ -173,7 +187,8 @@ PROVOKED = {
     "FF00": [asking(0, StudyInstanceUID="", PatientComments="")],
     "FF01": [asking(0, StudyInstanceUID="", WindowCenter="")],
     "FE00": [cancelled],
-    "A700": [scanned, without_index],
+    "0124": [unauthorized],
+    "A700": [numerous, scanned, without_index],
     "A900": [asking(-1, level="NONE")],
     "C000": [undecodable],
     "C003": [without_file],

@@ -603,7 +603,13 @@ def unknown_destination(retrieve, _tmp_path):
         return asker.move("NOBODY", "STUDY", StudyInstanceUID=STUDY)[-1]
 
 
+def unauthorized(retrieve, tmp_path):
+    """Nobody may retrieve."""
+    return with_row(retrieve, tmp_path, identifier("STUDY", StudyInstanceUID=STUDY), **{"access.services": []})
+
+
 PROVOKED = {
+    "0124": [unauthorized],
     "0000": [lambda retrieve, _: retrieve.ask()[-1]],
     "FF00": [lambda retrieve, _: retrieve.ask()[0]],
     "FE00": [cancelled],

@@ -337,7 +337,14 @@ def conflicting(archive, _tmp_path):
     return store(archive.port, instance("CONFLICT", ImageComments="other"))
 
 
+def unauthorized(_archive, tmp_path):
+    """Nobody may store."""
+    with serving(tmp_path, {"access.services": ["find"]}) as archive:
+        return store(archive.port, instance("UNAUTHORIZED"))
+
+
 PROVOKED = {
+    "0124": [unauthorized],
     "0000": [lambda archive, _: store(archive.port, instance("FINE"))],
     "B000": [warned],
     "0111": [rejected],

@@ -124,6 +124,14 @@ def test_every_pacs_line_of_the_readme_does_what_it_says(tmp_path, monkeypatch):
     assert [peer.ae_title for peer in load(None, {}).peers] == ["STORE_SCP"]
 
 
+def test_the_configuration_the_readme_shows_can_be_used(tmp_path):
+    """Each block of TOML is one that is read."""
+    for number, block in enumerate(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block)
+        load(file, {})
+
+
 def test_the_files_the_readme_links_to_are_there():
     """No link leads nowhere."""
     for link in re.findall(r"\]\(([^)#]+)\)", README):

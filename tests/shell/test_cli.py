@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pacs.config import load
+from pacs.services.users import Credentials, User, Users
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"pydicom", "pynetdicom", "sqlalchemy", "alembic", "pydantic", "rich", "structlog"}
@@ -76,10 +77,26 @@ def test_a_peer_is_added_and_listed(pacs):
     assert added.exit_code == 0
     assert '[[peers]]\nae_title = "STORE_SCP"' in added.stdout
     assert load(None, {}).peers[0].ae_title == "STORE_SCP"
-    assert json.loads(pacs("peers", "list", "--json").stdout) == [
-        {"ae_title": "STORE_SCP", "host": "127.0.0.1", "port": 11113, "manner": "strict"}
-    ]
-    assert pacs("peers", "list").stdout == "ae_title,host,port,manner\nSTORE_SCP,127.0.0.1,11113,strict\n"
+    (listed,) = json.loads(pacs("peers", "list", "--json").stdout)
+    assert listed == {
+        "ae_title": "STORE_SCP", "host": "127.0.0.1", "port": 11113, "tls": "no", "manner": "strict",
+        "services": "store find move get commit", "destinations": "all", "addresses": "any", "associations": 1,
+    }  # fmt: skip
+    heads, row = pacs("peers", "list").stdout.splitlines()
+    assert heads == ",".join(listed)
+    assert row == ",".join(map(str, listed.values()))
+
+
+def test_a_passcode_is_hashed_for_the_configuration(pacs):
+    """What is printed is a line of a block of [[users]]; the passcode is asked for, and not shown."""
+    printed = pacs("passcode", input="open sesame\nopen sesame\n").stdout
+    (line,) = (each for each in printed.splitlines() if each.startswith("passcode = "))
+    Path("config.toml").write_text(f'[[users]]\nname = "alice"\n{line}\n')
+    (user,) = load(None, {}).users
+    assert Users([User(user.name, user.passcode)], "required").identify(
+        Credentials(name="alice", passcode="open sesame")
+    )
+    assert "sesame" not in printed
 
 
 def test_a_peer_that_cannot_be_is_not_added(pacs, tmp_path):

@@ -39,7 +39,7 @@ def flat(table):
 def test_the_shipped_file_shows_every_key_that_acts_with_its_default():
     """What config.toml says and what the model does are the same."""
     shown = flat(tomllib.loads(SHIPPED.read_text()))
-    defaults = flat(Config().model_dump(exclude={"peers"}))
+    defaults = flat(Config().model_dump(mode="json", exclude={"peers", "users"}))
     assert shown == {key: value for key, value in defaults.items() if key not in LATER}
 
 
@@ -51,7 +51,7 @@ def test_every_key_of_the_shipped_file_has_a_comment():
 
 def test_the_peer_shown_in_the_shipped_file_is_one_that_can_be_used(file):
     """Taking away the comment signs before the example leaves a valid peer with every key there is."""
-    example = re.sub(r"(?m)^# ", "", SHIPPED.read_text().partition("# [[peers]]\n")[2])
+    example = re.sub(r"(?m)^# ", "", SHIPPED.read_text().partition("# [[peers]]\n")[2]).partition("\n\n")[0]
     file.write_text("[[peers]]\n" + example)
     (peer,) = load(file, {}).peers
     assert peer == Peer.model_validate(tomllib.loads(example))

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +21,7 @@ from tests import raw
 from tests.archives import identifier
 from tests.raw import Raw
 from tests.shell.test_daemon import FIND, READY, associated, process, wait_until_nobody_listens
+from tests.waiting import eventually
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -51,14 +51,6 @@ def lives(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def eventually(condition, seconds=20):
-    """Wait until a condition is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def ask(server):

@@ -1,0 +1,48 @@
+"""Users by JSON Web Token (RFC 7519), signed by whoever signs people in elsewhere. Needs the extra `jwt`."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from pacs.errors import ConfigurationError, UserRefused
+
+Algorithm = Literal["HS256", "ES256"]
+
+LEEWAY = 10.0
+"""Seconds by which the clock of the signer may be off."""
+
+
+def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: str = "") -> Callable[[str], str]:
+    """What gives the subject of a token that was signed with `key`, is in force, and is for `audience` by `issuer`.
+
+    `key` is the shared secret (HS256) or the public key in PEM (ES256). Raises ConfigurationError when the extra is
+    missing or the key cannot be used; what is returned raises UserRefused.
+    """
+    try:
+        import jwt
+    except ImportError as error:
+        raise ConfigurationError("jwt.key needs PyJWT: pip install 'pacs-archive[jwt]'") from error
+    try:
+        prepared = jwt.get_algorithm_by_name(algorithm).prepare_key(key)
+    except (jwt.PyJWTError, ValueError, TypeError, NotImplementedError) as error:
+        raise ConfigurationError(f"jwt.key is no key for {algorithm}: expected {_EXPECTED[algorithm]}") from error
+    required = ["exp", "sub", *(["aud"] if audience else []), *(["iss"] if issuer else [])]
+
+    def subject_of(token: str) -> str:
+        try:
+            claims = jwt.decode(
+                token,
+                prepared,
+                algorithms=[algorithm],
+                audience=audience or None,
+                issuer=issuer or None,
+                leeway=LEEWAY,
+                options={"require": required, "verify_aud": bool(audience)},
+            )
+        except (jwt.PyJWTError, ValueError) as error:
+            raise UserRefused(f"the token is not to be trusted ({type(error).__name__})") from error
+        return str(claims["sub"])
+
+    return subject_of
+
+
+_EXPECTED = {"HS256": "a secret of 32 bytes or more", "ES256": "a public key in PEM"}

@@ -1,0 +1,89 @@
+"""Who may associate, from where, with which certificate, and what each may do."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from pacs.errors import CalledTitleUnknown, CallerUnknown, NotAuthorized, UnknownDestination
+from pacs.services.access import Access, Caller, Rules
+from pacs.services.peers import Peer, Peers, Right
+
+ROOM = Peer(
+    "ROOM",
+    "10.0.0.5",
+    104,
+    addresses=(ip_network("10.0.0.0/24"), ip_network("fd00::/8")),
+    rights=frozenset({Right.STORE}),
+    destinations=frozenset({"ROOM"}),
+)
+SAFE = Peer("SAFE", "10.0.0.6", 104, certificates=frozenset({"ab" * 32}))
+FREE = Peer("FREE", "10.0.0.7", 104, destinations=None)
+PEERS = Peers([ROOM, SAFE, FREE])
+
+
+def caller(ae_title: str, address: str = "10.0.0.5", called: str = "PACS", certificate: str = "") -> Caller:
+    """Somebody who calls."""
+    return Caller(ae_title=ae_title, called_ae_title=called, address=address, certificate=certificate)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.255", "fd00::1", "fd12::1%eth0"])
+def test_a_peer_may_call_from_its_networks(address):
+    """IPv4 and IPv6, whatever the zone of a link-local address."""
+    Access(Rules(), PEERS).admit(caller("ROOM", address))
+
+
+@pytest.mark.parametrize("address", ["10.0.1.5", "127.0.0.1", "::1", "fe80::1%eth0"])
+def test_nobody_else_may_call_with_its_title(address):
+    """Also where anybody may call: a title that is bound is its peer's. The reason names the key to mend."""
+    with pytest.raises(CallerUnknown, match=r"is not in addresses of the \[\[peers\]\] block of ROOM"):
+        Access(Rules(), PEERS).admit(caller("ROOM", address))
+
+
+@pytest.mark.parametrize(("shown", "why"), [("", "has to call with TLS"), ("cd" * 32, "SHA-256 cdcd")])
+def test_a_peer_with_certificates_has_to_show_one_of_them(shown, why):
+    """Without TLS it shows none."""
+    access = Access(Rules(), PEERS)
+    access.admit(caller("SAFE", certificate="ab" * 32))
+    with pytest.raises(CallerUnknown, match=why):
+        access.admit(caller("SAFE", certificate=shown))
+
+
+def test_strangers_are_let_in_only_where_anybody_is():
+    """And what to add is said."""
+    Access(Rules(), PEERS).admit(caller("STRANGER"))
+    with pytest.raises(CallerUnknown, match=r"pacs peers add STRANGER 10\.0\.0\.5 PORT"):
+        Access(Rules(anybody=False), PEERS).admit(caller("STRANGER"))
+
+
+def test_our_aliases_are_ours():
+    """Where the called title has to be ours."""
+    access = Access(Rules(titles=("PACS", "OLD"), by_any_title=False), PEERS)
+    for title in ("PACS", "OLD"):
+        access.admit(caller("FREE", called=title))
+    with pytest.raises(CalledTitleUnknown, match=r"server\.aliases"):
+        access.admit(caller("FREE", called="NEW"))
+
+
+def test_a_peer_may_do_what_its_block_says_and_a_stranger_what_all_strangers_may():
+    """The comment fits into an Error Comment, and names the key."""
+    access = Access(Rules(rights=frozenset({Right.FIND})), PEERS)
+    access.require("ROOM", Right.STORE)
+    access.require("STRANGER", Right.FIND)
+    access.require("FREE", Right.GET)
+    for title, right, key in (("ROOM", Right.FIND, "its [[peers]]"), ("STRANGER", Right.STORE, "access.services")):
+        with pytest.raises(NotAuthorized) as refused:
+            access.require(title, right)
+        assert key in refused.value.comment
+        assert len(refused.value.comment) <= 64
+
+
+def test_a_peer_may_have_images_moved_to_its_destinations_only():
+    """One that is not known at all is unknown to everybody."""
+    access = Access(Rules(), PEERS)
+    assert access.destination("ROOM", "ROOM") is ROOM
+    assert access.destination("FREE", "SAFE") is SAFE
+    assert access.destination("STRANGER", "SAFE") is SAFE
+    with pytest.raises(NotAuthorized, match="destinations"):
+        access.destination("ROOM", "SAFE")
+    with pytest.raises(UnknownDestination):
+        access.destination("ROOM", "NOWHERE")
