@@ -99,7 +99,7 @@ def _sample(pid: int, done: int) -> Sample:
     """What the server has, once what it still closes is closed: nothing moves any more, or two seconds are over."""
     counted = _counted(pid)
     for _ in range(20):
-        time.sleep(0.1)
+        time.sleep(0.05)
         before, counted = counted, _counted(pid)
         if counted == before:
             break
