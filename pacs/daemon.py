@@ -3,12 +3,13 @@
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from pacs import config as configuration
+from pacs.audit import Auditor
 from pacs.config import Config
 from pacs.dicom.manner import MANNERS
 from pacs.dicom.syntaxes import KEPT
@@ -23,19 +24,26 @@ from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
+from pacs.notify import Notifier
+from pacs.oversight import Oversight
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
-from pacs.telemetry import EventStream, ServerReady
+from pacs.telemetry import EventStream, ServerReady, WebReady
+from pacs.web.listener import Application, WebServer
 
 CONNECTIONS = 32
 """How many connections to its database the pool of one process has at most."""
 
 ALL_CONNECTIONS, FEWEST_CONNECTIONS = 64, 8
 """How many the pools of all workers have together, and each at least: PostgreSQL as it ships takes 100."""
+
+
+STOPPING = "Stops when what runs has ended"
+"""What systemd shows of a server that drains."""
 
 
 class Archive:
@@ -55,20 +63,24 @@ class Archive:
         self.index = _index(config)
         self.files = file_store(config)
         self.peers = Peers(_peers(config), MANNERS[config.query.manner])
+        self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
         self.storage = Storage(
             self.index,
             self.files,
             duplicates=config.storage.duplicates,
             unknown_sop_classes=config.storage.unknown_sop_classes,
             publish=self.events.publish,
+            auditor=self.auditor,
         )
         self.queries = QueryService(
             self.index, self.files, page=config.limits.query_page, scan_limit=config.limits.query_scan
         )
         self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
-        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
+        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
+        self.oversight = self._overseen()
         self._server = self._dimse()
+        self._web = self._http() if config.web.enabled else None
         self._closing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -80,15 +92,18 @@ class Archive:
     def open(self) -> None:
         """Make the index ready for use: an embedded one is upgraded, a server's is checked.
 
-        Raises SchemaMismatch, IndexUnavailable.
+        Raises SchemaMismatch, IndexUnavailable, and ConfigurationError when there can be no audit log.
         """
+        self.auditor.open()
         self.index.probe()
         schema.ensure(self.index)
 
     def start(self) -> None:
         """Prepare, and accept associations; ServerReady is published then. Raises as `prepare`."""
         self.prepare()
+        self.oversight.begin()
         self._server.start()
+        self._answer()
         self.announce()
 
     def prepare(self) -> None:
@@ -108,13 +123,37 @@ class Archive:
             why = f"cannot listen on {server.host}:{server.port} ({error.strerror})"
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
         self.port = self._server.port
+        self._listen_for_http()
+
+    def _listen_for_http(self) -> None:
+        if self._web is None:
+            return
+        try:
+            self._web.listen()
+        except OSError as error:
+            web = self.config.web
+            why = f"cannot listen for HTTP on {web.host}:{web.port} ({error.strerror})"
+            mend = "expected web.host to be ours and web.port to be free: name another one, or set web.enabled = false"
+            raise ConfigurationError(f"{why}: {mend}") from error
+
+    def _answer(self) -> None:
+        """Answer HTTP from now on."""
+        if self._web is not None:
+            self._web.start()
+
+    @property
+    def web_port(self) -> int:
+        """The port HTTP is answered on, also where any free one was asked for; 0 where it is not."""
+        return self._web.port if self._web is not None else 0
 
     def announce(self) -> None:
-        """Publish that associations are accepted."""
+        """Publish that associations are accepted, and that HTTP is answered."""
         server = self.config.server
         self.events.publish(ServerReady(ae_title=server.ae_title, host=server.host, port=self.port))
+        if self._web is not None:
+            self.events.publish(WebReady(host=self.config.web.host, port=self.web_port))
 
-    def join(self, prepared: "Archive", places: Share) -> None:
+    def join(self, prepared: "Archive", places: Share, worker: int) -> None:
         """Accept associations as a worker of the server that another archive prepared before this process was forked.
 
         That one's marker says for all of them that instances may have to be looked for at the next start. Raises
@@ -122,8 +161,17 @@ class Archive:
         """
         self.index.is_recoverable = True
         self.files.join()
+        self.oversight.join(prepared.oversight, worker)
         self._server.join(prepared._server.listeners, places)
         self.port = self._server.port
+        if self._web is not None and prepared._web is not None:
+            self._web.join(prepared._web)
+            self._web.start()
+
+    @property
+    def status(self) -> str:
+        """What systemd shows of it while it serves."""
+        return f"Serves as {self.config.server.ae_title} on {self.config.server.host}:{self.port}"
 
     def stop_listening(self) -> None:
         """Accept no more. What runs goes on."""
@@ -142,9 +190,37 @@ class Archive:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
         with self._closing:
+            if self._web is not None:
+                self._web.stop()
             self.files.close()
             self._recovery.end()
             self.index.close()
+            self.auditor.close()
+
+    def _overseen(self) -> Oversight:
+        config = self.config
+        return Oversight(
+            index=self.index,
+            files=self.files,
+            peers=self.peers,
+            events=self.events,
+            ae_title=config.server.ae_title,
+            address=lambda: (config.server.host, self.port),
+            is_accepting=lambda: self._server.is_accepting,
+            workers=config.server.workers,
+            most_associations=config.limits.associations,
+            counts=config.metrics.enabled,
+        )
+
+    def _http(self) -> WebServer:
+        """The web mouth. What it is made of is imported when it answers."""
+
+        def make() -> Application:
+            from pacs.web.app import application
+
+            return application(self.oversight.insight)
+
+        return WebServer(self.config.web.host, self.config.web.port, make)
 
     def _dimse(self) -> Server:
         """The DIMSE mouth: who is let in, what is done with each request, and what it may cost."""
@@ -155,7 +231,8 @@ class Archive:
             queries=self.queries,
             retrieves=self.retrieves,
             peers=self.peers,
-            publish=self.events.publish,
+            publish=self.oversight.publish,
+            auditor=self.auditor,
             ae_title=config.server.ae_title,
             identifier_size=config.limits.identifier_size,
             patience=_patience(config.limits),
@@ -167,7 +244,7 @@ class Archive:
             handlers.table(),
             limits=limits,
             associations=config.limits.associations,
-            publish=self.events.publish,
+            publish=self.oversight.publish,
         )
 
     def _policy(self) -> AcceptorPolicy:
@@ -242,19 +319,38 @@ def run_until_signalled(
     archive: Archive,
     signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     stopping: Callable[[], None] = lambda: None,
+    notifier: Notifier | None = None,
 ) -> None:
     """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
 
-    `stopping` is called when the first has come.
+    `stopping` is called when the first has come. `notifier` tells how it stands to who started us.
     For the main thread of a process, whose handlers of `signals` are put back at the end. Raises as `Archive.start`.
     """
+    notifier = notifier or Notifier()
     with Bell(signals) as bell:
         archive.start()
-        bell.wait()
+        notifier.ready(archive.status)
+        with _watched(archive, notifier):
+            bell.wait()
+        notifier.stopping(STOPPING)
         stopping()
         threading.Thread(target=_drain, args=(archive, bell), name="pacs-drain", daemon=True).start()
         bell.wait()
         archive.close()
+
+
+@contextmanager
+def _watched(archive: Archive, notifier: Notifier) -> Iterator[None]:
+    """While the body runs, the notifier says that we live, as long as it is so and somebody waits for it."""
+    if notifier.watchdog_seconds is None:
+        yield
+        return
+    watch = archive.oversight.watch(notifier.watchdog_seconds / 2, notifier.alive)
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.stop()
 
 
 def _drain(archive: Archive, bell: "Bell") -> None:

@@ -18,13 +18,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from pacs.daemon import Archive, Bell
+from pacs.daemon import STOPPING, Archive, Bell
 from pacs.dimse.places import Places
 from pacs.errors import OutOfResources, PacsError
+from pacs.notify import Notifier
 from pacs.telemetry import Diagnosed
 
-READY, DRAIN, STOP = b"r", b"d", b"s"
-"""The words on a line: a worker accepts associations; it is to let them end; it is to end them."""
+READY, ALIVE, DRAIN, STOP = b"r", b"a", b"d", b"s"
+"""The words on a line: a worker accepts associations; all is well with it; it is to let them end; it is to end them."""
 
 STEADY = 10.0
 """Seconds after which a worker that dies is replaced at once; after those who die younger there is a growing pause."""
@@ -53,20 +54,23 @@ def supervise(
     archive: Archive,
     signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     stopping: Callable[[], None] = lambda: None,
+    notifier: Notifier | None = None,
 ) -> None:
     """Serve with `server.workers` processes until a signal comes; then drain them, and at a second signal stop at once.
 
     As `run_until_signalled`, which does it with none but this process: for the main thread, `stopping` is called when
-    the first signal has come. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
+    the first signal has come, and `notifier` tells how it stands to who started us. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
     """
     signals = tuple(signals)
     with Bell(signals) as bell, selectors.DefaultSelector() as selector:
         archive.prepare()
         archive.index.close()  # no connection to a database outlives a fork
         selector.register(bell, selectors.EVENT_READ)
-        supervisor = _Supervisor(archive, signals, bell, selector)
+        notifier = notifier or Notifier()
+        supervisor = _Supervisor(archive, signals, bell, selector, notifier)
         try:
             supervisor.serve()
+            notifier.stopping(STOPPING)
             stopping()
             supervisor.end(DRAIN, archive.config.limits.drain_seconds + GRACE)
         finally:
@@ -79,10 +83,16 @@ class _Supervisor:
     """The workers of one archive. `selector` has `bell` in it, and gets their lines."""
 
     def __init__(
-        self, archive: Archive, signals: tuple[signal.Signals, ...], bell: Bell, selector: selectors.BaseSelector
+        self,
+        archive: Archive,
+        signals: tuple[signal.Signals, ...],
+        bell: Bell,
+        selector: selectors.BaseSelector,
+        notifier: Notifier,
     ) -> None:
         self._archive, self._signals = archive, signals
         self._bell, self._selector = bell, selector
+        self._notifier = notifier
         config = archive.config
         self._places = Places(config.limits.associations, config.server.workers)
         self._workers: dict[int, _Worker] = {}
@@ -155,10 +165,14 @@ class _Supervisor:
         if not word:
             self._bury(worker)
             return
+        if word == ALIVE:
+            self._notifier.alive()
+            return
         worker.is_ready, self._failed = True, 0
         if not self._is_announced and self._are_ready(all):
             self._is_announced = True
             self._archive.announce()
+            self._notifier.ready(self._archive.status)
 
     def _are_ready(self, of: Callable[[Iterable[bool]], bool]) -> bool:
         return of(number in self._workers and self._workers[number].is_ready for number in self._numbers)
@@ -176,6 +190,7 @@ class _Supervisor:
         _, status = os.waitpid(worker.pid, 0)
         del self._workers[worker.number]
         self._places.free(worker.number)
+        self._archive.oversight.bury(worker.number, unasked=not self._is_ending)
         if status != 0:
             self._archive.leave_work()
         if status == 0 and self._is_ending:
@@ -222,8 +237,8 @@ class _Supervisor:
         try:
             self._leave_behind(ours)
             with Archive(self._archive.config, self._archive.events) as archive:
-                archive.join(self._archive, self._places.of(number))
-                _work(archive, line)
+                archive.join(self._archive, self._places.of(number), number)
+                _work(archive, line, self._notifier.watchdog_seconds)
             status = 0
         except PacsError as error:
             self._tell(f"worker {os.getpid():x} cannot go on: {error.comment}")
@@ -246,10 +261,24 @@ class _Supervisor:
             line.close()
 
 
-def _work(archive: Archive, line: socket.socket) -> None:
-    """Serve until the supervisor says that all is over, or is gone; then drain, and at a second word stop at once."""
+def _work(archive: Archive, line: socket.socket, watchdog_seconds: float | None) -> None:
+    """Serve until the supervisor says that all is over, or is gone; then drain, and at a second word stop at once.
+
+    Where somebody waits for it, the supervisor is told that we live, as long as it is so: it cannot look itself, and
+    the server lives when any of its workers does.
+    """
+
+    def say() -> None:
+        with suppress(OSError):  # it is dead, which we will hear
+            line.send(ALIVE)
+
     line.send(READY)
+    watch = archive.oversight.watch(watchdog_seconds / 2, say) if watchdog_seconds else None
+    if watch is not None:
+        watch.start()
     line.recv(1)
+    if watch is not None:
+        watch.stop()
     threading.Thread(target=_stop_when_told, args=(archive, line), name="pacs-stop", daemon=True).start()
     archive.drain()
 

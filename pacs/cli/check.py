@@ -53,6 +53,10 @@ def _findings(config: "Config") -> Iterator[Finding]:
     yield _files(config)
     yield _free_space(config)
     yield _address(config)
+    if config.web.enabled:
+        yield _web(config)
+    if config.audit.file:
+        yield _audit(config)
     for peer in config.peers:
         yield _peer(config, peer)
 
@@ -112,6 +116,43 @@ def _address(config: "Config") -> Finding:
     return Finding("server", True, f"{where} is free to listen on")
 
 
+def _web(config: "Config") -> Finding:
+    """Whether the web address is free, or has our own server behind it."""
+    web = config.web
+    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+    try:
+        socket.create_server((web.host, web.port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and _answers_http(web.host, web.port):
+            return Finding("web", True, f"answers on http://{web.host}:{web.port}/healthz")
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        mend = "change web.host or web.port, or set web.enabled = false"
+        return Finding("web", False, f"cannot listen on {web.host}:{web.port} ({why}): {mend}")
+    return Finding("web", True, f"{web.host}:{web.port} is free to listen on")
+
+
+def _answers_http(host: str, port: int) -> bool:
+    from http.client import HTTPConnection, HTTPException
+
+    with closing(HTTPConnection(_reached(host), port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+
+
+def _audit(config: "Config") -> Finding:
+    from pacs.audit import Auditor
+
+    with closing(Auditor(Path(config.audit.file))) as auditor:
+        try:
+            auditor.open()
+        except PacsError as error:
+            return Finding("audit log", False, error.comment)
+    return Finding("audit log", True, f"{config.audit.file} can be written")
+
+
 # --- peers -------------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +170,7 @@ def _peer(config: "Config", peer: "Peer") -> Finding:
 def _ourselves(config: "Config") -> Finding:
     """Whether the server of this configuration answers on the address it listens on."""
     server = config.server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared, not bound
+    host = _reached(server.host)
     try:
         _echo(host, server.port, server.ae_title, server.ae_title, config.limits.connect_seconds)
     except AssociationRejected:
@@ -137,6 +178,11 @@ def _ourselves(config: "Config") -> Finding:
     except PacsError as error:
         return Finding("server", False, error.comment)
     return Finding("server", True, f"answers C-ECHO on {host}:{server.port}")
+
+
+def _reached(host: str) -> str:
+    """Where what listens on an address is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
 def _echo(host: str, port: int, calling_ae_title: str, called_ae_title: str, seconds: float) -> None:
