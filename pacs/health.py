@@ -99,7 +99,7 @@ class Health:
 class Watch:
     """Says again and again that all is well, as long as it is: every `period` seconds, in a thread of its own.
 
-    `say` is called when every probe says so, `tell` with a sentence when one ceases to.
+    All looks together may take as long as a period. `say` is called when every probe says so, `tell` with a sentence when one ceases to.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Watch:
     def _run(self) -> None:
         while not self._is_over.is_set():
             due = time.monotonic() + self._period
-            self._look(self._period / 2 / len(self._probes))
+            self._look(due)
             self._is_over.wait(max(0.0, due - time.monotonic()))
 
-    def _look(self, patience: float) -> None:
-        answers = {name: probe.ask(patience) for name, probe in self._probes.items()}
+    def _look(self, deadline: float) -> None:
+        answers = {name: probe.ask(max(0.0, deadline - time.monotonic())) for name, probe in self._probes.items()}
         wrong = [f"{name}: {answer.reason}" for name, answer in answers.items() if answer.reason]
         if not wrong:
             self._say()

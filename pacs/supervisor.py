@@ -59,7 +59,8 @@ def supervise(
     """Serve with `server.workers` processes until a signal comes; then drain them, and at a second signal stop at once.
 
     As `run_until_signalled`, which does it with none but this process: for the main thread, `stopping` is called when
-    the first signal has come, and `notifier` tells how it stands to who started us. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
+    the first signal has come, and `notifier` tells how it stands to who started us. Raises as `Archive.prepare`,
+    and OutOfResources when workers cannot be started.
     """
     signals = tuple(signals)
     with Bell(signals) as bell, selectors.DefaultSelector() as selector:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def serve(config: "Config") -> None:
     """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once."""
     from pacs.daemon import Archive, run_until_signalled
-    from pacs.supervisor import supervise
     from pacs.notify import Notifier
+    from pacs.supervisor import supervise
     from pacs.telemetry import Event, ServerReady, WebReady, log_event, setup_logging
 
     def announce(event: Event) -> None:

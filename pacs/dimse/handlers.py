@@ -29,7 +29,7 @@ from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
 from pacs.services.storage import Storage
-from pacs.telemetry import Diagnosed, DestinationFailed
+from pacs.telemetry import DestinationFailed, Diagnosed
 
 Handler = Callable[[Association, Message], None]
 
@@ -209,9 +209,7 @@ class Handlers:
             where = f"{destination.ae_title} at {destination.host}:{destination.port}"
             sentence = f"move destination {where}: {error.comment}; `pacs check` asks it again"
             associated = operation.association.id
-            self.publish(
-                DestinationFailed(sentence=sentence, association=associated, destination=destination.ae_title)
-            )
+            self.publish(DestinationFailed(sentence=sentence, association=associated, destination=destination.ae_title))
             raise
         return Sender(
             association,

@@ -61,7 +61,9 @@ class _Families(CollectorRegistry):
 
     def _about_the_server(self) -> Iterator[Metric]:
         facts = self._facts
-        build = GaugeMetricFamily("pacs_build_info", "Which software this is.", labels=("version", "python", "database"))
+        build = GaugeMetricFamily(
+            "pacs_build_info", "Which software this is.", labels=("version", "python", "database")
+        )
         build.add_metric((__version__, platform.python_version(), facts.database), 1.0)
         yield build
         yield GaugeMetricFamily("pacs_workers", "Processes that are to serve.", value=facts.workers)

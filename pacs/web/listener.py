@@ -1,7 +1,7 @@
 """Where HTTP is listened for, and the thread it is answered in. uvicorn does HTTP; what a stranger may cost is ours.
 
 uvicorn gives up a connection only between two requests. Here one that is without a whole request for `WAIT` seconds is
-given up, whatever it sends or does not read; and there is always room for one more: beyond `MOST_CONNECTIONS` the one
+given up, whatever it sends, and so is one that reads nothing of its answers for that time; and there is always room for one more: beyond `MOST_CONNECTIONS` the one
 that waits longest makes room.
 """
 
@@ -110,6 +110,7 @@ def _server(application: Application) -> "uvicorn.Server":
 
         _waits_since = 0.0
         _deadline: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -117,9 +118,19 @@ def _server(application: Application) -> "uvicorn.Server":
             self._make_room()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
+            for timer in (self._deadline, self._stuck):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            self._stuck = self.loop.call_later(WAIT, self.transport.abort)
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            if self._stuck is not None:
+                self._stuck.cancel()
+            super().resume_writing()
 
         def on_response_complete(self) -> None:
             self._wait()
@@ -140,9 +151,14 @@ def _server(application: Application) -> "uvicorn.Server":
         def _is_waiting(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
 
+        @property
+        def _is_there(self) -> bool:
+            return not self.transport.is_closing()
+
         def _make_room(self) -> None:
-            waiting = [each for each in self.connections if isinstance(each, Connection) and each._is_waiting]
-            if len(self.connections) > MOST_CONNECTIONS and waiting:
+            there = [each for each in self.connections if isinstance(each, Connection) and each._is_there]
+            waiting = [each for each in there if each._is_waiting]
+            if len(there) > MOST_CONNECTIONS and waiting:
                 min(waiting, key=lambda each: each._waits_since).transport.abort()
 
     config = uvicorn.Config(

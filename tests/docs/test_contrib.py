@@ -64,7 +64,9 @@ def exposed(text):
     for line in text.splitlines():
         if line.startswith("# TYPE "):
             _, _, family, kind = line.split()
-            yield from (f"{family}{ending}" for ending in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",)))
+            yield from (
+                f"{family}{ending}" for ending in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+            )
 
 
 @pytest.fixture(scope="module")

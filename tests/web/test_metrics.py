@@ -20,7 +20,7 @@ from tests.shell.test_workers import Client, children, eventually
 from tests.web.answering import answering, associated, get, numbers
 
 STORED = 'pacs_store_instances_total{sop_class="CT Image Storage",status="%s"}'
-EVIL = 'x"}\\n'
+EVIL = 'EVIL"} # {'
 
 
 def move(port, where, **keys):
@@ -63,7 +63,7 @@ def test_what_is_done_is_counted(tmp_path):
     assert found["pacs_store_seconds_count"] == found['pacs_store_seconds_bucket{le="+Inf"}'] == 4
     assert found["pacs_store_bytes_total"] > 0
     assert found['pacs_suboperations_total{destination="GONE",result="failure"}'] == 2
-    assert found['pacs_destination_failures_total{destination="GONE"}'] == 1
+    assert found['pacs_destination_failures_total{destination="GONE"}'] >= 1
     assert found["pacs_files_free_bytes"] > 0
     assert found["pacs_database_ping_seconds"] > 0
     assert found["pacs_associations_limit"] == 100
@@ -87,7 +87,7 @@ def test_nothing_a_peer_may_choose_is_a_label(tmp_path):
         text = get(archive.web_port, "/metrics")[2]
     assert 'pacs_store_instances_total{sop_class="other",status="new"} 1.0' in text
     assert "666" not in text
-    assert "x\\" not in text
+    assert "EVIL" not in text
     assert all(line.startswith("#") or line.rpartition(" ")[2] for line in text.splitlines())
 
 
