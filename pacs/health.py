@@ -99,7 +99,8 @@ class Health:
 class Watch:
     """Says again and again that all is well, as long as it is: every `period` seconds, in a thread of its own.
 
-    All looks together may take as long as a period. `say` is called when every probe says so, `tell` with a sentence when one ceases to.
+    All looks together may take as long as a period. `say` is called when every probe says so, `tell` with a sentence
+    when one ceases to.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Where HTTP is listened for, and the thread it is answered in. uvicorn does HTTP; what a stranger may cost is ours.
 
 uvicorn gives up a connection only between two requests. Here one that is without a whole request for `WAIT` seconds is
-given up, whatever it sends, and so is one that reads nothing of its answers for that time; and there is always room for one more: beyond `MOST_CONNECTIONS` the one
-that waits longest makes room.
+given up, whatever it sends, and so is one that reads nothing of its answers for that time; and there is always room
+for one more: beyond `MOST_CONNECTIONS` the one that waits longest makes room.
 """
 
 import asyncio

@@ -56,8 +56,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="credentials and abst
 
 
 @linux
-@pytest.mark.parametrize("workers", SEVERAL)
-@pytest.mark.parametrize("abstract", [False, True], ids=["a path", "an abstract name"])
+@pytest.mark.parametrize(("workers", "abstract"), [(1, True), (2, False)], ids=["an abstract name", "a path, workers"])
 def test_ready_and_stopping_are_told_by_the_main_process(tmp_path, workers, abstract):
     """In this order, once each, whatever number of workers serve; NotifyAccess=main hears nobody else."""
     address = f"@pacs-test-{os.getpid()}-{workers}" if abstract else str(tmp_path / "notify")
