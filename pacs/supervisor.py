@@ -167,7 +167,8 @@ class _Supervisor:
             self._bury(worker)
             return
         if word == ALIVE:
-            self._notifier.alive()
+            if self._is_announced:
+                self._notifier.alive()
             return
         worker.is_ready, self._failed = True, 0
         if not self._is_announced and self._are_ready(all):

@@ -7,7 +7,7 @@ Whatever step fails, neither a file nor a row is left, and the sender still has 
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
@@ -67,8 +67,9 @@ class Stored:
     duplicate: bool = False
     warnings: tuple[str, ...] = ()
     """Where it disagrees with what was known of its patient, study or series: status B000."""
-    patient_id: str = ""
-    study_instance_uid: str = ""
+    patient_id: str = field(default="", compare=False)
+    study_instance_uid: str = field(default="", compare=False)
+    """Whose it is, for the audit log."""
 
 
 class Storage:
