@@ -60,9 +60,15 @@ class Region:
 
     def add(self, series: Series, amount: float = 1.0) -> None:
         """Count: `series` is so much more, from 0 on."""
+        self.add_each((series, amount))
+
+    def add_each(self, *amounts: tuple[Series, float]) -> None:
+        """As `add`, for several series at once."""
+        numbers, places = self._numbers, self._places
         with self._lock:
-            place = self._places.get(series)
-            self._numbers[self._new(series) if place is None else place] += amount
+            for series, amount in amounts:
+                place = places.get(series)
+                numbers[self._new(series) if place is None else place] += amount
 
     def set(self, values: Mapping[Series, float]) -> None:
         """Have each of these series be so much."""

@@ -31,6 +31,7 @@ OPERATIONS = {"C-ECHO": "echo", "C-STORE": "store", "C-FIND": "find", "C-MOVE": 
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 """Seconds up to which operations are counted together; those that take longer are the last group."""
+_PLACES = tuple(map(str, range(len(BOUNDS) + 1)))
 
 ACTIVE, PROCESS = "active", "process"
 """What is so only while its worker lives: its associations, and its process id."""
@@ -43,7 +44,7 @@ class Counting:
     """Counts events in the region of one worker. `is_peer` says whether an AE title is that of a configured peer."""
 
     def __init__(self, region: Region, is_peer: Callable[[str], bool]) -> None:
-        self._add = region.add
+        self._add, self._add_each = region.add, region.add_each
         self._is_peer = is_peer
         self._counts: dict[type[Event], Callable[[Any], None]] = {
             AssociationAccepted: self._accepted,
@@ -76,18 +77,21 @@ class Counting:
 
     def _operation(self, event: OperationFinished) -> None:
         name = OPERATIONS.get(event.kind, OTHER)
-        self._add(("operations", name, status_class(event.status)))
-        self._add(("seconds", name, str(bisect_left(BOUNDS, event.duration))))
-        self._add(("seconds_sum", name), event.duration)
+        self._add_each(
+            (("operations", name, status_class(event.status)), 1.0),
+            (("seconds", name, _PLACES[bisect_left(BOUNDS, event.duration)]), 1.0),
+            (("seconds_sum", name), event.duration),
+        )
 
     def _sub_operation(self, event: SubOperationFinished) -> None:
         self._add(("suboperations", self._destination(event.destination), status_class(event.status)))
 
     def _stored(self, event: InstanceStored) -> None:
         sop_class = event.sop_class_uid if event.sop_class_uid in STORAGE else OTHER
-        self._add(("stored", sop_class, "known" if event.duplicate else "new"))
-        if not event.duplicate:
-            self._add(("bytes",), event.size)
+        if event.duplicate:
+            self._add(("stored", sop_class, "known"))
+        else:
+            self._add_each((("stored", sop_class, "new"), 1.0), (("bytes",), event.size))
 
     def _refused(self, event: InstanceRefused) -> None:
         self._add(("refused", event.error))
