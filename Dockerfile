@@ -18,11 +18,12 @@ ENV PATH=/opt/pacs/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PACS_SERVER__HOST=0.0.0.0 \
     PACS_DATABASE__URL=sqlite:////data/pacs.db \
-    PACS_FILES__URL=/data/files
+    PACS_FILES__URL=/data/files \
+    PACS_WEB__HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 11112
+EXPOSE 11112 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s CMD ["pacs", "check", "--live"]
 ENTRYPOINT ["pacs"]

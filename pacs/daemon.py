@@ -3,13 +3,14 @@
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
 from pacs import config as configuration
+from pacs.audit import Auditor
 from pacs.config import Config, split_address
 from pacs.dicom.bounds import Bounds as BoundsOfDataSets
 from pacs.dicom.manner import MANNERS
@@ -28,6 +29,8 @@ from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
+from pacs.notify import Notifier
+from pacs.oversight import Oversight
 from pacs.services.access import Access, Rules
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers, Right
@@ -37,13 +40,18 @@ from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
 from pacs.services.tokens import subject_checker
 from pacs.services.users import User, Users
-from pacs.telemetry import ConfigurationReloaded, Diagnosed, EventStream, ServerReady, set_level
+from pacs.telemetry import ConfigurationReloaded, Diagnosed, EventStream, ServerReady, WebReady, set_level
+from pacs.web.listener import Application, WebServer
 
 CONNECTIONS = 32
 """How many connections to its database the pool of one process has at most."""
 
 ALL_CONNECTIONS, FEWEST_CONNECTIONS = 64, 8
 """How many the pools of all workers have together, and each at least: PostgreSQL as it ships takes 100."""
+
+
+STOPPING = "Stops when what runs has ended"
+"""What systemd shows of a server that drains."""
 
 
 class Archive:
@@ -62,11 +70,14 @@ class Archive:
         self.port = config.server.port
         self.index = _index(config)
         self.files = file_store(config)
+        self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
+        self.oversight = self._overseen()
         settings = self._build(config)
-        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
+        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
         self._addresses = addresses_of(config)
-        self._server = Server(self._addresses, settings, publish=self.events.publish)
+        self._server = Server(self._addresses, settings, publish=self.oversight.publish)
+        self._web = self._http() if config.web.enabled else None
         self._closing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -78,15 +89,18 @@ class Archive:
     def open(self) -> None:
         """Make the index ready for use: an embedded one is upgraded, a server's is checked.
 
-        Raises SchemaMismatch, IndexUnavailable.
+        Raises SchemaMismatch, IndexUnavailable, and ConfigurationError when there can be no audit log.
         """
+        self.auditor.open()
         self.index.probe()
         schema.ensure(self.index)
 
     def start(self) -> None:
         """Prepare, and accept associations; ServerReady is published then. Raises as `prepare`."""
         self.prepare()
+        self.oversight.begin()
         self._server.start()
+        self._answer()
         self.announce()
 
     def prepare(self) -> None:
@@ -106,13 +120,37 @@ class Archive:
             why = f"cannot listen on {where} ({error.strerror})"
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
         self.port = self._server.port
+        self._listen_for_http()
+
+    def _listen_for_http(self) -> None:
+        if self._web is None:
+            return
+        try:
+            self._web.listen()
+        except OSError as error:
+            web = self.config.web
+            why = f"cannot listen for HTTP on {web.host}:{web.port} ({error.strerror})"
+            mend = "expected web.host to be ours and web.port to be free: name another one, or set web.enabled = false"
+            raise ConfigurationError(f"{why}: {mend}") from error
+
+    def _answer(self) -> None:
+        """Answer HTTP from now on."""
+        if self._web is not None:
+            self._web.start()
+
+    @property
+    def web_port(self) -> int:
+        """The port HTTP is answered on, also where any free one was asked for; 0 where it is not."""
+        return self._web.port if self._web is not None else 0
 
     def announce(self) -> None:
-        """Publish that associations are accepted."""
+        """Publish that associations are accepted, and that HTTP is answered."""
         server = self.config.server
         self.events.publish(
             ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
         )
+        if self._web is not None:
+            self.events.publish(WebReady(host=self.config.web.host, port=self.web_port))
 
     @property
     def secure_port(self) -> int:
@@ -130,10 +168,11 @@ class Archive:
         usable, at_start = _usable(self.config, config)
         self._server.configure(self._build(usable))
         self.files.least_free = usable.limits.free_space
+        self.auditor.reopen()
         self.config = usable
         return at_start
 
-    def join(self, prepared: "Archive", places: Share) -> None:
+    def join(self, prepared: "Archive", places: Share, worker: int) -> None:
         """Accept associations as a worker of the server that another archive prepared before this process was forked.
 
         That one's marker says for all of them that instances may have to be looked for at the next start. Raises
@@ -141,8 +180,17 @@ class Archive:
         """
         self.index.is_recoverable = True
         self.files.join()
+        self.oversight.join(prepared.oversight, worker)
         self._server.join(prepared._server.listeners, places)
         self.port = self._server.port
+        if self._web is not None and prepared._web is not None:
+            self._web.join(prepared._web)
+            self._web.start()
+
+    @property
+    def status(self) -> str:
+        """What systemd shows of it while it serves."""
+        return f"Serves as {self.config.server.ae_title} on {self.config.server.host}:{self.port}"
 
     def stop_listening(self) -> None:
         """Accept no more. What runs goes on."""
@@ -161,9 +209,38 @@ class Archive:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
         with self._closing:
+            if self._web is not None:
+                self._web.stop()
             self.files.close()
             self._recovery.end()
             self.index.close()
+            self.auditor.close()
+
+    def _overseen(self) -> Oversight:
+        config = self.config
+        return Oversight(
+            index=self.index,
+            files=self.files,
+            is_peer=lambda title: self.peers.find(title) is not None,
+            events=self.events,
+            ae_title=config.server.ae_title,
+            address=lambda: (config.server.host, self.port),
+            is_accepting=lambda: self._server.is_accepting,
+            workers=config.server.workers,
+            most_associations=lambda: self.config.limits.associations,
+            protection=lambda: ourselves(self.config) if self.config.tls.only else None,
+            counts=config.metrics.enabled,
+        )
+
+    def _http(self) -> WebServer:
+        """The web mouth. What it is made of is imported when it answers."""
+
+        def make() -> Application:
+            from pacs.web.app import application
+
+            return application(self.oversight.insight)
+
+        return WebServer(self.config.web.host, self.config.web.port, make)
 
     def _build(self, config: Config) -> Settings:
         """Build what can be built anew while a server runs: the services, and what the DIMSE mouth goes by.
@@ -182,6 +259,7 @@ class Archive:
             unknown_sop_classes=config.storage.unknown_sop_classes,
             bounds=BoundsOfDataSets(depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size),
             publish=self.events.publish,
+            auditor=self.auditor,
         )
         self.queries = QueryService(
             self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
@@ -194,7 +272,8 @@ class Archive:
             retrieves=self.retrieves,
             peers=self.peers,
             access=self.access,
-            publish=self.events.publish,
+            publish=self.oversight.publish,
+            auditor=self.auditor,
             ae_title=config.server.ae_title,
             identifier_size=limits.identifier_size,
             identifier_bounds=BoundsOfDataSets(depth=limits.nesting, elements=limits.identifier_elements),
@@ -236,6 +315,8 @@ AT_START: dict[str, tuple[str, ...]] = {
     "web": tuple(configuration.Web.model_fields),
     "tls": ("enabled", "port", "only"),
     "log": ("format",),
+    "metrics": tuple(configuration.Metrics.model_fields),
+    "audit": tuple(configuration.Audit.model_fields),
 }
 """The keys that only the start takes notice of, by section."""
 
@@ -361,16 +442,22 @@ def run_until_signalled(
     signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     stopping: Callable[[], None] = lambda: None,
     read: Callable[[], Config] | None = None,
+    notifier: Notifier | None = None,
 ) -> None:
     """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
 
     `stopping` is called when the first has come. At a SIGHUP the archive goes by what `read` gives from then on.
-    For the main thread of a process, whose handlers of the signals are put back at the end. Raises as `Archive.start`.
+    `notifier` tells how it stands to who started us. For the main thread of a process, whose handlers of the signals
+    are put back at the end. Raises as `Archive.start`.
     """
+    notifier = notifier or Notifier()
     with Bell((*signals, *RELOADING)) as bell:
         archive.start()
-        while bell.wait() in RELOADING:
-            reload(archive, read)
+        notifier.ready(archive.status)
+        with _watched(archive, notifier):
+            while bell.wait() in RELOADING:
+                reload(archive, read, notifier)
+        notifier.stopping(STOPPING)
         stopping()
         threading.Thread(target=_drain, args=(archive, bell), name="pacs-drain", daemon=True).start()
         while bell.wait() in RELOADING:
@@ -382,17 +469,34 @@ RELOADING = (signal.SIGHUP,)
 """The signals that have the configuration read again."""
 
 
-def reload(archive: Archive, read: Callable[[], Config] | None) -> bool:
+def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifier) -> bool:
     """Have an archive go by what `read` gives: whether it does. Else it keeps what it has, and the log says why."""
+    notifier.reloading()
     try:
         at_start = archive.reload(read() if read is not None else archive.config)
     except ConfigurationError as error:
         why = error.comment.replace("\n", "; ")
         archive.events.publish(Diagnosed(sentence=f"the configuration stays as it was, for the new one is bad: {why}"))
         return False
+    finally:
+        notifier.ready(archive.status)
     set_level(archive.config.log.level)
     archive.events.publish(ConfigurationReloaded(at_start=at_start))
     return True
+
+
+@contextmanager
+def _watched(archive: Archive, notifier: Notifier) -> Iterator[None]:
+    """While the body runs, the notifier says that we live, as long as it is so and somebody waits for it."""
+    if notifier.watchdog_seconds is None:
+        yield
+        return
+    watch = archive.oversight.watch(notifier.watchdog_seconds / 2, notifier.alive)
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.stop()
 
 
 def _drain(archive: Archive, bell: "Bell") -> None:

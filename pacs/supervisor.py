@@ -21,14 +21,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from pacs.config import Config
-from pacs.daemon import RELOADING, Archive, Bell, reload
+from pacs.daemon import RELOADING, STOPPING, Archive, Bell, reload
 from pacs.dimse.places import Places
 from pacs.errors import ConfigurationError, OutOfResources, PacsError
+from pacs.notify import Notifier
 from pacs.telemetry import Diagnosed, set_level
 
-READY, DRAIN, STOP, RELOAD = b"r", b"d", b"s", b"c"
-"""The words on a line: a worker accepts associations; it is to let them end; it is to end them; it is to go by the
-configuration that follows, pickled, behind its length."""
+READY, ALIVE, DRAIN, STOP, RELOAD = b"r", b"a", b"d", b"s", b"c"
+"""The words on a line: a worker accepts associations; all is well with it; it is to let them end; it is to end them; it
+is to go by the configuration that follows, pickled, behind its length."""
 
 _LENGTH = struct.Struct(">L")
 
@@ -63,21 +64,24 @@ def supervise(
     signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     stopping: Callable[[], None] = lambda: None,
     read: Callable[[], Config] | None = None,
+    notifier: Notifier | None = None,
 ) -> None:
     """Serve with `server.workers` processes until a signal comes; then drain them, and at a second signal stop at once.
 
     As `run_until_signalled`, which does it with none but this process: for the main thread, `stopping` is called when
-    the first signal has come, and at a SIGHUP all go by what `read` gives. Raises as `Archive.prepare`, and
-    OutOfResources when workers cannot be started.
+    the first signal has come, at a SIGHUP all go by what `read` gives, and `notifier` tells how it stands to who
+    started us. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
     """
     signals = (*signals, *RELOADING)
     with Bell(signals) as bell, selectors.DefaultSelector() as selector:
         archive.prepare()
         archive.index.close()  # no connection to a database outlives a fork
         selector.register(bell, selectors.EVENT_READ)
-        supervisor = _Supervisor(archive, signals, bell, selector, read)
+        notifier = notifier or Notifier()
+        supervisor = _Supervisor(archive, signals, bell, selector, read=read, notifier=notifier)
         try:
             supervisor.serve()
+            notifier.stopping(STOPPING)
             stopping()
             supervisor.end(DRAIN, archive.config.limits.drain_seconds + GRACE)
         finally:
@@ -95,10 +99,13 @@ class _Supervisor:
         signals: tuple[signal.Signals, ...],
         bell: Bell,
         selector: selectors.BaseSelector,
+        *,
         read: Callable[[], Config] | None,
+        notifier: Notifier,
     ) -> None:
         self._archive, self._signals, self._read = archive, signals, read
         self._bell, self._selector = bell, selector
+        self._notifier = notifier
         self._numbers = range(archive.config.server.workers)
         self._places = Places(len(self._numbers))
         self._workers: dict[int, _Worker] = {}
@@ -161,7 +168,7 @@ class _Supervisor:
                 self._hear(key.data)
             elif self._bell.wait() not in RELOADING:
                 has_rung = True
-            elif not self._is_ending and reload(self._archive, self._read):
+            elif not self._is_ending and reload(self._archive, self._read, self._notifier):
                 self._pass_on()
         return has_rung
 
@@ -180,10 +187,15 @@ class _Supervisor:
         if not word:
             self._bury(worker)
             return
+        if word == ALIVE:
+            if self._is_announced:
+                self._notifier.alive()
+            return
         worker.is_ready, self._failed = True, 0
         if not self._is_announced and self._are_ready(all):
             self._is_announced = True
             self._archive.announce()
+            self._notifier.ready(self._archive.status)
 
     def _are_ready(self, of: Callable[[Iterable[bool]], bool]) -> bool:
         return of(number in self._workers and self._workers[number].is_ready for number in self._numbers)
@@ -197,6 +209,7 @@ class _Supervisor:
         _, status = os.waitpid(worker.pid, 0)
         del self._workers[worker.number]
         self._places.free(worker.number)
+        self._archive.oversight.bury(worker.number, unasked=not self._is_ending)
         if status != 0:
             self._archive.leave_work()
         if status == 0 and self._is_ending:
@@ -243,8 +256,8 @@ class _Supervisor:
         try:
             self._leave_behind(ours)
             with Archive(self._archive.config, self._archive.events) as archive:
-                archive.join(self._archive, self._places.of(number))
-                _work(archive, line)
+                archive.join(self._archive, self._places.of(number), number)
+                _work(archive, line, self._notifier.watchdog_seconds)
             status = 0
         except PacsError as error:
             self._tell(f"worker {os.getpid():x} cannot go on: {error.comment}")
@@ -267,21 +280,38 @@ class _Supervisor:
             line.close()
 
 
-def _work(archive: Archive, line: socket.socket) -> None:
-    """Serve until the supervisor says that all is over, or is gone; then drain, and at a second word stop at once."""
+def _work(archive: Archive, line: socket.socket, watchdog_seconds: float | None) -> None:
+    """Serve until the supervisor says that all is over, or is gone; then drain, and at a second word stop at once.
+
+    Where somebody waits for it, the supervisor is told that we live, as long as it is so: it cannot look itself, and
+    the server lives when any of its workers does.
+    """
+
+    def say() -> None:
+        with suppress(OSError):  # it is dead, which we will hear
+            line.send(ALIVE)
+
     line.send(READY)
+    watch = archive.oversight.watch(watchdog_seconds / 2, say) if watchdog_seconds else None
+    if watch is not None:
+        watch.start()
     while line.recv(1) == RELOAD:
-        (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
-        config = pickle.loads(_exactly(line, length))  # noqa: S301 - from the process that forked us
-        try:
-            archive.reload(config)  # the supervisor has said so for all
-            set_level(config.log.level)
-        except ConfigurationError as error:
-            archive.events.publish(
-                Diagnosed(sentence=f"worker {os.getpid():x} keeps its configuration: {error.comment}")
-            )
+        _adopt(archive, line)
+    if watch is not None:
+        watch.stop()
     threading.Thread(target=_stop_when_told, args=(archive, line), name="pacs-stop", daemon=True).start()
     archive.drain()
+
+
+def _adopt(archive: Archive, line: socket.socket) -> None:
+    """Go by the configuration that comes on the line; the supervisor has said so for all."""
+    (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
+    config = pickle.loads(_exactly(line, length))  # noqa: S301 - from the process that forked us
+    try:
+        archive.reload(config)
+        set_level(config.log.level)
+    except ConfigurationError as error:
+        archive.events.publish(Diagnosed(sentence=f"worker {os.getpid():x} keeps its configuration: {error.comment}"))
 
 
 def _exactly(line: socket.socket, count: int) -> bytes:

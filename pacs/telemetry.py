@@ -54,6 +54,16 @@ class ConfigurationReloaded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebReady(Event):
+    """HTTP is answered from now on."""
+
+    TITLE: ClassVar[str] = "web ready"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationAccepted(Event):
     """A peer associated with us. `contexts` counts the accepted presentation contexts.
 
@@ -201,6 +211,36 @@ class Diagnosed(Event):
     association: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationFailed(Diagnosed):
+    """A move destination, a configured peer, did not take an association."""
+
+    destination: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLost(Event):
+    """A line could not be written to the audit log. `repeated` is whether the one before it could not be either."""
+
+    TITLE: ClassVar[str] = "audit line lost"
+    comment: str
+    repeated: bool = False
+
+    @property
+    def level(self) -> int:
+        """A full disk is one warning."""
+        return logging.DEBUG if self.repeated else logging.WARNING
+
+
+def status_class(status: int) -> str:
+    """The class of a DIMSE status (PS3.7 Annex C): "success", "pending", "cancel", "warning" or "failure"."""
+    if status == 0:
+        return "success"
+    if status >> 8 in (0xFE, 0xFF):
+        return "cancel" if status >> 8 == 0xFE else "pending"
+    return "warning" if is_fine(status) else "failure"
+
+
 def is_fine(status: int) -> bool:
     """Whether a DIMSE status is success, warning, pending or cancel rather than a failure (PS3.7 Annex C)."""
     return status == 0 or status in _FINE_WARNINGS or status >> 12 == 0xB or status >> 8 in (0xFE, 0xFF)
@@ -286,6 +326,7 @@ QUIET = {
     "pydicom": logging.ERROR,
     "py.warnings": logging.ERROR,
     "alembic": logging.WARNING,
+    "uvicorn": logging.ERROR,
 }
 """Libraries' loggers and from which level on they are heard. Below these they quote what peers sent.
 

@@ -194,8 +194,9 @@ def write(datasets: Iterable["Dataset"], folder: Path) -> list[Path]:
 def serving(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator["Archive"]:
     """A running archive that keeps its data in `folder`; stopped at the end of the `with` block.
 
-    It listens on a free port of 127.0.0.1: `archive.port`. `settings` has values by dotted key, as in config.toml:
-    `{"storage.duplicates": "replace", "peers": [...]}`. Raises ConfigurationError as `pacs serve` would.
+    It listens on a free port of 127.0.0.1, `archive.port`, and answers no HTTP unless told to. `settings` has values
+    by dotted key, as in config.toml: `{"storage.duplicates": "replace", "peers": [...]}`. Raises ConfigurationError as
+    `pacs serve` would.
     """
     from pacs.config import from_settings
     from pacs.daemon import Archive
@@ -205,6 +206,7 @@ def serving(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator
         "database.url": f"sqlite:///{folder}/pacs.db",
         "files.url": str(folder / "files"),
         "limits.drain_seconds": 1,
+        "web.enabled": False,
     }
     with Archive(from_settings(defaults | dict(settings or {}))) as archive:
         archive.start()

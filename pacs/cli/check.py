@@ -57,6 +57,10 @@ def _findings(config: "Config") -> Iterator[Finding]:
     yield from _addresses(config)
     if config.tls.enabled:
         yield _certificate(config)
+    if config.web.enabled:
+        yield _web(config)
+    if config.audit.file:
+        yield _audit(config)
     for peer in config.peers:
         yield _peer(config, peer)
 
@@ -133,6 +137,43 @@ def _certificate(config: "Config") -> Finding:
     return Finding("certificate", True, f"{config.tls.certificate} can be used")
 
 
+def _web(config: "Config") -> Finding:
+    """Whether the web address is free, or has our own server behind it."""
+    web = config.web
+    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+    try:
+        socket.create_server((web.host, web.port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and _answers_http(web.host, web.port):
+            return Finding("web", True, f"answers on http://{web.host}:{web.port}/healthz")
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        mend = "change web.host or web.port, or set web.enabled = false"
+        return Finding("web", False, f"cannot listen on {web.host}:{web.port} ({why}): {mend}")
+    return Finding("web", True, f"{web.host}:{web.port} is free to listen on")
+
+
+def _answers_http(host: str, port: int) -> bool:
+    from http.client import HTTPConnection, HTTPException
+
+    with closing(HTTPConnection(_reached(host), port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+
+
+def _audit(config: "Config") -> Finding:
+    from pacs.audit import Auditor
+
+    with closing(Auditor(Path(config.audit.file))) as auditor:
+        try:
+            auditor.open()
+        except PacsError as error:
+            return Finding("audit log", False, error.comment)
+    return Finding("audit log", True, f"{config.audit.file} can be written")
+
+
 # --- peers -------------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +205,7 @@ def _answer_of(config: "Config", address: "Address") -> Finding:
     """Whether the server of this configuration answers on an address."""
     from pacs.daemon import ourselves
 
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - compared, not bound
+    host = _reached(address.host)
     title = config.server.ae_title
     try:
         protection = ourselves(config) if address.is_secure else None
@@ -174,6 +215,11 @@ def _answer_of(config: "Config", address: "Address") -> Finding:
     except PacsError as error:
         return Finding("server", False, error.comment)
     return Finding("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
+
+
+def _reached(host: str) -> str:
+    """Where what listens on an address is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
 def _echo(

@@ -1,5 +1,6 @@
 """`pacs serve`."""
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 def serve(read: "Callable[[], Config]") -> None:
     """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once. SIGHUP reads the configuration."""
     from pacs.daemon import Archive, run_until_signalled
+    from pacs.notify import Notifier
     from pacs.supervisor import supervise
-    from pacs.telemetry import Event, ServerReady, log_event, setup_logging
+    from pacs.telemetry import Event, ServerReady, WebReady, log_event, setup_logging
 
     def announce(event: Event) -> None:
         if isinstance(event, ServerReady):
             secure = f", encrypted on port {event.secure_port}" if event.secure_port else ""
             click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}")
+        if isinstance(event, WebReady):
+            host = f"[{event.host}]" if ":" in event.host else event.host
+            click.echo(f"pacs answers http://{host}:{event.port}/healthz, /readyz and /metrics")
 
     def say_goodbye() -> None:
         if sys.stderr.isatty():
@@ -41,4 +46,5 @@ def serve(read: "Callable[[], Config]") -> None:
         archive.events.subscribe(log_event)
         archive.events.subscribe(announce)
         run = supervise if config.server.workers > 1 else run_until_signalled
-        run(archive, stopping=say_goodbye, read=read)
+        notifier = Notifier.from_environment(os.environ)
+        run(archive, stopping=say_goodbye, read=read, notifier=notifier)

@@ -4,16 +4,30 @@ Only the doors and the house read it; every other room gets plain values in its 
 all at once: the key, the value, where it came from and what was expected.
 """
 
-from pacs.config.model import Config, Database, Files, Limits, Peer, Server, Web, is_loopback, split_address
+from pacs.config.model import (
+    Audit,
+    Config,
+    Database,
+    Files,
+    Limits,
+    Metrics,
+    Peer,
+    Server,
+    Web,
+    is_loopback,
+    split_address,
+)
 from pacs.config.peers import add_peer
 from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
 
 __all__ = [
     "DEFAULT_FILE",
+    "Audit",
     "Config",
     "Database",
     "Files",
     "Limits",
+    "Metrics",
     "Peer",
     "Server",
     "Web",

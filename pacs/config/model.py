@@ -105,6 +105,14 @@ def _files_url(url: str, info: ValidationInfo) -> str:
     return url if base is None else str(base / url)
 
 
+def _file(path: str, info: ValidationInfo) -> str:
+    """The path of a file, made absolute, or '' for none."""
+    if "\0" in path or path.endswith("/"):
+        raise ValueError("expected the path of a file")
+    base = _base(info)
+    return str(base / path) if path and base is not None else path
+
+
 def _transfer_syntax(text: str) -> str:
     """A transfer syntax that is kept, by its UID or by its keyword in PS3.6; its UID."""
     from pydicom.uid import UID
@@ -262,6 +270,18 @@ class Log(Section):
     format: Literal["console", "json"] = "console"
 
 
+class Metrics(Section):
+    """What is counted, and shown on the web listener."""
+
+    enabled: bool = True
+
+
+class Audit(Section):
+    """Who stored, queried, retrieved and deleted what: a file, none where it is ''."""
+
+    file: Annotated[str, AfterValidator(_file)] = ""
+
+
 class Peer(Section):
     """A known AE: a move destination, and one that may call where `access.callers` is "peers".
 
@@ -304,6 +324,8 @@ class Config(Section):
     limits: Limits = Limits()
     log: Log = Log()
     web: Web = Web()
+    metrics: Metrics = Metrics()
+    audit: Audit = Audit()
     peers: tuple[Peer, ...] = ()
     users: tuple[User, ...] = ()
 

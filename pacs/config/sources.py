@@ -106,10 +106,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
     for name, text in sorted(environment.items()):
         if not _is_ours(name) or not text:
             continue
-        key = name.removeprefix(PREFIX).removesuffix(SECRET_SUFFIX).lower().replace("__", ".")
+        is_secret = name.endswith(SECRET_SUFFIX) and not name.endswith("_" + SECRET_SUFFIX)  # audit.file is a key
+        key = (name.removesuffix(SECRET_SUFFIX) if is_secret else name).removeprefix(PREFIX).lower().replace("__", ".")
         if key in found:
             raise ConfigurationError(f"{found[key][0]} and {name} are both set: expected one of them")
-        value = _secret(name, text) if name.endswith(SECRET_SUFFIX) else text
+        value = _secret(name, text) if is_secret else text
         found[key] = (name, _json(name, value) if key in LISTS else value)
     return found
 

@@ -6,26 +6,32 @@ the manner makes it.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
 
 from pacs.dicom.answer import respond
 from pacs.dicom.attributes import NOT_KEYS, UNIQUE, Attribute, Kept, by_keyword
 from pacs.dicom.bounds import Bounds
-from pacs.dicom.dataset import CHARACTER_SET, View, read, write
+from pacs.dicom.dataset import CHARACTER_SET, Element, View, items, numbers, read, vr, write
 from pacs.dicom.elements import Encoding
 from pacs.dicom.keys import KeyReader, asked_tags, attribute_of, error
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.manner import Manner, Negotiated
 from pacs.dicom.query import DateTimeRange, Item, Key, Names, Query, Range, Requested, Single, Wildcard
+from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import IdentifierError, UndecodableDataSet
 
-__all__ = ["Selection", "decode", "encode", "encoding_of", "parse_query", "parse_retrieve", "respond"]
+__all__ = ["Selection", "decode", "encode", "encoding_of", "parse_query", "parse_retrieve", "respond", "stated"]
 
 LONGEST = 16 << 20
 """The longest Identifier, in bytes; a list of 100,000 UIDs takes less than half."""
 IDENTIFIER_BOUNDS = Bounds(elements=20_000)
 """How deep an Identifier may be nested, and how many elements and items it may have, unless that is configured."""
+
+BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+"""The VRs whose values are nothing to read."""
 
 QUERY_LEVEL = 0x00080052
 _ENCODINGS = {
@@ -55,6 +61,30 @@ def decode(data: bytes, transfer_syntax: str, bounds: Bounds = IDENTIFIER_BOUNDS
     if len(data) > LONGEST:
         raise UndecodableDataSet(f"Identifier is longer than {LONGEST} bytes")
     return read(data, encoding, bounds)
+
+
+def stated(dataset: Dataset) -> dict[str, Any]:
+    """The elements of an Identifier that have a value, as texts by keyword: for showing what was asked.
+
+    The items of a sequence are of the same form; of what is neither text nor number there is the length.
+    """
+    return _stated(View.of(dataset))
+
+
+def _stated(view: View) -> dict[str, Any]:
+    found = {keyword_for_tag(each.tag) or f"{each.tag:08X}": _shown(view, each) for each in view.dataset.values()}
+    return {keyword: value for keyword, value in found.items() if value}
+
+
+def _shown(view: View, element: Element) -> Any:
+    name = vr(element)
+    if name == "SQ":
+        return [_stated(View.of(item, view.terms)) for item in items(element)]
+    if name in BINARY_INTEGERS or name in BINARY_FLOATS:
+        return "\\".join(map(str, numbers(element)))
+    if name in BULK:
+        return f"{len(element.value or b'')} bytes"
+    return view.text(element).strip(" \0")
 
 
 def encode(dataset: Dataset, transfer_syntax: str) -> bytes:

@@ -1,10 +1,11 @@
 """The services of PS3.4 as they answer on an association: decode, call one service of the core, encode."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pydicom.dataset import Dataset
+from pydicom import Dataset
 
+from pacs.audit import Auditor, Subject
 from pacs.dicom import identifier
 from pacs.dicom.bounds import Bounds
 from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
@@ -31,7 +32,7 @@ from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
 from pacs.services.storage import Storage
-from pacs.telemetry import Diagnosed
+from pacs.telemetry import DestinationFailed, Diagnosed
 
 Handler = Callable[[Association, Message], None]
 
@@ -59,6 +60,7 @@ class Handlers:
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
     protect: Callable[[Peer], Protection | None] = _open
     """How a peer is called with TLS, None where it is not."""
+    auditor: Auditor = field(default_factory=Auditor)
 
     def table(self) -> Mapping[int, Handler]:
         """The handler of each request, by Command Field (PS3.7 E.1)."""
@@ -79,8 +81,10 @@ class Handlers:
 
     def store(self, association: Association, message: Message) -> None:
         """Storage as SCP (PS3.4 B.2): success is said when the bytes are on disk and the row is committed."""
-        with operating(Service.STORE, association, message, self.publish) as operation:
+        with operating(Service.STORE, association, message, self.publish, self.auditor) as operation:
             request = operation.request
+            instances = (request.affected_sop_instance_uid or "",)
+            operation.subject = Subject(instances=instances)
             self.access.require(association.calling_ae_title, Right.STORE)
             with self.storage.receive(
                 request.affected_sop_class_uid or "",
@@ -91,6 +95,9 @@ class Handlers:
                 for fragment in message.fragments():
                     reception.write(fragment)
                 stored = reception.finish()
+            operation.subject = Subject(
+                patients=(stored.patient_id,), studies=(stored.study_instance_uid,), instances=instances
+            )
             code = status.COERCION if stored.warnings else status.SUCCESS
             operation.respond(request.response(code, error_comment="; ".join(stored.warnings)))
 
@@ -98,7 +105,7 @@ class Handlers:
 
     def find(self, association: Association, message: Message) -> None:
         """Query (PS3.4 C.4.1): a Pending response for each match, on the wire before the next page is looked for."""
-        with operating(Service.FIND, association, message, self.publish) as operation:
+        with operating(Service.FIND, association, message, self.publish, self.auditor) as operation:
             self.access.require(association.calling_ae_title, Right.FIND)
             query = self._query(operation, message)
             self._answer(operation, query)
@@ -107,7 +114,7 @@ class Handlers:
     def _query(self, operation: Operation, message: Message) -> Query:
         association, model = operation.association, MODELS[message.context.abstract_syntax]
         query = identifier.parse_query(
-            self._decode(message),
+            self._identifier(operation, message),
             model.root,
             self.peers.manner_of(association.calling_ae_title),
             negotiated(model.uid, association.extended.get(model.uid)),
@@ -115,9 +122,13 @@ class Handlers:
         operation.retrieve_level = query.level.name
         return query
 
-    def _decode(self, message: Message) -> Dataset:
+    def _identifier(self, operation: Operation, message: Message) -> Dataset:
+        """The Identifier of a request, of whose keys the audit log has a note."""
         data = message.read(self.identifier_size)
-        return identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
+        asked = identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
+        if self.auditor.is_on:
+            operation.subject = Subject(keys=identifier.stated(asked))
+        return asked
 
     def _answer(self, operation: Operation, query: Query) -> None:
         identifiers = Pending(query, self.ae_title, operation.context.transfer_syntax)
@@ -138,7 +149,7 @@ class Handlers:
 
     def move(self, association: Association, message: Message) -> None:
         """Retrieve to a configured AE (PS3.4 C.4.2). The destination is looked at before anything else (V2)."""
-        with operating(Service.MOVE, association, message, self.publish) as operation:
+        with operating(Service.MOVE, association, message, self.publish, self.auditor) as operation:
             self.access.require(association.calling_ae_title, Right.MOVE)
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
@@ -150,7 +161,7 @@ class Handlers:
 
     def get(self, association: Association, message: Message) -> None:
         """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
-        with operating(Service.GET, association, message, self.publish) as operation:
+        with operating(Service.GET, association, message, self.publish, self.auditor) as operation:
             self.access.require(association.calling_ae_title, Right.GET)
             retrieval = self._select(operation, message)
             request = operation.request
@@ -179,10 +190,13 @@ class Handlers:
         model = MODELS[message.context.abstract_syntax]
         selection = self._selection(operation, message, model)
         operation.retrieve_level = selection.level.name
-        return self.retrieves.select(selection, operation.cancellation)
+        retrieval = self.retrieves.select(selection, operation.cancellation)
+        if self.auditor.is_on:
+            operation.subject = _subject(operation.subject, retrieval.instances)
+        return retrieval
 
     def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
-        asked = self._decode(message)
+        asked = self._identifier(operation, message)
         manner = self.peers.manner_of(operation.association.calling_ae_title)
         return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
@@ -211,7 +225,8 @@ class Handlers:
         except DestinationUnreachable as error:
             where = f"{destination.ae_title} at {destination.host}:{destination.port}"
             sentence = f"move destination {where}: {error.comment}; `pacs check` asks it again"
-            self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
+            associated = operation.association.id
+            self.publish(DestinationFailed(sentence=sentence, association=associated, destination=destination.ae_title))
             raise
         return Sender(
             association,
@@ -220,6 +235,13 @@ class Handlers:
             priority=request.priority or 0,
             originator=(operation.association.calling_ae_title, request.message_id),
         )
+
+
+def _subject(asked: Subject, instances: Sequence[StoredInstance]) -> Subject:
+    """What a retrieve is about: the studies and patients of the instances it selected, each once."""
+    studies = dict.fromkeys(each.study_instance_uid for each in instances)
+    patients = dict.fromkeys(each.patient_id for each in instances)
+    return replace(asked, studies=studies, patients=patients)
 
 
 def _carrier(instances: Sequence[StoredInstance], connect: Connect, associations: int) -> Carrier:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from pacs.audit import Auditor, Record, Subject
 from pacs.cancellation import Cancellation
 from pacs.dimse import status
 from pacs.dimse.association import Association
@@ -12,7 +13,7 @@ from pacs.dimse.command import Command
 from pacs.dimse.messages import Message
 from pacs.dimse.status import Refusal, Service
 from pacs.errors import AssociationLost, PacsError
-from pacs.telemetry import Event, OperationFinished
+from pacs.telemetry import Event, OperationFinished, status_class
 
 Publish = Callable[[Event], None]
 
@@ -24,7 +25,7 @@ class Operation:
     """What a service knows of the request it works on, and how it answers.
 
     `cancellation` is latched by a C-CANCEL for this Message ID, and by the end of the association. `retrieve_level`,
-    `destination` and `counts` are what the log will say of the operation.
+    `destination` and `counts` are what the log will say of the operation, `subject` what the audit log will.
     """
 
     def __init__(self, association: Association, message: Message, cancellation: Cancellation) -> None:
@@ -37,6 +38,7 @@ class Operation:
         self.counts: Mapping[str, int] = {}
         self.status: int | None = None
         self.comment = ""
+        self.subject = Subject()
 
     def respond(self, response: Command, data_set: bytes | None = None) -> None:
         """Send a response; it is on the wire when this returns. Raises AssociationLost."""
@@ -93,8 +95,12 @@ class PendingResponses:
 
 
 @contextmanager
-def operating(service: Service, association: Association, message: Message, publish: Publish) -> Iterator[Operation]:
+def operating(
+    service: Service, association: Association, message: Message, publish: Publish, auditor: Auditor | None = None
+) -> Iterator[Operation]:
     """Run the body as one operation: what it raises becomes the final response, and how it ended an event.
+
+    An `auditor` has a record of it too.
 
     A body that ends without raising has sent its final response. AssociationLost goes up: there is nobody to answer.
     """
@@ -112,6 +118,8 @@ def operating(service: Service, association: Association, message: Message, publ
             _answer(operation, status.UNEXPECTED)
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
+            if auditor is not None and auditor.is_on:
+                auditor.write(_record(service, operation))
 
 
 def _answer(operation: Operation, refusal: Refusal) -> None:
@@ -128,10 +136,34 @@ def _finished(service: Service, operation: Operation, duration: float) -> Operat
         called_ae_title=association.called_ae_title,
         kind=service.value,
         message_id=operation.request.message_id,
-        status=operation.status if operation.status is not None else status.CANCEL,
+        status=_status(operation),
         duration=duration,
         retrieve_level=operation.retrieve_level,
         counts=operation.counts,
         destination=operation.destination,
         comment=operation.comment,
     )
+
+
+def _record(service: Service, operation: Operation) -> Record:
+    association = operation.association
+    return Record(
+        operation=service.value,
+        user=association.user or None,
+        outcome=status_class(_status(operation)),
+        subject=operation.subject,
+        status=_status(operation),
+        comment=operation.comment,
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        address=f"{association.address[0]}:{association.address[1]}",
+        level=operation.retrieve_level,
+        destination=operation.destination,
+        counts=operation.counts,
+    )
+
+
+def _status(operation: Operation) -> int:
+    """The status of the last response; an operation without one was broken off."""
+    return operation.status if operation.status is not None else status.CANCEL

@@ -128,6 +128,11 @@ class Server:
         self._settings = settings
 
     @property
+    def is_accepting(self) -> bool:
+        """Whether associations are accepted at this moment."""
+        return not self._is_draining and self._accepting is not None and self._accepting.is_alive()
+
+    @property
     def listeners(self) -> Sequence[socket.socket]:
         """What is listened on, for workers to join."""
         return tuple(self._listeners)

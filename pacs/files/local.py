@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -30,6 +31,9 @@ INCOMING = "incoming"
 
 PIECE = 1 << 18
 """Bytes of a stored file read at a time, few enough to be copied on from the processor's cache."""
+
+PROBE = 1 << 16
+"""Bytes written to see whether there is room."""
 
 _KEY = re.compile(r"\d{4}/\d\d/\d\d/\d\d/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.dcm")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -125,6 +129,25 @@ class LocalFiles:
             note_deletion(self._root, key)
             path.unlink()
             sync_folder(path.parent)
+
+    def probe(self) -> None:
+        """Write something durably, and remove it. Raises StorageUnavailable when it cannot be taken."""
+        name = f"{uuid.uuid4()}.probe"
+        with _WRITING:
+            place = _Place(self._folders, name, name)
+            descriptor = place.open()
+            try:
+                write_at(descriptor, [bytes(PROBE)], 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+                Path(place.temporary).unlink(missing_ok=True)
+
+    def space(self) -> tuple[int, int]:
+        """How many bytes are free where the objects are, and how many there are in all. Raises StorageUnavailable."""
+        with _WRITING:
+            usage = shutil.disk_usage(self._root)
+        return usage.free, usage.total
 
     def keys(self, since: datetime | None = None) -> Iterator[str]:
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""

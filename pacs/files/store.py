@@ -75,5 +75,11 @@ class FileStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object durably; one that is not there is no error. Raises StorageUnavailable."""
 
+    def probe(self) -> None:
+        """Write something durably, and remove it. Raises StorageUnavailable when it cannot be taken."""
+
+    def space(self) -> tuple[int, int]:
+        """How many bytes are free where the objects are, and how many there are in all. Raises StorageUnavailable."""
+
     def keys(self, since: datetime | None = None) -> Iterator[str]:
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""

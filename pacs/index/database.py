@@ -73,6 +73,7 @@ class Index:
         )
         self._quick_writers = Held(self._engine, 1)
         self._quick_readers = Held(self._engine, connections // 4, _commit_at_once)
+        self._pinger = Held(self._engine, 1, _commit_at_once)
         self._hasty_writers = Held(self._engine, 1, _hasten) if self.is_sqlite else self._quick_writers
         self.is_recoverable = False
         """Whether work done `together` may be lost in a power cut, because what it wrote can be found again."""
@@ -87,7 +88,7 @@ class Index:
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        for held in (self._quick_writers, self._hasty_writers, self._quick_readers):
+        for held in (self._quick_writers, self._hasty_writers, self._quick_readers, self._pinger):
             held.close()
         self._engine.dispose()
 
@@ -103,6 +104,16 @@ class Index:
             said = " ".join(str(error.orig).split())
             sentence = f"the index cannot be opened: {said}; check database.url, and that its server runs"
             raise IndexUnavailable(sentence) from error
+
+    def ping(self) -> None:
+        """Have the database answer a small question, on a connection kept for that. Raises IndexUnavailable."""
+        if self.is_sqlite and not Path(self.url.database or "").exists():  # what is open already would go on
+            raise IndexUnavailable("the file of the index is gone: check database.url")
+        try:
+            self._pinger.use(_ask_for_the_schema)
+        except self._failures:  # the connection may have broken since it was used last
+            with self._failing():
+                self._pinger.use(_ask_for_the_schema)
 
     def settle(self) -> bool:
         """Make durable what was committed without a sync; whether that is certain now. Raises IndexUnavailable."""
@@ -181,8 +192,14 @@ class Index:
 
         A connection that has broken since it was used last is met here: what is asked by `read` may be answered.
         """
-        try:
+        with self._failing():
             return self._quick_readers.use(look)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Tells what driver and engine raise by IndexUnavailable."""
+        try:
+            yield
         except self._failures as error:
             raise IndexUnavailable("the index does not answer: try again later") from error
 
@@ -339,6 +356,11 @@ def _commit_at_once(driver: Any) -> None:
     """Let a connection of a driver be in no transaction between its statements, as SQLite's are already."""
     if not isinstance(driver, sqlite3.Connection):
         driver.autocommit = True
+
+
+def _ask_for_the_schema(driver: Any) -> None:
+    """Read what every index of ours has, from the file where it is one."""
+    driver.execute("SELECT version_num FROM alembic_version").fetchall()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
+from pacs.audit import Auditor, Record, Subject, local_user
 from pacs.cancellation import Cancellation
 from pacs.dicom import kept
 from pacs.dicom.attributes import ATTRIBUTES, Kept, by_keyword
@@ -25,7 +27,7 @@ from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.manner import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
-from pacs.errors import IdentifierError, StorageUnavailable
+from pacs.errors import IdentifierError, PacsError, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
@@ -52,7 +54,7 @@ LISTED: dict[QueryLevel, tuple[str, ...]] = {
 """What a list shows of the entities at each level, by keyword of PS3.6."""
 
 BATCH = 500
-"""Instances deleted in one transaction."""
+"""Instances deleted in one transaction, and told by one line of the audit log."""
 
 CHUNK = 1 << 18
 
@@ -72,11 +74,17 @@ class Maintenance:
     """
 
     def __init__(
-        self, index: Index, files: FileStore, *, publish: Callable[[Event], None] = lambda event: None
+        self,
+        index: Index,
+        files: FileStore,
+        *,
+        publish: Callable[[Event], None] = lambda event: None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._index = index
         self._files = files
         self._publish = publish
+        self._auditor = auditor or Auditor()
 
     def entities(self, level: QueryLevel, selection: Mapping[str, str]) -> Iterator[dict[str, str]]:
         """The selected patients, studies, series or instances, with the texts of `LISTED`; '' for what is unknown."""
@@ -94,13 +102,35 @@ class Maintenance:
         """
         removed = 0
         for start in range(0, len(instances), BATCH):
-            uids = [each.sop_instance_uid for each in instances[start : start + BATCH]]
-            gone = writer.remove(self._index, uids)
-            for instance in gone:
-                self._delete_file(instance.file_key)
+            batch = instances[start : start + BATCH]
+            with self._audited("delete", batch):
+                gone = writer.remove(self._index, [each.sop_instance_uid for each in batch])
+                for instance in gone:
+                    self._delete_file(instance.file_key)
             removed += len(gone)
-            progress(len(uids))
+            progress(len(batch))
         return removed
+
+    @contextmanager
+    def _audited(self, operation: str, instances: Sequence[StoredInstance]) -> Iterator[None]:
+        """Has the audit log tell what the body does with these instances, and whether it was done."""
+        comment = "it was broken off"
+        try:
+            yield
+            comment = ""
+        except PacsError as error:
+            comment = error.comment
+            raise
+        finally:
+            outcome = "failure" if comment else "success"
+            subject = Subject(
+                patients=dict.fromkeys(each.patient_id for each in instances),
+                studies=dict.fromkeys(each.study_instance_uid for each in instances),
+                instances=[each.sop_instance_uid for each in instances],
+            )
+            self._auditor.write(
+                Record(operation=operation, outcome=outcome, comment=comment, subject=subject, user=local_user())
+            )
 
     def _delete_file(self, key: str) -> None:
         try:
@@ -117,9 +147,12 @@ class Maintenance:
         be read, StorageUnavailable when the folder cannot be written; what was copied until then stays.
         """
         size = 0
-        for instance in instances:
-            size += self._copy(instance, folder.joinpath(*_path_of(instance)))
-            progress(1)
+        for start in range(0, len(instances), BATCH):
+            batch = instances[start : start + BATCH]
+            with self._audited("export", batch):
+                for instance in batch:
+                    size += self._copy(instance, folder.joinpath(*_path_of(instance)))
+                    progress(1)
         return Exported(len(instances), size)
 
     def _copy(self, instance: StoredInstance, target: Path) -> int:

@@ -7,11 +7,12 @@ Whatever step fails, neither a file nor a row is left, and the sender still has 
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
+from pacs.audit import Auditor, Record, Subject, local_user
 from pacs.dicom import part10
 from pacs.dicom.bounds import LARGEST, Bounds
 from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
@@ -67,6 +68,9 @@ class Stored:
     duplicate: bool = False
     warnings: tuple[str, ...] = ()
     """Where it disagrees with what was known of its patient, study or series: status B000."""
+    patient_id: str = field(default="", compare=False)
+    study_instance_uid: str = field(default="", compare=False)
+    """Whose it is, for the audit log."""
 
 
 class Storage:
@@ -81,12 +85,14 @@ class Storage:
         unknown_sop_classes: bool = False,
         bounds: Bounds = LARGEST,
         publish: Callable[[Event], None] = lambda event: None,
+        auditor: Auditor | None = None,
     ) -> None:
         self.index = index
         self.files = files
         self.duplicates = duplicates
         self.bounds = bounds
         self.publish = publish
+        self._auditor = auditor or Auditor()
         self._unknown_sop_classes = unknown_sop_classes
         self._growing: set[str] = set()
         """The series whose last instance was new."""
@@ -117,9 +123,12 @@ class Storage:
         """
         try:
             with path.open("rb") as file:
-                return self._import(file)
+                stored = self._import(file)
         except OSError as error:
             raise InstanceUnreadable(f"The file cannot be read ({error.strerror})") from error
+        if self._auditor.is_on:
+            self._auditor.write(_record(stored))
+        return stored
 
     def _import(self, file: BinaryIO) -> Stored:
         head = _head_of(file)
@@ -169,6 +178,13 @@ class Storage:
             self.files.delete(key)
         except StorageUnavailable:
             self.publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+
+
+def _record(stored: Stored) -> Record:
+    subject = Subject(
+        patients=[stored.patient_id], studies=[stored.study_instance_uid], instances=[stored.sop_instance_uid]
+    )
+    return Record(operation="import", outcome="success", subject=subject, user=local_user())
 
 
 def _head_of(file: BinaryIO) -> part10.Head:
@@ -300,7 +316,7 @@ class Reception:
 
     def _enter(self, header: Header, known: StoredInstance | None) -> Stored:
         if known is not None and self._is_duplicate(known, self._incoming.body):
-            return Stored(header.sop_instance_uid, self._incoming.size, duplicate=True)
+            return self._stored(header, duplicate=True)
         digest = self._incoming.digest
         self._incoming.commit(part10.with_digest(self._head, digest))
         arrival = Arrival(
@@ -321,19 +337,23 @@ class Reception:
 
     def _enter_row(self, arrival: Arrival, known: StoredInstance | None) -> Stored:
         """Commit the row, whoever adds or removes the same instance meanwhile."""
-        uid, index = arrival.header.sop_instance_uid, self._storage.index
+        header, index = arrival.header, self._storage.index
         for _ in range(RACES):
             try:
                 warnings = self._add_or_replace(arrival, known)
-                return Stored(uid, self._incoming.size, warnings=warnings)
+                return self._stored(header, warnings=warnings)
             except (DuplicateInstance, InstanceUnreadable):
-                known = writer.find(index, uid)
+                known = writer.find(index, header.sop_instance_uid)
             if known is not None and known.file_key == arrival.file_key:
-                return Stored(uid, self._incoming.size)  # another process found the file before its row was committed
+                return self._stored(header)  # another process found the file before its row was committed
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
                 self._storage.discard(arrival.file_key)
-                return Stored(uid, self._incoming.size, duplicate=True)
+                return self._stored(header, duplicate=True)
         raise IndexUnavailable("Too many send and delete this instance at once")
+
+    def _stored(self, header: Header, *, duplicate: bool = False, warnings: tuple[str, ...] = ()) -> Stored:
+        uid, size = header.sop_instance_uid, self._incoming.size
+        return Stored(uid, size, duplicate, warnings, header.patient_id, header.study_instance_uid)
 
     def _add_or_replace(self, arrival: Arrival, known: StoredInstance | None) -> tuple[str, ...]:
         index, warnings, former = self._storage.index, (), known

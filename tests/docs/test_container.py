@@ -58,7 +58,7 @@ def test_the_image_with_the_compose_file_is_a_configuration_that_serves(tmp_path
     file = tmp_path / "config.toml"
     file.touch()
     config = load(file, environment_of_the_image() | service["environment"])
-    assert config.server.host == "0.0.0.0"
+    assert config.server.host == config.web.host == "0.0.0.0"
     assert config.database.url == "sqlite:////data/pacs.db"
     assert config.files.url == "/data/files"
     assert service["volumes"] == ["data:/data"]
@@ -66,8 +66,11 @@ def test_the_image_with_the_compose_file_is_a_configuration_that_serves(tmp_path
 
 
 def test_the_compose_file_publishes_to_this_machine_only():
-    """The port we listen on, and no longer wait for the end than the server needs."""
+    """The ports we listen on, and no longer wait for the end than the server needs."""
     (service,) = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     config = load(ROOT / "config.toml", {})
-    assert service["ports"] == [f"127.0.0.1:{config.server.port}:{config.server.port}"]
+    ports = (config.server.port, config.web.port)
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}" for port in ports]
+    (exposed,) = (line for line in INSTRUCTIONS if line.startswith("EXPOSE "))
+    assert tuple(map(int, exposed.split()[1:])) == ports
     assert float(service["stop_grace_period"].removesuffix("s")) > config.limits.drain_seconds

@@ -41,7 +41,7 @@ def fresh_machine(home: Path) -> dict[str, str]:
     ours = ("PACS_", "PYTHON", "VIRTUAL")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{sys.base_prefix}/bin{os.pathsep}{inherited['PATH']}"
-    return inherited | {"HOME": str(home), "PATH": path, "PACS_SERVER__PORT": "0"}
+    return inherited | {"HOME": str(home), "PATH": path, "PACS_SERVER__PORT": "0", "PACS_WEB__PORT": "0"}
 
 
 @pytest.mark.timeout(300)
@@ -58,6 +58,7 @@ def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
         ready = re.fullmatch(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n", shell.stdout.readline())
         assert ready, "the server did not say that it is ready"
         run(f"{sys.executable}", "-m", "pynetdicom", "echoscu", "127.0.0.1", ready[1])
+        assert re.fullmatch(r"pacs answers http://127\.0\.0\.1:\d+/healthz.*\n", shell.stdout.readline())
         os.killpg(shell.pid, signal.SIGTERM)
         assert shell.communicate(timeout=30)[0] == "ended with 0\n"
     finally:

@@ -23,7 +23,12 @@ def archive(folder: Path) -> Archive:
     """An archive that keeps its data in a folder, not started."""
     return Archive(
         from_settings(
-            {"server.port": 0, "database.url": f"sqlite:///{folder}/pacs.db", "files.url": str(folder / "files")}
+            {
+                "server.port": 0,
+                "web.enabled": False,
+                "database.url": f"sqlite:///{folder}/pacs.db",
+                "files.url": str(folder / "files"),
+            }
         )
     )
 

@@ -11,7 +11,7 @@ def checked(pacs, *settings, words=(), peers=()):
     """Run `pacs check` with settings and peers."""
     for each in peers:
         assert pacs("peers", "add", *each).exit_code == 0
-    settings = ("server.port=0", *settings)
+    settings = ("server.port=0", "web.port=0", *settings)
     return pacs("check", *words, *(word for setting in settings for word in ("--set", setting)))
 
 
@@ -26,7 +26,7 @@ def test_all_is_well_on_the_defaults(pacs):
     assert result.exit_code == 0
     assert {mark for mark, _ in lines(result)} == {"ok"}
     assert [said.partition(":")[0] for _, said in lines(result)] == [
-        "configuration", "index", "files", "free space", "server",
+        "configuration", "index", "files", "free space", "server", "web",
     ]  # fmt: skip
     assert "SQLite" in result.stdout
 

@@ -15,7 +15,7 @@ from pynetdicom import AE
 
 from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, ConfigurationError, DestinationUnreachable, SchemaMismatch
-from pacs.telemetry import AssociationEnded, OperationFinished, ServerReady
+from pacs.telemetry import AssociationEnded, OperationFinished, ServerReady, WebReady
 from pacs.testing import serving, study, write
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def process(folder, *words, stderr=subprocess.PIPE, **options):
     `options` are those of `Popen`.
     """
     command = [sys.executable, "-m", "pacs", "serve", "--port", "0", "--set", f"files.url={folder}/files"]
-    command += ["--set", f"database.url=sqlite:///{folder}/pacs.db", *words]
+    command += ["--set", f"database.url=sqlite:///{folder}/pacs.db", "--set", "web.enabled=false", *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, **options) as serving:
         try:
             ready = READY.fullmatch(serving.stdout.readline())
@@ -140,9 +140,12 @@ def test_a_port_that_is_taken_is_a_sentence_and_not_a_traceback(pacs):
         taken.listen()
         port = taken.getsockname()[1]
         result = pacs("serve", "--port", port)
-    assert result.exit_code == 2
+        web = pacs("serve", "--port", 0, "--set", f"web.port={port}")
+    assert (result.exit_code, web.exit_code) == (2, 2)
     assert f"pacs: cannot listen on 127.0.0.1:{port}" in result.stderr
     assert "expected server.host to be ours and server.port to be free" in result.stderr
+    assert f"pacs: cannot listen for HTTP on 127.0.0.1:{port}" in web.stderr
+    assert "web.port to be free: name another one, or set web.enabled = false" in web.stderr
 
 
 def test_an_object_store_is_refused_until_there_is_one(pacs):
@@ -172,11 +175,13 @@ def test_readiness_is_published_with_the_port_that_was_taken(tmp_path):
 
     heard = []
     settings = {"server.port": 0, "database.url": f"sqlite:///{tmp_path}/x.db", "files.url": str(tmp_path / "files")}
+    settings |= {"web.enabled": True, "web.port": 0}
     with Archive(from_settings(settings)) as archive:
         archive.events.subscribe(heard.append)
         archive.start()
-        assert heard == [ServerReady(ae_title="PACS", host="127.0.0.1", port=archive.port)]
-        assert archive.port != 0
+        dicom = ServerReady(ae_title="PACS", host="127.0.0.1", port=archive.port)
+        assert heard == [dicom, WebReady(host="127.0.0.1", port=archive.web_port)]
+        assert 0 not in (archive.port, archive.web_port)
 
 
 def test_what_was_stored_is_there_after_a_restart(tmp_path):

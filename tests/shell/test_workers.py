@@ -186,7 +186,8 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tm
 def settings(folder, **others):
     """The configuration of a server that keeps its data in a folder."""
     url = others.pop("url", "") or f"sqlite:///{folder}/pacs.db"
-    return from_settings({"server.port": 0, "database.url": url, "files.url": f"{folder}/files"} | others)
+    fixed = {"server.port": 0, "web.enabled": False, "database.url": url, "files.url": f"{folder}/files"}
+    return from_settings(fixed | others)
 
 
 FAILING = """
@@ -205,7 +206,7 @@ main(sys.argv[1:])
 
 def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path):
     """After a few tries, each of which says why; nothing is said to be ready, and no marker is lost."""
-    command = [sys.executable, "-c", FAILING, "serve", "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-c", FAILING, "serve", "--port", "0", "--workers", "2", "--set", "web.port=0"]
     ran = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True,
         timeout=30, check=False,
