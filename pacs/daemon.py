@@ -202,13 +202,13 @@ class Archive:
         return Oversight(
             index=self.index,
             files=self.files,
-            peers=self.peers,
             events=self.events,
             ae_title=config.server.ae_title,
-            address=lambda: (config.server.host, self.port),
+            address=lambda: (self.config.server.host, self.port),
             is_accepting=lambda: self._server.is_accepting,
+            is_peer=lambda ae_title: self.peers.find(ae_title) is not None,
             workers=config.server.workers,
-            most_associations=config.limits.associations,
+            most_associations=lambda: self.config.limits.associations,
             counts=config.metrics.enabled,
         )
 

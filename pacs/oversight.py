@@ -12,7 +12,6 @@ from pacs.health import Health, Probe, Watch
 from pacs.index.database import Index
 from pacs.metrics.counters import Counters
 from pacs.metrics.counting import ACTIVE, DIED, PROCESS, Counting
-from pacs.services.peers import Peers
 from pacs.telemetry import Diagnosed, Event, EventStream
 from pacs.web.insight import Insight
 
@@ -28,8 +27,8 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not b
 class Oversight:
     """Looks at one archive, made of its parts. `address` is the one it listens on, once it does.
 
-    `counts` is whether events are counted. With several workers each has an oversight of its own that joins that of the
-    archive which prepared.
+    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted. With several
+    workers each has an oversight of its own that joins that of the archive which prepared.
     """
 
     def __init__(
@@ -37,17 +36,17 @@ class Oversight:
         *,
         index: Index,
         files: FileStore,
-        peers: Peers,
         events: EventStream,
         ae_title: str,
         address: Callable[[], tuple[str, int]],
         is_accepting: Callable[[], bool],
+        is_peer: Callable[[str], bool],
         workers: int,
-        most_associations: int,
+        most_associations: Callable[[], int],
         counts: bool,
     ) -> None:
-        self._index, self._files, self._peers, self._events = index, files, peers, events
-        self._ae_title, self._address = ae_title, address
+        self._index, self._files, self._events = index, files, events
+        self._ae_title, self._address, self._is_peer = ae_title, address, is_peer
         self._workers, self._most_associations = workers, most_associations
         self._counters = Counters(workers) if counts else None
         self._database = Probe(index.ping)
@@ -69,7 +68,7 @@ class Oversight:
             region = self._counters.of(worker)
             region.clear([ACTIVE])
             region.set({(PROCESS,): os.getpid()})
-            self._events.subscribe(Counting(region, lambda title: self._peers.find(title) is not None))
+            self._events.subscribe(Counting(region, self._is_peer))
 
     def join(self, prepared: "Oversight", worker: int) -> None:
         """Count as that worker among those of the archive which prepared."""
@@ -97,7 +96,7 @@ class Oversight:
         free, total = NOT_A_NUMBER, NOT_A_NUMBER
         with suppress(StorageUnavailable):
             free, total = self._files.space()
-        facts = Facts(database=self._index.dialect, workers=self._workers, most_associations=self._most_associations)
+        facts = Facts(database=self._index.dialect, workers=self._workers, most_associations=self._most_associations())
         moment = Moment(
             database_up=not database.reason,
             database_seconds=NOT_A_NUMBER if database.reason else database.seconds,

@@ -134,7 +134,7 @@ def _web(config: "Config") -> Finding:
 def _answers_http(host: str, port: int) -> bool:
     from http.client import HTTPConnection, HTTPException
 
-    with closing(HTTPConnection(_reached(host), port, timeout=5)) as connection:
+    with closing(HTTPConnection(_reached(host), port, timeout=2)) as connection:
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200
