@@ -27,8 +27,8 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not b
 class Oversight:
     """Looks at one archive, made of its parts. `address` is the one it listens on, once it does.
 
-    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted. With several
-    workers each has an oversight of its own that joins that of the archive which prepared.
+    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted. With
+    several workers each has an oversight of its own that joins that of the archive which prepared.
     """
 
     def __init__(
