@@ -72,8 +72,6 @@ class Handlers:
         """Storage as SCP (PS3.4 B.2): success is said when the bytes are on disk and the row is committed."""
         with operating(Service.STORE, association, message, self.publish, self.auditor) as operation:
             request = operation.request
-            instances = (request.affected_sop_instance_uid or "",)
-            operation.subject = Subject(instances=instances)
             with self.storage.receive(
                 request.affected_sop_class_uid or "",
                 request.affected_sop_instance_uid or "",
@@ -83,9 +81,8 @@ class Handlers:
                 for fragment in message.fragments():
                     reception.write(fragment)
                 stored = reception.finish()
-            operation.subject = Subject(
-                patients=(stored.patient_id,), studies=(stored.study_instance_uid,), instances=instances
-            )
+            if self.auditor.is_on:
+                operation.subject = Subject(patients=(stored.patient_id,), studies=(stored.study_instance_uid,))
             code = status.COERCION if stored.warnings else status.SUCCESS
             operation.respond(request.response(code, error_comment="; ".join(stored.warnings)))
 
