@@ -34,6 +34,9 @@ class Subject:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
+NOTHING = Subject()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One line. `operation` is a DIMSE service such as "C-STORE", or "delete", "export" or "import".

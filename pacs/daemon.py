@@ -77,6 +77,7 @@ class Archive:
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
         self._addresses = addresses_of(config)
         self._server = Server(self._addresses, settings, publish=self.oversight.publish)
+        self._web_tls = secure.web_context(certificates_of(config)) if config.web.enabled and config.web.tls else None
         self._web = self._http() if config.web.enabled else None
         self._closing = threading.Lock()
 
@@ -150,7 +151,8 @@ class Archive:
             ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
         )
         if self._web is not None:
-            self.events.publish(WebReady(host=self.config.web.host, port=self.web_port))
+            web = self.config.web
+            self.events.publish(WebReady(host=web.host, port=self.web_port, is_secure=web.tls))
 
     @property
     def secure_port(self) -> int:
@@ -166,7 +168,10 @@ class Archive:
         next start are returned. Raises ConfigurationError, and nothing has changed then.
         """
         usable, at_start = _usable(self.config, config)
-        self._server.configure(self._build(usable))
+        settings = self._build(usable)
+        if self._web_tls is not None:
+            secure.renew(self._web_tls, certificates_of(usable))
+        self._server.configure(settings)
         self.files.least_free = usable.limits.free_space
         self.auditor.reopen()
         self.config = usable
@@ -221,11 +226,11 @@ class Archive:
         return Oversight(
             index=self.index,
             files=self.files,
-            is_peer=lambda title: self.peers.find(title) is not None,
             events=self.events,
             ae_title=config.server.ae_title,
-            address=lambda: (config.server.host, self.port),
+            address=lambda: (self.config.server.host, self.port),
             is_accepting=lambda: self._server.is_accepting,
+            is_peer=lambda ae_title: self.peers.find(ae_title) is not None,
             workers=config.server.workers,
             most_associations=lambda: self.config.limits.associations,
             protection=lambda: ourselves(self.config) if self.config.tls.only else None,
@@ -240,7 +245,8 @@ class Archive:
 
             return application(self.oversight.insight)
 
-        return WebServer(self.config.web.host, self.config.web.port, make)
+        web = self.config.web
+        return WebServer(web.host, web.port, make, self._web_tls)
 
     def _build(self, config: Config) -> Settings:
         """Build what can be built anew while a server runs: the services, and what the DIMSE mouth goes by.

@@ -28,8 +28,8 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not b
 class Oversight:
     """Looks at one archive, made of its parts. `address` is the one it listens on, once it does, with `protection`.
 
-    `counts` is whether events are counted. With several workers each has an oversight of its own that joins that of the
-    archive which prepared.
+    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted. With
+    several workers each has an oversight of its own that joins that of the archive which prepared.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Oversight:
         *,
         index: Index,
         files: FileStore,
-        is_peer: Callable[[str], bool],
         events: EventStream,
         ae_title: str,
         address: Callable[[], tuple[str, int]],
         is_accepting: Callable[[], bool],
+        is_peer: Callable[[str], bool],
         workers: int,
         most_associations: Callable[[], int],
         protection: Callable[[], Protection | None],

@@ -61,6 +61,7 @@ class WebReady(Event):
     LEVEL: ClassVar[int] = logging.DEBUG
     host: str
     port: int
+    is_secure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

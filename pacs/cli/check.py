@@ -144,18 +144,25 @@ def _web(config: "Config") -> Finding:
     try:
         socket.create_server((web.host, web.port), family=family).close()
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _answers_http(web.host, web.port):
-            return Finding("web", True, f"answers on http://{web.host}:{web.port}/healthz")
+        if error.errno == errno.EADDRINUSE and _answers_http(config):
+            scheme = "https" if web.tls else "http"
+            return Finding("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         mend = "change web.host or web.port, or set web.enabled = false"
         return Finding("web", False, f"cannot listen on {web.host}:{web.port} ({why}): {mend}")
     return Finding("web", True, f"{web.host}:{web.port} is free to listen on")
 
 
-def _answers_http(host: str, port: int) -> bool:
-    from http.client import HTTPConnection, HTTPException
+def _answers_http(config: "Config") -> bool:
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-    with closing(HTTPConnection(_reached(host), port, timeout=5)) as connection:
+    from pacs.daemon import ourselves
+
+    web = config.web
+    host = _reached(web.host)
+    plain = HTTPConnection(host, web.port, timeout=2)
+    asked = HTTPSConnection(host, web.port, timeout=2, context=ourselves(config).context) if web.tls else plain
+    with closing(asked) as connection:
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200

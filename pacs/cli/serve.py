@@ -33,7 +33,8 @@ def serve(read: "Callable[[], Config]") -> None:
             click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}")
         if isinstance(event, WebReady):
             host = f"[{event.host}]" if ":" in event.host else event.host
-            click.echo(f"pacs answers http://{host}:{event.port}/healthz, /readyz and /metrics")
+            scheme = "https" if event.is_secure else "http"
+            click.echo(f"pacs answers {scheme}://{host}:{event.port}/healthz, /readyz and /metrics")
 
     def say_goodbye() -> None:
         if sys.stderr.isatty():

@@ -232,6 +232,7 @@ class Web(Section):
     enabled: bool = True
     host: Host = "127.0.0.1"
     port: Port = 8080
+    tls: bool = False
 
 
 class Limits(Section):
@@ -357,6 +358,8 @@ class Config(Section):
         tls = self.tls
         if tls.enabled and not (tls.certificate and tls.key):
             raise ValueError("tls.enabled = true needs tls.certificate and tls.key: expected the paths of PEM files")
+        if self.web.tls and not (tls.certificate and tls.key):
+            raise ValueError("web.tls = true needs tls.certificate and tls.key: expected the paths of PEM files")
         if tls.only and not tls.enabled:
             raise ValueError("tls.only = true: expected tls.enabled = true as well, or nothing is listened on")
         if tls.client_certificates != "none" and not tls.ca:

@@ -83,8 +83,6 @@ class Handlers:
         """Storage as SCP (PS3.4 B.2): success is said when the bytes are on disk and the row is committed."""
         with operating(Service.STORE, association, message, self.publish, self.auditor) as operation:
             request = operation.request
-            instances = (request.affected_sop_instance_uid or "",)
-            operation.subject = Subject(instances=instances)
             self.access.require(association.calling_ae_title, Right.STORE)
             with self.storage.receive(
                 request.affected_sop_class_uid or "",
@@ -95,9 +93,8 @@ class Handlers:
                 for fragment in message.fragments():
                     reception.write(fragment)
                 stored = reception.finish()
-            operation.subject = Subject(
-                patients=(stored.patient_id,), studies=(stored.study_instance_uid,), instances=instances
-            )
+            if self.auditor.is_on:
+                operation.subject = Subject(patients=(stored.patient_id,), studies=(stored.study_instance_uid,))
             code = status.COERCION if stored.warnings else status.SUCCESS
             operation.respond(request.response(code, error_comment="; ".join(stored.warnings)))
 

@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
-from pacs.audit import Auditor, Record, Subject
+from pacs.audit import NOTHING, Auditor, Record
 from pacs.cancellation import Cancellation
 from pacs.dimse import status
 from pacs.dimse.association import Association
@@ -38,7 +39,7 @@ class Operation:
         self.counts: Mapping[str, int] = {}
         self.status: int | None = None
         self.comment = ""
-        self.subject = Subject()
+        self.subject = NOTHING
 
     def respond(self, response: Command, data_set: bytes | None = None) -> None:
         """Send a response; it is on the wire when this returns. Raises AssociationLost."""
@@ -146,12 +147,12 @@ def _finished(service: Service, operation: Operation, duration: float) -> Operat
 
 
 def _record(service: Service, operation: Operation) -> Record:
-    association = operation.association
+    association, stored = operation.association, operation.request.affected_sop_instance_uid
     return Record(
         operation=service.value,
         user=association.user or None,
         outcome=status_class(_status(operation)),
-        subject=operation.subject,
+        subject=replace(operation.subject, instances=(stored,)) if stored else operation.subject,
         status=_status(operation),
         comment=operation.comment,
         association=association.id,

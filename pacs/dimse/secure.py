@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -54,6 +54,20 @@ def acceptor_context(files: Certificates) -> ssl.SSLContext:
         _load_theirs(context, files.ca)
     context.verify_mode = _DEMANDS[files.of_clients]
     return context
+
+
+def web_context(files: Certificates) -> ssl.SSLContext:
+    """How browsers and other clients of the web port are answered. Raises ConfigurationError."""
+    return acceptor_context(replace(files, of_clients="none"))
+
+
+def renew(context: ssl.SSLContext, files: Certificates) -> None:
+    """Have a context show the certificate that is in the files now, from the next connection on.
+
+    Raises ConfigurationError, and nothing has changed then.
+    """
+    web_context(files)
+    _load_ours(context, files)
 
 
 def requestor_context(files: Certificates, *, is_pinned: bool) -> ssl.SSLContext:

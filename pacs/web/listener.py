@@ -8,6 +8,7 @@ for one more: beyond `MOST_CONNECTIONS` the one that waits longest makes room.
 import asyncio
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,15 +34,18 @@ STOPPING = 5.0
 
 
 class WebServer:
-    """Answers HTTP on one address, by the application that `make` makes, in a thread of its own.
+    """Answers HTTP on one address, with `tls` HTTPS, by the application that `make` makes, in a thread of its own.
 
     What it needs is imported in that thread: nobody waits for it. It serves alone, or as one of several workers, which
     share the listener.
     """
 
-    def __init__(self, host: str, port: int, make: Callable[[], Application]) -> None:
+    def __init__(
+        self, host: str, port: int, make: Callable[[], Application], tls: ssl.SSLContext | None = None
+    ) -> None:
         self._host, self._port = host, port
         self._make = make
+        self._tls = tls
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -91,7 +95,7 @@ class WebServer:
     def _run(self) -> None:
         listener = self._listener
         try:
-            server = _server(self._make())
+            server = _server(self._make(), self._tls)
             with self._lock:
                 if self._is_over:
                     return
@@ -101,7 +105,7 @@ class WebServer:
             logging.getLogger("pacs").exception("the web listener failed")
 
 
-def _server(application: Application) -> "uvicorn.Server":
+def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Server":
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -176,4 +180,6 @@ def _server(application: Application) -> "uvicorn.Server":
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=LONGEST_HEAD,
     )
+    config.load()
+    config.ssl = tls
     return uvicorn.Server(config)

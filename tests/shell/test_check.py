@@ -31,6 +31,21 @@ def test_all_is_well_on_the_defaults(pacs):
     assert "SQLite" in result.stdout
 
 
+def test_a_web_port_that_is_taken_is_found_unless_by_our_own_server(pacs, tmp_path):
+    """What to change is said."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        taken.settimeout(0)
+        port = taken.getsockname()[1]
+        found = checked(pacs, f"web.port={port}").stdout
+    assert f"FAIL web: cannot listen on 127.0.0.1:{port} (Address already in use): change web.host or web.port" in found
+    with serving(tmp_path / "running", {"web.enabled": True, "web.port": 0}) as archive:
+        port = archive.web_port
+        found = checked(pacs, f"web.port={port}").stdout
+    assert f"ok   web: answers on http://127.0.0.1:{port}/healthz" in found
+
+
 def test_no_probe_is_left_behind(pacs, tmp_path):
     """Neither committed nor half-written."""
     checked(pacs)

@@ -1,0 +1,46 @@
+"""The web port with TLS: HTTPS by the certificate of [tls], also one that was renewed."""
+
+import hashlib
+import os
+import socket
+import ssl
+import urllib.request
+
+import pytest
+
+from pacs.errors import ConfigurationError
+from pacs.testing import serving
+from tests.certificates import Authority
+
+
+def settings(pair):
+    """An archive that answers HTTPS."""
+    web = {"web.enabled": True, "web.port": 0, "web.tls": True}
+    return web | {"tls.certificate": pair.certificate, "tls.key": pair.key}
+
+
+def test_https_is_answered_with_the_certificate_that_is_in_the_file(tmp_path):
+    """Whoever trusts its signer gets an answer; after a renewal and a reload the new one is shown, in the same file."""
+    authority = Authority(tmp_path)
+    first, second = authority.sign("pacs", "localhost"), authority.sign("renewed", "localhost")
+    trusting = ssl.create_default_context(cafile=authority.path)
+    with serving(tmp_path / "pacs", settings(first)) as archive:
+
+        def shown():
+            plain = socket.create_connection(("127.0.0.1", archive.web_port), 10)
+            with trusting.wrap_socket(plain, server_hostname="localhost") as encrypted:
+                return hashlib.sha256(encrypted.getpeercert(binary_form=True)).hexdigest()
+
+        with urllib.request.urlopen(f"https://localhost:{archive.web_port}/healthz", context=trusting) as answer:
+            assert (answer.status, answer.read()) == (200, b"ok\n")
+        assert shown() == first.fingerprint
+        os.replace(second.certificate, first.certificate)
+        os.replace(second.key, first.key)
+        archive.reload(archive.config)
+        assert shown() == second.fingerprint
+
+
+def test_https_without_a_certificate_is_refused(tmp_path):
+    """By the keys it needs."""
+    with pytest.raises(ConfigurationError, match=r"needs tls\.certificate"), serving(tmp_path, {"web.tls": True}):
+        pass
