@@ -29,7 +29,7 @@ from pacs.index.writer import StoredInstance
 
 FIRST_PAGE, GROWTH, PAGE, LARGEST_PAGE = 20, 4, 200, 2000
 """How many candidates are read at once: the first answers come soon, and the pages behind them grow."""
-FEW = 1000
+FEW = 10_000
 """So many rows of a level or fewer are where SQLite begins a search."""
 SCAN_LIMIT = 200_000
 """How many candidates one query may have judged row by row because of its keys."""
