@@ -1,5 +1,6 @@
 """The house: every part of the archive built from a `Config`, started, drained and stopped."""
 
+import errno
 import signal
 import socket
 import threading
@@ -132,7 +133,11 @@ class Archive:
             web = self.config.web
             why = f"cannot listen for HTTP on {web.host}:{web.port} ({error.strerror})"
             mend = "expected web.host to be ours and web.port to be free: name another one, or set web.enabled = false"
-            raise ConfigurationError(f"{why}: {mend}") from error
+            if error.errno != errno.EADDRINUSE or web.port != configuration.Web().port:
+                raise ConfigurationError(f"{why}: {mend}") from error
+            # Nobody chose this one, and it is often taken: images are taken in all the same.
+            self._web = None
+            self.events.publish(Diagnosed(sentence=f"{why}, HTTP is not answered: {mend}"))
 
     def _answer(self) -> None:
         """Answer HTTP from now on."""

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -146,6 +146,19 @@ def test_a_port_that_is_taken_is_a_sentence_and_not_a_traceback(pacs):
     assert "expected server.host to be ours and server.port to be free" in result.stderr
     assert f"pacs: cannot listen for HTTP on 127.0.0.1:{port}" in web.stderr
     assert "web.port to be free: name another one, or set web.enabled = false" in web.stderr
+
+
+def test_the_default_web_port_that_is_taken_keeps_nobody_from_storing(tmp_path):
+    """Nobody chose it: the server serves without, and the log says so."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # then another one has it, and it is taken all the same
+            stack.enter_context(socket.create_server(("127.0.0.1", 8080)))
+        words = ("--set", "web.enabled=true", "--set", "web.port=8080")
+        with process(tmp_path, *words) as server:
+            echo("127.0.0.1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
+            server.send_signal(signal.SIGTERM)
+            _, err = server.communicate(timeout=20)
+    assert "HTTP is not answered: expected web.host to be ours and web.port to be free" in err
 
 
 def test_an_object_store_is_refused_until_there_is_one(pacs):
