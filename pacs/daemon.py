@@ -16,6 +16,7 @@ from pacs.dimse import association
 from pacs.dimse.handlers import Handlers
 from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.places import Share
+from pacs.dimse.reporting import Reporter
 from pacs.dimse.retrieving import Patience
 from pacs.dimse.server import Server
 from pacs.errors import ConfigurationError, StorageUnavailable
@@ -23,6 +24,7 @@ from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
+from pacs.services.commitment import Bounds, Commitments, Schedule
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
@@ -67,7 +69,16 @@ class Archive:
         )
         self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
         self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
+        self.commitments = Commitments(
+            self.index,
+            self.files,
+            unknown_sop_classes=config.storage.unknown_sop_classes,
+            schedule=_schedule(config.commitment),
+            bounds=_bounds(config.commitment),
+            publish=self.events.publish,
+        )
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
+        self._reporter = self._commitment_reporter()
         self._server = self._dimse()
         self._closing = threading.Lock()
 
@@ -90,6 +101,7 @@ class Archive:
         self.prepare()
         self._server.start()
         self.announce()
+        self._reporter.start()
 
     def prepare(self) -> None:
         """Do what is done once for a server: open, clear what an unclean stop left, listen; accept nothing yet.
@@ -101,6 +113,7 @@ class Archive:
         with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
             self.files.start()
             self._recovery.begin()
+        self.commitments.hasten()
         server = self.config.server
         try:
             self._server.listen()
@@ -123,6 +136,7 @@ class Archive:
         self.index.is_recoverable = True
         self.files.join()
         self._server.join(prepared._server.listeners, places)
+        self._reporter.start()
         self.port = self._server.port
 
     def stop_listening(self) -> None:
@@ -142,6 +156,7 @@ class Archive:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
         with self._closing:
+            self._reporter.stop()
             self.files.close()
             self._recovery.end()
             self.index.close()
@@ -154,6 +169,8 @@ class Archive:
             storage=self.storage,
             queries=self.queries,
             retrieves=self.retrieves,
+            commitments=self.commitments,
+            reporter=self._reporter,
             peers=self.peers,
             publish=self.events.publish,
             ae_title=config.server.ae_title,
@@ -168,6 +185,17 @@ class Archive:
             limits=limits,
             associations=config.limits.associations,
             publish=self.events.publish,
+        )
+
+    def _commitment_reporter(self) -> Reporter:
+        config = self.config
+        return Reporter(
+            self.commitments,
+            self.peers,
+            self.events.publish,
+            config.server.ae_title,
+            idle=config.commitment.same_association_seconds,
+            limits=_association_limits(config.limits),
         )
 
     def _policy(self) -> AcceptorPolicy:
@@ -199,6 +227,20 @@ def _association_limits(limits: configuration.Limits) -> association.Limits:
 def _patience(limits: configuration.Limits) -> Patience:
     return Patience(
         pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
+    )
+
+
+def _schedule(commitment: configuration.Commitment) -> Schedule:
+    return Schedule(
+        first=commitment.first_retry_seconds,
+        longest=commitment.longest_retry_seconds,
+        give_up=commitment.give_up_seconds,
+    )
+
+
+def _bounds(commitment: configuration.Commitment) -> Bounds:
+    return Bounds(
+        instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer
     )
 
 

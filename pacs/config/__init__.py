@@ -4,12 +4,13 @@ Only the doors and the house read it; every other room gets plain values in its 
 all at once: the key, the value, where it came from and what was expected.
 """
 
-from pacs.config.model import Config, Limits, Peer, is_loopback
+from pacs.config.model import Commitment, Config, Limits, Peer, is_loopback
 from pacs.config.peers import add_peer
 from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
 
 __all__ = [
     "DEFAULT_FILE",
+    "Commitment",
     "Config",
     "Limits",
     "Peer",

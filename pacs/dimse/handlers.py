@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pacs.dicom import identifier
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
 from pacs.dicom.identifier import Selection
 from pacs.dicom.levels import MODELS, Model
 from pacs.dicom.pending import Pending
@@ -11,17 +12,19 @@ from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.carriers import Carrier, Connect, Destination, OwnAssociation
-from pacs.dimse.command import CommandField
+from pacs.dimse.command import Command, CommandField
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
+from pacs.dimse.reporting import STORAGE_COMMITMENT_INSTANCE, Reporter
 from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
 from pacs.dimse.suboperations import Proposal, Sender
 from pacs.dimse.waiting import Vigil
-from pacs.errors import DestinationUnreachable, UnknownDestination
+from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, NotAuthorized, UnknownDestination
 from pacs.index.writer import StoredInstance
+from pacs.services.commitment import Commitments
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
@@ -29,6 +32,9 @@ from pacs.services.storage import Storage
 from pacs.telemetry import Diagnosed
 
 Handler = Callable[[Association, Message], None]
+
+REQUEST_STORAGE_COMMITMENT = 1
+"""The Action Type ID of PS3.4 Table J.3-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Handlers:
     storage: Storage
     queries: QueryService
     retrieves: RetrieveService
+    commitments: Commitments
+    reporter: Reporter
     peers: Peers
     publish: Publish
     ae_title: str
@@ -46,6 +54,8 @@ class Handlers:
     patience: Patience = field(default_factory=Patience)
     limits: Limits = field(default_factory=Limits)
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
+    may_commit: Callable[[str], bool] = lambda _ae_title: True
+    """(calling AE title): whether it may ask for storage commitment."""
 
     def table(self) -> Mapping[int, Handler]:
         """The handler of each request, by Command Field (PS3.7 E.1)."""
@@ -55,6 +65,7 @@ class Handlers:
             CommandField.C_FIND: self.find,
             CommandField.C_MOVE: self.move,
             CommandField.C_GET: self.get,
+            CommandField.N_ACTION: self.commit,
         }
 
     # --- C-ECHO and C-STORE -------------------------------------------------------------------------------------
@@ -198,6 +209,34 @@ class Handlers:
             priority=request.priority or 0,
             originator=(operation.association.calling_ae_title, request.message_id),
         )
+
+
+    # --- N-ACTION -----------------------------------------------------------------------------------------------
+
+    def commit(self, association: Association, message: Message) -> None:
+        """Request Storage Commitment (PS3.4 J.3.2): answered when it is durable; what comes of it is reported later."""
+        with operating(Service.COMMIT, association, message, self.publish) as operation:
+            if not self.may_commit(association.calling_ae_title):
+                raise NotAuthorized("Storage commitment is not offered to this AE")
+            _check_action(operation.request)
+            asked = self._asked(message)
+            claim = self.commitments.request(association.calling_ae_title, asked)
+            operation.counts = {"instances": len(asked.references)}
+            operation.respond(operation.request.response(status.SUCCESS))
+            self.reporter.asked(claim, association)
+
+    def _asked(self, message: Message) -> Request:
+        most = self.commitments.bounds.instances
+        data = message.read(most * BYTES_PER_REFERENCE)
+        return parse_request(data, message.context.transfer_syntax, most)
+
+
+def _check_action(request: Command) -> None:
+    """Raise NoSuchInstance or NoSuchAction for any other action than that of the Push Model (PS3.4 J.3.2, J.3.5)."""
+    if request.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
+        raise NoSuchInstance(f"Storage commitment is asked of {STORAGE_COMMITMENT_INSTANCE}")
+    if request.action_type != REQUEST_STORAGE_COMMITMENT:
+        raise NoSuchAction(f"The Action Type ID of a request is {REQUEST_STORAGE_COMMITMENT}")
 
 
 def _carrier(instances: Sequence[StoredInstance], connect: Connect, associations: int) -> Carrier:

@@ -109,7 +109,7 @@ def operating(service: Service, association: Association, message: Message, publ
             _answer(operation, status.refusal(service, error))
         except Exception:
             logging.getLogger("pacs").exception("%s failed", service.value)
-            _answer(operation, status.UNEXPECTED)
+            _answer(operation, status.unexpected(service))
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
 
