@@ -239,9 +239,7 @@ def _schedule(commitment: configuration.Commitment) -> Schedule:
 
 
 def _bounds(commitment: configuration.Commitment) -> Bounds:
-    return Bounds(
-        instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer
-    )
+    return Bounds(instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer)
 
 
 def _index(config: Config) -> Index:

@@ -231,7 +231,11 @@ def _order(transfer_syntaxes: Sequence[str]) -> str:
 
 def _statuses(service: Service) -> str:
     """The table of a service's statuses: how it ends by itself, then by errors, in the order of their codes."""
-    unexpected = (f"{status.unexpected(service).status:04X}", "A failure of the server itself, see its log.", words.COMMENT)
+    unexpected = (
+        f"{status.unexpected(service).status:04X}",
+        "A failure of the server itself, see its log.",
+        words.COMMENT,
+    )
     rows = sorted([*(_error(service, each) for each in words.ERRORS[service]), unexpected])
     return _table(("status", "meaning", "with"), (*words.ENDS[service], *rows))
 

@@ -210,7 +210,6 @@ class Handlers:
             originator=(operation.association.calling_ae_title, request.message_id),
         )
 
-
     # --- N-ACTION -----------------------------------------------------------------------------------------------
 
     def commit(self, association: Association, message: Message) -> None:

@@ -168,7 +168,9 @@ class Reporter:
             self._verified(claim)
             seconds = self._idle + self._limits.message
             self._commitments.keep(claim, seconds + self._limits.message + MARGIN)
-            errand = Errand(self._idle, time.monotonic() + seconds, self._sender(claim), self._ended(claim, association))
+            errand = Errand(
+                self._idle, time.monotonic() + seconds, self._sender(claim), self._ended(claim, association)
+            )
         finally:
             is_given = association.errands.give(errand)
         return is_given
@@ -258,9 +260,7 @@ class Reporter:
     def _send(self, association: Association, message_id: int, verified: Verified) -> None:
         """Send an N-EVENT-REPORT-RQ. Raises AssociationLost."""
         context = next(
-            each
-            for each in association.contexts.values()
-            if each.abstract_syntax == STORAGE_COMMITMENT and each.as_scp
+            each for each in association.contexts.values() if each.abstract_syntax == STORAGE_COMMITMENT and each.as_scp
         )
         report = verified.report
         command = Command.request(

@@ -323,7 +323,7 @@ class Server:
                 self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
 
     def _next(self, association: Association) -> Message | None:
-        """The next message, None at the end; meanwhile what we have to say ourselves is said. Raises AssociationLost."""
+        """The next message, None at the end; our own errands are run until it comes. Raises AssociationLost."""
         return association.receive(association.errands.run(association, self._limits.idle))
 
     def _refuse(self, association: Association, message: Message, code: int, comment: str) -> None:

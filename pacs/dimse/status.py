@@ -1,7 +1,7 @@
 """Status codes by name, and the one table that says which code an error of the core is on the wire.
 
-PS3.7 Annex C gives the general codes, PS3.4 B.2.3, C.4.1.1.4, C.4.2.1.5, C.4.3.1.4 and J.3.2 those of each service. Codes of
-a range (A7xx, A9xx, Cxxx) are ours to assign; the conformance statement prints them from here.
+PS3.7 Annex C gives the general codes, PS3.4 B.2.3, C.4.1.1.4, C.4.2.1.5, C.4.3.1.4 and J.3.2 those of each
+service. Codes of a range (A7xx, A9xx, Cxxx) are ours to assign; the conformance statement prints them from here.
 """
 
 from dataclasses import dataclass
@@ -94,7 +94,6 @@ class Refusal:
     status: int
     comment: str
     tags: tuple[int, ...]
-
 
 
 def unexpected(service: Service) -> Refusal:

@@ -118,7 +118,7 @@ class LocalFiles:
     def secure(self, keys: Collection[str]) -> None:
         """Have it that these objects survive a power cut, whoever wrote them. Raises StorageUnavailable."""
         with _WRITING:
-            # A descriptor of its own: the system tells of a failure once to each, and the journal has to hear of it too.
+            # A descriptor of its own: the system tells each of a failure once, and the journal has to hear of it too.
             descriptor = open_folder(self._root)
             try:
                 self._sync(keys, descriptor if len(keys) > FEW else None)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
+    and_,
     case,
     cast,
     delete,
@@ -59,7 +60,7 @@ class Transaction:
 
 
 def add(
-    index: Index, peer: str, transaction_uid: str, requested: bytes, seconds: float, most: int, most_of_peer: int
+    index: Index, peer: str, transaction_uid: str, requested: bytes, *, seconds: float, most: int, most_of_peer: int
 ) -> Claim:
     """Enter a transaction, durably, and claim it for some seconds.
 
@@ -87,7 +88,7 @@ def add(
 
 
 def claim(index: Index, seconds: float) -> Claim | None:
-    """Claim, for some seconds, the transaction that has been due longest; None when none is. Raises IndexUnavailable."""
+    """Claim for some seconds what has been due longest; None when nothing is. Raises IndexUnavailable."""
 
     def work(connection: Connection) -> Claim | None:
         now = _now(connection)
@@ -210,9 +211,12 @@ def _microseconds(seconds: float) -> int:
 
 
 def _is(claimed: Claim) -> ColumnElement[bool]:
-    """The row of a claim that still holds."""
-    return (commitment.c.id == claimed.id) & (commitment.c.claim == claimed.number) & (
-        commitment.c.transaction_uid == claimed.transaction_uid
+    """The row of a claim that still holds: nobody else has it, and it was not given back."""
+    return and_(
+        commitment.c.id == claimed.id,
+        commitment.c.claim == claimed.number,
+        commitment.c.transaction_uid == claimed.transaction_uid,  # an id of SQLite's may be used again
+        commitment.c.claimed_until.is_not(None),
     )
 
 

@@ -101,7 +101,13 @@ class Commitments:
         bounds = self.bounds
         requested = _packed([list(each) for each in request.references])
         return commitments.add(
-            self._index, peer, request.transaction_uid, requested, LEASE, bounds.active, bounds.active_of_peer
+            self._index,
+            peer,
+            request.transaction_uid,
+            requested,
+            seconds=LEASE,
+            most=bounds.active,
+            most_of_peer=bounds.active_of_peer,
         )
 
     def hasten(self) -> None:
@@ -165,9 +171,7 @@ class Commitments:
                 raise LostClaim
         return Verified(_report(claim, references, reasons), transaction.age, transaction.attempts)
 
-    def _reasons(
-        self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation
-    ) -> dict[int, int]:
+    def _reasons(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> dict[int, int]:
         """Why there is no commitment to some references, by their place. Each instance is verified once."""
         verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
         for batch in _batches(dict.fromkeys(each.sop_instance_uid for each in references)):
@@ -202,9 +206,7 @@ class _Verification:
     `keep` is called every now and then while it goes on, and may raise.
     """
 
-    def __init__(
-        self, index: Index, files: FileStore, keep: Callable[[], None], cancellation: Cancellation
-    ) -> None:
+    def __init__(self, index: Index, files: FileStore, keep: Callable[[], None], cancellation: Cancellation) -> None:
         self._index, self._files, self._keep, self._cancellation = index, files, keep, cancellation
         self._bytes = 0
         self.stored: dict[str, StoredInstance] = {}

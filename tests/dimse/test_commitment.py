@@ -391,9 +391,7 @@ def test_the_role_of_scp_is_not_given_away(lonely):
     """A requestor that proposes to be SCP of storage commitment stays SCU: its reports are refused."""
     ae = AE("FALSE")
     ae.add_requested_context(PUSH_MODEL)
-    association = ae.associate(
-        "127.0.0.1", lonely.port, ext_neg=[build_role(PUSH_MODEL, scu_role=True, scp_role=True)]
-    )
+    association = ae.associate("127.0.0.1", lonely.port, ext_neg=[build_role(PUSH_MODEL, scu_role=True, scp_role=True)])
     assert association.is_established
     assert [(each.as_scu, each.as_scp) for each in association.accepted_contexts] == [(True, False)]
     association.release()

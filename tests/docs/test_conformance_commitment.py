@@ -191,12 +191,12 @@ def test_every_reference_is_reported_as_often_as_it_was_named(tmp_path):
 def test_who_waits_is_told_on_the_association_of_the_request(tmp_path):
     """Not before the time is over."""
     peer = requester()
-    with having(tmp_path, **{"commitment.same_association_seconds": 0.3}) as archive:
-        with peer.associated(archive.port) as association:
-            began = time.monotonic()
-            assert request(association, STORED) == 0x0000
-            assert peer.report().is_same
-            assert time.monotonic() - began >= 0.3
+    wait = {"commitment.same_association_seconds": 0.3}
+    with having(tmp_path, **wait) as archive, peer.associated(archive.port) as association:
+        began = time.monotonic()
+        assert request(association, STORED) == 0x0000
+        assert peer.report().is_same
+        assert time.monotonic() - began >= 0.3
 
 
 @asks(

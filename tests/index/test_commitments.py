@@ -13,7 +13,7 @@ from tests.databases import opened
 
 def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, most: int = 100, of_peer: int = 100):
     """A transaction entered; claimed for no time unless told otherwise."""
-    return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds, most, of_peer)
+    return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, most=most, most_of_peer=of_peer)
 
 
 def test_a_transaction_is_kept_as_it_was_given(index: Index):

@@ -4,7 +4,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,14 +75,16 @@ def pair(tmp_path_factory):
     """Orthanc and our archive, which know each other, and an instance that Orthanc has sent us."""
     folder = tmp_path_factory.mktemp("pair")
     ours = free_port()
-    with orthanc(folder / "orthanc", ours) as theirs:
-        with serving(folder / "pacs", {"peers": [theirs.row], "server.port": ours}) as archive:
-            (dataset,) = study(series=1, instances=1)
-            content = DicomBytesIO()
-            dcmwrite(content, dataset, enforce_file_format=True)
-            sent = theirs.call("instances", content.getvalue())["ID"]
-            assert theirs.post("modalities/pacs/store", Resources=[sent])["FailedInstancesCount"] == 0
-            yield theirs, archive, dataset, sent
+    with ExitStack() as stack:
+        theirs = stack.enter_context(orthanc(folder / "orthanc", ours))
+        settings = {"peers": [theirs.row], "server.port": ours}
+        archive = stack.enter_context(serving(folder / "pacs", settings))
+        (dataset,) = study(series=1, instances=1)
+        content = DicomBytesIO()
+        dcmwrite(content, dataset, enforce_file_format=True)
+        sent = theirs.call("instances", content.getvalue())["ID"]
+        assert theirs.post("modalities/pacs/store", Resources=[sent])["FailedInstancesCount"] == 0
+        yield theirs, archive, dataset, sent
 
 
 def test_orthanc_is_told_of_a_commitment(pair):
