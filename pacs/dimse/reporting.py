@@ -131,7 +131,7 @@ class Reporter:
             self._release(claim)
 
     def _work(self) -> None:
-        """Do one thing that is to be done, or wait until there is one. Raises LostClaim, IndexUnavailable, Cancelled."""
+        """Do one thing, or wait until there is one to do. Raises LostClaim, IndexUnavailable, Cancelled."""
         with self._state:
             self._is_new = False
             asked = self._asked.popleft() if self._asked else None
