@@ -1,12 +1,14 @@
 """Somebody who asks for storage commitment and takes the reports: pynetdicom's, on both kinds of association."""
 
 import queue
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pydicom import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.pdu import P_DATA_TF
 
 from pacs.testing import uid
 from tests.programs import free_port
@@ -123,12 +125,19 @@ class Requester:
         return self.reports.get(timeout=SECONDS)
 
     def _handlers(self, *, same: bool):
+        answering: deque[Told] = deque()
+
         def told(event):
             calling = event.assoc.requestor.ae_title
-            self.reports.put(Told(same, calling, event.event_type, event.event_information))
+            answering.append(Told(same, calling, event.event_type, event.event_information))
             return (self.answers.pop(0) if self.answers else 0x0000), None
 
-        return [(evt.EVT_N_EVENT_REPORT, told)]
+        def sent(event):
+            # Only now: pynetdicom cannot answer on an association that the test has begun to release.
+            while isinstance(event.pdu, P_DATA_TF) and answering:
+                self.reports.put(answering.popleft())
+
+        return [(evt.EVT_N_EVENT_REPORT, told), (evt.EVT_PDU_SENT, sent)]
 
 
 def request(association, asked: Iterable[tuple[str, str]], transaction: str = "1.2.3.4") -> int:

@@ -82,8 +82,8 @@ class Reporter:
     # --- for the house, and for those who take requests in ------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to verify and report."""
-        self._bell = Bell()
+        """Begin to verify and report, the first time or again after a stop."""
+        self._cancellation, self._bell = Cancellation(), Bell()
         self._thread = threading.Thread(target=self._run, name="pacs-commitment", daemon=True)
         self._thread.start()
 

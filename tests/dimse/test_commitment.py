@@ -167,6 +167,17 @@ def test_who_is_no_peer_is_told_of_in_the_log(tmp_path):
     assert "pacs peers add REQUESTER HOST PORT" in published(archive, Diagnosed)[0].sentence
 
 
+def test_a_peer_that_is_added_is_told_after_the_restart(tmp_path):
+    """Without waiting for a pause to end."""
+    peer = requester()
+    slow = {**NEVER_THERE, "commitment.first_retry_seconds": 3600}
+    with archive_of(tmp_path, **slow) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: published(archive, Diagnosed))
+    with peer.listening(), archive_of(tmp_path, peer, **slow):
+        assert peer.report().committed == STORED
+
+
 def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
     """Without the role nothing is sent: it is tried again."""
     peer = requester(accepts_role=False)
@@ -344,34 +355,31 @@ def test_a_transaction_uid_that_is_active_is_refused(tmp_path):
             assert peer.report().committed == STORED[:1]
 
 
-def quickly(asked):
-    """The bytes of a request in explicit VR little endian, which pydicom would take ten seconds for."""
+def ui(element, uid):
+    """An element of group 0008 and VR UI; pydicom would take ten seconds for as many as are needed here."""
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    return struct.pack("<HH2sH", 0x0008, element, b"UI", len(value)) + value
 
-    def ui(element, uid):
-        value = uid.encode() + b"\0" * (len(uid) % 2)
-        return struct.pack("<HH2sH", 0x0008, element, b"UI", len(value)) + value
 
-    yield ui(0x1195, "1.2.3.4")
-    yield struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, 0xFFFFFFFF)
-    for sop_class, instance in asked:
-        item = ui(0x1150, sop_class) + ui(0x1155, instance)
-        yield struct.pack("<HHL", 0xFFFE, 0xE000, len(item)) + item
-    yield struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+def items(contents):
+    """Items of these contents."""
+    return b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in contents)
 
 
 def test_twenty_thousand_instances_are_one_request(tmp_path):
     """The one that is stored is committed to, each of the others is told."""
-    peer = requester()
     asked = [STORED[0], *((CT, f"1.2.3.{number}") for number in range(19_999))]
-    with archive_of(tmp_path, peer, **NEVER_THERE) as archive, peer.listening():
-        with Raw(archive.port) as client:
-            assert ask(client, b"".join(quickly(asked)), calling="REQUESTER").status == 0x0000
-            client.release()
-        told = peer.report()
-    assert told.committed == STORED[:1]
-    failed = told.dataset.FailedSOPSequence
-    assert [each[0x00081155].value for each in failed] == [uid for _, uid in asked[1:]]
-    assert {each[0x00081197].value for each in failed} == {0x0112}
+    named = [ui(0x1150, sop_class) + ui(0x1155, instance) for sop_class, instance in asked]
+    request = ui(0x1195, "1.2.3.4") + struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, len(items(named))) + items(named)
+    unknown = struct.pack("<HH2sHH", 0x0008, 0x1197, b"US", 2, 0x0112)
+    with archive_of(tmp_path) as archive, Raw(archive.port) as client:
+        assert ask(client, request).status == 0x0000
+        report = client.message()
+        client.send(raw.success(1, report.elements))
+        eventually(lambda: is_done(archive))
+    assert report.number(0x1002) == 2
+    assert items(each + unknown for each in named[1:]) in report.data
+    assert report.data.endswith(items(named[:1]))
 
 
 def test_more_than_is_taken_is_refused(tmp_path):

@@ -246,11 +246,11 @@ def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
         archive._reporter.stop()
         for number in range(2):
             assert peer.ask(archive.port, STORED, f"1.2.{number}") == 0x0000
-        archive._reporter._cancellation = type(archive._reporter._cancellation)()
         archive._reporter.start()
-        eventually(lambda: (archive.commitments.until_due() or 0) > 60)
+        eventually(lambda: any(isinstance(each, Diagnosed) for each in archive.published))
+        assert (archive.commitments.until_due() or 0) > 60
         assert sum(isinstance(each, Diagnosed) for each in archive.published) == 1
-    with having(tmp_path, peer, **slow), peer.listening():
+    with peer.listening(), having(tmp_path, peer, **slow):
         assert {peer.report().transaction for _ in range(2)} == {"1.2.0", "1.2.1"}
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from pacs.testing import serving, study, write
-from tests.committing import references, requester
+from tests.committing import references, request, requester
 from tests.programs import run
 from tests.shell.test_daemon import process
 from tests.shell.test_workers import workers
@@ -59,35 +59,25 @@ def test_a_restart_between_request_and_report(tmp_path, number):
     assert "Traceback" not in err
 
 
-def test_a_peer_that_is_added_later_is_told_after_the_restart(tmp_path):
-    """As the log line says that asked for it, without waiting for the pause to end."""
+def test_several_workers_report_each_transaction_once(tmp_path):
+    """Three workers, requesters that release at once and one that waits: as many reports as requests."""
     peer = requester()
     write(DATASETS, tmp_path / "out")
-    with process(tmp_path, *NEVER) as server:
-        filled(tmp_path, server)
-        assert peer.ask(server.port, STORED) == 0x0000
-        heard(server, "pacs peers add REQUESTER")
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=20)
-    with peer.listening(), process(tmp_path, *known(peer, tmp_path), *NEVER):
-        assert peer.report().committed == STORED
-
-
-@pytest.mark.parametrize("same", [0, 0.05])
-def test_several_workers_report_each_transaction_once(tmp_path, same):
-    """Twenty transactions, three workers: twenty reports."""
-    peer = requester()
-    write(DATASETS, tmp_path / "out")
-    words = (*known(peer, tmp_path), "--set", f"commitment.same_association_seconds={same}")
-    transactions = [f"1.2.{number}" for number in range(20)]
+    words = (*known(peer, tmp_path), "--set", "commitment.same_association_seconds=0.05")
+    transactions = [f"1.2.{number}" for number in range(15)]
     with peer.listening(), workers(tmp_path, 3, *words) as server:
         filled(tmp_path, server)
-        for each in transactions:
+        for each in transactions[:10]:
             assert peer.ask(server.port, STORED, each) == 0x0000
-        told = [peer.report() for _ in transactions]
+        told = [peer.report() for _ in transactions[:10]]
+        with peer.associated(server.port) as association:
+            for each in transactions[10:]:
+                assert request(association, STORED, each) == 0x0000
+            told += [peer.report() for _ in transactions[10:]]
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=20)
     assert sorted(each.transaction for each in told) == sorted(transactions)
+    assert [each.is_same for each in told] == [False] * 10 + [True] * 5
     assert all(each.committed == STORED for each in told)
     assert peer.reports.empty()
 
@@ -101,6 +91,8 @@ def test_several_servers_on_one_database_report_each_transaction_once(tmp_path, 
         "files.url": str(tmp_path / "files"),
         "peers": [peer.row],
         "commitment.same_association_seconds": 0,
+        "commitment.first_retry_seconds": 0.05,
+        "commitment.longest_retry_seconds": 0.5,
     }
     with ExitStack() as stack:
         servers = [stack.enter_context(serving(tmp_path / name, settings)) for name in ("one", "two")]
@@ -109,9 +101,6 @@ def test_several_servers_on_one_database_report_each_transaction_once(tmp_path, 
         for place, each in enumerate(transactions):
             assert peer.ask(servers[place % 2].port, STORED, each) == 0x0000
         with peer.listening():
-            for server in servers:
-                server.commitments.hasten()
-                server._reporter._wake()
             told = [peer.report() for _ in transactions]
             deadline = time.monotonic() + 20
             while servers[0].commitments.until_due() is not None:
