@@ -43,6 +43,9 @@ LOOKS_EVERY = 30.0
 MARGIN = 10.0
 """Seconds that a claim holds longer than what is done with it may take."""
 
+RELEASE_SECONDS = 2.0
+"""Seconds a peer has to answer our release: a stop waits for it."""
+
 PAUSE = 5.0
 """Seconds until the next attempt to do anything when the index does not answer."""
 
@@ -135,12 +138,14 @@ class Reporter:
         with self._state:
             self._is_new = False
             asked = self._asked.popleft() if self._asked else None
-        claim, association = asked if asked is not None else (self._commitments.claim(), None)
-        if claim is not None:
-            self._see_to(claim, association)
+        if asked is not None:
+            self._see_to(*asked)
             return
         until_due = self._commitments.until_due()
-        self._sleep(LOOKS_EVERY if until_due is None else min(LOOKS_EVERY, until_due))
+        if until_due is None or until_due > 0:
+            self._sleep(LOOKS_EVERY if until_due is None else min(LOOKS_EVERY, until_due))
+        elif (claim := self._commitments.claim()) is not None:
+            self._see_to(claim, None)
 
     def _sleep(self, seconds: float) -> None:
         with self._state:
@@ -190,11 +195,9 @@ class Reporter:
             try:
                 if code == status.SUCCESS:
                     self._acknowledged(claim, self._commitments.verified(claim), association.id)
-                elif code is None:
+                else:  # at once on an association of our own: here it may not be expected
                     self._commitments.release(claim)
-                else:
-                    self._failed(claim, f"answers the report of a storage commitment with status 0x{code:04X}")
-            except LostClaim:
+            except LostClaim:  # the response is late
                 self._commitments.reported(claim)
             except IndexUnavailable as error:
                 logging.getLogger("pacs").warning("the end of a storage commitment is not noted: %s", error.comment)
@@ -247,7 +250,7 @@ class Reporter:
             association.abort()
             raise
         finally:
-            association.release()
+            association.release(RELEASE_SECONDS)
         if answer is None or not answer.command.is_response:
             raise AssociationLost("The peer does not answer the report")
         return answer.command.status

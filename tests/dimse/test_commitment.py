@@ -234,6 +234,20 @@ def test_who_is_gone_without_an_answer_is_called(tmp_path):
             eventually(lambda: is_done(archive))
 
 
+def test_who_refuses_a_report_on_its_association_is_called(tmp_path):
+    """At once, whatever the pauses are: here it may be what it cannot take."""
+    peer = requester(answers=[0x0211])
+    slow = {"commitment.first_retry_seconds": 3600}
+    with (
+        archive_of(tmp_path, peer, **slow) as archive,
+        peer.listening(),
+        peer.associated(archive.port) as association,
+    ):
+        assert request(association, STORED) == 0x0000
+        assert [peer.report().is_same for _ in range(2)] == [True, False]
+        eventually(lambda: is_done(archive))
+
+
 def test_a_request_that_crosses_a_report_is_served(tmp_path):
     """A C-ECHO comes where the response to the report is due, which comes after it: both count."""
     with archive_of(tmp_path) as archive, Raw(archive.port) as client:

@@ -200,7 +200,7 @@ def test_who_waits_is_told_on_the_association_of_the_request(tmp_path):
 
 
 @asks(
-    "Where that association has ended, or does not become idle or answer",
+    "Where that association has ended, does not become idle, or the report is not answered with 0000 on it",
     "That one is requested from the peer of the table of peers that has the calling AE title",
     "A peer that does not accept this role gets no report",
 )
