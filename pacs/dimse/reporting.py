@@ -37,6 +37,9 @@ STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 """The Event Type ID of a report (PS3.4 Table J.3-2)."""
 
+MESSAGE_ID = 1
+"""Of the only request on an association of our own."""
+
 LOOKS_EVERY = 30.0
 """Seconds after which the index is asked again what is due: other processes enter transactions too."""
 
@@ -244,14 +247,14 @@ class Reporter:
         try:
             if not any(each.as_scp for each in association.contexts.values()):
                 raise DestinationUnreachable("The peer does not take us as SCP of Storage Commitment")
-            self._send(association, 1, verified)
+            self._send(association, MESSAGE_ID, verified)
             answer = association.receive(self._limits.message, vigil=vigil)
         except Cancelled:
             association.abort()
             raise
         finally:
             association.release(RELEASE_SECONDS)
-        if answer is None or not answer.command.is_response:
+        if answer is None or not answer.command.is_response or answer.command.responding_to != MESSAGE_ID:
             raise AssociationLost("The peer does not answer the report")
         return answer.command.status
 
