@@ -106,7 +106,9 @@ def test_orthanc_is_told_of_a_failure(pair):
     assert [each["SOPInstanceUID"] for each in outcome["Success"]] == [dataset.SOPInstanceUID]
     assert [(each["SOPInstanceUID"], each["FailureReason"]) for each in outcome["Failures"]] == [(unknown[1], 0x0112)]
     (file,) = Path(archive.config.files.url).rglob("*.dcm")
-    file.write_bytes(file.read_bytes()[:-2] + b"\xff\xff")
+    content = file.read_bytes()
+    file.write_bytes(content[:-2] + b"\xff\xff")
     asked = theirs.post("modalities/pacs/storage-commitment", DicomInstances=[[CT, dataset.SOPInstanceUID]])
     outcome = theirs.outcome(asked["Path"])
     assert (outcome["Status"], outcome["Failures"][0]["FailureReason"]) == ("Failure", 0x0110)
+    file.write_bytes(content)
