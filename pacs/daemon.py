@@ -23,6 +23,7 @@ from pacs.dimse.handlers import Handlers
 from pacs.dimse.identity import credentials
 from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.places import Bounds, Share
+from pacs.dimse.reporting import Reporter
 from pacs.dimse.retrieving import Patience
 from pacs.dimse.server import Address, Server, Settings
 from pacs.errors import ConfigurationError, StorageUnavailable
@@ -33,6 +34,8 @@ from pacs.index.database import Index
 from pacs.notify import Notifier
 from pacs.oversight import Oversight
 from pacs.services.access import Access, Rules
+from pacs.services.commitment import Bounds as BoundsOfCommitments
+from pacs.services.commitment import Commitments, Schedule
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
@@ -73,6 +76,15 @@ class Archive:
         self.files = file_store(config)
         self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
         self.oversight = self._overseen()
+        self.commitments = Commitments(
+            self.index,
+            self.files,
+            unknown_sop_classes=config.storage.unknown_sop_classes,
+            schedule=_schedule(config.commitment),
+            bounds=_bounds(config.commitment),
+            publish=self.events.publish,
+        )
+        self._reporter = self._commitment_reporter()
         settings = self._build(config)
         self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
         self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
@@ -104,6 +116,7 @@ class Archive:
         self._server.start()
         self._answer()
         self.announce()
+        self._reporter.start()
 
     def prepare(self) -> None:
         """Do what is done once for a server: open, clear what an unclean stop left, listen; accept nothing yet.
@@ -115,6 +128,7 @@ class Archive:
         with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
             self.files.start()
             self._recovery.begin()
+        self.commitments.hasten()
         try:
             self._server.listen()
         except OSError as error:
@@ -192,6 +206,7 @@ class Archive:
         self.files.join()
         self.oversight.join(prepared.oversight, worker)
         self._server.join(prepared._server.listeners, places)
+        self._reporter.start()
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
             self._web.join(prepared._web)
@@ -219,6 +234,7 @@ class Archive:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
         with self._closing:
+            self._reporter.stop()
             if self._web is not None:
                 self._web.stop()
             self.files.close()
@@ -261,6 +277,7 @@ class Archive:
         protections = {each.ae_title: protection_of(config, each) for each in config.peers}
         tls = secure.acceptor_context(certificates_of(config)) if config.tls.enabled else None
         users, limits = _users(config), config.limits
+        self._protections = protections
         self.peers = Peers(_peers(config), MANNERS[config.query.manner])
         self.access = Access(_rules(config), self.peers)
         self.storage = Storage(
@@ -281,6 +298,8 @@ class Archive:
             storage=self.storage,
             queries=self.queries,
             retrieves=self.retrieves,
+            commitments=self.commitments,
+            reporter=self._reporter,
             peers=self.peers,
             access=self.access,
             publish=self.oversight.publish,
@@ -302,6 +321,22 @@ class Archive:
                 per_ae=limits.associations_per_ae,
             ),
             tls=tls,
+        )
+
+    def _destination(self, title: str) -> Peer:
+        """A peer as it is configured now. Raises UnknownDestination."""
+        return self.peers.destination(title)
+
+    def _commitment_reporter(self) -> Reporter:
+        config = self.config
+        return Reporter(
+            self.commitments,
+            self._destination,
+            self.events.publish,
+            config.server.ae_title,
+            idle=config.commitment.same_association_seconds,
+            limits=_association_limits(config.limits),
+            protect=lambda peer: self._protections.get(peer.ae_title),
         )
 
     def _policy(self, config: Config, users: Users) -> AcceptorPolicy:
@@ -327,6 +362,7 @@ AT_START: dict[str, tuple[str, ...]] = {
     "tls": ("enabled", "port", "only"),
     "log": ("format",),
     "metrics": tuple(configuration.Metrics.model_fields),
+    "commitment": tuple(configuration.Commitment.model_fields),
     "audit": tuple(configuration.Audit.model_fields),
 }
 """The keys that only the start takes notice of, by section."""
@@ -404,6 +440,20 @@ def _association_limits(limits: configuration.Limits) -> association.Limits:
 def _patience(limits: configuration.Limits) -> Patience:
     return Patience(
         pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
+    )
+
+
+def _schedule(commitment: configuration.Commitment) -> Schedule:
+    return Schedule(
+        first=commitment.first_retry_seconds,
+        longest=commitment.longest_retry_seconds,
+        give_up=commitment.give_up_seconds,
+    )
+
+
+def _bounds(commitment: configuration.Commitment) -> BoundsOfCommitments:
+    return BoundsOfCommitments(
+        instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer
     )
 
 

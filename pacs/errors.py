@@ -99,6 +99,25 @@ class TooManyMatches(PacsError):
     """A query or a retrieve selects more than is allowed at once."""
 
 
+# --- storage commitment ------------------------------------------------------------------------------------------
+
+
+class CommitmentRequestError(PacsError):
+    """A request for storage commitment has no Transaction UID or no list of instances (PS3.4 J.3.2)."""
+
+
+class DuplicateTransaction(PacsError):
+    """A transaction with this Transaction UID is under way for the peer already."""
+
+
+class NoSuchInstance(PacsError):
+    """The SOP Instance that is asked to do something is none of this server's."""
+
+
+class NoSuchAction(PacsError):
+    """The action that is asked for is none of its SOP Class."""
+
+
 # --- associations ------------------------------------------------------------------------------------------------
 
 

@@ -119,8 +119,9 @@ class AssociationEnded(Event):
 class OperationFinished(Event):
     """A DIMSE operation has had its final response.
 
-    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE" or "C-GET"; `retrieve_level` the Query/Retrieve Level or ''.
-    `counts` are matches of a C-FIND ("matches"), or "completed", "failed", "warning" and "remaining" sub-operations.
+    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET" or "N-ACTION", which asks for storage commitment;
+    `retrieve_level` is the Query/Retrieve Level or ''. `counts` are matches of a C-FIND ("matches"), "instances" to
+    commit to, or "completed", "failed", "warning" and "remaining" sub-operations.
     `duration` is in seconds. `comment` is the Error Comment, which never quotes patient data.
     """
 
@@ -200,6 +201,27 @@ class InstanceRefused(Event):
     source_ae: str
     error: str
     comment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentReported(Event):
+    """A peer acknowledged our report of a storage commitment (N-EVENT-REPORT).
+
+    `counts` are instances "committed" and "failed"; `attempts` how many reports failed before, `duration` the seconds
+    since it was asked for. `association` is that of the request where the report went on it, '' for one of its own.
+    """
+
+    TITLE: ClassVar[str] = "commitment reported"
+    association: str
+    peer: str
+    counts: Mapping[str, int]
+    attempts: int
+    duration: float
+
+    @property
+    def level(self) -> int:
+        """Louder when there is no commitment to some instance."""
+        return logging.WARNING if self.counts.get("failed") else logging.INFO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ all at once: the key, the value, where it came from and what was expected.
 
 from pacs.config.model import (
     Audit,
+    Commitment,
     Config,
     Database,
     Files,
@@ -23,6 +24,7 @@ from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
 __all__ = [
     "DEFAULT_FILE",
     "Audit",
+    "Commitment",
     "Config",
     "Database",
     "Files",

@@ -264,6 +264,18 @@ class Limits(Section):
     pending_seconds: Seconds = 10.0
 
 
+class Commitment(Section):
+    """Storage commitment: times in seconds, and how much may be asked for."""
+
+    same_association_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
+    first_retry_seconds: Seconds = 30.0
+    longest_retry_seconds: Seconds = 3600.0
+    give_up_seconds: Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)] = 259_200.0
+    instances: Annotated[int, Field(ge=1, le=100_000)] = 25_000
+    active: Count = 10_000
+    active_per_peer: Count = 1_000
+
+
 class Log(Section):
     """What is written to standard error."""
 
@@ -323,6 +335,7 @@ class Config(Section):
     query: Query = Query()
     storage: Storage = Storage()
     limits: Limits = Limits()
+    commitment: Commitment = Commitment()
     log: Log = Log()
     web: Web = Web()
     metrics: Metrics = Metrics()

@@ -11,7 +11,7 @@ from importlib import resources
 from pydicom.uid import UID
 
 from pacs import __version__
-from pacs.config import Config, Limits, Peer
+from pacs.config import Commitment, Config, Limits, Peer
 from pacs.conformance import words
 from pacs.conformance.words import Row
 from pacs.dicom import charset, header, keys, part10, syntaxes, values
@@ -54,6 +54,8 @@ def _tables(config: Config) -> dict[str, str]:
         "access": _options(config, "access.callers", "access.called_ae", "access.users"),
         "rejections": _table(("result/source/reason", "when"), _rejections()),
         "limits": _table(("limit", "value", "for"), _limits(config)),
+        "commitment": _table(("limit", "value", "for"), _commitment(config)),
+        "failure_reasons": _table(("failure reason", "when"), _reasons()),
         "fixed_limits": _table(("fixed limit", "value"), words.FIXED_LIMITS.items()),
         "service_syntaxes": _named(("transfer syntax", "UID"), negotiation.SERVICE_SYNTAXES),
         "extended_negotiation": _table(("service", "byte", "option", "answer to 1"), _extended()),
@@ -117,6 +119,7 @@ def _services() -> Iterator[Row]:
     yield "Verification", negotiation.VERIFICATION, "yes", "yes"
     for model in MODELS.values():
         yield _name(model.uid), model.uid, "no", "yes"
+    yield _name(negotiation.STORAGE_COMMITMENT), negotiation.STORAGE_COMMITMENT, "no", "yes"
     yield f"{len(STORAGE)} Storage SOP Classes", "see section 3.2", "yes", "yes"
 
 
@@ -153,8 +156,21 @@ def _rejections() -> Iterator[Row]:
 
 def _limits(config: Config) -> Iterator[Row]:
     for name in Limits.model_fields:
-        value = getattr(config.limits, name)
-        yield f"limits.{name}", f"{value:g}" if isinstance(value, float) else value, words.LIMITS[name]
+        yield f"limits.{name}", _number(getattr(config.limits, name)), words.LIMITS[name]
+
+
+def _commitment(config: Config) -> Iterator[Row]:
+    for name in Commitment.model_fields:
+        yield f"commitment.{name}", _number(getattr(config.commitment, name)), words.COMMITMENT[name]
+
+
+def _reasons() -> Iterator[Row]:
+    for reason, when in words.REASONS.items():
+        yield f"{reason:04X}", when
+
+
+def _number(value: float) -> float | str:
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def _extended() -> Iterator[Row]:
@@ -225,7 +241,11 @@ def _order(transfer_syntaxes: Sequence[str]) -> str:
 
 def _statuses(service: Service) -> str:
     """The table of a service's statuses: how it ends by itself, then by errors, in the order of their codes."""
-    unexpected = (f"{status.UNEXPECTED.status:04X}", "A failure of the server itself, see its log.", words.COMMENT)
+    unexpected = (
+        f"{status.unexpected(service).status:04X}",
+        "A failure of the server itself, see its log.",
+        words.COMMENT,
+    )
     rows = sorted([*(_error(service, each) for each in words.ERRORS[service]), unexpected])
     return _table(("status", "meaning", "with"), (*words.ENDS[service], *rows))
 
@@ -243,4 +263,4 @@ def _configurable() -> Iterator[str]:
     yield from ("`server.ae_title`", "`server.host`", "`server.port`", "`query.manner`", "`access.open_to_network`")
     yield from ("`access.services`", "`server.aliases`", "`server.listen`", "the keys of `tls` and `jwt`")
     yield from (f"`{name}`" for name in words.OPTIONS)
-    yield from ("the keys of `limits`", "the tables of `peers` and `users`")
+    yield from ("the keys of `limits`", "the keys of `commitment`", "the tables of `peers` and `users`")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pacs import errors
 from pacs.dicom import identifier
 from pacs.dicom.attributes import Kept
+from pacs.dicom.commitment import Reason
 from pacs.dimse import agreement, association, negotiation, server, upper_layer
 from pacs.dimse.agreement import Rejection
 from pacs.dimse.status import Service
@@ -74,10 +75,10 @@ LIMITS = {
     "pdu_size": "the longest P-DATA-TF PDU that is taken",
     "negotiation_seconds": "the complete association request, from the connection on",
     "idle_seconds": "the next message of an association",
-    "message_seconds": "the rest of a message once it began, and a response to a C-STORE of ours",
+    "message_seconds": "the rest of a message once it began, and a response to a C-STORE or N-EVENT-REPORT of ours",
     "least_rate": "bytes in a second that such a message has to bring beyond that time, 0 for any",
     "write_seconds": "a peer that does not read what is sent",
-    "connect_seconds": "a move destination to be reached",
+    "connect_seconds": "a move destination, or who is told of a storage commitment, to be reached",
     "drain_seconds": "running associations to end when the server stops",
     "cancel_grace": "the running sub-operation to end after a C-CANCEL",
     "identifier_size": "the longest Identifier",
@@ -94,6 +95,30 @@ LIMITS = {
     "pending_seconds": "the time from one Pending response to the next, at most",
 }
 """What each key of `limits` is for."""
+
+
+COMMITMENT = {
+    "same_association_seconds": "the time without a message after which the report goes on the association of the "
+    "request; 0 is never",
+    "first_retry_seconds": "the pause after the first report that failed; each further one is twice as long",
+    "longest_retry_seconds": "the longest pause",
+    "give_up_seconds": "the age of a request at which a report that fails is given up",
+    "instances": "instances one request may name",
+    "active": "active transactions",
+    "active_per_peer": "active transactions of one AE title",
+}
+"""What each key of `commitment` is for."""
+
+
+REASONS = {
+    Reason.PROCESSING_FAILURE: "its file is missing, has another size or digest than when it was received, or cannot "
+    "be read",
+    Reason.NO_SUCH_INSTANCE: "it is not stored here",
+    Reason.CLASS_INSTANCE_CONFLICT: "it is stored under another SOP Class",
+    Reason.CLASS_NOT_SUPPORTED: "it is not stored, and its SOP Class is none that is",
+    Reason.RESOURCE_LIMITATION: "it is whole, but cannot be made sure to survive a power cut at present",
+}
+"""When there is no commitment to an instance, by Failure Reason."""
 
 
 FIXED_LIMITS = {
@@ -183,6 +208,7 @@ ENDS: dict[Service, tuple[Row, ...]] = {
     Service.FIND: _FIND_ENDS,
     Service.MOVE: _RETRIEVE_ENDS,
     Service.GET: _RETRIEVE_ENDS,
+    Service.COMMIT: (("0000", "Success: the request is kept, and will be reported on", ""),),
 }
 """How an operation ends that no error ends: status, meaning, and what the response has besides."""
 
@@ -218,5 +244,14 @@ ERRORS: dict[Service, tuple[type[errors.PacsError], ...]] = {
     ),
     Service.MOVE: (errors.UnknownDestination, *_RETRIEVE_ERRORS),
     Service.GET: _RETRIEVE_ERRORS,
+    Service.COMMIT: (
+        errors.NoSuchInstance,
+        errors.CommitmentRequestError,
+        errors.NoSuchAction,
+        errors.DuplicateTransaction,
+        errors.UndecodableDataSet,
+        errors.OutOfResources,
+        errors.IndexUnavailable,
+    ),
 }
 """Which errors can end an operation; their statuses are those of `pacs.dimse.status`."""

@@ -21,6 +21,7 @@ from pacs.cancellation import Cancellation
 from pacs.dicom.manner import Negotiated
 from pacs.dimse import watcher
 from pacs.dimse.agreement import Agreement, Context, UserIdentity
+from pacs.dimse.errands import Errands
 from pacs.dimse.inbox import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Inbox
 from pacs.dimse.messages import Buffer, Command, CommandField, Message, p_data
 from pacs.dimse.negotiation import negotiated
@@ -101,6 +102,8 @@ class Association:
         self._lock = threading.RLock()
         self._inbox = Inbox(upper, agreement.contexts, self._pull, limits.held)
         self._vigil: Vigil | None = None
+        self.errands = Errands()
+        """What we have to say on it by ourselves; its owner does that when it is idle."""
 
     # --- what was agreed ----------------------------------------------------------------------------------------
 
@@ -195,6 +198,18 @@ class Association:
                 if message is not None or self.ended_by is not None:
                     return message
                 self._await_bytes(began, deadline)
+
+    def is_idle(self, deadline: float, vigil: Vigil) -> bool:
+        """Wait until something has arrived for `receive`, or the association is over: False then.
+
+        True at `deadline` (of the monotonic clock), and when the vigil has had something to look after.
+        """
+        self._finish_current()
+        self.attend()
+        with self._lock:
+            if self.ended_by is not None or self._inbox.has_something:
+                return False
+        return not wait(self.fileno(), select.POLLIN, deadline, vigil)
 
     def attend(self) -> None:
         """Take in what has arrived, without waiting: see the C-CANCEL, the release or the loss that may be in it."""

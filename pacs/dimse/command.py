@@ -54,6 +54,8 @@ _OFFENDING_ELEMENT = 0x0901
 _ERROR_COMMENT = 0x0902
 _AFFECTED_SOP_INSTANCE = 0x1000
 _REQUESTED_SOP_INSTANCE = 0x1001
+_EVENT_TYPE = 0x1002
+_ACTION_TYPE = 0x1008
 _REMAINING, _COMPLETED, _FAILED, _WARNING = 0x1020, 0x1021, 0x1022, 0x1023
 _MOVE_ORIGINATOR = 0x1030
 _MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
@@ -74,9 +76,9 @@ _VR: dict[int, str] = {
     0x0903: "US",
     _AFFECTED_SOP_INSTANCE: "UI",
     _REQUESTED_SOP_INSTANCE: "UI",
-    0x1002: "US",
+    _EVENT_TYPE: "US",
     0x1005: "AT",
-    0x1008: "US",
+    _ACTION_TYPE: "US",
     _REMAINING: "US",
     _COMPLETED: "US",
     _FAILED: "US",
@@ -197,6 +199,8 @@ class Command:
     requested_sop_class_uid = _Text(_REQUESTED_SOP_CLASS)
     affected_sop_instance_uid = _Text(_AFFECTED_SOP_INSTANCE)
     requested_sop_instance_uid = _Text(_REQUESTED_SOP_INSTANCE)
+    event_type = _Number(_EVENT_TYPE)
+    action_type = _Number(_ACTION_TYPE)
     move_destination = _Text(_MOVE_DESTINATION)
     move_originator_ae_title = _Text(_MOVE_ORIGINATOR)
     move_originator_message_id = _Number(_MOVE_ORIGINATOR_MESSAGE_ID)
@@ -346,6 +350,7 @@ _ECHOED = (
     (_AFFECTED_SOP_CLASS, _REQUESTED_SOP_CLASS),
     (_AFFECTED_SOP_INSTANCE, _AFFECTED_SOP_INSTANCE),
     (_AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE),
+    (_ACTION_TYPE, _ACTION_TYPE),
 )
 """What a response says again if the request said it: (element of the response, element of the request)."""
 
@@ -362,6 +367,7 @@ _FIELDS = {
 _REQUEST_FIELDS = {
     "priority": _PRIORITY,
     "affected_sop_instance_uid": _AFFECTED_SOP_INSTANCE,
+    "event_type": _EVENT_TYPE,
     "move_destination": _MOVE_DESTINATION,
     "move_originator_ae_title": _MOVE_ORIGINATOR,
     "move_originator_message_id": _MOVE_ORIGINATOR_MESSAGE_ID,

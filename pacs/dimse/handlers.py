@@ -8,6 +8,7 @@ from pydicom import Dataset
 from pacs.audit import Auditor, Subject
 from pacs.dicom import identifier
 from pacs.dicom.bounds import Bounds
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
 from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
 from pacs.dicom.levels import MODELS, Model
 from pacs.dicom.pending import Pending
@@ -15,19 +16,21 @@ from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.carriers import Carrier, Connect, Destination, OwnAssociation
-from pacs.dimse.command import CommandField
+from pacs.dimse.command import Command, CommandField
 from pacs.dimse.establishment import Protection
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
+from pacs.dimse.reporting import STORAGE_COMMITMENT_INSTANCE, Reporter
 from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
 from pacs.dimse.suboperations import Proposal, Sender
 from pacs.dimse.waiting import Vigil
-from pacs.errors import DestinationUnreachable, UnknownDestination
+from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
 from pacs.services.access import Access
+from pacs.services.commitment import Commitments
 from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
@@ -35,6 +38,9 @@ from pacs.services.storage import Storage
 from pacs.telemetry import DestinationFailed, Diagnosed
 
 Handler = Callable[[Association, Message], None]
+
+REQUEST_STORAGE_COMMITMENT = 1
+"""The Action Type ID of PS3.4 Table J.3-1."""
 
 
 def _open(_peer: Peer) -> None:
@@ -48,6 +54,8 @@ class Handlers:
     storage: Storage
     queries: QueryService
     retrieves: RetrieveService
+    commitments: Commitments
+    reporter: Reporter
     peers: Peers
     access: Access
     publish: Publish
@@ -70,6 +78,7 @@ class Handlers:
             CommandField.C_FIND: self.find,
             CommandField.C_MOVE: self.move,
             CommandField.C_GET: self.get,
+            CommandField.N_ACTION: self.commit,
         }
 
     # --- C-ECHO and C-STORE -------------------------------------------------------------------------------------
@@ -232,6 +241,34 @@ class Handlers:
             priority=request.priority or 0,
             originator=(operation.association.calling_ae_title, request.message_id),
         )
+
+    # --- N-ACTION -----------------------------------------------------------------------------------------------
+
+    def commit(self, association: Association, message: Message) -> None:
+        """Request Storage Commitment (PS3.4 J.3.2): answered when it is durable; what comes of it is reported later."""
+        with operating(Service.COMMIT, association, message, self.publish, self.auditor) as operation:
+            self.access.require(association.calling_ae_title, Right.COMMIT)
+            _check_action(operation.request)
+            asked = self._asked(message)
+            if self.auditor.is_on:
+                operation.subject = Subject(instances=[each.sop_instance_uid for each in asked.references])
+            claim = self.commitments.request(association.calling_ae_title, asked)
+            operation.counts = {"instances": len(asked.references)}
+            operation.respond(operation.request.response(status.SUCCESS))
+            self.reporter.asked(claim, association)
+
+    def _asked(self, message: Message) -> Request:
+        most = self.commitments.bounds.instances
+        data = message.read(most * BYTES_PER_REFERENCE)
+        return parse_request(data, message.context.transfer_syntax, most)
+
+
+def _check_action(request: Command) -> None:
+    """Raise NoSuchInstance or NoSuchAction for any other action than that of the Push Model (PS3.4 J.3.2, J.3.5)."""
+    if request.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
+        raise NoSuchInstance(f"Storage commitment is asked of {STORAGE_COMMITMENT_INSTANCE}")
+    if request.action_type != REQUEST_STORAGE_COMMITMENT:
+        raise NoSuchAction(f"The Action Type ID of a request is {REQUEST_STORAGE_COMMITMENT}")
 
 
 def _subject(asked: Subject, instances: Sequence[StoredInstance]) -> Subject:

@@ -70,6 +70,11 @@ class Inbox:
             and sum(each.held for each in self._messages()) < self._held
         )
 
+    @property
+    def has_something(self) -> bool:
+        """Whether a message has arrived, or a part of one, or the wish to release."""
+        return bool(self._arrived) or self.release_indicated or self.midway_since is not None
+
     def _messages(self) -> Iterator[Message]:
         if self.current is not None:
             yield self.current

@@ -55,6 +55,8 @@ from pacs.services.access import Access, Caller, Rules
 from pacs.services.peers import Peers
 
 VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+"""The Storage Commitment Push Model (PS3.4 Annex J)."""
 SERVICE_SYNTAXES = tuple(map(str, (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)))
 """Transfer syntaxes of everything but Storage. No Deflated: an Identifier must not inflate without bound (P9)."""
 
@@ -188,7 +190,7 @@ class AcceptorPolicy:
         uid = str(proposed.abstract_syntax)
         if self.stores(uid):
             return True, True, choose(proposed.transfer_syntax, self.transfer_syntaxes, order)
-        if uid == VERIFICATION or uid in MODELS:
+        if uid in (VERIFICATION, STORAGE_COMMITMENT) or uid in MODELS:
             return True, False, choose(proposed.transfer_syntax, SERVICE_SYNTAXES)
         return False, False, None
 

@@ -116,7 +116,7 @@ def operating(
             _answer(operation, status.refusal(service, error))
         except Exception:
             logging.getLogger("pacs").exception("%s failed", service.value)
-            _answer(operation, status.UNEXPECTED)
+            _answer(operation, status.unexpected(service))
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
             if auditor is not None and auditor.is_on:

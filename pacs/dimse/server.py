@@ -332,6 +332,7 @@ class Server:
             logging.getLogger("pacs").exception("a handler failed, its association is aborted")
         finally:
             association.abort()
+            association.errands.close()
             with self._lock:
                 self._associations.discard(association)
                 self._give_back(place)
@@ -340,11 +341,13 @@ class Server:
             association.close()
 
     def _receive_all(self, association: Association, counts: Counter[str]) -> None:
-        while (message := association.receive(association.limits.idle)) is not None:
+        while (message := self._next(association)) is not None:
             handlers, field = self._settings.handlers, message.command.field
-            counts[_name(field)] += 1
             if message.command.is_response:
+                if association.errands.answered(message):
+                    continue
                 return  # to no request of ours: who answers what was not asked cannot be understood
+            counts[_name(field)] += 1
             if message.command.sop_class_uid != message.context.abstract_syntax or not message.context.as_scp:
                 comment = "The SOP Class is not that of the presentation context"
                 self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
@@ -353,6 +356,10 @@ class Server:
             else:
                 comment = "This server does not do that operation"
                 self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
+
+    def _next(self, association: Association) -> Message | None:
+        """The next message, None at the end; our own errands are run until it comes. Raises AssociationLost."""
+        return association.receive(association.errands.run(association, association.limits.idle))
 
     def _refuse(self, association: Association, message: Message, code: int, comment: str) -> None:
         association.send(message.context.id, message.command.response(code, error_comment=comment))

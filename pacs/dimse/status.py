@@ -1,7 +1,7 @@
 """Status codes by name, and the one table that says which code an error of the core is on the wire.
 
-PS3.7 Annex C gives the general codes, PS3.4 B.2.3, C.4.1.1.4, C.4.2.1.5 and C.4.3.1.4 those of each service. Codes of
-a range (A7xx, A9xx, Cxxx) are ours to assign; the conformance statement prints them from here.
+PS3.7 Annex C gives the general codes, PS3.4 B.2.3, C.4.1.1.4, C.4.2.1.5, C.4.3.1.4 and J.3.2 those of each
+service. Codes of a range (A7xx, A9xx, Cxxx) are ours to assign; the conformance statement prints them from here.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ class Service(Enum):
     FIND = "C-FIND"
     MOVE = "C-MOVE"
     GET = "C-GET"
+    COMMIT = "N-ACTION"
 
 
 _EVERYWHERE: dict[type[errors.PacsError], int] = {
@@ -64,12 +65,25 @@ _RETRIEVE: dict[type[errors.PacsError], int] = {
     errors.UnknownDestination: 0xA801,
 }
 
+_COMMIT: dict[type[errors.PacsError], int] = {
+    errors.NotAuthorized: 0x0124,
+    errors.NoSuchInstance: 0x0112,
+    errors.CommitmentRequestError: 0x0115,
+    errors.NoSuchAction: 0x0123,
+    errors.DuplicateTransaction: 0x0131,
+    errors.OutOfResources: 0x0213,
+    errors.Cancelled: CANCEL,
+    errors.PacsError: 0x0110,
+}
+"""PS3.7 10.1.4.1.10 has no ranges of our own; 0131 is the Failure Reason of PS3.3 C.14.1.1 for the same."""
+
 STATUS_OF: dict[Service, dict[type[errors.PacsError], int]] = {
     Service.ECHO: _EVERYWHERE,
     Service.STORE: _EVERYWHERE | _STORE,
     Service.FIND: _EVERYWHERE | _QUERY,
     Service.MOVE: _EVERYWHERE | _RETRIEVE,
     Service.GET: _EVERYWHERE | _RETRIEVE,
+    Service.COMMIT: _COMMIT,
 }
 """Which status an error is, by service; an error class not listed takes the code of its nearest base class."""
 
@@ -83,8 +97,9 @@ class Refusal:
     tags: tuple[int, ...]
 
 
-UNEXPECTED = Refusal(0xC001, "Unable to process, see the server's log", ())
-"""The answer when our own code failed: nothing of the failure is told to the peer."""
+def unexpected(service: Service) -> Refusal:
+    """The answer of `service` when our own code failed: nothing of the failure is told to the peer."""
+    return Refusal(0x0110 if service is Service.COMMIT else 0xC001, "Unable to process, see the server's log", ())
 
 
 def refusal(service: Service, error: errors.PacsError) -> Refusal:

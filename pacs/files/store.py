@@ -4,7 +4,7 @@ A key is made by the store, never from what a peer sent: the hour of arrival and
 `2026/11/21/03/01990f3c-….dcm`. Keys in byte order are in order of arrival.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import BinaryIO, Protocol, Self
 
@@ -71,6 +71,12 @@ class FileStore(Protocol):
 
     def size(self, key: str) -> int:
         """The object's length in bytes. Raises InstanceUnreadable."""
+
+    def secure(self, keys: Collection[str]) -> None:
+        """Have it that these objects survive a power cut, whoever wrote them. Raises StorageUnavailable.
+
+        What was committed here does already: this is for what came into the store by other means, and for promises.
+        """
 
     def delete(self, key: str) -> None:
         """Remove an object durably; one that is not there is no error. Raises StorageUnavailable."""

@@ -1,5 +1,7 @@
 """The four tables, one per Query/Retrieve level, with a column for every attribute that is matched in SQL.
 
+Beside them there is one for the storage commitments that have not been reported yet.
+
 The columns of DICOM attributes are generated from `pacs.dicom.attributes.COLUMNS`, so the table of attributes stays the
 only list there is. They hold comparable values (`pacs.dicom.kept.columns`), never the value as received: that one is
 in `kept`. NULL is a zero length or absent value.
@@ -129,7 +131,26 @@ image = Table(
 TABLES: dict[QueryLevel, Table] = dict(zip(QueryLevel, (patient, study, series, image), strict=True))
 """The table of each level."""
 
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("peer", ByteText, nullable=False),
+    Column("transaction_uid", ByteText, nullable=False),
+    # What is in these two is the business of `pacs.services.commitment`.
+    Column("requested", LargeBinary, nullable=False),
+    Column("verified", LargeBinary),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("claimed_until", BigInteger),
+    Column("claim", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    UniqueConstraint("peer", "transaction_uid"),
+)
+"""The transactions of storage commitment that are active; times are in microseconds since 1970 UTC."""
+
 for _column in (
+    commitment.c.due_at,
     patient.c.patient_name,
     patient.c.patient_name_ideographic,
     patient.c.patient_name_phonetic,

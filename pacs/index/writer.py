@@ -28,6 +28,7 @@ __all__ = [
     "StoredInstance",
     "add",
     "find",
+    "find_all",
     "is_known",
     "last_received_at",
     "remove",
@@ -94,6 +95,12 @@ def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
     with index.single() as connection:
         found = _STORED_ONE.execute(connection, {"uid": sop_instance_uid}).first()
     return StoredInstance(*tuple(found)) if found is not None else None
+
+
+def find_all(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
+    """Those of these instances that are stored. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return _stored(connection, sop_instance_uids)
 
 
 def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:

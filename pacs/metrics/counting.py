@@ -26,7 +26,14 @@ from pacs.telemetry import (
 
 OTHER = "other"
 
-OPERATIONS = {"C-ECHO": "echo", "C-STORE": "store", "C-FIND": "find", "C-MOVE": "move", "C-GET": "get"}
+OPERATIONS = {
+    "C-ECHO": "echo",
+    "C-STORE": "store",
+    "C-FIND": "find",
+    "C-MOVE": "move",
+    "C-GET": "get",
+    "N-ACTION": "commit",
+}
 """What the metrics call an operation, by its kind; any other is `other`."""
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)

@@ -11,14 +11,23 @@ from pacs.dicom.sop_classes import STORAGE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse import negotiation, pdus
 from pacs.dimse.agreement import items_of
-from pacs.dimse.negotiation import SERVICE_SYNTAXES, VERIFICATION, AcceptorPolicy, choose
+from pacs.dimse.negotiation import SERVICE_SYNTAXES, STORAGE_COMMITMENT, VERIFICATION, AcceptorPolicy, choose
 from pacs.services.access import Caller
 from tests import raw
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 POLICY = AcceptorPolicy(transfer_syntaxes=KEPT)
 CALLER = Caller(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
-ABSTRACT = [*sorted(STORAGE)[:3], FIND, VERIFICATION, "1.2.3.4", "1.2.840.10008.1.20.1", "0.0", "not a UID"]
+ABSTRACT = [
+    *sorted(STORAGE)[:3],
+    FIND,
+    VERIFICATION,
+    STORAGE_COMMITMENT,
+    "1.2.3.4",
+    "1.2.840.10008.1.20.2",
+    "0.0",
+    "not a UID",
+]
 TRANSFER = [raw.EXPLICIT, raw.IMPLICIT, "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1.99", "1.2.3"]
 
 contexts = st.lists(
@@ -48,7 +57,7 @@ def negotiated_by_pynetdicom(request: A_ASSOCIATE) -> list[PresentationContext]:
     answers = []
     for proposed in request.presentation_context_definition_list:
         supported, uid = PresentationContext(), str(proposed.abstract_syntax)
-        if uid in STORAGE or uid in (FIND, VERIFICATION):
+        if uid in STORAGE or uid in (FIND, VERIFICATION, STORAGE_COMMITMENT):
             supported.abstract_syntax = proposed.abstract_syntax
             kept = KEPT if uid in STORAGE else SERVICE_SYNTAXES
             supported.add_transfer_syntax(choose(list(map(str, proposed.transfer_syntax)), list(kept)))

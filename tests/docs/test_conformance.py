@@ -10,15 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from pacs.cli import main
-from pacs.config import Limits
+from pacs.config import Commitment, Limits
 from pacs.conformance import words
+from pacs.dicom.commitment import Reason
 from pacs.dicom.manner import TOLERANT
 from pacs.dimse.negotiation import FIND_BYTES, RETRIEVE_BYTES
 from pacs.dimse.status import Service
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]
-ASKING = ("networking", "limits", "storage", "keys", "matching", "query", "charsets", "retrieve")
+ASKING = ("networking", "limits", "storage", "keys", "matching", "query", "charsets", "retrieve", "commitment")
 
 NOT_ASKED = {
     "structured after PS3.2": "of the document, not of the server",
@@ -52,6 +53,8 @@ def test_the_command_prints_it_for_its_configuration(tmp_path):
 def test_the_words_are_about_the_tables_of_the_code():
     """No key of the configuration, switch, negotiated byte or service is without its words, nor the other way round."""
     assert set(words.LIMITS) == set(Limits.model_fields)
+    assert set(words.COMMITMENT) == set(Commitment.model_fields)
+    assert set(words.REASONS) == set(Reason)
     assert set(words.SWITCHES) == {each for each in TOLERANT.__dataclass_fields__ if each != "name"}
     assert set(words.EXTENDED_OPTIONS) == {name for name, _ in (*FIND_BYTES, *RETRIEVE_BYTES)}
     assert set(words.ENDS) == set(words.ERRORS) == set(Service)

@@ -1,4 +1,4 @@
-"""What the conformance statement says of associations (sections 1, 2, 3.1, 3.6 and 6), asked of running servers."""
+"""What the conformance statement says of associations (sections 1, 2, 3.1, 3.7 and 6), asked of running servers."""
 
 import re
 import socket
@@ -16,6 +16,7 @@ from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
 from tests.certificates import Authority
+from tests.committing import PUSH_MODEL
 from tests.docs.asking import (
     CT,
     FIND,
@@ -74,7 +75,7 @@ def guarded(tmp_path_factory):
 # --- 1. Overview -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", rows("1. Overview", "SOP Class")[:-1], ids=lambda row: row[0])
+@pytest.mark.parametrize("row", rows("1. Overview", "SOP Class")[:-2], ids=lambda row: row[0])
 def test_every_service_is_offered_as_scp(archive, row):
     """Its context is accepted, and it answers: a move to nobody with A801, everything else with 0000."""
     _, sop_class, _, as_scp = row
@@ -293,7 +294,7 @@ def test_what_breaks_the_rules_is_aborted(archive, wrong):
 @pytest.mark.parametrize("row", rows("2.3 Presentation contexts", "transfer syntax"), ids=lambda row: row[0])
 def test_every_service_takes_each_of_its_transfer_syntaxes(archive, row):
     """Each of them proposed alone, for every service."""
-    assert set(negotiated(archive.port, [(each, [row[1]]) for each in SERVICES])) == {(ACCEPTED, row[1])}
+    assert set(negotiated(archive.port, [(each, [row[1]]) for each in (*SERVICES, PUSH_MODEL)])) == {(ACCEPTED, row[1])}
 
 
 @asks(
@@ -380,7 +381,7 @@ def test_what_is_not_offered_is_not_answered(archive):
     assert 0x56 not in dict(answered(archive.port))
 
 
-# --- 3.1 and 3.6 -------------------------------------------------------------------------------------------------
+# --- 3.1 and 3.7 -------------------------------------------------------------------------------------------------
 
 
 NOT_PROVOKED = "C001"

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from pacs.testing import serving, study, uid
 from tests import raw
 from tests.archives import identifier
+from tests.committing import PUSH_MODEL
 from tests.docs.asking import COMMENT, ELEMENT, MR, Asker, model, negotiated, role, store
 from tests.docs.statement import asks, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
@@ -114,8 +115,11 @@ def test_every_transfer_syntax_is_accepted_and_stored(archive, row):
 @asks("the Non-Patient Object Storage SOP Classes, Media Storage Directory and Storage Commitment never are")
 @pytest.mark.parametrize("sop_class", NEVER.values(), ids=NEVER)
 def test_what_is_never_taken(archive, open_to_all, sop_class):
-    """Refused as an unknown abstract syntax, switch or not."""
+    """Refused as an unknown abstract syntax, or where the service is offered as its instance, switch or not."""
     for each in (archive, open_to_all):
+        if sop_class == PUSH_MODEL:
+            assert store(each.port, instance("NEVER", SOPClassUID=sop_class)).status == 0x0122
+            continue
         assert negotiated(each.port, [(sop_class, [EXPLICIT])]) == [(3, EXPLICIT)]
 
 

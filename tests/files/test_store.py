@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pacs.errors import InstanceUnreadable, StorageUnavailable
-from pacs.files.local import PIECE, LocalFiles, TimeOrderedNames
+from pacs.files.local import FEW, PIECE, LocalFiles, TimeOrderedNames
 from pacs.files.store import FileStore
 
 NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
@@ -188,6 +188,15 @@ class TestEveryStore:
             incoming.commit(HEAD)
         assert [content(files, incoming.key) for incoming in incomings] == [b"head%d" % each for each in range(50)]
 
+    @pytest.mark.parametrize("count", [1, FEW + 1])
+    def test_what_is_stored_can_be_secured(self, files: FileStore, count: int):
+        """Few objects and many, one that is gone among them: what is there stays as it is."""
+        keys = [put(files, b"%d" % number) for number in range(count + 1)]
+        gone = keys.pop()
+        files.delete(gone)
+        files.secure([*keys, gone])
+        assert content(files, keys[-1]) == b"head%d" % (count - 1)
+
 
 def tree(folder: Path) -> set[str]:
     """Every file below a folder."""
@@ -211,6 +220,22 @@ class TestAFolder:
             incoming.write(b"body")
             incoming.commit(b"head")
         assert len(list(LocalFiles(root).keys())) == 1
+
+    @pytest.mark.parametrize("count", [1, FEW + 1])
+    def test_what_cannot_be_synced_is_not_secure(self, root: Path, monkeypatch: pytest.MonkeyPatch, count: int):
+        """One by one and all at once: StorageUnavailable, and well again when the disk is."""
+        files = LocalFiles(root)
+        keys = [put(files, b"body") for _ in range(count)]
+
+        def refuse(_descriptor: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            patch.setattr("pacs.files.local.sync_file_system", refuse)
+            with pytest.raises(StorageUnavailable):
+                files.secure(keys)
+        files.secure(keys)
 
     def test_a_start_removes_what_an_unclean_stop_left(self, root: Path):
         """Half-written files are removed and counted, committed ones stay."""

@@ -5,7 +5,7 @@ from alembic.script import ScriptDirectory
 
 from pacs.cancellation import Cancellation
 from pacs.dicom.query import Names, Single
-from pacs.index import schema, search, writer
+from pacs.index import commitments, schema, search, writer
 from tests.databases import opened
 from tests.index.archives import DATASETS, load
 from tests.index.arrivals import IMAGE, STUDY, arrival
@@ -29,6 +29,9 @@ def test_an_archive_of_every_revision_is_upgraded_and_serves(empty_database_url:
         assert unique_keys(index, STUDY, {"OtherPatientIDs": Single(("X2",))}) == ["1.2.1", "1.2.2"]
         stored = search.instances(index, query(IMAGE), Cancellation())
         assert {each.sop_instance_uid for each in stored} == {each.SOPInstanceUID for each in DATASETS}
+        claimed = commitments.claim(index, 60)
+        assert (claimed.transaction_uid if claimed else None) == ("1.2.9" if revision >= "20261124" else None)
+        assert commitments.add(index, "MODALITY", "1.2.10", b"", seconds=9, most=9, most_of_peer=9).number == 1
         assert writer.add(index, arrival(9)) == ()
         writer.remove(index, [each.sop_instance_uid for each in stored])
         assert unique_keys(index, STUDY, {"PatientName": Names((("*obod*",),))}) == []

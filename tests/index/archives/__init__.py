@@ -49,4 +49,6 @@ def load(connection: Connection, revision: str) -> None:
 
 def _with_bytes(table: Table, row: dict[str, Any]) -> dict[str, Any]:
     blobs = {name for name in row if isinstance(table.c[name].type, LargeBinary)}
-    return {name: base64.b64decode(value) if name in blobs else value for name, value in row.items()}
+    return {
+        name: base64.b64decode(value) if name in blobs and value is not None else value for name, value in row.items()
+    }

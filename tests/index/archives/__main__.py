@@ -2,7 +2,7 @@
 
 import tempfile
 
-from pacs.index import schema
+from pacs.index import commitments, schema
 from tests.databases import opened
 from tests.index.archives import DATASETS, write
 from tests.index.arrivals import fill
@@ -10,5 +10,6 @@ from tests.index.arrivals import fill
 with tempfile.TemporaryDirectory() as folder, opened(f"sqlite:///{folder}/pacs.db") as index:
     schema.upgrade(index)
     fill(index, *DATASETS)
+    commitments.add(index, "MODALITY", "1.2.9", b"asked", seconds=0.0, most=9, most_of_peer=9)
     with index.read() as connection:
         write(connection, schema.head())

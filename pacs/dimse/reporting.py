@@ -1,0 +1,310 @@
+"""Reports of storage commitment by N-EVENT-REPORT (PS3.4 J.3.3, PS3.7 10.1.1), from one thread of each process.
+
+A transaction that was asked for here is reported on the association of its request, if that is idle soon afterwards.
+All others, and those whose requester has released, are reported on an association of our own to the peer.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pacs.cancellation import Cancellation
+from pacs.dicom.commitment import encode_report
+from pacs.dimse import establishment, status
+from pacs.dimse.association import Association, Limits
+from pacs.dimse.command import Command, CommandField
+from pacs.dimse.errands import Errand
+from pacs.dimse.establishment import Protection
+from pacs.dimse.negotiation import SERVICE_SYNTAXES, STORAGE_COMMITMENT
+from pacs.dimse.operation import Publish
+from pacs.dimse.waiting import Bell, Vigil
+from pacs.errors import (
+    AssociationLost,
+    Cancelled,
+    DestinationUnreachable,
+    IndexUnavailable,
+    PacsError,
+    UnknownDestination,
+)
+from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
+from pacs.services.peers import Peer
+from pacs.telemetry import CommitmentReported, Diagnosed
+
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+"""The well-known SOP Instance of the Push Model (PS3.4 J.3.5)."""
+
+ALL_COMMITTED, FAILURES_EXIST = 1, 2
+"""The Event Type ID of a report (PS3.4 Table J.3-2)."""
+
+MESSAGE_ID = 1
+"""Of the only request on an association of our own."""
+
+LOOKS_EVERY = 30.0
+"""Seconds after which the index is asked again what is due: other processes enter transactions too."""
+
+MARGIN = 10.0
+"""Seconds that a claim holds longer than what is done with it may take."""
+
+RELEASE_SECONDS = 2.0
+"""Seconds a peer has to answer our release: a stop waits for it."""
+
+PAUSE = 5.0
+"""Seconds until the next attempt to do anything when the index does not answer."""
+
+
+class Reporter:
+    """Verifies and reports what was asked for. `start` begins, `stop` ends it; both may be left out.
+
+    `idle` is after how many seconds without a message a report goes on the association of the request, 0 for never.
+    """
+
+    def __init__(
+        self,
+        commitments: Commitments,
+        destination: Callable[[str], Peer],
+        publish: Publish,
+        ae_title: str,
+        *,
+        idle: float = 1.0,
+        limits: Limits | None = None,
+        protect: Callable[[Peer], Protection | None] = lambda _peer: None,
+    ) -> None:
+        self._commitments = commitments
+        self._destination = destination
+        self._protect = protect
+        self._publish = publish
+        self._ae_title = ae_title
+        self._idle = idle
+        self._limits = limits or Limits()
+        self._state = threading.Condition()
+        self._asked: deque[tuple[Claim, Association]] = deque()
+        """What was asked for on an association that may still be there."""
+        self._is_new = False
+        """Whether there may be something to claim that was not there before."""
+        self._cancellation = Cancellation()
+        self._bell: Bell | None = None
+        """Wakes the thread when it waits for a peer."""
+        self._thread: threading.Thread | None = None
+
+    # --- for the house, and for those who take requests in ------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to verify and report, the first time or again after a stop."""
+        self._cancellation, self._bell = Cancellation(), Bell()
+        self._thread = threading.Thread(target=self._run, name="pacs-commitment", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, and leave what is not done to the next who starts. Twice does no harm."""
+        self._cancellation.cancel("stopping")
+        self._wake()
+        thread, self._thread = self._thread, None
+        if thread is not None and self._bell is not None:
+            self._bell.ring()
+            thread.join()
+            self._bell.close()
+
+    def asked(self, claim: Claim, association: Association) -> None:
+        """See to a transaction whose request has just been answered on an association; for the owner of that."""
+        if self._idle:
+            association.errands.expect()
+            with self._state:
+                self._asked.append((claim, association))
+                self._state.notify_all()
+        else:
+            self._release(claim)
+
+    def _wake(self) -> None:
+        with self._state:
+            self._is_new = True
+            self._state.notify_all()
+
+    # --- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._cancellation.requested:
+            try:
+                self._work()
+            except (Cancelled, LostClaim):
+                continue
+            except IndexUnavailable as error:
+                logging.getLogger("pacs").warning("storage commitments wait: %s", error.comment)
+                self._sleep(PAUSE)
+            except Exception:
+                logging.getLogger("pacs").exception("storage commitments wait: a report failed")
+                self._sleep(PAUSE)
+        while self._asked:
+            claim, _ = self._asked.popleft()
+            self._release(claim)
+
+    def _work(self) -> None:
+        """Do one thing, or wait until there is one to do. Raises LostClaim, IndexUnavailable, Cancelled."""
+        with self._state:
+            self._is_new = False
+            asked = self._asked.popleft() if self._asked else None
+        if asked is not None:
+            self._see_to(*asked)
+            return
+        until_due = self._commitments.until_due()
+        if until_due is None or until_due > 0:
+            self._sleep(LOOKS_EVERY if until_due is None else min(LOOKS_EVERY, until_due))
+        elif (claim := self._commitments.claim()) is not None:
+            self._see_to(claim, None)
+
+    def _sleep(self, seconds: float) -> None:
+        with self._state:
+            self._state.wait_for(lambda: self._is_new or self._asked or self._cancellation.requested, seconds)
+
+    def _see_to(self, claim: Claim, association: Association | None) -> None:
+        try:
+            if association is None or not self._is_left_to(association, claim):
+                self._on_one_of_ours(claim)
+        except Cancelled:
+            self._release(claim)
+            raise
+        except PacsError:
+            raise
+        except Exception:
+            logging.getLogger("pacs").exception("a report of storage commitment failed")
+            self._failed(claim, "is not told of a storage commitment: a failure of the server itself, see its log")
+
+    # --- on the association of the request ----------------------------------------------------------------------
+
+    def _is_left_to(self, association: Association, claim: Claim) -> bool:
+        """Verify, and leave the report to the thread that owns the association, if that is there still."""
+        errand = None
+        try:
+            self._verified(claim)
+            seconds = self._idle + self._limits.message
+            self._commitments.keep(claim, seconds + self._limits.message + MARGIN)
+            errand = Errand(
+                self._idle, time.monotonic() + seconds, self._sender(claim), self._ended(claim, association)
+            )
+        finally:
+            is_given = association.errands.give(errand)
+        return is_given
+
+    def _sender(self, claim: Claim) -> Callable[[Association, int], bool]:
+        def send(association: Association, message_id: int) -> bool:
+            try:
+                self._send(association, message_id, self._commitments.verified(claim))
+            except (IndexUnavailable, LostClaim):
+                return False  # the claim runs out, and somebody else tries
+            return True
+
+        return send
+
+    def _ended(self, claim: Claim, association: Association) -> Callable[[int | None], None]:
+        def ended(code: int | None) -> None:
+            try:
+                if code == status.SUCCESS:
+                    self._acknowledged(claim, self._commitments.verified(claim), association.id)
+                else:  # at once on an association of our own: here it may not be expected
+                    self._commitments.release(claim)
+            except LostClaim:  # the response is late
+                self._commitments.reported(claim)
+            except IndexUnavailable as error:
+                logging.getLogger("pacs").warning("the end of a storage commitment is not noted: %s", error.comment)
+            self._wake()
+
+        return ended
+
+    # --- on an association of our own ---------------------------------------------------------------------------
+
+    def _on_one_of_ours(self, claim: Claim) -> None:
+        try:
+            verified = self._verified(claim)
+            limits = self._limits
+            self._commitments.keep(claim, limits.connect + limits.negotiation + limits.write + limits.message + MARGIN)
+            code = self._report(claim, verified)
+        except UnknownDestination:
+            mend = f"`pacs peers add {claim.peer} HOST PORT`, and start the server again"
+            self._failed(claim, f"asked for storage commitment and is not among the peers: {mend}", is_peer=True)
+        except (DestinationUnreachable, AssociationLost) as error:
+            self._failed(claim, f"cannot be told of a storage commitment: {error.comment}", is_peer=True)
+        else:
+            if code == status.SUCCESS:
+                self._acknowledged(claim, verified, "")
+            else:
+                self._failed(claim, f"answers the report of a storage commitment with status 0x{code:04X}")
+
+    def _report(self, claim: Claim, verified: Verified) -> int:
+        """The status a peer answers its report with. Raises UnknownDestination, DestinationUnreachable, Cancelled.
+
+        We propose to be SCP, though we are the requestor (PS3.4 J.3.3, PS3.7 D.3.3.4). Raises AssociationLost.
+        """
+        peer = self._destination(claim.peer)
+        vigil = Vigil(self._cancellation, attending=(self._bell,) if self._bell else ())
+        association = establishment.request(
+            peer.host,
+            peer.port,
+            calling_ae_title=self._ae_title,
+            called_ae_title=peer.ae_title,
+            contexts=[(STORAGE_COMMITMENT, SERVICE_SYNTAXES)],
+            roles={STORAGE_COMMITMENT: (False, True)},
+            limits=self._limits,
+            vigil=vigil,
+            protection=self._protect(peer),
+        )
+        try:
+            if not any(each.as_scp for each in association.contexts.values()):
+                raise DestinationUnreachable("The peer does not take us as SCP of Storage Commitment")
+            self._send(association, MESSAGE_ID, verified)
+            answer = association.receive(self._limits.message, vigil=vigil)
+        except Cancelled:
+            association.abort()
+            raise
+        finally:
+            association.release(RELEASE_SECONDS)
+        if answer is None or not answer.command.is_response or answer.command.responding_to != MESSAGE_ID:
+            raise AssociationLost("The peer does not answer the report")
+        return answer.command.status
+
+    # --- both ---------------------------------------------------------------------------------------------------
+
+    def _verified(self, claim: Claim) -> Verified:
+        return self._commitments.verified(claim, self._cancellation)
+
+    def _send(self, association: Association, message_id: int, verified: Verified) -> None:
+        """Send an N-EVENT-REPORT-RQ. Raises AssociationLost."""
+        context = next(
+            each for each in association.contexts.values() if each.abstract_syntax == STORAGE_COMMITMENT and each.as_scp
+        )
+        report = verified.report
+        command = Command.request(
+            CommandField.N_EVENT_REPORT,
+            message_id,
+            STORAGE_COMMITMENT,
+            affected_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE,
+            event_type=FAILURES_EXIST if report.failed else ALL_COMMITTED,
+        )
+        association.send(context.id, command, encode_report(report, self._ae_title, context.transfer_syntax))
+
+    def _acknowledged(self, claim: Claim, verified: Verified, association: str) -> None:
+        if not self._commitments.reported(claim):
+            return
+        report = verified.report
+        self._publish(
+            CommitmentReported(
+                association=association,
+                peer=claim.peer,
+                counts={"committed": len(report.committed), "failed": len(report.failed)},
+                attempts=verified.attempts,
+                duration=verified.age,
+            )
+        )
+
+    def _failed(self, claim: Claim, why: str, *, is_peer: bool = False) -> None:
+        """Have it tried again later, or say that it was given up."""
+        given_up = self._commitments.failed(claim, is_peer=is_peer)
+        what = f"; reports given up: {given_up}" if given_up else "; it is tried again"
+        self._publish(Diagnosed(sentence=f"{claim.peer} {why}{what}"))
+
+    def _release(self, claim: Claim) -> None:
+        try:
+            self._commitments.release(claim)
+        except PacsError as error:
+            logging.getLogger("pacs").warning("a storage commitment waits: %s", error.comment)
+        self._wake()

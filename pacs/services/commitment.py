@@ -1,0 +1,282 @@
+"""Storage commitment: which instances somebody asked us to answer for, whether we can, and what is to be reported.
+
+A transaction is durable before its request is answered. It is verified once, reported until the report is acknowledged
+or given up, and forgotten then. Whoever reports, by whichever protocol, works on a `Claim`.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pacs.cancellation import Cancellation
+from pacs.dicom.commitment import Failure, Reason, Reference, Report, Request
+from pacs.dicom.sop_classes import check_kept
+from pacs.errors import InstanceUnreadable, PacsError, SOPClassNotSupported, StorageUnavailable
+from pacs.files.store import FileStore
+from pacs.index import commitments, writer
+from pacs.index.commitments import Claim
+from pacs.index.database import Index
+from pacs.index.writer import StoredInstance
+from pacs.telemetry import Diagnosed, Event
+
+__all__ = ["Bounds", "Claim", "Commitments", "LostClaim", "Schedule", "Verified"]
+
+BATCH = 500
+"""How many instances are looked up, read and synced at a time."""
+
+LEASE = 60.0
+"""Seconds a claim holds while instances are verified; it is renewed with every `RENEWED_BYTES`, and every batch."""
+
+RENEWED_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a report that failed is tried again, in seconds: after `first`, then twice as long each time up to
+    `longest`; one that fails when the request is older than `give_up` is given up.
+    """
+
+    first: float = 30.0
+    longest: float = 3600.0
+    give_up: float = 259_200.0
+
+    def pause(self, attempts: int) -> float:
+        """The time to the next attempt when so many have failed, the one that just did not counted."""
+        return min(self.longest, self.first * 2.0 ** min(attempts, 32))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many instances a request may name, and how many transactions may be active, of one peer and in all."""
+
+    instances: int = 25_000
+    active: int = 10_000
+    active_of_peer: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What is to be reported; `age` is how many seconds ago it was asked for, `attempts` how many reports failed."""
+
+    report: Report
+    age: float
+    attempts: int
+
+
+class LostClaim(PacsError):
+    """The claim ran out while it was worked on: the transaction is somebody else's now, or done."""
+
+    def __init__(self) -> None:
+        super().__init__("The claim to a transaction ran out")
+
+
+class Commitments:
+    """The transactions of storage commitment of one archive."""
+
+    def __init__(
+        self,
+        index: Index,
+        files: FileStore,
+        *,
+        unknown_sop_classes: bool = False,
+        schedule: Schedule | None = None,
+        bounds: Bounds | None = None,
+        publish: Callable[[Event], None] = lambda _event: None,
+    ) -> None:
+        self._index = index
+        self._files = files
+        self._unknown_sop_classes = unknown_sop_classes
+        self._schedule = schedule or Schedule()
+        self.bounds = bounds or Bounds()
+        self._publish = publish
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    def request(self, peer: str, request: Request) -> Claim:
+        """Take a request in, durably, and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
+        bounds = self.bounds
+        requested = _packed([list(each) for each in request.references])
+        return commitments.add(
+            self._index,
+            peer,
+            request.transaction_uid,
+            requested,
+            seconds=LEASE,
+            most=bounds.active,
+            most_of_peer=bounds.active_of_peer,
+        )
+
+    def hasten(self) -> None:
+        """Have all that wait for another attempt tried soon: peers may be known now. Raises IndexUnavailable."""
+        commitments.hasten(self._index)
+
+    def claim(self) -> Claim | None:
+        """A transaction that is due and nobody's, now ours; None when there is none. Raises IndexUnavailable."""
+        return commitments.claim(self._index, LEASE)
+
+    def until_due(self) -> float | None:
+        """Seconds until there may be one to claim, None when there is none at all. Raises IndexUnavailable."""
+        return commitments.until_due(self._index)
+
+    def keep(self, claim: Claim, seconds: float) -> None:
+        """Claim on for some seconds. Raises LostClaim, IndexUnavailable."""
+        if not commitments.renew(self._index, claim, seconds):
+            raise LostClaim
+
+    def release(self, claim: Claim) -> None:
+        """Have somebody else do it, at once. Raises IndexUnavailable."""
+        commitments.release(self._index, claim)
+
+    def reported(self, claim: Claim) -> bool:
+        """Retire the Transaction UID: its report is acknowledged; whether it was active. Raises IndexUnavailable."""
+        return commitments.remove(self._index, claim)
+
+    def failed(self, claim: Claim, *, is_peer: bool) -> int:
+        """Have a report that failed tried again later; how many were given up instead, which are forgotten.
+
+        `is_peer` says whether the peer could not be reached at all, so that nothing else need be tried before either.
+        Raises IndexUnavailable.
+        """
+        transaction = commitments.read(self._index, claim)
+        if transaction is None:
+            return 0
+        if transaction.age > self._schedule.give_up:
+            if is_peer:
+                return commitments.remove_old(self._index, claim, self._schedule.give_up)
+            return int(commitments.remove(self._index, claim))
+        commitments.postpone(self._index, claim, self._schedule.pause(transaction.attempts), all_of_peer=is_peer)
+        return 0
+
+    # --- verifying ----------------------------------------------------------------------------------------------
+
+    def verified(self, claim: Claim, cancellation: Cancellation | None = None) -> Verified:
+        """What is to be reported of a claimed transaction; what has not been verified yet is, which may take long.
+
+        Raises LostClaim, Cancelled, IndexUnavailable.
+        """
+        transaction = commitments.read(self._index, claim)
+        if transaction is None:
+            raise LostClaim
+        references = [Reference(*each) for each in _unpacked(transaction.requested)]
+        if transaction.verified is not None:
+            reasons = dict(_unpacked(transaction.verified))
+        else:
+            reasons = self._reasons(claim, references, cancellation or Cancellation())
+            packed = _packed(list(reasons.items()))
+            if not commitments.renew(self._index, claim, LEASE, packed):
+                raise LostClaim
+        return Verified(_report(claim, references, reasons), transaction.age, transaction.attempts)
+
+    def _reasons(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> dict[int, int]:
+        """Why there is no commitment to some references, by their place. Each instance is verified once."""
+        verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
+        for batch in _batches(dict.fromkeys(each.sop_instance_uid for each in references)):
+            verification.verify(batch)
+            self.keep(claim, LEASE)
+        if verification.damaged:
+            first, count = verification.damaged[0], len(verification.damaged)
+            sentence = f"{count} stored files are missing or damaged, the first is {first}: have them sent again"
+            self._publish(Diagnosed(sentence=sentence))
+        found = ((place, self._reason(each, verification)) for place, each in enumerate(references))
+        return {place: reason for place, reason in found if reason is not None}
+
+    def _reason(self, reference: Reference, verification: "_Verification") -> int | None:
+        stored = verification.stored.get(reference.sop_instance_uid)
+        if stored is None:
+            return Reason.NO_SUCH_INSTANCE if self._is_kept(reference) else Reason.CLASS_NOT_SUPPORTED
+        if stored.sop_class_uid != reference.sop_class_uid:
+            return Reason.CLASS_INSTANCE_CONFLICT
+        return verification.reasons.get(reference.sop_instance_uid)
+
+    def _is_kept(self, reference: Reference) -> bool:
+        try:
+            check_kept(reference.sop_class_uid, self._unknown_sop_classes)
+        except SOPClassNotSupported:
+            return False
+        return True
+
+
+class _Verification:
+    """What has been found out about the instances of one transaction.
+
+    `keep` is called every now and then while it goes on, and may raise.
+    """
+
+    def __init__(self, index: Index, files: FileStore, keep: Callable[[], None], cancellation: Cancellation) -> None:
+        self._index, self._files, self._keep, self._cancellation = index, files, keep, cancellation
+        self._bytes = 0
+        self.stored: dict[str, StoredInstance] = {}
+        self.reasons: dict[str, Reason] = {}
+        """Why there is no commitment to a stored instance, by its SOP Instance UID."""
+        self.damaged: list[str] = []
+        """The files that are missing, shorter or longer than they were, or have other bytes."""
+
+    def verify(self, sop_instance_uids: Sequence[str]) -> None:
+        """Look at some instances: row, file, size, digest, and that the file is durable.
+
+        Raises IndexUnavailable, Cancelled.
+        """
+        whole = []
+        for instance in writer.find_all(self._index, sop_instance_uids):
+            uid = instance.sop_instance_uid
+            found: StoredInstance | None = instance
+            is_whole = self._is_whole(instance)
+            if not is_whole:  # it may have been replaced or deleted while it was read
+                found = writer.find(self._index, uid)
+                is_whole = found is not None and found != instance and self._is_whole(found)
+            if found is None:
+                continue
+            self.stored[uid] = found
+            if is_whole:
+                whole.append(found)
+            else:
+                self.damaged.append(found.file_key)
+                self.reasons[uid] = Reason.PROCESSING_FAILURE
+        try:
+            self._files.secure([instance.file_key for instance in whole])
+        except StorageUnavailable:
+            self.reasons |= {instance.sop_instance_uid: Reason.RESOURCE_LIMITATION for instance in whole}
+
+    def _is_whole(self, instance: StoredInstance) -> bool:
+        """Whether the bytes of the data set in the store are those that were received."""
+        digest = hashlib.sha256()
+        try:
+            for piece in self._files.pieces(instance.file_key, instance.size, instance.data_offset):
+                digest.update(piece)
+                self._count(len(piece))
+        except InstanceUnreadable:
+            return False
+        return digest.hexdigest() == instance.digest
+
+    def _count(self, read: int) -> None:
+        self._cancellation.check()
+        self._bytes += read
+        if self._bytes >= RENEWED_BYTES:
+            self._bytes = 0
+            self._keep()
+
+
+def _report(claim: Claim, references: Sequence[Reference], reasons: dict[int, int]) -> Report:
+    committed = [each for place, each in enumerate(references) if place not in reasons]
+    failed = [Failure(each, reasons[place]) for place, each in enumerate(references) if place in reasons]
+    return Report(claim.transaction_uid, committed, failed)
+
+
+def _batches(uids: dict[str, None]) -> Iterator[list[str]]:
+    rest = iter(uids)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _packed(rows: list[tuple[int, int]] | list[list[str]]) -> bytes:
+    """Rows as they are kept in the index."""
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode("ascii"), 1)
+
+
+def _unpacked(packed: bytes) -> list[Any]:
+    rows: list[Any] = json.loads(zlib.decompress(packed))
+    return rows

@@ -1,0 +1,484 @@
+"""Storage commitment over real associations: requests, reports on both kinds of association, and hostile peers."""
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE, build_role
+from sqlalchemy import text
+
+from pacs.dimse import reporting
+from pacs.dimse.reporting import Reporter
+from pacs.telemetry import CommitmentReported, Diagnosed, OperationFinished
+from pacs.testing import serving, study
+from tests import raw
+from tests.archives import take_in
+from tests.committing import (
+    CT,
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    Requester,
+    action,
+    references,
+    request,
+    requester,
+    some_uid,
+)
+from tests.raw import EXPLICIT, Raw, Response
+
+DATASETS = study(series=1, instances=3)
+STORED = references(DATASETS)
+UNKNOWN = (CT, some_uid(1))
+
+N_EVENT_REPORT, N_ACTION = 0x0100, 0x0130
+SOON = {"commitment.same_association_seconds": 0.05, "commitment.first_retry_seconds": 0.05}
+NEVER_THERE = {"commitment.same_association_seconds": 0, "commitment.first_retry_seconds": 0.05}
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""pynetdicom leaves the socket of an association that was aborted to the garbage collector."""
+
+
+@contextmanager
+def archive_of(folder: Path, *requesters: Requester, **settings: object) -> Iterator[object]:
+    """A running archive with three instances and these peers; what it publishes is in `.published`."""
+    rows = [each.row for each in requesters]
+    with serving(folder / "pacs", {"peers": rows, **SOON, **settings}) as archive:
+        archive.published = []
+        archive.events.subscribe(archive.published.append)
+        take_in(archive, DATASETS)
+        yield archive
+
+
+def eventually(condition, seconds=20):
+    """Wait until a condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def published(archive, kind):
+    """The events of a kind so far."""
+    return [each for each in archive.published if isinstance(each, kind)]
+
+
+def is_done(archive) -> bool:
+    """Whether no transaction is active."""
+    return archive.commitments.until_due() is None
+
+
+# --- on an association of our own --------------------------------------------------------------------------------
+
+
+def test_who_releases_at_once_is_called_and_told(tmp_path):
+    """The report comes on a new association of which we are the SCP, once, and the transaction is retired."""
+    peer = requester()
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        assert peer.ask(archive.port, [*STORED, UNKNOWN]) == 0x0000
+        told = peer.report()
+        eventually(lambda: is_done(archive))
+    assert (told.is_same, told.calling, told.event_type, told.transaction) == (False, "PACS", 2, "1.2.3.4")
+    assert (told.committed, told.failed) == (STORED, [(*UNKNOWN, 0x0112)])
+    assert told.dataset.RetrieveAETitle == "PACS"
+    assert peer.reports.empty()
+    (event,) = published(archive, CommitmentReported)
+    assert (event.peer, event.counts, event.attempts) == ("REQUESTER", {"committed": 3, "failed": 1}, 0)
+    (asked,) = published(archive, OperationFinished)
+    assert (asked.kind, asked.status, asked.counts) == ("N-ACTION", 0x0000, {"instances": 4})
+
+
+def test_everything_committed_is_event_type_1(tmp_path):
+    """And there is no Failed SOP Sequence."""
+    peer = requester()
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        told = peer.report()
+    assert (told.event_type, told.committed) == (1, STORED)
+    assert "FailedSOPSequence" not in told.dataset
+
+
+def test_a_damaged_and_a_missing_file_are_failures(tmp_path):
+    """What is not whole any more is never committed to."""
+    peer = requester()
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        files = sorted((tmp_path / "pacs" / "files").rglob("*.dcm"))
+        files[0].unlink()
+        files[1].write_bytes(files[1].read_bytes()[:-2] + b"\xff\xff")
+        assert peer.ask(archive.port, STORED) == 0x0000
+        told = peer.report()
+    assert (told.event_type, told.committed) == (2, STORED[2:])
+    assert told.failed == [(*each, 0x0110) for each in STORED[:2]]
+
+
+def test_a_peer_that_comes_back_is_told(tmp_path):
+    """Nobody listens at first: it is tried again, and the event says how often it failed."""
+    peer = requester()
+    with archive_of(tmp_path, peer) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: len(published(archive, Diagnosed)) >= 2)
+        with peer.listening():
+            assert peer.report().committed == STORED
+            eventually(lambda: is_done(archive))
+    (event,) = published(archive, CommitmentReported)
+    assert event.attempts >= 2
+    assert "cannot be reached" in published(archive, Diagnosed)[0].sentence
+    assert peer.reports.empty()
+
+
+def test_a_report_that_is_not_taken_is_sent_again(tmp_path):
+    """A status that is no success is none: the same report comes until it is 0000."""
+    peer = requester(answers=[0x0110, 0x0213])
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        reports = [peer.report() for _ in range(3)]
+        eventually(lambda: is_done(archive))
+    assert len({str(each.dataset) for each in reports}) == 1
+    assert "status 0x0110" in published(archive, Diagnosed)[0].sentence
+    assert peer.reports.empty()
+
+
+def test_a_peer_that_never_comes_back_is_given_up(tmp_path):
+    """All it waits for at once; the log says so, and its Transaction UIDs can be used again."""
+    peer = requester()
+    settings = {**NEVER_THERE, "commitment.give_up_seconds": 0.5}
+    with archive_of(tmp_path, peer, **settings) as archive:
+        for number in range(3):
+            assert peer.ask(archive.port, STORED, f"1.2.{number}") == 0x0000
+
+        def given_up():
+            sentences = [each.sentence for each in published(archive, Diagnosed)]
+            return sum(int(each.rpartition(" ")[2]) for each in sentences if "reports given up: " in each)
+
+        eventually(lambda: given_up() == 3)
+        assert is_done(archive)
+
+
+def test_who_is_no_peer_is_told_of_in_the_log(tmp_path):
+    """With the line that adds it; an association it waits on would do."""
+    peer = requester()
+    with archive_of(tmp_path, **NEVER_THERE) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: published(archive, Diagnosed))
+    assert "pacs peers add REQUESTER HOST PORT" in published(archive, Diagnosed)[0].sentence
+
+
+def test_a_peer_that_is_added_is_told_after_the_restart(tmp_path):
+    """Without waiting for a pause to end."""
+    peer = requester()
+    slow = {**NEVER_THERE, "commitment.first_retry_seconds": 3600}
+    with archive_of(tmp_path, **slow) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: published(archive, Diagnosed))
+    with peer.listening(), archive_of(tmp_path, peer, **slow):
+        assert peer.report().committed == STORED
+
+
+def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
+    """Without the role nothing is sent: it is tried again."""
+    peer = requester(accepts_role=False)
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: published(archive, Diagnosed))
+    assert "does not take us as SCP" in published(archive, Diagnosed)[0].sentence
+    assert peer.reports.empty()
+
+
+# --- on the association of the request ---------------------------------------------------------------------------
+
+
+def test_who_waits_is_told_on_the_same_association(tmp_path):
+    """Also an AE that is no peer, and it can go on with that association afterwards."""
+    peer = requester()
+    with archive_of(tmp_path) as archive, peer.associated(archive.port) as association:
+        for number in range(2):
+            assert request(association, [*STORED, UNKNOWN], f"1.2.{number}") == 0x0000
+        reports = [peer.report() for _ in range(2)]
+        eventually(lambda: is_done(archive))
+        assert association.send_c_store(DATASETS[0]).Status == 0x0000
+        assert request(association, STORED, "1.2.9") == 0x0000
+        reports.append(peer.report())
+    assert all(each.is_same for each in reports)
+    assert [each.transaction for each in reports] == ["1.2.0", "1.2.1", "1.2.9"]
+    assert [each.event_type for each in reports] == [2, 2, 1]
+    events = published(archive, CommitmentReported)
+    assert [bool(each.association) for each in events] == [True] * 3
+
+
+def test_a_report_does_not_come_between_two_stores(tmp_path):
+    """Who goes on storing is not idle: the report comes behind the last one."""
+    peer = requester()
+    wait = {"commitment.same_association_seconds": 0.3}
+    with archive_of(tmp_path, **wait) as archive, peer.associated(archive.port) as association:
+        assert request(association, STORED) == 0x0000
+        for _ in range(5):
+            assert association.send_c_store(DATASETS[0]).Status == 0x0000
+            assert peer.reports.empty()
+        assert peer.report().is_same
+
+
+def test_who_is_gone_without_an_answer_is_called(tmp_path):
+    """A report on an association that ends before its response comes again on one of our own."""
+    peer = requester()
+    with archive_of(tmp_path, peer) as archive, Raw(archive.port) as client:
+        ask(client, action(STORED), calling="REQUESTER")
+        report = client.message()
+        assert (report.number(0x0100), report.number(0x1002)) == (N_EVENT_REPORT, 1)
+        with peer.listening():
+            client.socket.close()
+            assert peer.report().committed == STORED
+            eventually(lambda: is_done(archive))
+
+
+def test_who_refuses_a_report_on_its_association_is_called(tmp_path):
+    """At once, whatever the pauses are: here it may be what it cannot take."""
+    peer = requester(answers=[0x0211])
+    slow = {"commitment.first_retry_seconds": 3600}
+    with (
+        archive_of(tmp_path, peer, **slow) as archive,
+        peer.listening(),
+        peer.associated(archive.port) as association,
+    ):
+        assert request(association, STORED) == 0x0000
+        assert [peer.report().is_same for _ in range(2)] == [True, False]
+        eventually(lambda: is_done(archive))
+
+
+def test_a_request_that_crosses_a_report_is_served(tmp_path):
+    """A C-ECHO comes where the response to the report is due, which comes after it: both count."""
+    with archive_of(tmp_path) as archive, Raw(archive.port) as client:
+        verification = "1.2.840.10008.1.1"
+        ask(client, action(STORED), more=[(3, verification, [EXPLICIT])])
+        report = client.message()
+        client.send(raw.request(raw.C_ECHO, 3, verification, 7, None))
+        assert client.message().status == 0x0000
+        client.send(raw.success(1, report.elements))
+        eventually(lambda: is_done(archive))
+        client.send(raw.request(raw.C_ECHO, 3, verification, 8, None))
+        assert client.message().status == 0x0000
+
+
+def test_a_peer_that_does_not_answer_on_its_association_is_called(tmp_path, monkeypatch):
+    """The message time is over: the report goes on an association of our own, while the other is still open."""
+    monkeypatch.setattr(reporting, "MARGIN", 0.1)
+    peer = requester()
+    settings = {"limits.message_seconds": 0.5}
+    with archive_of(tmp_path, peer, **settings) as archive, Raw(archive.port) as client, peer.listening():
+        ask(client, action(STORED), calling="REQUESTER")
+        assert client.message().number(0x0100) == N_EVENT_REPORT
+        assert peer.report().committed == STORED
+
+
+# --- requests that are refused -----------------------------------------------------------------------------------
+
+
+def ask(
+    client: Raw,
+    asked: Dataset | bytes | None,
+    *,
+    calling: str = "RAW",
+    action_type: int | None = 1,
+    instance: str = PUSH_MODEL_INSTANCE,
+    more=(),
+) -> Response:
+    """Associate, and the response to an N-ACTION."""
+    client.associate((1, PUSH_MODEL, [EXPLICIT]), *more, calling=calling)
+    return again(client, asked, action_type=action_type, instance=instance)
+
+
+def again(
+    client: Raw, asked: Dataset | bytes | None, *, action_type: int | None = 1, instance: str = PUSH_MODEL_INSTANCE
+) -> Response:
+    """The response to an N-ACTION on an association that is there."""
+    data = raw.encoded(asked, EXPLICIT) if isinstance(asked, Dataset) else asked
+    elements = [
+        raw.element(0x0003, PUSH_MODEL.encode()),
+        raw.us(0x0100, N_ACTION),
+        raw.us(0x0110, 1),
+        raw.us(0x0800, 0x0101 if data is None else 1),
+        raw.element(0x1001, instance.encode()),
+    ]
+    if action_type is not None:
+        elements.append(raw.us(0x1008, action_type))
+    client.send(raw.pdv(1, raw.command_set(elements), command=True))
+    if data is not None:
+        starts = range(0, len(data), raw.PIECE) or [0]
+        for at in starts:
+            last = at + raw.PIECE >= len(data)
+            client.send(raw.pdv(1, data[at : at + raw.PIECE], command=False, last=last))
+    return client.message()
+
+
+def nameless() -> Dataset:
+    """A request without a Transaction UID."""
+    asked = action(STORED)
+    del asked.TransactionUID
+    return asked
+
+
+@pytest.fixture(scope="module")
+def lonely(tmp_path_factory):
+    """An archive that nobody has to be told anything by."""
+    with archive_of(tmp_path_factory.mktemp("lonely"), **{"commitment.same_association_seconds": 0}) as archive:
+        yield archive
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "options"),
+    [
+        (0x0115, nameless(), {}),
+        (0x0115, action([]), {}),
+        (0x0115, action(STORED, "not.a.uid"), {}),
+        (0x0115, None, {}),
+        (0x0115, b"", {}),
+        (0x0110, b"\xff" * 30, {}),
+        (0x0110, raw.encoded(action(STORED), EXPLICIT)[:-3], {}),
+        (0x0123, action(STORED), {"action_type": 2}),
+        (0x0123, action(STORED), {"action_type": None}),
+        (0x0112, action(STORED), {"instance": "1.2.3"}),
+        (0x0112, action(STORED), {"instance": ""}),
+    ],
+)
+def test_what_cannot_be_understood_is_refused(lonely, code, asked, options):
+    """With a status of PS3.7 10.1.4.1.10 and an Error Comment; the association goes on, and nothing is kept."""
+    with Raw(lonely.port) as client:
+        refused = ask(client, asked, **options)
+        assert (refused.status, bool(refused.text(0x0902))) == (code, True)
+        assert (refused.text(0x0002), refused.number(0x0100)) == (PUSH_MODEL, N_ACTION | 0x8000)
+        assert again(client, action(STORED), action_type=9).status == 0x0123
+        client.release()
+    assert is_done(lonely)
+
+
+def test_a_transaction_uid_that_is_active_is_refused(tmp_path):
+    """With 0131, for the same AE; and it is taken once it is retired."""
+    peer = requester()
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        assert peer.ask(archive.port, STORED[:1]) == 0x0131
+        with Raw(archive.port) as client:
+            assert ask(client, action(STORED), calling="OTHER").status == 0x0000
+        with peer.listening():
+            assert peer.report().committed == STORED
+            eventually(lambda: published(archive, CommitmentReported))
+            assert peer.ask(archive.port, STORED[:1]) == 0x0000
+            assert peer.report().committed == STORED[:1]
+
+
+def ui(element, uid):
+    """An element of group 0008 and VR UI; pydicom would take ten seconds for as many as are needed here."""
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    return struct.pack("<HH2sH", 0x0008, element, b"UI", len(value)) + value
+
+
+def items(contents):
+    """Items of these contents."""
+    return b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in contents)
+
+
+def test_twenty_thousand_instances_are_one_request(tmp_path):
+    """The one that is stored is committed to, each of the others is told."""
+    asked = [STORED[0], *((CT, f"1.2.3.{number}") for number in range(19_999))]
+    named = [ui(0x1150, sop_class) + ui(0x1155, instance) for sop_class, instance in asked]
+    request = ui(0x1195, "1.2.3.4") + struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, len(items(named))) + items(named)
+    unknown = struct.pack("<HH2sHH", 0x0008, 0x1197, b"US", 2, 0x0112)
+    with archive_of(tmp_path) as archive, Raw(archive.port) as client:
+        assert ask(client, request).status == 0x0000
+        report = client.message()
+        client.send(raw.success(1, report.elements))
+        eventually(lambda: is_done(archive))
+    assert report.number(0x1002) == 2
+    assert items(each + unknown for each in named[1:]) in report.data
+    assert report.data.endswith(items(named[:1]))
+
+
+def test_more_than_is_taken_is_refused(tmp_path):
+    """Instances of a request, bytes of it, and transactions of a peer: 0213, and others are not hurt."""
+    limits = {"commitment.instances": 3, "commitment.active_per_peer": 2}
+    with archive_of(tmp_path, **NEVER_THERE, **limits) as archive, Raw(archive.port) as client:
+        assert ask(client, action([*STORED, UNKNOWN])).status == 0x0213
+        assert again(client, action(STORED[:1] * 20)).status == 0x0213
+        for number in range(2):
+            assert again(client, action(STORED, f"1.2.{number}")).status == 0x0000
+        refused = again(client, action(STORED, "1.2.9"))
+        assert (refused.status, "try again later" in refused.text(0x0902)) == (0x0213, True)
+        with Raw(archive.port) as other:
+            assert ask(other, action(STORED), calling="OTHER").status == 0x0000
+
+
+def test_who_may_not_ask_is_refused(tmp_path):
+    """With 0124, before anything is looked at."""
+    peers = [{"ae_title": "OTHER", "host": "127.0.0.1", "port": 1}]
+    settings = NEVER_THERE | {"access.services": ["store", "find"], "peers": peers}
+    with archive_of(tmp_path, **settings) as archive, Raw(archive.port) as client:
+        assert ask(client, action(STORED)).status == 0x0124
+        with Raw(archive.port) as other:
+            assert ask(other, action(STORED), calling="OTHER").status == 0x0000
+
+
+def test_an_index_that_does_not_answer_is_told(tmp_path):
+    """0213, and nothing is promised."""
+    with archive_of(tmp_path, **NEVER_THERE) as archive, Raw(archive.port) as client:
+        with archive.index.write() as connection:
+            connection.execute(text("ALTER TABLE commitment RENAME TO gone"))
+        assert ask(client, action(STORED)).status == 0x0213
+        with archive.index.write() as connection:
+            connection.execute(text("ALTER TABLE gone RENAME TO commitment"))
+        assert again(client, action(STORED)).status == 0x0000
+
+
+def test_the_role_of_scp_is_not_given_away(lonely):
+    """A requestor that proposes to be SCP of storage commitment stays SCU: its reports are refused."""
+    ae = AE("FALSE")
+    ae.add_requested_context(PUSH_MODEL)
+    association = ae.associate("127.0.0.1", lonely.port, ext_neg=[build_role(PUSH_MODEL, scu_role=True, scp_role=True)])
+    assert association.is_established
+    assert [(each.as_scu, each.as_scp) for each in association.accepted_contexts] == [(True, False)]
+    association.release()
+    with Raw(lonely.port) as client:
+        client.associate((1, PUSH_MODEL, [EXPLICIT]))
+        data = raw.encoded(action(STORED), EXPLICIT)
+        extra = [raw.us(0x1002, 1)]
+        client.send(raw.request(N_EVENT_REPORT, 1, PUSH_MODEL, 1, data, extra))
+        assert client.message().status == 0x0211
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_does_not_wait_for_a_silent_peer(tmp_path):
+    """A report that nobody answers is left, and the next start sends it."""
+    peer = requester()
+    with socket.create_server(("127.0.0.1", peer.port)) as silent:
+        with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+            assert peer.ask(archive.port, STORED) == 0x0000
+            connection, _ = silent.accept()
+            began = time.monotonic()
+        assert time.monotonic() - began < 10
+        connection.close()
+    with archive_of(tmp_path, peer), peer.listening():
+        assert peer.report().committed == STORED
+
+
+def test_a_reporter_that_never_began_can_be_stopped(lonely):
+    """As in the process that only forks workers."""
+    Reporter(lonely.commitments, lonely.peers.destination, print, "PACS").stop()
+
+
+def test_a_request_that_is_cut_off_keeps_nothing(lonely):
+    """Wherever the connection ends in its data set."""
+    whole = raw.encoded(action(STORED), EXPLICIT)
+    for cut in range(0, len(whole), 16):
+        with Raw(lonely.port) as client:
+            client.associate((1, PUSH_MODEL, [EXPLICIT]))
+            elements = [
+                raw.element(0x0003, PUSH_MODEL.encode()), raw.us(0x0100, N_ACTION), raw.us(0x0110, 1),
+                raw.us(0x0800, 1), raw.element(0x1001, PUSH_MODEL_INSTANCE.encode()), raw.us(0x1008, 1),
+            ]  # fmt: skip
+            client.send(raw.pdv(1, raw.command_set(elements), command=True))
+            client.send(raw.pdv(1, whole[:cut], command=False, last=False))
+    assert is_done(lonely)

@@ -1,0 +1,114 @@
+"""Storage commitment with Orthanc as the one who asks: it sends an instance, asks, and shows what it was told."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from pydicom import dcmwrite
+from pydicom.filebase import DicomBytesIO
+
+from pacs.testing import serving, study
+from tests.committing import CT, some_uid
+from tests.programs import free_port, needs, running, wait_for_port
+
+
+class Orthanc:
+    """A running Orthanc, by its REST interface."""
+
+    def __init__(self, http: int, dicom: int) -> None:
+        self.http, self.port = http, dicom
+
+    @property
+    def row(self) -> dict[str, object]:
+        """Its row for the table of peers."""
+        return {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": self.port}
+
+    def call(self, path: str, data: bytes | None = None):
+        """What a GET gives, or a POST of data."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}/{path}", data)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, **values: object):
+        """What a POST of JSON gives."""
+        return self.call(path, json.dumps(values).encode())
+
+    def outcome(self, path: str):
+        """What it was told of a transaction, once it was."""
+        deadline = time.monotonic() + 20
+        while (found := self.call(path))["Status"] == "Pending":
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        return found
+
+
+@contextmanager
+def orthanc(folder: Path, theirs: int) -> Iterator[Orthanc]:
+    """Orthanc with an empty store, which knows us as the modality `pacs` at a port."""
+    program = needs("Orthanc")
+    made = Orthanc(free_port(), free_port())
+    folder.mkdir()
+    settings = {
+        "Name": "requester",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "HttpPort": made.http,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAet": "ORTHANC",
+        "DicomPort": made.port,
+        "DicomModalities": {"pacs": ["PACS", "127.0.0.1", theirs]},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with running([program, folder / "orthanc.json"], folder / "log"):
+        wait_for_port(made.http)
+        wait_for_port(made.port)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Orthanc and our archive, which know each other, and an instance that Orthanc has sent us."""
+    folder = tmp_path_factory.mktemp("pair")
+    ours = free_port()
+    with ExitStack() as stack:
+        theirs = stack.enter_context(orthanc(folder / "orthanc", ours))
+        settings = {"peers": [theirs.row], "server.port": ours}
+        archive = stack.enter_context(serving(folder / "pacs", settings))
+        (dataset,) = study(series=1, instances=1)
+        content = DicomBytesIO()
+        dcmwrite(content, dataset, enforce_file_format=True)
+        sent = theirs.call("instances", content.getvalue())["ID"]
+        assert theirs.post("modalities/pacs/store", Resources=[sent])["FailedInstancesCount"] == 0
+        yield theirs, archive, dataset, sent
+
+
+def test_orthanc_is_told_of_a_commitment(pair):
+    """What it has sent is committed to."""
+    theirs, _, dataset, sent = pair
+    asked = theirs.post("modalities/pacs/storage-commitment", Resources=[sent])
+    outcome = theirs.outcome(asked["Path"])
+    assert (outcome["Status"], outcome["RemoteAET"], outcome["Failures"]) == ("Success", "PACS", [])
+    assert [each["SOPInstanceUID"] for each in outcome["Success"]] == [dataset.SOPInstanceUID]
+
+
+def test_orthanc_is_told_of_a_failure(pair):
+    """What it has not sent, and what was damaged since: each with its reason, beside what is committed to."""
+    theirs, archive, dataset, _ = pair
+    unknown = [CT, some_uid(1)]
+    asked = theirs.post("modalities/pacs/storage-commitment", DicomInstances=[unknown, [CT, dataset.SOPInstanceUID]])
+    outcome = theirs.outcome(asked["Path"])
+    assert outcome["Status"] == "Failure"
+    assert [each["SOPInstanceUID"] for each in outcome["Success"]] == [dataset.SOPInstanceUID]
+    assert [(each["SOPInstanceUID"], each["FailureReason"]) for each in outcome["Failures"]] == [(unknown[1], 0x0112)]
+    (file,) = Path(archive.config.files.url).rglob("*.dcm")
+    content = file.read_bytes()
+    file.write_bytes(content[:-2] + b"\xff\xff")
+    asked = theirs.post("modalities/pacs/storage-commitment", DicomInstances=[[CT, dataset.SOPInstanceUID]])
+    outcome = theirs.outcome(asked["Path"])
+    assert (outcome["Status"], outcome["Failures"][0]["FailureReason"]) == ("Failure", 0x0110)
+    file.write_bytes(content)

@@ -1,0 +1,189 @@
+"""Storage commitment without a protocol: what is verified, and what is said of it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs.cancellation import Cancellation
+from pacs.dicom.commitment import Reference, Request
+from pacs.errors import Cancelled, StorageUnavailable
+from pacs.files.local import LocalFiles
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.services import commitment
+from pacs.services.commitment import Commitments, LostClaim, Schedule
+from pacs.services.maintenance import Maintenance
+from pacs.services.storage import Storage
+from pacs.telemetry import Diagnosed, Event
+from pacs.testing import study
+from tests.archives import take_in
+from tests.committing import CT, references, some_uid
+
+DATASETS = study(series=2, instances=3)
+STORED = [Reference(*each) for each in references(DATASETS)]
+PRIVATE = "1.2.826.0.1.3680043.8.498.99"
+
+
+class House:
+    """The stores, and what was published."""
+
+    def __init__(self, index: Index, root: Path) -> None:
+        self.index, self.root = index, root
+        self.files = LocalFiles(root)
+        self.files.start()
+        self.events: list[Event] = []
+        self.storage = Storage(index, self.files, duplicates="replace")
+        self.commitments = Commitments(index, self.files, publish=self.events.append)
+        take_in(self, DATASETS)
+
+    def path(self, uid: str) -> Path:
+        """The file of an instance."""
+        found = writer.find(self.index, uid)
+        assert found is not None
+        return self.root / found.file_key
+
+    def said(self, *asked: Reference) -> tuple[list[Reference], list[tuple[Reference, int]]]:
+        """What is committed, and what failed for which reason."""
+        claim = self.commitments.request("PEER", Request(some_uid(len(asked)), asked))
+        report = self.commitments.verified(claim).report
+        assert report.transaction_uid == claim.transaction_uid
+        assert self.commitments.reported(claim)
+        return list(report.committed), [tuple(each) for each in report.failed]
+
+
+@pytest.fixture
+def house(index: Index, tmp_path: Path) -> Iterator[House]:
+    """An archive with six instances."""
+    made = House(index, tmp_path / "files")
+    yield made
+    made.files.close()
+
+
+def test_what_is_whole_is_committed_to(house: House):
+    """Every one, in the order in which they were asked about, and one that is named twice twice."""
+    asked = [*reversed(STORED), STORED[0]]
+    assert house.said(*asked) == (asked, [])
+
+
+def test_each_failure_has_its_reason(house: House):
+    """Not stored, under another class, of a class that is not kept, damaged, cut short, gone; the rest is committed."""
+    damaged, short, gone, *whole = STORED
+    path = house.path(damaged.sop_instance_uid)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.truncate(house.path(short.sop_instance_uid), 600)
+    house.path(gone.sop_instance_uid).unlink()
+    unknown, private = Reference(CT, some_uid(1)), Reference(PRIVATE, some_uid(2))
+    other_class = Reference("1.2.840.10008.5.1.4.1.1.4", whole[0].sop_instance_uid)
+    assert house.said(damaged, whole[0], short, gone, unknown, private, other_class, whole[1]) == (
+        [whole[0], whole[1]],
+        [(damaged, 0x0110), (short, 0x0110), (gone, 0x0110), (unknown, 0x0112), (private, 0x0122),
+         (other_class, 0x0119)],
+    )  # fmt: skip
+    (told,) = (each for each in house.events if isinstance(each, Diagnosed))
+    assert "3 stored files are missing or damaged" in told.sentence
+
+
+def test_what_cannot_be_made_durable_is_not_committed_to(house: House, monkeypatch: pytest.MonkeyPatch):
+    """When the disk says so, the reason is that resources are missing, and asking again may help."""
+
+    def refuse(_keys: object) -> None:
+        raise StorageUnavailable("The disk is full")
+
+    monkeypatch.setattr(house.files, "secure", refuse)
+    assert house.said(STORED[0]) == ([], [(STORED[0], 0x0213)])
+    monkeypatch.undo()
+    assert house.said(STORED[0]) == ([STORED[0]], [])
+
+
+def test_more_than_a_batch_is_verified(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Batch by batch, nothing is left out between them."""
+    monkeypatch.setattr(commitment, "BATCH", 2)
+    unknown = [Reference(CT, some_uid(number)) for number in range(5)]
+    assert house.said(*STORED, *unknown) == (STORED, [(each, 0x0112) for each in unknown])
+
+
+def test_what_was_found_out_stays(house: House):
+    """A transaction is verified once: its report says the same when it is sent again, by whomever."""
+    claim = house.commitments.request("PEER", Request("1.2.3", STORED[:1]))
+    assert house.commitments.verified(claim).report.committed == STORED[:1]
+    house.path(STORED[0].sop_instance_uid).unlink()
+    assert house.commitments.verified(claim).report.committed == STORED[:1]
+
+
+def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, monkeypatch: pytest.MonkeyPatch):
+    """The newer one is what is committed to; one that is gone is not stored, not damaged."""
+    (newer,) = study(series=1, instances=1, StudyDescription="ANOTHER")
+    found = writer.find_all
+
+    def replaced(index: Index, uids: list[str]) -> object:
+        before = found(index, uids)
+        take_in(house, [newer])
+        return before
+
+    monkeypatch.setattr(writer, "find_all", replaced)
+    assert house.said(STORED[0]) == ([STORED[0]], [])
+
+    def deleted(index: Index, uids: list[str]) -> object:
+        before = found(index, uids)
+        Maintenance(index, house.files).delete(before)
+        return before
+
+    monkeypatch.setattr(writer, "find_all", deleted)
+    assert house.said(STORED[1]) == ([], [(STORED[1], 0x0112)])
+    assert house.events == []
+
+
+def test_whoever_stops_leaves_it_to_the_next(house: House):
+    """Cancelled in the middle of verifying, released, claimed again."""
+    claim = house.commitments.request("PEER", Request("1.2.3", STORED))
+    cancellation = Cancellation()
+    cancellation.cancel("stopping")
+    with pytest.raises(Cancelled):
+        house.commitments.verified(claim, cancellation)
+    house.commitments.release(claim)
+    again = house.commitments.claim()
+    assert again is not None
+    with pytest.raises(LostClaim):
+        house.commitments.verified(claim)
+    assert len(house.commitments.verified(again).report.committed) == 6
+
+
+def test_pauses_grow_to_the_longest():
+    """Twice as long each time, however often."""
+    schedule = Schedule(first=30, longest=3600)
+    assert [schedule.pause(attempts) for attempts in (0, 1, 2, 6, 7, 10_000)] == [30, 60, 120, 1920, 3600, 3600]
+
+
+def test_a_report_is_given_up_when_the_request_is_too_old(house: House):
+    """All of a peer that cannot be reached at once, one alone otherwise; before that it is put off."""
+    patient = house.commitments
+    hasty = Commitments(house.index, house.files, schedule=Schedule(give_up=0.0))
+    claims = [patient.request("PEER", Request(f"1.2.{number}", STORED[:1])) for number in range(3)]
+    assert patient.failed(claims[0], is_peer=True) == 0
+    assert hasty.failed(claims[0], is_peer=True) == 0  # it is nobody's claim any more
+    assert hasty.failed(claims[1], is_peer=False) == 1
+    patient.release(claims[2])
+    patient.hasten()
+    claim = hasty.claim()
+    assert claim is not None
+    assert hasty.failed(claim, is_peer=True) == 2
+    assert patient.until_due() is None
+
+
+def test_the_files_of_a_commitment_are_synced(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Each file and its folder where they are few, the file system where they are many."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    path = house.path(STORED[0].sop_instance_uid)
+    monkeypatch.setattr(os, "fsync", noted)
+    house.said(STORED[0])
+    assert {str(path), str(path.parent)} <= set(synced)
