@@ -23,10 +23,13 @@ from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
+from pacs.services.backup import Backups
+from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
+from pacs.services.reindex import Reindex
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
 from pacs.telemetry import EventStream, ServerReady
@@ -65,9 +68,15 @@ class Archive:
         self.queries = QueryService(
             self.index, self.files, page=config.limits.query_page, scan_limit=config.limits.query_scan
         )
-        self.retrieves = RetrieveService(self.index, self.files, config.limits.retrieve_studies)
-        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish)
-        self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
+        folder, verify, publish = Path(config.files.url), config.files.verify, self.events.publish
+        self.retrieves = RetrieveService(
+            self.index, self.files, config.limits.retrieve_studies, verify=verify, publish=publish
+        )
+        self.maintenance = Maintenance(self.index, self.files, verify=verify, publish=publish)
+        self.fsck = Fsck(self.index, self.files)
+        self.reindex = Reindex(self.index, self.files, folder / "upkeep", newest=config.storage.duplicates == "replace")
+        self.backups = Backups(self.index, self.files, folder)
+        self._recovery = Recovery(self.index, self.files, folder / "running", publish)
         self._server = self._dimse()
         self._closing = threading.Lock()
 
