@@ -17,6 +17,9 @@ from pacs.services.storage import Storage
 from tests import raw, real_files
 
 IDENTITY = [patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart]
+SMALL = 20_000
+"""Bytes of a real file that is taken in."""
+
 SURROGATES = {"id", "patient_fk", "study_fk", "series_fk"}
 
 
@@ -58,14 +61,20 @@ def series_of(number: int, instances: int = 3, **attributes: Any) -> list[Datase
 
 
 def populate(index: Index, files: LocalFiles) -> Storage:
-    """Take in all real files there are, and what disagrees, is replaced and is deleted; the storage it went through."""
+    """Take in the small ones of all real files, and what `mix` has; the storage it went through."""
     storage = Storage(index, files, duplicates="replace")
     for path in real_files.FILES:
-        with suppress(PacsError):
-            storage.import_file(path)
+        if path.stat().st_size < SMALL:
+            with suppress(PacsError):
+                storage.import_file(path)
+    mix(index, files, storage)
+    return storage
+
+
+def mix(index: Index, files: LocalFiles, storage: Storage) -> None:
+    """Take in what disagrees, is replaced and is deleted."""
     disagree(storage)
     delete_some(index, files, storage)
-    return storage
 
 
 def disagree(storage: Storage) -> None:

@@ -7,9 +7,9 @@ from pacs.errors import InstanceDamaged
 
 
 def require(digest: str, pieces: Iterable[bytes], head_size: int = 0) -> None:
-    """Raise InstanceDamaged unless all `pieces`, but for their first `head_size` bytes, have this SHA-256 in hexadecimal.
+    """Raise InstanceDamaged unless all `pieces`, but for their first `head_size` bytes, have this SHA-256.
 
-    Raises what `pieces` raises.
+    `digest` is in hexadecimal. Raises what `pieces` raises.
     """
     found, seen = sha256(), 0
     for piece in pieces:

@@ -1,8 +1,9 @@
 """One index made to say what another says, while it is in use: copied whole, or corrected row by row.
 
 The other one is an SQLite file of our own: derived from the files by `pacs.services.reindex`, or copied from an index
-by `copy`, as one moment has it. Rows are known by what identifies them, so that surrogate keys may differ. A row that is
-right already is not touched and one that is wrong is corrected in its place: nobody who looks meanwhile misses anything.
+by `copy`, as one moment has it. Rows are known by what identifies them, so that surrogate keys may differ. A row that
+is right already is not touched, one that is wrong is corrected in its place: nobody who looks meanwhile misses
+anything.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -95,23 +96,37 @@ class Part:
         return tuple(each["file_key"] for each in self.images)
 
 
-def parts(index: Index) -> Iterator[tuple[int, int]]:
-    """What an index is divided into: for each the surrogate key of a series and of the last image of the part before.
+Place = tuple[int, int]
+"""Of a part: the surrogate key of its series, and of the last image before it."""
 
-    Raises IndexUnavailable.
-    """
+
+def groups(index: Index) -> Iterator[list[Place]]:
+    """The parts an index is divided into, as many together as have `PAGE` images. Raises IndexUnavailable."""
+    group: list[Place] = []
+    images = 0
+    for place, size in _places(index):
+        if group and images + size > PAGE:
+            yield group
+            group, images = [], 0
+        group.append(place)
+        images += size
+    if group:
+        yield group
+
+
+def _places(index: Index) -> Iterator[tuple[Place, int]]:
+    """Each part, and how many images it has."""
     series_id = 0
-    while (
-        following := _one(index, select(series.c.id).where(series.c.id > series_id).order_by(series.c.id))
-    ) is not None:
-        series_id, image_id = following, 0
-        while (last := _last_of_part(index, series_id, image_id)) is not None:
-            yield series_id, image_id
-            image_id = last
+    while (following := _next_series(index, series_id)) is not None:
+        series_id, after = following, 0
+        while ids := _images(index, series_id, after):
+            yield (series_id, after), len(ids)
+            after = ids[-1]
 
 
-def part(index: Index, series_id: int, after: int) -> Part | None:
+def part(index: Index, place: Place) -> Part | None:
     """A part as it is now; None when nothing of it is left. Raises IndexUnavailable."""
+    series_id, after = place
     with index.read() as connection:
         chosen = select(image).where(image.c.series_fk == series_id, image.c.id > after).order_by(image.c.id)
         images = tuple(map(_values, connection.execute(chosen.limit(PAGE))))
@@ -123,16 +138,16 @@ def part(index: Index, series_id: int, after: int) -> Part | None:
         return Part((_values(top), _values(over), _values(own)), images)
 
 
-def _last_of_part(index: Index, series_id: int, after: int) -> int | None:
+def _images(index: Index, series_id: int, after: int) -> Sequence[int]:
     ids = select(image.c.id).where(image.c.series_fk == series_id, image.c.id > after).order_by(image.c.id)
     with index.read() as connection:
-        found = connection.execute(ids.limit(PAGE)).scalars().all()
-    return found[-1] if found else None
+        return connection.execute(ids.limit(PAGE)).scalars().all()
 
 
-def _one(index: Index, chosen: Any) -> int | None:
+def _next_series(index: Index, after: int) -> int | None:
+    chosen = select(series.c.id).where(series.c.id > after).order_by(series.c.id).limit(1)
     with index.read() as connection:
-        found: int | None = connection.execute(chosen.limit(1)).scalar()
+        found: int | None = connection.execute(chosen).scalar()
     return found
 
 
@@ -149,8 +164,10 @@ def is_right(index: Index, wanted: Part) -> bool:
         return _Correction(connection, wanted).is_right()
 
 
-def correct(index: Index, wanted: Part, derived: Index, known: Collection[str] = (), *, adds: bool = True) -> Changes:
-    """Make an index say of a part what is wanted, in one transaction. Without `adds` no image is added to it.
+def correct(
+    index: Index, wanted: Sequence[Part], derived: Index, known: Collection[str] = (), *, adds: bool = True
+) -> Changes:
+    """Make an index say of some parts what is wanted, in one transaction. Without `adds` no image is added to it.
 
     Raises Differing, and nothing is changed, when a row would be corrected below which there are files that only one of
     this index and `derived` has, but for those that are `known`. IndexUnavailable.
@@ -164,7 +181,13 @@ def correct(index: Index, wanted: Part, derived: Index, known: Collection[str] =
         if unknown_here or gone:
             raise Differing(unknown_here, gone)
 
-    return index.transact(lambda connection: _Correction(connection, wanted, differing).run(adds=adds))
+    def work(connection: Connection) -> Changes:
+        changes = Changes()
+        for each in wanted:
+            changes.add(_Correction(connection, each, differing).run(adds=adds))
+        return changes
+
+    return index.transact(work)
 
 
 def _files_in(index: Index, level: QueryLevel, row: Values) -> set[str]:

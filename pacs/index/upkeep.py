@@ -59,7 +59,7 @@ def forget(index: Index, file_keys: Sequence[str]) -> list[StoredInstance]:
     Raises IndexUnavailable.
     """
     uids = [each.sop_instance_uid for each in with_files(index, file_keys).values()]
-    return writer.remove(index, uids, file_keys)
+    return writer.remove(index, uids, file_keys) if uids else []
 
 
 def childless(index: Index) -> dict[QueryLevel, int]:

@@ -1,8 +1,8 @@
 """`pacs backup` and `pacs restore`: a consistent copy of index and files, and an archive from it.
 
 A backup is a folder: `files/` has the instances under the keys they have in the archive, `index-….db` the index as one
-moment had it, an SQLite file whatever database it was copied from, and `manifest.json` says that all this is complete. It
-is written last and put in the place of the one before: a backup that is cut off leaves the earlier one as it was.
+moment had it, an SQLite file whatever database it was copied from, and `manifest.json` says that all this is complete.
+It is written last and put in the place of the one before: a backup that is cut off leaves the earlier one as it was.
 
 Files never change, so that a later backup into the same folder copies only what is new.
 """
@@ -169,11 +169,10 @@ class Backups:
 
     def _fill(self, snapshot: Index, progress: Progress) -> None:
         with progress("indexing", upkeep.counts(snapshot)[QueryLevel.IMAGE]) as advance:
-            for series_id, after in reconciling.parts(snapshot):
-                wanted = reconciling.part(snapshot, series_id, after)
-                if wanted is not None:
-                    reconciling.correct(self._index, wanted, snapshot)
-                    advance(len(wanted.images))
+            for places in reconciling.groups(snapshot):
+                wanted = [each for place in places if (each := reconciling.part(snapshot, place)) is not None]
+                reconciling.correct(self._index, wanted, snapshot)
+                advance(sum(len(each.images) for each in wanted))
 
 
 class _Making:

@@ -107,10 +107,11 @@ def _correct(index: Index, files: FileStore, keys: set[str]) -> None:
                 writer.add(derived, arrival_of(files, key, verify=False))
             except (DuplicateInstance, UndecodableDataSet, InstanceUnreadable):
                 continue
-        for series_id, after in reconciling.parts(derived):
-            wanted = reconciling.part(derived, series_id, after)
-            if wanted is not None and not reconciling.is_right(index, wanted):
-                reconciling.correct(index, wanted, derived, keys, adds=False)
+        for places in reconciling.groups(derived):
+            wanted = [each for place in places if (each := reconciling.part(derived, place)) is not None]
+            wrong = [each for each in wanted if not reconciling.is_right(index, each)]
+            if wrong:
+                reconciling.correct(index, wrong, derived, keys, adds=False)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """`pacs fsck`: whether index and files agree, in both directions, and mending what does not.
 
 The archive may be in use meanwhile: what looks wrong is looked at once more after `GRACE` before anybody is told, as it
-may have been on its way in or out. Nothing that is whole is ever lost, and nothing damaged deleted: damaged files are set
-aside in `quarantine`, with their rows removed, so that the sender can send the instance again.
+may have been on its way in or out. Nothing that is whole is ever lost, and nothing damaged deleted: damaged files are
+set aside in `quarantine`, with their rows removed, so that the sender can send the instance again.
 """
 
 import time
@@ -45,10 +45,10 @@ LEFTOVER, JOURNAL, CHILDLESS = "leftover", "journal", "childless"
 class Finding:
     """One thing that is wrong. `problem` is its kind, one of the words above.
 
-    - `missing`, `size`, `digest`, `head`, `unreadable`: the file of a row is not there, not as long as the row says, has
-      other bytes than were received, says another instance than the row does, cannot be read.
-    - `orphan`, `duplicate`, `damaged`, `stray`: a file in no row that holds a whole instance, one that another file has,
-      none, or that has a name no file of ours has.
+    - `missing`, `size`, `digest`, `head`, `unreadable`: the file of a row is not there, not as long as the row says,
+      has other bytes than were received, says another instance than the row does, cannot be read.
+    - `orphan`, `duplicate`, `damaged`, `stray`: a file in no row that holds a whole instance, one that another file
+      has, none, or that has a name no file of ours has.
     - `leftover`, `journal`: what a process that died left half-written, or not yet at its place.
     - `childless`: a patient, study or series without children.
     """
@@ -81,15 +81,16 @@ class Report:
 class Fsck:
     """Compares one index with its files."""
 
-    def __init__(self, index: Index, files: FileStore, grace: float = GRACE) -> None:
+    def __init__(self, index: Index, files: FileStore, grace: float | None = None) -> None:
         self._index, self._files = index, files
-        self._grace = grace
+        self._grace = GRACE if grace is None else grace
 
     def run(self, *, quick: bool = False, repair: bool = False, progress: Progress = silent) -> Report:
         """Look at everything, and mend what is wrong if that is wanted.
 
-        With `quick` only names and sizes are looked at, and no file is read. Raises IndexUnavailable, StorageUnavailable;
-        StorageUnavailable also, and nothing is changed, where there is no file at all for an index that has instances.
+        With `quick` only names and sizes are looked at, and no file of a row is read. Raises IndexUnavailable,
+        StorageUnavailable; the latter also, and nothing is changed, where there is no file at all for an index that has
+        instances.
         """
         journal = list(self._journal(repair=repair))
         look = _Look(self._index, self._files, quick=quick)

@@ -1,13 +1,13 @@
 """`pacs reindex`: the whole index from the files alone, while the archive is in use or not.
 
 An index is derived from the files aside, in an SQLite file of its own, by the very code that takes instances in: oldest
-first, so that what disagrees is resolved as it was on arrival. Then the index in use is corrected where it says something
-else, some images of a series at a time. What is right already is not touched, nothing is missing meanwhile, and a run
-that was cut off is made up for by the next one.
+first, so that what disagrees is resolved as it was on arrival. Then the index in use is corrected where it says
+something else, some images of a series at a time. What is right already is not touched, nothing is missing meanwhile,
+and a run that was cut off is made up for by the next one.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ from pacs.files.held import HeldFolder, held_folders, take
 from pacs.files.store import FileStore
 from pacs.index import reconciling, schema, upkeep, writer
 from pacs.index.database import Index
-from pacs.index.reconciling import Changes, Differing
+from pacs.index.reconciling import Changes, Differing, Place
 from pacs.index.writer import Arrival, StoredInstance
 from pacs.services.arrivals import arrival_of
 from pacs.services.derivation import refresh
@@ -69,10 +69,10 @@ class Reindex:
     """
 
     def __init__(
-        self, index: Index, files: FileStore, folder: Path, *, newest: bool = False, grace: float = GRACE
+        self, index: Index, files: FileStore, folder: Path, *, newest: bool = False, grace: float | None = None
     ) -> None:
         self._index, self._files, self._folder = index, files, folder
-        self._newest, self._grace = newest, grace
+        self._newest, self._grace = newest, GRACE if grace is None else grace
 
     def run(self, progress: Progress = silent) -> Reindexed:
         """Make the index say what the files say.
@@ -134,7 +134,7 @@ class _Run:
 
     def run(self, progress: Progress) -> Reindexed:
         began = datetime.now(UTC)
-        total = sum(1 for _ in self._files.keys())
+        total = sum(1 for _ in self._files.keys())  # noqa: SIM118 - no mapping
         images = upkeep.counts(self._index)[QueryLevel.IMAGE]
         if images and not total:
             raise StorageUnavailable(
@@ -145,8 +145,8 @@ class _Run:
         self._derive(self._files.keys(began - timedelta(hours=1)))
         self._let_settle()
         with progress("comparing", upkeep.counts(self._derived)[QueryLevel.IMAGE]) as advance:
-            for series_id, after in reconciling.parts(self._derived):
-                advance(self._correct(series_id, after))
+            for places in reconciling.groups(self._derived):
+                advance(self._correct(places))
         self._remove_what_has_no_file()
         upkeep.prune(self._index)
         result = self._result
@@ -217,25 +217,23 @@ class _Run:
                 time.sleep(self._grace)
                 return
 
-    def _correct(self, series_id: int, after: int) -> int:
-        """Make the index say what is derived of one part; how many images that has."""
+    def _correct(self, places: Sequence[Place]) -> int:
+        """Make the index say what is derived of some parts; how many images these have."""
         known: set[str] = set()
         for _ in range(ATTEMPTS):
-            wanted = reconciling.part(self._derived, series_id, after)
-            if wanted is None:
-                return 0
-            if reconciling.is_right(self._index, wanted):
-                return len(wanted.images)
-            if self._forget_deleted(wanted.file_keys):
+            wanted = [each for place in places if (each := reconciling.part(self._derived, place)) is not None]
+            wrong = [each for each in wanted if not reconciling.is_right(self._index, each)]
+            if wrong and self._forget_deleted(key for each in wrong for key in each.file_keys):
                 continue
             try:
-                self._changes.add(reconciling.correct(self._index, wanted, self._derived, known))
+                if wrong:
+                    self._changes.add(reconciling.correct(self._index, wrong, self._derived, known))
             except Differing as differing:
                 self._take_in(self._arrivals(differing.unknown))
                 self._forget_deleted(differing.gone)
                 known.update(differing.unknown, differing.gone)
             else:
-                return len(wanted.images)
+                return sum(len(each.images) for each in wanted)
         raise IndexUnavailable("the index changes faster than it can be compared: try again later")
 
     def _forget_deleted(self, keys: Iterable[str]) -> bool:

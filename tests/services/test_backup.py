@@ -1,5 +1,6 @@
 """A copy of an archive, and an archive from it: issue 4 point 2."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.storage import Storage
 from tests.databases import KINDS, fresh_database, opened
-from tests.upkeep import populate, rows, send, series_of, tree
+from tests.upkeep import mix, rows, send, series_of, tree
 
 
 class House:
@@ -58,7 +59,7 @@ def new(request, tmp_path: Path):
 
 def test_a_restored_archive_is_the_same_bit_for_bit_and_row_for_row(house: House, new: House, tmp_path: Path):
     """From either database into either, with when each instance was used last."""
-    populate(house.index, house.files)
+    mix(house.index, house.files, house.storage)
     writer.touch(house.index, [house.instances()[0].sop_instance_uid], 12345)
     made = house.backups.make(tmp_path / "backup")
     count, size = len(house.instances()), sum(each.size for each in house.instances())
@@ -179,8 +180,6 @@ def test_two_backups_into_one_folder_do_not_meet(house: House, tmp_path: Path):
     """The second is refused."""
     (tmp_path / "backup").mkdir()
     descriptor = os.open(tmp_path / "backup", os.O_RDONLY)
-    import fcntl
-
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(ConfigurationError, match="somebody else is at work"):
         house.backups.make(tmp_path / "backup")
@@ -262,6 +261,7 @@ def die(url: str, root: Path, folder: Path, work: str, step: str) -> None:
     assert died.returncode == 9
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("step", ["file", "manifest"])
 def test_a_backup_that_was_killed_leaves_the_earlier_one_and_can_be_run_again(
     house: House, database_url: str, tmp_path: Path, step: str
@@ -284,7 +284,8 @@ def test_a_backup_that_was_killed_leaves_the_earlier_one_and_can_be_run_again(
     assert len(list((tmp_path / "backup").glob("index-*.db"))) == 1
 
 
-@pytest.mark.parametrize("step", ["file", "rows"])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("new", "step"), [("sqlite", "file"), ("postgresql", "rows")], indirect=["new"])
 def test_a_restore_that_was_killed_can_be_run_again(house: House, new: House, tmp_path: Path, step: str):
     """Into what it left, but from the same backup only."""
     send(house.storage, *series_of(1, 5))

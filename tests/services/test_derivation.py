@@ -51,7 +51,7 @@ def test_the_wrong_name_of_one_image_goes_with_it(house: House):
 
 
 def test_a_study_that_is_sent_again_for_another_patient_is_that_patients_then(house: House):
-    """Every instance replaced under a corrected Patient ID: the study moves, and nobody is left of the wrong patient."""
+    """Every instance replaced under a corrected Patient ID: the study moves, and the wrong patient is gone."""
     study = series_of(1, 4, patient_id="WRONG")
     (other,) = series_of(2, 1, patient_id="RIGHT", patient="RIGHT^NAME")
     send(house.storage, other, *study)

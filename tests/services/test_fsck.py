@@ -212,15 +212,15 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_change_anything(house: House
     victim.mkdir()
     before = rows(house.index)
     report = house.fsck(repair=True)
-    assert [each.problem for each in report.findings][0] in ("unreadable", "size")
+    assert [each.problem for each in report.findings] == ["size"]
     assert not report.is_well
     assert rows(house.index) == before
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_any_damage_is_found_exactly_and_mended_without_loss(index: Index, tmp_path: Path, seed: int):
-    """Whatever is done to whichever files and rows: fsck names them and no others, and what is whole stays or returns."""
+    """Whatever is done to whichever files and rows: fsck names them alone, and what is whole stays or returns."""
     chance = random.Random(seed)
     with index.write() as connection:
         for table in ("image", "series", "study", "patient"):
@@ -263,6 +263,7 @@ Fsck(Index(url), LocalFiles(Path(root)), grace=0).run(repair=True)
 """
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("step", ["before the row goes", "before the file goes"])
 def test_a_repair_that_was_killed_can_be_run_again(house: House, database_url: str, step: str):
     """Between any two steps: the next one mends the rest."""

@@ -48,7 +48,14 @@ class Typed:
 
 
 @pytest.fixture
-def typed(pacs, database_url, tmp_path):
+def alone(monkeypatch):
+    """Nobody else is at work, so that nothing has to be waited for."""
+    for module in ("fsck", "reindex"):
+        monkeypatch.setattr(f"pacs.services.{module}.GRACE", 0)
+
+
+@pytest.fixture
+def typed(pacs, alone, database_url, tmp_path):
     """`pacs` over an archive of six images, on each kind of database."""
     archive = Typed(pacs, database_url, tmp_path / "files")
     write(study(instances=3), tmp_path / "in")
@@ -156,7 +163,7 @@ class Sender:
 
 
 def test_everything_beside_a_server_that_takes_images_in(pacs, tmp_path):
-    """fsck, reindex and backup find nothing wrong and change nothing; what was restored has what was sent until then."""
+    """fsck, reindex and backup find nothing wrong and change nothing; what is restored has all that was sent."""
     typed = Typed(pacs, f"sqlite:///{tmp_path}/pacs.db", tmp_path / "files")
     with process(tmp_path) as server, Sender(server.port) as sender:
         while len(sender.sent) < 50:
