@@ -23,7 +23,7 @@ from pacs.files.held import alone
 from pacs.files.local import LocalFiles
 from pacs.index import schema
 from pacs.index.database import Index
-from pacs.services.backup import Backups
+from pacs.services.backup import WORK, Backups
 from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
@@ -74,7 +74,7 @@ class Archive:
         )
         self.maintenance = Maintenance(self.index, self.files, verify=verify, publish=publish)
         self.fsck = Fsck(self.index, self.files)
-        self.reindex = Reindex(self.index, self.files, folder / "upkeep", newest=config.storage.duplicates == "replace")
+        self.reindex = Reindex(self.index, self.files, folder / WORK, newest=config.storage.duplicates == "replace")
         self.backups = Backups(self.index, self.files, folder)
         self._recovery = Recovery(self.index, self.files, folder / "running", publish)
         self._server = self._dimse()

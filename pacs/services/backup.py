@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Backups:
             raise ConfigurationError(
                 f"{dest} is where the files are: expected another folder, on another disk if may be"
             )
+        self._files.replay()  # what is durable in a journal alone
         with alone_in(dest):
             _begin(dest)
             with aside(self._folder / WORK) as snapshot, closing(Copies(dest / FILES)) as copies:
@@ -273,14 +275,11 @@ class _Making:
 
     def _prune(self) -> None:
         """Remove the files that this backup does not name."""
-        batch: list[str] = []
-        for key in (*self._copies.keys(), ""):
-            batch += [key] if key else []
-            if len(batch) >= upkeep.PAGE or not key:
-                for each in writer.unknown(self._snapshot, batch):
-                    self._copies.delete(each)
-                    self._done.pruned += 1
-                batch = []
+        keys = self._copies.keys()
+        while batch := list(islice(keys, upkeep.PAGE)):
+            for each in writer.unknown(self._snapshot, batch):
+                self._copies.delete(each)
+                self._done.pruned += 1
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -35,8 +35,8 @@ def refresh(index: Index, files: FileStore, removed: Sequence[StoredInstance]) -
 
     Where all agree, as they should, a file is read for each row. Raises IndexUnavailable, StorageUnavailable.
     """
-    misplaced = []
-    for _ in range(ATTEMPTS):
+    misplaced: list[str] = []
+    for _ in range(ATTEMPTS if removed else 0):
         outcomes = [_refreshed(index, files, parent) for parent in upkeep.parents(index, removed)]
         misplaced = [each for each in outcomes if isinstance(each, str)]
         if None not in outcomes:

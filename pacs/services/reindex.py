@@ -80,6 +80,7 @@ class Reindex:
         Raises IndexUnavailable, StorageUnavailable; the latter also, and nothing is changed, where there is no file at
         all for an index that has instances.
         """
+        self._files.replay()  # what is durable in a journal alone
         with aside(self._folder) as derived:
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
             return run.run(progress)

@@ -276,3 +276,34 @@ def test_a_repair_that_was_killed_can_be_run_again(house: House, database_url: s
     assert house.fsck(repair=True).is_well
     assert house.fsck().findings == ()
     assert (len(house.instances()), len(house.quarantined())) == (1, 2)
+
+
+POWER_CUT = """
+import os, sys
+from pathlib import Path
+from pacs.index.database import Index
+from pacs.files.local import LocalFiles
+from pacs.services.storage import Storage
+from tests.upkeep import send, series_of
+url, root = sys.argv[1:]
+files = LocalFiles(Path(root))
+files.start()
+send(Storage(Index(url), files), *series_of(2, 3))
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_after_a_power_cut_the_journal_mends_before_anything_is_set_aside(house: House, database_url: str):
+    """Files whose bytes were only in the page cache are whole again: nothing goes to the quarantine."""
+    command = [sys.executable, "-c", POWER_CUT, database_url, str(house.root)]
+    assert (
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=60, check=False).returncode == 9
+    )
+    before = rows(house.index), tree(house.root)
+    for path in sorted(house.root.glob("[0-9]*/*/*/*/*"))[3:5]:
+        path.write_bytes(b"")
+    assert [kind for kind, _ in house.problems()] == ["journal", "size", "size"]
+    assert [each.problem for each in house.fsck(repair=True).findings] == ["journal"]
+    assert (rows(house.index), tree(house.root)) == before
+    assert house.fsck().findings == ()
