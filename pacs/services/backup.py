@@ -95,7 +95,7 @@ class Backups:
         dest = dest.absolute()
         if self._folder.absolute() in (dest, *dest.parents):
             raise ConfigurationError(
-                f"{dest} is where the files are: expected another folder, on another disk if may be"
+                f"{dest} is where the files are: expected a folder of its own, best on another disk"
             )
         self._files.replay()  # what is durable in a journal alone
         with alone_in(dest):
@@ -149,8 +149,8 @@ class Backups:
         images = upkeep.counts(self._index)[QueryLevel.IMAGE]
         if images or next(self._files.keys(), None) is not None:
             raise ConfigurationError(
-                "the archive is not empty: expected database.url and files.url to be new; "
-                "or delete what is there with `pacs delete --all`, and `pacs fsck --repair`"
+                "the archive is not empty: expected a new database.url and a new files.url; "
+                "`pacs delete --all` empties those there are"
             )
 
     def _put_back(self, snapshot: Index, source: Copies, target: Copies, progress: Progress) -> Copied:

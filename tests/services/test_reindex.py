@@ -38,6 +38,7 @@ def lose(index: Index) -> None:
             connection.execute(table.delete())
 
 
+@pytest.mark.timeout(180)
 def test_the_index_says_what_the_files_say_row_for_row(index: Index, files: LocalFiles, tmp_path: Path):
     """Real files, conflicts, fills, replaced and deleted instances, character sets: in order, in disorder and lost."""
     populate(index, files)
