@@ -217,7 +217,7 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_change_anything(house: House
     assert rows(house.index) == before
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_any_damage_is_found_exactly_and_mended_without_loss(index: Index, tmp_path: Path, seed: int):
     """Whatever is done to whichever files and rows: fsck names them alone, and what is whole stays or returns."""

@@ -110,6 +110,7 @@ def test_a_file_that_holds_no_instance_is_named_and_left(index: Index, files: Lo
     assert path.exists()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("newest", [False, True])
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_of_two_files_with_one_instance_the_one_that_is_in_the_index_counts(
@@ -168,8 +169,8 @@ def test_what_arrives_and_goes_meanwhile_is_as_if_nothing_had_run(index: Index, 
     for thread in threads:
         thread.start()
     try:
-        for _ in range(3):
-            Reindex(index, files, tmp_path / "work", grace=0.2).run()
+        for _ in range(2):
+            Reindex(index, files, tmp_path / "work", grace=0.1).run()
     finally:
         stop.set()
         for thread in threads:
