@@ -34,12 +34,15 @@ from pacs.index.database import Index
 from pacs.notify import Notifier
 from pacs.oversight import Oversight
 from pacs.services.access import Access, Rules
+from pacs.services.backup import WORK, Backups
 from pacs.services.commitment import Bounds as BoundsOfCommitments
 from pacs.services.commitment import Commitments, Schedule
+from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
+from pacs.services.reindex import Reindex
 from pacs.services.retrieve import RetrieveService
 from pacs.services.storage import Storage
 from pacs.services.tokens import subject_checker
@@ -86,8 +89,14 @@ class Archive:
         )
         self._reporter = self._commitment_reporter()
         settings = self._build(config)
-        self.maintenance = Maintenance(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
-        self._recovery = Recovery(self.index, self.files, Path(config.files.url) / "running", self.events.publish)
+        folder, publish = Path(config.files.url), self.events.publish
+        self.maintenance = Maintenance(
+            self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
+        )
+        self.fsck = Fsck(self.index, self.files)
+        self.reindex = Reindex(self.index, self.files, folder / WORK, newest=config.storage.duplicates == "replace")
+        self.backups = Backups(self.index, self.files, folder)
+        self._recovery = Recovery(self.index, self.files, folder / "running", publish)
         self._addresses = addresses_of(config)
         self._server = Server(self._addresses, settings, publish=self.oversight.publish)
         self._web_tls = secure.web_context(certificates_of(config)) if config.web.enabled and config.web.tls else None
@@ -292,7 +301,13 @@ class Archive:
         self.queries = QueryService(
             self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
         )
-        self.retrieves = RetrieveService(self.index, self.files, limits.retrieve_studies)
+        self.retrieves = RetrieveService(
+            self.index,
+            self.files,
+            limits.retrieve_studies,
+            verify=config.files.verify,
+            publish=self.events.publish,
+        )
         of_associations = _association_limits(limits)
         handlers = Handlers(
             storage=self.storage,
@@ -357,7 +372,7 @@ class Archive:
 AT_START: dict[str, tuple[str, ...]] = {
     "server": tuple(configuration.Server.model_fields),
     "database": tuple(configuration.Database.model_fields),
-    "files": tuple(configuration.Files.model_fields),
+    "files": ("url",),
     "web": tuple(configuration.Web.model_fields),
     "tls": ("enabled", "port", "only"),
     "log": ("format",),

@@ -167,7 +167,15 @@ class StorageUnavailable(OutOfResources):
 
 
 class InstanceUnreadable(PacsError):
-    """A stored instance is missing, shorter than it was or cannot be read."""
+    """A stored instance is missing, shorter than it was, damaged or cannot be read."""
+
+
+class InstanceMissing(InstanceUnreadable):
+    """The file of a stored instance is not there."""
+
+
+class InstanceDamaged(InstanceUnreadable):
+    """The file of a stored instance does not hold what was received."""
 
 
 class SchemaMismatch(PacsError):

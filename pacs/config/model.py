@@ -180,6 +180,7 @@ class Files(Section):
     """Where the instances are."""
 
     url: Annotated[str, AfterValidator(_files_url)] = "pacs-data/files"
+    verify: bool = False
 
 
 class Access(Section):

@@ -73,8 +73,12 @@ def decode(blob: bytes) -> Dataset:
 def merge(first: bytes, later: bytes) -> bytes:
     """The first received elements, those absent or empty among them filled from the later ones."""
     received, found = _elements(first), _elements(later)
-    filled = {tag: element for tag, element in received.items() if not _is_empty(element)}
-    return encode(Dataset(received | found | filled))
+    filling = {
+        tag: element
+        for tag, element in found.items()
+        if tag not in received or (_is_empty(received[tag]) and not _is_empty(element))
+    }
+    return encode(Dataset(received | filling))
 
 
 def _elements(blob: bytes) -> dict[BaseTag, Element]:

@@ -64,7 +64,7 @@ def _shared(sop_class_uid: str, transfer_syntax: str, source_ae: str) -> tuple[b
         _element(0x0010, "UI", transfer_syntax.encode("ascii")),
         _element(0x0012, "UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
         _element(0x0013, "SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
-        _element(0x0016, "AE", _ae_title(source_ae)),
+        _element(0x0016, "AE", ae_title(source_ae).encode("ascii")),
         _element(0x0100, "UI", PRIVATE_INFORMATION_CREATOR_UID.encode("ascii")),
     )
     return before, b"".join(after)
@@ -76,10 +76,10 @@ def with_digest(head: bytes, digest: str) -> bytes:
     return head[:start] + digest.encode("ascii") + head[start + len(digest) :]
 
 
-def _ae_title(text: str) -> bytes:
+def ae_title(text: str) -> str:
     """At most 16 printable ASCII characters without backslash (PS3.5 VR AE), whatever the peer called itself."""
     shown = (char if " " <= char <= "~" and char != "\\" else "?" for char in text.strip()[:16])
-    return "".join(shown).encode("ascii")
+    return "".join(shown).strip()
 
 
 def _element(element: int, vr: str, value: bytes) -> bytes:

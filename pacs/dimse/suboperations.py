@@ -1,7 +1,6 @@
 """The C-STORE sub-operations of C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): contexts, data sets as they lie, outcomes."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pacs.dicom import syntaxes
@@ -125,6 +124,14 @@ class _Request:
     pdus: Iterable[list[Buffer]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsendable:
+    """An instance that was to be made ready and cannot be sent, and why."""
+
+    instance: StoredInstance
+    comment: str
+
+
 @dataclass(slots=True)
 class Sender:
     """Sends stored instances as C-STORE requests on one association, one after the other.
@@ -140,7 +147,7 @@ class Sender:
     avoid: int = 0
     """A Message ID not to use: that of the C-GET on the same association."""
     _message_id: int = field(default=0, init=False)
-    _next: _Request | None = field(default=None, init=False)
+    _next: _Request | _Unsendable | None = field(default=None, init=False)
     _ways: dict[tuple[str, str], _Way | None] = field(default_factory=dict, init=False)
 
     def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Callable[[], None] = nothing) -> Sent:
@@ -151,18 +158,22 @@ class Sender:
         the vigil says so: the association is of no use then.
         """
         prepared, self._next = self._next, None
-        try:
-            request = prepared if prepared is not None and prepared.instance is instance else self._request(instance)
-        except PacsError as error:  # nothing was sent of it yet
-            return Sent(Outcome.FAILED, comment=error.comment)
+        request = prepared if prepared is not None and prepared.instance is instance else self._prepared(instance)
+        if isinstance(request, _Unsendable):  # nothing was sent of it yet
+            return Sent(Outcome.FAILED, comment=request.comment)
         self._write(request, vigil)
         meanwhile()
         return self._response(request, vigil)
 
     def prepare(self, instance: StoredInstance) -> None:
         """Make ready the request that will be sent next. What is wrong with it shows when it is to be sent."""
-        with suppress(PacsError):
-            self._next = self._request(instance)
+        self._next = self._prepared(instance)
+
+    def _prepared(self, instance: StoredInstance) -> _Request | _Unsendable:
+        try:
+            return self._request(instance)
+        except PacsError as error:
+            return _Unsendable(instance, error.comment)
 
     def _request(self, instance: StoredInstance) -> _Request:
         """The request that sends an instance. Raises PacsError when it cannot be sent."""

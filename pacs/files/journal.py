@@ -26,7 +26,7 @@ from zlib import crc32
 
 from pacs.errors import StorageUnavailable
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
-from pacs.files.held import HeldFolder, held_folders, take
+from pacs.files.held import HeldFolder, held_folders, is_held, take
 from pacs.files.scratch import Scratch
 from pacs.gathering import Gathering, Unit
 
@@ -327,6 +327,11 @@ Restore = Callable[[str, bytes, bytes], None]
 """Makes the object with this key, of this head and body, durable by itself."""
 Forget = Callable[[str], None]
 """Removes the object with this key, if it is there."""
+
+
+def abandoned(root: Path) -> int:
+    """How many journals nobody holds, so that there may be something to replay. Raises OSError."""
+    return sum(not is_held(path) for path in held_folders(root / FOLDER))
 
 
 def replay(root: Path, restore: Restore, forget: Forget) -> None:

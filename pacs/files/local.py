@@ -20,14 +20,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pacs.errors import InstanceUnreadable, StorageUnavailable
+from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, write_at
-from pacs.files.journal import LONGEST_HEAD, Journal, Record, note_deletion, repair, replay
+from pacs.files.journal import LONGEST_HEAD, Journal, Record, abandoned, note_deletion, repair, replay
 from pacs.files.scratch import SCRATCHES, SMALL, Scratch
 from pacs.files.store import Incoming
 from pacs.files.windows import FileWindow, MemoryWindow, reader
 
 INCOMING = "incoming"
+
+QUARANTINE = "quarantine"
+"""The folder beside the objects for what is damaged or nobody's: nothing there is ever touched again."""
 
 PIECE = 1 << 18
 """Bytes of a stored file read at a time, few enough to be copied on from the processor's cache."""
@@ -64,10 +67,9 @@ class LocalFiles:
         From here on small objects go by a journal of our own. How many were removed; what another process writes is
         left alone. Raises StorageUnavailable.
         """
-        with _WRITING:
-            # In this order: what is restored may have been on its way under the same name.
-            removed = sum(_abandoned_is_gone(path) for path in (self._root / INCOMING).iterdir())
-            replay(self._root, self._restore, self._forget)
+        # In this order: what is restored may have been on its way under the same name.
+        removed = self.clear(self.leftovers())
+        self.replay()
         self.join()
         return removed
 
@@ -85,6 +87,59 @@ class LocalFiles:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._journal = self._descriptor = None
+
+    # --- what an unclean stop or somebody else left ---------------------------------------------------------------
+
+    def leftovers(self) -> list[str]:
+        """The names of what was left half-written by processes that died. Raises StorageUnavailable."""
+        with _WRITING:
+            return sorted(path.name for path in (self._root / INCOMING).iterdir() if _is_abandoned(path))
+
+    def clear(self, names: Collection[str]) -> int:
+        """Remove those of these leftovers that still are some; how many. Raises StorageUnavailable."""
+        with _WRITING:
+            paths = [self._root / INCOMING / Path(name).name for name in names]
+            return sum(_abandoned_is_gone(path) for path in paths)
+
+    def journals(self) -> int:
+        """How many processes died and left a journal. Raises StorageUnavailable."""
+        with _WRITING:
+            return abandoned(self._root)
+
+    def replay(self) -> None:
+        """Bring to its place what the journals of processes that died have. Raises StorageUnavailable."""
+        with _WRITING:
+            replay(self._root, self._restore, self._forget)
+
+    def strays(self) -> Iterator[str]:
+        """The names of files that lie among the objects and cannot be any. Raises StorageUnavailable."""
+        with _WRITING:
+            for name in self._names_within(self._root, ""):
+                if not _KEY.fullmatch(name):
+                    yield name
+
+    def set_aside(self, name: str) -> str:
+        """Move an object or a stray into the folder `quarantine`, durably; its name there, below the root.
+
+        Raises InstanceMissing when it is not there, StorageUnavailable.
+        """
+        with _WRITING:
+            path = self._root / name
+            if not _is_below(name):
+                raise InstanceMissing("No file of this store has such a name")
+            if _KEY.fullmatch(name):
+                note_deletion(self._root, name)
+            target = _unused(self._root / QUARANTINE / name)
+            self._folders.make(str(target.parent))
+            try:
+                path.rename(target)
+            except FileNotFoundError as error:
+                raise InstanceMissing("The stored file is missing") from error
+            for folder in (target.parent, path.parent):
+                sync_folder(folder)
+            return str(target.relative_to(self._root))
+
+    # --- objects --------------------------------------------------------------------------------------------------
 
     def create(self, head_size: int, arrived: datetime) -> Incoming:
         """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
@@ -179,6 +234,15 @@ class LocalFiles:
             elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
                 yield from self._keys_within(folder / entry.name, key + "/", first)
 
+    def _names_within(self, folder: Path, prefix: str) -> Iterator[str]:
+        """The files in the folders that objects are in, and above them; folders of other names are somebody else's."""
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name.isdecimal():
+                    yield from self._names_within(folder / entry.name, f"{prefix}{entry.name}/")
+            elif prefix:
+                yield prefix + entry.name
+
     def _require_free(self) -> None:
         """See that the disk has the room that is to be left free. Raises StorageUnavailable."""
         with _WRITING:
@@ -221,7 +285,7 @@ class LocalFiles:
     def _name(self, key: str) -> str:
         """The path of a key: only keys this store makes have one, so that none leads out of the root."""
         if not _KEY.fullmatch(key):
-            raise InstanceUnreadable("The index names a file that cannot be one of this store")
+            raise InstanceMissing("The index names a file that cannot be one of this store")
         return f"{self._root}/{key}"
 
 
@@ -419,15 +483,47 @@ def _hour(moment: datetime) -> str:
     return f"{utc.year:04}/{utc.month:02}/{utc.day:02}/{utc.hour:02}"
 
 
+def _is_abandoned(path: Path) -> bool:
+    """Whether a half-written file is of a process that died."""
+    with _abandoned(path) as is_abandoned:
+        return is_abandoned
+
+
 def _abandoned_is_gone(path: Path) -> bool:
     """Remove a half-written file unless some process still has it: whether it was removed."""
-    with path.open("rb") as file:
+    with _abandoned(path) as is_abandoned:
+        if is_abandoned:
+            path.unlink(missing_ok=True)
+        return is_abandoned
+
+
+@contextmanager
+def _abandoned(path: Path) -> Iterator[bool]:
+    """Whether no process has a half-written file; it stays so in the `with` block."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:  # it went to its place meanwhile
+        yield False
+        return
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        path.unlink(missing_ok=True)
-        return True
+            yield False
+            return
+        yield True
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name leads into a folder of objects, and out of none."""
+    parts = name.split("/")
+    return parts[0].isdecimal() and not {"", ".", ".."} & set(parts) and "\0" not in name
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number behind it where there is such a file already."""
+    candidates = (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, 1000)))
+    return next(each for each in candidates if not each.exists())
 
 
 class _Writing:
@@ -450,6 +546,6 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InstanceUnreadable("The stored file is missing") from error
+        raise InstanceMissing("The stored file is missing") from error
     except OSError as error:
         raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

@@ -89,3 +89,26 @@ class FileStore(Protocol):
 
     def keys(self, since: datetime | None = None) -> Iterator[str]:
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""
+
+    # --- looking after it -----------------------------------------------------------------------------------------
+
+    def leftovers(self) -> list[str]:
+        """The names of what was left half-written by processes that died. Raises StorageUnavailable."""
+
+    def clear(self, names: Collection[str]) -> int:
+        """Remove those of these leftovers that still are some; how many. Raises StorageUnavailable."""
+
+    def journals(self) -> int:
+        """How many processes died and left objects that have to be brought to their place by `replay`."""
+
+    def replay(self) -> None:
+        """Bring to its place what processes that died left to be. Raises StorageUnavailable."""
+
+    def strays(self) -> Iterator[str]:
+        """The names of files that lie among the objects and cannot be any. Raises StorageUnavailable."""
+
+    def set_aside(self, name: str) -> str:
+        """Move an object or a stray to where nobody touches it, durably; its name there.
+
+        Raises InstanceMissing when it is not there, StorageUnavailable.
+        """

@@ -99,8 +99,9 @@ def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
 
 def find_all(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
     """Those of these instances that are stored. Raises IndexUnavailable."""
+    chosen = STORED.where(among(image.c.sop_instance_uid, sop_instance_uids))
     with index.read() as connection:
-        return _stored(connection, sop_instance_uids)
+        return [StoredInstance(*row) for row in connection.execute(chosen)]
 
 
 def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
@@ -130,7 +131,7 @@ def replace(index: Index, arrival: Arrival) -> StoredInstance:
     """
 
     def work(connection: Connection) -> StoredInstance:
-        former = _remove(connection, [arrival.header.sop_instance_uid])
+        former = _remove(connection, image.c.sop_instance_uid == arrival.header.sop_instance_uid)
         if not former:
             raise InstanceUnreadable("the instance to be replaced is no longer there")
         _Addition(connection, arrival).run()
@@ -139,9 +140,17 @@ def replace(index: Index, arrival: Arrival) -> StoredInstance:
     return index.transact(work)
 
 
-def remove(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
-    """Forget instances, and parents left without children; return the instances there were. Raises IndexUnavailable."""
-    return index.transact(lambda connection: _remove(connection, sop_instance_uids))
+def remove(
+    index: Index, sop_instance_uids: Sequence[str], file_keys: Sequence[str] | None = None
+) -> list[StoredInstance]:
+    """Forget instances, and parents left without children; return the instances there were.
+
+    With `file_keys` only those are forgotten that have one of these files. Raises IndexUnavailable.
+    """
+    chosen = among(image.c.sop_instance_uid, sop_instance_uids)
+    if file_keys is not None:
+        chosen &= among(image.c.file_key, file_keys)
+    return index.transact(lambda connection: _remove(connection, chosen))
 
 
 def touch(index: Index, sop_instance_uids: Sequence[str], when: int) -> None:
@@ -259,15 +268,9 @@ def _insertion(level: QueryLevel, dialect: str) -> Any:
     return insert(table).on_conflict_do_nothing(index_elements=sorted(_UNIQUE[level])).returning(table.c.id)
 
 
-def _stored(connection: Connection, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
-    chosen = STORED.where(among(image.c.sop_instance_uid, sop_instance_uids))
-    return [StoredInstance(*row) for row in connection.execute(chosen)]
-
-
-def _remove(connection: Connection, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
-    chosen = among(image.c.sop_instance_uid, sop_instance_uids)
+def _remove(connection: Connection, chosen: ColumnElement[bool]) -> list[StoredInstance]:
     parents = _lock_parents(connection, chosen)
-    removed = _stored(connection, sop_instance_uids)
+    removed = [StoredInstance(*row) for row in connection.execute(STORED.where(chosen))]
     connection.execute(delete(image).where(chosen))
     for parent, child, reference in (
         (series, image, image.c.series_fk),

@@ -27,11 +27,13 @@ from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.manner import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
-from pacs.errors import IdentifierError, PacsError, StorageUnavailable
+from pacs.errors import IdentifierError, InstanceDamaged, PacsError, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
+from pacs.services.derivation import refresh
+from pacs.services.retrieve import damaged, verify
 from pacs.telemetry import Diagnosed, Event, printable
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
@@ -78,11 +80,14 @@ class Maintenance:
         index: Index,
         files: FileStore,
         *,
+        verify: bool = False,
         publish: Callable[[Event], None] = lambda event: None,
         auditor: Auditor | None = None,
     ) -> None:
+        """With `verify` the digest of each instance is compared before it is exported."""
         self._index = index
         self._files = files
+        self._verify = verify
         self._publish = publish
         self._auditor = auditor or Auditor()
 
@@ -107,6 +112,7 @@ class Maintenance:
                 gone = writer.remove(self._index, [each.sop_instance_uid for each in batch])
                 for instance in gone:
                     self._delete_file(instance.file_key)
+                refresh(self._index, self._files, gone)
             removed += len(gone)
             progress(len(batch))
         return removed
@@ -155,8 +161,16 @@ class Maintenance:
                     progress(1)
         return Exported(len(instances), size)
 
+    def _require_undamaged(self, instance: StoredInstance) -> None:
+        try:
+            verify(self._files, instance)
+        except InstanceDamaged as error:
+            raise InstanceDamaged(damaged(instance)) from error
+
     def _copy(self, instance: StoredInstance, target: Path) -> int:
         partial = target.with_suffix(".part")
+        if self._verify:
+            self._require_undamaged(instance)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with self._files.open(instance.file_key) as source, partial.open("wb") as copy:

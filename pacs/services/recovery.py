@@ -8,19 +8,13 @@ an empty folder locked for as long as its process lives, tells that one stopped 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from hashlib import file_digest
-from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
-from pacs.dicom import part10
-from pacs.dicom.header import read_header
 from pacs.errors import (
     DuplicateInstance,
     IndexUnavailable,
     InstanceUnreadable,
-    PacsError,
     StorageUnavailable,
     UndecodableDataSet,
 )
@@ -28,7 +22,7 @@ from pacs.files.held import HeldFolder, held_folders, is_held
 from pacs.files.store import FileStore
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.index.writer import Arrival
+from pacs.services.adoption import adopt
 from pacs.telemetry import Diagnosed, Event
 
 MARGIN = timedelta(days=1)
@@ -99,47 +93,8 @@ class Recovery:
     def _adopt(self, key: str) -> bool:
         """Take in one file; whether it is in the index now. What cannot be taken in is told, and left where it is."""
         try:
-            arrival = self._arrival(key)
-            try:
-                writer.add(self._index, arrival)
-            except DuplicateInstance:
-                return self._take_the_place(arrival)
+            adopt(self._index, self._files, key)
         except (UndecodableDataSet, InstanceUnreadable, DuplicateInstance) as error:
             self._publish(Diagnosed(sentence=f"file {key} is in no row and was not taken in: {error.comment}"))
             return False
         return True
-
-    def _arrival(self, key: str) -> Arrival:
-        """What the head of one of our files says of it, and its data set."""
-        with self._files.open(key) as file:
-            head = part10.read_head(file)
-            if head.received_at is None or head.digest is None:
-                raise UndecodableDataSet("It is no file of ours")
-            if file_digest(cast(BufferedReader, file), "sha256").hexdigest() != head.digest:
-                raise UndecodableDataSet("It does not hold what was received")
-            file.seek(head.data_offset)
-            try:
-                header = read_header(file, head.transfer_syntax)
-            except PacsError as error:
-                raise UndecodableDataSet("It holds no whole instance") from error
-        return Arrival(
-            header=header,
-            file_key=key,
-            size=self._files.size(key),
-            digest=head.digest,
-            transfer_syntax=head.transfer_syntax,
-            data_offset=head.data_offset,
-            received_at=head.received_at,
-            source_ae=head.source_ae,
-        )
-
-    def _take_the_place(self, arrival: Arrival) -> bool:
-        """Take the place of a row whose own file is missing. Raises DuplicateInstance when it is not."""
-        known = writer.find(self._index, arrival.header.sop_instance_uid)
-        if known is not None:
-            try:
-                self._files.size(known.file_key)
-            except InstanceUnreadable:
-                writer.replace(self._index, arrival)
-                return True
-        raise DuplicateInstance("another file has its SOP Instance UID")

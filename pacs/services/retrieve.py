@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,11 +13,13 @@ from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
 from pacs.dicom.identifier import Selection
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import IndexUnavailable, InstanceUnreadable, OutOfResources, TooManyMatches
+from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
+from pacs.files import digest
 from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
+from pacs.telemetry import Diagnosed, Event
 
 MOST_SUBOPERATIONS = 0xFFFF
 """The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
@@ -90,10 +92,21 @@ class Retrieval:
 class RetrieveService:
     """Selects instances for a retrieve and gives out their data sets."""
 
-    def __init__(self, index: Index, files: FileStore, most_studies: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        files: FileStore,
+        most_studies: int,
+        *,
+        verify: bool = False,
+        publish: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        """With `verify` the digest of each instance is compared before its first byte is given out."""
         self._index = index
         self._files = files
         self._most_studies = most_studies
+        self._verify = verify
+        self._publish = publish
 
     def select(self, selection: Selection, cancellation: Cancellation) -> Retrieval:
         """The instances a retrieve is about, in the order in which they will be sent.
@@ -126,8 +139,20 @@ class RetrieveService:
 
         In the stored transfer syntax the bytes are those that were received, but for what `syntaxes.even` does. Raises
         InstanceUnreadable when the file is gone or not as long as it was, NotSupported when the syntaxes cannot be
-        converted into each other.
+        converted into each other; InstanceDamaged, where that is looked at, before the first piece.
         """
+        pieces = self._pieces(instance, transfer_syntax)
+        return self._verified(instance, pieces) if self._verify else pieces
+
+    def _verified(self, instance: StoredInstance, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            verify(self._files, instance)
+        except InstanceDamaged as error:
+            self._publish(Diagnosed(sentence=damaged(instance)))
+            raise InstanceDamaged(error.comment) from error
+        yield from pieces
+
+    def _pieces(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         if transfer_syntax == instance.transfer_syntax:
             stored = self._files.pieces(instance.file_key, instance.size, instance.data_offset)
             return syntaxes.even(stored, transfer_syntax)
@@ -139,6 +164,16 @@ class RetrieveService:
                 raise InstanceUnreadable("The stored file has not the length it had")
             file.seek(instance.data_offset)
             yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
+
+
+def verify(files: FileStore, instance: StoredInstance) -> None:
+    """Raise InstanceDamaged unless the file of an instance holds what was received; InstanceUnreadable."""
+    digest.require(instance.digest, files.pieces(instance.file_key, instance.size, instance.data_offset))
+
+
+def damaged(instance: StoredInstance) -> str:
+    """What an administrator is told of an instance whose file does not hold what was received."""
+    return f"file {instance.file_key} is damaged and was not given out: run `pacs fsck --repair`, and send it again"
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from pacs.files.store import FileStore, Incoming
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import Arrival, StoredInstance
+from pacs.services.derivation import refresh
 from pacs.telemetry import Diagnosed, Event, InstanceRefused, InstanceStored
 
 Duplicates = Literal["keep", "replace", "reject"]
@@ -178,6 +179,14 @@ class Storage:
             self.files.delete(key)
         except StorageUnavailable:
             self.publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+
+    def forget(self, instance: StoredInstance) -> None:
+        """Have its study say no more what an instance that was replaced had said. That it does is told if it fails."""
+        try:
+            refresh(self.index, self.files, [instance])
+        except PacsError as error:
+            sentence = f"what was replaced may still be said of its study ({error.comment}): run `pacs reindex`"
+            self.publish(Diagnosed(sentence=sentence))
 
 
 def _record(stored: Stored) -> Record:
@@ -327,7 +336,7 @@ class Reception:
             transfer_syntax=self._named.transfer_syntax,
             data_offset=len(self._head),
             received_at=self._received_at,
-            source_ae=self._named.source_ae,
+            source_ae=part10.ae_title(self._named.source_ae),  # as the file says it
         )
         try:
             return self._enter_row(arrival, known)
@@ -368,6 +377,7 @@ class Reception:
                 raise
         if former is not None:
             self._storage.discard(former.file_key)
+            self._storage.forget(former)
         return warnings
 
     def _reopen(self, arrival: Arrival) -> BinaryIO:

@@ -398,6 +398,21 @@ def test_other_ways_to_fail(tmp_path):
     assert set(final.dataset().FailedSOPInstanceUIDList) == {each.SOPInstanceUID for each in (other, gone, late)}
 
 
+@asks("Where `files.verify` is true, the digest of each instance is compared")
+def test_what_is_not_what_was_received_is_not_sent(tmp_path, taker):
+    """It fails alone, and nothing of it reaches the destination, neither by a C-MOVE nor by a C-GET."""
+    first, bad, last = study(series=1, instances=3)
+    with destination("TAKER", taker) as row, serving(tmp_path, {"files.verify": True, "peers": [row]}) as archive:
+        take_in(archive, [bad])
+        (path,) = (tmp_path / "files").rglob("*.dcm")
+        path.write_bytes(path.read_bytes()[:-1] + b"X")
+        take_in(archive, [first, last])
+        with Asker(archive.port) as asker:
+            final = asker.move("TAKER", "STUDY", StudyInstanceUID=bad.StudyInstanceUID)[-1]
+    assert (counts(final), final.dataset().FailedSOPInstanceUIDList) == ((None, 2, 1, 0), bad.SOPInstanceUID)
+    assert sorted(taker.taken) == sorted((first.SOPInstanceUID, last.SOPInstanceUID))
+
+
 @asks("A destination that cannot be reached, or is lost, is called again for the next instance")
 @pytest.mark.parametrize(("lost", "completed", "calls"), [(1, 3, 2), (2, 2, 3), (3, 0, 2)])
 def test_a_destination_that_is_lost(tmp_path, lost, completed, calls):

@@ -116,7 +116,7 @@ def test_every_pacs_line_of_the_readme_does_what_it_says(tmp_path, monkeypatch):
         if arguments[0] == "serve":
             main.commands["serve"].make_context("serve", arguments[1:])
             continue
-        here = [argument.replace("/path/to/folder", "folder") for argument in arguments]
+        here = [argument.replace("/path/to/", "") for argument in arguments]
         result = CliRunner().invoke(main, here)
         assert result.exit_code == 0, (here, result.output)
         shown += result.stdout

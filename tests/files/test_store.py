@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacs.errors import InstanceUnreadable, StorageUnavailable
+from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.local import FEW, PIECE, LocalFiles, TimeOrderedNames
 from pacs.files.store import FileStore
 
@@ -396,3 +396,32 @@ class TestFilesThatChange:
         assert len(os.listdir("/proc/self/fd")) == before + 1
         del pieces
         assert len(os.listdir("/proc/self/fd")) == before
+
+    @pytest.mark.parametrize(
+        "name", ["../outside", "2026/../../outside", "/etc/passwd", "2026//x", "2026/./x", "incoming/x", "", "2026/\0"]
+    )
+    def test_p11_nothing_outside_of_the_folders_of_objects_is_ever_set_aside(self, tmp_path: Path, name: str):
+        """A name that leads elsewhere is that of no file here."""
+        (tmp_path / "outside").write_text("theirs")
+        files = LocalFiles(tmp_path / "files")
+        put(files, b"x")
+        (tmp_path / "files" / "incoming" / "x").write_text("half")
+        with pytest.raises(InstanceMissing):
+            files.set_aside(name)
+        assert (tmp_path / "outside").exists()
+        assert (tmp_path / "files" / "incoming" / "x").exists()
+
+    def test_what_is_set_aside_is_no_object_any_more_and_never_overwrites_another(self, tmp_path: Path):
+        """Twice the same key: both are in the quarantine, and no journal brings one back."""
+        files = LocalFiles(tmp_path)
+        files.start()
+        key = put(files, b"one")
+        content = (tmp_path / key).read_bytes()
+        assert files.set_aside(key) == f"quarantine/{key}"
+        (tmp_path / key).write_bytes(b"another")
+        assert files.set_aside(key) == f"quarantine/{key}.1"
+        files.close()
+        assert (tmp_path / "quarantine" / key).read_bytes() == content
+        assert (list(files.keys()), list(files.strays())) == ([], [])
+        with pytest.raises(InstanceMissing):
+            files.set_aside(key)

@@ -1,0 +1,19 @@
+"""The SHA-256 of a stored object, of all that stands behind its head: what was received."""
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from pacs.errors import InstanceDamaged
+
+
+def require(digest: str, pieces: Iterable[bytes], head_size: int = 0) -> None:
+    """Raise InstanceDamaged unless all `pieces`, but for their first `head_size` bytes, have this SHA-256.
+
+    `digest` is in hexadecimal. Raises what `pieces` raises.
+    """
+    found, seen = sha256(), 0
+    for piece in pieces:
+        found.update(memoryview(piece)[max(0, head_size - seen) :])
+        seen += len(piece)
+    if found.hexdigest() != digest:
+        raise InstanceDamaged("The stored file does not hold what was received")

@@ -1,0 +1,316 @@
+"""One index made to say what another says, while it is in use: copied whole, or corrected row by row.
+
+The other one is an SQLite file of our own: derived from the files by `pacs.services.reindex`, or copied from an index
+by `copy`, as one moment has it. Rows are known by what identifies them, so that surrogate keys may differ. A row that
+is right already is not touched, one that is wrong is corrected in its place: nobody who looks meanwhile misses
+anything.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pacs.dicom.levels import QueryLevel
+from pacs.index.database import Index, LostRace
+from pacs.index.patterns import among
+from pacs.index.tables import TABLES, image, patient, series, study
+from pacs.index.writer import JOINED, unknown
+
+PATIENT, STUDY, SERIES, IMAGE = QueryLevel
+
+PAGE = 500
+"""Images compared, and corrected in one transaction, at a time."""
+
+IDENTITY: dict[QueryLevel, tuple[str, ...]] = {
+    PATIENT: ("patient_id", "issuer_of_patient_id", "apart"),
+    STUDY: ("study_instance_uid",),
+    SERIES: ("series_instance_uid",),
+    IMAGE: ("sop_instance_uid",),
+}
+"""The columns that a row is known by."""
+
+PARENT = {STUDY: "patient_fk", SERIES: "study_fk", IMAGE: "series_fk"}
+
+_OURS_ALONE = {"id", "last_used_at", *PARENT.values()}
+"""What is not compared: surrogate keys, and when an instance was used last, which its file does not say."""
+
+Values = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What was done to the index."""
+
+    added: list[str] = field(default_factory=list)
+    """The file keys of the images that were in no row."""
+    corrected: int = 0
+    """Rows of any level that said something else."""
+
+    def add(self, other: "Changes") -> None:
+        """Count what else was done."""
+        self.added += other.added
+        self.corrected += other.corrected
+
+
+class Differing(Exception):
+    """Two indexes do not know the same files, by key, below a row that would be corrected."""
+
+    def __init__(self, unknown: Collection[str], gone: Collection[str]) -> None:
+        super().__init__()
+        self.unknown = sorted(unknown)
+        """What only the index that would be corrected has."""
+        self.gone = sorted(gone)
+        """What only the other one has."""
+
+
+def copy(source: Index, target: Index, progress: Callable[[int], None] = lambda count: None) -> None:
+    """Copy all rows, as one moment has them, into an index that is empty; `progress` is told how many images.
+
+    Raises IndexUnavailable.
+    """
+    with source.read() as reading, target.write() as writing:
+        for table in TABLES.values():
+            for rows in reading.execute(select(table).execution_options(yield_per=PAGE)).mappings().partitions():
+                writing.execute(insert(table), [dict(row) for row in rows])
+                if table is image:
+                    progress(len(rows))
+
+
+# --- what is compared at a time ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some images of one series, and the rows above them, by column; as the other index has them."""
+
+    above: tuple[Values, Values, Values]
+    """Of patient, study and series."""
+    images: tuple[Values, ...]
+
+    @property
+    def file_keys(self) -> tuple[str, ...]:
+        """Those of the images."""
+        return tuple(each["file_key"] for each in self.images)
+
+
+Place = tuple[int, int]
+"""Of a part: the surrogate key of its series, and of the last image before it."""
+
+
+def groups(index: Index) -> Iterator[list[Place]]:
+    """The parts an index is divided into, as many together as have `PAGE` images. Raises IndexUnavailable."""
+    group: list[Place] = []
+    images = 0
+    for place, size in _places(index):
+        if group and images + size > PAGE:
+            yield group
+            group, images = [], 0
+        group.append(place)
+        images += size
+    if group:
+        yield group
+
+
+def _places(index: Index) -> Iterator[tuple[Place, int]]:
+    """Each part, and how many images it has."""
+    series_id = 0
+    while (following := _next_series(index, series_id)) is not None:
+        series_id, after = following, 0
+        while ids := _images(index, series_id, after):
+            yield (series_id, after), len(ids)
+            after = ids[-1]
+
+
+def part(index: Index, place: Place) -> Part | None:
+    """A part as it is now; None when nothing of it is left. Raises IndexUnavailable."""
+    series_id, after = place
+    with index.read() as connection:
+        chosen = select(image).where(image.c.series_fk == series_id, image.c.id > after).order_by(image.c.id)
+        images = tuple(map(_values, connection.execute(chosen.limit(PAGE))))
+        if not images:
+            return None
+        own = connection.execute(select(series).where(series.c.id == series_id)).one()
+        over = connection.execute(select(study).where(study.c.id == own.study_fk)).one()
+        top = connection.execute(select(patient).where(patient.c.id == over.patient_fk)).one()
+        return Part((_values(top), _values(over), _values(own)), images)
+
+
+def _images(index: Index, series_id: int, after: int) -> Sequence[int]:
+    ids = select(image.c.id).where(image.c.series_fk == series_id, image.c.id > after).order_by(image.c.id)
+    with index.read() as connection:
+        return connection.execute(ids.limit(PAGE)).scalars().all()
+
+
+def _next_series(index: Index, after: int) -> int | None:
+    chosen = select(series.c.id).where(series.c.id > after).order_by(series.c.id).limit(1)
+    with index.read() as connection:
+        found: int | None = connection.execute(chosen).scalar()
+    return found
+
+
+def _values(row: Row[Any]) -> Values:
+    return dict(row._mapping)
+
+
+# --- correcting --------------------------------------------------------------------------------------------------
+
+
+def is_right(index: Index, wanted: Part) -> bool:
+    """Whether an index says of a part what is wanted. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return _Correction(connection, wanted).is_right()
+
+
+def correct(
+    index: Index, wanted: Sequence[Part], derived: Index, known: Collection[str] = (), *, adds: bool = True
+) -> Changes:
+    """Make an index say of some parts what is wanted, in one transaction. Without `adds` no image is added to it.
+
+    Raises Differing, and nothing is changed, when a row would be corrected below which there are files that only one of
+    this index and `derived` has, but for those that are `known`. IndexUnavailable.
+    """
+
+    def differing(connection: Connection, level: QueryLevel, row: Values) -> None:
+        here = _files_below(connection, level, row)
+        there = set() if level is IMAGE else _files_in(derived, level, row)
+        unknown_here = {each for keys in _batches(here) for each in unknown(derived, keys)} - set(known)
+        gone = {each for keys in _batches(there - here) for each in _absent(connection, keys)} - set(known)
+        if unknown_here or gone:
+            raise Differing(unknown_here, gone)
+
+    def work(connection: Connection) -> Changes:
+        changes = Changes()
+        for each in wanted:
+            changes.add(_Correction(connection, each, differing).run(adds=adds))
+        return changes
+
+    return index.transact(work)
+
+
+def _files_in(index: Index, level: QueryLevel, row: Values) -> set[str]:
+    with index.read() as connection:
+        return _files_below(connection, level, row)
+
+
+def _files_below(connection: Connection, level: QueryLevel, row: Values) -> set[str]:
+    """The files of all images below the row that is known by what identifies this one."""
+    table = TABLES[level]
+    below = select(image.c.file_key).select_from(JOINED)
+    return set(connection.execute(below.where(*_is_the_same(table, level, row))).scalars())
+
+
+def _absent(connection: Connection, file_keys: Sequence[str]) -> set[str]:
+    found = connection.execute(select(image.c.file_key).where(among(image.c.file_key, file_keys)))
+    return set(file_keys) - set(found.scalars())
+
+
+def _is_the_same(table: Table, level: QueryLevel, row: Values) -> list[ColumnElement[bool]]:
+    return [table.c[name] == row[name] for name in IDENTITY[level]]
+
+
+def _batches(keys: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(keys)
+    return (ordered[start : start + PAGE] for start in range(0, len(ordered), PAGE))
+
+
+class _Correction:
+    """One part of an index, in one transaction."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        wanted: Part,
+        differing: Callable[[Connection, QueryLevel, Values], None] = lambda *_: None,
+    ) -> None:
+        self._connection, self._wanted, self._differing = connection, wanted, differing
+        self._changes = Changes()
+
+    def is_right(self) -> bool:
+        parent = None
+        for level, values in zip((PATIENT, STUDY, SERIES), self._wanted.above, strict=True):
+            found = self._found(level, values)
+            if found is None or self._wrong(level, values, found, parent):
+                return False
+            parent = found["id"]
+        known = self._known_images()
+        return all(
+            each["sop_instance_uid"] in known and not self._wrong(IMAGE, each, known[each["sop_instance_uid"]], parent)
+            for each in self._wanted.images
+        )
+
+    def run(self, *, adds: bool) -> Changes:
+        parent = None
+        for level, values in zip((PATIENT, STUDY, SERIES), self._wanted.above, strict=True):
+            parent = self._row(level, values, self._found(level, values, lock=True), parent)
+        self._free_files()
+        known = self._known_images()
+        new = []
+        for values in self._wanted.images:
+            found = known.get(values["sop_instance_uid"])
+            if found is None:
+                new.append(values)
+            else:
+                self._row(IMAGE, values, found, parent)
+        if new and adds:
+            self._insert_images(new, parent)
+        return self._changes
+
+    def _row(self, level: QueryLevel, values: Values, found: Values | None, parent: int | None) -> int:
+        """The surrogate key of a row that says what is wanted."""
+        if found is None:
+            row_id = self._connection.execute(self._insertion(level), [self._new(level, values, parent)]).scalar()
+            if row_id is None:
+                raise LostRace(f"{level.name} was added by somebody else")
+            return int(row_id)
+        wrong = self._wrong(level, values, found, parent)
+        if wrong:
+            self._differing(self._connection, level, found)
+            table = TABLES[level]
+            self._connection.execute(update(table).where(table.c.id == found["id"]).values(wrong))
+            self._changes.corrected += 1
+        return int(found["id"])
+
+    def _insert_images(self, new: list[Values], parent: int | None) -> None:
+        self._connection.execute(insert(image), [self._new(IMAGE, values, parent) for values in new])
+        self._changes.added += [each["file_key"] for each in new]
+
+    def _free_files(self) -> None:
+        """Remove rows that name a file of this part and another instance: a file is in one row only."""
+        wanted = {each["file_key"]: each["sop_instance_uid"] for each in self._wanted.images}
+        known = select(image.c.id, image.c.file_key, image.c.sop_instance_uid).where(
+            among(image.c.file_key, list(wanted))
+        )
+        wrong = [row.id for row in self._connection.execute(known) if row.sop_instance_uid != wanted[row.file_key]]
+        if wrong:
+            self._connection.execute(delete(image).where(among(image.c.id, wrong)))
+            self._changes.corrected += len(wrong)
+
+    def _found(self, level: QueryLevel, values: Values, *, lock: bool = False) -> Values | None:
+        table = TABLES[level]
+        chosen = select(table).where(*_is_the_same(table, level, values))
+        row = self._connection.execute(chosen.with_for_update() if lock else chosen).first()
+        return _values(row) if row is not None else None
+
+    def _known_images(self) -> dict[str, Values]:
+        uids = [each["sop_instance_uid"] for each in self._wanted.images]
+        rows = self._connection.execute(select(image).where(among(image.c.sop_instance_uid, uids)))
+        return {row.sop_instance_uid: _values(row) for row in rows}
+
+    def _wrong(self, level: QueryLevel, values: Values, found: Values, parent: int | None) -> Values:
+        """The columns of a row that say something else, and what they should say."""
+        wrong = {name: value for name, value in values.items() if name not in _OURS_ALONE and found[name] != value}
+        if level is not PATIENT and found[PARENT[level]] != parent:
+            wrong[PARENT[level]] = parent
+        return wrong
+
+    def _new(self, level: QueryLevel, values: Values, parent: int | None) -> Values:
+        own = {name: value for name, value in values.items() if name != "id"}
+        return own if level is PATIENT else own | {PARENT[level]: parent}
+
+    def _insertion(self, level: QueryLevel) -> Any:
+        dialect = sqlite if self._connection.dialect.name == "sqlite" else postgresql
+        table: Table = TABLES[level]
+        return dialect.insert(table).on_conflict_do_nothing(index_elements=IDENTITY[level]).returning(table.c.id)

@@ -1,0 +1,194 @@
+"""What looking after the index asks of it: all instances in the order of their files, and what has no children."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, Select, delete, exists, func, select, update
+
+from pacs.dicom.levels import QueryLevel
+from pacs.index import writer
+from pacs.index.database import Index
+from pacs.index.patterns import among
+from pacs.index.rows import columns
+from pacs.index.tables import TABLES, image, patient, series, study
+from pacs.index.writer import JOINED, STORED, StoredInstance
+
+PAGE = 500
+"""Instances read at a time."""
+
+_CHILDREN = (
+    (QueryLevel.SERIES, series, image.c.series_fk),
+    (QueryLevel.STUDY, study, series.c.study_fk),
+    (QueryLevel.PATIENT, patient, study.c.patient_fk),
+)
+"""Parents from the bottom up, and what refers to them."""
+
+
+def counts(index: Index) -> dict[QueryLevel, int]:
+    """How many patients, studies, series and images there are. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return {
+            level: connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for level, table in TABLES.items()
+        }
+
+
+def pages(index: Index) -> Iterator[list[StoredInstance]]:
+    """All instances in byte order of their file keys, a page at a time. Raises IndexUnavailable."""
+    after = ""
+    while page := _read(index, STORED.where(image.c.file_key > after).order_by(image.c.file_key).limit(PAGE)):
+        yield page
+        after = page[-1].file_key
+
+
+def with_files(index: Index, file_keys: Sequence[str]) -> dict[str, StoredInstance]:
+    """The instances that have these files, by file key. Raises IndexUnavailable."""
+    return {each.file_key: each for each in _read(index, STORED.where(among(image.c.file_key, file_keys)))}
+
+
+def named(index: Index, sop_instance_uids: Sequence[str]) -> dict[str, StoredInstance]:
+    """The instances with these SOP Instance UIDs, by UID. Raises IndexUnavailable."""
+    found = _read(index, STORED.where(among(image.c.sop_instance_uid, sop_instance_uids)))
+    return {each.sop_instance_uid: each for each in found}
+
+
+def forget(index: Index, file_keys: Sequence[str]) -> list[StoredInstance]:
+    """Forget the instances that have these files, and parents left without children; which there were.
+
+    Raises IndexUnavailable.
+    """
+    uids = [each.sop_instance_uid for each in with_files(index, file_keys).values()]
+    return writer.remove(index, uids, file_keys) if uids else []
+
+
+def childless(index: Index) -> dict[QueryLevel, int]:
+    """How many series have no image, studies no series, patients no study. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return {
+            level: connection.execute(
+                select(func.count()).select_from(table).where(~exists().where(reference == table.c.id))
+            ).scalar_one()
+            for level, table, reference in _CHILDREN
+        }
+
+
+def prune(index: Index) -> int:
+    """Remove parents without children, and those that are without any then; how many. Raises IndexUnavailable."""
+
+    def work(connection: Connection) -> int:
+        return sum(
+            connection.execute(delete(table).where(~exists().where(reference == table.c.id))).rowcount
+            for _, table, reference in _CHILDREN
+        )
+
+    return index.transact(work)
+
+
+# --- what rows say of instances that are no more -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A row of a patient, study or series, from which instances were removed and which has others."""
+
+    level: QueryLevel
+    row_id: int
+    kept: bytes
+    identity: tuple[str, ...]
+    """What the row is known by."""
+    above: tuple[str, ...]
+    """What the row above it is known by; () above a patient."""
+
+
+def parents(index: Index, removed: Sequence[StoredInstance]) -> list[Parent]:
+    """The rows that are left of those that these instances belonged to. Raises IndexUnavailable."""
+    studies = sorted({each.study_instance_uid for each in removed})
+    patients = sorted({each.patient_id for each in removed} - {""})
+    identity = (patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart)
+    study_uid, series_uid = study.c.study_instance_uid, series.c.series_instance_uid
+    is_theirs = among(patient.c.patient_id, patients) | among(patient.c.apart, studies)
+    asked: tuple[_Asked, ...] = (
+        (QueryLevel.PATIENT, patient, identity, (), is_theirs),
+        (QueryLevel.STUDY, study.join(patient), (study_uid,), identity, among(study_uid, studies)),
+        (
+            QueryLevel.SERIES, series.join(study), (series_uid,), (study_uid,),
+            among(series_uid, sorted({each.series_instance_uid for each in removed})),
+        ),
+    )  # fmt: skip
+    found = []
+    with index.read() as connection:
+        for level, joined, own, above, is_meant in asked:
+            table = TABLES[level]
+            chosen = select(table.c.id, table.c.kept, *own, *above).select_from(joined).where(is_meant)
+            for row_id, blob, *rest in connection.execute(chosen):
+                found.append(Parent(level, row_id, blob, tuple(rest[: len(own)]), tuple(rest[len(own) :])))
+    return found
+
+
+_Asked = tuple[QueryLevel, FromClause, tuple[Column[Any], ...], tuple[Column[Any], ...], ColumnElement[bool]]
+
+
+def files_under(index: Index, parent: Parent, after: str, limit: int) -> list[tuple[str, str]]:
+    """The next files of the instances of a row, oldest first, with the Study Instance UID of the row each is under.
+
+    Raises IndexUnavailable.
+    """
+    chosen = (
+        select(image.c.file_key, study.c.study_instance_uid)
+        .select_from(JOINED)
+        .where(TABLES[parent.level].c.id == parent.row_id, image.c.file_key > after)
+        .order_by(image.c.file_key)
+        .limit(limit)
+    )
+    with index.read() as connection:
+        return [(key, uid) for key, uid in connection.execute(chosen)]
+
+
+def newest_under(connection: Connection, parent: Parent) -> str | None:
+    """The newest file of the instances of a row."""
+    below = select(func.max(image.c.file_key)).select_from(JOINED)
+    found: str | None = connection.execute(below.where(TABLES[parent.level].c.id == parent.row_id)).scalar()
+    return found
+
+
+def newest(index: Index, parent: Parent) -> str | None:
+    """As `newest_under`. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return newest_under(connection, parent)
+
+
+def rewrite(index: Index, parent: Parent, kept: bytes, newest: str | None) -> bool:
+    """Have a row say something else, unless it or its instances have changed since it was read: whether it was done.
+
+    `newest` is the newest file of its instances. Raises IndexUnavailable.
+    """
+    table = TABLES[parent.level]
+
+    def work(connection: Connection) -> bool:
+        locked = select(table.c.kept).where(table.c.id == parent.row_id).with_for_update()
+        if connection.execute(locked).scalar() != parent.kept or newest_under(connection, parent) != newest:
+            return False
+        connection.execute(update(table).where(table.c.id == parent.row_id).values(columns(parent.level, kept)))
+        return True
+
+    return index.transact(work)
+
+
+def files_of_patients(index: Index, file_keys: Sequence[str]) -> list[str]:
+    """The files of all instances of the patients that the instances with these files belong to, oldest first.
+
+    Raises IndexUnavailable.
+    """
+    with index.read() as connection:
+        patients = connection.execute(
+            select(study.c.patient_fk).select_from(JOINED).where(among(image.c.file_key, file_keys)).distinct()
+        )
+        chosen = select(image.c.file_key).select_from(JOINED)
+        below = chosen.where(among(study.c.patient_fk, sorted(patients.scalars())))
+        return sorted(connection.execute(below).scalars())
+
+
+def _read(index: Index, chosen: Select[Any]) -> list[StoredInstance]:
+    with index.read() as connection:
+        return [StoredInstance(*row) for row in connection.execute(chosen)]
