@@ -206,7 +206,8 @@ def _index(config: Config) -> Index:
     """The index; with several workers each has a part of the connections, and takes turns with the others."""
     workers = config.server.workers
     connections = min(CONNECTIONS, max(FEWEST_CONNECTIONS, ALL_CONNECTIONS // workers))
-    return Index(config.database.url, connections=connections, is_shared=workers > 1)
+    database = config.database
+    return Index(database.url, connections=connections, wait=database.wait_seconds, is_shared=workers > 1)
 
 
 def file_store(config: Config) -> LocalFiles:

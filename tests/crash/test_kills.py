@@ -1,0 +1,28 @@
+"""An archive that is killed, started again and examined: a few of the kills that `python -m tests.crash kills` makes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash import kills
+from tests.crash.kills import CAMPAIGNS, PEERS
+
+OURS = [each for each in CAMPAIGNS if each not in PEERS]
+
+
+@pytest.mark.parametrize("archive", OURS)
+def test_nothing_acknowledged_is_lost_whoever_is_killed(tmp_path: Path, archive: str):
+    """Every instance answered with 0000 is found and comes back bit for bit, nothing else does, and all counts agree."""
+    result = kills.run(tmp_path, archive, 3)
+    assert result.kills.total() >= 3
+    assert result.acknowledged > 0
+    assert kills.is_clean(result), result
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("archive", OURS)
+def test_nothing_acknowledged_is_lost_however_often_it_is_killed(tmp_path: Path, archive: str):
+    """Sixty kills, at every step."""
+    result = kills.run(tmp_path, archive, 60)
+    assert kills.is_clean(result), result
