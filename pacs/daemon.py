@@ -143,6 +143,8 @@ class Archive:
         self._server.stop()
         with self._closing:
             self.files.close()
+            if self.storage.has_doubts:
+                self._recovery.leave_work()
             self._recovery.end()
             self.index.close()
 

@@ -103,7 +103,7 @@ class Recovery:
             try:
                 writer.add(self._index, arrival)
             except DuplicateInstance:
-                return self._take_the_place(arrival)
+                return self._settle(arrival)
         except (UndecodableDataSet, InstanceUnreadable, DuplicateInstance) as error:
             self._publish(Diagnosed(sentence=f"file {key} is in no row and was not taken in: {error.comment}"))
             return False
@@ -133,13 +133,24 @@ class Recovery:
             source_ae=head.source_ae,
         )
 
-    def _take_the_place(self, arrival: Arrival) -> bool:
-        """Take the place of a row whose own file is missing. Raises DuplicateInstance when it is not."""
+    def _settle(self, arrival: Arrival) -> bool:
+        """Decide between a file in no row and the row of its instance: whether it takes the place of that row's file.
+
+        It does when that one is missing, or damaged and was the same. It is deleted when it says the same, as when a
+        sender had sent again, or is the older one of two, as when it was replaced. Raises DuplicateInstance otherwise.
+        """
         known = writer.find(self._index, arrival.header.sop_instance_uid)
-        if known is not None:
-            try:
-                self._files.size(known.file_key)
-            except InstanceUnreadable:
-                writer.replace(self._index, arrival)
-                return True
-        raise DuplicateInstance("another file has its SOP Instance UID")
+        if known is None:
+            raise DuplicateInstance("its SOP Instance UID was known, and is no more")
+        is_same = (known.digest, known.transfer_syntax) == (arrival.digest, arrival.transfer_syntax)
+        try:
+            self._arrival(known.file_key)
+        except (InstanceUnreadable, UndecodableDataSet) as error:
+            if not is_same and isinstance(error, UndecodableDataSet):
+                raise DuplicateInstance("another file has its SOP Instance UID, and is damaged") from error
+            writer.replace(self._index, arrival)
+            return True
+        if not is_same and arrival.file_key > known.file_key:  # keys are in the order of time
+            raise DuplicateInstance("another file has its SOP Instance UID")
+        self._files.delete(arrival.file_key)
+        return False

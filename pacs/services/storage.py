@@ -87,6 +87,8 @@ class Storage:
         self._unknown_sop_classes = unknown_sop_classes
         self._growing: set[str] = set()
         """The series whose last instance was new."""
+        self.has_doubts = False
+        """Whether there are files of which it is not known if they are in a row: the next start has to find out."""
 
     def receive(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str = ""
@@ -160,6 +162,11 @@ class Storage:
             )
         )
 
+    def leave_in_doubt(self, key: str) -> None:
+        """Keep a file whose row was perhaps committed: a row without its file is worse than a file without one."""
+        self.has_doubts = True
+        self.publish(Diagnosed(sentence=f"file {key} is perhaps in no row: the next start of the server finds out"))
+
     def discard(self, key: str) -> None:
         """Delete a file that is in no row. One that cannot be deleted now is nobody's harm, but is told."""
         try:
@@ -216,6 +223,8 @@ class Reception:
         self._received_at = time.time_ns() // 1000
         self._head = named.head(self._received_at)
         self._incoming = self._create()
+        self._is_in_doubt = False
+        """Whether there may be a row of it, although it could not be entered."""
 
     def __enter__(self) -> Self:
         return self
@@ -313,7 +322,10 @@ class Reception:
         try:
             return self._enter_row(arrival, known)
         except BaseException:
-            self._storage.discard(arrival.file_key)
+            if self._is_in_doubt:
+                self._storage.leave_in_doubt(arrival.file_key)
+            else:
+                self._storage.discard(arrival.file_key)
             raise
 
     def _enter_row(self, arrival: Arrival, known: StoredInstance | None) -> Stored:
@@ -340,7 +352,9 @@ class Reception:
             former = writer.replace(index, arrival)
         except IndexUnavailable:
             # Whether it was committed is not known, when the connection broke at the commit.
+            self._is_in_doubt = True
             found = writer.find(index, arrival.header.sop_instance_uid)
+            self._is_in_doubt = False
             if found is None or found.file_key != arrival.file_key:
                 raise
         if former is not None:

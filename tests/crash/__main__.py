@@ -18,7 +18,9 @@ def main(words: Sequence[str]) -> int:
     killing = chosen.add_parser("kills", help="SIGKILL under load, at any moment and at every step of ingest")
     killing.add_argument("--kills", type=int, default=60, help="how many of each archive (60)")
     killing.add_argument("--only", choices=kills.CAMPAIGNS, action="append", help="this archive only; may be repeated")
-    killing.add_argument("--peer", choices=kills.PEERS, action="append", default=[], help="a peer beside; may be repeated")
+    killing.add_argument(
+        "--peer", choices=kills.PEERS, action="append", default=[], help="a peer beside; may be repeated"
+    )
     killing.add_argument("--seed", type=int, default=int(time.time()))
     cutting = chosen.add_parser("cuts", help="power cuts at every point of what was done to the disk")
     cutting.add_argument("--instances", type=int, default=24, help="that each of four senders sends (24)")

@@ -1,9 +1,9 @@
 """Power cuts: what an archive did to its disk, cut off at every point, and what the next start makes of it.
 
 SIGKILL leaves the page cache alone, so nothing that is only killed says anything of a power cut. Here the daemon is
-recorded by strace while it takes instances in, and `tests.crash.disk` does its file operations again up to a point, with
-what is not synced dropped, or partly so. The real recovery starts on what is left. The recovery is recorded and cut off
-as well.
+recorded by strace while it takes instances in, and `tests.crash.disk` does its file operations again up to a point,
+with what is not synced dropped, or partly so. The real recovery starts on what is left. The recovery is recorded and
+cut off as well.
 """
 
 import random
@@ -47,6 +47,7 @@ class Recording:
     """What was done to a disk, and what was sent meanwhile: the digests of the contents of each SOP Instance UID."""
 
     root: Path
+    """The folder that was recorded, as it was before."""
     calls: list[Call]
     sent: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -76,6 +77,8 @@ def record(folder: Path, instances: int, *, seconds: float = 0) -> Recording:
             each.join()
         threading.Event().wait(seconds)
         assert server.stop() == 0
+    shutil.rmtree(root)
+    root.mkdir()
     return Recording(root, _calls(folder / "trace"), sent)
 
 
@@ -166,7 +169,9 @@ def points(recording: Recording, base: Disk, required: Contents | None = None) -
 
 def _events(calls: Sequence[Call]) -> Iterator[tuple[int, Call, bool]]:
     """The beginnings and ends of calls, in order."""
-    events = [(call.began, 0, call) for call in calls] + [(call.ended, 1, call) for call in calls if call.ended != NEVER]
+    events = [(call.began, 0, call) for call in calls] + [
+        (call.ended, 1, call) for call in calls if call.ended != NEVER
+    ]
     for place, is_end, call in sorted(events, key=lambda event: event[:2]):
         yield place, call, bool(is_end)
 

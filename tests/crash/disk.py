@@ -6,10 +6,10 @@ What the model assumes, which is what POSIX promises and no more:
   itself ended; what is written to a file opened with O_DSYNC (or O_SYNC), when that write has ended. Before that any
   part of it may be on the disk, in sectors of 512 bytes and in any order, or nothing. A sector is never torn, and a
   write damages no sector but its own (SQLite assumes both, too).
-- A name in a folder (of a file that was made, renamed or removed, of a folder) is durable when an fsync of *that* folder
-  or a syncfs has ended. An fsync of the file is none of its name; an fsync of a folder is none of its own name in the
-  folder above. Before that each change may be on the disk or not, changes of one name in their order. Both sides of a
-  rename come together, unless one was made durable alone.
+- A name in a folder (of a file that was made, renamed or removed, of a folder) is durable when an fsync of *that*
+  folder or a syncfs has ended. An fsync of the file is none of its name; an fsync of a folder is none of its own name
+  in the folder above. Before that each change may be on the disk or not, changes of one name in their order. Both
+  sides of a rename come together, unless one was made durable alone.
 - The length of a file may be on the disk before its content, which then reads as zeros.
 - Which of two operations of two threads came first is what strace saw; the one that had not ended when the power went
   may have been done, partly or not at all.
@@ -188,7 +188,7 @@ class Disk:
         if call.name == "write":
             assert appends, "only what is appended has a place"
             return Change(ended, len(file.seen), call.content)
-        return Change(ended, int(call.words[-1]), call.content)
+        return Change(ended, int(call.words[-2 if call.name == "pwritev2" else -1]), call.content)
 
     def _truncated(self, call: Call) -> None:
         opened = self._open.get(call.descriptor)
@@ -219,7 +219,8 @@ class Disk:
 
     def _renamed(self, call: Call) -> None:
         source, target = (self._parts(text) for text in call.texts)
-        assert source and target, "a name has come from outside"
+        if not source or not target:
+            raise AssertionError("a name has come from outside, or gone there")
         act = next(self._acts)
         self._name(target, self._found(source), call.ended, act)
         self._name(source, None, call.ended, act)
@@ -248,7 +249,7 @@ class Disk:
         """Write what a power cut leaves to a new folder. `under_way` are the calls that had begun and not ended."""
         torn: dict[int, list[Change]] = {}
         for call in under_way:
-            if call.name in ("pwrite64", "pwritev", "write") and call.descriptor in self._open:
+            if call.name in ("pwrite64", "pwritev", "pwritev2", "write") and call.descriptor in self._open:
                 file, *_ = self._open[call.descriptor]
                 torn.setdefault(id(file), []).append(self.change_of(call, NEVER))
         _write(self._tree, target, survival, torn)
@@ -259,6 +260,7 @@ _EFFECTS: dict[str, Callable[[Disk, Call], None]] = {
     "write": Disk._written,
     "pwrite64": Disk._written,
     "pwritev": Disk._written,
+    "pwritev2": Disk._written,
     "ftruncate": Disk._truncated,
     "fsync": Disk._synced,
     "fdatasync": Disk._synced,

@@ -1,8 +1,9 @@
 """What the daemon says while something it needs is missing, and after that: no room, no database, nothing to write to.
 
-An association is open when the fault begins. What is sent by it then is answered with A7xx and an Error Comment, or with
-0000 where it could be stored all the same; a C-ECHO is answered; when the fault is over the next instance is stored by
-the same association and the same process. At the end the daemon is killed, and what it acknowledged is looked for.
+An association is open when the fault begins. What is sent by it then is answered with A7xx and an Error Comment, or
+with 0000 where it could be stored all the same; a C-ECHO is answered; when the fault is over the next instance is
+stored by the same association and the same process. At the end the daemon is killed, and what it acknowledged is
+looked for.
 """
 
 import os
@@ -211,9 +212,9 @@ def mounted(*words: object) -> Iterator[None]:
 @cache
 def may_mount() -> bool:
     """Whether this process may mount file systems."""
-    with tempfile.TemporaryDirectory() as folder, suppress(PermissionError, FileNotFoundError):
-        with mounted("-t", "tmpfs", "pacs", folder):
-            return True
+    refused = suppress(PermissionError, FileNotFoundError)
+    with tempfile.TemporaryDirectory() as folder, refused, mounted("-t", "tmpfs", "pacs", folder):
+        return True
     return False
 
 
@@ -280,7 +281,9 @@ class _Sender:
     def store(self, result: Result | None = None) -> int:
         """The status of the next instance; what the response says is noted if wanted."""
         self._sent += 1
-        instance = Instance(uid("fault", os.getpid(), self._sent), uid("study", "fault"), SIZES[self._sent % len(SIZES)])
+        instance = Instance(
+            uid("fault", os.getpid(), self._sent), uid("study", "fault"), SIZES[self._sent % len(SIZES)]
+        )
         response = self.client.store(instance.uid, self._ledger.begin(instance))
         self._ledger.answer(instance, response.status)
         if result is not None:

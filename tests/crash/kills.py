@@ -4,7 +4,8 @@ The steps are system calls of the daemon. strace ends the process when a thread 
 which is then not done; the last line of its log tells which step that was. What is killed between two steps has done
 the one and not begun the other, so all that can be left by a kill is left by these.
 
-After each kill the archive starts again on the same folder, and what it has is compared with what the senders were told.
+After each kill the archive starts again on the same folder, and what it has is compared with what the senders were
+told.
 """
 
 import random
@@ -28,8 +29,8 @@ SENDERS = 8
 
 TARGETS: Sequence[tuple[str, Sequence[int]]] = (
     ("flock", MIXED),
-    ("pwritev", SMALL),
-    ("pwritev", LARGE),
+    ("pwritev2", SMALL),
+    ("pwritev2", LARGE),
     ("fsync", LARGE),
     ("rename", SMALL),
     ("rename", LARGE),
@@ -40,14 +41,14 @@ TARGETS: Sequence[tuple[str, Sequence[int]]] = (
 )
 """The calls at which a process is killed, and the sizes of what is sent meanwhile."""
 
-TRACED = ("flock", "pwritev", "fsync", "rename", "pwrite64", "sendto", "sendmsg", "syncfs", "fdatasync")
+TRACED = ("flock", "pwritev2", "fsync", "rename", "pwrite64", "sendto", "sendmsg", "syncfs", "fdatasync")
 
 STEPS: Sequence[tuple[str, str, str]] = (
     ("temporary file made, nothing in it", "flock", r"/incoming/"),
-    ("temporary file in part, or not yet written", "pwritev", r"/incoming/"),
+    ("temporary file in part, or not yet written", "pwritev2", r"/incoming/"),
     ("temporary file written, before its fsync", "fsync", r"/incoming/"),
     ("written (small) or fsynced (large), before the rename", "rename", r"/incoming/"),
-    ("renamed, before the write into the journal", "pwritev", r"\.segment"),
+    ("renamed, before the write into the journal", "pwritev2", r"\.segment"),
     ("journal grown or voided in part", "pwrite64", r"\.segment"),
     ("renamed, before the fsync of the folder", "fsync", r"/\d\d/\d\d>"),
     ("durable, in the commit of its row (SQLite)", "pwrite64", r"pacs\.db"),
@@ -90,7 +91,13 @@ class Totals:
 
     def row(self) -> Sequence[object]:
         """One line of the table of totals, but for its name."""
-        return (self.kills.total(), self.acknowledged, self.deleted, *(self.faults[each] for each in KINDS), self.unable)
+        return (
+            self.kills.total(),
+            self.acknowledged,
+            self.deleted,
+            *(self.faults[each] for each in KINDS),
+            self.unable,
+        )
 
 
 HEAD = ("archive", "kills", "acknowledged", "deleted", *KINDS, "did not start again")
@@ -215,7 +222,12 @@ class AtSteps(OfOurs):
         self._deleted: set[str] = set()
 
     def round(self) -> None:
-        """At a step, and then at any moment: the start in between is not traced, and examined."""
+        """At a step, and then at any moment: the start in between is not traced, and examined.
+
+        Mostly the step is one of ingest: what a recovery would do before is done. Else it may be one of the recovery.
+        """
+        if self.chance.random() < 0.8:
+            assert self.start().stop() == 0
         self.at_step(*self._targets[self._turn % len(self._targets)])
         self._turn += 1
         super().round()
@@ -241,10 +253,10 @@ class AtSteps(OfOurs):
         strace()
         log = self.folder / "trace"
         log.unlink(missing_ok=True)
-        many = 1 if call == "syncfs" else self.chance.randint(2, 24)
+        many = 1 if call == "syncfs" else self.chance.randint(12, 30)
         command = [
-            "strace", "-f", "-DD", "-qq", "--seccomp-bpf", "-y", "-s", "0", "-o", log,
-            "-e", f"trace={','.join(TRACED)}", "-e", f"inject={call}:signal=KILL:when={many}",
+            "strace", "-f", "-DD", "-qq", "-y", "-s", "0", "-o", log,
+            "-e", f"trace={','.join(TRACED)}", "-e", f"inject={call}:error=EIO:signal=KILL:when={many}",
         ]  # fmt: skip
         try:
             server = self.site.start(*command)
@@ -300,6 +312,7 @@ class Database(OfOurs):
         """Kill the database; the archive goes on by itself when it is back."""
         server = self.start()
         try:
+            self.examine(server)
             senders = self.fill(server, MIXED)
             how = tuple(DATABASE)[self.totals.kills.total() % 2]
             time.sleep(self.chance.uniform(0.1, 0.8))
@@ -309,7 +322,6 @@ class Database(OfOurs):
             before = self.ledger.answers[0]
             assert eventually(lambda: self.ledger.answers[0] > before), "the archive does not go on"
             ended(senders)
-            self.examine(server)
             assert server.stop() == 0
         finally:
             server.kill()

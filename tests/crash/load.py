@@ -15,10 +15,10 @@ from pacs.testing import study as built
 from tests import raw
 from tests.crash.client import Client
 
-SMALL, LARGE = (1_000, 9_000, 9_000, 9_000, 200_000, 900_000), (1_200_000, 3_000_000)
+SMALL, LARGE = (1_000, 9_000, 9_000, 9_000, 40_000, 400_000), (1_200_000, 3_000_000)
 """Bytes of pixel data: what goes by the journal (decision 32), and what is synced by itself."""
 
-MIXED = (*SMALL, *SMALL, *LARGE)
+MIXED = (*SMALL, *SMALL, *SMALL, *SMALL, *LARGE)
 
 STUDY_OF = 40
 """Instances after which a sender begins another study."""
@@ -30,7 +30,7 @@ STUDY_OF = 40
 def uid(kind: str, *numbers: object) -> str:
     """A UID of 44 characters that is always the same for the same words."""
     text = f"{kind}/{'/'.join(map(str, numbers))}"
-    return f"2.25.{int.from_bytes(sha256(text.encode()).digest()[:16], 'big'):039}"
+    return f"2.25.1{int.from_bytes(sha256(text.encode()).digest()[:15], 'big'):037}"
 
 
 @dataclass(frozen=True)

@@ -16,5 +16,7 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
         )
         return f"| {' | '.join(padded)} |"
 
-    rule = [("-" * (width - 1) + ":") if is_right else "-" * width for width, is_right in zip(widths, right, strict=True)]
+    rule = [
+        ("-" * (width - 1) + ":") if is_right else "-" * width for width, is_right in zip(widths, right, strict=True)
+    ]
     return "\n".join([line(texts[0]), line(rule), *map(line, texts[1:])])

@@ -1,4 +1,4 @@
-"""An archive that is killed, started again and examined: a few of the kills that `python -m tests.crash kills` makes."""
+"""An archive that is killed, started again and examined: a few of the kills of `python -m tests.crash kills`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ OURS = [each for each in CAMPAIGNS if each not in PEERS]
 
 @pytest.mark.parametrize("archive", OURS)
 def test_nothing_acknowledged_is_lost_whoever_is_killed(tmp_path: Path, archive: str):
-    """Every instance answered with 0000 is found and comes back bit for bit, nothing else does, and all counts agree."""
+    """What was answered with 0000 is found and comes back bit for bit, nothing half-written does, and counts agree."""
     result = kills.run(tmp_path, archive, 3)
     assert result.kills.total() >= 3
     assert result.acknowledged > 0

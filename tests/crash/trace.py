@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CALLS = (
-    "openat", "close", "write", "pwrite64", "pwritev", "ftruncate", "fallocate", "fsync", "fdatasync", "syncfs",
-    "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "sendmsg",
+    "openat", "close", "write", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate", "fsync", "fdatasync",
+    "syncfs", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat",
+    "sendmsg",
 )  # fmt: skip
 """What changes files, makes changes durable, or says something to a peer."""
 
@@ -47,7 +48,7 @@ class Call:
 def command(log: Path, calls: Iterable[str] = CALLS) -> list[str]:
     """The beginning of a command that records what the rest of it does; the process itself remains our child."""
     traced = f"trace={','.join(calls)}"
-    return ["strace", "-f", "-DD", "-qq", "--seccomp-bpf", "-xx", "-s", str(1 << 30), "-e", traced, "-o", str(log)]
+    return ["strace", "-f", "-DD", "-qq", "--seccomp-bpf", "-xx", "-s", str(1 << 28), "-e", traced, "-o", str(log)]
 
 
 def calls(log: Path) -> list[Call]:
