@@ -142,6 +142,7 @@ class Archive:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
         with self._closing:
+            self.storage.settle_doubts()
             self.files.close()
             if self.storage.has_doubts:
                 self._recovery.leave_work()

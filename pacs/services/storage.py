@@ -87,8 +87,8 @@ class Storage:
         self._unknown_sop_classes = unknown_sop_classes
         self._growing: set[str] = set()
         """The series whose last instance was new."""
-        self.has_doubts = False
-        """Whether there are files of which it is not known if they are in a row: the next start has to find out."""
+        self._doubts: dict[str, str] = {}
+        """Files of which it is not known if they are in a row, with their SOP Instance UIDs."""
 
     def receive(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str = ""
@@ -162,10 +162,26 @@ class Storage:
             )
         )
 
-    def leave_in_doubt(self, key: str) -> None:
+    @property
+    def has_doubts(self) -> bool:
+        """Whether there are files of which it is not known if they are in a row: the next start has to find out."""
+        return bool(self._doubts)
+
+    def leave_in_doubt(self, key: str, header: Header) -> None:
         """Keep a file whose row was perhaps committed: a row without its file is worse than a file without one."""
-        self.has_doubts = True
-        self.publish(Diagnosed(sentence=f"file {key} is perhaps in no row: the next start of the server finds out"))
+        self._doubts[key] = header.sop_instance_uid
+        self.note(header, is_new=False)  # the next of its series asks the index before it makes a file
+
+    def settle_doubts(self) -> None:
+        """Delete those of the files in doubt that are in no row, as far as the index answers."""
+        for key, uid in tuple(self._doubts.items()):
+            try:
+                found = writer.find(self.index, uid)
+            except IndexUnavailable:
+                return
+            is_ours = self._doubts.pop(key, None) is not None  # other threads may be here
+            if is_ours and (found is None or found.file_key != key):
+                self.discard(key)
 
     def discard(self, key: str) -> None:
         """Delete a file that is in no row. One that cannot be deleted now is nobody's harm, but is told."""
@@ -252,6 +268,7 @@ class Reception:
             self._storage.note(header, is_new=False)
             raise
         self._storage.note(header, is_new=known is None and not stored.duplicate)
+        self._storage.settle_doubts()
         self._storage.publish(
             InstanceStored(
                 sop_class_uid=header.sop_class_uid,
@@ -323,7 +340,7 @@ class Reception:
             return self._enter_row(arrival, known)
         except BaseException:
             if self._is_in_doubt:
-                self._storage.leave_in_doubt(arrival.file_key)
+                self._storage.leave_in_doubt(arrival.file_key, header)
             else:
                 self._storage.discard(arrival.file_key)
             raise
