@@ -285,12 +285,12 @@ def all_of_them(_number: int) -> Collection[str]:
 
 
 def one_in(count: int, seed: int) -> Callable[[int], Collection[str]]:
-    """One survival, another one each time, at one point in so many."""
+    """One survival, by chance, at one point in so many."""
     chance = random.Random(seed)
     names = list(SURVIVALS)
 
-    def chosen(_number: int) -> Collection[str]:
-        return [chance.choice(names)] if chance.randrange(count) == 0 else ()
+    def chosen(number: int) -> Collection[str]:
+        return [chance.choice(names)] if number % count == count // 2 else ()
 
     return chosen
 

@@ -1,6 +1,5 @@
 """Power cuts: some of those that `python -m tests.crash cuts` makes, and the disk that they are made on."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ from tests.crash.disk import SURVIVALS, Disk, Survival, anything, everything, le
 from tests.crash.trace import Call
 
 
+@pytest.mark.timeout(180)
 def test_nothing_acknowledged_is_lost_when_the_power_goes(tmp_path: Path):
     """At one point in so many of what was done to the disk, and again while the archive recovers from that."""
-    results = cuts.run(tmp_path, instances=4, seconds=0, recoveries=1, chosen=cuts.one_in(12, 1))
+    results = cuts.run(tmp_path, instances=4, seconds=0, recoveries=1, chosen=cuts.one_in(20, 1))
     for each in results.values():
         assert each.cuts.total() > 0
         assert each.worst == []
@@ -130,6 +130,7 @@ def test_a_write_is_torn_at_sectors_only(doing: Doing):
     assert len(sectors) == 2
 
 
+@pytest.mark.timeout(180)
 def test_a_disk_that_forgets_a_sync_is_told_on(tmp_path: Path):
     """The harness finds what is lost: a recording without its syncs loses what was acknowledged."""
     recording = cuts.record(tmp_path, 2)
@@ -137,11 +138,11 @@ def test_a_disk_that_forgets_a_sync_is_told_on(tmp_path: Path):
         call.words = [word.replace("O_DSYNC", "0") for word in call.words]
     recording.calls = [each for each in recording.calls if each.name not in ("fsync", "fdatasync", "syncfs")]
     totals = cuts.Totals()
-    cuts.cut(recording, totals, lambda number: ["nothing that is not synced"] if number % 40 == 39 else ())
+    cuts.cut(recording, totals, lambda number: ["nothing that is not synced"] if number % 100 == 99 else ())
     assert totals.worst
 
 
 def test_every_way_to_survive_is_tried():
-    """One at each point that is chosen, all of them in turn."""
-    chosen = cuts.one_in(2, random.Random(1).randrange(9))
+    """One at each point that is chosen, and all of them sooner or later."""
+    chosen = cuts.one_in(2, 1)
     assert {name for number in range(200) for name in chosen(number)} == set(SURVIVALS)
