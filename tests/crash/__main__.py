@@ -38,9 +38,10 @@ def _kills(given: argparse.Namespace, folder: Path) -> int:
     ours = [each for each in kills.CAMPAIGNS if each not in kills.PEERS]
     names = given.only or [*ours, *given.peer]
     print(f"seed {given.seed}", file=sys.stderr)
-    results = {name: kills.run(folder, name, given.kills, seed=given.seed, tell=_tell) for name in names}
-    for name, result in results.items():
-        print(f"\n{name}\n\n{result.steps()}")
+    results = {}
+    for name in names:
+        results[name] = kills.run(folder, name, given.kills, seed=given.seed, tell=_tell)
+        print(f"\n{name}\n\n{results[name].steps()}\n\n{kills.totals({name: results[name]})}", flush=True)
     print(f"\n{kills.totals(results)}")
     return int(not all(kills.is_clean(each) for name, each in results.items() if name not in kills.PEERS))
 
