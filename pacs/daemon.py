@@ -79,6 +79,7 @@ class Archive:
         self.files = file_store(config)
         self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
         self.oversight = self._overseen()
+        self.storage = Storage(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
         self.commitments = Commitments(
             self.index,
             self.files,
@@ -246,7 +247,10 @@ class Archive:
             self._reporter.stop()
             if self._web is not None:
                 self._web.stop()
+            self.storage.settle_doubts()
             self.files.close()
+            if self.storage.has_doubts:
+                self._recovery.leave_work()
             self._recovery.end()
             self.index.close()
             self.auditor.close()
@@ -287,17 +291,13 @@ class Archive:
         tls = secure.acceptor_context(certificates_of(config)) if config.tls.enabled else None
         users, limits = _users(config), config.limits
         self._protections = protections
+        self.storage.duplicates = config.storage.duplicates
+        self.storage.unknown_sop_classes = config.storage.unknown_sop_classes
+        self.storage.bounds = BoundsOfDataSets(
+            depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size
+        )
         self.peers = Peers(_peers(config), MANNERS[config.query.manner])
         self.access = Access(_rules(config), self.peers)
-        self.storage = Storage(
-            self.index,
-            self.files,
-            duplicates=config.storage.duplicates,
-            unknown_sop_classes=config.storage.unknown_sop_classes,
-            bounds=BoundsOfDataSets(depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size),
-            publish=self.events.publish,
-            auditor=self.auditor,
-        )
         self.queries = QueryService(
             self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
         )
@@ -476,7 +476,8 @@ def _index(config: Config) -> Index:
     """The index; with several workers each has a part of the connections, and takes turns with the others."""
     workers = config.server.workers
     connections = min(CONNECTIONS, max(FEWEST_CONNECTIONS, ALL_CONNECTIONS // workers))
-    return Index(config.database.url, connections=connections, is_shared=workers > 1)
+    database = config.database
+    return Index(database.url, connections=connections, wait=database.wait_seconds, is_shared=workers > 1)
 
 
 def file_store(config: Config) -> LocalFiles:

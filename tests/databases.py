@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -55,7 +55,7 @@ def postgres_server() -> Iterator[URL]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with the newest schema and no rows."""
     path = tmp_path_factory.mktemp("template") / "pacs.db"
-    _migrate(f"sqlite:///{path}")
+    migrate(f"sqlite:///{path}")
     return path
 
 
@@ -63,7 +63,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres_template(postgres_server: URL) -> Iterator[str]:
     """The name of a PostgreSQL database with the newest schema and no rows."""
     with postgres_database(postgres_server, TEMPLATE) as url:
-        _migrate(url)
+        migrate(url)
         yield TEMPLATE
 
 
@@ -146,25 +146,48 @@ def postgres_programs() -> Iterator[Path]:
 @contextmanager
 def running_postgres(programs: Path) -> Iterator[URL]:
     """A server of our own on a socket in a temporary folder; the URL of its `postgres` database."""
+    with postgres_folder(programs) as folder:
+        server = start_postgres(programs, folder, SERVER_OPTIONS)
+        try:
+            yield postgres_url(folder)
+        finally:
+            server.terminate()
+            server.wait(PATIENCE)
+
+
+@contextmanager
+def postgres_folder(programs: Path) -> Iterator[Path]:
+    """A temporary folder in which a server may run, removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="pacs-postgres-", dir=_quick_folder()))
     who = _server_user()
     if who is not None:
         shutil.chown(folder, who)
-    data = folder / "data"
-    initdb = ("-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+    initdb = ("-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
     _run(who, programs / "initdb", *initdb)
-    options = [part for option in (*SERVER_OPTIONS, f"unix_socket_directories={folder}") for part in ("-c", option)]
-    with (folder / "log").open("wb") as log:
-        command = _as_user(who, programs / "postgres", "-D", data, *options)
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    url = URL.create("postgresql+psycopg", "postgres", database="postgres", query={"host": str(folder)})
     try:
-        _await(server, url, folder / "log")
-        yield url
+        yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_url(folder: Path) -> URL:
+    """The URL of the `postgres` database of the server in a folder."""
+    return URL.create("postgresql+psycopg", "postgres", database="postgres", query={"host": str(folder)})
+
+
+def start_postgres(programs: Path, folder: Path, options: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """A server in its folder, answering, in a process group of its own."""
+    words = [part for each in (*options, f"unix_socket_directories={folder}") for part in ("-c", each)]
+    with (folder / "log").open("ab") as log:
+        command = _as_user(_server_user(), programs / "postgres", "-D", folder / "data", *words)
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _await(server, postgres_url(folder), folder / "log")
+    except BaseException:
         server.terminate()
         server.wait(PATIENCE)
-        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return server
 
 
 def _quick_folder() -> Path | None:
@@ -215,6 +238,13 @@ def _administering(server: URL) -> Iterator[Connection]:
     engine.dispose()
 
 
-def _migrate(url: str) -> None:
+def emptied(url: str) -> None:
+    """Remove all rows of the index in a PostgreSQL database."""
+    with _administering(make_url(url)) as connection:
+        connection.execute(text("TRUNCATE patient, study, series, image"))
+
+
+def migrate(url: str) -> None:
+    """Give a database the newest schema."""
     with opened(url) as index:
         schema.upgrade(index)

@@ -174,6 +174,7 @@ class Database(Section):
     """Where the index is."""
 
     url: Annotated[str, AfterValidator(_database_url)] = Field("sqlite:///pacs-data/pacs.db", repr=False)
+    wait_seconds: Seconds = 30.0
 
 
 class Files(Section):

@@ -6,6 +6,7 @@ import mmap
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -74,6 +75,18 @@ def sync_folder(folder: Path | str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_names_of(folder: Path) -> None:
+    """Make the name of a folder durable, and those of all above it on its file system. Raises OSError.
+
+    One above that may not be read was not made by us.
+    """
+    path = folder.absolute()
+    while not path.is_mount():
+        path = path.parent
+        with suppress(PermissionError):
+            sync_folder(path)
 
 
 def open_folder(folder: Path | str) -> int:

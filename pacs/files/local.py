@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
-from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, write_at
+from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, sync_names_of, write_at
 from pacs.files.journal import LONGEST_HEAD, Journal, Record, abandoned, note_deletion, repair, replay
 from pacs.files.scratch import SCRATCHES, SMALL, Scratch
 from pacs.files.store import Incoming
@@ -451,9 +451,9 @@ class _Folders:
             if folder == self._durable and os.path.isdir(folder):
                 return
             path = Path(self.root)
-            if not path.is_dir():
+            if not self._durable or not path.is_dir():
                 path.mkdir(parents=True, exist_ok=True, mode=0o750)
-                sync_folder(path.parent)
+                sync_names_of(path)  # some may have been made by an index beside it, or by a process that died since
             for part in Path(folder).relative_to(path).parts:
                 path /= part
                 path.mkdir(exist_ok=True, mode=0o750)

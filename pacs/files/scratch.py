@@ -20,7 +20,7 @@ class Scratch:
     """The bytes of one object."""
 
     def __init__(self) -> None:
-        self._memory = memoryview(mmap.mmap(-1, _FIRST))
+        self._memory = _memory(_FIRST)
         self._end = PAGE
 
     @property
@@ -38,7 +38,7 @@ class Scratch:
         added = memoryview(data).cast("B")
         end = self._end + len(added)
         if end > len(self._memory):
-            larger = memoryview(mmap.mmap(-1, max(whole_pages(end), 2 * len(self._memory))))
+            larger = _memory(max(whole_pages(end), 2 * len(self._memory)))
             larger[: self._end] = self._memory[: self._end]
             self._memory = larger
         self._memory[self._end : end] = added
@@ -56,6 +56,11 @@ class Scratch:
     def clear(self) -> None:
         """Have nothing in it, and keep the memory."""
         self._end = PAGE
+
+
+def _memory(size: int) -> memoryview:
+    """New memory of our own: what `mmap` gives if not told otherwise, processes that are forked later would share."""
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Scratches:

@@ -51,7 +51,7 @@ class LostRace(IndexUnavailable):
 class Index:
     """One database and its pool of connections; safe to use from many threads.
 
-    `connections` bounds the pool, `wait` (seconds) how long one waits for a connection or for SQLite's write lock.
+    `connections` bounds the pool, `wait` (seconds) how long one waits for a connection or for a lock of the database.
     With `is_shared` several processes write to it, and take turns where only one can at a time.
     Raises ConfigurationError when the URL cannot be used.
     """
@@ -316,8 +316,9 @@ def _engine(url: URL, connections: int, wait: float) -> Engine:
 
 
 def _with_timeouts(url: URL, wait: float) -> URL:
-    """The URL with bounds on how long a server may be unreachable, unless it says itself how long."""
+    """The URL with bounds on how long a server may be unreachable, and a lock taken, unless it says itself how long."""
     bounds = {
+        "options": f"-c lock_timeout={max(1, round(wait * 1000))}",
         "connect_timeout": str(max(2, round(wait))),
         "tcp_user_timeout": str(round(wait * 1000)),
         "keepalives_idle": "10",

@@ -23,6 +23,8 @@ from pacs.files.store import FileStore
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services.adoption import adopt
+from pacs.services.arrivals import arrival_of
+from pacs.services.derivation import refresh
 from pacs.telemetry import Diagnosed, Event
 
 MARGIN = timedelta(days=1)
@@ -93,8 +95,34 @@ class Recovery:
     def _adopt(self, key: str) -> bool:
         """Take in one file; whether it is in the index now. What cannot be taken in is told, and left where it is."""
         try:
-            adopt(self._index, self._files, key)
+            try:
+                adopt(self._index, self._files, key)
+            except DuplicateInstance:
+                return self._settle(key)
         except (UndecodableDataSet, InstanceUnreadable, DuplicateInstance) as error:
             self._publish(Diagnosed(sentence=f"file {key} is in no row and was not taken in: {error.comment}"))
             return False
         return True
+
+    def _settle(self, key: str) -> bool:
+        """Decide between a file in no row and the row of its instance: whether it takes the place of that row's file.
+
+        It does when that one is damaged and was the same. It is deleted when it says the same, as when a sender had sent
+        again, or is the older one of two, as when it was replaced. Raises DuplicateInstance otherwise.
+        """
+        arrival = arrival_of(self._files, key)
+        known = writer.find(self._index, arrival.header.sop_instance_uid)
+        if known is None:
+            raise DuplicateInstance("its SOP Instance UID was known, and is no more")
+        is_same = (known.digest, known.transfer_syntax) == (arrival.digest, arrival.transfer_syntax)
+        try:
+            arrival_of(self._files, known.file_key)
+        except (InstanceUnreadable, UndecodableDataSet) as error:
+            if not is_same:
+                raise DuplicateInstance("another file has its SOP Instance UID, and is damaged") from error
+            refresh(self._index, self._files, [writer.replace(self._index, arrival)])
+            return True
+        if not is_same and key > known.file_key:  # keys are in the order of time
+            raise DuplicateInstance("another file has its SOP Instance UID")
+        self._files.delete(key)
+        return False

@@ -94,9 +94,11 @@ class Storage:
         self.bounds = bounds
         self.publish = publish
         self._auditor = auditor or Auditor()
-        self._unknown_sop_classes = unknown_sop_classes
+        self.unknown_sop_classes = unknown_sop_classes
         self._growing: set[str] = set()
         """The series whose last instance was new."""
+        self._doubts: dict[str, str] = {}
+        """Files of which it is not known if they are in a row, with their SOP Instance UIDs."""
 
     def receive(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str = ""
@@ -107,7 +109,7 @@ class Storage:
         """
         named = Named(sop_class_uid.strip(" \0"), sop_instance_uid.strip(" \0"), transfer_syntax, source_ae)
         try:
-            check_kept(named.sop_class_uid, self._unknown_sop_classes)
+            check_kept(named.sop_class_uid, self.unknown_sop_classes)
             if transfer_syntax not in KEPT:
                 raise NotSupported("Its transfer syntax is not kept here")
             if not is_uid(named.sop_instance_uid):
@@ -172,6 +174,27 @@ class Storage:
                 comment=error.comment,
             )
         )
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether there are files of which it is not known if they are in a row: the next start has to find out."""
+        return bool(self._doubts)
+
+    def leave_in_doubt(self, key: str, header: Header) -> None:
+        """Keep a file whose row was perhaps committed: a row without its file is worse than a file without one."""
+        self._doubts[key] = header.sop_instance_uid
+        self.note(header, is_new=False)  # the next of its series asks the index before it makes a file
+
+    def settle_doubts(self) -> None:
+        """Delete those of the files in doubt that are in no row, as far as the index answers."""
+        for key, uid in tuple(self._doubts.items()):
+            try:
+                found = writer.find(self.index, uid)
+            except IndexUnavailable:
+                return
+            is_ours = self._doubts.pop(key, None) is not None  # other threads may be here
+            if is_ours and (found is None or found.file_key != key):
+                self.discard(key)
 
     def discard(self, key: str) -> None:
         """Delete a file that is in no row. One that cannot be deleted now is nobody's harm, but is told."""
@@ -244,6 +267,8 @@ class Reception:
         self._received_at = time.time_ns() // 1000
         self._head = named.head(self._received_at)
         self._incoming = self._create()
+        self._is_in_doubt = False
+        """Whether there may be a row of it, although it could not be entered."""
 
     def __enter__(self) -> Self:
         return self
@@ -271,6 +296,7 @@ class Reception:
             self._storage.note(header, is_new=False)
             raise
         self._storage.note(header, is_new=known is None and not stored.duplicate)
+        self._storage.settle_doubts()
         self._storage.publish(
             InstanceStored(
                 sop_class_uid=header.sop_class_uid,
@@ -341,7 +367,10 @@ class Reception:
         try:
             return self._enter_row(arrival, known)
         except BaseException:
-            self._storage.discard(arrival.file_key)
+            if self._is_in_doubt:
+                self._storage.leave_in_doubt(arrival.file_key, header)
+            else:
+                self._storage.discard(arrival.file_key)
             raise
 
     def _enter_row(self, arrival: Arrival, known: StoredInstance | None) -> Stored:
@@ -372,7 +401,9 @@ class Reception:
             former = writer.replace(index, arrival)
         except IndexUnavailable:
             # Whether it was committed is not known, when the connection broke at the commit.
+            self._is_in_doubt = True
             found = writer.find(index, arrival.header.sop_instance_uid)
+            self._is_in_doubt = False
             if found is None or found.file_key != arrival.file_key:
                 raise
         if former is not None:

@@ -311,6 +311,15 @@ class TestAFolder:
         hour = (root / key).parent
         assert synced == [root, hour.parents[2], hour.parents[1], hour.parent, hour]
 
+    def test_the_names_that_lead_to_a_store_are_durable(self, tmp_path: Path, monkeypatch):
+        """Each folder above it is synced, whoever made it, and again by the next start."""
+        for _ in range(2):
+            synced: list[Path] = []
+            with monkeypatch.context() as watched:
+                watched.setattr("pacs.files.disk.sync_folder", lambda folder, synced=synced: synced.append(folder))
+                LocalFiles(tmp_path / "data" / "files")
+            assert synced[:3] == [tmp_path / "data", tmp_path, tmp_path.parent]
+
     def test_a_store_in_a_place_that_cannot_be_is_unavailable(self, tmp_path: Path):
         """A file where a folder must be gives a named error."""
         (tmp_path / "file").write_text("")

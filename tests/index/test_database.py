@@ -115,6 +115,19 @@ def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
     index.close()
 
 
+def test_a_lock_that_somebody_keeps_is_waited_for_a_bounded_time(postgres_index: Index):
+    """PostgreSQL would wait for ever, and the peer with it."""
+    engine = create_engine(postgres_index.url)
+    index = Index(postgres_index.url.render_as_string(hide_password=False), wait=0.05)
+    with engine.begin() as locker:
+        locker.execute(text("LOCK TABLE image IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(IndexUnavailable):
+            writer.find(index, "1.2.3")
+    assert writer.find(index, "1.2.3") is None
+    index.close()
+    engine.dispose()
+
+
 def test_a_lost_connection_is_replaced(postgres_index: Index):
     """A server that drops its connections costs what ran at the time, and nothing later."""
     index = postgres_index

@@ -16,6 +16,7 @@ from pacs import testing
 from pacs.config import from_settings
 from pacs.daemon import Archive
 from pacs.index import writer
+from pacs.index.writer import StoredInstance
 from pacs.telemetry import Diagnosed
 
 
@@ -44,6 +45,18 @@ def told(house: Archive) -> list[str]:
 def paths(tmp_path: Path) -> list[Path]:
     """Ten instances of one study as files."""
     return testing.write(testing.study(series=1, instances=10, size=8), tmp_path / "given")
+
+
+def versions(house: Archive, folder: Path) -> tuple[bytes, StoredInstance]:
+    """Store an instance and replace it by another content: the file that was replaced, and the row there is now."""
+    house.storage.duplicates = "replace"
+    files = []
+    for name in ("before", "after"):
+        given = testing.write(testing.study(series=1, instances=1, size=8, SeriesDescription=name), folder / name)
+        row = writer.find(house.index, house.storage.import_file(given[0]).sop_instance_uid)
+        with house.files.open(row.file_key) as file:
+            files.append(file.read())
+    return files[0], row
 
 
 def power_cut(before: Path, after: Path, wal: int) -> Path:
@@ -143,15 +156,15 @@ def test_while_another_process_lives_nothing_is_taken_in(tmp_path: Path, paths: 
 
 
 def test_what_cannot_be_taken_in_is_told_and_left(tmp_path: Path, paths: list[Path]):
-    """A damaged file, one that is not ours, one whose instance has another file: named, and still there."""
+    """A damaged file, one that is not ours, a newer one whose instance has another file: named, and still there."""
     with archive(tmp_path) as first:
         first.start()
-        row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
+        before, after = versions(first, tmp_path)
         first.storage.import_file(paths[1])
-    folder = (tmp_path / "files" / row.file_key).parent
+    folder = (tmp_path / "files" / after.file_key).parent
     name = "00000000-0000-7000-8000-00000000000"
-    (folder / f"{name}1.dcm").write_bytes((folder / Path(row.file_key).name).read_bytes())
-    (folder / f"{name}2.dcm").write_bytes((folder / Path(row.file_key).name).read_bytes()[:-5])
+    (folder / "ffffffff-0000-7000-8000-000000000001.dcm").write_bytes(before)
+    (folder / f"{name}2.dcm").write_bytes((folder / Path(after.file_key).name).read_bytes()[:-5])
     (folder / f"{name}3.dcm").write_bytes(paths[0].read_bytes())
     (folder / f"{name}4.dcm").write_bytes(b"hello")
     (tmp_path / "files" / "running" / "dead").mkdir()
@@ -161,6 +174,38 @@ def test_what_cannot_be_taken_in_is_told_and_left(tmp_path: Path, paths: list[Pa
     assert len(said) == 4
     assert all("was not taken in" in each for each in said)
     assert len(list(folder.iterdir())) == 6
+
+
+def test_what_a_row_has_already_is_swept(tmp_path: Path):
+    """A copy, as a sender leaves who sends again to a process that dies, and the older one of two, as a replacement."""
+    with archive(tmp_path) as first:
+        first.start()
+        before, after = versions(first, tmp_path)
+    file = tmp_path / "files" / after.file_key
+    file.with_name("ffffffff-0000-7000-8000-000000000001.dcm").write_bytes(file.read_bytes())
+    file.with_name("00000000-0000-7000-8000-000000000001.dcm").write_bytes(before)
+    (tmp_path / "files" / "running" / "dead").mkdir()
+    with archive(tmp_path) as second:
+        said = told(second)
+        second.start()
+        assert writer.find(second.index, after.sop_instance_uid) == after
+    assert said == []
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_row_whose_file_is_damaged_gets_the_copy_that_is_not(tmp_path: Path, paths: list[Path]):
+    """The same bytes, whole."""
+    with archive(tmp_path) as first:
+        first.start()
+        row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
+    file = tmp_path / "files" / row.file_key
+    copy = file.with_name("00000000-0000-7000-8000-000000000001.dcm")
+    copy.write_bytes(file.read_bytes())
+    file.write_bytes(bytes(row.size))
+    (tmp_path / "files" / "running" / "dead").mkdir()
+    with archive(tmp_path) as second:
+        second.start()
+        assert writer.find(second.index, row.sop_instance_uid).file_key.endswith(copy.name)
 
 
 def test_a_row_whose_file_is_gone_gets_the_file_that_has_none(tmp_path: Path, paths: list[Path]):

@@ -537,17 +537,44 @@ class TestAStepThatFails:
         assert house.data() == instance()
 
     def test_of_the_index_when_it_is_gone_altogether(self, house: House, monkeypatch):
-        """A database that answers nothing: IndexUnavailable, and no file."""
+        """A database that answers nothing: IndexUnavailable, and no file once it answers again."""
 
         def gone(*_: object) -> None:
             raise IndexUnavailable("The index does not answer")
 
+        storage = house.storage()
         monkeypatch.setattr(writer, "add", gone)
         monkeypatch.setattr(writer, "find", gone)
         with pytest.raises(IndexUnavailable):
-            send(house.storage(), instance())
+            send(storage, instance())
+        storage.settle_doubts()
+        assert storage.has_doubts
         monkeypatch.undo()
+        storage.settle_doubts()
+        assert not storage.has_doubts
         assert house.is_empty()
+
+    def test_of_the_index_when_it_is_gone_after_a_commit(self, house: House, monkeypatch):
+        """It has committed the row and says nothing any more: the row keeps its file, the sender may send again."""
+        add = writer.add
+
+        def committed(index: Index, arrival: writer.Arrival) -> None:
+            add(index, arrival)
+            gone()
+
+        def gone(*_: object) -> None:
+            raise IndexUnavailable("The index does not answer")
+
+        storage = house.storage()
+        monkeypatch.setattr(writer, "add", committed)
+        monkeypatch.setattr(writer, "find", gone)
+        with pytest.raises(IndexUnavailable):
+            send(storage, instance())
+        monkeypatch.undo()
+        assert house.data() == instance()
+        assert send(storage, instance()).duplicate
+        storage.settle_doubts()
+        assert house.data() == instance()
 
     @pytest.mark.parametrize("policy", ["keep", "replace"])
     def test_a_commit_that_went_well_without_an_answer_counts(self, house: House, policy: str, monkeypatch):

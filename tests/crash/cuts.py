@@ -1,0 +1,324 @@
+"""Power cuts: what an archive did to its disk, cut off at every point, and what the next start makes of it.
+
+SIGKILL leaves the page cache alone, so nothing that is only killed says anything of a power cut. Here the daemon is
+recorded by strace while it takes instances in, and `tests.crash.disk` does its file operations again up to a point,
+with what is not synced dropped, or partly so. The real recovery starts on what is left. The recovery is recorded and
+cut off as well.
+"""
+
+import random
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from pacs.config import from_settings
+from pacs.daemon import Archive
+from tests.crash import disk, trace
+from tests.crash.client import associated
+from tests.crash.disk import SURVIVALS, Disk
+from tests.crash.examining import ALTERED, HALF, LOST, STRAY, Faults
+from tests.crash.load import Instance, eventually, uid
+from tests.crash.servers import Server, Site, strace
+from tests.crash.table import table
+from tests.crash.trace import NEVER, Call
+
+MEMORY = Path("/dev/shm")
+
+SENDERS = {
+    "small": (9_000, 1_000, 40_000),
+    "more": (9_000,),
+    "large": (1_200_000,),
+    "both": (9_000, 1_100_000, 900_000),
+}
+"""Who sends, and how large: bytes of pixels, in turn. Each fourth instance is sent again with other pixels."""
+
+
+# --- the recording -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recording:
+    """What was done to a disk, and what was sent meanwhile: the digests of the contents of each SOP Instance UID."""
+
+    root: Path
+    """The folder that was recorded, as it was before."""
+    calls: list[Call]
+    sent: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def answers(self) -> list[tuple[int, str]]:
+        """When which SOP Instance UID was answered with success."""
+        return [(place, name) for place, name, status in trace.answers(self.calls) if status == 0]
+
+
+def record(folder: Path, instances: int, *, seconds: float = 0) -> Recording:
+    """A daemon that begins with nothing, is sent so many instances by each sender, and stops in order.
+
+    `seconds` is how long it is left alone before it stops: its journal is settled after five.
+    """
+    strace()
+    root = folder / "disk"
+    root.mkdir()
+    site = Site(root / "data", settings=("storage.duplicates=replace",), log=folder / "serve.log")
+    sent: dict[str, list[str]] = {}
+    with _recorded(site, folder / "trace") as server:
+        threads = [
+            threading.Thread(target=_send, args=(server.port, name, instances, sizes, sent))
+            for name, sizes in SENDERS.items()
+        ]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        threading.Event().wait(seconds)
+        assert server.stop() == 0
+    shutil.rmtree(root)
+    root.mkdir()
+    return Recording(root, _calls(folder / "trace"), sent)
+
+
+@contextmanager
+def _recorded(site: Site, log: Path) -> Iterator[Server]:
+    """`pacs serve` of a site while strace writes down what it does; the log is whole at the end."""
+    server = site.start(*trace.command(log))
+    try:
+        yield server
+    finally:
+        server.kill()
+        assert eventually(server.is_gone)
+        assert eventually(lambda: _is_whole(log)), "strace did not end"
+
+
+def _is_whole(log: Path) -> bool:
+    """Whether nobody writes to a log any more."""
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if descriptor.readlink() == log:
+                return False
+    return True
+
+
+def _calls(log: Path) -> list[Call]:
+    found = trace.calls(log)
+    assert not disk.unknown(found), disk.unknown(found)
+    return found
+
+
+def _send(port: int, name: str, count: int, sizes: Sequence[int], sent: dict[str, list[str]]) -> None:
+    study = uid("study", name)
+    with associated(port) as client:
+        for number in range(count):
+            for version in range(1 + (number % 4 == 3)):
+                instance = Instance(uid("instance", name, number), study, sizes[number % len(sizes)], version)
+                data = instance.data
+                sent.setdefault(instance.uid, []).append(sha256(data).hexdigest())
+                response = client.store(instance.uid, data)
+                assert response.status == 0, f"{response.status:04X}"
+
+
+# --- the cuts ----------------------------------------------------------------------------------------------------
+
+Contents = Mapping[str, Sequence[str]]
+"""SOP Instance UIDs, and the digests of what may be under each."""
+
+
+@dataclass
+class Point:
+    """A moment at which the power goes: the disk as it is then, what is under way, and what was acknowledged."""
+
+    disk: Disk
+    place: int
+    under_way: Sequence[Call]
+    required: Contents
+    """What must be there: the content that was acknowledged last, or the next one."""
+    allowed: Contents
+    """What may be there."""
+
+
+def points(recording: Recording, base: Disk, required: Contents | None = None) -> Iterator[Point]:
+    """Every moment between two changes of the disk, with all that was acknowledged until the second one.
+
+    `required` is what must be there from the beginning on, where nothing is sent.
+    """
+    under_way: dict[int, Call] = {}
+    answers = iter(recording.answers())
+    following = next(answers, None)
+    counts: Counter[str] = Counter()
+    for place, call, is_end in _events(recording.calls):
+        if not is_end:
+            if base.is_concerned(call):
+                under_way[call.began] = call
+            base.begin(call)
+            continue
+        if call.began not in under_way:
+            base.end(call)
+            continue
+        while following is not None and following[0] < place:
+            counts[following[1]] += 1
+            following = next(answers, None)
+        given = required or _required(recording.sent, counts)
+        yield Point(base, place, list(under_way.values()), given, given if required else recording.sent)
+        del under_way[call.began]
+        base.end(call)
+
+
+def _events(calls: Sequence[Call]) -> Iterator[tuple[int, Call, bool]]:
+    """The beginnings and ends of calls, in order."""
+    events = [(call.began, 0, call) for call in calls] + [
+        (call.ended, 1, call) for call in calls if call.ended != NEVER
+    ]
+    for place, is_end, call in sorted(events, key=lambda event: event[:2]):
+        yield place, call, bool(is_end)
+
+
+def _required(sent: Contents, counts: Mapping[str, int]) -> Contents:
+    return {name: sent[name][count - 1 : count + 1] for name, count in counts.items()}
+
+
+@dataclass
+class Totals:
+    """What came of cuts: how many, by what survived of that which was not synced, and what was found."""
+
+    cuts: Counter[str] = field(default_factory=Counter)
+    acknowledged: Counter[str] = field(default_factory=Counter)
+    """Acknowledged instances that were looked for."""
+    faults: dict[str, Faults] = field(default_factory=dict)
+    worst: list[str] = field(default_factory=list)
+    """Where something was wrong."""
+
+    def add(self, survival: str, point: Point, faults: Faults) -> None:
+        """Note a cut."""
+        self.cuts[survival] += 1
+        self.acknowledged[survival] += len(point.required)
+        self.faults[survival] = self.faults.get(survival, Counter()) + faults
+        if faults.total():
+            self.worst.append(f"{dict(faults)} with {survival} at {point.place}")
+
+    def __str__(self) -> str:
+        head = ("what survives besides what is synced", "cuts", "acknowledged", LOST, ALTERED, HALF, STRAY)
+        rows = [
+            (name, self.cuts[name], self.acknowledged[name], *(self.faults[name][kind] for kind in head[3:]))
+            for name in self.cuts
+        ]
+        total = ("all", *(sum(int(row[column]) for row in rows) for column in range(1, len(head))))
+        return table(head, [*rows, total])
+
+
+def cut(recording: Recording, totals: Totals, chosen: Callable[[int], Collection[str]]) -> None:
+    """Cut a recording off at its points; `chosen` says by the number of a point which survivals to try there."""
+    for number, point in enumerate(points(recording, Disk(recording.root))):
+        for survival in chosen(number):
+            with _left(point, survival, number) as folder:
+                totals.add(survival, point, recovered(folder, point))
+
+
+@contextmanager
+def _left(point: Point, survival: str, seed: int) -> Iterator[Path]:
+    """What is left of the disk, in a folder of its own."""
+    parent = Path(tempfile.mkdtemp(prefix="pacs-cut-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        point.disk.leave(parent / "disk", SURVIVALS[survival](seed), point.under_way)
+        yield parent / "disk"
+    finally:
+        shutil.rmtree(parent)
+
+
+def recovered(root: Path, point: Point) -> Faults:
+    """Start the archive on what is left, and compare what it has with what it must have."""
+    data = root / "data"
+    settings = {"server.port": 0, "database.url": f"sqlite:///{data}/pacs.db", "files.url": f"{data}/files"}
+    with Archive(from_settings(settings)) as archive:
+        archive.prepare()
+        rows = archive.maintenance.instances({})
+        found: dict[str, str] = {}
+        for row in rows:
+            with closing(archive.files.open(row.file_key)) as file:
+                file.seek(row.data_offset)
+                found[row.sop_instance_uid] = sha256(file.read()).hexdigest()
+        keys = set(archive.files.keys())
+    known = {row.file_key for row in rows}
+    return Counter(
+        {
+            LOST: sum(name not in found for name in point.required),
+            ALTERED: sum(found.get(name, digests[0]) not in digests for name, digests in point.required.items()),
+            HALF: sum(digest not in point.allowed.get(name, ()) for name, digest in found.items()),
+            STRAY: len(known - keys) + len(list((data / "files" / "incoming").iterdir())),
+        }
+    )
+
+
+# --- the recovery, cut off ---------------------------------------------------------------------------------------
+
+
+def record_recovery(point: Point, survival: str, seed: int, folder: Path) -> Recording:
+    """What `pacs serve` does to what a cut left, until it is ready."""
+    point.disk.leave(folder / "disk", SURVIVALS[survival](seed), point.under_way)
+    shutil.copytree(folder / "disk", folder / "before")
+    site = Site(folder / "disk" / "data", log=folder / "serve.log")
+    with _recorded(site, folder / "trace"):
+        pass
+    shutil.rmtree(folder / "disk")
+    (folder / "before").rename(folder / "disk")
+    return Recording(folder / "disk", _calls(folder / "trace"))
+
+
+def cut_recovery(recording: Recording, point: Point, totals: Totals, chosen: Callable[[int], Collection[str]]) -> None:
+    """Cut off a recovery that began with what was left at `point`."""
+    for number, second in enumerate(points(recording, Disk(recording.root), point.required)):
+        second.allowed = point.allowed
+        for survival in chosen(number):
+            with _left(second, survival, number) as folder:
+                totals.add(survival, second, recovered(folder, second))
+
+
+# --- long and short ----------------------------------------------------------------------------------------------
+
+
+def all_of_them(_number: int) -> Collection[str]:
+    """Every survival at every point."""
+    return SURVIVALS
+
+
+def one_in(count: int, seed: int) -> Callable[[int], Collection[str]]:
+    """One survival, by chance, at one point in so many."""
+    chance = random.Random(seed)
+    names = list(SURVIVALS)
+
+    def chosen(number: int) -> Collection[str]:
+        return [chance.choice(names)] if number % count == count // 2 else ()
+
+    return chosen
+
+
+def run(
+    folder: Path,
+    *,
+    instances: int,
+    seconds: float,
+    recoveries: int,
+    chosen: Callable[[int], Collection[str]],
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _sentence: None,
+) -> dict[str, Totals]:
+    """Record, cut, record the recovery of some cuts, and cut these; the totals of both."""
+    recording = record(folder, instances, seconds=seconds)
+    count = sum(1 for _ in points(recording, Disk(recording.root)))
+    tell(f"{len(recording.calls)} system calls, {count} points, {len(recording.answers())} instances acknowledged")
+    first, second = Totals(), Totals()
+    cut(recording, first, chosen)
+    tell(f"{first.cuts.total()} cuts done")
+    places = set(random.Random(seed).sample(range(count // 2, count), recoveries))
+    for number, point in enumerate(points(recording, Disk(recording.root))):
+        if number in places:
+            own = folder / f"recovery {number}"
+            own.mkdir()
+            survival = list(SURVIVALS)[number % len(SURVIVALS)]
+            cut_recovery(record_recovery(point, survival, number, own), point, second, chosen)
+            shutil.rmtree(own)
+            tell(f"{second.cuts.total()} cuts of recoveries done")
+    return {"Power cuts while instances arrive": first, "Power cuts while the archive recovers": second}

@@ -1,0 +1,382 @@
+"""SIGKILL under load, again and again: at any moment, and at every step of ingest.
+
+The steps are system calls of the daemon. strace ends the process when a thread of it enters the N-th call of one kind,
+which is then not done; the last line of its log tells which step that was. What is killed between two steps has done
+the one and not begun the other, so all that can be left by a kill is left by these.
+
+After each kill the archive starts again on the same folder, and what it has is compared with what the senders were
+told.
+"""
+
+import random
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests import databases
+from tests.crash import examining
+from tests.crash.examining import KINDS, LOST, Faults
+from tests.crash.load import LARGE, MIXED, SMALL, Ledger, Sender, ended, eventually
+from tests.crash.servers import PEERS, Died, Peer, Postgres, Server, Site, peer, strace
+from tests.crash.table import table
+
+SENDERS = 8
+
+TARGETS: Sequence[tuple[str, Sequence[int]]] = (
+    ("flock", MIXED),
+    ("pwritev2", SMALL),
+    ("pwritev2", LARGE),
+    ("fsync", LARGE),
+    ("rename", SMALL),
+    ("rename", LARGE),
+    ("pwrite64", SMALL),
+    ("sendto", MIXED),
+    ("sendmsg", MIXED),
+    ("syncfs", SMALL),
+)
+"""The calls at which a process is killed, and the sizes of what is sent meanwhile."""
+
+TRACED = ("flock", "pwritev2", "fsync", "rename", "pwrite64", "sendto", "sendmsg", "syncfs", "fdatasync")
+
+STEPS: Sequence[tuple[str, str, str]] = (
+    ("temporary file made, nothing in it", "flock", r"/incoming/"),
+    ("temporary file in part, or not yet written", "pwritev2", r"/incoming/"),
+    ("temporary file written, before its fsync", "fsync", r"/incoming/"),
+    ("written (small) or fsynced (large), before the rename", "rename", r"/incoming/"),
+    ("renamed, before the write into the journal", "pwritev2", r"\.segment"),
+    ("journal grown or voided in part", "pwrite64", r"\.segment"),
+    ("renamed, before the fsync of the folder", "fsync", r"/\d\d/\d\d>"),
+    ("durable, in the commit of its row (SQLite)", "pwrite64", r"pacs\.db"),
+    ("durable, before or in the transaction of its row (PostgreSQL)", "sendto", r"socket"),
+    ("row committed, before the answer", "sendmsg", r"socket"),
+    ("journal full, before its files are synced", "syncfs", r""),
+)
+"""What a process that is killed was about to do: the step, its system call, and what that was about."""
+
+RANDOM, RECOVERING, ELSEWHERE = "any moment", "while it recovers", "another system call"
+WORKER, SUPERVISOR, ALL = "one worker", "the supervisor", "all processes"
+DATABASE = {signal.SIGKILL: "PostgreSQL, by SIGKILL", signal.SIGQUIT: "PostgreSQL, immediate shutdown"}
+
+ROUNDS_OF_A_FOLDER = 12
+"""After how many kills another folder is begun: what a disk holds is bounded."""
+
+
+@dataclass
+class Totals:
+    """What came of kills."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    """By step."""
+    acknowledged: int = 0
+    deleted: int = 0
+    refused: Counter[int] = field(default_factory=Counter)
+    faults: Faults = field(default_factory=Counter)
+    unable: int = 0
+    """How often it did not start again."""
+
+    def book(self, ledger: Ledger) -> None:
+        """Add what a ledger has when its folder is left."""
+        self.acknowledged += ledger.answers[0]
+        self.deleted += len(ledger.gone)
+        self.refused += Counter({status: count for status, count in ledger.answers.items() if status})
+
+    def steps(self) -> str:
+        """The kills by step, as a table."""
+        return table(("killed at", "kills"), [*self.kills.items(), ("all", self.kills.total())])
+
+    def row(self) -> Sequence[object]:
+        """One line of the table of totals, but for its name."""
+        return (
+            self.kills.total(),
+            self.acknowledged,
+            self.deleted,
+            *(self.faults[each] for each in KINDS),
+            self.unable,
+        )
+
+
+HEAD = ("archive", "kills", "acknowledged", "deleted", *KINDS, "did not start again")
+
+
+# --- one archive -------------------------------------------------------------------------------------------------
+
+
+class Campaign:
+    """An archive that is filled, killed, started again and examined, on one folder after the other."""
+
+    def __init__(self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None]) -> None:
+        self.folder, self.totals, self.tell = folder, totals, tell
+        self.chance = random.Random(seed)
+        self.ledger = Ledger()
+        self._folders = self._rounds = 0
+        self._seen: set[str] = set()
+
+    def start(self) -> Server:
+        """The archive, on the folder it has now. Raises Died."""
+        raise NotImplementedError
+
+    def kill(self, server: Server) -> str:
+        """End it while it is sent to; the step at which."""
+        time.sleep(self.chance.uniform(0.05, 0.8))
+        server.kill()
+        return RANDOM
+
+    def round(self) -> None:
+        """Start it, examine what it has, fill it and kill it."""
+        server = self.start()
+        try:
+            self.examine(server)
+            senders = self.fill(server, MIXED)
+            step = self.kill(server)
+            ended(senders)
+        finally:
+            server.kill()
+        assert eventually(server.is_gone)
+        self.note(step)
+
+    def note(self, step: str) -> None:
+        """Note a kill."""
+        self.totals.kills[step] += 1
+        self.tell(f"{self.totals.kills.total()} kills, {step}: {dict(+self.totals.faults) or 'nothing wrong'}")
+
+    def fill(self, server: Server, sizes: Sequence[int]) -> list[Sender]:
+        """Senders at work."""
+        self._rounds += 1
+        name = f"{self.folder.name}/{self._folders}/{self._rounds}"
+        return [
+            Sender(self.ledger, server.port, f"{name}/{number}", sizes, server.ae_title) for number in range(SENDERS)
+        ]
+
+    def examine(self, server: Server, *, everything: bool = False) -> None:
+        """Compare what it has with what the senders know: the studies of the last round, or all of them."""
+        studies = [each for each in self.ledger.studies() if everything or each not in self._seen]
+        self.totals.faults += examining.examine(server.port, self.ledger, studies, server.ae_title)
+        self._seen.update(studies)
+
+    def finish(self) -> None:
+        """Examine all there is on this folder, and go on with another one."""
+        server = self.start()
+        self.examine(server, everything=True)
+        server.stop()
+        self.totals.book(self.ledger)
+        self.ledger, self._seen = Ledger(), set()
+        self._folders += 1
+
+    def run(self, kills: int) -> Totals:
+        """Kill it so many times at least."""
+        while self.totals.kills.total() < kills:
+            for _ in range(min(ROUNDS_OF_A_FOLDER, kills - self.totals.kills.total())):
+                try:
+                    self.round()
+                except Died as died:
+                    self.totals.unable += 1
+                    self.tell(str(died))
+            self.finish()
+        return self.totals
+
+
+class OfOurs(Campaign):
+    """`pacs serve`."""
+
+    def __init__(
+        self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None], *, url: str = "", workers: int = 1
+    ) -> None:
+        super().__init__(folder, totals, seed, tell)
+        self._url, self._workers = url, workers
+
+    @property
+    def site(self) -> Site:
+        """Where the archive is now."""
+        folder = self.folder / str(self._folders)
+        settings = (f"server.workers={self._workers}", "limits.drain_seconds=2")
+        return Site(folder, self._url, settings, self.folder / "serve.log")
+
+    def start(self) -> Server:
+        """`pacs serve`, after which no file is in no row, nor any half-written one left."""
+        return self.site.start()
+
+    def examine(self, server: Server, *, everything: bool = False) -> None:
+        """Compare rows, files and counts too; PostgreSQL has the rows of earlier folders beside these."""
+        super().examine(server, everything=everything)
+        self.totals.faults += examining.examine_house(server.port, self.site.files)
+
+    def finish(self) -> None:
+        """Delete what there is on PostgreSQL: the next folder begins with nothing."""
+        super().finish()
+        if self._url:
+            databases.emptied(self._url)
+
+
+class AtSteps(OfOurs):
+    """One process, killed by strace at the steps of ingest, and in between at any moment, while studies are deleted."""
+
+    def __init__(self, *words: object, **options: object) -> None:
+        super().__init__(*words, **options)  # type: ignore[arg-type]
+        self._targets = [each for each in TARGETS if self._url or each[0] != "sendto"]
+        self._turn = 0
+        self._deleted: set[str] = set()
+
+    def round(self) -> None:
+        """At a step, and then at any moment: the start in between is not traced, and examined.
+
+        Mostly the step is one of ingest: what a recovery would do before is done. Else it may be one of the recovery.
+        """
+        if self.chance.random() < 0.8:
+            assert self.start().stop() == 0
+        self.at_step(*self._targets[self._turn % len(self._targets)])
+        self._turn += 1
+        super().round()
+
+    def kill(self, server: Server) -> str:
+        """At any moment, a deletion under way; that one may be killed too."""
+        studies = [each for each in self.ledger.studies() if each in self._seen - self._deleted]
+        if not studies:
+            return super().kill(server)
+        study = self.chance.choice(studies)
+        self._deleted.add(study)
+        uids = self.ledger.begin_deleting(study)
+        deletion = self.site.delete(study)
+        step = super().kill(server)
+        if self.chance.random() < 0.3:
+            deletion.kill()
+        if deletion.wait(60) == 0:
+            self.ledger.deleted(uids)
+        return step
+
+    def at_step(self, call: str, sizes: Sequence[int]) -> None:
+        """Fill a process that is killed when it enters such a call."""
+        strace()
+        log = self.folder / "trace"
+        log.unlink(missing_ok=True)
+        many = 1 if call == "syncfs" else self.chance.randint(12, 30)
+        command = [
+            "strace", "-f", "-DD", "-qq", "-y", "-s", "0", "-o", log,
+            "-e", f"trace={','.join(TRACED)}", "-e", f"inject={call}:error=EIO:signal=KILL:when={many}",
+        ]  # fmt: skip
+        try:
+            server = self.site.start(*command)
+        except Died:
+            self.note(RECOVERING)
+            return
+        senders = self.fill(server, sizes)
+        has_died = eventually(lambda: server.process.poll() is not None, 20)
+        server.kill()
+        ended(senders)
+        assert eventually(server.is_gone)
+        self.note(step_of(log, call) if has_died else RANDOM)
+
+
+def step_of(log: Path, call: str) -> str:
+    """The step at which the process was killed when it entered `call`, by strace's log."""
+    for line in reversed(log.read_text().splitlines()):
+        if re.match(rf"\d+ +{call}\(", line):
+            return next((name for name, each, about in STEPS if each == call and re.search(about, line)), ELSEWHERE)
+    return ELSEWHERE
+
+
+class Workers(OfOurs):
+    """Several processes, of which one worker, the supervisor, or all are killed."""
+
+    def kill(self, server: Server) -> str:
+        """One of the three."""
+        time.sleep(self.chance.uniform(0.05, 0.8))
+        who = (WORKER, SUPERVISOR, ALL)[self.totals.kills.total() % 3]
+        if who == WORKER:
+            before = server.workers()
+            server.kill_one(self.chance.choice(before))
+            assert eventually(lambda: len(set(server.workers()) - set(before)) == 1)
+            time.sleep(0.3)
+            self.note(who)
+            who = ALL
+        if who == ALL:
+            server.kill()
+        else:
+            server.kill_one(server.process.pid)
+            assert eventually(server.is_gone), "a worker outlives its supervisor"
+        return who
+
+
+class Database(OfOurs):
+    """One process that lives, while its PostgreSQL is killed and comes back."""
+
+    def __init__(self, *words: object, postgres: Postgres, **options: object) -> None:
+        super().__init__(*words, **options)  # type: ignore[arg-type]
+        self._postgres = postgres
+
+    def round(self) -> None:
+        """Kill the database; the archive goes on by itself when it is back."""
+        server = self.start()
+        try:
+            self.examine(server)
+            senders = self.fill(server, MIXED)
+            how = tuple(DATABASE)[self.totals.kills.total() % 2]
+            time.sleep(self.chance.uniform(0.1, 0.8))
+            self._postgres.end(how)
+            time.sleep(self.chance.uniform(0.0, 0.5))
+            self._postgres.start()
+            before = self.ledger.answers[0]
+            assert eventually(lambda: self.ledger.answers[0] > before), "the archive does not go on"
+            ended(senders)
+            assert server.stop() == 0
+        finally:
+            server.kill()
+        self.note(DATABASE[how])
+
+
+class OfAPeer(Campaign):
+    """Another archive, killed at any moment."""
+
+    def __init__(self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None], *, name: str) -> None:
+        super().__init__(folder, totals, seed, tell)
+        self._name = name
+
+    def start(self) -> Server:
+        """The peer."""
+        found: Peer = peer(self._name, self.folder / str(self._folders))
+        return found.start()
+
+
+# --- long and short ----------------------------------------------------------------------------------------------
+
+
+def run(
+    folder: Path,
+    what: str,
+    kills: int,
+    *,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _sentence: None,
+) -> Totals:
+    """Kill one of `CAMPAIGNS` so many times; what came of it."""
+    own = folder / what.replace(" ", "-")
+    own.mkdir()
+    words = (own, Totals(), seed, tell)
+    if what in PEERS:
+        return OfAPeer(*words, name=what).run(kills)
+    with ExitStack() as stack:
+        if "PostgreSQL" not in what:
+            return (Workers(*words, workers=2) if "workers" in what else AtSteps(*words)).run(kills)
+        postgres = stack.enter_context(Postgres.running())
+        if "killed" in what:
+            return Database(*words, url=postgres.text, postgres=postgres).run(kills)
+        options = {"url": postgres.text}
+        return (Workers(*words, workers=2, **options) if "workers" in what else AtSteps(*words, **options)).run(kills)
+
+
+CAMPAIGNS = ("SQLite", "PostgreSQL", "SQLite, 2 workers", "PostgreSQL, 2 workers", "PostgreSQL is killed", *PEERS)
+"""What can be killed: the archive on a database, that database, and the peers."""
+
+
+def totals(results: dict[str, Totals]) -> str:
+    """The table of all."""
+    return table(HEAD, [(name, *each.row()) for name, each in results.items()])
+
+
+def is_clean(result: Totals) -> bool:
+    """Whether nothing at all was wrong."""
+    return not result.faults.total() and not result.unable and result.faults[LOST] == 0

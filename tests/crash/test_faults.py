@@ -1,0 +1,26 @@
+"""The daemon while something it needs is missing: each of the faults of `python -m tests.crash faults`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash import faults
+from tests.crash.faults import FAULTS
+
+LONG = ("the disk of the index is full", "the file store is not there", "files may not grow",
+        "the index is locked (PostgreSQL)")  # fmt: skip
+"""What is much the same as another one, for the long form."""
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.long] * (each in LONG)) for each in FAULTS])
+def test_a_fault_is_told_to_the_sender_and_ends_with_its_cause(tmp_path: Path, name: str):
+    """A7xx with an Error Comment, and a living association; afterwards it goes on by itself, and nothing is lost."""
+    result = faults.run(tmp_path, name)
+    refused = {status for status in result.answers if status}
+    assert refused
+    assert {status >> 8 for status in refused} == {0xA7}
+    assert all(result.comments)
+    assert set(result.echoes) == {0}
+    assert result.resumed
+    assert not result.faults.total(), result.faults

@@ -1,0 +1,28 @@
+"""Memory for small objects on their way in."""
+
+import subprocess
+import sys
+
+FORKED = """
+import os
+from pacs.files.scratch import SCRATCHES
+
+SCRATCHES.give_back(SCRATCHES.take())
+told, tell = os.pipe()
+pid = os.fork()
+mine = SCRATCHES.take()
+if pid == 0:
+    os.read(told, 1)
+    mine.append(b"theirs")
+    os._exit(0)
+mine.append(b"ours..")
+os.write(tell, b".")
+os.waitpid(pid, 0)
+print(bytes(mine.content).decode())
+"""
+
+
+def test_what_was_at_rest_before_a_fork_is_shared_by_nobody_after_it():
+    """A supervisor that has replayed a journal leaves memory at rest, and each of its workers takes it into use."""
+    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=30, check=True)
+    assert ran.stdout == "ours..\n"
