@@ -107,8 +107,8 @@ class Recovery:
     def _settle(self, key: str) -> bool:
         """Decide between a file in no row and the row of its instance: whether it takes the place of that row's file.
 
-        It does when that one is damaged and was the same. It is deleted when it says the same, as when a sender had sent
-        again, or is the older one of two, as when it was replaced. Raises DuplicateInstance otherwise.
+        It does when that one is damaged and was the same. It is deleted when it says the same, as when a sender had
+        sent again, or is the older one of two, as when it was replaced. Raises DuplicateInstance otherwise.
         """
         arrival = arrival_of(self._files, key)
         known = writer.find(self._index, arrival.header.sop_instance_uid)
