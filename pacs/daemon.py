@@ -197,12 +197,11 @@ class Archive:
         next start are returned. Raises ConfigurationError, and nothing has changed then.
         """
         usable, at_start = _usable(self.config, config)
-        settings = self._build(usable)
+        self.auditor.reopen()
         if self._web_tls is not None:
             secure.renew(self._web_tls, certificates_of(usable))
-        self._server.configure(settings)
+        self._server.configure(self._build(usable))  # which is the last that can fail
         self.files.least_free = usable.limits.free_space
-        self.auditor.reopen()
         self.config = usable
         return at_start
 
@@ -267,7 +266,7 @@ class Archive:
             is_peer=lambda ae_title: self.peers.find(ae_title) is not None,
             workers=config.server.workers,
             most_associations=lambda: self.config.limits.associations,
-            protection=lambda: ourselves(self.config) if self.config.tls.only else None,
+            protection=lambda: self._to_ourselves,
             counts=config.metrics.enabled,
         )
 
@@ -289,8 +288,9 @@ class Archive:
         """
         protections = {each.ae_title: protection_of(config, each) for each in config.peers}
         tls = secure.acceptor_context(certificates_of(config)) if config.tls.enabled else None
+        to_ourselves = ourselves(config) if config.tls.only else None
         users, limits = _users(config), config.limits
-        self._protections = protections
+        self._protections, self._to_ourselves = protections, to_ourselves
         self.storage.duplicates = config.storage.duplicates
         self.storage.unknown_sop_classes = config.storage.unknown_sop_classes
         self.storage.bounds = BoundsOfDataSets(
@@ -384,13 +384,17 @@ AT_START: dict[str, tuple[str, ...]] = {
 
 
 def _usable(before: Config, after: Config) -> tuple[Config, tuple[str, ...]]:
-    """What of a later configuration can be gone by while a server runs, and the keys that differ and cannot."""
+    """What of a later configuration can be gone by while a server runs, and the keys that differ and cannot.
+
+    Raises ConfigurationError where both together are no configuration: what keeps strangers out of a wide open server
+    must not go while it still listens there.
+    """
     kept, waiting = {}, []
     for section, keys in AT_START.items():
         old, new = getattr(before, section), getattr(after, section)
         kept[section] = new.model_copy(update={key: getattr(old, key) for key in keys})
         waiting += [f"{section}.{key}" for key in keys if getattr(old, key) != getattr(new, key)]
-    return after.model_copy(update=kept), tuple(waiting)
+    return configuration.revalidated(after.model_copy(update=kept)), tuple(waiting)
 
 
 def addresses_of(config: Config) -> list[Address]:

@@ -95,6 +95,10 @@ class DestinationUnreachable(PacsError):
     """The move destination is known and does not take an association."""
 
 
+class EncryptionFailed(DestinationUnreachable):
+    """The peer was reached, and no encryption was agreed on that both sides trust."""
+
+
 class TooManyMatches(PacsError):
     """A query or a retrieve selects more than is allowed at once."""
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from pacs.dimse.establishment import Protection
 from pacs.dimse.scu import echo
-from pacs.errors import AssociationRejected, StorageUnavailable
+from pacs.errors import AssociationRejected, EncryptionFailed, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.health import Health, Probe, Watch
 from pacs.index.database import Index
@@ -116,12 +116,12 @@ class Oversight:
         return Watch(probes, period, say, lambda sentence: self._events.publish(Diagnosed(sentence=sentence)))
 
     def _ask_ourselves(self) -> None:
-        """C-ECHO over the network. A rejection is an answer too: who may call is no question of being alive.
+        """C-ECHO over the network. A rejection, by TLS too, is an answer: who may call is no question of being alive.
 
-        Raises DestinationUnreachable, AssociationLost, ConfigurationError.
+        Raises DestinationUnreachable, AssociationLost.
         """
         host, port = self._address()
-        with suppress(AssociationRejected):
+        with suppress(AssociationRejected, EncryptionFailed):
             echo(
                 LOOPBACK.get(host, host),
                 port,

@@ -19,7 +19,7 @@ from pacs.config.model import (
     split_address,
 )
 from pacs.config.peers import add_peer
-from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load
+from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load, revalidated
 
 __all__ = [
     "DEFAULT_FILE",
@@ -38,5 +38,6 @@ __all__ = [
     "from_settings",
     "is_loopback",
     "load",
+    "revalidated",
     "split_address",
 ]

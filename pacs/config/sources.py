@@ -37,6 +37,14 @@ def from_settings(settings: Mapping[str, Any]) -> Config:
     return validate({}, None, {}, settings, "settings")
 
 
+def revalidated(config: Config) -> Config:
+    """A configuration that was put together of several, as one. Raises ConfigurationError when they do not fit."""
+    try:
+        return Config.model_validate(config.model_dump())
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(complaints(error, {}, "with what only the next start changes"))) from error
+
+
 def find_file(file: Path | None) -> Path | None:
     """The configuration file to read: the one named, or ./config.toml where it is there. Raises ConfigurationError."""
     if file is None:

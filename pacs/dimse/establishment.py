@@ -30,6 +30,7 @@ from pacs.errors import (
     AssociationRejected,
     Cancelled,
     DestinationUnreachable,
+    EncryptionFailed,
     OutOfResources,
     PeerTimeout,
     ProtocolViolation,
@@ -197,11 +198,11 @@ def _protect(upper: UpperLayer, protection: Protection, deadline: float, vigil: 
     try:
         _secure(upper, deadline, vigil)
     except ssl.SSLError as error:
-        raise DestinationUnreachable(f"TLS failed: {_reason(error)}"[:64]) from error
+        raise EncryptionFailed(f"TLS failed: {_reason(error)}"[:64]) from error
     except AssociationLost as error:
         raise DestinationUnreachable(error.comment) from error
     if protection.certificates and upper.certificate not in protection.certificates:
-        raise DestinationUnreachable("The peer shows a certificate that is not in its [[peers]]")
+        raise EncryptionFailed("The peer shows a certificate that is not in its [[peers]]")
 
 
 def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, vigil: Vigil | None) -> Agreement:
@@ -212,6 +213,8 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, vigil: Vi
     except PeerTimeout:
         raise DestinationUnreachable("The peer does not answer the association request") from None
     if not isinstance(answer, A_ASSOCIATE):
+        if upper.protection:  # by TLS 1.3 a certificate that is not wanted is told after the handshake
+            raise EncryptionFailed("The peer ended it before it began: does it want a certificate?")
         raise DestinationUnreachable("The peer ended the association before it began")
     if answer.result != 0:
         refused = rejection(answer.result, answer.result_source, answer.diagnostic)

@@ -24,6 +24,10 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 AT_ONCE = 1 << 17
 """Bytes encrypted at a time."""
 
+MOST_OVERHEAD = 1 << 17
+"""Encrypted bytes that may come without any that is meant for us, and that we may owe in answer: a record has 16 KiB,
+and TLS has messages of its own that a peer could send for ever."""
+
 _CHUNK = 1 << 16
 
 Events = Callable[[int], None]
@@ -153,6 +157,8 @@ class SecureWire(Wire):
         )
         self._unsent = memoryview(b"")
         self._is_ready = False
+        self._overhead = 0
+        """Bytes that came since the last that was meant for us."""
 
     # --- the beginning ------------------------------------------------------------------------------------------
 
@@ -197,6 +203,9 @@ class SecureWire(Wire):
             try:
                 count = cast(int, self._tls.read(_CHUNK, self._buffer[self._end :]))  # bytes only without a buffer
             except ssl.SSLWantReadError:
+                if max(self._overhead, self._outgoing.pending) > MOST_OVERHEAD:
+                    self.at_end = True
+                    return True
                 if not self._feed():
                     return False
                 continue
@@ -205,6 +214,7 @@ class SecureWire(Wire):
             self.at_end = count == 0
             self._end += count
             self.received += count
+            self._overhead = 0
             return True
         return False
 
@@ -220,6 +230,7 @@ class SecureWire(Wire):
             data = b""
         if data:
             self._incoming.write(data)
+            self._overhead += len(data)
             return True
         self._incoming.write_eof()
         self.at_end = not self._is_ready

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ WAIT = 10.0
 
 KEEP_ALIVE = 5
 """Seconds a connection may be silent after an answer."""
+
+HANDSHAKE = 3.0
+"""Seconds TLS may take to begin."""
 
 MOST_CONNECTIONS = 100
 
@@ -100,9 +104,18 @@ class WebServer:
                 if self._is_over:
                     return
                 self._server = server
-            asyncio.run(server.serve(sockets=[listener] if listener is not None else []))
+            asyncio.run(_serve(server, [listener] if listener is not None else []))
         except Exception:
             logging.getLogger("pacs").exception("the web listener failed")
+
+
+async def _serve(server: "uvicorn.Server", listeners: list[socket.socket]) -> None:
+    """Answer until the server is told to exit. Who begins with TLS and goes on is waited for as everybody else is."""
+    loop = asyncio.get_running_loop()
+    if server.config.ssl is not None:  # uvicorn leaves asyncio's own time, a minute, and has no setting for it
+        create = partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE)
+        loop.create_server = create  # type: ignore[method-assign]
+    await server.serve(sockets=listeners)
 
 
 def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Server":

@@ -1,6 +1,7 @@
 """TLS, with DCMTK at the other end: associations to us and from us, whose certificate is asked for, and bad company."""
 
 import hashlib
+import os
 import socket
 import ssl
 import subprocess
@@ -252,3 +253,18 @@ def test_a_large_data_set_goes_encrypted_over_a_slow_reader(tmp_path, authority)
         move(archive, large.StudyInstanceUID)
     (path,) = received.iterdir()
     assert dcmread(path).PixelData == large.PixelData
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"tls.client_certificates": "required"}], ids=["renewed", "wants a certificate"]
+)
+def test_a_server_that_only_speaks_tls_finds_itself_alive(tmp_path, authority, changed):
+    """Also when its certificate was renewed and not read again, or when it would not let itself in."""
+    ours = authority.sign("pacs", *HERE)
+    settings = secured(authority) | {"tls.only": True, "tls.certificate": ours.certificate, "tls.key": ours.key}
+    (tmp_path / "elsewhere").mkdir()
+    with serving(tmp_path / "pacs", settings | changed) as archive:
+        other = Authority(tmp_path / "elsewhere").sign("renewed", *HERE)
+        os.replace(other.certificate, ours.certificate)
+        os.replace(other.key, ours.key)
+        archive.oversight._ask_ourselves()

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from pacs.config import from_settings
+from pacs.daemon import Archive
 from pacs.dimse.scu import echo
-from pacs.errors import AssociationRejected
+from pacs.errors import AssociationRejected, CallerUnknown, ConfigurationError
+from pacs.services.access import Caller
 from pacs.testing import serving
 from tests.certificates import Authority
 from tests.shell.test_daemon import associated, process
@@ -124,6 +127,33 @@ def test_the_log_level_is_changed(tmp_path):
         server.reconfigure(BASE.replace("INFO", "DEBUG"))
         ask(server)
         assert eventually(lambda: "association accepted" in server.log.read_text())
+
+
+def test_a_reload_does_not_open_to_anybody_what_still_listens_to_the_network(tmp_path):
+    """Loopback and anybody fit together, and so do the network and peers; what they would be in between does not."""
+    paths = {
+        "files.url": str(tmp_path / "files"),
+        "database.url": f"sqlite:///{tmp_path}/pacs.db",
+        "web.enabled": False,
+    }
+    wide = {"server.host": "0.0.0.0", "access.callers": "peers"}
+    with Archive(from_settings(paths | wide)) as archive:
+        with pytest.raises(ConfigurationError, match="listens beyond this machine"):
+            archive.reload(from_settings(paths))
+        assert archive.config.access.callers == "peers"
+        with pytest.raises(CallerUnknown):
+            archive.access.admit(Caller(ae_title="STRANGER", called_ae_title="PACS", address="10.0.0.1"))
+
+
+def test_a_reload_that_cannot_be_done_in_full_is_not_done_in_part(tmp_path):
+    """The audit log cannot be opened any more: peers stay as they were too."""
+    (tmp_path / "audit").mkdir()
+    with serving(tmp_path, {"audit.file": str(tmp_path / "audit" / "log")}) as archive:
+        os.rename(tmp_path / "audit", tmp_path / "elsewhere")
+        access = archive.config.access.model_copy(update={"callers": "peers"})
+        with pytest.raises(ConfigurationError):
+            archive.reload(archive.config.model_copy(update={"access": access}))
+        echo("127.0.0.1", archive.port, calling_ae_title="STRANGER", called_ae_title="PACS", timeout=10)
 
 
 def test_limits_act_on_what_connects_then(tmp_path):

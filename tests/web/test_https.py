@@ -10,6 +10,7 @@ import pytest
 
 from pacs.errors import ConfigurationError
 from pacs.testing import serving
+from pacs.web import listener
 from tests.certificates import Authority
 
 
@@ -44,3 +45,13 @@ def test_https_without_a_certificate_is_refused(tmp_path):
     """By the keys it needs."""
     with pytest.raises(ConfigurationError, match=r"needs tls\.certificate"), serving(tmp_path, {"web.tls": True}):
         pass
+
+
+def test_who_does_not_begin_with_tls_is_given_up(tmp_path, monkeypatch):
+    """It holds nothing of ours for long."""
+    monkeypatch.setattr(listener, "HANDSHAKE", 0.2)
+    pair = Authority(tmp_path).sign("pacs", "localhost")
+    with serving(tmp_path / "pacs", settings(pair)) as archive:
+        silent = socket.create_connection(("127.0.0.1", archive.web_port), 20)
+        assert silent.recv(1) == b""
+        silent.close()
