@@ -25,8 +25,6 @@ from tests.crash.load import LARGE, MIXED, SMALL, Ledger, Sender, ended, eventua
 from tests.crash.servers import PEERS, Died, Peer, Postgres, Server, Site, peer, strace
 from tests.crash.table import table
 
-SENDERS = 8
-
 TARGETS: Sequence[tuple[str, Sequence[int]]] = (
     ("flock", MIXED),
     ("pwritev2", SMALL),
@@ -40,6 +38,9 @@ TARGETS: Sequence[tuple[str, Sequence[int]]] = (
     ("syncfs", SMALL),
 )
 """The calls at which a process is killed, and the sizes of what is sent meanwhile."""
+
+OFTEN = {"syncfs": (1, 1), "pwrite64": (60, 150)}
+"""At which call of a thread it is killed, where it is not one of the 12th to 30th: a commit writes many pages."""
 
 TRACED = ("flock", "pwritev2", "fsync", "rename", "pwrite64", "sendto", "sendmsg", "syncfs", "fdatasync")
 
@@ -109,6 +110,9 @@ HEAD = ("archive", "kills", "acknowledged", "deleted", *KINDS, "did not start ag
 class Campaign:
     """An archive that is filled, killed, started again and examined, on one folder after the other."""
 
+    senders = 8
+    """How many send to it at once."""
+
     def __init__(self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None]) -> None:
         self.folder, self.totals, self.tell = folder, totals, tell
         self.chance = random.Random(seed)
@@ -149,7 +153,8 @@ class Campaign:
         self._rounds += 1
         name = f"{self.folder.name}/{self._folders}/{self._rounds}"
         return [
-            Sender(self.ledger, server.port, f"{name}/{number}", sizes, server.ae_title) for number in range(SENDERS)
+            Sender(self.ledger, server.port, f"{name}/{number}", sizes, server.ae_title)
+            for number in range(self.senders)
         ]
 
     def examine(self, server: Server, *, everything: bool = False) -> None:
@@ -253,7 +258,7 @@ class AtSteps(OfOurs):
         strace()
         log = self.folder / "trace"
         log.unlink(missing_ok=True)
-        many = 1 if call == "syncfs" else self.chance.randint(12, 30)
+        many = self.chance.randint(*OFTEN.get(call, (12, 30)))
         command = [
             "strace", "-f", "-DD", "-qq", "-y", "-s", "0", "-o", log,
             "-e", f"trace={','.join(TRACED)}", "-e", f"inject={call}:error=EIO:signal=KILL:when={many}",

@@ -7,7 +7,7 @@ import pytest
 from tests.crash import faults
 from tests.crash.faults import FAULTS
 
-LONG = ("the disk of the index is full", "the file store is not there", "files may not grow",
+LONG = ("the disk of the index is full", "the file store is not there", "files may not grow", "no inodes are left",
         "the index is locked (PostgreSQL)")  # fmt: skip
 """What is much the same as another one, for the long form."""
 
