@@ -181,10 +181,13 @@ class InstanceStored(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRefused(Event):
-    """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence."""
+    """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence.
+
+    A debug line: the operation that brought it has one with the same sentence.
+    """
 
     TITLE: ClassVar[str] = "instance refused"
-    LEVEL: ClassVar[int] = logging.WARNING
+    LEVEL: ClassVar[int] = logging.DEBUG
     sop_class_uid: str
     source_ae: str
     error: str
