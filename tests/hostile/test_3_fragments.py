@@ -37,7 +37,7 @@ BROKEN = {
     "data behind a command that has none": pdv(1, COMMAND, command=True) + pdv(1, b"x", command=False),
     "another command in a command": pdv(1, COMMAND[:20], command=True, last=False)
     + pdv(3, command_set(QUERY), command=True),
-    "a command in a data set": store_command(CT) + pdv(1, COMMAND, command=True),
+    "a command in a data set": pdv(3, command_set(QUERY), command=True) + pdv(3, COMMAND, command=True),
     "a data set in two contexts": pdv(3, command_set(QUERY), command=True)
     + pdv(3, identifier("STUDY")[:8], command=False, last=False)
     + pdv(1, identifier("STUDY")[8:], command=False),
