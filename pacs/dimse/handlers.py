@@ -9,6 +9,7 @@ from pacs.dicom import identifier
 from pacs.dicom.bounds import Bounds
 from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
 from pacs.dicom.levels import MODELS, Model
+from pacs.dicom.levels import Operation as Asked
 from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
@@ -18,7 +19,7 @@ from pacs.dimse.command import CommandField
 from pacs.dimse.establishment import Protection
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import negotiated
+from pacs.dimse.negotiation import VERIFICATION, negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
 from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
@@ -34,6 +35,20 @@ from pacs.services.storage import Storage
 from pacs.telemetry import Diagnosed
 
 Handler = Callable[[Association, Message], None]
+
+_QUERY_RETRIEVE = {
+    Asked.FIND: CommandField.C_FIND,
+    Asked.MOVE: CommandField.C_MOVE,
+    Asked.GET: CommandField.C_GET,
+}
+_OF_ONE_SERVICE = frozenset((CommandField.C_ECHO, *_QUERY_RETRIEVE.values()))
+
+
+def _operation_of(sop_class_uid: str) -> CommandField | None:
+    """The only operation of a SOP Class of Query/Retrieve or Verification, None for other classes."""
+    if sop_class_uid == VERIFICATION:
+        return CommandField.C_ECHO
+    return _QUERY_RETRIEVE[MODELS[sop_class_uid].operation] if sop_class_uid in MODELS else None
 
 
 def _open(_peer: Peer) -> None:
@@ -69,6 +84,14 @@ class Handlers:
             CommandField.C_MOVE: self.move,
             CommandField.C_GET: self.get,
         }
+
+    @staticmethod
+    def has(sop_class_uid: str, field: int) -> bool:
+        """Whether a SOP Class has an operation: those of Query/Retrieve and Verification have one each, and no other
+        has that one.
+        """
+        theirs = _operation_of(sop_class_uid)
+        return theirs == field if theirs is not None else field not in _OF_ONE_SERVICE
 
     # --- C-ECHO and C-STORE -------------------------------------------------------------------------------------
 

@@ -138,7 +138,6 @@ WITHIN = {
     "an abort behind a request": ECHO + ABORT,
     "an abort before its end": ECHO[:40] + ABORT,
     "A-ABORT without a body": pdu(7, b""),
-    "A-RELEASE-RQ without a body": pdu(5, b""),
 }
 """What comes on an association and should not."""
 
