@@ -27,8 +27,10 @@ GROWTH = 24.0
 threads have used at the same time.
 """
 
-SPARE = 8
-"""Descriptors that it may have more: segments of the journal and connections to the index, which are kept."""
+SPARE = 64
+"""Descriptors that it may have more: up to sixteen connections to the index are kept, of three files each, and the
+segments of the journal. Whatever a peer leaves behind each time soon is more.
+"""
 
 READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, encrypted on port (\d+))?\n")
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z \[(\w+) *\] (.*)")
