@@ -9,9 +9,11 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +51,9 @@ class Totals:
     answered: Counter[str] = field(default_factory=Counter)
     hangs: list[int] = field(default_factory=list)
     crashes: list[int] = field(default_factory=list)
+    """By which inputs, or with several at once near which, the process was gone."""
+    signals: Counter[int] = field(default_factory=Counter)
+    """By which signals; 0 where it ended by itself."""
     late: int = 0
     """Echoes of the association that is in order that were not answered within two seconds."""
     lines: int = 0
@@ -169,52 +174,81 @@ class Beside:
 
 # --- all of them -------------------------------------------------------------------------------------------------
 
+AT_ONCE = 6
+"""How many inputs are put at the same time, to a server that serves several associations."""
+
 
 def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 40) -> Totals:
     """Put inputs to a server for some seconds, `most` at most; a crashed one is started again."""
     target, totals = TARGETS[name], Totals(name, seed)
-    began, number = time.monotonic(), 0
-    while number < most and time.monotonic() - began < seconds:
+    began = time.monotonic()
+    inputs = Inputs(seed, most, began + seconds)
+    while not inputs.are_over:
         place = folder / f"{name}-{len(totals.crashes)}"
         with target.start(place) as system:
             totals.samples.clear()
-            stop = partial(_is_over, began + seconds)
-            number = _run_until_it_is_gone(target, system, totals, number, most, stop)
+            _until_it_is_gone(target, system, totals, inputs)
         if target.log:
             _read_log(totals, place / target.log)
     totals.seconds = time.monotonic() - began
     return totals
 
 
-def _is_over(end: float) -> bool:
-    return time.monotonic() >= end
+class Inputs:
+    """The inputs of a seed one after the other, for several threads, until enough were made or the time is over."""
+
+    def __init__(self, seed: object, most: int, end: float) -> None:
+        self._seed, self._most, self._end = seed, most, end
+        self._lock = threading.Lock()
+        self.taken = 0
+
+    @property
+    def are_over(self) -> bool:
+        """Whether there are no more."""
+        return self.taken >= self._most or time.monotonic() >= self._end
+
+    def next(self) -> tuple[int, Input] | None:
+        """The next one and its number, None when there are no more."""
+        with self._lock:
+            if self.are_over:
+                return None
+            number = self.taken
+            self.taken += 1
+        return number, made(self._seed, number)
 
 
-def _run_until_it_is_gone(
-    target: Target, system: System, totals: Totals, number: int, most: int, is_over: Callable[[], bool]
-) -> int:
-    """Put inputs to a running server until it crashes or the time is over: the number of the next."""
-    beside = Beside(system)
-    while number < most and not is_over():
-        given = made(totals.seed, number)
-        answer = put(system, given)
-        totals.inputs[given.kind] += 1
-        number += 1
-        if not _is_alive(system.pid):
-            totals.crashes.append(number - 1)
-            break
-        totals.answered[answer] += 1
-        if answer == "hangs":
-            totals.hangs.append(number - 1)
-        if number % 20 == 0 and not target.is_single:
-            totals.late += not beside.echo()
-        if number % BATCH == 0:
-            totals.samples.append(_sample(system.pid))
-    if _is_alive(system.pid):
-        beside.close()
-        time.sleep(0.5)
-        totals.samples.append(_sample(system.pid))
-    return number
+def _until_it_is_gone(target: Target, system: System, totals: Totals, inputs: Inputs) -> None:
+    """Put inputs to a running server until it crashes or there are no more."""
+    lock, beside = threading.Lock(), Beside(system)
+
+    def work() -> None:
+        while _is_alive(system.pid) and (found := inputs.next()) is not None:
+            number, given = found
+            answer = put(system, given)
+            with lock:
+                _count(totals, number, given, answer)
+                if number % 20 == 0 and not target.is_single and _is_alive(system.pid):
+                    totals.late += not beside.echo()
+                if number % BATCH == 0 and _is_alive(system.pid):
+                    totals.samples.append(_sample(system.pid))
+
+    with ThreadPoolExecutor(1 if target.is_single else AT_ONCE) as workers:
+        for each in [workers.submit(work) for _ in range(1 if target.is_single else AT_ONCE)]:
+            each.result()
+    beside.close()
+    if not _is_alive(system.pid):
+        totals.crashes.append(inputs.taken - 1)
+        totals.signals[_signal(system.pid)] += 1
+        return
+    time.sleep(0.5)
+    totals.samples.append(_sample(system.pid))
+
+
+def _count(totals: Totals, number: int, given: Input, answer: str) -> None:
+    totals.inputs[given.kind] += 1
+    totals.answered[answer] += 1
+    if answer == "hangs":
+        totals.hangs.append(number)
 
 
 def _is_alive(pid: int) -> bool:
@@ -222,6 +256,13 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _signal(pid: int) -> int:
+    """The signal that has ended a process whose status nobody has asked for yet, 0 for none."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[49]) & 0x7F
+    return 0
 
 
 def _sample(pid: int) -> tuple[float, int, int]:
@@ -248,6 +289,7 @@ def table(found: Sequence[Totals]) -> str:
         ("inputs in all", lambda each: f"{sum(each.inputs.values()):,}"),
         ("survived", lambda each: f"{each.survived:,}"),
         ("crashes", lambda each: len(each.crashes)),
+        ("of them by a signal", lambda each: len(each.crashes) - each.signals[0]),
         ("hangs", lambda each: len(each.hangs)),
         ("echoes beside that came late", lambda each: each.late if not TARGETS[each.name].is_single else "-"),
         ("lines of the log", lambda each: f"{each.lines:,}" if TARGETS[each.name].log else "-"),
