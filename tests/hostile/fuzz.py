@@ -6,6 +6,7 @@ process is gone, which is started again then.
 """
 
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -265,6 +266,10 @@ def _signal(pid: int) -> int:
     return 0
 
 
+def _cause(number: int) -> str:
+    return signal.Signals(number).name if number else "ended by itself"
+
+
 def _sample(pid: int) -> tuple[float, int, int]:
     return house.megabytes(pid), house.count(pid, "fd"), house.count(pid, "task")
 
@@ -289,7 +294,7 @@ def table(found: Sequence[Totals]) -> str:
         ("inputs in all", lambda each: f"{sum(each.inputs.values()):,}"),
         ("survived", lambda each: f"{each.survived:,}"),
         ("crashes", lambda each: len(each.crashes)),
-        ("of them by a signal", lambda each: len(each.crashes) - each.signals[0]),
+        ("by", lambda each: ", ".join(f"{_cause(name)} {count}" for name, count in each.signals.most_common()) or "-"),
         ("hangs", lambda each: len(each.hangs)),
         ("echoes beside that came late", lambda each: each.late if not TARGETS[each.name].is_single else "-"),
         ("lines of the log", lambda each: f"{each.lines:,}" if TARGETS[each.name].log else "-"),

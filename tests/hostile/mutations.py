@@ -60,7 +60,9 @@ def _identifiers() -> list[bytes]:
         identifier("STUDY", **names, StudyInstanceUID="", ModalitiesInStudy="CT", SpecificCharacterSet="ISO_IR 192"),
         identifier("PATIENT", PatientName="*", PatientID=""),
         identifier("SERIES", StudyInstanceUID="1.2.3", Modality="C*", SeriesNumber="1"),
-        identifier("IMAGE", StudyInstanceUID="", SeriesInstanceUID="", SOPInstanceUID="1.2\\1.3", Rows="", ContentDate=""),
+        identifier(
+            "IMAGE", StudyInstanceUID="", SeriesInstanceUID="", SOPInstanceUID="1.2\\1.3", Rows="", ContentDate=""
+        ),
     ]
     item = struct.pack("<HHL", 0x0040, 0x0009, 4) + b"SPS*"
     items = struct.pack("<HHL", 0xFFFE, 0xE000, len(item)) + item
@@ -74,7 +76,9 @@ def _data_sets() -> list[tuple[int, bytes]]:
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     found.append((13, deflate.compress(found[0][1]) + deflate.flush()))
     nest = struct.pack("<HH2sxxL", 0x0040, 0x0275, b"SQ", 0xFFFFFFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-    private = struct.pack("<HH2sH", 0x0041, 0x0010, b"LO", 4) + b"FUZZ" + struct.pack("<HH2sxxL", 0x41, 0x1001, b"UN", 4)
+    private = (
+        struct.pack("<HH2sH", 0x0041, 0x0010, b"LO", 4) + b"FUZZ" + struct.pack("<HH2sxxL", 0x41, 0x1001, b"UN", 4)
+    )
     found.append((9, found[0][1] + private + b"abcd"))
     (pixels,) = study("FUZZ", patient_id="FUZZ", number=2, series=1, instances=1, size=4, transfer_syntax=JPEG)
     del pixels.PixelData
@@ -102,8 +106,40 @@ def _command(kind: int, sop_class: str, *, has_data: bool) -> list[bytes]:
 
 # --- what becomes of it ------------------------------------------------------------------------------------------
 
-INTERESTING = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0xFE, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
-TEXTS = (b"..", b"/etc/x", b"\x1b[2J", b"\n", b"\0", b"*", b"\\", b"^", b"=", b"%", b"'", b'""', b"-", b"ISO 2022 IR 87")
+INTERESTING = (
+    0,
+    1,
+    2,
+    7,
+    8,
+    0x7F,
+    0x80,
+    0xFF,
+    0xFE,
+    0x7FFF,
+    0x8000,
+    0xFFFE,
+    0xFFFF,
+    0x7FFFFFFF,
+    0xFFFFFFFE,
+    0xFFFFFFFF,
+)
+TEXTS = (
+    b"..",
+    b"/etc/x",
+    b"\x1b[2J",
+    b"\n",
+    b"\0",
+    b"*",
+    b"\\",
+    b"^",
+    b"=",
+    b"%",
+    b"'",
+    b'""',
+    b"-",
+    b"ISO 2022 IR 87",
+)
 
 
 def _flip(chance: random.Random, data: bytearray) -> None:
@@ -178,7 +214,9 @@ def _elements_mutated(chance: random.Random, elements: list[bytes]) -> bytes:
             case 2:
                 chance.shuffle(elements)
             case 3:
-                elements[at] = us(struct.unpack_from("<H", elements[at].ljust(4, b"\0"), 2)[0], chance.choice(INTERESTING) & 0xFFFF)
+                elements[at] = us(
+                    struct.unpack_from("<H", elements[at].ljust(4, b"\0"), 2)[0], chance.choice(INTERESTING) & 0xFFFF
+                )
             case _:
                 elements[at] = mutated(chance, elements[at])
     return command_set(elements) if chance.random() < 0.8 else mutated(chance, command_set(elements))

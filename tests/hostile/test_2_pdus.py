@@ -95,7 +95,9 @@ STRANGE = {
         [(2 * each + 1, VERIFICATION, [f"1.2.{other}" for other in range(29)] + [IMPLICIT]) for each in range(128)]
     ),
     "ten thousand sub-items": associate_rq([(1, VERIFICATION, [IMPLICIT])], extra=item(0x5A, b"") * 10000),
-    "identities by the hundred": associate_rq([(1, VERIFICATION, [IMPLICIT])], extra=item(0x58, b"\1\1\0\1x\0\0") * 100),
+    "identities by the hundred": associate_rq(
+        [(1, VERIFICATION, [IMPLICIT])], extra=item(0x58, b"\1\1\0\1x\0\0") * 100
+    ),
     "an identity that is longer than its item": associate_rq(
         [(1, VERIFICATION, [IMPLICIT])], extra=item(0x58, b"\2\1" + struct.pack(">H", 0xFFFF) + b"x")
     ),

@@ -88,7 +88,9 @@ def test_a_request_in_the_context_of_another_service_is_refused(daemon: Daemon, 
     data = identifier("STUDY", PatientID="X") if kind != raw.C_ECHO else None
     others = [(place, each) for place, each in enumerate(OPERATIONS.values()) if each != OPERATIONS[kind]]
     with Raw(daemon.port) as client:
-        client.associate(*[(2 * place + 1, each, [IMPLICIT, EXPLICIT]) for place, each in enumerate(OPERATIONS.values())])
+        client.associate(
+            *[(2 * place + 1, each, [IMPLICIT, EXPLICIT]) for place, each in enumerate(OPERATIONS.values())]
+        )
         for place, _ in others:
             client.send(raw.request(kind, 2 * place + 1, OPERATIONS[kind], 1, data))
             assert client.message().status == 0x0122

@@ -58,7 +58,10 @@ def test_an_instance_of_bad_values_is_kept_and_found(daemon: Daemon, name: str) 
     daemon.lines = int(status != 0)
     with Raw(daemon.port) as client:
         client.associate((1, FIND, [IMPLICIT]), calling="CHECK")
-        for level, keys in (("STUDY", {"StudyInstanceUID": dataset.StudyInstanceUID}), ("IMAGE", {"SOPInstanceUID": uid})):
+        for level, keys in (
+            ("STUDY", {"StudyInstanceUID": dataset.StudyInstanceUID}),
+            ("IMAGE", {"SOPInstanceUID": uid}),
+        ):
             asked = dict.fromkeys([each for each in VALUES[name] if each != "SpecificCharacterSet"], "") | keys
             client.send(request(raw.C_FIND, 1, FIND, 1, identifier(level, **asked)))
             answers = client.until_final()

@@ -20,7 +20,9 @@ ALIKE = "A" * 60
 @pytest.fixture
 def alike(daemon: Daemon) -> Daemon:
     """The daemon, with a study whose texts are what patterns with many wild cards take longest for."""
-    (dataset,) = study(ALIKE, patient_id="ALIKE", series=1, instances=1, StudyDescription=ALIKE, PatientComments="a" * 9000)
+    (dataset,) = study(
+        ALIKE, patient_id="ALIKE", series=1, instances=1, StudyDescription=ALIKE, PatientComments="a" * 9000
+    )
     assert store(daemon.port, dataset, calling="CHECK").status == 0x0000
     return daemon
 
@@ -114,7 +116,9 @@ def test_keys_that_are_odd_are_answered_or_refused(daemon: Daemon, data: bytes) 
     daemon.lines = int(status != 0)
 
 
-@pytest.mark.parametrize("ending", [b"", raw.pdu(0x07, bytes(4)), raw.pdu(0x05, bytes(4))], ids=["gone", "abort", "release"])
+@pytest.mark.parametrize(
+    "ending", [b"", raw.pdu(0x07, bytes(4)), raw.pdu(0x05, bytes(4))], ids=["gone", "abort", "release"]
+)
 def test_who_asks_and_goes_costs_nothing(daemon: Daemon, ending: bytes) -> None:
     """Thirty peers ask for everything and are gone before the second answer."""
     asked = request(raw.C_FIND, 1, FIND, 1, identifier("IMAGE", SOPInstanceUID="", StudyInstanceUID=""))
