@@ -108,8 +108,9 @@ class AssociationEnded(Event):
 class OperationFinished(Event):
     """A DIMSE operation has had its final response.
 
-    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE" or "C-GET", that of one we do not do, or "other"; `retrieve_level` the Query/Retrieve Level or ''.
-    `counts` are matches of a C-FIND ("matches"), or "completed", "failed", "warning" and "remaining" sub-operations.
+    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE" or "C-GET", that of an operation we do not do, or "other";
+    `retrieve_level` the Query/Retrieve Level or ''. `counts` are matches of a C-FIND ("matches"), or "completed",
+    "failed", "warning" and "remaining" sub-operations.
     `duration` is in seconds. `comment` is the Error Comment, which never quotes patient data.
     """
 

@@ -10,7 +10,6 @@ pytest.register_assert_rewrite("tests.hostile.house")
 from tests.hostile import house  # noqa: E402 - after the line that has its assertions say more
 from tests.hostile.house import Daemon  # noqa: E402
 
-
 Start = Callable[[Mapping[str, object]], Daemon]
 
 

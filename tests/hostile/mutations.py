@@ -244,7 +244,7 @@ def _message(chance: random.Random) -> tuple[int, list[bytes], bytes | None]:
 
 def made(seed: object, number: int) -> Input:
     """The input of this number: the same whenever the seed is the same."""
-    chance = random.Random(f"{seed}/{number}")  # noqa: S311
+    chance = random.Random(f"{seed}/{number}")
     kind = KINDS[number % len(KINDS)]
     if kind == "association request":
         return Input(kind, mutated(chance, chance.choice(REQUESTS)))
@@ -266,7 +266,7 @@ def made(seed: object, number: int) -> Input:
 
 
 def _data_set(chance: random.Random, context: int, valid: bytes) -> tuple[bytes, bytes]:
-    """The SOP Instance UID of a new instance and its data set, mutated; a deflated one before or after it is deflated."""
+    """The SOP Instance UID of a new instance and its data set, mutated; one is deflated then, or before."""
     if context != 13:
         uid, renamed = _renamed(chance, valid)
         return uid, mutated(chance, renamed)

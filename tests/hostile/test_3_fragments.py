@@ -4,7 +4,6 @@ import struct
 
 import pytest
 
-from tests import raw
 from tests.archives import FIND, identifier
 from tests.docs.asking import CT, VERIFICATION, store_command
 from tests.hostile.house import Daemon, ended

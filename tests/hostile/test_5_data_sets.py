@@ -133,7 +133,8 @@ OTHERS = {
         JPEG, EXPLICITLY + struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + b"\xff\xd8" * 50
     ),
     "a fragment of 4 GiB": (
-        JPEG, EXPLICITLY + struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + ITEM + b"\xfe\xff\xff\xff" + b"x"
+        JPEG,
+        EXPLICITLY + struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + ITEM + b"\xfe\xff\xff\xff" + b"x",
     ),
     "fragments by the ten thousand": (
         JPEG,

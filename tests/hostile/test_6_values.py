@@ -45,8 +45,8 @@ def test_an_instance_of_bad_values_is_kept_and_found(daemon: Daemon, name: str) 
     number = 1 + list(VALUES).index(name)
     (dataset,) = study(series=1, instances=1, patient_id=f"VALUES{number}")
     places = {keyword: f"PLACE{place}X" for place, keyword in enumerate(VALUES[name])}
-    for keyword in places:
-        dataset.add_new(keyword, "UT", places[keyword])
+    for keyword, place in places.items():
+        dataset.add_new(keyword, "UT", place)
     data = raw.encoded(dataset, IMPLICIT)
     for keyword, place in places.items():
         value = VALUES[name][keyword] + b" " * (len(VALUES[name][keyword]) % 2)

@@ -27,7 +27,7 @@ def harmless(totals: fuzz.Totals, inputs: int) -> None:
 
 def test_mutated_input_of_every_kind_does_no_harm(tmp_path: Path) -> None:
     """The same inputs each time."""
-    harmless(fuzz.run("pacs", 1000, "tests", tmp_path, most=500), 500)
+    harmless(fuzz.run("pacs", 1000, "tests", tmp_path, most=300), 300)
 
 
 @pytest.mark.long
@@ -111,4 +111,5 @@ def test_any_identifier_is_answered_or_refused(
         client.send(raw.request(raw.C_FIND, 1, FIND, 1, data))
         status = client.until_final()[-1].status
         client.release()
+    daemon.lines = 0
     assert status == 0x0000 or (status >> 12 in (0xA, 0xC) and status != 0xC001)
