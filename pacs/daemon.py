@@ -329,6 +329,7 @@ class Archive:
         return Settings(
             policy=self._policy(config, users),
             handlers=handlers.table(),
+            has=handlers.has,
             limits=of_associations,
             bounds=Bounds(
                 in_all=limits.associations,

@@ -119,9 +119,9 @@ class AssociationEnded(Event):
 class OperationFinished(Event):
     """A DIMSE operation has had its final response.
 
-    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET" or "N-ACTION", which asks for storage commitment;
-    `retrieve_level` is the Query/Retrieve Level or ''. `counts` are matches of a C-FIND ("matches"), "instances" to
-    commit to, or "completed", "failed", "warning" and "remaining" sub-operations.
+    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET" or "N-ACTION", which asks for storage commitment, that of
+    an operation we do not do, or "other"; `retrieve_level` is the Query/Retrieve Level or ''. `counts` are matches of a
+    C-FIND ("matches"), "instances" to commit to, or "completed", "failed", "warning" and "remaining" sub-operations.
     `duration` is in seconds. `comment` is the Error Comment, which never quotes patient data.
     """
 
@@ -193,10 +193,13 @@ class InstanceStored(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRefused(Event):
-    """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence."""
+    """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence.
+
+    A debug line: the operation that brought it has one with the same sentence.
+    """
 
     TITLE: ClassVar[str] = "instance refused"
-    LEVEL: ClassVar[int] = logging.WARNING
+    LEVEL: ClassVar[int] = logging.DEBUG
     sop_class_uid: str
     source_ae: str
     error: str

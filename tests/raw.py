@@ -151,14 +151,15 @@ class Response:
 
 @dataclass
 class Raw:
-    """A connection to a server on this machine."""
+    """A connection to a server on this machine, from one of its addresses."""
 
     port: int
     timeout: float = 20
+    source: str = "127.0.0.1"
     socket: sockets.socket = field(init=False)
 
     def __post_init__(self) -> None:
-        self.socket = sockets.create_connection(("127.0.0.1", self.port), self.timeout)
+        self.socket = sockets.create_connection(("127.0.0.1", self.port), self.timeout, (self.source, 0))
         self.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
 
     def __enter__(self) -> "Raw":

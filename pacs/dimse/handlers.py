@@ -11,6 +11,7 @@ from pacs.dicom.bounds import Bounds
 from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
 from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
 from pacs.dicom.levels import MODELS, Model
+from pacs.dicom.levels import Operation as Asked
 from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
 from pacs.dimse import establishment, status
@@ -20,7 +21,7 @@ from pacs.dimse.command import Command, CommandField
 from pacs.dimse.establishment import Protection
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import negotiated
+from pacs.dimse.negotiation import STORAGE_COMMITMENT, VERIFICATION, negotiated
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
 from pacs.dimse.reporting import STORAGE_COMMITMENT_INSTANCE, Reporter
 from pacs.dimse.retrieving import Patience, RetrieveTask
@@ -41,6 +42,21 @@ Handler = Callable[[Association, Message], None]
 
 REQUEST_STORAGE_COMMITMENT = 1
 """The Action Type ID of PS3.4 Table J.3-1."""
+
+_QUERY_RETRIEVE = {
+    Asked.FIND: CommandField.C_FIND,
+    Asked.MOVE: CommandField.C_MOVE,
+    Asked.GET: CommandField.C_GET,
+}
+_OF_ONE_CLASS = {VERIFICATION: CommandField.C_ECHO, STORAGE_COMMITMENT: CommandField.N_ACTION}
+_OF_ONE_SERVICE = frozenset((*_OF_ONE_CLASS.values(), *_QUERY_RETRIEVE.values()))
+
+
+def _operation_of(sop_class_uid: str) -> CommandField | None:
+    """The only operation of a SOP Class of another service than Storage, None for other classes."""
+    if sop_class_uid in MODELS:
+        return _QUERY_RETRIEVE[MODELS[sop_class_uid].operation]
+    return _OF_ONE_CLASS.get(sop_class_uid)
 
 
 def _open(_peer: Peer) -> None:
@@ -80,6 +96,14 @@ class Handlers:
             CommandField.C_GET: self.get,
             CommandField.N_ACTION: self.commit,
         }
+
+    @staticmethod
+    def has(sop_class_uid: str, field: int) -> bool:
+        """Whether a SOP Class has an operation: those of Query/Retrieve and Verification have one each, and no other
+        has that one.
+        """
+        theirs = _operation_of(sop_class_uid)
+        return theirs == field if theirs is not None else field not in _OF_ONE_SERVICE
 
     # --- C-ECHO and C-STORE -------------------------------------------------------------------------------------
 

@@ -177,6 +177,8 @@ class Inbox:
     def _release(self, primitive: A_RELEASE) -> None:
         """A release is asked for or confirmed; both sides may ask at once (PS3.8 7.2.2.7)."""
         if self._upper.state == RELEASE_INDICATED:
+            if self._assembler.is_amid_message:
+                raise ProtocolViolation("A release came where the rest of a message was due")
             self.release_indicated = True
             self._cancel_all(RELEASED)
         elif self._upper.state == COLLISION_REQUESTOR:

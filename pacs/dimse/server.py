@@ -21,7 +21,7 @@ from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.places import Bounds, Places, Share
 from pacs.errors import AssociationLost, ProtocolViolation, ServerStopping
 from pacs.services.access import Caller
-from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event
+from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event, OperationFinished
 
 Handler = Callable[[Association, Message], None]
 
@@ -50,6 +50,8 @@ class Settings:
 
     policy: AcceptorPolicy
     handlers: Mapping[int, Handler] = field(default_factory=dict)
+    has: Callable[[str, int], bool] = lambda _sop_class_uid, _field: True
+    """Whether a SOP Class has the operation of a Command Field."""
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
     tls: ssl.SSLContext | None = None
@@ -342,7 +344,7 @@ class Server:
 
     def _receive_all(self, association: Association, counts: Counter[str]) -> None:
         while (message := self._next(association)) is not None:
-            handlers, field = self._settings.handlers, message.command.field
+            settings, field = self._settings, message.command.field
             if message.command.is_response:
                 if association.errands.answered(message):
                     continue
@@ -351,10 +353,10 @@ class Server:
             if message.command.sop_class_uid != message.context.abstract_syntax or not message.context.as_scp:
                 comment = "The SOP Class is not that of the presentation context"
                 self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
-            elif field in handlers:
-                handlers[field](association, message)
+            elif field in settings.handlers and settings.has(message.context.abstract_syntax, field):
+                settings.handlers[field](association, message)
             else:
-                comment = "This server does not do that operation"
+                comment = "This server does not do that operation for this SOP Class"
                 self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
 
     def _next(self, association: Association) -> Message | None:
@@ -363,6 +365,7 @@ class Server:
 
     def _refuse(self, association: Association, message: Message, code: int, comment: str) -> None:
         association.send(message.context.id, message.command.response(code, error_comment=comment))
+        self._publish(_refused_event(association, message, code, comment))
 
 
 # --- the small parts ---------------------------------------------------------------------------------------------
@@ -445,6 +448,19 @@ def _aborted_event(violation: ProtocolViolation, connection: _Connection) -> Eve
         source=0,
         reason=0,
         comment=violation.comment,
+    )
+
+
+def _refused_event(association: Association, message: Message, code: int, comment: str) -> Event:
+    return OperationFinished(
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        kind=_name(message.command.field),
+        message_id=message.command.message_id,
+        status=code,
+        duration=0.0,
+        comment=comment,
     )
 
 

@@ -1,5 +1,6 @@
 """Who is let in, and what each may do: the rules of the configuration, asked by every mouth."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -46,7 +47,8 @@ class Access:
         if peer is not None:
             _check_origin(peer, caller)
         elif not rules.anybody:
-            raise CallerUnknown(f"let it in with `pacs peers add {caller.ae_title} {caller.address} PORT`")
+            title = shlex.quote(caller.ae_title)  # somebody will paste this into a shell
+            raise CallerUnknown(f"let it in with `pacs peers add {title} {caller.address} PORT`")
 
     def require(self, ae_title: str, right: Right) -> None:
         """See that an AE may do something. Raises NotAuthorized."""

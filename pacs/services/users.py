@@ -6,7 +6,10 @@ import hmac
 import os
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
 from typing import Literal
 
 from pacs.errors import UserRefused
@@ -17,7 +20,7 @@ Demand = Literal["ignored", "optional", "required"]
 _N, _R, _P, _LENGTH = 1 << 14, 8, 1, 32
 """What scrypt costs (RFC 7914): 16 MiB of memory and about 50 ms."""
 
-_AT_ONCE = threading.Semaphore(2)
+_AT_ONCE = 2
 """Hashing takes memory: strangers must not have it done many times at once."""
 
 
@@ -106,9 +109,40 @@ def _parts(text: str) -> tuple[int, int, int, bytes, bytes]:
 
 def _is_passcode(passcode: str, known: str) -> bool:
     n, r, p, salt, digest = _parts(known)
-    with _AT_ONCE:
-        found = hashlib.scrypt(passcode.encode(), salt=salt, n=n, r=r, p=p, dklen=len(digest), maxmem=1 << 28)
-    return hmac.compare_digest(found, digest)
+    work = partial(hashlib.scrypt, passcode.encode(), salt=salt, n=n, r=r, p=p, dklen=len(digest), maxmem=1 << 28)
+    return hmac.compare_digest(_hashers.run(work), digest)
+
+
+class _Hashers:
+    """The threads that hash, always the same few: the allocator keeps what each thread has once used for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._work: SimpleQueue[tuple[Callable[[], bytes], Future[bytes]]] = SimpleQueue()
+        self._owner = 0
+
+    def run(self, work: Callable[[], bytes]) -> bytes:
+        """What `work` gives, when it was its turn."""
+        with self._lock:
+            if self._owner != os.getpid():  # none yet, or those of the process that this one was forked from
+                self._owner, self._work = os.getpid(), SimpleQueue()
+                for _ in range(_AT_ONCE):
+                    threading.Thread(target=self._serve, args=(self._work,), name="pacs-passcode", daemon=True).start()
+            due: Future[bytes] = Future()
+            self._work.put((work, due))
+        return due.result()
+
+    @staticmethod
+    def _serve(queue: "SimpleQueue[tuple[Callable[[], bytes], Future[bytes]]]") -> None:
+        while True:
+            work, due = queue.get()
+            try:
+                due.set_result(work())
+            except Exception as error:
+                due.set_exception(error)
+
+
+_hashers = _Hashers()
 
 
 _NOBODY = f"scrypt${_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(_LENGTH)).decode()}"

@@ -396,12 +396,13 @@ def test_every_status_of_verification(archive, row):
     assert row[0] == NOT_PROVOKED or (response.status, 0x0902 in response.elements) == (0x0000, False)
 
 
-@asks("A request in a presentation context of another SOP Class is answered with 0122, one that is none of")
+@asks("A request in a presentation context of another SOP Class is answered with 0122, one for an operation that its")
 def test_requests_that_are_no_part_of_the_services(archive):
-    """0122 for the context's fault, 0211 for an operation nobody knows; the association goes on."""
+    """0122 for the context's fault, 0211 for an operation of another class or of none; the association goes on."""
     assert store(archive.port, study(series=1, instances=1)[0], context="1.2.840.10008.5.1.4.1.1.4").status == 0x0122
     with Asker(archive.port) as asker:
-        assert asker.ask(0x0150, VERIFICATION, None)[0].status == 0x0211
+        for kind in (0x0150, raw.C_FIND, raw.C_STORE):
+            assert asker.ask(kind, VERIFICATION, None)[0].status == 0x0211
         assert asker.ask(raw.C_ECHO, VERIFICATION, None)[0].status == 0x0000
 
 

@@ -55,6 +55,12 @@ def test_strangers_are_let_in_only_where_anybody_is():
         Access(Rules(anybody=False), PEERS).admit(caller("STRANGER"))
 
 
+def test_what_to_add_is_harmless_where_it_is_pasted():
+    """An AE title may be what a shell would run."""
+    with pytest.raises(CallerUnknown, match=r"pacs peers add '\$\(reboot\)' 10\.0\.0\.5 PORT"):
+        Access(Rules(anybody=False), PEERS).admit(caller("$(reboot)"))
+
+
 def test_our_aliases_are_ours():
     """Where the called title has to be ours."""
     access = Access(Rules(titles=("PACS", "OLD"), by_any_title=False), PEERS)

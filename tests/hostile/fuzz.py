@@ -1,0 +1,327 @@
+"""Mutated input by the thousand for a running server, beside an association that is in order: what came of it.
+
+The server may be this archive's daemon, Orthanc or dcmqrscp. An input counts as survived when the server closes the
+connection, or has nothing more to say, soon after we have said all; as a hang when it does neither; as a crash when its
+process is gone, which is started again then.
+"""
+
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from benchmarks import peers, processes
+from benchmarks.peers import Site, System
+from tests import raw
+from tests.docs.asking import VERIFICATION
+from tests.hostile import house
+from tests.hostile.mutations import CONTEXTS, KINDS, Input, made
+from tests.raw import IMPLICIT, Raw
+
+GLANCE = 0.05
+"""Seconds in which an answer is looked for before we say that there will be no more."""
+
+PATIENCE = 10.0
+"""Seconds in which a server has to be done with an input that has ended."""
+
+BATCH = 500
+"""After so many inputs what the process has is read."""
+
+WARM = 2
+"""So many batches make what is made once; growth counts from then on."""
+
+
+@dataclass
+class Totals:
+    """What came of the inputs for one server."""
+
+    name: str
+    seed: object
+    seconds: float = 0.0
+    inputs: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
+    hangs: list[int] = field(default_factory=list)
+    crashes: list[int] = field(default_factory=list)
+    """By which inputs, or with several at once near which, the process was gone."""
+    signals: Counter[int] = field(default_factory=Counter)
+    """By which signals; 0 where it ended by itself."""
+    late: int = 0
+    """Echoes of the association that is in order that were not answered within two seconds."""
+    lines: int = 0
+    unescaped: int = 0
+    tracebacks: int = 0
+    samples: list[tuple[float, int, int]] = field(default_factory=list)
+    """Mebibytes, descriptors and threads after each batch since the process was started."""
+
+    @property
+    def survived(self) -> int:
+        """How many inputs did no harm."""
+        return sum(self.inputs.values()) - len(self.hangs) - len(self.crashes)
+
+    def grown(self, what: int) -> float:
+        """How much more there is of something at the end than when all was warm."""
+        return self.samples[-1][what] - self.samples[min(WARM, len(self.samples)) - 1][what] if self.samples else 0
+
+
+@dataclass
+class Target:
+    """A server to be fuzzed."""
+
+    name: str
+    start: Callable[[Path], AbstractContextManager[System]]
+    is_single: bool = False
+    """Whether it serves one association at a time, so that no other can be kept beside."""
+    log: str = ""
+    """Its log in its folder, where we know how its lines look."""
+
+
+@contextmanager
+def _ours(folder: Path) -> Iterator[System]:
+    with house.daemon(folder, {"limits.message_seconds": 5.0}) as daemon:
+        yield System("pacs", "PACS", daemon.port, daemon.process.pid, daemon.root)
+
+
+@contextmanager
+def _dcmqrscp(folder: Path) -> Iterator[System]:
+    """DCMTK's archive as one process: of one that forks, a crash would be a child's, which nobody sees."""
+    port, storage = processes.free_port(), folder / "storage"
+    storage.mkdir(parents=True)
+    (folder / "dcmqrscp.cfg").write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 131072\nMaxAssociations = 50\nHostTable BEGIN\nHostTable END\n"
+        "VendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nDCMQRSCP {storage} RW (500, 1024mb) ANY\nAETable END\n"
+    )
+    command = [processes.program("dcmqrscp"), "--single-process", "-c", folder / "dcmqrscp.cfg"]
+    with processes.running(command, folder, port) as pid:
+        yield System("dcmqrscp", "DCMQRSCP", port, pid, folder)
+
+
+TARGETS = {
+    "pacs": Target("pacs", _ours, log="root.log"),
+    "orthanc": Target("orthanc", lambda folder: peers.orthanc(Site(folder))),
+    "dcmqrscp": Target("dcmqrscp", _dcmqrscp, is_single=True),
+}
+
+
+# --- one input ---------------------------------------------------------------------------------------------------
+
+
+def put(system: System, given: Input) -> str:
+    """Send an input and say what came of it: the kind of the first PDU of the answer, "closed", or "hangs"."""
+    try:
+        with Raw(system.port, PATIENCE) as client:
+            if not given.is_request:
+                client.associate(*CONTEXTS, called=system.ae_title, calling="FUZZ")
+            return _answered(client, given.messages)
+    except TimeoutError:
+        return "hangs"
+    except (AssertionError, ConnectionError):
+        return "refused"
+
+
+def _answered(client: Raw, sent: bytes) -> str:
+    """What is answered first; then the server has to close as soon as we have."""
+    first = "closed"
+    with suppress(ConnectionError):
+        client.send(sent)
+        client.socket.settimeout(GLANCE)
+        with suppress(TimeoutError):
+            kind, _ = client.pdu()
+            first = f"PDU {kind}"
+        client.socket.settimeout(PATIENCE)
+        with suppress(OSError):
+            client.socket.shutdown(socket.SHUT_WR)
+        while client.socket.recv(1 << 16):
+            pass
+    return first
+
+
+class Beside:
+    """An association in order that asks again and again whether somebody is there."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._client: Raw | None = None
+
+    def echo(self) -> bool:
+        """Whether a C-ECHO is answered in time, on the association as it is, or on a new one where it has ended."""
+        for _ in range(2):
+            try:
+                if self._client is None:
+                    self._client = Raw(self._system.port, house.AT_ONCE)
+                    self._client.associate((1, VERIFICATION, [IMPLICIT]), called=self._system.ae_title, calling="CHECK")
+                self._client.send(raw.request(raw.C_ECHO, 1, VERIFICATION, 1, None))
+                return self._client.message().status == 0
+            except (AssertionError, OSError):
+                self.close()
+        return False
+
+    def close(self) -> None:
+        """Give it up."""
+        if self._client is not None:
+            self._client.socket.close()
+        self._client = None
+
+
+# --- all of them -------------------------------------------------------------------------------------------------
+
+AT_ONCE = 6
+"""How many inputs are put at the same time, to a server that serves several associations."""
+
+
+def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 40) -> Totals:
+    """Put inputs to a server for some seconds, `most` at most; a crashed one is started again."""
+    target, totals = TARGETS[name], Totals(name, seed)
+    began = time.monotonic()
+    inputs = Inputs(seed, most, began + seconds)
+    while not inputs.are_over:
+        place = folder / f"{name}-{len(totals.crashes)}"
+        with target.start(place) as system:
+            totals.samples.clear()
+            _until_it_is_gone(target, system, totals, inputs)
+        if target.log:
+            _read_log(totals, place / target.log)
+    totals.seconds = time.monotonic() - began
+    return totals
+
+
+class Inputs:
+    """The inputs of a seed one after the other, for several threads, until enough were made or the time is over."""
+
+    def __init__(self, seed: object, most: int, end: float) -> None:
+        self._seed, self._most, self._end = seed, most, end
+        self._lock = threading.Lock()
+        self.taken = 0
+
+    @property
+    def are_over(self) -> bool:
+        """Whether there are no more."""
+        return self.taken >= self._most or time.monotonic() >= self._end
+
+    def next(self) -> tuple[int, Input] | None:
+        """The next one and its number, None when there are no more."""
+        with self._lock:
+            if self.are_over:
+                return None
+            number = self.taken
+            self.taken += 1
+        return number, made(self._seed, number)
+
+
+def _until_it_is_gone(target: Target, system: System, totals: Totals, inputs: Inputs) -> None:
+    """Put inputs to a running server until it crashes or there are no more."""
+    lock, beside = threading.Lock(), Beside(system)
+
+    def work() -> None:
+        while _is_alive(system.pid) and (found := inputs.next()) is not None:
+            number, given = found
+            answer = put(system, given)
+            with lock:
+                _count(totals, number, given, answer)
+                if number % 20 == 0 and not target.is_single and _is_alive(system.pid):
+                    totals.late += not beside.echo()
+                if number % BATCH == 0 and _is_alive(system.pid):
+                    totals.samples.append(_sample(system.pid))
+
+    with ThreadPoolExecutor(1 if target.is_single else AT_ONCE) as workers:
+        for each in [workers.submit(work) for _ in range(1 if target.is_single else AT_ONCE)]:
+            each.result()
+    beside.close()
+    if not _is_alive(system.pid):
+        totals.crashes.append(inputs.taken - 1)
+        totals.signals[_signal(system.pid)] += 1
+        return
+    time.sleep(0.5)
+    totals.samples.append(_sample(system.pid))
+
+
+def _count(totals: Totals, number: int, given: Input, answer: str) -> None:
+    totals.inputs[given.kind] += 1
+    totals.answered[answer] += 1
+    if answer == "hangs":
+        totals.hangs.append(number)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _signal(pid: int) -> int:
+    """The signal that has ended a process whose status nobody has asked for yet, 0 for none."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[49]) & 0x7F
+    return 0
+
+
+def _cause(number: int) -> str:
+    return signal.Signals(number).name if number else "ended by itself"
+
+
+def _sample(pid: int) -> tuple[float, int, int]:
+    return house.megabytes(pid), house.count(pid, "fd"), house.count(pid, "task")
+
+
+def _read_log(totals: Totals, log: Path) -> None:
+    """Count the lines of our log, those that are none, and tracebacks."""
+    text = log.read_text(errors="surrogateescape")
+    lines = [line for line in text.split("\n") if line]
+    totals.lines += len(lines)
+    totals.tracebacks += len(re.findall(r"^Traceback|^  File ", text, re.MULTILINE))
+    totals.unescaped += sum(not line.isprintable() or not house.LINE.fullmatch(line) for line in lines)
+
+
+# --- what is printed ---------------------------------------------------------------------------------------------
+
+
+def table(found: Sequence[Totals]) -> str:
+    """The totals in Markdown, one column for each server."""
+    rows: list[tuple[str, Callable[[Totals], object]]] = [
+        ("seconds", lambda each: f"{each.seconds:.0f}"),
+        *((f"inputs: {kind}", partial(_inputs, kind)) for kind in KINDS),
+        ("inputs in all", lambda each: f"{sum(each.inputs.values()):,}"),
+        ("survived", lambda each: f"{each.survived:,}"),
+        ("crashes", lambda each: len(each.crashes)),
+        ("by", lambda each: ", ".join(f"{_cause(name)} {count}" for name, count in each.signals.most_common()) or "-"),
+        ("hangs", lambda each: len(each.hangs)),
+        ("echoes beside that came late", lambda each: each.late if not TARGETS[each.name].is_single else "-"),
+        ("lines of the log", lambda each: f"{each.lines:,}" if TARGETS[each.name].log else "-"),
+        ("of them not escaped, or none", lambda each: each.unescaped if TARGETS[each.name].log else "-"),
+        ("tracebacks", lambda each: each.tracebacks if TARGETS[each.name].log else "-"),
+        ("memory, MiB", lambda each: f"{each.samples[-1][0]:.1f} ({each.grown(0):+.1f})" if each.samples else "-"),
+        ("descriptors", lambda each: f"{each.samples[-1][1]} ({each.grown(1):+.0f})" if each.samples else "-"),
+        ("threads", lambda each: f"{each.samples[-1][2]} ({each.grown(2):+.0f})" if each.samples else "-"),
+    ]
+    lines = ["| | " + " | ".join(each.name for each in found) + " |", "|---" * (len(found) + 1) + "|"]
+    lines += ["| " + " | ".join([title, *(str(cell(each)) for each in found)]) + " |" for title, cell in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _inputs(kind: str, totals: Totals) -> str:
+    return f"{totals.inputs[kind]:,}"
+
+
+def main(seconds: float, seed: object, names: Sequence[str], folder: str | None) -> int:
+    """Fuzz the daemon, and other servers for as long each; print the totals. 1 where the daemon came to harm."""
+    found = []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for name in names:
+            found.append(run(name, seconds, seed, Path(place)))
+            for what, numbers in (("crashes", found[-1].crashes), ("hangs", found[-1].hangs)):
+                if numbers:
+                    sys.stderr.write(f"{name}: {what} by inputs {numbers[:20]} of seed {seed}\n")
+    sys.stdout.write(table(found))
+    ours = found[0]
+    return int(bool(ours.crashes or ours.hangs or ours.unescaped or ours.tracebacks or ours.late))

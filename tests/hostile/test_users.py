@@ -1,0 +1,130 @@
+"""Who says who it is, and is not (user identity, access rules), on the running daemon."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pacs.services.users import hashed
+from tests import raw
+from tests.docs.asking import VERIFICATION, identity
+from tests.hostile.conftest import Start
+from tests.hostile.house import Daemon
+from tests.raw import IMPLICIT, Raw
+
+SETTINGS = {
+    "access.callers": "peers",
+    "access.users": "optional",
+    "users": [{"name": "alice", "passcode": hashed("secret")}, {"name": "bob"}],
+    "peers": [
+        {"ae_title": "CHECK", "host": "127.0.0.1", "port": 104},
+        {"ae_title": "RAW", "host": "127.0.0.1", "port": 104},
+        {"ae_title": "ROOM", "host": "127.0.0.1", "port": 104, "addresses": ["10.0.0.0/8"]},
+    ],
+    "jwt.key": "k" * 40,
+}
+
+
+@pytest.fixture(scope="module")
+def running(start: Start) -> Daemon:
+    """The daemon with these settings, whose threads that hash have begun, and have the memory that they keep."""
+    daemon = start(SETTINGS)
+    at_once(20, lambda: answer(daemon, identity(2, b"alice", b"wrong")))
+    daemon.settle()
+    return daemon
+
+
+@pytest.fixture
+def daemon(running: Daemon) -> Iterator[Daemon]:
+    """The daemon of this module, which has to be as it was when the test is over."""
+    yield running
+    running.check()
+
+
+def at_once(count: int, call: Callable[[], object]) -> None:
+    """Do something in so many threads, which are waited for."""
+    threads = [threading.Thread(target=call) for _ in range(count)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+IDENTITIES = {
+    "a name of 60 kB": identity(1, b"x" * 60000),
+    "a name of NULs": identity(1, bytes(100)),
+    "an empty name": identity(1, b""),
+    "a name of escapes": identity(1, b"\x1b[2J\r\n2026 [error] fake"),
+    "a name that is no text": identity(1, b"\xff\xfe\x80"),
+    "a passcode of 60 kB": identity(2, b"alice", b"x" * 60000),
+    "a passcode of NULs": identity(2, b"alice", bytes(10)),
+    "no passcode": identity(2, b"alice"),
+    "only a name": identity(1, b"alice"),
+    "Kerberos": identity(3, b"ticket" * 100),
+    "SAML": identity(4, b"<saml>" * 1000),
+    "a token of 60 kB": identity(5, b"a" * 60000),
+    "a token of dots": identity(5, b"." * 1000),
+    "a token without a signature": identity(5, b"eyJhbGciOiJub25lIn0.eyJzdWIiOiJib2IifQ."),
+    "a token of deep brackets": identity(5, b"W1tbW1tb" * 4000 + b".W10.x"),
+    "a kind that is none": identity(99, b"alice"),
+    "two of them": identity(1, b"nobody") + identity(1, b"bob"),
+}
+"""What a peer may say of its user, none of it right."""
+
+
+def answer(daemon: Daemon, extra: bytes = b"", calling: str = "RAW") -> tuple[int, bytes]:
+    """The PDU that a request is answered with."""
+    with Raw(daemon.port) as client:
+        client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], calling=calling, extra=extra))
+        kind, body = client.pdu()
+        if kind == 0x02:
+            client.release()
+    return kind, body
+
+
+@pytest.mark.parametrize("said", IDENTITIES.values(), ids=IDENTITIES)
+def test_nobody_is_let_in_by_what_is_not_right(daemon: Daemon, said: bytes) -> None:
+    """An A-ASSOCIATE-RJ, or an A-ABORT for what is no item; one line."""
+    assert answer(daemon, said)[0] in (0x03, 0x07)
+
+
+TITLES = ["STRANGER", "$(reboot)", "`reboot`", "a;b|c&d", "'", "\\", "-rf", "ROOM", "check"]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_nobody_is_let_in_by_a_title_that_is_not_its_own(daemon: Daemon, title: str) -> None:
+    """1/1/3, or an A-ABORT for what is no title; the line says what to add, in words that a shell takes as they are."""
+    kind, body = answer(daemon, calling=title)
+    assert (kind, body) == (0x03, b"\0\1\1\3") or kind == 0x07
+    (line,) = daemon.said()
+    assert f"pacs peers add {title} " not in line or title.isalnum() or title == "-rf"
+    daemon.lines = 0
+
+
+def test_passcodes_by_the_hundred_keep_nobody_waiting(daemon: Daemon) -> None:
+    """A hundred wrong ones at once, each of which is costly to see: who names no user is served in time, and the
+    memory they take is that of a few.
+    """
+    kinds = []
+
+    def call() -> None:
+        try:
+            kinds.append(answer(daemon, identity(2, b"alice", b"wrong"))[0])
+        except (OSError, ConnectionError):
+            kinds.append(0)
+
+    threads = [threading.Thread(target=call) for _ in range(100)]
+    for each in threads:
+        each.start()
+    for _ in range(5):
+        daemon.answers()
+        time.sleep(0.1)
+    for each in threads:
+        each.join()
+    assert set(kinds) <= {0x03, 0}
+    assert kinds.count(0x03) >= 50
+    time.sleep(0.2)
+    assert len(daemon.said()) >= kinds.count(0x03)
+    daemon.lines = 0
+    assert answer(daemon, identity(2, b"alice", b"secret"))[0] == 0x02
