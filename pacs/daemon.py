@@ -563,7 +563,7 @@ def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifi
     finally:
         notifier.ready(archive.status)
     set_level(archive.config.log.level)
-    archive.events.publish(ConfigurationReloaded(at_start=at_start))
+    archive.events.publish(ConfigurationReloaded(waits_for_restart=at_start))
     return True
 
 

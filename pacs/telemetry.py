@@ -47,10 +47,10 @@ class ServerReady(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
-    """The configuration was read again and is in force; of the keys `at_start` only the next start takes notice."""
+    """The configuration was read again and is in force; only the next start takes notice of some keys."""
 
     TITLE: ClassVar[str] = "configuration reloaded"
-    at_start: tuple[str, ...] = ()
+    waits_for_restart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

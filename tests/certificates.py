@@ -3,6 +3,7 @@
 import hashlib
 import ssl
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -26,9 +27,9 @@ class Authority:
         self.path = str(folder / "ca.pem")
         self._signer.cert_pem.write_to_path(self.path)
 
-    def sign(self, name: str, *hosts: str) -> Pair:
+    def sign(self, name: str, *hosts: str, until: datetime | None = None) -> Pair:
         """A certificate for some hosts, in files called by `name`."""
-        made = self._signer.issue_cert(*(hosts or (f"{name}.example",)))
+        made = self._signer.issue_cert(*(hosts or (f"{name}.example",)), not_after=until)
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         made.cert_chain_pems[0].write_to_path(certificate)
         made.private_key_pem.write_to_path(key)

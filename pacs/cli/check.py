@@ -55,8 +55,9 @@ def _findings(config: "Config") -> Iterator[Finding]:
     yield _files(config)
     yield _free_space(config)
     yield from _addresses(config)
-    if config.tls.enabled:
+    if config.tls.enabled or config.web.tls:
         yield _certificate(config)
+    yield from _without_effect(config)
     if config.web.enabled:
         yield _web(config)
     if config.audit.file:
@@ -128,13 +129,24 @@ def _address(config: "Config", address: "Address") -> Finding:
 
 def _certificate(config: "Config") -> Finding:
     from pacs.daemon import certificates_of
-    from pacs.dimse.secure import acceptor_context
+    from pacs.dimse.secure import acceptor_context, valid_until
 
     try:
         acceptor_context(certificates_of(config))
+        until = valid_until(certificates_of(config))
     except PacsError as error:
         return Finding("certificate", False, error.comment)
-    return Finding("certificate", True, f"{config.tls.certificate} can be used")
+    return Finding("certificate", True, f"{config.tls.certificate} is valid until {until}")
+
+
+def _without_effect(config: "Config") -> Iterator[Finding]:
+    """What was written down and does nothing, or lets nobody in."""
+    if (config.users or config.jwt.key) and config.access.users == "ignored":
+        yield Finding("users", False, 'have no effect: set access.users = "optional" or "required"')
+    if config.access.callers == "peers" and not config.peers:
+        yield Finding(
+            "peers", False, 'nobody is let in: add one with `pacs peers add`, or set access.callers = "anyone"'
+        )
 
 
 def _web(config: "Config") -> Finding:
@@ -144,7 +156,7 @@ def _web(config: "Config") -> Finding:
     try:
         socket.create_server((web.host, web.port), family=family).close()
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _answers_http(config):
+        if error.errno == errno.EADDRINUSE and _answers_http(config):  # by us, or by who has the same paths
             scheme = "https" if web.tls else "http"
             return Finding("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
@@ -205,6 +217,8 @@ def _ourselves(config: "Config") -> Finding:
     """Whether the server of this configuration answers on the first address it listens on."""
     from pacs.daemon import addresses_of
 
+    if config.access.callers == "peers" and config.web.enabled and _answers_http(config):
+        return Finding("server", True, "answers HTTP")  # a C-ECHO would be rejected, and logged each time
     return _answer_of(config, addresses_of(config)[0])
 
 

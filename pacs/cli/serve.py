@@ -29,7 +29,8 @@ def serve(read: "Callable[[], Config]") -> None:
 
     def announce(event: Event) -> None:
         if isinstance(event, ServerReady):
-            secure = f", encrypted on port {event.secure_port}" if event.secure_port else ""
+            secure = f", encrypted on port {event.secure_port}" if event.secure_port != event.port else ", encrypted"
+            secure = secure if event.secure_port else ""
             click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}")
         if isinstance(event, WebReady):
             host = f"[{event.host}]" if ":" in event.host else event.host

@@ -360,6 +360,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _somebody_is_let_in(self) -> Self:
+        if self.access.users == "required" and not (self.users or self.jwt.key):
+            raise ValueError('access.users = "required": expected [[users]] or jwt.key, or nobody is let in')
+        pinned = next((peer.ae_title for peer in self.peers if peer.certificates), "")
+        if pinned and self.tls.enabled and self.tls.client_certificates == "none":
+            why = f"{pinned} in [[peers]] has certificates, and is asked for none"
+            raise ValueError(f'{why}: expected tls.client_certificates = "optional" or "required"')
+        return self
+
+    @model_validator(mode="after")
     def _destinations_are_peers(self) -> Self:
         titles = {peer.ae_title for peer in self.peers}
         for peer in self.peers:

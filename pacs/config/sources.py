@@ -5,12 +5,12 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
 from pacs.config.complaints import complaints, keys
-from pacs.config.model import LISTS, Config
+from pacs.config.model import LISTS, Config, Section
 from pacs.errors import ConfigurationError
 
 PREFIX = "PACS_"
@@ -87,13 +87,25 @@ def validate(
     overlays = [(key, value, name) for key, (name, value) in environment.items()]
     overlays += [(key, value, flags_origin) for key, value in flags.items()]
     for key, value, origin in overlays:
-        _put(merged, key, value)
+        _put(merged, key, _listed(key, value))
         origins[key] = origin
     base = (file.absolute().parent if file else Path.cwd()).resolve()
     try:
         return Config.model_validate(merged, context={"base": base})
     except ValidationError as error:
         raise ConfigurationError("\n".join(complaints(error, origins, str(file or "")))) from error
+
+
+def _listed(key: str, value: Any) -> Any:
+    """What is written where only text can be, as a list where the key is one: in JSON, or separated by commas."""
+    section, _, name = key.partition(".")
+    inside = Config.model_fields[section].annotation if section in Config.model_fields else None
+    fields = inside.model_fields if isinstance(inside, type) and issubclass(inside, Section) else {}
+    if not isinstance(value, str) or name not in fields or get_origin(fields[name].annotation) is not tuple:
+        return value
+    if value.lstrip().startswith("["):
+        return _json(key, value)
+    return [each.strip() for each in value.split(",") if each.strip()]
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:

@@ -92,7 +92,7 @@ def _answered(
     try:
         _secure(upper, deadline, None)
     except ssl.SSLError as error:
-        raise ProtocolViolation(f"TLS failed: {_reason(error)}") from error
+        raise ProtocolViolation(f"TLS failed: {_reason(error)}{_MENDING.get(error.reason or '', '')}") from error
     request = _indication(upper, deadline, None)
     if not isinstance(request, A_ASSOCIATE):
         if upper.has_rejected:
@@ -136,6 +136,15 @@ def _secure(upper: UpperLayer, deadline: float, vigil: Vigil | None) -> None:
 def _reason(error: ssl.SSLError) -> str:
     """What went wrong with the encryption, in words that end a sentence."""
     return getattr(error, "verify_message", None) or (error.reason or "unknown").lower().replace("_", " ")
+
+
+_MENDING = {
+    "CERTIFICATE_VERIFY_FAILED": "; add it, or who signed it, to tls.ca",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "; see tls.client_certificates",
+    "WRONG_VERSION_NUMBER": "; plain associations are taken on server.port",
+    "HTTP_REQUEST": "; this is the port for encrypted associations",
+}
+"""What our log adds for who can mend it."""
 
 
 @dataclass(frozen=True, slots=True)

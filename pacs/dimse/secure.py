@@ -92,6 +92,28 @@ def requestor_context(files: Certificates, *, is_pinned: bool) -> ssl.SSLContext
     return context
 
 
+def valid_until(files: Certificates) -> str:
+    """When our certificate ends, as OpenSSL prints it. Raises ConfigurationError when it is not valid today.
+
+    Python tells that only of a certificate that it has verified: we show it to ourselves.
+    """
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asking.check_hostname = False
+    asking.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    asking.load_verify_locations(files.certificate)
+    to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [asking.wrap_bio(to_them, to_us), web_context(files).wrap_bio(to_us, to_them, server_side=True)]
+    for each in ends * 3:
+        try:
+            each.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", error.reason)
+            raise ConfigurationError(f"tls.certificate = {files.certificate!r}: {why}") from error
+    return str((ends[0].getpeercert() or {}).get("notAfter", ""))
+
+
 def fingerprint_of(path: str) -> str:
     """The SHA-256 fingerprint of the first certificate in a PEM file. Raises ConfigurationError."""
     try:
@@ -113,16 +135,28 @@ def _load_ours(context: ssl.SSLContext, files: Certificates) -> None:
         _require_readable(name, path)
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_passphrase)
-    except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or "the key is encrypted"
+    except _Encrypted as error:
+        raise ConfigurationError(f"tls.key = {files.key!r}: expected a key that is not encrypted") from error
+    except ssl.SSLError as error:
+        reason = _REASONS.get(error.reason or "", f"one of them is not that ({error.reason})")
         raise ConfigurationError(
-            f"tls.certificate = {files.certificate!r}, tls.key = {files.key!r}: expected a certificate and its key, "
-            f"not encrypted, in PEM ({reason})"
+            f"tls.certificate = {files.certificate!r}, tls.key = {files.key!r}: expected a certificate and its key in "
+            f"PEM, {reason}"
         ) from error
 
 
+class _Encrypted(Exception):
+    """A passphrase was asked for, and there is nobody to ask."""
+
+
+_REASONS = {
+    "KEY_VALUES_MISMATCH": "the key is that of another certificate",
+    "NO_START_LINE": "in one of them there is none",
+}
+
+
 def _no_passphrase() -> str:
-    raise ValueError("there is nobody to ask for a passphrase")
+    raise _Encrypted
 
 
 def _load_theirs(context: ssl.SSLContext, ca: str) -> None:

@@ -11,6 +11,10 @@ LEEWAY = 10.0
 """Seconds by which the clock of the signer may be off."""
 
 
+SHORTEST_SECRET = 32
+"""Bytes that a secret for HS256 has at least (RFC 7518 3.2)."""
+
+
 def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: str = "") -> Callable[[str], str]:
     """What gives the subject of a token that was signed with `key`, is in force, and is for `audience` by `issuer`.
 
@@ -21,6 +25,8 @@ def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: 
         import jwt
     except ImportError as error:
         raise ConfigurationError("jwt.key needs PyJWT: pip install 'pacs-archive[jwt]'") from error
+    if algorithm == "HS256" and len(key.encode()) < SHORTEST_SECRET:
+        raise ConfigurationError(f"jwt.key is too short for HS256: expected {_EXPECTED['HS256']}")
     try:
         prepared = jwt.get_algorithm_by_name(algorithm).prepare_key(key)
     except (jwt.PyJWTError, ValueError, TypeError, NotImplementedError) as error:

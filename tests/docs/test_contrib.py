@@ -37,11 +37,11 @@ def test_the_unit_waits_for_what_the_server_tells():
     assert settings["ProtectSystem"] == "strict"
 
 
-def test_the_unit_names_keys_and_options_there_are(tmp_path):
-    """Its environment is a configuration, whose data are where it may write; its command is one of ours."""
+def test_the_unit_names_keys_and_options_there_are():
+    """The keys it asks for put the data where it may write; its command is one of ours."""
     settings = settings_of_the_unit()
-    (tmp_path / "config.toml").touch()
-    config = load(tmp_path / "config.toml", dict(each.split("=", 1) for each in settings["Environment"].split()))
+    asked = dict(re.findall(r'(database\.url|files\.url) = "([^"]+)"', UNIT.read_text()))
+    config = load(None, {}, asked)
     assert config.database.url == "sqlite:////var/lib/pacs/pacs.db"
     assert config.files.url == "/var/lib/pacs/files"
     assert settings["ExecStart"].split()[1:] == ["serve", "--config", "/etc/pacs/config.toml"]

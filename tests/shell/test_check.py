@@ -1,10 +1,12 @@
 """`pacs check`: what it looks at, and how it says to mend what it finds."""
 
 import socket
+from datetime import datetime
 
 import pytest
 
 from pacs.testing import serving
+from tests.certificates import Authority
 
 
 def checked(pacs, *settings, words=(), peers=()):
@@ -154,3 +156,23 @@ def test_live_is_well_where_the_server_lets_in_only_some(pacs, tmp_path, setting
     with serving(tmp_path / "running", {key: value}) as running:
         result = checked(pacs, f"server.port={running.port}", setting, words=["--live"])
     assert result.exit_code == 0
+
+
+def test_a_certificate_that_is_not_valid_any_more_is_found(pacs, tmp_path):
+    """And until when a good one is, is said."""
+    authority = Authority(tmp_path)
+    good, old = authority.sign("good", "localhost"), authority.sign("old", "localhost", until=datetime(2021, 1, 1))
+    for pair, well, sentence in ((good, True, "is valid until"), (old, False, "certificate has expired")):
+        settings = {"tls.enabled": "true", "tls.certificate": pair.certificate, "tls.key": pair.key}
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        line = next(each for each in pacs("check", *words).stdout.splitlines() if "certificate:" in each)
+        assert line.startswith("ok") == well
+        assert sentence in line
+
+
+def test_what_has_no_effect_is_found(pacs):
+    """Users that nobody looks at, and peers only where there are none."""
+    users = '[{"name": "alice"}]'
+    shown = pacs("check", "--set", "access.callers=peers", env={"PACS_USERS": users}).stdout
+    assert 'FAIL users: have no effect: set access.users = "optional"' in shown
+    assert "FAIL peers: nobody is let in" in shown

@@ -89,7 +89,7 @@ def test_a_peer_is_added_and_listed(pacs):
 
 def test_a_passcode_is_hashed_for_the_configuration(pacs):
     """What is printed is a line of a block of [[users]]; the passcode is asked for, and not shown."""
-    printed = pacs("passcode", input="open sesame\nopen sesame\n").stdout
+    printed = pacs("passcode", input="open sesame\n").stdout
     (line,) = (each for each in printed.splitlines() if each.startswith("passcode = "))
     Path("config.toml").write_text(f'[[users]]\nname = "alice"\n{line}\n')
     (user,) = load(None, {}).users

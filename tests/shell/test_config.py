@@ -318,3 +318,31 @@ def test_a_peer_that_is_known_already_is_not_added_twice(file):
 def test_the_keys_that_can_be_suggested_are_all_there_are():
     """The list behind the suggestions comes from the model."""
     assert {"server.port", "limits.cancel_grace", "peers[1].manner"} <= set(keys())
+
+
+@pytest.mark.parametrize("text", ['["OLD", "OLDER"]', "OLD,OLDER", " OLD , OLDER "])
+def test_a_list_can_be_given_where_only_text_can_be(text):
+    """In the environment and by --set: in JSON, or separated by commas."""
+    assert load(None, {"PACS_SERVER__ALIASES": text}).server.aliases == ("OLD", "OLDER")
+    assert load(None, {}, {"server.aliases": text}).server.aliases == ("OLD", "OLDER")
+    with pytest.raises(ConfigurationError, match="expected a list in JSON"):
+        load(None, {"PACS_SERVER__ALIASES": "[OLD"})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[access]\nusers = "required"\n', "or nobody is let in"),
+        (
+            '[tls]\nenabled = true\ncertificate = "a"\nkey = "b"\n[[peers]]\nae_title = "X"\nhost = "h"\nport = 1\n'
+            f'certificates = ["{"ab" * 32}"]\n',
+            "X in [[peers]] has certificates, and is asked for none",
+        ),
+    ],
+)
+def test_what_would_let_nobody_in_is_refused(file, text, why):
+    """Before the first modality finds out."""
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        load(file, {})
+    assert why in refused.value.comment

@@ -114,7 +114,7 @@ def test_what_waits_for_the_next_start_is_said(tmp_path):
     """By its key; the rest acts."""
     with configured(tmp_path, BASE) as server:
         server.reconfigure(PEERS_ONLY + '[server]\naliases = ["OTHER"]\n')
-        assert "at_start=server.aliases" in server.log.read_text()
+        assert "waits_for_restart=server.aliases" in server.log.read_text()
         with pytest.raises(AssociationRejected):
             ask(server)
 
