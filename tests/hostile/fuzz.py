@@ -34,6 +34,9 @@ GLANCE = 0.05
 PATIENCE = 10.0
 """Seconds in which a server has to be done with an input that has ended."""
 
+ABORT = raw.pdu(0x07, bytes(4))
+"""How we end an input: an association that the input has left as it was ends in order by it."""
+
 BATCH = 500
 """After so many inputs what the process has is read."""
 
@@ -53,6 +56,8 @@ class Totals:
     hangs: list[int] = field(default_factory=list)
     crashes: list[int] = field(default_factory=list)
     """By which inputs, or with several at once near which, the process was gone."""
+    children: int = 0
+    """How many processes for one association crashed, of a server that forks."""
     signals: Counter[int] = field(default_factory=Counter)
     """By which signals; 0 where it ended by itself."""
     late: int = 0
@@ -66,7 +71,7 @@ class Totals:
     @property
     def survived(self) -> int:
         """How many inputs did no harm."""
-        return sum(self.inputs.values()) - len(self.hangs) - len(self.crashes)
+        return sum(self.inputs.values()) - len(self.hangs) - len(self.crashes) - self.children
 
     def grown(self, what: int) -> float:
         """How much more there is of something at the end than when all was warm."""
@@ -79,8 +84,8 @@ class Target:
 
     name: str
     start: Callable[[Path], AbstractContextManager[System]]
-    is_single: bool = False
-    """Whether it serves one association at a time, so that no other can be kept beside."""
+    deaths: str = ""
+    """Where strace says, in its folder, by which signals its processes ended, if it forks for each association."""
     log: str = ""
     """Its log in its folder, where we know how its lines look."""
 
@@ -93,7 +98,10 @@ def _ours(folder: Path) -> Iterator[System]:
 
 @contextmanager
 def _dcmqrscp(folder: Path) -> Iterator[System]:
-    """DCMTK's archive as one process: of one that forks, a crash would be a child's, which nobody sees."""
+    """DCMTK's archive, which forks for each association: strace sees how its children end.
+
+    As a single process it crashes after every association, also one in order (3.6.7).
+    """
     port, storage = processes.free_port(), folder / "storage"
     storage.mkdir(parents=True)
     (folder / "dcmqrscp.cfg").write_text(
@@ -101,15 +109,19 @@ def _dcmqrscp(folder: Path) -> Iterator[System]:
         "VendorTable BEGIN\nVendorTable END\n"
         f"AETable BEGIN\nDCMQRSCP {storage} RW (500, 1024mb) ANY\nAETable END\n"
     )
-    command = [processes.program("dcmqrscp"), "--single-process", "-c", folder / "dcmqrscp.cfg"]
+    watched = [processes.program("strace"), "-f", "-D", "-e", "trace=none", "-o", folder / DEATHS]
+    command = [*watched, processes.program("dcmqrscp"), "-c", folder / "dcmqrscp.cfg"]
     with processes.running(command, folder, port) as pid:
         yield System("dcmqrscp", "DCMQRSCP", port, pid, folder)
 
 
+DEATHS = "deaths"
+CRASHES = re.compile(r"\+\+\+ killed by SIG(SEGV|ABRT|BUS|FPE|ILL)")
+
 TARGETS = {
     "pacs": Target("pacs", _ours, log="root.log"),
     "orthanc": Target("orthanc", lambda folder: peers.orthanc(Site(folder))),
-    "dcmqrscp": Target("dcmqrscp", _dcmqrscp, is_single=True),
+    "dcmqrscp": Target("dcmqrscp", _dcmqrscp, deaths=DEATHS),
 }
 
 
@@ -130,7 +142,7 @@ def put(system: System, given: Input) -> str:
 
 
 def _answered(client: Raw, sent: bytes) -> str:
-    """What is answered first; then the server has to close as soon as we have."""
+    """What is answered first; then the server has to close as soon as we abort."""
     first = "closed"
     with suppress(ConnectionError):
         client.send(sent)
@@ -140,6 +152,7 @@ def _answered(client: Raw, sent: bytes) -> str:
             first = f"PDU {kind}"
         client.socket.settimeout(PATIENCE)
         with suppress(OSError):
+            client.send(ABORT)
             client.socket.shutdown(socket.SHUT_WR)
         while client.socket.recv(1 << 16):
             pass
@@ -176,7 +189,7 @@ class Beside:
 # --- all of them -------------------------------------------------------------------------------------------------
 
 AT_ONCE = 6
-"""How many inputs are put at the same time, to a server that serves several associations."""
+"""How many inputs are put at the same time."""
 
 
 def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 40) -> Totals:
@@ -188,9 +201,11 @@ def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 
         place = folder / f"{name}-{len(totals.crashes)}"
         with target.start(place) as system:
             totals.samples.clear()
-            _until_it_is_gone(target, system, totals, inputs)
+            _until_it_is_gone(system, totals, inputs)
         if target.log:
             _read_log(totals, place / target.log)
+        if target.deaths:
+            totals.children += len(CRASHES.findall((place / target.deaths).read_text()))
     totals.seconds = time.monotonic() - began
     return totals
 
@@ -218,7 +233,7 @@ class Inputs:
         return number, made(self._seed, number)
 
 
-def _until_it_is_gone(target: Target, system: System, totals: Totals, inputs: Inputs) -> None:
+def _until_it_is_gone(system: System, totals: Totals, inputs: Inputs) -> None:
     """Put inputs to a running server until it crashes or there are no more."""
     lock, beside = threading.Lock(), Beside(system)
 
@@ -228,13 +243,13 @@ def _until_it_is_gone(target: Target, system: System, totals: Totals, inputs: In
             answer = put(system, given)
             with lock:
                 _count(totals, number, given, answer)
-                if number % 20 == 0 and not target.is_single and _is_alive(system.pid):
+                if number % 20 == 0 and _is_alive(system.pid):
                     totals.late += not beside.echo()
                 if number % BATCH == 0 and _is_alive(system.pid):
                     totals.samples.append(_sample(system.pid))
 
-    with ThreadPoolExecutor(1 if target.is_single else AT_ONCE) as workers:
-        for each in [workers.submit(work) for _ in range(1 if target.is_single else AT_ONCE)]:
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        for each in [workers.submit(work) for _ in range(AT_ONCE)]:
             each.result()
     beside.close()
     if not _is_alive(system.pid):
@@ -294,9 +309,10 @@ def table(found: Sequence[Totals]) -> str:
         ("inputs in all", lambda each: f"{sum(each.inputs.values()):,}"),
         ("survived", lambda each: f"{each.survived:,}"),
         ("crashes", lambda each: len(each.crashes)),
+        ("crashes of a child", lambda each: each.children if TARGETS[each.name].deaths else "-"),
         ("by", lambda each: ", ".join(f"{_cause(name)} {count}" for name, count in each.signals.most_common()) or "-"),
         ("hangs", lambda each: len(each.hangs)),
-        ("echoes beside that came late", lambda each: each.late if not TARGETS[each.name].is_single else "-"),
+        ("echoes beside that came late", lambda each: each.late),
         ("lines of the log", lambda each: f"{each.lines:,}" if TARGETS[each.name].log else "-"),
         ("of them not escaped, or none", lambda each: each.unescaped if TARGETS[each.name].log else "-"),
         ("tracebacks", lambda each: each.tracebacks if TARGETS[each.name].log else "-"),

@@ -14,6 +14,7 @@ from tests.docs.asking import VERIFICATION
 from tests.hostile import fuzz
 from tests.hostile.house import Daemon
 from tests.hostile.mutations import KINDS, made
+from tests.programs import needs
 from tests.raw import IMPLICIT, Raw
 
 
@@ -46,9 +47,10 @@ def test_the_same_seed_makes_the_same_input() -> None:
     assert inputs != [made("b", number) for number in range(50)]
 
 
-@pytest.mark.skipif(fuzz.processes.program("dcmqrscp") is None, reason="dcmqrscp is not installed")
 def test_a_peer_is_put_through_the_same(tmp_path: Path) -> None:
-    """It is started again when it crashes, and its totals stand beside ours."""
+    """Its totals stand beside ours; what crashes of it is seen."""
+    for program in ("dcmqrscp", "strace"):
+        needs(program)
     totals = fuzz.run("dcmqrscp", 30, "tests", tmp_path, most=50)
     assert sum(totals.inputs.values()) == 50
     assert "| dcmqrscp |" in fuzz.table([totals])
