@@ -4,6 +4,7 @@ A transaction that was asked for here is reported on the association of its requ
 All others, and those whose requester has released, are reported on an association of our own to the peer.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -26,6 +27,7 @@ from pacs.errors import (
     DestinationUnreachable,
     IndexUnavailable,
     PacsError,
+    PeerTimeout,
     UnknownDestination,
 )
 from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
@@ -49,6 +51,9 @@ MARGIN = 10.0
 
 RELEASE_SECONDS = 2.0
 """Seconds a peer has to answer our release: a stop waits for it."""
+
+STOP_SECONDS = 5.0
+"""How long a stop waits for the thread, which may be in what nobody can end: a name server, a file system."""
 
 PAUSE = 5.0
 """Seconds until the next attempt to do anything when the index does not answer."""
@@ -93,7 +98,9 @@ class Reporter:
     def start(self) -> None:
         """Begin to verify and report, the first time or again after a stop."""
         self._cancellation, self._bell = Cancellation(), Bell()
-        self._thread = threading.Thread(target=self._run, name="pacs-commitment", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(self._cancellation,), name="pacs-commitment", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -103,8 +110,11 @@ class Reporter:
         thread, self._thread = self._thread, None
         if thread is not None and self._bell is not None:
             self._bell.ring()
-            thread.join()
-            self._bell.close()
+            thread.join(STOP_SECONDS)
+            if thread.is_alive():  # its claim runs out, and the process ends without it
+                logging.getLogger("pacs").warning("the storage commitments do not stop in time: they are left")
+            else:
+                self._bell.close()
 
     def asked(self, claim: Claim, association: Association) -> None:
         """See to a transaction whose request has just been answered on an association; for the owner of that."""
@@ -123,8 +133,8 @@ class Reporter:
 
     # --- the thread ---------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while not self._cancellation.requested:
+    def _run(self, cancellation: Cancellation) -> None:
+        while not cancellation.requested:
             try:
                 self._work()
             except (Cancelled, LostClaim):
@@ -178,7 +188,7 @@ class Reporter:
         try:
             self._verified(claim)
             seconds = self._idle + self._limits.message
-            self._commitments.keep(claim, seconds + self._limits.message + MARGIN)
+            self._commitments.keep(claim, seconds + MARGIN)
             errand = Errand(
                 self._idle, time.monotonic() + seconds, self._sender(claim), self._ended(claim, association)
             )
@@ -188,10 +198,16 @@ class Reporter:
 
     def _sender(self, claim: Claim) -> Callable[[Association, int], bool]:
         def send(association: Association, message_id: int) -> bool:
+            limits = self._limits
             try:
-                self._send(association, message_id, self._commitments.verified(claim))
+                verified = self._commitments.verified(claim)
+                self._commitments.keep(claim, limits.write + limits.message + MARGIN)
             except (IndexUnavailable, LostClaim):
                 return False  # the claim runs out, and somebody else tries
+            # A stop ends the association, and what is sent on it.
+            self._send(association, message_id, verified, _bounded(Cancellation(), limits.write))
+            with contextlib.suppress(IndexUnavailable, LostClaim):  # the claim holds longer then
+                self._commitments.keep(claim, limits.message + MARGIN)
             return True
 
         return send
@@ -216,8 +232,7 @@ class Reporter:
     def _on_one_of_ours(self, claim: Claim) -> None:
         try:
             verified = self._verified(claim)
-            limits = self._limits
-            self._commitments.keep(claim, limits.connect + limits.negotiation + limits.write + limits.message + MARGIN)
+            self._commitments.keep(claim, self._seconds + RELEASE_SECONDS + MARGIN)
             code = self._report(claim, verified)
         except UnknownDestination:
             mend = f"`pacs peers add {claim.peer} HOST PORT`, and start the server again"
@@ -230,13 +245,19 @@ class Reporter:
             else:
                 self._failed(claim, f"answers the report of a storage commitment with status 0x{code:04X}")
 
+    @property
+    def _seconds(self) -> float:
+        """How long a report on an association of our own may take, from the connection to the response."""
+        limits = self._limits  # with TLS there are two negotiations
+        return limits.connect + 2 * limits.negotiation + limits.write + limits.message
+
     def _report(self, claim: Claim, verified: Verified) -> int:
         """The status a peer answers its report with. Raises UnknownDestination, DestinationUnreachable, Cancelled.
 
         We propose to be SCP, though we are the requestor (PS3.4 J.3.3, PS3.7 D.3.3.4). Raises AssociationLost.
         """
         peer = self._destination(claim.peer)
-        vigil = Vigil(self._cancellation, attending=(self._bell,) if self._bell else ())
+        vigil = _bounded(self._cancellation, self._seconds, self._bell)
         association = establishment.request(
             peer.host,
             peer.port,
@@ -251,7 +272,7 @@ class Reporter:
         try:
             if not any(each.as_scp for each in association.contexts.values()):
                 raise DestinationUnreachable("The peer does not take us as SCP of Storage Commitment")
-            self._send(association, MESSAGE_ID, verified)
+            self._send(association, MESSAGE_ID, verified, vigil)
             answer = association.receive(self._limits.message, vigil=vigil)
         except Cancelled:
             association.abort()
@@ -267,8 +288,8 @@ class Reporter:
     def _verified(self, claim: Claim) -> Verified:
         return self._commitments.verified(claim, self._cancellation)
 
-    def _send(self, association: Association, message_id: int, verified: Verified) -> None:
-        """Send an N-EVENT-REPORT-RQ. Raises AssociationLost."""
+    def _send(self, association: Association, message_id: int, verified: Verified, vigil: Vigil) -> None:
+        """Send an N-EVENT-REPORT-RQ. Raises AssociationLost, Cancelled: the association is aborted then."""
         context = next(
             each for each in association.contexts.values() if each.abstract_syntax == STORAGE_COMMITMENT and each.as_scp
         )
@@ -280,7 +301,8 @@ class Reporter:
             affected_sop_instance_uid=STORAGE_COMMITMENT_INSTANCE,
             event_type=FAILURES_EXIST if report.failed else ALL_COMMITTED,
         )
-        association.send(context.id, command, encode_report(report, self._ae_title, context.transfer_syntax))
+        data = encode_report(report, self._ae_title, context.transfer_syntax)
+        association.send(context.id, command, data, vigil=vigil)
 
     def _acknowledged(self, claim: Claim, verified: Verified, association: str) -> None:
         if not self._commitments.reported(claim):
@@ -308,3 +330,15 @@ class Reporter:
         except PacsError as error:
             logging.getLogger("pacs").warning("a storage commitment waits: %s", error.comment)
         self._wake()
+
+
+def _bounded(cancellation: Cancellation, seconds: float, bell: Bell | None = None) -> Vigil:
+    """A vigil that ends whatever is waited for when so many seconds are over, by PeerTimeout.
+
+    Each mebibyte has its own time to be written; a report of several must not outlast the claim to it.
+    """
+
+    def end() -> None:
+        raise PeerTimeout("The peer does not take the report in time")
+
+    return Vigil(cancellation, attending=(bell,) if bell else (), every=seconds, tick=end)

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role
 from sqlalchemy import text
 
-from pacs.dimse import reporting
+from pacs.dimse import establishment, reporting
 from pacs.dimse.reporting import Reporter
 from pacs.telemetry import CommitmentReported, Diagnosed, OperationFinished
 from pacs.testing import serving, study
@@ -29,6 +30,7 @@ from tests.committing import (
     requester,
     some_uid,
 )
+from tests.programs import free_port
 from tests.raw import EXPLICIT, Raw, Response
 
 DATASETS = study(series=1, instances=3)
@@ -462,6 +464,96 @@ def test_a_stop_does_not_wait_for_a_silent_peer(tmp_path):
         connection.close()
     with archive_of(tmp_path, peer), peer.listening():
         assert peer.report().committed == STORED
+
+
+class Stuck(Requester):
+    """A requester that takes the association of a report, and stops reading in the middle of the report."""
+
+    @contextmanager
+    def taken(self) -> Iterator[socket.socket]:
+        """The connection on which a report has begun to arrive, when it has."""
+        with socket.create_server(("127.0.0.1", self.port)) as listener:
+            listener.settimeout(20)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(20)
+                connection.sendall(accepting(received(connection)))
+                connection.recv(1)
+                yield connection
+
+
+def received(connection: socket.socket) -> bytes:
+    """The body of the next PDU."""
+    head = connection.recv(6, socket.MSG_WAITALL)
+    return connection.recv(struct.unpack(">L", head[2:])[0], socket.MSG_WAITALL)
+
+
+def accepting(proposal: bytes) -> bytes:
+    """An A-ASSOCIATE-AC that takes what a report proposes, the role with it."""
+    context = raw.item(0x21, struct.pack(">BxBx", 1, 0) + raw.item(0x40, raw.EXPLICIT.encode()))
+    role_selection = raw.item(0x54, struct.pack(">H", len(PUSH_MODEL)) + PUSH_MODEL.encode() + b"\0\1")
+    user = raw.item(0x51, struct.pack(">L", 16384)) + raw.item(0x52, b"1.2.826.0.1.3680043.8.498.1") + role_selection
+    application = raw.item(0x10, raw.APPLICATION_CONTEXT.encode())
+    return raw.pdu(0x02, proposal[:68] + application + context + raw.item(0x50, user))
+
+
+MANY = [(CT, f"1.2.3.{'9' * 50}.{number}") for number in range(25_000)]
+"""A report on so many is longer than what the sockets of both sides hold."""
+
+
+def bytes_asking(asked) -> bytes:
+    """The data set of a request; pydicom would take ten seconds for as many as are needed here."""
+    named = items(ui(0x1150, sop_class) + ui(0x1155, instance) for sop_class, instance in asked)
+    return ui(0x1195, "1.2.3.4") + struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, len(named)) + named
+
+
+def test_a_stop_does_not_wait_for_a_peer_that_reads_no_more(tmp_path):
+    """In the middle of a report of several mebibytes: it is cut off, however long a peer may take for one."""
+    peer = Stuck(free_port())
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        with Raw(archive.port) as client:
+            assert ask(client, bytes_asking(MANY), calling=peer.ae_title).status == 0x0000
+        with peer.taken():
+            stopping = threading.Thread(target=archive.close)
+            stopping.start()
+            stopping.join(30)
+            assert not stopping.is_alive()
+
+
+def test_a_stop_does_not_wait_for_what_nobody_can_end(tmp_path, monkeypatch):
+    """A name server that does not answer: the thread is left behind."""
+    monkeypatch.setattr(reporting, "STOP_SECONDS", 0.1)
+    asked, answered = threading.Event(), threading.Event()
+
+    def forever(*_arguments, **_options):
+        asked.set()
+        answered.wait(60)
+        raise OSError
+
+    peer = requester()
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        monkeypatch.setattr(establishment.socket, "getaddrinfo", forever)
+        assert asked.wait(20)
+        stopping = threading.Thread(target=archive.close)
+        stopping.start()
+        stopping.join(20)
+        was_left = not stopping.is_alive()
+        answered.set()
+    assert was_left
+
+
+def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
+    """Before the claim to it runs out, though each mebibyte is taken in time."""
+    monkeypatch.setattr(Reporter, "_seconds", 0.5)
+    peer = Stuck(free_port())
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        with Raw(archive.port) as client:
+            assert ask(client, bytes_asking(MANY), calling=peer.ae_title).status == 0x0000
+        with peer.taken():
+            eventually(lambda: published(archive, Diagnosed))
+    assert "does not take the report in time" in published(archive, Diagnosed)[0].sentence
 
 
 def test_a_reporter_that_never_began_can_be_stopped(lonely):
