@@ -7,7 +7,7 @@ or given up, and forgotten then. Whoever reports, by whichever protocol, works o
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from pacs.cancellation import Cancellation
 from pacs.dicom.commitment import Failure, Reason, Reference, Report, Request
 from pacs.dicom.sop_classes import check_kept
-from pacs.errors import InstanceUnreadable, PacsError, SOPClassNotSupported, StorageUnavailable
+from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index import commitments, writer
 from pacs.index.commitments import Claim
@@ -32,6 +32,12 @@ LEASE = 60.0
 """Seconds a claim holds while instances are verified; it is renewed with every `RENEWED_BYTES`, and every batch."""
 
 RENEWED_BYTES = 1 << 28
+
+STRANGERS_SHARE = 10
+"""Which part of all transactions those may have together who are no peers: one in so many, and at least one."""
+
+STRANGERS_GIVE_UP = 300.0
+"""Seconds after which theirs are given up: time to add who asked to the peers, and nobody to be called before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,19 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many instances a request may name, and how many transactions may be active, of one peer and in all."""
+    """How many instances a request may name, and how many transactions may be active, of one AE title and in all.
+
+    Anybody can take any number of AE titles: all that are no peers' have `active_of_strangers` together.
+    """
 
     instances: int = 25_000
     active: int = 10_000
     active_of_peer: int = 1_000
+
+    @property
+    def active_of_strangers(self) -> int:
+        """How many transactions may be active of all who are no peers."""
+        return max(1, self.active // STRANGERS_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,10 @@ class LostClaim(PacsError):
 
 
 class Commitments:
-    """The transactions of storage commitment of one archive."""
+    """The transactions of storage commitment of one archive.
+
+    `is_peer` says whether an AE title is that of a configured peer, whom we can call.
+    """
 
     def __init__(
         self,
@@ -85,6 +102,7 @@ class Commitments:
         unknown_sop_classes: bool = False,
         schedule: Schedule | None = None,
         bounds: Bounds | None = None,
+        is_peer: Callable[[str], bool] = lambda _ae_title: True,
         publish: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         self._index = index
@@ -92,13 +110,15 @@ class Commitments:
         self._unknown_sop_classes = unknown_sop_classes
         self._schedule = schedule or Schedule()
         self.bounds = bounds or Bounds()
+        self._is_peer = is_peer
+        self._last_peer = ""
+        """Whose turn it was last."""
         self._publish = publish
 
     # --- transactions -------------------------------------------------------------------------------------------
 
     def request(self, peer: str, request: Request) -> Claim:
         """Take a request in, durably, and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
-        bounds = self.bounds
         requested = _packed([list(each) for each in request.references])
         return commitments.add(
             self._index,
@@ -106,17 +126,31 @@ class Commitments:
             request.transaction_uid,
             requested,
             seconds=LEASE,
-            most=bounds.active,
-            most_of_peer=bounds.active_of_peer,
+            require_room=lambda counts: self._require_room(peer, counts),
         )
+
+    def _require_room(self, peer: str, counts: Mapping[str, int]) -> None:
+        bounds = self.bounds
+        is_full = counts.get(peer, 0) >= bounds.active_of_peer or sum(counts.values()) >= bounds.active
+        if not is_full and not self._is_peer(peer):
+            strangers = sum(count for each, count in counts.items() if not self._is_peer(each))
+            is_full = strangers >= bounds.active_of_strangers
+        if is_full:
+            raise OutOfResources("Too many transactions wait for their report: try again later")
 
     def hasten(self) -> None:
         """Have all that wait for another attempt tried soon: peers may be known now. Raises IndexUnavailable."""
         commitments.hasten(self._index)
 
     def claim(self) -> Claim | None:
-        """A transaction that is due and nobody's, now ours; None when there is none. Raises IndexUnavailable."""
-        return commitments.claim(self._index, LEASE)
+        """A transaction that is due and nobody's, now ours; None when there is none. Raises IndexUnavailable.
+
+        Peers have their turns one after the other, however many transactions each has.
+        """
+        claim = commitments.claim(self._index, LEASE, self._last_peer)
+        if claim is not None:
+            self._last_peer = claim.peer
+        return claim
 
     def until_due(self) -> float | None:
         """Seconds until there may be one to claim, None when there is none at all. Raises IndexUnavailable."""
@@ -138,17 +172,22 @@ class Commitments:
     def failed(self, claim: Claim, *, is_peer: bool) -> int:
         """Have a report that failed tried again later; how many were given up instead, which are forgotten.
 
-        `is_peer` says whether the peer could not be reached at all, so that nothing else need be tried before either.
-        Raises IndexUnavailable.
+        `is_peer` says whether the peer could not be reached at all, so that all that is as old is given up with it,
+        and nothing else is tried before. A report that failed otherwise has the others of its peer wait for the first
+        pause. Raises IndexUnavailable.
         """
         transaction = commitments.read(self._index, claim)
         if transaction is None:
             return 0
-        if transaction.age > self._schedule.give_up:
+        schedule = self._schedule
+        is_known = self._is_peer(claim.peer)
+        give_up = schedule.give_up if is_known else min(schedule.give_up, STRANGERS_GIVE_UP)
+        if transaction.age > give_up:
             if is_peer:
-                return commitments.remove_old(self._index, claim, self._schedule.give_up)
+                return commitments.remove_old(self._index, claim, give_up)
             return int(commitments.remove(self._index, claim))
-        commitments.postpone(self._index, claim, self._schedule.pause(transaction.attempts), all_of_peer=is_peer)
+        pause = schedule.pause(transaction.attempts) if is_known else schedule.first
+        commitments.postpone(self._index, claim, pause, others=pause if is_peer else min(pause, schedule.first))
         return 0
 
     # --- verifying ----------------------------------------------------------------------------------------------

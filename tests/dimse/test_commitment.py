@@ -1,9 +1,11 @@
 """Storage commitment over real associations: requests, reports on both kinds of association, and hostile peers."""
 
+import gc
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from sqlalchemy import text
 
 from pacs.dimse import establishment, reporting
 from pacs.dimse.reporting import Reporter
+from pacs.services import commitment
 from pacs.telemetry import CommitmentReported, Diagnosed, OperationFinished
 from pacs.testing import serving, study
 from tests import raw
@@ -190,6 +193,29 @@ def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
     assert peer.reports.empty()
 
 
+def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
+    """Nothing is read for it, however often it is looked for among the peers; the second line is the last."""
+    monkeypatch.setattr(commitment, "STRANGERS_GIVE_UP", 1.0)
+    with archive_of(tmp_path, **NEVER_THERE) as archive:
+        monkeypatch.setattr(archive.commitments, "_reasons", None)
+        assert requester().ask(archive.port, STORED) == 0x0000
+        eventually(lambda: is_done(archive))
+    first, last = (each.sentence for each in published(archive, Diagnosed))
+    assert "pacs peers add REQUESTER HOST PORT" in first
+    assert "given up: 1" in last
+
+
+def test_a_peer_that_is_added_while_the_server_runs_is_told(tmp_path):
+    """It is looked for again as long as its transaction is kept."""
+    peer = requester()
+    with archive_of(tmp_path, **NEVER_THERE) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: published(archive, Diagnosed))
+        settings = archive.config.model_dump() | {"peers": [peer.row]}
+        archive.reload(type(archive.config).model_validate(settings))
+        assert peer.report().committed == STORED
+
+
 # --- on the association of the request ---------------------------------------------------------------------------
 
 
@@ -209,6 +235,33 @@ def test_who_waits_is_told_on_the_same_association(tmp_path):
     assert [each.event_type for each in reports] == [2, 2, 1]
     events = published(archive, CommitmentReported)
     assert [bool(each.association) for each in events] == [True] * 3
+
+
+def test_what_waits_for_its_turn_keeps_no_association(tmp_path):
+    """Its buffers are given back when the association is over, though its transaction has not been looked at."""
+    with archive_of(tmp_path) as archive:
+        reporter = archive._reporter
+        reporter.stop()
+        kept = []
+        asked = reporter.asked
+        reporter.asked = lambda claim, association: (kept.append(weakref.ref(association)), asked(claim, association))
+        assert requester().ask(archive.port, STORED) == 0x0000
+        eventually(lambda: gc.collect() >= 0 and kept and kept[0]() is None)
+
+
+def test_peers_that_wait_have_their_turns(tmp_path):
+    """Who asks three times on an association is not served three times before who asks once."""
+    several, once = requester(), requester(ae_title="ONCE")
+    with archive_of(tmp_path, several, once) as archive:
+        reporter = archive._reporter
+        reporter.stop()
+        with several.associated(archive.port) as association, once.associated(archive.port) as other:
+            for number in range(3):
+                assert request(association, STORED, f"1.2.{number}") == 0x0000
+            assert request(other, STORED, "1.2.9") == 0x0000
+            eventually(lambda: sum(map(len, reporter._asked.values())) == 4)
+            turns = [reporter._next_asked().claim.transaction_uid for _ in range(4)]
+    assert turns == ["1.2.0", "1.2.9", "1.2.1", "1.2.2"]
 
 
 def test_a_report_does_not_come_between_two_stores(tmp_path):
