@@ -253,7 +253,7 @@ class Reporter:
         def ended(code: int | None) -> None:
             try:
                 if code == status.SUCCESS:
-                    self._acknowledged(claim, self._commitments.verified(claim), association_id)
+                    self._acknowledged(claim, self._commitments.noted(claim), association_id)
                 else:  # at once on an association of our own: here it may not be expected
                     self._commitments.release(claim)
             except LostClaim:  # the response is late

@@ -18,7 +18,7 @@ from pacs.dicom.sop_classes import check_kept
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index import commitments, writer
-from pacs.index.commitments import Claim
+from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.telemetry import Diagnosed, Event
@@ -32,6 +32,12 @@ LEASE = 60.0
 """Seconds a claim holds while instances are verified; it is renewed with every `RENEWED_BYTES`, and every batch."""
 
 RENEWED_BYTES = 1 << 28
+
+MARK = 16
+"""How many digits of a digest are kept of what there is commitment to."""
+
+Outcome = int | str
+"""What became of a reference: the reason why there is no commitment, or the mark of what there is commitment to."""
 
 STRANGERS_SHARE = 10
 """Which part of all transactions those may have together who are no peers: one in so many, and at least one."""
@@ -195,23 +201,35 @@ class Commitments:
     def verified(self, claim: Claim, cancellation: Cancellation | None = None) -> Verified:
         """What is to be reported of a claimed transaction; what has not been verified yet is, which may take long.
 
-        Raises LostClaim, Cancelled, IndexUnavailable.
+        What was found whole may have been deleted or replaced since: rows and sizes are looked at each time, and what
+        they change is noted. Raises LostClaim, Cancelled, IndexUnavailable.
         """
+        transaction = self._transaction(claim)
+        cancellation = cancellation or Cancellation()
+        references = _references(transaction)
+        before = _unpacked(transaction.verified) if transaction.verified is not None else None
+        found = before if before is not None else self._verify(claim, references, cancellation)
+        outcome = self._still(claim, references, found, cancellation)
+        if outcome != before and not commitments.renew(self._index, claim, LEASE, _packed(outcome)):
+            raise LostClaim
+        return Verified(_report(claim, references, outcome), transaction.age, transaction.attempts)
+
+    def noted(self, claim: Claim) -> Verified:
+        """What was reported: what was verified last, as it was noted. Raises LostClaim, IndexUnavailable."""
+        transaction = self._transaction(claim)
+        if transaction.verified is None:
+            raise LostClaim
+        report = _report(claim, _references(transaction), _unpacked(transaction.verified))
+        return Verified(report, transaction.age, transaction.attempts)
+
+    def _transaction(self, claim: Claim) -> Transaction:
         transaction = commitments.read(self._index, claim)
         if transaction is None:
             raise LostClaim
-        references = [Reference(*each) for each in _unpacked(transaction.requested)]
-        if transaction.verified is not None:
-            reasons = dict(_unpacked(transaction.verified))
-        else:
-            reasons = self._reasons(claim, references, cancellation or Cancellation())
-            packed = _packed(list(reasons.items()))
-            if not commitments.renew(self._index, claim, LEASE, packed):
-                raise LostClaim
-        return Verified(_report(claim, references, reasons), transaction.age, transaction.attempts)
+        return transaction
 
-    def _reasons(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> dict[int, int]:
-        """Why there is no commitment to some references, by their place. Each instance is verified once."""
+    def _verify(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> list[Outcome]:
+        """What becomes of each reference. Each instance is verified once."""
         verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
         for batch in _batches(dict.fromkeys(each.sop_instance_uid for each in references)):
             verification.verify(batch)
@@ -220,8 +238,42 @@ class Commitments:
             first, count = verification.damaged[0], len(verification.damaged)
             sentence = f"{count} stored files are missing or damaged, the first is {first}: have them sent again"
             self._publish(Diagnosed(sentence=sentence))
-        found = ((place, self._reason(each, verification)) for place, each in enumerate(references))
-        return {place: reason for place, reason in found if reason is not None}
+        return [self._outcome(each, verification) for each in references]
+
+    def _still(
+        self, claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome], cancellation: Cancellation
+    ) -> list[Outcome]:
+        """An outcome in which what has gone, or is not what was verified any more, is no longer committed to."""
+        promised = {
+            each.sop_instance_uid: found
+            for each, found in zip(references, outcome, strict=True)
+            if isinstance(found, str)
+        }
+        reasons: dict[str, int] = {}
+        for number, batch in enumerate(_batches(dict.fromkeys(promised))):
+            cancellation.check()
+            if number:
+                self.keep(claim, LEASE)
+            rows = {each.sop_instance_uid: each for each in writer.find_all(self._index, batch)}
+            for uid in batch:
+                if uid not in rows:
+                    reasons[uid] = Reason.NO_SUCH_INSTANCE
+                elif _mark(rows[uid]) != promised[uid] or not self._has_its_size(rows[uid]):
+                    reasons[uid] = Reason.PROCESSING_FAILURE
+        return [
+            reasons.get(each.sop_instance_uid, found) if isinstance(found, str) else found
+            for each, found in zip(references, outcome, strict=True)
+        ]
+
+    def _has_its_size(self, instance: StoredInstance) -> bool:
+        try:
+            return self._files.size(instance.file_key) == instance.size
+        except InstanceUnreadable:
+            return False
+
+    def _outcome(self, reference: Reference, verification: "_Verification") -> Outcome:
+        reason = self._reason(reference, verification)
+        return _mark(verification.stored[reference.sop_instance_uid]) if reason is None else int(reason)
 
     def _reason(self, reference: Reference, verification: "_Verification") -> int | None:
         stored = verification.stored.get(reference.sop_instance_uid)
@@ -299,9 +351,19 @@ class _Verification:
             self._keep()
 
 
-def _report(claim: Claim, references: Sequence[Reference], reasons: dict[int, int]) -> Report:
-    committed = [each for place, each in enumerate(references) if place not in reasons]
-    failed = [Failure(each, reasons[place]) for place, each in enumerate(references) if place in reasons]
+def _references(transaction: Transaction) -> list[Reference]:
+    return [Reference(*each) for each in _unpacked(transaction.requested)]
+
+
+def _mark(instance: StoredInstance) -> str:
+    """What tells the instance that was verified from another with its UID: class, and the beginning of its digest."""
+    return f"{instance.digest[:MARK]} {instance.sop_class_uid}"
+
+
+def _report(claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome]) -> Report:
+    pairs = list(zip(references, outcome, strict=True))
+    committed = [each for each, found in pairs if isinstance(found, str)]
+    failed = [Failure(each, found) for each, found in pairs if isinstance(found, int)]
     return Report(claim.transaction_uid, committed, failed)
 
 
@@ -311,7 +373,7 @@ def _batches(uids: dict[str, None]) -> Iterator[list[str]]:
         yield batch
 
 
-def _packed(rows: list[tuple[int, int]] | list[list[str]]) -> bytes:
+def _packed(rows: list[Outcome] | list[list[str]]) -> bytes:
     """Rows as they are kept in the index."""
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode("ascii"), 1)
 

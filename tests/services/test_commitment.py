@@ -106,12 +106,35 @@ def test_more_than_a_batch_is_verified(house: House, monkeypatch: pytest.MonkeyP
     assert house.said(*STORED, *unknown) == (STORED, [(each, 0x0112) for each in unknown])
 
 
-def test_what_was_found_out_stays(house: House):
-    """A transaction is verified once: its report says the same when it is sent again, by whomever."""
-    claim = house.commitments.request("PEER", Request("1.2.3", STORED[:1]))
-    assert house.commitments.verified(claim).report.committed == STORED[:1]
-    house.path(STORED[0].sop_instance_uid).unlink()
-    assert house.commitments.verified(claim).report.committed == STORED[:1]
+def test_a_transaction_is_verified_once(house: House, monkeypatch: pytest.MonkeyPatch):
+    """When its report is sent again, by whomever, no file is read again, and what failed stays so."""
+    unknown = Reference(CT, some_uid(1))
+    claim = house.commitments.request("PEER", Request("1.2.3", [*STORED, unknown]))
+    first = house.commitments.verified(claim).report
+    monkeypatch.setattr(house.files, "pieces", None)
+    assert house.commitments.verified(claim).report == first
+    assert house.commitments.noted(claim).report == first
+
+
+def test_what_is_gone_or_replaced_since_is_not_committed_to(house: House, monkeypatch: pytest.MonkeyPatch):
+    """A modality that was away for days must not delete its only copy. What was changed is noted."""
+    monkeypatch.setattr(commitment, "BATCH", 2)
+    claim = house.commitments.request("PEER", Request("1.2.3", STORED))
+    assert house.commitments.verified(claim).report.committed == STORED
+    deleted, replaced, short, gone, *whole = STORED
+    row = writer.find(house.index, deleted.sop_instance_uid)
+    assert row is not None
+    Maintenance(house.index, house.files).delete([row])
+    newer = study(series=2, instances=3, StudyDescription="ANOTHER")[1]
+    take_in(house, [newer])
+    os.truncate(house.path(short.sop_instance_uid), 600)
+    house.path(gone.sop_instance_uid).unlink()
+    expected = (whole, [(deleted, 0x0112), (replaced, 0x0110), (short, 0x0110), (gone, 0x0110)])
+    report = house.commitments.verified(claim).report
+    assert (report.committed, [tuple(each) for each in report.failed]) == expected
+    assert house.commitments.noted(claim).report == report
+    take_in(house, [DATASETS[0]])
+    assert house.commitments.verified(claim).report == report
 
 
 def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, monkeypatch: pytest.MonkeyPatch):
@@ -121,6 +144,7 @@ def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, 
 
     def replaced(index: Index, uids: list[str]) -> object:
         before = found(index, uids)
+        monkeypatch.setattr(writer, "find_all", found)
         take_in(house, [newer])
         return before
 
