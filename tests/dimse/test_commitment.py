@@ -197,7 +197,7 @@ def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
     """Nothing is read for it, however often it is looked for among the peers; the second line is the last."""
     monkeypatch.setattr(commitment, "STRANGERS_GIVE_UP", 1.0)
     with archive_of(tmp_path, **NEVER_THERE) as archive:
-        monkeypatch.setattr(archive.commitments, "_reasons", None)
+        monkeypatch.setattr(archive.commitments, "_verify", None)
         assert requester().ask(archive.port, STORED) == 0x0000
         eventually(lambda: is_done(archive))
     first, last = (each.sentence for each in published(archive, Diagnosed))
