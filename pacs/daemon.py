@@ -86,6 +86,7 @@ class Archive:
             unknown_sop_classes=config.storage.unknown_sop_classes,
             schedule=_schedule(config.commitment),
             bounds=_bounds(config.commitment),
+            is_peer=self._is_peer,
             publish=self.events.publish,
         )
         self._reporter = self._commitment_reporter()
@@ -342,6 +343,9 @@ class Archive:
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""
         return self.peers.destination(title)
+
+    def _is_peer(self, title: str) -> bool:
+        return self.peers.find(title) is not None
 
     def _commitment_reporter(self) -> Reporter:
         config = self.config

@@ -50,6 +50,11 @@ class Errands:
         self._next_id = 1
         self._is_over = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the association is over, and no errand will be done."""
+        return self._is_over
+
     def expect(self) -> None:
         """Be ready for an errand that will be given, or of which will be said that it will not. For the owner."""
         if self._bell is None:

@@ -8,7 +8,7 @@ Times that are compared are those of one clock, the database's. Seconds come in,
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,9 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from pacs.errors import DuplicateTransaction, OutOfResources
+from pacs.errors import DuplicateTransaction
 from pacs.index.database import Index
 from pacs.index.tables import commitment
 
@@ -38,12 +39,16 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A transaction that is ours to work on, until the claim runs out. `number` tells it from other claims to it."""
+    """A transaction that is ours to work on, until the claim runs out. `number` tells it from other claims to it.
+
+    `attempts` counts the reports that had failed when it was claimed.
+    """
 
     id: int
     number: int
     peer: str
     transaction_uid: str
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,18 @@ class Transaction:
 
 
 def add(
-    index: Index, peer: str, transaction_uid: str, requested: bytes, *, seconds: float, most: int, most_of_peer: int
+    index: Index,
+    peer: str,
+    transaction_uid: str,
+    requested: bytes,
+    *,
+    seconds: float,
+    require_room: Callable[[Mapping[str, int]], None],
 ) -> Claim:
     """Enter a transaction, durably, and claim it for some seconds.
 
-    Raises DuplicateTransaction when the peer has one under this UID, OutOfResources when there are as many as there
-    may be, of this peer or in all, IndexUnavailable.
+    `require_room` is given how many transactions each peer has, and raises when there may be no more. Raises what it
+    does, DuplicateTransaction when the peer has one under this UID, IndexUnavailable.
     """
     values = {
         "peer": peer,
@@ -77,8 +88,7 @@ def add(
 
     def work(connection: Connection) -> int:
         _require_new(connection, peer, transaction_uid)
-        _require_room(connection, most_of_peer, commitment.c.peer == peer)
-        _require_room(connection, most)
+        require_room(_counts(connection))
         now = _now(connection)
         times = {"requested_at": now, "due_at": now, "claimed_until": now + _microseconds(seconds)}
         entered: int = connection.execute(insert(commitment).returning(commitment.c.id), values | times).scalar_one()
@@ -87,25 +97,20 @@ def add(
     return Claim(index.transact(work), 1, peer, transaction_uid)
 
 
-def claim(index: Index, seconds: float) -> Claim | None:
-    """Claim for some seconds what has been due longest; None when nothing is. Raises IndexUnavailable."""
+def claim(index: Index, seconds: float, after: str = "") -> Claim | None:
+    """Claim for some seconds what has been due longest of the peer whose turn it is; None when nothing is due.
+
+    The peers' turn goes by their titles, and round again: it is that of the first `after` this one which has something
+    due. Raises IndexUnavailable.
+    """
 
     def work(connection: Connection) -> Claim | None:
         now = _now(connection)
-        due = (
-            select(commitment.c.id)
-            .where(commitment.c.due_at <= now, _is_free(now))
-            .order_by(commitment.c.due_at, commitment.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        found = connection.execute(
-            update(commitment)
-            .where(commitment.c.id == due.scalar_subquery())
-            .values(claim=commitment.c.claim + 1, claimed_until=now + _microseconds(seconds))
-            .returning(commitment.c.id, commitment.c.claim, commitment.c.peer, commitment.c.transaction_uid)
-        ).first()
-        return Claim(*found) if found is not None else None
+        for peer in _peers_due(connection, now, after):
+            found = connection.execute(_claiming(peer, now, now + _microseconds(seconds))).first()
+            if found is not None:
+                return Claim(*found)
+        return None
 
     return index.transact(work)
 
@@ -143,19 +148,19 @@ def release(index: Index, claimed: Claim) -> None:
     _change(index, claimed, lambda _now: {"claimed_until": None})
 
 
-def postpone(index: Index, claimed: Claim, seconds: float, *, all_of_peer: bool) -> None:
+def postpone(index: Index, claimed: Claim, seconds: float, *, others: float) -> None:
     """Let anybody claim it in some seconds: a report failed. Raises IndexUnavailable.
 
-    With `all_of_peer` no other transaction of the peer is due before: one attempt tells about all.
+    No other transaction of the peer is due before `others` seconds are over.
     """
 
     def work(connection: Connection) -> None:
-        due_at = _now(connection) + _microseconds(seconds)
-        later = {"due_at": due_at, "claimed_until": None, "attempts": commitment.c.attempts + 1}
+        now = _now(connection)
+        later = {"due_at": now + _microseconds(seconds), "claimed_until": None, "attempts": commitment.c.attempts + 1}
         connection.execute(update(commitment).where(_is(claimed)).values(later))
-        if all_of_peer:
-            others = (commitment.c.peer == claimed.peer, commitment.c.due_at < due_at)
-            connection.execute(update(commitment).where(*others).values(due_at=due_at))
+        due_at = now + _microseconds(others)
+        of_peer = (commitment.c.peer == claimed.peer, commitment.c.id != claimed.id, commitment.c.due_at < due_at)
+        connection.execute(update(commitment).where(*of_peer).values(due_at=due_at))
 
     index.transact(work)
 
@@ -247,7 +252,31 @@ def _require_new(connection: Connection, peer: str, transaction_uid: str) -> Non
         raise DuplicateTransaction("A transaction with this Transaction UID is under way")
 
 
-def _require_room(connection: Connection, most: int, *which: ColumnElement[bool]) -> None:
-    count: int = connection.execute(select(func.count()).select_from(commitment).where(*which)).scalar_one()
-    if count >= most:
-        raise OutOfResources("Too many transactions wait for their report: try again later")
+def _counts(connection: Connection) -> dict[str, int]:
+    counted = select(commitment.c.peer, func.count()).group_by(commitment.c.peer)
+    return {row[0]: row[1] for row in connection.execute(counted)}
+
+
+def _peers_due(connection: Connection, now: int, after: str) -> list[str]:
+    """The peers with transactions that are due, though maybe claimed, in the order of their turns."""
+    due = select(commitment.c.peer).where(commitment.c.due_at <= now).distinct()
+    peers = sorted(connection.execute(due).scalars())
+    return [each for each in peers if each > after] + [each for each in peers if each <= after]
+
+
+def _claiming(peer: str, now: int, until: int) -> ReturningUpdate[Any]:
+    """Claims what has been due longest of a peer, if anything is."""
+    due = (
+        select(commitment.c.id)
+        .where(commitment.c.peer == peer, commitment.c.due_at <= now, _is_free(now))
+        .order_by(commitment.c.due_at, commitment.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    columns = (commitment.c.id, commitment.c.claim, commitment.c.peer, commitment.c.transaction_uid)
+    return (
+        update(commitment)
+        .where(commitment.c.id == due.scalar_subquery())
+        .values(claim=commitment.c.claim + 1, claimed_until=until)
+        .returning(*columns, commitment.c.attempts)
+    )

@@ -7,7 +7,7 @@ or given up, and forgotten then. Whoever reports, by whichever protocol, works o
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 from pacs.cancellation import Cancellation
 from pacs.dicom.commitment import Failure, Reason, Reference, Report, Request
 from pacs.dicom.sop_classes import check_kept
-from pacs.errors import InstanceUnreadable, PacsError, SOPClassNotSupported, StorageUnavailable
+from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index import commitments, writer
-from pacs.index.commitments import Claim
+from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.telemetry import Diagnosed, Event
@@ -32,6 +32,18 @@ LEASE = 60.0
 """Seconds a claim holds while instances are verified; it is renewed with every `RENEWED_BYTES`, and every batch."""
 
 RENEWED_BYTES = 1 << 28
+
+MARK = 16
+"""How many digits of a digest are kept of what there is commitment to."""
+
+Outcome = int | str
+"""What became of a reference: the reason why there is no commitment, or the mark of what there is commitment to."""
+
+STRANGERS_SHARE = 10
+"""Which part of all transactions those may have together who are no peers: one in so many, and at least one."""
+
+STRANGERS_GIVE_UP = 300.0
+"""Seconds after which theirs are given up: time to add who asked to the peers, and nobody to be called before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +63,19 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many instances a request may name, and how many transactions may be active, of one peer and in all."""
+    """How many instances a request may name, and how many transactions may be active, of one AE title and in all.
+
+    Anybody can take any number of AE titles: all that are no peers' have `active_of_strangers` together.
+    """
 
     instances: int = 25_000
     active: int = 10_000
     active_of_peer: int = 1_000
+
+    @property
+    def active_of_strangers(self) -> int:
+        """How many transactions may be active of all who are no peers."""
+        return max(1, self.active // STRANGERS_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +95,10 @@ class LostClaim(PacsError):
 
 
 class Commitments:
-    """The transactions of storage commitment of one archive."""
+    """The transactions of storage commitment of one archive.
+
+    `is_peer` says whether an AE title is that of a configured peer, whom we can call.
+    """
 
     def __init__(
         self,
@@ -85,6 +108,7 @@ class Commitments:
         unknown_sop_classes: bool = False,
         schedule: Schedule | None = None,
         bounds: Bounds | None = None,
+        is_peer: Callable[[str], bool] = lambda _ae_title: True,
         publish: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         self._index = index
@@ -92,13 +116,15 @@ class Commitments:
         self._unknown_sop_classes = unknown_sop_classes
         self._schedule = schedule or Schedule()
         self.bounds = bounds or Bounds()
+        self._is_peer = is_peer
+        self._last_peer = ""
+        """Whose turn it was last."""
         self._publish = publish
 
     # --- transactions -------------------------------------------------------------------------------------------
 
     def request(self, peer: str, request: Request) -> Claim:
         """Take a request in, durably, and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
-        bounds = self.bounds
         requested = _packed([list(each) for each in request.references])
         return commitments.add(
             self._index,
@@ -106,17 +132,31 @@ class Commitments:
             request.transaction_uid,
             requested,
             seconds=LEASE,
-            most=bounds.active,
-            most_of_peer=bounds.active_of_peer,
+            require_room=lambda counts: self._require_room(peer, counts),
         )
+
+    def _require_room(self, peer: str, counts: Mapping[str, int]) -> None:
+        bounds = self.bounds
+        is_full = counts.get(peer, 0) >= bounds.active_of_peer or sum(counts.values()) >= bounds.active
+        if not is_full and not self._is_peer(peer):
+            strangers = sum(count for each, count in counts.items() if not self._is_peer(each))
+            is_full = strangers >= bounds.active_of_strangers
+        if is_full:
+            raise OutOfResources("Too many transactions wait for their report: try again later")
 
     def hasten(self) -> None:
         """Have all that wait for another attempt tried soon: peers may be known now. Raises IndexUnavailable."""
         commitments.hasten(self._index)
 
     def claim(self) -> Claim | None:
-        """A transaction that is due and nobody's, now ours; None when there is none. Raises IndexUnavailable."""
-        return commitments.claim(self._index, LEASE)
+        """A transaction that is due and nobody's, now ours; None when there is none. Raises IndexUnavailable.
+
+        Peers have their turns one after the other, however many transactions each has.
+        """
+        claim = commitments.claim(self._index, LEASE, self._last_peer)
+        if claim is not None:
+            self._last_peer = claim.peer
+        return claim
 
     def until_due(self) -> float | None:
         """Seconds until there may be one to claim, None when there is none at all. Raises IndexUnavailable."""
@@ -138,17 +178,22 @@ class Commitments:
     def failed(self, claim: Claim, *, is_peer: bool) -> int:
         """Have a report that failed tried again later; how many were given up instead, which are forgotten.
 
-        `is_peer` says whether the peer could not be reached at all, so that nothing else need be tried before either.
-        Raises IndexUnavailable.
+        `is_peer` says whether the peer could not be reached at all, so that all that is as old is given up with it,
+        and nothing else is tried before. A report that failed otherwise has the others of its peer wait for the first
+        pause. Raises IndexUnavailable.
         """
         transaction = commitments.read(self._index, claim)
         if transaction is None:
             return 0
-        if transaction.age > self._schedule.give_up:
+        schedule = self._schedule
+        is_known = self._is_peer(claim.peer)
+        give_up = schedule.give_up if is_known else min(schedule.give_up, STRANGERS_GIVE_UP)
+        if transaction.age > give_up:
             if is_peer:
-                return commitments.remove_old(self._index, claim, self._schedule.give_up)
+                return commitments.remove_old(self._index, claim, give_up)
             return int(commitments.remove(self._index, claim))
-        commitments.postpone(self._index, claim, self._schedule.pause(transaction.attempts), all_of_peer=is_peer)
+        pause = schedule.pause(transaction.attempts) if is_known else schedule.first
+        commitments.postpone(self._index, claim, pause, others=pause if is_peer else min(pause, schedule.first))
         return 0
 
     # --- verifying ----------------------------------------------------------------------------------------------
@@ -156,23 +201,35 @@ class Commitments:
     def verified(self, claim: Claim, cancellation: Cancellation | None = None) -> Verified:
         """What is to be reported of a claimed transaction; what has not been verified yet is, which may take long.
 
-        Raises LostClaim, Cancelled, IndexUnavailable.
+        What was found whole may have been deleted or replaced since: rows and sizes are looked at each time, and what
+        they change is noted. Raises LostClaim, Cancelled, IndexUnavailable.
         """
+        transaction = self._transaction(claim)
+        cancellation = cancellation or Cancellation()
+        references = _references(transaction)
+        before = _unpacked(transaction.verified) if transaction.verified is not None else None
+        found = before if before is not None else self._verify(claim, references, cancellation)
+        outcome = self._still(claim, references, found, cancellation)
+        if outcome != before and not commitments.renew(self._index, claim, LEASE, _packed(outcome)):
+            raise LostClaim
+        return Verified(_report(claim, references, outcome), transaction.age, transaction.attempts)
+
+    def noted(self, claim: Claim) -> Verified:
+        """What was reported: what was verified last, as it was noted. Raises LostClaim, IndexUnavailable."""
+        transaction = self._transaction(claim)
+        if transaction.verified is None:
+            raise LostClaim
+        report = _report(claim, _references(transaction), _unpacked(transaction.verified))
+        return Verified(report, transaction.age, transaction.attempts)
+
+    def _transaction(self, claim: Claim) -> Transaction:
         transaction = commitments.read(self._index, claim)
         if transaction is None:
             raise LostClaim
-        references = [Reference(*each) for each in _unpacked(transaction.requested)]
-        if transaction.verified is not None:
-            reasons = dict(_unpacked(transaction.verified))
-        else:
-            reasons = self._reasons(claim, references, cancellation or Cancellation())
-            packed = _packed(list(reasons.items()))
-            if not commitments.renew(self._index, claim, LEASE, packed):
-                raise LostClaim
-        return Verified(_report(claim, references, reasons), transaction.age, transaction.attempts)
+        return transaction
 
-    def _reasons(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> dict[int, int]:
-        """Why there is no commitment to some references, by their place. Each instance is verified once."""
+    def _verify(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> list[Outcome]:
+        """What becomes of each reference. Each instance is verified once."""
         verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
         for batch in _batches(dict.fromkeys(each.sop_instance_uid for each in references)):
             verification.verify(batch)
@@ -181,8 +238,42 @@ class Commitments:
             first, count = verification.damaged[0], len(verification.damaged)
             sentence = f"{count} stored files are missing or damaged, the first is {first}: have them sent again"
             self._publish(Diagnosed(sentence=sentence))
-        found = ((place, self._reason(each, verification)) for place, each in enumerate(references))
-        return {place: reason for place, reason in found if reason is not None}
+        return [self._outcome(each, verification) for each in references]
+
+    def _still(
+        self, claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome], cancellation: Cancellation
+    ) -> list[Outcome]:
+        """An outcome in which what has gone, or is not what was verified any more, is no longer committed to."""
+        promised = {
+            each.sop_instance_uid: found
+            for each, found in zip(references, outcome, strict=True)
+            if isinstance(found, str)
+        }
+        reasons: dict[str, int] = {}
+        for number, batch in enumerate(_batches(dict.fromkeys(promised))):
+            cancellation.check()
+            if number:
+                self.keep(claim, LEASE)
+            rows = {each.sop_instance_uid: each for each in writer.find_all(self._index, batch)}
+            for uid in batch:
+                if uid not in rows:
+                    reasons[uid] = Reason.NO_SUCH_INSTANCE
+                elif _mark(rows[uid]) != promised[uid] or not self._has_its_size(rows[uid]):
+                    reasons[uid] = Reason.PROCESSING_FAILURE
+        return [
+            reasons.get(each.sop_instance_uid, found) if isinstance(found, str) else found
+            for each, found in zip(references, outcome, strict=True)
+        ]
+
+    def _has_its_size(self, instance: StoredInstance) -> bool:
+        try:
+            return self._files.size(instance.file_key) == instance.size
+        except InstanceUnreadable:
+            return False
+
+    def _outcome(self, reference: Reference, verification: "_Verification") -> Outcome:
+        reason = self._reason(reference, verification)
+        return _mark(verification.stored[reference.sop_instance_uid]) if reason is None else int(reason)
 
     def _reason(self, reference: Reference, verification: "_Verification") -> int | None:
         stored = verification.stored.get(reference.sop_instance_uid)
@@ -260,9 +351,19 @@ class _Verification:
             self._keep()
 
 
-def _report(claim: Claim, references: Sequence[Reference], reasons: dict[int, int]) -> Report:
-    committed = [each for place, each in enumerate(references) if place not in reasons]
-    failed = [Failure(each, reasons[place]) for place, each in enumerate(references) if place in reasons]
+def _references(transaction: Transaction) -> list[Reference]:
+    return [Reference(*each) for each in _unpacked(transaction.requested)]
+
+
+def _mark(instance: StoredInstance) -> str:
+    """What tells the instance that was verified from another with its UID: class, and the beginning of its digest."""
+    return f"{instance.digest[:MARK]} {instance.sop_class_uid}"
+
+
+def _report(claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome]) -> Report:
+    pairs = list(zip(references, outcome, strict=True))
+    committed = [each for each, found in pairs if isinstance(found, str)]
+    failed = [Failure(each, found) for each, found in pairs if isinstance(found, int)]
     return Report(claim.transaction_uid, committed, failed)
 
 
@@ -272,7 +373,7 @@ def _batches(uids: dict[str, None]) -> Iterator[list[str]]:
         yield batch
 
 
-def _packed(rows: list[tuple[int, int]] | list[list[str]]) -> bytes:
+def _packed(rows: list[Outcome] | list[list[str]]) -> bytes:
     """Rows as they are kept in the index."""
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode("ascii"), 1)
 

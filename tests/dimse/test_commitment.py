@@ -1,8 +1,11 @@
 """Storage commitment over real associations: requests, reports on both kinds of association, and hostile peers."""
 
+import gc
 import socket
 import struct
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +15,9 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role
 from sqlalchemy import text
 
-from pacs.dimse import reporting
+from pacs.dimse import establishment, reporting
 from pacs.dimse.reporting import Reporter
+from pacs.services import commitment
 from pacs.telemetry import CommitmentReported, Diagnosed, OperationFinished
 from pacs.testing import serving, study
 from tests import raw
@@ -29,6 +33,7 @@ from tests.committing import (
     requester,
     some_uid,
 )
+from tests.programs import free_port
 from tests.raw import EXPLICIT, Raw, Response
 
 DATASETS = study(series=1, instances=3)
@@ -188,6 +193,29 @@ def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
     assert peer.reports.empty()
 
 
+def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
+    """Nothing is read for it, however often it is looked for among the peers; the second line is the last."""
+    monkeypatch.setattr(commitment, "STRANGERS_GIVE_UP", 1.0)
+    with archive_of(tmp_path, **NEVER_THERE) as archive:
+        monkeypatch.setattr(archive.commitments, "_verify", None)
+        assert requester().ask(archive.port, STORED) == 0x0000
+        eventually(lambda: is_done(archive))
+    first, last = (each.sentence for each in published(archive, Diagnosed))
+    assert "pacs peers add REQUESTER HOST PORT" in first
+    assert "given up: 1" in last
+
+
+def test_a_peer_that_is_added_while_the_server_runs_is_told(tmp_path):
+    """It is looked for again as long as its transaction is kept."""
+    peer = requester()
+    with archive_of(tmp_path, **NEVER_THERE) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: published(archive, Diagnosed))
+        settings = archive.config.model_dump() | {"peers": [peer.row]}
+        archive.reload(type(archive.config).model_validate(settings))
+        assert peer.report().committed == STORED
+
+
 # --- on the association of the request ---------------------------------------------------------------------------
 
 
@@ -207,6 +235,33 @@ def test_who_waits_is_told_on_the_same_association(tmp_path):
     assert [each.event_type for each in reports] == [2, 2, 1]
     events = published(archive, CommitmentReported)
     assert [bool(each.association) for each in events] == [True] * 3
+
+
+def test_what_waits_for_its_turn_keeps_no_association(tmp_path):
+    """Its buffers are given back when the association is over, though its transaction has not been looked at."""
+    with archive_of(tmp_path) as archive:
+        reporter = archive._reporter
+        reporter.stop()
+        kept = []
+        asked = reporter.asked
+        reporter.asked = lambda claim, association: (kept.append(weakref.ref(association)), asked(claim, association))
+        assert requester().ask(archive.port, STORED) == 0x0000
+        eventually(lambda: gc.collect() >= 0 and kept and kept[0]() is None)
+
+
+def test_peers_that_wait_have_their_turns(tmp_path):
+    """Who asks three times on an association is not served three times before who asks once."""
+    several, once = requester(), requester(ae_title="ONCE")
+    with archive_of(tmp_path, several, once) as archive:
+        reporter = archive._reporter
+        reporter.stop()
+        with several.associated(archive.port) as association, once.associated(archive.port) as other:
+            for number in range(3):
+                assert request(association, STORED, f"1.2.{number}") == 0x0000
+            assert request(other, STORED, "1.2.9") == 0x0000
+            eventually(lambda: sum(map(len, reporter._asked.values())) == 4)
+            turns = [reporter._next_asked().claim.transaction_uid for _ in range(4)]
+    assert turns == ["1.2.0", "1.2.9", "1.2.1", "1.2.2"]
 
 
 def test_a_report_does_not_come_between_two_stores(tmp_path):
@@ -462,6 +517,96 @@ def test_a_stop_does_not_wait_for_a_silent_peer(tmp_path):
         connection.close()
     with archive_of(tmp_path, peer), peer.listening():
         assert peer.report().committed == STORED
+
+
+class Stuck(Requester):
+    """A requester that takes the association of a report, and stops reading in the middle of the report."""
+
+    @contextmanager
+    def taken(self) -> Iterator[socket.socket]:
+        """The connection on which a report has begun to arrive, when it has."""
+        with socket.create_server(("127.0.0.1", self.port)) as listener:
+            listener.settimeout(20)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(20)
+                connection.sendall(accepting(received(connection)))
+                connection.recv(1)
+                yield connection
+
+
+def received(connection: socket.socket) -> bytes:
+    """The body of the next PDU."""
+    head = connection.recv(6, socket.MSG_WAITALL)
+    return connection.recv(struct.unpack(">L", head[2:])[0], socket.MSG_WAITALL)
+
+
+def accepting(proposal: bytes) -> bytes:
+    """An A-ASSOCIATE-AC that takes what a report proposes, the role with it."""
+    context = raw.item(0x21, struct.pack(">BxBx", 1, 0) + raw.item(0x40, raw.EXPLICIT.encode()))
+    role_selection = raw.item(0x54, struct.pack(">H", len(PUSH_MODEL)) + PUSH_MODEL.encode() + b"\0\1")
+    user = raw.item(0x51, struct.pack(">L", 16384)) + raw.item(0x52, b"1.2.826.0.1.3680043.8.498.1") + role_selection
+    application = raw.item(0x10, raw.APPLICATION_CONTEXT.encode())
+    return raw.pdu(0x02, proposal[:68] + application + context + raw.item(0x50, user))
+
+
+MANY = [(CT, f"1.2.3.{'9' * 50}.{number}") for number in range(25_000)]
+"""A report on so many is longer than what the sockets of both sides hold."""
+
+
+def bytes_asking(asked) -> bytes:
+    """The data set of a request; pydicom would take ten seconds for as many as are needed here."""
+    named = items(ui(0x1150, sop_class) + ui(0x1155, instance) for sop_class, instance in asked)
+    return ui(0x1195, "1.2.3.4") + struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, len(named)) + named
+
+
+def test_a_stop_does_not_wait_for_a_peer_that_reads_no_more(tmp_path):
+    """In the middle of a report of several mebibytes: it is cut off, however long a peer may take for one."""
+    peer = Stuck(free_port())
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        with Raw(archive.port) as client:
+            assert ask(client, bytes_asking(MANY), calling=peer.ae_title).status == 0x0000
+        with peer.taken():
+            stopping = threading.Thread(target=archive.close)
+            stopping.start()
+            stopping.join(30)
+            assert not stopping.is_alive()
+
+
+def test_a_stop_does_not_wait_for_what_nobody_can_end(tmp_path, monkeypatch):
+    """A name server that does not answer: the thread is left behind."""
+    monkeypatch.setattr(reporting, "STOP_SECONDS", 0.1)
+    asked, answered = threading.Event(), threading.Event()
+
+    def forever(*_arguments, **_options):
+        asked.set()
+        answered.wait(60)
+        raise OSError
+
+    peer = requester()
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        monkeypatch.setattr(establishment.socket, "getaddrinfo", forever)
+        assert asked.wait(20)
+        stopping = threading.Thread(target=archive.close)
+        stopping.start()
+        stopping.join(20)
+        was_left = not stopping.is_alive()
+        answered.set()
+    assert was_left
+
+
+def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
+    """Before the claim to it runs out, though each mebibyte is taken in time."""
+    monkeypatch.setattr(Reporter, "_seconds", 0.5)
+    peer = Stuck(free_port())
+    with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
+        with Raw(archive.port) as client:
+            assert ask(client, bytes_asking(MANY), calling=peer.ae_title).status == 0x0000
+        with peer.taken():
+            eventually(lambda: published(archive, Diagnosed))
+    assert "does not take the report in time" in published(archive, Diagnosed)[0].sentence
 
 
 def test_a_reporter_that_never_began_can_be_stopped(lonely):

@@ -1,5 +1,6 @@
 """What the conformance statement says of storage commitment (section 3.6), asked of running servers."""
 
+import os
 import time
 from contextlib import contextmanager
 
@@ -7,11 +8,12 @@ import pytest
 from sqlalchemy import text
 
 from pacs.config import Config
+from pacs.index import writer
 from pacs.telemetry import CommitmentReported, Diagnosed
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import take_in
-from tests.committing import CT, PUSH_MODEL, action, references, request, requester, some_uid
+from tests.committing import CT, PUSH_MODEL, Requester, action, references, request, requester, some_uid
 from tests.dimse.test_commitment import ask, eventually, is_done
 from tests.docs.asking import COMMENT, ELEMENT, VERIFICATION, Asker, role, user_items
 from tests.docs.statement import asks, rows
@@ -130,14 +132,28 @@ def test_every_failure_reason(tmp_path, monkeypatch, row):
 
 
 @asks("Each transaction is verified once")
-def test_a_report_that_is_repeated_says_the_same(tmp_path):
-    """Though the file is damaged meanwhile."""
+def test_no_file_is_read_again_for_a_report_that_is_repeated(tmp_path):
+    """It says the same though the bytes of a file, not its size, change meanwhile."""
     peer = requester(answers=[0x0110])
     with having(tmp_path, peer, **{"commitment.first_retry_seconds": 1}) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
         first = peer.report()
         damage(archive, None)
         assert peer.report().dataset == first.dataset
+
+
+@asks("Before each sending of its report it is looked whether what was found whole is still stored")
+def test_a_report_that_is_repeated_does_not_say_what_is_true_no_more(tmp_path):
+    """One is deleted and one is cut short while the peer is asked to wait."""
+    peer = requester(answers=[0x0110])
+    with having(tmp_path, peer, **{"commitment.first_retry_seconds": 1}) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        assert peer.report().committed == STORED
+        (deleted,) = writer.find_all(archive.index, [STORED[0][1]])
+        (short,) = writer.find_all(archive.index, [STORED[1][1]])
+        archive.maintenance.delete([deleted])
+        os.truncate(archive.files._root / short.file_key, 600)
+        assert peer.report().failed == [(*STORED[0], 0x0112), (*STORED[1], 0x0110)]
 
 
 @asks("It can be retrieved by C-MOVE and C-GET from the Retrieve AE Title of the report")
@@ -235,7 +251,7 @@ def test_a_report_is_sent_until_it_is_taken(tmp_path):
 
 
 @asks(
-    "Where a peer cannot be reached its other transactions wait as well",
+    "The other transactions of that peer wait as well",
     "A start of the server ends all pauses",
 )
 def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
@@ -266,9 +282,22 @@ def test_what_is_given_up_is_said(tmp_path):
     assert sentence.endswith("reports given up: 1")
 
 
+@asks("An AE title that is not in the table of peers cannot be called")
+def test_titles_that_are_no_peers_share_a_tenth(tmp_path):
+    """The second of two is refused where ten are active in all, and a peer is not."""
+    peer = requester()
+    with having(tmp_path, peer, **{"commitment.active": 10}) as archive:
+        found = []
+        for calling in ("N1", "N2", peer.ae_title):
+            with Raw(archive.port) as client:
+                found.append(ask(client, action(STORED), calling=calling).status)
+    assert found == [0x0000, 0x0213, 0x0000]
+
+
 def refused(folder, limit, *asked):
     """The statuses of requests to a server with one limit of 2."""
-    with having(folder, **{limit: 2}) as archive:
+    peers = [Requester(1, title) for title in sorted({calling for calling, _ in asked})]
+    with having(folder, *peers, **{limit: 2}) as archive:
         found = []
         for calling, dataset in asked:
             with Raw(archive.port) as client:

@@ -11,9 +11,13 @@ from pacs.index.database import Index
 from tests.databases import opened
 
 
-def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, most: int = 100, of_peer: int = 100):
+def has_room(_counts: object) -> None:
+    """There always is."""
+
+
+def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, require_room=has_room):
     """A transaction entered; claimed for no time unless told otherwise."""
-    return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, most=most, most_of_peer=of_peer)
+    return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, require_room=require_room)
 
 
 def test_a_transaction_is_kept_as_it_was_given(index: Index):
@@ -35,17 +39,39 @@ def test_a_transaction_uid_is_active_once_for_a_peer(index: Index):
     add(index)
 
 
-def test_there_are_so_many_of_a_peer_and_in_all(index: Index):
-    """Both bounds hold, and a retired transaction makes room."""
-    first = add(index, 1, of_peer=2)
-    add(index, 2, of_peer=2)
-    with pytest.raises(OutOfResources):
-        add(index, 3, of_peer=2)
-    add(index, 3, peer="OTHER", most=3, of_peer=2)
-    with pytest.raises(OutOfResources):
-        add(index, 4, peer="THIRD", most=3)
-    commitments.remove(index, first)
-    add(index, 4, of_peer=2, most=3)
+def test_nothing_is_entered_without_room(index: Index):
+    """Whoever decides is told how many each peer has."""
+    told: list[object] = []
+
+    def refuse(counts: object) -> None:
+        told.append(counts)
+        raise OutOfResources("Full")
+
+    first = add(index, 1)
+    add(index, 2)
+    add(index, 1, peer="OTHER")
+    for _ in range(2):
+        with pytest.raises(OutOfResources):
+            add(index, 3, require_room=refuse)
+        commitments.remove(index, first)
+    assert told == [{"PEER": 2, "OTHER": 1}, {"PEER": 1, "OTHER": 1}]
+
+
+def test_peers_have_their_turns(index: Index):
+    """One after the other and round again, whoever asked first and however much each asked."""
+    for number in range(4):
+        add(index, number, peer="MANY")
+    add(index, 1, peer="ANOTHER")
+    add(index, 1, peer="ZEALOUS")
+    add(index, 2, peer="ZEALOUS")
+    turns, after = [], "MANY"
+    while (claimed := commitments.claim(index, 60, after)) is not None:
+        turns.append((claimed.peer, claimed.transaction_uid))
+        after = claimed.peer
+    assert turns == [
+        ("ZEALOUS", "1.2.1"), ("ANOTHER", "1.2.1"), ("MANY", "1.2.0"), ("ZEALOUS", "1.2.2"),
+        ("MANY", "1.2.1"), ("MANY", "1.2.2"), ("MANY", "1.2.3"),
+    ]  # fmt: skip
 
 
 def test_what_is_claimed_is_nobody_elses_until_the_claim_runs_out(index: Index):
@@ -93,22 +119,24 @@ def test_many_processes_claim_each_transaction_once(database_url: str):
     assert sorted(each.transaction_uid for each in claimed) == sorted(f"1.2.{number}" for number in range(12))
 
 
-def test_a_peer_that_is_gone_is_asked_once_for_all_it_waits_for(index: Index):
-    """A failure of the peer puts off its other transactions too, one of a report does not."""
+def test_a_failure_puts_off_all_of_a_peer(index: Index):
+    """Its other transactions as long as is said, and those of others not at all."""
     for number in range(3):
         add(index, number)
     add(index, 9, peer="OTHER")
     claimed = commitments.claim(index, 60)
     assert claimed is not None
-    commitments.postpone(index, claimed, 3600, all_of_peer=False)
-    claimed = commitments.claim(index, 60)
+    assert claimed.peer == "OTHER"
+    claimed = commitments.claim(index, 60, "OTHER")
     assert claimed is not None
-    assert claimed.transaction_uid == "1.2.1"
-    commitments.postpone(index, claimed, 3600, all_of_peer=True)
-    other = commitments.claim(index, 60)
-    assert other is not None
-    assert other.peer == "OTHER"
+    commitments.postpone(index, claimed, 3600, others=1800)
     assert commitments.claim(index, 60) is None
+    assert 30 < (commitments.until_due(index) or 0) <= 60  # when the claim to that of the other runs out
+    commitments.remove(index, add(index, 9, peer="THIRD"))
+    commitments.hasten(index)
+    again = commitments.claim(index, 60)
+    assert again is not None
+    assert (again.transaction_uid, again.attempts) == ("1.2.0", 1)
 
 
 def test_it_is_told_when_something_is_due(index: Index):
@@ -120,7 +148,7 @@ def test_it_is_told_when_something_is_due(index: Index):
     assert commitments.until_due(index) == 0
     claimed = commitments.claim(index, 60)
     assert claimed is not None
-    commitments.postpone(index, claimed, 1000, all_of_peer=False)
+    commitments.postpone(index, claimed, 1000, others=0.0)
     assert 50 < (commitments.until_due(index) or 0) <= 100
     assert commitments.claim(index, 60) is None
     commitments.hasten(index)
@@ -137,7 +165,7 @@ def test_what_is_too_old_is_removed_with_the_others_of_its_peer(index: Index):
         add(index, number)
     add(index, 8, seconds=60)
     add(index, 9, peer="OTHER")
-    claimed = commitments.claim(index, 60)
+    claimed = commitments.claim(index, 60, "OTHER")
     assert claimed is not None
     assert commitments.remove_old(index, claimed, 3600) == 0
     time.sleep(0.001)

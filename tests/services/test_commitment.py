@@ -8,12 +8,12 @@ import pytest
 
 from pacs.cancellation import Cancellation
 from pacs.dicom.commitment import Reference, Request
-from pacs.errors import Cancelled, StorageUnavailable
+from pacs.errors import Cancelled, OutOfResources, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services import commitment
-from pacs.services.commitment import Commitments, LostClaim, Schedule
+from pacs.services.commitment import Bounds, Commitments, LostClaim, Schedule
 from pacs.services.maintenance import Maintenance
 from pacs.services.storage import Storage
 from pacs.telemetry import Diagnosed, Event
@@ -106,12 +106,35 @@ def test_more_than_a_batch_is_verified(house: House, monkeypatch: pytest.MonkeyP
     assert house.said(*STORED, *unknown) == (STORED, [(each, 0x0112) for each in unknown])
 
 
-def test_what_was_found_out_stays(house: House):
-    """A transaction is verified once: its report says the same when it is sent again, by whomever."""
-    claim = house.commitments.request("PEER", Request("1.2.3", STORED[:1]))
-    assert house.commitments.verified(claim).report.committed == STORED[:1]
-    house.path(STORED[0].sop_instance_uid).unlink()
-    assert house.commitments.verified(claim).report.committed == STORED[:1]
+def test_a_transaction_is_verified_once(house: House, monkeypatch: pytest.MonkeyPatch):
+    """When its report is sent again, by whomever, no file is read again, and what failed stays so."""
+    unknown = Reference(CT, some_uid(1))
+    claim = house.commitments.request("PEER", Request("1.2.3", [*STORED, unknown]))
+    first = house.commitments.verified(claim).report
+    monkeypatch.setattr(house.files, "pieces", None)
+    assert house.commitments.verified(claim).report == first
+    assert house.commitments.noted(claim).report == first
+
+
+def test_what_is_gone_or_replaced_since_is_not_committed_to(house: House, monkeypatch: pytest.MonkeyPatch):
+    """A modality that was away for days must not delete its only copy. What was changed is noted."""
+    monkeypatch.setattr(commitment, "BATCH", 2)
+    claim = house.commitments.request("PEER", Request("1.2.3", STORED))
+    assert house.commitments.verified(claim).report.committed == STORED
+    deleted, replaced, short, gone, *whole = STORED
+    row = writer.find(house.index, deleted.sop_instance_uid)
+    assert row is not None
+    Maintenance(house.index, house.files).delete([row])
+    newer = study(series=2, instances=3, StudyDescription="ANOTHER")[1]
+    take_in(house, [newer])
+    os.truncate(house.path(short.sop_instance_uid), 600)
+    house.path(gone.sop_instance_uid).unlink()
+    expected = (whole, [(deleted, 0x0112), (replaced, 0x0110), (short, 0x0110), (gone, 0x0110)])
+    report = house.commitments.verified(claim).report
+    assert (report.committed, [tuple(each) for each in report.failed]) == expected
+    assert house.commitments.noted(claim).report == report
+    take_in(house, [DATASETS[0]])
+    assert house.commitments.verified(claim).report == report
 
 
 def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, monkeypatch: pytest.MonkeyPatch):
@@ -121,6 +144,7 @@ def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, 
 
     def replaced(index: Index, uids: list[str]) -> object:
         before = found(index, uids)
+        monkeypatch.setattr(writer, "find_all", found)
         take_in(house, [newer])
         return before
 
@@ -172,6 +196,74 @@ def test_a_report_is_given_up_when_the_request_is_too_old(house: House):
     assert claim is not None
     assert hasty.failed(claim, is_peer=True) == 2
     assert patient.until_due() is None
+
+
+def test_who_is_no_peer_cannot_take_the_places_of_peers(house: House):
+    """All such titles together have one place in ten, and a peer has as many as there are."""
+    ours = Commitments(
+        house.index, house.files, bounds=Bounds(active=20, active_of_peer=18), is_peer=lambda title: title == "PEER"
+    )
+    for number in range(2):
+        ours.request(f"STRANGER{number}", Request("1.2.3", STORED[:1]))
+    with pytest.raises(OutOfResources):
+        ours.request("STRANGER2", Request("1.2.3", STORED[:1]))
+    for number in range(18):
+        ours.request("PEER", Request(f"1.2.{number}", STORED[:1]))
+    with pytest.raises(OutOfResources):
+        ours.request("PEER", Request("1.2.18", STORED[:1]))
+
+
+def test_there_are_so_many_of_a_peer_and_in_all(house: House):
+    """Both bounds hold, and a retired transaction makes room."""
+    ours = Commitments(house.index, house.files, bounds=Bounds(active=3, active_of_peer=2))
+    first, _ = (ours.request("PEER", Request(f"1.2.{number}", STORED[:1])) for number in range(2))
+    with pytest.raises(OutOfResources):
+        ours.request("PEER", Request("1.2.3", STORED[:1]))
+    ours.request("OTHER", Request("1.2.3", STORED[:1]))
+    with pytest.raises(OutOfResources):
+        ours.request("THIRD", Request("1.2.3", STORED[:1]))
+    assert ours.reported(first)
+    ours.request("THIRD", Request("1.2.3", STORED[:1]))
+
+
+def test_who_is_no_peer_is_given_up_soon(house: House, monkeypatch: pytest.MonkeyPatch):
+    """Long before a peer is; until then it may be added, and is looked for without longer and longer pauses."""
+    known: set[str] = set()
+    ours = Commitments(house.index, house.files, schedule=Schedule(first=0.0), is_peer=lambda title: title in known)
+    asked = ours.request("SOMEBODY", Request("1.2.3", STORED[:1]))
+    assert ours.failed(asked, is_peer=True) == 0
+    again = ours.claim()
+    assert again is not None
+    monkeypatch.setattr(commitment, "STRANGERS_GIVE_UP", 0.0)
+    known.add("SOMEBODY")
+    assert ours.failed(again, is_peer=True) == 0
+    known.clear()
+    last = ours.claim()
+    assert last is not None
+    assert ours.failed(last, is_peer=True) == 1
+    assert ours.until_due() is None
+
+
+def test_peers_are_served_in_turn(house: House):
+    """One that asks for a thousand does not have the others wait for all of them."""
+    for peer, number in (("MANY", 1), ("MANY", 2), ("MANY", 3), ("FEW", 4), ("OTHER", 5)):
+        house.commitments.release(house.commitments.request(peer, Request(f"1.2.{number}", STORED[:1])))
+    turns = []
+    while (claim := house.commitments.claim()) is not None:
+        turns.append(claim.peer)
+    assert turns == ["FEW", "MANY", "OTHER", "MANY", "MANY"]
+
+
+def test_a_report_that_is_refused_has_the_others_of_its_peer_wait(house: House):
+    """At least for the first pause: a peer that refuses each after a minute must not hold everybody up."""
+    ours = Commitments(house.index, house.files, schedule=Schedule(first=3600.0))
+    for number in range(3):
+        claim = ours.request("PEER", Request(f"1.2.{number}", STORED[:1]))
+        ours.release(claim)
+    refused = ours.claim()
+    assert refused is not None
+    assert ours.failed(refused, is_peer=False) == 0
+    assert ours.claim() is None
 
 
 def test_the_files_of_a_commitment_are_synced(house: House, monkeypatch: pytest.MonkeyPatch):
