@@ -26,6 +26,7 @@ from pacs.files import digest
 from pacs.files.copies import Copies, alone_in
 from pacs.files.disk import sync_folder
 from pacs.files.held import held_folders, is_held
+from pacs.files.local import UPKEEP
 from pacs.files.store import FileStore
 from pacs.index import reconciling, schema, upkeep, writer
 from pacs.index.database import Index
@@ -37,7 +38,7 @@ MANIFEST, FILES = "manifest.json", "files"
 MARK = "this-is-a-pacs-backup"
 FORMAT = 1
 
-WORK = "upkeep"
+WORK = UPKEEP
 """The folder beside the files in which indexes are put together."""
 
 RESTORING = "restoring"
@@ -111,6 +112,10 @@ class Backups:
         archive is not empty or in use, StorageUnavailable, IndexUnavailable.
         """
         manifest = read_manifest(source)
+        with self._files.alone("pacs restore"):
+            return self._restore(source, manifest, progress)
+
+    def _restore(self, source: Path, manifest: Manifest, progress: Progress) -> Copied:
         mark = f"{manifest.index_sha256} {manifest.begun_at}\n"
         self._require_empty(mark)
         _write(self._folder / RESTORING, mark)
