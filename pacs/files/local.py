@@ -276,6 +276,7 @@ class LocalFiles:
         """
         path = self._path(key)
         place = _Place(self._folders, f"{path.stem}.again", key)
+        _abandoned_is_gone(Path(place.temporary))  # of somebody who died as he did the same
         with _LocalIncoming(place, len(head)) as incoming:
             incoming.write(body)
             incoming.commit(head)

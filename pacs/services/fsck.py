@@ -27,7 +27,7 @@ from pacs.index import upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.adoption import adopt
-from pacs.services.arrivals import arrival_of
+from pacs.services.arrivals import arrival_of, reading
 from pacs.services.derivation import refresh
 from pacs.services.progress import Progress, silent
 
@@ -221,7 +221,7 @@ class _Look:
         if self._quick:
             return "", ""
         try:
-            with self._files.open(row.file_key) as file:
+            with reading(), self._files.open(row.file_key) as file:
                 head = part10.read_head(file)
         except UndecodableDataSet as error:
             return HEAD, error.comment

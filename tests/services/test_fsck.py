@@ -300,6 +300,24 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_change_anything(house: House
     assert rows(house.index) == before
 
 
+def test_a_file_whose_head_cannot_be_read_is_told_and_left(house: House):
+    """A bad sector, for which memory stands that is not there: the disk is at fault, and the others are looked at."""
+    victim = house.instances()[0]
+    house.path(victim).unlink()
+    house.path(victim).symlink_to("/proc/self/mem")
+    with house.index.write() as connection:
+        connection.execute(update(image).where(image.c.file_key == victim.file_key).values(size=0))
+    before = rows(house.index)
+    for options in ({}, {"repair": True}):
+        report = house.fsck(**options)
+        assert [(each.problem, each.file, each.is_mended) for each in report.findings] == [
+            ("unreadable", victim.file_key, False)
+        ]
+        assert report.images == 3
+    assert rows(house.index) == before
+    assert house.quarantined() == []
+
+
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_any_damage_is_found_exactly_and_mended_without_loss(index: Index, tmp_path: Path, seed: int):
