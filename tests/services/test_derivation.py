@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pacs.dicom.levels import QueryLevel
 from pacs.files.local import LocalFiles
 from pacs.index import upkeep
 from pacs.index.database import Index
 from pacs.services.maintenance import Maintenance
+from pacs.services.reindex import Reindex
 from pacs.services.storage import Storage
 from tests.upkeep import rows, send, series_of
 
@@ -126,6 +129,34 @@ def test_where_a_study_disagrees_what_was_sent_again_is_said_by_the_next(house: 
     study[0].InstanceNumber += 100
     send(house.storage, study[0])
     assert house.study()["StudyDescription"] == "FROM 2"
+
+
+SAID = st.sampled_from([None, "", "A", "B"])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sent=st.lists(st.tuples(st.integers(0, 4), SAID, SAID, SAID), min_size=5, max_size=14))
+def test_whatever_is_replaced_by_what_the_index_is_what_the_files_say(index: Index, tmp_path: Path, sent: list):
+    """Five instances that agree or do not, sent in any order and again: reindex has nothing to correct."""
+    with index.write() as connection:
+        for table in ("image", "series", "study", "patient"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    files = LocalFiles(tmp_path / str(len(list(tmp_path.iterdir()))))
+    house = House(index, files)
+    study = series_of(1, 5)
+    for number, (place, *values) in enumerate(sent):
+        each = study[place]
+        each.InstanceNumber = number
+        for keyword, value in zip(("PatientComments", "StudyDescription", "SeriesDescription"), values, strict=True):
+            if value is None:
+                each.pop(keyword, None)
+            else:
+                setattr(each, keyword, value)
+        send(house.storage, each)
+    before = rows(index)
+    assert Reindex(index, files, tmp_path / "work", newest=True, grace=0).run().corrected == 0
+    assert rows(index) == before
 
 
 def test_what_the_newer_one_does_not_say_any_more_goes(house: House):
