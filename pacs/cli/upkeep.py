@@ -79,6 +79,8 @@ def backup(config: "Config", dest: Path, *, link: bool, prune: bool) -> None:
     click.echo(f"{counted(done.instances, 'instance')}, {size(done.size)} in {dest}: {done.copied} new")
     if done.deleted:
         click.echo(f"{counted(done.deleted, 'instance')} deleted meanwhile, and left out")
+    if done.replaced:
+        click.echo(f"{counted(done.replaced, 'instance')} replaced meanwhile, and taken as they are now")
     if done.pruned:
         click.echo(f"{counted(done.pruned, 'file')} of earlier backups removed")
     _tell("left out", done.failed, "pacs fsck --repair")

@@ -81,6 +81,23 @@ def merge(first: bytes, later: bytes) -> bytes:
     return encode(Dataset(received | filling))
 
 
+def common(first: bytes, second: bytes) -> bytes:
+    """The elements that both have with the same value."""
+    ours, theirs = _elements(first), _elements(second)
+    return encode(Dataset({tag: each for tag, each in ours.items() if tag in theirs and _is_same(each, theirs[tag])}))
+
+
+def exchanged(blob: bytes, former: bytes, later: bytes) -> bytes:
+    """The elements without the former ones, with what later ones there are under their tags."""
+    rest, gone, come = _elements(blob), _elements(former), _elements(later)
+    kept = {tag: element for tag, element in rest.items() if tag not in gone}
+    return encode(Dataset(kept | {tag: element for tag, element in come.items() if tag in gone}))
+
+
+def _is_same(one: Element, other: Element) -> bool:
+    return (one.VR, one.value or b"") == (other.VR, other.value or b"")
+
+
 def _elements(blob: bytes) -> dict[BaseTag, Element]:
     return {element.tag: element for element in decode(blob).values()}
 

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
+from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, sync_names_of, write_at
 from pacs.files.journal import LONGEST_HEAD, Journal, Record, abandoned, note_deletion, repair, replay
 from pacs.files.scratch import SCRATCHES, SMALL, Scratch
@@ -31,6 +31,9 @@ INCOMING = "incoming"
 
 QUARANTINE = "quarantine"
 """The folder beside the objects for what is damaged or nobody's: nothing there is ever touched again."""
+
+UPKEEP = "upkeep"
+"""The folder beside the objects for what looking after them needs."""
 
 PIECE = 1 << 18
 """Bytes of a stored file read at a time, few enough to be copied on from the processor's cache."""
@@ -89,6 +92,22 @@ class LocalFiles:
         self._journal = self._descriptor = None
 
     # --- what an unclean stop or somebody else left ---------------------------------------------------------------
+
+    @contextmanager
+    def alone(self, who: str) -> Iterator[None]:
+        """Keep others who ask for the same away, in this process and in others, as long as the `with` block lasts.
+
+        Raises ConfigurationError with the `who` of the one that is there, StorageUnavailable.
+        """
+        with _WRITING:
+            self._folders.make(str(self._root / UPKEEP))
+            descriptor = os.open(self._root / UPKEEP / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            with _WRITING:
+                _take_lock(descriptor, who)
+            yield
+        finally:
+            os.close(descriptor)
 
     def leftovers(self) -> list[str]:
         """The names of what was left half-written by processes that died. Raises StorageUnavailable."""
@@ -257,6 +276,7 @@ class LocalFiles:
         """
         path = self._path(key)
         place = _Place(self._folders, f"{path.stem}.again", key)
+        _abandoned_is_gone(Path(place.temporary))  # of somebody who died as he did the same
         with _LocalIncoming(place, len(head)) as incoming:
             incoming.write(body)
             incoming.commit(head)
@@ -512,6 +532,17 @@ def _abandoned(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def _take_lock(descriptor: int, who: str) -> None:
+    """Lock an open file until it is closed, and write there who has it. Raises ConfigurationError, OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "somebody else"
+        raise ConfigurationError(f"{holder} is at work on these files: expected that to end first") from None
+    os.ftruncate(descriptor, 0)
+    write_at(descriptor, [f"`{who}` (process {os.getpid()})".encode()], 0)
 
 
 def _is_below(name: str) -> bool:

@@ -5,6 +5,7 @@ A key is made by the store, never from what a peer sent: the hour of arrival and
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import BinaryIO, Protocol, Self
 
@@ -91,6 +92,12 @@ class FileStore(Protocol):
         """The keys of all committed objects, oldest first; with `since`, from that hour on."""
 
     # --- looking after it -----------------------------------------------------------------------------------------
+
+    def alone(self, who: str) -> AbstractContextManager[None]:
+        """Keep others who ask for the same away in the `with` block, in this process and in others.
+
+        Raises ConfigurationError with the `who` of the one that is there, StorageUnavailable.
+        """
 
     def leftovers(self) -> list[str]:
         """The names of what was left half-written by processes that died. Raises StorageUnavailable."""

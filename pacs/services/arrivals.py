@@ -23,7 +23,7 @@ def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> Arrival:
     Raises UndecodableDataSet when it is no whole instance of ours, InstanceUnreadable when it cannot be read.
     """
     size = files.size(key)
-    with _reading(), files.open(key) as file:
+    with reading(), files.open(key) as file:
         head = part10.read_head(file)
         if head.received_at is None or head.digest is None or head.transfer_syntax not in KEPT:
             raise UndecodableDataSet("It is no file of ours")
@@ -52,7 +52,8 @@ def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> Arrival:
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
+    """Tell what the system says against a read in the `with` block by InstanceUnreadable."""
     try:
         yield
     except OSError as error:

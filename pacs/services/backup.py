@@ -21,15 +21,24 @@ from typing import Any
 
 from pacs import __version__
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
+from pacs.errors import (
+    ConfigurationError,
+    InstanceMissing,
+    InstanceUnreadable,
+    StorageUnavailable,
+    UndecodableDataSet,
+)
 from pacs.files import digest
 from pacs.files.copies import Copies, alone_in
 from pacs.files.disk import sync_folder
 from pacs.files.held import held_folders, is_held
+from pacs.files.local import UPKEEP, LocalFiles
 from pacs.files.store import FileStore
 from pacs.index import reconciling, schema, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
+from pacs.services.arrivals import arrival_of
+from pacs.services.derivation import refresh
 from pacs.services.progress import Progress, silent
 from pacs.services.reindex import aside, scratch_folder
 
@@ -37,8 +46,11 @@ MANIFEST, FILES = "manifest.json", "files"
 MARK = "this-is-a-pacs-backup"
 FORMAT = 1
 
-WORK = "upkeep"
+WORK = UPKEEP
 """The folder beside the files in which indexes are put together."""
+
+ATTEMPTS = 10
+"""How often an instance is looked up that is replaced again and again."""
 
 RESTORING = "restoring"
 """The file beside the files that says which backup is being restored into them."""
@@ -73,6 +85,8 @@ class Copied:
     """Those that were not there yet."""
     deleted: int = 0
     """Instances that were deleted from the archive meanwhile: not in the backup."""
+    replaced: int = 0
+    """Instances that were replaced meanwhile: the newer one is in the backup."""
     pruned: int = 0
     """Files of earlier backups that were removed, because no instance of this one has them."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -111,6 +125,10 @@ class Backups:
         archive is not empty or in use, StorageUnavailable, IndexUnavailable.
         """
         manifest = read_manifest(source)
+        with self._files.alone("pacs restore"):
+            return self._restore(source, manifest, progress)
+
+    def _restore(self, source: Path, manifest: Manifest, progress: Progress) -> Copied:
         mark = f"{manifest.index_sha256} {manifest.begun_at}\n"
         self._require_empty(mark)
         _write(self._folder / RESTORING, mark)
@@ -185,7 +203,11 @@ class _Making:
         self._link = link
         self._begun = datetime.now(UTC)
         self._done = Copied()
+        self._missing: list[StoredInstance] = []
+        """Instances of the snapshot whose file was not there any more when it was to be copied."""
         self._deleted: list[str] = []
+        self._former: list[StoredInstance] = []
+        """What the snapshot had in the place of the newer instances that it has now."""
 
     def run(self, *, prune: bool, progress: Progress) -> Copied:
         total = upkeep.counts(self._backups.index)[QueryLevel.IMAGE]
@@ -197,7 +219,10 @@ class _Making:
                 for instance in page:
                     self._copy(instance, is_trusted=fresh is not None and instance.file_key not in fresh)
                     advance(1)
-        _forget(self._snapshot, (*self._done.failed, *self._deleted))
+        for instance in self._missing:
+            self._follow(instance)
+        gone = _forget(self._snapshot, (*self._done.failed, *self._deleted))
+        refresh(self._snapshot, LocalFiles(self._dest / FILES), [*self._former, *gone])
         self._copies.sync()
         self._finish()
         if prune:
@@ -207,15 +232,47 @@ class _Making:
     def _copy(self, instance: StoredInstance, *, is_trusted: bool) -> None:
         try:
             self._done.copied += self._put(instance, is_trusted=is_trusted)
+        except InstanceMissing:
+            self._missing.append(instance)
         except InstanceUnreadable as error:
-            if isinstance(error, InstanceMissing) and self._is_deleted(instance):
+            self._done.failed[instance.file_key] = error.comment
+        else:
+            self._count(instance)
+
+    def _count(self, instance: StoredInstance) -> None:
+        self._done.instances += 1
+        self._done.size += instance.size
+
+    def _follow(self, instance: StoredInstance) -> None:
+        """Take the newer one of an instance that was replaced since the snapshot was made; or see that it was deleted.
+
+        The archive had it at all times: a backup without it would not be one.
+        """
+        key, why = instance.file_key, ""
+        for _ in range(ATTEMPTS):
+            now = writer.find(self._backups.index, instance.sop_instance_uid)
+            if now is None:
                 self._deleted.append(instance.file_key)
                 self._done.deleted += 1
+                return
+            key = now.file_key
+            try:
+                arrival = arrival_of(self._backups.files, key, verify=False)
+                self._done.copied += self._put(now, is_trusted=False)
+            except InstanceMissing as error:
+                why = error.comment
+                if key == instance.file_key:
+                    break
+            except (InstanceUnreadable, UndecodableDataSet) as error:
+                why = error.comment
+                break
             else:
-                self._done.failed[instance.file_key] = error.comment
-        else:
-            self._done.instances += 1
-            self._done.size += instance.size
+                self._former.append(writer.replace(self._snapshot, arrival))
+                self._done.replaced += 1
+                self._count(now)
+                return
+        self._done.failed[key] = why
+        self._deleted.append(instance.file_key)
 
     def _put(self, instance: StoredInstance, *, is_trusted: bool) -> bool:
         files = self._backups.files
@@ -224,10 +281,6 @@ class _Making:
         digest.require(instance.digest, files.pieces(instance.file_key, instance.size, instance.data_offset))
         self._copies.link(instance.file_key, self._backups.folder / instance.file_key)
         return True
-
-    def _is_deleted(self, instance: StoredInstance) -> bool:
-        """Whether the index in use does not have this file any more."""
-        return bool(writer.unknown(self._backups.index, [instance.file_key]))
 
     @contextmanager
     def _earlier(self) -> Iterator[Index | None]:
@@ -330,10 +383,12 @@ def _put(instance: StoredInstance, pieces: Any, target: Copies, *, is_trusted: b
     return True
 
 
-def _forget(index: Index, keys: Iterable[str]) -> None:
-    chosen = list(keys)
+def _forget(index: Index, keys: Iterable[str]) -> list[StoredInstance]:
+    """Forget the instances that have these files; which there were."""
+    chosen, gone = list(keys), []
     for start in range(0, len(chosen), upkeep.PAGE):
-        upkeep.forget(index, chosen[start : start + upkeep.PAGE])
+        gone += upkeep.forget(index, chosen[start : start + upkeep.PAGE])
+    return gone
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ wrong name under which one image came would outlive that image.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from pacs.dicom import kept
@@ -30,14 +31,16 @@ FEW, MANY = 3, 500
 """How many files are looked up at first, and then."""
 
 
-def refresh(index: Index, files: FileStore, removed: Sequence[StoredInstance]) -> None:
+def refresh(index: Index, files: FileStore, removed: Sequence[StoredInstance], said: Header | None = None) -> None:
     """Have the rows that instances were removed from say what those say that are left there.
 
-    Where all agree, as they should, a file is read for each row. Raises IndexUnavailable, StorageUnavailable.
+    Where all agree, as they should, one file is read. With `said`, what the only removed instance said, this goes for
+    all that others said alone as well: it is not asked for. Raises IndexUnavailable, StorageUnavailable.
     """
     misplaced: list[str] = []
+    read = lru_cache(MANY)(lambda key: arrival_of(files, key, verify=False).header)
     for _ in range(ATTEMPTS if removed else 0):
-        outcomes = [_refreshed(index, files, parent) for parent in upkeep.parents(index, removed)]
+        outcomes = [_refreshed(index, read, parent, said) for parent in upkeep.parents(index, removed)]
         misplaced = [each for each in outcomes if isinstance(each, str)]
         if None not in outcomes:
             break
@@ -45,30 +48,38 @@ def refresh(index: Index, files: FileStore, removed: Sequence[StoredInstance]) -
         _place_anew(index, files, misplaced)
 
 
-def _refreshed(index: Index, files: FileStore, parent: Parent) -> bool | str | None:
+_Read = Callable[[str], Header]
+"""What a file says, by its key."""
+
+
+def _refreshed(index: Index, read: _Read, parent: Parent, removed: Header | None) -> bool | str | None:
     """Whether a row is right now, None if it changed meanwhile; or the file of an instance that belongs elsewhere."""
     newest = upkeep.newest(index, parent)
+    # What the row says otherwise than the removed one did it has from somebody else.
+    asked = parent.kept if removed is None else kept.common(parent.kept, removed.kept[parent.level])
     said: bytes | None = None
-    for place, (key, header, study) in enumerate(_headers(index, files, parent)):
+    for place, (key, header, study) in enumerate(_headers(index, read, parent)):
         if not _contributes(parent, header, study, is_first=said is None):
             if said is None and place == 0:
                 return key
             continue
         said = header.kept[parent.level] if said is None else kept.merge(said, header.kept[parent.level])
-        if kept.merge(said, parent.kept) == said:  # nothing that the row has said is missing: nobody can add to it
+        if kept.merge(said, asked) == said:  # nothing that is asked for is missing: nobody can add to it
             break
+    if said is not None and removed is not None:
+        said = kept.exchanged(parent.kept, asked, said)
     if said is None or said == parent.kept:
         return True
     return True if upkeep.rewrite(index, parent, said, newest) else None
 
 
-def _headers(index: Index, files: FileStore, parent: Parent) -> Iterator[tuple[str, Header, str]]:
+def _headers(index: Index, read: _Read, parent: Parent) -> Iterator[tuple[str, Header, str]]:
     """The instances of a row, oldest first: file key, header, and the Study Instance UID of the row each is under."""
     after, limit = "", FEW
     while page := upkeep.files_under(index, parent, after, limit):
         for key, study in page:
             try:
-                yield key, arrival_of(files, key, verify=False).header, study
+                yield key, read(key), study
             except (UndecodableDataSet, InstanceUnreadable):  # fsck tells
                 continue
         after, limit = page[-1][0], MANY

@@ -7,6 +7,7 @@ set aside in `quarantine`, with their rows removed, so that the sender can send 
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -26,7 +27,7 @@ from pacs.index import upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.adoption import adopt
-from pacs.services.arrivals import arrival_of
+from pacs.services.arrivals import arrival_of, reading
 from pacs.services.derivation import refresh
 from pacs.services.progress import Progress, silent
 
@@ -90,8 +91,12 @@ class Fsck:
 
         With `quick` only names and sizes are looked at, and no file of a row is read. Raises IndexUnavailable,
         StorageUnavailable; the latter also, and nothing is changed, where there is no file at all for an index that has
-        instances.
+        instances. Raises ConfigurationError when somebody else is mending this archive.
         """
+        with self._files.alone("pacs fsck --repair") if repair else nullcontext():
+            return self._run(quick=quick, repair=repair, progress=progress)
+
+    def _run(self, *, quick: bool, repair: bool, progress: Progress) -> Report:
         journal = list(self._journal(repair=repair))
         look = _Look(self._index, self._files, quick=quick)
         with progress("checking", upkeep.counts(self._index)[QueryLevel.IMAGE]) as advance:
@@ -216,7 +221,7 @@ class _Look:
         if self._quick:
             return "", ""
         try:
-            with self._files.open(row.file_key) as file:
+            with reading(), self._files.open(row.file_key) as file:
                 head = part10.read_head(file)
         except UndecodableDataSet as error:
             return HEAD, error.comment
@@ -284,18 +289,27 @@ class _Mending:
         try:
             adopt(self._index, self._files, finding.file)
         except DuplicateInstance:
-            return f"row removed, file moved to {self._files.set_aside(finding.file)}: another file has its instance"
+            return f"row removed, file {self._set_aside(finding.file)}: another file has its instance"
         return "the file is whole: row made anew from it"
 
     def _file_is_taken_in(self, finding: Finding) -> str:
         try:
             adopt(self._index, self._files, finding.file)
         except (UndecodableDataSet, DuplicateInstance) as error:
-            return f"moved to {self._files.set_aside(finding.file)}: {error.comment}"
+            return f"{self._set_aside(finding.file)}: {error.comment}"
         return "taken in again"
 
     def _file_is_set_aside(self, finding: Finding) -> str:
-        return f"moved to {self._files.set_aside(finding.file)}"
+        return self._set_aside(finding.file)
+
+    def _set_aside(self, key: str) -> str:
+        """Move a file away unless it is in a row by now, as hours may have passed since it was looked at; what it is.
+
+        Whoever receives it enters it into a row when it lies at its place, and may have had to wait for the database.
+        """
+        if upkeep.with_files(self._index, [key]):
+            return "in a row meanwhile"
+        return f"moved to {self._files.set_aside(key)}"
 
     def _leftover_goes(self, finding: Finding) -> str:
         self._files.clear([finding.file])

@@ -112,6 +112,8 @@ class Recovery:
         """
         arrival = arrival_of(self._files, key)
         known = writer.find(self._index, arrival.header.sop_instance_uid)
+        if known is not None and known.file_key == key:
+            return True
         if known is None:
             raise DuplicateInstance("its SOP Instance UID was known, and is no more")
         is_same = (known.digest, known.transfer_syntax) == (arrival.digest, arrival.transfer_syntax)
@@ -124,5 +126,7 @@ class Recovery:
             return True
         if not is_same and key > known.file_key:  # keys are in the order of time
             raise DuplicateInstance("another file has its SOP Instance UID")
+        if not writer.unknown(self._index, [key]):  # it took the place of that file meanwhile
+            return True
         self._files.delete(key)
         return False

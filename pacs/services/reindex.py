@@ -78,10 +78,10 @@ class Reindex:
         """Make the index say what the files say.
 
         Raises IndexUnavailable, StorageUnavailable; the latter also, and nothing is changed, where there is no file at
-        all for an index that has instances.
+        all for an index that has instances. Raises ConfigurationError when somebody else is mending this archive.
         """
-        self._files.replay()  # what is durable in a journal alone
-        with aside(self._folder) as derived:
+        with self._files.alone("pacs reindex"), aside(self._folder) as derived:
+            self._files.replay()  # what is durable in a journal alone
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
             return run.run(progress)
 

@@ -36,6 +36,7 @@ from pacs.files.store import FileStore, Incoming
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import Arrival, StoredInstance
+from pacs.services.arrivals import arrival_of
 from pacs.services.derivation import refresh
 from pacs.telemetry import Diagnosed, Event, InstanceRefused, InstanceStored
 
@@ -203,10 +204,18 @@ class Storage:
         except StorageUnavailable:
             self.publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
 
-    def forget(self, instance: StoredInstance) -> None:
-        """Have its study say no more what an instance that was replaced had said. That it does is told if it fails."""
+    def forget(self, former: StoredInstance) -> None:
+        """Delete the file of an instance that was replaced, and have its study say no more what it alone had said.
+
+        What fails is told.
+        """
         try:
-            refresh(self.index, self.files, [instance])
+            said = arrival_of(self.files, former.file_key, verify=False).header
+        except (InstanceUnreadable, UndecodableDataSet):
+            said = None
+        self.discard(former.file_key)
+        try:
+            refresh(self.index, self.files, [former], said)
         except PacsError as error:
             sentence = f"what was replaced may still be said of its study ({error.comment}): run `pacs reindex`"
             self.publish(Diagnosed(sentence=sentence))
@@ -406,8 +415,7 @@ class Reception:
             self._is_in_doubt = False
             if found is None or found.file_key != arrival.file_key:
                 raise
-        if former is not None:
-            self._storage.discard(former.file_key)
+        if former is not None and former.file_key != arrival.file_key:  # another process may have entered ours before
             self._storage.forget(former)
         return warnings
 

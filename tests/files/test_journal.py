@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,6 +125,34 @@ def test_a_record_that_is_not_whole_is_none(tmp_path: Path, files: LocalFiles, c
     with closing(after_a_power_cut(root, damage)) as again:
         assert list(again.keys()) == [keys[number] for number in kept]
         assert [content(again, keys[number]) for number in kept] == [HEAD + bodies[number] for number in kept]
+
+
+DIE = """
+import os, sys
+from pathlib import Path
+from pacs.files import local
+local._Place.move = lambda place: os._exit(9)
+local.LocalFiles(Path(sys.argv[1])).replay()
+"""
+
+
+def test_a_replay_that_was_killed_can_be_done_again_before_any_server_starts(tmp_path: Path, files: LocalFiles):
+    """As fsck, reindex and backup do it: what the dead one left half-restored is in nobody's way."""
+    keys = {put(files, b"%d" % number): b"head%d" % number for number in range(3)}
+    after = tmp_path / "after"
+    shutil.copytree(tmp_path / "files", after)
+    for path in after.rglob("*.dcm"):
+        emptied(path)
+    command = [sys.executable, "-c", DIE, str(after)]
+    for _ in range(2):
+        died = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=60, check=False)
+        assert died.returncode == 9
+        assert [path.suffix for path in (after / "incoming").iterdir()] == [".again"]
+    again = LocalFiles(after)
+    again.replay()
+    assert contents(again) == keys
+    assert list((after / "incoming").iterdir()) == []
+    assert again.journals() == 0
 
 
 def test_what_was_deleted_does_not_come_back(tmp_path: Path, files: LocalFiles):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,52 @@ def test_what_is_deleted_meanwhile_is_left_out(house: House, new: House, tmp_pat
     assert (made.instances, made.deleted, made.failed) == (3, 1, {})
     new.backups.restore(tmp_path / "backup")
     assert [each.file_key for each in new.instances()] == [each.file_key for each in victims[1:]]
+
+
+def after_the_snapshot(house: House, work: Callable[[], object]) -> None:
+    """Have something happen once, before the first file is copied."""
+    real = house.files.pieces
+
+    def pieces(*arguments) -> Iterator[bytes]:
+        house.files.pieces = real
+        work()
+        return real(*arguments)
+
+    house.files.pieces = pieces
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_replaced_meanwhile_is_in_it_as_it_is_now(house: House, new: House, tmp_path: Path, link: bool):
+    """The archive had it at all times, under one file or another; what the older one alone said is said no more."""
+    study = series_of(1, 4)
+    study[0].StudyDescription = "SAID BY THE OLDER ONE"
+    send(house.storage, *study)
+    study[0].StudyDescription, study[1].StudyDescription = "", ""
+    after_the_snapshot(house, lambda: send(house.storage, *study[:2]))
+    made = house.backups.make(tmp_path / "backup", link=link)
+    assert (made.instances, made.replaced, made.deleted, made.failed) == (4, 2, 0, {})
+    assert made.size == sum(each.size for each in house.instances())
+    assert new.backups.restore(tmp_path / "backup").instances == 4
+    assert rows(new.index) == rows(house.index)
+    assert tree(new.root) == tree(house.root)
+
+
+def test_what_is_damaged_after_it_was_replaced_meanwhile_is_named(house: House, new: House, tmp_path: Path):
+    """By the file that it has now; the others are in the backup."""
+    study = series_of(1, 3)
+    send(house.storage, *study)
+    study[0].InstanceNumber += 100
+
+    def replace() -> None:
+        send(house.storage, study[0])
+        newest = house.instances()[-1]
+        (house.root / newest.file_key).write_bytes(b"x" * newest.size)
+
+    after_the_snapshot(house, replace)
+    made = house.backups.make(tmp_path / "backup")
+    assert (made.instances, made.replaced, list(made.failed)) == (2, 0, [house.instances()[-1].file_key])
+    new.backups.restore(tmp_path / "backup")
+    assert [each.file_key for each in new.instances()] == [each.file_key for each in house.instances()[:2]]
 
 
 def test_a_backup_is_of_one_moment_while_instances_arrive(house: House, new: House, tmp_path: Path):

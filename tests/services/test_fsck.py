@@ -5,7 +5,8 @@ import random
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,14 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
-from pacs.errors import StorageUnavailable
+from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.tables import image, patient
 from pacs.index.writer import StoredInstance
+from pacs.services.adoption import adopt
+from pacs.services.arrivals import arrival_of
+from pacs.services.backup import Backups
 from pacs.services.fsck import Fsck, Report
 from pacs.services.maintenance import Maintenance
+from pacs.services.progress import Progress
+from pacs.services.reindex import Reindex
 from pacs.services.storage import Storage
 from tests.upkeep import rows, send, series_of, tree
 
@@ -145,6 +151,83 @@ def test_files_in_no_row_that_hold_nothing_new_are_set_aside(house: House):
     assert len(house.instances()) == 3
 
 
+def just_before_mending(work: Callable[[], object]) -> Progress:
+    """A progress that has something happen when all has been looked at, twice, and nothing is mended yet."""
+
+    @contextmanager
+    def progress(title: str, _total: int) -> Iterator[Callable[[int], None]]:
+        if title == "mending":
+            work()
+        yield lambda _count: None
+
+    return progress
+
+
+def test_files_that_somebody_else_takes_in_before_they_are_mended_stay(house: House):
+    """Another repair, a reindex, a server that starts, or a row whose commit had to wait: no row loses its file."""
+    before = rows(house.index), tree(house.root)
+    keys = [each.file_key for each in house.instances()]
+    writer.remove(house.index, [each.sop_instance_uid for each in house.instances()])
+    progress = just_before_mending(lambda: [adopt(house.index, house.files, key) for key in keys])
+    report = house.fsck(repair=True, progress=progress)
+    assert [each.problem for each in report.findings] == ["orphan"] * 3
+    assert report.is_well
+    assert (rows(house.index), tree(house.root)) == before
+    assert house.quarantined() == []
+
+
+@pytest.mark.parametrize("problem", ["orphan", "duplicate", "damaged"])
+def test_what_is_in_a_row_meanwhile_is_not_set_aside(house: House, problem: str):
+    """The file that replaces an instance while its row waits to be committed; whatever it seemed to be before."""
+    first = house.instances()[0]
+    content = house.path(first).read_bytes()
+    key = f"{first.file_key.rpartition('/')[0]}/{uuid.uuid4()}.dcm"
+    newer = house.root / key
+    newer.write_bytes(b"hello" if problem == "damaged" else content)
+    if problem == "orphan":
+        writer.remove(house.index, [first.sop_instance_uid])
+        house.path(first).unlink()
+
+    def enter() -> None:
+        newer.write_bytes(content)
+        arrival = arrival_of(house.files, key)
+        if problem == "orphan":
+            writer.add(house.index, arrival)
+            newer.write_bytes(content[:-2])  # nor when it was damaged since
+        else:
+            house.files.delete(writer.replace(house.index, arrival).file_key)
+
+    (found,) = house.fsck(repair=True, progress=just_before_mending(enter)).findings
+    assert (found.problem, found.file) == (problem, key)
+    assert "in a row meanwhile" in found.done
+    assert house.quarantined() == []
+    assert newer.exists()
+    assert len(house.instances()) == 3
+
+
+def test_one_mends_at_a_time(house: House, tmp_path: Path):
+    """A repair, a reindex and a restore refuse to begin while one of them is at work, and say which; a look may."""
+    Backups(house.index, house.files, house.root).make(tmp_path / "backup")
+    flip(house.path(house.instances()[0]))
+    refused: list[str] = []
+
+    def others() -> None:
+        for work in (
+            lambda: house.fsck(repair=True),
+            Reindex(house.index, LocalFiles(house.root), tmp_path / "work", grace=0).run,
+            lambda: Backups(house.index, LocalFiles(house.root), house.root).restore(tmp_path / "backup"),
+        ):
+            with pytest.raises(ConfigurationError) as error:
+                work()
+            refused.append(error.value.comment)
+        assert len(house.fsck().findings) == 1
+
+    assert house.fsck(repair=True, progress=just_before_mending(others)).is_well
+    said = f"`pacs fsck --repair` (process {os.getpid()}) is at work on these files: expected that to end first"
+    assert refused == [said] * 3
+    assert house.fsck(repair=True).findings == ()
+
+
 def test_a_file_under_another_name_keeps_its_instance(house: House):
     """A row without a file and a file without a row that belong together are brought together."""
     moved = house.instances()[0]
@@ -215,6 +298,24 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_change_anything(house: House
     assert [each.problem for each in report.findings] == ["size"]
     assert not report.is_well
     assert rows(house.index) == before
+
+
+def test_a_file_whose_head_cannot_be_read_is_told_and_left(house: House):
+    """A bad sector, for which memory stands that is not there: the disk is at fault, and the others are looked at."""
+    victim = house.instances()[0]
+    house.path(victim).unlink()
+    house.path(victim).symlink_to("/proc/self/mem")
+    with house.index.write() as connection:
+        connection.execute(update(image).where(image.c.file_key == victim.file_key).values(size=0))
+    before = rows(house.index)
+    for options in ({}, {"repair": True}):
+        report = house.fsck(**options)
+        assert [(each.problem, each.file, each.is_mended) for each in report.findings] == [
+            ("unreadable", victim.file_key, False)
+        ]
+        assert report.images == 3
+    assert rows(house.index) == before
+    assert house.quarantined() == []
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,8 +5,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from pydicom import dcmread
@@ -15,8 +17,12 @@ from sqlalchemy import event
 from pacs import testing
 from pacs.config import from_settings
 from pacs.daemon import Archive
+from pacs.files.local import LocalFiles
 from pacs.index import writer
+from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
+from pacs.services.adoption import adopt
+from pacs.services.arrivals import arrival_of
 from pacs.telemetry import Diagnosed
 
 
@@ -191,6 +197,52 @@ def test_what_a_row_has_already_is_swept(tmp_path: Path):
         assert writer.find(second.index, after.sop_instance_uid) == after
     assert said == []
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_files_that_somebody_else_takes_in_at_the_same_time_stay(tmp_path: Path, paths: list[Path]):
+    """A repair beside a server that starts: what that one has entered into a row is nobody's to sweep."""
+    with archive(tmp_path) as first:
+        first.start()
+        before = [writer.find(first.index, first.storage.import_file(path).sop_instance_uid) for path in paths]
+        writer.remove(first.index, [row.sop_instance_uid for row in before])
+    (tmp_path / "files" / "running" / "dead").mkdir()
+    with archive(tmp_path) as second:
+        on_opening(second, dict.fromkeys([row.file_key for row in before], adopt))
+        second.start()
+        assert [writer.find(second.index, row.sop_instance_uid) for row in before] == before
+        assert list(second.files.keys()) == [row.file_key for row in before]
+
+
+def test_a_copy_that_takes_the_place_of_the_file_of_a_row_meanwhile_stays(tmp_path: Path, paths: list[Path]):
+    """As it is compared with that file, somebody replaces this."""
+    with archive(tmp_path) as first:
+        first.start()
+        row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
+    file = tmp_path / "files" / row.file_key
+    copy = file.with_name("ffffffff-0000-7000-8000-000000000001.dcm")
+    copy.write_bytes(file.read_bytes())
+    (tmp_path / "files" / "running" / "dead").mkdir()
+
+    def replace(index: Index, files: LocalFiles, key: str) -> None:
+        writer.replace(index, arrival_of(files, str(copy.relative_to(tmp_path / "files"))))
+
+    with archive(tmp_path) as second:
+        on_opening(second, {row.file_key: replace})
+        second.start()
+        assert writer.find(second.index, row.sop_instance_uid).file_key.endswith(copy.name)
+    assert copy.exists()
+
+
+def on_opening(house: Archive, work: dict[str, Callable[[Index, LocalFiles, str], object]]) -> None:
+    """Have something happen when a file is opened for the first time, by key."""
+    real = house.files.open
+
+    def opened(key: str) -> BinaryIO:
+        if key in work:
+            work.pop(key)(house.index, house.files, key)
+        return real(key)
+
+    house.files.open = opened
 
 
 def test_a_row_whose_file_is_damaged_gets_the_copy_that_is_not(tmp_path: Path, paths: list[Path]):

@@ -35,6 +35,7 @@ from pacs.errors import (
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
+from pacs.services.adoption import adopt
 from pacs.services.storage import Storage, Stored
 from pacs.telemetry import Diagnosed, Event, InstanceRefused, InstanceStored
 from tests import real_files
@@ -602,6 +603,21 @@ class TestAStepThatFails:
             send(house.storage(files=files), instance())
         assert writer.find(house.index, UID) is None
         assert not any(key.startswith("incoming") for key in house.tree())
+
+    def test_a_file_that_was_taken_in_before_its_row_was_entered_stays(self, house: House, monkeypatch):
+        """Where the file of a row was missing, a repair may have given the row this one: nothing goes."""
+        send(house.storage(), instance())
+        (house.root / writer.find(house.index, UID).file_key).unlink()
+        real = writer.replace
+
+        def repaired_before(index: Index, arrival: writer.Arrival):
+            monkeypatch.setattr(writer, "replace", real)
+            adopt(index, house.files, arrival.file_key)
+            return real(index, arrival)
+
+        monkeypatch.setattr(writer, "replace", repaired_before)
+        send(house.storage(), instance())
+        assert house.data() == instance()
 
     def test_a_removal_between_the_look_and_the_replacement(self, house: House, monkeypatch):
         """An instance deleted while its replacement arrives is simply stored."""
