@@ -52,7 +52,7 @@ def _table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     for place in order:
         table.add_column(_heading(columns[place]), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(printable(str(row[place]), 100)) for place in order))
+        table.add_row(*(escape(printable(str(row[place]), 400)) for place in order))
     Console().print(table)
 
 

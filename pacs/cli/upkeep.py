@@ -72,7 +72,8 @@ def reindex(config: "Config") -> None:
 def backup(config: "Config", dest: Path, *, link: bool, prune: bool) -> None:
     """Copy index and files, as one moment has them, into DEST, a new folder or one with an earlier backup.
 
-    Every file is compared with its digest; what an earlier backup has is not copied again. The server may run.
+    Every file that is copied is compared with its digest; of what an earlier backup has only the size is looked at, and
+    it is not copied again. The server may run.
     """
     with opened(config) as archive:
         done = archive.backups.make(dest, link=link, prune=prune, progress=progress)

@@ -211,6 +211,8 @@ class _Making:
 
     def run(self, *, prune: bool, progress: Progress) -> Copied:
         total = upkeep.counts(self._backups.index)[QueryLevel.IMAGE]
+        if not total:
+            self._require_meant()
         with progress("copying the index", total) as advance:
             reconciling.copy(self._backups.index, self._snapshot, advance)
         with self._earlier() as earlier, progress("copying files", total) as advance:
@@ -228,6 +230,20 @@ class _Making:
         if prune:
             self._prune()
         return self._done
+
+    def _require_meant(self) -> None:
+        """See that an empty index is no lost one, and no other archive's. Raises ConfigurationError."""
+        if next(self._backups.files.keys(), None) is not None:
+            raise ConfigurationError(
+                "the index has no instance, though there are files: expected `pacs reindex` to make it anew before"
+            )
+        with self._earlier() as earlier:
+            had = upkeep.counts(earlier)[QueryLevel.IMAGE] if earlier is not None else 0
+        if had:
+            raise ConfigurationError(
+                f"this archive has no instance, but {self._dest} is a backup of {had}: expected the configuration of "
+                "that archive, or another folder to begin anew"
+            )
 
     def _copy(self, instance: StoredInstance, *, is_trusted: bool) -> None:
         try:

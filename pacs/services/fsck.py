@@ -275,7 +275,7 @@ class _Mending:
 
     def _row_goes(self, finding: Finding) -> str:
         if self._forget(finding):
-            return "row removed: send the instance again"
+            return "row removed: send it again"
         return "its instance has another file now"
 
     def _file_decides(self, finding: Finding) -> str:
@@ -284,7 +284,7 @@ class _Mending:
             arrival_of(self._files, finding.file)
         except UndecodableDataSet:
             self._forget(finding)
-            return f"row removed, file moved to {self._files.set_aside(finding.file)}: send the instance again"
+            return f"row removed, file moved to {self._files.set_aside(finding.file)}: send it again"
         self._forget(finding)
         try:
             adopt(self._index, self._files, finding.file)

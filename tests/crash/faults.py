@@ -231,7 +231,7 @@ def _site(folder: Path, fault: Fault, stack: ExitStack) -> tuple[Path, Place]:
     postgres = stack.enter_context(Postgres.running()) if fault.on_postgres else None
     own, other = (elsewhere, disk) if fault.is_index_apart else (disk, disk)
     url = postgres.text if postgres else f"sqlite:///{other}/index/pacs.db"
-    site = Site(own / "pacs", url, ("database.wait_seconds=0.3",), folder / "serve.log")
+    site = Site(own / "pacs", url, ("database.wait_seconds=0.3", "limits.free_space=0"), folder / "serve.log")
     return disk, Place(site, postgres=postgres)
 
 

@@ -118,7 +118,7 @@ def test_what_is_never_taken(archive, open_to_all, sop_class):
     """Refused as an unknown abstract syntax, or where the service is offered as its instance, switch or not."""
     for each in (archive, open_to_all):
         if sop_class == PUSH_MODEL:
-            assert store(each.port, instance("NEVER", SOPClassUID=sop_class)).status == 0x0122
+            assert store(each.port, instance("NEVER", SOPClassUID=sop_class)).status == 0x0211
             continue
         assert negotiated(each.port, [(sop_class, [EXPLICIT])]) == [(3, EXPLICIT)]
 

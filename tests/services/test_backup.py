@@ -21,6 +21,7 @@ from pacs.services.backup import Backups, Copied
 from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.storage import Storage
+from pacs.testing import study
 from tests.databases import KINDS, fresh_database, opened
 from tests.upkeep import mix, rows, send, series_of, tree
 
@@ -366,3 +367,16 @@ def test_a_full_disk_ends_a_backup_with_a_sentence(house: House, tmp_path: Path)
     (tmp_path / "backup" / "files").write_text("")
     with pytest.raises(StorageUnavailable, match="cannot be written"):
         house.backups.make(tmp_path / "backup")
+
+
+def test_an_archive_that_has_nothing_does_not_take_the_place_of_a_backup_that_has(house, new, tmp_path):
+    """As when a command runs in the wrong folder, or the index is lost: the earlier backup stays as it is."""
+    send(house.storage, *study(series=1, instances=3))
+    house.backups.make(tmp_path / "backup")
+    before = tree(tmp_path / "backup" / "files")
+    with pytest.raises(ConfigurationError, match="is a backup of 3"):
+        new.backups.make(tmp_path / "backup", prune=True)
+    lost = Backups(new.index, house.files, house.root)
+    with pytest.raises(ConfigurationError, match="pacs reindex"):
+        lost.make(tmp_path / "backup", prune=True)
+    assert tree(tmp_path / "backup" / "files") == before

@@ -90,7 +90,7 @@ def test_fsck_lists_what_is_wrong_and_how_it_was_mended(typed):
     assert line.startswith(f"digest,{key},2.25.")
     (found,) = json.loads(typed("fsck", "--repair", "--json").stdout)
     assert (found["Problem"], found["File"]) == ("digest", key)
-    assert found["Done"] == f"row removed, file moved to quarantine/{key}: send the instance again"
+    assert found["Done"] == f"row removed, file moved to quarantine/{key}: send it again"
     assert typed("fsck").stderr == "5 instances, 5 files: all is well\n"
 
 
