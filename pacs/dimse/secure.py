@@ -53,6 +53,7 @@ def acceptor_context(files: Certificates) -> ssl.SSLContext:
     """How those who call us are answered. Raises ConfigurationError when a file cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
+    context.num_tickets = 0  # who waits for data by `select`, as DCMTK does, takes a ticket for some
     _load_ours(context, files)
     if files.of_clients != "none":
         _load_theirs(context, files.ca)

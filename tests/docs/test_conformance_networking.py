@@ -259,7 +259,7 @@ def test_every_option_of_access(archive, guarded, tmp_path, row):
     asked = {"access.callers": stranger, "access.called_ae": other, "access.users": nobody}[row[0]]
     reason = {"access.callers": "1/1/3", "access.called_ae": "1/1/7", "access.users": "2/2/1"}[row[0]]
     if row[1] == "required":
-        with serving(tmp_path, {"access.users": "required"}) as archive:
+        with serving(tmp_path, {"access.users": "required", "users": [{"name": "alice"}]}) as archive:
             assert triplet(archive.port) == reason
     elif row[3] == "yes":
         assert negotiated(archive.port, [(VERIFICATION, [IMPLICIT])], **asked) == [(ACCEPTED, IMPLICIT)]

@@ -59,6 +59,7 @@ def events(archive, kind):
     return seen
 
 
+@pytest.mark.timeout(150)
 def test_images_come_in_and_go_out_encrypted_bit_for_bit(tmp_path, authority):
     """DCMTK stores by TLS, of small and larger instances, and has them moved to itself by TLS."""
     ws = authority.sign("ws", *HERE)
@@ -239,6 +240,7 @@ def test_a_key_that_is_encrypted_is_refused_without_asking_for_a_passphrase(tmp_
         pass
 
 
+@pytest.mark.timeout(150)
 def test_a_large_data_set_goes_encrypted_over_a_slow_reader(tmp_path, authority):
     """Nothing is lost or doubled where the socket takes only a part of what is encrypted."""
     ws = authority.sign("ws", *HERE)
