@@ -34,7 +34,8 @@ from pacs.index.database import Index
 from pacs.notify import Notifier
 from pacs.oversight import Oversight
 from pacs.services.access import Access, Rules
-from pacs.services.backup import WORK, Backups
+from pacs.services.aside import WORK
+from pacs.services.backup import Backups
 from pacs.services.commitment import Bounds as BoundsOfCommitments
 from pacs.services.commitment import Commitments, Schedule
 from pacs.services.fsck import Fsck
@@ -264,7 +265,7 @@ class Archive:
             ae_title=config.server.ae_title,
             address=lambda: (self.config.server.host, self.port),
             is_accepting=lambda: self._server.is_accepting,
-            is_peer=lambda ae_title: self.peers.find(ae_title) is not None,
+            is_peer=self._is_peer,
             workers=config.server.workers,
             most_associations=lambda: self.config.limits.associations,
             protection=lambda: self._to_ourselves,
@@ -514,7 +515,6 @@ def _peers(config: Config) -> tuple[Peer, ...]:
             addresses=tuple(map(ip_network, each.addresses)),
             certificates=frozenset(each.certificates),
             destinations=None if each.destinations is None else frozenset(each.destinations),
-            is_secure=each.tls,
         )
         for each in config.peers
     )

@@ -63,14 +63,6 @@ def _fingerprint(text: str) -> str:
     return plain
 
 
-def _path(text: str, info: ValidationInfo) -> str:
-    """The path of a file, made absolute; '' for none."""
-    base = _base(info)
-    if "\0" in text:
-        raise ValueError("expected the path of a file")
-    return text if base is None or not text else str(base / text)
-
-
 def _passcode(text: str) -> str:
     from pacs.services.users import check_hash
 
@@ -128,7 +120,7 @@ def _transfer_syntax(text: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
-FilePath = Annotated[str, AfterValidator(_path)]
+FilePath = Annotated[str, AfterValidator(_file)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -294,7 +286,7 @@ class Metrics(Section):
 class Audit(Section):
     """Who stored, queried, retrieved and deleted what: a file, none where it is ''."""
 
-    file: Annotated[str, AfterValidator(_file)] = ""
+    file: FilePath = ""
 
 
 class Peer(Section):

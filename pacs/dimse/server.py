@@ -20,6 +20,7 @@ from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.places import Bounds, Places, Share
 from pacs.errors import AssociationLost, ProtocolViolation, ServerStopping
+from pacs.listening import listening
 from pacs.services.access import Caller
 from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event, OperationFinished
 
@@ -28,6 +29,9 @@ Handler = Callable[[Association, Message], None]
 MOST_UNASSOCIATED = 256
 """How many connections may be without an association at once, before it or after; one more, and the oldest of the
 address that has the most is given up (P7)."""
+
+BACKLOG = 256
+"""How many connections may wait to be accepted."""
 
 HESITATION = 0.005
 """Seconds a worker leaves a connection to one that has fewer of them, if there is one."""
@@ -104,7 +108,7 @@ class Server:
         """Listen, and accept nothing yet. Raises OSError when an address cannot be had."""
         try:
             for host, port, _ in self._addresses:
-                self._listeners.append(_listen(host, port))
+                self._listeners.append(listening(host, port, BACKLOG))
         except OSError:
             self._is_draining = True  # there is nothing to stop any more
             self._close_listeners()
@@ -369,20 +373,6 @@ class Server:
 
 
 # --- the small parts ---------------------------------------------------------------------------------------------
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(256)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _ports(listeners: Iterable[socket.socket]) -> tuple[int, ...]:

@@ -32,22 +32,19 @@ from pacs.files import digest
 from pacs.files.copies import Copies, alone_in
 from pacs.files.disk import sync_folder
 from pacs.files.held import held_folders, is_held
-from pacs.files.local import UPKEEP, LocalFiles
+from pacs.files.local import LocalFiles
 from pacs.files.store import FileStore
 from pacs.index import reconciling, schema, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.arrivals import arrival_of
+from pacs.services.aside import WORK, aside, scratch_folder
 from pacs.services.derivation import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.reindex import aside, scratch_folder
 
 MANIFEST, FILES = "manifest.json", "files"
 MARK = "this-is-a-pacs-backup"
 FORMAT = 1
-
-WORK = UPKEEP
-"""The folder beside the files in which indexes are put together."""
 
 ATTEMPTS = 10
 """How often an instance is looked up that is replaced again and again."""

@@ -28,8 +28,7 @@ class Peer:
 
     `addresses` are the networks it may call from and `certificates` the SHA-256 fingerprints (lower case, hexadecimal)
     of which it must show one, any where there are none. `destinations` are the AE titles it may have images moved to,
-    None for all that are known. `is_secure` is whether it is called with TLS, `associations` how many one C-MOVE opens
-    to it at once, at most.
+    None for all that are known. `associations` is how many one C-MOVE opens to it at once, at most.
     """
 
     ae_title: str
@@ -42,7 +41,6 @@ class Peer:
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
     certificates: frozenset[str] = frozenset()
     destinations: frozenset[str] | None = None
-    is_secure: bool = False
 
 
 class Peers:

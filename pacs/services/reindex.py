@@ -8,7 +8,6 @@ and a run that was cut off is made up for by the next one.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -23,13 +22,13 @@ from pacs.errors import (
     StorageUnavailable,
     UndecodableDataSet,
 )
-from pacs.files.held import HeldFolder, held_folders, take
 from pacs.files.store import FileStore
-from pacs.index import reconciling, schema, upkeep, writer
+from pacs.index import reconciling, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.reconciling import Changes, Differing, Place
 from pacs.index.writer import Arrival, StoredInstance
 from pacs.services.arrivals import arrival_of
+from pacs.services.aside import aside
 from pacs.services.derivation import refresh
 from pacs.services.fsck import GRACE
 from pacs.services.progress import Progress, silent
@@ -84,44 +83,6 @@ class Reindex:
             self._files.replay()  # what is durable in a journal alone
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
             return run.run(progress)
-
-
-@contextmanager
-def aside(folder: Path) -> Iterator[Index]:
-    """An empty index in a folder of its own, which is removed at the end; what others left there is removed as well.
-
-    Raises StorageUnavailable.
-    """
-    with scratch_folder(folder) as own, closing(Index(f"sqlite:///{own}/index.db")) as index:
-        schema.upgrade(index)
-        index.is_recoverable = True  # it is of no use after a power cut
-        yield index
-
-
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end; those that processes left there that died are removed as well.
-
-    Raises StorageUnavailable.
-    """
-    try:
-        for path in held_folders(parent):
-            if (left := take(path)) is not None:
-                _remove(left)
-        held = HeldFolder.make(parent)
-    except OSError as error:
-        raise StorageUnavailable(f"There is no room to work in ({error.strerror})") from error
-    try:
-        yield held.path
-    finally:
-        with suppress(OSError):
-            _remove(held)
-
-
-def _remove(held: HeldFolder) -> None:
-    for path in held.path.iterdir():
-        path.unlink()
-    held.release(remove=True)
 
 
 class _Run:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pacs.listening import listening
+
 if TYPE_CHECKING:
     import uvicorn
 
@@ -29,6 +31,9 @@ HANDSHAKE = 3.0
 """Seconds TLS may take to begin."""
 
 MOST_CONNECTIONS = 100
+
+BACKLOG = 128
+"""How many connections may wait to be accepted."""
 
 LONGEST_HEAD = 16384
 """Bytes of a request before its body."""
@@ -58,17 +63,7 @@ class WebServer:
 
     def listen(self) -> None:
         """Listen, and answer nothing yet. Raises OSError when the address cannot be had."""
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self._host, self._port))
-            listener.listen(128)
-            listener.setblocking(False)
-        except OSError:
-            listener.close()
-            raise
-        self._listener = listener
+        self._listener = listening(self._host, self._port, BACKLOG)
 
     @property
     def port(self) -> int:
