@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import click
 
 from pacs.cli.options import configured
 from pacs.errors import AssociationRejected, ConfigurationError, PacsError
+from pacs.listening import listening
 
 if TYPE_CHECKING:
     from pacs.config import Config, Peer
@@ -114,17 +114,24 @@ def _addresses(config: "Config") -> Iterator[Finding]:
 
 
 def _address(config: "Config", address: "Address") -> Finding:
-    where = f"{address.host}:{address.port}"
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        socket.create_server((address.host, address.port), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE and (running := _answer_of(config, address)).well:
-            return running
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    why, is_taken = _obstacle(address.host, address.port)
+    if is_taken and (running := _answer_of(config, address)).well:
+        return running
+    if why:
         keys = "server.host or tls.port" if address.is_secure else "server.host or server.port"
-        return Finding("server", False, f"cannot listen on {where} ({why}): change {keys}, or end what is there")
+        return Finding("server", False, f"{why}: change {keys}, or end what is there")
+    where = f"{address.host}:{address.port}"
     return Finding("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
+
+
+def _obstacle(host: str, port: int) -> tuple[str, bool]:
+    """Why an address cannot be listened on, '' where it can, and whether that is because somebody does."""
+    try:
+        listening(host, port, 1).close()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        return f"cannot listen on {host}:{port} ({why})", error.errno == errno.EADDRINUSE
+    return "", False
 
 
 def _certificate(config: "Config") -> Finding:
@@ -152,16 +159,12 @@ def _without_effect(config: "Config") -> Iterator[Finding]:
 def _web(config: "Config") -> Finding:
     """Whether the web address is free, or has our own server behind it."""
     web = config.web
-    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-    try:
-        socket.create_server((web.host, web.port), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE and _answers_http(config):  # by us, or by who has the same paths
-            scheme = "https" if web.tls else "http"
-            return Finding("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        mend = "change web.host or web.port, or set web.enabled = false"
-        return Finding("web", False, f"cannot listen on {web.host}:{web.port} ({why}): {mend}")
+    why, is_taken = _obstacle(web.host, web.port)
+    if is_taken and _answers_http(config):  # by us, or by who has the same paths
+        scheme = "https" if web.tls else "http"
+        return Finding("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
+    if why:
+        return Finding("web", False, f"{why}: change web.host or web.port, or set web.enabled = false")
     return Finding("web", True, f"{web.host}:{web.port} is free to listen on")
 
 
