@@ -215,12 +215,7 @@ def test_files_that_somebody_else_takes_in_at_the_same_time_stay(tmp_path: Path,
 
 def test_a_copy_that_takes_the_place_of_the_file_of_a_row_meanwhile_stays(tmp_path: Path, paths: list[Path]):
     """As it is compared with that file, somebody replaces this."""
-    with archive(tmp_path) as first:
-        first.start()
-        row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
-    file = tmp_path / "files" / row.file_key
-    copy = file.with_name("ffffffff-0000-7000-8000-000000000001.dcm")
-    copy.write_bytes(file.read_bytes())
+    row, _, copy = a_row_and_a_copy(tmp_path, paths[0], "ffffffff-0000-7000-8000-000000000001.dcm")
     (tmp_path / "files" / "running" / "dead").mkdir()
 
     def replace(index: Index, files: LocalFiles, key: str) -> None:
@@ -231,6 +226,17 @@ def test_a_copy_that_takes_the_place_of_the_file_of_a_row_meanwhile_stays(tmp_pa
         second.start()
         assert writer.find(second.index, row.sop_instance_uid).file_key.endswith(copy.name)
     assert copy.exists()
+
+
+def a_row_and_a_copy(folder: Path, path: Path, name: str) -> tuple[StoredInstance, Path, Path]:
+    """An instance in the index, its file, and a copy of that beside it which is in no row."""
+    with archive(folder) as first:
+        first.start()
+        row = writer.find(first.index, first.storage.import_file(path).sop_instance_uid)
+    file = folder / "files" / row.file_key
+    copy = file.with_name(name)
+    copy.write_bytes(file.read_bytes())
+    return row, file, copy
 
 
 def on_opening(house: Archive, work: dict[str, Callable[[Index, LocalFiles, str], object]]) -> None:
@@ -247,12 +253,7 @@ def on_opening(house: Archive, work: dict[str, Callable[[Index, LocalFiles, str]
 
 def test_a_row_whose_file_is_damaged_gets_the_copy_that_is_not(tmp_path: Path, paths: list[Path]):
     """The same bytes, whole."""
-    with archive(tmp_path) as first:
-        first.start()
-        row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
-    file = tmp_path / "files" / row.file_key
-    copy = file.with_name("00000000-0000-7000-8000-000000000001.dcm")
-    copy.write_bytes(file.read_bytes())
+    row, file, copy = a_row_and_a_copy(tmp_path, paths[0], "00000000-0000-7000-8000-000000000001.dcm")
     file.write_bytes(bytes(row.size))
     (tmp_path / "files" / "running" / "dead").mkdir()
     with archive(tmp_path) as second:

@@ -506,6 +506,11 @@ def failing_statements(index: Index, beginning: str) -> Iterator[None]:
         event.remove(engine, name, listener)
 
 
+def gone(*_: object) -> None:
+    """A database that does not answer."""
+    raise IndexUnavailable("The index does not answer")
+
+
 class TestAStepThatFails:
     """Whichever step fails: the right error, no stray file, no stray row, and the same instance can be sent again."""
 
@@ -539,10 +544,6 @@ class TestAStepThatFails:
 
     def test_of_the_index_when_it_is_gone_altogether(self, house: House, monkeypatch):
         """A database that answers nothing: IndexUnavailable, and no file once it answers again."""
-
-        def gone(*_: object) -> None:
-            raise IndexUnavailable("The index does not answer")
-
         storage = house.storage()
         monkeypatch.setattr(writer, "add", gone)
         monkeypatch.setattr(writer, "find", gone)
@@ -562,9 +563,6 @@ class TestAStepThatFails:
         def committed(index: Index, arrival: writer.Arrival) -> None:
             add(index, arrival)
             gone()
-
-        def gone(*_: object) -> None:
-            raise IndexUnavailable("The index does not answer")
 
         storage = house.storage()
         monkeypatch.setattr(writer, "add", committed)
