@@ -1,5 +1,6 @@
 """Processes of ours: started, found ready, measured in /proc, ended by their own id."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -20,12 +21,27 @@ class NotRunning(Exception):
     """A process did not start; the end of its log says why."""
 
 
+def _ports() -> Iterator[int]:
+    """Ports below those that systems give out themselves, another part of them for each worker of a test run."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    part = range(20_000 + 1_500 * worker, 20_000 + 1_500 * (worker + 1))
+    begin = os.getpid() % len(part)  # another run beside this one begins elsewhere
+    return itertools.cycle([*part[begin:], *part[:begin]])
+
+
+PORTS = _ports()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, for what is started later.
+
+    It is none that the system gives to whoever asks for any, or connects: those could be taken before that is started.
+    """
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports go round for ever")
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60
-"""Seconds a program may take before the test gives it up."""
+from benchmarks.processes import free_port
+
+PATIENCE = 45
+"""Seconds a program may take before the test gives it up: less than a test may, so that it is said which it was."""
 
 JARS = Path("/usr/share/java")
 PIXELMED = ("pixelmed", "commons-codec", "commons-net", "slf4j-api", "slf4j-nop", "vecmath", "hsqldb", "jmdns")
@@ -47,26 +49,6 @@ def run(program: str, *arguments: object, check: bool = True) -> str:
     output = finished.stdout.decode("utf-8", "replace")
     assert not check or finished.returncode == 0, output
     return output
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(command: Sequence[object], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program for the `with` block; what it says goes to a file."""
-    with log.open("wb") as out:
-        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 @dataclass(frozen=True)
