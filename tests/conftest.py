@@ -1,6 +1,10 @@
 """What every test may use."""
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.leftovers import collect_quietly
 
 pytest_plugins = ["tests.databases", "pacs.testing"]
 
@@ -16,3 +20,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="a long form: run with --long"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left_to_other_modules(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a module ignores that pynetdicom leaves open is collected at its end, or others would fail by it."""
+    yield
+    marks = getattr(request.module, "pytestmark", ())
+    for mark in marks if isinstance(marks, list | tuple) else (marks,):
+        if mark.name == "filterwarnings" and "PytestUnraisableExceptionWarning" in mark.args[0]:
+            collect_quietly()

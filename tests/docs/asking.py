@@ -1,8 +1,6 @@
 """Asking a running archive one thing after the other, in bytes: what the tests of the conformance statement share."""
 
-import gc
 import struct
-import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,10 +204,3 @@ def destination(ae_title, answer=lambda _event: 0x0000, syntaxes=(EXPLICIT, IMPL
         yield {"ae_title": ae_title, "host": "127.0.0.1", "port": listener.server_address[1]}
     finally:
         listener.shutdown()
-
-
-def collect_quietly() -> None:
-    """Have the garbage collector close the sockets that pynetdicom left open."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()

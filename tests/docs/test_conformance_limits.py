@@ -21,7 +21,6 @@ from tests.docs.asking import (
     VERIFICATION,
     Asker,
     answered,
-    collect_quietly,
     counts,
     destination,
     ended,
@@ -32,6 +31,7 @@ from tests.docs.asking import (
     triplet,
 )
 from tests.docs.statement import asks, rows
+from tests.leftovers import collect_quietly
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
 DEFLATED = "1.2.840.10008.1.2.1.99"

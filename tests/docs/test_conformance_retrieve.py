@@ -21,13 +21,13 @@ from tests.docs.asking import (
     MR,
     ROOTS,
     Asker,
-    collect_quietly,
     counts,
     destination,
     model,
     role,
 )
 from tests.docs.statement import asks, rows, sentences
+from tests.leftovers import collect_quietly
 from tests.programs import free_port, run
 from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
 
