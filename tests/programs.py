@@ -51,6 +51,18 @@ def run(program: str, *arguments: object, check: bool = True) -> str:
     return output
 
 
+@contextmanager
+def running(command: Sequence[object], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program for the `with` block; what it says goes to a file."""
+    with log.open("wb") as out:
+        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
 @dataclass(frozen=True)
 class Storescp:
     """DCMTK's storescp while it runs: where it listens, where it writes, and what it logs."""
