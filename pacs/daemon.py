@@ -3,8 +3,9 @@
 import errno
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -91,7 +92,7 @@ class Archive:
             publish=self.events.publish,
         )
         self._reporter = self._commitment_reporter()
-        settings = self._build(config)
+        self._serve_by(config)
         folder, publish = Path(config.files.url), self.events.publish
         self.maintenance = Maintenance(
             self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
@@ -101,9 +102,12 @@ class Archive:
         self.backups = Backups(self.index, self.files, folder)
         self._recovery = Recovery(self.index, self.files, folder / "running", publish)
         self._addresses = addresses_of(config)
-        self._server = Server(self._addresses, settings, publish=self.oversight.publish)
-        self._web_tls = secure.web_context(certificates_of(config)) if config.web.enabled and config.web.tls else None
-        self._web = self._http() if config.web.enabled else None
+        nobody = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))  # who only looks into the archive needs no keys
+        self._server = Server(self._addresses, nobody, publish=self.oversight.publish)
+        self._protections: Mapping[str, Protection | None] = {}
+        self._to_ourselves: Protection | None = None
+        self._web_tls: ssl.SSLContext | None = None
+        self._web: WebServer | None = None
         self._closing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -134,8 +138,9 @@ class Archive:
         """Do what is done once for a server: open, clear what an unclean stop left, listen; accept nothing yet.
 
         Raises SchemaMismatch, IndexUnavailable, StorageUnavailable, and ConfigurationError when the address to listen
-        on cannot be had.
+        on cannot be had, or a certificate, key or token cannot be used.
         """
+        self._get_ready()
         self.open()
         with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
             self.files.start()
@@ -149,6 +154,14 @@ class Archive:
             raise ConfigurationError(f"{why}: expected server.host to be ours and server.port to be free") from error
         self.port = self._server.port
         self._listen_for_http()
+
+    def _get_ready(self) -> None:
+        """Make what only a server needs: certificates, users, handlers. Raises ConfigurationError."""
+        config = self.config
+        if config.web.enabled:
+            self._web_tls = secure.web_context(certificates_of(config)) if config.web.tls else None
+            self._web = self._http()
+        self._server.configure(self._settings(config))
 
     def _listen_for_http(self) -> None:
         if self._web is None:
@@ -202,7 +215,7 @@ class Archive:
         self.auditor.reopen()
         if self._web_tls is not None:
             secure.renew(self._web_tls, certificates_of(usable))
-        self._server.configure(self._build(usable))  # which is the last that can fail
+        self._server.configure(self._settings(usable))  # which is the last that can fail
         self.files.least_free = usable.limits.free_space
         self.config = usable
         return at_start
@@ -213,6 +226,7 @@ class Archive:
         That one's marker says for all of them that instances may have to be looked for at the next start. Raises
         StorageUnavailable.
         """
+        self._get_ready()
         self.index.is_recoverable = True
         self.files.join()
         self.oversight.join(prepared.oversight, worker)
@@ -283,16 +297,9 @@ class Archive:
         web = self.config.web
         return WebServer(web.host, web.port, make, self._web_tls)
 
-    def _build(self, config: Config) -> Settings:
-        """Build what can be built anew while a server runs: the services, and what the DIMSE mouth goes by.
-
-        Raises ConfigurationError before anything is replaced.
-        """
-        protections = {each.ae_title: protection_of(config, each) for each in config.peers}
-        tls = secure.acceptor_context(certificates_of(config)) if config.tls.enabled else None
-        to_ourselves = ourselves(config) if config.tls.only else None
-        users, limits = _users(config), config.limits
-        self._protections, self._to_ourselves = protections, to_ourselves
+    def _serve_by(self, config: Config) -> None:
+        """Have the services go by a configuration: also while a server runs."""
+        limits = config.limits
         self.storage.duplicates = config.storage.duplicates
         self.storage.unknown_sop_classes = config.storage.unknown_sop_classes
         self.storage.bounds = BoundsOfDataSets(
@@ -310,6 +317,15 @@ class Archive:
             verify=config.files.verify,
             publish=self.events.publish,
         )
+
+    def _settings(self, config: Config) -> Settings:
+        """What the DIMSE mouth goes by, and the services with it. Raises ConfigurationError before anything changes."""
+        protections = {each.ae_title: protection_of(config, each) for each in config.peers}
+        tls = secure.acceptor_context(certificates_of(config)) if config.tls.enabled else None
+        to_ourselves = ourselves(config) if config.tls.only else None
+        users, limits = _users(config), config.limits
+        self._serve_by(config)
+        self._protections, self._to_ourselves = protections, to_ourselves
         of_associations = _association_limits(limits)
         handlers = Handlers(
             storage=self.storage,

@@ -177,3 +177,12 @@ def test_everything_is_never_meant_by_accident(filled, words):
     assert result.exit_code == 2
     assert "or --all" in result.stderr
     assert len(listed(filled, "images")) == 8
+
+
+def test_looking_into_the_archive_needs_no_key_of_the_server(pacs):
+    """The key may be readable for the server's user alone: `pacs ls` does not ask for it, `pacs serve` does."""
+    secured = ("--set", "tls.enabled=true", "--set", "tls.certificate=none.pem", "--set", "tls.key=none.pem")
+    assert pacs("ls", "patients", *secured).exit_code == 0
+    refused = pacs("serve", "--port", "0", *secured)
+    assert refused.exit_code == 2
+    assert "tls.certificate" in refused.output
