@@ -147,6 +147,13 @@ class ProtocolViolation(PacsError):
     """What came on an association breaks PS3.7 or PS3.8, so that nothing behind it could be understood either."""
 
 
+# --- recordings --------------------------------------------------------------------------------------------------
+
+
+class RecordingUnusable(PacsError):
+    """A file is no recording of associations, or not a whole one."""
+
+
 # --- what is wrong with us ---------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from pacs import __version__
-from pacs.cli import check, conformance, contents, database, passcode, peers, serve, upkeep
+from pacs.cli import check, conformance, contents, database, passcode, peers, recording, serve, upkeep
 from pacs.errors import ConfigurationError, PacsError
 
 
@@ -57,5 +57,7 @@ for command in (
     peers.peers,
     passcode.passcode,
     conformance.conformance,
+    recording.record,
+    recording.replay,
 ):
     main.add_command(command)

@@ -176,7 +176,7 @@ class AcceptorPolicy:
             if not proposed.transfer_syntax:
                 contexts.append(_without_transfer_syntax(proposed))
                 continue
-            chosen = self._chosen(proposed, order)
+            chosen = self.chosen(proposed, order)
             if proposed.abstract_syntax not in proposed_roles:
                 contexts.append(_answer_to(proposed, chosen))
                 continue
@@ -185,7 +185,7 @@ class AcceptorPolicy:
             roles |= {cast(UID, each.sop_class_uid): each for each in replies}
         return contexts, list(roles.values())
 
-    def _chosen(self, proposed: PresentationContext, order: Sequence[str]) -> "_Choice":
+    def chosen(self, proposed: PresentationContext, order: Sequence[str]) -> "Choice":
         """Whether the abstract syntax is ours, whether with roles, and the transfer syntax we take of the proposed."""
         uid = str(proposed.abstract_syntax)
         if self.stores(uid):
@@ -200,7 +200,8 @@ class AcceptorPolicy:
         return sop_class_uid in STORAGE or (unknown and sop_class_uid not in NON_PATIENT)
 
 
-_Choice = tuple[bool, bool, str | None]
+Choice = tuple[bool, bool, str | None]
+"""Whether an abstract syntax is ours, whether with roles, and the transfer syntax that is taken, None for none."""
 
 
 def _supported(proposed: PresentationContext, ours: bool, roles: bool, syntax: str | None) -> PresentationContext:
@@ -214,7 +215,7 @@ def _supported(proposed: PresentationContext, ours: bool, roles: bool, syntax: s
     return supported
 
 
-def _answer_to(proposed: PresentationContext, choice: _Choice) -> PresentationContext:
+def _answer_to(proposed: PresentationContext, choice: Choice) -> PresentationContext:
     """The answer to a context without role selection: the same for all that propose the same."""
     first = proposed.transfer_syntax[0]
     answer = copy(_answer(proposed.abstract_syntax, choice[2] or first, choice))
@@ -223,7 +224,7 @@ def _answer_to(proposed: PresentationContext, choice: _Choice) -> PresentationCo
 
 
 @lru_cache(maxsize=4096)
-def _answer(abstract_syntax: UID | None, transfer_syntax: str, choice: _Choice) -> PresentationContext:
+def _answer(abstract_syntax: UID | None, transfer_syntax: str, choice: Choice) -> PresentationContext:
     """What pynetdicom answers to a context of one transfer syntax. Not to be changed, only to be copied."""
     proposed = PresentationContext()
     proposed.context_id, proposed.abstract_syntax = 1, abstract_syntax

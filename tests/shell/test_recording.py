@@ -1,0 +1,59 @@
+"""`pacs record` and `pacs replay` as programs."""
+
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from pacs.testing import serving, study
+from tests.archives import take_in
+from tests.programs import PATIENCE, run
+
+
+@contextmanager
+def started(*words):
+    """A command that runs until it is interrupted: the port it says, and what it says at the end."""
+    command = [sys.executable, "-m", "pacs", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = process.stdout.readline()
+    rest = []
+    try:
+        yield int(re.search(r"127\.0\.0\.1:(\d+)", said)[1]), rest
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest.append(process.communicate(timeout=PATIENCE)[0])
+    assert process.returncode == 0
+
+
+def test_an_association_is_recorded_and_replayed_by_two_commands(tmp_path):
+    """The replay answers without the archive."""
+    tape = tmp_path / "tape.jsonl"
+    keys = ("-S", "-aec", "PACS", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=P1", "-k", "PatientName")
+    with serving(tmp_path / "archive") as archive:
+        take_in(archive, study(series=1, instances=1))
+        with started("record", f"PACS@127.0.0.1:{archive.port}", tape) as (port, rest):
+            run("findscu", *keys, "127.0.0.1", port)
+    assert re.match(r"1 association, \d+ messages in ", rest[0])
+    with started("replay", tape) as (port, _):
+        said = run("findscu", "-v", *keys, "127.0.0.1", port)
+    assert said.count("(Pending)") == 1
+    assert "NAME" in said
+
+
+@pytest.mark.parametrize("target", ["nowhere", "PACS@host", "PACS@host:port"])
+def test_a_target_that_is_no_address_is_refused(pacs, target):
+    """With what was expected."""
+    refused = pacs("record", target, "tape.jsonl")
+    assert refused.exit_code == 2
+    assert "expected HOST:PORT" in refused.output
+
+
+def test_a_file_that_is_no_recording_is_refused(pacs, tmp_path):
+    """With the line."""
+    (tmp_path / "tape.jsonl").write_text("nonsense\n")
+    refused = pacs("replay", "tape.jsonl")
+    assert refused.exit_code == 1
+    assert "tape.jsonl, line 1" in refused.output

@@ -1,0 +1,226 @@
+"""Associations recorded between real programs, and replayed to them."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+from pydicom.dataset import Dataset
+
+from pacs.dimse.server import Server
+from pacs.errors import RecordingUnusable
+from pacs.tape import script
+from pacs.tape.relay import Relay
+from pacs.tape.replay import Replay
+from pacs.tape.script import Writer, read
+from pacs.testing import serving, study, write
+from tests.archives import take_in
+from tests.programs import run
+
+SECRETS = ("DOE", "JOHN", "MRN-77", "1970", "2026", "A1", "WELBY")
+"""Parts of what the specimens say of a person."""
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An archive with two studies of one patient."""
+    with serving(tmp_path / "archive") as archive:
+        for number in (1, 2):
+            take_in(archive, study(patient_id="MRN-77", series=1, instances=2, number=number))
+        yield archive
+
+
+@contextmanager
+def recording(archive, file):
+    """A recording of what is said to an archive on the port given, in a file that is whole after the block."""
+    with file.open("w", encoding="utf-8") as stream:
+        writer = Writer(stream)
+        with Relay(("127.0.0.1", 0), ("127.0.0.1", archive.port), writer.witness) as relay:
+            yield relay.port
+
+
+@contextmanager
+def replaying(file):
+    """A server that answers as on tape."""
+    server = Server([("127.0.0.1", 0)], Replay(read(file)).settings)
+    server.start()
+    try:
+        yield server.port
+    finally:
+        server.stop()
+
+
+def find(port, *keys, level="STUDY"):
+    """What findscu prints."""
+    words = [word for key in (f"QueryRetrieveLevel={level}", *keys) for word in ("-k", key)]
+    return run("findscu", "-v", "-S", "-aec", "PACS", *words, "127.0.0.1", port)
+
+
+def test_a_query_is_answered_from_tape_as_it_was_by_the_server(archive, tmp_path):
+    """As many matches, with other names; and another association gets the same again."""
+    tape = tmp_path / "tape.jsonl"
+    with recording(archive, tape) as port:
+        original = find(port, "PatientID=MRN-77", "PatientName", "StudyInstanceUID")
+    with replaying(tape) as port:
+        replayed = find(port, "PatientID=MRN-77", "PatientName", "StudyInstanceUID")
+        again = find(port, "PatientID=MRN-77", "PatientName", "StudyInstanceUID")
+    assert original.count("(Pending)") == replayed.count("(Pending)") == again.count("(Pending)") == 2
+    assert "DOE^JOHN" in original
+    assert "NAME" in replayed
+    assert "DOE" not in replayed
+
+
+def test_each_question_gets_the_answer_to_its_like(archive, tmp_path):
+    """By the Identifier where it was asked the same, else by its keys."""
+    tape = tmp_path / "tape.jsonl"
+    with recording(archive, tape) as port:
+        find(port, "PatientName=NOBODY", "StudyInstanceUID")
+        find(port, "PatientID=MRN-77", "StudyInstanceUID")
+    with replaying(tape) as port:
+        by_id = find(port, "PatientID=WHOEVER", "StudyInstanceUID")
+        by_name = find(port, "PatientName=WHOEVER", "StudyInstanceUID")
+    assert by_id.count("(Pending)") == 2
+    assert by_name.count("(Pending)") == 0
+
+
+def test_a_recording_holds_nothing_of_the_person(archive, tmp_path):
+    """Not in Identifiers, answers, data sets that are stored, nor in their UIDs."""
+    tape = tmp_path / "tape.jsonl"
+    files = write(study(patient_id="MRN-77", series=1, instances=2, number=3), tmp_path / "files")
+    uids = {str(each.StudyInstanceUID) for each in study(patient_id="MRN-77", series=1, instances=1, number=3)}
+    with recording(archive, tape) as port:
+        find(
+            port, "PatientName=DOE*", "PatientBirthDate", "StudyDate=2026-", "AccessionNumber", "ReferringPhysicianName"
+        )
+        run("storescu", "-aec", "PACS", "127.0.0.1", port, *files)
+    text = tape.read_text("utf-8")
+    said = "".join(text.split("\n")[1:])
+    data = [line["data"] for line in map(json.loads, text.splitlines()) if line.get("data")]
+    assert data
+    assert not [each for each in (*SECRETS, *uids) if each in json.dumps(data)]
+    assert not [each for each in uids if each in said]
+    assert '"NAME1*"' in said.replace('"PatientName": ', "")
+    assert {"zeros": 128} in [each.get("PixelData") for each in data]
+
+
+def test_what_is_stored_to_a_replay_is_answered_as_it_was(archive, tmp_path):
+    """Three instances, three times success; in other transfer syntaxes too."""
+    tape = tmp_path / "tape.jsonl"
+    files = write(study(series=1, instances=3, number=4), tmp_path / "files")
+    with recording(archive, tape) as port:
+        run("storescu", "-aec", "PACS", "127.0.0.1", port, *files)
+    with replaying(tape) as port:
+        said = run("storescu", "-v", "-xi", "-aec", "PACS", "127.0.0.1", port, *files)
+    assert said.count("Received Store Response (Success)") == 3
+
+
+def test_a_get_is_replayed_with_its_sub_operations(archive, tmp_path):
+    """The instances come again, about somebody else, with zeros for pixels."""
+    from pydicom import dcmread
+
+    tape = tmp_path / "tape.jsonl"
+    keys = (
+        "-k",
+        "QueryRetrieveLevel=STUDY",
+        "-k",
+        f"StudyInstanceUID={study(patient_id='MRN-77')[0].StudyInstanceUID}",
+    )
+    for folder in ("original", "replayed"):
+        (tmp_path / folder).mkdir()
+    with recording(archive, tape) as port:
+        run("getscu", "-S", "-aec", "PACS", *keys, "-od", tmp_path / "original", "127.0.0.1", port)
+    with replaying(tape) as port:
+        run("getscu", "-S", "-aec", "PACS", *keys, "-od", tmp_path / "replayed", "127.0.0.1", port)
+    got = [dcmread(path) for path in (tmp_path / "replayed").iterdir()]
+    assert len(got) == len(list((tmp_path / "original").iterdir())) == 2
+    assert {each.Modality for each in got} == {"CT"}
+    assert all(each.PatientID.startswith("ID") and not any(each.PixelData) for each in got)
+
+
+def test_a_refusal_is_replayed_with_its_status(archive, tmp_path):
+    """The unknown move destination, A801."""
+    tape = tmp_path / "tape.jsonl"
+    words = (
+        "-v",
+        "-S",
+        "-aec",
+        "PACS",
+        "-aem",
+        "NOBODY",
+        "-k",
+        "QueryRetrieveLevel=STUDY",
+        "-k",
+        "StudyInstanceUID=1.2",
+    )
+    with recording(archive, tape) as port:
+        run("movescu", *words, "127.0.0.1", port, check=False)
+    with replaying(tape) as port:
+        said = run("movescu", "-d", *words[1:], "127.0.0.1", port, check=False)
+    assert "0xa801" in said.lower()
+
+
+def test_a_rejected_association_is_rejected_again(tmp_path):
+    """With the result, source and reason on tape."""
+    tape = tmp_path / "tape.jsonl"
+    with serving(tmp_path / "closed", {"access.called_ae": "ours"}) as archive, recording(archive, tape) as port:
+        first = run("echoscu", "-aec", "SOMEBODY", "127.0.0.1", port, check=False)
+    with replaying(tape) as port:
+        again = run("echoscu", "-aec", "SOMEBODY", "127.0.0.1", port, check=False)
+    assert "Called AE Title Not Recognized" in first
+    assert "Called AE Title Not Recognized" in again
+
+
+def test_what_was_never_asked_is_refused_with_a_reason(archive, tmp_path):
+    """A tape of a C-ECHO has no C-FIND, and does not even take its context."""
+    tape = tmp_path / "tape.jsonl"
+    with recording(archive, tape) as port:
+        run("echoscu", "-aec", "PACS", "127.0.0.1", port)
+    with replaying(tape) as port:
+        run("echoscu", "-aec", "PACS", "127.0.0.1", port)
+        said = run("findscu", "-S", "-aec", "PACS", "-k", "PatientID", "127.0.0.1", port, check=False)
+    assert "No Acceptable Presentation Contexts" in said
+
+
+def test_what_goes_by_is_passed_on_byte_for_byte(archive, tmp_path):
+    """Also what is no DICOM at all: the recording says so, and the server answers as if nobody listened."""
+    import socket
+
+    tape = tmp_path / "tape.jsonl"
+    with recording(archive, tape) as port, socket.create_connection(("127.0.0.1", port)) as nonsense:
+        nonsense.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        answer = nonsense.recv(100)
+    assert answer[:1] == b"\x07"
+    assert "not understood" in tape.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", ""),
+        ("hello\n", "line 1"),
+        ('{"pacs recording": 9}\n', "expected a recording of version 1"),
+        ('{"pacs recording": 1}\n{"association": 1, "from": "requestor", "context": 1, "command": {}}\n', "line 2"),
+        ('{"pacs recording": 1}\n{"at": 1}\n', "'association' is missing"),
+    ],
+)
+def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path, text, why):
+    """An empty one has no associations."""
+    file = tmp_path / "tape.jsonl"
+    file.write_text(text, "utf-8")
+    if not why:
+        assert read(file) == []
+        return
+    with pytest.raises(RecordingUnusable, match=why):
+        read(file)
+
+
+def test_a_data_set_on_tape_is_the_same_when_it_is_read():
+    """Sequences, several values, numbers, empty values, pixels."""
+    dataset = Dataset()
+    dataset.PatientName = "A^B"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.Rows, dataset.InstanceNumber, dataset.SliceThickness, dataset.StudyID = 5, 7, "1.5", ""
+    item = Dataset()
+    item.ScheduledProcedureStepID = "S"
+    dataset.RequestAttributesSequence = [item, Dataset()]
+    dataset.add_new("PixelData", "OW", bytes(10))
+    assert script.rebuilt(json.loads(json.dumps(script.plain(dataset)))) == dataset
