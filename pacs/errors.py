@@ -7,7 +7,8 @@ Every error carries `comment`, a sentence for the peer that says how to mend it 
 `tags`, the Data Elements at fault (PS3.7 Annex C "Offending Element"), which may be empty.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class PacsError(Exception):
@@ -152,6 +153,54 @@ class ProtocolViolation(PacsError):
 
 class RecordingUnusable(PacsError):
     """A file is no recording of associations, or not a whole one."""
+
+
+# --- what we ask of others --------------------------------------------------------------------------------------
+
+
+class InvalidArgument(PacsError, ValueError):
+    """Who calls `pacs.client` gave something that cannot be understood; nothing was sent."""
+
+
+class OperationFailed(PacsError):
+    """What we asked of a peer ended with another status than success, or with less than it says it sent.
+
+    `operation` is "C-FIND" and so on, `status` the Status (0000,0900), `meaning` what the standard calls it. `mending`
+    says what to do about it, '' where we do not know. `retrieved` is the `pacs.client.Retrieved` of a retrieve so far.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        status: int,
+        meaning: str,
+        *,
+        error_comment: str = "",
+        offending_elements: Iterable[int] = (),
+        failed_uids: Sequence[str] = (),
+        mending: str = "",
+        retrieved: Any = None,
+    ) -> None:
+        said = f' ("{error_comment}")' if error_comment else ""
+        failed = f"; {len(failed_uids)} failed" if failed_uids else ""
+        sentence = f"{operation} ended with status 0x{status:04X}, {meaning}{said}{failed}"
+        super().__init__(f"{sentence}: {mending}" if mending else sentence, offending_elements)
+        self.operation = operation
+        self.status = status
+        self.meaning = meaning
+        self.error_comment = error_comment
+        self.failed_uids = tuple(failed_uids)
+        self.mending = mending
+        self.retrieved = retrieved
+
+    @property
+    def offending_elements(self) -> tuple[int, ...]:
+        """The tags of Offending Element (0000,0901)."""
+        return self.tags
+
+
+class NothingFound(PacsError):
+    """Nothing at the peer matches what was asked for."""
 
 
 # --- what is wrong with us ---------------------------------------------------------------------------------------

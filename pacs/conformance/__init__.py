@@ -19,7 +19,7 @@ from pacs.dicom.attributes import ATTRIBUTES, NOT_KEYS, Attribute, KeyType
 from pacs.dicom.levels import MODELS, QueryLevel, Root
 from pacs.dicom.manner import MANNERS
 from pacs.dicom.sop_classes import STORAGE
-from pacs.dimse import agreement, negotiation, secure, status, suboperations
+from pacs.dimse import agreement, contexts, negotiation, secure, status
 from pacs.dimse.status import Service
 from pacs.errors import PacsError
 from pacs.services.retrieve import MOST_SUBOPERATIONS
@@ -83,7 +83,7 @@ def _facts() -> dict[str, object]:
         "not_keys": ", ".join(f"{keyword} {_tag(tag)}" for tag, keyword in NOT_KEYS.items()),
         "most_suboperations": MOST_SUBOPERATIONS,
         "max_contexts": agreement.MAX_CONTEXTS,
-        "converted_into": ", ".join(map(_name, suboperations.CONVERTED_INTO)),
+        "converted_into": ", ".join(map(_name, contexts.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
         "ciphers": secure.CIPHERS.replace(":", ", "),

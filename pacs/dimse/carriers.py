@@ -10,7 +10,8 @@ from functools import partial
 from itertools import zip_longest
 from typing import Protocol
 
-from pacs.dimse.suboperations import Batch, Proposal, Sender, Sent, batches
+from pacs.dimse.contexts import Batch, Proposal, batches
+from pacs.dimse.suboperations import Sender, Sent
 from pacs.dimse.waiting import Vigil
 from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable
 from pacs.index.writer import StoredInstance

@@ -282,6 +282,19 @@ class Command:
         return cls(elements | {_REQUEST_FIELDS[name]: value for name, value in fields.items()})
 
     @classmethod
+    def action(cls, message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int) -> "Command":
+        """An N-ACTION-RQ (PS3.7 10.3.5): it names what it is about as requested, not as affected."""
+        return cls(
+            {
+                _REQUESTED_SOP_CLASS: sop_class_uid,
+                _FIELD: CommandField.N_ACTION,
+                _MESSAGE_ID: message_id,
+                _REQUESTED_SOP_INSTANCE: sop_instance_uid,
+                _ACTION_TYPE: action_type,
+            }
+        )
+
+    @classmethod
     def cancel(cls, message_id: int) -> "Command":
         """A C-CANCEL-RQ for the operation that `message_id` began (PS3.7 9.3.2.3)."""
         return cls({_FIELD: CommandField.C_CANCEL, _RESPONDING_TO: message_id})

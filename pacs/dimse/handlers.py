@@ -18,6 +18,7 @@ from pacs.dimse import establishment, status
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.carriers import Carrier, Connect, Destination, OwnAssociation
 from pacs.dimse.command import Command, CommandField
+from pacs.dimse.contexts import Proposal
 from pacs.dimse.establishment import Protection
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
@@ -26,7 +27,7 @@ from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
 from pacs.dimse.reporting import STORAGE_COMMITMENT_INSTANCE, Reporter
 from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
-from pacs.dimse.suboperations import Proposal, Sender
+from pacs.dimse.suboperations import Sender
 from pacs.dimse.waiting import Vigil
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance

@@ -13,7 +13,8 @@ from functools import partial
 
 from pacs.cancellation import Cancellation
 from pacs.dimse.carriers import Connect, Finished, Line, Meanwhile, timed
-from pacs.dimse.suboperations import Batch, Sent, batches, nothing
+from pacs.dimse.contexts import Batch, batches
+from pacs.dimse.suboperations import Sent, nothing
 from pacs.dimse.waiting import Bell, Vigil, wait
 from pacs.errors import Cancelled, DestinationUnreachable
 from pacs.index.writer import StoredInstance

@@ -4,7 +4,7 @@ The acceptor's rules are in `AcceptorPolicy`; the tables say which SOP Classes a
 `pacs.dimse.agreement` has the requestor's side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -118,6 +118,10 @@ def rejection_for(error: PacsError) -> Rejection:
     return replace(found, comment=f"{found.comment}: {error.comment}")
 
 
+SERVICES = frozenset((VERIFICATION, STORAGE_COMMITMENT, *MODELS))
+"""What is accepted besides Storage, unless a policy says otherwise."""
+
+
 def _no_order(_ae_title: str) -> Sequence[str]:
     return ()
 
@@ -136,6 +140,10 @@ class AcceptorPolicy:
     """The transfer syntaxes Storage is accepted in."""
     order_for: Callable[[str], Sequence[str]] = _no_order
     """(calling AE title): the order in which its proposals are taken; empty is the peer's own order."""
+    services: Set[str] = SERVICES
+    """The SOP Classes that are accepted besides Storage."""
+    peers_provide: Set[str] = frozenset()
+    """Those of them of which the requestor is the SCP: reports of storage commitment that we asked for."""
     unknown_sop_classes: bool = False
     """Whether SOP Classes that are in no dictionary, private ones too, are accepted for Storage."""
     identify: Callable[[UserIdentity | None], str] = _unchecked
@@ -190,8 +198,8 @@ class AcceptorPolicy:
         uid = str(proposed.abstract_syntax)
         if self.stores(uid):
             return True, True, choose(proposed.transfer_syntax, self.transfer_syntaxes, order)
-        if uid in (VERIFICATION, STORAGE_COMMITMENT) or uid in MODELS:
-            return True, False, choose(proposed.transfer_syntax, SERVICE_SYNTAXES)
+        if uid in self.services:
+            return True, uid in self.peers_provide, choose(proposed.transfer_syntax, SERVICE_SYNTAXES)
         return False, False, None
 
     def stores(self, sop_class_uid: str) -> bool:

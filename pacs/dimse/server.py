@@ -354,7 +354,7 @@ class Server:
                     continue
                 return  # to no request of ours: who answers what was not asked cannot be understood
             counts[_name(field)] += 1
-            if message.command.sop_class_uid != message.context.abstract_syntax or not message.context.as_scp:
+            if not _fits(message):
                 comment = "The SOP Class is not that of the presentation context"
                 self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
             elif field in settings.handlers and settings.has(message.context.abstract_syntax, field):
@@ -383,6 +383,13 @@ def _cut(connection: socket.socket) -> None:
     """End a connection from another thread than its own, which closes it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def _fits(message: Message) -> bool:
+    """Whether a request is of its context's SOP Class, and of the role that its sender has there."""
+    context = message.context
+    theirs = context.as_scu if message.command.field == CommandField.N_EVENT_REPORT else context.as_scp
+    return theirs and message.command.sop_class_uid == context.abstract_syntax
 
 
 def _name(field: int) -> str:

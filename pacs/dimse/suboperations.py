@@ -1,83 +1,21 @@
-"""The C-STORE sub-operations of C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): contexts, data sets as they lie, outcomes."""
+"""The C-STORE sub-operations of C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): data sets as they lie, outcomes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pacs.dicom import syntaxes
 from pacs.dimse import status
-from pacs.dimse.agreement import MAX_CONTEXTS, Context
+from pacs.dimse.agreement import Context
 from pacs.dimse.association import Association
 from pacs.dimse.command import Command, CommandField, Template
+from pacs.dimse.contexts import context_for
 from pacs.dimse.messages import Buffer
 from pacs.dimse.waiting import Vigil
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome, RetrieveService
 
-Proposal = tuple[str, tuple[str, ...]]
-"""An abstract syntax and the transfer syntaxes proposed for it in one presentation context."""
-
-CONVERTED_INTO = (
-    syntaxes.EXPLICIT_LITTLE,
-    syntaxes.IMPLICIT_LITTLE,
-    syntaxes.EXPLICIT_BIG,
-    syntaxes.DEFLATED_LITTLE,
-)
-"""What a native data set is offered in besides its own transfer syntax, in order of preference."""
-
 LOST = 0x0110
 """Stands for the status of a sub-operation that had no response: processing failure (PS3.7 C.5.9)."""
-
-# --- what to propose, and which context to use --------------------------------------------------------------------
-
-
-def proposals(instance: StoredInstance) -> tuple[Proposal, ...]:
-    """The presentation contexts an instance needs: its own syntax alone, and for a native one what it converts into.
-
-    Implicit VR Little Endian is always among the second (PS3.5 10.1). Two contexts rather than one, so that the
-    stored syntax is accepted wherever it can be, whatever the acceptor prefers.
-    """
-    own = instance.transfer_syntax
-    exact = (instance.sop_class_uid, (own,))
-    if not syntaxes.is_native(own):
-        return (exact,)
-    return exact, (instance.sop_class_uid, tuple(uid for uid in CONVERTED_INTO if uid != own))
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The contexts to propose on one association, and how many instances, in their order, it carries."""
-
-    proposals: tuple[Proposal, ...]
-    size: int
-
-
-def batches(instances: Iterable[StoredInstance]) -> Iterator[Batch]:
-    """Divide instances, in their order, among associations of at most 128 contexts each (V9, P16)."""
-    proposed: dict[Proposal, None] = {}
-    size = 0
-    for instance in instances:
-        needed = dict.fromkeys(proposals(instance))
-        if len(proposed | needed) > MAX_CONTEXTS:
-            yield Batch(tuple(proposed), size)
-            proposed, size = {}, 0
-        proposed |= needed
-        size += 1
-    if size:
-        yield Batch(tuple(proposed), size)
-
-
-def context_for(instance: StoredInstance, contexts: Iterable[Context]) -> Context | None:
-    """The accepted context to send an instance in: its stored syntax first, else one it can be converted into."""
-    usable = {
-        each.transfer_syntax: each
-        for each in contexts
-        if each.abstract_syntax == instance.sop_class_uid and each.as_scu
-    }
-    if instance.transfer_syntax in usable or not syntaxes.is_native(instance.transfer_syntax):
-        return usable.get(instance.transfer_syntax)
-    return next((usable[uid] for uid in CONVERTED_INTO if uid in usable), None)
-
 
 # --- one sub-operation -------------------------------------------------------------------------------------------
 

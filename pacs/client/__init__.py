@@ -1,0 +1,48 @@
+"""A client for DICOM archives: ask, find, send and retrieve, each by one call.
+
+    from pacs import client
+
+    for match in client.find("PACS@127.0.0.1:11112", {"PatientName": "DOE*", "StudyInstanceUID": ""}):
+        client.move_and_store("PACS@127.0.0.1:11112", {"StudyInstanceUID": match.StudyInstanceUID}, to="downloads")
+
+A peer is a `Peer`, or a text like "PACS@127.0.0.1:11112". An identifier is a mapping of keywords, or a pydicom data
+set; its level is inferred from its keys where none is given. Every wait has a deadline (`Deadlines`), and every failure
+is a `pacs.errors.PacsError` that says what happened. Nothing of the archive itself is loaded.
+"""
+
+from pacs.client.finding import echo, find
+from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Retrieved, Transfer
+from pacs.client.peer import Deadlines, Peer
+from pacs.client.receiver import Receiver, receiving
+from pacs.client.retrieving import get, move, move_and_store
+from pacs.client.storing import store
+from pacs.dicom.levels import QueryLevel, Root
+from pacs.dimse.establishment import Protection
+from pacs.errors import AssociationRejected, DestinationUnreachable, InvalidArgument, NothingFound, OperationFailed
+
+__all__ = [
+    "AssociationRejected",
+    "Committed",
+    "Deadlines",
+    "DestinationUnreachable",
+    "InvalidArgument",
+    "NotStored",
+    "NothingFound",
+    "OnProgress",
+    "OperationFailed",
+    "Peer",
+    "Progress",
+    "Protection",
+    "QueryLevel",
+    "Receiver",
+    "Retrieved",
+    "Root",
+    "Transfer",
+    "echo",
+    "find",
+    "get",
+    "move",
+    "move_and_store",
+    "receiving",
+    "store",
+]

@@ -1,0 +1,213 @@
+"""What is asked for: from a mapping or a data set to an Identifier with its level (PS3.4 C.2.2, C.4.1.1.3)."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydicom import Dataset, Sequence
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.tag import BaseTag
+
+from pacs.dicom import charset
+from pacs.dicom.attributes import NOT_KEYS, attribute, by_keyword
+from pacs.dicom.dataset import CHARACTER_SET, View, raw
+from pacs.dicom.identifier import encode
+from pacs.dicom.levels import MODELS, UNIQUE_KEYS, Operation, QueryLevel, Root
+from pacs.errors import InvalidArgument
+
+Identifier = Dataset | Mapping[Any, Any]
+"""Keys and their values by keyword, by "gggg,eeee", by (group, element), or by a path of keywords through sequences."""
+
+Level = QueryLevel | str | None
+Model = Root | str
+
+QUERY_LEVEL = 0x00080052
+
+_TAG = re.compile(r"\(?([0-9a-fA-F]{4}),? ?([0-9a-fA-F]{4})\)?")
+_TEXT_VRS = charset.CUSTOMIZABLE | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"}
+_MODELS = {
+    "patient": Root.PATIENT,
+    "study": Root.STUDY,
+    "patient-study-only": Root.PATIENT_STUDY_ONLY,
+}
+
+
+def sop_class_of(model: Model, operation: Operation) -> str:
+    """The Query/Retrieve SOP Class of an information model. Raises InvalidArgument for a name that is none."""
+    root = root_of(model)
+    return next(each.uid for each in MODELS.values() if each.root is root and each.operation is operation)
+
+
+def root_of(model: Model) -> Root:
+    """The information model of this name. Raises InvalidArgument."""
+    if isinstance(model, Root):
+        return model
+    if model not in _MODELS:
+        raise InvalidArgument(f"An information model is one of {', '.join(_MODELS)}, not {model!r}")
+    return _MODELS[model]
+
+
+# --- the data set ------------------------------------------------------------------------------------------------
+
+
+def data_set_of(identifier: Identifier) -> Dataset:
+    """The keys as a data set of our own, texts as they were given. Raises InvalidArgument for a key that is none.
+
+    Texts beyond ASCII are in the data set's own character set, or in Latin-1 or UTF-8 where it names none.
+    """
+    if isinstance(identifier, Dataset):
+        return _in_a_character_set(Dataset(dict(identifier.items())))
+    texts = list(_texts(identifier.values()))
+    found = Dataset()
+    stated = identifier.get("SpecificCharacterSet") or ""
+    terms = charset.parse(stated) if stated else charset.choose(texts, ())
+    if terms:
+        _put_code(found, CHARACTER_SET, "\\".join(terms))
+    for key, value in identifier.items():
+        if key != "SpecificCharacterSet":
+            _put(found, _path(key), value, terms)
+    return found
+
+
+def _in_a_character_set(dataset: Dataset) -> Dataset:
+    """The same data set; with a character set where it has texts that need one and names none."""
+    texts = list(View.of(dataset).all_texts())
+    if CHARACTER_SET not in dataset and (terms := charset.choose(texts, ())):
+        _put_code(dataset, CHARACTER_SET, "\\".join(terms))
+    return dataset
+
+
+def _put_code(dataset: Dataset, tag: int, text: str) -> None:
+    """Set an element of VR CS."""
+    dataset[tag] = raw(tag, "CS", text.encode("ascii"))
+
+
+def _texts(values: Iterable[Any]) -> Iterable[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
+        elif isinstance(value, Mapping):
+            yield from _texts(value.values())
+
+
+def _path(key: object) -> list[int]:
+    """The tags a key leads through. Raises InvalidArgument."""
+    if isinstance(key, int):
+        return [int(key)]
+    if isinstance(key, tuple) and len(key) == 2 and all(isinstance(each, int) for each in key):
+        return [key[0] << 16 | key[1]]
+    if isinstance(key, str) and key:
+        return [_tag(part) for part in key.split(".")]
+    raise InvalidArgument(f"A key is a keyword, a tag or a path of keywords, not {key!r}")
+
+
+def _tag(text: str) -> int:
+    tag = tag_for_keyword(text)
+    if tag is not None:
+        return tag
+    found = _TAG.fullmatch(text.strip())
+    if found is None:
+        raise InvalidArgument(f"{text!r} is no keyword of PS3.6 and no tag like 0010,0020")
+    return int(found[1], 16) << 16 | int(found[2], 16)
+
+
+def _put(dataset: Dataset, path: list[int], value: object, terms: charset.Terms) -> None:
+    """Put a value where a path leads to, through the one item of each sequence on it."""
+    tag, *rest = path
+    if rest:
+        items = dataset[tag].value if tag in dataset else None
+        if not items:
+            items = Sequence([Dataset()])
+            dataset.add(DataElement(BaseTag(tag), "SQ", items))
+        _put(items[0], rest, value, terms)
+    else:
+        dataset[tag] = _element(tag, value, terms)
+
+
+def _element(tag: int, value: object, terms: charset.Terms) -> Any:
+    vr = _vr(tag)
+    if vr == "SQ":
+        return DataElement(BaseTag(tag), "SQ", Sequence(_items(value)))
+    if value is None:
+        return raw(tag, vr, b"")
+    values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    if not values or values == [""]:
+        return raw(tag, vr, b"")
+    try:
+        if vr in _TEXT_VRS:
+            text = "\\".join(map(str, values))
+            return raw(tag, vr, charset.encode(text, terms if vr in charset.CUSTOMIZABLE else ()))
+        return DataElement(BaseTag(tag), vr, values if values[1:] else values[0])
+    except (ValueError, TypeError, LookupError) as error:
+        raise InvalidArgument(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) of VR {vr} cannot be {value!r}") from error
+
+
+def _items(value: Any) -> list[Dataset]:
+    """The items of a sequence key: one empty item where there is none (PS3.4 C.2.2.2.6)."""
+    if value in (None, "", []):
+        return [Dataset()]
+    given = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(each, Dataset | Mapping) for each in given):
+        raise InvalidArgument(f"The items of a sequence are mappings or data sets, not {value!r}")
+    return [data_set_of(each) for each in given]
+
+
+def _vr(tag: int) -> str:
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return "LO" if tag >> 16 & 1 else "UN"
+    return vr.partition(" or ")[0]
+
+
+# --- the level ---------------------------------------------------------------------------------------------------
+
+
+def level_of(level: Level) -> QueryLevel | None:
+    """The level of this name. Raises InvalidArgument."""
+    if level is None or isinstance(level, QueryLevel):
+        return level
+    name = level.strip().upper()
+    if name not in QueryLevel.__members__:
+        raise InvalidArgument(f"A level is one of {', '.join(QueryLevel.__members__)}, not {level!r}")
+    return QueryLevel[name]
+
+
+def with_level(dataset: Dataset, level: Level, root: Root, *, unique_only: bool = False) -> QueryLevel:
+    """Set Query/Retrieve Level (0008,0052): the one given or there already, else that of the lowest key.
+
+    With `unique_only` the lowest unique key with a value counts, as in a retrieve. Raises InvalidArgument.
+    """
+    stated = View.of(dataset).text(dataset.get_item(QUERY_LEVEL)).strip(" \0") if QUERY_LEVEL in dataset else ""
+    found = level_of(level) or level_of(stated or None)
+    if found is None:
+        found = root.level_of_key(max(_levels(dataset, unique_only), default=root.levels[0]))
+    if found not in root.levels:
+        raise InvalidArgument(f"{root.title} has no level {found.name}")
+    _put_code(dataset, QUERY_LEVEL, found.name)
+    return found
+
+
+def _levels(dataset: Dataset, unique_only: bool) -> Iterable[QueryLevel]:
+    for tag in dataset.keys():  # noqa: SIM118
+        known = attribute(tag) if tag not in NOT_KEYS else None
+        if known is None:
+            continue
+        if not unique_only or (known.keyword in UNIQUE_KEYS.values() and View.of(dataset).texts(known)):
+            yield known.level
+
+
+def uids(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of a key that is a UID or a list of them."""
+    return View.of(dataset).texts(by_keyword(keyword))
+
+
+def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
+    """An Identifier in its transfer syntax. Raises InvalidArgument for text that its character set cannot hold."""
+    try:
+        return encode(dataset, transfer_syntax)
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("The Specific Character Set of the Identifier cannot hold its texts") from error

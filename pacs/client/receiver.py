@@ -1,0 +1,115 @@
+"""The built-in storage SCP: what a C-MOVE sends to."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pacs.client.intake import Intake
+from pacs.client.peer import check_ae_title
+from pacs.dicom.syntaxes import KEPT
+from pacs.dimse.association import Association, Limits
+from pacs.dimse.command import CommandField
+from pacs.dimse.messages import Message
+from pacs.dimse.negotiation import VERIFICATION, AcceptorPolicy
+from pacs.errors import InvalidArgument
+
+Handler = Callable[[Association, Message], None]
+
+DRAIN_SECONDS = 1.0
+"""How long a sender has to release its association when the receiver stops."""
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+"""Where it is listened unless told otherwise: whoever sends is on another machine, most often."""
+
+
+class Listener:
+    """Listens on a port for as long as a `with` block runs, and serves whoever calls, by whatever title."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        handlers: dict[int, Handler],
+        *,
+        services: Collection[str] = (),
+        peers_provide: Collection[str] = (),
+    ) -> None:
+        # Only here: it brings the log of a server with it, which no client needs to be loaded.
+        from pacs.dimse.server import Server, Settings
+
+        policy = AcceptorPolicy(
+            transfer_syntaxes=KEPT,
+            services=frozenset((VERIFICATION, *services)),
+            peers_provide=frozenset(peers_provide),
+            unknown_sop_classes=True,
+        )
+        limits = Limits(artim=DRAIN_SECONDS)
+        settings = Settings(policy=policy, handlers={CommandField.C_ECHO: _echo, **handlers}, limits=limits)
+        self._server = Server([(host or EVERYWHERE, port)], settings)
+
+    def __enter__(self) -> "Listener":
+        """Begin to listen. Raises InvalidArgument where that address cannot be had."""
+        try:
+            self._server.start()
+        except OSError as error:
+            raise InvalidArgument(f"Cannot listen there: {error.strerror or error}") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._server.drain(DRAIN_SECONDS)
+        self._server.stop()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.port
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody has an association with it."""
+        return self._server.associations > 0
+
+
+def _echo(association: Association, message: Message) -> None:
+    association.send(message.context.id, message.command.response(0))
+
+
+class Receiver:
+    """A running storage SCP: where it listens, and what has arrived."""
+
+    def __init__(self, intake: Intake, listener: Listener, ae_title: str) -> None:
+        self._intake = intake
+        self._listener = listener
+        self.ae_title = ae_title
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._listener.port
+
+    @property
+    def arrived(self) -> tuple[Path, ...]:
+        """The files of the instances that have arrived, in order of arrival."""
+        return self._intake.paths
+
+    def wait_for(self, count: int, timeout: float) -> bool:
+        """Wait until so many instances have arrived, for at most `timeout` seconds; whether they have."""
+        return self._intake.wait_for(lambda arrivals: arrivals.received >= count, timeout)
+
+
+@contextmanager
+def receiving(
+    to: Path | str, *, ae_title: str = "PACSCU", host: str = "", port: int = 0, overwrite: bool = False
+) -> Iterator[Receiver]:
+    """A storage SCP for the `with` block: what is sent to it becomes files in the folder `to`.
+
+    It takes every Storage SOP Class and transfer syntax the archive keeps, from whoever calls and by whatever title.
+    Raises InvalidArgument where it cannot listen there, StorageUnavailable where the folder cannot be made, and at the
+    end where it could not take something that came.
+    """
+    check_ae_title(ae_title)
+    intake = Intake(Path(to), overwrite=overwrite)
+    with Listener(host, port, {CommandField.C_STORE: intake.store}) as listener:
+        yield Receiver(intake, listener, ae_title)
+    intake.check()

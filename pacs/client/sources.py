@@ -1,0 +1,177 @@
+"""What can be stored: instances in files and in data sets in memory, and what is none."""
+
+import copy
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID
+
+from pacs.client.outcomes import NotStored
+from pacs.dicom import part10, syntaxes
+from pacs.dicom.attributes import by_keyword
+from pacs.dicom.dataset import View
+from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes
+from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY
+from pacs.dicom.values import is_uid
+from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
+
+Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance that can be sent: what it is of, and where its data set begins in its file."""
+
+    what: Path | Dataset
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax: str
+    offset: int = 0
+
+    def open(self) -> BinaryIO:
+        """A file that stands at its data set. Raises InstanceUnreadable."""
+        try:
+            file = io.BytesIO(_written(self.what)) if isinstance(self.what, Dataset) else self.what.open("rb")
+        except OSError as error:
+            raise InstanceUnreadable(f"The file cannot be read: {error.strerror or error}") from error
+        if isinstance(self.what, Dataset):
+            part10.read_head(file)
+        else:
+            file.seek(self.offset)
+        return file
+
+
+@dataclass(slots=True)
+class Sources:
+    """What was found: instances in order, what was named and is none, and how many files in folders are none."""
+
+    instances: list[Instance] = field(default_factory=list)
+    refused: list[NotStored] = field(default_factory=list)
+    skipped: int = 0
+
+
+def sources_of(what: Iterable[Storable]) -> Sources:
+    """Look at all of it. Raises InvalidArgument for what is neither a path, a data set nor an iterable of these."""
+    found = Sources()
+    for each in what:
+        _add(found, each)
+    return found
+
+
+def _add(found: Sources, what: Storable) -> None:
+    if isinstance(what, Dataset):
+        _take(found, what)
+    elif isinstance(what, str | os.PathLike):
+        path = Path(what)
+        if path.is_dir():
+            _add_folder(found, path)
+        else:
+            _take(found, path)
+    elif isinstance(what, Iterable):
+        for each in what:
+            _add(found, each)
+    else:
+        raise InvalidArgument(f"Files, folders and data sets can be stored, not a {type(what).__name__}")
+
+
+def _add_folder(found: Sources, folder: Path) -> None:
+    for path in _files(folder):
+        try:
+            found.instances.append(_in_file(path))
+        except (PacsError, OSError):
+            found.skipped += 1
+
+
+def _take(found: Sources, what: Path | Dataset) -> None:
+    try:
+        found.instances.append(_in_memory(what) if isinstance(what, Dataset) else _in_file(what))
+    except PacsError as error:
+        found.refused.append(NotStored(what, None, error.comment))
+    except OSError as error:
+        found.refused.append(NotStored(what, None, f"The file cannot be read: {error.strerror or error}"))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files under a folder, by name."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(root, name) for name in sorted(names) if Path(root, name).is_file())
+
+
+# --- in files ----------------------------------------------------------------------------------------------------
+
+
+def _in_file(path: Path) -> Instance:
+    """The instance in a file. Raises UndecodableDataSet where there is none, OSError."""
+    with path.open("rb") as file:
+        named_class, named_instance, syntax = _head(file)
+        offset = file.tell()
+        found = View.of(read_attributes(file, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID)))
+    sop_class, instance = _uid(found, "SOPClassUID") or named_class, _uid(found, "SOPInstanceUID") or named_instance
+    if MEDIA_STORAGE_DIRECTORY in (sop_class, named_class):
+        raise UndecodableDataSet("A DICOMDIR is a directory: store what it lists")
+    if not (is_uid(sop_class) and is_uid(instance)):
+        raise UndecodableDataSet("No DICOM file with a SOP Instance")
+    return Instance(path, sop_class, instance, syntax, offset)
+
+
+def _head(file: BinaryIO) -> tuple[str, str, str]:
+    """SOP Class, SOP Instance and transfer syntax by the File Meta Information, as far as there is any."""
+    try:
+        head = part10.read_head(file)
+    except UndecodableDataSet:
+        file.seek(0)
+        if file.read(len(part10.PREAMBLE))[128:] != b"DICM":
+            file.seek(0)
+        return "", "", part10.guess_transfer_syntax(file)
+    return head.sop_class_uid, head.sop_instance_uid, head.transfer_syntax or part10.guess_transfer_syntax(file)
+
+
+def _uid(found: View, keyword: str) -> str:
+    return next(iter(found.texts(by_keyword(keyword))), "").strip(" \0")
+
+
+# --- in memory ---------------------------------------------------------------------------------------------------
+
+
+def _in_memory(dataset: Dataset) -> Instance:
+    """The instance that a data set is. Raises UndecodableDataSet where it is none."""
+    sop_class, instance = str(dataset.get("SOPClassUID", "")), str(dataset.get("SOPInstanceUID", ""))
+    if not (is_uid(sop_class) and is_uid(instance)):
+        raise UndecodableDataSet("A data set without SOP Class and SOP Instance UID is no instance")
+    return Instance(dataset, sop_class, instance, _syntax(dataset))
+
+
+def _syntax(dataset: Dataset) -> str:
+    """The transfer syntax a data set says it is in, or was read in; Explicit VR Little Endian for a new one."""
+    meta = getattr(dataset, "file_meta", None)
+    stated = str(meta.get("TransferSyntaxUID", "") or "") if meta is not None else ""
+    if stated:
+        return stated
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return syntaxes.IMPLICIT_LITTLE
+    return syntaxes.EXPLICIT_BIG if little is False else syntaxes.EXPLICIT_LITTLE
+
+
+def _written(dataset: Dataset) -> bytes:
+    """A data set as a file; it stays as it is. Raises InstanceUnreadable for one that cannot be encoded."""
+    written = copy.copy(dataset)
+    written.file_meta = FileMetaDataset()
+    with suppress(AttributeError):
+        written.file_meta.update(dataset.file_meta)
+    written.file_meta.TransferSyntaxUID = UID(_syntax(dataset))
+    out = io.BytesIO()
+    try:
+        dcmwrite(out, written, enforce_file_format=True)
+    except (ValueError, TypeError, AttributeError, NotImplementedError, OverflowError) as error:
+        raise InstanceUnreadable(f"The data set cannot be encoded: {error}") from error
+    out.seek(0)
+    return out.getvalue()

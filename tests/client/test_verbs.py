@@ -1,0 +1,237 @@
+"""Each verb of the client against this archive."""
+
+import subprocess
+import sys
+
+import pytest
+from pydicom import dcmread
+
+from pacs import client
+from pacs.client import Peer
+from pacs.errors import AssociationRejected, DestinationUnreachable, InvalidArgument, OperationFailed
+from pacs.testing import serving, study, write
+
+
+class Enough(Exception):
+    """Raised by who is told how far it is."""
+
+
+def uids(paths):
+    """The SOP Instance UIDs of files, sorted."""
+    return sorted(dcmread(path).SOPInstanceUID for path in paths)
+
+
+def test_importing_the_client_loads_nothing_of_an_archive():
+    """Neither a database, nor a web server, nor the configuration, nor what prints to terminals."""
+    heavy = "sqlalchemy alembic pydantic starlette uvicorn structlog rich click prometheus_client numpy SimpleITK"
+    ours = "pacs.index pacs.files pacs.config pacs.daemon pacs.web pacs.telemetry"
+    asked = f"import sys, pacs.client; print(*(name for name in '{heavy} {ours}'.split() if name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_echo_says_how_long_it_took(known):
+    """In seconds."""
+    assert 0 < client.echo(f"PACS@127.0.0.1:{known.archive.port}") < 20
+
+
+def test_echo_says_why_there_is_no_association(tmp_path, known):
+    """Nobody listens, or nobody by that title."""
+    with pytest.raises(DestinationUnreachable, match="cannot be reached"):
+        client.echo("PACS@127.0.0.1:1")
+    with serving(tmp_path / "other", {"access.called_ae": "ours"}) as strict:
+        with pytest.raises(AssociationRejected) as raised:
+            client.echo(f"NOBODY@127.0.0.1:{strict.port}")
+    assert raised.value.reason == 7
+
+
+@pytest.mark.parametrize("text", ["PACS", "PACS@host", "@host:1", "PACS@host:0", "PACS@host:x", "A" * 17 + "@host:1"])
+def test_what_is_no_peer_is_said_at_once(text):
+    """And it is a ValueError, as of any text that cannot be parsed."""
+    with pytest.raises(ValueError, match="AE|port"):
+        Peer.parse(text)
+
+
+def test_a_peer_can_have_an_address_of_ipv6():
+    """In brackets, as in a URL."""
+    peer = Peer.parse("PACS@[::1]:104", calling_ae_title="HOME")
+    assert (peer.host, peer.port, peer.calling_ae_title, str(peer)) == ("::1", 104, "HOME", "PACS@[::1]:104")
+
+
+# --- find --------------------------------------------------------------------------------------------------------
+
+
+def test_find_brings_each_match(full, datasets):
+    """With the keys that were asked for, at the level of the lowest."""
+    (match,) = client.find(full.peer, {"PatientName": "DOE*", "StudyInstanceUID": "", "ModalitiesInStudy": None})
+    assert match.StudyInstanceUID == datasets[0].StudyInstanceUID
+    assert match.PatientName == "DOE^JOHN"
+    assert match.QueryRetrieveLevel == "STUDY"
+    series = list(client.find(full.peer, {"StudyInstanceUID": match.StudyInstanceUID, "SeriesNumber": ""}))
+    assert sorted(each.SeriesNumber for each in series) == [1, 2]
+    assert [len(full.statuses("C-FIND")), set(full.statuses("C-FIND"))] == [2, {0}]
+
+
+def test_leaving_the_loop_cancels(full, datasets):
+    """The archive sees the C-CANCEL, and the association is released in good order."""
+    for match in client.find(full.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID, "SOPInstanceUID": ""}):
+        assert match.SOPInstanceUID
+        break
+    full.statuses("C-FIND")
+    assert client.echo(full.peer) > 0
+
+
+def test_a_limit_is_kept(full, datasets):
+    """No more matches than that, and no error."""
+    asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID, "SOPInstanceUID": ""}
+    assert len(list(client.find(full.peer, asked, limit=4))) == 4
+    assert len(list(client.find(full.peer, asked, limit=60))) == 6
+
+
+def test_nothing_is_asked_before_the_first_match_is(known):
+    """A generator that nobody has begun has no association; what it cannot ask is said at once all the same."""
+    client.find("PACS@127.0.0.1:1", {"PatientID": "1"}).close()
+    with pytest.raises(InvalidArgument, match="NoSuchKeyword"):
+        client.find(known.peer, {"NoSuchKeyword": ""})
+
+
+def test_names_in_any_script_are_asked_for_and_answered(known):
+    """In UTF-8 where Latin-1 is not enough."""
+    client.store(known.peer, *study("Ванн^Лев", series=1, instances=1, patient_id="P2"))
+    client.store(known.peer, *study("Müller^Jörg", series=1, instances=1, patient_id="P3"))
+    (lev,) = client.find(known.peer, {"PatientName": "Ванн*", "StudyInstanceUID": ""})
+    (joerg,) = client.find(known.peer, {"PatientName": "Müller*", "StudyInstanceUID": ""})
+    assert (str(lev.PatientName), str(joerg.PatientName)) == ("Ванн^Лев", "Müller^Jörg")
+
+
+def test_a_failure_is_an_exception_that_says_what_the_standard_calls_it(known):
+    """With the Error Comment and the Offending Element of the archive."""
+    with pytest.raises(OperationFailed) as raised:
+        list(client.find(known.peer, {"StudyDate": "no date", "StudyInstanceUID": ""}))
+    assert raised.value.status == 0xA900
+    assert raised.value.operation == "C-FIND"
+    assert "does not match SOP Class" in str(raised.value)
+    assert raised.value.error_comment in str(raised.value)
+    assert raised.value.offending_elements == (0x00080020,)
+
+
+# --- store -------------------------------------------------------------------------------------------------------
+
+
+def test_store_takes_files_folders_and_data_sets(known, tmp_path, datasets):
+    """What is no instance in a folder is skipped, and progress ends with everything."""
+    paths = write(datasets[:4], tmp_path / "out" / "deep")
+    (tmp_path / "out" / "README").write_text("no DICOM")
+    (tmp_path / "out" / "empty").write_bytes(b"")
+    told = []
+    sent = client.store(known.peer, tmp_path / "out", [datasets[4]], datasets[5], on_progress=told.append)
+    assert (sent.completed, sent.failed, sent.skipped) == (6, (), 2)
+    assert sent.bytes > 6 * paths[0].stat().st_size / 2
+    assert (told[-1].remaining, told[-1].completed, told[-1].total, told[-1].bytes) == (0, 6, 6, sent.bytes)
+    assert (
+        len(list(client.find(known.peer, {"SOPInstanceUID": "", "StudyInstanceUID": datasets[0].StudyInstanceUID})))
+        == 6
+    )
+
+
+def test_what_is_refused_ends_nothing(known, tmp_path, datasets):
+    """Each failure is listed with what it was, its status and a comment."""
+    strange = study("DOE^JANE", series=1, instances=1, patient_id="P9")[0]
+    strange.StudyInstanceUID = "not a uid"
+    sent = client.store(known.peer, datasets[0], strange, tmp_path / "nowhere.dcm", datasets[1])
+    assert sent.completed == 2
+    assert [(each.what, each.status) for each in sent.failed] == [(tmp_path / "nowhere.dcm", None), (strange, 0xA901)]
+    assert all(each.comment for each in sent.failed)
+
+
+# --- move_and_store ----------------------------------------------------------------------------------------------
+
+
+def test_a_study_comes_home_by_one_call(full, tmp_path, datasets):
+    """As files named by their UIDs, with what the archive counted, told in this thread."""
+    told = []
+    got = client.move_and_store(
+        full.peer,
+        {"StudyInstanceUID": datasets[0].StudyInstanceUID},
+        to=tmp_path / "home",
+        port=full.port,
+        on_progress=told.append,
+    )
+    assert uids(got.paths) == sorted(each.SOPInstanceUID for each in datasets)
+    assert (got.status, got.completed, got.failed, got.warning, got.failed_uids) == (0, 6, 0, 0, ())
+    one = datasets[0]
+    assert tmp_path / "home" / one.StudyInstanceUID / one.SeriesInstanceUID / f"{one.SOPInstanceUID}.dcm" in got.paths
+    assert [each.received for each in told] == sorted(each.received for each in told)
+    assert (told[-1].received, told[-1].completed, told[-1].total) == (6, 6, 6)
+    assert [each.PatientID for each in got.datasets()] == ["P1"] * 6
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.name.startswith(".")]
+
+
+def test_what_the_callback_raises_cancels_and_comes_out(full, tmp_path, datasets):
+    """The archive's own log says that the move was cancelled: FE00."""
+
+    def stop(progress):
+        raise Enough
+
+    with pytest.raises(Enough):
+        client.move_and_store(
+            full.peer,
+            {"StudyInstanceUID": datasets[0].StudyInstanceUID},
+            to=tmp_path / "home",
+            port=full.port,
+            on_progress=stop,
+        )
+    assert full.statuses("C-MOVE") == [0xFE00]
+
+
+def test_a_pacs_that_does_not_know_us_is_said_how_to_mend(full, tmp_path, datasets):
+    """A801 names our AE title and the port to list it with."""
+    asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID}
+    with pytest.raises(OperationFailed, match=f"our AE title STRANGER.*port {full.port}") as raised:
+        client.move_and_store(full.peer, asked, to=tmp_path / "home", ae_title="STRANGER", port=full.port)
+    assert (raised.value.status, raised.value.operation) == (0xA801, "C-MOVE")
+    assert raised.value.retrieved.paths == ()
+
+
+def test_what_is_there_already_is_kept_unless_it_is_to_be_replaced(full, tmp_path, datasets):
+    """The same study again skips all of it; with `overwrite` all of it is written again."""
+    asked, to = {"StudyInstanceUID": datasets[0].StudyInstanceUID}, tmp_path / "home"
+    first = client.move_and_store(full.peer, asked, to=to, port=full.port)
+    first.paths[0].write_bytes(b"mine")
+    second = client.move_and_store(full.peer, asked, to=to, port=full.port)
+    assert sorted(second.skipped) == sorted(second.paths) == sorted(first.paths)
+    assert first.paths[0].read_bytes() == b"mine"
+    third = client.move_and_store(full.peer, asked, to=to, port=full.port, overwrite=True)
+    assert third.skipped == ()
+    assert first.paths[0].read_bytes() != b"mine"
+
+
+def test_get_needs_no_second_association(full, tmp_path, datasets):
+    """And brings the same files and counts."""
+    told = []
+    asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID}
+    got = client.get(full.peer, asked, to=tmp_path / "home", on_progress=told.append)
+    assert uids(got.paths) == sorted(each.SOPInstanceUID for each in datasets)
+    assert (got.completed, got.failed, told[-1].received) == (6, 0, 6)
+
+
+def test_an_exception_cancels_a_get_too(full, tmp_path, datasets):
+    """The archive says FE00, and the association was released."""
+
+    def stop(progress):
+        raise Enough
+
+    with pytest.raises(Enough):
+        client.get(
+            full.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, to=tmp_path / "home", on_progress=stop
+        )
+    assert full.statuses("C-GET") == [0xFE00]
+
+
+def test_move_sends_to_a_third(full, tmp_path, datasets):
+    """A receiver that somebody else runs takes what is moved there."""
+    asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID, "SeriesInstanceUID": datasets[0].SeriesInstanceUID}
+    with client.receiving(tmp_path / "third", ae_title="HOME", port=full.port) as receiver:
+        moved = client.move(full.peer, asked, destination="HOME")
+        assert receiver.wait_for(3, 20)
+        assert uids(receiver.arrived) == sorted(each.SOPInstanceUID for each in datasets[:3])
+    assert (moved.completed, moved.paths) == (3, ())
