@@ -5,7 +5,19 @@ from typing import Any
 import click
 
 from pacs import __version__
-from pacs.cli import check, conformance, contents, database, passcode, peers, recording, serve, upkeep
+from pacs.cli import (
+    asking,
+    check,
+    conformance,
+    contents,
+    database,
+    passcode,
+    peers,
+    recording,
+    serve,
+    transfers,
+    upkeep,
+)
 from pacs.errors import ConfigurationError, PacsError
 
 
@@ -54,6 +66,13 @@ for command in (
     upkeep.reindex,
     upkeep.backup,
     upkeep.restore,
+    asking.echo,
+    asking.find,
+    transfers.store,
+    transfers.move,
+    transfers.get,
+    transfers.fetch,
+    transfers.commit,
     peers.peers,
     passcode.passcode,
     conformance.conformance,

@@ -1,4 +1,4 @@
-"""`pacs echo` and `pacs find`: is it there, and what has it?"""
+"""`pacs echo` and `pacs find`: whether an AE is there, and what it has."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
 
     from pacs.client import Peer
-
-NOT_SHOWN = ("QueryRetrieveLevel", "SpecificCharacterSet")
 
 
 @click.command(short_help="Ask an AE whether it is there (C-ECHO).")
@@ -47,20 +45,19 @@ def find(peer: "Peer", rest: tuple[str, ...], question: Question, *, limit: int 
     from pacs import client
 
     alone(rest)
-    identifier = _asking_more(question)
-    columns = [_name(each) for each in identifier if each.keyword not in NOT_SHOWN]
+    identifier, columns = question.identifier, list(question.keys)
+    for keyword in _usual_keys(question):
+        setattr(identifier, keyword, None)
+        columns.append(keyword)
     matches = client.find(peer, identifier, model=question.root, limit=limit)
     show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json)
 
 
-def _asking_more(question: Question) -> "Dataset":
-    """The Identifier, with the usual keys of its level where everything that was asked has to match."""
-    identifier = question.identifier
-    if all(each.value not in (None, "", []) for each in identifier):
-        for keyword in USUAL_KEYS[question.level]:
-            if keyword not in identifier:
-                setattr(identifier, keyword, None)
-    return identifier
+def _usual_keys(question: Question) -> list[str]:
+    """The usual keys of the level, where everything that was asked has to match."""
+    if any(each.value in (None, "", []) for each in question.identifier):
+        return []
+    return [keyword for keyword in USUAL_KEYS[question.level] if keyword not in question.identifier]
 
 
 def _rows(columns: Sequence[str], matches: "Iterable[Dataset]", *, as_json: bool) -> Iterator[list[Any]]:
@@ -80,8 +77,12 @@ def _shown(element: "DataElement | None", *, as_json: bool) -> Any:
         return ""
     if element.VR == "SQ":
         items = [{_name(each): _shown(each, as_json=True) for each in item} for item in element.value]
-        return items if as_json else "; ".join(" ".join(f"{name}={value}" for name, value in each.items()) for each in items)
+        return items if as_json else "; ".join(map(_line, items))
     if element.VM > 1:
         values = [str(each) for each in element.value]
         return values if as_json else "\\".join(values)
     return str(element.value)
+
+
+def _line(item: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in item.items())

@@ -44,7 +44,8 @@ def calling(command: Command) -> Command:
 def alone(rest: tuple[str, ...]) -> None:
     """Refuse words behind PEER, where a command takes none."""
     if rest:
-        raise click.UsageError(f"{rest[0]!r} is one word too many: expected only AE_TITLE@HOST:PORT, HOST PORT or a peer's name")
+        expected = "expected only AE_TITLE@HOST:PORT, HOST PORT or the name of a peer"
+        raise click.UsageError(f"{rest[0]!r} is one word too many: {expected}")
 
 
 _OPTIONS = (
@@ -57,7 +58,7 @@ _OPTIONS = (
     click.option("--tls", is_flag=True, help="Encrypted, by TLS."),
     click.option("--ca", default="", metavar="FILE", help="Who signs the peer's certificate (PEM)."),
     click.option("--cert", default="", metavar="FILE", help="Our certificate (PEM)."),
-    click.option("--key", default="", metavar="FILE", help="Its key (PEM)."),
+    click.option("--cert-key", "key", default="", metavar="FILE", help="Its key (PEM)."),
 )  # fmt: skip
 _OF_CALL = ("calling_ae_title", "called_ae_title", "connect", "negotiation", "response", "tls", "ca", "cert", "key")
 

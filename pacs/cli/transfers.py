@@ -12,10 +12,11 @@ import click
 from pacs.cli.calling import alone, calling
 from pacs.cli.keys import Question, questioning
 from pacs.cli.output import counted, size
-from pacs.errors import OperationFailed, PacsError
+from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from pacs.client import NotStored, Peer, Progress, Retrieved
+    from pacs import client
+    from pacs.client import NotStored, Peer, Retrieved
 
 PARTLY = 3
 """Exit status when some of it came out well and some did not."""
@@ -23,7 +24,7 @@ PARTLY = 3
 EXAMPLES = 10
 """Instances shown of those that failed."""
 
-Tell = Callable[["Progress"], None]
+Tell = Callable[["client.Progress"], None]
 
 to_option = click.option(
     "--to", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path(), metavar="FOLDER",
@@ -131,15 +132,12 @@ def move(
 
     alone(rest)
     with _judged() as judge, shown("moving") as tell:
-        if destination is not None:
-            judge(client.move(peer, question.identifier, destination=destination, model=question.root, on_progress=tell))
+        identifier, root = question.identifier, question.root
+        if destination is None:
+            to_us = client.move_and_store(peer, identifier, to=folder, port=port, model=root, on_progress=tell)
+            judge(to_us, folder)
         else:
-            judge(
-                client.move_and_store(
-                    peer, question.identifier, to=folder, port=port, model=question.root, on_progress=tell
-                ),
-                folder,
-            )
+            judge(client.move(peer, identifier, destination=destination, model=root, on_progress=tell))
 
 
 @click.command(short_help="Retrieve instances on the same association (C-GET).")
@@ -230,18 +228,24 @@ def shown(title: str) -> Iterator[Tell]:
         yield lambda progress: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[said]}"), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, said="")
-        yield lambda progress: bar.update(task, **_state(progress))
+
+        def tell(progress: "client.Progress") -> None:
+            done, total, said = _state(progress)
+            bar.update(task, completed=done, total=total, said=said)
+
+        yield tell
 
 
-def _state(progress: "Progress") -> dict[str, object]:
+def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
     """How a bar stands: what is done of all that is known of, and in words how much that is."""
-    answered = sum(each or 0 for each in (progress.completed, progress.failed, progress.warning))
-    done = max(answered, progress.received)
-    total = progress.total or (done + (progress.remaining or 0)) or None
-    said = f"{done} of {total or '?'}" + (f", {progress.failed} failed" if progress.failed else "")
-    return {"completed": done, "total": total, "said": said}
+    counted_there = sum(each or 0 for each in (progress.completed, progress.failed, progress.warning))
+    total = progress.total
+    done = counted_there if total is None or progress.remaining is None else total - progress.remaining
+    done = max(done, progress.received)
+    said = f"{done} of {total or '?'}, {size(progress.bytes)}" if progress.bytes else f"{done} of {total or '?'}"
+    return done, total, said + (f", {progress.failed} failed" if progress.failed else "")
