@@ -18,7 +18,16 @@ from pacs.cli import (
     transfers,
     upkeep,
 )
-from pacs.errors import ConfigurationError, PacsError
+from pacs.errors import ConfigurationError, DestinationUnreachable, InvalidArgument, PacsError
+
+EXIT_STATUS: dict[type, int] = {
+    PacsError: 1,
+    ConfigurationError: 2,
+    InvalidArgument: 2,
+    DestinationUnreachable: 4,
+}
+"""With what an error ends a command: 4 where an AE could not be called, 2 for a mistake in what was said to us. A class
+that is not listed takes that of its nearest base class; 3 is of commands that did a part."""
 
 
 class Failure(click.ClickException):
@@ -30,22 +39,17 @@ class Failure(click.ClickException):
             click.echo(f"pacs: {line}", file=file, err=True)
 
 
-class Mistake(Failure):
-    """An error in the configuration, which ends a command like a mistake in its options."""
-
-    exit_code = 2
-
-
 class Commands(click.Group):
     """The group of commands, with the project's own errors shown as sentences."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a PacsError ends it with exit status 1, a mistake in the configuration with 2."""
+        """Run a command; a PacsError ends it with the exit status of `EXIT_STATUS`."""
         try:
             return super().invoke(ctx)
         except PacsError as error:
-            failure = Mistake if isinstance(error, ConfigurationError) else Failure
-            raise failure(error.comment) from error
+            Failure(error.comment).show()
+            status = next(EXIT_STATUS[base] for base in type(error).__mro__ if base in EXIT_STATUS)
+            raise click.exceptions.Exit(status) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

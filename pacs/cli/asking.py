@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pacs.cli.calling import alone, calling
-from pacs.cli.keys import Question, questioning
+from pacs.cli.keys import Question, name_of, questioning
 from pacs.cli.output import json_option, show
 from pacs.dicom.levels import USUAL_KEYS
 
@@ -63,12 +63,8 @@ def _usual_keys(question: Question) -> list[str]:
 def _rows(columns: Sequence[str], matches: "Iterable[Dataset]", *, as_json: bool) -> Iterator[list[Any]]:
     """What each match has in the columns."""
     for match in matches:
-        elements = {_name(each): each for each in match}
+        elements = {name_of(each): each for each in match}
         yield [_shown(elements.get(column), as_json=as_json) for column in columns]
-
-
-def _name(element: "DataElement") -> str:
-    return element.keyword or f"{element.tag.group:04x},{element.tag.element:04x}"
 
 
 def _shown(element: "DataElement | None", *, as_json: bool) -> Any:
@@ -76,7 +72,7 @@ def _shown(element: "DataElement | None", *, as_json: bool) -> Any:
     if element is None or element.value is None:
         return ""
     if element.VR == "SQ":
-        items = [{_name(each): _shown(each, as_json=True) for each in item} for item in element.value]
+        items = [{name_of(each): _shown(each, as_json=True) for each in item} for item in element.value]
         return items if as_json else "; ".join(map(_line, items))
     if element.VM > 1:
         values = [str(each) for each in element.value]

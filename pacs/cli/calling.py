@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.mismatches import Ourselves, rejected
 from pacs.cli.options import Command, reconfigured
+from pacs.errors import AssociationRejected
 
 if TYPE_CHECKING:
     from pacs.client import Peer
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pacs.dimse.establishment import Protection
 
 OUR_AE_TITLE = "PACSCU"
+WHERE = "the AE title here"
 
 Read = Callable[[], "Config"]
 
@@ -36,7 +39,11 @@ def calling(command: Command) -> Command:
     def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
         told = {name: arguments.pop(name) for name in _OF_CALL}
         peer, rest = _peer(read, words, told)
-        command(peer, rest, **arguments)
+        try:
+            command(peer, rest, **arguments)
+        except AssociationRejected as error:
+            error.comment = rejected(error, Ourselves(peer.calling_ae_title), peer.ae_title, where=WHERE)
+            raise
 
     return run
 

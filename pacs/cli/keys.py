@@ -17,6 +17,7 @@ from pacs.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.dataelem import DataElement
 
 Command = Callable[..., None]
 
@@ -69,10 +70,16 @@ def question_of(words: Sequence[str], root: str | None = None, level: str | None
         identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_ASKED[0]})
         asked = level_of(level or wanted.get("QueryRetrieveLevel") or None)
         model = Root[root] if root else Root.PATIENT if asked is QueryLevel.PATIENT else Root.STUDY
-        keys = tuple(dict.fromkeys(key.partition(".")[0] for key in wanted if key not in NOT_ASKED))
+        outer = dict.fromkeys(key.partition(".")[0] for key in wanted if key not in NOT_ASKED)
+        keys = tuple(name_of(element) for key in outer for element in data_set_of({key: None}))
         return Question(identifier, model, with_level(identifier, asked, model), keys)
     except InvalidArgument as error:
         raise click.BadParameter(f"{error.comment}{_hint(wanted)}") from error
+
+
+def name_of(element: "DataElement") -> str:
+    """The keyword of an element, or its tag as gggg,eeee where it has none."""
+    return element.keyword or f"{element.tag.group:04x},{element.tag.element:04x}"
 
 
 def _hint(wanted: Sequence[str] | dict[str, str]) -> str:
