@@ -38,16 +38,18 @@ def test_echo_says_why_there_is_no_association(tmp_path, known):
     """Nobody listens, or nobody by that title."""
     with pytest.raises(DestinationUnreachable, match="cannot be reached"):
         client.echo("PACS@127.0.0.1:1")
-    with serving(tmp_path / "other", {"access.called_ae": "ours"}) as strict:
-        with pytest.raises(AssociationRejected) as raised:
-            client.echo(f"NOBODY@127.0.0.1:{strict.port}")
+    with (
+        serving(tmp_path / "other", {"access.called_ae": "ours"}) as strict,
+        pytest.raises(AssociationRejected) as raised,
+    ):
+        client.echo(f"NOBODY@127.0.0.1:{strict.port}")
     assert raised.value.reason == 7
 
 
 @pytest.mark.parametrize("text", ["PACS", "PACS@host", "@host:1", "PACS@host:0", "PACS@host:x", "A" * 17 + "@host:1"])
 def test_what_is_no_peer_is_said_at_once(text):
     """And it is a ValueError, as of any text that cannot be parsed."""
-    with pytest.raises(ValueError, match="AE|port"):
+    with pytest.raises(ValueError, match=r"AE|port"):
         Peer.parse(text)
 
 
