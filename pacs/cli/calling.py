@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.mismatches import Ourselves, rejected
+from pacs.cli.mismatches import Ourselves, aborted, rejected
 from pacs.cli.options import Command, reconfigured
-from pacs.errors import AssociationRejected
+from pacs.errors import AssociationLost, AssociationRejected
 
 if TYPE_CHECKING:
     from pacs.client import Peer
@@ -44,6 +44,9 @@ def calling(command: Command) -> Command:
         except AssociationRejected as error:
             error.comment = rejected(error, Ourselves(peer.calling_ae_title), peer.ae_title, where=WHERE)
             raise
+        except AssociationLost as error:
+            error.comment = aborted(error, Ourselves(peer.calling_ae_title))
+            raise
 
     return run
 
@@ -56,8 +59,8 @@ def alone(rest: tuple[str, ...]) -> None:
 
 
 _OPTIONS = (
-    click.option("-aet", "--calling", "calling_ae_title", default=OUR_AE_TITLE, show_default=True, metavar="TITLE",
-                 help="Our AE title."),
+    click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
+                 help=f"Our AE title: the server's where PEER is of the configuration, else {OUR_AE_TITLE}."),
     click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="The peer's, with HOST PORT."),
     click.option("-to", "connect", type=float, metavar="SECONDS", help="For the connection."),
     click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="For the association."),
@@ -84,7 +87,7 @@ def _peer(read: Read, words: tuple[str, ...], told: dict[str, Any]) -> tuple["Pe
     from pacs.client import Deadlines, Peer
 
     given = {name: told[name] for name in ("connect", "negotiation", "response") if told[name] is not None}
-    common = {"calling_ae_title": told["calling_ae_title"], "deadlines": Deadlines(**given)}
+    common = {"calling_ae_title": told["calling_ae_title"] or OUR_AE_TITLE, "deadlines": Deadlines(**given)}
     first, rest = words[0], words[1:]
     if "@" in first:
         return Peer.parse(first, **common, protection=_protection(told)), rest
@@ -107,6 +110,7 @@ def _by_name(config: "Config", name: str, told: dict[str, Any], common: dict[str
     """A peer of the configuration, or the server of it."""
     from pacs.client import Peer
 
+    common |= {"calling_ae_title": told["calling_ae_title"] or config.server.ae_title}
     for each in config.peers:
         if each.ae_title == name:
             return Peer(each.ae_title, each.host, each.port, **common, protection=_protection_of(config, each, told))

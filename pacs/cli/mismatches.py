@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pacs.errors import AssociationRejected
+from pacs.errors import AssociationLost, AssociationRejected
 
 CALLED_UNKNOWN, CALLER_UNKNOWN = (1, 1, 7), (1, 1, 3)
 """Result, source and reason of PS3.8 9.3.4: the called, or the calling, AE title is not recognized."""
@@ -31,6 +31,13 @@ def rejected(error: AssociationRejected, us: Ourselves, called: str, *, where: s
     if triplet == CALLER_UNKNOWN:
         return f"it does not know us: enter there a peer with\n    {us}"
     return f"{error.comment}; where it keeps a list of peers, ours is\n    {us}"
+
+
+def aborted(error: AssociationLost, us: Ourselves) -> str:
+    """What an association that was ended in the middle may mean: Orthanc does so to who is not in its table."""
+    if "A-ABORT" not in error.comment:
+        return error.comment
+    return f"{error.comment}; if it answers only those it knows, enter there a peer with\n    {us}"
 
 
 def not_a_destination(us: Ourselves) -> str:

@@ -32,7 +32,7 @@ to_option = click.option(
 )  # fmt: skip
 port_option = click.option(
     "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
-    help="The port we listen on for what is sent; the server has to know it. 0 takes any free one.",
+    help="The port we listen on for what is sent; who sends has to know it. 0 takes any free one.",
 )  # fmt: skip
 
 
@@ -62,18 +62,19 @@ def store(peer: "Peer", rest: tuple[str, ...]) -> None:
 
 @click.command(short_help="Ask an AE to answer for instances (storage commitment).")
 @calling
-@port_option
-@click.option("--wait", type=float, metavar="SECONDS", help="For the report; 60 unless given.")
-def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float | None) -> None:
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Take the report on this port of ours too."
+)
+@click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the report.")
+def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float) -> None:
     """Ask an AE to commit itself to keep the instances in files and folders: PEER, then their paths.
 
-    The report comes on the same association, or on one to our own --port. The exit status is 1 when there is no
-    commitment to any, 3 when there is none to some.
+    The report comes on the same association, or with --port on one to us, where the AE knows us. The exit status is 1
+    when there is no commitment to any, 3 when there is none to some.
     """
     from pacs import client
 
-    given = {"timeout": wait} if wait is not None else {}
-    done = client.commit(peer, *_paths(rest), port=port, **given)
+    done = client.commit(peer, _paths(rest), port=port, timeout=wait)
     click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
     for each in done.failed[:EXAMPLES]:
         click.echo(f"    {each.reference.sop_instance_uid}: failure reason 0x{each.reason:04X}", err=True)
