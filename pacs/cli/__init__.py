@@ -5,8 +5,29 @@ from typing import Any
 import click
 
 from pacs import __version__
-from pacs.cli import check, conformance, contents, database, passcode, peers, recording, serve, upkeep
-from pacs.errors import ConfigurationError, PacsError
+from pacs.cli import (
+    asking,
+    check,
+    conformance,
+    contents,
+    database,
+    passcode,
+    peers,
+    recording,
+    serve,
+    transfers,
+    upkeep,
+)
+from pacs.errors import ConfigurationError, DestinationUnreachable, InvalidArgument, PacsError
+
+EXIT_STATUS: dict[type, int] = {
+    PacsError: 1,
+    ConfigurationError: 2,
+    InvalidArgument: 2,
+    DestinationUnreachable: 4,
+}
+"""With what an error ends a command: 4 where an AE could not be called, 2 for a mistake in what was said to us. A class
+that is not listed takes that of its nearest base class; 3 is of commands that did a part."""
 
 
 class Failure(click.ClickException):
@@ -18,22 +39,17 @@ class Failure(click.ClickException):
             click.echo(f"pacs: {line}", file=file, err=True)
 
 
-class Mistake(Failure):
-    """An error in the configuration, which ends a command like a mistake in its options."""
-
-    exit_code = 2
-
-
 class Commands(click.Group):
     """The group of commands, with the project's own errors shown as sentences."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a PacsError ends it with exit status 1, a mistake in the configuration with 2."""
+        """Run a command; a PacsError ends it with the exit status of `EXIT_STATUS`."""
         try:
             return super().invoke(ctx)
         except PacsError as error:
-            failure = Mistake if isinstance(error, ConfigurationError) else Failure
-            raise failure(error.comment) from error
+            Failure(error.comment).show()
+            status = next(EXIT_STATUS[base] for base in type(error).__mro__ if base in EXIT_STATUS)
+            raise click.exceptions.Exit(status) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +70,13 @@ for command in (
     upkeep.reindex,
     upkeep.backup,
     upkeep.restore,
+    asking.echo,
+    asking.find,
+    transfers.store,
+    transfers.move,
+    transfers.get,
+    transfers.fetch,
+    transfers.commit,
     peers.peers,
     passcode.passcode,
     conformance.conformance,

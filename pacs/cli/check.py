@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.mismatches import Ourselves, not_a_destination, rejected
 from pacs.cli.options import configured
-from pacs.errors import AssociationRejected, ConfigurationError, PacsError
+from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
 from pacs.listening import listening
 
 if TYPE_CHECKING:
     from pacs.config import Config, Peer
     from pacs.dimse.establishment import Protection
     from pacs.dimse.server import Address
+
+DESTINATION_UNKNOWN = 0xA801
 
 FREE_BYTES = 2**30
 """Less free space than this is said to be little."""
@@ -200,20 +203,55 @@ def _audit(config: "Config") -> Finding:
 
 
 def _peer(config: "Config", peer: "Peer") -> Finding:
+    """Whether a peer answers us, and, where it is a PACS, whether it would send to us."""
     from pacs.daemon import protection_of
 
     subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
+    us = Ourselves(config.server.ae_title, config.server.port)
     try:
         protection = protection_of(config, peer)
         seconds = config.limits.connect_seconds
         _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, seconds=seconds, protection=protection)
     except AssociationRejected as error:
-        return Finding(subject, False, _explained(error, config, peer))
+        where = 'the [[peers]] block here to\n    ae_title = "ITS_AE_TITLE"'
+        return Finding(subject, False, rejected(error, us, peer.ae_title, where=where))
     except ConfigurationError as error:
         return Finding(subject, False, error.comment)
     except PacsError as error:
         return Finding(subject, False, f"{error.comment}; check host and port, and whether it runs")
-    return Finding(subject, True, "answers C-ECHO")
+    other_way = _THE_OTHER_WAY[_would_send(config, peer, protection)]
+    return Finding(subject, True, "answers C-ECHO" + other_way.format(mend=not_a_destination(us)))
+
+
+_THE_OTHER_WAY = {
+    True: ", and would send to us (C-MOVE)",
+    False: ", and does not know us as a destination: {mend}",
+    None: "",
+}
+
+
+def _would_send(config: "Config", peer: "Peer", protection: "Protection | None") -> bool | None:
+    """Whether a peer knows us as a move destination, None where it does not say: it is asked to move nothing to us."""
+    from pydicom.uid import generate_uid
+
+    from pacs import client
+
+    seconds = config.limits.connect_seconds
+    asked = client.Peer(
+        peer.ae_title,
+        peer.host,
+        peer.port,
+        calling_ae_title=config.server.ae_title,
+        protection=protection,
+        deadlines=client.Deadlines(connect=seconds, negotiation=seconds, response=seconds),
+    )
+    try:
+        client.move(asked, {"StudyInstanceUID": generate_uid()}, destination=config.server.ae_title)
+    except OperationFailed as error:
+        return False if error.status == DESTINATION_UNKNOWN else None
+    except PacsError:
+        return None
+    return True
 
 
 def _ourselves(config: "Config") -> Finding:
@@ -266,16 +304,3 @@ def _echo(
         timeout=seconds,
         protection=protection,
     )
-
-
-def _explained(error: AssociationRejected, config: "Config", peer: "Peer") -> str:
-    """Which of two AE titles does not fit, on which side, and what to enter there."""
-    ours = f"AE title {config.server.ae_title}, its address, port {config.server.port}"
-    if (error.result, error.source, error.reason) == (1, 1, 7):
-        return (
-            f"it does not go by the AE title {peer.ae_title}: look up the AE title it has and change "
-            f'the [[peers]] block here to\n    ae_title = "ITS_AE_TITLE"'
-        )
-    if (error.result, error.source, error.reason) == (1, 1, 3):
-        return f"it does not know us: enter there a peer with\n    {ours}"
-    return f"{error.comment}; where it keeps a list of peers, ours is\n    {ours}"

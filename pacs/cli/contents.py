@@ -12,7 +12,7 @@ import click
 
 from pacs.cli.options import configured
 from pacs.cli.output import counted, json_option, show, size
-from pacs.dicom.levels import QueryLevel
+from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
 
 if TYPE_CHECKING:
@@ -141,8 +141,6 @@ def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:
 @configured
 def ls(config: "Config", level: str, selection: Selection, *, as_json: bool) -> None:
     """List patients, studies, series or images, those that match: a table on a terminal, CSV where it is piped."""
-    from pacs.services.maintenance import LISTED
-
     if "=" in level:
         selection |= _selection(click.get_current_context(), _NO_PARAMETER, [level])
         level = "studies"
@@ -150,7 +148,7 @@ def ls(config: "Config", level: str, selection: Selection, *, as_json: bool) -> 
         raise click.UsageError(f"{level!r} is none of {', '.join(LEVELS)}")
     with opened(config) as archive:
         found = archive.maintenance.entities(LEVELS[level], selection)
-        show(LISTED[LEVELS[level]], (tuple(each.values()) for each in found), as_json=as_json)
+        show(USUAL_KEYS[LEVELS[level]], (tuple(each.values()) for each in found), as_json=as_json)
 
 
 _NO_PARAMETER = click.Argument(["selection"])

@@ -26,6 +26,26 @@ UNIQUE_KEYS = {
 }
 
 
+USUAL_KEYS: dict[QueryLevel, tuple[str, ...]] = {
+    QueryLevel.PATIENT: (
+        "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
+        "NumberOfPatientRelatedStudies", "NumberOfPatientRelatedInstances",
+    ),
+    QueryLevel.STUDY: (
+        "StudyInstanceUID", "PatientID", "PatientName", "StudyDate", "AccessionNumber", "ModalitiesInStudy",
+        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances",
+    ),
+    QueryLevel.SERIES: (
+        "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SeriesNumber", "SeriesDescription",
+        "NumberOfSeriesRelatedInstances",
+    ),
+    QueryLevel.IMAGE: (
+        "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "SOPClassUID", "InstanceNumber",
+    ),
+}  # fmt: skip
+"""What people want to see of the entities at each level, by keyword of PS3.6."""
+
+
 class Operation(Enum):
     """What a Query/Retrieve SOP Class does."""
 

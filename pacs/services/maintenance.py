@@ -23,7 +23,7 @@ from pacs.dicom.attributes import ATTRIBUTES, Kept, by_keyword
 from pacs.dicom.charset import UTF_8
 from pacs.dicom.dataset import EXPLICIT_LITTLE, View, labelled, raw
 from pacs.dicom.identifier import parse_query
-from pacs.dicom.levels import QueryLevel, Root
+from pacs.dicom.levels import USUAL_KEYS, QueryLevel, Root
 from pacs.dicom.manner import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
@@ -37,23 +37,6 @@ from pacs.services.retrieve import damaged, verify
 from pacs.telemetry import Diagnosed, Event, printable
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
-
-LISTED: dict[QueryLevel, tuple[str, ...]] = {
-    PATIENT: (
-        "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
-        "NumberOfPatientRelatedStudies", "NumberOfPatientRelatedInstances",
-    ),
-    STUDY: (
-        "StudyInstanceUID", "PatientID", "PatientName", "StudyDate", "AccessionNumber", "ModalitiesInStudy",
-        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances",
-    ),
-    SERIES: (
-        "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SeriesNumber", "SeriesDescription",
-        "NumberOfSeriesRelatedInstances",
-    ),
-    IMAGE: ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "SOPClassUID", "InstanceNumber"),
-}  # fmt: skip
-"""What a list shows of the entities at each level, by keyword of PS3.6."""
 
 BATCH = 500
 """Instances deleted in one transaction, and told by one line of the audit log."""
@@ -92,9 +75,9 @@ class Maintenance:
         self._auditor = auditor or Auditor()
 
     def entities(self, level: QueryLevel, selection: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """The selected patients, studies, series or instances, with the texts of `LISTED`; '' for what is unknown."""
-        matches = search.matches(self._index, _query(level, selection, LISTED[level]), Cancellation())
-        return ({keyword: _text(match, keyword) for keyword in LISTED[level]} for match in matches)
+        """The selected patients, studies, series or instances, with the texts of `USUAL_KEYS`, '' for none."""
+        matches = search.matches(self._index, _query(level, selection, USUAL_KEYS[level]), Cancellation())
+        return ({keyword: _text(match, keyword) for keyword in USUAL_KEYS[level]} for match in matches)
 
     def instances(self, selection: Mapping[str, str]) -> list[StoredInstance]:
         """The selected instances."""

@@ -12,10 +12,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pacs import client
 from pacs.cli import main
 from pacs.config import load
 from pacs.testing import study, write
-from tests.programs import run
+from tests.programs import PATIENCE, run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -68,17 +69,39 @@ def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
     assert (clone / "pacs-data" / "pacs.db").exists()
 
 
+def at(line: str, port: int) -> str:
+    """A line for another server than the one of the README."""
+    return line.replace("PACS@127.0.0.1:11112", f"PACS@127.0.0.1:{port}")
+
+
+CALLING = ("echo", "store", "find", "get")
+"""The commands of the README that call a server."""
+
+
 def test_the_first_image_in_a_minute(pacs_server, tmp_path):
-    """The commands of that section, in order, against a running server; what was stored is found."""
-    server = f"127.0.0.1 {pacs_server.port}"
-    shown = [typed(line.replace("127.0.0.1 11112", server), tmp_path) for line in LINES if "-m pynetdicom" in line]
-    assert len(shown) == 3
+    """The commands of that section, in order, against a running server; what was stored is found and comes back."""
+    lines = [line for line in LINES if line.startswith(tuple(f".venv/bin/pacs {each} PACS@" for each in CALLING))]
+    shown = [typed(at(line, pacs_server.port), tmp_path) for line in lines]
+    assert len(shown) == len(CALLING)
+    assert "1 instance, " in shown[1]
     assert "CompressedSamples^CT1" in shown[2]
+    assert len(list((tmp_path / "downloads").rglob("*.dcm"))) == 1
+
+
+def test_the_python_of_the_readme_downloads_the_study(pacs_server, tmp_path):
+    """The block, as it stands there."""
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    client.store(f"PACS@127.0.0.1:{pacs_server.port}", study("CompressedSamples^CT1", series=1, instances=2))
+    program = tmp_path / "program.py"
+    program.write_text(at(block, pacs_server.port))
+    subprocess.run([sys.executable, program], cwd=tmp_path, check=True, timeout=PATIENCE)
+    assert len(list((tmp_path / "downloads").rglob("*.dcm"))) == 2
 
 
 def typed(line: str, folder: Path) -> str:
     """Type a line into a shell whose .venv is the Python of this test run; return all it prints."""
     line = line.replace(".venv/bin/python", shlex.quote(sys.executable))
+    line = line.replace(".venv/bin/pacs", f"{shlex.quote(sys.executable)} -m pacs")
     ran = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout + ran.stderr
@@ -113,6 +136,8 @@ def test_every_pacs_line_of_the_readme_does_what_it_says(tmp_path, monkeypatch):
     write(study("ALLISON^ANN", series=1, instances=2), tmp_path / "folder")
     shown = ""
     for arguments in pacs_lines():
+        if arguments[0] in CALLING:
+            continue  # typed in a test of their own
         if arguments[0] == "serve":
             main.commands["serve"].make_context("serve", arguments[1:])
             continue

@@ -7,6 +7,7 @@ import pytest
 
 from pacs.testing import serving
 from tests.certificates import Authority
+from tests.programs import storescp
 
 
 def checked(pacs, *settings, words=(), peers=()):
@@ -103,11 +104,31 @@ def test_a_port_that_is_ours_already_is_well(pacs, tmp_path):
 
 
 def test_a_peer_that_answers_is_well(pacs, tmp_path):
-    """By C-ECHO."""
+    """By C-ECHO, and by a C-MOVE of nothing: a PACS that does not know us gets the line to enter there."""
     with serving(tmp_path / "other") as other:
-        result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
+        result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
     assert result.exit_code == 0
-    assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO") in lines(result)
+    told = f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO, and does not know us as a destination: to have it"
+    assert told in result.stdout
+    assert "    AE title MINE, the address of this machine, port 104" in result.stdout
+
+
+def test_a_peer_that_would_send_to_us_is_said_to(pacs, tmp_path):
+    """It has us in its own table."""
+    us = {"peers": [{"ae_title": "PACS", "host": "127.0.0.1", "port": 104}]}
+    with serving(tmp_path / "other", us) as other:
+        result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
+    assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO, and would send to us (C-MOVE)") in lines(
+        result
+    )
+
+
+def test_a_peer_that_only_stores_is_well(pacs, tmp_path):
+    """It takes no C-MOVE, and nothing is said of it."""
+    with storescp(tmp_path / "received") as receiver:
+        result = checked(pacs, peers=[(receiver.ae_title, "127.0.0.1", receiver.port)])
+    assert result.exit_code == 0
+    assert ("ok", f"peer {receiver.ae_title} at 127.0.0.1:{receiver.port}: answers C-ECHO") in lines(result)
 
 
 def test_a_peer_that_does_not_know_us_gets_the_line_to_enter_there(pacs, tmp_path):

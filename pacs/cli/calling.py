@@ -1,0 +1,153 @@
+"""What all commands that call another AE have in common: whom they call, as whom, how patiently, and how it came out.
+
+The options are those that people have in their fingers from DCMTK (-aet, -aec, -to, -ta, -td, -P, -S, -k) and dcm4che
+(AET@HOST:PORT), with readable names beside them.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pacs.cli.mismatches import Ourselves, aborted, rejected
+from pacs.cli.options import Command, reconfigured
+from pacs.errors import AssociationLost, AssociationRejected
+
+if TYPE_CHECKING:
+    from pacs.client import Peer
+    from pacs.config import Config
+    from pacs.dimse.establishment import Protection
+
+OUR_AE_TITLE = "PACSCU"
+WHERE = "the AE title here"
+
+Read = Callable[[], "Config"]
+
+
+def calling(command: Command) -> Command:
+    """Give a command PEER, what follows it, and the options of every call.
+
+    The command is called with the Peer and the words behind it.
+    """
+
+    @click.argument("words", nargs=-1, required=True, metavar="PEER")
+    @_with_options
+    @reconfigured
+    @wraps(command)
+    def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
+        told = {name: arguments.pop(name) for name in _OF_CALL}
+        peer, rest = _peer(read, words, told)
+        try:
+            command(peer, rest, **arguments)
+        except AssociationRejected as error:
+            error.comment = rejected(error, Ourselves(peer.calling_ae_title), peer.ae_title, where=WHERE)
+            raise
+        except AssociationLost as error:
+            error.comment = aborted(error, Ourselves(peer.calling_ae_title))
+            raise
+
+    return run
+
+
+def alone(rest: tuple[str, ...]) -> None:
+    """Refuse words behind PEER, where a command takes none."""
+    if rest:
+        expected = "expected only AE_TITLE@HOST:PORT, HOST PORT or the name of a peer"
+        raise click.UsageError(f"{rest[0]!r} is one word too many: {expected}")
+
+
+_OPTIONS = (
+    click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
+                 help=f"Our AE title: the server's where PEER is of the configuration, else {OUR_AE_TITLE}."),
+    click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="The peer's, with HOST PORT."),
+    click.option("-to", "connect", type=float, metavar="SECONDS", help="For the connection."),
+    click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="For the association."),
+    click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="For each response."),
+    click.option("--tls", is_flag=True, help="Encrypted, by TLS."),
+    click.option("--ca", default="", metavar="FILE", help="Who signs the peer's certificate (PEM)."),
+    click.option("--cert", default="", metavar="FILE", help="Our certificate (PEM)."),
+    click.option("--cert-key", "key", default="", metavar="FILE", help="Its key (PEM)."),
+)  # fmt: skip
+_OF_CALL = ("calling_ae_title", "called_ae_title", "connect", "negotiation", "response", "tls", "ca", "cert", "key")
+
+
+def _with_options(command: Command) -> Command:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+# --- whom --------------------------------------------------------------------------------------------------------
+
+
+def _peer(read: Read, words: tuple[str, ...], told: dict[str, Any]) -> tuple["Peer", tuple[str, ...]]:
+    """Whom the first words name, and the words behind them."""
+    from pacs.client import Deadlines, Peer
+
+    given = {name: told[name] for name in ("connect", "negotiation", "response") if told[name] is not None}
+    common = {"calling_ae_title": told["calling_ae_title"] or OUR_AE_TITLE, "deadlines": Deadlines(**given)}
+    first, rest = words[0], words[1:]
+    if "@" in first:
+        return Peer.parse(first, **common, protection=_protection(told)), rest
+    if rest and rest[0].isdecimal():
+        return _by_address(first, rest[0], told, common), rest[1:]
+    return _by_name(read(), first, told, common), rest
+
+
+def _by_address(host: str, port: str, told: dict[str, Any], common: dict[str, Any]) -> "Peer":
+    from pacs.client import Peer
+
+    title = told["called_ae_title"]
+    if title is None:
+        raise click.UsageError(f"whom to call at {host} {port} is missing: expected -aec TITLE, or TITLE@{host}:{port}")
+    bare = f"[{host}]" if ":" in host else host
+    return Peer.parse(f"{title}@{bare}:{port}", **common, protection=_protection(told))
+
+
+def _by_name(config: "Config", name: str, told: dict[str, Any], common: dict[str, Any]) -> "Peer":
+    """A peer of the configuration, or the server of it."""
+    from pacs.client import Peer
+
+    common |= {"calling_ae_title": told["calling_ae_title"] or config.server.ae_title}
+    for each in config.peers:
+        if each.ae_title == name:
+            return Peer(each.ae_title, each.host, each.port, **common, protection=_protection_of(config, each, told))
+    server = config.server
+    if name == server.ae_title:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared, not bound
+        return Peer(name, host, server.port, **common, protection=_protection(told))
+    known = ", ".join(each.ae_title for each in config.peers) or "none"
+    raise click.UsageError(
+        f"{name!r} is no peer of the configuration (known are: {known}): expected one of them, "
+        f"AE_TITLE@HOST:PORT, or HOST PORT with -aec AE_TITLE"
+    )
+
+
+def _protection(told: dict[str, Any]) -> "Protection | None":
+    """How the call is encrypted by the options, None where it is not."""
+    if not told["tls"]:
+        return None
+    from pacs.dimse.establishment import Protection
+    from pacs.dimse.secure import Certificates, requestor_context
+
+    files = Certificates(certificate=told["cert"], key=told["key"], ca=told["ca"])
+    return Protection(requestor_context(files, is_pinned=False))
+
+
+def _protection_of(config: "Config", peer: Any, told: dict[str, Any]) -> "Protection | None":
+    """How a configured peer is called: as its table says, unless the options do."""
+    if told["tls"] or not peer.tls:
+        return _protection(told)
+    from pacs.daemon import protection_of
+
+    return protection_of(config, peer)
+
+
+# --- what is retrieved -------------------------------------------------------------------------------------------
+
+to_option = click.option(
+    "--to", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path(), metavar="FOLDER",
+    help="Where the instances are written; the working directory by default.",
+)  # fmt: skip

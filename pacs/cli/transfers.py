@@ -1,0 +1,252 @@
+"""`pacs store`, `move`, `get`, `fetch` and `commit`: instances on their way, with a bar that shows how far they are."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pacs.cli.calling import alone, calling
+from pacs.cli.keys import Question, questioning
+from pacs.cli.output import counted, size
+from pacs.errors import OperationFailed
+
+if TYPE_CHECKING:
+    from pacs import client
+    from pacs.client import NotStored, Peer, Retrieved
+
+PARTLY = 3
+"""Exit status when some of it came out well and some did not."""
+
+EXAMPLES = 10
+"""Instances shown of those that failed."""
+
+Tell = Callable[["client.Progress"], None]
+
+to_option = click.option(
+    "--to", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path(), metavar="FOLDER",
+    help="Where the instances are written, by study and series; the working directory unless given.",
+)  # fmt: skip
+port_option = click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
+    help="The port we listen on for what is sent; who sends has to know it. 0 takes any free one.",
+)  # fmt: skip
+
+
+# --- store and commit --------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Send files and folders to an AE (C-STORE).")
+@calling
+def store(peer: "Peer", rest: tuple[str, ...]) -> None:
+    """Send files and folders to an AE: PEER, then their paths, or - to read paths from standard input.
+
+    What is no DICOM file in a folder is left out. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
+    PORT with -aec AE_TITLE. The exit status is 1 when nothing was stored, 3 when something was refused.
+    """
+    from pacs import client
+
+    with shown("storing") as tell:
+        done = client.store(peer, *_paths(rest), on_progress=tell)
+    left_out = f", {counted(done.skipped, 'file')} left out" if done.skipped else ""
+    stored = f"{counted(done.completed, 'instance')}, {size(done.bytes)} stored"
+    warned = f", {done.warning} with a warning" if done.warning else ""
+    click.echo(f"{stored}{warned}, {len(done.failed)} failed{left_out}")
+    _tell_not_stored(done.failed)
+    if done.failed or not done.completed:
+        raise click.exceptions.Exit(PARTLY if done.completed else 1)
+
+
+@click.command(short_help="Ask an AE to answer for instances (storage commitment).")
+@calling
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Take the report on this port of ours too."
+)
+@click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the report.")
+def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float) -> None:
+    """Ask an AE to commit itself to keep the instances in files and folders: PEER, then their paths.
+
+    The report comes on the same association, or with --port on one to us, where the AE knows us. The exit status is 1
+    when there is no commitment to any, 3 when there is none to some.
+    """
+    from pacs import client
+
+    done = client.commit(peer, _paths(rest), port=port, timeout=wait)
+    click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
+    for each in done.failed[:EXAMPLES]:
+        click.echo(f"    {each.reference.sop_instance_uid}: failure reason 0x{each.reason:04X}", err=True)
+    if done.failed:
+        raise click.exceptions.Exit(PARTLY if done.committed else 1)
+
+
+def _paths(words: Sequence[str]) -> list[Path]:
+    """The paths named, with those on standard input where one is -."""
+    if not words:
+        raise click.UsageError("what to send is missing: expected files or folders behind PEER")
+    paths = [Path(each) for word in words for each in (_lines() if word == "-" else [word])]
+    for path in paths:
+        if not path.exists():
+            raise click.UsageError(f"{str(path)!r} is not there")
+    return paths
+
+
+def _lines() -> list[str]:
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
+    """Each reason with how often it applied, and some of what it applied to."""
+    from pacs.telemetry import printable
+
+    reasons = Counter((each.status, each.comment) for each in failed)
+    for (status, comment), count in reasons.most_common():
+        code = "" if status is None else f"0x{status:04X}, "
+        click.echo(f"{count} failed: {code}{printable(comment)}", err=True)
+        those = [each.what for each in failed if (each.status, each.comment) == (status, comment)]
+        for what in those[:EXAMPLES]:
+            click.echo(f"    {printable(str(what))}", err=True)
+        if len(those) > EXAMPLES:
+            click.echo(f"    and {len(those) - EXAMPLES} more", err=True)
+
+
+# --- retrieves ---------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Have an AE send instances, to us or elsewhere (C-MOVE).")
+@calling
+@questioning
+@click.option("-aem", "--destination", metavar="TITLE", help="The AE it sends to; without it, to us, into --to.")
+@to_option
+@port_option
+def move(
+    peer: "Peer", rest: tuple[str, ...], question: Question, *, destination: str | None, folder: Path, port: int
+) -> None:
+    """Have an AE send instances to another AE, -aem TITLE, or to us, into --to FOLDER.
+
+    For the latter the AE has to know our AE title (-aet), this host and --port. PEER is AE_TITLE@HOST:PORT, a peer of
+    the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when a part failed.
+    """
+    from pacs import client
+
+    alone(rest)
+    with _judged() as judge, shown("moving") as tell:
+        identifier, root = question.identifier, question.root
+        if destination is None:
+            to_us = client.move_and_store(peer, identifier, to=folder, port=port, model=root, on_progress=tell)
+            judge(to_us, folder)
+        else:
+            judge(client.move(peer, identifier, destination=destination, model=root, on_progress=tell))
+
+
+@click.command(short_help="Retrieve instances on the same association (C-GET).")
+@calling
+@questioning
+@to_option
+def get(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path) -> None:
+    """Retrieve instances from an AE on the association that asks for them, into --to FOLDER.
+
+    PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when
+    a part failed.
+    """
+    from pacs import client
+
+    alone(rest)
+    with _judged() as judge, shown("getting") as tell:
+        judge(client.get(peer, question.identifier, to=folder, model=question.root, on_progress=tell), folder)
+
+
+@click.command(short_help="Retrieve what a folder does not have yet, in the way that works.")
+@calling
+@questioning
+@to_option
+@port_option
+def fetch(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path, port: int) -> None:
+    """Retrieve instances into --to FOLDER: by C-GET where the AE offers it, else by C-MOVE to us.
+
+    What the folder has already is not asked for again. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
+    PORT with -aec AE_TITLE. The exit status is 3 when a part failed.
+    """
+    from pacs import client
+
+    alone(rest)
+    with _judged() as judge, shown("fetching") as tell:
+        done = client.fetch(peer, question.identifier, to=folder, port=port, model=question.root, on_progress=tell)
+        judge(done, folder)
+
+
+@contextmanager
+def _judged() -> "Iterator[Callable[..., None]]":
+    """What to call with the outcome of a retrieve, and the folder it went to if it did; it is told at the end.
+
+    A failure that left something behind ends the command with `PARTLY`.
+    """
+    told: list[tuple[Retrieved, Path | None]] = []
+    try:
+        yield lambda retrieved, folder=None: told.append((retrieved, folder))
+    except OperationFailed as error:
+        if not _has_something(error.retrieved):
+            raise
+        click.echo(f"pacs: {error}", err=True)
+        _tell_uids(error.failed_uids)
+        raise click.exceptions.Exit(PARTLY) from error
+    for retrieved, folder in told:
+        click.echo(_told(retrieved, folder))
+
+
+def _has_something(retrieved: "Retrieved | None") -> bool:
+    return retrieved is not None and bool(retrieved.paths or retrieved.completed or retrieved.warning)
+
+
+def _told(retrieved: "Retrieved", folder: Path | None) -> str:
+    warned = f", {retrieved.warning} with a warning" if retrieved.warning else ""
+    if folder is None:
+        return f"{counted((retrieved.completed or 0) + (retrieved.warning or 0), 'instance')} sent{warned}"
+    known = f", {len(retrieved.skipped)} there already" if retrieved.skipped else ""
+    new = len(retrieved.paths) - len(retrieved.skipped)
+    return f"{counted(new, 'instance')}, {size(retrieved.bytes)} in {folder}{known}{warned}"
+
+
+def _tell_uids(uids: Iterable[str]) -> None:
+    from pacs.telemetry import printable
+
+    listed = list(uids)
+    for uid in listed[:EXAMPLES]:
+        click.echo(f"    {printable(uid)}", err=True)
+    if len(listed) > EXAMPLES:
+        click.echo(f"    and {len(listed) - EXAMPLES} more", err=True)
+
+
+# --- the bar -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Tell]:
+    """A bar on a terminal that shows what it is told, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, said="")
+
+        def tell(progress: "client.Progress") -> None:
+            done, total, said = _state(progress)
+            bar.update(task, completed=done, total=total, said=said)
+
+        yield tell
+
+
+def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
+    """How a bar stands: what is done of all that is known of, and in words how much that is."""
+    counted_there = sum(each or 0 for each in (progress.completed, progress.failed, progress.warning))
+    total = progress.total
+    done = counted_there if total is None or progress.remaining is None else total - progress.remaining
+    done = max(done, progress.received)
+    said = f"{done} of {total or '?'}, {size(progress.bytes)}" if progress.bytes else f"{done} of {total or '?'}"
+    return done, total, said + (f", {progress.failed} failed" if progress.failed else "")

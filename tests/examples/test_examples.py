@@ -1,0 +1,91 @@
+"""The programs in examples/ do what they say, as they stand there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from pacs.telemetry import OperationFinished
+from pacs.testing import serving, study
+from tests.archives import take_in
+from tests.programs import PATIENCE, free_port, pixelmed
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COUNT = 5
+
+
+@pytest.fixture
+def port():
+    """Where the example listens."""
+    return free_port()
+
+
+@pytest.fixture
+def archive(tmp_path, port):
+    """An archive with two studies of one patient, that knows ME."""
+    with serving(tmp_path / "archive", {"peers": [{"ae_title": "ME", "host": "127.0.0.1", "port": port}]}) as archive:
+        for number in (1, 2):
+            take_in(archive, study(series=1, instances=COUNT, number=number))
+        yield archive
+
+
+def uids(number):
+    """The instances of one study."""
+    return sorted(each.SOPInstanceUID for each in study(series=1, instances=COUNT, number=number))
+
+
+def came(folder):
+    """The instances in a folder."""
+    return sorted(dcmread(path).SOPInstanceUID for path in folder.rglob("*") if path.is_file())
+
+
+def example(name, *arguments):
+    """Run an example with the Python of this test run."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_the_newest_study_is_downloaded_with_a_progress_bar(archive, tmp_path):
+    """And what is there is not downloaded again."""
+    words = (f"PACS@127.0.0.1:{archive.port}", "P1", tmp_path / "downloads")
+    first, second = example("download_study.py", *words), example("download_study.py", *words)
+    assert first.returncode == 0, first.stderr
+    assert "CT study 2" in first.stdout
+    assert came(tmp_path / "downloads") == uids(2)
+    assert f"{COUNT} of them were there already" in second.stdout
+
+
+def test_the_same_from_plain_pynetdicom(archive, tmp_path, port):
+    """The counts rise, everything comes."""
+    chosen = study(number=1)[0].StudyInstanceUID
+    words = ("127.0.0.1", archive.port, "PACS", chosen, tmp_path / "downloads", "--ours", "ME", "--port", port)
+    done = example("download_study_pynetdicom.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert f"{COUNT} instances in" in done.stdout
+    assert came(tmp_path / "downloads") == uids(1)
+
+
+def test_plain_pynetdicom_cancels_when_it_has_seen_enough(archive, tmp_path, port):
+    """The archive ends the move with FE00, and has not sent everything."""
+    many = study(series=1, instances=60, number=7)
+    take_in(archive, many)
+    finished = []
+    archive.events.subscribe(lambda event: finished.append(event) if isinstance(event, OperationFinished) else None)
+    words = ("127.0.0.1", archive.port, "PACS", many[0].StudyInstanceUID, tmp_path / "downloads")
+    done = example("download_study_pynetdicom.py", *words, "--ours", "ME", "--port", port, "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    assert "status 0xFE00" in done.stdout
+    assert 2 <= len(came(tmp_path / "downloads")) < len(many)
+    assert [each.status for each in finished if each.kind == "C-MOVE"] == [0xFE00]
+
+
+def test_the_same_from_java_with_pixelmed(archive, tmp_path, port):
+    """Compiled and run from its source."""
+    chosen = study(number=1)[0].StudyInstanceUID
+    words = ("127.0.0.1", archive.port, "PACS", "ME", port, chosen, tmp_path / "downloads")
+    printed = pixelmed(EXAMPLES / "DownloadStudy.java", words)
+    assert "status 0x0000" in printed
+    assert printed.count("received ") == COUNT
+    assert came(tmp_path / "downloads") == uids(1)

@@ -1,0 +1,314 @@
+"""`pacs echo`, `find`, `store`, `move`, `get`, `fetch` and `commit`: an SCU at the command line, and how it exits."""
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from pydicom import dcmread
+
+from pacs.testing import serving, study, write
+from tests.archives import take_in
+from tests.programs import PATIENCE, free_port, storescp
+
+COUNT = 6
+"""Instances of the specimen: two series of three."""
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An archive with one study."""
+    with serving(tmp_path / "archive") as archive:
+        take_in(archive, specimen())
+        yield archive
+
+
+def specimen(**options):
+    """A study of `COUNT` instances."""
+    return study(series=2, instances=COUNT // 2, **options)
+
+
+def at(archive):
+    """How an archive is called."""
+    return f"PACS@127.0.0.1:{archive.port}"
+
+
+THE_STUDY = f"StudyInstanceUID={specimen()[0].StudyInstanceUID}"
+
+
+def rows(result):
+    """What a command printed as CSV."""
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def files(folder):
+    """The instances in a folder, by UID."""
+    return sorted(dcmread(path).SOPInstanceUID for path in folder.rglob("*.dcm"))
+
+
+# --- whom --------------------------------------------------------------------------------------------------------
+
+
+def test_an_ae_is_called_by_its_address(pacs, archive):
+    """As dcm4che has it, and as DCMTK has it."""
+    for words in ([at(archive)], ["127.0.0.1", archive.port, "-aec", "PACS"]):
+        result = pacs("echo", *words)
+        assert result.exit_code == 0, result.output
+        assert "answers C-ECHO in " in result.stdout
+
+
+def test_an_ae_is_called_by_its_name_in_the_configuration(pacs, archive, tmp_path):
+    """That of a peer, and that of our own server."""
+    (tmp_path / "config.toml").write_text(
+        f'[server]\nae_title = "MINE"\nport = {archive.port}\n'
+        f'[[peers]]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {archive.port}\n'
+    )
+    assert pacs("echo", "PACS").stdout.startswith(f"PACS@127.0.0.1:{archive.port} answers")
+    assert pacs("echo", "MINE").stdout.startswith(f"MINE@127.0.0.1:{archive.port} answers")
+    unknown = pacs("echo", "OTHER")
+    assert unknown.exit_code == 2
+    assert "known are: PACS" in unknown.stderr
+
+
+def test_an_ae_that_is_not_there_is_told_from_a_failure(pacs):
+    """Exit status 4."""
+    result = pacs("echo", f"PACS@127.0.0.1:{free_port()}")
+    assert result.exit_code == 4
+    assert "cannot be reached" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"access.callers": "peers"}, "enter there a peer with\n    AE title SCANNER, the address of this machine"),
+        ({"access.called_ae": "ours"}, "does not go by the AE title WRONG: look up the one it has"),
+    ],
+)
+def test_a_mismatch_of_ae_titles_is_explained_with_the_side_to_mend(pacs, tmp_path, settings, sentence):
+    """Both ways."""
+    with serving(tmp_path / "strict", settings) as strict:
+        result = pacs("echo", f"WRONG@127.0.0.1:{strict.port}", "-aet", "SCANNER")
+    assert result.exit_code == 4
+    assert sentence in result.stderr.replace("pacs: ", "")
+
+
+@pytest.mark.parametrize("words", [["127.0.0.1", "104"], ["A@B@C:1"], ["PACS@host:port"], ["PACS@127.0.0.1:1", "more"]])
+def test_words_that_name_nobody_are_a_mistake(pacs, words):
+    """Exit status 2, and what was expected."""
+    assert pacs("echo", *words).exit_code == 2
+
+
+# --- find --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_found_is_csv_where_it_is_piped_in_the_order_asked_for(pacs, archive):
+    """The level is that of the lowest key."""
+    result = pacs("find", at(archive), "-k", "SeriesNumber", "-k", "PatientID=P1", "-k", "0008,0060")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "SeriesNumber,PatientID,Modality"
+    assert sorted(row["SeriesNumber"] for row in rows(result)) == ["1", "2"]
+
+
+def test_json_keeps_what_is_several(pacs, archive):
+    """A list is a list, an item an object."""
+    result = pacs("find", at(archive), "-k", "SOPInstanceUID", "-k", "ImageType", "-k", "Rows", "--json")
+    found = json.loads(result.stdout)
+    assert len(found) == COUNT
+    assert found[0]["ImageType"] == ["ORIGINAL", "PRIMARY", "AXIAL"]
+
+
+def test_where_all_keys_have_to_match_the_usual_ones_are_answered(pacs, archive):
+    """Nobody wants to see only what they knew."""
+    (row,) = rows(pacs("find", at(archive), "-k", "PatientName=DOE*"))
+    assert row["PatientName"] == "DOE^JOHN"
+    assert row["NumberOfStudyRelatedInstances"] == str(COUNT)
+
+
+def test_a_limit_ends_the_query_by_a_cancel(pacs, archive):
+    """And is no failure."""
+    result = pacs("find", at(archive), "-k", "SOPInstanceUID", "--limit", "2")
+    assert result.exit_code == 0
+    assert len(rows(result)) == 2
+
+
+@pytest.mark.parametrize(("root", "level"), [("-P", "patient"), ("-S", "study"), ("-O", "patient")])
+def test_the_information_model_and_the_level_can_be_said(pacs, archive, root, level):
+    """As with DCMTK."""
+    result = pacs("find", at(archive), root, "--level", level, "-k", "PatientID")
+    assert [row["PatientID"] for row in rows(result)] == ["P1"]
+
+
+def test_a_key_that_is_none_gets_the_one_that_was_meant(pacs, archive):
+    """A mistake, before anybody is called."""
+    result = pacs("find", at(archive), "-k", "PatientsName=A")
+    assert result.exit_code == 2
+    assert "did you mean PatientName?" in result.stderr
+
+
+def test_a_refused_query_says_status_meaning_and_comment(pacs, tmp_path):
+    """Exit status 1."""
+    with serving(tmp_path / "strict", {"query.manner": "strict"}) as strict:
+        result = pacs("find", at(strict), "--level", "series", "-k", "Modality=CT")
+    assert result.exit_code == 1
+    assert "0xA900" in result.stderr
+    assert "StudyInstanceUID" in result.stderr
+
+
+@contextmanager
+def on_a_terminal():
+    """A terminal, and what was written to it when the block is over."""
+    ours, theirs = pty.openpty()
+    seen = []
+    try:
+        yield theirs, seen
+        os.close(theirs)
+        while True:
+            try:
+                piece = os.read(ours, 1 << 16)
+            except OSError:
+                break
+            if not piece:
+                break
+            seen.append(piece.decode("utf-8", "replace"))
+    finally:
+        os.close(ours)
+
+
+def test_on_a_terminal_it_is_a_table_and_long_work_has_a_bar(archive, tmp_path):
+    """A real one."""
+    command = [sys.executable, "-m", "pacs"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with on_a_terminal() as (terminal, table):
+        found = subprocess.run(
+            [*command, "find", at(archive), "-k", "PatientID"],
+            stdout=terminal, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    with on_a_terminal() as (terminal, bar):
+        got = subprocess.run(
+            [*command, "get", at(archive), "-k", THE_STUDY],
+            stdout=subprocess.PIPE, stderr=terminal, cwd=tmp_path, env=environment, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    assert (found.returncode, got.returncode) == (0, 0)
+    assert "Patient" in "".join(table)
+    assert "P1" in "".join(table)
+    assert f"{COUNT} of {COUNT}" in "".join(bar)
+
+
+# --- store -------------------------------------------------------------------------------------------------------
+
+
+def test_folders_are_sent_and_what_is_no_dicom_is_left_out(pacs, archive, tmp_path):
+    """Its number is told."""
+    write(specimen(patient_id="P2"), tmp_path / "in" / "deep")
+    (tmp_path / "in" / "readme.txt").write_text("hello")
+    result = pacs("store", at(archive), tmp_path / "in")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{COUNT} instances, ")
+    assert "0 failed, 1 file left out" in result.stdout
+
+
+def test_what_is_refused_is_named_with_its_status(pacs, tmp_path):
+    """Exit status 3 where something else went well, 1 where nothing did."""
+    (old,) = write(study(series=1, instances=1), tmp_path / "old")
+    (new,) = write(study(series=1, instances=1, number=2), tmp_path / "new")
+    with serving(tmp_path / "archive", {"storage.duplicates": "reject"}) as archive:
+        pacs("store", at(archive), old)
+        partly, not_at_all = pacs("store", at(archive), old, new), pacs("store", at(archive), old, new)
+    assert (partly.exit_code, not_at_all.exit_code) == (3, 1)
+    assert "1 failed: 0x0111, " in partly.stderr
+    assert str(old) in partly.stderr
+
+
+def test_paths_may_come_from_standard_input(pacs, archive, tmp_path):
+    """Where - stands for them."""
+    paths = write(specimen(patient_id="P2"), tmp_path / "in")
+    result = pacs("store", at(archive), "-", input="\n".join(map(str, paths)))
+    assert result.stdout.startswith(f"{COUNT} instances, ")
+
+
+@pytest.mark.parametrize("words", [[], ["nowhere.dcm"]])
+def test_what_is_not_there_is_a_mistake(pacs, archive, words):
+    """Before anybody is called."""
+    assert pacs("store", at(archive), *words).exit_code == 2
+
+
+# --- retrieves ---------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_got_into_a_folder(pacs, archive, tmp_path):
+    """On the same association."""
+    result = pacs("get", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"{COUNT} instances, ")
+    assert files(tmp_path / "out") == sorted(each.SOPInstanceUID for each in specimen())
+
+
+def test_a_study_is_moved_to_us(pacs, tmp_path):
+    """The archive knows us, and we listen on the port that it knows."""
+    port = free_port()
+    peers = {"peers": [{"ae_title": "ME", "host": "127.0.0.1", "port": port}]}
+    with serving(tmp_path / "archive", peers) as archive:
+        take_in(archive, specimen())
+        result = pacs("move", at(archive), "-aet", "ME", "--port", port, "-k", THE_STUDY, "--to", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert files(tmp_path / "out") == sorted(each.SOPInstanceUID for each in specimen())
+
+
+def test_a_study_is_moved_to_another_ae(pacs, tmp_path):
+    """-aem names it."""
+    with storescp(tmp_path / "received") as receiver:
+        known = {"ae_title": receiver.ae_title, "host": "127.0.0.1", "port": receiver.port}
+        with serving(tmp_path / "archive", {"peers": [known]}) as archive:
+            take_in(archive, specimen())
+            result = pacs("move", at(archive), "-aem", receiver.ae_title, "-k", THE_STUDY)
+        assert result.stdout == f"{COUNT} instances sent\n", result.stderr
+        assert len(receiver.files()) == COUNT
+
+
+def test_a_move_to_us_that_the_archive_knows_nothing_of_says_what_to_enter_there(pacs, archive, tmp_path):
+    """A801 is the first thing everybody stumbles over."""
+    result = pacs("move", at(archive), "-aet", "ME", "-k", THE_STUDY, "--to", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "0xA801" in result.stderr
+    assert "does not know our AE title ME" in result.stderr
+
+
+def test_a_retrieve_that_failed_in_part_says_so(pacs, archive, tmp_path):
+    """Exit status 3, with the UIDs that failed; the rest is there."""
+    instance = specimen()[0].SOPInstanceUID
+    lost = next(each for each in archive.maintenance.instances({}) if each.sop_instance_uid == instance)
+    archive.files.delete(lost.file_key)
+    result = pacs("get", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "0xB000" in result.stderr
+    assert instance in result.stderr
+    assert len(files(tmp_path / "out")) == COUNT - 1
+
+
+def test_what_is_fetched_once_is_not_fetched_again(pacs, archive, tmp_path):
+    """The second time nothing comes."""
+    first = pacs("fetch", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
+    again = pacs("fetch", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
+    assert first.stdout.startswith(f"{COUNT} instances, ")
+    assert again.stdout.startswith("0 instances, ")
+    assert f"{COUNT} there already" in again.stdout
+
+
+# --- commit ------------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
+    """And not to what it has not: exit status 3."""
+    paths = write(specimen(), tmp_path / "in")
+    result = pacs("commit", at(archive), *paths)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"committed to {COUNT} instances, not to 0\n"
+    strangers = write(study(series=1, instances=1, number=9), tmp_path / "strangers")
+    partly = pacs("commit", at(archive), *paths, *strangers)
+    assert partly.exit_code == 3
+    assert "failure reason 0x0112" in partly.stderr
