@@ -31,8 +31,8 @@ to_option = click.option(
     help="Where the instances are written, by study and series; the working directory unless given.",
 )  # fmt: skip
 port_option = click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT",
-    help="The port we listen on for what is sent; who sends has to know it. 0 takes any free one.",
+    "--port", type=click.IntRange(0, 65535), default=11113, show_default=True, metavar="PORT",
+    help="Where we listen for what is sent: who sends has it in its table. 0 takes any free port.",
 )  # fmt: skip
 
 

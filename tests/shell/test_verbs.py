@@ -272,7 +272,7 @@ def test_a_study_is_moved_to_another_ae(pacs, tmp_path):
 
 def test_a_move_to_us_that_the_archive_knows_nothing_of_says_what_to_enter_there(pacs, archive, tmp_path):
     """A801 is the first thing everybody stumbles over."""
-    result = pacs("move", at(archive), "-aet", "ME", "-k", THE_STUDY, "--to", tmp_path / "out")
+    result = pacs("move", at(archive), "-aet", "ME", "-k", THE_STUDY, "--port", 0, "--to", tmp_path / "out")
     assert result.exit_code == 1
     assert "0xA801" in result.stderr
     assert "does not know our AE title ME" in result.stderr
