@@ -153,8 +153,9 @@ class Interposition:
         elif handlers is None or not fault.effects:
             original(association, message)
         elif fault.success_first:
+            again = _copy(message)
             _answer(association, message, Refusal(status.SUCCESS, "", ()), publish)
-            self._late.run(association, message, tampering, handlers)
+            self._late.run(association, again, tampering, handlers)
         else:
             with misbehaving(handlers, tampering) as changed:
                 changed.table()[field](association, message)
@@ -169,6 +170,19 @@ def _answer(association: Association, message: Message, refusal: Refusal, publis
     message.drain()
     with operating(_SERVICES[CommandField(message.command.field)], association, message, publish) as operation:
         operation.refuse(refusal)
+
+
+def _copy(message: Message) -> Message:
+    """The same message, for another thread: its owner lets the data set of the first go by."""
+    data = message.read(LARGEST)
+    again = Message(message.context, message.command, _nothing_comes)
+    again.hold(data)
+    again.is_complete = True
+    return again
+
+
+def _nothing_comes(_message: Message) -> memoryview:
+    raise AssociationLost("The message is all there")
 
 
 def _looked_at(message: Message) -> bytes:
