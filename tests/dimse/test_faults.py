@@ -12,6 +12,7 @@ from pynetdicom.sop_class import Verification
 from pacs.testing import Fault, serving, storing, study, write
 from tests.programs import needs
 from tests.programs import run as run_program
+from tests.raw import C_ECHO, IMPLICIT, Raw, request
 from tests.waiting import eventually
 
 STUDY = study(series=2, instances=3)
@@ -299,5 +300,8 @@ def test_a_destination_that_drops_its_association_is_called_again(target):
 def test_slow_bytes_end_with_the_client(target):
     """A server that is stopped, or left by its client, does not sit out what was told to be slow."""
     target.server.faults.add(Fault("C-ECHO", bytes_per_second=1))
-    assert impatient_echo(target) == "no answer in time"
+    with Raw(target.server.port) as client:
+        client.associate((1, str(Verification), [IMPLICIT]))
+        client.send(request(C_ECHO, 1, str(Verification), 1, None))
+        client.read(1)
     assert target.server.received.wait_for_ends()[0].ended_by == "connection lost"
