@@ -25,7 +25,7 @@ from pacs.testing.plugin import (
 if TYPE_CHECKING:
     from pacs.testing.received import Received
     from pacs.testing.server import PacsServer
-    from pacs.testing.storing import StorageSCP
+    from pacs.testing.storage import StorageSCP
 
 __all__ = [
     "EXPLICIT_BIG",
@@ -48,7 +48,7 @@ __all__ = [
     "write",
 ]
 
-_HEAVY = {"PacsServer": "server", "Received": "received", "StorageSCP": "storing"}
+_HEAVY = {"PacsServer": "server", "Received": "received", "StorageSCP": "storage"}
 """What is imported when it is asked for, for annotations, and from where."""
 
 

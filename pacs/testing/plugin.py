@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pacs.dimse.faults.model import Scenario
     from pacs.testing.server import PacsServer
-    from pacs.testing.storing import StorageSCP
+    from pacs.testing.storage import StorageSCP
 
 AE_TITLE = "PACS"
 STORAGE_AE_TITLE = "STORAGE_SCP"
@@ -53,7 +53,7 @@ def storing(
 
     It listens on a free port of 127.0.0.1 unless one is given.
     """
-    from pacs.testing.storing import StorageSCP
+    from pacs.testing.storage import StorageSCP
 
     with StorageSCP(ae_title, port, scenario) as scp:
         yield scp

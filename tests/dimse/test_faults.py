@@ -185,6 +185,10 @@ CASES = [
     case(Fault("C-MOVE", final_status=0xB000), move, "Completed Suboperations       : 6", "0xb000"),
     case(Fault("C-MOVE", no_match=0xC000), move_nothing, "0xc000"),
     case(Fault("C-MOVE", counts="missing"), move, "Completed Suboperations       : none"),
+    case(
+        Fault("C-MOVE", fail="from 1", failure_status=0xC000, counts="zero at failure"),
+        move, "0xc000", "Completed Suboperations       : 0",
+    ),
     case(Fault("C-MOVE", counts="wrong"), move, "Completed Suboperations       : 13"),
     case(Fault("C-MOVE", pendings="none"), move, "Received Final Move Response", never=("Move Response 1",)),
     case(Fault("C-MOVE", fail="every 3"), move, "Failed Suboperations          : 2", "FailedSOPInstanceUIDList"),

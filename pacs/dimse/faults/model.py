@@ -85,8 +85,9 @@ class Fault:
     status: int | None = _does(None, "answers this status and does nothing", ANSWERED)
     after: int = _does(0, "lets so many Pending responses go before `status`", MANY_ANSWERS)
     final_status: int | None = _does(None, "does what was asked, and says this status at the end", ANSWERED)
-    comment: str = _does("", "the Error Comment of `status`, `final_status` or `no_match`", ANSWERED)
-    offending: tuple[int, ...] = _does((), "the Offending Elements of `status` or `final_status`", ANSWERED)
+    failure_status: int | None = _does(None, "says this status wherever it would say a failure", ANSWERED)
+    comment: str = _does("", "the Error Comment of a status that is said on purpose", ANSWERED)
+    offending: tuple[int, ...] = _does((), "the Offending Elements of a status that is said on purpose", ANSWERED)
     no_match: int | None = _does(None, "the final status when nothing matches", MANY_ANSWERS)
     pending_status: int | None = _does(None, "the status of Pending responses: FF01 for FF00", MANY_ANSWERS)
 
@@ -108,7 +109,7 @@ class Fault:
         "", 'sends Pending responses `"none"`, `"every 3"` or `"at the end"`, all at once', MANY_ANSWERS
     )
     duplicate: str = _does("", 'sends `"pendings"` or the `"final"` response twice', ANSWERED)
-    counts: str = _does("", 'the sub-operation counts are `"missing"` or `"wrong"`', RETRIEVES)
+    counts: str = _does("", 'the sub-operation counts are `"missing"`, `"wrong"` or `"zero at failure"`', RETRIEVES)
     failed_list: str = _does("", 'the Failed SOP Instance UID List is `"missing"` or `"wrong"`', RETRIEVES)
     character_set: str = _does("", "Identifiers name this character set, whatever they are in", ("C-FIND",))
     ignore_cancel: bool = _does(False, "does not hear a C-CANCEL", MANY_ANSWERS)
@@ -152,10 +153,10 @@ class Fault:
 _CHECKED = {
     "pendings": re.compile(r"none|at the end|every [1-9][0-9]{0,6}"),
     "duplicate": re.compile(r"pendings|final"),
-    "counts": re.compile(r"missing|wrong"),
+    "counts": re.compile(r"missing|wrong|zero at failure"),
     "failed_list": re.compile(r"missing|wrong"),
 }
-_STATUSES = ("status", "final_status", "no_match", "pending_status", "message_id")
+_STATUSES = ("status", "final_status", "failure_status", "no_match", "pending_status", "message_id")
 
 
 def field_of(name: str) -> "Field[Any]":

@@ -15,6 +15,7 @@ from pacs.dimse import status
 from pacs.dimse.command import Command, CommandField
 from pacs.dimse.faults.choosing import Chosen
 from pacs.dimse.faults.model import is_among
+from pacs.telemetry import is_fine
 
 CHARACTER_SET = 0x00080005
 NO_SUCH_INSTANCE = 0x0112
@@ -100,18 +101,27 @@ class Tampering:
         return pendings != "none" and (not pendings.startswith("every") or is_among(pendings, number))
 
     def _final(self, answer: Answer) -> list[Answer]:
-        fault, command = self.fault, answer.command
+        command, told = answer.command, self._status_of(answer.command)
+        if self.is_stopped:
+            command = command.changed(remaining=None)
+        if told is not None:
+            fault = self.fault
+            command = command.changed(
+                status=told, error_comment=fault.comment or None, offending_elements=fault.offending or None
+            )
+        answer = self._finished(replace(answer, command=command))
+        return self._kept + [answer] * (2 if self.fault.duplicate == "final" else 1)
+
+    def _status_of(self, command: Command) -> int | None:
+        """The status that is said instead of that of a final response, None where it stays."""
+        fault = self.fault
         told = fault.final_status if fault.status is None else fault.status
         if told is None and self.is_stopped:
             told = STOPPED
         if told is None and fault.no_match is not None and self._has_no_match(command):
             told = fault.no_match
-        if told is not None:
-            command = command.changed(
-                status=told, error_comment=fault.comment or None, offending_elements=fault.offending or None
-            )
-        answer = self._finished(replace(answer, command=command))
-        return self._kept + [answer] * (2 if fault.duplicate == "final" else 1)
+        is_failure = not is_fine(command.status if told is None else told)
+        return fault.failure_status if is_failure and fault.failure_status is not None else told
 
     def _has_no_match(self, command: Command) -> bool:
         """Whether the request matched nothing: no Pending response to a query, no sub-operation of a retrieve."""
@@ -123,9 +133,11 @@ class Tampering:
         fault, command = self.fault, answer.command
         if fault.message_id is not None:
             command = command.changed(responding_to=fault.message_id)
-        if fault.counts:
+        if fault.counts in _COUNTS:
             change = _COUNTS[fault.counts]
             command = command.changed(**{name: change(getattr(command, name)) for name in COUNTS})
+        elif fault.counts and not is_fine(command.status):
+            command = command.changed(**{name: None if name == "remaining" else 0 for name in COUNTS})
         data = answer.data
         if fault.failed_list and data is not None and not answer.is_pending:
             data = self._list_of_strangers() if fault.failed_list == "wrong" else None
