@@ -20,6 +20,7 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse import association, secure
 from pacs.dimse.agreement import UserIdentity
 from pacs.dimse.establishment import Protection
+from pacs.dimse.faults.seam import Interposes, Nothing
 from pacs.dimse.handlers import Handlers
 from pacs.dimse.identity import credentials
 from pacs.dimse.negotiation import AcceptorPolicy
@@ -71,10 +72,15 @@ class Archive:
 
     It serves alone, in this process, by `start()`. Of several workers one archive prepares in the process they are
     forked from, and each worker has an archive of its own that joins it: see `pacs.supervisor`.
+
+    `interposition` comes between the server and its settings: faults on demand, and what watches for a test.
     """
 
-    def __init__(self, config: Config, events: EventStream | None = None) -> None:
+    def __init__(
+        self, config: Config, events: EventStream | None = None, interposition: Interposes | None = None
+    ) -> None:
         self.config = config
+        self._interposition = interposition or Nothing()
         self.events = events or EventStream()
         self.port = config.server.port
         self.index = _index(config)
@@ -258,6 +264,7 @@ class Archive:
     def close(self) -> None:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
+        self._interposition.close()
         with self._closing:
             self._reporter.stop()
             if self._web is not None:
@@ -344,7 +351,7 @@ class Archive:
             limits=of_associations,
             protect=lambda peer: protections[peer.ae_title],
         )
-        return Settings(
+        settings = Settings(
             policy=self._policy(config, users),
             handlers=handlers.table(),
             has=handlers.has,
@@ -356,6 +363,7 @@ class Archive:
             ),
             tls=tls,
         )
+        return self._interposition.on(settings, handlers)
 
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""

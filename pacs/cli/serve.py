@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pacs.config import Config
+    from pacs.dimse.faults.model import Scenario
+    from pacs.telemetry import EventStream
+
+
+def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Scenario | None":
+    """The scenario of this name, whose settings count where no option says otherwise; `list` prints the presets."""
+    from pacs.config import load_scenario, presets
+
+    if name is None:
+        return None
+    if name == "list":
+        for each in presets().values():
+            click.echo(f"{each.name}\n    {each.description}")
+        ctx.exit()
+    scenario = load_scenario(name)
+    for key, value in scenario.settings.items():
+        ctx.ensure_object(dict).setdefault(key, value)
+    return scenario
 
 
 @click.command(short_help="Serve until SIGTERM or SIGINT.")
@@ -19,8 +37,15 @@ if TYPE_CHECKING:
 @setting("server.host", "--host", metavar="ADDRESS", help="The address to listen on.")
 @setting("server.port", "--port", metavar="PORT", help="The port to listen on; 0 takes any free one.")
 @setting("server.workers", "--workers", metavar="N", help="How many processes serve.")
+@click.option(
+    "--scenario",
+    metavar="FILE",
+    is_eager=True,
+    callback=_scenario,
+    help="Misbehave as a scenario file says, or a preset; `list` shows the presets. For tests of other programs.",
+)
 @reconfigured
-def serve(read: "Callable[[], Config]") -> None:
+def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once. SIGHUP reads the configuration."""
     from pacs.daemon import Archive, run_until_signalled
     from pacs.notify import Notifier
@@ -31,7 +56,8 @@ def serve(read: "Callable[[], Config]") -> None:
         if isinstance(event, ServerReady):
             secure = f", encrypted on port {event.secure_port}" if event.secure_port != event.port else ", encrypted"
             secure = secure if event.secure_port else ""
-            click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}")
+            wrong = f", MISBEHAVES ON PURPOSE: scenario {scenario.name}" if scenario else ""
+            click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}{wrong}")
         if isinstance(event, WebReady):
             host = f"[{event.host}]" if ":" in event.host else event.host
             scheme = "https" if event.is_secure else "http"
@@ -44,9 +70,33 @@ def serve(read: "Callable[[], Config]") -> None:
 
     config = read()
     setup_logging(config.log.level, config.log.format)
-    with Archive(config) as archive:
+    with Archive(config, interposition=_interposed(scenario, config)) as archive:
         archive.events.subscribe(log_event)
+        _warn(scenario, archive.events)
         archive.events.subscribe(announce)
         run = supervise if config.server.workers > 1 else run_until_signalled
         notifier = Notifier.from_environment(os.environ)
         run(archive, stopping=say_goodbye, read=read, notifier=notifier)
+
+
+def _interposed(scenario: "Scenario | None", config: "Config") -> Any:
+    """What makes a server misbehave, None without a scenario. Raises ConfigurationError."""
+    from pacs.errors import ConfigurationError
+
+    if scenario is None:
+        return None
+    if config.server.workers > 1:
+        why = "a scenario counts messages, and each worker would count for itself"
+        raise ConfigurationError(f"server.workers = {config.server.workers}: expected 1 with --scenario: {why}")
+    from pacs.dimse.faults.interposing import Interposition
+
+    return Interposition(scenario)
+
+
+def _warn(scenario: "Scenario | None", events: "EventStream") -> None:
+    """Say in the log that this is no server to trust."""
+    from pacs.telemetry import Diagnosed
+
+    if scenario is not None:
+        what = f"scenario {scenario.name} with {len(scenario.faults)} faults, seed {scenario.seed}"
+        events.publish(Diagnosed(sentence=f"this server misbehaves on purpose ({what}): never use it for real images"))

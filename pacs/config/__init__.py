@@ -19,6 +19,7 @@ from pacs.config.model import (
     split_address,
 )
 from pacs.config.peers import add_peer
+from pacs.config.scenario import load_scenario, presets
 from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load, revalidated
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "from_settings",
     "is_loopback",
     "load",
+    "load_scenario",
+    "presets",
     "revalidated",
     "split_address",
 ]

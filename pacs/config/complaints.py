@@ -22,7 +22,7 @@ def complaints(error: ValidationError, origins: Mapping[str, str], default_origi
             yield f"{key}: is missing{place}"
         else:
             value = f"{key} = {_shown(key, each['input'])}: " if key else ""
-            yield f"{value}{_expected(each['msg'])}{place}"
+            yield f"{value}{wording(each['msg'])}{place}"
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
@@ -53,7 +53,8 @@ WORDING = (
 """Pydantic's phrases and ours, applied in this order."""
 
 
-def _expected(message: str) -> str:
+def wording(message: str) -> str:
+    """What pydantic says of a value, in our words."""
     for theirs, ours in WORDING:
         message = re.sub(theirs, ours, message)
     return message

@@ -331,6 +331,16 @@ class Command:
             elements[_ERROR_COMMENT] = _as_lo(error_comment)
         return Command(elements)
 
+    def changed(self, **fields: Value | None) -> "Command":
+        """A copy with other values of some elements, by the names of this class's attributes; None takes one away."""
+        elements = dict(self.elements)
+        for name, value in fields.items():
+            if value is None:
+                elements.pop(_FIELDS[name], None)
+            else:
+                elements[_FIELDS[name]] = _as_lo(value) if name == "error_comment" and isinstance(value, str) else value
+        return Command(elements)
+
     def announcing(self, *, data_set: bool) -> "Command":
         """The same command with the Command Data Set Type that says whether a data set follows."""
         self.elements[_DATA_SET_TYPE] = _DATA_SET_FOLLOWS if data_set else NO_DATA_SET
@@ -369,13 +379,18 @@ _ECHOED = (
 
 _FIELDS = {
     "message_id": _MESSAGE_ID,
+    "responding_to": _RESPONDING_TO,
+    "status": _STATUS,
+    "error_comment": _ERROR_COMMENT,
+    "offending_elements": _OFFENDING_ELEMENT,
+    "event_type": _EVENT_TYPE,
     "affected_sop_instance_uid": _AFFECTED_SOP_INSTANCE,
     "remaining": _REMAINING,
     "completed": _COMPLETED,
     "failed": _FAILED,
     "warning": _WARNING,
 }
-"""The elements that a `Template` may change."""
+"""The elements that `Command.changed` and a `Template` may change."""
 
 _REQUEST_FIELDS = {
     "priority": _PRIORITY,

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
@@ -22,7 +23,7 @@ from pacs.dimse.agreement import (
     rejection,
 )
 from pacs.dimse.association import Association, Limits
-from pacs.dimse.negotiation import SMALLEST_PDU, AcceptorPolicy, rejection_for
+from pacs.dimse.negotiation import SMALLEST_PDU, rejection_for
 from pacs.dimse.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
 from pacs.dimse.waiting import Vigil, wait
 from pacs.errors import (
@@ -57,22 +58,30 @@ Admit = Callable[[Caller], None]
 """Takes a place for one more association of a caller. Raises OutOfResources when there is none."""
 
 
+class Policy(Protocol):
+    """What says how association requests are answered: an `AcceptorPolicy`, or what stands before one."""
+
+    def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+        """What `request` is answered with: an accepting primitive and what it agrees on, or a rejection."""
+
+
 def accept(
     connection: socket.socket,
     address: tuple[str, int],
-    policy: AcceptorPolicy,
+    policy: Policy,
     limits: Limits,
     admit: Admit,
     *,
     tls: ssl.SSLContext | None = None,
+    layer: Callable[..., UpperLayer] = UpperLayer,
 ) -> Association | Rejected:
-    """Negotiate an association with whoever connected, with `tls` encrypted.
+    """Negotiate an association with whoever connected, with `tls` encrypted; `layer` makes its upper layer.
 
     Raises AssociationLost when no association request came, or not in time, and ProtocolViolation when what came is
     no valid one, or no encryption was agreed on; the connection has been closed then. What is returned is for the
     caller to close.
     """
-    upper = UpperLayer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu, tls=tls)
+    upper = layer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu, tls=tls)
     try:
         found = _answered(upper, address, policy, limits, admit)
     except BaseException:
@@ -86,7 +95,7 @@ def accept(
 
 
 def _answered(
-    upper: UpperLayer, address: tuple[str, int], policy: AcceptorPolicy, limits: Limits, admit: Admit
+    upper: UpperLayer, address: tuple[str, int], policy: Policy, limits: Limits, admit: Admit
 ) -> Agreement | Rejected:
     deadline = time.monotonic() + limits.negotiation
     try:

@@ -25,6 +25,8 @@ from pacs.services.access import Caller
 from pacs.telemetry import AssociationAccepted, AssociationEnded, AssociationRejected, Event, OperationFinished
 
 Handler = Callable[[Association, Message], None]
+Associate = Callable[..., Association | Rejected]
+"""What negotiates with whoever connected: `establishment.accept`, or what stands before it."""
 
 MOST_UNASSOCIATED = 256
 """How many connections may be without an association at once, before it or after; one more, and the oldest of the
@@ -60,6 +62,7 @@ class Settings:
     bounds: Bounds = field(default_factory=Bounds)
     tls: ssl.SSLContext | None = None
     """How those who call a secure address are answered."""
+    associate: Associate = accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +308,9 @@ class Server:
         found: Association | Rejected | None = None
         try:
             tls = settings.tls if connection.is_secure else None
-            found = accept(connection.socket, connection.address, settings.policy, settings.limits, admit, tls=tls)
+            found = settings.associate(
+                connection.socket, connection.address, settings.policy, settings.limits, admit, tls=tls
+            )
         except (AssociationLost, OSError):
             return None  # a port scan, a health check, or a peer that gave up
         except ProtocolViolation as error:

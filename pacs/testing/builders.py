@@ -1,22 +1,12 @@
-"""A pytest plugin and builders of data sets, for whoever tests against a DICOM archive; this project does too.
-
-`pacs_server` is a fixture: the real archive, in this process, on a free port of 127.0.0.1, with a folder of its own.
-`serving` is the same as a context manager, with any setting. `study` makes the data sets of a study: valid, and the
-same for the same arguments. Nothing heavy is imported before it is used.
-"""
+"""Data sets for tests: valid, and the same for the same arguments. pydicom is imported when the first is built."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-    from pacs.daemon import Archive
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
@@ -57,7 +47,8 @@ def study(
 
     `number` tells the studies of one patient apart; UIDs come from it, `patient_id` and `modality`. `size` is Rows and
     Columns. `attributes` are set in every data set by keyword. Texts beyond ASCII are in UTF-8 where no
-    `character_set` is named. In an encapsulated `transfer_syntax` the pixels are a placeholder that no codec decodes.
+    `character_set` is named. In an encapsulated `transfer_syntax` the pixels are compressed where pydicom finds an
+    encoder (RLE always, JPEG-LS and JPEG 2000 with its extras), else they are a placeholder that no codec decodes.
 
     Raises ValueError for a `modality` that is none of `MODALITIES`.
     """
@@ -79,6 +70,16 @@ def study(
         for place in range(1, series + 1)
         for instance in range(1, instances + 1)
     ]
+
+
+def studies(patients: int = 3, per_patient: int = 2, **arguments: Any) -> list["Dataset"]:
+    """The data sets of several patients, P1, P2 and so on, with some studies each; `arguments` are those of `study`."""
+    built: list[Dataset] = []
+    for patient in range(1, patients + 1):
+        for number in range(1, per_patient + 1):
+            named: dict[str, Any] = {"patient": f"DOE^NUMBER{patient}", "patient_id": f"P{patient}", "number": number}
+            built += study(**named | arguments)
+    return built
 
 
 def uid(text: str) -> str:
@@ -151,14 +152,37 @@ def _content(modality: str, instance: int, size: int, syntax: str) -> dict[str, 
 
 
 def _pixels(instance: int, size: int, syntax: str) -> bytes:
-    from pydicom.encaps import encapsulate
     from pydicom.uid import UID
 
-    if UID(syntax).is_encapsulated:
-        return encapsulate([b"a placeholder of frame %d " % instance])
     order = "big" if syntax == EXPLICIT_BIG else "little"
     row = b"".join(((instance + column) % 4096).to_bytes(2, order) for column in range(size))  # type: ignore[arg-type]
-    return row * size
+    return _encapsulated(instance, size, row * size, syntax) if UID(syntax).is_encapsulated else row * size
+
+
+def _encapsulated(instance: int, size: int, native: bytes, syntax: str) -> bytes:
+    """One frame: compressed without loss where there is an encoder for it."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.encoders.base import get_encoder
+    from pydicom.uid import UID
+
+    try:
+        encoder = get_encoder(UID(syntax))
+        if not encoder.is_available:
+            raise NotImplementedError
+        frame = encoder.encode(
+            native,
+            rows=size,
+            columns=size,
+            samples_per_pixel=1,
+            bits_allocated=16,
+            bits_stored=12,
+            pixel_representation=0,
+            photometric_interpretation="MONOCHROME2",
+            number_of_frames=1,
+        )
+    except (NotImplementedError, RuntimeError, ValueError):  # none for this syntax, or one that wants to be told more
+        frame = b"a placeholder of frame %d " % instance
+    return encapsulate([frame])
 
 
 def _file_meta(dataset: "Dataset", syntax: str) -> Any:
@@ -185,36 +209,3 @@ def write(datasets: Iterable["Dataset"], folder: Path) -> list[Path]:
         paths.append(folder / f"{place:06}.dcm")
         dcmwrite(paths[-1], dataset, enforce_file_format=True)
     return paths
-
-
-# --- the server --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def serving(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator["Archive"]:
-    """A running archive that keeps its data in `folder`; stopped at the end of the `with` block.
-
-    It listens on a free port of 127.0.0.1, `archive.port`, and answers no HTTP unless told to. `settings` has values
-    by dotted key, as in config.toml: `{"storage.duplicates": "replace", "peers": [...]}`. Raises ConfigurationError as
-    `pacs serve` would.
-    """
-    from pacs.config import from_settings
-    from pacs.daemon import Archive
-
-    defaults = {
-        "server.port": 0,
-        "database.url": f"sqlite:///{folder}/pacs.db",
-        "files.url": str(folder / "files"),
-        "limits.drain_seconds": 1,
-        "web.enabled": False,
-    }
-    with Archive(from_settings(defaults | dict(settings or {}))) as archive:
-        archive.start()
-        yield archive
-
-
-@pytest.fixture
-def pacs_server(tmp_path: Path) -> Iterator["Archive"]:
-    """A running archive with SQLite and a folder of its own; it calls itself PACS and listens on `pacs_server.port`."""
-    with serving(tmp_path / "pacs") as archive:
-        yield archive

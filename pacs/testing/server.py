@@ -1,0 +1,140 @@
+"""The archive as a test target: the real one, with what tests want beside it."""
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmwrite
+
+from pacs.config import from_settings, load_scenario
+from pacs.daemon import Archive
+from pacs.dicom.part10 import read_head
+from pacs.dimse.faults.choosing import Chooser
+from pacs.dimse.faults.interposing import Interposition
+from pacs.dimse.faults.model import Scenario
+from pacs.telemetry import AssociationEnded, Event, EventStream
+from pacs.testing.builders import EXPLICIT_LITTLE
+from pacs.testing.received import Received
+
+LOOPBACK = "127.0.0.1"
+
+Addable = Dataset | str | Path | Iterable[Any]
+"""A data set, a file, a folder, or several of these."""
+
+
+class PacsServer(Archive):
+    """A running archive. All of `Archive` is there: `events`, `config`, `storage`, `drain` and what else a test needs.
+
+    `scenario` is one, the file of one or the name of a preset. See `pacs.testing.serving`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        scenario: Scenario | str | Path | None = None,
+        watched: bool = False,
+    ) -> None:
+        found = load_scenario(scenario) if isinstance(scenario, str | Path) else scenario
+        self._given = {
+            "server.port": 0,
+            "database.url": f"sqlite:///{folder}/pacs.db",
+            "files.url": str(folder / "files"),
+            "limits.drain_seconds": 1,
+            "web.enabled": False,
+            **(found.settings if found is not None else {}),
+            **settings,
+        }
+        self._received = Received()
+        self._watching = Interposition(found, self._received) if watched or found is not None else None
+        super().__init__(from_settings(self._given), EventStream(), self._watching)
+        self.events.subscribe(self._ended)
+
+    # --- where it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """The address it listens on."""
+        return self.config.server.host
+
+    @property
+    def ae_title(self) -> str:
+        """Its AE title."""
+        return self.config.server.ae_title
+
+    @property
+    def address(self) -> str:
+        """All of it as people write it: PACS@127.0.0.1:11112."""
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+    # --- what it holds --------------------------------------------------------------------------------------------
+
+    def add(self, *what: Addable) -> None:
+        """Take in data sets, Part 10 files, all files of folders, and lists of these, as a C-STORE would.
+
+        Raises PacsError for what is not taken in, with the reason.
+        """
+        for each in what:
+            if isinstance(each, Dataset):
+                self._take_in(each)
+            elif isinstance(each, str | Path):
+                for path in _files(Path(each)):
+                    self.storage.import_file(path)
+            else:
+                self.add(*each)
+
+    def _take_in(self, dataset: Dataset) -> None:
+        file = io.BytesIO()
+        if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
+            dcmwrite(file, dataset, enforce_file_format=True)
+            syntax = str(dataset.file_meta.TransferSyntaxUID)
+        else:
+            dcmwrite(file, dataset, implicit_vr=False, little_endian=True)
+            syntax = EXPLICIT_LITTLE
+        file.seek(0)
+        head = read_head(file)
+        with self.storage.receive(dataset.SOPClassUID, dataset.SOPInstanceUID, syntax, "TEST") as reception:
+            reception.write(file.getbuffer()[head.data_offset :])
+            reception.finish()
+
+    # --- whom it knows --------------------------------------------------------------------------------------------
+
+    def add_peer(self, ae_title: str, host: str, port: int, **more: Any) -> None:
+        """One more peer, from now on: a move destination. `more` are other keys of [[peers]].
+
+        Raises ConfigurationError.
+        """
+        peer = {"ae_title": ae_title, "host": host, "port": port, **more}
+        self._given["peers"] = [*self._given.get("peers", ()), peer]
+        self.reload(from_settings(self._given))
+
+    # --- what came, and what becomes of it ------------------------------------------------------------------------
+
+    @property
+    def received(self) -> Received:
+        """What has come. Raises RuntimeError for a server that is not watched."""
+        self._require_watched()
+        return self._received
+
+    @property
+    def faults(self) -> Chooser:
+        """What it does wrong: `add(Fault(...))` gives what has `.fired` and `.remove()`; `clear()` ends all.
+
+        Raises RuntimeError for a server that is not watched.
+        """
+        return self._require_watched().faults
+
+    def _require_watched(self) -> Interposition:
+        if self._watching is None:
+            raise RuntimeError("this server is not watched: use the fixture pacs_server, or serving(watched=True)")
+        return self._watching
+
+    def _ended(self, event: Event) -> None:
+        if isinstance(event, AssociationEnded):
+            self._received.ended(event.association, event.how, event.duration)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]

@@ -1,0 +1,199 @@
+"""When a fault applies, and what a scenario makes of chance."""
+
+from dataclasses import fields
+
+import pytest
+from pydicom import Dataset
+
+from pacs.dimse.faults.choosing import Chooser, Occasion
+from pacs.dimse.faults.model import DIMSE, Fault, Scenario, is_among, merged
+from pacs.testing import serving, study
+from tests.archives import FIND, identifier
+from tests.committing import references, requester
+from tests.committing import request as ask
+from tests.raw import C_ECHO, C_FIND, IMPLICIT, Raw, request
+
+VERIFICATION = "1.2.840.10008.1.1"
+
+ECHO = Occasion("C-ECHO", "ME", "PACS")
+
+
+@pytest.mark.parametrize(
+    ("which", "numbers"),
+    [
+        ("", [1, 2, 3, 4, 5, 6]),
+        (3, [3]),
+        ((1, 4), [1, 4]),
+        ("every 2", [2, 4, 6]),
+        ("from 4", [4, 5, 6]),
+        ("first 2", [1, 2]),
+    ],
+)
+def test_which_of_several_is_said_in_a_few_ways(which, numbers):
+    """Numbers from 1, and words for the usual."""
+    assert [number for number in range(1, 7) if is_among(which, number)] == numbers
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"operation": "C-FIN"}, "operation: expected one of association, C-ECHO"),
+        ({"nth": "each 3"}, 'nth: expected a number, a list of numbers, "every 3"'),
+        ({"nth": 0}, "nth: expected numbers from 1 on"),
+        ({"probability": 1.5}, "probability: expected 0 to 1"),
+        ({"level": "study"}, "level: expected one of PATIENT"),
+        ({"operation": "C-ECHO", "status": 0x10000}, "status: expected 0 to 0xFFFF"),
+        ({"operation": "C-ECHO", "full_disk": True}, "full_disk: expected operation to be one of C-STORE"),
+        ({"reject": (1, 1, 1)}, "reject: expected operation to be one of association"),
+        ({"operation": "association", "reject": (0, 1, 1)}, "reject: expected result, source and reason"),
+        ({"operation": "C-FIND", "delay": -1.0}, "delay: expected no negative number"),
+        ({"operation": "C-FIND", "pendings": "sometimes"}, "pendings: expected"),
+        ({"operation": "C-MOVE", "fail": 1.5}, "fail: expected a share"),
+        ({"operation": "C-MOVE", "fail": "some"}, "fail: expected a number"),
+        ({"operation": "association", "refuse": ("*",), "refuse_result": 9}, "refuse_result: expected 1, 2, 3 or 4"),
+    ],
+)
+def test_a_fault_that_makes_no_sense_says_what_was_expected(said, expected):
+    """At once, where it is written down."""
+    with pytest.raises(ValueError, match="^" + expected.replace("(", r"\(")):
+        Fault(**said)
+
+
+@pytest.mark.parametrize(
+    ("fault", "occasion"),
+    [
+        (Fault("C-FIND", status=1), ECHO),
+        (Fault(calling="YOU*", status=1), ECHO),
+        (Fault(called="OTHER", status=1), ECHO),
+        (Fault(level="SERIES", status=1), Occasion("C-FIND", "ME", "PACS", level="STUDY")),
+        (
+            Fault(sop_class="1.2.840.10008.5*", status=1),
+            Occasion("C-ECHO", "ME", "PACS", sop_class="1.2.840.10008.1.1"),
+        ),
+        (Fault(status=1), Occasion("association", "ME", "PACS")),
+        (Fault(delay=1.0), Occasion("N-EVENT-REPORT", "ME", "PACS")),
+    ],
+)
+def test_a_message_that_a_fault_is_not_about_neither_meets_it_nor_counts(fault, occasion):
+    """The second that fits is the second of those that fit."""
+    chooser = Chooser(Scenario())
+    armed = chooser.add(fault)
+    assert chooser.choose(occasion) is None
+    assert (armed.seen, armed.fired) == (0, 0)
+
+
+def test_a_fault_counts_the_messages_it_is_about():
+    """Whatever else comes in between."""
+    chooser = Chooser(Scenario(faults=(Fault("C-ECHO", calling="M?", nth="every 2", status=1),)))
+    other = Occasion("C-ECHO", "OTHER", "PACS")
+    met = [chooser.choose(each) is not None for each in (ECHO, other, ECHO, other, ECHO, ECHO)]
+    assert met == [False, False, True, False, False, True]
+    assert (chooser.armed[0].seen, chooser.armed[0].fired) == (4, 2)
+
+
+def test_what_is_removed_or_cleared_does_nothing_any_more():
+    """One of them, or all."""
+    chooser = Chooser(Scenario())
+    first, _ = chooser.add(Fault(status=1)), chooser.add(Fault(delay=1.0))
+    first.remove()
+    first.remove()
+    chosen = chooser.choose(ECHO)
+    assert chosen is not None
+    assert chosen.fault == Fault("C-ECHO", delay=1.0)
+    chooser.clear()
+    assert chooser.choose(ECHO) is None
+
+
+def test_several_faults_of_one_message_are_one():
+    """The later is right where they differ, and what is of other operations is left out."""
+    both = merged([Fault(status=1, delay=2.0), Fault(status=3, full_disk=True)], "C-ECHO")
+    assert both == Fault("C-ECHO", status=3, delay=2.0)
+
+
+def test_chance_is_the_same_for_the_same_seed():
+    """And another for another."""
+
+    def met(seed):
+        chooser = Chooser(Scenario(seed=seed, faults=(Fault(probability=0.5, status=1),)))
+        return [chooser.choose(ECHO) is not None for _ in range(64)]
+
+    assert met(1) == met(1) != met(2)
+    assert 16 < sum(met(1)) < 48
+
+
+def test_every_field_is_explained():
+    """Either when it applies or what it does, and to which operations."""
+    for each in fields(Fault):
+        assert ("when" in each.metadata) != ("does" in each.metadata), each.name
+        assert set(each.metadata.get("of", ())) <= {"association", *DIMSE}
+
+
+def exchange(folder, seed):
+    """All bytes that a client gets for a few requests to a server with faults that leave much to chance."""
+    faults = (
+        Fault("C-FIND", nth="every 2", garble=2),
+        Fault("C-FIND", probability=0.5, character_set="ISO_IR 192", duplicate="pendings"),
+        Fault("C-FIND", probability=0.5, status=0xC001, after=1),
+        Fault("C-FIND", jitter=0.01, pendings="every 2"),
+    )
+    came = []
+    with serving(folder, scenario=Scenario(seed=seed, faults=faults)) as server:
+        server.add(study(series=1, instances=4))
+        for number in range(1, 7):
+            with Raw(server.port) as client:
+                client.associate((1, FIND, [IMPLICIT]), (3, VERIFICATION, [IMPLICIT]))
+                asked = identifier("IMAGE", StudyInstanceUID=study()[0].StudyInstanceUID, SOPInstanceUID="")
+                client.send(request(C_FIND, 1, FIND, number, asked), request(C_ECHO, 3, VERIFICATION, 99, None))
+                came.append(up_to_the_echo(client))
+    return came
+
+
+def up_to_the_echo(client):
+    """The PDUs up to the answer to a C-ECHO in presentation context 3."""
+    pdus = [client.pdu()]
+    while pdus[-1][1][4] != 3:
+        pdus.append(client.pdu())
+    return pdus
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    """Two servers that were given one scenario; another seed gives others."""
+    first, second, other = (exchange(tmp_path / name, seed) for name, seed in (("a", 7), ("b", 7), ("c", 8)))
+    assert first == second
+    assert first != other
+
+
+@pytest.fixture
+def committing(tmp_path):
+    """A watched server that reports soon, and what it holds."""
+    with serving(tmp_path, {"commitment.same_association_seconds": 0.01}, watched=True) as server:
+        held = study(series=1, instances=4)
+        server.add(held)
+        yield server, held
+
+
+def test_a_report_of_storage_commitment_can_say_that_some_failed(committing):
+    """Event Type 2, with the instances that were chosen among the failed, and the others committed."""
+    server, held = committing
+    armed = server.faults.add(Fault("N-EVENT-REPORT", fail=(2, 3)))
+    asking = requester()
+    with asking.associated(server.port) as association:
+        assert ask(association, references(held)) == 0x0000
+        told = asking.report()
+    assert armed.fired == 1
+    assert told.event_type == 2
+    assert told.committed == references([held[0], held[3]])
+    assert [each[1] for each in told.failed] == [held[1].SOPInstanceUID, held[2].SOPInstanceUID]
+
+
+def test_a_report_can_be_withheld(committing):
+    """The next one comes all the same."""
+    server, held = committing
+    armed = server.faults.add(Fault("N-EVENT-REPORT", nth=1, silent=True))
+    asking = requester()
+    with asking.associated(server.port) as association:
+        ask(association, references(held), "1.2.3.1")
+        ask(association, references(held), "1.2.3.2")
+        told = asking.report()
+    assert (armed.seen, armed.fired) == (2, 1)
+    assert isinstance(told.dataset, Dataset)
