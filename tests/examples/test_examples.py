@@ -89,3 +89,33 @@ def test_the_same_from_java_with_pixelmed(archive, tmp_path, port):
     assert "status 0x0000" in printed
     assert printed.count("received ") == COUNT
     assert came(tmp_path / "downloads") == uids(1)
+
+
+def test_the_tests_of_a_toy_scu_pass_for_whoever_has_only_pytest_and_pacs():
+    """Six of them, in a folder of their own: five faults, and a PACS that is well."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    ran = subprocess.run(
+        command, cwd=EXAMPLES / "testing", capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert ran.returncode == 0, ran.stdout
+    assert "6 passed" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("mended", "broken"),
+    [
+        ("for _ in range(self.tries):", "for _ in range(1):"),
+        ("raise PacsBusy if response.Status == OUT_OF_RESOURCES else", "return matches if True else"),
+        ("if not response:", "if False:"),
+        ("if not response or response.Status != SUCCESS:", "if not response:"),
+    ],
+)
+def test_a_toy_scu_that_does_not_mind_faults_fails_its_tests(tmp_path, mended, broken):
+    """Each of its cares is needed: without it a test says so."""
+    for name in ("pytest.ini", "test_workstation.py", "workstation.py"):
+        text = (EXAMPLES / "testing" / name).read_text("utf-8")
+        (tmp_path / name).write_text(text.replace(mended, broken), "utf-8")
+    assert mended not in (tmp_path / "workstation.py").read_text("utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ran.returncode == 1, ran.stdout
