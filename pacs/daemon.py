@@ -4,11 +4,11 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pacs import config as configuration
 from pacs.audit import Auditor
@@ -19,7 +19,8 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse import association, secure
 from pacs.dimse.agreement import UserIdentity
 from pacs.dimse.establishment import Protection
-from pacs.dimse.handlers import Handlers
+from pacs.dimse.explained import Explaining, statuses
+from pacs.dimse.handlers import Explain, Handlers
 from pacs.dimse.identity import credentials
 from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.places import Bounds, Share
@@ -38,6 +39,8 @@ from pacs.services.aside import WORK
 from pacs.services.backup import Backups
 from pacs.services.commitment import Bounds as BoundsOfCommitments
 from pacs.services.commitment import Commitments, Schedule
+from pacs.services.explaining import Explainer
+from pacs.services.explanations import Explanations
 from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers, Right
@@ -79,6 +82,8 @@ class Archive:
         self.index = _index(config)
         self.files = file_store(config)
         self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
+        self.explainer = Explainer(self.index, statuses)
+        self.explanations = Explanations(config.server.workers)
         self.oversight = self._overseen()
         self.storage = Storage(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
         self.commitments = Commitments(
@@ -205,6 +210,8 @@ class Archive:
         self._server.configure(self._build(usable))  # which is the last that can fail
         self.files.least_free = usable.limits.free_space
         self.config = usable
+        if not self.peers.explains_any:
+            self.explanations.forget()
         return at_start
 
     def join(self, prepared: "Archive", places: Share, worker: int) -> None:
@@ -216,6 +223,7 @@ class Archive:
         self.index.is_recoverable = True
         self.files.join()
         self.oversight.join(prepared.oversight, worker)
+        self.explanations.join(prepared.explanations, worker)
         self._server.join(prepared._server.listeners, places)
         self._reporter.start()
         self.port = self._server.port
@@ -270,7 +278,12 @@ class Archive:
             most_associations=lambda: self.config.limits.associations,
             protection=lambda: self._to_ourselves,
             counts=config.metrics.enabled,
+            explanations=self._explained,
         )
+
+    def _explained(self) -> Sequence[Mapping[str, Any]] | None:
+        """The last explanations, None where nothing is explained."""
+        return self.explanations.latest() if self.peers.explains_any else None
 
     def _http(self) -> WebServer:
         """The web mouth. What it is made of is imported when it answers."""
@@ -298,7 +311,7 @@ class Archive:
         self.storage.bounds = BoundsOfDataSets(
             depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size
         )
-        self.peers = Peers(_peers(config), MANNERS[config.query.manner])
+        self.peers = Peers(_peers(config), MANNERS[config.query.manner], explain=config.query.explain)
         self.access = Access(_rules(config), self.peers)
         self.queries = QueryService(
             self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
@@ -327,6 +340,7 @@ class Archive:
             patience=_patience(limits),
             limits=of_associations,
             protect=lambda peer: protections[peer.ae_title],
+            explain=self._explaining(),
         )
         return Settings(
             policy=self._policy(config, users),
@@ -340,6 +354,12 @@ class Archive:
             ),
             tls=tls,
         )
+
+    def _explaining(self) -> Explain | None:
+        """What notes the requests that are to be explained, None where none are."""
+        if not self.peers.explains_any:
+            return None
+        return Explaining(self.explainer, self.peers, self.explanations.keep).note
 
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""
@@ -515,6 +535,7 @@ def _peers(config: Config) -> tuple[Peer, ...]:
             addresses=tuple(map(ip_network, each.addresses)),
             certificates=frozenset(each.certificates),
             destinations=None if each.destinations is None else frozenset(each.destinations),
+            explain=each.explain,
         )
         for each in config.peers
     )

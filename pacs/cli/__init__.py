@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from pacs import __version__
-from pacs.cli import check, conformance, contents, database, passcode, peers, serve, upkeep
+from pacs.cli import check, conformance, contents, database, explain, passcode, peers, serve, upkeep
 from pacs.errors import ConfigurationError, PacsError
 
 
@@ -50,6 +50,7 @@ for command in (
     contents.ls,
     contents.delete,
     contents.export,
+    explain.explain,
     upkeep.fsck,
     upkeep.reindex,
     upkeep.backup,
