@@ -2,7 +2,8 @@
 
 import json
 import sys
-from dataclasses import astuple, replace
+from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pacs.config import Config
     from pacs.daemon import Archive
     from pacs.services.explaining import Asked, Explanation, Outcome
+
+COLUMNS = ("key", "asked", "understood", "why")
+"""What the table says of each key: how it was understood, and where that is looked for or why it is not."""
 
 NEGOTIABLE = {
     "relational": "relational",
@@ -124,14 +128,12 @@ def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[st
 
 def _show(explanation: "Explanation", *, as_json: bool) -> None:
     """JSON, a table of the keys where it is read on a terminal, or a line for each."""
-    from pacs.services.explaining import COLUMNS
-
     if as_json:
         click.echo(json.dumps(explanation.described(), ensure_ascii=False, indent=2))
         return
     if sys.stdout.isatty():
         first, *_ = explanation.lines()
         click.echo(first)
-        show(COLUMNS, map(astuple, explanation.keys))
+        show(COLUMNS, map(attrgetter(*COLUMNS), explanation.keys))
     for line in explanation.rest() if sys.stdout.isatty() else explanation.lines():
         click.echo(line)

@@ -69,9 +69,9 @@ def _tag(text: str) -> int:
     name = _ITEM.sub("", text.strip())
     if match := _TAG.fullmatch(name):
         return int(match[1] + match[2], 16)
-    tag = tag_for_keyword(name)
+    tag = tag_for_keyword(name) if name else None  # one of PS3.6 has no keyword
     if tag is None:
-        known = {keyword.lower(): keyword for keyword in keyword_dict}
+        known = {keyword.lower(): keyword for keyword in keyword_dict if keyword}
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
         hint = f"did you mean {known[near[0]]}?" if near else "expected one, or a tag such as 0010,0010"
         raise click.BadParameter(f"{name!r} is no keyword of PS3.6: {hint}")

@@ -49,6 +49,14 @@ class Statement:
         """Whether no table, and no index, is read from one end to the other."""
         return not any(each.endswith(WHOLE) or ALONG in each for each in self.access)
 
+    @property
+    def let_through(self) -> str:
+        """How many rows it let through, in words; '' where it was not run."""
+        if self.found is None:
+            return ""
+        many = f"more than {FEW}" if self.found > FEW else str(self.found)
+        return f"lets {many} row{'s' * (self.found != 1)} through"
+
 
 def place_of(attribute: Attribute, matching: Matching | DateTimeRange | None) -> str:
     """Where an attribute is matched, or comes from where it is only returned."""
@@ -68,8 +76,10 @@ _PLACES = {
 def _columns(attribute: Attribute, matching: Matching | DateTimeRange) -> list[str]:
     if isinstance(matching, DateTimeRange):
         return [str(column) for each in (matching.date, matching.time) for column in columns_of(each)]
-    columns = [str(column) for column in columns_of(attribute)]
-    return [columns[0] + SOUNDS] if isinstance(matching, SoundsLike) else columns
+    first, *others = columns_of(attribute)
+    return (
+        [f"{first}{SOUNDS}"] if isinstance(matching, SoundsLike) else [str(first), *(str(each.key) for each in others)]
+    )
 
 
 def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[Statement, ...]:

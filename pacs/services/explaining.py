@@ -61,6 +61,18 @@ class ExplainedKey:
     where: str
     reason: str
 
+    @property
+    def understood(self) -> str:
+        """What became of it: `matched, wild card doe*`."""
+        how = " ".join(filter(None, (self.matching, self.meaning)))
+        return ", ".join(filter(None, (self.use, how)))
+
+    @property
+    def why(self) -> str:
+        """Where it is matched or comes from, or why it is not."""
+        place = f"{'in' if self.use == Use.MATCHED.value else 'from'} {self.where}" if self.where else ""
+        return ", ".join(filter(None, (place, self.reason)))
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -138,7 +150,7 @@ class Explanation:
         if self.without_negotiation is not None:
             yield f"negotiated: {', '.join(self.negotiated)}; without that: {self.without_negotiation}"
         for statement in self.statements:
-            yield f"SQL for {statement.purpose}: {'; '.join(statement.access)}{_found(statement)}"
+            yield f"SQL for {statement.purpose}: {'; '.join(filter(None, (*statement.access, statement.let_through)))}"
             yield f"    {' '.join(statement.sql.split())} -- {', '.join(map(repr, statement.parameters))}"
         if self.trouble:
             yield f"the statements are not shown: {self.trouble}"
@@ -148,10 +160,6 @@ class Explanation:
             yield f"answered: {_outcome(self.outcome)}"
             for key, number in self.outcome.without.items():
                 yield f"without {key}: {number}{' or more' * (number == MOST_WITHOUT)} would match"
-
-
-COLUMNS = tuple(each.name for each in fields(ExplainedKey))
-"""What is said of a key, in this order."""
 
 
 class Explainer:
@@ -280,15 +288,9 @@ def _harmless(statement: Statement) -> Statement:
 
 def _line(key: ExplainedKey) -> str:
     """A key in one line: `PatientName 'DOE*': matched, wild card doe*, in column patient.patient_name`."""
-    how = " ".join(filter(None, (key.matching, key.meaning)))
-    where = f"{'in' if key.use == Use.MATCHED.value else 'from'} {key.where}" if key.where else ""
-    return f"{key.key} {key.asked!r}: " + ", ".join(filter(None, (key.use, how, where, key.reason)))
-
-
-def _found(statement: Statement) -> str:
-    return "" if statement.found is None else f"; lets {statement.found} rows through"
+    return f"{key.key} {key.asked!r}: " + ", ".join(filter(None, (key.understood, key.why)))
 
 
 def _outcome(outcome: Outcome) -> str:
-    counts = [f"{number} {name}" for name, number in outcome.counts.items()]
+    counts = [f"{name}: {number}" for name, number in outcome.counts.items()]
     return ", ".join(filter(None, (outcome.status, outcome.comment, *counts)))
