@@ -61,6 +61,9 @@ ALL_CONNECTIONS, FEWEST_CONNECTIONS = 64, 8
 """How many the pools of all workers have together, and each at least: PostgreSQL as it ships takes 100."""
 
 
+EXPLAINED = "requests are explained: the log and /explain hold patient data until query.explain and explain are off"
+"""What an administrator is told at the start, who may have forgotten it."""
+
 STOPPING = "Stops when what runs has ended"
 """What systemd shows of a server that drains."""
 
@@ -186,6 +189,8 @@ class Archive:
         self.events.publish(
             ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
         )
+        if self.peers.explains_any:
+            self.events.publish(Diagnosed(sentence=EXPLAINED))
         if self._web is not None:
             web = self.config.web
             self.events.publish(WebReady(host=web.host, port=self.web_port, is_secure=web.tls))

@@ -1,7 +1,7 @@
 """Explanations as the core makes and keeps them: what they say, that they are printable, that they are bounded."""
 
 import json
-import os
+import sys
 import threading
 
 import pytest
@@ -12,6 +12,7 @@ from pacs.dimse.explained import statuses
 from pacs.services.explaining import Asked, Explainer
 from pacs.services.explanations import KEPT, SLOT, Explanations
 from tests.dicom.build import dataset
+from tests.programs import run
 
 FIND, MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.1"], MODELS["1.2.840.10008.5.1.4.1.2.2.2"]
 
@@ -173,21 +174,26 @@ def test_an_explanation_that_is_too_long_loses_its_plans_then_its_sql():
     assert (least["operation"], least["cut"], "keys" in least) == ("C-FIND", True, False)
 
 
+WORKERS = """
+import os
+from pacs.services.explanations import Explanations
+
+prepared = Explanations(2)
+pid = os.fork()
+worker = Explanations(2)
+worker.join(prepared, 0 if pid else 1)
+if not pid:
+    worker.keep({"whose": "the child's"})
+    os._exit(0)
+os.waitpid(pid, 0)
+worker.keep({"whose": "ours"})
+print([each["whose"] for each in worker.latest()], len({each["number"] for each in worker.latest()}))
+"""
+
+
 def test_each_worker_keeps_its_own_and_shows_those_of_all():
     """In memory they share: what one process keeps another one shows."""
-    prepared = Explanations(2)
-    child = os.fork()
-    if not child:
-        worker = Explanations(2)
-        worker.join(prepared, 1)
-        worker.keep({"whose": "the child's"})
-        os._exit(0)
-    os.waitpid(child, 0)
-    worker = Explanations(2)
-    worker.join(prepared, 0)
-    worker.keep({"whose": "ours"})
-    assert [each["whose"] for each in worker.latest()] == ["ours", "the child's"]
-    assert len({each["number"] for each in worker.latest()}) == 2
+    assert run(sys.executable, "-c", WORKERS).strip() == """['ours', "the child's"] 2"""
 
 
 def test_who_takes_the_place_of_a_dead_worker_goes_on_with_its_numbers():

@@ -11,6 +11,8 @@ import click
 import pytest
 
 from pacs.cli import keys
+from pacs.config import from_settings
+from pacs.daemon import EXPLAINED, Archive
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.testing import study, write
 
@@ -204,3 +206,17 @@ def test_a_word_that_is_no_key_is_refused_with_what_was_probably_meant(pacs, wor
 def test_the_level_is_the_lowest_of_which_a_key_is_asked_for(words, root, level):
     """As far as the model has it."""
     assert keys.inferred_level(keys.identifier(words), root) is level
+
+
+def test_check_and_the_log_say_that_requests_are_explained(pacs, tmp_path):
+    """It is patient data that is shown, and easily forgotten."""
+    (tmp_path / "config.toml").write_text("[query]\nexplain = true\n[server]\nport = 0\n[web]\nport = 0\n")
+    assert "what everybody asks is shown in the log and on 127.0.0.1:0/explain: patient data" in pacs("check").stdout
+    (tmp_path / "config.toml").write_text("[server]\nport = 0\n[web]\nport = 0\n")
+    assert "explain" not in pacs("check").stdout
+    said: list[str] = []
+    for explain in (False, True):
+        with Archive(from_settings({"server.port": 0, "web.enabled": False, "query.explain": explain})) as archive:
+            archive.events.subscribe(lambda event: said.append(getattr(event, "sentence", "")))
+            archive.start()
+    assert [each for each in said if each] == [EXPLAINED]
