@@ -5,11 +5,11 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pacs import config as configuration
 from pacs.audit import Auditor
@@ -20,8 +20,9 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse import association, secure
 from pacs.dimse.agreement import UserIdentity
 from pacs.dimse.establishment import Protection
+from pacs.dimse.explained import Explaining, statuses
 from pacs.dimse.faults.seam import Interposes, Nothing
-from pacs.dimse.handlers import Handlers
+from pacs.dimse.handlers import Explain, Handlers
 from pacs.dimse.identity import credentials
 from pacs.dimse.negotiation import AcceptorPolicy
 from pacs.dimse.places import Bounds, Share
@@ -40,6 +41,8 @@ from pacs.services.aside import WORK
 from pacs.services.backup import Backups
 from pacs.services.commitment import Bounds as BoundsOfCommitments
 from pacs.services.commitment import Commitments, Schedule
+from pacs.services.explaining import Explainer
+from pacs.services.explanations import Explanations
 from pacs.services.fsck import Fsck
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers, Right
@@ -59,6 +62,9 @@ CONNECTIONS = 32
 ALL_CONNECTIONS, FEWEST_CONNECTIONS = 64, 8
 """How many the pools of all workers have together, and each at least: PostgreSQL as it ships takes 100."""
 
+
+EXPLAINED = "requests are explained: the log and /explain hold patient data until query.explain and explain are off"
+"""What an administrator is told at the start, who may have forgotten it."""
 
 STOPPING = "Stops when what runs has ended"
 """What systemd shows of a server that drains."""
@@ -86,6 +92,8 @@ class Archive:
         self.index = _index(config)
         self.files = file_store(config)
         self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
+        self.explainer = Explainer(self.index, statuses)
+        self.explanations = Explanations(config.server.workers)
         self.oversight = self._overseen()
         self.storage = Storage(self.index, self.files, publish=self.events.publish, auditor=self.auditor)
         self.commitments = Commitments(
@@ -200,6 +208,8 @@ class Archive:
         self.events.publish(
             ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
         )
+        if self.peers.explains_any:
+            self.events.publish(Diagnosed(sentence=EXPLAINED))
         if self._web is not None:
             web = self.config.web
             self.events.publish(WebReady(host=web.host, port=self.web_port, is_secure=web.tls))
@@ -224,6 +234,8 @@ class Archive:
         self._server.configure(self._settings(usable))  # which is the last that can fail
         self.files.least_free = usable.limits.free_space
         self.config = usable
+        if not self.peers.explains_any:
+            self.explanations.forget()
         return at_start
 
     def join(self, prepared: "Archive", places: Share, worker: int) -> None:
@@ -236,6 +248,7 @@ class Archive:
         self.index.is_recoverable = True
         self.files.join()
         self.oversight.join(prepared.oversight, worker)
+        self.explanations.join(prepared.explanations, worker)
         self._server.join(prepared._server.listeners, places)
         self._reporter.start()
         self.port = self._server.port
@@ -291,7 +304,12 @@ class Archive:
             most_associations=lambda: self.config.limits.associations,
             protection=lambda: self._to_ourselves,
             counts=config.metrics.enabled,
+            explanations=self._explained,
         )
+
+    def _explained(self) -> Sequence[Mapping[str, Any]] | None:
+        """The last explanations, None where nothing is explained."""
+        return self.explanations.latest() if self.peers.explains_any else None
 
     def _http(self) -> WebServer:
         """The web mouth. What it is made of is imported when it answers."""
@@ -312,7 +330,7 @@ class Archive:
         self.storage.bounds = BoundsOfDataSets(
             depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size
         )
-        self.peers = Peers(_peers(config), MANNERS[config.query.manner])
+        self.peers = Peers(_peers(config), MANNERS[config.query.manner], explain=config.query.explain)
         self.access = Access(_rules(config), self.peers)
         self.queries = QueryService(
             self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
@@ -350,6 +368,7 @@ class Archive:
             patience=_patience(limits),
             limits=of_associations,
             protect=lambda peer: protections[peer.ae_title],
+            explain=self._explaining(),
         )
         settings = Settings(
             policy=self._policy(config, users),
@@ -364,6 +383,12 @@ class Archive:
             tls=tls,
         )
         return self._interposition.on(settings, handlers)
+
+    def _explaining(self) -> Explain | None:
+        """What notes the requests that are to be explained, None where none are."""
+        if not self.peers.explains_any:
+            return None
+        return Explaining(self.explainer, self.peers, self.explanations.keep).note
 
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""
@@ -539,6 +564,7 @@ def _peers(config: Config) -> tuple[Peer, ...]:
             addresses=tuple(map(ip_network, each.addresses)),
             certificates=frozenset(each.certificates),
             destinations=None if each.destinations is None else frozenset(each.destinations),
+            explain=each.explain,
         )
         for each in config.peers
     )

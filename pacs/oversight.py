@@ -2,8 +2,9 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from pacs.dimse.establishment import Protection
 from pacs.dimse.scu import echo
@@ -28,8 +29,9 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not b
 class Oversight:
     """Looks at one archive, made of its parts. `address` is the one it listens on, once it does, with `protection`.
 
-    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted. With
-    several workers each has an oversight of its own that joins that of the archive which prepared.
+    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted;
+    `explanations` gives the last ones, None where nothing is explained. With several workers each has an oversight of
+    its own that joins that of the archive which prepared.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Oversight:
         most_associations: Callable[[], int],
         protection: Callable[[], Protection | None],
         counts: bool,
+        explanations: Callable[[], Sequence[Mapping[str, Any]] | None],
     ) -> None:
         self._index, self._files, self._is_peer, self._events = index, files, is_peer, events
         self._ae_title, self._address, self._protection = ae_title, address, protection
         self._workers, self._most_associations = workers, most_associations
+        self._explanations = explanations
         self._counters = Counters(workers) if counts else None
         self._database = Probe(index.ping)
         self._echo = Probe(self._ask_ourselves)
@@ -60,7 +64,11 @@ class Oversight:
     @property
     def insight(self) -> Insight:
         """What is shown on the web."""
-        return Insight(reasons=self._health.reasons, metrics=self._metrics if self._counters is not None else None)
+        return Insight(
+            reasons=self._health.reasons,
+            metrics=self._metrics if self._counters is not None else None,
+            explanations=self._explanations,
+        )
 
     # --- counting -----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """The event stream, and the log that listens to it.
 
 Every part of the archive says what happened by publishing one frozen event; the log is one subscriber, metrics, audit,
-tests and pages are others. No event carries patient data. Texts that came from a peer are kept in events as they
-came, and made harmless by `printable` where they are shown.
+tests and pages are others. No event carries patient data: what explains requests, where that is switched on, goes to
+the log without being an event (`pacs.dimse.explained`). Texts that came from a peer are kept in events as they came,
+and made harmless by `printable` where they are shown.
 """
 
 import logging

@@ -61,6 +61,7 @@ def _findings(config: "Config") -> Iterator[Finding]:
     if config.tls.enabled or config.web.tls:
         yield _certificate(config)
     yield from _without_effect(config)
+    yield from _explaining(config)
     if config.web.enabled:
         yield _web(config)
     if config.audit.file:
@@ -157,6 +158,15 @@ def _without_effect(config: "Config") -> Iterator[Finding]:
         yield Finding(
             "peers", False, 'nobody is let in: add one with `pacs peers add`, or set access.callers = "anyone"'
         )
+
+
+def _explaining(config: "Config") -> Iterator[Finding]:
+    """That patient data is shown, where it is."""
+    peers = [peer.ae_title for peer in config.peers if peer.explain]
+    if config.query.explain or peers:
+        whose = "everybody" if config.query.explain else ", ".join(peers)
+        where = f"in the log and on {config.web.host}:{config.web.port}/explain" if config.web.enabled else "in the log"
+        yield Finding("explain", True, f"what {whose} asks is shown {where}: patient data")
 
 
 def _web(config: "Config") -> Finding:

@@ -64,8 +64,7 @@ def question_of(words: Sequence[str], root: str | None = None, level: str | None
     """What KEY[=VALUE] words ask for. Raises click.BadParameter for what is no key, or a level that cannot be."""
     from pacs.client.identifiers import data_set_of, level_of, with_level
 
-    pairs = [word.partition("=") for word in words]
-    wanted = {key: value for key, _, value in pairs}
+    wanted = _wanted(words)
     try:
         identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_ASKED[0]})
         asked = level_of(level or wanted.get("QueryRetrieveLevel") or None)
@@ -75,6 +74,18 @@ def question_of(words: Sequence[str], root: str | None = None, level: str | None
         return Question(identifier, model, with_level(identifier, asked, model), keys)
     except InvalidArgument as error:
         raise click.BadParameter(f"{error.comment}{_hint(wanted)}") from error
+
+
+def _wanted(words: Sequence[str]) -> dict[str, str]:
+    """The value of each key, '' for one that is only to be returned.
+
+    DCMTK's way to write the item of a sequence, `[0]`, says nothing more; nor does a sequence of which a part is asked.
+    """
+    pairs = [word.partition("=") for word in words]
+    wanted = {key.strip().replace("[0]", ""): value for key, _, value in pairs}
+    return {
+        key: value for key, value in wanted.items() if value or not any(other.startswith(f"{key}.") for other in wanted)
+    }
 
 
 def name_of(element: "DataElement") -> str:

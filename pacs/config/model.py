@@ -211,6 +211,7 @@ class Query(Section):
     """How queries and retrieves are understood."""
 
     manner: MannerName = "tolerant"
+    explain: bool = False
 
 
 class Storage(Section):
@@ -308,6 +309,7 @@ class Peer(Section):
     destinations: tuple[AETitle, ...] | None = None
     tls: bool = False
     certificates: tuple[Fingerprint, ...] = ()
+    explain: bool = False
 
 
 class User(Section):

@@ -23,7 +23,10 @@ from pacs.dicom.query import DateTimeRange, Item, Key, Names, Query, Range, Requ
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import IdentifierError, UndecodableDataSet
 
-__all__ = ["Selection", "decode", "encode", "encoding_of", "parse_query", "parse_retrieve", "respond", "stated"]
+__all__ = [
+    "Selection", "decode", "encode", "encoding_of", "level_asked", "parse_query", "parse_retrieve", "respond", "shown",
+    "stated",
+]  # fmt: skip
 
 LONGEST = 16 << 20
 """The longest Identifier, in bytes; a list of 100,000 UIDs takes less than half."""
@@ -72,11 +75,12 @@ def stated(dataset: Dataset) -> dict[str, Any]:
 
 
 def _stated(view: View) -> dict[str, Any]:
-    found = {keyword_for_tag(each.tag) or f"{each.tag:08X}": _shown(view, each) for each in view.dataset.values()}
+    found = {keyword_for_tag(each.tag) or f"{each.tag:08X}": shown(view, each) for each in view.dataset.values()}
     return {keyword: value for keyword, value in found.items() if value}
 
 
-def _shown(view: View, element: Element) -> Any:
+def shown(view: View, element: Element) -> Any:
+    """The value of an element of an Identifier, as `stated` has it."""
     name = vr(element)
     if name == "SQ":
         return [_stated(View.of(item, view.terms)) for item in items(element)]
@@ -147,7 +151,7 @@ class _Request:
         self.view = view
         self.root = root
         self.manner = manner
-        self.level = _level(view, root)
+        self.level = level_asked(view, root)
         self.is_relational = manner.relational or negotiated.relational
         self.keys: list[Key] = []
         self.requested: list[Requested] = []
@@ -259,8 +263,11 @@ class _Request:
             raise error("Single value or list of UID needed", own)
 
 
-def _level(view: View, root: Root) -> QueryLevel:
-    """The level asked for; it is never guessed (F1, F2), only its case and padding do not matter (M18)."""
+def level_asked(view: View, root: Root) -> QueryLevel:
+    """The level asked for; it is never guessed (F1, F2), only its case and padding do not matter (M18).
+
+    Raises IdentifierError for one that is missing or none of the model's.
+    """
     text = view.text(view.dataset.get_item(QUERY_LEVEL)) if QUERY_LEVEL in view.dataset else ""
     name = text.strip(" \0").upper()
     if not name:

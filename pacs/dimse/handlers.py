@@ -47,6 +47,9 @@ from pacs.telemetry import DestinationFailed, Diagnosed
 
 Handler = Callable[[Association, Message], None]
 
+Explain = Callable[[Operation, Model, Dataset], None]
+"""Notes the Identifier of an operation, which may have to be explained."""
+
 _QUERY_RETRIEVE = {
     Asked.FIND: CommandField.C_FIND,
     Asked.MOVE: CommandField.C_MOVE,
@@ -89,6 +92,8 @@ class Handlers:
     protect: Callable[[Peer], Protection | None] = _open
     """How a peer is called with TLS, None where it is not."""
     auditor: Auditor = field(default_factory=Auditor)
+    explain: Explain | None = None
+    """None where nobody's requests are explained."""
 
     def table(self) -> Mapping[int, Handler]:
         """The handler of each request, by Command Field (PS3.7 E.1)."""
@@ -162,6 +167,8 @@ class Handlers:
         asked = identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
         if self.auditor.is_on:
             operation.subject = Subject(keys=identifier.stated(asked))
+        if self.explain is not None:
+            self.explain(operation, MODELS[message.context.abstract_syntax], asked)
         return asked
 
     def _answer(self, operation: Operation, query: Query) -> None:

@@ -27,6 +27,7 @@ class Operation:
 
     `cancellation` is latched by a C-CANCEL for this Message ID, and by the end of the association. `retrieve_level`,
     `destination` and `counts` are what the log will say of the operation, `subject` what the audit log will.
+    `afterwards` is what is still to be done when it has been answered, and never raises.
     """
 
     def __init__(self, association: Association, message: Message, cancellation: Cancellation) -> None:
@@ -40,6 +41,7 @@ class Operation:
         self.status: int | None = None
         self.comment = ""
         self.subject = NOTHING
+        self.afterwards: Callable[[], None] | None = None
 
     def respond(self, response: Command, data_set: bytes | None = None) -> None:
         """Send a response; it is on the wire when this returns. Raises AssociationLost."""
@@ -121,6 +123,8 @@ def operating(
             publish(_finished(service, operation, time.monotonic() - began))
             if auditor is not None and auditor.is_on:
                 auditor.write(_record(service, operation))
+            if operation.afterwards is not None:
+                operation.afterwards()
 
 
 def _answer(operation: Operation, refusal: Refusal) -> None:

@@ -140,7 +140,7 @@ def _accepted(candidates: list[_Candidate], judge: "_Judge", cancellation: Cance
 
 
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
-    for part in _parts(query):
+    for part in parts(query):
         begin = _beginning(index, part, cancellation)
         after: tuple[str, ...] | None = None
         limit = min(FIRST_PAGE, page)
@@ -153,7 +153,7 @@ def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) ->
             limit = _next_limit(limit, page, begin)
 
 
-def _next_limit(limit: int, page: int, begin: "_Beginning | None") -> int:
+def _next_limit(limit: int, page: int, begin: "Beginning | None") -> int:
     """Soon larger; where the candidates are few each page sorts them all again, and there should not be many pages."""
     if begin is not None and limit >= FIRST_PAGE:
         return LARGEST_PAGE
@@ -185,7 +185,7 @@ def _rows(connection: Connection, query: Query, place: "_Place") -> Sequence[Row
 
 
 @dataclass(frozen=True, slots=True)
-class _Beginning:
+class Beginning:
     """The few rows of one level that a query can only be about."""
 
     level: QueryLevel
@@ -201,25 +201,38 @@ class _Beginning:
 class _Place:
     """Which page: the next `limit` behind the unique key `after`, of what belongs to a beginning."""
 
-    begin: _Beginning | None
+    begin: Beginning | None
     after: tuple[str, ...] | None
     limit: int
 
 
-def _beginning(index: Index, query: Query, cancellation: Cancellation) -> _Beginning | None:
-    """On SQLite where to begin, if the keys of some level let through so few rows; None for anywhere.
+def _beginning(index: Index, query: Query, cancellation: Cancellation) -> Beginning | None:
+    """On SQLite where to begin, if the keys of some level let through so few rows; None for anywhere."""
+    for level in levels_to_begin_with(index, query):
+        begin = beginning_at(index, query, level, cancellation)
+        if begin is not None:
+            return begin
+    return None
+
+
+def levels_to_begin_with(index: Index, query: Query) -> Sequence[QueryLevel]:
+    """The levels at which it is worth looking for few rows to begin with, the best first.
 
     PostgreSQL knows from its statistics where to begin. SQLite would walk through all rows in the order of the answers
     wherever a condition lets irregular rows through; given the ids, it begins with those.
     """
     if not index.is_sqlite or any(key.attribute.key is KeyType.UNIQUE and _is_exact(key) for key in query.keys):
+        return ()
+    return statements.doubted_levels(query)
+
+
+def beginning_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> Beginning | None:
+    """The rows at a level that its keys let through, None if they are not few. Raises IndexUnavailable, Cancelled."""
+    with index.read() as connection, index.interrupting(connection, cancellation):
+        found = prepared.execute(connection, statements.few, query, level, FEW + 1)
+    if len(found) > FEW:
         return None
-    for level in statements.doubted_levels(query):
-        with index.read() as connection, index.interrupting(connection, cancellation):
-            found = prepared.execute(connection, statements.few, query, level, FEW + 1)
-        if len(found) <= FEW:
-            return _Beginning(level, tuple(sorted({row_id for (row_id,) in found})))
-    return None
+    return Beginning(level, tuple(sorted({row_id for (row_id,) in found})))
 
 
 def _narrowing(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
@@ -227,7 +240,7 @@ def _narrowing(index: Index, query: Query, cancellation: Cancellation) -> list[C
     return [begin.condition] if begin is not None else []
 
 
-def _parts(query: Query) -> Iterator[Query]:
+def parts(query: Query) -> Iterator[Query]:
     """The query with its list of UIDs at its own level in parts of bearable length, in byte order."""
     if query.nothing_matches:
         return

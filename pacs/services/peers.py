@@ -28,7 +28,8 @@ class Peer:
 
     `addresses` are the networks it may call from and `certificates` the SHA-256 fingerprints (lower case, hexadecimal)
     of which it must show one, any where there are none. `destinations` are the AE titles it may have images moved to,
-    None for all that are known. `associations` is how many one C-MOVE opens to it at once, at most.
+    None for all that are known. `associations` is how many one C-MOVE opens to it at once, at most. `explain` has each
+    of its queries and retrieves explained.
     """
 
     ae_title: str
@@ -41,14 +42,19 @@ class Peer:
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
     certificates: frozenset[str] = frozenset()
     destinations: frozenset[str] | None = None
+    explain: bool = False
 
 
 class Peers:
-    """The configured peers by AE title, compared exactly after the padding is gone (PS3.5 VR AE)."""
+    """The configured peers by AE title, compared exactly after the padding is gone (PS3.5 VR AE).
 
-    def __init__(self, peers: Iterable[Peer] = (), manner: Manner = TOLERANT) -> None:
+    With `explain` the queries and retrieves of everybody are explained.
+    """
+
+    def __init__(self, peers: Iterable[Peer] = (), manner: Manner = TOLERANT, *, explain: bool = False) -> None:
         self._peers = {peer.ae_title: peer for peer in peers}
         self._manner = manner
+        self._explain = explain
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
@@ -73,6 +79,16 @@ class Peers:
         """How queries and retrieves of this AE are understood: its own manner, or the server's."""
         peer = self.find(ae_title)
         return peer.manner if peer is not None and peer.manner is not None else self._manner
+
+    def explains(self, ae_title: str) -> bool:
+        """Whether queries and retrieves of this AE are to be explained."""
+        peer = self.find(ae_title)
+        return self._explain or (peer is not None and peer.explain)
+
+    @property
+    def explains_any(self) -> bool:
+        """Whether those of anybody are."""
+        return self._explain or any(peer.explain for peer in self)
 
     def transfer_syntaxes_of(self, ae_title: str) -> tuple[str, ...]:
         """The order of transfer syntaxes configured for this AE, empty where there is none."""

@@ -1,10 +1,14 @@
-"""What is answered over HTTP: `/healthz`, `/readyz` and `/metrics`, and 404 to everything else. No patient data."""
+"""What is answered over HTTP: `/healthz`, `/readyz` and `/metrics`, and 404 to everything else.
+
+None of these has patient data. `/explain` has, and is not found unless the configuration has requests explained.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,7 +24,13 @@ NOT_KEPT = {"Cache-Control": "no-store"}
 def application(insight: Insight) -> Starlette:
     """The application that answers."""
     readiness = _Shared(insight.reasons)
-    routes = [Route("/healthz", _healthz), Route("/readyz", _Readyz(readiness).get)]
+    explain = _Explain(_Shared(insight.explanations))
+    routes = [
+        Route("/healthz", _healthz),
+        Route("/readyz", _Readyz(readiness).get),
+        Route("/explain", explain.all),
+        Route("/explain/{number:int}", explain.one),
+    ]
     if insight.metrics is not None:
         routes.append(Route("/metrics", _Metrics(_Shared(insight.metrics)).get))
     return Starlette(routes=routes)
@@ -52,6 +62,30 @@ class _Metrics:
     async def get(self, _request: Request) -> Response:
         text, media_type = await self._metrics.result()
         return Response(text, media_type=media_type, headers=NOT_KEPT)
+
+
+class _Explain:
+    """The last explanations, and one of them by its number."""
+
+    def __init__(self, explanations: "_Shared[Sequence[Mapping[str, Any]] | None]") -> None:
+        self._explanations = explanations
+
+    async def all(self, _request: Request) -> Response:
+        return JSONResponse(await self._found(), headers=NOT_KEPT)
+
+    async def one(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        for each in await self._found():
+            if each["number"] == number:
+                return JSONResponse(each, headers=NOT_KEPT)
+        raise HTTPException(404)
+
+    async def _found(self) -> list[Mapping[str, Any]]:
+        """The explanations. Raises HTTPException where there are none to be had."""
+        found = await self._explanations.result()
+        if found is None:
+            raise HTTPException(404)
+        return list(found)
 
 
 class _Shared(Generic[Result]):

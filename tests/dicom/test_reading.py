@@ -1,0 +1,213 @@
+"""How an Identifier is understood, told element by element: which kind of matching, and why a key is ignored."""
+
+import re
+
+import pytest
+
+from pacs.dicom import reading
+from pacs.dicom.identifier import parse_query, parse_retrieve
+from pacs.dicom.levels import MODELS
+from pacs.dicom.manner import MANNERS, STRICT, TOLERANT, Negotiated
+from pacs.dicom.reading import Use, differences, kind, meaning
+from pacs.errors import IdentifierError
+from tests.dicom.build import dataset
+
+FIND = MODELS["1.2.840.10008.5.1.4.1.2.2.1"]
+MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.2"]
+EVERYTHING = Negotiated(
+    relational=True, combined_date_time=True, fuzzy_names=True, empty_values=True, multiple_values=True
+)
+DATES = {"StudyDate": "20260101-", "StudyTime": "10-"}
+
+
+def read(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008 - it is frozen
+    """The reading of an Identifier; `level` None leaves the level out."""
+    stated = {"QueryRetrieveLevel": level} if level else {}
+    return reading.read(dataset("", **stated, **keys), model, manner, negotiated)
+
+
+def part(path, *words, **keys):
+    """What is said of one element."""
+    return next(each for each in read(*words, **keys).parts if each.path == path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "of_kind", "means"),
+    [
+        ({"PatientID": "P1"}, "PatientID", "single value", "P1"),
+        ({"StudyInstanceUID": "1.2\\1.3"}, "StudyInstanceUID", "list of UID", "1.2 or 1.3"),
+        ({"AccessionNumber": "A\\B"}, "AccessionNumber", "multiple values", "A or B"),
+        ({"PatientName": "Doe^J*"}, "PatientName", "wild card", "doe^j*"),
+        ({"PatientName": "DOE"}, "PatientName", "single value", "doe"),
+        ({"StudyDescription": "CT*"}, "StudyDescription", "wild card", "CT*"),
+        ({"StudyDate": "20260101-20260131"}, "StudyDate", "range", "from 20260101 to 20260131"),
+        ({"StudyDate": "-20260131"}, "StudyDate", "range", "to 20260131"),
+        (DATES, "StudyTime", "range", "from 100000.000000"),
+        ({"StudyDate": ""}, "StudyDate", "universal", ""),
+        ({"PatientID": "*"}, "PatientID", "universal", ""),
+    ],
+)
+def test_c222_the_kind_of_matching_is_told_and_what_is_compared(keys, path, of_kind, means):
+    """By its name in PS3.4 C.2.2.2, with the value in the form in which it is compared."""
+    found = part(path, **keys)
+    assert (kind(found), meaning(found)) == (of_kind, means)
+    assert found.use is (Use.RETURNED if of_kind == "universal" else Use.MATCHED)
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "of_kind"),
+    [
+        ({"PatientName": "DOE"}, "PatientName", "fuzzy semantic"),
+        ({"AccessionNumber": '""'}, "AccessionNumber", "empty value"),
+        (DATES, "StudyDate", "combined date and time range"),
+        (DATES, "StudyTime", "combined date and time range"),
+    ],
+)
+def test_what_was_negotiated_is_another_kind_of_matching(keys, path, of_kind):
+    """Fuzzy semantic, empty value and combined ranges (PS3.4 C.5)."""
+    assert kind(part(path, negotiated=EVERYTHING, **keys)) == of_kind
+
+
+def test_m8_the_keys_of_an_item_are_told_by_their_path():
+    """The sequence itself is matched, and behind it what its item asks for."""
+    keys = {"RequestAttributesSequence": [{"ScheduledProcedureStepID": "1", "RequestedProcedureID": ""}]}
+    found = read("SERIES", **keys).parts
+    told = {each.path.rpartition("Sequence")[2]: (each.use, kind(each)) for each in found}
+    assert told[""] == (Use.MATCHED, "sequence")
+    assert told[".ScheduledProcedureStepID"] == (Use.MATCHED, "single value")
+    assert told[".RequestedProcedureID"] == (Use.RETURNED, "universal")
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "why"),
+    [
+        ({"SeriesNumber": "1"}, "SeriesNumber", "belongs to level SERIES"),
+        ({"PixelData": b"\0\0"}, "PixelData", "bulk data"),
+        ({"KVP": "120"}, "KVP", "in the files alone"),
+    ],
+)
+def test_k3_f5_why_a_key_is_ignored(keys, path, why):
+    """Below the level, not supported, or only in the files."""
+    found = part(path, **keys)
+    assert found.use is Use.IGNORED
+    assert why in found.reason
+
+
+def test_k3_private_keys_say_what_they_lack():
+    """A creator beside them, or a VR that is known."""
+    identifier = dataset(QueryRetrieveLevel="IMAGE")
+    identifier.add_new(0x00091001, "UN", b"x")
+    identifier.add_new(0x000B0010, "LO", "ACME")
+    identifier.add_new(0x000B1001, "UN", b"x")
+    found = {each.path: each for each in reading.read(identifier, FIND, TOLERANT, Negotiated()).parts}
+    assert "its creator is not named" in found["(0009,1001)"].reason
+    assert "VR that is not known" in found["(000B,1001)"].reason
+    assert found["(000B,0010)"].use is Use.NO_KEY
+
+
+def test_f3_every_key_that_is_refused_is_told_not_only_the_first():
+    """The response names one; here is each, with its own reason."""
+    found = read(StudyDate="yesterday", StudyTime="noon", StudyInstanceUID="1*")
+    assert {each.path for each in found.parts if each.use is Use.REFUSED} == {
+        "StudyDate", "StudyTime", "StudyInstanceUID",
+    }  # fmt: skip
+    assert found.error is not None
+    assert part("StudyTime", StudyDate="yesterday", StudyTime="noon").reason == "No time or range of times: StudyTime"
+
+
+def test_f1_without_a_level_the_keys_are_told_all_the_same():
+    """As at the lowest one; what is missing is the error."""
+    found = read(None, PatientID="P1")
+    assert found.level is None
+    assert found.error.comment == "Missing: QueryRetrieveLevel"
+    assert part("PatientID", None, PatientID="P1").use is Use.MATCHED
+
+
+def test_k4_of_a_retrieve_what_has_no_value_selects_nothing():
+    """In the tolerant manner it is ignored; what does not select is refused."""
+    found = {each.path: each for each in read(model=MOVE, StudyInstanceUID="1.2", PatientName="", StudyDate="*").parts}
+    assert found["StudyInstanceUID"].use is Use.MATCHED
+    assert found["PatientName"].use is Use.IGNORED
+    assert found["StudyDate"].use is Use.REFUSED
+
+
+IDENTIFIERS = [
+    {},
+    {"StudyInstanceUID": ""},
+    {"PatientID": "P1", "StudyInstanceUID": "1.2"},
+    {"PatientName": "DOE*", "StudyDate": "20260131-20260101", "SeriesInstanceUID": "", "KVP": ""},
+    {"StudyDate": "20260101-", "StudyTime": "10-", "PatientName": "DOE\\ROE", "AccessionNumber": '""'},
+    {"ModalitiesInStudy": "CT", "PixelData": b"\0\0", "InstanceAvailability": "ONLINE", "SpecificCharacterSet": ""},
+    {"RequestAttributesSequence": [{"ScheduledProcedureStepID": "1", "PixelData": b"\0\0"}], "Rows": 512},
+    {"SOPInstanceUID": "1.2\\1.3", "KVP": "120", "StudyInstanceUID": "1.1", "SeriesInstanceUID": "1.2"},
+    {"PatientName": [], "RequestAttributesSequence": "no sequence", "StudyDate": "never"},
+]
+
+
+@pytest.mark.parametrize("negotiated", [Negotiated(), EVERYTHING], ids=["nothing negotiated", "everything negotiated"])
+@pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)
+@pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE", "PATIENT", ""])
+@pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
+def test_what_is_told_is_what_the_parser_makes_of_it(keys, level, manner, negotiated):
+    """The same keys are matched, the same returned, the same ignored, and whatever is refused is told."""
+    found = read(level, FIND, manner, negotiated, **keys)
+    identifier = dataset("", **({"QueryRetrieveLevel": level} if level else {}), **keys)
+    if found.error is not None:
+        with pytest.raises(IdentifierError) as raised:
+            parse_query(identifier, FIND.root, manner, negotiated)
+        assert (found.error.comment, found.error.tags) == (raised.value.comment, raised.value.tags)
+        refused = {each.tag for each in found.parts if each.use is Use.REFUSED}
+        assert set(found.error.tags) & {int(tag) for tag in identifier.keys()} <= refused  # noqa: SIM118
+        return
+    query = parse_query(identifier, FIND.root, manner, negotiated)
+    outermost = [each for each in found.parts if "." not in each.path]
+    assert found.query == query
+    told = {each.attribute: each.matching for each in outermost if each.use is Use.MATCHED}
+    combined = {each: both for both in query.combined for each in (both.date, both.time)}
+    if not query.nothing_matches or query.keys or combined:
+        assert told == {key.attribute: key.matching for key in query.keys} | combined
+        shown = {each.attribute for each in outermost if each.use in (Use.MATCHED, Use.RETURNED)}
+        assert shown == {each.attribute for each in query.requested}
+    ignored = {each.tag for each in found.parts if each.use is Use.IGNORED and each.path.rpartition(".")[2]}
+    assert set(query.ignored) == ignored
+
+
+@pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)
+@pytest.mark.parametrize("level", ["STUDY", "IMAGE"])
+@pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
+def test_what_is_told_of_a_retrieve_is_what_the_parser_makes_of_it(keys, level, manner):
+    """What selects is matched; nothing else is."""
+    found = read(level, MOVE, manner, **keys)
+    identifier = dataset("", QueryRetrieveLevel=level, **keys)
+    if found.error is not None:
+        with pytest.raises(IdentifierError, match=re.escape(found.error.comment)):
+            parse_retrieve(identifier, MOVE.root, manner)
+        return
+    selection = parse_retrieve(identifier, MOVE.root, manner)
+    told = {each.attribute for each in found.parts if each.use is Use.MATCHED and "." not in each.path}
+    assert told == {key.attribute for key in selection.query.keys}
+
+
+def test_two_readings_are_compared_key_by_key():
+    """What the strict manner makes of the same Identifier."""
+    keys = {"StudyInstanceUID": "", "AccessionNumber": "A\\B", "SeriesInstanceUID": ""}
+    found = differences(read(manner=STRICT, **keys), read(**keys))
+    assert "AccessionNumber is refused (Several values not negotiated: AccessionNumber)" in found
+    assert "SeriesInstanceUID is refused (belongs to level SERIES, below the one asked for)" in found
+    assert not [each for each in found if "StudyInstanceUID" in each]
+
+
+def test_k2_that_unknown_values_match_is_a_difference():
+    """C.2.2.1.2 holds in the strict manner only."""
+    keys = {"StudyInstanceUID": "", "StudyDate": "20260101"}
+    assert differences(read(manner=STRICT, **keys), read(**keys)) == (
+        "a value that is unknown matches too (C.2.2.1.2)",
+    )
+
+
+def test_an_identifier_of_thousands_of_elements_is_not_told_in_full():
+    """The first are."""
+    many = dataset(QueryRetrieveLevel="IMAGE")
+    for tag in range(0x00280000, 0x00280000 + 4 * reading.MOST_PARTS):
+        many.add_new(tag, "LO", "P1")
+    assert len(reading.read(many, FIND, TOLERANT, Negotiated()).parts) == reading.MOST_PARTS

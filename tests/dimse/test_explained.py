@@ -1,0 +1,147 @@
+"""What a peer asks on an association is explained once it is answered, where that is wanted, and only there."""
+
+import logging
+
+import pytest
+
+from pacs.services.explaining import Explainer
+from pacs.telemetry import Event
+from pacs.testing import serving, study
+from tests import raw
+from tests.archives import FIND, GET, MOVE, identifier, take_in
+from tests.dimse.test_negotiation import extended
+from tests.raw import IMPLICIT, Raw, request
+from tests.waiting import eventually
+
+NAME = "DOE^JOHN"
+WS = {"ae_title": "WS", "host": "127.0.0.1", "port": 104}
+
+
+@pytest.fixture
+def archive(database_url, tmp_path):
+    """A running archive with one study of two series that explains everything, on each kind of database in turn."""
+    with serving(tmp_path, {"database.url": database_url, "query.explain": True, "peers": [WS]}) as running:
+        take_in(running, study(NAME, series=2, instances=1, patient_id="P1"))
+        yield running
+
+
+def ask(archive, level="STUDY", model=FIND, field=raw.C_FIND, calling="WS", extra=b"", command=(), **keys):
+    """All responses to a query or retrieve."""
+    with Raw(archive.port) as client:
+        client.associate((1, model, [IMPLICIT]), calling=calling, extra=extra)
+        client.send(request(field, 1, model, 1, identifier(level, **keys), list(command)))
+        responses = client.until_final()
+        client.release()
+    return responses
+
+
+def explained(archive, count=1):
+    """The last explanation, once there are so many."""
+    assert eventually(lambda: len(archive.explanations.latest()) >= count)
+    return archive.explanations.latest()[0]
+
+
+def test_a_query_is_explained_with_what_came_of_it(archive):
+    """Who asked, what each key was, by which SQL, how it was answered and how many matched."""
+    *matches, final = ask(archive, PatientName="doe*", StudyInstanceUID="", SeriesInstanceUID="")
+    found = explained(archive)
+    assert (found["calling_ae_title"], found["message_id"], found["operation"]) == ("WS", 1, "C-FIND")
+    assert found["outcome"] == {"status": "0000", "comment": "", "counts": {"matches": 1}, "without": {}}
+    assert (len(matches), matches[0].status, final.status) == (1, 0xFF01, 0x0000)
+    assert found["answer"]["statuses"] == ["FF01", "0000"]
+    uses = {each["key"]: each["use"] for each in found["keys"]}
+    assert uses == {
+        "QueryRetrieveLevel": "not a key",
+        "PatientName": "matched",
+        "StudyInstanceUID": "returned only",
+        "SeriesInstanceUID": "ignored",
+    }
+    assert found["statements"][-1]["sql"].startswith("SELECT patient.id AS patient_key")
+    assert found["other"]["statuses"] == ["A900"]
+
+
+def test_a_query_that_is_refused_is_explained(archive):
+    """With the reason that the response had."""
+    (refused,) = ask(archive, StudyDate="yesterday")
+    found = explained(archive)
+    assert refused.status == 0xA900
+    assert found["outcome"]["status"] == "A900"
+    assert found["outcome"]["comment"] == "No date or range of dates: StudyDate"
+    assert [each["key"] for each in found["keys"] if each["use"] == "refused"] == ["StudyDate"]
+
+
+def test_what_was_negotiated_on_the_association_is_what_is_explained(archive):
+    """Fuzzy matching of names, the third byte of PS3.4 C.5.1."""
+    ask(archive, extra=extended(FIND, b"\0\0\1"), PatientName="DO", StudyInstanceUID="")
+    found = explained(archive)
+    assert found["negotiated"] == ["fuzzy_names"]
+    assert [each["matching"] for each in found["keys"] if each["key"] == "PatientName"] == ["fuzzy semantic"]
+    assert found["without_negotiation"]["statuses"] == ["FF00", "0000"]
+
+
+def test_a_retrieve_is_explained_with_its_counts(archive):
+    """C-GET without a context to store in: what was selected failed; C-MOVE to nobody: what it would have sent."""
+    (patient,) = study(NAME, series=1, instances=1, patient_id="P1")
+    ask(archive, model=GET, field=raw.C_GET, StudyInstanceUID=patient.StudyInstanceUID)
+    found = explained(archive)
+    assert (found["operation"], found["outcome"]["counts"]["failed"]) == ("C-GET", 2)
+    assert found["statements"][-1]["purpose"] == "the instances"
+    ask(archive, model=MOVE, field=raw.C_MOVE, command=[raw.element(0x0600, b"WS")], PatientName="D*")
+    found = explained(archive, 2)
+    assert (found["operation"], found["outcome"]["status"]) == ("C-MOVE", "A900")
+
+
+def test_only_the_peers_that_are_to_be_explained_are(tmp_path):
+    """`explain = true` of one peer is no matter of the others."""
+    with serving(tmp_path, {"peers": [WS | {"explain": True}, WS | {"ae_title": "OTHER"}]}) as archive:
+        for calling in ("OTHER", "STRANGER", "WS"):
+            ask(archive, calling=calling, StudyInstanceUID="")
+        explained(archive)
+        assert [each["calling_ae_title"] for each in archive.explanations.latest()] == ["WS"]
+
+
+def test_nothing_is_explained_unless_it_is_asked_for(tmp_path):
+    """As it is by default: no handler has anything to do with it."""
+    with serving(tmp_path) as archive:
+        ask(archive, StudyInstanceUID="")
+        archive.drain()
+        assert archive.explanations.latest() == []
+
+
+def test_no_event_has_what_was_asked(archive):
+    """Explanations are no events: the stream has no patient data, whoever listens."""
+    events: list[Event] = []
+    archive.events.subscribe(events.append)
+    ask(archive, PatientName="SECRET*", StudyInstanceUID="")
+    explained(archive)
+    assert events
+    assert "secret" not in str(events).lower()
+
+
+def test_the_log_has_a_line_for_each_thing_there_is_to_say(archive, caplog):
+    """All begin with the number of the explanation."""
+    with caplog.at_level(logging.INFO, "pacs"):
+        ask(archive, PatientName="doe*", StudyInstanceUID="")
+        number = explained(archive)["number"]
+        assert eventually(lambda: "answered" in caplog.text)
+    lines = [each.getMessage() for each in caplog.records if "explanation" in each.getMessage()]
+    assert all(line.startswith(f"explanation {number}: ") for line in lines)
+    said = "\n".join(lines)
+    assert "of WS, message 1 of association" in said
+    assert "PatientName 'doe*': matched, wild card doe*, in column patient.patient_name" in said
+    assert "strict: Pending FF00, then 0000" in said
+    assert "answered: 0000, matches: 1" in said
+
+
+def test_what_fails_while_explaining_harms_nobody(archive, caplog):
+    """The request has been answered, the association goes on, and the log says so."""
+    archive.explainer = Explainer(archive.index, lambda *_: 1 / 0)
+    archive.reload(archive.config)
+    with Raw(archive.port) as client:
+        client.associate((1, FIND, [IMPLICIT]))
+        for message_id in (1, 3):
+            client.send(request(raw.C_FIND, 1, FIND, message_id, identifier("STUDY", StudyInstanceUID="")))
+            assert client.until_final()[-1].status == 0x0000
+        client.release()
+    assert eventually(lambda: caplog.text.count("a request could not be explained") == 2)
+    assert archive.explanations.latest() == []

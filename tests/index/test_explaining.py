@@ -1,0 +1,146 @@
+"""The statements that are shown are those that are executed, and plans are told in a few words."""
+
+import pytest
+from sqlalchemy import Engine, event
+
+from pacs.cancellation import Cancellation
+from pacs.dicom.levels import QueryLevel
+from pacs.index import explaining, search, writer
+from pacs.index.explaining import ALONG, WHOLE, place_of
+from tests.dicom.build import ask
+from tests.index.arrivals import dataset, fill
+
+STUDY_UID = "1.2.3"
+
+QUERIES = [
+    {"StudyInstanceUID": STUDY_UID},
+    {"PatientID": "P1"},
+    {"PatientName": "DOE*", "StudyDate": "20260101-20260131"},
+    {"PatientName": "*OHN*"},
+    {"AccessionNumber": "A1", "ModalitiesInStudy": "CT"},
+    {"StudyDescription": "ct*"},
+]
+
+
+@pytest.fixture
+def executed():
+    """The texts and parameters of all statements that are executed, as they are."""
+    found = []
+
+    def note(_connection, _cursor, statement, parameters, _context, _many):
+        values = parameters.values() if isinstance(parameters, dict) else parameters
+        found.append((" ".join(statement.split()), tuple(values)))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield found
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("keys", QUERIES, ids="-".join)
+def test_the_statements_shown_are_those_a_query_executes(index, executed, keys):
+    """Text and parameters, on both databases, also where the text is one that is kept by its shape."""
+    fill(index, dataset(PatientName="DOE^JOHN", AccessionNumber="A1", StudyDescription="ct 1", StudyDate="20260101"))
+    query = ask(**keys)
+    for _ in range(2):
+        list(search.matches(index, query, Cancellation()))
+        ran = list(executed)
+        shown = explaining.of_query(index, query, Cancellation())
+        assert [each for each in shown if (" ".join(each.sql.split()), each.parameters) not in ran] == []
+        assert shown
+        writer.remove(index, ["1.2.1.1.1"])  # and once more without any row to begin with
+        executed.clear()
+
+
+def test_the_statement_shown_of_a_retrieve_is_the_one_it_executes(index, executed):
+    """The instances of a study."""
+    query = ask("IMAGE", StudyInstanceUID=STUDY_UID)
+    search.instances(index, query, Cancellation())
+    (shown,) = explaining.of_retrieve(index, query, Cancellation())
+    assert (" ".join(shown.sql.split()), shown.parameters) in executed
+    assert (shown.parameters, shown.is_indexed) == ((STUDY_UID, ""), True)
+
+
+def test_a_unique_key_is_served_by_its_index(index):
+    """On both databases, from the first row on."""
+    (page,) = explaining.of_query(index, ask(StudyInstanceUID=STUDY_UID), Cancellation())
+    assert page.is_indexed
+    assert any(each.startswith("study: uses index") and "study" in each.split("index ")[1] for each in page.access)
+    assert page.plan
+
+
+def test_a_key_without_an_index_is_said_to_read_the_whole_table(index):
+    """StudyDescription has a column and no index."""
+    statements = explaining.of_query(index, ask(StudyDescription="CT*"), Cancellation())
+    assert not all(each.is_indexed for each in statements)
+    assert any(WHOLE in access or ALONG in access for each in statements for access in each.access)
+
+
+def test_where_sqlite_begins_is_shown_with_how_many_rows_that_lets_through(index):
+    """PostgreSQL knows it from its statistics, and is not asked."""
+    fill(index, dataset(PatientName="DOE^JOHN"))
+    first, *others = explaining.of_query(index, ask(PatientName="DOE*"), Cancellation())
+    if index.is_sqlite:
+        assert (first.purpose, first.found) == ("where to begin: at most 10000 rows of patient", 1)
+        assert "patient: uses index ix_patient_patient_name" in first.access
+        assert len(others) == 1
+    else:
+        assert not others
+
+
+def test_a_pattern_is_shown_as_the_database_has_it(index):
+    """GLOB has asterisks, LIKE has per cent signs."""
+    *_, page = explaining.of_query(index, ask(PatientName="D?E*"), Cancellation())
+    assert ("d?e*" if index.is_sqlite else "d_e%") in page.parameters
+
+
+def test_a_query_that_matches_nothing_needs_no_statement(index):
+    """A range that ends before it begins."""
+    query = ask(StudyDate="20260131-20260101")
+    assert explaining.of_query(index, query, Cancellation()) == ()
+
+
+def test_of_a_long_list_of_uids_the_first_part_is_shown(index):
+    """And how many there are."""
+    uids = "\\".join(f"1.2.{number}" for number in range(2 * search.LIST_PART))
+    (page,) = explaining.of_query(index, ask(StudyInstanceUID=uids), Cancellation())
+    assert "the first of 2 parts" in page.purpose
+
+
+@pytest.mark.parametrize(
+    ("level", "keys", "keyword", "place"),
+    [
+        ("STUDY", {"StudyDate": "20260101"}, "StudyDate", "column study.study_date"),
+        ("SERIES", {"SeriesDescription": "x"}, "SeriesDescription", "column series.series_description"),
+        ("STUDY", {"PatientComments": "x"}, "PatientComments", "kept elements, row by row"),
+        ("STUDY", {"ModalitiesInStudy": "CT"}, "ModalitiesInStudy", "what is computed from the index"),
+        ("IMAGE", {"KVP": "120"}, "KVP", "the files"),
+    ],
+)
+def test_where_a_key_is_matched_is_told(level, keys, keyword, place):
+    """A column, the kept elements, what is computed, or the files."""
+    (key,) = [each for each in ask(level, **keys).keys if each.attribute.keyword == keyword]
+    assert place_of(key.attribute, key.matching) == place
+    assert key.attribute.level in QueryLevel
+
+
+@pytest.mark.parametrize(
+    ("plan", "access"),
+    [
+        (["SCAN study"], ["study: reads the whole table"]),
+        (["SEARCH study USING INTEGER PRIMARY KEY (rowid=?)"], ["study: uses its primary key"]),
+        (["SCAN patient USING INDEX ix_patient_irregular"], ["patient: uses index ix_patient_irregular"]),
+        (["SCAN study USING INDEX sqlite_autoindex_study_1"], ["study: walks along index sqlite_autoindex_study_1"]),
+        (["SCAN patient_trigram VIRTUAL TABLE INDEX 0:M3"], ["patient: uses the index of trigrams"]),
+        (["SCAN json_each VIRTUAL TABLE INDEX 1:"], []),
+        (["Limit", "  ->  Seq Scan on image  (cost=1)"], ["image: reads the whole table"]),
+        (["  ->  Bitmap Index Scan on ix_study_study_date"], ["uses index ix_study_study_date"]),
+        (["  ->  Index Scan using pk_patient on patient", "        Index Cond: x"], ["patient: uses index pk_patient"]),
+        (
+            ["  ->  Index Scan using pk_patient on patient", "        Filter: x"],
+            ["patient: walks along index pk_patient"],
+        ),
+    ],
+)
+def test_plans_are_told_in_a_few_words(plan, access):
+    """Those of SQLite and PostgreSQL alike."""
+    assert explaining.told(plan) == tuple(access)

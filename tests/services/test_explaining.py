@@ -1,0 +1,239 @@
+"""Explanations as the core makes and keeps them: what they say, that they are printable, that they are bounded."""
+
+import json
+import sys
+import threading
+
+import pytest
+
+from pacs.dicom.levels import MODELS
+from pacs.dicom.manner import STRICT, TOLERANT, Negotiated
+from pacs.dimse.explained import statuses
+from pacs.services.explaining import Asked, Explainer
+from pacs.services.explanations import KEPT, SLOT, Explanations
+from tests.dicom.build import dataset
+from tests.programs import run
+
+FIND, MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.1"], MODELS["1.2.840.10008.5.1.4.1.2.2.2"]
+
+
+@pytest.fixture
+def explain(index):
+    """Explain an Identifier to an empty index, on each kind of database in turn."""
+
+    def explained(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008
+        asked = Asked(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
+        return Explainer(index, statuses).explain(asked)
+
+    return explained
+
+
+def key(explanation, path):
+    """What is said of one key."""
+    return next(each for each in explanation.keys if each.key == path)
+
+
+def test_a_query_is_explained_from_its_keys_to_its_sql(explain):
+    """As it came, what it means, how and where it is matched; the SQL with its parameters and its plan."""
+    found = explain(PatientName="Doe^J*", StudyDate="", SeriesInstanceUID="")
+    assert (found.operation, found.model, found.level, found.manner) == ("C-FIND", "Study Root", "STUDY", "tolerant")
+    name = key(found, "PatientName")
+    assert (name.tag, name.vr, name.asked, name.use) == ("0010,0010", "PN", "Doe^J*", "matched")
+    assert (name.matching, name.meaning) == ("wild card", "doe^j*")
+    assert name.where.startswith("column patient.patient_name")
+    assert (key(found, "StudyDate").use, key(found, "StudyDate").matching) == ("returned only", "universal")
+    assert "belongs to level SERIES" in key(found, "SeriesInstanceUID").reason
+    assert found.statements
+    assert all(each.sql.startswith("SELECT ") and each.plan for each in found.statements)
+    assert any("doe^j*" in map(str, each.parameters) or "doe^j%" in each.parameters for each in found.statements)
+
+
+def test_what_the_strict_manner_would_have_answered_is_told(explain):
+    """Status, reason, and what it makes of each key."""
+    found = explain("SERIES", Modality="CT", SeriesInstanceUID="")
+    assert found.answer.statuses == ("FF00", "0000")
+    assert (found.other.manner, found.other.statuses) == ("strict", ("A900",))
+    assert found.other.comment == "One single value needed: StudyInstanceUID"
+    assert str(found.other) == "A900, One single value needed: StudyInstanceUID"
+
+
+def test_where_strict_is_in_force_the_tolerant_answer_is_told(explain):
+    """FF01, as it ignores what is refused."""
+    found = explain(manner=STRICT, StudyInstanceUID="", SeriesInstanceUID="")
+    assert found.answer.statuses == ("A900",)
+    assert (found.other.manner, found.other.statuses) == ("tolerant", ("FF01", "0000"))
+    assert found.statements == ()
+    assert "SeriesInstanceUID is ignored (belongs to level SERIES, below the one asked for)" in found.other.differences
+
+
+def test_what_extended_negotiation_changed_is_told(explain):
+    """The answer without it, and what each key would have been."""
+    found = explain(negotiated=Negotiated(fuzzy_names=True), PatientName="DOE")
+    assert found.negotiated == ("fuzzy_names",)
+    assert key(found, "PatientName").where == "column patient.patient_name_sounds"
+    without = found.without_negotiation
+    assert any(each.startswith("PatientName is matched (single value doe)") for each in without.differences)
+    assert explain(PatientName="DOE").without_negotiation is None
+
+
+def test_relational_queries_are_what_a_strict_server_was_asked_for(explain):
+    """Without them the same Identifier is refused."""
+    found = explain("SERIES", manner=STRICT, negotiated=Negotiated(relational=True), SeriesInstanceUID="")
+    assert found.answer.statuses == ("FF00", "0000")
+    assert found.without_negotiation.statuses == ("A900",)
+
+
+def test_a_retrieve_is_explained_too(explain):
+    """Which instances, by which statement, or why none."""
+    found = explain(model=MOVE, StudyInstanceUID="1.2")
+    assert found.operation == "C-MOVE"
+    assert [each.purpose for each in found.statements] == ["the instances"]
+    refused = explain(model=MOVE, PatientName="DOE*")
+    assert refused.answer.statuses == ("A900",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "note"),
+    [
+        ({"StudyDate": "20260131-20260101"}, "nothing matches: a range ends before it begins"),
+        ({"StudyInstanceUID": ""}, "no key narrows it: everything at level STUDY matches"),
+    ],
+)
+def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
+    """Though each key may be understood."""
+    assert note in explain(**keys).notes
+
+
+def test_f3_a_strict_query_without_any_key_is_said_to_match_nothing(explain):
+    """As it is answered."""
+    assert explain(manner=STRICT).notes == ("nothing matches: no key was asked for (F3)",)
+
+
+def test_every_text_of_an_explanation_is_printable(explain):
+    """Whatever a peer sent: no escape reaches a terminal, no line ends in the middle."""
+    evil = "A\x1b[31m\u202e\nB"
+    found = explain("IMAGE", PatientID=evil, PatientComments=f"{evil}*", StudyInstanceUID=evil, KVP=evil)
+    assert all(line.isprintable() for line in found.lines())
+    texts = [text for each in found.keys for text in (each.asked, each.meaning, each.reason, each.key)]
+    texts += [line for each in found.statements for line in (*each.sql.split("\n"), *each.plan)]
+    texts += [each for statement in found.statements for each in statement.parameters if isinstance(each, str)]
+    assert [text for text in texts if not text.isprintable()] == []
+
+
+def test_a_long_value_is_cut(explain):
+    """A list of a thousand UIDs is told by the first of them."""
+    found = explain(StudyInstanceUID="\\".join(f"1.2.{number}" for number in range(1000)))
+    told = key(found, "StudyInstanceUID")
+    assert told.meaning.endswith("or 1.2.9 or 990 more")
+    assert len(told.asked) == 201
+
+
+def test_an_index_that_does_not_answer_is_told_and_the_rest_as_well(index, tmp_path):
+    """The keys and the verdicts need no index."""
+    asked = Asked(dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated())
+    with index.write() as connection:
+        connection.exec_driver_sql("DROP TABLE image")
+        connection.exec_driver_sql("DROP TABLE series")
+        connection.exec_driver_sql("DROP TABLE study")
+    found = Explainer(index, statuses).explain(asked)
+    assert (found.statements, found.trouble) == ((), "the index does not answer: try again later")
+    assert key(found, "StudyInstanceUID").use == "matched"
+    assert any("the statements are not shown" in line for line in found.lines())
+
+
+def test_what_is_described_can_be_written_as_json(explain):
+    """Every value is plain."""
+    described = explain(PatientName="DOE*").described()
+    assert json.loads(json.dumps(described))["keys"] == json.loads(json.dumps(described["keys"]))
+    assert {each["indexed"] for each in described["statements"]} <= {True, False}
+
+
+# --- kept --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_explanations_are_kept_the_newest_first():
+    """No more than so many, by their numbers."""
+    kept = Explanations()
+    numbers = [kept.keep({"operation": "C-FIND", "at": place}) for place in range(KEPT + 10)]
+    assert numbers == list(range(1, KEPT + 11))
+    found = kept.latest()
+    assert [each["number"] for each in found] == numbers[:9:-1]
+    assert [each["at"] for each in found] == list(range(KEPT + 9, 9, -1))
+
+
+def test_an_explanation_that_is_too_long_loses_its_plans_then_its_sql():
+    """It says that it was cut; what stays is whole."""
+    kept = Explanations()
+    long = "x" * SLOT
+    kept.keep({"keys": ["k"], "statements": [{"sql": "SELECT", "plan": [long]}]})
+    kept.keep({"keys": ["k"] * 100, "statements": [{"sql": long, "plan": []}]})
+    kept.keep({"keys": [long], "operation": "C-FIND", "statements": []})
+    least, short, plans = kept.latest()
+    assert (plans["statements"], plans["cut"]) == ([{"sql": "SELECT", "plan": []}], True)
+    assert (short["statements"], len(short["keys"]), short["cut"]) == ([], 20, True)
+    assert (least["operation"], least["cut"], "keys" in least) == ("C-FIND", True, False)
+
+
+WORKERS = """
+import os
+from pacs.services.explanations import Explanations
+
+prepared = Explanations(2)
+pid = os.fork()
+worker = Explanations(2)
+worker.join(prepared, 0 if pid else 1)
+if not pid:
+    worker.keep({"whose": "the child's"})
+    os._exit(0)
+os.waitpid(pid, 0)
+worker.keep({"whose": "ours"})
+print([each["whose"] for each in worker.latest()], len({each["number"] for each in worker.latest()}))
+"""
+
+
+def test_each_worker_keeps_its_own_and_shows_those_of_all():
+    """In memory they share: what one process keeps another one shows."""
+    assert run(sys.executable, "-c", WORKERS).strip() == """['ours', "the child's"] 2"""
+
+
+def test_who_takes_the_place_of_a_dead_worker_goes_on_with_its_numbers():
+    """So that a number is one explanation."""
+    prepared = Explanations(2)
+    dead, heir = Explanations(2), Explanations(2)
+    dead.join(prepared, 1)
+    before = [dead.keep({}) for _ in range(3)]
+    heir.join(prepared, 1)
+    assert heir.keep({}) not in before
+    assert len(heir.latest()) == 4
+
+
+def test_what_was_forgotten_is_nowhere_in_memory():
+    """It is patient data."""
+    kept = Explanations()
+    kept.keep({"keys": "DOE^JOHN"})
+    kept.forget()
+    assert kept.latest() == []
+    kept.keep({"keys": "ROE^JANE"})
+    assert [each["keys"] for each in kept.latest()] == ["ROE^JANE"]
+
+
+def test_who_reads_while_others_write_sees_whole_explanations():
+    """One that is being written is left out."""
+    kept = Explanations()
+    done = threading.Event()
+
+    def write():
+        while not done.is_set():
+            kept.keep({"a": "x" * 5000, "b": "x" * 5000})
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for each in writers:
+        each.start()
+    try:
+        for _ in range(30):
+            for each in kept.latest():
+                assert each["a"] == each["b"] == "x" * 5000
+    finally:
+        done.set()
+        for each in writers:
+            each.join()

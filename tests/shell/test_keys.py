@@ -1,0 +1,88 @@
+"""`-k`, which several commands have in common."""
+
+import click
+import pytest
+
+from pacs.cli.keys import question_of
+from pacs.dicom.levels import QueryLevel, Root
+
+
+def identifier(words):
+    """The Identifier of some words."""
+    return question_of(words).identifier
+
+
+def test_a_key_is_a_keyword_a_tag_or_a_path():
+    """With a value to match, without one to be returned."""
+    found = identifier(
+        ["PatientName=DOE^J*", "0010,0020=P1", "(0008,0050)", "00080020=20260101-", "StudyInstanceUID=1.2\\1.3"]
+    )
+    assert str(found.PatientName) == "DOE^J*"
+    assert (found.PatientID, found.AccessionNumber, found.StudyDate) == ("P1", "", "20260101-")
+    assert list(found.StudyInstanceUID) == ["1.2", "1.3"]
+
+
+@pytest.mark.parametrize("path", ["RequestAttributesSequence", "RequestAttributesSequence[0]", "0040,0275"])
+def test_a_path_leads_into_the_only_item_of_a_sequence(path):
+    """Two keys of one sequence are keys of one item."""
+    found = identifier([f"{path}.ScheduledProcedureStepID=1", f"{path}.0040,1001"])
+    (item,) = found.RequestAttributesSequence
+    assert (item.ScheduledProcedureStepID, item.RequestedProcedureID) == ("1", "")
+
+
+def test_a_sequence_alone_is_asked_for_as_a_whole():
+    """By an empty item; and it does not undo what was asked of its item."""
+    (item,) = identifier(["RequestAttributesSequence"]).RequestAttributesSequence
+    assert not item
+    both = identifier(["RequestAttributesSequence.RequestedProcedureID=1", "RequestAttributesSequence"])
+    assert len(both.RequestAttributesSequence) == 1
+
+
+def test_numbers_are_numbers_and_anything_may_be_in_a_text():
+    """Whether it is a value by the rules of its VR is for the server to say; what cannot be encoded is refused."""
+    found = identifier(["Rows=512", "StudyDate=yesterday", "SliceThickness=1.5", "KVP=", "EchoTime"])
+    assert (found.Rows, found.StudyDate, str(found.SliceThickness)) == (512, "yesterday", "1.5")
+    for wrong in ("Rows=many", "RequestAttributesSequence=1", "InstanceNumber=one"):
+        with pytest.raises(click.BadParameter, match="cannot be"):
+            identifier([wrong])
+
+
+def test_a_key_beyond_ascii_is_in_a_character_set():
+    """Or in Latin-1 where that holds it, unless another character set is named."""
+    assert identifier(["PatientName=山田"]).SpecificCharacterSet == "ISO_IR 192"
+    assert identifier(["PatientName=Müller"]).SpecificCharacterSet == "ISO_IR 100"
+    named = identifier(["PatientName=Müller", "SpecificCharacterSet=ISO_IR 192"])
+    assert named.SpecificCharacterSet == "ISO_IR 192"
+    assert "SpecificCharacterSet" not in identifier(["PatientName=DOE"])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("PatientNam=X", "did you mean PatientName?"),
+        ("patientname", "did you mean PatientName?"),
+        ("=X", "A key is a keyword, a tag or a path"),
+        ("PatientName.PatientID=1", "PatientName"),
+    ],
+)
+def test_a_word_that_is_no_key_is_refused_with_what_was_probably_meant(word, said):
+    """As a mistake in the command."""
+    with pytest.raises(click.BadParameter) as raised:
+        identifier([word])
+    assert said in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("words", "root", "level"),
+    [
+        ([], Root.PATIENT, QueryLevel.PATIENT),
+        ([], Root.STUDY, QueryLevel.STUDY),
+        (["PatientName=X"], Root.STUDY, QueryLevel.STUDY),
+        (["PatientName=X", "Modality=CT"], Root.PATIENT, QueryLevel.SERIES),
+        (["StudyDate", "KVP"], Root.STUDY, QueryLevel.IMAGE),
+        (["SpecificCharacterSet=ISO_IR 192", "ModalitiesInStudy"], Root.STUDY, QueryLevel.STUDY),
+    ],
+)
+def test_the_level_is_the_lowest_of_which_a_key_is_asked_for(words, root, level):
+    """As far as the model has it."""
+    assert question_of(words, root.name).level is level
