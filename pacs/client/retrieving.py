@@ -21,7 +21,7 @@ from pacs.client.identifiers import (
     uids,
     with_level,
 )
-from pacs.client.intake import LEVEL_UIDS, Intake
+from pacs.client.intake import LEVEL_UIDS, Arrivals, Intake
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, associate, check_ae_title, peer_of
 from pacs.client.receiver import Listener
@@ -174,7 +174,13 @@ class _Counts:
 
     @property
     def announced(self) -> int | None:
-        """How many instances will have arrived in the end, None where nothing was counted."""
+        """How many instances will have arrived in the end, None where nothing was counted.
+
+        What the final response has as completed, or all that was ever announced where that says none.
+        """
+        completed = (self.completed or 0) + (self.warning or 0)
+        if completed and not self.remaining:
+            return completed
         return None if self.most is None else self.most - (self.failed or 0)
 
 
@@ -191,8 +197,11 @@ class _Retrieve:
     bell: Bell | None = None
     _counts: _Counts = field(default_factory=_Counts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
-    _shown: int = field(default=0, init=False)
+    _shown: Arrivals | None = field(init=False)
     _port: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._shown = self.intake.arrivals if self.intake is not None else None
 
     def run_alone(self, proposals: Iterable[tuple[str, tuple[str, ...]]] = ()) -> Retrieved:
         """Ask, and wait for the final response; in a C-GET with contexts for what arrives."""
@@ -261,9 +270,9 @@ class _Retrieve:
         """Tell how far it is, if anything came. Raises what that raises, and StorageUnavailable."""
         if self.intake is not None:
             self.intake.check()
-            answered = self.intake.arrivals.answered
-            has_news = has_news or answered != self._shown
-            self._shown = answered
+            arrivals = self.intake.arrivals
+            has_news = has_news or arrivals.are_not(self._shown)
+            self._shown = arrivals
         if has_news:
             self.on_progress(self.progress)
 
