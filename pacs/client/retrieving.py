@@ -62,8 +62,9 @@ def move(
 ) -> Retrieved:
     """Have a PACS send what the identifier selects to a third AE, which it knows by its title, by C-MOVE.
 
-    Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and OperationFailed for any end but
-    success and warnings without a failed instance.
+    Each response has to come within `Deadlines.response`: give a PACS that sends no Pendings time for all of it. Raises
+    InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and OperationFailed for any end but success
+    and warnings without a failed instance.
     """
     check_ae_title(destination)
     asked = _Asked.of(identifier, level, model, Operation.MOVE)
@@ -88,7 +89,7 @@ def move_and_store(
     """Have a PACS send what the identifier selects to us: by C-MOVE, to a storage SCP of our own meanwhile.
 
     `ae_title` (the calling AE title where None) is what the PACS knows us by, with `port` and the host of this machine;
-    `host` is the address to listen on, all of them where ''. After the final response it is waited until as many
+    `host` is the address to listen on, all of IPv4 where ''. After the final response it is waited until as many
     instances have arrived as the PACS announced, up to `wait` seconds after the last arrival. Where the PACS counts
     nothing, `wait` seconds pass before the first one, and `SETTLING` (or `wait`, if that is less) after the last.
 
