@@ -40,6 +40,7 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
 
 WORDING = (
     (r"^Value error, ", ""),
+    (r"^Field required", "expected one more value"),
     (r"^Input should be ", "expected "),
     (r"a valid (integer|number).*", "a number"),
     (r"a valid string.*", "text in quotes"),

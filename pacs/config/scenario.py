@@ -124,10 +124,12 @@ def _mistakes_of(fault: Any, place: str) -> Iterator[str]:
     try:
         _fault(fault)
     except ValidationError as error:
+        told: dict[str, list[str]] = {}
         for each in error.errors():
-            key = str(each["loc"][0]) if each["loc"] else ""
-            told = wording(each["msg"])
-            yield f"{place}.{key} = {fault.get(key)!r}: {told}" if key else f"{place}.{told}"
+            told.setdefault(str(each["loc"][0]) if each["loc"] else "", []).append(wording(each["msg"]))
+        for key, reasons in told.items():
+            why = ", or ".join(dict.fromkeys(reasons))
+            yield f"{place}.{key} = {fault.get(key)!r}: {why}" if key else f"{place}.{why}"
     except TypeError:
         yield f"{place}: expected text, numbers, true or false and lists of them"
 

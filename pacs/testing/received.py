@@ -63,7 +63,7 @@ class ReceivedRequest:
     """A request, and how it was answered so far. `began` is on the monotonic clock."""
 
     operation: str
-    association: ReceivedAssociation
+    association: ReceivedAssociation = field(repr=False)
     message_id: int
     sop_class_uid: str
     transfer_syntax: str
@@ -109,6 +109,11 @@ class ReceivedRequest:
     def status(self) -> int | None:
         """The status of the last response, None where there was none."""
         return self.responses[-1].status if self.responses else None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the request to its last response, None where there was none."""
+        return self.responses[-1].after if self.responses else None
 
     @property
     def first_response(self) -> float | None:

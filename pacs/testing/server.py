@@ -86,17 +86,16 @@ class PacsServer(Archive):
                 self.add(*each)
 
     def _take_in(self, dataset: Dataset) -> None:
-        file = io.BytesIO()
+        file, syntax, offset = io.BytesIO(), EXPLICIT_LITTLE, 0
         if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
             dcmwrite(file, dataset, enforce_file_format=True)
-            syntax = str(dataset.file_meta.TransferSyntaxUID)
+            file.seek(0)
+            head = read_head(file)
+            syntax, offset = head.transfer_syntax, head.data_offset
         else:
             dcmwrite(file, dataset, implicit_vr=False, little_endian=True)
-            syntax = EXPLICIT_LITTLE
-        file.seek(0)
-        head = read_head(file)
         with self.storage.receive(dataset.SOPClassUID, dataset.SOPInstanceUID, syntax, "TEST") as reception:
-            reception.write(file.getbuffer()[head.data_offset :])
+            reception.write(file.getvalue()[offset:])
             reception.finish()
 
     # --- whom it knows --------------------------------------------------------------------------------------------

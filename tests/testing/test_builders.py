@@ -5,10 +5,11 @@ import sys
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import UID
+from pydicom.pixels import get_decoder, get_encoder
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from pacs.dicom.syntaxes import KEPT
-from pacs.testing import MODALITIES, study, write
+from pacs.testing import MODALITIES, studies, study, write
 
 
 @pytest.mark.parametrize("modality", sorted(MODALITIES))
@@ -78,8 +79,33 @@ def test_any_attribute_can_be_set_by_its_keyword():
 
 def test_the_plugin_imports_nothing_heavy_before_it_is_used():
     """Everybody's test run pays for what a plugin imports."""
-    program = (
-        "import pacs.testing, sys; print([m for m in ('pydicom', 'pynetdicom', 'sqlalchemy') if m in sys.modules])"
-    )
+    heavy = ("pydicom", "pynetdicom", "sqlalchemy", "pydantic")
+    program = f"import pacs.testing, sys; print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_pixels_are_compressed_where_there_is_an_encoder(tmp_path):
+    """RLE always: pydicom brings it; what comes out of it is what the native study has."""
+    native, rle = (study(series=1, instances=2, transfer_syntax=each) for each in (ExplicitVRLittleEndian, RLELossless))
+    for plain, compressed in zip(native, write(rle, tmp_path), strict=True):
+        read = dcmread(compressed)
+        decoded, _ = get_decoder(RLELossless).as_buffer(read)
+        assert bytes(decoded) == plain.PixelData
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+def test_pixels_are_compressed_by_encoders_that_are_installed(tmp_path, syntax):
+    """Without one they are a placeholder, as in every other syntax that nobody can write."""
+    (dataset,) = study(series=1, instances=1, transfer_syntax=syntax)
+    is_placeholder = b"a placeholder" in dataset.PixelData
+    assert is_placeholder != get_encoder(syntax).is_available
+
+
+def test_several_patients_have_names_ids_and_uids_of_their_own():
+    """And what else is asked for is the same for all."""
+    built = studies(patients=2, per_patient=2, series=1, instances=1, modality="MR")
+    assert [(each.PatientID, each.StudyID) for each in built] == [("P1", "1"), ("P1", "2"), ("P2", "1"), ("P2", "2")]
+    assert len({each.StudyInstanceUID for each in built}) == len({each.SOPInstanceUID for each in built}) == 4
+    assert {each.Modality for each in built} == {"MR"}
+    assert len({str(each.PatientName) for each in built}) == 2

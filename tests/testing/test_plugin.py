@@ -1,0 +1,68 @@
+"""The plugin as pytest loads it in somebody else's project."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.programs import free_port
+
+SUITE = """
+from pynetdicom import AE
+
+def echo(server):
+    ae = AE()
+    ae.add_requested_context("1.2.840.10008.1.1")
+    association = ae.associate(server.host, server.port)
+    status = association.send_c_echo().Status
+    association.release()
+    return status
+
+def test_it_answers(pacs_server):
+    assert echo(pacs_server) == 0
+    assert len(pacs_server.received.c_echo) == 1
+
+def test_nothing_is_left_of_another_test(pacs_server):
+    assert pacs_server.received.requests == []
+    assert echo(pacs_server) == 0
+"""
+
+
+def run(folder, suite, *options):
+    """What pytest prints of a suite in a folder of its own."""
+    (folder / "test_suite.py").write_text(suite)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", *options]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False, env=environment)
+    return ran.stdout + ran.stderr
+
+
+def test_a_suite_needs_nothing_but_the_name_of_the_fixture(tmp_path):
+    """Each test has an archive of its own."""
+    assert "2 passed" in run(tmp_path, SUITE)
+
+
+def test_a_suite_may_run_on_several_workers(tmp_path):
+    """Each has ports of its own, also where one is asked for."""
+    assert "2 passed" in run(tmp_path, SUITE, "-n", "2", "--pacs-port", str(free_port()))
+
+
+def test_title_and_port_can_be_chosen(tmp_path):
+    """For an SCU that cannot be told where its server is."""
+    port = free_port()
+    suite = f"def test_it(pacs_server):\n    assert pacs_server.address == 'MINE@127.0.0.1:{port}'\n"
+    assert "1 passed" in run(tmp_path, suite, "--pacs-aet", "MINE", "--pacs-port", str(port), "-n", "0")
+
+
+@pytest.mark.parametrize(
+    ("marker", "expected"),
+    [
+        ("settings={'server.prt': 1}", "server.prt: there is no such key; did you mean server.port?"),
+        ("scenario='rude'", "rude: there is no such scenario file or preset"),
+    ],
+)
+def test_a_marker_that_makes_no_sense_says_so(tmp_path, marker, expected):
+    """As `pacs serve` would."""
+    suite = f"import pytest\n@pytest.mark.pacs({marker})\ndef test_it(pacs_server):\n    pass\n"
+    assert expected in run(tmp_path, suite)

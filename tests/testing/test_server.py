@@ -1,0 +1,294 @@
+"""`pacs_server` and `storage_scp` as somebody uses them who tests an SCU of their own."""
+
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE, build_role, evt
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
+
+from pacs.errors import ConfigurationError, UndecodableDataSet
+from pacs.testing import Fault, Scenario, serving, storing, studies, study, write
+from tests.archives import FIND, GET, MOVE
+
+VERIFICATION = "1.2.840.10008.1.1"
+
+
+def keys(level="STUDY", **values):
+    """An Identifier."""
+    dataset = Dataset()
+    dataset.QueryRetrieveLevel = level
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def associate(server, *sop_classes, **options):
+    """An association of pynetdicom's for some SOP Classes."""
+    ae = AE("CLIENT")
+    for each in sop_classes:
+        ae.add_requested_context(each)
+    association = ae.associate(server.host, server.port, ae_title=server.ae_title, **options)
+    assert association.is_established
+    return association
+
+
+def find(server, **values):
+    """The data sets that a C-FIND gives, and its final status."""
+    association = associate(server, FIND)
+    *matches, (final, _) = association.send_c_find(keys(**values), FIND)
+    association.release()
+    return [match for _, match in matches], final.Status
+
+
+def move(server, destination, **values):
+    """All responses to a C-MOVE."""
+    association = associate(server, MOVE)
+    responses = [status for status, _ in association.send_c_move(keys(**values), destination, MOVE)]
+    association.release()
+    return responses
+
+
+# --- what it holds ------------------------------------------------------------------------------------------------
+
+
+def test_it_says_where_it_is(pacs_server):
+    """In one text, as people write it."""
+    assert pacs_server.address == f"PACS@127.0.0.1:{pacs_server.port}"
+    assert find(pacs_server, PatientID="") == ([], 0x0000)
+
+
+def test_it_takes_data_sets_files_folders_and_lists_of_them(pacs_server, tmp_path):
+    """Each is found by a client afterwards."""
+    by_itself, *listed = (study(patient_id=f"P{number}", series=1, instances=1) for number in range(1, 4))
+    (file,) = write(study(patient_id="FILE", series=1, instances=1), tmp_path / "a")
+    write(study(patient_id="FOLDER", series=1, instances=2), tmp_path / "b" / "deeper")
+    pacs_server.add(by_itself[0], listed)
+    pacs_server.add(str(file), tmp_path / "b")
+    found, _ = find(pacs_server, PatientID="")
+    assert sorted(each.PatientID for each in found) == ["FILE", "FOLDER", "P1", "P2", "P3"]
+
+
+def test_a_data_set_without_file_meta_information_is_taken_too(pacs_server):
+    """In explicit VR little endian."""
+    (dataset,) = study(series=1, instances=1)
+    del dataset.file_meta
+    pacs_server.add(dataset)
+    assert len(find(pacs_server, PatientID="P1")[0]) == 1
+
+
+def test_what_cannot_be_taken_says_why(pacs_server, tmp_path):
+    """As an import would."""
+    (tmp_path / "note.txt").write_text("no image")
+    with pytest.raises(UndecodableDataSet, match="No DICOM file"):
+        pacs_server.add(tmp_path / "note.txt")
+
+
+def test_several_patients_with_several_studies_are_one_call(pacs_server):
+    """Each with names and UIDs of its own."""
+    pacs_server.add(studies(patients=2, per_patient=3, series=1, instances=1))
+    found, _ = find(pacs_server, PatientID="")
+    assert [each.PatientID for each in found].count("P1") == 3
+    assert len({each.StudyInstanceUID for each in find(pacs_server, StudyInstanceUID="")[0]}) == 6
+
+
+# --- what came ----------------------------------------------------------------------------------------------------
+
+
+def test_it_saw_the_keys_of_a_query(pacs_server):
+    """As they were sent, '' for universal matching."""
+    pacs_server.add(study(series=1, instances=1))
+    find(pacs_server, PatientID="P1", PatientName="")
+    (query,) = pacs_server.received.c_find
+    assert query.keys == {"QueryRetrieveLevel": "STUDY", "PatientID": "P1", "PatientName": ""}
+    assert (query.level, query.message_id, query.priority, query.calling_ae_title) == ("STUDY", 1, 2, "CLIENT")
+    assert [each.status for each in query.responses] == [0xFF00, 0x0000]
+    assert query.first_response is not None
+    assert query.duration is not None
+    assert 0 <= query.first_response <= query.duration
+
+
+def test_it_saw_the_destination_and_the_counts_of_a_move(pacs_server, storage_scp):
+    """And the destination saw on whose behalf it came."""
+    pacs_server.add(study(series=1, instances=3))
+    responses = move(pacs_server, "STORAGE_SCP", StudyInstanceUID=study()[0].StudyInstanceUID)
+    retrieve = pacs_server.received.expect_c_move(destination="STORAGE_SCP")
+    assert retrieve.status == responses[-1].Status == 0x0000
+    assert [each.remaining for each in retrieve.responses] == [2, 1, 0, None]
+    assert [each.InstanceNumber for each in sorted(storage_scp.datasets, key=lambda each: each.InstanceNumber)] == [
+        1,
+        2,
+        3,
+    ]
+    assert {each.move_originator for each in storage_scp.wait_for(3)} == {("CLIENT", 1)}
+
+
+def test_it_saw_the_contexts_roles_and_extended_negotiation_of_an_association(pacs_server):
+    """What was proposed and what was accepted, and how it ended."""
+    item = SOPClassExtendedNegotiation()
+    item.sop_class_uid, item.service_class_application_information = FIND, b"\1"
+    ct = study()[0].SOPClassUID
+    negotiation = [item, build_role(ct, scp_role=True)]
+    associate(pacs_server, FIND, ct, "1.2.3.4", ext_neg=negotiation).release()
+    (association,) = pacs_server.received.wait_for_ends()
+    assert [each.abstract_syntax for each in association.proposed] == [FIND, ct, "1.2.3.4"]
+    assert [each.abstract_syntax for each in association.accepted] == [FIND, ct]
+    assert (association.roles, association.extended) == ({ct: (False, True)}, {FIND: b"\1"})
+    assert (association.ended_by, association.rejection) == ("A-RELEASE", None)
+
+
+def test_it_saw_the_abort_and_the_rejection(pacs_server):
+    """Whatever became of an association, it is in the list."""
+    associate(pacs_server, VERIFICATION).abort()
+    pacs_server.faults.add(Fault("association", reject=(1, 1, 3)))
+    ae = AE("CLIENT")
+    ae.add_requested_context(VERIFICATION)
+    assert ae.associate(pacs_server.host, pacs_server.port).is_rejected
+    first, second = pacs_server.received.wait_for_ends()
+    assert (first.ended_by, second.ended_by, second.rejection) == ("A-ABORT", "rejected", (1, 1, 3))
+
+
+def test_it_saw_the_cancel(pacs_server):
+    """For the request it was meant for."""
+    pacs_server.add(studies(patients=3, per_patient=1, series=1, instances=1))
+    pacs_server.faults.add(Fault("C-FIND", delay_each=0.1))
+    association = associate(pacs_server, FIND)
+    responses = association.send_c_find(keys(PatientID=""), FIND, msg_id=7)
+    next(responses)
+    association.send_c_cancel(7, query_model=FIND)
+    pacs_server.received.wait_for(lambda received: received.c_cancel)
+    assert list(responses)[-1][0].Status == 0xFE00
+    association.release()
+    assert [each.message_id for each in pacs_server.received.c_cancel] == [7]
+
+
+def test_it_saw_stores_echoes_and_gets(pacs_server):
+    """Each in its list."""
+    (image,) = study(series=1, instances=1)
+    ae = AE("CLIENT")
+    for each in (VERIFICATION, GET, image.SOPClassUID):
+        ae.add_requested_context(each)
+    association = ae.associate(
+        pacs_server.host,
+        pacs_server.port,
+        ext_neg=[build_role(image.SOPClassUID, scu_role=True, scp_role=True)],
+        evt_handlers=[(evt.EVT_C_STORE, lambda _event: 0x0000)],
+    )
+    association.send_c_echo()
+    association.send_c_store(image)
+    list(association.send_c_get(keys(StudyInstanceUID=image.StudyInstanceUID), GET))
+    association.release()
+    received = pacs_server.received
+    assert (len(received.c_echo), len(received.c_get), received.n_action) == (1, 1, [])
+    assert received.expect_c_store(sop_instance_uid=image.SOPInstanceUID).status == 0x0000
+    received.clear()
+    assert (received.requests, received.associations) == ([], [])
+
+
+# --- what was expected --------------------------------------------------------------------------------------------
+
+
+def test_an_expectation_that_fails_says_which_key_differs(pacs_server):
+    """And all keys of what came instead."""
+    find(pacs_server, PatientID="P2", StudyDate="")
+    with pytest.raises(AssertionError) as told:
+        pacs_server.received.expect_c_find(PatientID="P1", Modality="CT", message_id=1)
+    assert str(told.value).splitlines() == [
+        "no C-FIND came with PatientID='P1', Modality='CT', message_id=1",
+        "  C-FIND number 1, from CLIENT: PatientID is 'P2', expected 'P1'; Modality is not there, expected 'CT'",
+        "    its keys: StudyDate='', QueryRetrieveLevel='STUDY', PatientID='P2'",
+    ]
+    assert pacs_server.received.expect_c_find(PatientID="P2", message_id=1).level == "STUDY"
+
+
+def test_an_expectation_of_what_never_came_says_what_did(pacs_server):
+    """Or that nothing came."""
+    with pytest.raises(AssertionError, match="no C-MOVE came\n  nothing came at all"):
+        pacs_server.received.expect_c_move()
+    find(pacs_server, PatientID="")
+    with pytest.raises(AssertionError, match=r"no C-GET came\n  what came: C-FIND \(1\)"):
+        pacs_server.received.expect_c_get(PatientID="P1")
+
+
+def test_waiting_for_what_never_comes_says_what_came(pacs_server, storage_scp):
+    """After the time it was given."""
+    with pytest.raises(AssertionError, match=r"did not come within 0\.05 s; nothing came at all"):
+        pacs_server.received.wait_for(lambda received: received.c_echo, 0.05)
+    with pytest.raises(AssertionError, match=r"0 instances came within 0\.05 s, expected 1"):
+        storage_scp.wait_for(1, 0.05)
+
+
+# --- how it is made -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.pacs(settings={"server.ae_title": "ARCHIVE", "access.called_ae": "ours"})
+def test_a_marker_configures_it(pacs_server):
+    """By the keys of config.toml."""
+    assert pacs_server.ae_title == "ARCHIVE"
+    associate(pacs_server, VERIFICATION).release()
+
+
+@pytest.mark.pacs(scenario="strict-a900")
+def test_a_marker_gives_it_manners(pacs_server):
+    """By the name of a preset."""
+    assert find(pacs_server, QueryRetrieveLevel="SERIES", PatientID="P1")[1] == 0xA900
+
+
+@pytest.mark.pacs(scenario=Scenario(settings={"query.manner": "strict"}), settings={"query.manner": "tolerant"})
+def test_settings_count_before_those_of_a_scenario(pacs_server):
+    """What a test says itself is what it meant."""
+    assert find(pacs_server, QueryRetrieveLevel="SERIES", PatientID="P1")[1] == 0x0000
+
+
+def test_faults_can_be_added_and_ended_while_it_runs(pacs_server):
+    """A fault knows how often it met a message."""
+    armed = pacs_server.faults.add(Fault("C-FIND", nth="every 2", status=0xA700))
+    assert [find(pacs_server, PatientID="")[1] for _ in range(4)] == [0, 0xA700, 0, 0xA700]
+    assert armed.fired == 2
+    armed.remove()
+    assert [find(pacs_server, PatientID="")[1] for _ in range(2)] == [0, 0]
+
+
+def test_a_peer_can_be_added_while_it_runs(pacs_server):
+    """A move to it is refused before, and done after; a bad one is refused with a sentence."""
+    (image,) = study(series=1, instances=1)
+    pacs_server.add(image)
+    with storing("LATE") as scp:
+        assert move(pacs_server, "LATE", StudyInstanceUID=image.StudyInstanceUID)[-1].Status == 0xA801
+        pacs_server.add_peer("LATE", scp.host, scp.port)
+        assert move(pacs_server, "LATE", StudyInstanceUID=image.StudyInstanceUID)[-1].Status == 0x0000
+        (stored,) = scp.wait_for(1)
+    assert stored.dataset == image
+    with pytest.raises(ConfigurationError, match="expected an AE title of 1 to 16 characters"):
+        pacs_server.add_peer("A TITLE THAT IS TOO LONG", "127.0.0.1", 104)
+
+
+def test_a_program_without_pytest_has_the_same():
+    """In a folder that is gone at the end."""
+    with serving(watched=True) as server:
+        folder = Path(server.config.files.url)
+        server.add(study(series=1, instances=1))
+        find(server, PatientID="P1")
+        assert server.received.expect_c_find(PatientID="P1").status == 0x0000
+    assert not folder.exists()
+
+
+def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
+    """It is served as `pacs serve` serves; what it did not see it does not show."""
+    with serving(tmp_path) as server:
+        assert find(server, PatientID="") == ([], 0x0000)
+        with pytest.raises(RuntimeError, match="not watched"):
+            _ = server.received
+        with pytest.raises(RuntimeError, match="not watched"):
+            server.faults.clear()
+
+
+def test_a_storage_scp_answers_an_echo_and_can_refuse(storage_scp):
+    """It is a server like others: what came is seen, and faults can be added."""
+    storage_scp.faults.add(Fault("C-STORE", status=0xA700))
+    (image,) = study(series=1, instances=1)
+    association = associate(storage_scp, VERIFICATION, image.SOPClassUID)
+    assert (association.send_c_echo().Status, association.send_c_store(image).Status) == (0x0000, 0xA700)
+    association.release()
+    assert storage_scp.instances == []
+    assert storage_scp.received.c_store[0].status == 0xA700
