@@ -7,7 +7,7 @@ from datetime import time as clock
 from typing import Any
 
 from pydicom import Dataset, Sequence
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
 
@@ -109,7 +109,7 @@ def _path(key: object) -> list[int]:
 
 def _tag(text: str) -> int:
     tag = tag_for_keyword(text)
-    if tag is not None:
+    if text and tag is not None:  # the dictionary has an element of which the keyword is ''
         return tag
     found = _TAG.fullmatch(text.strip())
     if found is None:
@@ -120,6 +120,8 @@ def _tag(text: str) -> int:
 def _put(dataset: Dataset, path: list[int], value: object, terms: charset.Terms) -> None:
     """Put a value where a path leads to, through the one item of each sequence on it."""
     tag, *rest = path
+    if rest and _vr(tag) != "SQ" and not tag >> 16 & 1:
+        raise InvalidArgument(f"{keyword_for_tag(tag) or f'{tag:08X}'} is no sequence: nothing is inside of it")
     if rest:
         items = dataset[tag].value if tag in dataset else None
         if not items:

@@ -42,8 +42,8 @@ def test_numbers_are_numbers_and_anything_may_be_in_a_text():
     """Whether it is a value by the rules of its VR is for the server to say; what cannot be encoded is refused."""
     found = identifier(["Rows=512", "StudyDate=yesterday", "SliceThickness=1.5", "KVP=", "EchoTime"])
     assert (found.Rows, found.StudyDate, str(found.SliceThickness)) == (512, "yesterday", "1.5")
-    for wrong in ("Rows=many", "RequestAttributesSequence=1", "InstanceNumber=one"):
-        with pytest.raises(click.BadParameter, match="cannot be"):
+    for wrong in ("Rows=many", "RequestAttributesSequence=1", "SliceThickness..KVP=1"):
+        with pytest.raises(click.BadParameter):
             identifier([wrong])
 
 
