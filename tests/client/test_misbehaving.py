@@ -1,10 +1,12 @@
 """PACS that count nothing, answer too early, send what nobody asked for, hang, die, or ignore a cancel."""
 
 import shutil
+import socket
 import threading
 import time
 import tracemalloc
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -14,13 +16,17 @@ from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Deadlines, Peer
 from pacs.client.peer import associate
+from pacs.dicom.commitment import Report, encode_report, parse_request
 from pacs.dicom.sop_classes import STORAGE
-from pacs.dimse.command import CommandField
+from pacs.dimse.command import Command, CommandField
+from pacs.dimse.messages import p_data
 from pacs.dimse.scu import Requestor
 from pacs.errors import (
     AssociationLost,
+    DestinationUnreachable,
     NotSupported,
     OperationFailed,
+    PacsError,
     PeerTimeout,
     StorageUnavailable,
     UndecodableDataSet,
@@ -543,3 +549,109 @@ def test_many_sop_classes_go_on_several_associations(tmp_path):
     with client.receiving(tmp_path / "in") as receiver:
         assert client.store(f"X@127.0.0.1:{receiver.port}", iter(datasets)).completed == 90
         assert len(receiver.arrived) == 90
+
+
+# --- what is no PACS at all --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x02\x00\xff\xff\xff\xff", bytes(64)])
+def test_what_speaks_no_dicom_is_told_apart_in_time(said):
+    """Whether it says something else, or closes at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=say, args=(listener, said))
+        answering.start()
+        with pytest.raises(PacsError):
+            client.echo(f"X@127.0.0.1:{listener.getsockname()[1]}")
+        answering.join()
+
+
+def say(listener, said):
+    """Take one connection, say something and close it."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(20)
+        connection.recv(4096)
+        connection.sendall(said)
+
+
+def test_who_takes_a_connection_and_says_nothing_is_given_up():
+    """When the time for its answer is over."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = Peer("X", "127.0.0.1", listener.getsockname()[1], deadlines=Deadlines(negotiation=0.3))
+        with pytest.raises(DestinationUnreachable, match="does not answer"):
+            client.echo(peer)
+
+
+def store_of(dataset, message_id):
+    """The C-STORE request for a data set."""
+    return Command.request(
+        CommandField.C_STORE,
+        message_id,
+        dataset.SOPClassUID,
+        priority=0,
+        affected_sop_instance_uid=dataset.SOPInstanceUID,
+    )
+
+
+def test_a_sender_that_dies_leaves_nothing(tmp_path):
+    """Half an instance is no instance; what comes on another association is taken all the same."""
+    port = free_port()
+
+    def move(association, message):
+        sender = associate(Peer("X", "127.0.0.1", port), [(DATASETS[0].SOPClassUID, (EXPLICIT,))])
+        context = Requestor(sender, 20).context(DATASETS[0].SOPClassUID)
+        command = store_of(DATASETS[0], 1).announcing(data_set=True).encode()
+        begun = p_data(context.id, command, (encoded(DATASETS[0], EXPLICIT),), 256)
+        sender.send_prepared([list(chain.from_iterable(begun))[:6]])
+        sender.close()
+        deliver(port, DATASETS[1:])
+        answer(association, message, 0xB000, completed=3, failed=1, warning=0)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed) as raised:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
+    assert len(raised.value.retrieved.paths) == 3
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+
+
+def test_a_report_to_another_request_is_left_to_others(tmp_path):
+    """It is answered with a processing failure, so that it is sent again; ours is taken."""
+    answered = []
+
+    def commit(association, message):
+        asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
+        answer(association, message, 0x0000)
+        for transaction in ("1.2.3", asked.transaction_uid):
+            command = Command.request(
+                CommandField.N_EVENT_REPORT,
+                1,
+                message.context.abstract_syntax,
+                event_type=1,
+                affected_sop_instance_uid="1.2.840.10008.1.20.1.1",
+            )
+            report = Report(transaction, asked.references, ())
+            association.send(message.context.id, command, encode_report(report, "X", message.context.transfer_syntax))
+            answered.append(association.receive(20).command.status)
+
+    with scripted(commit=commit) as pacs:
+        assert len(client.commit(pacs.peer, DATASETS, timeout=20).committed) == 4
+        eventually(lambda: len(answered) == 2)
+    assert answered == [0x0110, 0x0000]
+
+
+def test_a_get_may_bring_what_nobody_asked_for_and_end_early(tmp_path):
+    """The same rules as for a move hold on the one association."""
+    strange = study("OTHER^ONE", series=1, instances=1, patient_id="P2")
+
+    statuses = []
+
+    def get(association, message):
+        for number, each in enumerate((*DATASETS[:2], *strange), start=1):
+            context = next(one for one in association.contexts.values() if one.abstract_syntax == each.SOPClassUID)
+            association.send(context.id, store_of(each, number + 1), encoded(each, context.transfer_syntax))
+            statuses.append(association.receive(20).command.status)
+        association.abort()
+
+    with scripted(get=get) as pacs, pytest.raises(AssociationLost):
+        client.get(pacs.peer, ASKED, to=tmp_path)
+    assert statuses == [0, 0, 0x0124]
+    assert len(list(tmp_path.rglob("*.dcm"))) == 2
