@@ -1,5 +1,7 @@
 """When a fault applies, and what a scenario makes of chance."""
 
+import gc
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -12,6 +14,7 @@ from tests.archives import FIND, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask
 from tests.raw import C_ECHO, C_FIND, IMPLICIT, Raw, request
+from tests.waiting import eventually
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -197,3 +200,22 @@ def test_a_report_can_be_withheld(committing):
         told = asking.report()
     assert (armed.seen, armed.fired) == (2, 1)
     assert isinstance(told.dataset, Dataset)
+
+
+def test_an_association_that_is_over_is_not_kept(tmp_path):
+    """Neither its buffers nor its socket: a test target may run for days."""
+    with serving(tmp_path, watched=True) as server:
+        seen = []
+        noted = server.received.accepted
+
+        def accepted(requested, association):
+            seen.append(weakref.ref(association))
+            noted(requested, association)
+
+        server.received.accepted = accepted
+        with Raw(server.port) as client:
+            client.associate((3, VERIFICATION, [IMPLICIT]))
+            client.send(request(C_ECHO, 3, VERIFICATION, 99, None))
+            client.until_final()
+            client.release()
+        assert eventually(lambda: gc.collect() >= 0 and seen[0]() is None)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import identifier
 from pacs.dimse import status
 from pacs.dimse.association import Association
-from pacs.dimse.command import CommandField
+from pacs.dimse.command import Command, CommandField
 from pacs.dimse.establishment import Rejected, accept
 from pacs.dimse.faults.choosing import Chooser, Chosen, Occasion
 from pacs.dimse.faults.line import Conduct, Count, Line
@@ -90,15 +90,21 @@ class Interposition:
         return found
 
     def _take_on(self, association: Association, line: Line, chosen: Chosen | None) -> None:
+        """Know an association by its line, which must not keep it when it is over."""
         self._lines[association] = line
-        line.cancel_heard = lambda message_id: self._witness.cancelled(association, message_id)
-        line.report_conduct = lambda command, context_id: self._conduct(
-            association,
-            line,
-            Occasion("N-EVENT-REPORT", association.calling_ae_title, association.called_ae_title),
-            command.message_id,
-            context_id,
-        )
+        here = ref(association)
+
+        def cancelled(message_id: int) -> None:
+            if (found := here()) is not None:
+                self._witness.cancelled(found, message_id)
+
+        def reported(command: Command, context_id: int) -> Conduct | None:
+            if (found := here()) is None:
+                return None
+            occasion = Occasion("N-EVENT-REPORT", found.calling_ae_title, found.called_ae_title)
+            return self._conduct(found, occasion, command.message_id, context_id)
+
+        line.cancel_heard, line.report_conduct = cancelled, reported
         if chosen is not None:
             line.watch(Count(chosen, sent=1, received=1))
 
@@ -109,9 +115,8 @@ class Interposition:
             line = self._lines[association]
             before = line.received - 1
             data = _looked_at(message) if field in _SHORT else b""
-            conduct = self._conduct(
-                association, line, _occasion(association, message, data), message.command.message_id, message.context.id
-            )
+            occasion = _occasion(association, message, data)
+            conduct = self._conduct(association, occasion, message.command.message_id, message.context.id)
             conduct.count.received = line.received - before
             conduct.told = self._witness.request(association, message, data)
             try:
@@ -123,9 +128,7 @@ class Interposition:
 
         return handle
 
-    def _conduct(
-        self, association: Association, line: Line, occasion: Occasion, message_id: int, context_id: int
-    ) -> Conduct:
+    def _conduct(self, association: Association, occasion: Occasion, message_id: int, context_id: int) -> Conduct:
         """How one operation will be answered: as its faults say, as always where it meets none."""
         chosen = self.faults.choose(occasion) or Chosen(Fault(occasion.operation), Random(0))  # noqa: S311
         transfer_syntax = association.contexts[context_id].transfer_syntax
