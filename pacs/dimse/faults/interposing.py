@@ -21,7 +21,7 @@ from pacs.dimse.faults.model import Fault, Scenario
 from pacs.dimse.faults.negotiating import Negotiation
 from pacs.dimse.faults.services import misbehaving
 from pacs.dimse.faults.tampering import Tampering
-from pacs.dimse.faults.witness import Nobody, Witness
+from pacs.dimse.faults.witness import Nobody, Requested, Witness
 from pacs.dimse.handlers import Handler, Handlers
 from pacs.dimse.messages import Message
 from pacs.dimse.operation import Publish, operating
@@ -75,19 +75,28 @@ class Interposition:
 
         def layer(*arguments: Any, **named: Any) -> Line:
             lines.append(Line(*arguments, **named))
+            negotiation.line = lines[0]
             return lines[0]
 
-        negotiation = Negotiation(policy, self.faults, connection, address)
+        negotiation = Negotiation(policy, self.faults, self._witness, connection, address)
         found: Association | Rejected | None = None
         try:
             found = accept(connection, address, negotiation, *rest, tls=tls, layer=layer)
         finally:
-            if negotiation.requested is not None and not isinstance(found, Association):
-                self._witness.rejected(negotiation.requested, found.rejection if found else None)
-        if isinstance(found, Association) and negotiation.requested is not None:
-            self._witness.accepted(negotiation.requested, found)
+            if negotiation.requested is not None:
+                self._tell(negotiation.requested, found, lines[0])
+        if isinstance(found, Association):
             self._take_on(found, lines[0], negotiation.chosen)
         return found
+
+    def _tell(self, requested: Requested, found: Association | Rejected | None, line: Line) -> None:
+        """Tell what became of a request in the end: there may be no place for what was accepted."""
+        if isinstance(found, Association):
+            self._witness.associated(requested, found)
+        elif found is None:
+            self._witness.answered(requested, None)
+        elif line.rejects_with is None:
+            self._witness.answered(requested, found.rejection)
 
     def _take_on(self, association: Association, line: Line, chosen: Chosen | None) -> None:
         """Know an association by its line, which must not keep it when it is over."""
