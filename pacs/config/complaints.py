@@ -45,7 +45,7 @@ WORDING = (
     (r"a valid (integer|number).*", "a number"),
     (r"a valid string.*", "text in quotes"),
     (r"a valid boolean.*", "true or false"),
-    (r"a valid tuple.*|a valid list.*", "a list"),
+    (r"a valid tuple.*|a valid list.*|a valid array.*", "a list"),
     (r"a valid dictionary.*", "a table"),
     (r"greater than or equal to", "at least"),
     (r"less than or equal to", "at most"),

@@ -318,10 +318,14 @@ class UpperLayer:
             self._indications.append(self._provider.to_user_queue.get())
         outgoing, self._provider.outbox = self._provider.outbox, []
         if outgoing and not self.wire.is_torn:
-            try:
-                self.wire.write(outgoing, self._wait_briefly)
-            except ConnectionError:
-                self.wire.at_end = True  # the next look at what has arrived will say that it is gone
+            self._put(outgoing)
+
+    def _put(self, outgoing: Sequence[bytes]) -> None:
+        """Write what the state machine sends: PDUs other than P-DATA-TF."""
+        try:
+            self.wire.write(outgoing, self._wait_briefly)
+        except ConnectionError:
+            self.wire.at_end = True  # the next look at what has arrived will say that it is gone
 
     def _wait_briefly(self) -> None:
         """A peer that does not even take a control PDU is as good as gone. Raises ConnectionError then."""

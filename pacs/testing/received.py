@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pacs.dicom import identifier
-from pacs.dimse.agreement import Context, Rejection
+from pacs.dimse.agreement import Agreement, Context, Rejection
 from pacs.dimse.association import Association
 from pacs.dimse.command import Command, CommandField
 from pacs.dimse.faults.witness import Proposed, Requested, Told
@@ -129,6 +130,8 @@ class Received:
         self._associations: list[ReceivedAssociation] = []
         self._requests: list[ReceivedRequest] = []
         self._by_id: dict[str, ReceivedAssociation] = {}
+        self._requested: WeakKeyDictionary[Requested, ReceivedAssociation] = WeakKeyDictionary()
+        """Those that are just being answered."""
 
     # --- what came ------------------------------------------------------------------------------------------------
 
@@ -237,20 +240,21 @@ class Received:
 
     # --- for the server -------------------------------------------------------------------------------------------
 
-    def accepted(self, requested: Requested, association: Association) -> None:
-        """Note an association."""
-        noted = _noted(requested)
-        noted.id, noted.accepted = association.id, tuple(association.contexts.values())
-        self._by_id[association.id] = noted
-        self._note(self._associations, noted)
+    def answered(self, requested: Requested, answer: Agreement | Rejection | None) -> None:
+        """Note a request, and how it is answered."""
+        with self._changed:
+            noted = self._requested.get(requested)
+            if noted is None:
+                noted = self._requested[requested] = _noted(requested)
+                self._associations.append(noted)
+            _note_answer(noted, answer)
+            self._changed.notify_all()
 
-    def rejected(self, requested: Requested, rejection: Rejection | None) -> None:
-        """Note a request that came to nothing."""
-        noted = _noted(requested)
-        noted.ended_by = "ended before it began" if rejection is None else "rejected"
-        if rejection is not None:
-            noted.rejection = (rejection.result, rejection.source, rejection.reason)
-        self._note(self._associations, noted)
+    def associated(self, requested: Requested, association: Association) -> None:
+        """Note that a request became an association."""
+        with self._changed:
+            noted = self._by_id[association.id] = self._requested[requested]
+            noted.id = association.id
 
     def request(self, association: Association, message: Message, data: bytes) -> Told:
         """Note a request; what is returned notes its responses."""
@@ -267,7 +271,9 @@ class Received:
             destination=command.move_destination or "",
             data=data,
         )
-        self._note(self._requests, noted)
+        with self._changed:
+            self._requests.append(noted)
+            self._changed.notify_all()
 
         def told(response: Command | None) -> None:
             with self._changed:
@@ -297,11 +303,6 @@ class Received:
                 noted.ended_by, noted.duration = how, duration
             self._changed.notify_all()
 
-    def _note(self, entries: list[Any], entry: object) -> None:
-        with self._changed:
-            entries.append(entry)
-            self._changed.notify_all()
-
 
 def _noted(requested: Requested) -> ReceivedAssociation:
     return ReceivedAssociation(
@@ -315,6 +316,15 @@ def _noted(requested: Requested) -> ReceivedAssociation:
         implementation=requested.implementation,
         began=time.monotonic(),
     )
+
+
+def _note_answer(noted: ReceivedAssociation, answer: Agreement | Rejection | None) -> None:
+    if isinstance(answer, Agreement):
+        noted.accepted = tuple(answer.contexts.values())
+        return
+    noted.accepted = ()
+    noted.ended_by = "ended before it began" if answer is None else "rejected"
+    noted.rejection = None if answer is None else (answer.result, answer.source, answer.reason)
 
 
 def _response(command: Command, after: float) -> Response:

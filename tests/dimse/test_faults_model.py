@@ -1,5 +1,7 @@
 """When a fault applies, and what a scenario makes of chance."""
 
+import gc
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -11,7 +13,8 @@ from pacs.testing import serving, study
 from tests.archives import FIND, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask
-from tests.raw import C_ECHO, C_FIND, IMPLICIT, Raw, request
+from tests.raw import C_ECHO, C_FIND, IMPLICIT, Raw, associate_rq, request
+from tests.waiting import eventually
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -197,3 +200,44 @@ def test_a_report_can_be_withheld(committing):
         told = asking.report()
     assert (armed.seen, armed.fired) == (2, 1)
     assert isinstance(told.dataset, Dataset)
+
+
+def test_an_association_that_is_over_is_not_kept(tmp_path):
+    """Neither its buffers nor its socket: a test target may run for days."""
+    with serving(tmp_path, watched=True) as server:
+        seen = []
+        noted = server.received.associated
+
+        def associated(requested, association):
+            seen.append(weakref.ref(association))
+            noted(requested, association)
+
+        server.received.associated = associated
+        with Raw(server.port) as client:
+            client.associate((3, VERIFICATION, [IMPLICIT]))
+            client.send(request(C_ECHO, 3, VERIFICATION, 99, None))
+            client.until_final()
+            client.release()
+        assert eventually(lambda: gc.collect() >= 0 and seen[0]() is None)
+
+
+def test_a_report_can_end_the_association_instead(committing):
+    """Its PDUs are counted like those of an operation."""
+    server, held = committing
+    armed = server.faults.add(Fault("N-EVENT-REPORT", drop_sent=2))
+    asking = requester()
+    with asking.associated(server.port) as association:
+        ask(association, references(held))
+        assert eventually(lambda: not association.is_established)
+    assert armed.fired == 1
+    assert server.received.wait_for_ends()[0].ended_by == "aborted here"
+
+
+@pytest.mark.parametrize("triplet", [(1, 1, 3), (2, 3, 1), (1, 1, 200), (3, 9, 9)])
+def test_any_rejection_can_be_said(tmp_path, triplet):
+    """Result, source and reason as they were given, also those that no standard knows."""
+    with serving(tmp_path, scenario=Scenario(faults=(Fault("association", reject=triplet),))) as server:
+        with Raw(server.port) as client:
+            client.send(associate_rq([(1, VERIFICATION, [IMPLICIT])]))
+            assert client.pdu() == (0x03, bytes((0, *triplet)))
+        assert [each.rejection for each in server.received.associations] == [triplet]

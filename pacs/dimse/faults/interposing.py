@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from pacs.cancellation import Cancellation
 from pacs.dicom import identifier
 from pacs.dimse import status
 from pacs.dimse.association import Association
-from pacs.dimse.command import CommandField
+from pacs.dimse.command import Command, CommandField
 from pacs.dimse.establishment import Rejected, accept
 from pacs.dimse.faults.choosing import Chooser, Chosen, Occasion
 from pacs.dimse.faults.line import Conduct, Count, Line
@@ -21,7 +21,7 @@ from pacs.dimse.faults.model import Fault, Scenario
 from pacs.dimse.faults.negotiating import Negotiation
 from pacs.dimse.faults.services import misbehaving
 from pacs.dimse.faults.tampering import Tampering
-from pacs.dimse.faults.witness import Nobody, Witness
+from pacs.dimse.faults.witness import Nobody, Requested, Witness
 from pacs.dimse.handlers import Handler, Handlers
 from pacs.dimse.messages import Message
 from pacs.dimse.operation import Publish, operating
@@ -75,30 +75,45 @@ class Interposition:
 
         def layer(*arguments: Any, **named: Any) -> Line:
             lines.append(Line(*arguments, **named))
+            negotiation.line = lines[0]
             return lines[0]
 
-        negotiation = Negotiation(policy, self.faults, connection, address)
+        negotiation = Negotiation(policy, self.faults, self._witness, connection, address)
         found: Association | Rejected | None = None
         try:
             found = accept(connection, address, negotiation, *rest, tls=tls, layer=layer)
         finally:
-            if negotiation.requested is not None and not isinstance(found, Association):
-                self._witness.rejected(negotiation.requested, found.rejection if found else None)
-        if isinstance(found, Association) and negotiation.requested is not None:
-            self._witness.accepted(negotiation.requested, found)
+            if negotiation.requested is not None:
+                self._tell(negotiation.requested, found, lines[0])
+        if isinstance(found, Association):
             self._take_on(found, lines[0], negotiation.chosen)
         return found
 
+    def _tell(self, requested: Requested, found: Association | Rejected | None, line: Line) -> None:
+        """Tell what became of a request in the end: there may be no place for what was accepted."""
+        if isinstance(found, Association):
+            self._witness.associated(requested, found)
+        elif found is None:
+            self._witness.answered(requested, None)
+        elif line.rejects_with is None:
+            self._witness.answered(requested, found.rejection)
+
     def _take_on(self, association: Association, line: Line, chosen: Chosen | None) -> None:
+        """Know an association by its line, which must not keep it when it is over."""
         self._lines[association] = line
-        line.cancel_heard = lambda message_id: self._witness.cancelled(association, message_id)
-        line.report_conduct = lambda command, context_id: self._conduct(
-            association,
-            line,
-            Occasion("N-EVENT-REPORT", association.calling_ae_title, association.called_ae_title),
-            command.message_id,
-            context_id,
-        )
+        here = ref(association)
+
+        def cancelled(message_id: int) -> None:
+            if (found := here()) is not None:
+                self._witness.cancelled(found, message_id)
+
+        def reported(command: Command, context_id: int) -> Conduct | None:
+            if (found := here()) is None:
+                return None
+            occasion = Occasion("N-EVENT-REPORT", found.calling_ae_title, found.called_ae_title)
+            return self._conduct(found, occasion, command.message_id, context_id)
+
+        line.cancel_heard, line.report_conduct = cancelled, reported
         if chosen is not None:
             line.watch(Count(chosen, sent=1, received=1))
 
@@ -109,9 +124,8 @@ class Interposition:
             line = self._lines[association]
             before = line.received - 1
             data = _looked_at(message) if field in _SHORT else b""
-            conduct = self._conduct(
-                association, line, _occasion(association, message, data), message.command.message_id, message.context.id
-            )
+            occasion = _occasion(association, message, data)
+            conduct = self._conduct(association, occasion, message.command.message_id, message.context.id)
             conduct.count.received = line.received - before
             conduct.told = self._witness.request(association, message, data)
             try:
@@ -123,9 +137,7 @@ class Interposition:
 
         return handle
 
-    def _conduct(
-        self, association: Association, line: Line, occasion: Occasion, message_id: int, context_id: int
-    ) -> Conduct:
+    def _conduct(self, association: Association, occasion: Occasion, message_id: int, context_id: int) -> Conduct:
         """How one operation will be answered: as its faults say, as always where it meets none."""
         chosen = self.faults.choose(occasion) or Chosen(Fault(occasion.operation), Random(0))  # noqa: S311
         transfer_syntax = association.contexts[context_id].transfer_syntax

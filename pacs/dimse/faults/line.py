@@ -24,6 +24,7 @@ SLICE = 0.02
 
 _HEADER = struct.Struct(">BxL")
 _PDV_HEADER = struct.Struct(">LBB")
+_A_ASSOCIATE_RJ = 0x03
 GONE = getattr(select, "POLLRDHUP", 0)
 
 
@@ -75,6 +76,10 @@ class Line(UpperLayer):
         self._going: tuple[Command, Conduct | None] | None = None
         """The command of the message whose PDUs are coming by, and what becomes of it."""
         self._received = 0
+        self._report: Count | None = None
+        """The PDUs of the last request of ours that met a fault."""
+        self.rejects_with: tuple[int, int, int] | None = None
+        """Result, source and reason of an A-ASSOCIATE-RJ, where they are none that the standard has."""
         self.report_conduct: Callable[[Command, int], Conduct | None] = lambda _command, _context_id: None
         """Chooses what becomes of a request of ours."""
         self.cancel_heard: Callable[[int], None] = lambda _message_id: None
@@ -186,9 +191,19 @@ class Line(UpperLayer):
     def _conduct_of(self, command: Command, context_id: int) -> Conduct | None:
         conduct = self._conduct
         if is_report(command):
-            return self.report_conduct(command, context_id)
+            return self._conduct_of_report(command, context_id)
         if conduct is None or not command.is_response or command.responding_to != conduct.message_id:
             return None
+        return conduct
+
+    def _conduct_of_report(self, command: Command, context_id: int) -> Conduct | None:
+        """What becomes of a request of ours, whose PDUs and those of its answer are counted from now on."""
+        conduct = self.report_conduct(command, context_id)
+        if self._report is not None:
+            self._counts.remove(self._report)
+        self._report = conduct.count if conduct is not None else None
+        if self._report is not None:
+            self._counts.append(self._report)
         return conduct
 
     def _let_go(self, wait_for_room: Callable[[], None]) -> None:
@@ -253,6 +268,15 @@ class Line(UpperLayer):
             head = _HEADER.size + _PDV_HEADER.size
             return pdu[:head] + count.chosen.random.randbytes(len(pdu) - head)
         return pdu
+
+    def _put(self, outgoing: Sequence[bytes]) -> None:
+        super()._put([self._rejecting(each) for each in outgoing])
+
+    def _rejecting(self, pdu: bytes) -> bytes:
+        """An A-ASSOCIATE-RJ (PS3.8 9.3.4) with what it is to say; any other PDU as it is."""
+        if self.rejects_with is None or pdu[0] != _A_ASSOCIATE_RJ:
+            return pdu
+        return pdu[:-3] + bytes(self.rejects_with)
 
     def _drop(self) -> None:
         self.wire.cut()

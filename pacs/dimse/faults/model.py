@@ -104,7 +104,7 @@ class Fault:
     truncate: int = _does(0, "ends this PDU within its PDV", OPERATIONS)
     garble: int = _does(0, "sends noise, by the seed, for the content of this PDU's PDV", OPERATIONS)
 
-    message_id: int | None = _does(None, "responds to this Message ID instead of that of the request", DIMSE)
+    message_id: int | None = _does(None, "responds to this Message ID instead of that of the request", ANSWERED)
     pendings: str = _does(
         "", 'sends Pending responses `"none"`, `"every 3"` or `"at the end"`, all at once', MANY_ANSWERS
     )

@@ -8,12 +8,21 @@ from fnmatch import fnmatchcase
 
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 
-from pacs.dimse.agreement import Agreement, Rejection, extended_of, implementation_of, items_of, max_pdu_of
+from pacs.dimse.agreement import (
+    NO_REASON,
+    Agreement,
+    Rejection,
+    extended_of,
+    implementation_of,
+    items_of,
+    max_pdu_of,
+    rejecting,
+)
 from pacs.dimse.establishment import Policy
 from pacs.dimse.faults.choosing import Chooser, Chosen, Occasion
-from pacs.dimse.faults.line import pause
+from pacs.dimse.faults.line import Line, pause
 from pacs.dimse.faults.model import Fault
-from pacs.dimse.faults.witness import Proposed, Requested
+from pacs.dimse.faults.witness import Proposed, Requested, Witness
 from pacs.errors import AssociationLost
 from pacs.services.access import Caller
 
@@ -21,13 +30,20 @@ from pacs.services.access import Caller
 class Negotiation:
     """Answers the association request of one connection as `policy` does, but for what faults say."""
 
-    def __init__(self, policy: Policy, chooser: Chooser, connection: socket.socket, address: tuple[str, int]) -> None:
-        self._policy, self._chooser = policy, chooser
+    def __init__(
+        self,
+        policy: Policy,
+        chooser: Chooser,
+        witness: Witness,
+        connection: socket.socket,
+        address: tuple[str, int],
+    ) -> None:
+        self._policy, self._chooser, self._witness = policy, chooser, witness
         self._connection, self._address = connection, address
         self.requested: Requested | None = None
         """What was asked for, once it was."""
-        self.rejection: Rejection | None = None
-        """How it was rejected by the policy or a fault."""
+        self.line: Line | None = None
+        """The upper layer it is answered on."""
         self.chosen: Chosen | None = None
         """The faults that the association met."""
 
@@ -39,8 +55,18 @@ class Negotiation:
         if self.chosen is not None:
             self._end_or_wait(self.chosen)
             found = _changed(found, self.chosen.fault)
-        self.rejection = found if isinstance(found, Rejection) else None
-        return found
+        self._witness.answered(self.requested, found[1] if isinstance(found, tuple) else found)
+        return self._sayable(found) if isinstance(found, Rejection) else found
+
+    def _sayable(self, rejection: Rejection) -> Rejection:
+        """A rejection that pynetdicom encodes: what the standard does not know is put in its place on the way out."""
+        try:
+            rejecting(rejection)
+        except ValueError:
+            if self.line is not None:
+                self.line.rejects_with = (rejection.result, rejection.source, rejection.reason)
+            return replace(NO_REASON, comment=rejection.comment)
+        return rejection
 
     def _end_or_wait(self, chosen: Chosen) -> None:
         fault = chosen.fault
@@ -60,7 +86,8 @@ Answer = tuple[A_ASSOCIATE, Agreement] | Rejection
 def _changed(answer: Answer, fault: Fault) -> Answer:
     """What a request is answered with in the end."""
     if fault.reject is not None:
-        return Rejection(*fault.reject, comment="Association rejected: on purpose")
+        result, source, reason = fault.reject
+        return Rejection(result, source, reason, f"Association rejected: on purpose, {result}/{source}/{reason}")
     if isinstance(answer, Rejection) or not fault.refuse:
         return answer
     accepting, agreement = answer

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pacs.dimse.agreement import Rejection
+from pacs.dimse.agreement import Agreement, Rejection
 from pacs.dimse.association import Association
 from pacs.dimse.command import Command
 from pacs.dimse.messages import Message
@@ -22,9 +22,12 @@ class Proposed:
     transfer_syntaxes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Requested:
-    """An association request (PS3.8 9.3.2), in plain values. `roles` are (SCU, SCP) by SOP Class UID."""
+    """An association request (PS3.8 9.3.2), in plain values; each is itself alone, whatever another one says.
+
+    `roles` are (SCU, SCP) by SOP Class UID.
+    """
 
     calling_ae_title: str
     called_ae_title: str
@@ -39,11 +42,11 @@ class Requested:
 class Witness(Protocol):
     """Is told what happens, in the thread in which it does."""
 
-    def accepted(self, requested: Requested, association: Association) -> None:
-        """A request became an association."""
+    def answered(self, requested: Requested, answer: Agreement | Rejection | None) -> None:
+        """A request is about to be answered so, None where it will not be; told again where that changes."""
 
-    def rejected(self, requested: Requested, rejection: Rejection | None) -> None:
-        """A request did not; None where it was not even answered."""
+    def associated(self, requested: Requested, association: Association) -> None:
+        """A request became an association."""
 
     def request(self, association: Association, message: Message, data: bytes) -> Told:
         """A request came; `data` is its data set where that is an Identifier or the like, else empty."""
@@ -55,10 +58,10 @@ class Witness(Protocol):
 class Nobody:
     """A witness that looks away."""
 
-    def accepted(self, requested: Requested, association: Association) -> None:
+    def answered(self, requested: Requested, answer: Agreement | Rejection | None) -> None:
         """Nothing is noted."""
 
-    def rejected(self, requested: Requested, rejection: Rejection | None) -> None:
+    def associated(self, requested: Requested, association: Association) -> None:
         """Nothing is noted."""
 
     def request(self, _association: Association, _message: Message, _data: bytes) -> Told:
