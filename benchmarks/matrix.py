@@ -77,7 +77,7 @@ def _version(system: str) -> str:
         return f"pynetdicom's qrscp {version('pynetdicom')}"
     said = subprocess.run([str(program(peers.NEEDS[system])), "--version"], capture_output=True, text=True, check=False)
     words = said.stdout.replace("$dcmtk:", "DCMTK's").split()
-    return " ".join(words[:2] if system == "orthanc" else words[:3])
+    return f"Orthanc {words[1]}" if system == "orthanc" else " ".join(words[:3])
 
 
 if __name__ == "__main__":

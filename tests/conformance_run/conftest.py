@@ -48,3 +48,9 @@ def silent():
     """The port of something that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def free_receiver():
+    """A port for the run's receiver."""
+    return free_port()

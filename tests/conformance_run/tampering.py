@@ -58,7 +58,7 @@ class Relay:
                 server = socket.create_connection(("127.0.0.1", self.upstream), 20)
                 self.sockets += [client, server]
                 self.start(self.pump, client, server, lambda: self.plant.requests, self._requested)
-                self.start(self.pump, server, client, lambda: self.plant.answers, lambda *pdu: self.plant.pdu(*pdu))
+                self.start(self.pump, server, client, lambda: self.plant.answers, self.plant.pdu)
 
     def start(self, work, *arguments) -> None:
         """Run something in a thread that `relaying` waits for."""

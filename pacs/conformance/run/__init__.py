@@ -17,6 +17,7 @@ from pacs.conformance.run import (
     moving,
     negotiation,
     storage,
+    texts,
     wire,
 )
 from pacs.conformance.run.association import Ended, Peer, Rejected, Unreachable
@@ -42,7 +43,7 @@ __all__ = [
 
 CHECKS: list[Check] = [
     check
-    for theme in (negotiation, storage, finding, matching, moving, getting, cancelling, committing)
+    for theme in (negotiation, storage, finding, matching, texts, moving, getting, cancelling, committing)
     for check in theme.CHECKS
 ]
 """All that is asked, in this order."""

@@ -31,7 +31,7 @@ def _refused(bench: Bench, data: bytes) -> Verdict:
     with bench.peer.associate([STUDY_FIND]) as association:
         responses = association.ask(wire.C_FIND, STUDY_FIND, data)
     if responses.pending:
-        return deviates(f"{len(responses.pending)} matches, {ended(responses.final)}")
+        return deviates(f"it is answered with matches, {ended(responses.final)}")
     if responses.status == 0:
         return free("no matches, 0000")
     return (
@@ -242,10 +242,14 @@ def optional_key(bench: Bench) -> Verdict:
 def private_key(bench: Bench) -> Verdict:
     """Is a private key that is not supported told by FF01?"""
     bench.need("1")
-    found = _one(bench, "1", {"00110010": "NOBODY KNOWS IT", "00111001": ""})
-    if "00111001" in found:
-        return free(f"it is returned, {found.status:04X}")
-    return judge(found.status == 0xFF01, f"not returned, {found.status:04X}")
+    keys = {"StudyInstanceUID": bench.specimens.uid("1"), "00110010": "NOBODY KNOWS IT", "00111001": ""}
+    found = bench.find("STUDY", keys)
+    if not found.ours:
+        return free(f"nothing is found with such a key, {found.ending}")
+    status = found.ours[0].status
+    if "00111001" in found.ours[0]:
+        return free(f"it is returned, {status:04X}")
+    return judge(status == 0xFF01, f"not returned, {status:04X}")
 
 
 @check("K5", "PS3.4 C.3.4")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pacs.conformance.run.bench import STUDY_FIND, Bench, Found, Key, Match, identifier
+from pacs.conformance.run.bench import STUDY_FIND, Bench, Found, Key, identifier
 from pacs.conformance.run.verdicts import Checks, Kind, Verdict, conforms, deviates, free, judge
 
 CHECKS = Checks("matching")
@@ -11,14 +11,12 @@ check = CHECKS.check
 EMPTY = "3"
 """The study whose Accession Number and Study ID are of zero length: whether it is found is the matter of K2."""
 
-UTF8, LATIN1, KANJI = "ISO_IR 192", "ISO_IR 100", "\\ISO 2022 IR 87"
-
 
 def _all_of(bench: Bench, keyword: str, cases: Mapping[str, Sequence[str]], maybe: str = "") -> Verdict:
     """Whether each value of a key finds exactly the studies that are due."""
     verdicts = {value: bench.of_patient(**{keyword: value}).judge(*due, maybe=maybe) for value, due in cases.items()}
-    wrong = [f"{value} {each.seen}" for value, each in verdicts.items() if each.kind is Kind.DEVIATES]
-    return judge(not wrong, "; ".join(wrong) or ", ".join(f"{value} {each.seen}" for value, each in verdicts.items()))
+    wrong = [f'"{value}" {each.seen}' for value, each in verdicts.items() if each.kind is Kind.DEVIATES]
+    return judge(not wrong, "; ".join(wrong) or ", ".join(f'"{value}" {each.seen}' for value, each in verdicts.items()))
 
 
 @check("M1", "PS3.4 C.2.2.2.1")
@@ -216,7 +214,11 @@ def one_item(bench: Bench) -> Verdict:
 def two_items(bench: Bench) -> Verdict:
     """What is answered to a sequence of two items?"""
     found = _requested(bench, {"ScheduledProcedureStepID": "S1"}, {"ScheduledProcedureStepID": "S2"})
-    return free(f"refused, with {found.ending}" if found.status else f"{len(found.ours)} of 2 series")
+    return free(
+        f"refused, with {found.ending}"
+        if found.status
+        else f"{len({each.text('SeriesInstanceUID') for each in found.ours})} of 2 series"
+    )
 
 
 @check("M9", "PS3.4 C.2.2.2.7")
@@ -227,7 +229,7 @@ def quotation_marks(bench: Bench) -> Verdict:
         return free(f"refused, with {found.ending}")
     if found.studies == {"3"}:
         return free("it matches the study without a description")
-    return free(f"it finds {len(found.ours)} of 4 studies")
+    return free(f"it finds {len(found.studies)} of 4 studies")
 
 
 @check("M9b", "PS3.4 C.2.2.2.7")
@@ -285,83 +287,6 @@ def integers(bench: Bench) -> Verdict:
         return deviates(f"7 finds {len(plain.ours)} series of 1, {plain.ending}")
     padded = bench.find("SERIES", study | {"SeriesNumber": "007"})
     return free("yes" if padded.ours else "no")
-
-
-def _by_name(bench: Bench, label: str, name: str, codec: str, charset: str) -> Found:
-    bench.need(label)
-    keys: dict[str, Key] = {"PatientName": name.encode(codec), "SpecificCharacterSet": charset}
-    return bench.find("STUDY", keys)
-
-
-@check("M14", "PS3.4 C.2.2.2")
-def same_charset(bench: Bench) -> Verdict:
-    """Is a name in ISO_IR 100 found by one in the same character set?"""
-    return _by_name(bench, "6", "Pacsrun-Müller^Jürgen", "latin-1", LATIN1).judge("6")
-
-
-@check("M14b", "PS3.4 C.2.2.2")
-def other_charset(bench: Bench) -> Verdict:
-    """Is a name in ISO_IR 100 found by one in ISO_IR 192?"""
-    return _by_name(bench, "6", "Pacsrun-Müller^Jürgen", "utf-8", UTF8).judge("6")
-
-
-@check("M14c", "PS3.4 C.4.1.1.3.2")
-def named_charset(bench: Bench) -> Verdict:
-    """Does a response name the character set of what it holds?"""
-    bench.need("6")
-    found = bench.find("STUDY", {"StudyInstanceUID": bench.specimens.uid("6"), "PatientName": ""})
-    if len(found.ours) != 1:
-        return deviates(f"{len(found.ours)} responses, {found.ending}")
-    match: Match = found.ours[0]
-    if match.text("PatientName").isascii():
-        return deviates(f"the name comes as {match.text('PatientName')}")
-    name, charset = str(match.dataset.PatientName), match.text("SpecificCharacterSet")
-    return judge(name == "Pacsrun-Müller^Jürgen", f"{charset or 'no character set'}: {name}")
-
-
-@check("M14d", "PS3.4 C.2.2.2")
-def unknown_charset(bench: Bench) -> Verdict:
-    """What is answered to a character set that nobody knows?"""
-    found = bench.of_patient(SpecificCharacterSet="ISO_IR 999", AccessionNumber="ACC-a1")
-    return free(f"refused, with {found.ending}" if found.status else "it is passed over")
-
-
-@check("M14e", "PS3.4 C.2.2.2")
-def greek(bench: Bench) -> Verdict:
-    """Is a name in ISO_IR 192 found by one in the same character set?"""
-    return _by_name(bench, "7", "Pacsrun-Ωmega^Σofia", "utf-8", UTF8).judge("7")
-
-
-@check("M14f", "PS3.4 C.2.2.2.4")
-def long_character(bench: Bench) -> Verdict:
-    """Does ? match one character of several bytes?"""
-    return _by_name(bench, "6", "Pacsrun-M?ller*", "utf-8", UTF8).judge("6")
-
-
-@check("M15", "PS3.5 6.2.1")
-def groups_of_names(bench: Bench) -> Verdict:
-    """Does one group of a name match any group of the stored one?"""
-    names = {"alphabetic": "Pacsrun-Yamada^Tarou", "ideographic": "山田^太郎", "phonetic": "やまだ^たろう"}
-    found = [kind for kind, name in names.items() if _by_name(bench, "5", name, "utf-8", UTF8).studies == {"5"}]
-    return free(f"found by {', '.join(found)}" if found else "found by no single group")
-
-
-@check("M15b", "PS3.4 C.2.2.2.1")
-def whole_name(bench: Bench) -> Verdict:
-    """Is a name of three groups found by all of them?"""
-    name = "Pacsrun-Yamada^Tarou=山田^太郎=やまだ^たろう"
-    return _by_name(bench, "5", name, "iso2022_jp", KANJI).judge("5")
-
-
-@check("M15c", "PS3.5 6.2.1")
-def delimiters(bench: Bench) -> Verdict:
-    """Are delimiters at the end of a name without significance?"""
-    found = bench.of_patient(PatientName="Pacsrun^Alpha^Middle^^")
-    return (
-        conforms("they are")
-        if len(found.studies) == 4
-        else free(f"with them {len(found.studies)} of 4 studies are found")
-    )
 
 
 @check("M16", "PS3.4 C.2.2.2")

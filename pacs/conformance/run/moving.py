@@ -192,7 +192,7 @@ def originator(bench: Bench) -> Verdict:
     return judge((title, number) == (bench.peer.calling, 4711), seen)
 
 
-@check("V8b", "PS3.4 C.4.2.2.1")
+@check("V8b", "PS3.4 C.4.2.1.2")
 def priority(bench: Bench) -> Verdict:
     """Do the sub-operations have the priority of the C-MOVE?"""
     moved = bench.move("4", priority=1)

@@ -77,7 +77,7 @@ def own_transfer_syntax(bench: Bench) -> Verdict:
     return judge(accepted and not wrong, ", ".join(names.get(each, each or "none") for each in accepted.values()))
 
 
-@check("N6", "PS3.8 7.1.1.4")
+@check("N6", "PS3.8 9.3.3")
 def nothing_accepted(bench: Bench) -> Verdict:
     """Is an association of which no context is accepted still accepted?"""
     try:
