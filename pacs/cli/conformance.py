@@ -1,19 +1,163 @@
-"""`pacs conformance`."""
+"""`pacs conformance`: what this server promises, and what any server does."""
 
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.options import configured
+from pacs.cli.options import reconfigured
+from pacs.cli.output import json_option, show
 
 if TYPE_CHECKING:
     from pacs.config import Config
+    from pacs.conformance.run import Check, Column, Peer, Specimens
+
+UNREACHABLE = 4
+"""The exit status when a server cannot be reached."""
+
+RECEIVER = "PACSRUN:11119"
 
 
-@click.command(short_help="Print the DICOM conformance statement.")
-@configured
-def conformance(config: "Config") -> None:
+@click.group(short_help="Print the DICOM conformance statement, or examine a server.", invoke_without_command=True)
+@reconfigured
+def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
-    from pacs.conformance import statement
+    if click.get_current_context().invoked_subcommand is None:
+        from pacs.conformance import statement
 
-    click.echo(statement(config), nl=False)
+        click.echo(statement(read()), nl=False)
+
+
+@conformance.command(short_help="Examine any servers as a black box.")
+@click.option(
+    "--against", "written", multiple=True, required=True, metavar="AET@HOST:PORT", help="Whom; several times."
+)
+@click.option(
+    "--receive",
+    default=RECEIVER,
+    show_default=True,
+    metavar="AET:PORT",
+    help="Our AE title, and the port on which we receive what is moved to it: list both on the server.",
+)
+@click.option("--prefix", default="PACSRUN", show_default=True, help="What Patient IDs of what is stored begin with.")
+@click.option("--only", multiple=True, metavar="ID|THEME", help="Only these checks; several times.")
+@click.option("--timeout", default=10.0, show_default=True, help="Seconds a server may say nothing.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
+@click.option("--yes", is_flag=True, help="Do not ask before anything is stored.")
+@json_option
+def run(
+    written: Sequence[str],
+    receive: str,
+    prefix: str,
+    only: Sequence[str],
+    timeout: float,
+    *,
+    as_markdown: bool,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    """Ask servers the checklist of Query/Retrieve, and print what each of them does beside what the standard says.
+
+    Small instances are stored and stay there; nothing is deleted or changed that was there. Exit status 0 is no
+    deviation, 1 some, 4 a server that cannot be reached.
+    """
+    from pacs.conformance.run import Unreachable
+
+    title, port = _receiver(receive)
+    servers = [_peer(each, title, timeout) for each in written]
+    checks, specimens = _selected(only), _specimens(prefix)
+    _announce(servers, specimens, yes=yes)
+    columns: list[Column] = []
+    for each in servers:
+        try:
+            columns.append(_examined(each, specimens, (title, port), checks))
+        except Unreachable as error:
+            click.echo(f"pacs: {error}", err=True)
+    _print(columns, as_json=as_json, as_markdown=as_markdown)
+    if len(columns) < len(servers):
+        raise click.exceptions.Exit(UNREACHABLE)
+    _conclude(columns)
+
+
+def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> None:
+    from pacs.conformance.run import printing
+
+    names = [str(each.peer) for each in columns]
+    if as_json:
+        click.echo(json.dumps(printing.as_json(columns), ensure_ascii=False, indent=2))
+    elif as_markdown:
+        click.echo(printing.markdown(columns, names), nl=False)
+    elif columns:
+        show(("check", "question", *names), printing.rows(columns))
+
+
+def _receiver(text: str) -> tuple[str, int]:
+    title, _, port = text.rpartition(":")
+    if not 0 < len(title.strip()) <= 16 or not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{text!r} is not AET:PORT, such as {RECEIVER}", param_hint="--receive")
+    return title.strip(), int(port)
+
+
+def _peer(text: str, calling: str, timeout: float) -> "Peer":
+    from pacs.conformance.run import Peer
+
+    try:
+        return Peer.parse(text, calling, timeout)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--against") from error
+
+
+def _specimens(prefix: str) -> "Specimens":
+    from pacs.conformance.run import Specimens
+
+    if not (prefix.isascii() and prefix.replace("-", "").isalnum() and len(prefix) <= 32):
+        raise click.BadParameter("up to 32 letters, digits and hyphens", param_hint="--prefix")
+    return Specimens(prefix)
+
+
+def _selected(words: Iterable[str]) -> "list[Check]":
+    from pacs.conformance.run import CHECKS, selected
+
+    try:
+        return selected(words)
+    except KeyError as error:
+        themes = ", ".join(dict.fromkeys(each.theme for each in CHECKS))
+        raise click.BadParameter(f"{error.args[0]!r} is no check; themes are {themes}", param_hint="--only") from error
+
+
+def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:
+    """Say what will be stored where, and ask on a terminal."""
+    from pacs.conformance.run.specimens import PROBES
+
+    click.echo(
+        f"{len(list(specimens))} small instances, and up to {PROBES} more that may be refused, are stored with Patient "
+        f"IDs beginning with {specimens.prefix}-, and stay there, on {', '.join(map(str, servers))}",
+        err=True,
+    )
+    if not yes and sys.stdin.isatty():
+        click.confirm("Go on?", abort=True, err=True)
+
+
+def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], checks: "Sequence[Check]") -> "Column":
+    """What came of the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
+    from pacs.conformance.run import examine
+
+    with click.progressbar(length=len(checks), label=str(peer), file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        try:
+            return examine(peer, specimens, receiving, checks=checks, on_check=lambda *_: bar.update(1))
+        except OSError as error:
+            why = f"nothing can be received on port {receiving[1]}: {error.strerror}"
+            raise click.BadParameter(why, param_hint="--receive") from error
+
+
+def _conclude(columns: "Sequence[Column]") -> None:
+    """Say the totals, and end with exit status 1 where there are deviations."""
+    from pacs.conformance.run import Kind
+    from pacs.conformance.run.printing import totals
+
+    for each in columns:
+        click.echo(f"{each.peer} ({each.implementation or 'unnamed'}): {totals(each)}", err=True)
+    if any(each.count(Kind.DEVIATES) for each in columns):
+        raise click.exceptions.Exit(1)

@@ -108,12 +108,12 @@ def typed(line: str, folder: Path) -> str:
 
 
 def leaves(command: click.Command, name: str):
-    """The full names of the commands below `command`."""
+    """The full names of the commands below `command`, itself among them where it does something alone."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield name
     if isinstance(command, click.Group):
         for each, child in command.commands.items():
             yield from leaves(child, f"{name} {each}")
-    else:
-        yield name
 
 
 def test_the_table_of_commands_has_every_command_there_is():
