@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pacs.config import Config
     from pacs.dimse.establishment import Protection
 
-OUR_AE_TITLE = "PACSCU"
 WHERE = "the AE title here"
 
 Read = Callable[[], "Config"]
@@ -60,7 +59,7 @@ def alone(rest: tuple[str, ...]) -> None:
 
 _OPTIONS = (
     click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
-                 help=f"Our AE title: the server's where PEER is of the configuration, else {OUR_AE_TITLE}."),
+                 help="Our AE title: the server's where PEER is of the configuration, else PACSCU."),
     click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="The peer's, with HOST PORT."),
     click.option("-to", "connect", type=float, metavar="SECONDS", help="For the connection."),
     click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="For the association."),
@@ -87,7 +86,9 @@ def _peer(read: Read, words: tuple[str, ...], told: dict[str, Any]) -> tuple["Pe
     from pacs.client import Deadlines, Peer
 
     given = {name: told[name] for name in ("connect", "negotiation", "response") if told[name] is not None}
-    common = {"calling_ae_title": told["calling_ae_title"] or OUR_AE_TITLE, "deadlines": Deadlines(**given)}
+    common = {"deadlines": Deadlines(**given)}
+    if told["calling_ae_title"]:
+        common["calling_ae_title"] = told["calling_ae_title"]
     first, rest = words[0], words[1:]
     if "@" in first:
         return Peer.parse(first, **common, protection=_protection(told)), rest

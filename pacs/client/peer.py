@@ -12,6 +12,9 @@ from pacs.errors import InvalidArgument
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
+CALLING_AE_TITLE = "PACSCU"
+"""What we call ourselves unless another AE title is said."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
@@ -47,7 +50,7 @@ class Peer:
     ae_title: str
     host: str
     port: int
-    calling_ae_title: str = "PACSCU"
+    calling_ae_title: str = CALLING_AE_TITLE
     protection: Protection | None = None
     """How it is called with TLS, None where it is not."""
     deadlines: Deadlines = field(default_factory=Deadlines)

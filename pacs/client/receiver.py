@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pacs.client.intake import Intake
-from pacs.client.peer import check_ae_title
+from pacs.client.peer import CALLING_AE_TITLE, check_ae_title
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.command import CommandField
@@ -100,7 +100,7 @@ class Receiver:
 
 @contextmanager
 def receiving(
-    to: Path | str, *, ae_title: str = "PACSCU", host: str = "", port: int = 0, overwrite: bool = False
+    to: Path | str, *, ae_title: str = CALLING_AE_TITLE, host: str = "", port: int = 0, overwrite: bool = False
 ) -> Iterator[Receiver]:
     """A storage SCP for the `with` block: what is sent to it becomes files in the folder `to`.
 

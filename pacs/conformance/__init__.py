@@ -11,6 +11,8 @@ from importlib import resources
 from pydicom.uid import UID
 
 from pacs import __version__
+from pacs.client.contexts import USUAL
+from pacs.client.peer import CALLING_AE_TITLE
 from pacs.config import Commitment, Config, Limits, Peer
 from pacs.conformance import words
 from pacs.conformance.words import Row
@@ -86,6 +88,8 @@ def _facts() -> dict[str, object]:
         "converted_into": ", ".join(map(_name, contexts.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
+        "client_title": CALLING_AE_TITLE,
+        "client_classes": len(USUAL),
         "ciphers": secure.CIPHERS.replace(":", ", "),
     }
 

@@ -19,11 +19,23 @@ from pacs.dimse.status import Service
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]
-ASKING = ("networking", "limits", "storage", "keys", "matching", "query", "charsets", "retrieve", "commitment")
+ASKING = (
+    "networking",
+    "limits",
+    "storage",
+    "keys",
+    "matching",
+    "query",
+    "charsets",
+    "retrieve",
+    "commitment",
+    "client",
+)
 
 NOT_ASKED = {
     "structured after PS3.2": "of the document, not of the server",
     "`pacs conformance` prints it from the tables the server runs on": "of the command: see the tests of this module",
+    "The programs that come with it and ask others": "section 7 says it, and is asked",
     "More than 65,535 instances are refused with A701": "takes too long over the wire: tests/services/test_retrieve.py",
     "The log holds no patient data": "no answer of the server: tests/shell/test_telemetry.py reads the log",
 }

@@ -1,0 +1,168 @@
+"""What the conformance statement says of the client (section 7), seen by the server that it calls."""
+
+import pytest
+
+from pacs import client
+from pacs.client.contexts import USUAL
+from pacs.dimse.contexts import CONVERTED_INTO
+from pacs.errors import OperationFailed
+from pacs.testing import Fault, storing, study, write
+from tests.docs.asking import CT, FIND, GET, MOVE, VERIFICATION
+from tests.docs.statement import asks
+from tests.programs import free_port
+
+DATASETS = study(series=2, instances=3)
+THE_STUDY = {"StudyInstanceUID": DATASETS[0].StudyInstanceUID}
+COMMITMENT = "1.2.840.10008.1.20.1"
+RLE = "1.2.840.10008.1.2.5"
+
+
+@pytest.fixture
+def called(pacs_server):
+    """A server with a study, which sees who calls it and how."""
+    pacs_server.add(DATASETS)
+    return pacs_server
+
+
+def proposed(server, number=-1):
+    """The abstract syntaxes proposed on an association, in order."""
+    return [each.abstract_syntax for each in server.received.associations[number].proposed]
+
+
+@asks(
+    "`pacs.client`, and the commands `pacs echo`",
+    "SCU of Verification, of Query/Retrieve, of Storage",
+    "It asks for no asynchronous operations and names no user",
+)
+def test_it_is_scu_of_all_services_under_a_title_of_its_own(called, tmp_path):
+    """Each verb proposes its service; and while it moves it is SCP of Storage."""
+    port = free_port()
+    called.add_peer("PACSCU", "127.0.0.1", port)
+    client.echo(called.address)
+    list(client.find(called.address, THE_STUDY))
+    client.store(called.address, DATASETS)
+    client.get(called.address, THE_STUDY, to=tmp_path / "got")
+    client.move_and_store(called.address, THE_STUDY, to=tmp_path / "moved", port=port)
+    client.commit(called.address, DATASETS)
+    firsts = [each.proposed[0].abstract_syntax for each in called.received.associations]
+    assert firsts == [VERIFICATION, FIND, CT, GET, MOVE, COMMITMENT]
+    assert {each.calling_ae_title for each in called.received.associations} == {"PACSCU"}
+
+
+@asks("Its AE title is PACSCU unless another one is said")
+def test_its_title_can_be_said(called):
+    """Where the peer is."""
+    client.echo(client.Peer.parse(called.address, calling_ae_title="SOMEBODY"))
+    assert called.received.associations[0].calling_ae_title == "SOMEBODY"
+
+
+@asks("A C-FIND, C-MOVE or C-GET always has a Query/Retrieve Level", "Extended negotiation is offered where it is said")
+def test_there_is_always_a_level_and_extended_negotiation_where_it_is_said(called):
+    """That of the lowest key."""
+    list(client.find(called.address, {"PatientID": "P1", "Modality": ""}))
+    list(client.find(called.address, {"PatientID": "P1", "Modality": ""}, extended=["relational"]))
+    assert [each.level for each in called.received.c_find] == ["SERIES", "SERIES"]
+    first, second = called.received.associations
+    assert not first.extended
+    assert second.extended[FIND][:1] == b"\1"
+
+
+@asks("A loop over matches that is left before its end")
+def test_who_has_seen_enough_cancels_and_waits_for_the_end(called, tmp_path):
+    """By leaving a loop, by a limit, by an exception."""
+    called.faults.add(Fault("C-FIND", delay_each=0.05))
+    for _ in client.find(called.address, {"SOPInstanceUID": ""}):
+        break
+    list(client.find(called.address, {"SOPInstanceUID": ""}, limit=1))
+
+    def enough(_progress):
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        client.get(called.address, THE_STUDY, to=tmp_path, on_progress=enough)
+    called.received.wait_for_ends()
+    assert [each.operation for each in called.received.c_cancel] == ["C-FIND", "C-FIND", "C-GET"]
+    assert [each.status for each in called.received.c_cancel] == [0xFE00, 0xFE00, 0xFE00]
+    assert {each.ended_by for each in called.received.associations} == {"A-RELEASE"}
+
+
+@asks("Instances are sent as they lie, each transfer syntax in a context of its own")
+def test_instances_are_sent_as_they_lie_and_converted_only_among_native_syntaxes(called, tmp_path):
+    """Two contexts for a native one, of which the first has its own syntax alone."""
+    native = study(patient_id="P2", series=1, instances=1)
+    packed = study(patient_id="P3", series=1, instances=1, transfer_syntax=RLE)
+    client.store(called.address, native, packed)
+    offered = [each.transfer_syntaxes for each in called.received.associations[0].proposed]
+    own = str(native[0].file_meta.TransferSyntaxUID)
+    assert offered == [(own,), tuple(each for each in CONVERTED_INTO if each != own), (RLE,)]
+    with storing() as implicit:
+        implicit.faults.add(Fault("association", refuse=("nothing",)))
+        assert client.store(implicit.address, native).completed == 1
+        assert implicit.instances[0].transfer_syntax == own
+
+
+@asks("A refused instance ends nothing")
+def test_a_refused_instance_ends_nothing(called, tmp_path):
+    """The others are stored."""
+    called.faults.add(Fault("C-STORE", nth=2, status=0xA700))
+    done = client.store(called.address, write(study(patient_id="P2", series=1, instances=3), tmp_path))
+    assert (done.completed, [each.status for each in done.failed]) == (2, [0xA700])
+
+
+@asks("In a C-GET the SCP role is proposed for the Storage SOP Classes")
+def test_a_get_takes_the_scp_role_for_what_may_come(called, tmp_path):
+    """For the usual classes, or those that are named."""
+    client.get(called.address, THE_STUDY, to=tmp_path / "usual")
+    client.get(called.address, THE_STUDY, to=tmp_path / "named", sop_classes=[CT])
+    usual, named = called.received.associations
+    assert set(usual.roles) == set(USUAL)
+    assert dict(named.roles) == {CT: (False, True)}
+
+
+@asks("Retrieved instances are kept as they come, with every element")
+def test_what_comes_is_kept_with_every_element(called, tmp_path):
+    """In the transfer syntax it came in, private elements too."""
+    (dataset,) = study(patient_id="P7", series=1, instances=1, transfer_syntax=RLE)
+    dataset.private_block(0x0011, "PACS TEST", create=True).add_new(1, "LO", "kept")
+    called.add(dataset)
+    done = client.get(called.address, {"StudyInstanceUID": dataset.StudyInstanceUID}, to=tmp_path, sop_classes=[CT])
+    (kept,) = done.datasets()
+    assert kept.file_meta.TransferSyntaxUID == RLE
+    assert {element.tag: element.value for element in kept} == {element.tag: element.value for element in dataset}
+
+
+@asks("An instance of another study, series or UID than was asked for")
+def test_what_nobody_asked_for_is_refused_and_not_kept(called, tmp_path):
+    """0124, by the sender's account of it; a stranger sends it while a move runs."""
+    port = free_port()
+    called.add_peer("PACSCU", "127.0.0.1", port)
+    stranger = study(patient_id="P9", series=1, instances=1)
+    seen = []
+
+    def meanwhile(_progress):
+        if not seen:
+            seen.append(client.store(f"PACSCU@127.0.0.1:{port}", stranger))
+
+    done = client.move_and_store(called.address, THE_STUDY, to=tmp_path, port=port, on_progress=meanwhile)
+    assert [each.status for each in seen[0].failed] == [0x0124]
+    assert len(done.paths) == len(DATASETS)
+    assert done.unasked == 1
+
+
+@asks("A retrieve has failed where its status is neither success nor a warning")
+@pytest.mark.parametrize("fault", [{"status": 0xC123}, {"fail": 2}, {"success_first": True, "fail": 1}], ids=str)
+def test_a_retrieve_fails_by_status_by_a_failed_instance_and_by_what_is_missing(called, tmp_path, fault):
+    """Whatever came is kept."""
+    port = free_port()
+    called.add_peer("PACSCU", "127.0.0.1", port)
+    called.faults.add(Fault("C-MOVE", **fault))
+    with pytest.raises(OperationFailed):
+        client.move_and_store(called.address, THE_STUDY, to=tmp_path, port=port, wait=1)
+
+
+def test_a_retrieve_fails_where_less_comes_than_was_announced(called, tmp_path):
+    """The server says success: it has our AE title in its table, with the port of somebody else."""
+    with storing("PACSCU") as other:
+        called.add_peer("PACSCU", other.host, other.port)
+        with pytest.raises(OperationFailed, match="6 more than arrived here"):
+            client.move_and_store(called.address, THE_STUDY, to=tmp_path, port=free_port(), wait=1)
