@@ -24,11 +24,6 @@ def called(pacs_server):
     return pacs_server
 
 
-def proposed(server, number=-1):
-    """The abstract syntaxes proposed on an association, in order."""
-    return [each.abstract_syntax for each in server.received.associations[number].proposed]
-
-
 @asks(
     "`pacs.client`, and the commands `pacs echo`",
     "SCU of Verification, of Query/Retrieve, of Storage",
