@@ -10,12 +10,15 @@ set; its level is inferred from its keys where none is given. Every wait has a d
 is a `pacs.errors.PacsError` that says what happened. Nothing of the archive itself is loaded.
 """
 
+from pacs.client.committing import commit
+from pacs.client.fetching import fetch
 from pacs.client.finding import echo, find
 from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Retrieved, Transfer
 from pacs.client.peer import Deadlines, Peer
 from pacs.client.receiver import Receiver, receiving
 from pacs.client.retrieving import get, move, move_and_store
 from pacs.client.storing import store
+from pacs.dicom.commitment import Failure, Reference
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dimse.establishment import Protection
 from pacs.errors import AssociationRejected, DestinationUnreachable, InvalidArgument, NothingFound, OperationFailed
@@ -25,6 +28,7 @@ __all__ = [
     "Committed",
     "Deadlines",
     "DestinationUnreachable",
+    "Failure",
     "InvalidArgument",
     "NotStored",
     "NothingFound",
@@ -35,10 +39,13 @@ __all__ = [
     "Protection",
     "QueryLevel",
     "Receiver",
+    "Reference",
     "Retrieved",
     "Root",
     "Transfer",
+    "commit",
     "echo",
+    "fetch",
     "find",
     "get",
     "move",

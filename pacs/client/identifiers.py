@@ -201,8 +201,8 @@ def _levels(dataset: Dataset, unique_only: bool) -> Iterable[QueryLevel]:
 
 
 def uids(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of a key that is a UID or a list of them."""
-    return View.of(dataset).texts(by_keyword(keyword))
+    """The values of a key that is a UID or a list of them, without padding."""
+    return tuple(each.strip(" \0") for each in View.of(dataset).texts(by_keyword(keyword)))
 
 
 def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:

@@ -25,8 +25,6 @@ from pacs.client.intake import LEVEL_UIDS, Intake
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, associate, check_ae_title, peer_of
 from pacs.client.receiver import Listener
-from pacs.dicom.attributes import by_keyword
-from pacs.dicom.dataset import View
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import Operation
 from pacs.dimse.agreement import Context
@@ -351,4 +349,4 @@ def _failed_uids(final: Response) -> tuple[str, ...]:
         found = decode(final.data, final.context.transfer_syntax)
     except UndecodableDataSet:
         return ()
-    return View.of(found).texts(by_keyword("FailedSOPInstanceUIDList"))
+    return uids(found, "FailedSOPInstanceUIDList")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from pacs.dicom.dataset import element_head
+from pacs.dicom.attributes import by_keyword
+from pacs.dicom.dataset import View, element_head, numbers, read
 from pacs.dicom.elements import Encoding, Kind, Source, Token, walk
 from pacs.dicom.identifier import encoding_of
 from pacs.dicom.values import is_uid
@@ -135,6 +136,14 @@ class _Reader:
         return self._source.read(token.length).decode("latin-1").strip(" \0")
 
 
+def encode_request(request: Request, transfer_syntax: str) -> bytes:
+    """The data set of a request (PS3.4 Table J.3-1)."""
+    encoding = encoding_of(transfer_syntax)
+    items = (b"".join(_named(encoding, each)) for each in request.references)
+    uid = _uid(encoding, TRANSACTION_UID, request.transaction_uid)
+    return uid + _sequence(encoding, REFERENCED_SEQUENCE, items)
+
+
 # --- the report --------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +163,30 @@ def encode_report(report: Report, retrieve_ae_title: str, transfer_syntax: str) 
         items = (b"".join(_named(encoding, each)) for each in report.committed)
         parts.append(_sequence(encoding, REFERENCED_SEQUENCE, items))
     return b"".join(parts)
+
+
+def parse_report(data: bytes, transfer_syntax: str) -> Report:
+    """What a data set reports; a failure without a reason is a processing failure. Raises UndecodableDataSet."""
+    report = View.of(read(data, encoding_of(transfer_syntax)))
+    return Report(
+        _stated_uid(report, "TransactionUID"),
+        [_reference(each) for each in report.items(by_keyword("ReferencedSOPSequence"))],
+        [Failure(_reference(each), _reason(each)) for each in report.items(by_keyword("FailedSOPSequence"))],
+    )
+
+
+def _reference(item: View) -> Reference:
+    return Reference(_stated_uid(item, "ReferencedSOPClassUID"), _stated_uid(item, "ReferencedSOPInstanceUID"))
+
+
+def _stated_uid(view: View, keyword: str) -> str:
+    return next((each.strip(" \0") for each in view.texts(by_keyword(keyword))), "")
+
+
+def _reason(item: View) -> int:
+    element = item.element(by_keyword("FailureReason"))
+    found = numbers(element) if element is not None else ()
+    return int(found[0]) if found else Reason.PROCESSING_FAILURE
 
 
 def _named(encoding: Encoding, reference: Reference) -> tuple[bytes, bytes]:

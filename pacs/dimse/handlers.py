@@ -22,9 +22,15 @@ from pacs.dimse.contexts import Proposal
 from pacs.dimse.establishment import Protection
 from pacs.dimse.lanes import SeveralAssociations
 from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import STORAGE_COMMITMENT, VERIFICATION, negotiated
+from pacs.dimse.negotiation import (
+    REQUEST_STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+    VERIFICATION,
+    negotiated,
+)
 from pacs.dimse.operation import Operation, PendingResponses, Publish, operating
-from pacs.dimse.reporting import STORAGE_COMMITMENT_INSTANCE, Reporter
+from pacs.dimse.reporting import Reporter
 from pacs.dimse.retrieving import Patience, RetrieveTask
 from pacs.dimse.status import Service
 from pacs.dimse.suboperations import Sender
@@ -40,9 +46,6 @@ from pacs.services.storage import Storage
 from pacs.telemetry import DestinationFailed, Diagnosed
 
 Handler = Callable[[Association, Message], None]
-
-REQUEST_STORAGE_COMMITMENT = 1
-"""The Action Type ID of PS3.4 Table J.3-1."""
 
 _QUERY_RETRIEVE = {
     Asked.FIND: CommandField.C_FIND,

@@ -57,6 +57,10 @@ from pacs.services.peers import Peers
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 """The Storage Commitment Push Model (PS3.4 Annex J)."""
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+"""Its well-known SOP Instance (PS3.4 J.3.5)."""
+REQUEST_STORAGE_COMMITMENT = 1
+"""The Action Type ID of a request (PS3.4 Table J.3-1)."""
 SERVICE_SYNTAXES = tuple(map(str, (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)))
 """Transfer syntaxes of everything but Storage. No Deflated: an Identifier must not inflate without bound (P9)."""
 

@@ -20,7 +20,7 @@ from pacs.dimse.association import Association, Limits
 from pacs.dimse.command import Command, CommandField
 from pacs.dimse.errands import Errand, Errands
 from pacs.dimse.establishment import Protection
-from pacs.dimse.negotiation import SERVICE_SYNTAXES, STORAGE_COMMITMENT
+from pacs.dimse.negotiation import SERVICE_SYNTAXES, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from pacs.dimse.operation import Publish
 from pacs.dimse.waiting import Bell, Vigil
 from pacs.errors import (
@@ -35,9 +35,6 @@ from pacs.errors import (
 from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
 from pacs.services.peers import Peer
 from pacs.telemetry import CommitmentReported, Diagnosed
-
-STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
-"""The well-known SOP Instance of the Push Model (PS3.4 J.3.5)."""
 
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 """The Event Type ID of a report (PS3.4 Table J.3-2)."""

@@ -386,10 +386,10 @@ def _cut(connection: socket.socket) -> None:
 
 
 def _fits(message: Message) -> bool:
-    """Whether a request is of its context's SOP Class, and of the role that its sender has there."""
-    context = message.context
-    theirs = context.as_scu if message.command.field == CommandField.N_EVENT_REPORT else context.as_scp
-    return theirs and message.command.sop_class_uid == context.abstract_syntax
+    """Whether a request is of its context's SOP Class and for us there: a report is for the SCU, others for the SCP."""
+    context, command = message.context, message.command
+    is_for_us = context.as_scp or command.field == CommandField.N_EVENT_REPORT
+    return is_for_us and command.sop_class_uid == context.abstract_syntax
 
 
 def _name(field: int) -> str:
