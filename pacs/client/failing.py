@@ -16,8 +16,15 @@ _MENDING = {
         "the PACS cannot send to {ae_title}: does its entry have the host of this machine and port {port}, and is no "
         "firewall in between?"
     ),
+    (Service.MOVE, 0xC): (
+        "most often the PACS does not know our AE title {ae_title}, or cannot reach it at the host of this machine and "
+        "port {port}; its log says more"
+    ),
 }
-"""What to do about a status, by service; `ae_title` is the move destination, `port` where it listens."""
+"""What to do about a status, or a range of them by its first digit, by service.
+
+`ae_title` is the move destination, `port` where it listens.
+"""
 
 
 def is_fine(status: int) -> bool:
@@ -56,5 +63,5 @@ def failure(
 
 def mending(service: Service, status: int, *, ae_title: str, port: int | None) -> str:
     """What can be done about a status, '' where we do not know."""
-    sentence = _MENDING.get((service, status), "")
+    sentence = _MENDING.get((service, status)) or _MENDING.get((service, status >> 12), "")
     return sentence.format(ae_title=ae_title, port=port or "it listens on")

@@ -57,7 +57,7 @@ def fetch(
     wanted = Wanted(partial(find, peer, model=model), Path(to), root)
     missing = wanted.missing(asked, lowest)
     move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
-    retrieving = _Retrieving(missing, on_progress or unheard, partial(get, peer, model=model, to=to), move)
+    retrieving = _Retrieving(missing, wanted.rest, on_progress or unheard, partial(get, peer, model=model, to=to), move)
     return retrieving.run()
 
 
@@ -66,11 +66,17 @@ def _selecting(asked: Dataset) -> Dataset:
     return Dataset({tag: element for tag, element in asked.items() if element.value})
 
 
+_NO_GET = frozenset((0x0122, 0x0124, 0x0211))
+"""The statuses that say that a peer does no C-GET, or not for us: it is not asked for another."""
+
+
 @dataclass(slots=True)
 class _Retrieving:
     """The retrieves of one fetch, one after the other, told of and returned as one."""
 
     missing: Missing
+    rest: Callable[[Job], tuple[Job, ...]]
+    """What is missing of a retrieve that was tried, with its SOP Classes."""
     on_progress: OnProgress
     get: Callable[..., Retrieved]
     move: Callable[..., Retrieved]
@@ -82,7 +88,7 @@ class _Retrieving:
         """Retrieve what is missing. Raises as `fetch`; an OperationFailed has all that came."""
         try:
             for job in self.missing.jobs:
-                self._done.append(self._retrieved(job))
+                self._retrieve(job)
         except OperationFailed as error:
             if error.retrieved is not None:
                 self._done.append(error.retrieved)
@@ -93,30 +99,51 @@ class _Retrieving:
             raise NothingFound("Nothing at the peer matches what was asked for")
         return combined
 
-    def _retrieved(self, job: Job) -> Retrieved:
-        """One retrieve: by C-GET while that works, else by C-MOVE."""
-        if self._is_get_refused:
-            return self._by_move(job)
+    def _retrieve(self, job: Job) -> None:
+        """One retrieve: by C-GET while the peer does that, else by C-MOVE."""
+        why = None
+        if not self._is_get_refused:
+            why = self._why_not_got(job)
+            if why is None:
+                return
         try:
-            return self.get(job.keys, level=job.level, sop_classes=job.sop_classes, on_progress=self._tell)
-        except PeerTimeout:
-            raise
-        except (NotSupported, OperationFailed, AssociationLost) as error:
-            if isinstance(error, OperationFailed) and error.status == CANCEL:
-                raise
-            self._is_get_refused = True
-            return self._by_move(job, error)
-
-    def _by_move(self, job: Job, why: PacsError | None = None) -> Retrieved:
-        """One retrieve by C-MOVE; `why` is what had become of the C-GET for the same."""
-        came = getattr(why, "retrieved", None) or Retrieved()
-        try:
-            moved = self.move(job.keys, level=job.level, on_progress=self._tell)
+            self._done.append(self.move(job.keys, level=job.level, on_progress=self._tell))
         except PacsError as error:
             if why is not None:
                 error.add_note(f"C-GET was tried before: {why}")
             raise
-        return replace(moved, skipped=tuple(path for path in moved.skipped if path not in set(came.paths)))
+
+    def _why_not_got(self, job: Job) -> PacsError | None:
+        """Retrieve by C-GET: None, or why that brought not all. Raises what no other way would mend."""
+        try:
+            self._done.append(self._got(job))
+        except OperationFailed as error:
+            if error.status == CANCEL:
+                raise
+            self._is_get_refused = error.status in _NO_GET
+            return self._why_not_got_then(job, error)
+        except NotSupported as error:
+            self._is_get_refused = True
+            return error
+        except PeerTimeout:
+            raise
+        except AssociationLost as error:
+            return error
+        return None
+
+    def _why_not_got_then(self, job: Job, error: OperationFailed) -> PacsError | None:
+        """Try again to get what failed, with more contexts: those that its SOP Classes need."""
+        came = error.retrieved
+        if came is None or not (came.failed or came.failed_uids):
+            return error
+        self._done.append(replace(came, failed=0, failed_uids=()))
+        rest = self.rest(job) if not job.sop_classes else ()
+        if not rest or not all(each.sop_classes for each in rest):
+            return error
+        return next((why for each in rest if (why := self._why_not_got(each)) is not None), None)
+
+    def _got(self, job: Job) -> Retrieved:
+        return self.get(job.keys, level=job.level, sop_classes=job.sop_classes, on_progress=self._tell)
 
     # --- as one -------------------------------------------------------------------------------------------------
 
@@ -136,12 +163,13 @@ class _Retrieving:
 
     def _combined(self) -> Retrieved:
         """All of it: what was there before comes first."""
-        held, done = self.missing.held, self._done
-        came = [path for each in done for path in each.paths]
-        skipped = [path for each in done for path in each.skipped]
+        done, there, written = self._done, dict.fromkeys(self.missing.held), dict[Path, None]()
+        for each in done:
+            there |= dict.fromkeys(path for path in each.skipped if path not in written)
+            written |= dict.fromkeys(path for path in each.paths if path not in there)
         return Retrieved(
-            paths=tuple(dict.fromkeys((*held, *came))),
-            skipped=tuple(dict.fromkeys((*held, *skipped))),
+            paths=(*there, *written),
+            skipped=tuple(there),
             status=done[-1].status if done else SUCCESS,
             completed=_sum(each.completed for each in done),
             failed=_sum(each.failed for each in done),

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
+from datetime import time as clock
 from typing import Any
 
 from pydicom import Dataset, Sequence
@@ -14,6 +16,7 @@ from pacs.dicom.attributes import NOT_KEYS, attribute, by_keyword
 from pacs.dicom.dataset import CHARACTER_SET, View, raw
 from pacs.dicom.identifier import encode
 from pacs.dicom.levels import MODELS, UNIQUE_KEYS, Operation, QueryLevel, Root
+from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import InvalidArgument
 
 Identifier = Dataset | Mapping[Any, Any]
@@ -138,11 +141,31 @@ def _element(tag: int, value: object, terms: charset.Terms) -> Any:
         return raw(tag, vr, b"")
     try:
         if vr in _TEXT_VRS:
-            text = "\\".join(map(str, values))
+            text = "\\".join(_text(each, vr) for each in values)
             return raw(tag, vr, charset.encode(text, terms if vr in charset.CUSTOMIZABLE else ()))
-        return DataElement(BaseTag(tag), vr, values if values[1:] else values[0])
+        numbers = [_number(each, vr) for each in values]
+        return DataElement(BaseTag(tag), vr, numbers if numbers[1:] else numbers[0])
     except (ValueError, TypeError, LookupError) as error:
         raise InvalidArgument(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) of VR {vr} cannot be {value!r}") from error
+
+
+_FORMATS = {"DA": "%Y%m%d", "TM": "%H%M%S", "DT": "%Y%m%d%H%M%S"}
+
+
+def _text(value: object, vr: str) -> str:
+    """A value as text; Python's dates and times in the format of their VR."""
+    return value.strftime(_FORMATS[vr]) if vr in _FORMATS and isinstance(value, date | clock) else str(value)
+
+
+def _number(value: object, vr: str) -> object:
+    """A value of a VR that is no text, from text where it is a number or a tag. Raises ValueError, TypeError."""
+    if vr == "AT" and isinstance(value, str):
+        return _tag(value)
+    if vr in BINARY_INTEGERS or vr in BINARY_FLOATS:
+        return float(str(value)) if vr in BINARY_FLOATS else int(str(value))
+    if not isinstance(value, bytes):
+        raise TypeError(vr)
+    return value
 
 
 def _items(value: Any) -> list[Dataset]:
@@ -182,7 +205,7 @@ def with_level(dataset: Dataset, level: Level, root: Root, *, unique_only: bool 
     With `unique_only` the lowest unique key with a value counts, as in a retrieve. Raises InvalidArgument.
     """
     stated = View.of(dataset).text(dataset.get_item(QUERY_LEVEL)).strip(" \0") if QUERY_LEVEL in dataset else ""
-    found = level_of(level) or level_of(stated or None)
+    found = level_of(stated or None) if level is None else level_of(level)
     if found is None:
         found = root.level_of_key(max(_levels(dataset, unique_only), default=root.levels[0]))
     if found not in root.levels:
@@ -206,8 +229,10 @@ def uids(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """An Identifier in its transfer syntax. Raises InvalidArgument for text that its character set cannot hold."""
+    """An Identifier in its transfer syntax. Raises InvalidArgument for values that it cannot hold."""
     try:
         return encode(dataset, transfer_syntax)
     except UnicodeEncodeError as error:
         raise InvalidArgument("The Specific Character Set of the Identifier cannot hold its texts") from error
+    except OSError as error:  # as pydicom has it
+        raise InvalidArgument("A value of the Identifier is none of its VR") from error

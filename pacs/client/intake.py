@@ -4,10 +4,9 @@ A file is `<to>/<Study Instance UID>/<Series Instance UID>/<SOP Instance UID>.dc
 of what a peer sent becomes part of a path.
 """
 
-import os
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +28,9 @@ from pacs.errors import (
     SOPClassMismatch,
     StorageUnavailable,
 )
+
+STEP = 1 << 20
+"""Bytes of one data set after which it is told that it goes on."""
 
 UNFINISHED = ".arriving-"
 """How the name of a file begins that is not whole yet."""
@@ -55,9 +57,9 @@ class Arrivals:
     bytes: int
     last: float
 
-    def are_not(self, others: "Arrivals") -> bool:
+    def are_not(self, others: "Arrivals | None") -> bool:
         """Whether the others are of another moment."""
-        return self.last != others.last
+        return others is None or self.last != others.last
 
 
 class Intake:
@@ -104,7 +106,7 @@ class Intake:
 
     @property
     def arrivals(self) -> Arrivals:
-        """The counts at this moment."""
+        """The counts at this moment; bytes are counted as they come."""
         with self._state:
             return Arrivals(len(self._paths), self._answered, self._unasked, self._bytes, self._last)
 
@@ -142,10 +144,10 @@ class Intake:
     def _receive(self, association: Association, message: Message) -> None:
         """Raises PacsError where the instance cannot be kept."""
         try:
-            with self._unfinished() as file:
-                size = self._write(file, association, message)
+            with self._unfinished() as (file, unfinished):
+                self._write(file, association, message)
                 path = self._place(file, message)
-                self._arrived(path, size, was_there=not self._put(Path(file.name), path))
+                self._arrived(path, was_there=not self._put(unfinished, path))
         except OSError as error:
             problem = StorageUnavailable(f"Cannot write to the folder of what arrives: {error.strerror or error}")
             self._fail(problem)
@@ -158,27 +160,33 @@ class Intake:
             raise
 
     @contextmanager
-    def _unfinished(self) -> Iterator[BinaryIO]:
+    def _unfinished(self) -> Iterator[tuple[BinaryIO, Path]]:
         """A new file with a name of our own in the folder, which is gone afterwards unless it was renamed."""
-        with tempfile.NamedTemporaryFile(dir=self._to, prefix=UNFINISHED, delete=False) as file:
-            os.chmod(file.fileno(), 0o666 & ~_UMASK)
+        path = self._to / f"{UNFINISHED}{uuid.uuid4().hex}"
+        with path.open("xb+") as file:
             try:
-                yield file  # type: ignore[misc]
+                yield file, path
             finally:
                 with suppress(OSError):
-                    os.unlink(file.name)
+                    path.unlink()
 
-    def _write(self, file: BinaryIO, association: Association, message: Message) -> int:
-        """The whole message into a file: how many bytes its data set has."""
+    def _write(self, file: BinaryIO, association: Association, message: Message) -> None:
+        """The whole message into a file; every `STEP` bytes it is rung, for they are a sign of life."""
         command = message.command
         sop_class, instance = command.affected_sop_class_uid or "", command.affected_sop_instance_uid or ""
         if not (is_uid(sop_class) and is_uid(instance)):
             raise MissingUID("The C-STORE request names no valid SOP Instance")
         syntax, sender = message.context.transfer_syntax, association.calling_ae_title
         file.write(part10.head(sop_class, instance, syntax, sender, received_at=time.time_ns() // 1000))
-        size = sum(map(file.write, message.fragments()))
+        size = 0
+        for fragment in message.fragments():
+            size += file.write(fragment)
+            if size >= STEP:
+                self._came(size)
+                self._rung()
+                size = 0
         file.flush()
-        return size
+        self._came(size)
 
     def _place(self, file: BinaryIO, message: Message) -> Path:
         """Where a whole file belongs. Raises UndecodableDataSet, SOPClassMismatch, MissingUID, NotAuthorized."""
@@ -202,11 +210,15 @@ class Intake:
             unfinished.replace(path)
             return True
 
-    def _arrived(self, path: Path, size: int, *, was_there: bool) -> None:
+    def _came(self, size: int) -> None:
+        with self._state:
+            self._bytes += size
+            self._touch()
+
+    def _arrived(self, path: Path, *, was_there: bool) -> None:
         with self._state:
             self._paths.setdefault(path, was_there)
             self._answered += 1
-            self._bytes += size
             self._touch()
 
     def _fail(self, problem: StorageUnavailable) -> None:
@@ -226,13 +238,3 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageUnavailable(f"{folder} cannot be made: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    """What other files of this process are not allowed to be: a temporary file is for its owner alone."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()

@@ -22,7 +22,7 @@ class Deadlines:
     negotiation: float = 10.0
     """For its answer to our association request, and for the handshake of TLS."""
     response: float = 60.0
-    """To the next response to a request; in a retrieve any arrival is a sign of life too."""
+    """To the next response to a request; in a retrieve to us every mebibyte that arrives is a sign of life too."""
     message: float = 60.0
     """For the rest of a message that has begun to arrive."""
     write: float = 60.0

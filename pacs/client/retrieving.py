@@ -21,7 +21,7 @@ from pacs.client.identifiers import (
     uids,
     with_level,
 )
-from pacs.client.intake import LEVEL_UIDS, Intake
+from pacs.client.intake import LEVEL_UIDS, Arrivals, Intake
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, associate, check_ae_title, peer_of
 from pacs.client.receiver import Listener
@@ -62,8 +62,9 @@ def move(
 ) -> Retrieved:
     """Have a PACS send what the identifier selects to a third AE, which it knows by its title, by C-MOVE.
 
-    Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and OperationFailed for any end but
-    success and warnings without a failed instance.
+    Each response has to come within `Deadlines.response`: give a PACS that sends no Pendings time for all of it. Raises
+    InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and OperationFailed for any end but success
+    and warnings without a failed instance.
     """
     check_ae_title(destination)
     asked = _Asked.of(identifier, level, model, Operation.MOVE)
@@ -88,7 +89,7 @@ def move_and_store(
     """Have a PACS send what the identifier selects to us: by C-MOVE, to a storage SCP of our own meanwhile.
 
     `ae_title` (the calling AE title where None) is what the PACS knows us by, with `port` and the host of this machine;
-    `host` is the address to listen on, all of them where ''. After the final response it is waited until as many
+    `host` is the address to listen on, all of IPv4 where ''. After the final response it is waited until as many
     instances have arrived as the PACS announced, up to `wait` seconds after the last arrival. Where the PACS counts
     nothing, `wait` seconds pass before the first one, and `SETTLING` (or `wait`, if that is less) after the last.
 
@@ -174,7 +175,13 @@ class _Counts:
 
     @property
     def announced(self) -> int | None:
-        """How many instances will have arrived in the end, None where nothing was counted."""
+        """How many instances will have arrived in the end, None where nothing was counted.
+
+        What the final response has as completed, or all that was ever announced where that says none.
+        """
+        completed = (self.completed or 0) + (self.warning or 0)
+        if completed and not self.remaining:
+            return completed
         return None if self.most is None else self.most - (self.failed or 0)
 
 
@@ -191,8 +198,11 @@ class _Retrieve:
     bell: Bell | None = None
     _counts: _Counts = field(default_factory=_Counts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
-    _shown: int = field(default=0, init=False)
+    _shown: Arrivals | None = field(init=False)
     _port: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._shown = self.intake.arrivals if self.intake is not None else None
 
     def run_alone(self, proposals: Iterable[tuple[str, tuple[str, ...]]] = ()) -> Retrieved:
         """Ask, and wait for the final response; in a C-GET with contexts for what arrives."""
@@ -261,9 +271,9 @@ class _Retrieve:
         """Tell how far it is, if anything came. Raises what that raises, and StorageUnavailable."""
         if self.intake is not None:
             self.intake.check()
-            answered = self.intake.arrivals.answered
-            has_news = has_news or answered != self._shown
-            self._shown = answered
+            arrivals = self.intake.arrivals
+            has_news = has_news or arrivals.are_not(self._shown)
+            self._shown = arrivals
         if has_news:
             self.on_progress(self.progress)
 

@@ -85,9 +85,19 @@ class Wanted:
             groups = [self._with_studies(keys) for keys in selected]
             if not any(is_uid(uid) and (self.to / uid).is_dir() for keys in groups for uid in keys[STUDY]):
                 return everything
-            return _lacking([each for keys in groups for each in self._series(keys)])
+            return self._lacking(groups)
         except (OperationFailed, NotSupported):
             return everything  # what is there is skipped when it arrives
+
+    def rest(self, job: Job) -> tuple[Job, ...]:
+        """What is missing of a retrieve that was tried, with its SOP Classes; none where the PACS does not say."""
+        try:
+            return self._lacking([self._with_studies(dict(job.keys))]).jobs
+        except (OperationFailed, NotSupported, NothingFound):
+            return ()
+
+    def _lacking(self, groups: Iterable[Keys]) -> Missing:
+        return _lacking([each for keys in groups for each in self._series(keys)])
 
     # --- what is asked for --------------------------------------------------------------------------------------
 
@@ -95,7 +105,8 @@ class Wanted:
         """The unique keys of all that is asked for: those given, or those that the PACS finds by the others."""
         given = {keyword: list(uids(asked, keyword)) for keyword in UNIQUE_KEYS.values() if keyword in asked}
         names = {by_keyword(keyword).tag for keyword in UNIQUE_KEYS.values()}
-        if level.unique_key in given and not asked.keys() - names - NOT_KEYS.keys():
+        is_wild = any(sign in value for value in given.get(PATIENT_ID, ()) for sign in "*?")
+        if level.unique_key in given and not is_wild and not asked.keys() - names - NOT_KEYS.keys():
             return [given]
         return self._found(asked, level)
 

@@ -4,9 +4,10 @@ import pytest
 from pydicom import dcmread
 
 from pacs import client
-from pacs.errors import InvalidArgument, NothingFound
+from pacs.errors import InvalidArgument, NothingFound, OperationFailed
 from pacs.telemetry import OperationFinished
-from pacs.testing import serving
+from pacs.testing import serving, study
+from tests.client.scripted import answer, scripted
 
 
 def uids(paths):
@@ -83,3 +84,32 @@ def test_a_pacs_without_c_get_is_asked_to_move(tmp_path, datasets, known):
             peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, to=tmp_path / "in", port=known.port
         )
     assert len(got.paths) == 6
+
+
+def test_what_no_usual_context_carries_is_got_with_more(known, tmp_path):
+    """JPEG that is only accepted as such, when nothing was known of what there is: asked for once more, by C-GET."""
+    jpeg = study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.50")
+    plain = study(series=2, instances=2)[2:]
+    assert client.store(known.peer, *jpeg, *plain).failed == ()
+    got = client.fetch(known.peer, {"StudyInstanceUID": jpeg[0].StudyInstanceUID}, to=tmp_path / "home")
+    assert uids(got.paths) == sorted(each.SOPInstanceUID for each in (*jpeg, *plain))
+    assert (got.failed, got.skipped, got.completed) == (0, (), 4)
+    assert {dcmread(path).file_meta.TransferSyntaxUID for path in got.paths} == {
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.1",
+    }
+    assert {kind for kind, _, _ in retrieves(known)} == {"C-GET"}
+
+
+def test_a_get_that_fails_is_tried_as_a_move(tmp_path):
+    """What the PACS says to the C-GET is noted where the C-MOVE fails as well."""
+
+    def get(association, message):
+        answer(association, message, 0xC001, error_comment="no")
+
+    def move(association, message):
+        answer(association, message, 0xA801)
+
+    with scripted(get=get, move=move) as pacs, pytest.raises(OperationFailed, match="C-MOVE") as raised:
+        client.fetch(pacs.peer, {"StudyInstanceUID": "1.2.3"}, to=tmp_path)
+    assert 'C-GET ended with status 0xC001, Failed: unable to process ("no")' in raised.value.__notes__[0]

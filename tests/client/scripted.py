@@ -1,0 +1,84 @@
+"""A PACS that does what a test tells it: a real server of ours with handlers of the test's."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydicom import Dataset
+
+from pacs import client
+from pacs.client import Peer
+from pacs.dicom.syntaxes import KEPT
+from pacs.dimse.association import Association
+from pacs.dimse.command import CommandField
+from pacs.dimse.messages import Message
+from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.server import Server, Settings
+from pacs.telemetry import AssociationEnded, Event
+from tests.raw import encoded
+from tests.waiting import eventually
+
+Handler = Callable[[Association, Message], None]
+
+
+@dataclass
+class Scripted:
+    """It while it runs: how it is called, and what it published."""
+
+    server: Server
+    events: list[Event]
+
+    @property
+    def peer(self) -> Peer:
+        """As whom it is called."""
+        return Peer("SCRIPTED", "127.0.0.1", self.server.port)
+
+    def ends(self, count: int = 1) -> list[str]:
+        """How its associations ended, once so many have."""
+        eventually(lambda: len(self._ends()) >= count)
+        return self._ends()
+
+    def _ends(self) -> list[str]:
+        return [each.how for each in self.events if isinstance(each, AssociationEnded)]
+
+
+@contextmanager
+def scripted(syntaxes: Sequence[str] = KEPT, **handlers: Handler) -> Iterator[Scripted]:
+    """Such a PACS for the `with` block: `move=`, `get=`, `find=`, `store=`, `commit=` are what it does."""
+    fields = {
+        "move": CommandField.C_MOVE,
+        "get": CommandField.C_GET,
+        "find": CommandField.C_FIND,
+        "store": CommandField.C_STORE,
+        "commit": CommandField.N_ACTION,
+    }
+    events: list[Event] = []
+    settings = Settings(
+        policy=AcceptorPolicy(transfer_syntaxes=syntaxes),
+        handlers={fields[name]: handler for name, handler in handlers.items()},
+    )
+    server = Server([("127.0.0.1", 0)], settings, publish=events.append)
+    server.start()
+    try:
+        yield Scripted(server, events)
+    finally:
+        server.stop()
+
+
+def answer(
+    association: Association, message: Message, status: int, data: bytes | None = None, **fields: object
+) -> None:
+    """Send a response, with counts or an Error Comment."""
+    association.send(message.context.id, message.command.response(status, **fields), data)
+
+
+def matches(association: Association, message: Message, datasets: list[Dataset], status: int = 0xFF00) -> None:
+    """Send Pending responses with these Identifiers."""
+    for each in datasets:
+        answer(association, message, status, encoded(each, message.context.transfer_syntax))
+
+
+def deliver(port: int, datasets: list[Dataset], calling: str = "SOMEBODY") -> list[int | None]:
+    """Send data sets to a port, as whoever: the statuses of those that were refused."""
+    sent = client.store(Peer("HOME", "127.0.0.1", port, calling_ae_title=calling), *datasets)
+    return [each.status for each in sent.failed]
