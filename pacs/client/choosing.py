@@ -19,13 +19,17 @@ from pacs.errors import IdentifierError, InvalidArgument, NothingFound, TooManyM
 
 MOST_STUDIES = 500
 """How many studies are looked into for a series: one request each."""
+MOST_SERIES = 2000
+"""How many series of a study are looked at."""
+MOST_LOOKED_INTO = 100
+"""Of how many series an instance is retrieved to see what the PACS does not say."""
 
 _READER = KeyReader(TOLERANT, Negotiated(multiple_values=True, empty_values=True))
 _OF_STUDY = ("StudyInstanceUID", "PatientID", "StudyDate")
 _OF_SERIES = ("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 
 Find = Callable[..., Iterator[Dataset]]
-"""Asks the PACS for the matches of an identifier at a `level`, at most `limit` of them."""
+"""`pacs.client.find` at a PACS."""
 
 Look = Callable[[str, str], Dataset | None]
 """The header of one instance of a series, by Study and Series Instance UID; None where the PACS gives none."""
@@ -156,6 +160,7 @@ class Chooser:
         kept, unsaid_too = _compared([each.series for each in entries], self.asked.at(QueryLevel.SERIES))
         found = [each for each, is_kept in zip(entries, kept, strict=True) if is_kept and all(map(is_uid, each.uids))]
         if unsaid or unsaid_too:
+            _bounded(found, MOST_LOOKED_INTO, "series")
             found = [each for each in found if self._matches_within(each, (*unsaid, *unsaid_too))]
         if not found:
             raise NothingFound(f"None of {len(entries)} series that were looked at matches what was asked for")
@@ -169,18 +174,19 @@ class Chooser:
             return [Dataset()], ()
         asked = self.asked.sent(QueryLevel.STUDY, _OF_STUDY)
         answers = list(self.find(asked, level=QueryLevel.STUDY, limit=MOST_STUDIES + 1))
+        _bounded(answers, MOST_STUDIES, "studies")
         kept, unsaid = _compared(answers, keys)
-        if len(answers) > MOST_STUDIES:
-            raise TooManyMatches(f"More than {MOST_STUDIES} studies match: name one more key")
         studies = [each for each, is_kept in zip(answers, kept, strict=True) if is_kept]
         return [each for each in studies if is_uid(_text(each, "StudyInstanceUID"))], unsaid
 
-    def _series(self, study: Dataset) -> Iterator[Dataset]:
+    def _series(self, study: Dataset) -> list[Dataset]:
         """The series of a study; with no study, those with the UIDs asked for (a relational query, PS3.4 C.4.1.3)."""
-        return self.find(
-            self.asked.sent(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=_text(study, "StudyInstanceUID")),
-            level=QueryLevel.SERIES,
-        )
+        study_uid = _text(study, "StudyInstanceUID")
+        asked = self.asked.sent(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=study_uid)
+        extended = () if study_uid else ("relational",)
+        answers = list(self.find(asked, level=QueryLevel.SERIES, limit=MOST_SERIES + 1, extended=extended))
+        _bounded(answers, MOST_SERIES, "series")
+        return answers
 
     def _matches_within(self, entry: _Entry, keys: Sequence[Key]) -> bool:
         """Whether an instance of a series has what the PACS did not say of it."""
@@ -191,6 +197,12 @@ class Chooser:
             if not _text(entry.series, keyword) and keyword in header:
                 entry.series[keyword] = header[keyword]
         return True
+
+
+def _bounded(found: Sequence[Any], most: int, what: str) -> None:
+    """Raises TooManyMatches."""
+    if len(found) > most:
+        raise TooManyMatches(f"More than {most} {what} match, too many to look into: name one more key")
 
 
 def _compared(answers: Sequence[Dataset], keys: Sequence[Key]) -> tuple[list[bool], tuple[Key, ...]]:

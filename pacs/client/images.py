@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacs.client.planes import Plane, Volume, along
+from pacs.client.planes import Plane, Volume, along, number_of, value_of
 from pacs.errors import NotAVolume, ReaderMissing
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _read(planes: Sequence[Plane]) -> "SimpleITK.Image":
     """One file for each slice; or one file that is no enhanced one, and has all frames there are."""
     import SimpleITK
 
-    several = [each for each in planes if int(each.header.get("NumberOfFrames") or 1) > 1]
+    several = [each for each in planes if number_of(each.header, "NumberOfFrames") > 1]
     if several:
         if len(planes) > 1:
             raise NotAVolume(
@@ -65,7 +65,7 @@ def _pixel(planes: Sequence[Plane]) -> Any:
 
     The reader takes the type of the first file for all of them, and GDCM chooses it by slope, intercept and bits.
     """
-    if len({tuple(str(plane.header.get(keyword)) for keyword in _SCALES) for plane in planes}) == 1:
+    if len({tuple(str(value_of(plane.header, keyword)) for keyword in _SCALES) for plane in planes}) == 1:
         return None
     import SimpleITK
 
@@ -115,7 +115,7 @@ def _check_scales(planes: Sequence[Plane]) -> None:
     """GDCM applies the scale of the first frame to all. Raises NotAVolume where they have others."""
     for path in {plane.path for plane in planes}:
         own = [plane for plane in planes if plane.path == path]
-        scales = {tuple(str(each.header.get(keyword)) for keyword in _SCALES) for each in own}
+        scales = {tuple(str(value_of(each.header, keyword)) for keyword in _SCALES) for each in own}
         if len(scales) > 1:
             raise NotAVolume("The frames have different RescaleSlope or RescaleIntercept: ask for as_datasets=True")
 

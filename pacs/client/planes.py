@@ -13,6 +13,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
+from pydicom.multival import MultiValue
 
 Vector = tuple[float, ...]
 
@@ -82,8 +83,7 @@ class Plane:
     @property
     def rank(self) -> tuple[int, str, int]:
         """Its order where space does not tell: Instance Number, UID, frame."""
-        number, uid = self.header.get("InstanceNumber"), str(self.header.get("SOPInstanceUID", ""))
-        return (int(number) if number not in (None, "") else 0), uid, self.frame or 0
+        return number_of(self.header, "InstanceNumber"), str(value_of(self.header, "SOPInstanceUID")), self.frame or 0
 
     def like(self, other: "Plane") -> str | None:
         """None where both can be in one volume, else the keyword of what differs."""
@@ -145,23 +145,33 @@ def _flatten(groups: Dataset, into: Dataset) -> None:
 
 
 def value_of(header: Dataset, keyword: str) -> Any:
-    """The value of an attribute, None where it is absent or empty."""
-    return None if keyword not in header or header[keyword].is_empty else header[keyword].value
+    """The value of an attribute, None where it is absent, empty, or breaks the rules of its VR."""
+    try:
+        return None if keyword not in header or header[keyword].is_empty else header[keyword].value
+    except (ValueError, TypeError, ArithmeticError):
+        return None
+
+
+def number_of(header: Dataset, keyword: str) -> int:
+    """The integer of an attribute, 0 without one."""
+    found = value_of(header, keyword)
+    return int(found) if isinstance(found, int) else 0
 
 
 def _numbers(header: Dataset, keyword: str, count: int) -> Vector | None:
     """The values of an attribute with so many numbers, None where it has not."""
-    value = value_of(header, keyword)
-    if value is None or isinstance(value, str | float | int) or len(value) != count:
-        return None
-    return tuple(float(each) for each in value)
+    value = _comparable(value_of(header, keyword))
+    return value if isinstance(value, tuple) and len(value) == count else None
 
 
 def _comparable(value: Any) -> Any:
     """A value, a list of numbers as a tuple of them."""
-    if value is None or isinstance(value, str | float | int):
+    if not isinstance(value, MultiValue | list):
         return value
-    return tuple(float(each) for each in value)
+    try:
+        return tuple(float(each) for each in value)
+    except ValueError:
+        return str(value)
 
 
 def _is_near(one: Any, other: Any) -> bool:

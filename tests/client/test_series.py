@@ -1,9 +1,12 @@
 """`load_series`: which series is meant, and how it comes."""
 
+import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import pytest
+import SimpleITK
 from pydicom import Dataset
 
 from pacs import client
@@ -101,14 +104,12 @@ def test_nothing_that_matches_is_an_error(peer):
             client.load_series(peer, **keys)
 
 
+def test_a_series_is_found_by_its_uid_alone(peer):
+    """By a relational query, which is negotiated."""
+    assert loaded(peer, SeriesInstanceUID=study()[20].SeriesInstanceUID) == uids(2)
+
+
 # --- of this archive alone ---------------------------------------------------------------------------------------
-
-
-def test_a_series_is_found_by_its_uid_alone(full, datasets):
-    """Where the PACS takes relational queries."""
-    assert loaded(full.peer, SeriesInstanceUID=datasets[3].SeriesInstanceUID) == [
-        each.SOPInstanceUID for each in datasets[3:]
-    ]
 
 
 def test_what_could_be_any_study_is_not_asked(full):
@@ -130,6 +131,15 @@ def test_too_many_studies_are_not_looked_into(full, monkeypatch):
     monkeypatch.setattr("pacs.client.choosing.MOST_STUDIES", 1)
     with pytest.raises(TooManyMatches, match="name one more key"):
         client.load_series(full.peer, patient_id="P1")
+
+
+def test_too_many_series_are_not_looked_into(tmp_path, monkeypatch):
+    """Of each an instance would have to come, to see what no answer of dcmqrscp has."""
+    monkeypatch.setattr("pacs.client.choosing.MOST_LOOKED_INTO", 1)
+    with other("dcmqrscp", tmp_path / "other") as pacs:
+        client.store(pacs.peer, *study(series=2, instances=1))
+        with pytest.raises(TooManyMatches, match="too many to look into"):
+            client.load_series(pacs.peer, patient_id="P1", series_description="series 1")
 
 
 def test_an_empty_value_at_a_pacs_that_knows_the_key_matches_nothing(known):
@@ -168,10 +178,10 @@ def test_progress_is_told_and_what_it_raises_stops_it(full, tmp_path, monkeypatc
 
 
 def test_a_failure_of_the_pacs_comes_out_as_it_is(tmp_path):
-    """A strict archive takes no relational query."""
-    with serving(tmp_path / "pacs", {"query.manner": "strict"}) as archive, pytest.raises(OperationFailed) as raised:
-        client.load_series(f"PACS@127.0.0.1:{archive.port}", SeriesInstanceUID="1.2.3")
-    assert raised.value.status == 0xA900
+    """One that may not be asked."""
+    access = {"access.services": ["store"]}
+    with serving(tmp_path / "pacs", access) as archive, pytest.raises(OperationFailed, match="0x0124"):
+        client.load_series(f"PACS@127.0.0.1:{archive.port}", patient_id="P1")
 
 
 def test_without_simpleitk_data_sets_come(full, monkeypatch, datasets):
@@ -181,3 +191,19 @@ def test_without_simpleitk_data_sets_come(full, monkeypatch, datasets):
     assert all(isinstance(each, Dataset) for each in found)
     assert [each.SOPInstanceUID for each in found] == [each.SOPInstanceUID for each in datasets[:3]]
     assert all(each.PixelData for each in found)
+
+
+def example(*arguments):
+    """What examples/load_a_series.py prints, and its exit status."""
+    program = Path(__file__).parents[2] / "examples" / "load_a_series.py"
+    ran = subprocess.run([sys.executable, program, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return ran.stdout + ran.stderr, ran.returncode
+
+
+def test_the_example_writes_a_volume(full, tmp_path):
+    """Which SimpleITK reads again; where several series match it lists them and ends."""
+    peer, file = f"PACS@127.0.0.1:{full.archive.port}", tmp_path / "volume.nii.gz"
+    assert example(peer, "P1", "series 2", file) == (f"8 x 8 x 3 voxels of 1 x 1 x 1 mm in {file}\n", 0)
+    assert SimpleITK.ReadImage(file).GetSize() == (8, 8, 3)
+    said, status = example(peer, "P1", "series*", file)
+    assert (said.splitlines()[0], status) == ("2 series match: name one more key, for example SeriesInstanceUID", 1)

@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 
 from pacs import client
 from pacs.client import LeftOut, NotAVolume
+from pacs.dicom.dataset import raw
 from pacs.testing import study, write
 from tests.real_files import named
 
@@ -128,6 +129,19 @@ def test_each_slice_has_its_own_slope(load):
         assert image[1, 0, number] == int.from_bytes(each.PixelData[2:4], "little") * slope
 
 
+def test_the_spacing_is_that_of_all_slices(load):
+    """Rounded steps of 1.2 and 1.3 mm are 1.26 mm on the whole: each slice is near its place."""
+    assert load(*stack(places=[0, 1.3, 2.5, 3.8, 5.0, 6.3])).GetSpacing()[2] == pytest.approx(1.26, abs=CLOSE)
+
+
+def test_values_that_are_none_do_no_harm(load, tmp_path):
+    """A number that is no number is as if it were not there."""
+    slices = stack()
+    for each in slices:
+        each[0x00200013] = raw(0x00200013, "IS", b"none")
+    assert same(load(*slices), read(tmp_path / "itk", slices))
+
+
 def test_a_single_slice_is_a_volume_of_one(load, tmp_path):
     """With three dimensions."""
     (only,) = stack(count=1)
@@ -160,7 +174,7 @@ def test_a_real_series_is_what_simpleitk_reads(load, tmp_path):
 REAL = (
     "CT_small.dcm", "MR_small_RLE.dcm", "MR2_J2KI.dcm", "JPEG2000.dcm", "JPEG-LL.dcm", "MR_small_jpeg_ls_lossless.dcm",
     "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_gdcm_KY.dcm", "SC_rgb_16bit.dcm", "SC_rgb_expb_2frame.dcm", "emri_small.dcm",
-    "color3d_jpeg_baseline.dcm", "rtdose.dcm", "liver.dcm",
+    "color3d_jpeg_baseline.dcm", "rtdose.dcm", "liver.dcm", "badVR.dcm",
 )  # fmt: skip
 
 
