@@ -12,7 +12,8 @@ from pacs.client.finding import find
 from pacs.client.identifiers import Identifier, Level, Model, data_set_of, root_of, with_level
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, peer_of
-from pacs.client.retrieving import get, move_and_store, unheard
+from pacs.client.retrieving import get, move_and_store
+from pacs.client.underway import unheard
 from pacs.client.wanted import Job, Missing, Wanted
 from pacs.dicom.attributes import NOT_KEYS
 from pacs.dimse.status import CANCEL, SUCCESS

@@ -50,8 +50,11 @@ def find(
 
     It associates when the first match is asked for. Whoever stops before the last one, by closing the generator or
     leaving a loop over it, cancels: C-CANCEL is sent, the final response awaited (`Deadlines.cancel`) and the
-    association released. Raises InvalidArgument at once; later DestinationUnreachable, NotSupported where the
-    information model is refused, AssociationLost, OperationFailed for a failure status, UndecodableDataSet.
+    association released. An exception in the loop keeps the generator until it has been handled:
+    `with contextlib.closing(find(...)) as matches` does not wait for that.
+
+    Raises InvalidArgument at once; later DestinationUnreachable, NotSupported where the information model is refused,
+    AssociationLost, OperationFailed for a failure status, UndecodableDataSet.
     """
     found = data_set_of(identifier)
     with_level(found, level, root_of(model))

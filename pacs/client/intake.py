@@ -149,9 +149,9 @@ class Intake:
                 path = self._place(file, message)
                 self._arrived(path, was_there=not self._put(unfinished, path))
         except OSError as error:
-            problem = StorageUnavailable(f"Cannot write to the folder of what arrives: {error.strerror or error}")
-            self._fail(problem)
-            raise problem from error
+            why = error.strerror or error
+            self._fail(StorageUnavailable(f"Cannot write to {self._to}: {why}"))
+            raise StorageUnavailable(f"Cannot write what arrives: {why}") from error
         except NotAuthorized:
             with self._state:
                 self._unasked += 1

@@ -1,31 +1,34 @@
 """PACS that count nothing, answer too early, send what nobody asked for, hang, die, or ignore a cancel."""
 
 import shutil
+import socket
 import threading
 import time
-import tracemalloc
 from dataclasses import replace
+from itertools import chain
 
 import pytest
-from pydicom import Dataset, dcmread
-from pydicom.data import get_testdata_file
+from pydicom import Dataset
 
 from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Deadlines, Peer
 from pacs.client.peer import associate
-from pacs.dicom.sop_classes import STORAGE
-from pacs.dimse.command import CommandField
+from pacs.dicom.commitment import Report, encode_report, parse_request
+from pacs.dimse.command import Command, CommandField
+from pacs.dimse.messages import p_data
 from pacs.dimse.scu import Requestor
 from pacs.errors import (
     AssociationLost,
+    DestinationUnreachable,
     NotSupported,
     OperationFailed,
+    PacsError,
     PeerTimeout,
     StorageUnavailable,
     UndecodableDataSet,
 )
-from pacs.testing import study, write
+from pacs.testing import study
 from tests.client.scripted import answer, deliver, matches, scripted
 from tests.raw import EXPLICIT, encoded
 from tests.waiting import eventually
@@ -425,121 +428,107 @@ def test_pendings_that_count_and_a_final_response_that_does_not(tmp_path):
         senders[0].join()
 
 
-# --- what is stored ----------------------------------------------------------------------------------------------
+# --- what is no PACS at all --------------------------------------------------------------------------------------
 
 
-def test_what_is_left_goes_on_another_association_when_one_is_lost():
-    """The instance that was on its way fails, without a status."""
-    seen = []
-
-    def store(association, message):
-        message.drain()
-        seen.append(message.command.affected_sop_instance_uid)
-        if len(seen) == 2:
-            association.abort()
-        else:
-            answer(association, message, 0x0000)
-
-    with scripted(store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS)
-        assert (sent.completed, [each.what for each in sent.failed]) == (3, [DATASETS[1]])
-        assert len(pacs.ends(2)) == 2
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x02\x00\xff\xff\xff\xff", bytes(64)])
+def test_what_speaks_no_dicom_is_told_apart_in_time(said):
+    """Whether it says something else, or closes at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=say, args=(listener, said))
+        answering.start()
+        with pytest.raises(PacsError):
+            client.echo(f"X@127.0.0.1:{listener.getsockname()[1]}")
+        answering.join()
 
 
-def test_a_peer_that_ends_every_association_is_given_up():
-    """After two in a row that came to nothing."""
+def say(listener, said):
+    """Take one connection, say something and close it."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(20)
+        connection.recv(4096)
+        connection.sendall(said)
 
-    def store(association, message):
+
+def test_who_takes_a_connection_and_says_nothing_is_given_up():
+    """When the time for its answer is over."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = Peer("X", "127.0.0.1", listener.getsockname()[1], deadlines=Deadlines(negotiation=0.3))
+        with pytest.raises(DestinationUnreachable, match="does not answer"):
+            client.echo(peer)
+
+
+def store_of(dataset, message_id):
+    """The C-STORE request for a data set."""
+    return Command.request(
+        CommandField.C_STORE,
+        message_id,
+        dataset.SOPClassUID,
+        priority=0,
+        affected_sop_instance_uid=dataset.SOPInstanceUID,
+    )
+
+
+def test_a_sender_that_dies_leaves_nothing(tmp_path):
+    """Half an instance is no instance; what comes on another association is taken all the same."""
+    port = free_port()
+
+    def move(association, message):
+        sender = associate(Peer("X", "127.0.0.1", port), [(DATASETS[0].SOPClassUID, (EXPLICIT,))])
+        context = Requestor(sender, 20).context(DATASETS[0].SOPClassUID)
+        command = store_of(DATASETS[0], 1).announcing(data_set=True).encode()
+        begun = p_data(context.id, command, (encoded(DATASETS[0], EXPLICIT),), 256)
+        sender.send_prepared([list(chain.from_iterable(begun))[:6]])
+        sender.close()
+        deliver(port, DATASETS[1:])
+        answer(association, message, 0xB000, completed=3, failed=1, warning=0)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed) as raised:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
+    assert len(raised.value.retrieved.paths) == 3
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+
+
+def test_a_report_to_another_request_is_left_to_others(tmp_path):
+    """It is answered with a processing failure, so that it is sent again; ours is taken."""
+    answered = []
+
+    def commit(association, message):
+        asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
+        answer(association, message, 0x0000)
+        for transaction in ("1.2.3", asked.transaction_uid):
+            command = Command.request(
+                CommandField.N_EVENT_REPORT,
+                1,
+                message.context.abstract_syntax,
+                event_type=1,
+                affected_sop_instance_uid="1.2.840.10008.1.20.1.1",
+            )
+            report = Report(transaction, asked.references, ())
+            association.send(message.context.id, command, encode_report(report, "X", message.context.transfer_syntax))
+            answered.append(association.receive(20).command.status)
+
+    with scripted(commit=commit) as pacs:
+        assert len(client.commit(pacs.peer, DATASETS, timeout=20).committed) == 4
+        eventually(lambda: len(answered) == 2)
+    assert answered == [0x0110, 0x0000]
+
+
+def test_a_get_may_bring_what_nobody_asked_for_and_end_early(tmp_path):
+    """The same rules as for a move hold on the one association."""
+    strange = study("OTHER^ONE", series=1, instances=1, patient_id="P2")
+
+    statuses = []
+
+    def get(association, message):
+        for number, each in enumerate((*DATASETS[:2], *strange), start=1):
+            context = next(one for one in association.contexts.values() if one.abstract_syntax == each.SOPClassUID)
+            association.send(context.id, store_of(each, number + 1), encoded(each, context.transfer_syntax))
+            statuses.append(association.receive(20).command.status)
         association.abort()
 
-    with scripted(store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS)
-        assert (sent.completed, len(sent.failed)) == (0, 4)
-        assert len(pacs.ends(2)) == 2
-
-
-def test_an_exception_while_storing_ends_the_association(tmp_path):
-    """Between two data sets as well as in the middle of a large one; it comes out unchanged."""
-    large = study(series=1, instances=1, size=2000)
-
-    def stop(progress):
-        if progress.completed == 1 or progress.bytes > 3 << 20:
-            raise Enough
-
-    def store(association, message):
-        message.drain()
-        answer(association, message, 0x0000)
-
-    with scripted(store=store) as pacs:
-        with pytest.raises(Enough):
-            client.store(pacs.peer, *DATASETS, on_progress=stop)
-        with pytest.raises(Enough):
-            client.store(pacs.peer, *large, on_progress=stop)
-        assert pacs.ends(2) == ["A-RELEASE", "A-ABORT"]
-
-
-def test_what_no_context_is_accepted_for_is_listed():
-    """A receiver that takes no JPEG refuses the context of those alone."""
-
-    def store(association, message):
-        message.drain()
-        answer(association, message, 0x0000)
-
-    jpeg = study(series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.50", patient_id="J")
-    with scripted(syntaxes=[EXPLICIT], store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS, *jpeg)
-    assert sent.completed == 4
-    assert [(each.what, each.status) for each in sent.failed] == [(jpeg[0], None)]
-    assert "1.2.840.10008.1.2.4.50" in sent.failed[0].comment
-
-
-def test_data_sets_stream_from_their_files_and_into_them(tmp_path):
-    """Neither sending nor receiving takes memory in proportion to their size."""
-    (path,) = write(study(series=1, instances=1, size=4000), tmp_path / "out")
-    assert path.stat().st_size > 30 << 20
-    with client.receiving(tmp_path / "in") as receiver:
-        tracemalloc.start()
-        told = []
-        try:
-            sent = client.store(f"X@127.0.0.1:{receiver.port}", path, on_progress=told.append)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert (sent.completed, len(receiver.arrived)) == (1, 1)
-    assert peak < 8 << 20
-    assert len({each.bytes for each in told}) > 20
-    assert dcmread(receiver.arrived[0]).PixelData == dcmread(path).PixelData
-
-
-def test_files_without_file_meta_information_are_stored(tmp_path):
-    """In implicit and explicit VR alike: bare data sets, with or without preamble."""
-    (tmp_path / "implicit").write_bytes(encoded(DATASETS[0]))
-    (tmp_path / "explicit").write_bytes(encoded(DATASETS[1], EXPLICIT))
-    (tmp_path / "preamble").write_bytes(bytes(128) + b"DICM" + encoded(DATASETS[2], EXPLICIT))
-    with client.receiving(tmp_path / "in") as receiver:
-        sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path)
-        assert (sent.completed, sent.failed, sent.skipped) == (3, (), 0)
-        assert sorted(dcmread(path).InstanceNumber for path in receiver.arrived) == [1, 2, 3]
-
-
-def test_a_dicomdir_is_skipped_in_a_folder_and_refused_by_name(tmp_path):
-    """It is no instance, whatever its File Meta Information says."""
-    path = get_testdata_file("DICOMDIR")
-    shutil.copy(path, tmp_path / "DICOMDIR")
-    write(DATASETS[:1], tmp_path / "images")
-    with client.receiving(tmp_path / "in") as receiver:
-        peer = f"X@127.0.0.1:{receiver.port}"
-        assert client.store(peer, tmp_path).skipped == 1
-        assert [each.status for each in client.store(peer, tmp_path / "DICOMDIR").failed] == [None]
-
-
-def test_many_sop_classes_go_on_several_associations(tmp_path):
-    """No more than 128 contexts fit on one; every instance arrives."""
-    datasets = []
-    for number, sop_class in enumerate(sorted(STORAGE)[:90]):
-        (dataset,) = study(series=1, instances=1, modality="OT", patient_id=f"P{number}")
-        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
-        datasets.append(dataset)
-    with client.receiving(tmp_path / "in") as receiver:
-        assert client.store(f"X@127.0.0.1:{receiver.port}", iter(datasets)).completed == 90
-        assert len(receiver.arrived) == 90
+    with scripted(get=get) as pacs, pytest.raises(AssociationLost):
+        client.get(pacs.peer, ASKED, to=tmp_path)
+    assert statuses == [0, 0, 0x0124]
+    assert len(list(tmp_path.rglob("*.dcm"))) == 2

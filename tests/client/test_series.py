@@ -13,6 +13,7 @@ from pacs import client
 from pacs.client import AmbiguousSeries, InvalidArgument, NothingFound, OperationFailed
 from pacs.errors import TooManyMatches
 from pacs.testing import serving, study
+from tests.client.images import read, same
 from tests.client.test_interop import other
 
 
@@ -27,11 +28,16 @@ def described(datasets, *descriptions):
     return datasets
 
 
+def originals():
+    """Two studies of a patient."""
+    sent = described(study(series=3, instances=4), "Thorax^lung", "Thorax^soft", "topogram")
+    return sent + study(series=1, instances=2, number=2, modality="MR", SeriesDescription="t1 sag")
+
+
 @pytest.fixture(params=["pacs", "strict", "orthanc", "dcmqrscp"])
 def peer(request, tmp_path):
-    """Archives that know HOME, with two studies of a patient in each."""
-    sent = described(study(series=3, instances=4), "Thorax^lung", "Thorax^soft", "topogram")
-    sent += study(series=1, instances=2, number=2, modality="MR", SeriesDescription="t1 sag")
+    """Archives that know HOME, with these studies in each."""
+    sent = originals()
     if request.param in ("orthanc", "dcmqrscp"):
         with other(request.param, tmp_path / "other") as pacs:
             assert client.store(pacs.peer, *sent).failed == ()
@@ -54,10 +60,11 @@ def uids(number, *, of=1, modality="CT", instances=4, series=3):
     return [each.SOPInstanceUID for each in sent if each.SeriesNumber == number]
 
 
-def test_the_one_series_comes_as_an_image(peer):
-    """Chosen by patient, day and description."""
+def test_the_one_series_comes_as_an_image(peer, tmp_path):
+    """Chosen by patient, day and description; it is what SimpleITK reads of the original files."""
     image = client.load_series(peer, patient_id="P1", study_date="20260101", series_description="Thorax^soft")
     assert (image.GetSize(), image.GetSpacing(), image.GetOrigin()) == ((8, 8, 4), (1, 1, 1), (0, 0, 1))
+    assert same(image, read(tmp_path / "itk", originals()[4:8]))
 
 
 def test_keys_mean_what_they_mean_in_a_query(peer):

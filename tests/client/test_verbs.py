@@ -1,15 +1,18 @@
 """Each verb of the client against this archive."""
 
+import ssl
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
 
 from pacs import client
 from pacs.client import Peer
-from pacs.errors import AssociationRejected, DestinationUnreachable, InvalidArgument, OperationFailed
+from pacs.errors import AssociationRejected, DestinationUnreachable, EncryptionFailed, InvalidArgument, OperationFailed
 from pacs.testing import serving, study, write
+from tests.certificates import Authority
 
 
 class Enough(Exception):
@@ -168,7 +171,15 @@ def test_a_study_comes_home_by_one_call(full, tmp_path, datasets):
     assert not [path for path in (tmp_path / "home").rglob("*") if path.name.startswith(".")]
 
 
-def test_what_the_callback_raises_cancels_and_comes_out(full, tmp_path, datasets):
+@pytest.fixture
+def many(known):
+    """The identifier of a study that does not come in a moment."""
+    datasets = study("LONG^STUDY", series=1, instances=120, patient_id="P8")
+    assert client.store(known.peer, *datasets).completed == 120
+    return {"StudyInstanceUID": datasets[0].StudyInstanceUID}
+
+
+def test_what_the_callback_raises_cancels_and_comes_out(known, many, tmp_path):
     """The archive's own log says that the move was cancelled: FE00."""
 
     def stop(progress):
@@ -176,13 +187,13 @@ def test_what_the_callback_raises_cancels_and_comes_out(full, tmp_path, datasets
 
     with pytest.raises(Enough):
         client.move_and_store(
-            full.peer,
-            {"StudyInstanceUID": datasets[0].StudyInstanceUID},
+            known.peer,
+            many,
             to=tmp_path / "home",
-            port=full.port,
+            port=known.port,
             on_progress=stop,
         )
-    assert full.statuses("C-MOVE") == [0xFE00]
+    assert known.statuses("C-MOVE") == [0xFE00]
 
 
 def test_a_pacs_that_does_not_know_us_is_said_how_to_mend(full, tmp_path, datasets):
@@ -216,17 +227,15 @@ def test_get_needs_no_second_association(full, tmp_path, datasets):
     assert (got.completed, got.failed, told[-1].received) == (6, 0, 6)
 
 
-def test_an_exception_cancels_a_get_too(full, tmp_path, datasets):
+def test_an_exception_cancels_a_get_too(known, many, tmp_path):
     """The archive says FE00, and the association was released."""
 
     def stop(progress):
         raise Enough
 
     with pytest.raises(Enough):
-        client.get(
-            full.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, to=tmp_path / "home", on_progress=stop
-        )
-    assert full.statuses("C-GET") == [0xFE00]
+        client.get(known.peer, many, to=tmp_path / "home", on_progress=stop)
+    assert known.statuses("C-GET") == [0xFE00]
 
 
 def test_move_sends_to_a_third(full, tmp_path, datasets):
@@ -237,3 +246,55 @@ def test_move_sends_to_a_third(full, tmp_path, datasets):
         assert receiver.wait_for(3, 20)
         assert uids(receiver.arrived) == sorted(each.SOPInstanceUID for each in datasets[:3])
     assert (moved.completed, moved.paths) == (3, ())
+
+
+# --- how it is called, and on what ---------------------------------------------------------------------------------
+
+
+def test_a_peer_can_be_called_with_tls(tmp_path, datasets):
+    """By a context that trusts who signed its certificate; and not by one that does not."""
+    authority = Authority(tmp_path)
+    ours = authority.sign("pacs", "localhost", "127.0.0.1")
+    settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": ours.certificate, "tls.key": ours.key}
+    with serving(tmp_path / "pacs", settings) as archive:
+        trusting = client.Protection(ssl.create_default_context(cafile=authority.path))
+        peer = Peer("PACS", "localhost", archive.secure_port, protection=trusting)
+        assert client.store(peer, *datasets).completed == 6
+        assert len(client.get(peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, to=tmp_path / "in").paths) == 6
+        doubting = replace(peer, protection=client.Protection(ssl.create_default_context()))
+        with pytest.raises(EncryptionFailed):
+            client.echo(doubting)
+
+
+def test_what_is_negotiated_is_used(known):
+    """Fuzzy matching of names finds what sounds alike, where both agreed on it."""
+    client.store(known.peer, *study("MEYER^ANNA", series=1, instances=1))
+    asked = {"PatientName": "MAIER^ANNA", "StudyInstanceUID": ""}
+    assert list(client.find(known.peer, asked)) == []
+    assert len(list(client.find(known.peer, asked, extended=["fuzzy_names"]))) == 1
+    with pytest.raises(InvalidArgument, match="fuzzy_names"):
+        client.find(known.peer, asked, extended=["telepathy"])
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from pacs import client
+from pacs.errors import StorageUnavailable
+from pacs.testing import study
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with client.receiving(sys.argv[1]) as receiver:
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", *study(series=1, instances=1, size=300))
+        print([hex(each.status) for each in sent.failed], receiver.arrived)
+except StorageUnavailable as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_said_to_both_sides(tmp_path):
+    """A700 to the sender, and the folder and the reason to who receives; nothing of the instance is left."""
+    ran = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["['0xa700'] ()", f"Cannot write to {tmp_path}: File too large"]
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,4 @@
-"""What `load_series` makes of the images of a series, beside what SimpleITK makes of the original files.
-
-Images are the same where pixel type, size and every pixel are equal, and spacing, origin and direction within 1e-6.
-"""
+"""What `load_series` makes of the images of a series, beside what SimpleITK makes of the original files."""
 
 import math
 import random
@@ -16,10 +13,8 @@ from pacs import client
 from pacs.client import LeftOut, NotAVolume
 from pacs.dicom.dataset import raw
 from pacs.testing import study, write
+from tests.client.images import CLOSE, read, same
 from tests.real_files import named
-
-CLOSE = 1e-6
-"""Millimetres, or parts of one in a direction cosine."""
 
 
 @pytest.fixture
@@ -32,24 +27,6 @@ def load(known):
         return client.load_series(known.peer, SeriesInstanceUID=first.SeriesInstanceUID, **others)
 
     return loaded
-
-
-def same(one, other):
-    """Whether two images are the same, as the docstring above says."""
-    assert one.GetPixelID() == other.GetPixelID()
-    assert one.GetNumberOfComponentsPerPixel() == other.GetNumberOfComponentsPerPixel()
-    assert one.GetSize() == other.GetSize()
-    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
-        assert getattr(one, name)() == pytest.approx(getattr(other, name)(), abs=CLOSE), name
-    return SimpleITK.Hash(one) == SimpleITK.Hash(other)
-
-
-def read(folder, datasets):
-    """What SimpleITK alone reads of a series: GDCM chooses the order."""
-    write(random.sample(datasets, len(datasets)), folder)
-    reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), datasets[0].SeriesInstanceUID))
-    return reader.Execute()
 
 
 def stack(count=6, *, orientation=(1, 0, 0, 0, 1, 0), step=2.5, start=(-10, 20, 30), places=None, **attributes):
@@ -262,6 +239,14 @@ def test_frames_in_another_order_are_put_into_that_of_space(load, tmp_path, orde
     for each in slices:
         each.RescaleSlope = "1"
     assert same(load(enhanced([slices[number] for number in order])), read(tmp_path / "itk", slices))
+
+
+def test_an_enhanced_instance_of_one_frame_is_a_volume_of_one(load):
+    """Where its functional groups say."""
+    slices = stack(count=1, RescaleSlope="1")
+    image = load(enhanced(slices))
+    assert (image.GetSize(), image.GetOrigin()) == ((8, 8, 1), (-10, 20, 30))
+    assert image[1, 0, 0] == 13 - 1024
 
 
 def test_the_frames_of_several_instances_make_one_volume(load, tmp_path):

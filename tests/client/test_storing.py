@@ -1,0 +1,137 @@
+"""What `store` sends, and how it goes on when a peer is difficult."""
+
+import shutil
+import tracemalloc
+
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from pacs import client
+from pacs.dicom.sop_classes import STORAGE
+from pacs.testing import study, write
+from tests.client.scripted import answer, scripted
+from tests.raw import EXPLICIT, encoded
+
+DATASETS = study(series=1, instances=4)
+
+
+class Enough(Exception):
+    """Raised by who is told how far it is."""
+
+
+def test_what_is_left_goes_on_another_association_when_one_is_lost():
+    """The instance that was on its way fails, without a status."""
+    seen = []
+
+    def store(association, message):
+        message.drain()
+        seen.append(message.command.affected_sop_instance_uid)
+        if len(seen) == 2:
+            association.abort()
+        else:
+            answer(association, message, 0x0000)
+
+    with scripted(store=store) as pacs:
+        sent = client.store(pacs.peer, *DATASETS)
+        assert (sent.completed, [each.what for each in sent.failed]) == (3, [DATASETS[1]])
+        assert len(pacs.ends(2)) == 2
+
+
+def test_a_peer_that_ends_every_association_is_given_up():
+    """After two in a row that came to nothing."""
+
+    def store(association, message):
+        association.abort()
+
+    with scripted(store=store) as pacs:
+        sent = client.store(pacs.peer, *DATASETS)
+        assert (sent.completed, len(sent.failed)) == (0, 4)
+        assert len(pacs.ends(2)) == 2
+
+
+def test_an_exception_while_storing_ends_the_association(tmp_path):
+    """Between two data sets as well as in the middle of a large one; it comes out unchanged."""
+    large = study(series=1, instances=1, size=2000)
+
+    def stop(progress):
+        if progress.completed == 1 or progress.bytes > 3 << 20:
+            raise Enough
+
+    def store(association, message):
+        message.drain()
+        answer(association, message, 0x0000)
+
+    with scripted(store=store) as pacs:
+        with pytest.raises(Enough):
+            client.store(pacs.peer, *DATASETS, on_progress=stop)
+        with pytest.raises(Enough):
+            client.store(pacs.peer, *large, on_progress=stop)
+        assert pacs.ends(2) == ["A-RELEASE", "A-ABORT"]
+
+
+def test_what_no_context_is_accepted_for_is_listed():
+    """A receiver that takes no JPEG refuses the context of those alone."""
+
+    def store(association, message):
+        message.drain()
+        answer(association, message, 0x0000)
+
+    jpeg = study(series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.50", patient_id="J")
+    with scripted(syntaxes=[EXPLICIT], store=store) as pacs:
+        sent = client.store(pacs.peer, *DATASETS, *jpeg)
+    assert sent.completed == 4
+    assert [(each.what, each.status) for each in sent.failed] == [(jpeg[0], None)]
+    assert "1.2.840.10008.1.2.4.50" in sent.failed[0].comment
+
+
+def test_data_sets_stream_from_their_files_and_into_them(tmp_path):
+    """Neither sending nor receiving takes memory in proportion to their size."""
+    (path,) = write(study(series=1, instances=1, size=4000), tmp_path / "out")
+    assert path.stat().st_size > 30 << 20
+    with client.receiving(tmp_path / "in") as receiver:
+        tracemalloc.start()
+        told = []
+        try:
+            sent = client.store(f"X@127.0.0.1:{receiver.port}", path, on_progress=told.append)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (sent.completed, len(receiver.arrived)) == (1, 1)
+    assert peak < 8 << 20
+    assert len({each.bytes for each in told}) > 20
+    assert dcmread(receiver.arrived[0]).PixelData == dcmread(path).PixelData
+
+
+def test_files_without_file_meta_information_are_stored(tmp_path):
+    """In implicit and explicit VR alike: bare data sets, with or without preamble."""
+    (tmp_path / "implicit").write_bytes(encoded(DATASETS[0]))
+    (tmp_path / "explicit").write_bytes(encoded(DATASETS[1], EXPLICIT))
+    (tmp_path / "preamble").write_bytes(bytes(128) + b"DICM" + encoded(DATASETS[2], EXPLICIT))
+    with client.receiving(tmp_path / "in") as receiver:
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path)
+        assert (sent.completed, sent.failed, sent.skipped) == (3, (), 0)
+        assert sorted(dcmread(path).InstanceNumber for path in receiver.arrived) == [1, 2, 3]
+
+
+def test_a_dicomdir_is_skipped_in_a_folder_and_refused_by_name(tmp_path):
+    """It is no instance, whatever its File Meta Information says."""
+    path = get_testdata_file("DICOMDIR")
+    shutil.copy(path, tmp_path / "DICOMDIR")
+    write(DATASETS[:1], tmp_path / "images")
+    with client.receiving(tmp_path / "in") as receiver:
+        peer = f"X@127.0.0.1:{receiver.port}"
+        assert client.store(peer, tmp_path).skipped == 1
+        assert [each.status for each in client.store(peer, tmp_path / "DICOMDIR").failed] == [None]
+
+
+def test_many_sop_classes_go_on_several_associations(tmp_path):
+    """No more than 128 contexts fit on one; every instance arrives."""
+    datasets = []
+    for number, sop_class in enumerate(sorted(STORAGE)[:90]):
+        (dataset,) = study(series=1, instances=1, modality="OT", patient_id=f"P{number}")
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+        datasets.append(dataset)
+    with client.receiving(tmp_path / "in") as receiver:
+        assert client.store(f"X@127.0.0.1:{receiver.port}", iter(datasets)).completed == 90
+        assert len(receiver.arrived) == 90
