@@ -228,10 +228,6 @@ class NotAVolume(PacsError):
     """The images of a series do not make one volume: the text says why, and what to do."""
 
 
-class ReaderMissing(PacsError):
-    """An optional package that reads images is not installed."""
-
-
 # --- what is wrong with us ---------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacs.client.planes import Plane, Volume, along, number_of, value_of
-from pacs.errors import NotAVolume, ReaderMissing
+from pacs.errors import NotAVolume
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -23,9 +23,10 @@ def is_readable() -> bool:
 
 
 def image_of(volume: Volume) -> "SimpleITK.Image":
-    """The image of a volume that `volumes.check` has nothing against. Raises ReaderMissing, NotAVolume."""
-    if not is_readable():
-        raise ReaderMissing("SimpleITK is not installed: pip install 'pacs-archive[itk]', or ask for as_datasets=True")
+    """The image of a volume that `volumes.check` has nothing against, where SimpleITK is installed.
+
+    Raises NotAVolume for what SimpleITK cannot read as one.
+    """
     planes = volume.planes
     try:
         if all(plane.frame is None for plane in planes):

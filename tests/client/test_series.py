@@ -169,6 +169,16 @@ def test_the_folder_given_is_kept(full, tmp_path, datasets):
     assert len(full.statuses("C-GET")) == 1
 
 
+def test_a_pacs_without_c_get_sends_to_the_built_in_receiver(tmp_path, known, datasets):
+    """By C-MOVE, with the arguments that `fetch` takes."""
+    home = {"ae_title": "HOME", "host": "127.0.0.1", "port": known.port, "services": ["store", "find", "move"]}
+    with serving(tmp_path / "other", {"peers": [home]}) as archive:
+        peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
+        client.store(peer, *datasets)
+        image = client.load_series(peer, patient_id="P1", SeriesNumber=2, port=known.port, host="127.0.0.1")
+    assert image.GetSize() == (8, 8, 3)
+
+
 def test_progress_is_told_and_what_it_raises_stops_it(full, tmp_path, monkeypatch):
     """The folder that was made for it is gone, whatever happens."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
