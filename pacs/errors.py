@@ -203,6 +203,31 @@ class NothingFound(PacsError):
     """Nothing at the peer matches what was asked for."""
 
 
+class AmbiguousSeries(PacsError):
+    """Several series at the peer match what was asked for as one.
+
+    `candidates` are `pacs.client.Candidate`s. The text lists them, patients' IDs aside; `comment` does not.
+    """
+
+    MOST_LISTED = 20
+    """How many candidates the text lists; `candidates` has all."""
+
+    def __init__(self, candidates: Iterable[Any]) -> None:
+        self.candidates = tuple(candidates)
+        super().__init__(f"{len(self.candidates)} series match: name one more key")
+
+    def __str__(self) -> str:
+        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED]]
+        more = len(self.candidates) - len(listed)
+        return "\n".join(
+            [f"{self.comment}, for example SeriesInstanceUID", *listed, *([f"  and {more} more"] if more else [])]
+        )
+
+
+class NotAVolume(PacsError):
+    """The images of a series do not make one volume: the text says why, and what to do."""
+
+
 # --- what is wrong with us ---------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ set; its level is inferred from its keys where none is given. Every wait has a d
 is a `pacs.errors.PacsError` that says what happened. Nothing of the archive itself is loaded.
 """
 
+from pacs.client.choosing import Candidate
 from pacs.client.committing import commit
 from pacs.client.fetching import fetch
 from pacs.client.finding import echo, find
@@ -17,19 +18,32 @@ from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Ret
 from pacs.client.peer import Deadlines, Peer
 from pacs.client.receiver import Receiver, receiving
 from pacs.client.retrieving import get, move, move_and_store
+from pacs.client.series import LeftOut, load_series
 from pacs.client.storing import store
 from pacs.dicom.commitment import Failure, Reference
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dimse.establishment import Protection
-from pacs.errors import AssociationRejected, DestinationUnreachable, InvalidArgument, NothingFound, OperationFailed
+from pacs.errors import (
+    AmbiguousSeries,
+    AssociationRejected,
+    DestinationUnreachable,
+    InvalidArgument,
+    NotAVolume,
+    NothingFound,
+    OperationFailed,
+)
 
 __all__ = [
+    "AmbiguousSeries",
     "AssociationRejected",
+    "Candidate",
     "Committed",
     "Deadlines",
     "DestinationUnreachable",
     "Failure",
     "InvalidArgument",
+    "LeftOut",
+    "NotAVolume",
     "NotStored",
     "NothingFound",
     "OnProgress",
@@ -48,6 +62,7 @@ __all__ = [
     "fetch",
     "find",
     "get",
+    "load_series",
     "move",
     "move_and_store",
     "receiving",

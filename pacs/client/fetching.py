@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from ssl import SSLContext
 
 from pydicom import Dataset
 
@@ -40,6 +41,7 @@ def fetch(
     host: str = "",
     port: int = 0,
     wait: float = 10.0,
+    tls: SSLContext | None = None,
 ) -> Retrieved:
     """Have in the folder `to` what the identifier selects: only what is not there yet is retrieved.
 
@@ -57,7 +59,9 @@ def fetch(
     lowest = with_level(asked, level, root)
     wanted = Wanted(partial(find, peer, model=model), Path(to), root)
     missing = wanted.missing(asked, lowest)
-    move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
+    move = partial(
+        move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait, tls=tls
+    )
     retrieving = _Retrieving(missing, wanted.rest, on_progress or unheard, partial(get, peer, model=model, to=to), move)
     return retrieving.run()
 

@@ -84,9 +84,7 @@ def _matches(
         try:
             yield from _answers(exchange, limit)
         finally:
-            if association.is_established and not exchange.is_over:
-                exchange.cancel()
-                exchange.finish(peer.deadlines.cancel)
+            exchange.abandon(peer.deadlines.cancel)
     finally:
         association.release(peer.deadlines.release)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from ssl import SSLContext
 
 from pacs.client.intake import Intake
 from pacs.client.peer import CALLING_AE_TITLE, check_ae_title
@@ -33,9 +34,10 @@ class Listener:
         *,
         services: Collection[str] = (),
         peers_provide: Collection[str] = (),
+        tls: SSLContext | None = None,
     ) -> None:
         # Only here: it brings the log of a server with it, which no client needs to be loaded.
-        from pacs.dimse.server import Server, Settings
+        from pacs.dimse.server import Address, Server, Settings
 
         policy = AcceptorPolicy(
             transfer_syntaxes=KEPT,
@@ -44,8 +46,8 @@ class Listener:
             unknown_sop_classes=True,
         )
         limits = Limits(artim=DRAIN_SECONDS)
-        settings = Settings(policy=policy, handlers={CommandField.C_ECHO: _echo, **handlers}, limits=limits)
-        self._server = Server([(host or EVERYWHERE, port)], settings)
+        settings = Settings(policy=policy, handlers={CommandField.C_ECHO: _echo, **handlers}, limits=limits, tls=tls)
+        self._server = Server([Address(host or EVERYWHERE, port, is_secure=tls is not None)], settings)
 
     def __enter__(self) -> "Listener":
         """Begin to listen. Raises InvalidArgument where that address cannot be had."""
@@ -100,16 +102,24 @@ class Receiver:
 
 @contextmanager
 def receiving(
-    to: Path | str, *, ae_title: str = CALLING_AE_TITLE, host: str = "", port: int = 0, overwrite: bool = False
+    to: Path | str,
+    *,
+    ae_title: str = CALLING_AE_TITLE,
+    host: str = "",
+    port: int = 0,
+    overwrite: bool = False,
+    tls: SSLContext | None = None,
 ) -> Iterator[Receiver]:
     """A storage SCP for the `with` block: what is sent to it becomes files in the folder `to`.
 
-    It takes every Storage SOP Class and transfer syntax the archive keeps, from whoever calls and by whatever title.
+    It takes every Storage SOP Class and transfer syntax the archive keeps, from whoever calls, by whatever title; with
+    `tls`, a context for a server, encrypted associations only.
+
     Raises InvalidArgument where it cannot listen there, StorageUnavailable where the folder cannot be made, and at the
     end where it could not take something that came.
     """
     check_ae_title(ae_title)
     intake = Intake(Path(to), overwrite=overwrite)
-    with Listener(host, port, {CommandField.C_STORE: intake.store}) as listener:
+    with Listener(host, port, {CommandField.C_STORE: intake.store}, tls=tls) as listener:
         yield Receiver(intake, listener, ae_title)
     intake.check()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from ssl import SSLContext
 
 from pacs.client.contexts import proposals_for
 from pacs.client.identifiers import Identifier, Level, Model
@@ -51,11 +52,13 @@ def move_and_store(
     port: int = 0,
     wait: float = 10.0,
     overwrite: bool = False,
+    tls: SSLContext | None = None,
 ) -> Retrieved:
     """Have a PACS send what the identifier selects to us: by C-MOVE, to a storage SCP of our own meanwhile.
 
     `ae_title` (the calling AE title where None) is what the PACS knows us by, with `port` and the host of this machine;
-    `host` is the address to listen on, all of IPv4 where ''. After the final response it is waited until as many
+    `host` is the address to listen on, all of IPv4 where '', with
+    `tls` (a context for a server) for encrypted associations only. After the final response it is waited until as many
     instances have arrived as the PACS announced, up to `wait` seconds after the last arrival. Where the PACS counts
     nothing, `wait` seconds pass before the first one, and `SETTLING` (or `wait`, if that is less) after the last.
 
@@ -69,7 +72,7 @@ def move_and_store(
     asked = Asked.of(identifier, level, model, Operation.MOVE)
     with closing(Bell()) as bell:
         intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=bell.ring)
-        with Listener(host, port, {CommandField.C_STORE: intake.store}) as listener:
+        with Listener(host, port, {CommandField.C_STORE: intake.store}, tls=tls) as listener:
             retrieve = Retrieve(
                 peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, bell=bell
             )

@@ -147,9 +147,7 @@ class Retrieve:
         try:
             return self._final(exchange)
         except BaseException:
-            if association.is_established and not exchange.is_over:
-                exchange.cancel()
-                exchange.finish(self.peer.deadlines.cancel)
+            exchange.abandon(self.peer.deadlines.cancel)
             raise
 
     @property

@@ -142,15 +142,21 @@ class Wanted:
                 yield _Series(within, instances, {uid: path for uid, path in paths.items() if path.exists()})
 
     def _instances(self, series: Keys) -> dict[str, str]:
-        asked = {**series, INSTANCE: "", "SOPClassUID": ""}
-        matches = self.find(asked, level=QueryLevel.IMAGE)
+        matches = self._below(series, {INSTANCE: "", "SOPClassUID": ""}, QueryLevel.IMAGE)
         found = {str(each.get(INSTANCE, "")): str(each.get("SOPClassUID", "") or "") for each in matches}
         return {uid: sop_class for uid, sop_class in found.items() if is_uid(uid)}
 
     def _uids(self, keys: Keys, keyword: str, level: QueryLevel) -> list[str]:
         """The UIDs of what the PACS has under some keys."""
-        found = (str(each.get(keyword, "")) for each in self.find({**keys, keyword: ""}, level=level))
+        found = dict.fromkeys(str(each.get(keyword, "")) for each in self._below(keys, {keyword: ""}, level))
         return [uid for uid in found if is_uid(uid)]
+
+    def _below(self, keys: Keys, wanted: Mapping[str, str], level: QueryLevel) -> Iterator[Dataset]:
+        """The matches of a level under some keys; those of a PACS that ignores them and say otherwise are let go by."""
+        for each in self.find({**keys, **wanted}, level=level):
+            uids = {keyword: values for keyword, values in keys.items() if keyword != PATIENT_ID}
+            if all(str(each.get(keyword, "") or values[0]) in values for keyword, values in uids.items()):
+                yield each
 
 
 def _value(match: Dataset, asked: Dataset, keyword: str) -> str:

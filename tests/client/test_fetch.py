@@ -1,13 +1,13 @@
 """`fetch`: only what is missing, by whichever way works."""
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from pacs import client
 from pacs.errors import InvalidArgument, NothingFound, OperationFailed
 from pacs.telemetry import OperationFinished
 from pacs.testing import serving, study
-from tests.client.scripted import answer, scripted
+from tests.client.scripted import answer, matches, scripted
 
 
 def uids(paths):
@@ -113,3 +113,24 @@ def test_a_get_that_fails_is_tried_as_a_move(tmp_path):
     with scripted(get=get, move=move) as pacs, pytest.raises(OperationFailed, match="C-MOVE") as raised:
         client.fetch(pacs.peer, {"StudyInstanceUID": "1.2.3"}, to=tmp_path)
     assert 'C-GET ended with status 0xC001, Failed: unable to process ("no")' in raised.value.__notes__[0]
+
+
+def test_a_pacs_that_answers_with_too_much_confuses_nobody(tmp_path):
+    """Matches of other series than was asked for, and twice: nothing is missing, and nothing is retrieved."""
+    datasets = study(series=2, instances=2)
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+    def find(association, message):
+        message.drain()
+        found = [Dataset() for _ in datasets]
+        for match, dataset in zip(found, datasets, strict=True):
+            for keyword in keywords:
+                setattr(match, keyword, dataset[keyword].value)
+        matches(association, message, found * 2)
+        answer(association, message, 0x0000)
+
+    with client.receiving(tmp_path) as receiver:
+        client.store(f"HOME@127.0.0.1:{receiver.port}", *datasets)
+    with scripted(find=find) as pacs:
+        got = client.fetch(pacs.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, to=tmp_path)
+    assert (len(got.paths), len(got.skipped)) == (4, 4)

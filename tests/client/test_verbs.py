@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from pydicom import dcmread
 
+from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Peer
 from pacs.errors import AssociationRejected, DestinationUnreachable, EncryptionFailed, InvalidArgument, OperationFailed
@@ -266,6 +267,24 @@ def test_a_peer_can_be_called_with_tls(tmp_path, datasets):
             client.echo(doubting)
 
 
+def test_what_is_moved_can_come_encrypted(tmp_path, datasets):
+    """Where the archive sends to us with TLS, the built-in receiver answers with a certificate."""
+    authority, port = Authority(tmp_path), free_port()
+    ours, theirs = authority.sign("home", "localhost"), authority.sign("pacs", "localhost")
+    settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": theirs.certificate, "tls.key": theirs.key}
+    home = {"ae_title": "HOME", "host": "localhost", "port": port, "tls": True}
+    settings |= {"tls.ca": authority.path, "peers": [home]}
+    answering = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    answering.load_cert_chain(ours.certificate, ours.key)
+    with serving(tmp_path / "pacs", settings) as archive:
+        peer = Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
+        client.store(peer, *datasets)
+        asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID}
+        assert len(client.move_and_store(peer, asked, to=tmp_path / "in", port=port, tls=answering).paths) == 6
+        with pytest.raises(OperationFailed, match="A702"):
+            client.move_and_store(peer, asked, to=tmp_path / "in", port=port)
+
+
 def test_what_is_negotiated_is_used(known):
     """Fuzzy matching of names finds what sounds alike, where both agreed on it."""
     client.store(known.peer, *study("MEYER^ANNA", series=1, instances=1))
@@ -279,6 +298,7 @@ def test_what_is_negotiated_is_used(known):
 FULL = """
 import resource, sys
 from pathlib import Path
+from benchmarks.processes import free_port
 from pacs import client
 from pacs.errors import StorageUnavailable
 from pacs.testing import study

@@ -4,6 +4,7 @@ Whoever asks waits in its own thread: for the responses, for what the peer asks 
 report of storage commitment), and for a bell that another thread rings.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,13 @@ class Exchange:
         if not self.is_over and not self._is_cancelled:
             self._is_cancelled = True
             self._requestor.association.send(self._context.id, Command.cancel(self._request.message_id))
+
+    def abandon(self, seconds: float) -> None:
+        """Cancel, unless it is over, and finish. Raises nothing of its own: there is a reason why it is abandoned."""
+        if not self.is_over and self._requestor.association.is_established:
+            with contextlib.suppress(AssociationLost):
+                self.cancel()
+                self.finish(seconds)
 
     def finish(self, seconds: float) -> Response | None:
         """Let go by what still comes for at most `seconds`, up to the final response: that, or None without one.

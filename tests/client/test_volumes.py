@@ -1,0 +1,351 @@
+"""What `load_series` makes of the images of a series, beside what SimpleITK makes of the original files."""
+
+import math
+import random
+from copy import deepcopy
+
+import pytest
+import SimpleITK
+from pydicom import Dataset, Sequence, dcmread
+from pydicom.uid import generate_uid
+
+from pacs import client
+from pacs.client import LeftOut, NotAVolume
+from pacs.dicom.dataset import raw
+from pacs.testing import study, write
+from tests.client.images import CLOSE, read, same
+from tests.real_files import named
+
+
+@pytest.fixture
+def load(known):
+    """Store these files or data sets, and load the series of the first one."""
+
+    def loaded(*what, **others):
+        assert client.store(known.peer, *what).failed == ()
+        first = what[0] if isinstance(what[0], Dataset) else dcmread(what[0], stop_before_pixels=True)
+        return client.load_series(known.peer, SeriesInstanceUID=first.SeriesInstanceUID, **others)
+
+    return loaded
+
+
+def stack(count=6, *, orientation=(1, 0, 0, 0, 1, 0), step=2.5, start=(-10, 20, 30), places=None, **attributes):
+    """A series whose slices lie one step after the other along the normal, each with pixels of its own."""
+    made = study(series=1, instances=count, PixelSpacing=[0.5, 0.75], **attributes)
+    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    for number, each in enumerate(made):
+        ahead = places[number] if places else number * step
+        each.ImageOrientationPatient = [f"{part:.9g}" for part in orientation]
+        each.ImagePositionPatient = [f"{at + ahead * part:.9g}" for at, part in zip(start, normal, strict=True)]
+        pixels = [(number * 97 + place * 13) % 4096 for place in range(each.Rows * each.Columns)]
+        each.PixelData = b"".join(pixel.to_bytes(2, "little") for pixel in pixels)
+    return made
+
+
+OBLIQUE = (
+    math.cos(0.3),
+    math.sin(0.3),
+    0,
+    -math.sin(0.3) * math.cos(0.5),
+    math.cos(0.3) * math.cos(0.5),
+    math.sin(0.5),
+)
+
+STACKS = {
+    "axial": {},
+    "reversed": {"step": -2.5},
+    "sagittal": {"orientation": (0, 1, 0, 0, 0, -1)},
+    "coronal": {"orientation": (1, 0, 0, 0, 0, -1)},
+    "feet first": {"orientation": (-1, 0, 0, 0, 1, 0)},
+    "oblique": {"orientation": OBLIQUE, "step": 0.8},
+    "oblique, reversed": {"orientation": OBLIQUE, "step": -0.8},
+    "a fractional slope": {"RescaleSlope": "0.25", "RescaleIntercept": "-10.5"},
+    "no rescale": {"RescaleSlope": None, "RescaleIntercept": None},
+    "signed": {"PixelRepresentation": 1},
+    "rounded positions": {"places": [0, 1.3, 2.5, 3.8, 5.0, 6.3]},
+}
+
+
+@pytest.mark.parametrize("given", STACKS.values(), ids=list(STACKS))
+def test_a_stack_is_what_simpleitk_reads(load, tmp_path, given):
+    """Whatever its direction, and in whatever order it came."""
+    slices = stack(**given)
+    assert same(load(*random.sample(slices, len(slices))), read(tmp_path / "itk", slices))
+
+
+@pytest.mark.parametrize("given", [{}, {"step": -2.5}, {"orientation": OBLIQUE}])
+def test_every_slice_is_where_its_header_says(load, given):
+    """The first pixel of each slice, in the image, lies at Image Position (Patient), and is that slice's."""
+    slices = stack(**given)
+    image = load(*slices)
+    for each in slices:
+        index = image.TransformPhysicalPointToIndex([float(part) for part in each.ImagePositionPatient])
+        assert index[:2] == (0, 0)
+        assert image.TransformIndexToPhysicalPoint(index) == pytest.approx(tuple(each.ImagePositionPatient), abs=1e-5)
+        assert image[index] == int.from_bytes(each.PixelData[:2], "little") - 1024
+
+
+def test_instance_numbers_say_nothing_of_places(load, tmp_path):
+    """Shuffled ones change nothing; data sets come in the order of the image."""
+    slices = stack()
+    for number, each in zip((3, 1, 6, 2, 5, 4), slices, strict=True):
+        each.InstanceNumber = number
+    assert same(load(*slices), read(tmp_path / "itk", slices))
+    found = load(*slices, as_datasets=True)
+    assert [each.SOPInstanceUID for each in found] == [each.SOPInstanceUID for each in slices]
+
+
+def test_each_slice_has_its_own_slope(load):
+    """As in PET: no value is cut to the type of the first slice."""
+    slices = stack(count=3)
+    for each, slope in zip(slices, ("1", "0.5", "0.25"), strict=True):
+        each.RescaleSlope, each.RescaleIntercept = slope, "0"
+    image = load(*slices)
+    for number, (each, slope) in enumerate(zip(slices, (1, 0.5, 0.25), strict=True)):
+        assert image[1, 0, number] == int.from_bytes(each.PixelData[2:4], "little") * slope
+
+
+def test_the_spacing_is_that_of_all_slices(load):
+    """Rounded steps of 1.2 and 1.3 mm are 1.26 mm on the whole: each slice is near its place."""
+    assert load(*stack(places=[0, 1.3, 2.5, 3.8, 5.0, 6.3])).GetSpacing()[2] == pytest.approx(1.26, abs=CLOSE)
+
+
+def test_values_that_are_none_do_no_harm(load, tmp_path):
+    """A number that is no number is as if it were not there."""
+    slices = stack()
+    for each in slices:
+        each[0x00200013] = raw(0x00200013, "IS", b"none")
+    assert same(load(*slices), read(tmp_path / "itk", slices))
+
+
+def test_a_single_slice_is_a_volume_of_one(load, tmp_path):
+    """With three dimensions."""
+    (only,) = stack(count=1)
+    image = load(only)
+    assert image.GetSize() == (8, 8, 1)
+    assert same(image, read(tmp_path / "itk", [only]))
+
+
+def test_without_positions_instance_numbers_count(load):
+    """As in secondary captures: 2 before 10."""
+    slices = study(modality="OT", series=1, instances=11)
+    for number, each in enumerate(slices):
+        each.PixelData = bytes([number, 0]) * 64
+    image = load(*reversed(slices))
+    assert [image[0, 0, number] for number in range(11)] == list(range(11))
+
+
+# --- real files --------------------------------------------------------------------------------------------------
+
+
+def test_a_real_series_is_what_simpleitk_reads(load, tmp_path):
+    """CT slices of 2.5 mm, numbered from the head down."""
+    slices = [dcmread(path) for path in sorted(named("2062").parent.iterdir())]
+    assert len(slices) == 5
+    image = load(*slices)
+    assert same(image, read(tmp_path / "itk", slices))
+    assert image.GetSpacing()[2] == 2.5
+
+
+REAL = (
+    "CT_small.dcm", "MR_small_RLE.dcm", "MR2_J2KI.dcm", "JPEG2000.dcm", "JPEG-LL.dcm", "MR_small_jpeg_ls_lossless.dcm",
+    "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_gdcm_KY.dcm", "SC_rgb_16bit.dcm", "SC_rgb_expb_2frame.dcm", "emri_small.dcm",
+    "color3d_jpeg_baseline.dcm", "rtdose.dcm", "liver.dcm", "badVR.dcm",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_image_is_what_simpleitk_reads(load, name):
+    """Compressed ones, colours, frames without places, and with places."""
+    assert same(load(named(name)), SimpleITK.ReadImage(named(name), imageIO="GDCMImageIO"))
+
+
+def test_real_series_that_are_no_volumes_are_refused(load):
+    """Slices are missing; three planes of a localizer; no pixels. Their data sets come all the same."""
+    for name, count, why in (
+        ("17106", 4, "1.25 to 202.5 mm apart"),
+        ("4950", 3, "No more than 1 of the 3 images .* ImageOrientationPatient"),
+        ("IM000000", 50, "has no images"),
+    ):
+        files = [named(name), *named(name).parent.iterdir()]
+        with pytest.raises(NotAVolume, match=why):
+            load(*files)
+        assert len(load(*files, as_datasets=True)) == count
+
+
+# --- several frames ----------------------------------------------------------------------------------------------
+
+
+def enhanced(slices, **attributes):
+    """One enhanced instance with the slices as its frames, places in their functional groups."""
+    made = deepcopy(slices[0])
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept"):
+        del made[keyword]
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    made.NumberOfFrames = len(slices)
+    made.SharedFunctionalGroupsSequence = [
+        _groups(slices[0], ("PixelMeasuresSequence", "PixelSpacing", "SliceThickness"))
+    ]
+    scale = ("PixelValueTransformationSequence", "RescaleSlope", "RescaleIntercept")
+    place, turn = (
+        ("PlanePositionSequence", "ImagePositionPatient"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient"),
+    )
+    for each in slices:
+        each.RescaleSlope = each.get("RescaleSlope") or "1"
+    made.PerFrameFunctionalGroupsSequence = [_groups(each, scale, place, turn) for each in slices]
+    made.PixelData = b"".join(each.PixelData for each in slices)
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def _groups(dataset, *groups):
+    made = Dataset()
+    for sequence, *keywords in groups:
+        item = Dataset()
+        for keyword in keywords:
+            setattr(item, keyword, dataset[keyword].value)
+        setattr(made, sequence, Sequence([item]))
+    return made
+
+
+@pytest.mark.parametrize("given", [{}, {"orientation": OBLIQUE, "step": 0.8}, {"orientation": (0, 1, 0, 0, 0, -1)}])
+def test_frames_are_slices(load, tmp_path, given):
+    """In order they are what SimpleITK reads of the same file; in any order they are what it reads of single slices."""
+    slices = stack(**given)
+    for each in slices:
+        each.RescaleSlope = "1"
+    ordered = enhanced(slices)
+    (file,) = write([ordered], tmp_path / "ordered")
+    image = load(ordered)
+    assert same(image, SimpleITK.ReadImage(file, imageIO="GDCMImageIO"))
+    assert same(image, read(tmp_path / "itk", slices))
+
+
+def test_real_frames_lie_where_simpleitk_puts_them(load):
+    """It has frames against their normal in a left-handed image; in ours they follow the normal."""
+    file = named("eCT_Supplemental.dcm")
+    image = load(file)
+    assert same(SimpleITK.Flip(image, (False, False, True)), SimpleITK.ReadImage(file, imageIO="GDCMImageIO"))
+
+
+@pytest.mark.parametrize("order", [(5, 4, 3, 2, 1, 0), (3, 1, 4, 0, 5, 2)])
+def test_frames_in_another_order_are_put_into_that_of_space(load, tmp_path, order):
+    """Reversed, and shuffled."""
+    slices = stack(orientation=OBLIQUE)
+    for each in slices:
+        each.RescaleSlope = "1"
+    assert same(load(enhanced([slices[number] for number in order])), read(tmp_path / "itk", slices))
+
+
+def test_an_enhanced_instance_of_one_frame_is_a_volume_of_one(load):
+    """Where its functional groups say."""
+    slices = stack(count=1, RescaleSlope="1")
+    image = load(enhanced(slices))
+    assert (image.GetSize(), image.GetOrigin()) == ((8, 8, 1), (-10, 20, 30))
+    assert image[1, 0, 0] == 13 - 1024
+
+
+def test_the_frames_of_several_instances_make_one_volume(load, tmp_path):
+    """As in a concatenation."""
+    slices = stack()
+    for each in slices:
+        each.RescaleSlope = "1"
+    assert same(load(enhanced(slices[3:]), enhanced(slices[:3])), read(tmp_path / "itk", slices))
+
+
+def test_frames_of_different_scales_are_refused(load):
+    """GDCM applies the first one to all."""
+    slices = stack()
+    for number, each in enumerate(slices):
+        each.RescaleSlope = str(number + 1)
+    with pytest.raises(NotAVolume, match="different RescaleSlope"):
+        load(enhanced(slices))
+
+
+def test_instances_of_frames_without_places_are_not_put_together(load):
+    """Two clips of an examination."""
+    clips = [dcmread(named("SC_rgb_2frame.dcm")) for _ in range(2)]
+    clips[1].SOPInstanceUID = clips[1].file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    clips[1].InstanceNumber = 2
+    with pytest.raises(NotAVolume, match="2 of 2 instances have several frames"):
+        load(*clips)
+    assert load(*clips, InstanceNumber=2).GetSize() == (100, 100, 2)
+
+
+# --- what makes no volume ----------------------------------------------------------------------------------------
+
+
+def test_several_images_at_each_position_are_refused_until_one_more_key_is_named(load, tmp_path):
+    """Two echoes: it is said in what they differ, and that attribute is a key then."""
+    slices = stack(count=8, modality="MR", places=[0, 1, 2, 3, 0, 1, 2, 3])
+    for each in slices[4:]:
+        each.EchoTime = "20"
+    with pytest.raises(NotAVolume, match=r"2 images at each position, they differ in EchoTime \(10.0, 20\): name"):
+        load(*slices)
+    assert same(load(*slices, EchoTime=20), read(tmp_path / "itk", slices[4:]))
+    found = load(*slices, as_datasets=True)
+    assert [(each.ImagePositionPatient[2], int(each.EchoTime)) for each in found[:4]] == [
+        (30, 10), (30, 20), (31, 10), (31, 20),
+    ]  # fmt: skip
+
+
+def test_one_image_twice_is_refused(load):
+    """At one position only, and by its number where nothing else tells."""
+    slices = stack(places=[0, 1, 2, 2, 3, 4])
+    for each in slices:
+        del each.ContentTime
+    with pytest.raises(NotAVolume, match=r"2 images at one position, they differ in InstanceNumber \(3, 4\)"):
+        load(*slices)
+
+
+def test_frames_at_one_position_are_told_apart_by_their_functional_groups(load, tmp_path):
+    """Two phases in one instance; a key chooses among its frames."""
+    slices = stack(places=[0, 1, 2, 0, 1, 2], RescaleSlope="1")
+    both = enhanced(slices)
+    for number, groups in enumerate(both.PerFrameFunctionalGroupsSequence):
+        groups.FrameContentSequence = [Dataset()]
+        groups.FrameContentSequence[0].TemporalPositionIndex = 1 + number // 3
+    with pytest.raises(NotAVolume, match=r"2 images at each position, they differ in TemporalPositionIndex \(1, 2\)"):
+        load(both)
+    assert same(load(both, TemporalPositionIndex=2), read(tmp_path / "itk", slices[3:]))
+
+
+@pytest.mark.parametrize("places", [[0, 1, 2, 4, 5, 6], [0, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 8]])
+def test_a_missing_slice_is_refused(load, places):
+    """In the middle or at an end: no slice is shown where it is not."""
+    with pytest.raises(NotAVolume, match=r"slices are 1 to .* mm apart: some are missing"):
+        load(*stack(places=places))
+
+
+def test_a_tilted_gantry_is_refused(load):
+    """The slices are shifted against each other."""
+    slices = stack()
+    for number, each in enumerate(slices):
+        each.ImagePositionPatient[1] = 20 + number * 0.5
+    with pytest.raises(NotAVolume, match=r"shifted against each other by 2\.5 mm"):
+        load(*slices)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), ("PixelSpacing", [1, 1])]
+)
+def test_a_localizer_is_left_out_with_a_warning(load, tmp_path, keyword, value):
+    """What has another orientation or size than most; among data sets it is the last."""
+    slices = stack()
+    localizer = stack(count=7)[6]
+    localizer.InstanceNumber = 0
+    setattr(localizer, keyword, value)
+    with pytest.warns(LeftOut, match=f"1 of 7 images are left out of the volume: .* {keyword}"):
+        image = load(localizer, *slices)
+    assert same(image, read(tmp_path / "itk", slices))
+    assert load(localizer, *slices, as_datasets=True)[-1].SOPInstanceUID == localizer.SOPInstanceUID
+
+
+def test_what_simpleitk_cannot_read_is_said(load):
+    """A transfer syntax whose pixels are none."""
+    with pytest.raises(NotAVolume, match="SimpleITK cannot read the images"):
+        load(*study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.90"))
