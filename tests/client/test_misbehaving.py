@@ -324,12 +324,13 @@ def test_arrivals_are_signs_of_life(tmp_path):
 
     def move(association, message):
         for each in DATASETS:
-            time.sleep(0.3)
+            time.sleep(0.6)
             deliver(port, [each])
         answer(association, message, 0x0000, completed=4, failed=0, warning=0)
 
     with scripted(move=move) as pacs:
-        assert len(client.move_and_store(hasty(pacs), ASKED, to=tmp_path, port=port).paths) == 4
+        peer = replace(pacs.peer, deadlines=Deadlines(response=1.5))
+        assert len(client.move_and_store(peer, ASKED, to=tmp_path, port=port).paths) == 4
 
 
 # --- who ignores a cancel ----------------------------------------------------------------------------------------
