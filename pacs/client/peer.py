@@ -8,7 +8,7 @@ from typing import Any
 from pacs.dimse.agreement import Proposal
 from pacs.dimse.association import Association, Limits
 from pacs.dimse.establishment import Protection, request
-from pacs.errors import InvalidArgument
+from pacs.errors import AssociationRejected, InvalidArgument
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
@@ -95,15 +95,29 @@ def associate(
     roles: Mapping[str, tuple[bool, bool]] | None = None,
     extended: Mapping[str, bytes] | None = None,
 ) -> Association:
-    """An association with a peer. Raises DestinationUnreachable and its kinds."""
-    return request(
-        peer.host,
-        peer.port,
-        calling_ae_title=peer.calling_ae_title,
-        called_ae_title=peer.ae_title,
-        contexts=contexts,
-        roles=roles,
-        extended=extended,
-        limits=peer.deadlines.limits,
-        protection=peer.protection,
-    )
+    """An association with a peer. Raises DestinationUnreachable and its kinds, which say how to mend it if we know."""
+    try:
+        return request(
+            peer.host,
+            peer.port,
+            calling_ae_title=peer.calling_ae_title,
+            called_ae_title=peer.ae_title,
+            contexts=contexts,
+            roles=roles,
+            extended=extended,
+            limits=peer.deadlines.limits,
+            protection=peer.protection,
+        )
+    except AssociationRejected as error:
+        mending = _MENDING.get((error.source, error.reason))
+        if mending is None:
+            raise
+        sentence = f"{error.comment}: {mending.format(peer=peer)}"
+        raise AssociationRejected(sentence, error.result, error.source, error.reason) from None
+
+
+_MENDING = {
+    (1, 3): "have our AE title {peer.calling_ae_title} listed at the peer, or call with one that is",
+    (1, 7): "the peer does not call itself {peer.ae_title}",
+}
+"""What to do about a rejection, by its source and reason (PS3.8 Table 9-21)."""

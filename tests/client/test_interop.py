@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from pydicom import dcmread
 
 from pacs import client
 from pacs.client import Peer
-from pacs.errors import OperationFailed
+from pacs.errors import AssociationLost, OperationFailed
 from pacs.testing import study, write
 from tests.programs import free_port, needs, running, storescp, wait_for_port
 
@@ -155,3 +155,12 @@ def test_native_data_sets_are_converted_into_what_a_peer_takes(option, syntax, t
     order = "big" if first.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.2" else "little"
     values = [int.from_bytes(first.PixelData[at : at + 2], order) for at in range(0, 128, 2)]
     assert values == [int.from_bytes(expected.PixelData[at : at + 2], "little") for at in range(0, 128, 2)]
+
+
+def test_orthanc_aborts_the_query_of_a_stranger(tmp_path):
+    """Which it accepted the association of: what to look at is said."""
+    with (
+        other("orthanc", tmp_path / "other") as pacs,
+        pytest.raises(AssociationLost, match="is our AE title STRANGER listed"),
+    ):
+        list(client.find(replace(pacs.peer, calling_ae_title="STRANGER"), {"PatientID": ""}))

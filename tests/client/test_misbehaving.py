@@ -115,6 +115,21 @@ def test_an_association_for_each_instance_and_from_whoever(tmp_path):
         assert len(client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port).paths) == 4
 
 
+def test_a_large_instance_is_told_of_while_it_arrives(tmp_path):
+    """Its bytes count before it does."""
+    port, told = free_port(), []
+    large = study(series=1, instances=1, size=3000)
+
+    def move(association, message):
+        deliver(port, large)
+        answer(association, message, 0x0000, completed=1, failed=0, warning=0)
+
+    with scripted(move=move) as pacs:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port, on_progress=told.append)
+    assert [each for each in told if each.received == 0 and each.bytes >= 1 << 20]
+    assert (told[-1].received, told[-1].bytes > 18_000_000) == (1, True)
+
+
 def test_two_moves_at_once_do_not_meet(tmp_path):
     """Each has its own port and folder."""
     ports = {"ONE": free_port(), "TWO": free_port()}
@@ -324,12 +339,13 @@ def test_arrivals_are_signs_of_life(tmp_path):
 
     def move(association, message):
         for each in DATASETS:
-            time.sleep(0.3)
+            time.sleep(0.6)
             deliver(port, [each])
         answer(association, message, 0x0000, completed=4, failed=0, warning=0)
 
     with scripted(move=move) as pacs:
-        assert len(client.move_and_store(hasty(pacs), ASKED, to=tmp_path, port=port).paths) == 4
+        peer = replace(pacs.peer, deadlines=Deadlines(response=1.5))
+        assert len(client.move_and_store(peer, ASKED, to=tmp_path, port=port).paths) == 4
 
 
 # --- who ignores a cancel ----------------------------------------------------------------------------------------
@@ -389,6 +405,23 @@ def test_the_first_match_is_there_when_it_came():
         seen.set()
         next(found)
         found.close()
+        assert cancelled.is_set()
+        assert pacs.ends() == ["A-RELEASE"]
+
+
+def test_a_limit_cancels():
+    """As soon as the last match that is wanted has come, in good order."""
+    cancelled = threading.Event()
+
+    def find(association, message):
+        with association.operation(message) as cancellation:
+            while not cancellation.requested:
+                matches(association, message, [Dataset()])
+            cancelled.set()
+        answer(association, message, 0xFE00)
+
+    with scripted(find=find) as pacs:
+        assert len(list(client.find(pacs.peer, ASKED, limit=3))) == 3
         assert cancelled.is_set()
         assert pacs.ends() == ["A-RELEASE"]
 

@@ -48,6 +48,7 @@ def test_echo_says_why_there_is_no_association(tmp_path, known):
     ):
         client.echo(f"NOBODY@127.0.0.1:{strict.port}")
     assert raised.value.reason == 7
+    assert str(raised.value).endswith("the peer does not call itself NOBODY")
 
 
 @pytest.mark.parametrize("text", ["PACS", "PACS@host", "@host:1", "PACS@host:0", "PACS@host:x", "A" * 17 + "@host:1"])

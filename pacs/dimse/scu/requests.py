@@ -14,6 +14,7 @@ from pacs.dimse import status
 from pacs.dimse.agreement import Context
 from pacs.dimse.association import Association
 from pacs.dimse.command import RESPONSE, Command, CommandField, Value
+from pacs.dimse.inbox import ABORTED
 from pacs.dimse.messages import Buffer, Message
 from pacs.dimse.waiting import Bell, Vigil
 from pacs.errors import AssociationLost, NotSupported, PeerTimeout, ProtocolViolation
@@ -91,11 +92,19 @@ class Requestor:
             raise PeerTimeout("The peer does not answer in time")
         message = association.receive(self._timeout)
         if message is None:
-            raise AssociationLost(f"The association ended before the answer came: {association.ended_by}")
+            raise AssociationLost(self._why_over)
         if message.command.is_response:
             return message
         self._serve(message)
         return None
+
+    @property
+    def _why_over(self) -> str:
+        """How the association ended, and the most common reason where the peer does not answer its first request."""
+        sentence = f"The association ended before the answer came: {self.association.ended_by}"
+        if self._last_id > 1 or self.association.ended_by != ABORTED:
+            return sentence
+        return f"{sentence}; is our AE title {self.association.calling_ae_title} listed at the peer?"
 
     def _serve(self, message: Message) -> None:
         command, context = message.command, message.context
