@@ -48,7 +48,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except PacsError as error:
-            Failure(error.comment).show()
+            Failure("\n".join((error.comment, *getattr(error, "__notes__", ())))).show()
             status = next(EXIT_STATUS[base] for base in type(error).__mro__ if base in EXIT_STATUS)
             raise click.exceptions.Exit(status) from error
 
