@@ -8,9 +8,7 @@ import pytest
 from pacs.conformance.run import Kind, Peer, Specimens, Unreachable, examine, selected, wire
 from pacs.conformance.run.receiver import REFUSED, Receiver
 from pacs.conformance.run.wire import C_FIND, C_STORE
-from tests.conformance_run.tampering import Plant, is_pending, is_request, lost, relaying, when
-
-NO_ABSTRACT_SYNTAX = b"\x03"
+from tests.conformance_run.tampering import Plant, holds, is_pending, is_request, lost, relaying, says, when
 
 
 def test_a_server_that_says_nothing_is_not_reached(silent):
@@ -54,6 +52,25 @@ def test_matches_without_an_end_come_to_one(strict):
         verdict = strict.verdict("F8", port=relay.port, patience=0.5)
     assert verdict.kind is Kind.DEVIATES
     assert verdict.seen in ("no answer within 0.5 s", "it goes on without an end")
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (says(wire.STATUS, None), "a response has no Status"),
+        (says(wire.RESPONDING_TO, 99), "a response to Message ID 99"),
+        (says(wire.STATUS, "long"), "a response has no Status"),
+        (holds(lambda data: b"\x08\x00\x05\x00\xff\xff\xff\x7f"), ""),
+        (holds(lambda data: b""), ""),
+    ],
+)
+def test_answers_that_are_none_do_not_end_the_run(strict, change, seen):
+    """Whatever comes, there is a verdict, which is not that all is well."""
+    plant = Plant(answers=when(lambda each: each.field == C_FIND | wire.RESPONSE and each.is_pending, change))
+    with relaying(strict.port, plant) as relay:
+        found = strict.examine("F6", "M14c", "K5", port=relay.port, patience=3).verdicts
+    assert not {each.kind for each in found.values()} & {Kind.CONFORMS, Kind.FREE}
+    assert seen in found["F6"].seen
 
 
 def test_a_server_that_dies_is_asked_no_more(strict):

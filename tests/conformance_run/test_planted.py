@@ -188,6 +188,8 @@ PLANTED = {
     "F6c": matches(edited(QueryRetrieveLevel=None)),
     "F6d": matches(edited(StudyInstanceUID=None)),
     "F6e": matches(edited(RetrieveAETitle=None)),
+    "F6f": matches(edited(PatientID=None)),
+    "F8c": matches(says(wire.STATUS, 0xFF01)),
     "F7": of_series(twice),
     "F7b": matches(twice),
     "F8": ends(C_FIND, with_data(IMAGE)),

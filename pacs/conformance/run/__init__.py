@@ -144,6 +144,8 @@ def _asked(check: Check, bench: Bench) -> Verdict:
         return Verdict(Kind.NOT_ASKED, f"no association: {error}")
     except (Ended, Malformed) as error:
         return deviates(str(error))
+    except Exception as error:  # whatever a server makes us stumble over must not end the run
+        return Verdict(Kind.NOT_ASKED, f"the run itself stumbled: {error!r}")
 
 
 # --- the specimens -------------------------------------------------------------------------------------------------
