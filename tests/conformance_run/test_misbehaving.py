@@ -7,8 +7,9 @@ import pytest
 
 from pacs.conformance.run import Kind, Peer, Specimens, Unreachable, examine, selected, wire
 from pacs.conformance.run.receiver import REFUSED, Receiver
-from pacs.conformance.run.wire import C_FIND, C_STORE
+from pacs.conformance.run.wire import C_CANCEL, C_FIND, C_STORE
 from tests.conformance_run.tampering import Plant, holds, is_pending, is_request, lost, relaying, says, when
+from tests.waiting import eventually
 
 
 def test_a_server_that_says_nothing_is_not_reached(silent):
@@ -180,3 +181,34 @@ def test_a_port_that_is_taken_is_said(strict):
     """By the system's own error."""
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         examine(Peer("PACS", "127.0.0.1", strict.port), Specimens(), ("PACSRUN", taken.getsockname()[1]))
+
+
+def test_a_server_that_indexes_later_is_waited_for(strict):
+    """It answers that it has the instances before it finds them: here the first query finds nothing."""
+    asked = []
+
+    def late(message):
+        if message.field != C_FIND | wire.RESPONSE:
+            return message
+        asked.extend([message] if not message.is_pending else [])
+        return lost(message) if message.is_pending and len(asked) < 2 else message
+
+    with relaying(strict.port, Plant(answers=late)) as relay:
+        verdict = strict.verdict("F7", port=relay.port)
+    assert len(asked) > 3
+    assert verdict.kind is Kind.CONFORMS
+
+
+def test_a_server_is_not_asked_for_everything_it_has(pacs_server):
+    """What may be taken for a wish for all studies is cancelled behind the first match."""
+    asked = []
+
+    def note(message):
+        asked.append(message.field)
+        return message
+
+    with relaying(pacs_server.port, Plant(requests=note)) as relay:
+        peer = Peer("PACS", "127.0.0.1", relay.port)
+        column = examine(peer, Specimens(), checks=selected(["F3"]))
+        eventually(lambda: C_CANCEL in asked)
+    assert column.verdicts["F3"].seen == "matches"

@@ -231,6 +231,7 @@ PLANTED = {
     "M16": no_match("4"),
     "M17": matches(says(wire.STATUS, 0xFF00)),
     "M18b": no_match("1"),
+    "V1b": Plant(requests=when(is_request(C_MOVE), edited(StudyInstanceUID=SPECIMENS.uid("1")))),
     "V2": Plant(answers=when(refuses(0xA801), says(wire.STATUS, 0xC000))),
     "V4": ends(C_MOVE, no_list),
     "V4b": Plant(answers=when(refuses(0xA702), says(wire.STATUS, 0xA801))),

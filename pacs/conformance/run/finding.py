@@ -47,8 +47,8 @@ def no_key(bench: Bench) -> Verdict:
     """What is answered to a level without any key?"""
     bench.need("1")
     with bench.peer.associate([STUDY_FIND]) as association:
-        responses = association.ask(wire.C_FIND, STUDY_FIND, identifier({}, level="STUDY"))
-    return free(f"{'matches' if responses.pending else 'no matches'}, {ended(responses.final)}")
+        first = association.begin(wire.C_FIND, STUDY_FIND, identifier({}, level="STUDY"))
+    return free("matches" if first.is_pending else f"no matches, {ended(first)}")
 
 
 @check("F4", "PS3.4 C.4.1.3.1.1")
