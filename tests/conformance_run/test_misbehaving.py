@@ -8,6 +8,8 @@ import pytest
 from pacs.conformance.run import Kind, Peer, Specimens, Unreachable, examine, selected, wire
 from pacs.conformance.run.receiver import REFUSED, Receiver
 from pacs.conformance.run.wire import C_CANCEL, C_FIND, C_STORE
+from pacs.testing import serving, study
+from tests.archives import take_in
 from tests.conformance_run.tampering import Plant, holds, is_pending, is_request, lost, relaying, says, when
 from tests.waiting import eventually
 
@@ -133,9 +135,6 @@ def test_the_receiver_takes_nothing_but_the_specimens():
 
 def test_other_data_on_the_server_changes_no_verdict(tmp_path, free_receiver):
     """Studies of other patients, with the same names and numbers."""
-    from pacs.testing import serving, study
-    from tests.archives import take_in
-
     with serving(tmp_path, {"query.manner": "strict"}) as archive:
         take_in(archive, study("Pacsrun^Alpha^Middle", AccessionNumber="ACC-a1", StudyDate="20200120"))
         peer = Peer("PACS", "127.0.0.1", archive.port)
@@ -212,3 +211,20 @@ def test_a_server_is_not_asked_for_everything_it_has(pacs_server):
         column = examine(peer, Specimens(), checks=selected(["F3"]))
         eventually(lambda: C_CANCEL in asked)
     assert column.verdicts["F3"].seen == "matches"
+
+
+def test_a_server_that_looks_for_the_receiver_elsewhere_is_told_what_to_list(strict, free_receiver):
+    """It knows the AE title with another port: nothing arrives, and that is no verdict on its moves."""
+    peer = Peer("PACS", "127.0.0.1", strict.port)
+    column = examine(peer, Specimens(), ("PACSRUN", free_receiver), checks=selected(["V5", "V6"]))
+    assert {each.kind for each in column.verdicts.values()} == {Kind.NOT_ASKED}
+    assert "ends with A702" in column.verdicts["V5"].seen
+    assert f"pacs peers add PACSRUN 127.0.0.1 {free_receiver}" in column.verdicts["V5"].seen
+
+
+def test_a_server_that_lets_nobody_in_says_who_we_are(tmp_path):
+    """So that our AE title can be listed there."""
+    with serving(tmp_path, {"access.callers": "peers"}) as archive:
+        peer = Peer("PACS", "127.0.0.1", archive.port)
+        with pytest.raises(Unreachable, match=r"calling AE title not recognized; our AE title is PACSRUN"):
+            examine(peer, Specimens())

@@ -133,7 +133,9 @@ def _introduced(peer: Peer) -> str:
     try:
         with peer.associate([wire.VERIFICATION]) as association:
             return association.answer.implementation
-    except (Rejected, Ended, Malformed) as error:
+    except Rejected as error:
+        raise Unreachable(f"{peer}: {error}; our AE title is {peer.calling}") from error
+    except (Ended, Malformed) as error:
         raise Unreachable(f"{peer}: {error}") from error
 
 
