@@ -133,7 +133,7 @@ def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -
 
     click.echo(
         f"{len(list(specimens))} small instances, and up to {PROBES} more that may be refused, are stored with Patient "
-        f"IDs beginning with {specimens.prefix}-, and stay there, on {', '.join(map(str, servers))}",
+        f"IDs beginning with {specimens.prefix}-, one without any, and stay there, on {', '.join(map(str, servers))}",
         err=True,
     )
     if not yes and sys.stdin.isatty():

@@ -257,10 +257,19 @@ class _Request:
                 raise error("One single value needed", key.attribute)
         if not self.is_relational:
             self.check_unique_keys_above()
-        if not any(self.root.level_of_key(key.attribute.level) is self.level for key in self.keys):
+        if not any(self._is_of_level(key.attribute, own) for key in self.keys):
             raise error("Missing", own)
         if not any(_selects(key) for key in self.keys):
             raise error("Single value or list of UID needed", own)
+
+    def _is_of_level(self, attribute: Attribute, own: Attribute) -> bool:
+        """Whether a key selects at the level itself: its unique key or, in the tolerant manner, any that belongs to it.
+
+        In Study Root that is Patient ID too at STUDY, where it is a required key (C.6.2.1).
+        """
+        if not self.manner.retrieve_by_other_keys:
+            return attribute.tag == own.tag
+        return self.root.level_of_key(attribute.level) is self.level
 
 
 def level_asked(view: View, root: Root) -> QueryLevel:

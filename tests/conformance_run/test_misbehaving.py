@@ -7,10 +7,11 @@ import pytest
 
 from pacs.conformance.run import Kind, Peer, Specimens, Unreachable, examine, selected, wire
 from pacs.conformance.run.receiver import REFUSED, Receiver
-from pacs.conformance.run.wire import C_FIND, C_STORE
-from tests.conformance_run.tampering import Plant, is_pending, is_request, lost, relaying, when
-
-NO_ABSTRACT_SYNTAX = b"\x03"
+from pacs.conformance.run.wire import C_CANCEL, C_FIND, C_STORE
+from pacs.testing import serving, study
+from tests.archives import take_in
+from tests.conformance_run.tampering import Plant, holds, is_pending, is_request, lost, relaying, says, when
+from tests.waiting import eventually
 
 
 def test_a_server_that_says_nothing_is_not_reached(silent):
@@ -54,6 +55,25 @@ def test_matches_without_an_end_come_to_one(strict):
         verdict = strict.verdict("F8", port=relay.port, patience=0.5)
     assert verdict.kind is Kind.DEVIATES
     assert verdict.seen in ("no answer within 0.5 s", "it goes on without an end")
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (says(wire.STATUS, None), "a response has no Status"),
+        (says(wire.RESPONDING_TO, 99), "a response to Message ID 99"),
+        (says(wire.STATUS, "long"), "a response has no Status"),
+        (holds(lambda data: b"\x08\x00\x05\x00\xff\xff\xff\x7f"), ""),
+        (holds(lambda data: b""), ""),
+    ],
+)
+def test_answers_that_are_none_do_not_end_the_run(strict, change, seen):
+    """Whatever comes, there is a verdict, which is not that all is well."""
+    plant = Plant(answers=when(lambda each: each.field == C_FIND | wire.RESPONSE and each.is_pending, change))
+    with relaying(strict.port, plant) as relay:
+        found = strict.examine("F6", "M14c", "K5", port=relay.port, patience=3).verdicts
+    assert not {each.kind for each in found.values()} & {Kind.CONFORMS, Kind.FREE}
+    assert seen in found["F6"].seen
 
 
 def test_a_server_that_dies_is_asked_no_more(strict):
@@ -115,9 +135,6 @@ def test_the_receiver_takes_nothing_but_the_specimens():
 
 def test_other_data_on_the_server_changes_no_verdict(tmp_path, free_receiver):
     """Studies of other patients, with the same names and numbers."""
-    from pacs.testing import serving, study
-    from tests.archives import take_in
-
     with serving(tmp_path, {"query.manner": "strict"}) as archive:
         take_in(archive, study("Pacsrun^Alpha^Middle", AccessionNumber="ACC-a1", StudyDate="20200120"))
         peer = Peer("PACS", "127.0.0.1", archive.port)
@@ -163,3 +180,51 @@ def test_a_port_that_is_taken_is_said(strict):
     """By the system's own error."""
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         examine(Peer("PACS", "127.0.0.1", strict.port), Specimens(), ("PACSRUN", taken.getsockname()[1]))
+
+
+def test_a_server_that_indexes_later_is_waited_for(strict):
+    """It answers that it has the instances before it finds them: here the first query finds nothing."""
+    asked = []
+
+    def late(message):
+        if message.field != C_FIND | wire.RESPONSE:
+            return message
+        asked.extend([message] if not message.is_pending else [])
+        return lost(message) if message.is_pending and len(asked) < 2 else message
+
+    with relaying(strict.port, Plant(answers=late)) as relay:
+        verdict = strict.verdict("F7", port=relay.port)
+    assert len(asked) > 3
+    assert verdict.kind is Kind.CONFORMS
+
+
+def test_a_server_is_not_asked_for_everything_it_has(pacs_server):
+    """What may be taken for a wish for all studies is cancelled behind the first match."""
+    asked = []
+
+    def note(message):
+        asked.append(message.field)
+        return message
+
+    with relaying(pacs_server.port, Plant(requests=note)) as relay:
+        peer = Peer("PACS", "127.0.0.1", relay.port)
+        column = examine(peer, Specimens(), checks=selected(["F3"]))
+        eventually(lambda: C_CANCEL in asked)
+    assert column.verdicts["F3"].seen == "matches"
+
+
+def test_a_server_that_looks_for_the_receiver_elsewhere_is_told_what_to_list(strict, free_receiver):
+    """It knows the AE title with another port: nothing arrives, and that is no verdict on its moves."""
+    peer = Peer("PACS", "127.0.0.1", strict.port)
+    column = examine(peer, Specimens(), ("PACSRUN", free_receiver), checks=selected(["V5", "V6"]))
+    assert {each.kind for each in column.verdicts.values()} == {Kind.NOT_ASKED}
+    assert "ends with A702" in column.verdicts["V5"].seen
+    assert f"pacs peers add PACSRUN 127.0.0.1 {free_receiver}" in column.verdicts["V5"].seen
+
+
+def test_a_server_that_lets_nobody_in_says_who_we_are(tmp_path):
+    """So that our AE title can be listed there."""
+    with serving(tmp_path, {"access.callers": "peers"}) as archive:
+        peer = Peer("PACS", "127.0.0.1", archive.port)
+        with pytest.raises(Unreachable, match=r"calling AE title not recognized; our AE title is PACSRUN"):
+            examine(peer, Specimens())

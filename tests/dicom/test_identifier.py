@@ -435,6 +435,7 @@ def test_v1_a_level_outside_the_model_is_refused(manner):
     ("root", "level", "keys"),
     [
         (Root.STUDY, "STUDY", {"AccessionNumber": "A1"}),
+        (Root.STUDY, "STUDY", {"PatientID": "P1"}),
         (Root.PATIENT, "PATIENT", {"PatientName": "DOE^JOHN", "PatientID": "P1"}),
         (Root.PATIENT, "PATIENT", {"PatientName": "DOE^JOHN"}),
         (Root.STUDY, "STUDY", {"PatientID": "P1", "StudyDate": "20200101-20200131"}),

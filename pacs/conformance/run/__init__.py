@@ -4,8 +4,9 @@ Small instances are stored under Patient IDs of a prefix; each check asks one th
 says what it saw. Nothing is deleted or changed that was there, and nothing is known of the server but its answers.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pacs.conformance.run import (
@@ -51,6 +52,9 @@ CHECKS: list[Check] = [
 MOST_SILENT = 3
 """After how many checks in a row behind which it answers nothing a server is asked no more."""
 
+LOOK_AGAIN = 0.2
+"""Seconds between two looks whether the specimens are found."""
+
 GONE = Verdict(Kind.NOT_ASKED, "the server answers no more")
 
 OnCheck = Callable[[Check, Verdict], None]
@@ -87,6 +91,7 @@ def examine(
     column = Column(peer, _introduced(peer))
     with _receiver(bench, receiving):
         furnish(bench)
+        settle(bench)
         silent = 0
         for check in checks:
             verdict = _asked(check, bench) if silent < MOST_SILENT else GONE
@@ -128,7 +133,9 @@ def _introduced(peer: Peer) -> str:
     try:
         with peer.associate([wire.VERIFICATION]) as association:
             return association.answer.implementation
-    except (Rejected, Ended, Malformed) as error:
+    except Rejected as error:
+        raise Unreachable(f"{peer}: {error}; our AE title is {peer.calling}") from error
+    except (Ended, Malformed) as error:
         raise Unreachable(f"{peer}: {error}") from error
 
 
@@ -144,6 +151,8 @@ def _asked(check: Check, bench: Bench) -> Verdict:
         return Verdict(Kind.NOT_ASKED, f"no association: {error}")
     except (Ended, Malformed) as error:
         return deviates(str(error))
+    except Exception as error:  # whatever a server makes us stumble over must not end the run
+        return Verdict(Kind.NOT_ASKED, f"the run itself stumbled: {error!r}")
 
 
 # --- the specimens -------------------------------------------------------------------------------------------------
@@ -169,6 +178,16 @@ def _store(bench: Bench, remaining: list[Specimen]) -> None:
         while remaining:
             specimen = remaining.pop(0)
             bench.stored[specimen.uid] = store(association, specimen).status
+
+
+def settle(bench: Bench) -> None:
+    """Wait until the specimens that were stored last are found, for servers that answer before they index."""
+    deadline = time.monotonic() + bench.peer.patience
+    study = {"StudyInstanceUID": bench.specimens.uid("9"), "SeriesInstanceUID": bench.specimens.uid("9", 1)}
+    due = sum(each.uid in bench.stored for each in bench.specimens.study("9"))
+    with suppress(NotOffered, Unreachable, Rejected, Ended, Malformed):
+        while due and len(bench.find("IMAGE", study).ours) < due and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN)
 
 
 def selected(words: Iterable[str]) -> list[Check]:

@@ -319,6 +319,18 @@ class Association:
         self.send(pdus)
         return self.responses(message_id)
 
+    def begin(self, kind: int, abstract: str, data: bytes, more: Mapping[int, Value] | None = None) -> Message:
+        """Send a request and read its first response; where others would follow, cancel and abort.
+
+        For what a server may take as a wish for everything it has. Raises NotOffered, Ended, Malformed.
+        """
+        message_id, pdus = self.request(kind, abstract, data, more)
+        self.send(pdus)
+        first = self.receive()
+        if first.is_pending:
+            self.send(self.cancel(abstract, message_id), wire.pdu(wire.ABORT, bytes(4)))
+        return first
+
     def release(self) -> None:
         """Release. Raises Ended when the answer is another than A-RELEASE-RP."""
         self.send(wire.pdu(wire.RELEASE_RQ, bytes(4)))

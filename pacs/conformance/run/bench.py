@@ -27,6 +27,9 @@ UNIQUE = {
 }
 """The unique key of each level."""
 
+ARRIVES = 2.0
+"""Seconds an instance may take to arrive, behind the final response."""
+
 TAKEN = (0, 0xB000, 0xB006, 0xB007)
 """The statuses of an instance that was stored."""
 
@@ -167,8 +170,8 @@ class Bench:
     receiver: Receiver | None = None
     stored: dict[str, int] = field(default_factory=dict)
     """The status with which each specimen was taken, by SOP Instance UID."""
-    known: bool | None = None
-    """Whether the server knows our receiver; None while that is not known."""
+    obstacle: str | None = None
+    """Why nothing can be moved to our receiver, '' where it can; None while that is not known."""
 
     # --- what checks need ------------------------------------------------------------------------------------------
 
@@ -182,16 +185,23 @@ class Bench:
         """Our receiver, where the server knows it. Raises CouldNotAsk, NotOffered."""
         if self.receiver is None:
             cannot("there is no receiver")
-        if self.known is None:
+        if self.obstacle is None:
             self.need("4")
-            self.known = self._try_destination(self.receiver) != 0xA801
-        if not self.known:
-            cannot(f"it does not know our AE title: {listing(self.receiver)}")
+            self.obstacle = self._obstacle(self.receiver)
+        if self.obstacle:
+            cannot(self.obstacle)
         return self.receiver
 
-    def _try_destination(self, receiver: Receiver) -> int:
-        with receiver.behaving(Behaviour()):
-            return self.send_move({"StudyInstanceUID": self.specimens.uid("4")}, "STUDY", receiver.ae_title).status
+    def _obstacle(self, receiver: Receiver) -> str:
+        """Why nothing can be moved to our receiver; '' where an instance arrives."""
+        with receiver.behaving(Behaviour()) as arrived:
+            keys = {"StudyInstanceUID": self.specimens.uid("4")}
+            final = self.send_move(keys, "STUDY", receiver.ae_title).final
+            if receiver.wait_for(arrived, 1, ARRIVES):
+                return ""
+        if final.status == 0xA801:
+            return f"it does not know our AE title: {listing(receiver)}"
+        return f"a C-MOVE to us ends with {ended(final)}, and nothing arrives: {listing(receiver)}"
 
     # --- operations ------------------------------------------------------------------------------------------------
 
@@ -236,7 +246,7 @@ class Bench:
         with receiver.behaving(behaviour or Behaviour()) as arrived:
             keys = {"StudyInstanceUID": self.specimens.uid(label)}
             responses = self.send_move(keys, "STUDY", receiver.ae_title, **options)
-            receiver.wait_for(arrived, responses.final.number(wire.COMPLETED) or 0, 2)
+            receiver.wait_for(arrived, responses.final.number(wire.COMPLETED) or 0, ARRIVES)
             return Moved(responses, list(arrived))
 
     def getting(

@@ -1,6 +1,7 @@
 """What a C-FIND is answered with (PS3.4 C.4.1)."""
 
 from pacs.conformance.run import wire
+from pacs.conformance.run.association import Aborted
 from pacs.conformance.run.bench import PATIENT_FIND, STUDY_FIND, UNIQUE, Bench, Found, Keys, Match, ended, identifier
 from pacs.conformance.run.verdicts import Checks, Verdict, cannot, conforms, deviates, free, judge
 
@@ -46,8 +47,8 @@ def no_key(bench: Bench) -> Verdict:
     """What is answered to a level without any key?"""
     bench.need("1")
     with bench.peer.associate([STUDY_FIND]) as association:
-        responses = association.ask(wire.C_FIND, STUDY_FIND, identifier({}, level="STUDY"))
-    return free(f"{'matches' if responses.pending else 'no matches'}, {ended(responses.final)}")
+        first = association.begin(wire.C_FIND, STUDY_FIND, identifier({}, level="STUDY"))
+    return free("matches" if first.is_pending else f"no matches, {ended(first)}")
 
 
 @check("F4", "PS3.4 C.4.1.3.1.1")
@@ -138,6 +139,34 @@ def retrieve_title(bench: Bench) -> Verdict:
     return judge(where, where or "neither Retrieve AE Title nor Storage Media File-Set")
 
 
+@check("F6f", "PS3.4 C.4.1.1.3.2")
+def patient_above(bench: Bench) -> Verdict:
+    """Is Patient ID returned with a study in the Patient Root model, where it is above?"""
+    bench.need("1")
+    keys = {"PatientID": bench.specimens.patient_id("1"), "StudyInstanceUID": bench.specimens.uid("1")}
+    found = bench.find("STUDY", keys, model=PATIENT_FIND)
+    if not found.ours:
+        return deviates(f"the study is not found, {found.ending}")
+    return judge(
+        found.ours[0].text("PatientID") == keys["PatientID"], found.ours[0].text("PatientID") or "not returned"
+    )
+
+
+@check("F6g", "PS3.4 C.4.1.1.3.1")
+def name_above(bench: Bench) -> Verdict:
+    """What is answered to a required key of a level above, Patient's Name with a study in the Patient Root model?"""
+    bench.need("1")
+    keys = {
+        "PatientID": bench.specimens.patient_id("1"),
+        "PatientName": "Nobody",
+        "StudyInstanceUID": bench.specimens.uid("1"),
+    }
+    found = bench.find("STUDY", keys, model=PATIENT_FIND)
+    if found.status:
+        return free(f"refused, with {found.ending}")
+    return free("it is not matched" if found.ours else "it is matched")
+
+
 @check("F7", "PS3.4 C.4.1.3.1")
 def one_each(bench: Bench) -> Verdict:
     """Is there one response per entity at PATIENT, STUDY, SERIES and IMAGE?"""
@@ -186,6 +215,14 @@ def unsupported(bench: Bench) -> Verdict:
     return judge(found.status == 0xFF01, f"not returned, {found.status:04X}")
 
 
+@check("F8c", "PS3.4 C.4.1.1.4")
+def supported(bench: Bench) -> Verdict:
+    """Is FF00 answered where only required keys are asked for?"""
+    bench.need("1")
+    found = _one(bench, "1", {"PatientName": "", "StudyDate": "", "AccessionNumber": ""})
+    return judge(found.status == 0xFF00, f"{found.status:04X}")
+
+
 @check("F9", "PS3.4 C.4.1.1.4")
 def reasons(bench: Bench) -> Verdict:
     """Does a refusal say why?"""
@@ -196,6 +233,19 @@ def reasons(bench: Bench) -> Verdict:
         return deviates("0000 to level NOWHERE")
     tags = final.elements.get(wire.OFFENDING_ELEMENT, b"")
     return free(f"{ended(final)}, {'with' if tags else 'without'} Offending Element")
+
+
+@check("F9b", "PS3.7 9.1.2.1")
+def other_class(bench: Bench) -> Verdict:
+    """What becomes of a C-FIND whose SOP Class is not that of its context?"""
+    bench.need("1")
+    data = identifier({"StudyInstanceUID": bench.specimens.uid("1")}, level="STUDY")
+    with bench.peer.associate([STUDY_FIND]) as association:
+        try:
+            responses = association.ask(wire.C_FIND, STUDY_FIND, data, {wire.SOP_CLASS: PATIENT_FIND})
+        except Aborted as aborted:
+            return free(str(aborted))
+    return free(f"{'matches' if responses.pending else 'no matches'}, {ended(responses.final)}")
 
 
 @check("K1", "PS3.4 C.2.2.1.1")

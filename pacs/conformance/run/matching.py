@@ -81,6 +81,17 @@ def long_list(bench: Bench) -> Verdict:
     return bench.find("STUDY", {"StudyInstanceUID": uids}).judge("1", "4")
 
 
+@check("M3c", "PS3.4 C.4.1.1.3.1")
+def list_above(bench: Bench) -> Verdict:
+    """What is answered to a list of UIDs above the level, two studies for SERIES?"""
+    bench.need("1", "2")
+    uids = "\\".join(bench.specimens.uid(each) for each in ("1", "2"))
+    found = bench.find("SERIES", {"StudyInstanceUID": uids})
+    if found.status:
+        return free(f"refused, with {found.ending}")
+    return free(f"{len({each.text('SeriesInstanceUID') for each in found.ours})} of 3 series")
+
+
 @check("M4", "PS3.4 C.2.2.2.3")
 def universal(bench: Bench) -> Verdict:
     """Does an empty key match everything, empty values too?"""
@@ -134,6 +145,16 @@ def no_wild_card(bench: Bench) -> Verdict:
     return judge(not found.ours, f"2020* finds {len(found.ours)} studies" if found.ours else "2020* finds nothing")
 
 
+@check("M5g", "PS3.4 C.2.2.2.4")
+def wild_card_in_uid(bench: Bench) -> Verdict:
+    """What does * in a UID match?"""
+    bench.need("1")
+    found = bench.find(
+        "STUDY", {"PatientID": bench.specimens.patient_id("1"), "StudyInstanceUID": bench.specimens.root + "*"}
+    )
+    return free(f"refused, with {found.ending}" if found.status else f"{len(found.studies)} of 4 studies")
+
+
 @check("M5f", "PS3.4 C.2.2.2.4")
 def wild_card_in_name(bench: Bench) -> Verdict:
     """Are wild cards in names matched without regard to groups that follow?"""
@@ -159,6 +180,22 @@ def reversed_range(bench: Bench) -> Verdict:
     """Does a range from later to earlier match nothing?"""
     found = bench.of_patient(StudyDate="20210101-20200101")
     return free(f"refused, with {found.ending}") if found.status else found.judge()
+
+
+@check("M6d", "PS3.5 6.2")
+def old_dates(bench: Bench) -> Verdict:
+    """Is a date understood that is written as before 1993, 2020.01.20?"""
+    found = bench.of_patient(StudyDate="2020.01.20")
+    if found.status:
+        return free(f"refused, with {found.ending}")
+    return free("yes" if found.studies == {"2"} else f"{len(found.studies)} of 4 studies are found")
+
+
+@check("M6e", "PS3.4 C.2.2.2.5")
+def only_a_hyphen(bench: Bench) -> Verdict:
+    """What does a range without either end match?"""
+    found = bench.of_patient(StudyDate="-")
+    return free(f"refused, with {found.ending}" if found.status else f"{len(found.studies)} of 4 studies")
 
 
 @check("M7", "PS3.4 C.2.2.2.5")

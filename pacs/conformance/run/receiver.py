@@ -127,7 +127,7 @@ class Receiver:
         with self._changed:
             self._lines.add(line)
         try:
-            with suppress(Ended, Malformed, OSError):
+            with suppress(Ended, Malformed, OSError, IndexError):  # whoever sends no association is not answered
                 self._associate(line)
         finally:
             with self._changed:
