@@ -298,7 +298,7 @@ class Received:
     def ended(self, association_id: str, how: str, duration: float) -> None:
         """Note the end of an association."""
         with self._changed:
-            noted = self._by_id.get(association_id)
+            noted = self._by_id.pop(association_id, None)
             if noted is not None:
                 noted.ended_by, noted.duration = how, duration
             self._changed.notify_all()
