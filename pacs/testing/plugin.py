@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="port of the fixture pacs_server, plus the number of the worker under pytest-xdist (any free one)",
     )
 
+    parser.addini("pacs_settings", "KEY = VALUE lines of settings of the fixture pacs_server", type="linelist")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """The marker of the plugin."""
@@ -93,7 +95,7 @@ def pacs_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["Pac
         "server.ae_title": request.config.getoption("--pacs-aet"),
         "server.port": _port(request.config.getoption("--pacs-port")),
     }
-    given = settings | dict(asked.get("settings", {}))
+    given = settings | _of_lines(request.config.getini("pacs_settings")) | dict(asked.get("settings", {}))
     with serving(tmp_path / "pacs", given, scenario=asked.get("scenario"), watched=True) as server:
         yield server
 
@@ -106,6 +108,17 @@ def storage_scp(request: pytest.FixtureRequest) -> Iterator["StorageSCP"]:
             server = request.getfixturevalue("pacs_server")
             server.add_peer(scp.ae_title, scp.host, scp.port)
         yield scp
+
+
+def _of_lines(lines: Iterable[str]) -> dict[str, str]:
+    """Settings from the ini file. Raises pytest.UsageError."""
+    settings = {}
+    for line in lines:
+        key, equals, value = line.partition("=")
+        if not equals:
+            raise pytest.UsageError(f"pacs_settings: {line!r} is not KEY = VALUE, such as query.manner = strict")
+        settings[key.strip()] = value.strip()
+    return settings
 
 
 def _port(port: int) -> int:

@@ -285,10 +285,13 @@ def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
 
 def test_a_storage_scp_answers_an_echo_and_can_refuse(storage_scp):
     """It is a server like others: what came is seen, and faults can be added."""
-    storage_scp.faults.add(Fault("C-STORE", status=0xA700))
+    storage_scp.faults.add(Fault("C-STORE", nth=1, full_disk=True))
+    storage_scp.faults.add(Fault("C-STORE", nth=2, status=0xC001, comment="Never"))
     (image,) = study(series=1, instances=1)
     association = associate(storage_scp, VERIFICATION, image.SOPClassUID)
-    assert (association.send_c_echo().Status, association.send_c_store(image).Status) == (0x0000, 0xA700)
+    assert association.send_c_echo().Status == 0x0000
+    assert [association.send_c_store(image).Status for _ in range(3)] == [0xA700, 0xC001, 0x0000]
     association.release()
-    assert storage_scp.instances == []
-    assert storage_scp.received.c_store[0].status == 0xA700
+    assert len(storage_scp.instances) == 1
+    assert [each.status for each in storage_scp.received.c_store] == [0xA700, 0xC001, 0x0000]
+    assert storage_scp.received.c_store[1].responses[0].comment == "Never"
