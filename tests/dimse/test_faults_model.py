@@ -1,6 +1,7 @@
 """When a fault applies, and what a scenario makes of chance."""
 
 import gc
+import threading
 import weakref
 from dataclasses import fields
 
@@ -10,10 +11,10 @@ from pydicom import Dataset
 from pacs.dimse.faults.choosing import Chooser, Occasion
 from pacs.dimse.faults.model import DIMSE, Fault, Scenario, is_among, merged
 from pacs.testing import serving, study
-from tests.archives import FIND, identifier
+from tests.archives import FIND, MOVE, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask
-from tests.raw import C_ECHO, C_FIND, IMPLICIT, Raw, associate_rq, request
+from tests.raw import C_ECHO, C_FIND, C_MOVE, IMPLICIT, Raw, associate_rq, element, request
 from tests.waiting import eventually
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -242,3 +243,37 @@ def test_any_rejection_can_be_said(tmp_path, triplet):
             client.send(associate_rq([(1, VERIFICATION, [IMPLICIT])]))
             assert client.pdu() == (0x03, bytes((0, *triplet)))
         assert [each.rejection for each in server.received.associations] == [triplet]
+
+
+LONG = 3600.0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("association", delay=LONG),
+        Fault("C-ECHO", delay=LONG),
+        Fault("C-ECHO", bytes_per_second=1, delay_each=LONG),
+        Fault("C-MOVE", hang_destination=LONG),
+        Fault("C-MOVE", hang_destination=LONG, success_first=True),
+    ],
+    ids=lambda each: f"{each.operation} {', '.join(each.effects)}",
+)
+def test_a_server_that_stops_does_not_sit_out_what_it_was_told_to_wait(tmp_path, fault):
+    """Whatever waits is over when the `with` block is left, long before the hour that was asked for."""
+    with serving(tmp_path, scenario=Scenario(faults=(fault,))) as server:
+        server.add(study(series=1, instances=1))
+        server.add_peer("SOMEWHERE", "127.0.0.1", 9)
+        with Raw(server.port) as client:
+            client.send(associate_rq([(1, MOVE, [IMPLICIT]), (3, VERIFICATION, [IMPLICIT])]))
+            if fault.operation != "association":
+                client.pdu()
+                asked = identifier("STUDY", StudyInstanceUID=study()[0].StudyInstanceUID)
+                to = [element(0x0600, b"SOMEWHERE")]
+                is_move = fault.operation == "C-MOVE"
+                client.send(
+                    request(C_MOVE, 1, MOVE, 1, asked, to) if is_move else request(C_ECHO, 3, VERIFICATION, 1, None)
+                )
+            assert eventually(lambda: server.faults.armed[0].fired == 1)
+            server.close()
+    assert not [each for each in threading.enumerate() if each.name in ("pacs-association", "pacs-late")]

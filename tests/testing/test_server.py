@@ -249,6 +249,16 @@ def test_faults_can_be_added_and_ended_while_it_runs(pacs_server):
     assert [find(pacs_server, PatientID="")[1] for _ in range(2)] == [0, 0]
 
 
+def test_a_fault_can_be_about_one_level_one_caller_or_one_sop_class(pacs_server):
+    """What does not fit neither meets it nor counts."""
+    level = pacs_server.faults.add(Fault("C-FIND", level="SERIES", status=0xA700))
+    caller = pacs_server.faults.add(Fault("C-FIND", calling="SOMEBODY*", status=0xC001))
+    sop_class = pacs_server.faults.add(Fault(sop_class="1.2.840.10008.5.1.4.1.2.1.*", status=0xC002))
+    answers = [find(pacs_server, QueryRetrieveLevel=each, StudyInstanceUID="1.2.3")[1] for each in ("STUDY", "SERIES")]
+    assert answers == [0x0000, 0xA700]
+    assert [(each.seen, each.fired) for each in (level, caller, sop_class)] == [(1, 1), (0, 0), (0, 0)]
+
+
 def test_a_peer_can_be_added_while_it_runs(pacs_server):
     """A move to it is refused before, and done after; a bad one is refused with a sentence."""
     (image,) = study(series=1, instances=1)
