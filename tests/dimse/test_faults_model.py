@@ -191,6 +191,14 @@ def test_a_report_of_storage_commitment_can_say_that_some_failed(committing):
     assert [each[1] for each in told.failed] == [held[1].SOPInstanceUID, held[2].SOPInstanceUID]
 
 
+def test_a_request_for_commitment_can_be_refused(committing):
+    """With any status; nothing is reported then."""
+    server, held = committing
+    server.faults.add(Fault("N-ACTION", status=0x0213, comment="Too much asked for"))
+    assert requester().ask(server.port, references(held)) == 0x0213
+    assert server.received.n_action[0].responses[0].comment == "Too much asked for"
+
+
 def test_a_report_can_be_withheld(committing):
     """The next one comes all the same."""
     server, held = committing

@@ -1,5 +1,7 @@
 """`pacs_server` and `storage_scp` as somebody uses them who tests an SCU of their own."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -281,6 +283,19 @@ def test_a_program_without_pytest_has_the_same():
         find(server, PatientID="P1")
         assert server.received.expect_c_find(PatientID="P1").status == 0x0000
     assert not folder.exists()
+
+
+def test_a_program_needs_no_pytest():
+    """Only the fixtures do."""
+    program = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from pacs.testing import serving, storing\n"
+        "with serving(watched=True) as server, storing() as scp:\n"
+        "    server.add_peer(scp.ae_title, scp.host, scp.port)\n"
+        "    print(server.address.rpartition(':')[0])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "PACS@127.0.0.1"
 
 
 def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
