@@ -9,18 +9,15 @@
 Nothing heavy is imported before it is used.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pacs.dimse.faults.model import Fault, Scenario
 from pacs.testing.builders import EXPLICIT_BIG, EXPLICIT_LITTLE, MODALITIES, studies, study, uid, write
-from pacs.testing.plugin import (
-    pacs_server,
-    pytest_addoption,
-    pytest_configure,
-    serving,
-    storage_scp,
-    storing,
-)
+from pacs.testing.running import serving, storing
+
+if find_spec("pytest") is not None:  # a program that only serves needs none
+    from pacs.testing.plugin import pacs_server, pytest_addoption, pytest_configure, storage_scp
 
 if TYPE_CHECKING:
     from pacs.testing.received import Received

@@ -48,7 +48,8 @@ def study(
     `number` tells the studies of one patient apart; UIDs come from it, `patient_id` and `modality`. `size` is Rows and
     Columns. `attributes` are set in every data set by keyword. Texts beyond ASCII are in UTF-8 where no
     `character_set` is named. In an encapsulated `transfer_syntax` the pixels are compressed where pydicom finds an
-    encoder (RLE always, JPEG-LS and JPEG 2000 with its extras), else they are a placeholder that no codec decodes.
+    encoder (RLE always, with its extras JPEG-LS and from 32 pixels on JPEG 2000), else they are a placeholder that no
+    codec decodes.
 
     Raises ValueError for a `modality` that is none of `MODALITIES`.
     """

@@ -21,7 +21,10 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response as it went out, so many seconds after its request had come; counts are None where it has none."""
+    """A response as it goes out, so many seconds after its request had come; counts are None where it has none.
+
+    It is noted before it is written: a fault that counts PDUs may end the association instead.
+    """
 
     status: int
     after: float
@@ -287,7 +290,7 @@ class Received:
 
     def cancelled(self, association: Association, message_id: int) -> None:
         """Note a C-CANCEL."""
-        noted = self._by_id[association.id]
+        noted = self._by_id.get(association.id)
         with self._changed:
             for each in reversed(self._requests):
                 if each.association is noted and each.message_id == message_id:
@@ -298,7 +301,7 @@ class Received:
     def ended(self, association_id: str, how: str, duration: float) -> None:
         """Note the end of an association."""
         with self._changed:
-            noted = self._by_id.get(association_id)
+            noted = self._by_id.pop(association_id, None)
             if noted is not None:
                 noted.ended_by, noted.duration = how, duration
             self._changed.notify_all()

@@ -1,6 +1,7 @@
 """When a fault applies, and what a scenario makes of chance."""
 
 import gc
+import threading
 import weakref
 from dataclasses import fields
 
@@ -10,10 +11,10 @@ from pydicom import Dataset
 from pacs.dimse.faults.choosing import Chooser, Occasion
 from pacs.dimse.faults.model import DIMSE, Fault, Scenario, is_among, merged
 from pacs.testing import serving, study
-from tests.archives import FIND, identifier
+from tests.archives import FIND, MOVE, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask
-from tests.raw import C_ECHO, C_FIND, IMPLICIT, Raw, associate_rq, request
+from tests.raw import C_ECHO, C_FIND, C_MOVE, IMPLICIT, Raw, associate_rq, element, request
 from tests.waiting import eventually
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -50,7 +51,8 @@ def test_which_of_several_is_said_in_a_few_ways(which, numbers):
         ({"reject": (1, 1, 1)}, "reject: expected operation to be one of association"),
         ({"operation": "association", "reject": (0, 1, 1)}, "reject: expected result, source and reason"),
         ({"operation": "C-FIND", "delay": -1.0}, "delay: expected no negative number"),
-        ({"operation": "C-FIND", "pendings": "sometimes"}, "pendings: expected"),
+        ({"operation": "C-FIND", "pendings": "sometimes"}, 'pendings: expected "none", "every 3" or "at the end"'),
+        ({"operation": "C-MOVE", "counts": "odd"}, 'counts: expected "missing", "wrong" or "zero at failure", not'),
         ({"operation": "C-MOVE", "fail": 1.5}, "fail: expected a share"),
         ({"operation": "C-MOVE", "fail": "some"}, "fail: expected a number"),
         ({"operation": "association", "refuse": ("*",), "refuse_result": 9}, "refuse_result: expected 1, 2, 3 or 4"),
@@ -189,6 +191,14 @@ def test_a_report_of_storage_commitment_can_say_that_some_failed(committing):
     assert [each[1] for each in told.failed] == [held[1].SOPInstanceUID, held[2].SOPInstanceUID]
 
 
+def test_a_request_for_commitment_can_be_refused(committing):
+    """With any status; nothing is reported then."""
+    server, held = committing
+    server.faults.add(Fault("N-ACTION", status=0x0213, comment="Too much asked for"))
+    assert requester().ask(server.port, references(held)) == 0x0213
+    assert server.received.n_action[0].responses[0].comment == "Too much asked for"
+
+
 def test_a_report_can_be_withheld(committing):
     """The next one comes all the same."""
     server, held = committing
@@ -241,3 +251,37 @@ def test_any_rejection_can_be_said(tmp_path, triplet):
             client.send(associate_rq([(1, VERIFICATION, [IMPLICIT])]))
             assert client.pdu() == (0x03, bytes((0, *triplet)))
         assert [each.rejection for each in server.received.associations] == [triplet]
+
+
+LONG = 3600.0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("association", delay=LONG),
+        Fault("C-ECHO", delay=LONG),
+        Fault("C-ECHO", bytes_per_second=1, delay_each=LONG),
+        Fault("C-MOVE", hang_destination=LONG),
+        Fault("C-MOVE", hang_destination=LONG, success_first=True),
+    ],
+    ids=lambda each: f"{each.operation} {', '.join(each.effects)}",
+)
+def test_a_server_that_stops_does_not_sit_out_what_it_was_told_to_wait(tmp_path, fault):
+    """Whatever waits is over when the `with` block is left, long before the hour that was asked for."""
+    with serving(tmp_path, scenario=Scenario(faults=(fault,))) as server:
+        server.add(study(series=1, instances=1))
+        server.add_peer("SOMEWHERE", "127.0.0.1", 9)
+        with Raw(server.port) as client:
+            client.send(associate_rq([(1, MOVE, [IMPLICIT]), (3, VERIFICATION, [IMPLICIT])]))
+            if fault.operation != "association":
+                client.pdu()
+                asked = identifier("STUDY", StudyInstanceUID=study()[0].StudyInstanceUID)
+                to = [element(0x0600, b"SOMEWHERE")]
+                is_move = fault.operation == "C-MOVE"
+                client.send(
+                    request(C_MOVE, 1, MOVE, 1, asked, to) if is_move else request(C_ECHO, 3, VERIFICATION, 1, None)
+                )
+            assert eventually(lambda: server.faults.armed[0].fired == 1)
+            server.close()
+    assert not [each for each in threading.enumerate() if each.name in ("pacs-association", "pacs-late")]

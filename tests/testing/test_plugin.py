@@ -66,3 +66,13 @@ def test_a_marker_that_makes_no_sense_says_so(tmp_path, marker, expected):
     """As `pacs serve` would."""
     suite = f"import pytest\n@pytest.mark.pacs({marker})\ndef test_it(pacs_server):\n    pass\n"
     assert expected in run(tmp_path, suite)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"), [("query.manner = strict", "1 passed"), ("strict", "is not KEY = VALUE")]
+)
+def test_settings_for_all_tests_stand_in_the_ini_file(tmp_path, lines, expected):
+    """A line each; those of a marker count before them."""
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\npacs_settings =\n    {lines}\n")
+    suite = "def test_it(pacs_server):\n    assert pacs_server.config.query.manner == 'strict'\n"
+    assert expected in run(tmp_path, suite, "-n", "0")

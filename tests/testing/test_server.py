@@ -1,5 +1,7 @@
 """`pacs_server` and `storage_scp` as somebody uses them who tests an SCU of their own."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,16 @@ def test_faults_can_be_added_and_ended_while_it_runs(pacs_server):
     assert [find(pacs_server, PatientID="")[1] for _ in range(2)] == [0, 0]
 
 
+def test_a_fault_can_be_about_one_level_one_caller_or_one_sop_class(pacs_server):
+    """What does not fit neither meets it nor counts."""
+    level = pacs_server.faults.add(Fault("C-FIND", level="SERIES", status=0xA700))
+    caller = pacs_server.faults.add(Fault("C-FIND", calling="SOMEBODY*", status=0xC001))
+    sop_class = pacs_server.faults.add(Fault(sop_class="1.2.840.10008.5.1.4.1.2.1.*", status=0xC002))
+    answers = [find(pacs_server, QueryRetrieveLevel=each, StudyInstanceUID="1.2.3")[1] for each in ("STUDY", "SERIES")]
+    assert answers == [0x0000, 0xA700]
+    assert [(each.seen, each.fired) for each in (level, caller, sop_class)] == [(1, 1), (0, 0), (0, 0)]
+
+
 def test_a_peer_can_be_added_while_it_runs(pacs_server):
     """A move to it is refused before, and done after; a bad one is refused with a sentence."""
     (image,) = study(series=1, instances=1)
@@ -273,6 +285,19 @@ def test_a_program_without_pytest_has_the_same():
     assert not folder.exists()
 
 
+def test_a_program_needs_no_pytest():
+    """Only the fixtures do."""
+    program = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from pacs.testing import serving, storing\n"
+        "with serving(watched=True) as server, storing() as scp:\n"
+        "    server.add_peer(scp.ae_title, scp.host, scp.port)\n"
+        "    print(server.address.rpartition(':')[0])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "PACS@127.0.0.1"
+
+
 def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
     """It is served as `pacs serve` serves; what it did not see it does not show."""
     with serving(tmp_path) as server:
@@ -285,10 +310,13 @@ def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
 
 def test_a_storage_scp_answers_an_echo_and_can_refuse(storage_scp):
     """It is a server like others: what came is seen, and faults can be added."""
-    storage_scp.faults.add(Fault("C-STORE", status=0xA700))
+    storage_scp.faults.add(Fault("C-STORE", nth=1, full_disk=True))
+    storage_scp.faults.add(Fault("C-STORE", nth=2, status=0xC001, comment="Never"))
     (image,) = study(series=1, instances=1)
     association = associate(storage_scp, VERIFICATION, image.SOPClassUID)
-    assert (association.send_c_echo().Status, association.send_c_store(image).Status) == (0x0000, 0xA700)
+    assert association.send_c_echo().Status == 0x0000
+    assert [association.send_c_store(image).Status for _ in range(3)] == [0xA700, 0xC001, 0x0000]
     association.release()
-    assert storage_scp.instances == []
-    assert storage_scp.received.c_store[0].status == 0xA700
+    assert len(storage_scp.instances) == 1
+    assert [each.status for each in storage_scp.received.c_store] == [0xA700, 0xC001, 0x0000]
+    assert storage_scp.received.c_store[1].responses[0].comment == "Never"

@@ -27,7 +27,7 @@ from pacs.dimse.messages import Message
 from pacs.dimse.operation import Publish, operating
 from pacs.dimse.server import Settings
 from pacs.dimse.status import Refusal, Service
-from pacs.errors import AssociationLost, PacsError
+from pacs.errors import AssociationLost, OutOfResources, PacsError
 from pacs.telemetry import Event
 
 LARGEST = 1 << 24
@@ -35,6 +35,9 @@ LARGEST = 1 << 24
 
 PATIENCE = 10.0
 """Seconds that a retrieve which goes on after its answer has to come to an end, when the server stops."""
+
+OUT_OF_RESOURCES = status.refusal(Service.STORE, OutOfResources("")).status
+"""What a full disk is where there is no file store."""
 
 _SERVICES = {
     CommandField.C_ECHO: Service.ECHO,
@@ -162,6 +165,8 @@ class Interposition:
         publish: Publish = handlers.publish if handlers is not None else _unheard
         if fault.status is not None and not fault.after:
             _answer(association, message, Refusal(fault.status, fault.comment, fault.offending), publish)
+        elif handlers is None and fault.full_disk:
+            _answer(association, message, Refusal(OUT_OF_RESOURCES, fault.comment, ()), publish)
         elif handlers is None or not fault.effects:
             original(association, message)
         elif fault.success_first:

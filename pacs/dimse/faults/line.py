@@ -39,7 +39,7 @@ def pause(descriptor: int, seconds: float, meanwhile: Callable[[], None] = lambd
         meanwhile()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Count:
     """The PDUs that one fault counts: those of an operation or of an association, which has had one each way."""
 
@@ -251,7 +251,7 @@ class Line(UpperLayer):
         for offset in range(0, len(pdu), portion):
             part = pdu[offset : offset + portion]
             super().write([part], wait_for_room)
-            pause(self.wire.fileno(), len(part) / rate)
+            pause(self.wire.fileno(), len(part) / rate, wait_for_room)
 
     def _damaged(self, count: Count, pdu: bytes) -> bytes:
         """What becomes of one PDU. Raises AssociationLost when it is the end of the association instead."""

@@ -185,7 +185,8 @@ def _check_second_half(fault: Fault) -> None:
             raise ValueError(f"{name}: expected 0 to 0xFFFF, not {value!r}")
     for name, pattern in _CHECKED.items():
         if (value := getattr(fault, name)) and not pattern.fullmatch(value):
-            raise ValueError(f"{name}: expected {field_of(name).metadata['does'].partition('`')[2]}, not {value!r}")
+            expected = field_of(name).metadata["does"].partition("`")[2].replace("`", "")
+            raise ValueError(f"{name}: expected {expected}, not {value!r}")
     for each in fields(fault):
         value = getattr(fault, each.name)
         if isinstance(value, int | float) and value < 0:
