@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import click
 
 from pacs.cli.output import counted
-from pacs.errors import ConfigurationError
+from pacs.errors import ConfigurationError, StorageUnavailable
 
 port_option = click.option(
     "--port",
@@ -41,14 +42,19 @@ def record(target: str, file: Path, host: str, port: int) -> None:
         address = split_address(target.rpartition("@")[2])
     except ValueError as error:
         raise click.UsageError(f"{target!r}: {error}") from error
-    with _until_signalled() as wait, file.open("w", encoding="utf-8") as stream, ExitStack() as running:
+    with _until_signalled() as wait, _opened(file) as stream, ExitStack() as running:
         writer = Writer(stream)
         with _listening(host, port):
             relay = running.enter_context(Relay((host, port), address, writer.witness))
         click.echo(f"pacs records: call {host}:{relay.port} instead of {address[0]}:{address[1]}; Ctrl-C ends it")
         wait()
+        failure = relay.failure
+    if failure is not None:
+        why = getattr(failure, "strerror", None) or type(failure).__name__
+        raise StorageUnavailable(f"the recording ended early ({why}): what was said before is in {file}")
     said = f"{counted(writer.associations, 'association')}, {counted(writer.messages, 'message')}"
-    click.echo(f"{said} in {file}: no names, dates or pixels of the originals; look at it before you give it away")
+    click.echo(f"{said} in {file}: names, texts, dates and UIDs are pseudonyms, codes and times are not;")
+    click.echo("look at it before you give it away")
 
 
 @click.command(short_help="Serve as the server of a recording did.")
@@ -71,6 +77,20 @@ def replay(file: Path, host: str, port: int) -> None:
             wait()
         finally:
             server.stop()
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    """A new file for a recording. Raises StorageUnavailable where there cannot be one."""
+    try:
+        stream = file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise StorageUnavailable(f"{file}: cannot be written ({error.strerror})") from error
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # it is flushed with every line: what could not be written was told already
+            stream.close()
 
 
 @contextmanager

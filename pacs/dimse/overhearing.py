@@ -15,8 +15,8 @@ from pacs.errors import ProtocolViolation
 
 Side = Literal["requestor", "acceptor"]
 
-LONGEST_PDU = 64 << 20
-"""A PDU that claims to be longer is not waited for, in bytes."""
+LONGEST_PDU = 4 << 20
+"""A PDU that claims to be longer is not waited for, in bytes: who says so is not understood any more."""
 
 MOST_KEPT = 1 << 20
 """How much of one data set is kept, in bytes: all of an Identifier, and the header of an image."""

@@ -18,6 +18,8 @@ Witness = Callable[[int, float, Heard], None]
 CHUNK = 1 << 17
 CONNECT_SECONDS = 10.0
 BACKLOG = 16
+MOST_AT_ONCE = 32
+"""How many connections are led on at the same time; one more is closed."""
 
 
 class Relay:
@@ -35,6 +37,8 @@ class Relay:
         self._numbers = count(1)
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
+        self.failure: Exception | None = None
+        """What ended the telling; the passing on goes on."""
         self._bell, self._ring = socket.socketpair()
 
     def __enter__(self) -> Self:
@@ -68,9 +72,14 @@ class Relay:
             while all(key.fileobj is not self._bell for key, _ in selector.select()):
                 with suppress(BlockingIOError):
                     connection, _ = self._listener.accept()
-                    thread = threading.Thread(target=self._lead_on, args=(connection,), name="pacs-relay", daemon=True)
-                    self._threads = [each for each in self._threads if each.is_alive()] + [thread]
-                    thread.start()
+                    self._threads = [each for each in self._threads if each.is_alive()]
+                    if len(self._threads) >= MOST_AT_ONCE:
+                        connection.close()
+                        continue
+                    self._threads.append(
+                        threading.Thread(target=self._lead_on, args=(connection,), name="pacs-relay", daemon=True)
+                    )
+                    self._threads[-1].start()
 
     def _lead_on(self, connection: socket.socket) -> None:
         """The life of one connection. Where the target cannot be reached it is closed, which its caller sees."""
@@ -81,35 +90,42 @@ class Relay:
                 with self._lock:
                     self._sockets |= {connection, onwards}
                 try:
-                    self._pass_on(next(self._numbers), connection, onwards)
+                    self._both_ways(connection, onwards)
                 finally:
                     with self._lock:
                         self._sockets -= {connection, onwards}
 
-    def _pass_on(self, number: int, requestor: socket.socket, acceptor: socket.socket) -> None:
-        """Pass on what comes from either side until both have nothing more to say."""
-        overhearing = Overhearing()
-        ways: dict[socket.socket, tuple[Side, socket.socket]] = {
-            requestor: ("requestor", acceptor),
-            acceptor: ("acceptor", requestor),
-        }
-        with selectors.DefaultSelector() as selector:
-            for each in ways:
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                selector.register(each, selectors.EVENT_READ)
-            while selector.get_map():
-                for key, _ in selector.select():
-                    source: socket.socket = key.fileobj  # type: ignore[assignment]
-                    side, onwards = ways[source]
+    def _both_ways(self, requestor: socket.socket, acceptor: socket.socket) -> None:
+        """Pass on what comes from either side, each in a thread: who does not read holds up nobody else."""
+        overhearing, number = Overhearing(), next(self._numbers)
+
+        def pass_on(side: Side, source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                chunk = b"?"
+                while chunk:
                     chunk = source.recv(CHUNK)
                     self._tell(number, overhearing, side, chunk)
-                    if chunk:
-                        onwards.sendall(chunk)
-                    else:
-                        selector.unregister(source)
-                        onwards.shutdown(socket.SHUT_WR)
+                    target.sendall(chunk)
+                target.shutdown(socket.SHUT_WR)
+                return
+            for each in (source, target):  # one is gone: the other hears it
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+        for each in (requestor, acceptor):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        back = threading.Thread(target=pass_on, args=("acceptor", acceptor, requestor), name="pacs-relay", daemon=True)
+        back.start()
+        pass_on("requestor", requestor, acceptor)
+        back.join()
 
     def _tell(self, number: int, overhearing: Overhearing, side: Side, chunk: bytes) -> None:
+        """Tell the witness, before the other side can answer; what goes wrong with that is no matter of the two."""
         with self._lock:
-            for heard in overhearing.hear(side, chunk):
-                self._witness(number, time.monotonic() - self._began, heard)
+            if self.failure is not None:
+                return
+            try:
+                for heard in overhearing.hear(side, chunk):
+                    self._witness(number, time.monotonic() - self._began, heard)
+            except Exception as error:  # a full disk, or a defect of ours
+                self.failure = error

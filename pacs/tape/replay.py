@@ -179,7 +179,7 @@ def _answers(associations: Sequence[script.Association]) -> Answers:
         if each.request is not None and isinstance(each.answer, Accepted):
             abstract = {proposed.id: proposed.abstract_syntax for proposed in each.request.contexts}
             for context in each.answer.contexts:
-                if context.result == 0:
+                if context.result == 0 and context.id in abstract:
                     accepted.setdefault(abstract[context.id], {})[context.transfer_syntax] = None
     return {uid: tuple(syntaxes) for uid, syntaxes in accepted.items()}
 

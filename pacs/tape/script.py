@@ -10,6 +10,7 @@ Command elements and attributes go by their keywords in PS3.7 and PS3.6. The fir
 """
 
 import json
+import struct
 import threading
 import zlib
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from pacs.dimse.command import RESPONSE, Command, CommandField, Value
@@ -45,7 +47,10 @@ from pacs.errors import RecordingUnusable
 from pacs.tape.pseudonyms import Pseudonyms
 
 VERSION = 1
-PIXEL_GROUP = 0x7FE0
+FIRST_OF_PIXELS, PIXEL_DATA = 0x7FE00008, 0x7FE00010
+MOST_PIXELS = 1 << 28
+"""How many bytes of zeros stand for pixels, at most: of one instance that is recorded, and in all of a recording."""
+
 MOST_INFLATED = 4 << 20
 """How much of a deflated data set is looked at, in bytes."""
 
@@ -90,19 +95,21 @@ class Writer:
         self._write({"pacs recording": VERSION, "note": note})
 
     def witness(self, association: int, at: float, heard: Heard) -> None:
-        """One more thing that was said."""
+        """One more thing that was said. Raises OSError when it cannot be written."""
         with self._lock:
             self.associations = max(self.associations, association)
             self.messages += isinstance(heard, Said)
             self._write({"at": round(at, 4), "association": association} | self._line(heard))
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._stream.write(json.dumps(line) + "\n")  # in ASCII: what a peer calls itself may move a cursor
         self._stream.flush()
 
     def _line(self, heard: Heard) -> dict[str, Any]:
         if isinstance(heard, Requested | Accepted):
             kind = "request" if isinstance(heard, Requested) else "accept"
+            if isinstance(heard, Requested):
+                self._pseudonyms.know((heard.calling_ae_title, heard.called_ae_title))
             told = asdict(heard)
             told["extended"] = {uid: information.hex() for uid, information in heard.extended.items()}
             return {kind: {name: value for name, value in told.items() if value not in ({}, "")}}
@@ -126,19 +133,19 @@ class Writer:
         told: dict[str, Any] = {keyword_for_tag(tag): value for tag, value in sorted(command.elements.items())}
         told = {keyword: value for keyword, value in told.items() if keyword not in LEFT_OUT}
         for keyword, value in told.items():
-            if keyword.endswith("InstanceUID") and isinstance(value, str):
-                told[keyword] = self._pseudonyms.uid(value)
-            elif keyword == "ErrorComment":
+            if keyword == "ErrorComment":
                 told[keyword] = f"a comment of {len(str(value))} characters"
+            elif isinstance(value, str):
+                told[keyword] = self._pseudonyms.uid(value) if "UID" in keyword else self._pseudonyms.ae_title(value)
         return told
 
     def _data(self, said: Said) -> dict[str, Any]:
         assert said.data is not None
         try:
             dataset = decoded(said.data, said.size, said.context.transfer_syntax)
-        except Exception as error:  # whatever the bytes make pydicom stumble over
+            return {"data": plain(self._pseudonyms.dataset(dataset))}
+        except Exception as error:  # whatever bytes and values make pydicom stumble over
             return {"data": None, "unreadable": f"{said.size} bytes: {type(error).__name__}"}
-        return {"data": plain(self._pseudonyms.dataset(dataset))}
 
 
 def _name(command: Command) -> str:
@@ -158,9 +165,14 @@ def _command(told: Mapping[str, Any]) -> Command:
         if tag is None or tag >> 16:
             raise ValueError(f"{keyword!r} is no command element of PS3.7")
         elements[tag] = tuple(value) if isinstance(value, list) else value
+    command = Command(elements)
     if COMMAND_FIELD not in elements:
         raise ValueError("a command without CommandField")
-    return Command(elements)
+    try:
+        command.encode()
+    except (struct.error, KeyError, TypeError, AttributeError):
+        raise ValueError("a command element that is none of its VR") from None
+    return command
 
 
 # --- data sets ---------------------------------------------------------------------------------------------------
@@ -177,12 +189,16 @@ def decoded(data: bytes, size: int, transfer_syntax: str) -> Dataset:
         size = len(data)
     stream = BytesIO(data)
     implicit = syntax.is_implicit_VR
-    dataset = read_dataset(
-        stream, implicit, syntax.is_little_endian, stop_when=lambda tag, _vr, _length: tag.group >= PIXEL_GROUP
-    )
+    found: list[BaseTag] = []
+
+    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        found.append(tag)
+        return bool(tag >= FIRST_OF_PIXELS)
+
+    dataset = read_dataset(stream, implicit, syntax.is_little_endian, stop_when=at_pixels)
     left = size - stream.tell() - (8 if implicit else 12)
-    if left >= 0:
-        dataset.add_new("PixelData", "OW", bytes(left))
+    if found and found[-1] == PIXEL_DATA and left >= 0:
+        dataset.add_new(PIXEL_DATA, "OW", bytes(min(left, MOST_PIXELS)))
     return dataset
 
 
@@ -206,7 +222,13 @@ def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
 
 def plain(dataset: Dataset) -> dict[str, Any]:
     """A data set by keywords, for JSON: texts and numbers, lists of them, items of sequences as the same again."""
-    return {element.keyword: _plain(element) for element in dataset}
+    return {_key(element.tag): _plain(element) for element in dataset}
+
+
+def _key(tag: BaseTag) -> str:
+    """The keyword of an element, or gggg,eeee where that does not tell which of several it is: overlays."""
+    keyword = keyword_for_tag(tag)
+    return keyword if tag_for_keyword(keyword) == tag else f"{tag.group:04X},{tag.element:04X}"
 
 
 def _plain(element: DataElement) -> Any:
@@ -215,18 +237,22 @@ def _plain(element: DataElement) -> Any:
     if isinstance(element.value, bytes):
         return {"zeros": len(element.value)}
     values = list(element.value) if isinstance(element.value, MultiValue | list) else [element.value]
-    told = [
-        each if isinstance(each, int | float) and element.VR not in ("IS", "DS") else str(each or "") for each in values
-    ]
+    told = [_told(each, element.VR) for each in values]
     return told[0] if len(told) == 1 else told
+
+
+def _told(value: Any, vr: str) -> Any:
+    if value is None:
+        return ""
+    return value if isinstance(value, int | float) and vr not in ("IS", "DS") else str(value)
 
 
 def rebuilt(told: Mapping[str, Any]) -> Dataset:
     """The data set that `plain` told of. Raises ValueError for what is none."""
     dataset = Dataset()
     for keyword, value in told.items():
-        tag = tag_for_keyword(keyword)
-        if tag is None:
+        tag = tag_for_keyword(keyword) if "," not in keyword else int(keyword.replace(",", ""), 16)
+        if not keyword or tag is None:
             raise ValueError(f"{keyword!r} is no keyword of PS3.6")
         dataset.add(_element(tag, dictionary_VR(tag).split(" or ")[-1], value))
     return dataset
@@ -248,13 +274,30 @@ def _element(tag: int, vr: str, value: Any) -> DataElement:
 def read(path: Path) -> list[Association]:
     """The associations of a recording, in the order in which they began. Raises RecordingUnusable, OSError."""
     associations: dict[int, Association] = {}
+    left = MOST_PIXELS
     with path.open(encoding="utf-8") as stream:
         for number, text in enumerate(stream, 1):
             try:
-                _take(json.loads(text), associations, is_first=number == 1)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                line = json.loads(text)
+                left -= _zeros(line)
+                if left < 0:
+                    raise ValueError(f"expected at most {MOST_PIXELS} bytes of pixels")
+                _take(line, associations, is_first=number == 1)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RecordingUnusable(f"{path.name}, line {number}: {_why(error)}") from error
     return list(associations.values())
+
+
+def _zeros(told: Any) -> int:
+    """How many bytes of zeros a part of a line stands for. Raises ValueError for less than none."""
+    if isinstance(told, list):
+        return sum(map(_zeros, told))
+    if not isinstance(told, dict):
+        return 0
+    zeros = int(told["zeros"]) if "zeros" in told else 0
+    if zeros < 0:
+        raise ValueError("fewer bytes than none")
+    return zeros + sum(map(_zeros, told.values()))
 
 
 def _why(error: Exception) -> str:

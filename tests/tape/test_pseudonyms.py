@@ -1,13 +1,19 @@
 """What a recording keeps of whom it is about: nothing, and yet the same kind of question."""
 
+import json
 import re
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.config import IGNORE
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from pacs.tape.pseudonyms import Pseudonyms
+from pacs.tape.script import decoded, plain, rebuilt
 
 TEXTS = st.text(
     st.characters(codec="latin-1", exclude_categories=("Cc",), exclude_characters="\\*?^=-"), min_size=3, max_size=16
@@ -83,3 +89,58 @@ def test_no_text_is_found_again(text):
     """Whatever a name or an ID is made of, nothing of three characters or more of it stays."""
     for keyword in ("PatientName", "PatientID", "StudyDescription", "AccessionNumber"):
         assert text.strip() == "" or text.strip() not in changed(keyword, text) or re.fullmatch(r"[A-Z]+\d*", text)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "20130627 DOE^JOHN"),
+        ("StudyTime", "DOE JOHN"),
+        ("AcquisitionDateTime", "20130627DOE"),
+        ("Modality", "Doe John"),
+        ("PatientSex", "DOE"),
+        ("SeriesNumber", "DOE"),
+        ("SliceThickness", "DOE"),
+        ("StudyInstanceUID", "1.2.840.10008.DOE.JOHN"),
+        ("RetrieveAETitle", "DOE^JOHN"),
+        ("PatientAge", "DOE"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_was_typed_into_the_wrong_field_does_not_stay(keyword, value):
+    """A value stays only where it is one of its VR, whole."""
+    tag = tag_for_keyword(keyword)
+    text = value.encode().ljust(len(value) + len(value) % 2)
+    data = struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text
+    dataset = decoded(data, len(data), "1.2.840.10008.1.2")
+    assert "DOE" not in str(Pseudonyms().dataset(dataset)[keyword].value).upper()
+
+
+@pytest.mark.parametrize("vr", ["CS", "AE", "TM", "LT", "UN", "OB"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_it_is_the_vr_of_the_dictionary_that_counts(vr):
+    """A name is one, whatever VR it was sent as."""
+    dataset = Dataset()
+    value = b"DOE^JOHN" if vr in ("UN", "OB") else "DOE^JOHN"
+    dataset.add(DataElement(0x00100010, vr, value, validation_mode=IGNORE))
+    assert "DOE" not in str(Pseudonyms().dataset(dataset).get("PatientName", ""))
+
+
+def test_ae_titles_of_the_associations_stay_and_others_do_not():
+    """The SCU that replays needs the one in its answers."""
+    pseudonyms = Pseudonyms()
+    pseudonyms.know(["PACS"])
+    assert changed("RetrieveAETitle", "PACS", pseudonyms) == "PACS"
+    assert changed("RetrieveAETitle", "ELSEWHERE", pseudonyms).startswith("AE")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("InstanceNumber", "0"), ("RescaleIntercept", "0"), ("Rows", 0), ("ImageOrientationPatient", [1, 0, 0, 0, 1, 0])],
+)
+def test_zero_is_a_number(keyword, value):
+    """And stays one in the file."""
+    dataset = Dataset()
+    setattr(dataset, keyword, value)
+    told = plain(Pseudonyms().dataset(dataset))
+    assert rebuilt(json.loads(json.dumps(told))) == dataset

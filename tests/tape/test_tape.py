@@ -14,7 +14,7 @@ from pacs.tape.replay import Replay
 from pacs.tape.script import Writer, read
 from pacs.testing import serving, study, write
 from tests.archives import take_in
-from tests.programs import run
+from tests.programs import free_port, run
 
 SECRETS = ("DOE", "JOHN", "MRN-77", "1970", "2026", "A1", "WELBY")
 """Parts of what the specimens say of a person."""
@@ -47,6 +47,13 @@ def replaying(file):
         yield server.port
     finally:
         server.stop()
+
+
+PROPOSED = '{"id": 1, "abstract_syntax": "1.2.840.10008.5.1.4.1.2.2.1", "transfer_syntaxes": ["1.2.840.10008.1.2"]}'
+REQUEST = '{"calling_ae_title": "A", "called_ae_title": "B", "max_pdu": 0, "contexts": [' + PROPOSED + "]}"
+HEAD = '{"pacs recording": 1}\n{"association": 1, "request": ' + REQUEST + "}\n"
+COMMAND = '{"CommandField": 32, "MessageID": 1}'
+MESSAGE = '{"association": 1, "from": "requestor", "context": 1, "command": ' + COMMAND + ', "data": %s}\n'
 
 
 def find(port, *keys, level="STUDY"):
@@ -200,6 +207,13 @@ def test_what_goes_by_is_passed_on_byte_for_byte(archive, tmp_path):
         ('{"pacs recording": 9}\n', "expected a recording of version 1"),
         ('{"pacs recording": 1}\n{"association": 1, "from": "requestor", "context": 1, "command": {}}\n', "line 2"),
         ('{"pacs recording": 1}\n{"at": 1}\n', "'association' is missing"),
+        (HEAD + MESSAGE.replace('"CommandField": 32, ', "") % "{}", "CommandField"),
+        (HEAD + MESSAGE % '{"PixelData": {"zeros": 1000000000000}}', "expected at most"),
+        (HEAD + MESSAGE % '{"PixelData": {"zeros": -1}}', "fewer bytes than none"),
+        (HEAD + MESSAGE % ('{"RequestAttributesSequence": [' * 2000 + "]}" * 2000), "line 3"),
+        (HEAD + MESSAGE % '{"Nonsense": 1}', "'Nonsense' is no keyword"),
+        (HEAD + MESSAGE.replace("32", '"32"') % "{}", "none of its VR"),
+        (HEAD + MESSAGE.replace('"context": 1', '"context": 9') % "{}", "9 is missing"),
     ],
 )
 def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path, text, why):
@@ -224,3 +238,37 @@ def test_a_data_set_on_tape_is_the_same_when_it_is_read():
     dataset.RequestAttributesSequence = [item, Dataset()]
     dataset.add_new("PixelData", "OW", bytes(10))
     assert script.rebuilt(json.loads(json.dumps(script.plain(dataset)))) == dataset
+
+
+def test_a_value_that_is_none_is_passed_on_all_the_same(archive, tmp_path):
+    """Also where it cannot be put into the recording."""
+    tape = tmp_path / "tape.jsonl"
+    with recording(archive, tape) as port:
+        said = find(port, "PatientID=MRN-77", "SeriesNumber=*")
+    assert said.count("(Pending)") == 2
+    assert "Received Final Find Response (Success)" in said
+
+
+def test_a_recording_that_cannot_be_written_does_not_harm_what_is_recorded(archive):
+    """The disk is full: the association goes on, and the relay knows why nothing is told any more."""
+
+    def full(*_heard):
+        raise OSError(28, "No space left on device")
+
+    with Relay(("127.0.0.1", 0), ("127.0.0.1", archive.port), full) as relay:
+        run("echoscu", "-aec", "PACS", "127.0.0.1", relay.port)
+        assert isinstance(relay.failure, OSError)
+    with Relay(("127.0.0.1", 0), ("127.0.0.1", free_port()), full) as nowhere:
+        run("echoscu", "-aec", "PACS", "127.0.0.1", nowhere.port, check=False)
+
+
+def test_overlays_are_told_apart_and_what_pads_a_data_set_is_no_picture():
+    """Two overlays of a group each, and (FFFC,FFFC)."""
+    dataset = Dataset()
+    dataset.add_new(0x60003000, "OW", bytes(2))
+    dataset.add_new(0x60023000, "OW", bytes(4))
+    told = script.rebuilt(json.loads(json.dumps(script.plain(dataset))))
+    assert [len(each.value) for each in told] == [2, 4]
+    dataset.add_new(0xFFFCFFFC, "OB", bytes(8))
+    data = script.encoded(dataset, "1.2.840.10008.1.2.1")
+    assert "PixelData" not in script.decoded(data, len(data), "1.2.840.10008.1.2.1")
