@@ -1,6 +1,7 @@
 """Associations recorded between real programs, and replayed to them."""
 
 import json
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -103,7 +104,8 @@ def test_a_recording_holds_nothing_of_the_person(archive, tmp_path):
     said = "".join(text.split("\n")[1:])
     data = [line["data"] for line in map(json.loads, text.splitlines()) if line.get("data")]
     assert data
-    assert not [each for each in (*SECRETS, *uids) if each in json.dumps(data)]
+    told = re.sub(r"2\.25\.\d+", "", json.dumps(data))  # which may hold any digits
+    assert not [each for each in (*SECRETS, *uids) if each in told]
     assert not [each for each in uids if each in said]
     assert '"NAME1*"' in said.replace('"PatientName": ', "")
     assert {"zeros": 128} in [each.get("PixelData") for each in data]
@@ -245,7 +247,7 @@ def test_a_value_that_is_none_is_passed_on_all_the_same(archive, tmp_path):
     tape = tmp_path / "tape.jsonl"
     with recording(archive, tape) as port:
         said = find(port, "PatientID=MRN-77", "SeriesNumber=*")
-    assert said.count("(Pending)") == 2
+    assert said.count("Find Response: ") == 2
     assert "Received Final Find Response (Success)" in said
 
 
