@@ -19,6 +19,7 @@ from pacs.cli import (
     transfers,
     upkeep,
 )
+from pacs.cli.output import complain
 from pacs.errors import ConfigurationError, DestinationUnreachable, InvalidArgument, PacsError
 
 EXIT_STATUS: dict[type, int] = {
@@ -30,27 +31,24 @@ EXIT_STATUS: dict[type, int] = {
 """With what an error ends a command: 4 where an AE could not be called, 2 for a mistake in what was said to us. A class
 that is not listed takes that of its nearest base class; 3 is of commands that did a part."""
 
-
-class Failure(click.ClickException):
-    """An error as people see it: what is wrong and how to mend it. Never a traceback."""
-
-    def show(self, file: Any = None) -> None:
-        """Print each line of the error behind the name of the command."""
-        for line in self.message.splitlines():
-            click.echo(f"pacs: {line}", file=file, err=True)
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
 
 
 class Commands(click.Group):
-    """The group of commands, with the project's own errors shown as sentences."""
+    """The group of commands, with the project's own errors shown as sentences: what is wrong and how to mend it."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a PacsError ends it with the exit status of `EXIT_STATUS`."""
         try:
             return super().invoke(ctx)
         except PacsError as error:
-            Failure("\n".join((error.comment, *getattr(error, "__notes__", ())))).show()
+            complain("\n".join((error.comment, *getattr(error, "__notes__", ()))))
             status = next(EXIT_STATUS[base] for base in type(error).__mro__ if base in EXIT_STATUS)
             raise click.exceptions.Exit(status) from error
+        except KeyboardInterrupt as error:
+            complain("interrupted")
+            raise click.exceptions.Exit(INTERRUPTED) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,6 +1,5 @@
 """`pacs conformance`: what this server promises, and what any server does."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.options import reconfigured
-from pacs.cli.output import json_option, show
+from pacs.cli.output import complain, json_option, safe, show, show_json
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -74,7 +73,7 @@ def run(
         try:
             columns.append(_examined(each, specimens, (title, port), checks))
         except Unreachable as error:
-            click.echo(f"pacs: {error}", err=True)
+            complain(str(error))
     _print(columns, as_json=as_json, as_markdown=as_markdown)
     if len(columns) < len(servers):
         raise click.exceptions.Exit(UNREACHABLE)
@@ -86,7 +85,7 @@ def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> 
 
     names = [str(each.peer) for each in columns]
     if as_json:
-        click.echo(json.dumps(printing.as_json(columns), ensure_ascii=False, indent=2))
+        show_json(printing.as_json(columns))
     elif as_markdown:
         click.echo(printing.markdown(columns, names), nl=False)
     elif columns:
@@ -158,6 +157,6 @@ def _conclude(columns: "Sequence[Column]") -> None:
     from pacs.conformance.run.printing import totals
 
     for each in columns:
-        click.echo(f"{each.peer} ({each.implementation or 'unnamed'}): {totals(each)}", err=True)
+        click.echo(f"{each.peer} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
     if any(each.count(Kind.DEVIATES) for each in columns):
         raise click.exceptions.Exit(1)

@@ -1,6 +1,5 @@
 """`pacs explain`: how a query or retrieve is understood, without a server."""
 
-import json
 import sys
 from dataclasses import replace
 from operator import attrgetter
@@ -11,7 +10,7 @@ import click
 from pacs.cli.contents import opened
 from pacs.cli.keys import Question, questioning
 from pacs.cli.options import configured
-from pacs.cli.output import json_option, show
+from pacs.cli.output import json_option, show, show_json
 from pacs.dicom.levels import MODELS, Model, Operation, Root
 from pacs.dicom.manner import MANNERS, Manner, Negotiated
 from pacs.errors import PacsError
@@ -118,7 +117,7 @@ def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[st
 def _show(explanation: "Explanation", *, as_json: bool) -> None:
     """JSON, a table of the keys where it is read on a terminal, or a line for each."""
     if as_json:
-        click.echo(json.dumps(explanation.described(), ensure_ascii=False, indent=2))
+        show_json(explanation.described())
         return
     if sys.stdout.isatty():
         first, *_ = explanation.lines()

@@ -17,13 +17,32 @@ json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON i
 def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) -> None:
     """Print `rows` under `columns`, whose names are those of the fields in CSV and JSON."""
     if as_json:
-        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], ensure_ascii=False, indent=2))
+        show_json([dict(zip(columns, row, strict=True)) for row in rows])
     elif sys.stdout.isatty():
         _table(columns, rows)
     else:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def show_json(value: Any) -> None:
+    """Print JSON that people can read and no terminal obeys: what is not printable is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    click.echo("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text))
+
+
+def safe(text: str) -> str:
+    """What a peer had a part in, so that it moves no cursor."""
+    from pacs.telemetry import printable
+
+    return printable(text)
+
+
+def complain(text: str) -> None:
+    """Print an error as people see it, on standard error."""
+    for line in text.splitlines():
+        click.echo(f"pacs: {safe(line)}", err=True)
 
 
 def counted(number: int, thing: str) -> str:

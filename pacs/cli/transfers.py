@@ -11,7 +11,7 @@ import click
 
 from pacs.cli.calling import alone, calling
 from pacs.cli.keys import Question, questioning
-from pacs.cli.output import counted, size
+from pacs.cli.output import complain, counted, safe, size
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float) -> No
     done = client.commit(peer, _paths(rest), port=port, timeout=wait)
     click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
     for each in done.failed[:EXAMPLES]:
-        click.echo(f"    {each.reference.sop_instance_uid}: failure reason 0x{each.reason:04X}", err=True)
+        click.echo(f"    {safe(each.reference.sop_instance_uid)}: failure reason 0x{each.reason:04X}", err=True)
     if done.failed:
         raise click.exceptions.Exit(PARTLY if done.committed else 1)
 
@@ -99,15 +99,13 @@ def _lines() -> list[str]:
 
 def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
     """Each reason with how often it applied, and some of what it applied to."""
-    from pacs.telemetry import printable
-
     reasons = Counter((each.status, each.comment) for each in failed)
     for (status, comment), count in reasons.most_common():
         code = "" if status is None else f"0x{status:04X}, "
-        click.echo(f"{count} failed: {code}{printable(comment)}", err=True)
+        click.echo(f"{count} failed: {code}{safe(comment)}", err=True)
         those = [each.what for each in failed if (each.status, each.comment) == (status, comment)]
         for what in those[:EXAMPLES]:
-            click.echo(f"    {printable(str(what))}", err=True)
+            click.echo(f"    {safe(str(what))}", err=True)
         if len(those) > EXAMPLES:
             click.echo(f"    and {len(those) - EXAMPLES} more", err=True)
 
@@ -189,7 +187,7 @@ def _judged() -> "Iterator[Callable[..., None]]":
     except OperationFailed as error:
         if not _has_something(error.retrieved):
             raise
-        click.echo(f"pacs: {error}", err=True)
+        complain(str(error))
         _tell_uids(error.failed_uids)
         raise click.exceptions.Exit(PARTLY) from error
     for retrieved, folder in told:
@@ -210,11 +208,9 @@ def _told(retrieved: "Retrieved", folder: Path | None) -> str:
 
 
 def _tell_uids(uids: Iterable[str]) -> None:
-    from pacs.telemetry import printable
-
     listed = list(uids)
     for uid in listed[:EXAMPLES]:
-        click.echo(f"    {printable(uid)}", err=True)
+        click.echo(f"    {safe(uid)}", err=True)
     if len(listed) > EXAMPLES:
         click.echo(f"    and {len(listed) - EXAMPLES} more", err=True)
 

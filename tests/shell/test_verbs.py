@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from pydicom import dcmread
 
-from pacs.testing import serving, study, write
+from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
 from tests.programs import PATIENCE, free_port, storescp
 
@@ -312,3 +313,35 @@ def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
     partly = pacs("commit", at(archive), *paths, *strangers)
     assert partly.exit_code == 3
     assert "failure reason 0x0112" in partly.stderr
+
+
+# --- bad company -------------------------------------------------------------------------------------------------
+
+ESCAPES = "\x1b]0;OWNED\x07\x1b[31mred"
+
+
+def test_what_a_peer_says_moves_no_cursor(pacs, tmp_path):
+    """Neither its Error Comment nor what it has, in a table's place or in JSON."""
+    with serving(tmp_path / "rude", watched=True) as rude:
+        rude.add(study(series=1, instances=1, StudyDescription=f"{ESCAPES}\x9b31m"))
+        found = pacs("find", at(rude), "-k", "StudyDescription", "--json")
+        assert json.loads(found.stdout)[0]["StudyDescription"].startswith(ESCAPES)
+        rude.faults.add(Fault("C-FIND", status=0xC123, comment="bad\x9b31mred"))
+        failed = pacs("find", at(rude), "-k", "StudyDescription")
+    assert all(each.isprintable() or each == "\n" for each in found.stdout)
+    assert all(each.isprintable() or each == "\n" for each in failed.stderr)
+
+
+def test_ctrl_c_cancels_at_the_peer_and_exits_as_a_shell_has_it(tmp_path):
+    """130, without a traceback; the peer ends the query with FE00."""
+    with serving(tmp_path / "slow", watched=True) as slow:
+        slow.add(specimen())
+        slow.faults.add(Fault("C-FIND", delay_each=0.2))
+        command = [sys.executable, "-m", "pacs", "find", at(slow), "-k", "SOPInstanceUID"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        slow.received.wait_for(lambda received: received.c_find and received.c_find[0].responses, PATIENCE)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)[1]
+        assert [each.status for each in slow.received.c_cancel] == [0xFE00]
+    assert process.returncode == 130
+    assert said == "pacs: interrupted\n"
