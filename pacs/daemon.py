@@ -228,13 +228,14 @@ class Archive:
         next start are returned. Raises ConfigurationError, and nothing has changed then.
         """
         usable, at_start = _usable(self.config, config)
+        explained = self.peers.explained
         self.auditor.reopen()
         if self._web_tls is not None:
             secure.renew(self._web_tls, certificates_of(usable))
         self._server.configure(self._settings(usable))  # which is the last that can fail
         self.files.least_free = usable.limits.free_space
         self.config = usable
-        if not self.peers.explains_any:
+        if self.peers.explained != explained:  # what was kept may be of somebody whose is not to be any more
             self.explanations.forget()
         return at_start
 
@@ -388,7 +389,7 @@ class Archive:
         """What notes the requests that are to be explained, None where none are."""
         if not self.peers.explains_any:
             return None
-        return Explaining(self.explainer, self.peers, self.explanations.keep).note
+        return Explaining(self.explainer, lambda: self.peers, self.explanations.keep).note
 
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""

@@ -27,17 +27,21 @@ def statuses(operation: levels.Operation, error: PacsError | None, ignored: bool
 
 @dataclass(frozen=True, slots=True)
 class Explaining:
-    """Explains requests of those peers for whom that is wanted; `keep` keeps an explanation and gives it a number."""
+    """Explains requests of those peers for whom that is wanted; `keep` keeps an explanation and gives it a number.
+
+    `peers` is the table of the moment: it may be switched off while a request is answered.
+    """
 
     explainer: Explainer
-    peers: Peers
+    peers: Callable[[], Peers]
     keep: Callable[[Mapping[str, Any]], int]
 
     def note(self, operation: Operation, model: Model, identifier: Dataset) -> None:
         """Have a request explained when it has been answered, if that is wanted for whoever asks."""
         association = operation.association
-        if self.peers.explains(association.calling_ae_title):
-            manner = self.peers.manner_of(association.calling_ae_title)
+        peers = self.peers()
+        if peers.explains(association.calling_ae_title):
+            manner = peers.manner_of(association.calling_ae_title)
             asked = Asked(identifier, model, manner, association.negotiated(model.uid))
             operation.afterwards = partial(self._explain, operation, asked)
 
@@ -46,6 +50,8 @@ class Explaining:
         try:
             explanation = replace(self.explainer.explain(asked), outcome=_outcome(operation))
             association = operation.association
+            if not self.peers().explains(association.calling_ae_title):
+                return
             number = self.keep(
                 {
                     "calling_ae_title": association.calling_ae_title,

@@ -86,9 +86,14 @@ class Peers:
         return self._explain or (peer is not None and peer.explain)
 
     @property
+    def explained(self) -> tuple[bool, frozenset[str]]:
+        """Whether those of everybody are, and the AE titles of the peers whose are."""
+        return self._explain, frozenset(peer.ae_title for peer in self if peer.explain)
+
+    @property
     def explains_any(self) -> bool:
         """Whether those of anybody are."""
-        return self._explain or any(peer.explain for peer in self)
+        return any(self.explained)
 
     def transfer_syntaxes_of(self, ae_title: str) -> tuple[str, ...]:
         """The order of transfer syntaxes configured for this AE, empty where there is none."""

@@ -1,12 +1,14 @@
 """What a peer asks on an association is explained once it is answered, where that is wanted, and only there."""
 
 import logging
+from threading import Thread
 
 import pytest
 
+from pacs.config import from_settings
 from pacs.services.explaining import Explainer
 from pacs.telemetry import Event
-from pacs.testing import serving, study
+from pacs.testing import Fault, serving, study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier, take_in
 from tests.dimse.test_negotiation import extended
@@ -98,6 +100,39 @@ def test_only_the_peers_that_are_to_be_explained_are(tmp_path):
             ask(archive, calling=calling, StudyInstanceUID="")
         explained(archive)
         assert [each["calling_ae_title"] for each in archive.explanations.latest()] == ["WS"]
+
+
+def test_what_is_switched_off_is_forgotten_though_others_are_explained(tmp_path):
+    """What everybody asked is not shown any more where one peer is explained on."""
+    explaining = {"query.explain": True, "peers": [WS | {"explain": True}]}
+    with serving(tmp_path, explaining) as archive:
+        ask(archive, calling="STRANGER", StudyInstanceUID="")
+        explained(archive)
+        archive.reload(from_settings({**here(archive), "peers": [WS | {"explain": True}]}))
+        assert archive.explanations.latest() == []
+
+
+def test_a_request_that_is_answered_after_the_switch_is_not_explained(tmp_path, caplog):
+    """It was asked before, and is told neither in the log nor on the web."""
+    caplog.set_level(logging.INFO)
+    with serving(tmp_path, {"query.explain": True}, watched=True) as archive:
+        take_in(archive, study(NAME, series=1, instances=1))
+        archive.faults.add(Fault("C-FIND", delay=0.5))
+        asking = Thread(target=ask, args=(archive,), kwargs={"PatientName": NAME})
+        asking.start()
+        archive.received.wait_for(lambda received: received.c_find)
+        archive.reload(from_settings(here(archive)))
+        asking.join()
+        archive.drain()
+        assert archive.explanations.latest() == []
+    assert NAME not in caplog.text
+
+
+def here(archive):
+    """The settings of an archive that explains nothing."""
+    config = archive.config
+    plain = {"database.url": config.database.url, "files.url": config.files.url, "web.enabled": False}
+    return plain | {"server.port": 0}
 
 
 def test_nothing_is_explained_unless_it_is_asked_for(tmp_path):
