@@ -28,6 +28,12 @@ from pacs.errors import ConfigurationError
 KEYS = ("name", "description", "seed", "settings", "faults")
 FAULT_KEYS = tuple(each.name for each in fields(Fault) if each.init)
 
+SETTABLE = ("access.", "commitment.", "limits.", "query.", "storage.", "server.ae_title", "server.aliases", "peers")
+"""What a scenario may set: how a server answers. Where its data is, and who sees what, is for who runs it to say."""
+
+KEPT_BACK = ("access.open_to_network", "query.explain")
+NOT_SETTABLE = f"a scenario has no say in that; expected one of {', '.join(each.rstrip('.') for each in SETTABLE)}"
+
 _TYPES: Mapping[str, tuple[type, str]] = {
     "name": (str, "text in quotes"),
     "description": (str, "text in quotes"),
@@ -65,6 +71,8 @@ def scenario_of(table: Mapping[str, Any], file: Path) -> Scenario:
     if mistakes:
         raise ConfigurationError("\n".join(f"{each} ({file})" for each in mistakes))
     settings = dict(_flat(table.get("settings", {})))
+    if mistakes := [f"settings.{key}: {NOT_SETTABLE}" for key in settings if not _is_settable(key)]:
+        raise ConfigurationError("\n".join(f"{each} ({file})" for each in mistakes))
     validate({}, None, {}, settings, str(file))
     return Scenario(
         name=table.get("name", file.stem),
@@ -73,6 +81,10 @@ def scenario_of(table: Mapping[str, Any], file: Path) -> Scenario:
         settings=settings,
         faults=tuple(_fault(each) for each in table.get("faults", ())),
     )
+
+
+def _is_settable(key: str) -> bool:
+    return key.startswith(SETTABLE) and key not in KEPT_BACK
 
 
 def _read(file: Path) -> bytes:

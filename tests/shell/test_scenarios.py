@@ -101,7 +101,13 @@ def test_a_file_without_a_name_is_called_after_itself(tmp_path):
         ("[[faults]]\noperation = 'C-FIN'", "faults[1].operation: expected one of association, C-ECHO"),
         ("[[faults]]\nstatus = 2024-01-01", "faults[1]: expected text, numbers, true or false and lists of them"),
         ("[[faults]]\n[[faults]]\nreject = [1, 1, 1]", "faults[2].reject: expected operation to be one of association"),
-        ("[settings]\nserver.prt = 1", "server.prt: there is no such key; did you mean server.port?"),
+        ("[settings]\nquery.maner = 1", "query.maner: there is no such key; did you mean query.manner?"),
+        (
+            "[settings.files]\nurl = 'theirs'",
+            "settings.files.url: a scenario has no say in that; expected one of access",
+        ),
+        ("[settings]\nquery.explain = true", "settings.query.explain: a scenario has no say in that"),
+        ("[settings]\nweb.host = '0.0.0.0'", "settings.web.host: a scenario has no say in that"),
         ("seed = ", "is not TOML in UTF-8"),
     ],
 )
