@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pacs.cli import main
 from pacs.config import load_scenario, presets
 from pacs.dimse.faults.model import DIMSE, OPERATIONS, Fault
 
@@ -85,3 +87,17 @@ def test_the_example_of_a_scenario_can_be_used(tmp_path):
         "a bad day",
         ["C-FIND", "C-MOVE", "association"],
     )
+
+
+def test_the_lines_about_a_recording_are_commands():
+    """What they do is shown in tests/shell/test_recording.py: here that they are understood."""
+    (lines,) = blocks("sh tape")
+    for words in map(shlex.split, lines.splitlines()):
+        parsed = main.commands[words[1]].make_context(words[1], words[2:], resilient_parsing=True)
+        assert parsed.params["port"] == 11119
+
+
+def test_the_files_the_page_links_to_are_there():
+    """No link leads nowhere."""
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGE.read_text("utf-8")):
+        assert (PAGE.parent / link).exists(), link
