@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.calling import alone, calling
+from pacs.cli.calling import Call, calling
 from pacs.cli.keys import Question, name_of, questioning
 from pacs.cli.output import json_option, show
 from pacs.dicom.levels import USUAL_KEYS
@@ -14,29 +14,27 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.dataelem import DataElement
 
-    from pacs.client import Peer
-
 
 @click.command(short_help="Ask an AE whether it is there (C-ECHO).")
-@calling
-def echo(peer: "Peer", rest: tuple[str, ...]) -> None:
+@calling()
+def echo(call: Call) -> None:
     """Ask an AE for a C-ECHO, and say how long it took.
 
     PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE.
     """
     from pacs import client
 
-    alone(rest)
+    peer = call.alone()
     seconds = client.echo(peer)
     click.echo(f"{peer} answers C-ECHO in {seconds * 1000:.1f} ms")
 
 
 @click.command(short_help="Ask an AE what it has (C-FIND).")
-@calling
-@questioning
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Cancel after N matches (C-CANCEL).")
+@calling()
+@questioning()
+@click.option("--limit", "--cancel", type=click.IntRange(min=1), metavar="N", help="Cancel after N matches (C-CANCEL).")
 @json_option
-def find(peer: "Peer", rest: tuple[str, ...], question: Question, *, limit: int | None, as_json: bool) -> None:
+def find(call: Call, question: Question, *, limit: int | None, as_json: bool) -> None:
     """Ask an AE what it has: a table on a terminal, CSV where it is piped, or --json.
 
     -k KEY=VALUE has to match, -k KEY is answered too; where every key has a value, the usual ones of the level are
@@ -44,13 +42,14 @@ def find(peer: "Peer", rest: tuple[str, ...], question: Question, *, limit: int 
     """
     from pacs import client
 
-    alone(rest)
+    peer = call.alone()
     identifier, columns = question.identifier, list(question.keys)
     for keyword in _usual_keys(question):
         setattr(identifier, keyword, None)
         columns.append(keyword)
     matches = client.find(peer, identifier, model=question.root, limit=limit)
-    show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json)
+    if not show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json):
+        click.echo("nothing matches", err=True)
 
 
 def _usual_keys(question: Question) -> list[str]:

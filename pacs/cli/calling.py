@@ -4,16 +4,17 @@ The options are those that people have in their fingers from DCMTK (-aet, -aec, 
 (AET@HOST:PORT), with readable names beside them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pacs.cli.mismatches import Ourselves, aborted, rejected
 from pacs.cli.options import Command, reconfigured
-from pacs.errors import AssociationLost, AssociationRejected
+from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
 
 if TYPE_CHECKING:
     from pacs.client import Peer
@@ -25,43 +26,73 @@ WHERE = "the AE title here"
 Read = Callable[[], "Config"]
 
 
-def calling(command: Command) -> Command:
-    """Give a command PEER, what follows it, and the options of every call.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Whom a command calls, the words behind that on its line, and under which AE title we receive what is sent.
 
-    The command is called with the Peer and the words behind it.
+    The title is that of -aet, else PACSCU: the server's own, by which it calls its peers, is where they send to it.
     """
 
-    @click.argument("words", nargs=-1, required=True, metavar="PEER")
-    @_with_options
-    @reconfigured
-    @wraps(command)
-    def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
-        told = {name: arguments.pop(name) for name in _OF_CALL}
-        peer, rest = _peer(read, words, told)
-        try:
-            command(peer, rest, **arguments)
-        except AssociationRejected as error:
-            error.comment = rejected(error, Ourselves(peer.calling_ae_title), peer.ae_title, where=WHERE)
-            raise
-        except AssociationLost as error:
-            error.comment = aborted(error, Ourselves(peer.calling_ae_title))
-            raise
+    peer: "Peer"
+    rest: tuple[str, ...]
+    receives_as: str
 
-    return run
+    def alone(self) -> "Peer":
+        """The peer, where there may be no words behind it. Raises click.UsageError."""
+        if self.rest:
+            expected = "expected only AE_TITLE@HOST:PORT, HOST PORT or the name of a peer"
+            raise click.UsageError(f"{self.rest[0]!r} is one word too many: {expected}")
+        return self.peer
 
 
-def alone(rest: tuple[str, ...]) -> None:
-    """Refuse words behind PEER, where a command takes none."""
-    if rest:
-        expected = "expected only AE_TITLE@HOST:PORT, HOST PORT or the name of a peer"
-        raise click.UsageError(f"{rest[0]!r} is one word too many: {expected}")
+def calling(metavar: str = "PEER") -> Callable[[Command], Command]:
+    """Give a command PEER, what may follow it, the options of every call, and its `Call` as first argument."""
+
+    def decorate(command: Command) -> Command:
+        @click.argument("words", nargs=-1, required=True, metavar=metavar)
+        @_with_options
+        @reconfigured
+        @wraps(command)
+        def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
+            call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})
+            with _explained(call.peer):
+                command(call, **arguments)
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def _explained(peer: "Peer") -> Iterator[None]:
+    """Says of what fails in the body whom it is about, and what to do about it."""
+    us = Ourselves(peer.calling_ae_title)
+    try:
+        yield
+    except AssociationRejected as error:
+        error.comment = f"{peer}: {rejected(error, us, peer.ae_title, where=WHERE)}"
+        raise
+    except DestinationUnreachable as error:
+        error.comment = f"{peer}: {error.comment}"
+        raise
+    except AssociationLost as error:
+        error.comment = f"{peer}: {aborted(error, us)}"
+        raise
+
+
+def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    """A number of seconds; -to is DCMTK's, and easily taken for --to. Raises click.BadParameter."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number of seconds; did you mean --to {text}?") from None
 
 
 _OPTIONS = (
     click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
                  help="Our AE title: the server's where PEER is of the configuration, else PACSCU."),
     click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="The peer's, with HOST PORT."),
-    click.option("-to", "connect", type=float, metavar="SECONDS", help="For the connection."),
+    click.option("-to", "connect", callback=_seconds, metavar="SECONDS", help="For the connection."),
     click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="For the association."),
     click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="For each response."),
     click.option("--tls", is_flag=True, help="Encrypted, by TLS."),
@@ -81,8 +112,15 @@ def _with_options(command: Command) -> Command:
 # --- whom --------------------------------------------------------------------------------------------------------
 
 
-def _peer(read: Read, words: tuple[str, ...], told: dict[str, Any]) -> tuple["Peer", tuple[str, ...]]:
+def _call(read: Read, words: tuple[str, ...], told: dict[str, Any]) -> Call:
     """Whom the first words name, and the words behind them."""
+    from pacs.client.peer import CALLING_AE_TITLE
+
+    peer, rest = _peer(read, words, told)
+    return Call(peer, rest, told["calling_ae_title"] or CALLING_AE_TITLE)
+
+
+def _peer(read: Read, words: tuple[str, ...], told: dict[str, Any]) -> tuple["Peer", tuple[str, ...]]:
     from pacs.client import Deadlines, Peer
 
     given = {name: told[name] for name in ("connect", "negotiation", "response") if told[name] is not None}
@@ -144,11 +182,3 @@ def _protection_of(config: "Config", peer: Any, told: dict[str, Any]) -> "Protec
     from pacs.daemon import protection_of
 
     return protection_of(config, peer)
-
-
-# --- what is retrieved -------------------------------------------------------------------------------------------
-
-to_option = click.option(
-    "--to", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path(), metavar="FOLDER",
-    help="Where the instances are written; the working directory by default.",
-)  # fmt: skip

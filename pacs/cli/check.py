@@ -18,11 +18,14 @@ from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed
 from pacs.listening import listening
 
 if TYPE_CHECKING:
+    from pacs import client
     from pacs.config import Config, Peer
     from pacs.dimse.establishment import Protection
     from pacs.dimse.server import Address
 
 DESTINATION_UNKNOWN = 0xA801
+NOBODY = "PACS-CHECK-NONE"
+"""An AE title that no table has: a PACS that would send to it says yes to everything as long as nothing matches."""
 
 FREE_BYTES = 2**30
 """Less free space than this is said to be little."""
@@ -242,8 +245,6 @@ _THE_OTHER_WAY = {
 
 def _would_send(config: "Config", peer: "Peer", protection: "Protection | None") -> bool | None:
     """Whether a peer knows us as a move destination, None where it does not say: it is asked to move nothing to us."""
-    from pydicom.uid import generate_uid
-
     from pacs import client
 
     seconds = config.limits.connect_seconds
@@ -255,8 +256,20 @@ def _would_send(config: "Config", peer: "Peer", protection: "Protection | None")
         protection=protection,
         deadlines=client.Deadlines(connect=seconds, negotiation=seconds, response=seconds),
     )
+    knows = {title: _knows(asked, title) for title in (config.server.ae_title, NOBODY)}
+    if knows[config.server.ae_title] is False:
+        return False
+    return True if knows[config.server.ae_title] and knows[NOBODY] is False else None  # some look only at what matches
+
+
+def _knows(peer: "client.Peer", destination: str) -> bool | None:
+    """Whether a PACS takes a destination: it is asked to move a study there that nobody has."""
+    from pydicom.uid import generate_uid
+
+    from pacs import client
+
     try:
-        client.move(asked, {"StudyInstanceUID": generate_uid()}, destination=config.server.ae_title)
+        client.move(peer, {"StudyInstanceUID": generate_uid()}, destination=destination)
     except OperationFailed as error:
         return False if error.status == DESTINATION_UNKNOWN else None
     except PacsError:

@@ -42,7 +42,7 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
 
 
 @click.command(short_help="Say how a query is understood.")
-@questioning
+@questioning()
 @click.option("--manner", type=click.Choice(list(MANNERS)), help="How it is understood; without it as the server does.")
 @click.option("manner", "--strict", flag_value="strict", help="The same as --manner strict.")
 @click.option("--peer", default="", help="The AE title that asks, which may have a manner of its own.")

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+LEVELS = (*(each.name for each in QueryLevel), "INSTANCE")
+"""The levels as they can be said: dcm4che calls IMAGE also INSTANCE."""
+
+_BELOW_PATIENT = frozenset(each.unique_key for each in QueryLevel if each is not QueryLevel.PATIENT)
+
 NOT_ASKED = ("QueryRetrieveLevel", "SpecificCharacterSet")
 """What stands in an Identifier and is no key."""
 
@@ -37,41 +42,53 @@ class Question:
 
 
 _OPTIONS = (
-    click.option("keys", "-k", multiple=True, metavar="KEY[=VALUE]",
+    click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]",
                  help="Match a key, or without =VALUE have it returned: a keyword or gggg,eeee, in sequences A.B."),
     click.option("root", "-P", flag_value=Root.PATIENT.name, help="Patient Root."),
     click.option("root", "-S", flag_value=Root.STUDY.name, help="Study Root, meant at every level but PATIENT."),
     click.option("root", "-O", flag_value=Root.PATIENT_STUDY_ONLY.name, help="Patient/Study Only (retired)."),
-    click.option("level", "--level", "-L", type=click.Choice([each.name for each in QueryLevel], case_sensitive=False),
+    click.option("level", "--level", "-L", type=click.Choice(LEVELS, case_sensitive=False),
                  help="The level; without it the lowest of which a key is asked for."),
 )  # fmt: skip
 
 
-def questioning(command: Command) -> Command:
+def questioning(*, is_retrieve: bool = False) -> Callable[[Command], Command]:
     """Give a command `-k`, `--level` and the information models, and what they make as `question`."""
 
-    @wraps(command)
-    def run(*args: Any, keys: Sequence[str], root: str | None, level: str | None, **arguments: Any) -> None:
-        command(*args, question=question_of(keys, root, level), **arguments)
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(*args: Any, keys: Sequence[str], root: str | None, level: str | None, **arguments: Any) -> None:
+            question = question_of(keys, root, level, is_retrieve=is_retrieve)
+            command(*args, question=question, **arguments)
 
-    wrapped: Command = run
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
+        wrapped: Command = run
+        for option in reversed(_OPTIONS):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
 
 
-def question_of(words: Sequence[str], root: str | None = None, level: str | None = None) -> Question:
-    """What KEY[=VALUE] words ask for. Raises click.BadParameter for what is no key, or a level that cannot be."""
+def question_of(
+    words: Sequence[str], root: str | None = None, level: str | None = None, *, is_retrieve: bool = False
+) -> Question:
+    """What KEY[=VALUE] words ask for: at the level of the lowest key, in a retrieve of the lowest unique key.
+
+    Raises click.BadParameter for what is no key, or a level that cannot be.
+    """
     from pacs.client.identifiers import data_set_of, level_of, with_level
 
     wanted = _wanted(words)
     try:
         identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_ASKED[0]})
-        asked = level_of(level or wanted.get("QueryRetrieveLevel") or None)
+        stated = level or wanted.get("QueryRetrieveLevel") or None
+        asked = level_of("IMAGE" if stated == "INSTANCE" else stated)
+        if is_retrieve and root is None and asked is None and not _BELOW_PATIENT.intersection(wanted):
+            asked = QueryLevel.PATIENT  # what is asked for is a patient, which only Patient Root has
         model = Root[root] if root else Root.PATIENT if asked is QueryLevel.PATIENT else Root.STUDY
         outer = dict.fromkeys(key.partition(".")[0] for key in wanted if key not in NOT_ASKED)
         keys = tuple(name_of(element) for key in outer for element in data_set_of({key: None}))
-        return Question(identifier, model, with_level(identifier, asked, model), keys)
+        return Question(identifier, model, with_level(identifier, asked, model, unique_only=is_retrieve), keys)
     except InvalidArgument as error:
         raise click.BadParameter(f"{error.comment}{_hint(wanted)}") from error
 

@@ -7,6 +7,9 @@ from pacs.errors import AssociationLost, AssociationRejected
 CALLED_UNKNOWN, CALLER_UNKNOWN = (1, 1, 7), (1, 1, 3)
 """Result, source and reason of PS3.8 9.3.4: the called, or the calling, AE title is not recognized."""
 
+BUSY = ((2, 3, 1), (2, 3, 2))
+"""Temporary congestion, and a local limit that is exceeded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ourselves:
@@ -26,6 +29,8 @@ def rejected(error: AssociationRejected, us: Ourselves, called: str, *, where: s
     `called` is the AE title we called, `where` the place that we have it from, in words that end a sentence.
     """
     triplet = (error.result, error.source, error.reason)
+    if triplet in BUSY:
+        return f"{error.comment}: try again later"
     if triplet == CALLED_UNKNOWN:
         return f"it does not go by the AE title {called}: look up the one it has, and change {where}"
     if triplet == CALLER_UNKNOWN:

@@ -11,19 +11,32 @@ import click
 
 Row = Sequence[Any]
 
+LONGEST_CELL, NARROWEST = 400, 8
+"""Characters shown of a value on a terminal, and how wide a column is at least."""
+
 json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON instead of a table.")
 
 
-def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) -> None:
-    """Print `rows` under `columns`, whose names are those of the fields in CSV and JSON."""
+def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) -> int:
+    """Print `rows` under `columns`, whose names are those of the fields in CSV and JSON: how many there were."""
     if as_json:
-        show_json([dict(zip(columns, row, strict=True)) for row in rows])
-    elif sys.stdout.isatty():
-        _table(columns, rows)
-    else:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        show_json(found)
+        return len(found)
+    return _table(columns, list(rows)) if sys.stdout.isatty() else _csv(columns, rows)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Row]) -> int:
+    """Lines as they come, under a head that is there when the first is, or when it is certain that none will be."""
+    writer, count = csv.writer(sys.stdout, lineterminator="\n"), 0
+    for row in rows:
+        if not count:
+            writer.writerow(columns)
+        writer.writerow(row)
+        count += 1
+    if not count:
         writer.writerow(columns)
-        writer.writerows(rows)
+    return count
 
 
 def show_json(value: Any) -> None:
@@ -58,21 +71,48 @@ def size(number: int) -> str:
     return f"{number / 1024**exponent:.{int(exponent > 0)}f} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """A table no wider than the terminal: nothing is cut off, what is long takes several lines, UIDs stand last."""
+def _table(columns: Sequence[str], rows: Sequence[Row]) -> int:
+    """A table no wider than the terminal: what is long takes several lines, UIDs stand last and whole.
+
+    Where they have no room each row is a paragraph, so that they can be copied.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from pacs.telemetry import printable
-
+    console = Console()
     order = sorted(range(len(columns)), key=lambda place: columns[place].endswith("UID"))
+    texts = [[safe(str(row[place]))[:LONGEST_CELL] for place in order] for row in rows]
+    heads = [columns[place] for place in order]
+    if _least_width(heads, texts) > console.width:
+        _paragraphs(heads, texts)
+        return len(rows)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for place in order:
-        table.add_column(_heading(columns[place]), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(printable(str(row[place]), 400)) for place in order))
-    Console().print(table)
+    for head in heads:
+        table.add_column(_heading(head), overflow="fold", no_wrap=head.endswith("UID"))
+    for row in texts:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    return len(rows)
+
+
+def _least_width(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> int:
+    """How wide a table has to be: UIDs whole, and a word of every other column."""
+    widths = (
+        max((len(row[place]) for row in texts), default=0) if head.endswith("UID") else NARROWEST
+        for place, head in enumerate(heads)
+    )
+    return sum(width + 1 for width in widths)
+
+
+def _paragraphs(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, heads))
+    for number, row in enumerate(texts):
+        if number:
+            click.echo()
+        for head, text in zip(heads, row, strict=True):
+            if text:
+                click.echo(f"{click.style(head.ljust(width), bold=True)}  {text}")
 
 
 def _heading(column: str) -> str:

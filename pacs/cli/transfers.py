@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.calling import alone, calling
+from pacs.cli.calling import Call, calling
 from pacs.cli.keys import Question, questioning
 from pacs.cli.output import complain, counted, safe, size
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
     from pacs import client
-    from pacs.client import NotStored, Peer, Retrieved
+    from pacs.client import NotStored, Retrieved
 
 PARTLY = 3
 """Exit status when some of it came out well and some did not."""
@@ -24,10 +24,15 @@ PARTLY = 3
 EXAMPLES = 10
 """Instances shown of those that failed."""
 
+COUNTS = ("remaining", "completed", "failed", "warning")
+"""What a PACS counts of a retrieve, and we of what we send."""
+
 Tell = Callable[["client.Progress"], None]
 
+SENDING = "PEER PATH..."
+
 to_option = click.option(
-    "--to", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path(), metavar="FOLDER",
+    "--to", "-od", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where the instances are written, by study and series; the working directory unless given.",
 )  # fmt: skip
 port_option = click.option(
@@ -35,13 +40,16 @@ port_option = click.option(
     help="Where we listen for what is sent: who sends has it in its table. 0 takes any free port.",
 )  # fmt: skip
 
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say each step: the counts as they come.")
+
 
 # --- store and commit --------------------------------------------------------------------------------------------
 
 
 @click.command(short_help="Send files and folders to an AE (C-STORE).")
-@calling
-def store(peer: "Peer", rest: tuple[str, ...]) -> None:
+@calling(SENDING)
+@verbose_option
+def store(call: Call, *, verbose: bool) -> None:
     """Send files and folders to an AE: PEER, then their paths, or - to read paths from standard input.
 
     What is no DICOM file in a folder is left out. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
@@ -49,24 +57,27 @@ def store(peer: "Peer", rest: tuple[str, ...]) -> None:
     """
     from pacs import client
 
-    with shown("storing") as tell:
-        done = client.store(peer, *_paths(rest), on_progress=tell)
+    paths = _paths(call.rest)
+    with shown("storing", verbose=verbose) as tell:
+        done = client.store(call.peer, *paths, on_progress=tell)
     left_out = f", {counted(done.skipped, 'file')} left out" if done.skipped else ""
     stored = f"{counted(done.completed, 'instance')}, {size(done.bytes)} stored"
     warned = f", {done.warning} with a warning" if done.warning else ""
     click.echo(f"{stored}{warned}, {len(done.failed)} failed{left_out}")
     _tell_not_stored(done.failed)
+    if not (done.failed or done.completed):
+        complain(f"there is no DICOM file in {', '.join(map(str, paths))}")
     if done.failed or not done.completed:
         raise click.exceptions.Exit(PARTLY if done.completed else 1)
 
 
 @click.command(short_help="Ask an AE to answer for instances (storage commitment).")
-@calling
+@calling(SENDING)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Take the report on this port of ours too."
 )
 @click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the report.")
-def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float) -> None:
+def commit(call: Call, *, port: int, wait: float) -> None:
     """Ask an AE to commit itself to keep the instances in files and folders: PEER, then their paths.
 
     The report comes on the same association, or with --port on one to us, where the AE knows us. The exit status is 1
@@ -74,7 +85,7 @@ def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float) -> No
     """
     from pacs import client
 
-    done = client.commit(peer, _paths(rest), port=port, timeout=wait)
+    done = client.commit(call.peer, _paths(call.rest), port=port, timeout=wait)
     click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
     for each in done.failed[:EXAMPLES]:
         click.echo(f"    {safe(each.reference.sop_instance_uid)}: failure reason 0x{each.reason:04X}", err=True)
@@ -114,36 +125,43 @@ def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
 
 
 @click.command(short_help="Have an AE send instances, to us or elsewhere (C-MOVE).")
-@calling
-@questioning
+@calling()
+@questioning(is_retrieve=True)
 @click.option("-aem", "--destination", metavar="TITLE", help="The AE it sends to; without it, to us, into --to.")
 @to_option
 @port_option
+@verbose_option
 def move(
-    peer: "Peer", rest: tuple[str, ...], question: Question, *, destination: str | None, folder: Path, port: int
+    call: Call, question: Question, *, destination: str | None, folder: Path | None, port: int, verbose: bool
 ) -> None:
     """Have an AE send instances to another AE, -aem TITLE, or to us, into --to FOLDER.
 
-    For the latter the AE has to know our AE title (-aet), this host and --port. PEER is AE_TITLE@HOST:PORT, a peer of
-    the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when a part failed.
+    For the latter the AE has to know our AE title (-aet, else PACSCU), this host and --port. PEER is
+    AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when a part
+    failed.
     """
     from pacs import client
 
-    alone(rest)
-    with _judged() as judge, shown("moving") as tell:
-        identifier, root = question.identifier, question.root
+    peer, identifier, root = call.alone(), question.identifier, question.root
+    if destination is not None and folder is not None:
+        raise click.UsageError("expected either -aem TITLE, another AE, or --to FOLDER")
+    with _judged() as judge, shown("moving", verbose=verbose) as tell:
         if destination is None:
-            to_us = client.move_and_store(peer, identifier, to=folder, port=port, model=root, on_progress=tell)
-            judge(to_us, folder)
+            to, title = folder or Path(), call.receives_as
+            done = client.move_and_store(
+                peer, identifier, to=to, ae_title=title, port=port, model=root, on_progress=tell
+            )
+            judge(done, to)
         else:
             judge(client.move(peer, identifier, destination=destination, model=root, on_progress=tell))
 
 
 @click.command(short_help="Retrieve instances on the same association (C-GET).")
-@calling
-@questioning
+@calling()
+@questioning(is_retrieve=True)
 @to_option
-def get(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path) -> None:
+@verbose_option
+def get(call: Call, question: Question, *, folder: Path | None, verbose: bool) -> None:
     """Retrieve instances from an AE on the association that asks for them, into --to FOLDER.
 
     PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when
@@ -151,17 +169,18 @@ def get(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path
     """
     from pacs import client
 
-    alone(rest)
-    with _judged() as judge, shown("getting") as tell:
-        judge(client.get(peer, question.identifier, to=folder, model=question.root, on_progress=tell), folder)
+    peer, to = call.alone(), folder or Path()
+    with _judged() as judge, shown("getting", verbose=verbose) as tell:
+        judge(client.get(peer, question.identifier, to=to, model=question.root, on_progress=tell), to)
 
 
 @click.command(short_help="Retrieve what a folder does not have yet, in the way that works.")
-@calling
-@questioning
+@calling()
+@questioning()
 @to_option
 @port_option
-def fetch(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path, port: int) -> None:
+@verbose_option
+def fetch(call: Call, question: Question, *, folder: Path | None, port: int, verbose: bool) -> None:
     """Retrieve instances into --to FOLDER: by C-GET where the AE offers it, else by C-MOVE to us.
 
     What the folder has already is not asked for again. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
@@ -169,10 +188,12 @@ def fetch(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Pa
     """
     from pacs import client
 
-    alone(rest)
-    with _judged() as judge, shown("fetching") as tell:
-        done = client.fetch(peer, question.identifier, to=folder, port=port, model=question.root, on_progress=tell)
-        judge(done, folder)
+    peer, to, root = call.alone(), folder or Path(), question.root
+    with _judged() as judge, shown("fetching", verbose=verbose) as tell:
+        done = client.fetch(
+            peer, question.identifier, to=to, ae_title=call.receives_as, port=port, model=root, on_progress=tell
+        )
+        judge(done, to)
 
 
 @contextmanager
@@ -192,6 +213,16 @@ def _judged() -> "Iterator[Callable[..., None]]":
         raise click.exceptions.Exit(PARTLY) from error
     for retrieved, folder in told:
         click.echo(_told(retrieved, folder))
+        if _is_nothing(retrieved, folder):
+            complain("nothing matches")
+            raise click.exceptions.Exit(1)
+
+
+def _is_nothing(retrieved: "Retrieved", folder: Path | None) -> bool:
+    """Whether nothing came: to another AE it is known only where the PACS counts."""
+    if folder is not None:
+        return not retrieved.paths
+    return retrieved.completed == 0 and not retrieved.warning
 
 
 def _has_something(retrieved: "Retrieved | None") -> bool:
@@ -203,8 +234,17 @@ def _told(retrieved: "Retrieved", folder: Path | None) -> str:
     if folder is None:
         return f"{counted((retrieved.completed or 0) + (retrieved.warning or 0), 'instance')} sent{warned}"
     known = f", {len(retrieved.skipped)} there already" if retrieved.skipped else ""
+    again = (
+        f"; {size(retrieved.bytes)} came, `pacs fetch` asks only for what is missing" if _came_again(retrieved) else ""
+    )
     new = len(retrieved.paths) - len(retrieved.skipped)
-    return f"{counted(new, 'instance')}, {size(retrieved.bytes)} in {folder}{known}{warned}"
+    came = "" if again else f", {size(retrieved.bytes)}"
+    return f"{counted(new, 'instance')}{came} in {folder}{known}{warned}{again}"
+
+
+def _came_again(retrieved: "Retrieved") -> bool:
+    """Whether most of what came was there already, and came in vain."""
+    return bool(retrieved.bytes) and 2 * len(retrieved.skipped) > len(retrieved.paths)
 
 
 def _tell_uids(uids: Iterable[str]) -> None:
@@ -219,8 +259,11 @@ def _tell_uids(uids: Iterable[str]) -> None:
 
 
 @contextmanager
-def shown(title: str) -> Iterator[Tell]:
-    """A bar on a terminal that shows what it is told, nothing elsewhere."""
+def shown(title: str, *, verbose: bool = False) -> Iterator[Tell]:
+    """A bar on a terminal that shows what it is told, nothing elsewhere; a line for each step where that is wanted."""
+    if verbose:
+        yield lambda progress: click.echo(_step(title, progress), err=True)
+        return
     if not sys.stderr.isatty():
         yield lambda progress: None
         return
@@ -236,6 +279,12 @@ def shown(title: str) -> Iterator[Tell]:
             bar.update(task, completed=done, total=total, said=said)
 
         yield tell
+
+
+def _step(title: str, progress: "client.Progress") -> str:
+    """What is known at one step."""
+    counts = (f"{name} {value}" for name in COUNTS if (value := getattr(progress, name)) is not None)
+    return f"{title}: {', '.join((*counts, f'received {progress.received}', size(progress.bytes)))}"
 
 
 def _state(progress: "client.Progress") -> tuple[int, int | None, str]:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from pacs.testing import serving
+from pacs.testing import Fault, serving
 from tests.certificates import Authority
 from tests.programs import storescp
 
@@ -121,6 +121,14 @@ def test_a_peer_that_would_send_to_us_is_said_to(pacs, tmp_path):
     assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO, and would send to us (C-MOVE)") in lines(
         result
     )
+
+
+def test_a_peer_that_looks_at_no_destination_is_not_said_to_send_to_us(pacs, tmp_path):
+    """dcmqrscp answers Success as long as nothing matches, whoever it is to go to."""
+    with serving(tmp_path / "other", watched=True) as other:
+        other.faults.add(Fault("C-MOVE", status=0x0000))
+        result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
+    assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO") in lines(result)
 
 
 def test_a_peer_that_only_stores_is_well(pacs, tmp_path):

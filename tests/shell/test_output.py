@@ -33,11 +33,26 @@ def test_sizes_are_in_the_unit_people_would_use(number, said):
 
 
 def test_a_table_on_a_terminal_shows_uids_whole_and_headings_as_words(monkeypatch, capsys):
-    """A UID is there to be copied into the next command, however narrow the terminal."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "50")
-    show(("StudyInstanceUID", "PatientName", "NumberOfStudyRelatedSeries"), [(uid("1"), "DOE^JOHN", 2)])
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    """A UID is there to be copied into the next command."""
+    lines = shown_on_a_terminal(monkeypatch, capsys, 80)
     assert [line.split() for line in lines[:2]] == [["Patient", "Study"], ["Name", "Series", "Instance", "UID"]]
-    assert lines[2].startswith("DOE^JOHN 2")
-    assert "".join(line.split()[-1] for line in lines[2:]) == uid("1")
+    assert lines[2].split() == ["DOE^JOHN", "2", uid("1")]
+
+
+def test_on_a_narrow_terminal_each_row_is_a_paragraph(monkeypatch, capsys):
+    """So that no UID is cut."""
+    lines = shown_on_a_terminal(monkeypatch, capsys, 50)
+    assert lines[:3] == [
+        "PatientName                 DOE^JOHN",
+        "NumberOfStudyRelatedSeries  2",
+        f"StudyInstanceUID            {uid('1')}",
+    ]
+    assert lines[3:] == ["", *lines[:3]]
+
+
+def shown_on_a_terminal(monkeypatch, capsys, width):
+    """Two studies, as lines without colours."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(("StudyInstanceUID", "PatientName", "NumberOfStudyRelatedSeries"), [(uid("1"), "DOE^JOHN", 2)] * 2)
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()

@@ -77,10 +77,11 @@ def test_an_ae_is_called_by_its_name_in_the_configuration(pacs, archive, tmp_pat
 
 
 def test_an_ae_that_is_not_there_is_told_from_a_failure(pacs):
-    """Exit status 4."""
-    result = pacs("echo", f"PACS@127.0.0.1:{free_port()}")
+    """Exit status 4, and who it was."""
+    nobody = f"PACS@127.0.0.1:{free_port()}"
+    result = pacs("echo", nobody)
     assert result.exit_code == 4
-    assert "cannot be reached" in result.stderr
+    assert f"{nobody}: The peer cannot be reached" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,22 @@ def test_on_a_terminal_it_is_a_table_and_long_work_has_a_bar(archive, tmp_path):
     assert f"{COUNT} of {COUNT}" in "".join(bar)
 
 
+def test_nothing_that_matches_is_said(pacs, archive, tmp_path):
+    """A query that finds nothing is well, a retrieve that brings nothing is not."""
+    found = pacs("find", at(archive), "-k", "PatientName=NOBODY")
+    assert (found.exit_code, found.stderr) == (0, "nothing matches\n")
+    got = pacs("get", at(archive), "-k", "StudyInstanceUID=1.2.3", "--to", tmp_path / "out")
+    assert (got.exit_code, got.stderr) == (1, "pacs: nothing matches\n")
+    assert pacs("fetch", at(archive), "-k", "StudyInstanceUID=1.2.3", "--to", tmp_path / "out").exit_code == 1
+
+
+def test_no_head_is_printed_of_a_query_that_fails(pacs, tmp_path):
+    """A program that reads it would take it for an answer."""
+    with serving(tmp_path / "strict", {"query.manner": "strict"}) as strict:
+        result = pacs("find", at(strict), "--level", "series", "-k", "Modality=CT")
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
 # --- store -------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +249,14 @@ def test_paths_may_come_from_standard_input(pacs, archive, tmp_path):
     assert result.stdout.startswith(f"{COUNT} instances, ")
 
 
+def test_a_folder_without_any_is_said_to_have_none(pacs, archive, tmp_path):
+    """Exit status 1."""
+    (tmp_path / "empty").mkdir()
+    result = pacs("store", at(archive), tmp_path / "empty")
+    assert result.exit_code == 1
+    assert "there is no DICOM file in " in result.stderr
+
+
 @pytest.mark.parametrize("words", [[], ["nowhere.dcm"]])
 def test_what_is_not_there_is_a_mistake(pacs, archive, words):
     """Before anybody is called."""
@@ -247,6 +272,41 @@ def test_a_study_is_got_into_a_folder(pacs, archive, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith(f"{COUNT} instances, ")
     assert files(tmp_path / "out") == sorted(each.SOPInstanceUID for each in specimen())
+
+
+def test_a_patient_is_retrieved_as_one(pacs, tmp_path):
+    """A strict PACS takes a Patient ID alone at PATIENT level only."""
+    with serving(tmp_path / "strict", {"query.manner": "strict"}) as strict:
+        take_in(strict, specimen())
+        result = pacs("get", at(strict), "-k", "PatientID=P1", "--to", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert len(files(tmp_path / "out")) == COUNT
+
+
+def test_what_comes_to_us_from_a_peer_does_not_go_to_the_server_of_the_configuration(pacs, tmp_path):
+    """The peer knows that one by its title; we receive as PACSCU, unless -aet says otherwise."""
+    port = free_port()
+    peers = [
+        {"ae_title": "PACSCU", "host": "127.0.0.1", "port": port},
+        {"ae_title": "OURS", "host": "127.0.0.1", "port": 1},
+    ]
+    with serving(tmp_path / "archive", {"peers": peers}) as archive:
+        take_in(archive, specimen())
+        (tmp_path / "config.toml").write_text(
+            f'[server]\nae_title = "OURS"\n[[peers]]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {archive.port}\n'
+        )
+        result = pacs("move", "PACS", "--port", port, "-k", THE_STUDY, "-od", tmp_path / "out", "-v")
+    assert result.exit_code == 0, result.stderr
+    assert len(files(tmp_path / "out")) == COUNT
+    assert f"moving: remaining 0, completed {COUNT}" in result.stderr
+
+
+def test_where_it_goes_is_said_once(pacs, archive, tmp_path):
+    """Another AE, or a folder."""
+    assert pacs("move", at(archive), "-aem", "OTHER", "-k", THE_STUDY, "--to", tmp_path).exit_code == 2
+    mistaken = pacs("get", at(archive), "-k", THE_STUDY, "-to", "downloads")
+    assert mistaken.exit_code == 2
+    assert "did you mean --to downloads?" in mistaken.stderr
 
 
 def test_a_study_is_moved_to_us(pacs, tmp_path):
@@ -298,6 +358,8 @@ def test_what_is_fetched_once_is_not_fetched_again(pacs, archive, tmp_path):
     assert first.stdout.startswith(f"{COUNT} instances, ")
     assert again.stdout.startswith("0 instances, ")
     assert f"{COUNT} there already" in again.stdout
+    in_vain = pacs("get", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
+    assert "`pacs fetch` asks only for what is missing" in in_vain.stdout
 
 
 # --- commit ------------------------------------------------------------------------------------------------------
