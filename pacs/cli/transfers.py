@@ -1,9 +1,11 @@
 """`pacs store`, `move`, `get`, `fetch` and `commit`: instances on their way, with a bar that shows how far they are."""
 
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ PARTLY = 3
 
 EXAMPLES = 10
 """Instances shown of those that failed."""
+
+GENTLY = b"pacs: stops with the next instance; Ctrl-C again stops at once\n"
 
 COUNTS = ("remaining", "completed", "failed", "warning")
 """What a PACS counts of a retrieve, and we of what we send."""
@@ -260,13 +264,46 @@ def _tell_uids(uids: Iterable[str]) -> None:
 
 @contextmanager
 def shown(title: str, *, verbose: bool = False) -> Iterator[Tell]:
-    """A bar on a terminal that shows what it is told, nothing elsewhere; a line for each step where that is wanted."""
-    if verbose:
-        yield lambda progress: click.echo(_step(title, progress), err=True)
-        return
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
+    """A bar on a terminal that shows what it is told, nothing elsewhere; a line for each step where that is wanted.
+
+    Ctrl-C is raised by what is told next, between two instances: so the peer gets a C-CANCEL, and nothing is cut off.
+    """
+    with _gently() as interrupt, _bar(title) if sys.stderr.isatty() and not verbose else nullcontext() as bar:
+
+        def tell(progress: "client.Progress") -> None:
+            if verbose:
+                click.echo(_step(title, progress), err=True)
+            elif bar is not None:
+                bar(progress)
+            interrupt()
+
+        yield tell
+
+
+@contextmanager
+def _gently() -> Iterator[Callable[[], None]]:
+    """What raises KeyboardInterrupt when Ctrl-C was pressed meanwhile; pressed again, it comes at once."""
+    pressed: list[int] = []
+
+    def press(number: int, _frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+        os.write(2, GENTLY)  # printing may be what was interrupted
+
+    def interrupt() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Tell]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
 from tests.programs import PATIENCE, free_port, storescp
+from tests.waiting import eventually
 
 COUNT = 6
 """Instances of the specimen: two series of three."""
@@ -407,3 +408,28 @@ def test_ctrl_c_cancels_at_the_peer_and_exits_as_a_shell_has_it(tmp_path):
         assert [each.status for each in slow.received.c_cancel] == [0xFE00]
     assert process.returncode == 130
     assert said == "pacs: interrupted\n"
+
+
+@pytest.mark.parametrize("verb", ["get", "fetch"])
+def test_ctrl_c_in_a_retrieve_cancels_between_two_instances(tmp_path, verb):
+    """FE00 at the peer, whole files here; a second one would stop at once."""
+    with serving(tmp_path / "slow", watched=True) as slow:
+        slow.add(study(series=1, instances=40, size=64))
+        slow.faults.add(Fault("C-GET", bytes_per_second=100_000))
+        command = [
+            sys.executable,
+            "-m",
+            "pacs",
+            verb,
+            at(slow),
+            "-k",
+            f"StudyInstanceUID={study()[0].StudyInstanceUID}",
+        ]
+        process = subprocess.Popen([*command, "--to", "out"], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        eventually(lambda: len(list(tmp_path.glob("out/**/*.dcm"))) > 1)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)[1]
+        assert [each.status for each in slow.received.c_cancel] == [0xFE00]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "pacs: interrupted"
+    assert 1 < len(files(tmp_path / "out")) < 40
