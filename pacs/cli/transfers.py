@@ -16,7 +16,7 @@ from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
     from pacs import client
-    from pacs.client import NotStored, Peer, Retrieved
+    from pacs.client import NotStored, Peer, Retrieved, Senders
 
 PARTLY = 3
 """Exit status when some of it came out well and some did not."""
@@ -33,6 +33,10 @@ to_option = click.option(
 port_option = click.option(
     "--port", type=click.IntRange(0, 65535), default=11113, show_default=True, metavar="PORT",
     help="Where we listen for what is sent: who sends has it in its table. 0 takes any free port.",
+)  # fmt: skip
+from_option = click.option(
+    "--from", "others", multiple=True, metavar="ADDRESS|anyone",
+    help="Who may send to us besides the host of PEER, and then on any address of ours: an address, a network, anyone.",
 )  # fmt: skip
 
 
@@ -65,21 +69,27 @@ def store(peer: "Peer", rest: tuple[str, ...]) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Take the report on this port of ours too."
 )
+@from_option
 @click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the report.")
-def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, wait: float) -> None:
+def commit(peer: "Peer", rest: tuple[str, ...], *, port: int, others: tuple[str, ...], wait: float) -> None:
     """Ask an AE to commit itself to keep the instances in files and folders: PEER, then their paths.
 
     The report comes on the same association, or with --port on one to us, where the AE knows us. The exit status is 1
-    when there is no commitment to any, 3 when there is none to some.
+    when there is no commitment to any, 3 when there is none to some; what is not reported has none.
     """
     from pacs import client
 
-    done = client.commit(peer, _paths(rest), port=port, timeout=wait)
+    done = client.commit(peer, _paths(rest), port=port, senders=_senders(others), timeout=wait)
     click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
     for each in done.failed[:EXAMPLES]:
-        click.echo(f"    {each.reference.sop_instance_uid}: failure reason 0x{each.reason:04X}", err=True)
+        why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
+        click.echo(f"    {each.reference.sop_instance_uid}: {why}", err=True)
     if done.failed:
         raise click.exceptions.Exit(PARTLY if done.committed else 1)
+
+
+def _senders(others: tuple[str, ...]) -> "Senders":
+    return "anyone" if "anyone" in others else others or "peer"
 
 
 def _paths(words: Sequence[str]) -> list[Path]:
@@ -121,13 +131,22 @@ def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
 @click.option("-aem", "--destination", metavar="TITLE", help="The AE it sends to; without it, to us, into --to.")
 @to_option
 @port_option
+@from_option
 def move(
-    peer: "Peer", rest: tuple[str, ...], question: Question, *, destination: str | None, folder: Path, port: int
+    peer: "Peer",
+    rest: tuple[str, ...],
+    question: Question,
+    *,
+    destination: str | None,
+    folder: Path,
+    port: int,
+    others: tuple[str, ...],
 ) -> None:
     """Have an AE send instances to another AE, -aem TITLE, or to us, into --to FOLDER.
 
-    For the latter the AE has to know our AE title (-aet), this host and --port. PEER is AE_TITLE@HOST:PORT, a peer of
-    the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when a part failed.
+    For the latter the AE has to know our AE title (-aet), this host and --port; its host alone may send,
+    and who is named by --from. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec
+    AE_TITLE. The exit status is 3 when a part failed.
     """
     from pacs import client
 
@@ -135,7 +154,10 @@ def move(
     with _judged() as judge, shown("moving") as tell:
         identifier, root = question.identifier, question.root
         if destination is None:
-            to_us = client.move_and_store(peer, identifier, to=folder, port=port, model=root, on_progress=tell)
+            senders = _senders(others)
+            to_us = client.move_and_store(
+                peer, identifier, to=folder, port=port, senders=senders, model=root, on_progress=tell
+            )
             judge(to_us, folder)
         else:
             judge(client.move(peer, identifier, destination=destination, model=root, on_progress=tell))
@@ -163,7 +185,10 @@ def get(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path
 @questioning
 @to_option
 @port_option
-def fetch(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path, port: int) -> None:
+@from_option
+def fetch(
+    peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Path, port: int, others: tuple[str, ...]
+) -> None:
     """Retrieve instances into --to FOLDER: by C-GET where the AE offers it, else by C-MOVE to us.
 
     What the folder has already is not asked for again. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
@@ -172,8 +197,11 @@ def fetch(peer: "Peer", rest: tuple[str, ...], question: Question, *, folder: Pa
     from pacs import client
 
     alone(rest)
+    senders = _senders(others)
     with _judged() as judge, shown("fetching") as tell:
-        done = client.fetch(peer, question.identifier, to=folder, port=port, model=question.root, on_progress=tell)
+        done = client.fetch(
+            peer, question.identifier, to=folder, port=port, senders=senders, model=question.root, on_progress=tell
+        )
         judge(done, folder)
 
 

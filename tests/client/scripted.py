@@ -8,6 +8,7 @@ from pydicom import Dataset
 
 from pacs import client
 from pacs.client import Peer
+from pacs.client.peer import CALLING_AE_TITLE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import Association
 from pacs.dimse.command import CommandField
@@ -78,7 +79,9 @@ def matches(association: Association, message: Message, datasets: list[Dataset],
         answer(association, message, status, encoded(each, message.context.transfer_syntax))
 
 
-def deliver(port: int, datasets: list[Dataset], calling: str = "SOMEBODY") -> list[int | None]:
-    """Send data sets to a port, as whoever: the statuses of those that were refused."""
-    sent = client.store(Peer("HOME", "127.0.0.1", port, calling_ae_title=calling), *datasets)
+def deliver(
+    port: int, datasets: list[Dataset], calling: str = "SOMEBODY", called: str = CALLING_AE_TITLE
+) -> list[int | None]:
+    """Send data sets to a port, as whoever, on one association: the statuses of those that were refused."""
+    sent = client.store(Peer(called, "127.0.0.1", port, calling_ae_title=calling), *datasets)
     return [each.status for each in sent.failed]
