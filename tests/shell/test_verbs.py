@@ -12,8 +12,10 @@ from contextlib import contextmanager
 import pytest
 from pydicom import dcmread
 
+from pacs.dicom.commitment import Report, encode_report, parse_request
 from pacs.testing import serving, study, write
 from tests.archives import take_in
+from tests.client.scripted import answer, report, scripted
 from tests.programs import PATIENCE, free_port, storescp
 
 COUNT = 6
@@ -312,3 +314,20 @@ def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
     partly = pacs("commit", at(archive), *paths, *strangers)
     assert partly.exit_code == 3
     assert "failure reason 0x0112" in partly.stderr
+
+
+@pytest.mark.parametrize(("reported", "exit_code"), [(0, 1), (1, 3)])
+def test_what_is_not_reported_is_not_committed_to(pacs, tmp_path, reported, exit_code):
+    """Exit status 0 is for a commitment to every instance."""
+    paths = write(specimen()[:2], tmp_path / "in")
+
+    def commit(association, message):
+        asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
+        answer(association, message, 0x0000)
+        said = Report(asked.transaction_uid, asked.references[:reported], [])
+        report(association, message, encode_report(said, "X", message.context.transfer_syntax))
+        association.receive(20)
+
+    with scripted(commit=commit) as other:
+        result = pacs("commit", f"X@127.0.0.1:{other.server.port}", *paths)
+    assert (result.exit_code, result.stderr.count("not reported")) == (exit_code, 2 - reported)
