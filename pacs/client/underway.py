@@ -167,12 +167,12 @@ class Retrieve:
         """The final response; the deadline begins anew with each response and each arrival, and with nothing else."""
         alive = time.monotonic()
         while True:
-            response = exchange.next(alive + self.peer.deadlines.response - time.monotonic())
+            response, before = exchange.next(alive + self.peer.deadlines.response - time.monotonic()), self._shown
             if response is not None:
                 self._counts.take(response.command)
-                alive = time.monotonic()
             self._tell(has_news=response is not None)
-            alive = max(alive, self._shown.last if self._shown is not None else 0.0)
+            if response is not None or (self._shown is not None and self._shown.are_not(before)):
+                alive = time.monotonic()
             if response is not None and exchange.is_over:
                 return response
 

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -13,11 +14,16 @@ from pacs.client import Deadlines, Reference
 from pacs.errors import AssociationLost, PeerTimeout
 from pacs.testing import study
 from tests.client.scripted import answer, dawdle, matches, scripted
+from tests.raw import command_set, pdv, us
 
 DATASETS = study(series=1, instances=1)
 ASKED = {"StudyInstanceUID": DATASETS[0].StudyInstanceUID}
 ONE = Reference("1.2.840.10008.5.1.4.1.1.2", "1.2.3")
 FAR_TOO_LONG = b"\x08\x00\x05\x00" + (17 << 20).to_bytes(4, "little") + bytes(17 << 20)
+
+FLOOD = (
+    pdv(1, command_set([us(0x0100, 0x8030), us(0x0120, 1), us(0x0800, 0x0101), us(0x0900, 0xFF00)]), command=True) * 99
+)
 
 LONG = 12
 """Seconds for which nobody waits here, whose deadlines are two at most."""
@@ -75,19 +81,36 @@ def test_a_match_that_trickles_is_not_waited_for(size, most, pause):
         assert time.monotonic() - began < 5
 
 
-def test_what_the_peer_asks_meanwhile_is_no_answer():
-    """Requests that are refused do not put off the deadline of ours."""
+@pytest.mark.parametrize("pause", [0.2, 0])
+def test_what_the_peer_asks_meanwhile_is_no_answer(pause):
+    """Requests that are refused do not put off the deadline of ours, however many come."""
 
     def find(association, message):
         until = time.monotonic() + LONG + 5
         while association.is_established and time.monotonic() < until:
             association.send(message.context.id, message.command)
-            time.sleep(0.2)
+            time.sleep(pause)
 
     began = time.monotonic()
     with scripted(find=find) as pacs, pytest.raises(PeerTimeout):
-        list(client.find(hasty(pacs), ASKED))
+        list(client.find(hasty(pacs, write=2), ASKED))
     assert time.monotonic() - began < LONG
+
+
+def test_who_floods_after_our_release_is_aborted():
+    """Its answer to the release has a deadline that nothing else puts off."""
+
+    def flood(association, message):
+        answer(association, message, 0x0000)
+        until = time.monotonic() + LONG + 5
+        with suppress(AssociationLost):
+            while time.monotonic() < until:
+                association.send_prepared([[FLOOD]])
+
+    began = time.monotonic()
+    with scripted(echo=flood) as pacs:
+        client.echo(hasty(pacs))
+        assert time.monotonic() - began < LONG
 
 
 # --- exceptions on their way out ---------------------------------------------------------------------------------

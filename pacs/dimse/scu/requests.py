@@ -85,7 +85,8 @@ class Requestor:
         """
         association = self.association
         deadline = time.monotonic() + (self.timeout if seconds is None else max(0.0, seconds))
-        if association.is_idle(deadline, self._vigil):
+        is_late = seconds is not None and seconds <= 0
+        if is_late or association.is_idle(deadline, self._vigil):
             if time.monotonic() < deadline:
                 return None
             association.abort()
