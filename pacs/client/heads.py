@@ -1,4 +1,4 @@
-"""What the beginning of a data set that arrives says of it, and whether two files hold the same one."""
+"""What an instance that arrives says of itself before it is read, and whether two files hold the same one."""
 
 from contextlib import suppress
 from io import BytesIO
@@ -8,15 +8,27 @@ from typing import BinaryIO
 from pacs.dicom import part10
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.elements import Kind, Source, encoding_of, walk
-from pacs.errors import UndecodableDataSet
+from pacs.dicom.values import is_uid
+from pacs.dimse.command import Command
+from pacs.errors import MissingUID, UndecodableDataSet
 
 BEGINNING = 1 << 16
 """Bytes of a data set that are looked at before anything is written: the UIDs of study and series are among them."""
 
+STUDY, SERIES, INSTANCE = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
+
 _LONGEST_UID = 66
 _STEP = 1 << 20
 
-_KEYWORDS = {by_keyword(keyword).tag: keyword for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
+_KEYWORDS = {by_keyword(keyword).tag: keyword for keyword in (STUDY, SERIES)}
+
+
+def named_in(command: Command) -> dict[str, str]:
+    """The SOP Instance UID of a C-STORE request, by its keyword. Raises MissingUID where it or its class is none."""
+    sop_class, instance = command.affected_sop_class_uid or "", command.affected_sop_instance_uid or ""
+    if not (is_uid(sop_class) and is_uid(instance)):
+        raise MissingUID("The C-STORE request names no valid SOP Instance")
+    return {INSTANCE: instance}
 
 
 def uids_in(beginning: bytes, transfer_syntax: str) -> dict[str, str]:

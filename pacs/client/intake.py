@@ -14,13 +14,12 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from pacs.client.heads import BEGINNING, is_same, uids_in
+from pacs.client.heads import BEGINNING, INSTANCE, SERIES, STUDY, is_same, named_in, uids_in
 from pacs.dicom import part10
 from pacs.dicom.header import read_header
 from pacs.dicom.values import is_uid
 from pacs.dimse import status
 from pacs.dimse.association import Association
-from pacs.dimse.command import Command
 from pacs.dimse.messages import Buffer, Message
 from pacs.dimse.status import Service, refusal
 from pacs.errors import (
@@ -39,7 +38,7 @@ STEP = 1 << 20
 UNFINISHED = ".arriving-"
 """How the name of a file begins that is not whole yet."""
 
-LEVEL_UIDS = STUDY, SERIES, INSTANCE = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
+LEVEL_UIDS = STUDY, SERIES, INSTANCE
 
 
 def path_of(to: Path, study: str, series: str, instance: str) -> Path:
@@ -179,7 +178,7 @@ class Intake:
 
         Raises MissingUID, and NotAuthorized where it says that it was not.
         """
-        found = _named(message.command)
+        found = named_in(message.command)
         self._check(found)
         beginning = bytearray()
         if self._asked.keys() - found:
@@ -201,14 +200,13 @@ class Intake:
             with self._unfinished() as (file, unfinished):
                 untold = self._write(file, association, message, pieces, tells=is_asked and is_new)
                 path = self._place(file, message)
+                self._count(untold)
                 self._put(file, unfinished, path, association.id)
         except OSError as error:
             why = error.strerror or error
             if is_asked:
                 self._fail(StorageUnavailable(f"Cannot write to {self._to}: {why}"))
             raise StorageUnavailable(f"Cannot write what arrives: {why}") from error
-        with self._state:
-            self._bytes += untold
 
     @contextmanager
     def _unfinished(self) -> Iterator[tuple[BinaryIO, Path]]:
@@ -225,7 +223,7 @@ class Intake:
         self, file: BinaryIO, association: Association, message: Message, pieces: Iterator[Buffer], *, tells: bool
     ) -> int:
         """The whole message into a file; where it `tells`, every `STEP` bytes are a sign of life. The bytes untold."""
-        named, syntax = _named(message.command), message.context.transfer_syntax
+        named, syntax = named_in(message.command), message.context.transfer_syntax
         sop_class = message.command.affected_sop_class_uid or ""
         sender, now = association.calling_ae_title, time.time_ns() // 1000
         file.write(part10.head(sop_class, named[INSTANCE], syntax, sender, received_at=now))
@@ -233,7 +231,7 @@ class Intake:
         for piece in pieces:
             size += file.write(piece)
             if tells and size >= STEP:
-                self._came(size)
+                self._count(size, is_sign=True)
                 size = 0
         file.flush()
         return size
@@ -273,10 +271,12 @@ class Intake:
             self._repeated += 1
             self._touch()
 
-    def _came(self, size: int) -> None:
+    def _count(self, size: int, *, is_sign: bool = False) -> None:
+        """Count bytes that came, which may be a sign of life."""
         with self._state:
             self._bytes += size
-            self._touch()
+            if is_sign:
+                self._touch()
 
     def _fail(self, problem: StorageUnavailable) -> None:
         with self._state:
@@ -288,14 +288,6 @@ class Intake:
         self._last = time.monotonic()
         self._state.notify_all()
         self._rung()
-
-
-def _named(command: Command) -> dict[str, str]:
-    """The SOP Instance UID of a C-STORE request, by its keyword. Raises MissingUID."""
-    sop_class, instance = command.affected_sop_class_uid or "", command.affected_sop_instance_uid or ""
-    if not (is_uid(sop_class) and is_uid(instance)):
-        raise MissingUID("The C-STORE request names no valid SOP Instance")
-    return {INSTANCE: instance}
 
 
 def _make(folder: Path) -> None:

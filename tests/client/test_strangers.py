@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 
@@ -246,6 +247,28 @@ def test_strangers_cannot_take_more_places_than_there_are(tmp_path):
         assert [kind for kind, _ in found] == [ACCEPTED] * 16 + [REJECTED]
         for _, connection in found:
             connection.close()
+
+
+def test_who_associates_and_says_nothing_does_not_keep_its_place(tmp_path):
+    """After `Deadlines.response` it is aborted, while the retrieve goes on."""
+    port = free_port()
+
+    def move(association, message):
+        _, connection = knock(port, "127.0.0.1")
+        connection.settimeout(0.1)
+        until, rest = time.monotonic() + 15, b"more"
+        while rest and time.monotonic() < until:
+            answer(association, message, 0xFF00, remaining=3, completed=0, failed=0, warning=0)
+            with suppress(TimeoutError):
+                rest = connection.recv(4096)
+        connection.close()
+        if not rest:
+            deliver(port, DATASETS)
+        answer(association, message, 0x0000, completed=3, failed=0, warning=0)
+
+    with scripted(move=move) as pacs:
+        peer = replace(pacs.peer, deadlines=Deadlines(response=1))
+        assert len(client.move_and_store(peer, ASKED, to=tmp_path, port=port, wait=1).paths) == 3
 
 
 # --- what it cannot prolong --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pacs.testing import serving, study, write
 from tests.archives import take_in
 from tests.client.scripted import answer, report, scripted
 from tests.programs import PATIENCE, free_port, storescp
+from tests.raw import IMPLICIT, associate_rq
 
 COUNT = 6
 """Instances of the specimen: two series of three."""
@@ -259,6 +261,43 @@ def test_a_study_is_moved_to_us(pacs, tmp_path):
         result = pacs("move", at(archive), "-aet", "ME", "--port", port, "-k", THE_STUDY, "--to", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert files(tmp_path / "out") == sorted(each.SOPInstanceUID for each in specimen())
+
+
+@pytest.mark.parametrize("words", [["--from", "anyone"], ["--from", "127.0.0.2", "--from", "10.0.0.0/8"]])
+def test_others_may_send_to_us_where_that_is_said(pacs, tmp_path, words):
+    """They are refused otherwise, and the error says by which address they came."""
+    port, answers = free_port(), []
+
+    def move(association, message):
+        origin = ("127.0.0.2", 0)
+        with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=origin) as connection:
+            connection.sendall(associate_rq([(1, "1.2.840.10008.1.1", [IMPLICIT])], called="PACSCU"))
+            answers.append(connection.recv(1))
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as other:
+        command = (
+            "move",
+            f"X@127.0.0.1:{other.server.port}",
+            "-k",
+            THE_STUDY,
+            "--port",
+            port,
+            "--to",
+            tmp_path / "out",
+        )
+        shut, opened = pacs(*command), pacs(*command, *words)
+    assert answers == [b"\3", b"\2"]
+    assert "127.0.0.2 was refused" in shut.stderr
+    assert "--from" in shut.stderr
+    assert "was refused" not in opened.stderr
+
+
+def test_a_sender_that_is_none_is_a_mistake(pacs, archive):
+    """Before anybody is called."""
+    result = pacs("move", at(archive), "-k", THE_STUDY, "--from", "everybody")
+    assert result.exit_code == 2
+    assert "10.0.0.0/24" in result.stderr
 
 
 def test_a_study_is_moved_to_another_ae(pacs, tmp_path):
