@@ -18,7 +18,7 @@ from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
     from pacs import client
-    from pacs.client import NotStored, Retrieved
+    from pacs.client import NotStored, Retrieved, Senders
 
 PARTLY = 3
 """Exit status when some of it came out well and some did not."""
@@ -42,6 +42,10 @@ to_option = click.option(
 port_option = click.option(
     "--port", type=click.IntRange(0, 65535), default=11113, show_default=True, metavar="PORT",
     help="Where we listen for what is sent: who sends has it in its table. 0 takes any free port.",
+)  # fmt: skip
+from_option = click.option(
+    "--from", "others", multiple=True, metavar="ADDRESS|anyone",
+    help="Who may send to us besides the host of PEER, and then on any address of ours: an address, a network, anyone.",
 )  # fmt: skip
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say each step: the counts as they come.")
@@ -80,21 +84,27 @@ def store(call: Call, *, verbose: bool) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Take the report on this port of ours too."
 )
+@from_option
 @click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the report.")
-def commit(call: Call, *, port: int, wait: float) -> None:
+def commit(call: Call, *, port: int, others: tuple[str, ...], wait: float) -> None:
     """Ask an AE to commit itself to keep the instances in files and folders: PEER, then their paths.
 
     The report comes on the same association, or with --port on one to us, where the AE knows us. The exit status is 1
-    when there is no commitment to any, 3 when there is none to some.
+    when there is no commitment to any, 3 when there is none to some; what is not reported has none.
     """
     from pacs import client
 
-    done = client.commit(call.peer, _paths(call.rest), port=port, timeout=wait)
+    done = client.commit(call.peer, _paths(call.rest), port=port, senders=_senders(others), timeout=wait)
     click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
     for each in done.failed[:EXAMPLES]:
-        click.echo(f"    {safe(each.reference.sop_instance_uid)}: failure reason 0x{each.reason:04X}", err=True)
+        why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
+        click.echo(f"    {safe(each.reference.sop_instance_uid)}: {why}", err=True)
     if done.failed:
         raise click.exceptions.Exit(PARTLY if done.committed else 1)
+
+
+def _senders(others: tuple[str, ...]) -> "Senders":
+    return "anyone" if "anyone" in others else others or "peer"
 
 
 def _paths(words: Sequence[str]) -> list[Path]:
@@ -134,15 +144,23 @@ def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
 @click.option("-aem", "--destination", metavar="TITLE", help="The AE it sends to; without it, to us, into --to.")
 @to_option
 @port_option
+@from_option
 @verbose_option
 def move(
-    call: Call, question: Question, *, destination: str | None, folder: Path | None, port: int, verbose: bool
+    call: Call,
+    question: Question,
+    *,
+    destination: str | None,
+    folder: Path | None,
+    port: int,
+    others: tuple[str, ...],
+    verbose: bool,
 ) -> None:
     """Have an AE send instances to another AE, -aem TITLE, or to us, into --to FOLDER.
 
-    For the latter the AE has to know our AE title (-aet, else PACSCU), this host and --port. PEER is
-    AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when a part
-    failed.
+    For the latter the AE has to know our AE title (-aet, else PACSCU), this host and --port; its host alone may send,
+    and who is named by --from. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec
+    AE_TITLE. The exit status is 3 when a part failed.
     """
     from pacs import client
 
@@ -151,9 +169,9 @@ def move(
         raise click.UsageError("expected either -aem TITLE, another AE, or --to FOLDER")
     with _judged() as judge, shown("moving", verbose=verbose) as tell:
         if destination is None:
-            to, title = folder or Path(), call.receives_as
+            to, title, senders = folder or Path(), call.receives_as, _senders(others)
             done = client.move_and_store(
-                peer, identifier, to=to, ae_title=title, port=port, model=root, on_progress=tell
+                peer, identifier, to=to, ae_title=title, port=port, senders=senders, model=root, on_progress=tell
             )
             judge(done, to)
         else:
@@ -183,8 +201,11 @@ def get(call: Call, question: Question, *, folder: Path | None, verbose: bool) -
 @questioning()
 @to_option
 @port_option
+@from_option
 @verbose_option
-def fetch(call: Call, question: Question, *, folder: Path | None, port: int, verbose: bool) -> None:
+def fetch(
+    call: Call, question: Question, *, folder: Path | None, port: int, others: tuple[str, ...], verbose: bool
+) -> None:
     """Retrieve instances into --to FOLDER: by C-GET where the AE offers it, else by C-MOVE to us.
 
     What the folder has already is not asked for again. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
@@ -192,10 +213,17 @@ def fetch(call: Call, question: Question, *, folder: Path | None, port: int, ver
     """
     from pacs import client
 
-    peer, to, root = call.alone(), folder or Path(), question.root
+    peer, to, root, senders = call.alone(), folder or Path(), question.root, _senders(others)
     with _judged() as judge, shown("fetching", verbose=verbose) as tell:
         done = client.fetch(
-            peer, question.identifier, to=to, ae_title=call.receives_as, port=port, model=root, on_progress=tell
+            peer,
+            question.identifier,
+            to=to,
+            ae_title=call.receives_as,
+            port=port,
+            senders=senders,
+            model=root,
+            on_progress=tell,
         )
         judge(done, to)
 

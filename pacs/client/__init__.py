@@ -18,6 +18,7 @@ from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Ret
 from pacs.client.peer import Deadlines, Peer
 from pacs.client.receiver import Receiver, receiving
 from pacs.client.retrieving import get, move, move_and_store
+from pacs.client.senders import Senders
 from pacs.client.series import LeftOut, load_series
 from pacs.client.storing import store
 from pacs.dicom.commitment import Failure, Reference
@@ -56,6 +57,7 @@ __all__ = [
     "Reference",
     "Retrieved",
     "Root",
+    "Senders",
     "Transfer",
     "commit",
     "echo",

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,20 @@ from pydicom import Dataset
 
 from pacs.client.failing import check
 from pacs.client.outcomes import Committed
-from pacs.client.peer import Peer, associate, peer_of
-from pacs.client.receiver import Listener
+from pacs.client.peer import Deadlines, Peer, associate, peer_of
+from pacs.client.receiver import Handler, Listener
+from pacs.client.senders import Door, Senders, listening_for
 from pacs.client.sources import sources_of
-from pacs.dicom.commitment import Reference, Report, Request, encode_request, parse_report
+from pacs.dicom.commitment import (
+    BYTES_PER_REFERENCE,
+    Failure,
+    Reason,
+    Reference,
+    Report,
+    Request,
+    encode_request,
+    parse_report,
+)
 from pacs.dicom.values import is_uid
 from pacs.dimse import status
 from pacs.dimse.association import Association
@@ -31,13 +41,13 @@ from pacs.dimse.negotiation import (
 from pacs.dimse.scu import Requestor
 from pacs.dimse.status import Service
 from pacs.dimse.waiting import Bell
-from pacs.errors import AssociationLost, InvalidArgument, PeerTimeout, UndecodableDataSet
+from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
 
 Committable = Reference | tuple[str, str] | Dataset | Path | str
 """An instance by its SOP Class and SOP Instance UID, or as what `store` takes: a data set, a file, a folder."""
 
-LONGEST_REPORT = 64 << 20
-"""The most bytes of a report that are taken."""
+BYTES_BESIDE = 4096
+"""What a report may take beside its references."""
 
 
 def commit(
@@ -48,11 +58,13 @@ def commit(
     ae_title: str | None = None,
     host: str = "",
     port: int = 0,
+    senders: Senders = "peer",
 ) -> Committed:
     """Ask a peer to commit to instances, and wait for at most `timeout` seconds for its report.
 
     The report may come on the association of the request; with `port` also on one that the peer opens to us there,
-    where it has our `ae_title` (the calling AE title where None) listed.
+    where it has our `ae_title` (the calling AE title where None) listed: `host` and `senders` are those of
+    `move_and_store`. What the report does not name has failed.
 
     Raises InvalidArgument for what is no instance, DestinationUnreachable, NotSupported where the peer does not do
     storage commitment, OperationFailed where it refuses the request, PeerTimeout without a report in time, and
@@ -65,12 +77,26 @@ def commit(
     if not request.references:
         raise InvalidArgument("There is no instance to commit to")
     with ExitStack() as stack:
-        reports = _Reports(request.transaction_uid, stack.enter_context(closing(Bell())))
+        reports = _Reports(request, stack.enter_context(closing(Bell())))
         if port:
-            stack.enter_context(reports.listener(host, port))
+            hosts = listening_for(peer, senders, host, port)
+            door = Door.of(peer, senders, peer.calling_ae_title)
+            stack.enter_context(reports.listener(hosts, port, door, peer.deadlines))
         report = _reported(peer, request, reports, timeout, listens=bool(port))
+    return _reconciled(request, report)
+
+
+def _reconciled(request: Request, report: Report) -> Committed:
+    """What a report says of the references of its request: of each one thing, and nothing of others."""
+    failed = {failure.reference: failure for failure in reversed(report.failed)}
+    committed = set(report.committed) - failed.keys()
+    named = committed | failed.keys()
+    rest = [each for each in request.references if each not in committed]
     return Committed(
-        transaction_uid=report.transaction_uid, committed=tuple(report.committed), failed=tuple(report.failed)
+        transaction_uid=request.transaction_uid,
+        committed=tuple(each for each in request.references if each in committed),
+        failed=tuple(failed.get(each) or Failure(each, Reason.PROCESSING_FAILURE) for each in rest),
+        unreported=tuple(each for each in rest if each not in named),
     )
 
 
@@ -93,30 +119,38 @@ def _references(what: object) -> Iterator[Reference]:
 class _Reports:
     """Takes reports in, on whatever association they come, and keeps the one to our request."""
 
-    def __init__(self, transaction_uid: str, bell: Bell) -> None:
+    def __init__(self, request: Request, bell: Bell) -> None:
         self.bell = bell
-        self._transaction_uid = transaction_uid
+        self._request = request
         self._has_come = threading.Event()
         self.report: Report | None = None
 
-    def listener(self, host: str, port: int) -> Listener:
+    def listener(self, hosts: Sequence[str], port: int, door: Door, deadlines: Deadlines) -> Listener:
         """What listens for a peer that reports on an association of its own, as SCP of Storage Commitment."""
+        handlers: dict[int, Handler] = {CommandField.N_EVENT_REPORT: self.take}
         ours = (STORAGE_COMMITMENT,)
-        return Listener(host, port, {CommandField.N_EVENT_REPORT: self.take}, services=ours, peers_provide=ours)
+        return Listener(hosts, port, handlers, door=door, deadlines=deadlines, services=ours, peers_provide=ours)
 
     def take(self, association: Association, message: Message) -> None:
         """Answer an N-EVENT-REPORT: one that is not for this request is left to be sent again, to somebody else."""
-        try:
-            report = parse_report(message.read(LONGEST_REPORT), message.context.transfer_syntax)
-        except UndecodableDataSet:
-            report = None
-        is_ours = report is not None and report.transaction_uid == self._transaction_uid
-        code = status.SUCCESS if is_ours else _NOT_OURS
+        report = self._parsed(message)
+        code = _NOT_OURS if report is None else status.SUCCESS
         association.send(message.context.id, message.command.response(code))
-        if is_ours:
+        if report is not None:
             self.report = report
             self._has_come.set()
             self.bell.ring()
+
+    def _parsed(self, message: Message) -> Report | None:
+        """The report to our request, None for another or none at all. Raises AssociationLost."""
+        longest = 2 * len(self._request.references) * BYTES_PER_REFERENCE + BYTES_BESIDE
+        try:
+            return parse_report(message.read(longest), message.context.transfer_syntax, self._request)
+        except AssociationLost:
+            raise
+        except PacsError:
+            message.drain()
+            return None
 
     def wait(self, seconds: float) -> None:
         """Wait until the report has come, for at most so many seconds."""

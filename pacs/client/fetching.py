@@ -14,6 +14,7 @@ from pacs.client.identifiers import Identifier, Level, Model, data_set_of, root_
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, peer_of
 from pacs.client.retrieving import get, move_and_store
+from pacs.client.senders import Senders
 from pacs.client.underway import unheard
 from pacs.client.wanted import Job, Missing, Wanted
 from pacs.dicom.attributes import NOT_KEYS
@@ -41,6 +42,8 @@ def fetch(
     host: str = "",
     port: int = 0,
     wait: float = 10.0,
+    senders: Senders = "peer",
+    sop_classes: Iterable[str] = (),
     tls: SSLContext | None = None,
 ) -> Retrieved:
     """Have in the folder `to` what the identifier selects: only what is not there yet is retrieved.
@@ -48,7 +51,7 @@ def fetch(
     What is there is known by the names that our own retrieves give files. Where something is, the PACS is asked for its
     instances by C-FIND, and for the missing ones by their UIDs; where it does not answer that, for everything. By C-GET
     where it takes that and succeeds, else by C-MOVE as `move_and_store` does; the arguments are the same. Keys other
-    than UIDs are looked up by C-FIND first.
+    than UIDs are looked up by C-FIND first. `sop_classes` are what a C-GET proposes where the PACS was not asked.
 
     Raises NothingFound where nothing matches, and else as `move_and_store`.
     """
@@ -59,10 +62,13 @@ def fetch(
     lowest = with_level(asked, level, root)
     wanted = Wanted(partial(find, peer, model=model), Path(to), root)
     missing = wanted.missing(asked, lowest)
-    move = partial(
-        move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait, tls=tls
+    classes = tuple(sop_classes)
+    known = replace(
+        missing, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in missing.jobs)
     )
-    retrieving = _Retrieving(missing, wanted.rest, on_progress or unheard, partial(get, peer, model=model, to=to), move)
+    move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
+    move = partial(move, senders=senders, tls=tls)
+    retrieving = _Retrieving(known, wanted.rest, on_progress or unheard, partial(get, peer, model=model, to=to), move)
     return retrieving.run()
 
 
@@ -123,7 +129,7 @@ class _Retrieving:
         try:
             self._done.append(self._got(job))
         except OperationFailed as error:
-            if error.status == CANCEL:
+            if error.status == CANCEL or (error.retrieved is not None and error.retrieved.conflicts):
                 raise
             self._is_get_refused = error.status in _NO_GET
             return self._why_not_got_then(job, error)
@@ -181,6 +187,7 @@ class _Retrieving:
             warning=_sum(each.warning for each in done),
             failed_uids=tuple(uid for each in done for uid in each.failed_uids),
             unasked=sum(each.unasked for each in done),
+            conflicts=tuple(uid for each in done for uid in each.conflicts),
             bytes=sum(each.bytes for each in done),
             elapsed=time.monotonic() - self._began,
         )

@@ -10,18 +10,21 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from pacs.client.heads import BEGINNING, INSTANCE, SERIES, STUDY, is_same, named_in, uids_in
 from pacs.dicom import part10
 from pacs.dicom.header import read_header
 from pacs.dicom.values import is_uid
 from pacs.dimse import status
 from pacs.dimse.association import Association
-from pacs.dimse.messages import Message
+from pacs.dimse.messages import Buffer, Message
 from pacs.dimse.status import Service, refusal
 from pacs.errors import (
     AssociationLost,
+    InstanceConflict,
     MissingUID,
     NotAuthorized,
     PacsError,
@@ -35,7 +38,7 @@ STEP = 1 << 20
 UNFINISHED = ".arriving-"
 """How the name of a file begins that is not whole yet."""
 
-LEVEL_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+LEVEL_UIDS = STUDY, SERIES, INSTANCE
 
 
 def path_of(to: Path, study: str, series: str, instance: str) -> Path:
@@ -47,12 +50,12 @@ def path_of(to: Path, study: str, series: str, instance: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What has arrived by now: counts of instances and bytes, and when the last one came, on the monotonic clock."""
+    """What has arrived by now: counts of instances and bytes, and when the last sign of life came (monotonic clock)."""
 
     received: int
-    """Each instance once."""
-    answered: int
-    """Every C-STORE that was answered with success, and those of instances that nobody asked for."""
+    """Each instance that was asked for once."""
+    repeated: int
+    """How often an instance came again, by the same content, on the association that had brought it."""
     unasked: int
     bytes: int
     last: float
@@ -62,11 +65,20 @@ class Arrivals:
         return others is None or self.last != others.last
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """An instance that is there: whether it was there before, and on which association it came."""
+
+    was_there: bool
+    association: str
+
+
 class Intake:
     """Takes instances into a folder, from any number of threads.
 
-    `asked` are the UIDs that may come, by keyword of the level, those of all where a keyword is missing. `rung` is
-    called in the thread of an arrival. What is there already is kept, or replaced with `overwrite`.
+    `asked` are the UIDs that may come, by keyword of the level, those of all where a keyword is missing; None is for
+    who takes whatever comes. `rung` is called in the thread of an arrival. What is there already is kept, or replaced
+    with `overwrite`; what came just now is replaced only where nobody asked for anything.
     """
 
     def __init__(
@@ -79,12 +91,15 @@ class Intake:
     ) -> None:
         self._to = to
         self._overwrite = overwrite
+        self._replaces = overwrite and asked is None
         self._asked = dict(asked or {})
         self._rung = rung
         self._state = threading.Condition()
-        self._paths: dict[Path, bool] = {}
+        self._paths: dict[Path, _Arrived] = {}
+        self._uids: set[str] = set()
+        self._conflicts: dict[str, None] = {}
         self._bytes = 0
-        self._answered = 0
+        self._repeated = 0
         self._unasked = 0
         self._last = time.monotonic()
         self._problem: StorageUnavailable | None = None
@@ -102,13 +117,19 @@ class Intake:
     def skipped(self) -> tuple[Path, ...]:
         """Those that were there before and were kept."""
         with self._state:
-            return tuple(path for path, was_there in self._paths.items() if was_there)
+            return tuple(path for path, arrived in self._paths.items() if arrived.was_there)
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """The UIDs of instances that came twice, with other content the second time: the first is what is kept."""
+        with self._state:
+            return tuple(self._conflicts)
 
     @property
     def arrivals(self) -> Arrivals:
         """The counts at this moment; bytes are counted as they come."""
         with self._state:
-            return Arrivals(len(self._paths), self._answered, self._unasked, self._bytes, self._last)
+            return Arrivals(len(self._paths), self._repeated, self._unasked, self._bytes, self._last)
 
     def check(self) -> None:
         """Raise StorageUnavailable when the folder could not take an instance."""
@@ -134,30 +155,58 @@ class Intake:
         except AssociationLost:
             raise
         except PacsError as error:
+            message.drain()
             refused = refusal(Service.STORE, error)
             response = request.response(refused.status, error_comment=refused.comment, offending_elements=refused.tags)
         else:
             response = request.response(status.SUCCESS)
         association.send(message.context.id, response)
-        self._rung()
 
     def _receive(self, association: Association, message: Message) -> None:
         """Raises PacsError where the instance cannot be kept."""
+        fragments = message.fragments()
         try:
-            with self._unfinished() as (file, unfinished):
-                self._write(file, association, message)
-                path = self._place(file, message)
-                self._arrived(path, was_there=not self._put(unfinished, path))
-        except OSError as error:
-            why = error.strerror or error
-            self._fail(StorageUnavailable(f"Cannot write to {self._to}: {why}"))
-            raise StorageUnavailable(f"Cannot write what arrives: {why}") from error
+            beginning, is_asked = self._beginning(message, fragments)
+            self._keep(association, message, chain((beginning,), fragments), is_asked=is_asked)
         except NotAuthorized:
             with self._state:
                 self._unasked += 1
-                self._answered += 1
-                self._touch()
             raise
+
+    def _beginning(self, message: Message, fragments: Iterator[Buffer]) -> tuple[bytes, bool]:
+        """What has to be read before anything is written, and whether it says already that the instance was asked for.
+
+        Raises MissingUID, and NotAuthorized where it says that it was not.
+        """
+        found = named_in(message.command)
+        self._check(found)
+        beginning = bytearray()
+        if self._asked.keys() - found:
+            while len(beginning) < BEGINNING and (fragment := next(fragments, None)) is not None:
+                beginning += fragment
+            found |= uids_in(bytes(beginning), message.context.transfer_syntax)
+            self._check(found)
+        return bytes(beginning), self._asked.keys() <= found.keys()
+
+    def _check(self, found: Mapping[str, str]) -> None:
+        """See that an instance was asked for, as far as its UIDs are known. Raises NotAuthorized."""
+        if any(uid not in self._asked.get(keyword, (uid,)) for keyword, uid in found.items()):
+            raise NotAuthorized("Nobody asked for this instance")
+
+    def _keep(self, association: Association, message: Message, pieces: Iterator[Buffer], *, is_asked: bool) -> None:
+        """Have an instance in its file. Raises PacsError; what fails ends all only where the instance was asked for."""
+        is_new = message.command.affected_sop_instance_uid not in self._uids
+        try:
+            with self._unfinished() as (file, unfinished):
+                untold = self._write(file, association, message, pieces, tells=is_asked and is_new)
+                path = self._place(file, message)
+                self._count(untold)
+                self._put(file, unfinished, path, association.id)
+        except OSError as error:
+            why = error.strerror or error
+            if is_asked:
+                self._fail(StorageUnavailable(f"Cannot write to {self._to}: {why}"))
+            raise StorageUnavailable(f"Cannot write what arrives: {why}") from error
 
     @contextmanager
     def _unfinished(self) -> Iterator[tuple[BinaryIO, Path]]:
@@ -170,23 +219,22 @@ class Intake:
                 with suppress(OSError):
                     path.unlink()
 
-    def _write(self, file: BinaryIO, association: Association, message: Message) -> None:
-        """The whole message into a file; every `STEP` bytes it is rung, for they are a sign of life."""
-        command = message.command
-        sop_class, instance = command.affected_sop_class_uid or "", command.affected_sop_instance_uid or ""
-        if not (is_uid(sop_class) and is_uid(instance)):
-            raise MissingUID("The C-STORE request names no valid SOP Instance")
-        syntax, sender = message.context.transfer_syntax, association.calling_ae_title
-        file.write(part10.head(sop_class, instance, syntax, sender, received_at=time.time_ns() // 1000))
+    def _write(
+        self, file: BinaryIO, association: Association, message: Message, pieces: Iterator[Buffer], *, tells: bool
+    ) -> int:
+        """The whole message into a file; where it `tells`, every `STEP` bytes are a sign of life. The bytes untold."""
+        named, syntax = named_in(message.command), message.context.transfer_syntax
+        sop_class = message.command.affected_sop_class_uid or ""
+        sender, now = association.calling_ae_title, time.time_ns() // 1000
+        file.write(part10.head(sop_class, named[INSTANCE], syntax, sender, received_at=now))
         size = 0
-        for fragment in message.fragments():
-            size += file.write(fragment)
-            if size >= STEP:
-                self._came(size)
-                self._rung()
+        for piece in pieces:
+            size += file.write(piece)
+            if tells and size >= STEP:
+                self._count(size, is_sign=True)
                 size = 0
         file.flush()
-        self._came(size)
+        return size
 
     def _place(self, file: BinaryIO, message: Message) -> Path:
         """Where a whole file belongs. Raises UndecodableDataSet, SOPClassMismatch, MissingUID, NotAuthorized."""
@@ -197,29 +245,38 @@ class Intake:
             raise SOPClassMismatch("The data set is of another SOP Instance than the request")
         uids = (header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid)
         path = path_of(self._to, *uids)
-        if any(uid not in self._asked.get(keyword, (uid,)) for keyword, uid in zip(LEVEL_UIDS, uids, strict=True)):
-            raise NotAuthorized("Nobody asked for this instance")
+        self._check(dict(zip(LEVEL_UIDS, uids, strict=True)))
         return path
 
-    def _put(self, unfinished: Path, path: Path) -> bool:
-        """Give a whole file its name: False where there is one already that is kept."""
+    def _put(self, file: BinaryIO, unfinished: Path, path: Path, association: str) -> None:
+        """Give a whole file its name, unless there is one that is kept. Raises InstanceConflict, OSError."""
         _make(path.parent)
         with self._state:
-            if not self._overwrite and path.exists():
-                return False
-            unfinished.replace(path)
-            return True
+            is_there, before = path.exists(), self._paths.get(path)
+            if is_there and before is not None and not self._replaces:
+                self._repeat(file, path, before, association)
+                return
+            if self._overwrite or not is_there:
+                unfinished.replace(path)
+            self._paths.setdefault(path, _Arrived(is_there and not self._overwrite, association))
+            self._uids.add(path.stem)
+            self._touch()
 
-    def _came(self, size: int) -> None:
+    def _repeat(self, file: BinaryIO, path: Path, before: _Arrived, association: str) -> None:
+        """Count an instance that came again; the lock is held. Raises InstanceConflict where it is another, OSError."""
+        if not before.was_there and not is_same(file, path):
+            self._conflicts[path.stem] = None
+            raise InstanceConflict("The instance has come already with other content")
+        if association == before.association:
+            self._repeated += 1
+            self._touch()
+
+    def _count(self, size: int, *, is_sign: bool = False) -> None:
+        """Count bytes that came, which may be a sign of life."""
         with self._state:
             self._bytes += size
-            self._touch()
-
-    def _arrived(self, path: Path, *, was_there: bool) -> None:
-        with self._state:
-            self._paths.setdefault(path, was_there)
-            self._answered += 1
-            self._touch()
+            if is_sign:
+                self._touch()
 
     def _fail(self, problem: StorageUnavailable) -> None:
         with self._state:
@@ -227,9 +284,10 @@ class Intake:
             self._touch()
 
     def _touch(self) -> None:
-        """Note that something came; the lock is held."""
+        """Note a sign of life: something came that was asked for, or can be no more; the lock is held."""
         self._last = time.monotonic()
         self._state.notify_all()
+        self._rung()
 
 
 def _make(folder: Path) -> None:

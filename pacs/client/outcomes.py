@@ -51,6 +51,8 @@ class Retrieved:
     failed_uids: tuple[str, ...] = ()
     unasked: int = 0
     """How many instances came of another study, series or instance than was asked for: they were refused."""
+    conflicts: tuple[str, ...] = ()
+    """The UIDs of instances that came twice with different content: the first is kept, and the retrieve has failed."""
     bytes: int = 0
     """Of the data sets that arrived."""
     elapsed: float = 0.0
@@ -87,9 +89,11 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """What a peer reports of a request for storage commitment; each reference is in one of both."""
+    """What a peer reports of a request for storage commitment; each reference that was asked for is in one of both."""
 
     transaction_uid: str
     committed: tuple[Reference, ...] = ()
     failed: tuple[Failure, ...] = field(default=())
-    """With the Failure Reason (0008,1197) of each."""
+    """With the Failure Reason (0008,1197) of each; what is reported as both has failed."""
+    unreported: tuple[Reference, ...] = ()
+    """Those of `failed` of which the report says nothing: with 0110, processing failure."""

@@ -15,6 +15,9 @@ _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host
 CALLING_AE_TITLE = "PACSCU"
 """What we call ourselves unless another AE title is said."""
 
+LEAST_RATE = 1024
+"""Bytes in a second that a message has to bring, once the time for a message is over."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
@@ -25,9 +28,11 @@ class Deadlines:
     negotiation: float = 10.0
     """For its answer to our association request, and for the handshake of TLS."""
     response: float = 60.0
-    """To the next response to a request; in a retrieve to us every mebibyte that arrives is a sign of life too."""
+    """To the next response to a request, and between two requests of who sends to us. In a retrieve to us every
+    instance that was asked for is a sign of life too, and every mebibyte of it."""
     message: float = 60.0
-    """For the rest of a message that has begun to arrive."""
+    """For the rest of a message that has begun to arrive; one with an instance has longer, as long as it brings
+    `LEAST_RATE`."""
     write: float = 60.0
     """For the peer to take a mebibyte."""
     cancel: float = 10.0
@@ -39,7 +44,12 @@ class Deadlines:
     def limits(self) -> Limits:
         """The same for an association."""
         return Limits(
-            connect=self.connect, negotiation=self.negotiation, message=self.message, write=self.write, idle=None
+            connect=self.connect,
+            negotiation=self.negotiation,
+            message=self.message,
+            least_rate=LEAST_RATE,
+            write=self.write,
+            idle=None,
         )
 
 

@@ -1,14 +1,16 @@
 """The built-in storage SCP: what a C-MOVE sends to."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from ssl import SSLContext
 
 from pacs.client.intake import Intake
-from pacs.client.peer import CALLING_AE_TITLE, check_ae_title
+from pacs.client.peer import CALLING_AE_TITLE, Deadlines, check_ae_title
+from pacs.client.senders import LOOPBACK, Door
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.association import Association, Limits
+from pacs.dimse.association import Association
 from pacs.dimse.command import CommandField
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import VERIFICATION, AcceptorPolicy
@@ -19,35 +21,47 @@ Handler = Callable[[Association, Message], None]
 DRAIN_SECONDS = 1.0
 """How long a sender has to release its association when the receiver stops."""
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104
-"""Where it is listened unless told otherwise: whoever sends is on another machine, most often."""
+MOST_ASSOCIATIONS = 16
+"""How many may send at once."""
 
 
 class Listener:
-    """Listens on a port for as long as a `with` block runs, and serves whoever calls, by whatever title."""
+    """Listens on a port for as long as a `with` block runs, and serves whom the door lets in."""
 
     def __init__(
         self,
-        host: str,
+        hosts: Sequence[str],
         port: int,
         handlers: dict[int, Handler],
         *,
+        door: Door,
+        deadlines: Deadlines,
         services: Collection[str] = (),
         peers_provide: Collection[str] = (),
         tls: SSLContext | None = None,
     ) -> None:
         # Only here: it brings the log of a server with it, which no client needs to be loaded.
+        from pacs.dimse.places import Bounds
         from pacs.dimse.server import Address, Server, Settings
 
         policy = AcceptorPolicy(
+            access=door,
             transfer_syntaxes=KEPT,
             services=frozenset((VERIFICATION, *services)),
             peers_provide=frozenset(peers_provide),
             unknown_sop_classes=True,
         )
-        limits = Limits(artim=DRAIN_SECONDS)
-        settings = Settings(policy=policy, handlers={CommandField.C_ECHO: _echo, **handlers}, limits=limits, tls=tls)
-        self._server = Server([Address(host or EVERYWHERE, port, is_secure=tls is not None)], settings)
+        settings = Settings(
+            policy=policy,
+            handlers={CommandField.C_ECHO: _echo, **handlers},
+            limits=replace(deadlines.limits, artim=DRAIN_SECONDS, idle=deadlines.response),
+            bounds=Bounds(in_all=MOST_ASSOCIATIONS),
+            tls=tls,
+        )
+        self.hosts = tuple(hosts)
+        """The addresses it listens on."""
+        self.door = door
+        self._server = Server([Address(host, port, is_secure=tls is not None) for host in hosts], settings)
 
     def __enter__(self) -> "Listener":
         """Begin to listen. Raises InvalidArgument where that address cannot be had."""
@@ -112,14 +126,17 @@ def receiving(
 ) -> Iterator[Receiver]:
     """A storage SCP for the `with` block: what is sent to it becomes files in the folder `to`.
 
-    It takes every Storage SOP Class and transfer syntax the archive keeps, from whoever calls, by whatever title; with
-    `tls`, a context for a server, encrypted associations only.
+    It takes every Storage SOP Class and transfer syntax the archive keeps, from whoever can reach it, by whatever
+    title: that is this machine alone, unless `host` is another address of ours to listen on (0.0.0.0 is all of IPv4).
+    With `tls`, a context for a server, it takes encrypted associations only. What comes a second time is replaced with
+    `overwrite`; without it, it is refused where its content is another.
 
     Raises InvalidArgument where it cannot listen there, StorageUnavailable where the folder cannot be made, and at the
     end where it could not take something that came.
     """
     check_ae_title(ae_title)
     intake = Intake(Path(to), overwrite=overwrite)
-    with Listener(host, port, {CommandField.C_STORE: intake.store}, tls=tls) as listener:
+    handlers: dict[int, Handler] = {CommandField.C_STORE: intake.store}
+    with Listener([host or LOOPBACK], port, handlers, door=Door(), deadlines=Deadlines(), tls=tls) as listener:
         yield Receiver(intake, listener, ae_title)
     intake.check()

@@ -10,7 +10,8 @@ from pacs.client.identifiers import Identifier, Level, Model
 from pacs.client.intake import Intake
 from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, check_ae_title, peer_of
-from pacs.client.receiver import Listener
+from pacs.client.receiver import Handler, Listener
+from pacs.client.senders import Door, Senders, listening_for
 from pacs.client.underway import Asked, Retrieve, unheard
 from pacs.dicom.levels import Operation
 from pacs.dimse.command import CommandField
@@ -52,27 +53,34 @@ def move_and_store(
     port: int = 0,
     wait: float = 10.0,
     overwrite: bool = False,
+    senders: Senders = "peer",
     tls: SSLContext | None = None,
 ) -> Retrieved:
     """Have a PACS send what the identifier selects to us: by C-MOVE, to a storage SCP of our own meanwhile.
 
-    `ae_title` (the calling AE title where None) is what the PACS knows us by, with `port` and the host of this machine;
-    `host` is the address to listen on, all of IPv4 where '', with
-    `tls` (a context for a server) for encrypted associations only. After the final response it is waited until as many
-    instances have arrived as the PACS announced, up to `wait` seconds after the last arrival. Where the PACS counts
-    nothing, `wait` seconds pass before the first one, and `SETTLING` (or `wait`, if that is less) after the last.
+    `ae_title` (the calling AE title where None) is what the PACS knows us by, with `port` and the host of this machine.
+    Only the host of the PACS may send, and only to that title; `senders` are other addresses or networks that may as
+    well, or "anyone". `host` is the address of ours to listen on; where '' the one by which the PACS is reached, or all
+    of IPv4 where others may send. With `tls` (a context for a server) associations are encrypted.
+
+    After the final response it is waited until as many instances have arrived as the PACS announced, up to `wait`
+    seconds after the last one. Where the PACS counts nothing, `wait` seconds pass before the first one, and `SETTLING`
+    (or `wait`, if that is less) after the last.
 
     Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, StorageUnavailable where the folder
-    cannot take what comes, and OperationFailed for any end but success and warnings without a failed instance, and for
-    less than was announced. Whatever it raises, it has cancelled what ran and listens no more.
+    cannot take what comes, and OperationFailed for any end but success and warnings without a failed instance, for
+    less than was announced, and for an instance that came twice with different content. Whatever it raises, it has
+    cancelled what ran and listens no more.
     """
     peer = peer_of(peer)
     ae_title = ae_title or peer.calling_ae_title
     check_ae_title(ae_title)
     asked = Asked.of(identifier, level, model, Operation.MOVE)
+    hosts, door = listening_for(peer, senders, host, port), Door.of(peer, senders, ae_title)
     with closing(Bell()) as bell:
         intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=bell.ring)
-        with Listener(host, port, {CommandField.C_STORE: intake.store}, tls=tls) as listener:
+        handlers: dict[int, Handler] = {CommandField.C_STORE: intake.store}
+        with Listener(hosts, port, handlers, door=door, deadlines=peer.deadlines, tls=tls) as listener:
             retrieve = Retrieve(
                 peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, bell=bell
             )

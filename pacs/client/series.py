@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom import Dataset, dcmread
 
 from pacs.client.choosing import Asked, Candidate, Chooser
+from pacs.client.contexts import ROOM
 from pacs.client.fetching import fetch
 from pacs.client.finding import find
 from pacs.client.images import image_of, is_readable
@@ -20,6 +21,7 @@ from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, peer_of
 from pacs.client.planes import planes_of, volume_of
 from pacs.client.retrieving import get
+from pacs.client.senders import Senders
 from pacs.client.volumes import check
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import AmbiguousSeries, AssociationLost, InvalidArgument, NothingFound, NotSupported, OperationFailed
@@ -46,6 +48,7 @@ def load_series(
     host: str = "",
     port: int = 0,
     wait: float = 10.0,
+    senders: Senders = "peer",
     **keys: Any,
 ) -> "SimpleITK.Image | list[Dataset]":
     """The one series that matches, as a SimpleITK image, or as data sets in the order of its slices.
@@ -68,7 +71,9 @@ def load_series(
     asked = _checked(Asked.of(given | keys))
     peer = peer_of(peer)
     with _folder(to) as folder:
-        archive = _Archive(peer, partial(fetch, peer, ae_title=ae_title, host=host, port=port, wait=wait))
+        archive = _Archive(
+            peer, partial(fetch, peer, ae_title=ae_title, host=host, port=port, wait=wait, senders=senders)
+        )
         chosen = archive.only_one(asked)
         retrieved = archive.retrieve(chosen, folder, on_progress)
         return _loaded(retrieved.paths, asked, as_datasets=as_datasets or not is_readable())
@@ -116,11 +121,19 @@ class _Archive:
 
     def retrieve(self, chosen: Candidate, folder: Path, on_progress: OnProgress | None) -> Retrieved:
         """All of a series, as far as the folder has not got it."""
-        # With a folder of the study fetch asks what is in the series: C-GET proposes its SOP Classes then, which leaves
-        # room for every transfer syntax.
-        (folder / chosen.study_uid).mkdir(parents=True, exist_ok=True)
-        retrieved: Retrieved = self.fetch(_uids(chosen), to=folder, level=QueryLevel.SERIES, on_progress=on_progress)
+        uids = _uids(chosen)
+        retrieved: Retrieved = self.fetch(
+            uids, to=folder, level=QueryLevel.SERIES, on_progress=on_progress, sop_classes=self._classes(uids)
+        )
         return retrieved
+
+    def _classes(self, keys: dict[str, str]) -> tuple[str, ...]:
+        """The SOP Classes in a series, none where the PACS does not say: a C-GET of few takes any transfer syntax."""
+        try:
+            found = {str(each.get("SOPClassUID") or "") for each in self._instances(keys)}
+        except (OperationFailed, NotSupported):
+            return ()
+        return () if "" in found or len(found) > ROOM else tuple(sorted(found))
 
     def _instances(self, keys: dict[str, str], limit: int | None = None) -> Iterator[Dataset]:
         return find(self.peer, {**keys, "SOPInstanceUID": "", "SOPClassUID": ""}, level=QueryLevel.IMAGE, limit=limit)

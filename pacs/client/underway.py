@@ -108,7 +108,7 @@ class Retrieve:
     _counts: _Counts = field(default_factory=_Counts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
     _shown: Arrivals | None = field(init=False)
-    _port: int | None = field(default=None, init=False)
+    _listener: Listener | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._shown = self.intake.arrivals if self.intake is not None else None
@@ -120,7 +120,7 @@ class Retrieve:
 
     def run_with(self, listener: Listener, wait: float) -> Retrieved:
         """Ask, and wait for the final response and for what was announced to have arrived."""
-        self._port = listener.port
+        self._listener = listener
         final = self._ask(())
         if is_fine(final.command.status):
             self._await_rest(listener, wait)
@@ -164,11 +164,15 @@ class Retrieve:
         return requestor.ask(CommandField.C_MOVE, context, identifier, priority=0, move_destination=self.destination)
 
     def _final(self, exchange: Exchange) -> Response:
+        """The final response; the deadline begins anew with each response and each arrival, and with nothing else."""
+        alive = time.monotonic()
         while True:
-            response = exchange.next()
+            response, before = exchange.next(alive + self.peer.deadlines.response - time.monotonic()), self._shown
             if response is not None:
                 self._counts.take(response.command)
             self._tell(has_news=response is not None)
+            if response is not None or (self._shown is not None and self._shown.are_not(before)):
+                alive = time.monotonic()
             if response is not None and exchange.is_over:
                 return response
 
@@ -206,7 +210,7 @@ class Retrieve:
         began = time.monotonic()
         while True:
             arrivals = intake.arrivals
-            seen = arrivals.answered
+            seen = self._counted(arrivals)
             quiet = time.monotonic() - max(began, arrivals.last)
             patience = wait
             if announced is not None and seen >= announced:
@@ -225,22 +229,42 @@ class Retrieve:
         failed_uids = _failed_uids(final)
         retrieved = self._retrieved(final.command, failed_uids)
         status = final.command.status
-        if not is_fine(status) or final.command.failed or failed_uids:
-            advice = mending(self.service, status, ae_title=self.destination, port=self._port)
-            raise failure(self.service, final.command, mending=advice, failed_uids=failed_uids, retrieved=retrieved)
-        if (missing := self._missing()) > 0:
-            advice = (
-                f"the PACS says it sent {missing} more than arrived here: does it send to {self.destination} "
-                f"at the host of this machine and port {self._port}?"
-            )
-            raise failure(self.service, final.command, mending=advice, retrieved=retrieved)
-        return retrieved
+        is_failure = not is_fine(status) or bool(final.command.failed or failed_uids)
+        missing = self._missing()
+        if not is_failure and not retrieved.conflicts and missing <= 0:
+            return retrieved
+        if retrieved.conflicts:
+            advice = f"{retrieved.conflicts[0]} came twice with different content, of which the first is kept"
+        elif is_failure:
+            advice = self._refused or mending(self.service, status, ae_title=self.destination, port=self._port)
+        else:
+            advice = f"the PACS says it sent {missing} more than arrived here: {self._refused or self._whereabouts}"
+        raise failure(self.service, final.command, mending=advice, failed_uids=failed_uids, retrieved=retrieved)
+
+    @property
+    def _port(self) -> int | None:
+        return self._listener.port if self._listener is not None else None
+
+    @property
+    def _refused(self) -> str:
+        """Who was not let in that may have had something for us, '' where nobody was refused."""
+        return self._listener.door.refused if self._listener is not None else ""
+
+    @property
+    def _whereabouts(self) -> str:
+        hosts = " or ".join(self._listener.hosts) if self._listener is not None else ""
+        return f"does it send to {self.destination} at the host of this machine, {hosts}, and port {self._port}?"
 
     def _missing(self) -> int:
         """How many instances were announced and did not arrive here."""
         if self.intake is None:
             return 0
-        return (self._counts.announced or 0) - self.intake.arrivals.answered
+        return (self._counts.announced or 0) - self._counted(self.intake.arrivals)
+
+    def _counted(self, arrivals: Arrivals) -> int:
+        """How many of those that were announced have arrived: repeats among them, where only the PACS can send."""
+        is_closed = self._listener is None or not self._listener.door.is_open
+        return arrivals.received + (arrivals.repeated if is_closed else 0)
 
     def _retrieved(self, final: Command, failed_uids: tuple[str, ...]) -> Retrieved:
         intake, arrivals = self.intake, self.intake.arrivals if self.intake is not None else None
@@ -253,6 +277,7 @@ class Retrieve:
             warning=final.warning,
             failed_uids=failed_uids,
             unasked=arrivals.unasked if arrivals else 0,
+            conflicts=intake.conflicts if intake is not None else (),
             bytes=arrivals.bytes if arrivals else 0,
             elapsed=time.monotonic() - self._began,
         )

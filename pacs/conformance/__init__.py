@@ -13,6 +13,7 @@ from pydicom.uid import UID
 from pacs import __version__
 from pacs.client.contexts import USUAL
 from pacs.client.peer import CALLING_AE_TITLE
+from pacs.client.receiver import MOST_ASSOCIATIONS
 from pacs.config import Commitment, Config, Limits, Peer
 from pacs.conformance import words
 from pacs.conformance.words import Row
@@ -90,6 +91,7 @@ def _facts() -> dict[str, object]:
         "configuration": ", ".join(_configurable()),
         "client_title": CALLING_AE_TITLE,
         "client_classes": len(USUAL),
+        "client_associations": MOST_ASSOCIATIONS,
         "ciphers": secure.CIPHERS.replace(":", ", "),
     }
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from pacs.dicom.attributes import by_keyword
-from pacs.dicom.dataset import View, element_head, numbers, read
+from pacs.dicom.dataset import element_head
 from pacs.dicom.elements import Encoding, Kind, Source, Token, walk
 from pacs.dicom.identifier import encoding_of
 from pacs.dicom.values import is_uid
@@ -80,28 +79,30 @@ def parse_request(data: bytes, transfer_syntax: str, most: int) -> Request:
     Raises CommitmentRequestError without a valid Transaction UID, without any reference, or for a reference without
     valid UIDs, and OutOfResources for more than `most` references.
     """
-    encoding = encoding_of(transfer_syntax)
-    source = Source(io.BytesIO(data), encoding)
-    reader = _Reader(source, most)
-    for count, token in enumerate(walk(source, encoding), start=1):
-        if count > _TOKENS_PER_REFERENCE * (most + 1):
-            raise OutOfResources("The request has more elements than are taken")
-        reader.take(token)
+    reader = _RequestReader(data, encoding_of(transfer_syntax), most)
+    reader.read()
     return reader.request()
 
 
 class _Reader:
-    """Takes the UIDs out of the tokens of a request."""
+    """Takes the UIDs out of the tokens of a data set that names at most `most` instances."""
 
-    def __init__(self, source: Source, most: int) -> None:
-        self._source, self._most = source, most
+    def __init__(self, data: bytes, encoding: Encoding, most: int) -> None:
+        self._source, self._encoding, self._most = Source(io.BytesIO(data), encoding), encoding, most
         self._transaction_uid = ""
-        self._references: list[Reference] = []
+        self._count = 0
         self._item: dict[int, str] = {}
         self._classes: dict[str, str] = {}
         """Every SOP Class UID once: most references have the same."""
 
-    def take(self, token: Token) -> None:
+    def read(self) -> None:
+        """Look at all of it. Raises UndecodableDataSet, CommitmentRequestError, OutOfResources."""
+        for count, token in enumerate(walk(self._source, self._encoding), start=1):
+            if count > _TOKENS_PER_REFERENCE * (self._most + 1):
+                raise OutOfResources("There are more elements than are taken")
+            self._take(token)
+
+    def _take(self, token: Token) -> None:
         """Look at the next token."""
         if token.kind is Kind.ELEMENT and token.depth == 0 and token.tag == TRANSACTION_UID:
             self._transaction_uid = self._uid(token)
@@ -111,8 +112,27 @@ class _Reader:
             self._item[token.tag] = self._uid(token)
         elif token.kind is Kind.ITEM:
             self._item = {}
-        elif token.kind is Kind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
-            self._add()
+
+    def _reference(self) -> Reference:
+        """That of the item that ends."""
+        sop_class, instance = (self._item.get(tag, "") for tag in (REFERENCED_SOP_CLASS, REFERENCED_SOP_INSTANCE))
+        if not (is_uid(sop_class) and is_uid(instance)):
+            raise CommitmentRequestError("A reference has no valid SOP Class and Instance UID")
+        if self._count >= self._most:
+            raise OutOfResources(f"More than {self._most} instances: ask in several requests")
+        self._count += 1
+        return Reference(self._classes.setdefault(sop_class, sop_class), instance)
+
+    def _uid(self, token: Token) -> str:
+        if token.length > _LONGEST_VALUE:
+            return ""
+        return self._source.read(token.length).decode("latin-1").strip(" \0")
+
+
+class _RequestReader(_Reader):
+    def __init__(self, data: bytes, encoding: Encoding, most: int) -> None:
+        super().__init__(data, encoding, most)
+        self._references: list[Reference] = []
 
     def request(self) -> Request:
         """What was found. Raises CommitmentRequestError."""
@@ -122,18 +142,10 @@ class _Reader:
             raise CommitmentRequestError("Referenced SOP Sequence (0008,1199) names no instance")
         return Request(self._transaction_uid, self._references)
 
-    def _add(self) -> None:
-        sop_class, instance = (self._item.get(tag, "") for tag in (REFERENCED_SOP_CLASS, REFERENCED_SOP_INSTANCE))
-        if not (is_uid(sop_class) and is_uid(instance)):
-            raise CommitmentRequestError("A reference has no valid SOP Class and Instance UID")
-        if len(self._references) >= self._most:
-            raise OutOfResources(f"More than {self._most} instances: ask in several requests")
-        self._references.append(Reference(self._classes.setdefault(sop_class, sop_class), instance))
-
-    def _uid(self, token: Token) -> str:
-        if token.length > _LONGEST_VALUE:
-            return ""
-        return self._source.read(token.length).decode("latin-1").strip(" \0")
+    def _take(self, token: Token) -> None:
+        super()._take(token)
+        if token.depth == 1 and token.kind is Kind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
+            self._references.append(self._reference())
 
 
 def encode_request(request: Request, transfer_syntax: str) -> bytes:
@@ -165,28 +177,51 @@ def encode_report(report: Report, retrieve_ae_title: str, transfer_syntax: str) 
     return b"".join(parts)
 
 
-def parse_report(data: bytes, transfer_syntax: str) -> Report:
-    """What a data set reports; a failure without a reason is a processing failure. Raises UndecodableDataSet."""
-    report = View.of(read(data, encoding_of(transfer_syntax)))
-    return Report(
-        _stated_uid(report, "TransactionUID"),
-        [_reference(each) for each in report.items(by_keyword("ReferencedSOPSequence"))],
-        [Failure(_reference(each), _reason(each)) for each in report.items(by_keyword("FailedSOPSequence"))],
-    )
+def parse_report(data: bytes, transfer_syntax: str, request: Request) -> Report:
+    """What a data set reports of a request; a failure without a reason is a processing failure.
+
+    Raises UndecodableDataSet, CommitmentRequestError for a report to another request, before its references are looked
+    at, and for one without valid UIDs, and OutOfResources where it names more than twice what was asked for.
+    """
+    reader = _ReportReader(data, encoding_of(transfer_syntax), request)
+    reader.read()
+    return reader.report()
 
 
-def _reference(item: View) -> Reference:
-    return Reference(_stated_uid(item, "ReferencedSOPClassUID"), _stated_uid(item, "ReferencedSOPInstanceUID"))
+class _ReportReader(_Reader):
+    def __init__(self, data: bytes, encoding: Encoding, request: Request) -> None:
+        super().__init__(data, encoding, 2 * len(request.references))
+        self._request = request
+        self._reason: int = Reason.PROCESSING_FAILURE
+        self._committed: list[Reference] = []
+        self._failed: list[Failure] = []
 
+    def report(self) -> Report:
+        """What was found. Raises CommitmentRequestError."""
+        self._check()
+        return Report(self._transaction_uid, self._committed, self._failed)
 
-def _stated_uid(view: View, keyword: str) -> str:
-    return next((each.strip(" \0") for each in view.texts(by_keyword(keyword))), "")
+    def _check(self) -> None:
+        if self._transaction_uid != self._request.transaction_uid:
+            raise CommitmentRequestError("The report is to another request")
 
+    def _take(self, token: Token) -> None:
+        super()._take(token)
+        if token.depth == 0 and token.tag > TRANSACTION_UID:
+            self._check()
+        elif token.depth == 1 and token.kind is Kind.ITEM:
+            self._reason = Reason.PROCESSING_FAILURE
+        elif token.depth == 1 and token.kind is Kind.ELEMENT and token.tag == FAILURE_REASON:
+            self._reason = self._number(token)
+        elif token.depth == 1 and token.kind is Kind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
+            self._committed.append(self._reference())
+        elif token.depth == 1 and token.kind is Kind.ITEM_END and token.tag == FAILED_SEQUENCE:
+            self._failed.append(Failure(self._reference(), self._reason))
 
-def _reason(item: View) -> int:
-    element = item.element(by_keyword("FailureReason"))
-    found = numbers(element) if element is not None else ()
-    return int(found[0]) if found else Reason.PROCESSING_FAILURE
+    def _number(self, token: Token) -> int:
+        if token.length != 2:
+            return Reason.PROCESSING_FAILURE
+        return int.from_bytes(self._source.read(2), "little" if self._encoding.little else "big")
 
 
 def _named(encoding: Encoding, reference: Reference) -> tuple[bytes, bytes]:

@@ -377,9 +377,9 @@ class Association:
             if self.is_established:
                 self._upper.request_release()
         with contextlib.suppress(PeerTimeout):
-            while self.ended_by is None:
+            while self.ended_by is None and time.monotonic() < deadline:
                 with self._lock:
-                    self._inbox.discard()
+                    self._inbox.discard(deadline)
                 if self.ended_by is None:
                     self._await_bytes(began, deadline)
         self.close()

@@ -115,10 +115,10 @@ class Inbox:
                 return fragment
         return None
 
-    def discard(self) -> None:
-        """Let go by what has arrived: after our A-RELEASE-RQ only its answer matters."""
+    def discard(self, deadline: float) -> None:
+        """Let go by what has arrived, or does until then: after our A-RELEASE-RQ only its answer matters."""
         with self._guard:
-            while self._next_pdv() is not None:
+            while self._next_pdv() is not None and time.monotonic() < deadline:
                 pass
 
     def _next_pdv(self) -> PDV | None:

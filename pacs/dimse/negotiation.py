@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import cast
+from typing import Protocol, cast
 
 from pydicom.uid import (
     UID,
@@ -134,11 +134,18 @@ def _unchecked(_identity: UserIdentity | None) -> str:
     return ""
 
 
+class Door(Protocol):
+    """What says who may associate: an `Access`, or a client's own."""
+
+    def admit(self, caller: Caller) -> None:
+        """See that a caller may associate. Raises NotAuthorized."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptorPolicy:
     """Which association requests are accepted, and with which contexts. All of it is plain values and callables."""
 
-    access: Access = field(default_factory=lambda: Access(Rules(), Peers()))
+    access: Door = field(default_factory=lambda: Access(Rules(), Peers()))
     """Who may associate."""
     transfer_syntaxes: Sequence[str]
     """The transfer syntaxes Storage is accepted in."""

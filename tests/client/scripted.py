@@ -1,19 +1,23 @@
 """A PACS that does what a test tells it: a real server of ours with handlers of the test's."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from pydicom import Dataset
 
 from pacs import client
 from pacs.client import Peer
+from pacs.client.peer import CALLING_AE_TITLE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import Association
-from pacs.dimse.command import CommandField
-from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.command import Command, CommandField
+from pacs.dimse.messages import Buffer, Message, p_data
+from pacs.dimse.negotiation import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, AcceptorPolicy
 from pacs.dimse.server import Server, Settings
+from pacs.errors import AssociationLost
 from pacs.telemetry import AssociationEnded, Event
 from tests.raw import encoded
 from tests.waiting import eventually
@@ -44,8 +48,9 @@ class Scripted:
 
 @contextmanager
 def scripted(syntaxes: Sequence[str] = KEPT, **handlers: Handler) -> Iterator[Scripted]:
-    """Such a PACS for the `with` block: `move=`, `get=`, `find=`, `store=`, `commit=` are what it does."""
+    """Such a PACS for the `with` block: `move=`, `get=`, `find=`, `store=`, `commit=`, `echo=` are what it does."""
     fields = {
+        "echo": CommandField.C_ECHO,
         "move": CommandField.C_MOVE,
         "get": CommandField.C_GET,
         "find": CommandField.C_FIND,
@@ -78,7 +83,34 @@ def matches(association: Association, message: Message, datasets: list[Dataset],
         answer(association, message, status, encoded(each, message.context.transfer_syntax))
 
 
-def deliver(port: int, datasets: list[Dataset], calling: str = "SOMEBODY") -> list[int | None]:
-    """Send data sets to a port, as whoever: the statuses of those that were refused."""
-    sent = client.store(Peer("HOME", "127.0.0.1", port, calling_ae_title=calling), *datasets)
+def dawdle(association: Association, message: Message, status: int, data: bytes, pause: float, most: int = 64) -> None:
+    """Send a response in PDUs of at most `most` bytes with a pause behind each, until the peer has had enough."""
+    command = message.command.response(status).announcing(data_set=True).encode()
+    with suppress(AssociationLost):
+        association.send_prepared(_paused(p_data(message.context.id, command, (data,), most), pause))
+
+
+def _paused(batches: Iterator[list[Buffer]], pause: float) -> Iterator[list[Buffer]]:
+    """Each buffer alone, with a pause behind it."""
+    for each in chain.from_iterable(batches):
+        yield [each]
+        time.sleep(pause)
+
+
+def report(association: Association, message: Message, data: bytes) -> int | None:
+    """Send a report of storage commitment behind the answer to its request: the status it is answered with."""
+    uid = STORAGE_COMMITMENT_INSTANCE
+    command = Command.request(
+        CommandField.N_EVENT_REPORT, 1, STORAGE_COMMITMENT, event_type=1, affected_sop_instance_uid=uid
+    )
+    association.send(message.context.id, command, data)
+    answered = association.receive(20)
+    return answered.command.status if answered is not None else None
+
+
+def deliver(
+    port: int, datasets: list[Dataset], calling: str = "SOMEBODY", called: str = CALLING_AE_TITLE
+) -> list[int | None]:
+    """Send data sets to a port, as whoever, on one association: the statuses of those that were refused."""
+    sent = client.store(Peer(called, "127.0.0.1", port, calling_ae_title=calling), *datasets)
     return [each.status for each in sent.failed]

@@ -1,11 +1,21 @@
 """`commit`: storage commitment as SCU, with the report on either association."""
 
+import socket
+import struct
+
 import pytest
 
+from benchmarks.processes import free_port
 from pacs import client
-from pacs.client import Reference
+from pacs.client import Failure, Reference
+from pacs.dicom.commitment import Report, encode_report, parse_request
 from pacs.errors import InvalidArgument, OperationFailed, PeerTimeout
 from pacs.testing import serving, write
+from tests.client.scripted import answer, report, scripted
+from tests.raw import IMPLICIT, associate_rq
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+ONE, TWO, FOREIGN = (Reference(CT, f"1.2.3.{number}") for number in range(3))
 
 
 def test_a_report_comes_on_the_same_association(full, tmp_path, datasets):
@@ -62,3 +72,77 @@ def test_what_is_no_instance_is_said_at_once(what):
     """Before anybody is called."""
     with pytest.raises(InvalidArgument):
         client.commit("PACS@127.0.0.1:1", what)
+
+
+# --- what a report says that does not fit its request ------------------------------------------------------------
+
+
+def reporting(committed=(), failed=(), before=lambda _association, _message: None):
+    """A peer that takes a request, does something, and reports these references."""
+
+    def commit(association, message):
+        asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
+        answer(association, message, 0x0000)
+        before(association, message)
+        said = Report(asked.transaction_uid, committed, failed)
+        report(association, message, encode_report(said, "X", message.context.transfer_syntax))
+        association.receive(20)
+
+    return scripted(commit=commit)
+
+
+def test_what_is_not_reported_has_failed():
+    """With 0110, and a list of its own; and what was not asked for is no matter of ours."""
+    with reporting([ONE, FOREIGN], [Failure(FOREIGN, 0x0112)]) as peer:
+        got = client.commit(peer.peer, [ONE, TWO], timeout=20)
+    assert (got.committed, got.failed, got.unreported) == ((ONE,), (Failure(TWO, 0x0110),), (TWO,))
+
+
+def test_a_report_that_names_nothing_commits_to_nothing():
+    """However it is encoded."""
+    with reporting() as peer:
+        got = client.commit(peer.peer, [ONE, TWO], timeout=20)
+    assert (got.committed, [each.reference for each in got.failed]) == ((), [ONE, TWO])
+    assert got.unreported == (ONE, TWO)
+
+
+def test_what_is_reported_as_both_has_failed():
+    """Nobody deletes an instance on the word of somebody who says two things."""
+    with reporting([ONE, TWO], [Failure(TWO, 0x0112)]) as peer:
+        got = client.commit(peer.peer, [ONE, TWO], timeout=20)
+    assert (got.committed, got.failed, got.unreported) == ((ONE,), (Failure(TWO, 0x0112),), ())
+
+
+def test_an_instance_of_another_class_is_not_the_one_that_was_asked_for():
+    """A reference is both UIDs."""
+    with reporting([Reference("1.2.840.10008.5.1.4.1.1.7", ONE.sop_instance_uid)]) as peer:
+        assert client.commit(peer.peer, ONE, timeout=20).unreported == (ONE,)
+
+
+def test_a_report_of_far_more_than_was_asked_for_is_refused_unread():
+    """By a stranger too, whose report is a megabyte of empty items; ours is taken all the same."""
+    statuses = []
+    items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * (1 << 17)
+    bomb = struct.pack("<HHL", 8, 0x1199, len(items)) + items
+
+    def flood(association, message):
+        statuses.append(report(association, message, bomb))
+
+    with reporting([ONE], before=flood) as peer:
+        assert client.commit(peer.peer, ONE, timeout=20).committed == (ONE,)
+    assert statuses == [0x0110]
+
+
+def test_only_the_host_of_the_peer_may_report(tmp_path):
+    """Where we listen for the report, as where we listen for instances; others may where that is said."""
+    port, kinds = free_port(), []
+
+    def stranger(_association, _message):
+        with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=("127.0.0.2", 0)) as connection:
+            connection.sendall(associate_rq([(1, "1.2.840.10008.1.20.1", [IMPLICIT])], called="PACSCU"))
+            kinds.append(connection.recv(1))
+
+    with reporting([ONE], before=stranger) as peer:
+        client.commit(peer.peer, ONE, timeout=20, port=port)
+        client.commit(peer.peer, ONE, timeout=20, port=port, senders=["127.0.0.2"])
+    assert kinds == [b"\3", b"\2"]

@@ -139,7 +139,7 @@ def test_two_moves_at_once_do_not_meet(tmp_path):
     def move(association, message):
         both.wait()
         title = message.command.move_destination
-        deliver(ports[title], parts[title])
+        deliver(ports[title], parts[title], called=title)
         answer(association, message, 0x0000, completed=2, failed=0, warning=0)
 
     got = {}
@@ -234,7 +234,7 @@ def test_what_nobody_asked_for_is_refused_and_counted(tmp_path):
 
     def move(association, message):
         refused.extend(deliver(port, [*DATASETS, *strange]))
-        answer(association, message, 0x0000, completed=5, failed=0, warning=0)
+        answer(association, message, 0x0000, completed=4, failed=0, warning=0)
 
     with scripted(move=move) as pacs:
         got = client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
@@ -508,7 +508,7 @@ def test_a_sender_that_dies_leaves_nothing(tmp_path):
     port = free_port()
 
     def move(association, message):
-        sender = associate(Peer("X", "127.0.0.1", port), [(DATASETS[0].SOPClassUID, (EXPLICIT,))])
+        sender = associate(Peer("PACSCU", "127.0.0.1", port), [(DATASETS[0].SOPClassUID, (EXPLICIT,))])
         context = Requestor(sender, 20).context(DATASETS[0].SOPClassUID)
         command = store_of(DATASETS[0], 1).announcing(data_set=True).encode()
         begun = p_data(context.id, command, (encoded(DATASETS[0], EXPLICIT),), 256)

@@ -1,15 +1,22 @@
 """What the conformance statement says of the client (section 7), seen by the server that it calls."""
 
+import socket
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 
 from pacs import client
 from pacs.client.contexts import USUAL
+from pacs.dicom.commitment import Report, encode_report, parse_request
 from pacs.dimse.contexts import CONVERTED_INTO
-from pacs.errors import OperationFailed
+from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
 from pacs.testing import Fault, storing, study, write
+from tests.client.scripted import answer, deliver, report, scripted
 from tests.docs.asking import CT, FIND, GET, MOVE, VERIFICATION
 from tests.docs.statement import asks
 from tests.programs import free_port
+from tests.raw import IMPLICIT, associate_rq
 
 DATASETS = study(series=2, instances=3)
 THE_STUDY = {"StudyInstanceUID": DATASETS[0].StudyInstanceUID}
@@ -49,6 +56,99 @@ def test_its_title_can_be_said(called):
     """Where the peer is."""
     client.echo(client.Peer.parse(called.address, calling_ae_title="SOMEBODY"))
     assert called.received.associations[0].calling_ae_title == "SOMEBODY"
+
+
+@asks("it listens on the address by which the archive is reached", "A receiver that nobody asked", "others may send")
+def test_only_the_archive_sends_and_by_the_title_it_was_given(called, tmp_path):
+    """Another host and another title are rejected while a move runs; others get in where that is said."""
+    port, kinds = free_port(), []
+    called.add_peer("PACSCU", "127.0.0.1", port)
+
+    def knock(_progress):
+        if not kinds:
+            for origin, title in (("127.0.0.2", "PACSCU"), ("127.0.0.1", "OTHER"), ("127.0.0.1", "PACSCU")):
+                kinds.append(answered(port, origin, title))
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.9", port), timeout=20)
+
+    client.move_and_store(called.address, THE_STUDY, to=tmp_path / "one", port=port, on_progress=knock)
+    assert kinds == [REJECTED, REJECTED, ACCEPTED]
+    with client.receiving(tmp_path / "two") as receiver:
+        assert answered(receiver.port, "127.0.0.2", "OTHER") == ACCEPTED
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.9", receiver.port), timeout=20)
+
+    def again(_progress):
+        kinds.append(answered(port, "127.0.0.2", "PACSCU"))
+
+    client.move_and_store(
+        called.address, THE_STUDY, to=tmp_path / "three", port=port, on_progress=again, senders="anyone"
+    )
+    assert kinds[3] == ACCEPTED
+
+
+ACCEPTED, REJECTED = b"\2", b"\3"
+
+
+def answered(port, origin, title):
+    """The type of the PDU that answers an association request from an address of this machine."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(origin, 0)) as connection:
+        connection.sendall(associate_rq([(1, VERIFICATION, [IMPLICIT])], called=title))
+        return connection.recv(1)
+
+
+@asks("So it does for a report of storage commitment", "A report of storage commitment is held against its request")
+def test_a_report_is_taken_from_the_peer_and_held_against_its_request(tmp_path):
+    """What it does not name has failed, and who is not the peer cannot associate to report."""
+    port, kinds = free_port(), []
+    one, two = (client.Reference(CT, uid) for uid in ("1.2.3", "1.2.4"))
+
+    def commit(association, message):
+        asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
+        answer(association, message, 0x0000)
+        kinds.append(answered(port, "127.0.0.2", "PACSCU"))
+        said = Report(asked.transaction_uid, [one, client.Reference(CT, "9.9")], [])
+        report(association, message, encode_report(said, "X", message.context.transfer_syntax))
+        association.receive(20)
+
+    with scripted(commit=commit) as peer:
+        done = client.commit(peer.peer, [one, two], port=port, timeout=20)
+    assert (done.committed, done.unreported, kinds) == ((one,), (two,), [REJECTED])
+
+
+@asks(
+    "One that comes again with other content", "each instance counts once", "Deadlines begin anew", "a Pending response"
+)
+def test_what_comes_again_and_what_says_nothing(tmp_path):
+    """Other content is C011 and a failure; a repeat stands for nothing else; Pending to a C-ECHO ends it."""
+    port, refused, other = free_port(), [], deepcopy(DATASETS[0])
+    other.PatientName = "SOMEBODY^ELSE"
+    batches = [[DATASETS[0], other], [DATASETS[0]], []]
+
+    def move(association, message):
+        batch = batches.pop(0)
+        if batch:
+            refused.extend(deliver(port, [batch[0]]) + deliver(port, batch[-1:]))
+        elif not batches:
+            association.receive(20)
+            return
+        answer(association, message, 0x0000, completed=2, failed=0, warning=0)
+
+    def echo(association, message):
+        answer(association, message, 0xFF00)
+        association.receive(20)
+
+    with scripted(move=move, echo=echo) as peer:
+        with pytest.raises(OperationFailed, match="twice with different content"):
+            client.move_and_store(peer.peer, THE_STUDY, to=tmp_path / "one", port=port, wait=0.2)
+        with pytest.raises(OperationFailed, match="1 more than arrived"):
+            client.move_and_store(peer.peer, THE_STUDY, to=tmp_path / "two", port=port, wait=0.2)
+        hasty = replace(peer.peer, deadlines=client.Deadlines(response=0.5))
+        with pytest.raises(PeerTimeout):
+            client.move_and_store(hasty, THE_STUDY, to=tmp_path / "three", port=port)
+        with pytest.raises(AssociationLost, match="Pending"):
+            client.echo(peer.peer)
+    assert refused == [0xC011]
 
 
 @asks("A C-FIND, C-MOVE or C-GET always has a Query/Retrieve Level", "Extended negotiation is offered where it is said")

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from contextlib import contextmanager
 import pytest
 from pydicom import dcmread
 
+from pacs.dicom.commitment import Report, encode_report, parse_request
 from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
+from tests.client.scripted import answer, report, scripted
 from tests.programs import PATIENCE, free_port, storescp
+from tests.raw import IMPLICIT, associate_rq
 from tests.waiting import eventually
 
 COUNT = 6
@@ -321,6 +325,43 @@ def test_a_study_is_moved_to_us(pacs, tmp_path):
     assert files(tmp_path / "out") == sorted(each.SOPInstanceUID for each in specimen())
 
 
+@pytest.mark.parametrize("words", [["--from", "anyone"], ["--from", "127.0.0.2", "--from", "10.0.0.0/8"]])
+def test_others_may_send_to_us_where_that_is_said(pacs, tmp_path, words):
+    """They are refused otherwise, and the error says by which address they came."""
+    port, answers = free_port(), []
+
+    def move(association, message):
+        origin = ("127.0.0.2", 0)
+        with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=origin) as connection:
+            connection.sendall(associate_rq([(1, "1.2.840.10008.1.1", [IMPLICIT])], called="PACSCU"))
+            answers.append(connection.recv(1))
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as other:
+        command = (
+            "move",
+            f"X@127.0.0.1:{other.server.port}",
+            "-k",
+            THE_STUDY,
+            "--port",
+            port,
+            "--to",
+            tmp_path / "out",
+        )
+        shut, opened = pacs(*command), pacs(*command, *words)
+    assert answers == [b"\3", b"\2"]
+    assert "127.0.0.2 was refused" in shut.stderr
+    assert "--from" in shut.stderr
+    assert "was refused" not in opened.stderr
+
+
+def test_a_sender_that_is_none_is_a_mistake(pacs, archive):
+    """Before anybody is called."""
+    result = pacs("move", at(archive), "-k", THE_STUDY, "--from", "everybody")
+    assert result.exit_code == 2
+    assert "10.0.0.0/24" in result.stderr
+
+
 def test_a_study_is_moved_to_another_ae(pacs, tmp_path):
     """-aem names it."""
     with storescp(tmp_path / "received") as receiver:
@@ -376,6 +417,23 @@ def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
     partly = pacs("commit", at(archive), *paths, *strangers)
     assert partly.exit_code == 3
     assert "failure reason 0x0112" in partly.stderr
+
+
+@pytest.mark.parametrize(("reported", "exit_code"), [(0, 1), (1, 3)])
+def test_what_is_not_reported_is_not_committed_to(pacs, tmp_path, reported, exit_code):
+    """Exit status 0 is for a commitment to every instance."""
+    paths = write(specimen()[:2], tmp_path / "in")
+
+    def commit(association, message):
+        asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
+        answer(association, message, 0x0000)
+        said = Report(asked.transaction_uid, asked.references[:reported], [])
+        report(association, message, encode_report(said, "X", message.context.transfer_syntax))
+        association.receive(20)
+
+    with scripted(commit=commit) as other:
+        result = pacs("commit", f"X@127.0.0.1:{other.server.port}", *paths)
+    assert (result.exit_code, result.stderr.count("not reported")) == (exit_code, 2 - reported)
 
 
 # --- bad company -------------------------------------------------------------------------------------------------

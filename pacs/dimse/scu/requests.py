@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pacs.cancellation import Cancellation
 from pacs.dimse import status
 from pacs.dimse.agreement import Context
-from pacs.dimse.association import Association
+from pacs.dimse.association import CANCELLABLE, Association
 from pacs.dimse.command import RESPONSE, Command, CommandField, Value
 from pacs.dimse.inbox import ABORTED
 from pacs.dimse.messages import Buffer, Message
 from pacs.dimse.waiting import Bell, Vigil
-from pacs.errors import AssociationLost, NotSupported, PeerTimeout, ProtocolViolation
+from pacs.errors import AssociationLost, NotSupported, OutOfResources, PacsError, PeerTimeout, ProtocolViolation
 
 LONGEST_DATA_SET = 16 << 20
 """The most bytes of an Identifier that are taken with a response."""
@@ -49,7 +49,7 @@ class Requestor:
         bell: Bell | None = None,
     ) -> None:
         self.association = association
-        self._timeout = timeout
+        self.timeout = timeout
         self._serving = dict(serving or {})
         self._vigil = Vigil(Cancellation(), attending=(bell,) if bell else ())
         self._last_id = 0
@@ -84,13 +84,14 @@ class Requestor:
         Raises PeerTimeout when nothing came for `seconds` (those of the constructor), AssociationLost when it is over.
         """
         association = self.association
-        deadline = time.monotonic() + (self._timeout if seconds is None else max(0.0, seconds))
-        if association.is_idle(deadline, self._vigil):
+        deadline = time.monotonic() + (self.timeout if seconds is None else max(0.0, seconds))
+        is_late = seconds is not None and seconds <= 0
+        if is_late or association.is_idle(deadline, self._vigil):
             if time.monotonic() < deadline:
                 return None
             association.abort()
             raise PeerTimeout("The peer does not answer in time")
-        message = association.receive(self._timeout)
+        message = association.receive(self.timeout)
         if message is None:
             raise AssociationLost(self._why_over)
         if message.command.is_response:
@@ -131,32 +132,65 @@ class Exchange:
     def next(self, seconds: float | None = None) -> Response | None:
         """Wait for something to happen: the next response, or None when it was something else (`Requestor.listen`).
 
-        Raises AssociationLost: PeerTimeout where nothing came in time, and also, after an A-ABORT, where the response
-        is to something else.
+        Raises AssociationLost, after an A-ABORT where the peer is still there: PeerTimeout where nothing came in time,
+        or not all of it, and others where the response is to something else or cannot be one to this request.
+        OutOfResources for a data set that is too long.
         """
         message = self._requestor.listen(seconds)
         if message is None:
             return None
         command = message.command
         if command.field != self._request.field | RESPONSE or command.responding_to != self._request.message_id:
-            self._requestor.association.abort()
-            raise AssociationLost("The peer answered something else than what it was asked")
-        data = message.read(LONGEST_DATA_SET) if command.has_data_set else None
+            raise self._aborted(AssociationLost("The peer answered something else than what it was asked"))
+        if command.is_pending and not self._may_pend(command):
+            raise self._aborted(
+                AssociationLost("The peer breaks the protocol: it answered Pending with nothing to wait for")
+            )
+        data = self._read(message) if command.has_data_set else None
         self.is_over = not command.is_pending
         return Response(command, data, message.context)
 
+    def _may_pend(self, command: Command) -> bool:
+        """Whether the operation has Pending responses, with a match where it looks for some (PS3.7 9.1, PS3.4 C.4)."""
+        is_find = self._request.field == CommandField.C_FIND
+        return self._request.field in CANCELLABLE and (command.has_data_set or not is_find)
+
+    def _read(self, message: Message) -> bytes:
+        """The data set of a response, within the time for a message however it trickles."""
+        data, deadline = bytearray(), time.monotonic() + self._requestor.association.limits.message
+        for fragment in message.fragments():
+            data += fragment
+            if len(data) > LONGEST_DATA_SET:
+                raise OutOfResources(f"The data set is longer than the {LONGEST_DATA_SET} bytes taken")
+            if time.monotonic() > deadline:
+                raise self._aborted(PeerTimeout("The peer does not send a whole response in time"))
+        return bytes(data)
+
+    def _aborted(self, error: AssociationLost) -> AssociationLost:
+        """An error to be raised, once the association has been aborted for it."""
+        self._requestor.association.abort()
+        return error
+
     def responses(self) -> Iterator[Response]:
-        """Each response as it arrives, the final one last. Raises as `next`."""
+        """Each response as it arrives, the final one last. Nothing else gives the next more time. Raises as `next`."""
         while not self.is_over:
-            response = self.next()
-            if response is not None:
-                yield response
+            deadline, response = time.monotonic() + self._requestor.timeout, None
+            while response is None:
+                response = self.next(deadline - time.monotonic())
+            yield response
 
     def final(self) -> Response:
-        """The final response; what comes before it is let go by. Raises as `next`."""
-        for response in self.responses():
-            if self.is_over:
-                return response
+        """The final response; what comes before it is let go by. Raises as `next`.
+
+        Whatever it raises, a Ctrl-C too, the association is aborted: no release goes with a request that is open.
+        """
+        try:
+            for response in self.responses():
+                if self.is_over:
+                    return response
+        except BaseException:
+            self._requestor.association.abort()
+            raise
         raise ProtocolViolation("The final response has been taken already")
 
     def cancel(self) -> None:
@@ -170,12 +204,12 @@ class Exchange:
         if not self.is_over and self._requestor.association.is_established:
             with contextlib.suppress(AssociationLost):
                 self.cancel()
-                self.finish(seconds)
+            self.finish(seconds)
 
     def finish(self, seconds: float) -> Response | None:
         """Let go by what still comes for at most `seconds`, up to the final response: that, or None without one.
 
-        After None the association has been aborted or lost.
+        After None the association has been aborted or lost, whatever was wrong with what came.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -183,8 +217,8 @@ class Exchange:
                 response = self.next(deadline - time.monotonic())
                 if response is not None and self.is_over:
                     return response
-        except AssociationLost:
-            return None
+        except PacsError:
+            pass  # there is nobody to tell
         if not self.is_over:
             self._requestor.association.abort()
         return None
