@@ -148,9 +148,7 @@ def _selected(words: Iterable[str]) -> "list[Check]":
 def _require_consent(*, yes: bool) -> None:
     """Raises click.UsageError where nothing was agreed to and nobody can be asked."""
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError(
-            "instances are stored and stay there, and there is no terminal to ask on: add --yes"
-        )
+        raise click.UsageError("instances are stored and stay there, and there is no terminal to ask on: add --yes")
 
 
 def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:

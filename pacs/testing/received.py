@@ -135,8 +135,12 @@ _TAG = re.compile(r"[0-9A-F]{8}")
 
 def counted(received: Received) -> str:
     """How many associations and requests came."""
-    associations, requests = len(received.associations), len(received.requests)
-    return f"{associations} association{'s' * (associations != 1)}, {requests} request{'s' * (requests != 1)}"
+    return f"{number_of(received.associations, 'association')}, {number_of(received.requests, 'request')}"
+
+
+def number_of(several: Sequence[object], thing: str) -> str:
+    """How many of a thing there are, in words: "1 request", "2 requests"."""
+    return f"{len(several)} {thing}{'s' * (len(several) != 1)}"
 
 
 def _check(keys: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
 from pacs.telemetry import AssociationEnded, Event
 from pacs.testing.noting import Notebook
-from pacs.testing.received import Received, counted
+from pacs.testing.received import Received, counted, number_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -72,7 +72,7 @@ class StorageSCP:
         self._interposition.close()
 
     def __repr__(self) -> str:
-        return f"<StorageSCP {self.address}: {len(self.instances)} instances, {counted(self.received)}>"
+        return f"<StorageSCP {self.address}: {number_of(self.instances, 'instance')}, {counted(self.received)}>"
 
     @property
     def port(self) -> int:

@@ -60,12 +60,53 @@ def test_title_and_port_can_be_chosen(tmp_path):
     [
         ("settings={'server.prt': 1}", "server.prt: there is no such key; did you mean server.port?"),
         ("scenario='rude'", "rude: there is no such scenario file or preset"),
+        (
+            "'strict-a900'",
+            "pacs('strict-a900'): expected keywords; did you mean pacs(scenario='strict-a900')?",
+        ),
+        ("{'server.ae_title': 'A'}", "did you mean pacs(settings={...})?"),
+        ("sceanrio='strict-a900'", "pacs(sceanrio=...): expected settings and scenario; did you mean scenario?"),
+        ("port=104", "pacs(port=...): expected settings and scenario"),
     ],
 )
 def test_a_marker_that_makes_no_sense_says_so(tmp_path, marker, expected):
     """As `pacs serve` would."""
     suite = f"import pytest\n@pytest.mark.pacs({marker})\ndef test_it(pacs_server):\n    pass\n"
-    assert expected in run(tmp_path, suite)
+    said = run(tmp_path, suite, "-n", "0")
+    assert expected in said
+    assert "1 error" in said
+
+
+HEAVY = """
+import sys
+import pytest
+from pacs.testing import study
+
+@pytest.fixture(autouse=True, scope="session")
+def before():
+    print("imported", [each for each in ("pynetdicom", "sqlalchemy", "pacs.testing.server") if each in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "imported"),
+    [
+        ("pacs_server", [], ["pynetdicom", "sqlalchemy", "pacs.testing.server"]),
+        ("", [], []),
+    ],
+    ids=["used", "unused"],
+)
+def test_what_a_server_needs_is_imported_before_the_first_test_that_has_one(tmp_path, arguments, options, imported):
+    """And never where none has: everybody's test run pays for what a plugin imports."""
+    suite = f"{HEAVY}\ndef test_it({arguments}):\n    pass\n"
+    said = run(tmp_path, suite, "-n", "0", "-s", *options)
+    assert f"imported {imported}" in said
+    assert "1 passed" in said
+
+
+def test_an_entry_point_from_before_still_loads_the_plugin(tmp_path):
+    """One that names the package: whoever has not installed it again since."""
+    assert "2 passed" in run(tmp_path, SUITE, "-n", "0", "-p", "no:pacs.testing", "-p", "pacs.testing")
 
 
 @pytest.mark.parametrize(
