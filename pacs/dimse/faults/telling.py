@@ -21,7 +21,7 @@ def fired(chosen: Chosen, occasion: Occasion, association_id: str = "") -> Itera
             called_ae_title=occasion.called,
             kind=occasion.operation,
             fault=each.place,
-            does=each.fault.does(occasion.operation).deeds,
+            does=each.fault.does(occasion.operation).deeds or "nothing to this operation",
         )
 
 
