@@ -16,7 +16,6 @@ from pacs.testing.builders import EXPLICIT_BIG, EXPLICIT_LITTLE, MODALITIES, stu
 from pacs.testing.running import serving, storing
 
 if TYPE_CHECKING:
-    from pacs.testing.plugin import pacs_server, storage_scp
     from pacs.testing.received import Received
     from pacs.testing.server import PacsServer
     from pacs.testing.storage import StorageSCP
@@ -30,9 +29,7 @@ __all__ = [
     "Received",
     "Scenario",
     "StorageSCP",
-    "pacs_server",
     "serving",
-    "storage_scp",
     "storing",
     "studies",
     "study",
@@ -47,7 +44,7 @@ _LATE = {
     "pacs_server": "plugin",
     "storage_scp": "plugin",
 }
-"""What is imported when it is asked for, and from where: a program that only serves needs no pytest."""
+"""What is imported when it is asked for, and from where. The fixtures need pytest: `__all__` is without them."""
 
 pytest_plugins = ("pacs.testing.plugin",)
 """The plugin, for a pytest that loads this package by an entry point from before the plugin had its own."""

@@ -81,7 +81,8 @@ class PacsServer(Archive):
     def add(self, *what: Addable) -> None:
         """Take in data sets, Part 10 files, all files of folders, and lists of these, as a C-STORE would.
 
-        Raises PacsError for what is not taken in, with the reason, and the file where it is one.
+        Raises PacsError for what is not taken in, with the reason, and the file where it is one; TypeError for what is
+        none of these.
         """
         for each in what:
             if isinstance(each, Dataset):
@@ -89,8 +90,10 @@ class PacsServer(Archive):
             elif isinstance(each, str | Path):
                 for path in _files(Path(each)):
                     self._import(path)
-            else:
+            elif isinstance(each, Iterable):
                 self.add(*each)
+            else:
+                raise TypeError(f"expected a data set, a path, or a list of these, not {each!r}")
 
     def _import(self, path: Path) -> None:
         try:

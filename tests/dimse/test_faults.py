@@ -326,6 +326,14 @@ def test_the_log_says_which_faults_fired(target, told):
     assert {each.level for each in fired} == {logging.WARNING}
 
 
+def test_the_log_says_of_a_fault_that_has_nothing_for_an_operation_that_it_does_nothing(target, told):
+    """It was met, and counts."""
+    armed = target.server.faults.add(Fault(fail=1))
+    assert "Success" in echo(target)
+    assert armed.fired == 1
+    assert [each.does for each in told if isinstance(each, FaultFired)] == ["nothing to this operation"]
+
+
 @pytest.mark.parametrize("ask", [echo, find, move, get, store], ids=lambda each: each.__name__)
 def test_without_a_fault_all_is_as_it_should_be(target, ask):
     """What watches changes nothing."""

@@ -29,11 +29,11 @@ def test_nothing_is_left_of_another_test(pacs_server):
 """
 
 
-def run(folder, suite, *options):
+def run(folder, suite, *options, **variables):
     """What pytest prints of a suite in a folder of its own."""
     (folder / "test_suite.py").write_text(suite)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", *options]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | variables
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False, env=environment)
     return ran.stdout + ran.stderr
 
@@ -89,24 +89,25 @@ def before():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "imported"),
+    ("arguments", "imported"),
     [
-        ("pacs_server", [], ["pynetdicom", "sqlalchemy", "pacs.testing.server"]),
-        ("", [], []),
+        ("pacs_server", ["pynetdicom", "sqlalchemy", "pacs.testing.server"]),
+        ("", []),
     ],
     ids=["used", "unused"],
 )
-def test_what_a_server_needs_is_imported_before_the_first_test_that_has_one(tmp_path, arguments, options, imported):
+def test_what_a_server_needs_is_imported_before_the_first_test_that_has_one(tmp_path, arguments, imported):
     """And never where none has: everybody's test run pays for what a plugin imports."""
     suite = f"{HEAVY}\ndef test_it({arguments}):\n    pass\n"
-    said = run(tmp_path, suite, "-n", "0", "-s", *options)
+    said = run(tmp_path, suite, "-n", "0", "-s")
     assert f"imported {imported}" in said
     assert "1 passed" in said
 
 
-def test_an_entry_point_from_before_still_loads_the_plugin(tmp_path):
-    """One that names the package: whoever has not installed it again since."""
-    assert "2 passed" in run(tmp_path, SUITE, "-n", "0", "-p", "no:pacs.testing", "-p", "pacs.testing")
+def test_the_package_can_be_named_as_the_plugin(tmp_path):
+    """By whoever loads no plugin by itself, or has an entry point from before the plugin had its own."""
+    (tmp_path / "conftest.py").write_text("pytest_plugins = ['pacs.testing']\n")
+    assert "2 passed" in run(tmp_path, SUITE, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 import pacs.client
 import pacs.testing
 from pacs.errors import ConfigurationError, InstanceUnreadable, MissingUID, UndecodableDataSet
-from pacs.testing import Fault, Scenario, serving, storing, studies, study, write
+from pacs.testing import Fault, Scenario, plugin, serving, storing, studies, study, write
 from tests.archives import FIND, GET, MOVE
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -98,6 +98,8 @@ def test_what_cannot_be_taken_is_named(pacs_server, tmp_path):
         pacs_server.add("/nope")
     with pytest.raises(MissingUID, match=r"^The data set has no SOPClassUID and no SOPInstanceUID; pacs"):
         pacs_server.add(Dataset())
+    with pytest.raises(TypeError, match="expected a data set, a path, or a list of these, not 3"):
+        pacs_server.add(3)
 
 
 def test_several_patients_with_several_studies_are_one_call(pacs_server):
@@ -368,7 +370,7 @@ def test_a_program_needs_no_pytest():
     """Only the fixtures do."""
     program = (
         "import sys; sys.modules['pytest'] = None\n"
-        "from pacs.testing import serving, storing, study\n"
+        "from pacs.testing import *\n"
         "with serving(watched=True) as server, storing() as scp:\n"
         "    server.add(study(series=1, instances=2))\n"
         "    server.add_peer(scp.ae_title, scp.host, scp.port)\n"
@@ -376,6 +378,12 @@ def test_a_program_needs_no_pytest():
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "PACS@127.0.0.1"
+
+
+def test_a_fixture_can_be_imported_to_be_wrapped():
+    """From the package, too."""
+    assert pacs.testing.pacs_server is plugin.pacs_server
+    assert pacs.testing.storage_scp is plugin.storage_scp
 
 
 def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
