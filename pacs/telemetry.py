@@ -239,6 +239,23 @@ class Diagnosed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaultFired(Event):
+    """A server that misbehaves on purpose is about to: `fault` is its number in the scenario, `does` what it does.
+
+    `kind` is the operation that meets it, as of `OperationFinished`, or "association", or "N-EVENT-REPORT".
+    """
+
+    TITLE: ClassVar[str] = "fault"
+    LEVEL: ClassVar[int] = logging.WARNING
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    kind: str
+    fault: int
+    does: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationFailed(Diagnosed):
     """A move destination, a configured peer, did not take an association."""
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -12,6 +12,8 @@ from pacs.cli.output import complain, json_option, safe, show, show_json
 if TYPE_CHECKING:
     from pacs.config import Config
     from pacs.conformance.run import Check, Column, Peer, Specimens
+
+Answer = TypeVar("Answer")
 
 UNREACHABLE = 4
 """The exit status when a server cannot be reached."""
@@ -44,7 +46,7 @@ def conformance(read: Callable[[], "Config"]) -> None:
 @click.option("--only", multiple=True, metavar="ID|THEME", help="Only these checks; several times.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds a server may say nothing.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
-@click.option("--yes", is_flag=True, help="Do not ask before anything is stored.")
+@click.option("--yes", is_flag=True, help="Do not ask before anything is stored: needed without a terminal.")
 @json_option
 def run(
     written: Sequence[str],
@@ -59,25 +61,42 @@ def run(
 ) -> None:
     """Ask servers the checklist of Query/Retrieve, and print what each of them does beside what the standard says.
 
-    Small instances are stored and stay there; nothing is deleted or changed that was there. Exit status 0 is no
-    deviation, 1 some, 4 a server that cannot be reached.
+    Small instances are stored and stay there; nothing is deleted or changed that was there. It asks before; without
+    a terminal it needs --yes. Exit status 0 is no deviation, 1 some, 2 no consent, 4 a server that cannot be reached.
     """
-    from pacs.conformance.run import Unreachable
-
     title, port = _receiver(receive)
     servers = [_peer(each, title, timeout) for each in written]
     checks, specimens = _selected(only), _specimens(prefix)
-    _announce(servers, specimens, yes=yes)
-    columns: list[Column] = []
-    for each in servers:
-        try:
-            columns.append(_examined(each, specimens, (title, port), checks))
-        except Unreachable as error:
-            complain(str(error))
+    _require_consent(yes=yes)
+    there = _answering(servers, _reached)
+    if there:
+        _announce(there, specimens, yes=yes)
+    columns = _answering(there, lambda each: _examined(each, specimens, (title, port), checks))
     _print(columns, as_json=as_json, as_markdown=as_markdown)
     if len(columns) < len(servers):
         raise click.exceptions.Exit(UNREACHABLE)
     _conclude(columns)
+
+
+def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "list[Answer]":
+    """What came of asking the servers that can be reached; the others are complained of."""
+    from pacs.conformance.run import Unreachable
+
+    answers = []
+    for each in servers:
+        try:
+            answers.append(ask(each))
+        except Unreachable as error:
+            complain(str(error))
+    return answers
+
+
+def _reached(peer: "Peer") -> "Peer":
+    """The same server, which has taken an association. Raises Unreachable."""
+    from pacs.conformance.run import introduced
+
+    introduced(peer)
+    return peer
 
 
 def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> None:
@@ -126,6 +145,12 @@ def _selected(words: Iterable[str]) -> "list[Check]":
         raise click.BadParameter(f"{error.args[0]!r} is no check; themes are {themes}", param_hint="--only") from error
 
 
+def _require_consent(*, yes: bool) -> None:
+    """Raises click.UsageError where nothing was agreed to and nobody can be asked."""
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("instances are stored and stay there, and there is no terminal to ask on: add --yes")
+
+
 def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:
     """Say what will be stored where, and ask on a terminal."""
     from pacs.conformance.run.specimens import PROBES
@@ -135,7 +160,7 @@ def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -
         f"IDs beginning with {specimens.prefix}-, one without any, and stay there, on {', '.join(map(str, servers))}",
         err=True,
     )
-    if not yes and sys.stdin.isatty():
+    if not yes:
         click.confirm("Go on?", abort=True, err=True)
 
 

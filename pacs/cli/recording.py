@@ -62,7 +62,11 @@ def record(target: str, file: Path, host: str, port: int) -> None:
 @host_option
 @port_option
 def replay(file: Path, host: str, port: int) -> None:
-    """Answer as the server in FILE did, a file that `pacs record` has written. Ctrl-C ends it."""
+    """Answer as the server in FILE did, a file that `pacs record` has written. Ctrl-C ends it.
+
+    Answers are chosen by likeness, not by matching: a request has the answers of the recorded request of its operation
+    that is most like it and was not used yet, whatever keys it asks for. One that is like none has some answer, too.
+    """
     from pacs.dimse.server import Server
     from pacs.tape.replay import Replay
     from pacs.tape.script import read

@@ -70,3 +70,7 @@ __all__ = [
     "receiving",
     "store",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

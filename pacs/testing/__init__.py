@@ -9,15 +9,11 @@
 Nothing heavy is imported before it is used.
 """
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pacs.dimse.faults.model import Fault, Scenario
 from pacs.testing.builders import EXPLICIT_BIG, EXPLICIT_LITTLE, MODALITIES, studies, study, uid, write
 from pacs.testing.running import serving, storing
-
-if find_spec("pytest") is not None:  # a program that only serves needs none
-    from pacs.testing.plugin import pacs_server, pytest_addoption, pytest_configure, storage_scp
 
 if TYPE_CHECKING:
     from pacs.testing.received import Received
@@ -33,11 +29,7 @@ __all__ = [
     "Received",
     "Scenario",
     "StorageSCP",
-    "pacs_server",
-    "pytest_addoption",
-    "pytest_configure",
     "serving",
-    "storage_scp",
     "storing",
     "studies",
     "study",
@@ -45,13 +37,26 @@ __all__ = [
     "write",
 ]
 
-_HEAVY = {"PacsServer": "server", "Received": "received", "StorageSCP": "storage"}
-"""What is imported when it is asked for, for annotations, and from where."""
+_LATE = {
+    "PacsServer": "server",
+    "Received": "received",
+    "StorageSCP": "storage",
+    "pacs_server": "plugin",
+    "storage_scp": "plugin",
+}
+"""What is imported when it is asked for, and from where. The fixtures need pytest: `__all__` is without them."""
+
+pytest_plugins = ("pacs.testing.plugin",)
+"""The plugin, for a pytest that loads this package by an entry point from before the plugin had its own."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HEAVY:
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

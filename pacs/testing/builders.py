@@ -1,6 +1,7 @@
 """Data sets for tests: valid, and the same for the same arguments. pydicom is imported when the first is built."""
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,13 @@ def study(
     encoder (RLE always, with its extras JPEG-LS and from 32 pixels on JPEG 2000), else they are a placeholder that no
     codec decodes.
 
-    Raises ValueError for a `modality` that is none of `MODALITIES`.
+    Raises ValueError for a `modality` that is none of `MODALITIES`, and for an attribute that is no keyword.
     """
+    from pacs.testing.meant import check_keywords
+
     if modality not in MODALITIES:
         raise ValueError(f"modality {modality!r} is none of {', '.join(MODALITIES)}")
+    check_keywords(attributes, PARAMETERS)
     if character_set is None and not f"{patient}{patient_id}{attributes}".isascii():
         character_set = "ISO_IR 192"
     root = f"{patient_id}/{number}/{modality}"
@@ -71,6 +75,10 @@ def study(
         for place in range(1, series + 1)
         for instance in range(1, instances + 1)
     ]
+
+
+PARAMETERS = tuple(each for each in inspect.signature(study).parameters if each != "attributes")
+"""What `study` can be told beside attributes."""
 
 
 def studies(patients: int = 3, per_patient: int = 2, **arguments: Any) -> list["Dataset"]:

@@ -2,16 +2,21 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pacs.testing.meant import suggestion
 from pacs.testing.running import AE_TITLE, serving, storing
 
 if TYPE_CHECKING:
     from pacs.testing.server import PacsServer
     from pacs.testing.storage import StorageSCP
+
+MARKED = ("settings", "scenario")
+"""What the marker can say."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,11 +43,18 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Import what a server needs where some test has one: no test's own time has it then."""
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if not session.config.option.collectonly and used & {"pacs_server", "storage_scp"}:
+        import_module("pacs.testing.server")
+        import_module("pacs.testing.storage")
+
+
 @pytest.fixture
 def pacs_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["PacsServer"]:
     """A running archive with SQLite and a folder of its own; it sees what comes, and misbehaves when it is told to."""
-    marker = request.node.get_closest_marker("pacs")
-    asked: Mapping[str, Any] = marker.kwargs if marker is not None else {}
+    asked = _asked(request.node.get_closest_marker("pacs"))
     settings = {
         "server.ae_title": request.config.getoption("--pacs-aet"),
         "server.port": _port(request.config.getoption("--pacs-port")),
@@ -60,6 +72,22 @@ def storage_scp(request: pytest.FixtureRequest) -> Iterator["StorageSCP"]:
             server = request.getfixturevalue("pacs_server")
             server.add_peer(scp.ae_title, scp.host, scp.port)
         yield scp
+
+
+def _asked(marker: pytest.Mark | None) -> Mapping[str, Any]:
+    """What a marker says. Raises pytest.UsageError."""
+    if marker is None:
+        return {}
+    if marker.args:
+        first = marker.args[0]
+        mend = "settings={...}" if isinstance(first, Mapping) else f"scenario={first!r}"
+        raise pytest.UsageError(f"pytest.mark.pacs({first!r}): expected keywords; did you mean pacs({mend})?")
+    for each in marker.kwargs:
+        if each not in MARKED:
+            raise pytest.UsageError(
+                f"pytest.mark.pacs({each}=...): expected {' and '.join(MARKED)}{suggestion(each, MARKED)}"
+            )
+    return marker.kwargs
 
 
 def _of_lines(lines: Iterable[str]) -> dict[str, str]:

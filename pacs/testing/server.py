@@ -13,9 +13,11 @@ from pacs.dicom.part10 import read_head
 from pacs.dimse.faults.choosing import Chooser
 from pacs.dimse.faults.interposing import Interposition
 from pacs.dimse.faults.model import Scenario
+from pacs.errors import MissingUID, PacsError
 from pacs.telemetry import AssociationEnded, Event, EventStream
 from pacs.testing.builders import EXPLICIT_LITTLE
-from pacs.testing.received import Received
+from pacs.testing.noting import Notebook
+from pacs.testing.received import Received, counted
 
 LOOPBACK = "127.0.0.1"
 
@@ -47,10 +49,15 @@ class PacsServer(Archive):
             **(found.settings if found is not None else {}),
             **settings,
         }
-        self._received = Received()
-        self._watching = Interposition(found, self._received) if watched or found is not None else None
+        self._notes = Notebook()
+        self._received = Received(self._notes)
+        self._watching = Interposition(found, self._notes) if watched or found is not None else None
         super().__init__(from_settings(self._given), EventStream(), self._watching)
         self.events.subscribe(self._ended)
+
+    def __repr__(self) -> str:
+        came = f": {counted(self._received)}" if self._watching is not None else ""
+        return f"<PacsServer {self.address}{came}>"
 
     # --- where it is ----------------------------------------------------------------------------------------------
 
@@ -74,18 +81,30 @@ class PacsServer(Archive):
     def add(self, *what: Addable) -> None:
         """Take in data sets, Part 10 files, all files of folders, and lists of these, as a C-STORE would.
 
-        Raises PacsError for what is not taken in, with the reason.
+        Raises PacsError for what is not taken in, with the reason, and the file where it is one; TypeError for what is
+        none of these.
         """
         for each in what:
             if isinstance(each, Dataset):
                 self._take_in(each)
             elif isinstance(each, str | Path):
                 for path in _files(Path(each)):
-                    self.storage.import_file(path)
-            else:
+                    self._import(path)
+            elif isinstance(each, Iterable):
                 self.add(*each)
+            else:
+                raise TypeError(f"expected a data set, a path, or a list of these, not {each!r}")
+
+    def _import(self, path: Path) -> None:
+        try:
+            self.storage.import_file(path)
+        except PacsError as error:
+            raise type(error)(f"{path}: {error.comment}", error.tags) from error
 
     def _take_in(self, dataset: Dataset) -> None:
+        lacking = [each for each in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(each)]
+        if lacking:
+            raise MissingUID(f"The data set has no {' and no '.join(lacking)}; pacs.testing.study makes whole ones")
         file, syntax, offset = io.BytesIO(), EXPLICIT_LITTLE, 0
         if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
             dcmwrite(file, dataset, enforce_file_format=True)
@@ -132,7 +151,7 @@ class PacsServer(Archive):
 
     def _ended(self, event: Event) -> None:
         if isinstance(event, AssociationEnded):
-            self._received.ended(event.association, event.how, event.duration)
+            self._notes.ended(event.association, event.how, event.duration)
 
 
 def _files(path: Path) -> list[Path]:

@@ -17,7 +17,8 @@ from pacs.dimse.server import Handler, Server, Settings
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
 from pacs.telemetry import AssociationEnded, Event
-from pacs.testing.received import Received
+from pacs.testing.noting import Notebook
+from pacs.testing.received import Received, counted, number_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -52,10 +53,11 @@ class StorageSCP:
 
     def __init__(self, ae_title: str = "STORAGE_SCP", port: int = 0, scenario: Scenario | None = None) -> None:
         self.ae_title = ae_title
-        self.received = Received()
+        self._notes = Notebook()
+        self.received = Received(self._notes)
         self._changed = threading.Condition()
         self._instances: list[StoredHere] = []
-        self._interposition = Interposition(scenario, self.received)
+        self._interposition = Interposition(scenario, self._notes)
         policy = AcceptorPolicy(access=Access(Rules(), Peers()), transfer_syntaxes=KEPT, unknown_sop_classes=True)
         handlers: dict[int, Handler] = {CommandField.C_ECHO: _echo, CommandField.C_STORE: self._store}
         settings = self._interposition.on(Settings(policy=policy, handlers=handlers))
@@ -68,6 +70,9 @@ class StorageSCP:
     def __exit__(self, *exc: object) -> None:
         self._server.stop()
         self._interposition.close()
+
+    def __repr__(self) -> str:
+        return f"<StorageSCP {self.address}: {number_of(self.instances, 'instance')}, {counted(self.received)}>"
 
     @property
     def port(self) -> int:
@@ -127,7 +132,7 @@ class StorageSCP:
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, AssociationEnded):
-            self.received.ended(event.association, event.how, event.duration)
+            self._notes.ended(event.association, event.how, event.duration)
 
 
 def _echo(association: Association, message: Message) -> None:

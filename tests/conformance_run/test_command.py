@@ -22,7 +22,7 @@ def run(strict):
     def typed(*words, against=None, **options):
         server = against or f"PACS@127.0.0.1:{strict.port}"
         receive = ["--receive", f"{TITLE}:{strict.receiving}"]
-        command = ["conformance", "run", "--against", server, *receive, *map(str, words)]
+        command = ["conformance", "run", "--yes", "--against", server, *receive, *map(str, words)]
         return CliRunner().invoke(main, command, **options)
 
     return typed
@@ -45,6 +45,7 @@ def test_with_a_deviation_it_ends_with_1(pacs_server):
     command = [
         "conformance",
         "run",
+        "--yes",
         "--against",
         f"PACS@127.0.0.1:{pacs_server.port}",
         "--only",
@@ -63,6 +64,26 @@ def test_what_cannot_be_reached_ends_with_4_and_the_others_are_printed(run, free
     assert result.exit_code == 4
     assert f"no connection to 127.0.0.1:{free_receiver}" in result.stderr
     assert "N1,Is a C-ECHO answered with Success?,✓" in result.stdout
+    complaint, announced = result.stderr.index("no connection"), result.stderr.index("small instances")
+    assert complaint < announced
+    assert "GONE@" not in result.stderr[announced:]
+
+
+def test_where_no_server_can_be_reached_nothing_is_announced(run, free_receiver):
+    """There is nothing to agree to."""
+    result = run(against=f"GONE@127.0.0.1:{free_receiver}")
+    assert result.exit_code == 4
+    assert result.stderr == f"pacs: no connection to 127.0.0.1:{free_receiver}: Connection refused\n"
+    assert result.stdout == ""
+
+
+def test_without_a_terminal_it_needs_to_be_told_yes(strict):
+    """Else it asks nobody, and stores nothing."""
+    command = [sys.executable, "-m", "pacs", "conformance", "run", "--against", f"PACS@127.0.0.1:{strict.port}"]
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=40, check=False)
+    assert ran.returncode == 2
+    assert "instances are stored and stay there, and there is no terminal to ask on: add --yes" in ran.stderr
+    assert ran.stdout == ""
 
 
 def test_several_servers_have_a_column_each(run, pacs_server):

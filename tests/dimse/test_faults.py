@@ -1,5 +1,6 @@
 """Every fault there is makes a program of DCMTK's react: what it prints is what a tester would see."""
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from pacs.telemetry import FaultFired, OperationFinished
 from pacs.testing import Fault, serving, storing, study, write
 from tests.programs import needs
 from tests.programs import run as run_program
@@ -158,7 +160,7 @@ CASES = [
     case(Fault("C-ECHO", status=0x0211), echo, "0x211"),
     case(Fault("C-ECHO", silent=True), echo, "DIMSE No data available (timeout"),
     case(Fault("C-ECHO", delay=3), echo, "DIMSE No data available (timeout"),
-    case(Fault("C-ECHO", jitter=50), echo, "DIMSE No data available (timeout"),
+    case(Fault("C-ECHO", jitter=50_000), echo, "DIMSE No data available (timeout"),
     case(Fault("C-ECHO", bytes_per_second=40), impatient_echo, "no answer in time"),
     case(Fault("C-ECHO", truncate=1), echo, "PDV lengths don't add up"),
     case(Fault("C-ECHO", garble=1), echo, "DIMSE: receiveCommand: cmdSet->read() Failed"),
@@ -239,6 +241,97 @@ def test_each_fault_there_is_meets_a_client():
     """No field of the model is left out of the table above."""
     shown = {key for each in CASES for key in each.fault.effects}
     assert {each.name for each in fields(Fault) if "does" in each.metadata} - shown == set()
+
+
+@pytest.fixture
+def told(target):
+    """The events of the server while a test runs."""
+    events = []
+    unsubscribe = target.server.events.subscribe(events.append)
+    yield events
+    unsubscribe()
+
+
+def finished(target, told):
+    """The ends of operations of the first association of a test: what an earlier one left may end meanwhile."""
+    mine = [each.id for each in target.server.received.associations[:1]]
+    return [each for each in told if isinstance(each, OperationFinished) and each.association in mine]
+
+
+@pytest.mark.parametrize(
+    ("fault", "ask", "status"),
+    [
+        (Fault("C-ECHO", status=0x0122, comment="Not today"), echo, 0x0122),
+        (Fault("C-FIND", status=0xA700, after=2), find, 0xA700),
+        (Fault("C-MOVE", status=0xA702, after=3), move, 0xA702),
+        (Fault("C-FIND", final_status=0xC001), find, 0xC001),
+        (Fault("C-MOVE", fail=(1, 6), final_status=0x0000), move, 0x0000),
+        (Fault("C-MOVE", no_match=0xC000), move_nothing, 0xC000),
+        (Fault("C-STORE", full_disk=True, failure_status=0xC123), store, 0xC123),
+        (Fault("C-MOVE", stop_at_failure=True, fail=1), move, 0xA702),
+        (Fault("C-ECHO", silent=True), echo, 0xFE00),
+        (Fault("C-ECHO", drop_sent=1), echo, 0xFE00),
+        (Fault("C-FIND", drop_sent=4), find, 0xFF00),
+    ],
+    ids=lambda each: getattr(each, "__name__", None) or repr(each),
+)
+def test_the_log_says_what_went_out(target, told, fault, ask, status):
+    """Not what the handler meant to say; FE00 as for every operation that had no response."""
+    target.server.faults.add(fault)
+    ask(target)
+    assert eventually(lambda: finished(target, told))
+    assert [(each.kind, each.status) for each in finished(target, told)] == [(fault.operation, status)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "comment"),
+    [
+        (Fault("C-ECHO", final_status=0x0122, comment="Not today"), "Not today"),
+        (Fault("C-ECHO", silent=True), "no response went out, on purpose"),
+    ],
+    ids=repr,
+)
+def test_the_log_has_the_error_comment_that_went_out(target, told, fault, comment):
+    """Or says that there was no response to have one."""
+    target.server.faults.add(fault)
+    echo(target)
+    assert eventually(lambda: finished(target, told))
+    assert finished(target, told)[0].comment == comment
+
+
+def test_the_log_says_success_twice_of_a_move_that_sends_behind_its_answer(target, told):
+    """Once when it answers, once when it has sent: both say what the requester was told."""
+    target.server.faults.add(Fault("C-MOVE", success_first=True, fail=1))
+    move(target)
+    assert eventually(lambda: len(finished(target, told)) == 2)
+    assert [each.status for each in finished(target, told)] == [0x0000, 0x0000]
+    assert finished(target, told)[1].counts["failed"] == 1
+
+
+def test_the_log_says_which_faults_fired(target, told):
+    """With their numbers, whom they met at what, and what they do: a warning each."""
+    target.server.faults.add(Fault("C-FIND", status=0xA700))
+    first = target.server.faults.add(Fault(calling="ECHOSCU", status=0x0122, delay=0.01))
+    second = target.server.faults.add(Fault("C-ECHO", nth="every 2", comment="Not today"))
+    third = target.server.faults.add(Fault("association", calling="EVIL*", reject=(2, 3, 2)))
+    for options in [(), (), ("-aet", "EVIL")]:
+        echo(target, *options)
+    fired = [each for each in told if isinstance(each, FaultFired)]
+    assert [(each.fault, each.kind, each.calling_ae_title, each.does) for each in fired] == [
+        (first.place, "C-ECHO", "ECHOSCU", "status=0x0122, delay=0.01"),
+        (first.place, "C-ECHO", "ECHOSCU", "status=0x0122, delay=0.01"),
+        (second.place, "C-ECHO", "ECHOSCU", "comment='Not today'"),
+        (third.place, "association", "EVIL", "reject=(2, 3, 2)"),
+    ]
+    assert {each.level for each in fired} == {logging.WARNING}
+
+
+def test_the_log_says_of_a_fault_that_has_nothing_for_an_operation_that_it_does_nothing(target, told):
+    """It was met, and counts."""
+    armed = target.server.faults.add(Fault(fail=1))
+    assert "Success" in echo(target)
+    assert armed.fired == 1
+    assert [each.does for each in told if isinstance(each, FaultFired)] == ["nothing to this operation"]
 
 
 @pytest.mark.parametrize("ask", [echo, find, move, get, store], ids=lambda each: each.__name__)

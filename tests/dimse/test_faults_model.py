@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pacs.dimse.faults.choosing import Chooser, Occasion
 from pacs.dimse.faults.model import DIMSE, Fault, Scenario, is_among, merged
 from pacs.testing import serving, study
+from pacs.testing.noting import Notebook
 from tests.archives import FIND, MOVE, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask
@@ -36,6 +37,37 @@ ECHO = Occasion("C-ECHO", "ME", "PACS")
 def test_which_of_several_is_said_in_a_few_ways(which, numbers):
     """Numbers from 1, and words for the usual."""
     assert [number for number in range(1, 7) if is_among(which, number)] == numbers
+
+
+@pytest.mark.parametrize(
+    ("fault", "written"),
+    [
+        (
+            Fault("C-FIND", nth="every 3", status=0xA700, after=2),
+            "Fault('C-FIND', nth='every 3', status=0xA700, after=2)",
+        ),
+        (Fault(silent=True), "Fault(silent=True)"),
+        (
+            Fault("C-MOVE", final_status=0, offending=(0x00100020,), message_id=7),
+            "Fault('C-MOVE', final_status=0x0000, offending=(0x00100020,), message_id=7)",
+        ),
+    ],
+)
+def test_a_fault_is_shown_as_it_would_be_written(fault, written):
+    """Only what it says, and so that it can be said again."""
+    assert repr(fault) == written
+    assert eval(written, {"Fault": Fault}) == fault
+
+
+def test_a_fault_of_a_running_server_shows_how_often_it_was_met():
+    """And so do all of them together."""
+    chooser = Chooser(Scenario())
+    assert repr(chooser) == "<faults: none>"
+    armed = chooser.add(Fault("C-ECHO", nth=2, status=0x0122))
+    chooser.choose(ECHO)
+    chooser.choose(ECHO)
+    assert repr(armed) == "<Fault('C-ECHO', nth=2, status=0x0122), number 1: 1 of 2 met it>"
+    assert repr(chooser) == f"<faults: {armed!r}>"
 
 
 @pytest.mark.parametrize(
@@ -212,17 +244,17 @@ def test_a_report_can_be_withheld(committing):
     assert isinstance(told.dataset, Dataset)
 
 
-def test_an_association_that_is_over_is_not_kept(tmp_path):
+def test_an_association_that_is_over_is_not_kept(tmp_path, monkeypatch):
     """Neither its buffers nor its socket: a test target may run for days."""
+    seen = []
+    noted = Notebook.associated
+
+    def associated(notebook, requested, association):
+        seen.append(weakref.ref(association))
+        noted(notebook, requested, association)
+
+    monkeypatch.setattr(Notebook, "associated", associated)
     with serving(tmp_path, watched=True) as server:
-        seen = []
-        noted = server.received.associated
-
-        def associated(requested, association):
-            seen.append(weakref.ref(association))
-            noted(requested, association)
-
-        server.received.associated = associated
         with Raw(server.port) as client:
             client.associate((3, VERIFICATION, [IMPLICIT]))
             client.send(request(C_ECHO, 3, VERIFICATION, 99, None))

@@ -183,6 +183,15 @@ def test_a_server_with_a_scenario_misbehaves_and_says_so_loudly(file, tmp_path):
     finally:
         os.kill(server.pid, signal.SIGTERM)
         server.communicate(timeout=30)
+    said = [re.sub(r" {2,}", " ", line) for line in log.read_text().splitlines()]
+    (fault,) = [line for line in said if "fault " in line and "C-ECHO" in line]
+    assert "[warning" in fault
+    assert "calling_ae_title=ECHOSCU" in fault
+    assert "fault=1 does=status=0x0122, comment='Not today'" in fault.replace('"', "")
+    assert [re.findall(r"status=(0x\w+) ", line) for line in said if "operation " in line] == [["0x0000"], ["0x0122"]]
+    (rejected,) = [line for line in said if "fault " in line and "kind=association" in line]
+    assert "calling_ae_title=EVIL1" in rejected
+    assert "fault=2" in rejected
     assert "(Success)" in first
     assert "0x122" in second
     assert "Local Limit Exceeded" in evil

@@ -1,5 +1,6 @@
 """The builders of `pacs.testing`."""
 
+import re
 import subprocess
 import sys
 
@@ -69,6 +70,20 @@ def test_a_modality_that_cannot_be_built_is_refused():
     """With those that can."""
     with pytest.raises(ValueError, match="'XX' is none of CT, MR"):
         study(modality="XX")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("PatientNme", "there is no keyword PatientNme; did you mean PatientName?"),
+        ("charcter_set", "there is no keyword charcter_set; did you mean character_set?"),
+        ("colour", "there is no keyword colour"),
+    ],
+)
+def test_an_attribute_that_there_is_not_is_refused(mistake, said):
+    """With the one that was probably meant."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        study(**{mistake: "X"})
 
 
 def test_any_attribute_can_be_set_by_its_keyword():

@@ -29,11 +29,11 @@ def test_nothing_is_left_of_another_test(pacs_server):
 """
 
 
-def run(folder, suite, *options):
+def run(folder, suite, *options, **variables):
     """What pytest prints of a suite in a folder of its own."""
     (folder / "test_suite.py").write_text(suite)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", *options]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | variables
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False, env=environment)
     return ran.stdout + ran.stderr
 
@@ -60,12 +60,54 @@ def test_title_and_port_can_be_chosen(tmp_path):
     [
         ("settings={'server.prt': 1}", "server.prt: there is no such key; did you mean server.port?"),
         ("scenario='rude'", "rude: there is no such scenario file or preset"),
+        (
+            "'strict-a900'",
+            "pacs('strict-a900'): expected keywords; did you mean pacs(scenario='strict-a900')?",
+        ),
+        ("{'server.ae_title': 'A'}", "did you mean pacs(settings={...})?"),
+        ("sceanrio='strict-a900'", "pacs(sceanrio=...): expected settings and scenario; did you mean scenario?"),
+        ("port=104", "pacs(port=...): expected settings and scenario"),
     ],
 )
 def test_a_marker_that_makes_no_sense_says_so(tmp_path, marker, expected):
     """As `pacs serve` would."""
     suite = f"import pytest\n@pytest.mark.pacs({marker})\ndef test_it(pacs_server):\n    pass\n"
-    assert expected in run(tmp_path, suite)
+    said = run(tmp_path, suite, "-n", "0")
+    assert expected in said
+    assert "1 error" in said
+
+
+HEAVY = """
+import sys
+import pytest
+from pacs.testing import study
+
+@pytest.fixture(autouse=True, scope="session")
+def before():
+    print("imported", [each for each in ("pynetdicom", "sqlalchemy", "pacs.testing.server") if each in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [
+        ("pacs_server", ["pynetdicom", "sqlalchemy", "pacs.testing.server"]),
+        ("", []),
+    ],
+    ids=["used", "unused"],
+)
+def test_what_a_server_needs_is_imported_before_the_first_test_that_has_one(tmp_path, arguments, imported):
+    """And never where none has: everybody's test run pays for what a plugin imports."""
+    suite = f"{HEAVY}\ndef test_it({arguments}):\n    pass\n"
+    said = run(tmp_path, suite, "-n", "0", "-s")
+    assert f"imported {imported}" in said
+    assert "1 passed" in said
+
+
+def test_the_package_can_be_named_as_the_plugin(tmp_path):
+    """By whoever loads no plugin by itself, or has an entry point from before the plugin had its own."""
+    (tmp_path / "conftest.py").write_text("pytest_plugins = ['pacs.testing']\n")
+    assert "2 passed" in run(tmp_path, SUITE, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`pacs_server` and `storage_scp` as somebody uses them who tests an SCU of their own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
-from pacs.errors import ConfigurationError, UndecodableDataSet
-from pacs.testing import Fault, Scenario, serving, storing, studies, study, write
+import pacs.client
+import pacs.testing
+from pacs.errors import ConfigurationError, InstanceUnreadable, MissingUID, UndecodableDataSet
+from pacs.testing import Fault, Scenario, plugin, serving, storing, studies, study, write
 from tests.archives import FIND, GET, MOVE
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -84,6 +87,19 @@ def test_what_cannot_be_taken_says_why(pacs_server, tmp_path):
     (tmp_path / "note.txt").write_text("no image")
     with pytest.raises(UndecodableDataSet, match="No DICOM file"):
         pacs_server.add(tmp_path / "note.txt")
+
+
+def test_what_cannot_be_taken_is_named(pacs_server, tmp_path):
+    """The path, or what the data set lacks, in the error itself."""
+    (tmp_path / "note.txt").write_text("no image")
+    with pytest.raises(UndecodableDataSet, match="^" + re.escape(f"{tmp_path}/note.txt: No DICOM file")):
+        pacs_server.add(tmp_path)
+    with pytest.raises(InstanceUnreadable, match=r"^/nope: The file cannot be read"):
+        pacs_server.add("/nope")
+    with pytest.raises(MissingUID, match=r"^The data set has no SOPClassUID and no SOPInstanceUID; pacs"):
+        pacs_server.add(Dataset())
+    with pytest.raises(TypeError, match="expected a data set, a path, or a list of these, not 3"):
+        pacs_server.add(3)
 
 
 def test_several_patients_with_several_studies_are_one_call(pacs_server):
@@ -213,6 +229,70 @@ def test_an_expectation_of_what_never_came_says_what_did(pacs_server):
         pacs_server.received.expect_c_get(PatientID="P1")
 
 
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("PatientId", "there is no keyword PatientId; did you mean PatientID?"),
+        ("mesage_id", "mesage_id: requests have no such attribute; did you mean message_id?"),
+    ],
+)
+def test_an_expectation_of_a_key_that_there_is_not_is_a_mistake_of_the_test(pacs_server, mistake, said):
+    """Whatever came."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pacs_server.received.expect_c_find(**{mistake: "P1"})
+
+
+def test_a_key_without_a_keyword_is_expected_by_its_tag(pacs_server):
+    """As `keys` shows it."""
+    asked = keys(PatientID="P1")
+    asked.add_new(0x00091001, "LO", "X")
+    association = associate(pacs_server, FIND)
+    list(association.send_c_find(asked, FIND))
+    association.release()
+    assert "00091001" in pacs_server.received.expect_c_find(**{"PatientID": "P1"}).keys
+    with pytest.raises(AssertionError, match="00091001"):
+        pacs_server.received.expect_c_find(**{"00091001": "Y"})
+
+
+def test_what_is_shown_in_a_failing_test_says_where_and_how_much(pacs_server, storage_scp):
+    """Of the servers, of what came, and of its responses."""
+    pacs_server.add(study(series=1, instances=1))
+    move(pacs_server, "STORAGE_SCP", PatientID="", StudyInstanceUID=study()[0].StudyInstanceUID)
+    find(pacs_server, PatientID="P1")
+    assert repr(pacs_server) == f"<PacsServer {pacs_server.address}: 2 associations, 2 requests>"
+    assert repr(pacs_server.received) == ("<Received: 2 associations, 2 requests; what came: C-MOVE (1), C-FIND (1)>")
+    assert repr(storage_scp) == f"<StorageSCP {storage_scp.address}: 1 instance, 1 association, 1 request>"
+    pending, final = pacs_server.received.c_find[0].responses
+    assert repr(pending).startswith("Response(status=0xFF00, after=0.")
+    (_, moved) = pacs_server.received.c_move[0].responses
+    assert repr(moved).endswith(", completed=1, failed=0, warning=0)")
+    assert "comment" not in repr(final)
+
+
+def test_a_server_that_is_not_watched_shows_where_it_is(tmp_path):
+    """It has no counts."""
+    with serving(tmp_path) as server:
+        assert repr(server) == f"<PacsServer {server.address}>"
+
+
+def test_the_view_of_what_came_has_nothing_that_is_not_for_who_looks(pacs_server):
+    """What notes it is another object."""
+    shown = {each for each in dir(pacs_server.received) if not each.startswith("_")}
+    assert shown == {
+        *("associations", "requests", "of", "clear", "expect", "wait_for", "wait_for_ends"),
+        *("c_echo", "c_store", "c_find", "c_move", "c_get", "n_action", "c_cancel"),
+        *("expect_c_echo", "expect_c_store", "expect_c_find", "expect_c_move", "expect_c_get"),
+    }
+
+
+@pytest.mark.parametrize("package", [pacs.client, pacs.testing], ids=lambda each: each.__name__)
+def test_a_prompt_completes_what_there_is(package):
+    """All that is public, also what loads late, and nothing else."""
+    assert dir(package) == sorted(package.__all__)
+    assert all(getattr(package, each) is not None for each in dir(package))
+    assert not [each for each in dir(package) if each.startswith("pytest_")]
+
+
 def test_waiting_for_what_never_comes_says_what_came(pacs_server, storage_scp):
     """After the time it was given."""
     with pytest.raises(AssertionError, match=r"did not come within 0\.05 s; nothing came at all"):
@@ -290,13 +370,20 @@ def test_a_program_needs_no_pytest():
     """Only the fixtures do."""
     program = (
         "import sys; sys.modules['pytest'] = None\n"
-        "from pacs.testing import serving, storing\n"
+        "from pacs.testing import *\n"
         "with serving(watched=True) as server, storing() as scp:\n"
+        "    server.add(study(series=1, instances=2))\n"
         "    server.add_peer(scp.ae_title, scp.host, scp.port)\n"
         "    print(server.address.rpartition(':')[0])\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "PACS@127.0.0.1"
+
+
+def test_a_fixture_can_be_imported_to_be_wrapped():
+    """From the package, too."""
+    assert pacs.testing.pacs_server is plugin.pacs_server
+    assert pacs.testing.storage_scp is plugin.storage_scp
 
 
 def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):

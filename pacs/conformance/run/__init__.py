@@ -39,6 +39,7 @@ __all__ = [
     "Unreachable",
     "Verdict",
     "examine",
+    "introduced",
     "selected",
 ]
 
@@ -88,7 +89,7 @@ def examine(
     Raises Unreachable when no association comes about at all, and OSError when the receiver's port is taken.
     """
     bench = Bench(peer, specimens)
-    column = Column(peer, _introduced(peer))
+    column = Column(peer, introduced(peer))
     with _receiver(bench, receiving):
         furnish(bench)
         settle(bench)
@@ -109,7 +110,7 @@ def _is_answer(verdict: Verdict) -> bool:
 
 def _lives(peer: Peer) -> bool:
     try:
-        _introduced(peer)
+        introduced(peer)
     except Unreachable:
         return False
     return True
@@ -128,7 +129,7 @@ def _receiver(bench: Bench, receiving: tuple[str, int] | None) -> Iterator[None]
         yield
 
 
-def _introduced(peer: Peer) -> str:
+def introduced(peer: Peer) -> str:
     """The Implementation Version Name of a server. Raises Unreachable."""
     try:
         with peer.associate([wire.VERIFICATION]) as association:

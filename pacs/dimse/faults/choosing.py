@@ -30,6 +30,9 @@ class Armed:
         self.fired = 0
         self._chooser = chooser
 
+    def __repr__(self) -> str:
+        return f"<{self.fault!r}, number {self.place}: {self.fired} of {self.seen} met it>"
+
     def remove(self) -> None:
         """Do this no more. Removing it twice does no harm."""
         self._chooser.remove(self)
@@ -37,10 +40,11 @@ class Armed:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What becomes of one message: all faults it met as one, and the chance it has."""
+    """What becomes of one message: all faults it met as one, the chance it has, and which those are."""
 
     fault: Fault
     random: Random
+    met: tuple[Armed, ...] = ()
 
 
 class Chooser:
@@ -53,6 +57,9 @@ class Chooser:
         self._place = 0
         for each in scenario.faults:
             self.add(each)
+
+    def __repr__(self) -> str:
+        return f"<faults: {', '.join(map(repr, self.armed)) or 'none'}>"
 
     def add(self, fault: Fault) -> Armed:
         """One more fault, which counts from now on."""
@@ -84,7 +91,7 @@ class Chooser:
             if not met:
                 return None
             chance = Random("/".join([str(self._seed), *(f"{each.place}.{each.seen}" for each in met)]))  # noqa: S311
-        return Chosen(merged([each.fault for each in met], occasion.operation), chance)
+        return Chosen(merged([each.fault for each in met], occasion.operation), chance, tuple(met))
 
     def _meets(self, armed: Armed) -> bool:
         armed.seen += 1

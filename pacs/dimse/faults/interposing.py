@@ -21,6 +21,7 @@ from pacs.dimse.faults.model import Fault, Scenario
 from pacs.dimse.faults.negotiating import Negotiation
 from pacs.dimse.faults.services import misbehaving
 from pacs.dimse.faults.tampering import Tampering
+from pacs.dimse.faults.telling import fired, truthful
 from pacs.dimse.faults.witness import Nobody, Requested, Witness
 from pacs.dimse.handlers import Handler, Handlers
 from pacs.dimse.messages import Message
@@ -59,9 +60,12 @@ class Interposition:
         self._witness = witness or Nobody()
         self._lines: WeakKeyDictionary[Association, Line] = WeakKeyDictionary()
         self._late = _Late()
+        self._publish: Publish = _unheard
 
     def on(self, settings: Settings, handlers: Handlers | None = None) -> Settings:
         """Settings that misbehave. `handlers` are those of its table, whose services can be made to fail."""
+        if handlers is not None:
+            self._publish = handlers.publish
         table = {field: self._handler(field, each, handlers) for field, each in settings.handlers.items()}
         return replace(settings, handlers=table, associate=self._associate)
 
@@ -81,7 +85,7 @@ class Interposition:
             negotiation.line = lines[0]
             return lines[0]
 
-        negotiation = Negotiation(policy, self.faults, self._witness, connection, address)
+        negotiation = Negotiation(policy, self._choose, self._witness, connection, address)
         found: Association | Rejected | None = None
         try:
             found = accept(connection, address, negotiation, *rest, tls=tls, layer=layer)
@@ -133,16 +137,24 @@ class Interposition:
             conduct.told = self._witness.request(association, message, data)
             try:
                 line.begin(conduct)
-                self._carry_out(association, message, conduct.tampering, original, handlers)
+                truth = replace(handlers, publish=truthful(handlers.publish, conduct)) if handlers is not None else None
+                self._carry_out(association, message, conduct.tampering, original, truth)
             finally:
                 line.finish()
                 conduct.told(None)
 
         return handle
 
+    def _choose(self, occasion: Occasion, association_id: str = "") -> Chosen | None:
+        """The faults that a message meets, each of which the log is told of."""
+        chosen = self.faults.choose(occasion)
+        for each in fired(chosen, occasion, association_id) if chosen is not None else ():
+            self._publish(each)
+        return chosen
+
     def _conduct(self, association: Association, occasion: Occasion, message_id: int, context_id: int) -> Conduct:
         """How one operation will be answered: as its faults say, as always where it meets none."""
-        chosen = self.faults.choose(occasion) or Chosen(Fault(occasion.operation), Random(0))  # noqa: S311
+        chosen = self._choose(occasion, association.id) or Chosen(Fault(occasion.operation), Random(0))  # noqa: S311
         transfer_syntax = association.contexts[context_id].transfer_syntax
         return Conduct(
             message_id=message_id,

@@ -60,6 +60,8 @@ class Conduct:
     told: Callable[[Command], None]
     is_first: bool = field(default=True)
     """Whether nothing has been answered yet."""
+    went_out: Command | None = None
+    """The last response that was written, None where there is none."""
 
 
 class Line(UpperLayer):
@@ -226,6 +228,7 @@ class Line(UpperLayer):
             for batch in p_data(conduct.context_id, encoded, chunks, conduct.max_pdu or UNLIMITED_PDU):
                 for pdu in _pdus(b"".join(batch)):
                     self._emit(pdu, wait_for_room)
+            conduct.went_out = each.command
 
     def _pause(self, conduct: Conduct, wait_for_room: Callable[[], None]) -> None:
         fault = conduct.tampering.fault

@@ -124,6 +124,11 @@ class Fault:
     )
     full_disk: bool = _does(False, "the disk is full once the data set arrives", ("C-STORE",))
 
+    def __repr__(self) -> str:
+        conditions = {each.name: getattr(self, each.name) for each in fields(self) if _is_condition(self, each)}
+        said = _in_words(conditions | dict(self.effects))
+        return f"Fault({said.removeprefix('operation=')})"
+
     def __post_init__(self) -> None:
         _check_first_half(self)
         for name in self.effects:
@@ -143,6 +148,11 @@ class Fault:
             if "does" in each.metadata and not _is_nothing(getattr(self, each.name), each.default)
         }
 
+    @property
+    def deeds(self) -> str:
+        """What it does in one line, as it would be written: "status=0xA700, after=2"."""
+        return _in_words(self.effects)
+
     def does(self, operation: str) -> "Fault":
         """What of it can be done to an operation: a fault for all operations says things that are not for each."""
         foreign = [name for name in self.effects if operation not in field_of(name).metadata["of"]]
@@ -158,6 +168,8 @@ _CHECKED = {
 }
 _STATUSES = ("status", "final_status", "failure_status", "no_match", "pending_status", "message_id")
 
+_IN_HEXADECIMAL = frozenset(_STATUSES) - {"message_id"}
+
 
 def field_of(name: str) -> "Field[Any]":
     """The field of `Fault` with this name, whose metadata says what it is for."""
@@ -166,6 +178,21 @@ def field_of(name: str) -> "Field[Any]":
 
 def _is_nothing(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and value == default)
+
+
+def _is_condition(fault: Fault, condition: "Field[Any]") -> bool:
+    return "when" in condition.metadata and not _is_nothing(getattr(fault, condition.name), condition.default)
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_shown(name, value)}" for name, value in values.items())
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value as it would be written: statuses and tags in hexadecimal."""
+    if name in _IN_HEXADECIMAL:
+        return f"0x{value:04X}"
+    return f"({', '.join(f'0x{tag:08X}' for tag in value)},)" if name == "offending" else repr(value)
 
 
 def _check_first_half(fault: Fault) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -19,7 +19,7 @@ from pacs.dimse.agreement import (
     rejecting,
 )
 from pacs.dimse.establishment import Policy
-from pacs.dimse.faults.choosing import Chooser, Chosen, Occasion
+from pacs.dimse.faults.choosing import Chosen, Occasion
 from pacs.dimse.faults.line import Line, pause
 from pacs.dimse.faults.model import Fault
 from pacs.dimse.faults.witness import Proposed, Requested, Witness
@@ -33,12 +33,12 @@ class Negotiation:
     def __init__(
         self,
         policy: Policy,
-        chooser: Chooser,
+        choose: Callable[[Occasion], Chosen | None],
         witness: Witness,
         connection: socket.socket,
         address: tuple[str, int],
     ) -> None:
-        self._policy, self._chooser, self._witness = policy, chooser, witness
+        self._policy, self._choose, self._witness = policy, choose, witness
         self._connection, self._address = connection, address
         self.requested: Requested | None = None
         """What was asked for, once it was."""
@@ -50,7 +50,7 @@ class Negotiation:
     def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
         """As a policy. Raises AssociationLost when the connection is ended instead."""
         self.requested = requested_by(request, caller, self._address)
-        self.chosen = self._chooser.choose(Occasion("association", caller.ae_title, caller.called_ae_title))
+        self.chosen = self._choose(Occasion("association", caller.ae_title, caller.called_ae_title))
         found = self._policy.answer(request, caller, max_pdu)
         if self.chosen is not None:
             self._end_or_wait(self.chosen)
