@@ -4,7 +4,6 @@ A key is a keyword of PS3.6 or a tag, `PatientName` or `0010,0010`; in a sequenc
 With `=` and a value it has to match, without it is asked to be returned. Several values have a backslash between them.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -14,6 +13,7 @@ import click
 
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.errors import InvalidArgument
+from pacs.suggestion import suggestion
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -114,9 +114,5 @@ def _hint(wanted: Sequence[str] | dict[str, str]) -> str:
     """The keyword that was probably meant by one that is none, '' where all are."""
     from pydicom.datadict import keyword_dict, tag_for_keyword
 
-    known = {keyword.lower(): keyword for keyword in keyword_dict}
-    for key in (part for path in wanted for part in path.split(".") if "," not in part):
-        near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75)
-        if tag_for_keyword(key) is None and near:
-            return f"; did you mean {known[near[0]]}?"
-    return ""
+    parts = (part for path in wanted for part in path.split(".") if "," not in part)
+    return next((suggestion(part, keyword_dict) for part in parts if tag_for_keyword(part) is None), "")

@@ -61,7 +61,16 @@ def failure(
     )
 
 
+_MENDING_OF_ANOTHER = {
+    0xA801: "the PACS does not know the AE title {ae_title}: have it listed there with its host and port",
+    0xA702: "the PACS cannot send to {ae_title}: are host and port of its entry right, and does that one listen?",
+}
+"""What to do about the status of a C-MOVE to another AE than us."""
+
+
 def mending(service: Service, status: int, *, ae_title: str, port: int | None) -> str:
-    """What can be done about a status, '' where we do not know."""
+    """What can be done about a status, '' where we do not know; without `port` a C-MOVE goes to another AE."""
+    if service is Service.MOVE and port is None:
+        return _MENDING_OF_ANOTHER.get(status, "").format(ae_title=ae_title)
     sentence = _MENDING.get((service, status)) or _MENDING.get((service, status >> 12), "")
-    return sentence.format(ae_title=ae_title, port=port or "it listens on")
+    return sentence.format(ae_title=ae_title, port=port)

@@ -61,6 +61,7 @@ class Listener:
         self.hosts = tuple(hosts)
         """The addresses it listens on."""
         self.door = door
+        self._asked_port = port
         self._server = Server([Address(host, port, is_secure=tls is not None) for host in hosts], settings)
 
     def __enter__(self) -> "Listener":
@@ -68,7 +69,8 @@ class Listener:
         try:
             self._server.start()
         except OSError as error:
-            raise InvalidArgument(f"Cannot listen there: {error.strerror or error}") from error
+            where = f"{', '.join(self.hosts)}, port {self._asked_port}"
+            raise InvalidArgument(f"Cannot listen on {where}: {error.strerror or error}; name another port") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pacs.config.model import LISTS, Config, Section
+from pacs.suggestion import NEAR_ENOUGH, suggestion
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
@@ -77,11 +78,9 @@ def _suggestion(key: str) -> str:
     """The known key nearest to an unknown one: by its whole name, else by its last part."""
     place = re.match(rf"({'|'.join(LISTS)})\[(\d+)\]", key)
     known = [*Config.model_fields, *keys(place.group(2) if place else "1")]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    if not near:
-        parts = {each.rpartition(".")[2]: each for each in reversed(known)}
-        near = [parts[each] for each in difflib.get_close_matches(key.rpartition(".")[2], parts, n=1, cutoff=0.75)]
-    return f"; did you mean {near[0]}?" if near else ""
+    parts = {each.rpartition(".")[2]: each for each in reversed(known)}
+    near = difflib.get_close_matches(key.rpartition(".")[2], parts, n=1, cutoff=NEAR_ENOUGH)
+    return suggestion(key, known) or (f"; did you mean {parts[near[0]]}?" if near else "")
 
 
 def keys(place: str = "1") -> list[str]:

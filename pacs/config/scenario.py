@@ -8,7 +8,6 @@ operation = "C-MOVE"
 fail = "every 3"
 """
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -24,6 +23,7 @@ from pacs.config.model import LISTS
 from pacs.config.sources import parse, validate
 from pacs.dimse.faults.model import Fault, Scenario
 from pacs.errors import ConfigurationError
+from pacs.suggestion import suggestion
 
 KEYS = ("name", "description", "seed", "settings", "faults")
 FAULT_KEYS = tuple(each.name for each in fields(Fault) if each.init)
@@ -115,7 +115,7 @@ def _fault(table: Mapping[str, Any]) -> Fault:
 def _mistakes(table: Mapping[str, Any]) -> Iterator[str]:
     for key, value in table.items():
         if key not in KEYS:
-            yield f"{key}: there is no such key{_suggestion(key, KEYS)}"
+            yield f"{key}: there is no such key{suggestion(key, KEYS)}"
             continue
         kind, expected = _TYPES[key]
         several: list[Any] = value if key == "faults" and isinstance(value, list) else []
@@ -130,7 +130,7 @@ def _mistakes_of(fault: Any, place: str) -> Iterator[str]:
         yield f"{place}: expected a [[faults]] block"
         return
     unknown = [key for key in fault if key not in FAULT_KEYS]
-    yield from (f"{place}.{key}: there is no such key{_suggestion(key, FAULT_KEYS)}" for key in unknown)
+    yield from (f"{place}.{key}: there is no such key{suggestion(key, FAULT_KEYS)}" for key in unknown)
     if unknown:
         return
     try:
@@ -144,8 +144,3 @@ def _mistakes_of(fault: Any, place: str) -> Iterator[str]:
             yield f"{place}.{key} = {fault.get(key)!r}: {why}" if key else f"{place}.{why}"
     except TypeError:
         yield f"{place}: expected text, numbers, true or false and lists of them"
-
-
-def _suggestion(key: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""

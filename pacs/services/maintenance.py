@@ -4,7 +4,6 @@ Entities are selected by attribute values as in a C-FIND, wild cards, ranges and
 `{"PatientName": "DOE*", "StudyDate": "20260101-"}` means the same here as there.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,9 +33,12 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.derivation import refresh
 from pacs.services.retrieve import damaged, verify
+from pacs.suggestion import suggestion
 from pacs.telemetry import Diagnosed, Event, printable
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
+
+KEYWORDS = [each.keyword for each in ATTRIBUTES.values()]
 
 BATCH = 500
 """Instances deleted in one transaction, and told by one line of the audit log."""
@@ -185,15 +187,8 @@ def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[s
 def _element(keyword: str, text: str) -> RawDataElement:
     tag = tag_for_keyword(keyword)
     if tag is None:
-        raise IdentifierError(f"{printable(keyword, 30)} is no keyword of PS3.6{_suggestion(keyword)}")
+        raise IdentifierError(f"{printable(keyword, 30)} is no keyword of PS3.6{suggestion(keyword, KEYWORDS)}")
     return raw(tag, dictionary_VR(tag), text.encode())
-
-
-def _suggestion(keyword: str) -> str:
-    """The keyword that was probably meant, whatever the case of its letters."""
-    known = {each.keyword.lower(): each.keyword for each in ATTRIBUTES.values()}
-    near = difflib.get_close_matches(keyword.lower(), known, n=1, cutoff=0.75)
-    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def _text(match: Match, keyword: str) -> str:

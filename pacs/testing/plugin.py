@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pacs.testing.meant import suggestion
+from pacs.suggestion import suggestion
 from pacs.testing.running import AE_TITLE, serving, storing
 
 if TYPE_CHECKING:

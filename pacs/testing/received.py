@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pacs.testing.meant import check_keywords, suggestion
+from pacs.suggestion import suggestion
+from pacs.testing.meant import check_keywords
 from pacs.testing.noting import Notebook
 from pacs.testing.records import ReceivedAssociation, ReceivedRequest
 

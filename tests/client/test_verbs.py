@@ -319,3 +319,20 @@ def test_a_disk_that_takes_no_more_is_said_to_both_sides(tmp_path):
     ran = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["['0xa700'] ()", f"Cannot write to {tmp_path}: File too large"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_third_destination_is_not_spoken_of_as_us(pacs_server):
+    """Its own host and port have to be entered, not those of this machine."""
+    with pytest.raises(OperationFailed, match="does not know the AE title NOBODY: have it listed there") as raised:
+        client.move(f"PACS@127.0.0.1:{pacs_server.port}", {"StudyInstanceUID": "1.2"}, destination="NOBODY")
+    assert "this machine" not in str(raised.value)
+
+
+def test_a_port_of_ours_that_is_taken_is_named(pacs_server, tmp_path):
+    """So that it can be changed."""
+    with pytest.raises(
+        InvalidArgument, match=rf"Cannot listen on 127\.0\.0\.1, port {pacs_server.port}: .*name another"
+    ):
+        client.move_and_store(
+            f"PACS@127.0.0.1:{pacs_server.port}", {"StudyInstanceUID": "1.2"}, to=tmp_path, port=pacs_server.port
+        )
