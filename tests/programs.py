@@ -38,14 +38,19 @@ def needs(program: str) -> str:
 
 def run(program: str, *arguments: object, check: bool = True) -> str:
     """Run a program to its end and return all it printed; with `check` it must succeed."""
-    finished = subprocess.run(
-        [needs(program), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=PATIENCE,
-        check=False,
-        env=os.environ | {"TCP_NODELAY": "1"},
-    )
+    try:
+        finished = subprocess.run(
+            [needs(program), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+            env=os.environ | {"TCP_NODELAY": "1"},
+        )
+    except subprocess.TimeoutExpired as error:
+        pytest.fail(
+            f"{program} did not end within {PATIENCE} s; it said:\n{(error.output or b'').decode('utf-8', 'replace')}"
+        )
     output = finished.stdout.decode("utf-8", "replace")
     assert not check or finished.returncode == 0, output
     return output

@@ -41,6 +41,11 @@ class Exchange:
     said: list[script.Message] = field(default_factory=list)
     uses: int = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its final response is on tape."""
+        return any(each.command.is_response and not each.command.is_pending for each in self.said)
+
     def likeness(self, other: Dataset | None) -> int:
         """How much a request is like this one: 2 with the same data set, 1 with the same keys, 0 otherwise."""
         if _keys(self.data) != _keys(other):
@@ -51,14 +56,29 @@ class Exchange:
 def exchanges(associations: Sequence[script.Association]) -> Iterator[Exchange]:
     """The requests on tape, in order. C-CANCELs are part of what they cancel."""
     for association in associations:
-        current: Exchange | None = None
-        for message in association.messages:
-            if message.side == "acceptor":
-                if current is not None:
-                    current.said.append(message)
-            elif not message.command.is_response and message.command.field != CommandField.C_CANCEL:
-                current = Exchange(message.command, message.data)
-                yield current
+        yield from _of_one(association.messages)
+
+
+def _of_one(messages: Sequence[script.Message]) -> list[Exchange]:
+    """The requests of one association. A refusal may have come before the data set of its request had: it is early."""
+    found: list[Exchange] = []
+    by_id: dict[int, Exchange] = {}
+    early: dict[int, list[script.Message]] = {}
+    for message in messages:
+        command = message.command
+        if message.side == "requestor":
+            if not command.is_response and command.field != CommandField.C_CANCEL:
+                exchange = Exchange(command, message.data, early.pop(command.message_id, []))
+                found.append(exchange)
+                by_id[command.message_id] = exchange
+        elif not command.is_response:
+            if found:
+                found[-1].said.append(message)
+        elif command.responding_to in by_id and not by_id[command.responding_to].is_over:
+            by_id[command.responding_to].said.append(message)
+        else:
+            early.setdefault(command.responding_to, []).append(message)
+    return found
 
 
 class Replay:
@@ -101,6 +121,8 @@ class Replay:
                 association.send(message.context.id, *_addressed(said, message, cancelled=cancellation.requested))
             else:
                 _ask(association, said)
+        if not exchange.is_over:
+            association.abort()  # on tape it was not answered to its end either: nobody is left waiting
 
 
 def _addressed(said: script.Message, message: Message, *, cancelled: bool) -> tuple[Command, bytes | None]:

@@ -11,7 +11,7 @@ from pacs.dimse.server import Server
 from pacs.errors import RecordingUnusable
 from pacs.tape import script
 from pacs.tape.relay import Relay
-from pacs.tape.replay import Replay
+from pacs.tape.replay import Replay, exchanges
 from pacs.tape.script import Writer, read
 from pacs.testing import serving, study, write
 from tests.archives import take_in
@@ -274,3 +274,25 @@ def test_overlays_are_told_apart_and_what_pads_a_data_set_is_no_picture():
     dataset.add_new(0xFFFCFFFC, "OB", bytes(8))
     data = script.encoded(dataset, "1.2.840.10008.1.2.1")
     assert "PixelData" not in script.decoded(data, len(data), "1.2.840.10008.1.2.1")
+
+
+def test_a_request_that_was_never_answered_ends_the_association_on_replay_too(tmp_path):
+    """Nobody is left waiting for what is not on tape."""
+    tape = tmp_path / "tape.jsonl"
+    answered = '{"contexts": [{"id": 1, "result": 0, "transfer_syntax": "1.2.840.10008.1.2"}], "max_pdu": 0}'
+    tape.write_text(HEAD + '{"association": 1, "accept": ' + answered + "}\n" + MESSAGE % '{"PatientID": ""}', "utf-8")
+    with replaying(tape) as port:
+        words = ("-S", "-aec", "PACS", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID")
+        said = run("findscu", *words, "127.0.0.1", port, check=False)
+    assert "Peer aborted Association" in said or "Abort" in said
+
+
+def test_a_refusal_that_came_before_the_rest_of_its_request_belongs_to_it(tmp_path):
+    """A server need not wait for the Identifier to say no; the same Message ID is used again afterwards."""
+    refused = '{"CommandField": 32800, "MessageIDBeingRespondedTo": 1, "Status": %d}'
+    early = '{"association": 1, "from": "acceptor", "context": 1, "command": ' + refused + "}\n"
+    tape = tmp_path / "tape.jsonl"
+    asked = MESSAGE % '{"PatientID": "%s"}'
+    tape.write_text(HEAD + early % 0xA700 + asked % "A" + early % 0xC123 + asked % "B", "utf-8")
+    statuses = [[said.command.status for said in each.said] for each in exchanges(read(tape))]
+    assert statuses == [[0xA700], [0xC123]]
