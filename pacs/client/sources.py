@@ -22,6 +22,8 @@ from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY
 from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
 
+NO_INSTANCE = "No DICOM file with a SOP Instance"
+
 Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
 
 
@@ -113,12 +115,17 @@ def _in_file(path: Path) -> Instance:
     with path.open("rb") as file:
         named_class, named_instance, syntax = _head(file)
         offset = file.tell()
-        found = View.of(read_attributes(file, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID)))
+        try:
+            found = View.of(read_attributes(file, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID)))
+        except UndecodableDataSet as error:
+            if named_class:
+                raise
+            raise UndecodableDataSet(NO_INSTANCE) from error  # some text, most likely
     sop_class, instance = _uid(found, "SOPClassUID") or named_class, _uid(found, "SOPInstanceUID") or named_instance
     if MEDIA_STORAGE_DIRECTORY in (sop_class, named_class):
         raise UndecodableDataSet("A DICOMDIR is a directory: store what it lists")
     if not (is_uid(sop_class) and is_uid(instance)):
-        raise UndecodableDataSet("No DICOM file with a SOP Instance")
+        raise UndecodableDataSet(NO_INSTANCE)
     return Instance(path, sop_class, instance, syntax, offset)
 
 

@@ -135,3 +135,11 @@ def test_many_sop_classes_go_on_several_associations(tmp_path):
     with client.receiving(tmp_path / "in") as receiver:
         assert client.store(f"X@127.0.0.1:{receiver.port}", iter(datasets)).completed == 90
         assert len(receiver.arrived) == 90
+
+
+def test_a_text_is_no_broken_instance(pacs_server, tmp_path):
+    """Whoever named it by mistake is told that."""
+    text = tmp_path / "notes.txt"
+    text.write_text("hi")
+    (failed,) = client.store(pacs_server.address, text).failed
+    assert failed.comment == "No DICOM file with a SOP Instance"
