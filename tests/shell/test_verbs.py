@@ -463,6 +463,7 @@ def test_ctrl_c_cancels_at_the_peer_and_exits_as_a_shell_has_it(tmp_path):
         slow.received.wait_for(lambda received: received.c_find and received.c_find[0].responses, PATIENCE)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE)[1]
+        slow.received.wait_for_ends()
         assert [each.status for each in slow.received.c_cancel] == [0xFE00]
     assert process.returncode == 130
     assert said == "pacs: interrupted\n"
@@ -487,6 +488,7 @@ def test_ctrl_c_in_a_retrieve_cancels_between_two_instances(tmp_path, verb):
         eventually(lambda: len(list(tmp_path.glob("out/**/*.dcm"))) > 1)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE)[1]
+        slow.received.wait_for_ends()
         assert [each.status for each in slow.received.c_cancel] == [0xFE00]
     assert process.returncode == 130
     assert said.splitlines()[-1] == "pacs: interrupted"
