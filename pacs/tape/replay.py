@@ -21,7 +21,7 @@ from pacs.dimse.overhearing import Accepted, Rejected
 from pacs.dimse.server import Settings
 from pacs.services.access import Caller
 from pacs.tape import script
-from pacs.tape.script import decoded, encoded
+from pacs.tape.datasets import decoded, encoded
 
 CANNOT_UNDERSTAND = 0xC000
 CANCELLED = 0xFE00

@@ -12,8 +12,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from pacs.tape.datasets import decoded, plain, rebuilt
 from pacs.tape.pseudonyms import Pseudonyms
-from pacs.tape.script import decoded, plain, rebuilt
 
 TEXTS = st.text(
     st.characters(codec="latin-1", exclude_categories=("Cc",), exclude_characters="\\*?^=-"), min_size=3, max_size=16

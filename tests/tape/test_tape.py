@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from pacs.dimse.server import Server
 from pacs.errors import RecordingUnusable
-from pacs.tape import script
+from pacs.tape import datasets
 from pacs.tape.relay import Relay
 from pacs.tape.replay import Replay, exchanges
 from pacs.tape.script import Writer, read
@@ -239,7 +239,7 @@ def test_a_data_set_on_tape_is_the_same_when_it_is_read():
     item.ScheduledProcedureStepID = "S"
     dataset.RequestAttributesSequence = [item, Dataset()]
     dataset.add_new("PixelData", "OW", bytes(10))
-    assert script.rebuilt(json.loads(json.dumps(script.plain(dataset)))) == dataset
+    assert datasets.rebuilt(json.loads(json.dumps(datasets.plain(dataset)))) == dataset
 
 
 def test_a_value_that_is_none_is_passed_on_all_the_same(archive, tmp_path):
@@ -269,11 +269,11 @@ def test_overlays_are_told_apart_and_what_pads_a_data_set_is_no_picture():
     dataset = Dataset()
     dataset.add_new(0x60003000, "OW", bytes(2))
     dataset.add_new(0x60023000, "OW", bytes(4))
-    told = script.rebuilt(json.loads(json.dumps(script.plain(dataset))))
+    told = datasets.rebuilt(json.loads(json.dumps(datasets.plain(dataset))))
     assert [len(each.value) for each in told] == [2, 4]
     dataset.add_new(0xFFFCFFFC, "OB", bytes(8))
-    data = script.encoded(dataset, "1.2.840.10008.1.2.1")
-    assert "PixelData" not in script.decoded(data, len(data), "1.2.840.10008.1.2.1")
+    data = datasets.encoded(dataset, "1.2.840.10008.1.2.1")
+    assert "PixelData" not in datasets.decoded(data, len(data), "1.2.840.10008.1.2.1")
 
 
 def test_a_request_that_was_never_answered_ends_the_association_on_replay_too(tmp_path):
