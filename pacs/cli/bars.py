@@ -93,3 +93,18 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
     done = max(done, progress.received)
     said = f"{done} of {total or '?'}, {size(progress.bytes)}" if progress.bytes else f"{done} of {total or '?'}"
     return done, total, said + (f", {progress.failed} failed" if progress.failed else "")
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere; call what is yielded with how much more is done."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,15 +1,15 @@
 """`pacs import`, `ls`, `export` and `delete`: what is in the archive, without a network."""
 
 import os
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.bars import progress
 from pacs.cli.options import configured
 from pacs.cli.output import counted, json_option, show, size
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
@@ -59,21 +59,6 @@ def opened(config: "Config") -> Iterator["Archive"]:
         archive.events.subscribe(tell)
         archive.open()
         yield archive
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere; call what is yielded with how much more is done."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 # --- import ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.contents import opened, progress
+from pacs.cli.bars import progress
+from pacs.cli.contents import opened
 from pacs.cli.options import configured
 from pacs.cli.output import counted, json_option, show, size
 
