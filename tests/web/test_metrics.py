@@ -86,7 +86,7 @@ def test_nothing_a_peer_may_choose_is_a_label(tmp_path):
         assert move(archive.port, EVIL, StudyInstanceUID=dataset.StudyInstanceUID) == 0xA801
         text = get(archive.web_port, "/metrics")[2]
     assert 'pacs_store_instances_total{sop_class="other",status="new"} 1.0' in text
-    assert "666" not in text
+    assert "3.4.666" not in text
     assert "EVIL" not in text
     assert all(line.startswith("#") or line.rpartition(" ")[2] for line in text.splitlines())
 
