@@ -2,6 +2,13 @@
 
 import socket
 
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+def reached(host: str) -> str:
+    """Where what listens on an address is reached from this machine."""
+    return _EVERYWHERE.get(host, host)
+
 
 def listening(host: str, port: int, backlog: int) -> socket.socket:
     """A socket that listens on an address and blocks nobody who accepts from it. Raises OSError."""

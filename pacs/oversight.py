@@ -12,6 +12,7 @@ from pacs.errors import AssociationRejected, EncryptionFailed, StorageUnavailabl
 from pacs.files.store import FileStore
 from pacs.health import Health, Probe, Watch
 from pacs.index.database import Index
+from pacs.listening import reached
 from pacs.metrics.counters import Counters
 from pacs.metrics.counting import ACTIVE, DIED, PROCESS, Counting
 from pacs.telemetry import Diagnosed, Event, EventStream
@@ -21,9 +22,6 @@ ECHO_SECONDS = 5.0
 """For each step of the C-ECHO we ask of ourselves."""
 
 NOT_A_NUMBER = float("nan")
-
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-"""Where a server that listens on all addresses is reached."""
 
 
 class Oversight:
@@ -131,7 +129,7 @@ class Oversight:
         host, port = self._address()
         with suppress(AssociationRejected, EncryptionFailed):
             echo(
-                LOOPBACK.get(host, host),
+                reached(host),
                 port,
                 calling_ae_title=self._title,
                 called_ae_title=self._ae_title,

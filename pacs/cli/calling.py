@@ -15,6 +15,7 @@ import click
 from pacs.cli.mismatches import Ourselves, aborted, rejected
 from pacs.cli.options import Command, reconfigured
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
+from pacs.listening import reached
 
 if TYPE_CHECKING:
     from pacs.client import Peer
@@ -155,8 +156,7 @@ def _by_name(config: "Config", name: str, told: dict[str, Any], common: dict[str
             return Peer(each.ae_title, each.host, each.port, **common, protection=_protection_of(config, each, told))
     server = config.server
     if name == server.ae_title:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared, not bound
-        return Peer(name, host, server.port, **common, protection=_protection(told))
+        return Peer(name, reached(server.host), server.port, **common, protection=_protection(told))
     known = ", ".join(each.ae_title for each in config.peers) or "none"
     raise click.UsageError(
         f"{name!r} is no peer of the configuration (known are: {known}): expected one of them, "

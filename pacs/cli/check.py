@@ -15,7 +15,7 @@ import click
 from pacs.cli.mismatches import Ourselves, not_a_destination, rejected
 from pacs.cli.options import configured
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
-from pacs.listening import listening
+from pacs.listening import listening, reached
 
 if TYPE_CHECKING:
     from pacs import client
@@ -190,7 +190,7 @@ def _answers_http(config: "Config") -> bool:
     from pacs.daemon import ourselves
 
     web = config.web
-    host = _reached(web.host)
+    host = reached(web.host)
     plain = HTTPConnection(host, web.port, timeout=2)
     asked = HTTPSConnection(host, web.port, timeout=2, context=ourselves(config).context) if web.tls else plain
     with closing(asked) as connection:
@@ -290,7 +290,7 @@ def _answer_of(config: "Config", address: "Address") -> Finding:
     """Whether the server of this configuration answers on an address."""
     from pacs.daemon import ourselves
 
-    host = _reached(address.host)
+    host = reached(address.host)
     title = config.server.ae_title
     try:
         protection = ourselves(config) if address.is_secure else None
@@ -300,11 +300,6 @@ def _answer_of(config: "Config", address: "Address") -> Finding:
     except PacsError as error:
         return Finding("server", False, error.comment)
     return Finding("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
-
-
-def _reached(host: str) -> str:
-    """Where what listens on an address is reached from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
 def _echo(

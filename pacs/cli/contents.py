@@ -1,6 +1,5 @@
 """`pacs import`, `ls`, `export` and `delete`: what is in the archive, without a network."""
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pacs.cli.options import configured
 from pacs.cli.output import counted, json_option, show, size
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
+from pacs.folders import files_under
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -97,9 +97,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
                 raise click.UsageError(f"{str(path)!r} is neither a file nor a folder")
             yield path
             continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            yield from (Path(folder, name) for name in sorted(names) if Path(folder, name).is_file())
+        yield from files_under(path)
 
 
 def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:

@@ -11,7 +11,7 @@ from pacs.cli.contents import opened
 from pacs.cli.keys import Question, questioning
 from pacs.cli.options import configured
 from pacs.cli.output import json_option, show, show_json
-from pacs.dicom.levels import MODELS, Model, Operation, Root
+from pacs.dicom.levels import Operation, model_of
 from pacs.dicom.manner import MANNERS, Manner, Negotiated
 from pacs.errors import PacsError
 
@@ -69,17 +69,13 @@ def explain(
     """
     from pacs.services.explaining import Asked
 
-    model = _model(question.root, Operation.MOVE if retrieve else Operation.FIND)
+    model = model_of(question.root, Operation.MOVE if retrieve else Operation.FIND)
     with opened(config) as archive:
         asked = Asked(question.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:
             explanation = replace(explanation, outcome=_outcome(archive, asked))
     _show(explanation, as_json=as_json)
-
-
-def _model(root: Root, operation: Operation) -> Model:
-    return next(each for each in MODELS.values() if each.root is root and each.operation is operation)
 
 
 def _manner(archive: "Archive", name: str | None, peer: str) -> Manner:

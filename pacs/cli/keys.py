@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.options import Command
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.errors import InvalidArgument
 from pacs.suggestion import suggestion
@@ -18,8 +19,6 @@ from pacs.suggestion import suggestion
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.dataelem import DataElement
-
-Command = Callable[..., None]
 
 LEVELS = (*(each.name for each in QueryLevel), "INSTANCE")
 """The levels as they can be said: dcm4che calls IMAGE also INSTANCE."""

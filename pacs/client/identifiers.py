@@ -7,15 +7,15 @@ from datetime import time as clock
 from typing import Any
 
 from pydicom import Dataset, Sequence
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
 
 from pacs.dicom import charset
 from pacs.dicom.attributes import NOT_KEYS, attribute, by_keyword
-from pacs.dicom.dataset import CHARACTER_SET, View, raw
+from pacs.dicom.dataset import CHARACTER_SET, View, dictionary_vr, raw
 from pacs.dicom.identifier import encode
-from pacs.dicom.levels import MODELS, UNIQUE_KEYS, Operation, QueryLevel, Root
+from pacs.dicom.levels import UNIQUE_KEYS, Operation, QueryLevel, Root, model_of
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import InvalidArgument
 
@@ -38,8 +38,7 @@ _MODELS = {
 
 def sop_class_of(model: Model, operation: Operation) -> str:
     """The Query/Retrieve SOP Class of an information model. Raises InvalidArgument for a name that is none."""
-    root = root_of(model)
-    return next(each.uid for each in MODELS.values() if each.root is root and each.operation is operation)
+    return model_of(root_of(model), operation).uid
 
 
 def root_of(model: Model) -> Root:
@@ -181,11 +180,8 @@ def _items(value: Any) -> list[Dataset]:
 
 
 def _vr(tag: int) -> str:
-    try:
-        vr = dictionary_VR(tag)
-    except KeyError:
-        return "LO" if tag >> 16 & 1 else "UN"
-    return vr.partition(" or ")[0]
+    vr = dictionary_vr(tag)
+    return "LO" if vr == "UN" and tag >> 16 & 1 else vr
 
 
 # --- the level ---------------------------------------------------------------------------------------------------

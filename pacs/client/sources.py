@@ -3,7 +3,7 @@
 import copy
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY
 from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
+from pacs.folders import files_under
 
 NO_INSTANCE = "No DICOM file with a SOP Instance"
 
@@ -84,7 +85,7 @@ def _add(found: Sources, what: Storable) -> None:
 
 
 def _add_folder(found: Sources, folder: Path) -> None:
-    for path in _files(folder):
+    for path in files_under(folder):
         try:
             found.instances.append(_in_file(path))
         except (PacsError, OSError):
@@ -98,13 +99,6 @@ def _take(found: Sources, what: Path | Dataset) -> None:
         found.refused.append(NotStored(what, None, error.comment))
     except OSError as error:
         found.refused.append(NotStored(what, None, f"The file cannot be read: {error.strerror or error}"))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files under a folder, by name."""
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(root, name) for name in sorted(names) if Path(root, name).is_file())
 
 
 # --- in files ----------------------------------------------------------------------------------------------------

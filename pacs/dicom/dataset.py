@@ -205,7 +205,12 @@ def vr(element: Element) -> str:
         declared = AMBIGUOUS.get(declared, "UN")
     if declared != "UN":
         return declared
-    known = vr_of(element.tag)
+    return dictionary_vr(element.tag)
+
+
+def dictionary_vr(tag: int) -> str:
+    """The VR that PS3.6 has for a tag, one where it has several; UN for one that nobody knows."""
+    known = vr_of(tag)
     return AMBIGUOUS.get(known, known)
 
 

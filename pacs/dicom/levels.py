@@ -102,3 +102,8 @@ MODELS = {
     )
 }
 """Every Query/Retrieve SOP Class this archive serves, by UID (checklist 3.1)."""
+
+
+def model_of(root: Root, operation: Operation) -> Model:
+    """The Query/Retrieve SOP Class that does an operation in an information model."""
+    return next(each for each in MODELS.values() if each.root is root and each.operation is operation)

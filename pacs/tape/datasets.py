@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any
 
 from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -16,6 +16,8 @@ from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
+
+from pacs.dicom.dataset import dictionary_vr
 
 FIRST_OF_PIXELS, PIXEL_DATA = 0x7FE00008, 0x7FE00010
 MOST_PIXELS = 1 << 28
@@ -101,7 +103,7 @@ def rebuilt(told: Mapping[str, Any]) -> Dataset:
         tag = tag_for_keyword(keyword) if "," not in keyword else int(keyword.replace(",", ""), 16)
         if not keyword or tag is None:
             raise ValueError(f"{keyword!r} is no keyword of PS3.6")
-        dataset.add(_element(tag, dictionary_VR(tag).split(" or ")[-1], value))
+        dataset.add(_element(tag, dictionary_vr(tag), value))
     return dataset
 
 

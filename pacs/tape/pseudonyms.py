@@ -13,13 +13,14 @@ import secrets
 from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 
+from pacs.dicom.dataset import dictionary_vr
 from pacs.dicom.sop_classes import STORAGE
 
 BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -91,7 +92,7 @@ class Pseudonyms:
         except RecursionError:
             raise
         except Exception:  # whatever values make pydicom stumble over
-            return DataElement(tag, dictionary_VR(tag).partition(" or ")[0], None)
+            return DataElement(tag, dictionary_vr(tag), None)
 
     def uid(self, text: str) -> str:
         """Another UID, always the same for the same one; those that PS3.6 lists stay."""
@@ -105,7 +106,7 @@ class Pseudonyms:
         return text if text.strip() in self._titles else self._number("AE", text.strip())
 
     def _element(self, element: DataElement) -> DataElement:
-        tag, vr = element.tag, dictionary_VR(element.tag).partition(" or ")[0]
+        tag, vr = element.tag, dictionary_vr(element.tag)
         if vr == "SQ":
             items = element.value if element.VR == "SQ" else []
             return DataElement(tag, vr, [self.dataset(item) for item in items])
@@ -133,7 +134,7 @@ class Pseudonyms:
 
     def _plain(self, tag: int, text: str) -> str:
         """What is a value of its VR and no more: dates moved, the rest as it is, but not what tells of a patient."""
-        vr = dictionary_VR(tag)
+        vr = dictionary_vr(tag)
         if not _GRAMMARS[vr].fullmatch(text):
             return ""
         if tag >> 16 == PATIENT_GROUP and vr in ("CS", "DS", "IS"):

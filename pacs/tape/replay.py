@@ -12,8 +12,9 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pacs.cancellation import Cancellation
+from pacs.dimse import status
 from pacs.dimse.agreement import Rejection
-from pacs.dimse.association import Association
+from pacs.dimse.association import CANCELLABLE, Association
 from pacs.dimse.command import Command, CommandField
 from pacs.dimse.messages import Message
 from pacs.dimse.negotiation import SERVICE_SYNTAXES, AcceptorPolicy, Choice, choose
@@ -24,7 +25,6 @@ from pacs.tape import script
 from pacs.tape.datasets import decoded, encoded
 
 CANNOT_UNDERSTAND = 0xC000
-CANCELLED = 0xFE00
 LONGEST_REQUEST = 1 << 20
 """The longest data set of a request that is looked at, in bytes; what is longer counts as it begins."""
 
@@ -127,9 +127,9 @@ class Replay:
 
 def _addressed(said: script.Message, message: Message, *, cancelled: bool) -> tuple[Command, bytes | None]:
     """A response on tape as the response to another request, in the transfer syntax of that one's context."""
-    response = Command(said.command.elements | {0x0120: message.command.message_id})
-    if cancelled and response.field & 0x7FFF in (0x20, 0x21, 0x10):
-        response.elements[0x0900] = CANCELLED
+    response = said.command.changed(responding_to=message.command.message_id)
+    if cancelled and message.command.field in CANCELLABLE:
+        response = response.changed(status=status.CANCEL)
     data = encoded(said.data, message.context.transfer_syntax) if said.data is not None else None
     return response, data
 

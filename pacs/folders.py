@@ -1,0 +1,12 @@
+"""What is in a folder."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """All files in a folder and those below it, in order of their names; links to folders are not followed."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names) if Path(place, name).is_file())
