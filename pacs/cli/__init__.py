@@ -19,33 +19,21 @@ from pacs.cli import (
     transfers,
     upkeep,
 )
+from pacs.cli.exits import INTERRUPTED, exit_status
 from pacs.cli.output import complain
-from pacs.errors import ConfigurationError, DestinationUnreachable, InvalidArgument, PacsError
-
-EXIT_STATUS: dict[type, int] = {
-    PacsError: 1,
-    ConfigurationError: 2,
-    InvalidArgument: 2,
-    DestinationUnreachable: 4,
-}
-"""With what an error ends a command: 4 where an AE could not be called, 2 for a mistake in what was said to us. A class
-that is not listed takes that of its nearest base class; 3 is of commands that did a part."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell has it."""
+from pacs.errors import PacsError
 
 
 class Commands(click.Group):
     """The group of commands, with the project's own errors shown as sentences: what is wrong and how to mend it."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a PacsError ends it with the exit status of `EXIT_STATUS`."""
+        """Run a command; a PacsError ends it with its exit status."""
         try:
             return super().invoke(ctx)
         except PacsError as error:
             complain("\n".join((error.comment, *getattr(error, "__notes__", ()))))
-            status = next(EXIT_STATUS[base] for base in type(error).__mro__ if base in EXIT_STATUS)
-            raise click.exceptions.Exit(status) from error
+            raise click.exceptions.Exit(exit_status(error)) from error
         except KeyboardInterrupt as error:
             complain("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from error

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from pacs.cli.bars import progress
+from pacs.cli.exits import FAILED, UNREACHABLE
 from pacs.cli.options import reconfigured
 from pacs.cli.output import complain, json_option, safe, show, show_json
 
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
     from pacs.conformance.run import Check, Column, Peer, Specimens
 
 Answer = TypeVar("Answer")
-
-UNREACHABLE = 4
-"""The exit status when a server cannot be reached."""
 
 RECEIVER = "PACSRUN:11119"
 
@@ -168,9 +167,9 @@ def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], 
     """What came of the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
     from pacs.conformance.run import examine
 
-    with click.progressbar(length=len(checks), label=str(peer), file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    with progress(str(peer), len(checks)) as advance:
         try:
-            return examine(peer, specimens, receiving, checks=checks, on_check=lambda *_: bar.update(1))
+            return examine(peer, specimens, receiving, checks=checks, on_check=lambda *_: advance(1))
         except OSError as error:
             why = f"nothing can be received on port {receiving[1]}: {error.strerror}"
             raise click.BadParameter(why, param_hint="--receive") from error
@@ -184,4 +183,4 @@ def _conclude(columns: "Sequence[Column]") -> None:
     for each in columns:
         click.echo(f"{each.peer} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
     if any(each.count(Kind.DEVIATES) for each in columns):
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(FAILED)

@@ -40,9 +40,9 @@ def rejected(error: AssociationRejected, us: Ourselves, called: str, *, where: s
 
 def aborted(error: AssociationLost, us: Ourselves) -> str:
     """What an association that was ended in the middle may mean: Orthanc does so to who is not in its table."""
-    if "A-ABORT" not in error.comment:
+    if "listed at the peer" not in error.comment:
         return error.comment
-    return f"{error.comment}; if it answers only those it knows, enter there a peer with\n    {us}"
+    return f"{error.comment} If not, enter there a peer with\n    {us}"
 
 
 def not_a_destination(us: Ourselves) -> str:

@@ -11,15 +11,13 @@ import click
 
 from pacs.cli.bars import shown
 from pacs.cli.calling import Call, calling
+from pacs.cli.exits import FAILED, PARTLY
 from pacs.cli.keys import Question, questioning
 from pacs.cli.output import complain, counted, safe, size
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
     from pacs.client import NotStored, Retrieved, Senders
-
-PARTLY = 3
-"""Exit status when some of it came out well and some did not."""
 
 EXAMPLES = 10
 """Instances shown of those that failed."""
@@ -67,7 +65,7 @@ def store(call: Call, *, verbose: bool) -> None:
     if not (done.failed or done.completed):
         complain(f"there is no DICOM file in {', '.join(map(str, paths))}")
     if done.failed or not done.completed:
-        raise click.exceptions.Exit(PARTLY if done.completed else 1)
+        raise click.exceptions.Exit(PARTLY if done.completed else FAILED)
 
 
 @click.command(short_help="Ask an AE to answer for instances (storage commitment).")
@@ -91,7 +89,7 @@ def commit(call: Call, *, port: int, others: tuple[str, ...], wait: float) -> No
         why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
         click.echo(f"    {safe(each.reference.sop_instance_uid)}: {why}", err=True)
     if done.failed:
-        raise click.exceptions.Exit(PARTLY if done.committed else 1)
+        raise click.exceptions.Exit(PARTLY if done.committed else FAILED)
 
 
 def _senders(others: tuple[str, ...]) -> "Senders":
@@ -238,7 +236,7 @@ def _judged() -> "Iterator[Callable[..., None]]":
         click.echo(_told(retrieved, folder))
         if _is_nothing(retrieved, folder):
             complain("nothing matches")
-            raise click.exceptions.Exit(1)
+            raise click.exceptions.Exit(FAILED)
 
 
 def _is_nothing(retrieved: "Retrieved", folder: Path | None) -> bool:

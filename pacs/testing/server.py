@@ -19,8 +19,6 @@ from pacs.testing.builders import EXPLICIT_LITTLE
 from pacs.testing.noting import Notebook
 from pacs.testing.received import Received, counted
 
-LOOPBACK = "127.0.0.1"
-
 Addable = Dataset | str | Path | Iterable[Any]
 """A data set, a file, a folder, or several of these."""
 
