@@ -18,8 +18,8 @@ from benchmarks import peers
 from benchmarks.peers import SINK, Site
 from benchmarks.processes import free_port, program
 from pacs import __version__
-from pacs.conformance.run import Column, Peer, Specimens, examine
-from pacs.conformance.run.printing import markdown, totals
+from pacs.conformance.checks import Column, Peer, Specimens, examine
+from pacs.conformance.checks.printing import markdown, totals
 
 TEXT = Path(__file__).with_name("matrix.md")
 """How the matrix is read; what is in braces is filled in."""

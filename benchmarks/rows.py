@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.bench import say
 from benchmarks.data import PLACES, Study, Template, encode, population_prototype
 from benchmarks.wire import EXPLICIT_LITTLE
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import COLUMNS, column_name
 from pacs.dicom.header import read_header
 from pacs.dicom.levels import QueryLevel
@@ -35,8 +35,8 @@ class Level:
         self._level = level
         self._keywords = [keyword for keyword in COLUMNS[level] if keyword in PLACES]
         self._template = Template(blob, prototype, self._keywords)
-        self._same = kept.columns(level, blob)
-        self._names: dict[str, dict[str, kept.Column]] = {}
+        self._same = row_elements.columns(level, blob)
+        self._names: dict[str, dict[str, row_elements.Column]] = {}
 
     def row(self, values: dict[str, str], check: bool) -> dict[str, object]:
         """The columns of a row with these values, and its kept elements. Raises ValueError when they do not agree."""
@@ -44,14 +44,14 @@ class Level:
         row = self._same | {column_name(keyword): values[keyword] for keyword in self._keywords}
         if "PatientName" in self._keywords:
             row |= self._name(values["PatientName"], blob)
-        if check and row != kept.columns(self._level, blob):
+        if check and row != row_elements.columns(self._level, blob):
             raise ValueError(f"rows of {self._level.name} are not what the archive would write")
         return row | {"kept": blob}
 
-    def _name(self, name: str, blob: bytes) -> dict[str, kept.Column]:
+    def _name(self, name: str, blob: bytes) -> dict[str, row_elements.Column]:
         """The columns of a patient's name, which is in these kept elements."""
         if name not in self._names:
-            found = kept.columns(self._level, blob).items()
+            found = row_elements.columns(self._level, blob).items()
             self._names[name] = {column: value for column, value in found if column.startswith("patient_name")}
         return self._names[name]
 

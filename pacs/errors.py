@@ -1,7 +1,7 @@
 """Every way the archive can fail: one class and one sentence each.
 
 The core raises these and knows nothing of any protocol. Each mouth has one table that says which code an error is:
-`pacs.dimse.status` for DIMSE, later `web/problems` for HTTP.
+`pacs.dimse.messages.status` for DIMSE, later `web/problems` for HTTP.
 
 Every error carries `comment`, a sentence for the peer that says how to mend it and never quotes patient data, and
 `tags`, the Data Elements at fault (PS3.7 Annex C "Offending Element"), which may be empty.

@@ -6,20 +6,20 @@ import click
 
 from pacs import __version__
 from pacs.cli import (
-    asking,
+    archive,
     check,
     conformance,
-    contents,
     database,
     explain,
+    maintenance,
     passcode,
     peers,
+    query,
     recording,
     serve,
     transfers,
-    upkeep,
 )
-from pacs.cli.exits import INTERRUPTED, exit_status
+from pacs.cli.exit_status import INTERRUPTED, exit_status
 from pacs.cli.output import complain
 from pacs.errors import PacsError
 
@@ -49,17 +49,17 @@ for command in (
     serve.serve,
     check.check,
     database.db,
-    contents.import_,
-    contents.ls,
-    contents.delete,
-    contents.export,
+    archive.import_,
+    archive.ls,
+    archive.delete,
+    archive.export,
     explain.explain,
-    upkeep.fsck,
-    upkeep.reindex,
-    upkeep.backup,
-    upkeep.restore,
-    asking.echo,
-    asking.find,
+    maintenance.fsck,
+    maintenance.reindex,
+    maintenance.backup,
+    maintenance.restore,
+    query.echo,
+    query.find,
     transfers.store,
     transfers.move,
     transfers.get,

@@ -15,13 +15,13 @@ import click
 from pacs.cli.mismatches import Ourselves, not_a_destination, rejected
 from pacs.cli.options import configured
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
-from pacs.listening import listening, reached
+from pacs.support.sockets import listening, reached
 
 if TYPE_CHECKING:
     from pacs import client
     from pacs.config import Config, Peer
-    from pacs.dimse.establishment import Protection
-    from pacs.dimse.server import Address
+    from pacs.dimse.association.establishment import Protection
+    from pacs.dimse.server.server import Address
 
 DESTINATION_UNKNOWN = 0xA801
 NOBODY = "PACS-CHECK-NONE"
@@ -91,7 +91,7 @@ def _index(config: "Config") -> Finding:
 
 
 def _files(config: "Config") -> Finding:
-    from pacs.daemon import file_store
+    from pacs.archive import file_store
 
     try:
         store = file_store(config)
@@ -114,7 +114,7 @@ def _free_space(config: "Config") -> Finding:
 
 def _addresses(config: "Config") -> Iterator[Finding]:
     """Whether each address to listen on is free, or has our own server behind it."""
-    from pacs.daemon import addresses_of
+    from pacs.archive import addresses_of
 
     for address in addresses_of(config):
         yield _address(config, address)
@@ -142,8 +142,8 @@ def _obstacle(host: str, port: int) -> tuple[str, bool]:
 
 
 def _certificate(config: "Config") -> Finding:
-    from pacs.daemon import certificates_of
-    from pacs.dimse.secure import acceptor_context, valid_until
+    from pacs.archive import certificates_of
+    from pacs.dimse.upper.tls import acceptor_context, valid_until
 
     try:
         acceptor_context(certificates_of(config))
@@ -187,7 +187,7 @@ def _web(config: "Config") -> Finding:
 def _answers_http(config: "Config") -> bool:
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-    from pacs.daemon import ourselves
+    from pacs.archive import ourselves
 
     web = config.web
     host = reached(web.host)
@@ -202,7 +202,7 @@ def _answers_http(config: "Config") -> bool:
 
 
 def _audit(config: "Config") -> Finding:
-    from pacs.audit import Auditor
+    from pacs.observability.audit import Auditor
 
     with closing(Auditor(Path(config.audit.file))) as auditor:
         try:
@@ -217,7 +217,7 @@ def _audit(config: "Config") -> Finding:
 
 def _peer(config: "Config", peer: "Peer") -> Finding:
     """Whether a peer answers us, and, where it is a PACS, whether it would send to us."""
-    from pacs.daemon import protection_of
+    from pacs.archive import protection_of
 
     subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
     us = Ourselves(config.server.ae_title, config.server.port)
@@ -279,7 +279,7 @@ def _knows(peer: "client.Peer", destination: str) -> bool | None:
 
 def _ourselves(config: "Config") -> Finding:
     """Whether the server of this configuration answers on the first address it listens on."""
-    from pacs.daemon import addresses_of
+    from pacs.archive import addresses_of
 
     if config.access.callers == "peers" and config.web.enabled and _answers_http(config):
         return Finding("server", True, "answers HTTP")  # a C-ECHO would be rejected, and logged each time
@@ -288,7 +288,7 @@ def _ourselves(config: "Config") -> Finding:
 
 def _answer_of(config: "Config", address: "Address") -> Finding:
     """Whether the server of this configuration answers on an address."""
-    from pacs.daemon import ourselves
+    from pacs.archive import ourselves
 
     host = reached(address.host)
     title = config.server.ae_title

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from pacs.cli.bars import progress
-from pacs.cli.exits import FAILED, UNREACHABLE
+from pacs.cli.exit_status import FAILED, UNREACHABLE
 from pacs.cli.options import reconfigured
 from pacs.cli.output import complain, json_option, safe, show, show_json
+from pacs.cli.progress import progress
 
 if TYPE_CHECKING:
     from pacs.config import Config
-    from pacs.conformance.run import Check, Column, Peer, Specimens
+    from pacs.conformance.checks import Check, Column, Peer, Specimens
 
 Answer = TypeVar("Answer")
 
@@ -25,7 +25,7 @@ RECEIVER = "PACSRUN:11119"
 def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
     if click.get_current_context().invoked_subcommand is None:
-        from pacs.conformance import statement
+        from pacs.conformance.statement import statement
 
         click.echo(statement(read()), nl=False)
 
@@ -79,7 +79,7 @@ def run(
 
 def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "list[Answer]":
     """What came of asking the servers that can be reached; the others are complained of."""
-    from pacs.conformance.run import Unreachable
+    from pacs.conformance.checks import Unreachable
 
     answers = []
     for each in servers:
@@ -92,14 +92,14 @@ def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "l
 
 def _reached(peer: "Peer") -> "Peer":
     """The same server, which has taken an association. Raises Unreachable."""
-    from pacs.conformance.run import introduced
+    from pacs.conformance.checks import introduced
 
     introduced(peer)
     return peer
 
 
 def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> None:
-    from pacs.conformance.run import printing
+    from pacs.conformance.checks import printing
 
     names = [str(each.peer) for each in columns]
     if as_json:
@@ -118,7 +118,7 @@ def _receiver(text: str) -> tuple[str, int]:
 
 
 def _peer(text: str, calling: str, timeout: float) -> "Peer":
-    from pacs.conformance.run import Peer
+    from pacs.conformance.checks import Peer
 
     try:
         return Peer.parse(text, calling, timeout)
@@ -127,7 +127,7 @@ def _peer(text: str, calling: str, timeout: float) -> "Peer":
 
 
 def _specimens(prefix: str) -> "Specimens":
-    from pacs.conformance.run import Specimens
+    from pacs.conformance.checks import Specimens
 
     if not (prefix.isascii() and prefix.replace("-", "").isalnum() and len(prefix) <= 32):
         raise click.BadParameter("up to 32 letters, digits and hyphens", param_hint="--prefix")
@@ -135,7 +135,7 @@ def _specimens(prefix: str) -> "Specimens":
 
 
 def _selected(words: Iterable[str]) -> "list[Check]":
-    from pacs.conformance.run import CHECKS, selected
+    from pacs.conformance.checks import CHECKS, selected
 
     try:
         return selected(words)
@@ -152,7 +152,7 @@ def _require_consent(*, yes: bool) -> None:
 
 def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:
     """Say what will be stored where, and ask on a terminal."""
-    from pacs.conformance.run.specimens import PROBES
+    from pacs.conformance.checks.specimens import PROBES
 
     click.echo(
         f"{len(list(specimens))} small instances, and up to {PROBES} more that may be refused, are stored with Patient "
@@ -165,7 +165,7 @@ def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -
 
 def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], checks: "Sequence[Check]") -> "Column":
     """What came of the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
-    from pacs.conformance.run import examine
+    from pacs.conformance.checks import examine
 
     with progress(str(peer), len(checks)) as advance:
         try:
@@ -177,8 +177,8 @@ def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], 
 
 def _conclude(columns: "Sequence[Column]") -> None:
     """Say the totals, and end with exit status 1 where there are deviations."""
-    from pacs.conformance.run import Kind
-    from pacs.conformance.run.printing import totals
+    from pacs.conformance.checks import Kind
+    from pacs.conformance.checks.printing import totals
 
     for each in columns:
         click.echo(f"{each.peer} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)

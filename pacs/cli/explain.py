@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.contents import opened
+from pacs.cli.archive import opened
 from pacs.cli.keys import Question, questioning
 from pacs.cli.options import configured
 from pacs.cli.output import json_option, show, show_json
 from pacs.dicom.levels import Operation, model_of
-from pacs.dicom.manner import MANNERS, Manner, Negotiated
+from pacs.dicom.matching_mode import MANNERS, Manner, Negotiated
 from pacs.errors import PacsError
 
 if TYPE_CHECKING:
+    from pacs.archive import Archive
     from pacs.config import Config
-    from pacs.daemon import Archive
     from pacs.services.explaining import Asked, Explanation, Outcome
 
 COLUMNS = ("key", "asked", "understood", "why")
@@ -84,7 +84,7 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> Manner:
 
 def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
     """What comes of it when it is run."""
-    from pacs.dimse.explained import statuses
+    from pacs.dimse.scp.explain_hook import statuses
     from pacs.services.explaining import Outcome
 
     try:
@@ -97,9 +97,9 @@ def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
 
 def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[str, int]]:
     """How many match, and where none does how many would without one of the keys."""
-    from pacs.cancellation import Cancellation
     from pacs.dicom.identifier import parse_query, parse_retrieve
     from pacs.services.explaining import without_each
+    from pacs.support.cancellation import Cancellation
 
     how = asked.dataset, asked.model.root, asked.manner, asked.negotiated
     if asked.model.operation is not Operation.FIND:

@@ -14,7 +14,7 @@ import click
 from pacs.cli.options import Command
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.errors import InvalidArgument
-from pacs.suggestion import suggestion
+from pacs.support.suggestion import suggestion
 
 if TYPE_CHECKING:
     from pydicom import Dataset

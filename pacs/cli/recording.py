@@ -35,8 +35,8 @@ def record(target: str, file: Path, host: str, port: int) -> None:
     cannot be recorded.
     """
     from pacs.config import split_address
-    from pacs.tape.relay import Relay
-    from pacs.tape.script import Writer
+    from pacs.recording.relay import Relay
+    from pacs.recording.script import Writer
 
     try:
         address = split_address(target.rpartition("@")[2])
@@ -67,9 +67,9 @@ def replay(file: Path, host: str, port: int) -> None:
     Answers are chosen by likeness, not by matching: a request has the answers of the recorded request of its operation
     that is most like it and was not used yet, whatever keys it asks for. One that is like none has some answer, too.
     """
-    from pacs.dimse.server import Server
-    from pacs.tape.replay import Replay
-    from pacs.tape.script import read
+    from pacs.dimse.server.server import Server
+    from pacs.recording.replay import Replay
+    from pacs.recording.script import read
 
     settings = Replay(read(file)).settings
     server = Server([(host, port)], settings)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pacs.config import Config
-    from pacs.dimse.faults.model import Scenario
-    from pacs.telemetry import EventStream
+    from pacs.faults.model import Scenario
+    from pacs.observability.events import EventStream
 
 
 def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Scenario | None":
@@ -47,10 +47,11 @@ def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Sc
 @reconfigured
 def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once. SIGHUP reads the configuration."""
-    from pacs.daemon import Archive, run_until_signalled
-    from pacs.notify import Notifier
-    from pacs.supervisor import supervise
-    from pacs.telemetry import Event, ServerReady, WebReady, log_event, setup_logging
+    from pacs.archive import Archive
+    from pacs.daemon import run_until_signalled
+    from pacs.observability.events import Event, ServerReady, WebReady, log_event, setup_logging
+    from pacs.observability.systemd import Notifier
+    from pacs.workers import supervise
 
     def announce(event: Event) -> None:
         if isinstance(event, ServerReady):
@@ -88,14 +89,14 @@ def _interposed(scenario: "Scenario | None", config: "Config") -> Any:
     if config.server.workers > 1:
         why = "a scenario counts messages, and each worker would count for itself"
         raise ConfigurationError(f"server.workers = {config.server.workers}: expected 1 with --scenario: {why}")
-    from pacs.dimse.faults.interposing import Interposition
+    from pacs.faults.interposer import Interposition
 
     return Interposition(scenario)
 
 
 def _warn(scenario: "Scenario | None", events: "EventStream") -> None:
     """Say in the log that this is no server to trust."""
-    from pacs.telemetry import Diagnosed
+    from pacs.observability.events import Diagnosed
 
     if scenario is not None:
         what = f"scenario {scenario.name} with {len(scenario.faults)} faults, seed {scenario.seed}"

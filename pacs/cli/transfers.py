@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.bars import shown
-from pacs.cli.calling import Call, calling
-from pacs.cli.exits import FAILED, PARTLY
+from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.keys import Question, questioning
 from pacs.cli.output import complain, counted, safe, size
+from pacs.cli.peer_options import Call, calling
+from pacs.cli.progress import shown
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:

@@ -10,20 +10,20 @@ set; its level is inferred from its keys where none is given. Every wait has a d
 is a `pacs.errors.PacsError` that says what happened. Nothing of the archive itself is loaded.
 """
 
-from pacs.client.choosing import Candidate
 from pacs.client.committing import commit
 from pacs.client.fetching import fetch
 from pacs.client.finding import echo, find
 from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Retrieved, Transfer
 from pacs.client.peer import Deadlines, Peer
-from pacs.client.receiver import Receiver, receiving
+from pacs.client.receive.receiver import Receiver, receiving
+from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get, move, move_and_store
-from pacs.client.senders import Senders
-from pacs.client.series import LeftOut, load_series
+from pacs.client.series.load import LeftOut, load_series
+from pacs.client.series.match import Candidate
 from pacs.client.storing import store
 from pacs.dicom.commitment import Failure, Reference
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dimse.establishment import Protection
+from pacs.dimse.association.establishment import Protection
 from pacs.errors import (
     AmbiguousSeries,
     AssociationRejected,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from pacs.client.failing import check
 from pacs.client.outcomes import Committed
 from pacs.client.peer import Deadlines, Peer, associate, peer_of
-from pacs.client.receiver import Handler, Listener
-from pacs.client.senders import Door, Senders, listening_for
+from pacs.client.receive.receiver import Handler, Listener
+from pacs.client.receive.senders import Door, Senders, listening_for
 from pacs.client.sources import sources_of
+from pacs.client.status_errors import check
 from pacs.dicom.commitment import (
     BYTES_PER_REFERENCE,
     Failure,
@@ -28,19 +28,19 @@ from pacs.dicom.commitment import (
     parse_report,
 )
 from pacs.dicom.values import is_uid
-from pacs.dimse import status
-from pacs.dimse.association import Association
-from pacs.dimse.command import Command, CommandField
-from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import (
+from pacs.dimse.association.association import Association
+from pacs.dimse.messages import status
+from pacs.dimse.messages.command import Command, CommandField
+from pacs.dimse.messages.message import Message
+from pacs.dimse.messages.status import Service
+from pacs.dimse.scu import Requestor
+from pacs.dimse.server.acceptor_policy import (
     REQUEST_STORAGE_COMMITMENT,
     SERVICE_SYNTAXES,
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
 )
-from pacs.dimse.scu import Requestor
-from pacs.dimse.status import Service
-from pacs.dimse.waiting import Bell
+from pacs.dimse.upper.waiting import Bell
 from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
 
 Committable = Reference | tuple[str, str] | Dataset | Path | str

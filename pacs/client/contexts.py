@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from pacs.dicom.syntaxes import KEPT, is_native
-from pacs.dimse.agreement import MAX_CONTEXTS
-from pacs.dimse.contexts import CONVERTED_INTO, Proposal
+from pacs.dimse.association.proposals import CONVERTED_INTO, Proposal
+from pacs.dimse.upper.user_information import MAX_CONTEXTS
 from pacs.errors import InvalidArgument
 
 ROOM = MAX_CONTEXTS - 1

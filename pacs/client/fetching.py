@@ -11,14 +11,14 @@ from pydicom import Dataset
 
 from pacs.client.finding import find
 from pacs.client.identifiers import Identifier, Level, Model, data_set_of, root_of, with_level
+from pacs.client.missing_instances import Job, Missing, Wanted
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, peer_of
+from pacs.client.receive.senders import Senders
+from pacs.client.retrieve_operation import unheard
 from pacs.client.retrieving import get, move_and_store
-from pacs.client.senders import Senders
-from pacs.client.underway import unheard
-from pacs.client.wanted import Job, Missing, Wanted
 from pacs.dicom.attributes import NOT_KEYS
-from pacs.dimse.status import CANCEL, SUCCESS
+from pacs.dimse.messages.status import CANCEL, SUCCESS
 from pacs.errors import (
     AssociationLost,
     InvalidArgument,

@@ -5,15 +5,15 @@ from collections.abc import Generator, Iterable
 
 from pydicom import Dataset
 
-from pacs.client.failing import check
 from pacs.client.identifiers import Identifier, Level, Model, data_set_of, encoded, root_of, sop_class_of, with_level
 from pacs.client.peer import Peer, associate, peer_of
+from pacs.client.status_errors import check
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import Operation
-from pacs.dimse.command import CommandField
-from pacs.dimse.negotiation import FIND_BYTES, SERVICE_SYNTAXES, VERIFICATION
+from pacs.dimse.messages.command import CommandField
+from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, verify
-from pacs.dimse.status import Service
+from pacs.dimse.server.acceptor_policy import FIND_BYTES, SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import InvalidArgument
 
 Extended = Iterable[str] | bytes

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pacs.dimse.agreement import Proposal
-from pacs.dimse.association import Association, Limits
-from pacs.dimse.establishment import Protection, request
+from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.establishment import Protection, request
+from pacs.dimse.upper.user_information import Proposal
 from pacs.errors import AssociationRejected, InvalidArgument
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")

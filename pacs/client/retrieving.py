@@ -7,16 +7,16 @@ from ssl import SSLContext
 
 from pacs.client.contexts import proposals_for
 from pacs.client.identifiers import Identifier, Level, Model
-from pacs.client.intake import Intake
 from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, check_ae_title, peer_of
-from pacs.client.receiver import Handler, Listener
-from pacs.client.senders import Door, Senders, listening_for
-from pacs.client.underway import Asked, Retrieve, unheard
+from pacs.client.receive.receiver import Handler, Listener
+from pacs.client.receive.senders import Door, Senders, listening_for
+from pacs.client.receive.store_scp import Intake
+from pacs.client.retrieve_operation import Asked, Retrieve, unheard
 from pacs.dicom.levels import Operation
-from pacs.dimse.command import CommandField
-from pacs.dimse.status import Service
-from pacs.dimse.waiting import Bell
+from pacs.dimse.messages.command import CommandField
+from pacs.dimse.messages.status import Service
+from pacs.dimse.upper.waiting import Bell
 
 
 def move(

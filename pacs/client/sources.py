@@ -21,7 +21,7 @@ from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY
 from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
-from pacs.folders import files_under
+from pacs.support.folders import files_under
 
 NO_INSTANCE = "No DICOM file with a SOP Instance"
 

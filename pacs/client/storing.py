@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from pacs.client.failing import is_fine
 from pacs.client.outcomes import NotStored, OnProgress, Progress, Transfer
 from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.sources import Instance, Storable, sources_of
+from pacs.client.status_errors import is_fine
 from pacs.dicom.syntaxes import convert
-from pacs.dimse.command import Command, CommandField
-from pacs.dimse.contexts import Proposal, batches, context_for
-from pacs.dimse.meanings import meaning
+from pacs.dimse.association.proposals import Proposal, batches, context_for
+from pacs.dimse.messages.command import Command, CommandField
+from pacs.dimse.messages.status import SUCCESS, Service
+from pacs.dimse.messages.status_texts import meaning
 from pacs.dimse.scu import Requestor
-from pacs.dimse.status import SUCCESS, Service
 from pacs.errors import DestinationUnreachable, NotSupported, PacsError
 
 STEP = 1 << 20

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pacs.config.model import LISTS, Config, Section
-from pacs.suggestion import NEAR_ENOUGH, suggestion
+from pacs.support.suggestion import NEAR_ENOUGH, suggestion
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:

@@ -21,9 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 from pacs.config.complaints import wording
 from pacs.config.model import LISTS
 from pacs.config.sources import parse, validate
-from pacs.dimse.faults.model import Fault, Scenario
 from pacs.errors import ConfigurationError
-from pacs.suggestion import suggestion
+from pacs.faults.model import Fault, Scenario
+from pacs.support.suggestion import suggestion
 
 KEYS = ("name", "description", "seed", "settings", "faults")
 FAULT_KEYS = tuple(each.name for each in fields(Fault) if each.init)

@@ -11,7 +11,7 @@ from pydicom import Dataset, Sequence
 from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
 
-from pacs.dicom import charset, kept
+from pacs.dicom import charset, row_elements
 from pacs.dicom.attributes import Attribute, Kept, by_keyword
 from pacs.dicom.charset import UTF_8
 from pacs.dicom.dataset import (
@@ -38,7 +38,7 @@ def respond(match: Match, query: Query, retrieve_ae_title: str, extra: Dataset |
     answer = _Answer(match, query, extra if extra is not None else Dataset())
     view = View(Dataset(answer.elements(retrieve_ae_title)), UTF_8)
     terms = charset.choose(list(view.all_texts()), query.character_set)
-    written = kept.decode(write(view, EXPLICIT_LITTLE, terms or UTF_8))
+    written = row_elements.decode(write(view, EXPLICIT_LITTLE, terms or UTF_8))
     if terms:
         written[CHARACTER_SET] = raw(CHARACTER_SET, "CS", _even("\\".join(terms)))
     return labelled(written, EXPLICIT_LITTLE, terms)
@@ -49,7 +49,7 @@ class _Answer:
         self._match = match
         self._query = query
         self._keys = {key.attribute: key for key in query.keys}
-        self._rows = {level: View(kept.decode(blob), UTF_8) for level, blob in match.kept.items()}
+        self._rows = {level: View(row_elements.decode(blob), UTF_8) for level, blob in match.kept.items()}
         self._extra = View.of(extra)
 
     def elements(self, retrieve_ae_title: str) -> dict[BaseTag, Element]:
@@ -105,7 +105,7 @@ def _returned(requested: Requested, key: Key | None, source: View, unknown_match
     if found is not None and source.terms == UTF_8 and is_plain(found):
         return found._replace(tag=BaseTag(attribute.tag))
     alone = Dataset({found.tag: found} if found is not None else {})
-    for written in kept.decode(write(View(alone, source.terms), EXPLICIT_LITTLE, UTF_8)).values():
+    for written in row_elements.decode(write(View(alone, source.terms), EXPLICIT_LITTLE, UTF_8)).values():
         return raw(attribute.tag, vr(written), written.value or b"")
     return raw(attribute.tag, AMBIGUOUS.get(attribute.vr, attribute.vr), b"")
 

@@ -2,7 +2,7 @@
 
 The whole data set is walked through once, in constant memory and without reading its bulk: what is cut off, nested
 too deep or in another transfer syntax than announced is found here, before anything is stored. Plain data sets take the
-fast way (`pacs.dicom.plain`); of others the elements that are wanted are given to pydicom.
+fast way (`pacs.dicom.fast_scan`); of others the elements that are wanted are given to pydicom.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,14 +15,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements as kept
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.bounds import LARGEST, Bounds
 from pacs.dicom.dataset import CHARACTER_SET
 from pacs.dicom.elements import Encoding, Kind, Source, Token, encoding_of, walk
+from pacs.dicom.fast_scan import Bulk, Plain, Unusual
 from pacs.dicom.levels import LEVELS, QueryLevel
-from pacs.dicom.memory import Memory
-from pacs.dicom.plain import Bulk, Plain, Unusual
+from pacs.dicom.lru_cache import Memory
 from pacs.dicom.values import is_uid
 from pacs.errors import MissingUID
 
@@ -68,7 +68,7 @@ class Header:
     sop_instance_uid: str
     sop_class_uid: str
     kept: dict[QueryLevel, bytes]
-    """The elements of each level, encoded by `pacs.dicom.kept`."""
+    """The elements of each level, encoded by `pacs.dicom.row_elements`."""
     bulk_offset: int | None
     """Where the first bulk element begins, in bytes from the beginning of the data set; None if there is none or the
     data set is deflated."""

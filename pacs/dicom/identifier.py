@@ -18,7 +18,7 @@ from pacs.dicom.dataset import CHARACTER_SET, Element, View, items, numbers, rea
 from pacs.dicom.elements import Encoding
 from pacs.dicom.keys import KeyReader, asked_tags, attribute_of, error
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.manner import Manner, Negotiated
+from pacs.dicom.matching_mode import Manner, Negotiated
 from pacs.dicom.query import DateTimeRange, Item, Key, Names, Query, Range, Requested, Single, Wildcard
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import IdentifierError, UndecodableDataSet

@@ -14,7 +14,7 @@ from pydicom.tag import BaseTag
 
 from pacs.dicom.attributes import IMAGE, NOT_KEYS, Attribute, Kept, KeyType, attribute
 from pacs.dicom.dataset import View, vr
-from pacs.dicom.manner import Manner, Negotiated
+from pacs.dicom.matching_mode import Manner, Negotiated
 from pacs.dicom.query import (
     Comparable,
     Empty,

@@ -1,8 +1,8 @@
 """The bytes of the Identifiers in Pending responses, put together from the rows as they are kept.
 
-A row keeps its elements encoded (`pacs.dicom.kept`), so an answer is mostly a choice among them: one walk over each
-row, and no data set in between. What needs more than that, sequences, text beyond ASCII, attributes from files, goes
-the general way, `pacs.dicom.answer.respond`, which says what an answer is; both give the same bytes.
+A row keeps its elements encoded (`pacs.dicom.row_elements`), so an answer is mostly a choice among them: one walk over
+each row, and no data set in between. What needs more than that, sequences, text beyond ASCII, attributes from files,
+goes the general way, `pacs.dicom.answer.respond`, which says what an answer is; both give the same bytes.
 """
 
 from collections.abc import Iterator

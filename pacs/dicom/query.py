@@ -123,9 +123,9 @@ class Query:
 class Match:
     """One answer: an entity at the level of its query.
 
-    `kept` holds the kept elements (`pacs.dicom.kept`) of its own level and those above, by level. `computed` holds the
-    computed attributes that were asked for, by keyword: an int, or a tuple of texts. `file_key` names the stored file
-    at IMAGE level, None above.
+    `kept` holds the kept elements (`pacs.dicom.row_elements`) of its own level and those above, by level. `computed`
+    holds the computed attributes that were asked for, by keyword: an int, or a tuple of texts. `file_key` names the
+    stored file at IMAGE level, None above.
     """
 
     level: QueryLevel

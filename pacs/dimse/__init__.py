@@ -1,1 +1,1 @@
-"""The DIMSE mouth: associations, messages, and the services of PS3.4. The only room that imports pynetdicom."""
+"""DIMSE: the upper layer, messages, associations, and both sides of the services of PS3.4."""

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.digest import require
 from pacs.files.disk import open_folder, sync_file_system, sync_folder
-from pacs.files.held import take
 from pacs.files.local import INCOMING, PIECE
+from pacs.files.process_lock import take
 
 
 class Copies:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from pacs.buffers import after
+from pacs.support.buffers import after
 
 Buffer = bytes | bytearray | memoryview
 

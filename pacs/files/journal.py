@@ -25,10 +25,10 @@ from typing import BinaryIO
 from zlib import crc32
 
 from pacs.errors import StorageUnavailable
+from pacs.files.buffer_pool import Scratch
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
-from pacs.files.held import HeldFolder, held_folders, is_held, take
-from pacs.files.scratch import Scratch
-from pacs.gathering import Gathering, Unit
+from pacs.files.process_lock import HeldFolder, held_folders, is_held, take
+from pacs.support.batching import Gathering, Unit
 
 FOLDER = "journal"
 _DELETIONS = "deletions"

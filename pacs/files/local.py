@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
+from pacs.files.buffer_pool import SCRATCHES, SMALL, Scratch
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, sync_names_of, write_at
 from pacs.files.journal import LONGEST_HEAD, Journal, Record, abandoned, note_deletion, repair, replay
-from pacs.files.scratch import SCRATCHES, SMALL, Scratch
+from pacs.files.readers import FileWindow, MemoryWindow, reader
 from pacs.files.store import Incoming
-from pacs.files.windows import FileWindow, MemoryWindow, reader
 
 INCOMING = "incoming"
 

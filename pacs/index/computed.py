@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, FromClause, case, exists, func, or_, select, true
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import View
 from pacs.dicom.levels import QueryLevel
@@ -98,7 +98,9 @@ def _values(connection: Connection, made: Computed, column: Column[str], ids: Se
 def _kept_values(made: Computed, blob: bytes | None) -> list[str]:
     if blob is None or not made.keyword:
         return []
-    return [str(value) for value in View.of(kept.decode(blob)).values(by_keyword(made.keyword)) if value is not None]
+    return [
+        str(value) for value in View.of(row_elements.decode(blob)).values(by_keyword(made.keyword)) if value is not None
+    ]
 
 
 def _below(made: Computed) -> FromClause:

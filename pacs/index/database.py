@@ -18,11 +18,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from pacs.cancellation import Cancellation
 from pacs.errors import ConfigurationError, IndexUnavailable
-from pacs.index.gathering import Gathering, Quick
-from pacs.index.held import Held
-from pacs.index.turns import Turns
+from pacs.index.group_commit import Gathering, Quick
+from pacs.index.raw_connections import Held
+from pacs.index.write_lock import Turns
+from pacs.support.cancellation import Cancellation
 
 Result = TypeVar("Result")
 

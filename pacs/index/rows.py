@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, fields
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import column_name
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
 from pacs.index.tables import NEVER_NULL
 
-Row = dict[str, kept.Column | bytes]
+Row = dict[str, row_elements.Column | bytes]
 """Column name -> value of one row that is to be written."""
 
 
@@ -44,7 +44,7 @@ def patient_identity(header: Header) -> Row:
 
 def columns(level: QueryLevel, blob: bytes) -> Row:
     """The kept elements of a row and the columns made of them, but for those that identify it."""
-    row: Row = {name: value for name, value in kept.columns(level, blob).items() if name not in _GIVEN}
+    row: Row = {name: value for name, value in row_elements.columns(level, blob).items() if name not in _GIVEN}
     row["kept"] = blob
     return row
 

@@ -12,8 +12,8 @@ from typing import Any
 from pydicom import Dataset
 from sqlalchemy import Connection, Row, RowMapping, Select
 
-from pacs.cancellation import Cancellation
-from pacs.dicom import kept, matching
+from pacs.dicom import matching
+from pacs.dicom import row_elements as kept
 from pacs.dicom.attributes import Kept, KeyType
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Key, Match, Query, Single
@@ -26,6 +26,7 @@ from pacs.index.patterns import among
 from pacs.index.statements import ORDER, PER_LEVEL, levels_to
 from pacs.index.tables import TABLES, image
 from pacs.index.writer import StoredInstance
+from pacs.support.cancellation import Cancellation
 
 FIRST_PAGE, GROWTH, PAGE, LARGEST_PAGE = 20, 4, 200, 2000
 """How many candidates are read at once: the first answers come soon, and the pages behind them grow."""

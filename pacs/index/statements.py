@@ -1,7 +1,8 @@
 """From a `Query` to the statements that answer it: pure, so that a statement can be printed and explained.
 
-SQL decides about attributes with columns. A row that is irregular (`pacs.dicom.kept.columns`) is let through by every
-condition that its columns cannot decide, and judged on its own afterwards, as are keys on attributes without columns.
+SQL decides about attributes with columns. A row that is irregular (`pacs.dicom.row_elements.columns`) is let through by
+every condition that its columns cannot decide, and judged on its own afterwards, as are keys on attributes without
+columns.
 """
 
 from collections.abc import Iterator

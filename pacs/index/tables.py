@@ -3,8 +3,8 @@
 Beside them there is one for the storage commitments that have not been reported yet.
 
 The columns of DICOM attributes are generated from `pacs.dicom.attributes.COLUMNS`, so the table of attributes stays the
-only list there is. They hold comparable values (`pacs.dicom.kept.columns`), never the value as received: that one is
-in `kept`. NULL is a zero length or absent value.
+only list there is. They hold comparable values (`pacs.dicom.row_elements.columns`), never the value as received:
+that one is in `kept`. NULL is a zero length or absent value.
 
 Text is compared in byte order on both databases: SQLite's BINARY, PostgreSQL's collation "C".
 """

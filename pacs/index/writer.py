@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable
-from pacs.index import siblings
+from pacs.index import fast_insert
+from pacs.index.compiled import Fixed
 from pacs.index.database import Index, LostRace
-from pacs.index.fixed import Fixed
 from pacs.index.patterns import among
 from pacs.index.rows import Arrival, Row, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
@@ -74,10 +74,10 @@ def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
 
     Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable.
     """
-    values = siblings.parameters(arrival)
+    values = fast_insert.parameters(arrival)
 
     def quick(driver: Any) -> tuple[str, ...] | None:
-        return () if siblings.insert(driver, index.dialect, values) else None
+        return () if fast_insert.insert(driver, index.dialect, values) else None
 
     return index.together(lambda connection: _Addition(connection, arrival).run(), quick)
 
@@ -222,13 +222,13 @@ class _Addition:
     def _fill(self, level: QueryLevel, row_id: int, known: bytes) -> int:
         """Fill the elements that are still empty in a row with those of this instance; its id."""
         later, table = self._header.kept[level], TABLES[level]
-        if later == known or kept.merge(known, later) == known:
+        if later == known or row_elements.merge(known, later) == known:
             return row_id
         locked = select(table.c.kept).where(table.c.id == row_id).with_for_update(key_share=True)
         now = self._connection.execute(locked).scalar()
         if now is None:
             raise LostRace(f"{level.name} was removed by somebody else")
-        filled = columns(level, kept.merge(now, later))
+        filled = columns(level, row_elements.merge(now, later))
         self._connection.execute(update(table).where(table.c.id == row_id).values(filled))
         return row_id
 

@@ -21,26 +21,20 @@ from typing import Any
 
 from pacs import __version__
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import (
-    ConfigurationError,
-    InstanceMissing,
-    InstanceUnreadable,
-    StorageUnavailable,
-    UndecodableDataSet,
-)
+from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable, UndecodableDataSet
 from pacs.files import digest
 from pacs.files.copies import Copies, alone_in
 from pacs.files.disk import sync_folder
-from pacs.files.held import held_folders, is_held
 from pacs.files.local import LocalFiles
+from pacs.files.process_lock import held_folders, is_held
 from pacs.files.store import FileStore
-from pacs.index import reconciling, schema, upkeep, writer
+from pacs.index import index_diff, schema, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.services.arrivals import arrival_of
-from pacs.services.aside import WORK, aside, scratch_folder
-from pacs.services.derivation import refresh
+from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
+from pacs.services.scratch_index import WORK, aside, scratch_folder
+from pacs.services.stored_file import arrival_of
 
 MANIFEST, FILES = "manifest.json", "files"
 MARK = "this-is-a-pacs-backup"
@@ -186,9 +180,9 @@ class Backups:
 
     def _fill(self, snapshot: Index, progress: Progress) -> None:
         with progress("indexing", upkeep.counts(snapshot)[QueryLevel.IMAGE]) as advance:
-            for places in reconciling.groups(snapshot):
-                wanted = [each for place in places if (each := reconciling.part(snapshot, place)) is not None]
-                reconciling.correct(self._index, wanted, snapshot)
+            for places in index_diff.groups(snapshot):
+                wanted = [each for place in places if (each := index_diff.part(snapshot, place)) is not None]
+                index_diff.correct(self._index, wanted, snapshot)
                 advance(sum(len(each.images) for each in wanted))
 
 
@@ -211,7 +205,7 @@ class _Making:
         if not total:
             self._require_meant()
         with progress("copying the index", total) as advance:
-            reconciling.copy(self._backups.index, self._snapshot, advance)
+            index_diff.copy(self._backups.index, self._snapshot, advance)
         with self._earlier() as earlier, progress("copying files", total) as advance:
             for page in upkeep.pages(self._snapshot):
                 fresh = writer.unknown(earlier, [each.file_key for each in page]) if earlier is not None else None

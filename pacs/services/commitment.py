@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pacs.cancellation import Cancellation
 from pacs.dicom.commitment import Failure, Reason, Reference, Report, Request
 from pacs.dicom.sop_classes import check_kept
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
@@ -21,7 +20,8 @@ from pacs.index import commitments, writer
 from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.telemetry import Diagnosed, Event
+from pacs.observability.events import Diagnosed, Event
+from pacs.support.cancellation import Cancellation
 
 __all__ = ["Bounds", "Claim", "Commitments", "LostClaim", "Schedule", "Verified"]
 

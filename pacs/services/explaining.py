@@ -11,18 +11,18 @@ from typing import Any
 
 from pydicom import Dataset
 
-from pacs.cancellation import Cancellation
-from pacs.dicom import reading
+from pacs.dicom import identifier_report
+from pacs.dicom.identifier_report import Part, Reading, Use
 from pacs.dicom.levels import Model, Operation
-from pacs.dicom.manner import STRICT, TOLERANT, Manner, Negotiated
+from pacs.dicom.matching_mode import STRICT, TOLERANT, Manner, Negotiated
 from pacs.dicom.query import Query
-from pacs.dicom.reading import Part, Reading, Use
 from pacs.errors import PacsError
-from pacs.index import explaining
+from pacs.index import query_plan
 from pacs.index.database import Index
-from pacs.index.explaining import Statement
+from pacs.index.query_plan import Statement
+from pacs.observability.events import printable
 from pacs.services.query import QueryService
-from pacs.telemetry import printable
+from pacs.support.cancellation import Cancellation
 
 LONGEST = 200
 """How many characters of one value are shown."""
@@ -192,7 +192,7 @@ class Explainer:
     def _verdict(self, asked: Asked, taken: Reading, instead_of: Reading | None = None) -> Verdict:
         ignored = bool(taken.query and taken.query.ignored)
         statuses = self._statuses(asked.model.operation, taken.error, ignored)
-        found = reading.differences(taken, instead_of) if instead_of is not None else ()
+        found = identifier_report.differences(taken, instead_of) if instead_of is not None else ()
         return Verdict(
             manner=asked.manner.name,
             statuses=tuple(f"{each:04X}" for each in statuses),
@@ -204,7 +204,7 @@ class Explainer:
         """The statements, and why there are none where the index did not say."""
         if query is None:
             return (), ""
-        planned = explaining.of_query if model.operation is Operation.FIND else explaining.of_retrieve
+        planned = query_plan.of_query if model.operation is Operation.FIND else query_plan.of_retrieve
         try:
             return tuple(map(_harmless, planned(self._index, query, Cancellation()))), ""
         except PacsError as error:
@@ -225,7 +225,7 @@ def without_each(queries: QueryService, query: Query) -> dict[str, int]:
 
 
 def _read(asked: Asked) -> Reading:
-    return reading.read(asked.dataset, asked.model, asked.manner, asked.negotiated)
+    return identifier_report.read(asked.dataset, asked.model, asked.manner, asked.negotiated)
 
 
 # --- in words ----------------------------------------------------------------------------------------------------
@@ -242,8 +242,8 @@ def _keys(taken: Reading) -> Iterator[ExplainedKey]:
             vr=part.vr,
             asked=printable(part.asked, LONGEST),
             use=part.use.value,
-            matching=reading.kind(part),
-            meaning=printable(reading.meaning(part), LONGEST),
+            matching=identifier_report.kind(part),
+            meaning=printable(identifier_report.meaning(part), LONGEST),
             where=places[part.path],
             reason=printable(part.reason, LONGEST),
         )
@@ -252,7 +252,7 @@ def _keys(taken: Reading) -> Iterator[ExplainedKey]:
 def _place(part: Part) -> str:
     if part.attribute is None or part.use not in (Use.MATCHED, Use.RETURNED):
         return ""
-    return explaining.place_of(part.attribute, part.matching)
+    return query_plan.place_of(part.attribute, part.matching)
 
 
 def _negotiated(negotiated: Negotiated) -> tuple[str, ...]:

@@ -26,10 +26,10 @@ from pacs.files.store import FileStore
 from pacs.index import upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.services.adoption import adopt
-from pacs.services.arrivals import arrival_of, reading
-from pacs.services.derivation import refresh
+from pacs.services.orphans import adopt
+from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
+from pacs.services.stored_file import arrival_of, reading
 
 GRACE = 3.0
 """Seconds until what looks wrong is looked at again."""

@@ -15,15 +15,13 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
-from pacs.audit import Auditor, Record, Subject, local_user
-from pacs.cancellation import Cancellation
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES, Kept, by_keyword
 from pacs.dicom.charset import UTF_8
 from pacs.dicom.dataset import EXPLICIT_LITTLE, View, labelled, raw
 from pacs.dicom.identifier import parse_query
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel, Root
-from pacs.dicom.manner import TOLERANT, Negotiated
+from pacs.dicom.matching_mode import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
 from pacs.errors import IdentifierError, InstanceDamaged, PacsError, StorageUnavailable
@@ -31,10 +29,12 @@ from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.services.derivation import refresh
+from pacs.observability.audit import Auditor, Record, Subject, local_user
+from pacs.observability.events import Diagnosed, Event, printable
+from pacs.services.parent_refresh import refresh
 from pacs.services.retrieve import damaged, verify
-from pacs.suggestion import suggestion
-from pacs.telemetry import Diagnosed, Event, printable
+from pacs.support.cancellation import Cancellation
+from pacs.support.suggestion import suggestion
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
@@ -197,7 +197,7 @@ def _text(match: Match, keyword: str) -> str:
         value = match.computed[keyword]
         return str(value) if isinstance(value, int) else "\\".join(value)
     attribute = by_keyword(keyword)
-    texts = View.of(kept.decode(match.kept[attribute.level])).texts(attribute)
+    texts = View.of(row_elements.decode(match.kept[attribute.level])).texts(attribute)
     return "\\".join(stripped(attribute.vr, text) for text in texts)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 
-from pacs.dicom.manner import TOLERANT, Manner
+from pacs.dicom.matching_mode import TOLERANT, Manner
 from pacs.errors import UnknownDestination
 
 

@@ -6,7 +6,6 @@ from itertools import chain, count
 
 from pydicom.dataset import Dataset
 
-from pacs.cancellation import Cancellation
 from pacs.dicom import header, matching, part10
 from pacs.dicom.attributes import Kept
 from pacs.dicom.query import Key, Match, Query
@@ -14,6 +13,7 @@ from pacs.errors import TooManyMatches
 from pacs.files.store import FileStore
 from pacs.index import search
 from pacs.index.database import Index
+from pacs.support.cancellation import Cancellation
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,21 +11,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from pacs.errors import (
-    DuplicateInstance,
-    IndexUnavailable,
-    InstanceUnreadable,
-    StorageUnavailable,
-    UndecodableDataSet,
-)
-from pacs.files.held import HeldFolder, held_folders, is_held
+from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable, StorageUnavailable, UndecodableDataSet
+from pacs.files.process_lock import HeldFolder, held_folders, is_held
 from pacs.files.store import FileStore
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.services.adoption import adopt
-from pacs.services.arrivals import arrival_of
-from pacs.services.derivation import refresh
-from pacs.telemetry import Diagnosed, Event
+from pacs.observability.events import Diagnosed, Event
+from pacs.services.orphans import adopt
+from pacs.services.parent_refresh import refresh
+from pacs.services.stored_file import arrival_of
 
 MARGIN = timedelta(days=1)
 """How much older than the newest one in the index a file may be that the index lost: some arrive slowly."""

@@ -23,15 +23,15 @@ from pacs.errors import (
     UndecodableDataSet,
 )
 from pacs.files.store import FileStore
-from pacs.index import reconciling, upkeep, writer
+from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
-from pacs.index.reconciling import Changes, Differing, Place
+from pacs.index.index_diff import Changes, Differing, Place
 from pacs.index.writer import Arrival, StoredInstance
-from pacs.services.arrivals import arrival_of
-from pacs.services.aside import aside
-from pacs.services.derivation import refresh
 from pacs.services.fsck import GRACE
+from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
+from pacs.services.scratch_index import aside
+from pacs.services.stored_file import arrival_of
 
 BATCH = 500
 
@@ -107,7 +107,7 @@ class _Run:
         self._derive(self._files.keys(began - timedelta(hours=1)))
         self._let_settle()
         with progress("comparing", upkeep.counts(self._derived)[QueryLevel.IMAGE]) as advance:
-            for places in reconciling.groups(self._derived):
+            for places in index_diff.groups(self._derived):
                 advance(self._correct(places))
         self._remove_what_has_no_file()
         upkeep.prune(self._index)
@@ -183,13 +183,13 @@ class _Run:
         """Make the index say what is derived of some parts; how many images these have."""
         known: set[str] = set()
         for _ in range(ATTEMPTS):
-            wanted = [each for place in places if (each := reconciling.part(self._derived, place)) is not None]
-            wrong = [each for each in wanted if not reconciling.is_right(self._index, each)]
+            wanted = [each for place in places if (each := index_diff.part(self._derived, place)) is not None]
+            wrong = [each for each in wanted if not index_diff.is_right(self._index, each)]
             if wrong and self._forget_deleted(key for each in wrong for key in each.file_keys):
                 continue
             try:
                 if wrong:
-                    self._changes.add(reconciling.correct(self._index, wrong, self._derived, known))
+                    self._changes.add(index_diff.correct(self._index, wrong, self._derived, known))
             except Differing as differing:
                 self._take_in(self._arrivals(differing.unknown))
                 self._forget_deleted(differing.gone)

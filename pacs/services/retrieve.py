@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pacs.cancellation import Cancellation
 from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
 from pacs.dicom.identifier import Selection
@@ -19,7 +18,8 @@ from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.telemetry import Diagnosed, Event
+from pacs.observability.events import Diagnosed, Event
+from pacs.support.cancellation import Cancellation
 
 MOST_SUBOPERATIONS = 0xFFFF
 """The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""

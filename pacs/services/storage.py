@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
-from pacs.audit import Auditor, Record, Subject, local_user
 from pacs.dicom import part10
 from pacs.dicom.bounds import LARGEST, Bounds
+from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
-from pacs.dicom.sameness import is_same
 from pacs.dicom.sop_classes import check_kept
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, KEPT
 from pacs.dicom.values import is_uid
@@ -36,9 +35,10 @@ from pacs.files.store import FileStore, Incoming
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import Arrival, StoredInstance
-from pacs.services.arrivals import arrival_of
-from pacs.services.derivation import refresh
-from pacs.telemetry import Diagnosed, Event, InstanceRefused, InstanceStored
+from pacs.observability.audit import Auditor, Record, Subject, local_user
+from pacs.observability.events import Diagnosed, Event, InstanceRefused, InstanceStored
+from pacs.services.parent_refresh import refresh
+from pacs.services.stored_file import arrival_of
 
 Duplicates = Literal["keep", "replace", "reject"]
 """What becomes of an instance whose SOP Instance UID is known already.

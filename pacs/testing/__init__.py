@@ -11,7 +11,7 @@ Nothing heavy is imported before it is used.
 
 from typing import TYPE_CHECKING, Any
 
-from pacs.dimse.faults.model import Fault, Scenario
+from pacs.faults.model import Fault, Scenario
 from pacs.testing.builders import EXPLICIT_BIG, EXPLICIT_LITTLE, MODALITIES, studies, study, uid, write
 from pacs.testing.running import serving, storing
 

@@ -54,7 +54,7 @@ def study(
 
     Raises ValueError for a `modality` that is none of `MODALITIES`, and for an attribute that is no keyword.
     """
-    from pacs.testing.meant import check_keywords
+    from pacs.testing.keyword_check import check_keywords
 
     if modality not in MODALITIES:
         raise ValueError(f"modality {modality!r} is none of {', '.join(MODALITIES)}")

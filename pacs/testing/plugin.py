@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pacs.suggestion import suggestion
+from pacs.support.suggestion import suggestion
 from pacs.testing.running import AE_TITLE, serving, storing
 
 if TYPE_CHECKING:

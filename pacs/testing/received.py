@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pacs.suggestion import suggestion
-from pacs.testing.meant import check_keywords
-from pacs.testing.noting import Notebook
+from pacs.support.suggestion import suggestion
+from pacs.testing.keyword_check import check_keywords
+from pacs.testing.message_log import Notebook
 from pacs.testing.records import ReceivedAssociation, ReceivedRequest
 
 PATIENCE = 10.0

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pacs.dicom import identifier
-from pacs.dimse.agreement import Context
-from pacs.dimse.faults.witness import Proposed
+from pacs.dimse.upper.user_information import Context
 from pacs.errors import PacsError
+from pacs.faults.observer import Proposed
 
 
 @dataclass(frozen=True, slots=True)

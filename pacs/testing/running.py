@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pacs.dimse.faults.model import Scenario
+    from pacs.faults.model import Scenario
     from pacs.testing.server import PacsServer
     from pacs.testing.storage import StorageSCP
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from pydicom import Dataset, dcmwrite
 
+from pacs.archive import Archive
 from pacs.config import from_settings, load_scenario
-from pacs.daemon import Archive
 from pacs.dicom.part10 import read_head
-from pacs.dimse.faults.choosing import Chooser
-from pacs.dimse.faults.interposing import Interposition
-from pacs.dimse.faults.model import Scenario
 from pacs.errors import MissingUID, PacsError
-from pacs.telemetry import AssociationEnded, Event, EventStream
+from pacs.faults.interposer import Interposition
+from pacs.faults.model import Scenario
+from pacs.faults.selection import Chooser
+from pacs.observability.events import AssociationEnded, Event, EventStream
 from pacs.testing.builders import EXPLICIT_LITTLE
-from pacs.testing.noting import Notebook
+from pacs.testing.message_log import Notebook
 from pacs.testing.received import Received, counted
 
 Addable = Dataset | str | Path | Iterable[Any]

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse import status
-from pacs.dimse.association import Association
-from pacs.dimse.command import CommandField
-from pacs.dimse.faults.choosing import Chooser
-from pacs.dimse.faults.interposing import Interposition
-from pacs.dimse.faults.model import Scenario
-from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.server import Handler, Server, Settings
+from pacs.dimse.association.association import Association
+from pacs.dimse.messages import status
+from pacs.dimse.messages.command import CommandField
+from pacs.dimse.messages.message import Message
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
+from pacs.dimse.server.server import Handler, Server, Settings
+from pacs.faults.interposer import Interposition
+from pacs.faults.model import Scenario
+from pacs.faults.selection import Chooser
+from pacs.observability.events import AssociationEnded, Event
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
-from pacs.telemetry import AssociationEnded, Event
-from pacs.testing.noting import Notebook
+from pacs.testing.message_log import Notebook
 from pacs.testing.received import Received, counted, number_of
 
 if TYPE_CHECKING:

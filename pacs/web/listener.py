@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pacs.listening import listening
+from pacs.support.sockets import listening
 
 if TYPE_CHECKING:
     import uvicorn

@@ -9,9 +9,9 @@ from pydicom import Dataset
 
 from benchmarks.processes import free_port
 from pacs import client
+from pacs.archive import Archive
 from pacs.client import Peer
-from pacs.daemon import Archive
-from pacs.telemetry import Event, OperationFinished
+from pacs.observability.events import Event, OperationFinished
 from pacs.testing import serving, study
 from tests.waiting import eventually
 

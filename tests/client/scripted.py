@@ -12,13 +12,13 @@ from pacs import client
 from pacs.client import Peer
 from pacs.client.peer import CALLING_AE_TITLE
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.association import Association
-from pacs.dimse.command import Command, CommandField
-from pacs.dimse.messages import Buffer, Message, p_data
-from pacs.dimse.negotiation import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, AcceptorPolicy
-from pacs.dimse.server import Server, Settings
+from pacs.dimse.association.association import Association
+from pacs.dimse.messages.command import Command, CommandField
+from pacs.dimse.messages.message import Buffer, Message, p_data
+from pacs.dimse.server.acceptor_policy import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, AcceptorPolicy
+from pacs.dimse.server.server import Server, Settings
 from pacs.errors import AssociationLost
-from pacs.telemetry import AssociationEnded, Event
+from pacs.observability.events import AssociationEnded, Event
 from tests.raw import encoded
 from tests.waiting import eventually
 

@@ -5,7 +5,7 @@ from pydicom import Dataset, dcmread
 
 from pacs import client
 from pacs.errors import InvalidArgument, NothingFound, OperationFailed
-from pacs.telemetry import OperationFinished
+from pacs.observability.events import OperationFinished
 from pacs.testing import serving, study
 from tests.client.scripted import answer, matches, scripted
 

@@ -15,8 +15,8 @@ from pacs import client
 from pacs.client import Deadlines, Peer
 from pacs.client.peer import associate
 from pacs.dicom.commitment import Report, encode_report, parse_request
-from pacs.dimse.command import Command, CommandField
-from pacs.dimse.messages import p_data
+from pacs.dimse.messages.command import Command, CommandField
+from pacs.dimse.messages.message import p_data
 from pacs.dimse.scu import Requestor
 from pacs.errors import (
     AssociationLost,

@@ -135,14 +135,14 @@ def test_what_could_be_any_study_is_not_asked(full):
 def test_too_many_studies_are_not_looked_into(full, monkeypatch):
     """One request for each of them would be too much to ask."""
     client.store(full.peer, *study(series=1, instances=1, number=2))
-    monkeypatch.setattr("pacs.client.choosing.MOST_STUDIES", 1)
+    monkeypatch.setattr("pacs.client.series.match.MOST_STUDIES", 1)
     with pytest.raises(TooManyMatches, match="name one more key"):
         client.load_series(full.peer, patient_id="P1")
 
 
 def test_too_many_series_are_not_looked_into(tmp_path, monkeypatch):
     """Of each an instance would have to come, to see what no answer of dcmqrscp has."""
-    monkeypatch.setattr("pacs.client.choosing.MOST_LOOKED_INTO", 1)
+    monkeypatch.setattr("pacs.client.series.match.MOST_LOOKED_INTO", 1)
     with other("dcmqrscp", tmp_path / "other") as pacs:
         client.store(pacs.peer, *study(series=2, instances=1))
         with pytest.raises(TooManyMatches, match="too many to look into"):

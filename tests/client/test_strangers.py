@@ -15,7 +15,7 @@ from pydicom import dcmread
 from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Deadlines, InvalidArgument
-from pacs.dimse.command import Command, CommandField
+from pacs.dimse.messages.command import Command, CommandField
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable, OperationFailed, PeerTimeout
 from pacs.testing import study
 from tests.client.scripted import answer, deliver, scripted

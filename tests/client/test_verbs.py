@@ -28,7 +28,7 @@ def uids(paths):
 def test_importing_the_client_loads_nothing_of_an_archive():
     """Neither a database, nor a web server, nor the configuration, nor what prints to terminals."""
     heavy = "sqlalchemy alembic pydantic starlette uvicorn structlog rich click prometheus_client numpy SimpleITK"
-    ours = "pacs.index pacs.files pacs.config pacs.daemon pacs.web pacs.telemetry"
+    ours = "pacs.index pacs.files pacs.config pacs.archive pacs.daemon pacs.web pacs.observability.events"
     asked = f"import sys, pacs.client; print(*(name for name in '{heavy} {ours}'.split() if name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout == "\n"
 

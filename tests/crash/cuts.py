@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from pacs.archive import Archive
 from pacs.config import from_settings
-from pacs.daemon import Archive
 from tests.crash import disk, trace
 from tests.crash.client import associated
 from tests.crash.disk import SURVIVALS, Disk

@@ -6,11 +6,11 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from pacs.dicom import charset, identifier, kept, matching
+from pacs.dicom import charset, identifier, matching, row_elements
 from pacs.dicom.attributes import Kept
 from pacs.dicom.dataset import EXPLICIT_LITTLE, View, raw, write
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.manner import TOLERANT, Manner, Negotiated
+from pacs.dicom.matching_mode import TOLERANT, Manner, Negotiated
 from pacs.dicom.query import Match, Query
 
 NOTHING_NEGOTIATED = Negotiated()
@@ -59,14 +59,14 @@ def ask(
 
 def rows(stored: Dataset) -> dict[QueryLevel, bytes]:
     """The kept elements of an instance at every level."""
-    return {level: kept.encode(kept.select(level, stored)) for level in QueryLevel}
+    return {level: row_elements.encode(row_elements.select(level, stored)) for level in QueryLevel}
 
 
 def is_found(query: Query, stored: Dataset, **computed: Any) -> bool:
     """Whether the entity of an instance matches a query, row by row."""
     if query.nothing_matches:
         return False
-    kept_rows = {level: kept.decode(blob) for level, blob in rows(stored).items()}
+    kept_rows = {level: row_elements.decode(blob) for level, blob in rows(stored).items()}
     for key in query.keys:
         if key.attribute.kept is Kept.FILE:
             found = matching.matches_dataset(key, stored, query.unknown_matches)

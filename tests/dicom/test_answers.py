@@ -6,7 +6,7 @@ from pydicom import Dataset
 from pacs.dicom.dataset import raw
 from pacs.dicom.identifier import decode, encode, parse_query
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.manner import STRICT, TOLERANT, Negotiated
+from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from tests.dicom.build import answer, ask, dataset, texts
 
 STORED = {

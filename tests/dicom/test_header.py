@@ -8,7 +8,7 @@ from struct import pack
 import pydicom
 import pytest
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.header import Header, read_attributes, read_header
 from pacs.dicom.levels import QueryLevel
@@ -50,7 +50,7 @@ def test_the_header_of_a_real_file_says_what_pydicom_says(path: Path):
     assert found.series_instance_uid == dataset.SeriesInstanceUID
     assert found.patient_id == str(dataset.get("PatientID") or "").strip()
     for level in QueryLevel:
-        tags = set(kept.decode(found.kept[level]).keys())
+        tags = set(row_elements.decode(found.kept[level]).keys())
         assert tags <= {tag for tag, attribute in ATTRIBUTES.items() if attribute.level is level}
 
 

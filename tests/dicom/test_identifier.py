@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pacs.dicom.dataset import IMPLICIT_LITTLE, View, raw, write
 from pacs.dicom.identifier import LONGEST, decode, encode, parse_query, parse_retrieve
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.manner import STRICT, TOLERANT, Negotiated
+from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.dicom.query import Single
 from pacs.errors import IdentifierError, PacsError, UndecodableDataSet
 from tests.dicom.build import ask, dataset

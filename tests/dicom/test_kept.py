@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES, COLUMNS, Kept, column_name
 from pacs.dicom.dataset import EXPLICIT_LITTLE, IMPLICIT_LITTLE, View, raw, read, write
 from pacs.dicom.elements import Encoding
@@ -22,7 +22,7 @@ BIG = Encoding(little=False)
 
 def columns(level: QueryLevel, charset: str = "", **values):
     """The columns that an instance with these values fills at a level."""
-    return kept.columns(level, kept.encode(kept.select(level, dataset(charset, **values))))
+    return row_elements.columns(level, row_elements.encode(row_elements.select(level, dataset(charset, **values))))
 
 
 @pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
@@ -30,10 +30,10 @@ def test_real_files_are_kept_and_read_again_alike(path):
     """Of every bundled file the kept form is stable, and pydicom reads from it what it reads from the file."""
     original = pydicom.dcmread(path, force=True, stop_before_pixels=True)
     for level in QueryLevel:
-        blob = kept.encode(kept.select(level, original))
-        again = kept.decode(blob)
-        assert kept.encode(again) == blob
-        assert kept.merge(blob, blob) == blob
+        blob = row_elements.encode(row_elements.select(level, original))
+        again = row_elements.decode(blob)
+        assert row_elements.encode(again) == blob
+        assert row_elements.merge(blob, blob) == blob
         for element in again:
             if element.VR in ("LO", "SH", "DA", "UI", "IS"):
                 assert str(element.value) == str(original[element.tag].value)
@@ -47,7 +47,9 @@ def test_only_what_belongs_to_a_level_is_kept():
     )  # fmt: skip
     stored.add(pydicom.DataElement(0x00091010, "LO", "private"))
     found = {
-        level: [element.keyword for element in kept.decode(kept.encode(kept.select(level, stored)))]
+        level: [
+            element.keyword for element in row_elements.decode(row_elements.encode(row_elements.select(level, stored)))
+        ]
         for level in QueryLevel
     }
     assert found == {PATIENT: ["PatientID"], STUDY: ["StudyDate"], SERIES: ["Modality"], IMAGE: ["Rows"]}
@@ -61,18 +63,22 @@ def test_the_kept_form_does_not_depend_on_how_an_instance_was_sent(encoding):
     stored.add(raw(0x00180050, "DS", b"1.50"))
     sent = read(write(View.of(stored), encoding), encoding)
     for level in QueryLevel:
-        assert kept.encode(kept.select(level, sent)) == kept.encode(kept.select(level, stored))
-    (first, second) = kept.decode(kept.encode(kept.select(SERIES, sent))).RequestAttributesSequence
+        assert row_elements.encode(row_elements.select(level, sent)) == row_elements.encode(
+            row_elements.select(level, stored)
+        )
+    (first, second) = row_elements.decode(
+        row_elements.encode(row_elements.select(SERIES, sent))
+    ).RequestAttributesSequence
     assert first.RequestedProcedureDescription == "Schädel"
     assert len(second) == 0
-    assert kept.decode(kept.encode(kept.select(IMAGE, sent))).Rows == 512
+    assert row_elements.decode(row_elements.encode(row_elements.select(IMAGE, sent))).Rows == 512
 
 
 def test_text_is_kept_in_utf_8_without_saying_so():
     """The kept form has no (0008,0005) and no group lengths."""
     stored = dataset("ISO 2022 IR 6\\ISO 2022 IR 87", PatientName="Yamada=山田")
     stored.add(raw(0x00100000, "UL", b"\x08\0\0\0"))
-    blob = kept.encode(kept.select(PATIENT, stored))
+    blob = row_elements.encode(row_elements.select(PATIENT, stored))
     assert blob == struct.pack("<HH2sH", 0x10, 0x10, b"PN", 14) + "Yamada=山田".encode() + b" "
 
 
@@ -91,9 +97,9 @@ def test_strange_values_are_kept_as_they_are_and_raise_nothing(values):
     """Whatever breaks the rules of its VR is kept, merged and looked at without an error."""
     stored = dataset(**values)
     for level in QueryLevel:
-        blob = kept.encode(kept.select(level, stored))
-        assert kept.merge(blob, blob) == blob
-        assert isinstance(kept.columns(level, blob)["irregular"], bool)
+        blob = row_elements.encode(row_elements.select(level, stored))
+        assert row_elements.merge(blob, blob) == blob
+        assert isinstance(row_elements.columns(level, blob)["irregular"], bool)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ATTRIBUTES)), st.binary(max_size=40), max_size=8), st.booleans())
@@ -102,17 +108,17 @@ def test_no_bytes_make_keeping_fail(values, implicit):
     elements = [raw(tag, ATTRIBUTES[tag].vr, value, Encoding(implicit)) for tag, value in values.items()]
     stored = Dataset({element.tag: element for element in elements})
     for level in QueryLevel:
-        blob = kept.encode(kept.select(level, stored))
-        assert kept.encode(kept.decode(blob)) == blob
+        blob = row_elements.encode(row_elements.select(level, stored))
+        assert row_elements.encode(row_elements.decode(blob)) == blob
         read(blob, EXPLICIT_LITTLE)
-        kept.columns(level, blob)
+        row_elements.columns(level, blob)
 
 
 def test_a_value_longer_than_64_kib_is_left_out():
     """The row stays small; the file still has it."""
     stored = dataset(StudyDescription="x", StudyComments="x" * 70_000)
-    blob = kept.encode(kept.select(STUDY, stored))
-    assert [element.keyword for element in kept.decode(blob)] == ["StudyDescription"]
+    blob = row_elements.encode(row_elements.select(STUDY, stored))
+    assert [element.keyword for element in row_elements.decode(blob)] == ["StudyDescription"]
 
 
 def test_values_that_pydicom_converted_are_kept_too():
@@ -130,14 +136,18 @@ def test_values_that_pydicom_converted_are_kept_too():
         RequestAttributesSequence=[{"RequestedProcedureID": b"\xe9\xe9"}],
     )  # fmt: skip
     for level in QueryLevel:
-        assert kept.encode(kept.select(level, made)) == kept.encode(kept.select(level, sent))
+        assert row_elements.encode(row_elements.select(level, made)) == row_elements.encode(
+            row_elements.select(level, sent)
+        )
 
 
 def test_the_first_received_value_wins_and_empty_ones_are_filled():
     """Merging keeps what is there, and takes from later instances what is absent, empty or padding only."""
-    first = kept.encode(dataset(PatientName="DOE^JOHN", PatientSex="", PatientComments="  ", Rows=0))
-    later = kept.encode(dataset(PatientName="ROE^JANE", PatientSex="F", PatientComments="x", PatientID="P1", Rows=5))
-    merged = kept.decode(kept.merge(first, later))
+    first = row_elements.encode(dataset(PatientName="DOE^JOHN", PatientSex="", PatientComments="  ", Rows=0))
+    later = row_elements.encode(
+        dataset(PatientName="ROE^JANE", PatientSex="F", PatientComments="x", PatientID="P1", Rows=5)
+    )
+    merged = row_elements.decode(row_elements.merge(first, later))
     assert (merged.PatientName, merged.PatientSex, merged.PatientComments, merged.PatientID, merged.Rows) == (
         "DOE^JOHN", "F", "x", "P1", 0,
     )  # fmt: skip

@@ -5,8 +5,8 @@ import pytest
 from pacs.dicom.identifier import parse_query
 from pacs.dicom.keys import LONGEST_PATTERN
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.manner import STRICT, TOLERANT, Negotiated
 from pacs.dicom.matching import matches_pattern
+from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.errors import IdentifierError
 from tests.dicom.build import ask, dataset, is_found
 

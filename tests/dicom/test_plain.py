@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.elements import LONG_VRS, encoding_of
+from pacs.dicom.fast_scan import Plain, Unusual
 from pacs.dicom.header import _BULK, _SEEN, Header, general_header, read_header
 from pacs.dicom.levels import QueryLevel
-from pacs.dicom.memory import Memory
-from pacs.dicom.plain import Plain, Unusual
+from pacs.dicom.lru_cache import Memory
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, KEPT
 from pacs.errors import PacsError
 from tests import real_files
@@ -53,7 +53,11 @@ def agree(data: bytes, syntax: str) -> None:
     if isinstance(found, Header):
         for level in QueryLevel:
             blob = found.kept[level]
-            assert kept.columns(level, blob) == kept.general_columns(level, blob) == kept.columns(level, blob)
+            assert (
+                row_elements.columns(level, blob)
+                == row_elements.general_columns(level, blob)
+                == row_elements.columns(level, blob)
+            )
 
 
 def encoded(tag: int, vr: str, value: bytes, implicit: bool) -> bytes:

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from pacs.dicom import reading
+from pacs.dicom import identifier_report
 from pacs.dicom.identifier import parse_query, parse_retrieve
+from pacs.dicom.identifier_report import Use, differences, kind, meaning
 from pacs.dicom.levels import MODELS
-from pacs.dicom.manner import MANNERS, STRICT, TOLERANT, Negotiated
-from pacs.dicom.reading import Use, differences, kind, meaning
+from pacs.dicom.matching_mode import MANNERS, STRICT, TOLERANT, Negotiated
 from pacs.errors import IdentifierError
 from tests.dicom.build import dataset
 
@@ -23,7 +23,7 @@ DATES = {"StudyDate": "20260101-", "StudyTime": "10-"}
 def read(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008 - it is frozen
     """The reading of an Identifier; `level` None leaves the level out."""
     stated = {"QueryRetrieveLevel": level} if level else {}
-    return reading.read(dataset("", **stated, **keys), model, manner, negotiated)
+    return identifier_report.read(dataset("", **stated, **keys), model, manner, negotiated)
 
 
 def part(path, *words, **keys):
@@ -99,7 +99,7 @@ def test_k3_private_keys_say_what_they_lack():
     identifier.add_new(0x00091001, "UN", b"x")
     identifier.add_new(0x000B0010, "LO", "ACME")
     identifier.add_new(0x000B1001, "UN", b"x")
-    found = {each.path: each for each in reading.read(identifier, FIND, TOLERANT, Negotiated()).parts}
+    found = {each.path: each for each in identifier_report.read(identifier, FIND, TOLERANT, Negotiated()).parts}
     assert "its creator is not named" in found["(0009,1001)"].reason
     assert "VR that is not known" in found["(000B,1001)"].reason
     assert found["(000B,0010)"].use is Use.NO_KEY
@@ -208,6 +208,6 @@ def test_k2_that_unknown_values_match_is_a_difference():
 def test_an_identifier_of_thousands_of_elements_is_not_told_in_full():
     """The first are."""
     many = dataset(QueryRetrieveLevel="IMAGE")
-    for tag in range(0x00280000, 0x00280000 + 4 * reading.MOST_PARTS):
+    for tag in range(0x00280000, 0x00280000 + 4 * identifier_report.MOST_PARTS):
         many.add_new(tag, "LO", "P1")
-    assert len(reading.read(many, FIND, TOLERANT, Negotiated()).parts) == reading.MOST_PARTS
+    assert len(identifier_report.read(many, FIND, TOLERANT, Negotiated()).parts) == identifier_report.MOST_PARTS

@@ -7,7 +7,7 @@ from struct import pack
 
 import pytest
 
-from pacs.dicom.sameness import is_same
+from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE, convert
 from tests import real_files
 from tests.dicom.test_elements import DAMAGED, ITEM, ITEM_END, SEQUENCE, SEQUENCE_END, element, explicit

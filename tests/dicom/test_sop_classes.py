@@ -5,7 +5,7 @@ from pydicom.uid import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, check_kept
-from pacs.dimse.negotiation import AcceptorPolicy
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.errors import SOPClassNotSupported
 
 

@@ -17,7 +17,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pacs.dicom import syntaxes
-from pacs.dicom.sameness import is_same
+from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE, convert
 from pacs.errors import NotSupported, UndecodableDataSet
 from tests import real_files

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.association import Association, Limits
-from pacs.dimse.command import CommandField
-from pacs.dimse.messages import Message
-from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.places import Bounds
-from pacs.dimse.server import Handler, Server, Settings
+from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.messages.command import CommandField
+from pacs.dimse.messages.message import Message
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
+from pacs.dimse.server.association_slots import Bounds
+from pacs.dimse.server.server import Handler, Server, Settings
+from pacs.observability.events import AssociationEnded, Event
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
-from pacs.telemetry import AssociationEnded, Event
 
 OURS_ALONE = Access(Rules(by_any_title=False), Peers())
 """Whoever calls by another title than PACS is rejected."""

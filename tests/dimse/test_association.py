@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pacs.cancellation import Cancellation
-from pacs.dimse.association import Association, Limits
-from pacs.dimse.messages import Message
-from pacs.dimse.waiting import Vigil
+from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.messages.message import Message
+from pacs.dimse.upper.waiting import Vigil
 from pacs.errors import AssociationLost, Cancelled
+from pacs.support.cancellation import Cancellation
 from tests.dimse import raw
 from tests.dimse.conftest import Archive, Serve
 from tests.dimse.raw import (
@@ -574,7 +574,7 @@ def test_the_vigil_waits_out_its_grace(archive_of_nothing: Archive) -> None:
     """A wait that is graceful goes on after the cancel, for as long as the grace; one that is not ends at once."""
     import select
 
-    from pacs.dimse.waiting import wait
+    from pacs.dimse.upper.waiting import wait
 
     cancellation = Cancellation()
     cancellation.cancel("C-CANCEL")

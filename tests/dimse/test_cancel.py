@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from pacs.telemetry import OperationFinished
+from pacs.observability.events import OperationFinished
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier, take_in

@@ -15,10 +15,11 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role
 from sqlalchemy import text
 
-from pacs.dimse import establishment, reporting
-from pacs.dimse.reporting import Reporter
+from pacs.dimse.association import establishment
+from pacs.dimse.scp import event_reports
+from pacs.dimse.scp.event_reports import Reporter
+from pacs.observability.events import CommitmentReported, Diagnosed, OperationFinished
 from pacs.services import commitment
-from pacs.telemetry import CommitmentReported, Diagnosed, OperationFinished
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import take_in
@@ -319,7 +320,7 @@ def test_a_request_that_crosses_a_report_is_served(tmp_path):
 
 def test_a_peer_that_does_not_answer_on_its_association_is_called(tmp_path, monkeypatch):
     """The message time is over: the report goes on an association of our own, while the other is still open."""
-    monkeypatch.setattr(reporting, "MARGIN", 0.1)
+    monkeypatch.setattr(event_reports, "MARGIN", 0.1)
     peer = requester()
     settings = {"limits.message_seconds": 0.5}
     with archive_of(tmp_path, peer, **settings) as archive, Raw(archive.port) as client, peer.listening():
@@ -576,7 +577,7 @@ def test_a_stop_does_not_wait_for_a_peer_that_reads_no_more(tmp_path):
 
 def test_a_stop_does_not_wait_for_what_nobody_can_end(tmp_path, monkeypatch):
     """A name server that does not answer: the thread is left behind."""
-    monkeypatch.setattr(reporting, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(event_reports, "STOP_SECONDS", 0.1)
     asked, answered = threading.Event(), threading.Event()
 
     def forever(*_arguments, **_options):

@@ -6,8 +6,8 @@ from threading import Thread
 import pytest
 
 from pacs.config import from_settings
+from pacs.observability.events import Event
 from pacs.services.explaining import Explainer
-from pacs.telemetry import Event
 from pacs.testing import Fault, serving, study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier, take_in

@@ -10,7 +10,7 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from pacs.telemetry import FaultFired, OperationFinished
+from pacs.observability.events import FaultFired, OperationFinished
 from pacs.testing import Fault, serving, storing, study, write
 from tests.programs import needs
 from tests.programs import run as run_program

@@ -8,10 +8,10 @@ from dataclasses import fields
 import pytest
 from pydicom import Dataset
 
-from pacs.dimse.faults.choosing import Chooser, Occasion
-from pacs.dimse.faults.model import DIMSE, Fault, Scenario, is_among, merged
+from pacs.faults.model import DIMSE, Fault, Scenario, is_among, merged
+from pacs.faults.selection import Chooser, Occasion
 from pacs.testing import serving, study
-from pacs.testing.noting import Notebook
+from pacs.testing.message_log import Notebook
 from tests.archives import FIND, MOVE, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask

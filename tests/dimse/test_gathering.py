@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pacs.cancellation import Cancellation
-from pacs.dimse.association import Association
-from pacs.dimse.messages import Message
-from pacs.dimse.operation import GATHERED, Operation, PendingResponses
-from pacs.dimse.wire import MOST_AT_ONCE, Wire
+from pacs.dimse.association.association import Association
+from pacs.dimse.messages.message import Message
+from pacs.dimse.scp.operation import GATHERED, Operation, PendingResponses
+from pacs.dimse.upper.wire import MOST_AT_ONCE, Wire
 from pacs.errors import Cancelled
+from pacs.support.cancellation import Cancellation
 from tests.dimse.conftest import Serve
 from tests.dimse.raw import Peer, cancel_rq, find_rq
 from tests.dimse.test_association import PENDING, statuses

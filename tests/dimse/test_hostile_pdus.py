@@ -9,14 +9,14 @@ import pytest
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.association import Limits
-from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.places import Bounds
-from pacs.dimse.server import MOST_UNASSOCIATED
-from pacs.dimse.upper_layer import UpperLayer
-from pacs.dimse.wire import RECEIVE_BUFFER
+from pacs.dimse.association.association import Limits
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
+from pacs.dimse.server.association_slots import Bounds
+from pacs.dimse.server.server import MOST_UNASSOCIATED
+from pacs.dimse.upper.upper_layer import UpperLayer
+from pacs.dimse.upper.wire import RECEIVE_BUFFER
+from pacs.observability.events import AssociationRejected
 from pacs.services.access import Caller
-from pacs.telemetry import AssociationRejected
 from tests.dimse.conftest import Serve
 from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, associate_rq, echo_rq, item, pdu
 

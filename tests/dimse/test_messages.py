@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 
-from pacs.dimse.agreement import Context
-from pacs.dimse.command import Command, CommandField, Template
-from pacs.dimse.messages import COMMAND, LAST, Assembler, Message, p_data, pdvs
+from pacs.dimse.messages.command import Command, CommandField, Template
+from pacs.dimse.messages.message import COMMAND, LAST, Assembler, Message, p_data, pdvs
+from pacs.dimse.upper.user_information import Context
 from pacs.errors import OutOfResources, ProtocolViolation
 from tests.dimse import raw
 

@@ -5,16 +5,16 @@ import struct
 import pytest
 from pydicom.uid import UID_dictionary
 
-from pacs.dicom.manner import Negotiated
+from pacs.dicom.matching_mode import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.agreement import UserIdentity, batches
-from pacs.dimse.negotiation import choose, extended_answer, negotiated
+from pacs.dimse.server.acceptor_policy import choose, extended_answer, negotiated
+from pacs.dimse.upper.user_information import UserIdentity, batches
 from pacs.errors import UserRefused
+from pacs.observability.events import AssociationRejected
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peer as PeerAE
 from pacs.services.peers import Peers
-from pacs.telemetry import AssociationRejected
 from tests.dimse import raw
 from tests.dimse.conftest import OURS_ALONE, Serve
 from tests.dimse.raw import (

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pacs.dimse.places import Bounds, Places, Share
+from pacs.dimse.server.association_slots import Bounds, Places, Share
 from pacs.errors import TooManyAssociations
 
 

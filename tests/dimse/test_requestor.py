@@ -16,13 +16,13 @@ from pydicom.filewriter import write_dataset
 from pynetdicom import AE, evt
 from pynetdicom.presentation import AllStoragePresentationContexts, build_context, build_role
 
-from pacs.cancellation import Cancellation
-from pacs.dimse.association import Association, Limits
-from pacs.dimse.command import Command, CommandField
-from pacs.dimse.establishment import request
-from pacs.dimse.messages import Message
-from pacs.dimse.waiting import Vigil
+from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.establishment import request
+from pacs.dimse.messages.command import Command, CommandField
+from pacs.dimse.messages.message import Message
+from pacs.dimse.upper.waiting import Vigil
 from pacs.errors import AssociationLost, AssociationRejected, Cancelled, DestinationUnreachable, PeerTimeout
+from pacs.support.cancellation import Cancellation
 from tests.dimse import raw
 from tests.dimse.conftest import OURS_ALONE, Serve
 from tests.dimse.raw import CT, EXPLICIT, IMPLICIT, STUDY_FIND, VERIFICATION, Peer, cancel_rq, find_rq, item, pdu

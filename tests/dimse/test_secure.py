@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pacs.dimse.secure import MOST_OVERHEAD, Certificates, SecureWire, acceptor_context, requestor_context
+from pacs.dimse.upper.tls import MOST_OVERHEAD, Certificates, SecureWire, acceptor_context, requestor_context
 from tests.certificates import Authority
 
 

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pacs.dimse import server as servers
-from pacs.dimse.association import Association, Limits
-from pacs.dimse.establishment import request
-from pacs.dimse.messages import Command, CommandField, Message
-from pacs.dimse.negotiation import AcceptorPolicy
-from pacs.dimse.places import Bounds, Places
-from pacs.dimse.server import Server, Settings
+from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.establishment import request
+from pacs.dimse.messages.message import Command, CommandField, Message
+from pacs.dimse.server import server as servers
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
+from pacs.dimse.server.association_slots import Bounds, Places
+from pacs.dimse.server.server import Server, Settings
 from pacs.errors import AssociationRejected
-from pacs.telemetry import AssociationAccepted, AssociationEnded
-from pacs.telemetry import AssociationRejected as RejectedEvent
+from pacs.observability.events import AssociationAccepted, AssociationEnded
+from pacs.observability.events import AssociationRejected as RejectedEvent
 from tests.dimse import raw
 from tests.dimse.conftest import OURS_ALONE, Archive, Serve
 from tests.dimse.raw import (

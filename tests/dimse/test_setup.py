@@ -9,9 +9,10 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from pacs.dicom.sop_classes import STORAGE
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse import negotiation, pdus
-from pacs.dimse.agreement import items_of
-from pacs.dimse.negotiation import SERVICE_SYNTAXES, STORAGE_COMMITMENT, VERIFICATION, AcceptorPolicy, choose
+from pacs.dimse.server import acceptor_policy
+from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, STORAGE_COMMITMENT, VERIFICATION, AcceptorPolicy, choose
+from pacs.dimse.upper import pdus
+from pacs.dimse.upper.user_information import items_of
 from pacs.services.access import Caller
 from tests import raw
 
@@ -132,4 +133,4 @@ def test_p6_what_is_remembered_of_requests_is_bounded():
     pdus.decode(pdu.A_ASSOCIATE_RQ, raw.associate_rq([(1, FIND, [many] * 100)]))
     assert pdus._context_of.cache_info().currsize == before
     assert pdus._context_of.cache_info().maxsize == 1024
-    assert negotiation._answer.cache_info().maxsize == 4096
+    assert acceptor_policy._answer.cache_info().maxsize == 4096

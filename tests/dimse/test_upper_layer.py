@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from pynetdicom import fsm
 
-from pacs.dimse import upper_layer
-from pacs.dimse.association import Limits
-from pacs.dimse.pdus import Received
+from pacs.dimse.association.association import Limits
+from pacs.dimse.upper import upper_layer
+from pacs.dimse.upper.pdus import Received
 from tests.dimse import raw
 from tests.dimse.conftest import Archive, Serve
 from tests.dimse.raw import (
@@ -441,7 +441,7 @@ def primitive_for(event: str) -> object:
     from pynetdicom.pdu_primitives import A_ABORT, A_RELEASE, P_DATA
     from pynetdicom.transport import T_CONNECT
 
-    from pacs.dimse.agreement import LOCAL_LIMIT_EXCEEDED, propose, rejecting
+    from pacs.dimse.upper.user_information import LOCAL_LIMIT_EXCEEDED, propose, rejecting
 
     proposal = propose("A", "B", [(VERIFICATION, [raw.IMPLICIT])], roles={}, extended={}, max_pdu=16384)
     abort = A_ABORT()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pacs.dimse.watcher import Watcher
+from pacs.dimse.association.cancel_monitor import Watcher
 from pacs.errors import AssociationLost
 
 

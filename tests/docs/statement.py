@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pacs.config import Config
-from pacs.conformance import statement
+from pacs.conformance.statement import statement
 
 TEXT = statement(Config())
 

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 from pacs.cli import main
 from pacs.config import Commitment, Limits
-from pacs.conformance import words
+from pacs.conformance.statement import wording
 from pacs.dicom.commitment import Reason
-from pacs.dicom.manner import TOLERANT
-from pacs.dimse.negotiation import FIND_BYTES, RETRIEVE_BYTES
-from pacs.dimse.status import Service
+from pacs.dicom.matching_mode import TOLERANT
+from pacs.dimse.messages.status import Service
+from pacs.dimse.server.acceptor_policy import FIND_BYTES, RETRIEVE_BYTES
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ NOT_ASKED = {
     "`pacs conformance` prints it from the tables the server runs on": "of the command: see the tests of this module",
     "The programs that come with it and ask others": "section 7 says it, and is asked",
     "More than 65,535 instances are refused with A701": "takes too long over the wire: tests/services/test_retrieve.py",
-    "The log holds no patient data": "no answer of the server: tests/shell/test_telemetry.py reads the log",
+    "The log holds no patient data": "no answer of the server: tests/cli/test_telemetry.py reads the log",
 }
 """Words of the statement that no test can ask a server about, and why."""
 
@@ -64,12 +64,12 @@ def test_the_command_prints_it_for_its_configuration(tmp_path):
 
 def test_the_words_are_about_the_tables_of_the_code():
     """No key of the configuration, switch, negotiated byte or service is without its words, nor the other way round."""
-    assert set(words.LIMITS) == set(Limits.model_fields)
-    assert set(words.COMMITMENT) == set(Commitment.model_fields)
-    assert set(words.REASONS) == set(Reason)
-    assert set(words.SWITCHES) == {each for each in TOLERANT.__dataclass_fields__ if each != "name"}
-    assert set(words.EXTENDED_OPTIONS) == {name for name, _ in (*FIND_BYTES, *RETRIEVE_BYTES)}
-    assert set(words.ENDS) == set(words.ERRORS) == set(Service)
+    assert set(wording.LIMITS) == set(Limits.model_fields)
+    assert set(wording.COMMITMENT) == set(Commitment.model_fields)
+    assert set(wording.REASONS) == set(Reason)
+    assert set(wording.SWITCHES) == {each for each in TOLERANT.__dataclass_fields__ if each != "name"}
+    assert set(wording.EXTENDED_OPTIONS) == {name for name, _ in (*FIND_BYTES, *RETRIEVE_BYTES)}
+    assert set(wording.ENDS) == set(wording.ERRORS) == set(Service)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from pacs.config import Config
 from pacs.index import writer
-from pacs.telemetry import CommitmentReported, Diagnosed
+from pacs.observability.events import CommitmentReported, Diagnosed
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import take_in

@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from pacs.telemetry import AssociationEnded
+from pacs.observability.events import AssociationEnded
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in

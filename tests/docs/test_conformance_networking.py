@@ -453,7 +453,7 @@ def test_the_server_listens_on_this_machine_unless_it_is_meant(archive, tmp_path
     "A user identity is checked where `access.users` says so",
 )
 def test_there_is_tls_where_it_is_configured(archive, tmp_path):
-    """A ClientHello on the plain port is answered with an A-ABORT; tests/shell/test_encryption.py asks the rest."""
+    """A ClientHello on the plain port is answered with an A-ABORT; tests/cli/test_encryption.py asks the rest."""
     with Raw(archive.port) as client:
         client.send(b"\x16\x03\x01\0\x05hello")
         assert ended(client)

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from pacs.cli import main
 from pacs.config import load
+from pacs.observability.events import TEXT_LIMIT
 from pacs.services.explanations import KEPT, SLOT
-from pacs.telemetry import TEXT_LIMIT
 from pacs.testing import study, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explain.md").read_text("utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import matrix
-from pacs.conformance.run import CHECKS
+from pacs.conformance.checks import CHECKS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "matrix.md").read_text("utf-8")
 ROWS = {cells[0]: cells for cells in (line.strip("| ").split(" | ") for line in TEXT.splitlines() if line[:1] == "|")}

@@ -12,7 +12,7 @@ import pytest
 
 from pacs.cli import main
 from pacs.config import load_scenario, presets
-from pacs.dimse.faults.model import DIMSE, OPERATIONS, Fault
+from pacs.faults.model import DIMSE, OPERATIONS, Fault
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "testing.md"
@@ -90,7 +90,7 @@ def test_the_example_of_a_scenario_can_be_used(tmp_path):
 
 
 def test_the_lines_about_a_recording_are_commands():
-    """What they do is shown in tests/shell/test_recording.py: here that they are understood."""
+    """What they do is shown in tests/cli/test_recording.py: here that they are understood."""
     (lines,) = blocks("sh tape")
     for words in map(shlex.split, lines.splitlines()):
         parsed = main.commands[words[1]].make_context(words[1], words[2:], resilient_parsing=True)

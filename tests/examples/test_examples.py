@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from pacs.telemetry import OperationFinished
+from pacs.observability.events import OperationFinished
 from pacs.testing import serving, study
 from tests.archives import take_in
 from tests.programs import PATIENCE, free_port, pixelmed

@@ -3,9 +3,9 @@
 import pytest
 from alembic.script import ScriptDirectory
 
-from pacs.cancellation import Cancellation
 from pacs.dicom.query import Names, Single
 from pacs.index import commitments, schema, search, writer
+from pacs.support.cancellation import Cancellation
 from tests.databases import opened
 from tests.index.archives import DATASETS, load
 from tests.index.arrivals import IMAGE, STUDY, arrival

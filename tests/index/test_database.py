@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import CompoundSelect, Select, create_engine, text
 
-from pacs.cancellation import Cancellation
 from pacs.dicom.query import Matching, Names, Range, Single, Wildcard
 from pacs.errors import Cancelled, ConfigurationError, IndexUnavailable
 from pacs.index import search, statements, writer
 from pacs.index.database import Index
+from pacs.support.cancellation import Cancellation
 from tests.databases import opened
 from tests.index.arrivals import IMAGE, PATIENT, STUDY, arrival
 from tests.index.test_search import query

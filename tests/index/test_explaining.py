@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import Engine, event
 
-from pacs.cancellation import Cancellation
 from pacs.dicom.levels import QueryLevel
-from pacs.index import explaining, search, writer
-from pacs.index.explaining import ALONG, WHOLE, place_of
+from pacs.index import query_plan, search, writer
+from pacs.index.query_plan import ALONG, WHOLE, place_of
+from pacs.support.cancellation import Cancellation
 from tests.dicom.build import ask
 from tests.index.arrivals import dataset, fill
 
@@ -44,7 +44,7 @@ def test_the_statements_shown_are_those_a_query_executes(index, executed, keys):
     for _ in range(2):
         list(search.matches(index, query, Cancellation()))
         ran = list(executed)
-        shown = explaining.of_query(index, query, Cancellation())
+        shown = query_plan.of_query(index, query, Cancellation())
         assert [each for each in shown if (" ".join(each.sql.split()), each.parameters) not in ran] == []
         assert shown
         writer.remove(index, ["1.2.1.1.1"])  # and once more without any row to begin with
@@ -55,14 +55,14 @@ def test_the_statement_shown_of_a_retrieve_is_the_one_it_executes(index, execute
     """The instances of a study."""
     query = ask("IMAGE", StudyInstanceUID=STUDY_UID)
     search.instances(index, query, Cancellation())
-    (shown,) = explaining.of_retrieve(index, query, Cancellation())
+    (shown,) = query_plan.of_retrieve(index, query, Cancellation())
     assert (" ".join(shown.sql.split()), shown.parameters) in executed
     assert (shown.parameters, shown.is_indexed) == ((STUDY_UID, ""), True)
 
 
 def test_a_unique_key_is_served_by_its_index(index):
     """On both databases, from the first row on."""
-    (page,) = explaining.of_query(index, ask(StudyInstanceUID=STUDY_UID), Cancellation())
+    (page,) = query_plan.of_query(index, ask(StudyInstanceUID=STUDY_UID), Cancellation())
     assert page.is_indexed
     assert any(each.startswith("study: uses index") and "study" in each.split("index ")[1] for each in page.access)
     assert page.plan
@@ -70,7 +70,7 @@ def test_a_unique_key_is_served_by_its_index(index):
 
 def test_a_key_without_an_index_is_said_to_read_the_whole_table(index):
     """StudyDescription has a column and no index."""
-    statements = explaining.of_query(index, ask(StudyDescription="CT*"), Cancellation())
+    statements = query_plan.of_query(index, ask(StudyDescription="CT*"), Cancellation())
     assert not all(each.is_indexed for each in statements)
     assert any(WHOLE in access or ALONG in access for each in statements for access in each.access)
 
@@ -78,7 +78,7 @@ def test_a_key_without_an_index_is_said_to_read_the_whole_table(index):
 def test_where_sqlite_begins_is_shown_with_how_many_rows_that_lets_through(index):
     """PostgreSQL knows it from its statistics, and is not asked."""
     fill(index, dataset(PatientName="DOE^JOHN"))
-    first, *others = explaining.of_query(index, ask(PatientName="DOE*"), Cancellation())
+    first, *others = query_plan.of_query(index, ask(PatientName="DOE*"), Cancellation())
     if index.is_sqlite:
         assert (first.purpose, first.found) == ("where to begin: at most 10000 rows of patient", 1)
         assert "patient: uses index ix_patient_patient_name" in first.access
@@ -89,20 +89,20 @@ def test_where_sqlite_begins_is_shown_with_how_many_rows_that_lets_through(index
 
 def test_a_pattern_is_shown_as_the_database_has_it(index):
     """GLOB has asterisks, LIKE has per cent signs."""
-    *_, page = explaining.of_query(index, ask(PatientName="D?E*"), Cancellation())
+    *_, page = query_plan.of_query(index, ask(PatientName="D?E*"), Cancellation())
     assert ("d?e*" if index.is_sqlite else "d_e%") in page.parameters
 
 
 def test_a_query_that_matches_nothing_needs_no_statement(index):
     """A range that ends before it begins."""
     query = ask(StudyDate="20260131-20260101")
-    assert explaining.of_query(index, query, Cancellation()) == ()
+    assert query_plan.of_query(index, query, Cancellation()) == ()
 
 
 def test_of_a_long_list_of_uids_the_first_part_is_shown(index):
     """And how many there are."""
     uids = "\\".join(f"1.2.{number}" for number in range(2 * search.LIST_PART))
-    (page,) = explaining.of_query(index, ask(StudyInstanceUID=uids), Cancellation())
+    (page,) = query_plan.of_query(index, ask(StudyInstanceUID=uids), Cancellation())
     assert "the first of 2 parts" in page.purpose
 
 
@@ -143,4 +143,4 @@ def test_where_a_key_is_matched_is_told(level, keys, keyword, place):
 )
 def test_plans_are_told_in_a_few_words(plan, access):
     """Those of SQLite and PostgreSQL alike."""
-    assert explaining.told(plan) == tuple(access)
+    assert query_plan.told(plan) == tuple(access)

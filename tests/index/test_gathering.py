@@ -9,9 +9,9 @@ from sqlalchemy import event, func, select
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable
 from pacs.index import writer
+from pacs.index.compiled import Fixed
 from pacs.index.database import Index
-from pacs.index.fixed import Fixed
-from pacs.index.gathering import Gathering
+from pacs.index.group_commit import Gathering
 from pacs.index.tables import image
 from tests.index.arrivals import arrival
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pacs.cancellation import Cancellation
 from pacs.dicom.query import Names, Single, Wildcard
 from pacs.index import prepared, search, statements
 from pacs.index.database import Index
+from pacs.support.cancellation import Cancellation
 from tests.index.arrivals import IMAGE, PATIENT, SERIES, STUDY, dataset, fill
 from tests.index.test_search import query
 

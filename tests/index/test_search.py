@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pacs.cancellation import Cancellation
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import Kept, by_keyword
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.query import (
@@ -27,6 +26,7 @@ from pacs.errors import Cancelled, OutOfResources
 from pacs.index import search, writer
 from pacs.index.computed import COMPUTED
 from pacs.index.database import Index
+from pacs.support.cancellation import Cancellation
 from tests.index.arrivals import IMAGE, PATIENT, SERIES, STUDY, arrival, dataset, fill, study
 
 
@@ -48,7 +48,7 @@ def unique_keys(index: Index, level: QueryLevel, keys: dict[str, Matching] | Non
 
 
 def _unique_key(match: Match) -> str:
-    return str(kept.decode(match.kept[match.level]).get(match.level.unique_key, ""))
+    return str(row_elements.decode(match.kept[match.level]).get(match.level.unique_key, ""))
 
 
 def studies_with(index: Index, keyword: str, *values: str | None) -> None:
@@ -361,8 +361,8 @@ def test_answers_carry_the_kept_elements_of_their_level_and_those_above(index: I
     fill(index, dataset(1, PatientName="DOE^JOHN", StudyDescription="KNEE", Rows=512))
     (at_image,) = answers(index, query(IMAGE))
     assert set(at_image.kept) == set(QueryLevel)
-    assert kept.decode(at_image.kept[IMAGE]).Rows == 512
-    assert kept.decode(at_image.kept[STUDY]).StudyDescription == "KNEE"
+    assert row_elements.decode(at_image.kept[IMAGE]).Rows == 512
+    assert row_elements.decode(at_image.kept[STUDY]).StudyDescription == "KNEE"
     assert at_image.file_key == "2026/11/21/03/1.2.1.1.1.dcm"
     (at_study,) = answers(index, query(STUDY))
     assert set(at_study.kept) == {PATIENT, STUDY}

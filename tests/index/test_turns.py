@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from pacs.errors import IndexUnavailable
 from pacs.index.database import Index
-from pacs.index.turns import Turns
+from pacs.index.write_lock import Turns
 
 HOLDING = """
 import sys

@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import func, select
 
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.errors import DuplicateInstance, InstanceUnreadable
 from pacs.index import writer
 from pacs.index.database import Index
@@ -111,14 +111,14 @@ def test_what_was_received_first_wins_and_what_was_empty_is_filled(index: Index)
     assert _column(index, series.c.series_number) == [3]
     assert _column(index, series.c.modality) == ["CT"]
     (blob,) = _column(index, patient.c.kept)
-    assert str(kept.decode(blob).PatientName) == "DOE^JOHN"
+    assert str(row_elements.decode(blob).PatientName) == "DOE^JOHN"
 
 
 def test_k5_computed_elements_of_an_instance_are_not_kept(index: Index):
     """A number of related instances that an instance brings along is no business of its row."""
     writer.add(index, arrival(1, NumberOfStudyRelatedInstances=99, ModalitiesInStudy="MR"))
     (blob,) = _column(index, study.c.kept)
-    assert set(kept.decode(blob).keys()) == {0x0020000D}
+    assert set(row_elements.decode(blob).keys()) == {0x0020000D}
 
 
 def test_a_value_that_does_not_fit_its_column_makes_its_row_irregular(index: Index):

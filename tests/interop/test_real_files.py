@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydicom.datadict import tag_for_keyword
 
-from pacs.dimse.status import Service, refusal
+from pacs.dimse.messages.status import Service, refusal
 from pacs.errors import PacsError
 from pacs.index import writer
 from pacs.testing import serving

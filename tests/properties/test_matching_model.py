@@ -6,17 +6,17 @@ from io import BytesIO
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pacs.cancellation import Cancellation
-from pacs.dicom import kept
+from pacs.dicom import row_elements
 from pacs.dicom.dataset import EXPLICIT_LITTLE, View, write
 from pacs.dicom.header import read_header
 from pacs.dicom.identifier import parse_query
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.manner import STRICT, TOLERANT, Negotiated
 from pacs.dicom.matching import matches, matches_combined
+from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.dicom.query import Query
 from pacs.index import search, writer
 from pacs.index.database import Index
+from pacs.support.cancellation import Cancellation
 from tests.dicom.build import dataset
 from tests.properties import model
 from tests.properties.model import MARKS, Question, Values
@@ -51,8 +51,8 @@ def answers_by_rows(archive: list[Values], questions: list[Question]) -> list[se
     for instance in archive:
         for level in QueryLevel:
             own = (level, instance[MARKS[level.name]])
-            arrived = kept.encode(kept.select(level, stored(instance)))
-            rows[own] = kept.merge(rows[own], arrived) if own in rows else arrived
+            arrived = row_elements.encode(row_elements.select(level, stored(instance)))
+            rows[own] = row_elements.merge(rows[own], arrived) if own in rows else arrived
     return [
         {mark for mark in _marks(archive, question) if _is_found(archive, question, mark, rows)}
         for question in questions
@@ -66,12 +66,12 @@ def _marks(archive: list[Values], question: Question) -> set[str]:
 def _is_found(archive: list[Values], question: Question, mark: str, rows: dict[tuple[QueryLevel, str], bytes]) -> bool:
     query = asked(question)
     instance = next(each for each in archive if each[MARKS[question.level]] == mark)
-    elements = {level: kept.decode(rows[level, instance[MARKS[level.name]]]) for level in QueryLevel}
+    elements = {level: row_elements.decode(rows[level, instance[MARKS[level.name]]]) for level in QueryLevel}
     series = {
         each["SeriesInstanceUID"]: each for each in archive if each["StudyInstanceUID"] == instance["StudyInstanceUID"]
     }
-    modalities = [str(kept.decode(rows[QueryLevel.SERIES, uid]).get_item("Modality").value.decode()) for uid in series
-                  if "Modality" in kept.decode(rows[QueryLevel.SERIES, uid])]  # fmt: skip
+    of_series = [row_elements.decode(rows[QueryLevel.SERIES, uid]) for uid in series]
+    modalities = [str(each.get_item("Modality").value.decode()) for each in of_series if "Modality" in each]
     computed = {
         "NumberOfStudyRelatedSeries": len(series),
         "ModalitiesInStudy": tuple({part.strip() for text in modalities for part in text.split("\\") if part.strip()}),
@@ -106,7 +106,7 @@ def _found(index: Index, question: Question) -> set[str]:
     level = QueryLevel[question.level]
     marks = []
     for match in search.matches(index, asked(question), Cancellation(), page=2):
-        element = kept.decode(match.kept[level])[MARKS[question.level]]
+        element = row_elements.decode(match.kept[level])[MARKS[question.level]]
         marks.append(str(element.value))
     assert len(marks) == len(set(marks)), "an entity is answered twice"
     return set(marks)

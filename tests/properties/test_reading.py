@@ -10,9 +10,9 @@ from pydicom.tag import BaseTag
 from pacs.dicom.dataset import raw
 from pacs.dicom.elements import LONG_VRS, SHORT_VRS
 from pacs.dicom.identifier import parse_query, parse_retrieve
+from pacs.dicom.identifier_report import differences, kind, meaning, read
 from pacs.dicom.levels import MODELS, Operation
-from pacs.dicom.manner import MANNERS, Negotiated
-from pacs.dicom.reading import differences, kind, meaning, read
+from pacs.dicom.matching_mode import MANNERS, Negotiated
 from pacs.errors import IdentifierError
 
 TAGS = [

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pacs.errors import ConfigurationError, StorageUnavailable
-from pacs.files.held import HeldFolder
 from pacs.files.local import LocalFiles
+from pacs.files.process_lock import HeldFolder
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services.backup import Backups, Copied

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pacs.cancellation import Cancellation
 from pacs.dicom.commitment import Reference, Request
 from pacs.errors import Cancelled, OutOfResources, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
+from pacs.observability.events import Diagnosed, Event
 from pacs.services import commitment
 from pacs.services.commitment import Bounds, Commitments, LostClaim, Schedule
 from pacs.services.maintenance import Maintenance
 from pacs.services.storage import Storage
-from pacs.telemetry import Diagnosed, Event
+from pacs.support.cancellation import Cancellation
 from pacs.testing import study
 from tests.archives import take_in
 from tests.committing import CT, references, some_uid

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from pacs.dicom.levels import MODELS
-from pacs.dicom.manner import STRICT, TOLERANT, Negotiated
-from pacs.dimse.explained import statuses
+from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
+from pacs.dimse.scp.explain_hook import statuses
 from pacs.services.explaining import Asked, Explainer
 from pacs.services.explanations import KEPT, SLOT, Explanations
 from tests.dicom.build import dataset

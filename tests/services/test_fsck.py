@@ -21,14 +21,14 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.tables import image, patient
 from pacs.index.writer import StoredInstance
-from pacs.services.adoption import adopt
-from pacs.services.arrivals import arrival_of
 from pacs.services.backup import Backups
 from pacs.services.fsck import Fsck, Report
 from pacs.services.maintenance import Maintenance
+from pacs.services.orphans import adopt
 from pacs.services.progress import Progress
 from pacs.services.reindex import Reindex
 from pacs.services.storage import Storage
+from pacs.services.stored_file import arrival_of
 from tests.upkeep import rows, send, series_of, tree
 
 

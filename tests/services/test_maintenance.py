@@ -11,9 +11,9 @@ from pacs.errors import IdentifierError, InstanceUnreadable, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
+from pacs.observability.events import Diagnosed, Event
 from pacs.services.maintenance import Exported, Maintenance, safe_name
 from pacs.services.storage import Storage
-from pacs.telemetry import Diagnosed, Event
 from tests import real_files
 from tests.services.test_storage import Failing
 

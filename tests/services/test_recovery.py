@@ -15,15 +15,15 @@ from pydicom import dcmread
 from sqlalchemy import event
 
 from pacs import testing
+from pacs.archive import Archive
 from pacs.config import from_settings
-from pacs.daemon import Archive
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.services.adoption import adopt
-from pacs.services.arrivals import arrival_of
-from pacs.telemetry import Diagnosed
+from pacs.observability.events import Diagnosed
+from pacs.services.orphans import adopt
+from pacs.services.stored_file import arrival_of
 
 
 def archive(folder: Path) -> Archive:

@@ -4,12 +4,12 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import text
 
-from pacs.cancellation import Cancellation
 from pacs.dicom import identifier
 from pacs.dicom.levels import Root
-from pacs.dicom.manner import TOLERANT
+from pacs.dicom.matching_mode import TOLERANT
 from pacs.errors import InstanceUnreadable, NotSupported, OutOfResources, TooManyMatches
 from pacs.services.retrieve import MOST_SUBOPERATIONS, Outcome, Retrieval, RetrieveService
+from pacs.support.cancellation import Cancellation
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import take_in

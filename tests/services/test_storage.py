@@ -35,9 +35,9 @@ from pacs.errors import (
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.services.adoption import adopt
+from pacs.observability.events import Diagnosed, Event, InstanceRefused, InstanceStored
+from pacs.services.orphans import adopt
 from pacs.services.storage import Storage, Stored
-from pacs.telemetry import Diagnosed, Event, InstanceRefused, InstanceStored
 from tests import real_files
 from tests.dicom.test_elements import element, nested
 

@@ -4,8 +4,8 @@ import re
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 
+from tests.cli.test_daemon import process
 from tests.raw import IMPLICIT, Raw
-from tests.shell.test_daemon import process
 
 WEB = re.compile(r"pacs answers http://127\.0\.0\.1:(\d+)/healthz, /readyz and /metrics\n")
 WORDS = ("--set", "web.enabled=true", "--set", "web.port=0")

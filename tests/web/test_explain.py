@@ -7,9 +7,9 @@ import pytest
 
 from pacs.testing import serving, study
 from tests.archives import take_in
+from tests.cli.test_reloading import configured
+from tests.cli.test_workers import Client
 from tests.dimse.test_explained import ask, explained
-from tests.shell.test_reloading import configured
-from tests.shell.test_workers import Client
 from tests.waiting import eventually
 from tests.web.answering import WEB, WORDS, answering, get
 

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from pacs.errors import StorageUnavailable
-from pacs.health import Probe
+from pacs.observability.health import Probe
 from pacs.testing import serving
 from pacs.web import listener
+from tests.cli.test_workers import eventually
 from tests.databases import postgres_database
-from tests.shell.test_workers import eventually
 from tests.web.answering import answering, associated, get, numbers
 
 WELL = {"ready": True, "reasons": {}}

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from pacs.errors import AssociationRejected
-from pacs.metrics import counters
-from pacs.metrics.counters import Counters
+from pacs.observability.metrics import counters
+from pacs.observability.metrics.counters import Counters
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import MOVE, identifier
+from tests.cli.test_daemon import ask
+from tests.cli.test_workers import Client, children, eventually
 from tests.programs import free_port
 from tests.raw import Raw, request
-from tests.shell.test_daemon import ask
-from tests.shell.test_workers import Client, children, eventually
 from tests.web.answering import answering, associated, get, numbers
 
 STORED = 'pacs_store_instances_total{sop_class="CT Image Storage",status="%s"}'

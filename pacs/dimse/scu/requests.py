@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pacs.cancellation import Cancellation
-from pacs.dimse import status
-from pacs.dimse.agreement import Context
-from pacs.dimse.association import CANCELLABLE, Association
-from pacs.dimse.command import RESPONSE, Command, CommandField, Value
-from pacs.dimse.inbox import ABORTED
-from pacs.dimse.messages import Buffer, Message
-from pacs.dimse.waiting import Bell, Vigil
+from pacs.dimse.association.association import CANCELLABLE, Association
+from pacs.dimse.association.incoming import ABORTED
+from pacs.dimse.messages import status
+from pacs.dimse.messages.command import RESPONSE, Command, CommandField, Value
+from pacs.dimse.messages.message import Buffer, Message
+from pacs.dimse.upper.user_information import Context
+from pacs.dimse.upper.waiting import Bell, Vigil
 from pacs.errors import AssociationLost, NotSupported, OutOfResources, PacsError, PeerTimeout, ProtocolViolation
+from pacs.support.cancellation import Cancellation
 
 LONGEST_DATA_SET = 16 << 20
 """The most bytes of an Identifier that are taken with a response."""

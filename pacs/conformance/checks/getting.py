@@ -1,0 +1,95 @@
+"""How a C-GET is counted, answered and carried out (PS3.4 C.4.3)."""
+
+from pacs.conformance.checks import wire
+from pacs.conformance.checks.bench import Bench
+from pacs.conformance.checks.moving import counted, final_fields
+from pacs.conformance.checks.specimens import CT, MR, SC
+from pacs.conformance.checks.verdicts import Checks, Verdict, free, judge
+
+CHECKS = Checks("getting")
+check = CHECKS.check
+
+
+@check("G1", "PS3.4 C.4.3.3.1")
+def everything(bench: Bench) -> Verdict:
+    """Do all instances of a study come by C-GET?"""
+    moved = bench.get_study("1")
+    came = {each.message.text(wire.SOP_INSTANCE) for each in moved.arrived}
+    return judge(moved.status == 0 and came == {each.uid for each in bench.specimens.study("1")}, moved.seen)
+
+
+@check("G2", "PS3.4 C.4.3.1.6")
+def sums(bench: Bench) -> Verdict:
+    """Do the counts sum up to the same at every response?"""
+    return counted(bench.get_study("9"), 40)
+
+
+@check("G3", "PS3.4 C.4.3.1.6")
+def success_fields(bench: Bench) -> Verdict:
+    """Is Success without remaining count and data set, with the other counts?"""
+    return final_fields(bench.get_study("1"))
+
+
+@check("G4", "PS3.4 C.4.3.3.1")
+def no_context(bench: Bench) -> Verdict:
+    """Do only those instances fail for which there is no context?"""
+    moved = bench.get_study("1", classes=(CT,))
+    due = {bench.specimens.uid("1", 2, 1)}
+    seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
+    return judge(moved.status == 0xB000 and moved.counts == (2, 1, 0) and moved.failed_uids == due, seen)
+
+
+@check("G5", "PS3.7 D.3.3.4")
+def no_role(bench: Bench) -> Verdict:
+    """Is nothing sent in a context in which we are no SCP?"""
+    bench.need("1")
+    with bench.getting(roles={CT: (1, 1)}) as association:
+        granted = association.answer.roles.get(CT, (0, 0))[1]
+        moved = bench.get(association, {"StudyInstanceUID": bench.specimens.uid("1")})
+    came = [each for each in moved.arrived if each.message.text(wire.SOP_CLASS) == MR]
+    return judge(
+        not came, f"{moved.seen}; CT with role selection {'granted' if granted else 'not granted'}, MR without"
+    )
+
+
+@check("G6", "PS3.4 C.4.3.3.1")
+def refused(bench: Bench) -> Verdict:
+    """Is an instance counted as failed, and listed, that we refuse?"""
+    uid = bench.specimens.uid("1", 1, 1)
+    moved = bench.get_study("1", lambda each: 0xA700 if each.text(wire.SOP_INSTANCE) == uid else 0)
+    seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
+    return judge(moved.status == 0xB000 and moved.counts == (2, 1, 0) and moved.failed_uids == {uid}, seen)
+
+
+@check("G7", "PS3.4 C.4.3.3.1")
+def warned(bench: Bench) -> Verdict:
+    """Is an instance counted as warning that we take with one?"""
+    uid = bench.specimens.uid("1", 1, 1)
+    moved = bench.get_study("1", lambda each: 0xB000 if each.text(wire.SOP_INSTANCE) == uid else 0)
+    return judge(moved.status == 0xB000 and moved.counts == (2, 0, 1) and not moved.failed_uids, moved.seen)
+
+
+@check("G8", "PS3.4 C.4.3.3.1")
+def all_fail(bench: Bench) -> Verdict:
+    """Is a failure answered when everything fails, with all UIDs in the failed list?"""
+    moved = bench.get_study("1", lambda _: 0xA700)
+    seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
+    return judge(
+        moved.status == 0xA702 and moved.failed_uids == {each.uid for each in bench.specimens.study("1")}, seen
+    )
+
+
+@check("G9", "PS3.7 9.1.1.1")
+def no_originator(bench: Bench) -> Verdict:
+    """Are the sub-operations without a Move Originator?"""
+    moved = bench.get_study("4", classes=(SC,))
+    titles = {each.message.text(wire.ORIGINATOR) for each in moved.arrived}
+    if not moved.arrived:
+        return judge(False, moved.seen)
+    return judge(titles == {""}, "there is none" if titles == {""} else ", ".join(sorted(titles)))
+
+
+@check("G10", "PS3.4 C.4.3.3.1")
+def pendings(bench: Bench) -> Verdict:
+    """How many pending responses come, for 40 instances?"""
+    return free(str(len(bench.get_study("9").responses.pending)))

@@ -1,0 +1,284 @@
+"""How an association begins and ends (PS3.8, PS3.7 Annex D)."""
+
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from pacs.conformance.checks import wire
+from pacs.conformance.checks.association import NAMES, Ended, Peer, Rejected
+from pacs.conformance.checks.bench import PATIENT_FIND, STUDY_FIND, STUDY_GET, Bench, identifier
+from pacs.conformance.checks.specimens import CT, MR, SC
+from pacs.conformance.checks.verdicts import Checks, Verdict, cannot, conforms, deviates, free, judge
+from pacs.conformance.checks.wire import EXPLICIT, IMPLICIT, VERIFICATION
+
+CHECKS = Checks("negotiation")
+check = CHECKS.check
+
+RESULTS = {
+    0: "acceptance",
+    1: "user-rejection",
+    2: "no-reason",
+    3: "abstract-syntax-not-supported",
+    4: "transfer-syntaxes-not-supported",
+}
+UNKNOWN_UID = "2.25.1"
+
+
+@check("N1", "PS3.4 A.4")
+def verification(bench: Bench) -> Verdict:
+    """Is a C-ECHO answered with Success?"""
+    with bench.peer.associate([VERIFICATION]) as association:
+        message_id, pdus = association.request(wire.C_ECHO, VERIFICATION, more={wire.MESSAGE_ID: 4711})
+        association.send(pdus)
+        final = association.responses(message_id).final
+    well = final.status == 0 and not final.has_data_set and final.field == wire.C_ECHO | wire.RESPONSE
+    return judge(well, f"{final.status:04X}")
+
+
+@check("N2", "PS3.8 9.3.3.2")
+def unknown_abstract_syntax(bench: Bench) -> Verdict:
+    """Is an abstract syntax that nobody knows turned down with result 3?"""
+    return _turned_down(bench, UNKNOWN_UID, IMPLICIT, 3)
+
+
+@check("N3", "PS3.8 9.3.3.2")
+def unknown_transfer_syntax(bench: Bench) -> Verdict:
+    """Is a transfer syntax that nobody knows turned down with result 4?"""
+    return _turned_down(bench, VERIFICATION, UNKNOWN_UID, 4)
+
+
+def _turned_down(bench: Bench, abstract: str, syntax: str, due: int) -> Verdict:
+    with bench.peer.associate([(abstract, [syntax]), VERIFICATION]) as association:
+        result, _ = association.answer.results.get(1, (-1, ""))
+    seen = f"result {result} ({RESULTS.get(result, 'none')})"
+    return free(seen) if result in (1, 2, 3, 4) and result != due else judge(result == due, seen)
+
+
+@check("N4", "PS3.8 9.3.3.2")
+def all_contexts(bench: Bench) -> Verdict:
+    """Is each of 128 proposed contexts answered, under its own ID?"""
+    proposed = [(each, [IMPLICIT]) for each in [VERIFICATION, *(f"{UNKNOWN_UID}.{place}" for place in range(127))]]
+    with bench.peer.associate(proposed) as association:
+        ids = list(association.answer.results)
+    if sorted(ids) != list(range(1, 256, 2)):
+        return deviates(f"{len(ids)} of 128 are answered")
+    return conforms("all 128 in order") if ids == sorted(ids) else free("all 128, in another order than they came in")
+
+
+@check("N5", "PS3.8 9.3.3.2")
+def own_transfer_syntax(bench: Bench) -> Verdict:
+    """Is the accepted transfer syntax of each context one that it proposed?"""
+    proposed = [(VERIFICATION, [EXPLICIT]), (VERIFICATION, [IMPLICIT]), (VERIFICATION, [UNKNOWN_UID, IMPLICIT])]
+    with bench.peer.associate(proposed) as association:
+        results = association.answer.results
+    accepted = {number: syntax for number, (result, syntax) in results.items() if result == 0}
+    wrong = [number for number, syntax in accepted.items() if syntax not in proposed[number // 2][1]]
+    names = {EXPLICIT: "explicit", IMPLICIT: "implicit"}
+    return judge(accepted and not wrong, ", ".join(names.get(each, each or "none") for each in accepted.values()))
+
+
+@check("N6", "PS3.8 9.3.3")
+def nothing_accepted(bench: Bench) -> Verdict:
+    """Is an association of which no context is accepted still accepted?"""
+    try:
+        with bench.peer.associate([UNKNOWN_UID]):
+            return conforms("A-ASSOCIATE-AC without an accepted context")
+    except Rejected as rejected:
+        return free(str(rejected))
+
+
+@check("N7", "PS3.4 C.5.1")
+def one_byte(bench: Bench) -> Verdict:
+    """Is extended negotiation of one byte answered with one byte, or not at all?"""
+    found = _extended(bench, b"\x01")
+    if found is None:
+        return free("it does not answer: no relational queries")
+    return judge(len(found) == 1 and found[0] in (0, 1), f"answers {found.hex(' ')}")
+
+
+@check("N8", "PS3.7 D.3.3.5")
+def nothing_offered(bench: Bench) -> Verdict:
+    """Is extended negotiation left out of the answer where none was offered?"""
+    found = _extended(bench, b"")
+    return judge(found is None, "none came" if found is None else f"answers {found.hex(' ')}")
+
+
+@check("N9", "PS3.4 C.5.1")
+def seven_bytes(bench: Bench) -> Verdict:
+    """What is agreed to of seven bytes of extended negotiation?"""
+    found = _extended(bench, b"\x01" * 7)
+    if found is None:
+        return free("it does not answer: nothing")
+    well = found and not set(found) - {0, 1}
+    return free(f"answers {found.hex(' ')}") if well else deviates(f"answers {found.hex(' ') or 'no byte'}")
+
+
+@check("N10", "PS3.4 C.5.1")
+def zeros_offered(bench: Bench) -> Verdict:
+    """Is nothing agreed to that was offered with 0?"""
+    found = _extended(bench, bytes(7))
+    if found is None:
+        return conforms("it does not answer")
+    return judge(not any(found), f"answers {found.hex(' ')}")
+
+
+def _extended(bench: Bench, offer: bytes) -> bytes | None:
+    """What is answered to extended negotiation for Study Root FIND, None where it omits it."""
+    extended = {STUDY_FIND: offer} if offer else {}
+    with bench.peer.associate([STUDY_FIND], extended=extended) as association:
+        association.context(STUDY_FIND)
+        return association.answer.extended.get(STUDY_FIND)
+
+
+@check("N11", "PS3.8 D.1")
+def longest_pdu(bench: Bench) -> Verdict:
+    """Are PDUs no longer than the 4096 bytes that we take?"""
+    bench.need("1", "9")
+    with bench.getting(max_pdu=4096) as association:
+        if association.answer.results.get(1, (4, ""))[0] == 0:
+            moved = bench.get(association, {"StudyInstanceUID": bench.specimens.uid("1")})
+            return _within(association.line.longest, sum(len(each.message.data or b"") for each in moved.arrived))
+    with bench.peer.associate([STUDY_FIND], max_pdu=4096) as association:
+        keys = {"StudyInstanceUID": bench.specimens.uid("9"), "SeriesInstanceUID": "", "SOPInstanceUID": ""}
+        bench.ask(association, identifier(keys, level="IMAGE"), "IMAGE")
+        return _within(association.line.longest, 0)
+
+
+def _within(longest: int, received: int) -> Verdict:
+    seen = f"the longest of {received} bytes of instances had {longest}" if received else f"the longest had {longest}"
+    return judge(longest <= 4096, seen)
+
+
+@check("N12", "PS3.8 Annex E")
+def many_fragments(bench: Bench) -> Verdict:
+    """Is a message understood whose PDUs hold eight bytes each?"""
+    with bench.peer.associate([VERIFICATION]) as association:
+        association.context(VERIFICATION)
+        says: dict[int, wire.Value] = {
+            wire.SOP_CLASS: VERIFICATION,
+            wire.FIELD: wire.C_ECHO,
+            wire.MESSAGE_ID: 1,
+            wire.DATA_SET_TYPE: wire.NO_DATA_SET,
+        }
+        command = wire.command_set(says)
+        starts = range(0, len(command), 8)
+        association.send(*(wire.fragment(1, 3 if at + 8 >= len(command) else 1, command[at : at + 8]) for at in starts))
+        return judge(association.responses(1).status == 0, f"a C-ECHO in {len(starts)} PDUs is answered")
+
+
+@check("N13", "PS3.8 D.2")
+def unknown_item(bench: Bench) -> Verdict:
+    """Is a user information sub-item of an unknown type passed over?"""
+    with bench.peer.associate([VERIFICATION], more=wire.item(0x5F, b"unknown")) as association:
+        return judge(association.ask(wire.C_ECHO, VERIFICATION).status == 0, "the association works")
+
+
+@check("N14", "PS3.7 D.3.3.4")
+def roles(bench: Bench) -> Verdict:
+    """Are no roles granted beyond those proposed?"""
+    proposed = {CT: (1, 1), MR: (0, 1), SC: (1, 0)}
+    with bench.peer.associate([STUDY_GET, *proposed], roles=proposed) as association:
+        found = association.answer.roles
+    beyond = [uid for uid, roles in found.items() if uid not in proposed or any(map(int.__gt__, roles, proposed[uid]))]
+    seen = ", ".join(
+        f"{found[uid][0]}/{found[uid][1]} of {scu}/{scp}" for uid, (scu, scp) in proposed.items() if uid in found
+    )
+    return judge(not beyond, f"SCU/SCP granted: {seen or 'no answer, the default roles'}")
+
+
+@check("N15", "PS3.7 D.3.3.3")
+def window(bench: Bench) -> Verdict:
+    """Is no more than the proposed asynchronous operations window answered?"""
+    with bench.peer.associate([VERIFICATION], more=wire.item(0x53, struct.pack(">HH", 5, 5))) as association:
+        found = association.answer.window
+    if found is None:
+        return conforms("no answer to 5/5: one operation at a time")
+    return judge(all(1 <= each <= 5 for each in found), f"answers {found[0]}/{found[1]} to 5/5")
+
+
+@check("N16", "PS3.7 D.3.3.7")
+def user_identity(bench: Bench) -> Verdict:
+    """Does no user identity response come where none was asked for?"""
+    named = struct.pack(">BBH", 1, 0, 4) + b"user" + bytes(2)
+    try:
+        with bench.peer.associate([VERIFICATION], more=wire.item(0x58, named)) as association:
+            came = association.answer.has_user_response
+    except Rejected as rejected:
+        return free(f"a user it does not know: {rejected}")
+    return judge(not came, "a response came" if came else "a user name is taken without one")
+
+
+@check("N17", "PS3.8 9.3.4")
+def called_title(bench: Bench) -> Verdict:
+    """What becomes of an association that calls another AE title?"""
+    try:
+        with bench.peer.associate([VERIFICATION], called="NOBODY-AT-ALL"):
+            return free("accepted under any called AE title")
+    except Rejected as rejected:
+        return free(str(rejected)) if rejected.triplet[1:] == (1, 7) else deviates(str(rejected))
+
+
+@check("N18", "PS3.8 9.3.4")
+def application_context(bench: Bench) -> Verdict:
+    """Is an unknown application context rejected, with source 1 and reason 2?"""
+    return _rejected(bench.peer, {"application": UNKNOWN_UID}, (1, 2))
+
+
+@check("N19", "PS3.8 9.3.4")
+def protocol_version(bench: Bench) -> Verdict:
+    """Is an unknown protocol version rejected, with source 2 and reason 2?"""
+    return _rejected(bench.peer, {"version": 2}, (2, 2))
+
+
+def _rejected(peer: Peer, options: dict[str, Any], due: Iterable[int]) -> Verdict:
+    try:
+        with peer.associate([VERIFICATION], **options):
+            return deviates("accepted")
+    except Rejected as rejected:
+        return judge(rejected.triplet[1:] == due, str(rejected))
+
+
+@check("N20", "PS3.8 9.2, AA-8")
+def second_request(bench: Bench) -> Verdict:
+    """Is a second A-ASSOCIATE-RQ answered with A-ABORT?"""
+    with bench.peer.associate([VERIFICATION]) as association:
+        association.send(association.offer.encode())
+        return _aborts(association.line.pdu)
+
+
+@check("N21", "PS3.8 9.2, AA-8")
+def unknown_pdu(bench: Bench) -> Verdict:
+    """Is a PDU of an unknown type answered with A-ABORT?"""
+    with bench.peer.associate([VERIFICATION]) as association:
+        association.send(wire.pdu(0x20, b"unknown"))
+        return _aborts(association.line.pdu)
+
+
+def _aborts(pdu: object) -> Verdict:
+    try:
+        kind, body = pdu()  # type: ignore[operator]
+    except Ended as ended:
+        return deviates(str(ended))
+    what = f"A-ABORT (source {body[2]}, reason {body[3]})" if kind == wire.ABORT else NAMES.get(kind, f"{kind:02X}H")
+    return judge(kind == wire.ABORT, what)
+
+
+@check("N22", "PS3.8 7.2")
+def release(bench: Bench) -> Verdict:
+    """Is A-RELEASE-RQ answered with A-RELEASE-RP?"""
+    with bench.peer.associate([VERIFICATION]) as association:
+        association.ask(wire.C_ECHO, VERIFICATION)
+        association.send(wire.pdu(wire.RELEASE_RQ, bytes(4)))
+        kind, _ = association.line.pdu()
+        return judge(kind == wire.RELEASE_RP, NAMES.get(kind, f"a PDU of type {kind:02X}H"))
+
+
+@check("N23", "PS3.4 C.6")
+def models(bench: Bench) -> Verdict:
+    """Which information models are offered for C-FIND?"""
+    names = {"1": "Patient Root", "2": "Study Root", "3": "Patient/Study Only"}
+    proposed = {PATIENT_FIND[:-3] + f"{number}.1": name for number, name in names.items()}
+    with bench.peer.associate(list(proposed)) as association:
+        results = association.answer.results
+    found = [name for place, name in enumerate(proposed.values()) if results.get(2 * place + 1, (4, ""))[0] == 0]
+    return free(", ".join(found)) if found else cannot("no C-FIND is offered")

@@ -1,0 +1,307 @@
+"""How an Identifier is understood, element by element: for people who wonder why a query finds what it finds.
+
+`read` has `pacs.dicom.identifier` parse the Identifier once more and says of each element what became of it. What the
+parser has no need to keep, the reason why an element is ignored, is looked up here in tables. Nothing of this runs when
+a query is answered, only when somebody has it explained.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import islice
+
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
+
+from pacs.dicom.attributes import NOT_KEYS, Attribute, Kept, attribute
+from pacs.dicom.dataset import View, vr
+from pacs.dicom.identifier import level_asked, parse_query, parse_retrieve, shown
+from pacs.dicom.keys import KeyReader, asked_tags, attribute_of
+from pacs.dicom.levels import Model, Operation, QueryLevel
+from pacs.dicom.matching_mode import Manner, Negotiated
+from pacs.dicom.query import (
+    Comparable,
+    DateTimeRange,
+    Empty,
+    Item,
+    Matching,
+    Names,
+    Query,
+    Range,
+    Single,
+    SoundsLike,
+    Wildcard,
+)
+from pacs.errors import IdentifierError
+
+MOST_PARTS = 500
+"""So many elements of an Identifier are looked at."""
+
+MOST_VALUES = 10
+"""So many values of a list are shown."""
+
+
+class Use(Enum):
+    """What became of an element of an Identifier."""
+
+    MATCHED = "matched"
+    RETURNED = "returned only"
+    IGNORED = "ignored"
+    REFUSED = "refused"
+    NO_KEY = "not a key"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One element of an Identifier and what became of it.
+
+    `path` is its keyword, behind those of the sequences around it; a tag where there is no keyword. `asked` is its
+    value as it came. `matching` is None for universal matching and for what is not matched, `attribute` for what is not
+    supported.
+    """
+
+    path: str
+    tag: int
+    vr: str
+    asked: str
+    use: Use
+    attribute: Attribute | None = None
+    matching: Matching | DateTimeRange | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How an Identifier is understood in one manner. `query` is None where it is refused, with `error`.
+
+    For a retrieve `query` is the one at IMAGE level that selects the instances; `level` is the one asked for, None
+    where none was.
+    """
+
+    parts: tuple[Part, ...]
+    level: QueryLevel | None
+    query: Query | None = None
+    error: IdentifierError | None = None
+
+
+def read(dataset: Dataset, model: Model, manner: Manner, negotiated: Negotiated) -> Reading:
+    """How the Identifier of an operation is understood."""
+    query, error = _parsed(dataset, model, manner, negotiated)
+    view = View.of(dataset)
+    try:
+        level = level_asked(view, model.root)
+    except IdentifierError:
+        level = None
+    walk = _Walk(level, model.operation is not Operation.FIND, manner, KeyReader(manner, negotiated))
+    parts = islice(walk.parts(view), MOST_PARTS)
+    return Reading(tuple(_judged(parts, query, error)), level, query, error)
+
+
+def _parsed(
+    dataset: Dataset, model: Model, manner: Manner, negotiated: Negotiated
+) -> tuple[Query | None, IdentifierError | None]:
+    try:
+        if model.operation is Operation.FIND:
+            return parse_query(dataset, model.root, manner, negotiated), None
+        return parse_retrieve(dataset, model.root, manner, negotiated).query, None
+    except IdentifierError as error:
+        return None, error
+
+
+def _judged(parts: Iterator[Part], query: Query | None, error: IdentifierError | None) -> Iterator[Part]:
+    """The parts, with what the parser said about the whole: which are at fault, and which were combined."""
+    combined = {each: both for both in (query.combined if query else ()) for each in (both.date, both.time)}
+    at_fault = set(error.tags) if error else set()
+    for part in parts:
+        if part.tag in at_fault and "." not in part.path:
+            yield replace(part, use=Use.REFUSED, reason=part.reason or (error.comment if error else ""))
+        elif part.attribute in combined and "." not in part.path:
+            yield replace(part, matching=combined[part.attribute])
+        else:
+            yield part
+
+
+# --- element by element ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Goes through an Identifier. `level` is None where none was asked for."""
+
+    level: QueryLevel | None
+    is_retrieve: bool
+    manner: Manner
+    reader: KeyReader
+
+    def parts(self, view: View, prefix: str = "") -> Iterator[Part]:
+        """Each element of a data set, and those of its items behind it."""
+        asked = set(asked_tags(view))
+        for tag in sorted(view.dataset.keys()):
+            part = self._part(int(tag), view, prefix)
+            if tag not in asked:
+                yield replace(part, use=Use.NO_KEY, reason=_why_no_key(part.tag))
+                continue
+            found = attribute_of(part.tag, view)
+            judged = self._judge(part, found, view, is_nested=bool(prefix))
+            yield judged
+            for item in view.items(found) if found is not None and judged.use is not Use.IGNORED else ():
+                yield from self.parts(item, f"{part.path}.")
+
+    def _part(self, tag: int, view: View, prefix: str) -> Part:
+        element = view.dataset.get_item(tag)
+        value = shown(view, element)
+        count = len(value) if isinstance(value, list) else 0
+        text = (f"{count} item" + "s" * (count != 1)) if isinstance(value, list) else str(value)
+        return Part(prefix + _name(tag), tag, vr(element), text, Use.IGNORED)
+
+    def _judge(self, part: Part, found: Attribute | None, view: View, *, is_nested: bool) -> Part:
+        if found is None:
+            return replace(part, reason=_why_unsupported(part.tag, view))
+        part = replace(part, attribute=found)
+        if not is_nested:
+            level = self.level if self.level is not None else QueryLevel.IMAGE
+            if found.kept is Kept.FILE and (level is not QueryLevel.IMAGE or self.is_retrieve):
+                return replace(part, reason=_ONLY_IN_FILES)
+            if found.level > level:
+                use = Use.IGNORED if self.manner.ignore_lower_keys else Use.REFUSED
+                return replace(part, use=use, reason=f"belongs to level {found.level.name}, below the one asked for")
+        return self._read(part, found, view)
+
+    def _read(self, part: Part, found: Attribute, view: View) -> Part:
+        try:
+            key, _ = self.reader.key(found, view, [])
+        except IdentifierError as error:
+            return replace(part, use=Use.REFUSED, reason=error.comment)
+        if key is not None:
+            reason = _FOLDED if found.vr == "PN" else ""
+            return replace(part, use=Use.MATCHED, matching=key.matching, reason=reason)
+        if self.is_retrieve:
+            return replace(part, reason="no value to match, and a retrieve returns nothing")
+        return replace(part, use=Use.RETURNED)
+
+
+def _name(tag: int) -> str:
+    return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+_ONLY_IN_FILES = "is kept in the files alone, where only a query at IMAGE level looks"
+
+_FOLDED = "names are compared without case and accents"
+
+_NOT_KEYS = {
+    "SpecificCharacterSet": "the character set of what is asked, and of the answers",
+    "QueryRetrieveLevel": "the level",
+    "QueryRetrieveView": "only what is stored is seen: there is no enhanced or classic view",
+    "TimezoneOffsetFromUTC": "the dates and times of keys are compared as they stand",
+}
+"""What the elements that are no keys say, by keyword; the others are in answers."""
+
+_NO_KEYS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (lambda tag: tag in NOT_KEYS, "stands in answers, and is nothing to ask for"),
+    (lambda tag: not tag & 0xFFFF or tag == 0x00080001, "a length, which says nothing"),
+    (lambda tag: tag >> 16 < 0x0008, "no group of a data set"),
+    (lambda tag: True, "names who the private elements beside it are from"),
+)
+"""Why an element is never a key: the first that is so."""
+
+
+def _why_no_key(tag: int) -> str:
+    return _NOT_KEYS.get(NOT_KEYS.get(tag, "")) or next(why for is_so, why in _NO_KEYS if is_so(tag))
+
+
+_UNSUPPORTED: tuple[tuple[Callable[[int, View], bool], str], ...] = (
+    (lambda tag, view: not tag >> 16 & 1 and attribute(tag) is None, "no element of PS3.6"),
+    (lambda tag, view: not tag >> 16 & 1, "its value is bulk data, which is not matched"),
+    (lambda tag, view: not _creator(tag, view), "private, and its creator is not named beside it"),
+    (lambda tag, view: True, "private, and of a VR that is not known or not matched"),
+)
+"""Why an element is not supported (K3, M17): the first that is so."""
+
+
+def _why_unsupported(tag: int, view: View) -> str:
+    return "not supported: " + next(why for is_so, why in _UNSUPPORTED if is_so(tag, view))
+
+
+def _creator(tag: int, view: View) -> str:
+    creator = tag & 0xFFFF0000 | tag >> 8 & 0xFF
+    return view.text(view.dataset.get_item(creator)).strip(" \0") if creator in view.dataset else ""
+
+
+# --- in words ----------------------------------------------------------------------------------------------------
+
+
+def kind(part: Part) -> str:
+    """The kind of matching (PS3.4 C.2.2.2) of a part that is matched or returned, '' for others."""
+    matching = part.matching
+    if part.use is Use.RETURNED:
+        return "universal"
+    if isinstance(matching, Single):
+        several = "list of UID" if part.attribute and part.attribute.vr == "UI" else "multiple values"
+        return "single value" if len(matching.values) == 1 else several
+    if isinstance(matching, Names):
+        patterns = [pattern for groups in matching.alternatives for pattern in groups]
+        return "wild card" if any("*" in each or "?" in each for each in patterns) else "single value"
+    return _KINDS[type(matching)] if matching is not None else ""
+
+
+_KINDS: dict[type[Matching | DateTimeRange], str] = {
+    Wildcard: "wild card",
+    Range: "range",
+    DateTimeRange: "combined date and time range",
+    SoundsLike: "fuzzy semantic",
+    Empty: "empty value",
+    Item: "sequence",
+}
+
+
+def meaning(part: Part) -> str:
+    """What is compared: the value asked for in its comparable form."""
+    match part.matching:
+        case Single(values) | Wildcard(values):
+            return _any_of(values)
+        case Range(low, high) | DateTimeRange(low=low, high=high):
+            return f"from {low}" * bool(low) + " " * bool(low and high) + f"to {high}" * bool(high) or "any value"
+        case Names(alternatives):
+            return _any_of(["=".join(groups) for groups in alternatives])
+        case SoundsLike(keys):
+            return "sounds like " + " and ".join(keys)
+        case Empty():
+            return "no value"
+        case Item():
+            return "one item with all that is matched of it"
+    return ""
+
+
+def _any_of(values: tuple[Comparable, ...] | list[str]) -> str:
+    more = len(values) - MOST_VALUES
+    return " or ".join(map(str, values[:MOST_VALUES])) + (f" or {more} more" if more > 0 else "")
+
+
+# --- compared ----------------------------------------------------------------------------------------------------
+
+
+def differences(one: Reading, other: Reading) -> tuple[str, ...]:
+    """What the first reading makes of an Identifier where the other makes something else of it."""
+    before = {(part.path, part.tag): part for part in other.parts}
+    found = [
+        f"{part.path} is {_told(part)}"
+        for part in one.parts
+        if (was := before.get((part.path, part.tag))) is not None and _told(was) != _told(part)
+    ]
+    return (*found, *_differing_wholes(one.query, other.query))
+
+
+def _told(part: Part) -> str:
+    how = " ".join(filter(None, (kind(part), meaning(part))))
+    return part.use.value + f" ({how or part.reason})" * bool(how or part.reason)
+
+
+def _differing_wholes(one: Query | None, other: Query | None) -> Iterator[str]:
+    if one is None or other is None:
+        return
+    if one.unknown_matches and not other.unknown_matches and one.keys:
+        yield "a value that is unknown matches too (C.2.2.1.2)"
+    if other.unknown_matches and not one.unknown_matches and one.keys:
+        yield "a value that is unknown matches nothing"
+    if one.nothing_matches != other.nothing_matches:
+        yield "nothing matches" if one.nothing_matches else "it may match something"

@@ -1,0 +1,196 @@
+"""The kept elements of a level: one lossless encoded form per row, merging two of them, and the columns they fill.
+
+The form is Explicit VR Little Endian with all text in UTF-8, without group lengths and without (0008,0005): byte for
+byte the same for the same values, however they were sent. Values are kept as they were received, even when they break
+the rules of their VR; only an element longer than `LONGEST` is left out, and is then found in the stored file alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
+from struct import Struct
+
+from pydicom import Dataset
+from pydicom.tag import BaseTag
+
+from pacs.dicom.attributes import ATTRIBUTES, COLUMNS, Attribute, Kept, by_keyword, column_name
+from pacs.dicom.charset import UTF_8
+from pacs.dicom.dataset import CHARACTER_SET, EXPLICIT_LITTLE, Element, View, labelled, raw, write
+from pacs.dicom.elements import LONG_VRS, SHORT_VRS
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.lru_cache import Memory
+from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, sounds
+
+BINARY = BINARY_INTEGERS | BINARY_FLOATS | {"SQ", "UN"}
+
+Column = str | int | float | bool | None
+
+LONGEST = 0xFFFE
+"""The longest value that is kept, in bytes of the kept form: what a 16 bit length can say."""
+LONGEST_COLUMN = 1024
+"""The longest value of a column, in bytes of UTF-8: what an index of a database takes."""
+
+_HEAD = Struct("<HH2sH")
+_LONG_LENGTH = Struct("<L")
+_LONG_VRS = frozenset(vr.encode() for vr in LONG_VRS)
+
+
+def select(level: QueryLevel, dataset: Dataset) -> Dataset:
+    """The elements of an instance that the row of this level keeps, and the character set they are in."""
+    chosen: dict[BaseTag, Element] = {
+        tag: dataset.get_item(tag) for tag in list(dataset.keys()) if tag == CHARACTER_SET or _is_kept(tag, level)
+    }
+    return labelled(Dataset(chosen), EXPLICIT_LITTLE, View.of(dataset).terms)
+
+
+def _is_kept(tag: int, level: QueryLevel) -> bool:
+    known = ATTRIBUTES.get(tag)
+    return known is not None and known.level is level and known.kept in (Kept.COLUMN, Kept.ROW)
+
+
+def encode(dataset: Dataset) -> bytes:
+    """The kept form of a data set. Never raises on strange values."""
+    return write(View.of(dataset), EXPLICIT_LITTLE, UTF_8, LONGEST)
+
+
+def decode(blob: bytes) -> Dataset:
+    """The data set of a kept form; its sequences are read when they are asked for."""
+    elements: dict[BaseTag, Element] = {}
+    at = 0
+    while at < len(blob):
+        group, element, name, length = _HEAD.unpack_from(blob, at)
+        at += 8
+        vr = name.decode("ascii")
+        if vr not in SHORT_VRS:
+            length = _LONG_LENGTH.unpack_from(blob, at)[0]
+            at += 4
+        tag = BaseTag(group << 16 | element)
+        elements[tag] = raw(tag, vr, blob[at : at + length])
+        at += length
+    return labelled(Dataset(elements), EXPLICIT_LITTLE, UTF_8)
+
+
+def merge(first: bytes, later: bytes) -> bytes:
+    """The first received elements, those absent or empty among them filled from the later ones."""
+    received, found = _elements(first), _elements(later)
+    filling = {
+        tag: element
+        for tag, element in found.items()
+        if tag not in received or (_is_empty(received[tag]) and not _is_empty(element))
+    }
+    return encode(Dataset(received | filling))
+
+
+def common(first: bytes, second: bytes) -> bytes:
+    """The elements that both have with the same value."""
+    ours, theirs = _elements(first), _elements(second)
+    return encode(Dataset({tag: each for tag, each in ours.items() if tag in theirs and _is_same(each, theirs[tag])}))
+
+
+def exchanged(blob: bytes, former: bytes, later: bytes) -> bytes:
+    """The elements without the former ones, with what later ones there are under their tags."""
+    rest, gone, come = _elements(blob), _elements(former), _elements(later)
+    kept = {tag: element for tag, element in rest.items() if tag not in gone}
+    return encode(Dataset(kept | {tag: element for tag, element in come.items() if tag in gone}))
+
+
+def _is_same(one: Element, other: Element) -> bool:
+    return (one.VR, one.value or b"") == (other.VR, other.value or b"")
+
+
+def _elements(blob: bytes) -> dict[BaseTag, Element]:
+    return {element.tag: element for element in decode(blob).values()}
+
+
+def _is_empty(element: Element) -> bool:
+    value: bytes = element.value or b""
+    return not (value if element.VR in BINARY else value.strip(b" \0\\"))
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
+
+
+def columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
+    """The comparable values of the columns of a level, by column name; None where the value is unknown.
+
+    A person's name fills four: its folded component groups and, in `_sounds`, its phonetic keys between spaces.
+    `irregular` says that some value does not fit its column (several values, none by the rules of its VR, too long, a
+    NUL within): that column is None, and the row has to be matched row by row.
+    """
+    if level is QueryLevel.IMAGE:
+        return _plain_image_columns(blob) or general_columns(level, blob)
+    known = _known_columns.get((level, blob))
+    if known is None:
+        known = general_columns(level, blob)
+        _known_columns.put((level, blob), known, 2 * len(blob) + 2000)
+    return dict(known)
+
+
+_known_columns: Memory[tuple[QueryLevel, bytes], Mapping[str, Column]] = Memory(4096, 16 << 20)
+"""The columns above an image are the same for all images of a series."""
+
+_IMAGE_COLUMNS = {by_keyword(each).tag: (column_name(each), by_keyword(each).vr) for each in COLUMNS[QueryLevel.IMAGE]}
+_PLAIN: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], Column]]] = {
+    "UI": (re.compile(rb"[0-9.]{1,64}"), lambda value: value.decode("ascii")),
+    "IS": (re.compile(rb"[+-]?[0-9]{1,18}"), int),
+}
+"""For each VR of the columns of an image what a plain value looks like, and what its column holds."""
+
+
+def _plain_image_columns(blob: bytes) -> dict[str, Column] | None:
+    """The columns of an image whose values are plain; None where one is not."""
+    filled: dict[str, Column] = {"irregular": False, **{name: None for name, _ in _IMAGE_COLUMNS.values()}}
+    at, last = 0, max(_IMAGE_COLUMNS)
+    while at < len(blob):
+        group, element, vr, length = _HEAD.unpack_from(blob, at)
+        tag, at = group << 16 | element, at + 8
+        if tag > last:
+            break
+        if vr in _LONG_VRS:
+            length, at = _LONG_LENGTH.unpack_from(blob, at)[0], at + 4
+        name, expected = _IMAGE_COLUMNS.get(tag, ("", ""))
+        if name and (value := blob[at : at + length].strip(b" \0")):
+            shape, column = _PLAIN[expected]
+            if vr != expected.encode() or not shape.fullmatch(value):
+                return None
+            filled[name] = column(value)
+        at += length
+    return filled
+
+
+def general_columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
+    """As `columns`, by the way that is open to all values; the fast one has to give the same."""
+    view = View.of(decode(blob))
+    filled: dict[str, Column] = {"irregular": False}
+    for keyword in COLUMNS[level]:
+        fitting = _fill(filled, column_name(keyword), by_keyword(keyword), view)
+        filled["irregular"] = filled["irregular"] or not fitting
+    return filled
+
+
+def _fill(filled: dict[str, Column], name: str, attribute: Attribute, view: View) -> bool:
+    """Put an attribute's value into its columns; whether it fits them."""
+    values: tuple[object, ...]
+    if attribute.vr == "PN":
+        values = names = view.names(attribute)
+        parts = _name_parts(name, names)
+    else:
+        values = found = view.values(attribute)
+        parts = {name: found[0] if found else None}
+    fits = len(values) <= 1 and None not in values and all(_fits(part) for part in parts.values())
+    filled.update(parts if fits else dict.fromkeys(parts))
+    return fits
+
+
+def _name_parts(column: str, names: tuple[tuple[str, ...], ...]) -> dict[str, Column]:
+    groups = names[0] if names else ()
+    by_group = zip_longest((column, f"{column}_ideographic", f"{column}_phonetic"), groups, fillvalue="")
+    keys = " ".join(sounds(groups))
+    return {
+        **{name: group or None for name, group in by_group},
+        f"{column}_sounds": f" {keys} " if keys else None,
+    }
+
+
+def _fits(value: Column) -> bool:
+    return not isinstance(value, str) or (len(value.encode()) <= LONGEST_COLUMN and "\0" not in value)

@@ -1,0 +1,79 @@
+"""Which presentation contexts instances are sent in (PS3.4 B.5, PS3.7 D.3.3.2): what to propose, what to use."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pacs.dicom import syntaxes
+from pacs.dimse.upper.user_information import MAX_CONTEXTS, Context
+
+Proposal = tuple[str, tuple[str, ...]]
+"""An abstract syntax and the transfer syntaxes proposed for it in one presentation context."""
+
+CONVERTED_INTO = (
+    syntaxes.EXPLICIT_LITTLE,
+    syntaxes.IMPLICIT_LITTLE,
+    syntaxes.EXPLICIT_BIG,
+    syntaxes.DEFLATED_LITTLE,
+)
+"""What a native data set is offered in besides its own transfer syntax, in order of preference."""
+
+
+class Sendable(Protocol):
+    """What is known of an instance before it is sent."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """Its SOP Class."""
+
+    @property
+    def transfer_syntax(self) -> str:
+        """The transfer syntax it lies in."""
+
+
+def proposals(instance: Sendable) -> tuple[Proposal, ...]:
+    """The presentation contexts an instance needs: its own syntax alone, and for a native one what it converts into.
+
+    Implicit VR Little Endian is always among the second (PS3.5 10.1). Two contexts rather than one, so that the
+    stored syntax is accepted wherever it can be, whatever the acceptor prefers.
+    """
+    own = instance.transfer_syntax
+    exact = (instance.sop_class_uid, (own,))
+    if not syntaxes.is_native(own):
+        return (exact,)
+    return exact, (instance.sop_class_uid, tuple(uid for uid in CONVERTED_INTO if uid != own))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The contexts to propose on one association, and how many instances, in their order, it carries."""
+
+    proposals: tuple[Proposal, ...]
+    size: int
+
+
+def batches(instances: Iterable[Sendable]) -> Iterator[Batch]:
+    """Divide instances, in their order, among associations of at most 128 contexts each (V9, P16)."""
+    proposed: dict[Proposal, None] = {}
+    size = 0
+    for instance in instances:
+        needed = dict.fromkeys(proposals(instance))
+        if len(proposed | needed) > MAX_CONTEXTS:
+            yield Batch(tuple(proposed), size)
+            proposed, size = {}, 0
+        proposed |= needed
+        size += 1
+    if size:
+        yield Batch(tuple(proposed), size)
+
+
+def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:
+    """The accepted context to send an instance in: its stored syntax first, else one it can be converted into."""
+    usable = {
+        each.transfer_syntax: each
+        for each in contexts
+        if each.abstract_syntax == instance.sop_class_uid and each.as_scu
+    }
+    if instance.transfer_syntax in usable or not syntaxes.is_native(instance.transfer_syntax):
+        return usable.get(instance.transfer_syntax)
+    return next((usable[uid] for uid in CONVERTED_INTO if uid in usable), None)

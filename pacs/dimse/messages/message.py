@@ -1,0 +1,195 @@
+"""Messages (PS3.7): a command set and perhaps a data set, from and into the fragments that travel in P-DATA.
+
+A data set is never decoded here: it goes by in fragments.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from pacs.dimse.messages.command import MAX_COMMAND, Command, CommandField
+from pacs.dimse.upper.user_information import Context
+from pacs.errors import OutOfResources, ProtocolViolation
+
+__all__ = ["PDV", "Assembler", "Buffer", "Command", "CommandField", "Message", "Pull", "p_data", "pdvs"]
+
+Buffer = bytes | bytearray | memoryview
+
+_PDV = struct.Struct(">LBB")
+_P_DATA = struct.Struct(">BxLLBB")
+_BATCH_BYTES = 1 << 20
+_BATCH_BUFFERS = 256
+
+
+class Message:
+    """One DIMSE message: its command, its presentation context, and its data set on the way in.
+
+    `cancelled` says that a C-CANCEL for it came before its operation was begun.
+    """
+
+    def __init__(self, context: Context, command: Command, pull: "Pull") -> None:
+        self.context = context
+        self.command = command
+        self.cancelled = False
+        self.is_complete = not command.has_data_set
+        """Whether the last fragment of the data set has come in (it may not have been read yet)."""
+        self.held = 0
+        """How many bytes of the data set wait here to be read."""
+        self._pull = pull
+        self._waiting: deque[bytes] = deque()
+
+    def fragments(self) -> Iterator[memoryview]:
+        """The data set as it arrives. A fragment is valid only until the next one, or anything else, is asked for.
+
+        Raises AssociationLost when the rest does not come.
+        """
+        while True:
+            if self._waiting:
+                fragment = self._waiting.popleft()
+                self.held -= len(fragment)
+                yield memoryview(fragment)
+            elif self.is_complete:
+                return
+            else:
+                yield self._pull(self)
+
+    def read(self, limit: int) -> bytes:
+        """The whole data set. Raises OutOfResources when it is longer than `limit` bytes, AssociationLost."""
+        data = bytearray()
+        for fragment in self.fragments():
+            data += fragment
+            if len(data) > limit:
+                raise OutOfResources(f"The data set is longer than the {limit} bytes taken")
+        return bytes(data)
+
+    def drain(self) -> None:
+        """Let what was not read of the data set go by."""
+        for _ in self.fragments():
+            pass
+
+    def hold(self, fragment: Buffer) -> None:
+        """Keep a copy of a fragment that came in while nobody was reading."""
+        if len(fragment):
+            self._waiting.append(bytes(fragment))
+            self.held += len(fragment)
+
+
+Pull = Callable[[Message], memoryview]
+"""Gets the next fragment of a message's data set, which may be empty; raises AssociationLost."""
+
+PDV = tuple[int, int, memoryview]
+"""A Presentation Data Value: presentation context ID, message control header, fragment (PS3.8 9.3.5.1, E.2)."""
+
+COMMAND, LAST = 0x01, 0x02
+"""The bits of the message control header: part of a command set, and the last fragment of it."""
+
+
+def pdvs(body: memoryview) -> Iterator[PDV]:
+    """The PDVs inside a P-DATA-TF. Raises ProtocolViolation."""
+    offset = 0
+    while True:
+        if len(body) - offset < _PDV.size:
+            raise ProtocolViolation("A P-DATA-TF ends within the header of a PDV")
+        length, context_id, control = _PDV.unpack_from(body, offset)
+        end = offset + 4 + length
+        if length < 2 or end > len(body):
+            raise ProtocolViolation("A PDV is longer or shorter than it can be")
+        yield context_id, control, body[offset + _PDV.size : end]
+        offset = end
+        if offset == len(body):
+            return
+
+
+class Assembler:
+    """Puts messages together from the fragments in which they arrive, in the order PS3.7 and PS3.8 E.1 ask for."""
+
+    def __init__(self, contexts: Mapping[int, Context], pull: Pull) -> None:
+        self._contexts = contexts
+        self._pull = pull
+        self._command = bytearray()
+        self._context_id: int | None = None
+        self._open: Message | None = None
+
+    @property
+    def is_amid_command(self) -> bool:
+        """Whether a part of a command set has come, and not the rest."""
+        return self._context_id is not None
+
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether the rest of a command set or of a data set is due."""
+        return self.is_amid_command or self._open is not None
+
+    def command(self, context_id: int, control: int, fragment: memoryview) -> Message | None:
+        """Take in a fragment of a command set: the message it completes, if any. Raises ProtocolViolation."""
+        context = self._contexts.get(context_id)
+        if context is None or self._context_id not in (None, context_id):
+            raise ProtocolViolation("A fragment is in no accepted presentation context, or in another than before")
+        if self._open is not None:
+            raise ProtocolViolation("A command came where the rest of a data set was due")
+        if len(self._command) + len(fragment) > MAX_COMMAND:
+            raise ProtocolViolation("A command set is longer than any can be")
+        self._command += fragment
+        self._context_id = context_id
+        return self._complete(context) if control & LAST else None
+
+    def _complete(self, context: Context) -> Message:
+        command = Command.decode(bytes(self._command))
+        self._command.clear()
+        self._context_id = None
+        if command.field == CommandField.C_CANCEL and command.has_data_set:
+            raise ProtocolViolation("A C-CANCEL has no data set")
+        message = Message(context, command, self._pull)
+        self._open = None if message.is_complete else message
+        return message
+
+    def data(self, context_id: int, control: int) -> Message:
+        """The message that a fragment of a data set belongs to. Raises ProtocolViolation."""
+        message = self._open
+        if message is None or self.is_amid_command or message.context.id != context_id:
+            raise ProtocolViolation("A fragment of a data set belongs to no command")
+        if control & LAST:
+            message.is_complete = True
+            self._open = None
+        return message
+
+
+def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_pdu: int) -> Iterator[list[Buffer]]:
+    """A message as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), in batches of buffers to be written at once.
+
+    `max_pdu` is the longest the peer takes (the variable field of a PDU, at least 8), never 0. The chunks of `data`
+    are not copied: none may change until the message has been sent.
+    """
+    size = (max_pdu - 6) & ~1
+    batch: list[Buffer] = []
+    yield from _framed(batch, context_id, COMMAND, (command,), size)
+    if data is not None:
+        yield from _framed(batch, context_id, 0, data, size)
+    yield batch
+
+
+def _framed(
+    batch: list[Buffer], context_id: int, control: int, chunks: Iterable[Buffer], size: int
+) -> Iterator[list[Buffer]]:
+    """Append `chunks` to the batch as PDUs with fragments of exactly `size` bytes but the last.
+
+    What is enough to be written is yielded, and the batch emptied then.
+    """
+    header = _P_DATA.pack(0x04, size + 6, size + 2, context_id, control)
+    held: list[memoryview] = []
+    room, length = size, 0
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while len(view) > room:
+            batch += (header, *held, view[:room])
+            view, held, room = view[room:], [], size
+            length += size
+            if length >= _BATCH_BYTES or len(batch) >= _BATCH_BUFFERS:
+                yield batch.copy()
+                batch.clear()
+                length = 0
+        if len(view):
+            held.append(view)
+            room -= len(view)
+    count = size - room
+    batch += (_P_DATA.pack(0x04, count + 6, count + 2, context_id, control | LAST), *held)

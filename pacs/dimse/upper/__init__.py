@@ -1,0 +1,1 @@
+"""The DICOM upper layer (PS3.8): the socket, TLS, PDUs and the state machine."""

@@ -1,0 +1,204 @@
+"""The statements that answer a `Query`, written out and planned by the database: for people, not for answering.
+
+What is shown are the statements that `pacs.index.search` begins with. Where SQLite is asked first with which rows to
+begin, that is asked here too, as it decides what the next statement is.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from sqlalchemy import ClauseElement, Connection
+from sqlalchemy.engine import Compiled
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from pacs.dicom.attributes import Attribute, Kept
+from pacs.dicom.query import DateTimeRange, Matching, Query, SoundsLike
+from pacs.index import search, statements
+from pacs.index.criteria import Condition, columns_of
+from pacs.index.database import Index
+from pacs.index.search import FEW, FIRST_PAGE, Beginning
+from pacs.index.tables import SOUNDS, TABLES
+from pacs.support.cancellation import Cancellation
+
+WHOLE, ALONG = "reads the whole table", "walks along index"
+"""What is said of a table that no index narrowed; an index that is walked along gives the order of the answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement: what it is for, its text, its parameters in order, and how the database goes about it.
+
+    `access` has a sentence for each table it reads, `plan` the lines of the database's own explanation. `found` is how
+    many rows it let through where it was run, else None.
+    """
+
+    purpose: str
+    sql: str
+    parameters: tuple[object, ...]
+    access: tuple[str, ...]
+    plan: tuple[str, ...]
+    found: int | None = None
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether no table, and no index, is read from one end to the other."""
+        return not any(each.endswith(WHOLE) or ALONG in each for each in self.access)
+
+    @property
+    def let_through(self) -> str:
+        """How many rows it let through, in words; '' where it was not run."""
+        if self.found is None:
+            return ""
+        many = f"more than {FEW}" if self.found > FEW else str(self.found)
+        return f"lets {many} row{'s' * (self.found != 1)} through"
+
+
+def place_of(attribute: Attribute, matching: Matching | DateTimeRange | None) -> str:
+    """Where an attribute is matched, or comes from where it is only returned."""
+    if attribute.kept is Kept.COLUMN and matching is not None:
+        return "column " + ", ".join(_columns(attribute, matching))
+    return _PLACES[attribute.kept]
+
+
+_PLACES = {
+    Kept.COLUMN: "kept elements",
+    Kept.ROW: "kept elements, row by row",
+    Kept.COMPUTED: "what is computed from the index",
+    Kept.FILE: "the files",
+}
+
+
+def _columns(attribute: Attribute, matching: Matching | DateTimeRange) -> list[str]:
+    if isinstance(matching, DateTimeRange):
+        return [str(column) for each in (matching.date, matching.time) for column in columns_of(each)]
+    first, *others = columns_of(attribute)
+    return (
+        [f"{first}{SOUNDS}"] if isinstance(matching, SoundsLike) else [str(first), *(str(each.key) for each in others)]
+    )
+
+
+def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[Statement, ...]:
+    """The statements for the first answers to a query. Raises IndexUnavailable, Cancelled."""
+    parts = list(search.parts(query))
+    if not parts:
+        return ()
+    looked, begin = _beginning(index, parts[0], cancellation)
+    if begin is not None and not begin.ids:
+        return looked  # nothing is asked beyond that
+    of_several = f", for the first of {len(parts)} parts of the list of UID" if len(parts) > 1 else ""
+    page = statements.page(parts[0], None, FIRST_PAGE, *_narrowing(begin))
+    return (*looked, _planned(index, f"the first {FIRST_PAGE} candidates{of_several}", page))
+
+
+def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple[Statement, ...]:
+    """The statements that select the instances of a retrieve. Raises IndexUnavailable, Cancelled."""
+    if query.nothing_matches:
+        return ()
+    if statements.row_keys(query) or statements.row_ranges(query):
+        return of_query(index, query, cancellation)
+    looked, begin = _beginning(index, query, cancellation)
+    selected = statements.stored(*statements.conditions(query), *_narrowing(begin))
+    return (*looked, _planned(index, "the instances", selected))
+
+
+def _beginning(
+    index: Index, query: Query, cancellation: Cancellation
+) -> tuple[tuple[Statement, ...], Beginning | None]:
+    """The statements that look for few rows to begin with, and where that is."""
+    looked: list[Statement] = []
+    for level in search.levels_to_begin_with(index, query):
+        begin = search.beginning_at(index, query, level, cancellation)
+        purpose = f"where to begin: at most {FEW} rows of {TABLES[level].name}"
+        rows = FEW + 1 if begin is None else len(begin.ids)
+        looked.append(_planned(index, purpose, statements.few(query, level, FEW + 1), rows))
+        if begin is not None:
+            return tuple(looked), begin
+    return tuple(looked), None
+
+
+def _narrowing(begin: Beginning | None) -> list[Condition]:
+    return [begin.condition] if begin is not None else []
+
+
+# --- one statement -----------------------------------------------------------------------------------------------
+
+
+class _Explained(Executable, ClauseElement):
+    """A statement that tells the plan of another one."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+
+
+@compiles(_Explained, "sqlite")
+def _for_sqlite(element: _Explained, compiler: SQLCompiler, **kw: Any) -> str:
+    return "EXPLAIN QUERY PLAN " + compiler.process(element.statement, **kw)
+
+
+@compiles(_Explained)
+def _for_others(element: _Explained, compiler: SQLCompiler, **kw: Any) -> str:
+    return "EXPLAIN " + compiler.process(element.statement, **kw)
+
+
+def _planned(index: Index, purpose: str, statement: Any, found: int | None = None) -> Statement:
+    with index.read() as connection:
+        sql, parameters = _written_out(connection, statement)
+        plan = tuple(str(row[-1]) for row in connection.execute(_Explained(statement)))
+    return Statement(purpose, sql, parameters, told(plan), plan, found)
+
+
+def _written_out(connection: Connection, statement: Any) -> tuple[str, tuple[object, ...]]:
+    """The text of a statement as the database gets it, and its parameters in order."""
+    compiled: Compiled = statement.compile(dialect=connection.dialect)
+    state = compiled.construct_expanded_state()  # type: ignore[attr-defined]
+    names: Sequence[str] = state.positiontup or list(state.parameters)
+    bound = tuple(_bound(compiled, name, state.parameters[name]) for name in names)
+    return re.sub(r" *\n *", "\n", state.statement), bound
+
+
+def _bound(compiled: Any, name: str, value: object) -> object:
+    """A parameter in the language of the database, as the type of its place has it."""
+    place = compiled.binds.get(name)
+    translate = place.type.bind_processor(compiled.dialect) if place is not None else None
+    return translate(value) if translate is not None else value
+
+
+_ACCESS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), meaning)
+    for pattern, meaning in (
+        (r"SCAN (patient)_trigram VIRTUAL TABLE", "{0}: uses the index of trigrams"),
+        (r"SEARCH (\w+) USING (?:COVERING )?INDEX (sqlite_autoindex_\w+)", "{0}: uses index {1}, of its unique key"),
+        (r"SEARCH (\w+) USING (?:COVERING )?INDEX (\w+)", "{0}: uses index {1}"),
+        (r"SEARCH (\w+) USING (?:INTEGER )?PRIMARY KEY", "{0}: uses its primary key"),
+        (r"SCAN (\w+) USING (?:COVERING )?INDEX (\w+_irregular)", "{0}: uses index {1}"),
+        (r"SCAN (\w+) USING (?:COVERING )?INDEX (\w+)", "{0}: " + ALONG + " {1}"),
+        (r"SCAN (\w+)(?:\n|$)", "{0}: " + WHOLE),
+        (r"USE TEMP B-TREE FOR ORDER BY", "sorts what it found"),
+        (r"[ >-]*Index (?:Only )?Scan (?:Backward )?using (\w+) on (\w+).*\n *Index Cond", "{1}: uses index {0}"),
+        (r"[ >-]*Index (?:Only )?Scan (?:Backward )?using (\w+) on (\w+)", "{1}: " + ALONG + " {0}"),
+        (r"[ >-]*Bitmap Index Scan on (\w+)", "uses index {0}"),
+        (r"[ >-]*(?:Parallel )?Seq Scan on (\w+)", "{0}: " + WHOLE),
+        (r"[ >-]*(?:Incremental )?Sort\b", "sorts what it found"),
+    )
+)
+"""What a line of a plan and the one behind it mean, in SQLite's words and PostgreSQL's: the first that fits."""
+
+
+def told(plan: Sequence[str]) -> tuple[str, ...]:
+    """What the lines of a plan mean, each once."""
+    meant = (_meaning(f"{line}\n{following}") for line, following in zip_longest(plan, plan[1:], fillvalue=""))
+    return tuple(dict.fromkeys(filter(None, meant)))
+
+
+def _meaning(lines: str) -> str:
+    for pattern, meaning in _ACCESS:
+        if fits := pattern.match(lines):
+            return meaning.format(*fits.groups())
+    return ""

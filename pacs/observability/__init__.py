@@ -1,0 +1,1 @@
+"""What the archive reports about itself: events, log, audit, metrics, health, systemd notification."""

@@ -1,0 +1,477 @@
+"""The event stream, and the log that listens to it.
+
+Every part of the archive says what happened by publishing one frozen event; the log is one subscriber, metrics, audit,
+tests and pages are others. No event carries patient data: what explains requests, where that is switched on, goes to
+the log without being an event (`pacs.dimse.scp.explain_hook`). Texts that came from a peer are kept in events as they
+came, and made harmless by `printable` where they are shown.
+"""
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, ClassVar, Literal, TextIO
+
+import structlog
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The root of everything that is published. `TITLE` is what the log calls it, `LEVEL` how loud it is."""
+
+    TITLE: ClassVar[str] = "event"
+    LEVEL: ClassVar[int] = logging.INFO
+
+    @property
+    def level(self) -> int:
+        """The level of `logging` this event is logged at."""
+        return self.LEVEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerReady(Event):
+    """Associations are accepted from now on."""
+
+    TITLE: ClassVar[str] = "ready"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    ae_title: str
+    host: str
+    port: int
+    secure_port: int = 0
+    """The port of encrypted associations, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationReloaded(Event):
+    """The configuration was read again and is in force; only the next start takes notice of some keys."""
+
+    TITLE: ClassVar[str] = "configuration reloaded"
+    waits_for_restart: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebReady(Event):
+    """HTTP is answered from now on."""
+
+    TITLE: ClassVar[str] = "web ready"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    host: str
+    port: int
+    is_secure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationAccepted(Event):
+    """A peer associated with us. `contexts` counts the accepted presentation contexts.
+
+    `protection` is the version of TLS and the cipher suite, '' where nothing is encrypted; `user` who was identified.
+    """
+
+    TITLE: ClassVar[str] = "association accepted"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    contexts: int = 0
+    protection: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationRejected(Event):
+    """We sent A-ASSOCIATE-RJ (PS3.8 9.3.4), or aborted what is no valid request; `comment` says why in words.
+
+    Result, source and reason are 0 where nothing was rejected but aborted.
+    """
+
+    TITLE: ClassVar[str] = "association rejected"
+    LEVEL: ClassVar[int] = logging.WARNING
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    result: int
+    source: int
+    reason: int
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationEnded(Event):
+    """An association is over: `how` it ended, its duration in seconds, and how many operations of each kind it had."""
+
+    TITLE: ClassVar[str] = "association ended"
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    how: str
+    duration: float
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationFinished(Event):
+    """A DIMSE operation has had its final response.
+
+    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET" or "N-ACTION", which asks for storage commitment, that of
+    an operation we do not do, or "other"; `retrieve_level` is the Query/Retrieve Level or ''. `counts` are matches of a
+    C-FIND ("matches"), "instances" to commit to, or "completed", "failed", "warning" and "remaining" sub-operations.
+    `duration` is in seconds. `comment` is the Error Comment, which never quotes patient data.
+    """
+
+    TITLE: ClassVar[str] = "operation"
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    kind: str
+    message_id: int
+    status: int
+    duration: float
+    retrieve_level: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    destination: str = ""
+    comment: str = ""
+
+    @property
+    def level(self) -> int:
+        """Louder when the status is a failure (PS3.7 C): neither success, warning, pending nor cancel.
+
+        An image that was stored is a debug line: the end of its association counts them.
+        """
+        if self.kind == "C-STORE" and self.status == 0:
+            return logging.DEBUG
+        return logging.INFO if is_fine(self.status) else logging.WARNING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubOperationFinished(Event):
+    """A C-STORE sub-operation of a retrieve had its response, or will have none.
+
+    `repeated` is whether it failed as the one that failed before it did: a destination that is gone is one warning.
+    """
+
+    TITLE: ClassVar[str] = "sub-operation"
+    association: str
+    destination: str
+    sop_class_uid: str
+    transfer_syntax: str
+    status: int
+    duration: float
+    comment: str = ""
+    repeated: bool = False
+
+    @property
+    def level(self) -> int:
+        """A debug line, unless the instance did not arrive, for another reason than the one before."""
+        return logging.DEBUG if is_fine(self.status) or self.repeated else logging.WARNING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceStored(Event):
+    """An instance is durable and in the index. `size` is that of its data set in bytes."""
+
+    TITLE: ClassVar[str] = "instance stored"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    sop_class_uid: str
+    transfer_syntax: str
+    size: int
+    source_ae: str
+    duplicate: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def level(self) -> int:
+        """A debug line, unless its parents were in conflict (status B000)."""
+        return logging.WARNING if self.warnings else self.LEVEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRefused(Event):
+    """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence.
+
+    A debug line: the operation that brought it has one with the same sentence.
+    """
+
+    TITLE: ClassVar[str] = "instance refused"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    sop_class_uid: str
+    source_ae: str
+    error: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentReported(Event):
+    """A peer acknowledged our report of a storage commitment (N-EVENT-REPORT).
+
+    `counts` are instances "committed" and "failed"; `attempts` how many reports failed before, `duration` the seconds
+    since it was asked for. `association` is that of the request where the report went on it, '' for one of its own.
+    """
+
+    TITLE: ClassVar[str] = "commitment reported"
+    association: str
+    peer: str
+    counts: Mapping[str, int]
+    attempts: int
+    duration: float
+
+    @property
+    def level(self) -> int:
+        """Louder when there is no commitment to some instance."""
+        return logging.WARNING if self.counts.get("failed") else logging.INFO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosed(Event):
+    """Something an administrator can mend: `sentence` says what is wrong and how (known titles, a line to add)."""
+
+    TITLE: ClassVar[str] = "diagnosed"
+    LEVEL: ClassVar[int] = logging.WARNING
+    sentence: str
+    association: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultFired(Event):
+    """A server that misbehaves on purpose is about to: `fault` is its number in the scenario, `does` what it does.
+
+    `kind` is the operation that meets it, as of `OperationFinished`, or "association", or "N-EVENT-REPORT".
+    """
+
+    TITLE: ClassVar[str] = "fault"
+    LEVEL: ClassVar[int] = logging.WARNING
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    kind: str
+    fault: int
+    does: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationFailed(Diagnosed):
+    """A move destination, a configured peer, did not take an association."""
+
+    destination: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLost(Event):
+    """A line could not be written to the audit log. `repeated` is whether the one before it could not be either."""
+
+    TITLE: ClassVar[str] = "audit line lost"
+    comment: str
+    repeated: bool = False
+
+    @property
+    def level(self) -> int:
+        """A full disk is one warning."""
+        return logging.DEBUG if self.repeated else logging.WARNING
+
+
+def status_class(status: int) -> str:
+    """The class of a DIMSE status (PS3.7 Annex C): "success", "pending", "cancel", "warning" or "failure"."""
+    if status == 0:
+        return "success"
+    if status >> 8 in (0xFE, 0xFF):
+        return "cancel" if status >> 8 == 0xFE else "pending"
+    return "warning" if is_fine(status) else "failure"
+
+
+def is_fine(status: int) -> bool:
+    """Whether a DIMSE status is success, warning, pending or cancel rather than a failure (PS3.7 Annex C)."""
+    return status == 0 or status in _FINE_WARNINGS or status >> 12 == 0xB or status >> 8 in (0xFE, 0xFF)
+
+
+_FINE_WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
+
+# --- the stream --------------------------------------------------------------------------------------------------
+
+Subscriber = Callable[[Event], None]
+
+
+class EventStream:
+    """Hands every published event to every subscriber, in the publisher's thread and in order of subscription."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subscribers: tuple[partial[None], ...] = ()
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Call `subscriber` with every event from now on; the callable returned ends that."""
+        entry = partial(subscriber)  # an object of its own: the same callable may be subscribed twice
+        with self._lock:
+            self._subscribers = (*self._subscribers, entry)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._subscribers = tuple(each for each in self._subscribers if each is not entry)
+
+        return unsubscribe
+
+    def publish(self, event: Event) -> None:
+        """Tell everybody. A subscriber that fails is logged and hurts neither the publisher nor the others."""
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:
+                logging.getLogger("pacs").exception("a subscriber failed on %s", type(event).__name__)
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+TEXT_LIMIT = 1000
+"""Longest text of one field in the log, in characters."""
+
+
+def printable(text: str, limit: int = TEXT_LIMIT) -> str:
+    r"""`text` on one line, harmless on a terminal: what is not printable (newlines, escapes, bidi marks, lone
+    surrogates) becomes `\xNN`, `\uNNNN` or `\UNNNNNNNN`; beyond `limit` characters of it, `…` stands for the rest.
+    """
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    return shown + "…" if len(text) > limit else shown
+
+
+def log_event(event: Event) -> None:
+    """Write one line for `event`: the subscriber that is the log."""
+    level = event.level
+    if logging.getLogger("pacs").isEnabledFor(level):
+        structlog.get_logger("pacs").log(level, event.TITLE, **_log_fields(event))
+
+
+def _log_fields(event: Event) -> dict[str, Any]:
+    """The fields of an event worth a place on its line: empty ones are left out, statuses in hexadecimal."""
+    values = {each.name: getattr(event, each.name) for each in fields(event)}
+    counts = values.pop("counts", {})
+    return {name: _log_value(name, value) for name, value in values.items() if value not in ("", ())} | dict(counts)
+
+
+def _log_value(name: str, value: Any) -> Any:
+    if name == "status":
+        return f"0x{value:04X}"
+    if name == "duration":
+        return round(value, 4)
+    return "; ".join(value) if isinstance(value, tuple) else value
+
+
+LogFormat = Literal["console", "json"]
+
+QUIET = {
+    "pynetdicom": logging.CRITICAL + 1,
+    "pydicom": logging.ERROR,
+    "py.warnings": logging.ERROR,
+    "alembic": logging.WARNING,
+    "uvicorn": logging.ERROR,
+}
+"""Libraries' loggers and from which level on they are heard. Below these they quote what peers sent.
+
+pynetdicom is never heard: it writes a line for every value it does not like, and one A-ASSOCIATE-RQ holds thousands.
+"""
+
+
+def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: TextIO | None = None) -> None:
+    """Send structlog's and the standard library's loggers through one chain to `stream` (standard error).
+
+    `level` is a name of `logging`. Values from outside are made printable, and tracebacks name the frames and the class
+    of an error but quote its message, which may hold patient data, only at level DEBUG.
+    """
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _traceback_with_messages if level.upper() == "DEBUG" else _traceback_without_messages,
+        _escape,
+    ]
+    out = stream or sys.stderr
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(format, out)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)  # pydicom warns of bad values, and quotes them
+    for name, quiet in QUIET.items():
+        logging.getLogger(name).setLevel(quiet)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def set_level(level: str) -> None:
+    """Have the log begin at another level of `logging`, by its name."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _renderer(format: LogFormat, out: TextIO) -> Any:
+    if format == "json":
+        return structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False)
+    return structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24, sort_keys=False)
+
+
+EventDict = MutableMapping[str, Any]
+
+
+def _escape(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    """Make every text of the line printable; the traceback, ours, keeps its lines."""
+    for key, value in event_dict.items():
+        if isinstance(value, str) and key != "exception":
+            event_dict[key] = printable(value)
+    return event_dict
+
+
+def _traceback_without_messages(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    return _with_traceback(event_dict, messages=False)
+
+
+def _traceback_with_messages(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    return _with_traceback(event_dict, messages=True)
+
+
+def _with_traceback(event_dict: EventDict, *, messages: bool) -> EventDict:
+    error = _error_of(event_dict.pop("exc_info", None))
+    if error is None:
+        return event_dict
+    record = event_dict.get("_record")
+    if record is not None:  # a foreign record: the formatter must not render its traceback once more
+        record.exc_info = record.exc_text = None
+    event_dict["exception"] = _describe(error, messages=messages)
+    return event_dict
+
+
+def _error_of(exc_info: Any) -> BaseException | None:
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1] if isinstance(exc_info[1], BaseException) else None
+    return sys.exc_info()[1] if exc_info else None
+
+
+def _describe(error: BaseException, *, messages: bool) -> str:
+    """The frames and classes of an error and of what caused it, innermost first, at most eight errors deep."""
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(parts) < 8:
+        told = f": {printable(str(current))}" if messages else ""
+        frames = traceback.format_list(traceback.extract_tb(current.__traceback__, limit=-30))
+        parts.append("".join(frames) + type(current).__qualname__ + told)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\nfor which the reason was\n".join(parts)

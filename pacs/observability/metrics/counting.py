@@ -1,0 +1,115 @@
+"""The subscriber: what each event adds to which number.
+
+Every label is of our own making or of the standard, except the AE titles of configured peers: nothing that a peer may
+choose freely makes a series.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from pacs.dicom.sop_classes import STORAGE
+from pacs.observability.events import (
+    AssociationAccepted,
+    AssociationEnded,
+    AssociationRejected,
+    AuditLost,
+    DestinationFailed,
+    Event,
+    InstanceRefused,
+    InstanceStored,
+    OperationFinished,
+    SubOperationFinished,
+    status_class,
+)
+from pacs.observability.metrics.counters import Region
+
+OTHER = "other"
+
+OPERATIONS = {
+    "C-ECHO": "echo",
+    "C-STORE": "store",
+    "C-FIND": "find",
+    "C-MOVE": "move",
+    "C-GET": "get",
+    "N-ACTION": "commit",
+}
+"""What the metrics call an operation, by its kind; any other is `other`."""
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+"""Seconds up to which operations are counted together; those that take longer are the last group."""
+_PLACES = tuple(map(str, range(len(BOUNDS) + 1)))
+
+ACTIVE, PROCESS = "active", "process"
+"""What is so only while its worker lives: its associations, and its process id."""
+
+DIED = "died"
+"""How many workers died at this place."""
+
+
+class Counting:
+    """Counts events in the region of one worker. `is_peer` says whether an AE title is that of a configured peer."""
+
+    def __init__(self, region: Region, is_peer: Callable[[str], bool]) -> None:
+        self._add, self._add_each = region.add, region.add_each
+        self._is_peer = is_peer
+        self._counts: dict[type[Event], Callable[[Any], None]] = {
+            AssociationAccepted: self._accepted,
+            AssociationRejected: self._rejected,
+            AssociationEnded: self._ended,
+            OperationFinished: self._operation,
+            SubOperationFinished: self._sub_operation,
+            InstanceStored: self._stored,
+            InstanceRefused: self._refused,
+            DestinationFailed: self._destination_failed,
+            AuditLost: self._audit_lost,
+        }
+
+    def __call__(self, event: Event) -> None:
+        """Count an event: the subscriber."""
+        count = self._counts.get(type(event))
+        if count is not None:
+            count(event)
+
+    def _accepted(self, _event: AssociationAccepted) -> None:
+        self._add((ACTIVE,))
+        self._add(("associations",))
+
+    def _ended(self, _event: AssociationEnded) -> None:
+        self._add((ACTIVE,), -1.0)
+
+    def _rejected(self, event: AssociationRejected) -> None:
+        triplet = (event.result, event.source, event.reason)
+        self._add(("rejected", "/".join(map(str, triplet)) if any(triplet) else "aborted"))
+
+    def _operation(self, event: OperationFinished) -> None:
+        name = OPERATIONS.get(event.kind, OTHER)
+        self._add_each(
+            (("operations", name, status_class(event.status)), 1.0),
+            (("seconds", name, _PLACES[bisect_left(BOUNDS, event.duration)]), 1.0),
+            (("seconds_sum", name), event.duration),
+        )
+
+    def _sub_operation(self, event: SubOperationFinished) -> None:
+        self._add(("suboperations", self._destination(event.destination), status_class(event.status)))
+
+    def _stored(self, event: InstanceStored) -> None:
+        sop_class = event.sop_class_uid if event.sop_class_uid in STORAGE else OTHER
+        if event.duplicate:
+            self._add(("stored", sop_class, "known"))
+        else:
+            self._add_each((("stored", sop_class, "new"), 1.0), (("bytes",), event.size))
+
+    def _refused(self, event: InstanceRefused) -> None:
+        self._add(("refused", event.error))
+
+    def _destination_failed(self, event: DestinationFailed) -> None:
+        self._add(("destination_failed", self._destination(event.destination)))
+
+    def _audit_lost(self, _event: AuditLost) -> None:
+        self._add(("audit_lost",))
+
+    def _destination(self, ae_title: str) -> str:
+        """A configured peer's AE title; '' for a C-GET, whose requester is the destination."""
+        title = ae_title.strip()
+        return title if not title or self._is_peer(title) else OTHER

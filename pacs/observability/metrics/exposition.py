@@ -1,0 +1,148 @@
+"""The numbers as Prometheus reads them. The only room that knows prometheus-client."""
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from pydicom.uid import UID
+
+from pacs import __version__
+from pacs.observability.metrics.counters import Counters, Series
+from pacs.observability.metrics.counting import ACTIVE, BOUNDS, DIED, OPERATIONS, OTHER, PROCESS
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Numbers = Mapping[Series, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What is measured when somebody asks, not counted: NaN where there is no answer."""
+
+    database_up: bool
+    database_seconds: float
+    files_up: bool
+    files_free: float
+    files_total: float
+    """Bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What stays as it is for as long as a server runs."""
+
+    database: str
+    workers: int
+    most_associations: int
+
+
+def exposition(counters: Counters, facts: Facts, moment: Moment) -> bytes:
+    """All numbers of the server in the text format, version 0.0.4."""
+    return generate_latest(_Families(counters, facts, moment))
+
+
+class _Families(CollectorRegistry):
+    """The families of one moment."""
+
+    def __init__(self, counters: Counters, facts: Facts, moment: Moment) -> None:
+        super().__init__()
+        self._workers, self._numbers = counters.each(), counters.totals()
+        self._facts, self._moment = facts, moment
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, also those that nothing was counted in yet."""
+        yield from self._about_the_server()
+        yield from self._about_associations()
+        yield from self._about_operations()
+        yield from self._about_the_archive()
+        yield from _processes(self._workers)
+
+    def _about_the_server(self) -> Iterator[Metric]:
+        facts = self._facts
+        build = GaugeMetricFamily(
+            "pacs_build_info", "Which software this is.", labels=("version", "python", "database")
+        )
+        build.add_metric((__version__, platform.python_version(), facts.database), 1.0)
+        yield build
+        yield GaugeMetricFamily("pacs_workers", "Processes that are to serve.", value=facts.workers)
+        yield self._counter("pacs_workers_died", "Workers that ended unasked.", DIED)
+        yield self._counter("pacs_audit_lost", "Lines that could not be written to the audit log.", "audit_lost")
+
+    def _about_associations(self) -> Iterator[Metric]:
+        active = self._numbers.get((ACTIVE,), 0.0)
+        yield GaugeMetricFamily("pacs_associations_active", "Associations at this moment.", value=active)
+        most = self._facts.most_associations
+        yield GaugeMetricFamily("pacs_associations_limit", "Associations there may be at once.", value=most)
+        yield self._counter("pacs_associations", "Associations accepted.", "associations")
+        rejected = "Associations rejected, by result/source/reason (PS3.8 9.3.4), or aborted as no valid request."
+        yield self._counter("pacs_associations_rejected", rejected, "rejected", "reason")
+
+    def _about_operations(self) -> Iterator[Metric]:
+        done = "Operations that had their final response, by the class of its status (PS3.7 Annex C)."
+        yield self._counter("pacs_operations", done, "operations", "operation", "status")
+        for name in (*OPERATIONS.values(), OTHER):
+            yield self._durations(name)
+        sent = "C-STORE sub-operations of retrieves; those of a C-GET have no destination."
+        yield self._counter("pacs_suboperations", sent, "suboperations", "destination", "result")
+        failed = "Associations that a move destination did not take."
+        yield self._counter("pacs_destination_failures", failed, "destination_failed", "destination")
+
+    def _about_the_archive(self) -> Iterator[Metric]:
+        stored = CounterMetricFamily(
+            "pacs_store_instances", "Instances stored, or known already.", labels=("sop_class", "status")
+        )
+        for (name, *labels), number in self._numbers.items():
+            if name == "stored":
+                stored.add_metric((_sop_class(labels[0]), labels[1]), number)
+        yield stored
+        yield self._counter("pacs_store_bytes", "Bytes of the data sets of new instances.", "bytes")
+        yield self._counter("pacs_store_refused", "Instances refused, by the error.", "refused", "error")
+        moment = self._moment
+        for family, documentation, value in (
+            ("pacs_database_up", "Whether the database answers.", moment.database_up),
+            ("pacs_database_ping_seconds", "How long the database took to answer.", moment.database_seconds),
+            ("pacs_files_up", "Whether the file store can be written.", moment.files_up),
+            ("pacs_files_free_bytes", "Free where the files are.", moment.files_free),
+            ("pacs_files_size_bytes", "Free and used where the files are.", moment.files_total),
+        ):
+            yield GaugeMetricFamily(family, documentation, value=float(value))
+
+    def _counter(self, family: str, documentation: str, name: str, *labels: str) -> Metric:
+        """The family of a counter; one without labels is there from the beginning."""
+        if not labels:
+            return CounterMetricFamily(family, documentation, value=self._numbers.get((name,), 0.0))
+        counter = CounterMetricFamily(family, documentation, labels=labels)
+        for (each, *values), number in self._numbers.items():
+            if each == name:
+                counter.add_metric(values, number)
+        return counter
+
+    def _durations(self, name: str) -> Metric:
+        """The histogram of the durations of one operation."""
+        groups = [self._numbers.get(("seconds", name, str(place)), 0.0) for place in range(len(BOUNDS) + 1)]
+        bounds = (*map(str, BOUNDS), "+Inf")
+        buckets = [(bound, sum(groups[: place + 1])) for place, bound in enumerate(bounds)]
+        histogram = HistogramMetricFamily(f"pacs_{name}_seconds", f"How long operations took: {name}.")
+        histogram.add_metric((), buckets, self._numbers.get(("seconds_sum", name), 0.0))
+        return histogram
+
+
+def _sop_class(uid: str) -> str:
+    """The name of a SOP Class in PS3.6, its UID where it is newer than our dictionary."""
+    return UID(uid).name if uid != OTHER else OTHER
+
+
+def _processes(workers: Iterable[Numbers]) -> Iterator[Metric]:
+    """What the system knows of each worker's process, where there is /proc."""
+    families: dict[str, Metric] = {}
+    for worker, numbers in enumerate(workers):
+        pid = int(numbers.get((PROCESS,), 0))
+        if not pid:
+            continue
+        for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
+            ours = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                ours.add_sample(sample.name, {"worker": str(worker)}, sample.value)
+    yield from families.values()

@@ -1,0 +1,229 @@
+"""The audit log: who did what to whose data, and what it never costs."""
+
+import json
+import os
+import sys
+import threading
+
+import pytest
+from pydicom import Dataset
+
+from pacs.errors import ConfigurationError
+from pacs.observability.audit import Auditor, Record, Subject, local_user
+from pacs.observability.events import AuditLost
+from pacs.testing import serving, study, write
+from tests import raw
+from tests.archives import FIND, GET, MOVE, identifier
+from tests.cli.test_daemon import process
+from tests.cli.test_workers import CT, Client, eventually
+from tests.programs import free_port
+from tests.raw import Raw, request
+from tests.web.answering import numbers
+
+HOSTILE = 'x\r\n{"user": "root"}\x1b[31m\u202e\x7f'
+"""A line of its own, a terminal's escape, an override of direction, a control character."""
+
+
+def lines(path):
+    """The records in an audit log, each of which is one whole line of printable ASCII."""
+    content = path.read_bytes()
+    assert content.endswith(b"\n")
+    assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in content)
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def recorded(path, count):
+    """The records, once there are so many: each is written when the answer is sent already."""
+    eventually(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
+    found = lines(path)
+    assert len(found) == count
+    return found
+
+
+# --- what stands there -------------------------------------------------------------------------------------------
+
+
+def test_who_stored_queried_and_retrieved_what_is_recorded(tmp_path):
+    """C-STORE, C-FIND, C-MOVE to a peer that is not there, C-GET: title, address, status, UIDs, Patient IDs, keys."""
+    first, second = study("DOE^JOHN", patient_id="P1", series=1, instances=2)
+    (other,) = study("DOE^JOHN", patient_id="P1", series=1, instances=1, StudyDescription="other")
+    log, peers = tmp_path / "audit", [{"ae_title": "GONE", "host": "127.0.0.1", "port": free_port()}]
+    with serving(tmp_path / "pacs", {"audit.file": str(log), "peers": peers}) as archive:
+        with Raw(archive.port) as client:
+            models = [(3, FIND, [raw.IMPLICIT]), (5, MOVE, [raw.IMPLICIT]), (7, GET, [raw.IMPLICIT])]
+            client.associate((1, CT, [raw.EXPLICIT]), *models, calling="WS")
+            for dataset in (first, second, other):
+                uid = raw.element(0x1000, dataset.SOPInstanceUID.encode())
+                client.send(request(raw.C_STORE, 1, CT, 1, raw.encoded(dataset, raw.EXPLICIT), [uid]))
+                client.message()
+            keys = {"PatientName": "DOE*", "StudyDate": "20260101-", "StudyDescription": ""}
+            client.send(request(raw.C_FIND, 3, FIND, 2, identifier("STUDY", **keys)))
+            assert len(client.until_final()) == 2
+            study_key = identifier("STUDY", StudyInstanceUID=first.StudyInstanceUID)
+            client.send(request(raw.C_MOVE, 5, MOVE, 3, study_key, [raw.element(0x0600, b"GONE")]))
+            client.until_final()
+            client.send(request(raw.C_GET, 7, GET, 4, study_key))
+            client.until_final()
+            address = "{}:{}".format(*client.socket.getsockname())
+        found = recorded(log, 6)
+    assert [each["operation"] for each in found] == ["C-STORE"] * 3 + ["C-FIND", "C-MOVE", "C-GET"]
+    assert {(each["calling_ae_title"], each["called_ae_title"], each["address"]) for each in found} == {
+        ("WS", "PACS", address)
+    }
+    assert {each["user"] for each in found} == {None}
+    assert [each["outcome"] for each in found[:4]] == ["success", "success", "failure", "success"]
+    assert (found[0]["status"], found[0]["patient_ids"]) == ("0x0000", ["P1"])
+    assert found[0]["study_instance_uids"] == [first.StudyInstanceUID]
+    assert found[1]["sop_instance_uids"] == [second.SOPInstanceUID]
+    assert (found[2]["status"], found[2]["sop_instance_uids"]) == ("0xC011", [other.SOPInstanceUID])
+    assert found[3]["keys"] == {"QueryRetrieveLevel": "STUDY", "PatientName": "DOE*", "StudyDate": "20260101-"}
+    assert (found[3]["counts"], found[3]["level"]) == ({"matches": 1}, "STUDY")
+    for retrieved in found[4:]:
+        assert (retrieved["patient_ids"], retrieved["study_instance_uids"]) == (["P1"], [first.StudyInstanceUID])
+        assert retrieved["keys"]["StudyInstanceUID"] == first.StudyInstanceUID
+    assert (found[4]["destination"], found[4]["outcome"]) == ("GONE", "failure")
+    assert log.stat().st_mode & 0o777 & ~0o640 == 0
+
+
+def test_what_is_deleted_exported_and_imported_by_command_is_recorded(pacs, tmp_path):
+    """With the user of this machine, whatever becomes of it."""
+    write(study(patient_id="P1", series=1, instances=2), tmp_path / "in")
+    settings = ("--set", "audit.file=audit.log", "--set", "server.port=0")
+    assert pacs("import", "in", *settings).exit_code == 0
+    assert pacs("export", "out", "PatientID=P1", *settings).exit_code == 0
+    assert pacs("delete", "PatientID=P1", "--yes", *settings).exit_code == 0
+    found = lines(tmp_path / "audit.log")
+    assert [each["operation"] for each in found] == ["import", "import", "export", "delete"]
+    assert {(each["user"], each["outcome"]) for each in found} == {(local_user(), "success")}
+    assert all(each["patient_ids"] == ["P1"] for each in found)
+    assert len(found[3]["sop_instance_uids"]) == 2
+
+
+def test_hostile_values_are_escaped(tmp_path):
+    """Each request is one line of printable ASCII, and says what was sent."""
+    asked = Dataset()
+    asked.QueryRetrieveLevel, asked.SpecificCharacterSet = "STUDY", "ISO_IR 192"
+    asked.PatientID = HOSTILE
+    asked.StudyDescription = "y" * 5000
+    item = Dataset()
+    item.CodeValue = HOSTILE[:16]
+    asked.ProcedureCodeSequence = [item]
+    asked.add_new(0x00091001, "UN", b"\0\1\2\3")
+    log = tmp_path / "audit"
+    with serving(tmp_path / "pacs", {"audit.file": str(log)}) as archive:
+        with Raw(archive.port) as client:
+            client.associate((1, FIND, [raw.EXPLICIT]), calling='WS"}')
+            client.send(request(raw.C_FIND, 1, FIND, 1, raw.encoded(asked, raw.EXPLICIT)))
+            client.until_final()
+        (found,) = recorded(log, 1)
+    assert found["keys"]["PatientID"] == HOSTILE
+    assert found["keys"]["ProcedureCodeSequence"] == [{"CodeValue": HOSTILE[:16]}]
+    assert found["keys"]["00091001"] == "4 bytes"
+    assert len(found["keys"]["StudyDescription"]) == 1025
+    assert found["calling_ae_title"] == 'WS"}'
+
+
+def test_several_processes_write_whole_lines(tmp_path):
+    """Two workers, four associations at once: as many lines as stores, none broken."""
+    datasets = study(series=4, instances=10)
+    log = tmp_path / "audit"
+    with process(tmp_path, "--workers", "2", "--set", f"audit.file={log}") as server:
+
+        def store(part):
+            with Client(server.port) as client:
+                for dataset in part:
+                    assert client.store(dataset) == 0
+
+        threads = [threading.Thread(target=store, args=(datasets[each::4],)) for each in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        found = recorded(log, 40)
+    assert {each["sop_instance_uids"][0] for each in found} == {each.SOPInstanceUID for each in datasets}
+
+
+# --- what it never costs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_no_store_is_refused_because_the_audit_log_is_full(tmp_path):
+    """The line is lost, counted, and told once; the image is there."""
+    lost = []
+    settings = {"audit.file": "/dev/full", "web.enabled": True, "web.port": 0}
+    with serving(tmp_path, settings) as archive:
+        archive.events.subscribe(lambda event: lost.append(event) if isinstance(event, AuditLost) else None)
+        with Client(archive.port) as client:
+            assert [client.store(each) for each in study(series=1, instances=2)] == [0, 0]
+            assert len(client.found()) == 2
+        eventually(lambda: len(lost) == 3)
+        assert numbers(archive.web_port)["pacs_audit_lost_total"] == 3
+    assert [each.repeated for each in lost] == [False, True, True]
+    assert lost[0].comment == "the audit log cannot be written (No space left on device)"
+
+
+def record(number):
+    """A record that can be told from others."""
+    return Record(operation="C-ECHO", outcome="success", subject=Subject(instances=[str(number)]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much a pipe takes differs")
+def test_what_follows_a_broken_line_begins_on_a_line_of_its_own(tmp_path):
+    """A pipe that is full in the middle of a line costs that line only, as a disk would."""
+    os.mkfifo(tmp_path / "pipe")
+    lost = []
+    auditor = Auditor(tmp_path / "pipe", lost.append)
+    with os.fdopen(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader:
+        written = 0
+        while not lost:
+            written += 1
+            auditor.write(Record(operation="C-FIND", outcome="success", subject=Subject(instances=["9" * 900] * 10)))
+        content = reader.read(1 << 20)
+        auditor.write(record("after"))
+        content += reader.read(1 << 20)
+    auditor.close()
+    found = [line for line in content.split(b"\n") if line]
+    assert not found[-2].endswith(b"}")
+    assert json.loads(found[-1])["sop_instance_uids"] == ["after"]
+    assert [json.loads(line)["operation"] for line in found[:-2]] == ["C-FIND"] * (written - 1)
+
+
+def test_a_log_that_was_moved_away_is_gone_on_in_a_new_one(tmp_path):
+    """`reopen`, after logrotate: what came before stays in the old one. Where there can be no new one, it goes on."""
+    log = tmp_path / "audit"
+    auditor = Auditor(log)
+    auditor.write(record(1))
+    log.rename(tmp_path / "audit.1")
+    auditor.write(record(2))
+    auditor.reopen()
+    auditor.write(record(3))
+    assert [each["sop_instance_uids"] for each in lines(tmp_path / "audit.1")] == [["1"], ["2"]]
+    assert [each["sop_instance_uids"] for each in lines(log)] == [["3"]]
+    log.rename(tmp_path / "audit.2")
+    log.mkdir()
+    with pytest.raises(ConfigurationError, match=r"audit\.file"):
+        auditor.reopen()
+    auditor.write(record(4))
+    assert len(lines(tmp_path / "audit.2")) == 2
+    auditor.close()
+
+
+def test_an_audit_log_that_cannot_be_written_is_said_at_the_start(pacs, tmp_path):
+    """Neither served nor deleted without; `pacs check` says the same."""
+    settings = ("--set", "audit.file=missing/audit.log", "--set", "server.port=0", "--set", "web.port=0")
+    for words in (("serve",), ("delete", "PatientID=P1", "--yes")):
+        result = pacs(*words, *settings)
+        assert result.exit_code == 2
+        assert f"audit.file: {tmp_path}/missing/audit.log cannot be written (No such file" in result.stderr
+    assert "FAIL audit log: audit.file:" in pacs("check", *settings).stdout
+
+
+def test_it_is_off_unless_a_file_is_named(tmp_path):
+    """And its key can be set in the environment, though secrets end in the same word."""
+    from pacs.config import load
+
+    with serving(tmp_path) as archive:
+        assert not archive.auditor.is_on
+    (tmp_path / "config.toml").touch()
+    named = load(tmp_path / "config.toml", {"PACS_AUDIT__FILE": "audit.log"})
+    assert named.audit.file == str(tmp_path / "audit.log")

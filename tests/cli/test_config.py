@@ -1,0 +1,348 @@
+"""The configuration: where values come from, what is refused and how that is said."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pacs.config import Config, Peer, add_peer, from_settings, load
+from pacs.config.complaints import keys
+from pacs.config.model import MannerName
+from pacs.dicom.matching_mode import MANNERS
+from pacs.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parents[2] / "config.toml"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The path of a configuration file that is not there yet."""
+    return tmp_path / "config.toml"
+
+
+def complaint(file, text, environment=None, flags=None):
+    """What is said about a configuration that is refused."""
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        load(file, environment or {}, flags or {})
+    return refused.value.comment
+
+
+def flat(table):
+    """A table of tables by dotted key."""
+    return {f"{section}.{key}": value for section, part in table.items() for key, value in part.items()}
+
+
+def test_the_shipped_file_shows_every_key_that_acts_with_its_default():
+    """What config.toml says and what the model does are the same."""
+    shown = flat(tomllib.loads(SHIPPED.read_text()))
+    defaults = flat(Config().model_dump(mode="json", exclude={"peers", "users"}))
+    assert shown == defaults
+
+
+def test_every_key_of_the_shipped_file_has_a_comment():
+    """Somebody who reads only config.toml knows what each key is for."""
+    for line in SHIPPED.read_text().splitlines():
+        assert "=" not in line.split("#")[0] or "#" in line, line
+
+
+def test_the_peer_shown_in_the_shipped_file_is_one_that_can_be_used(file):
+    """Taking away the comment signs before the example leaves a valid peer with every key there is."""
+    example = re.sub(r"(?m)^# ", "", SHIPPED.read_text().partition("# [[peers]]\n")[2]).partition("\n\n")[0]
+    file.write_text("[[peers]]\n" + example)
+    (peer,) = load(file, {}).peers
+    assert peer == Peer.model_validate(tomllib.loads(example))
+    assert set(tomllib.loads(example)) == set(Peer.model_fields)
+
+
+def test_the_manners_of_the_configuration_are_those_of_the_core():
+    """`query.manner` names exactly the manners there are."""
+    assert set(MannerName.__args__) == set(MANNERS)
+
+
+def test_defaults_serve_without_any_file(tmp_path, monkeypatch):
+    """With nothing configured the data is in the working directory and only this machine is served."""
+    monkeypatch.chdir(tmp_path)
+    config = load(None, {}, {})
+    assert (config.server.ae_title, config.server.host, config.server.port) == ("PACS", "127.0.0.1", 11112)
+    assert config.database.url == f"sqlite:///{tmp_path}/pacs-data/pacs.db"
+    assert config.files.url == f"{tmp_path}/pacs-data/files"
+
+
+def test_the_file_of_the_working_directory_is_read_without_being_named(tmp_path, monkeypatch):
+    """`./config.toml` is the configuration where it is there."""
+    monkeypatch.chdir(tmp_path)
+    Path("config.toml").write_text('[server]\nae_title = "HERE"\n')
+    assert load(None, {}, {}).server.ae_title == "HERE"
+
+
+def test_flags_beat_environment_and_environment_beats_the_file(file):
+    """One key given three times."""
+    file.write_text("[server]\nport = 1\n")
+    assert load(file, {}).server.port == 1
+    assert load(file, {"PACS_SERVER__PORT": "2"}).server.port == 2
+    assert load(file, {"PACS_SERVER__PORT": "2"}, {"server.port": 3}).server.port == 3
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_file(file, monkeypatch):
+    """Also the one inside a SQLite URL, and whatever the working directory is."""
+    monkeypatch.chdir("/")
+    file.write_text('[database]\nurl = "sqlite:///my.db"\n[files]\nurl = "kept"\n')
+    config = load(file, {})
+    assert config.database.url == f"sqlite:///{file.parent}/my.db"
+    assert config.files.url == f"{file.parent}/kept"
+
+
+def test_absolute_paths_and_server_databases_stay_as_they_are(file):
+    """Nothing is put before them."""
+    file.write_text('[database]\nurl = "postgresql+psycopg://me@db/pacs"\n[files]\nurl = "/srv/kept"\n')
+    config = load(file, {})
+    assert (config.database.url, config.files.url) == ("postgresql+psycopg://me@db/pacs", "/srv/kept")
+    file.write_text('[database]\nurl = "sqlite:////srv/my.db"\n')
+    assert load(file, {}).database.url == "sqlite:////srv/my.db"
+
+
+def test_a_secret_is_read_from_the_file_its_variable_names(file, tmp_path):
+    """`_FILE` behind any key; the newline at the end of the file does not count."""
+    file.write_text("")
+    secret = tmp_path / "secret"
+    secret.write_text("postgresql+psycopg://me:hush@db/pacs\n")
+    config = load(file, {"PACS_DATABASE__URL_FILE": str(secret)})
+    assert config.database.url == "postgresql+psycopg://me:hush@db/pacs"
+    assert "hush" not in repr(config)
+
+
+def test_a_secret_that_cannot_be_read_or_is_given_twice_is_refused(file, tmp_path):
+    """The variables at fault are named."""
+    missing = {"PACS_DATABASE__URL_FILE": str(tmp_path / "nowhere")}
+    assert "PACS_DATABASE__URL_FILE" in complaint(file, "", missing)
+    said = complaint(file, "", {**missing, "PACS_DATABASE__URL": "sqlite:///x.db"})
+    assert "PACS_DATABASE__URL and PACS_DATABASE__URL_FILE" in said
+
+
+def test_peers_can_be_given_in_the_environment_as_json(file):
+    """The one key that is a list."""
+    file.write_text("")
+    config = load(file, {"PACS_PEERS": '[{"ae_title": "WS", "host": "ws.local", "port": 104}]'})
+    assert config.peers == (Peer(ae_title="WS", host="ws.local", port=104),)
+    assert "PACS_PEERS: expected a list in JSON" in complaint(file, "", {"PACS_PEERS": "WS"})
+
+
+def test_an_empty_variable_is_as_good_as_none(file):
+    """Compose files set variables to nothing."""
+    file.write_text("")
+    assert load(file, {"PACS_SERVER__PORT": ""}).server.port == 11112
+
+
+def test_other_variables_with_our_prefix_are_left_alone(file):
+    """What has no double underscore is no key."""
+    file.write_text("")
+    assert load(file, {"PACS_TEST_POSTGRES_URL": "x", "PACS_CONFIG": "y"}) == load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server]\nport = 99999\n", "server.port = 99999: expected at most 65535"),
+        ("[server]\nport = -1\n", "server.port = -1: expected at least 0"),
+        ('[server]\nport = "many"\n', "server.port = 'many': expected a number"),
+        ("[server]\nae_title = 5\n", "server.ae_title = 5: expected text in quotes"),
+        ('[server]\nae_title = ""\n', "server.ae_title = '': expected an AE title of 1 to 16 characters"),
+        ('[server]\nae_title = "   "\n', "expected an AE title of 1 to 16 characters"),
+        ('[server]\nae_title = "SEVENTEEN_LETTERS"\n', "expected an AE title of 1 to 16 characters"),
+        (r"[server]" + "\nae_title = 'A\\B'\n", "without backslash or control characters"),
+        ('[server]\nae_title = "A\\nB"\n', "without backslash or control characters"),
+        ('[server]\nae_title = "PÄCS"\n', "expected an AE title of ASCII characters"),
+        ('[server]\nhost = "two words"\n', "expected a host name or an IP address"),
+        ('[access]\ncallers = "all"\n', "access.callers = 'all': expected 'anyone' or 'peers'"),
+        ('[access]\nopen_to_network = "perhaps"\n', "access.open_to_network = 'perhaps': expected true or false"),
+        ('[query]\nmanner = "rude"\n', "query.manner = 'rude': expected 'tolerant' or 'strict'"),
+        ('[database]\nurl = "mysql://h/db"\n', "expected sqlite:///FILE or postgresql+psycopg://"),
+        ('[database]\nurl = "sqlite:///:memory:"\n', "expected sqlite:///FILE"),
+        ('[files]\nurl = "ftp://h/x"\n', "expected a folder, or s3://BUCKET/PREFIX"),
+        ("[limits]\nidle_seconds = 0\n", "limits.idle_seconds = 0: expected more than 0"),
+        ("[limits]\nidle_seconds = inf\n", "limits.idle_seconds = inf: expected a finite number"),
+        ("server = 3\n", "server = 3: expected a table"),
+        ("peers = 3\n", "peers = 3: expected a list"),
+        ("[[peers]]\nae_title = 'X'\n", "peers[1].host: is missing"),
+        ("[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 0\n", "peers[1].port = 0: expected at least 1"),
+        (
+            "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = ['CT']\n",
+            "peers[1].transfer_syntaxes[1] = 'CT': expected a transfer syntax",
+        ),
+        ("[[peers]]\nae_title='X'\nhost='h'\nport=1\n" * 2, "expected each AE title once in [[peers]]"),
+        ("[server\n", "is not TOML in UTF-8"),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_key_the_value_and_what_was_expected(file, text, said):
+    """Whatever is wrong, somebody who reads the sentence can mend it; the file is named."""
+    comment = complaint(file, text)
+    assert said in comment
+    assert "config.toml" in comment
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server]\nprot = 5\n", "server.prot: there is no such key; did you mean server.port?"),
+        ("port = 5\n", "port: there is no such key; did you mean server.port?"),
+        ("[sever]\nport = 5\n", "sever: there is no such key; did you mean server?"),
+        (
+            "[[peers]]\nae_title='X'\nhots='h'\nport=1\n",
+            "peers[1].hots: there is no such key; did you mean peers[1].host?",
+        ),
+        ("[server]\nfrobnicate = 5\n", "server.frobnicate: there is no such key (/"),
+    ],
+)
+def test_an_unknown_key_is_refused_and_the_nearest_known_one_named(file, text, said):
+    """A typing mistake never passes silently."""
+    assert said in complaint(file, text)
+
+
+def test_an_unknown_key_of_the_environment_is_refused_and_the_variable_named(file):
+    """Not only those of the file."""
+    said = complaint(file, "", {"PACS_SERVER__PROT": "5"})
+    assert said == "server.prot: there is no such key; did you mean server.port? (PACS_SERVER__PROT)"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PACS_SERVR__PORT": "5"}, "servr: there is no such key; did you mean server? (PACS_SERVR__PORT)"),
+        ({"PACS_SERVER_PORT": "5"}, "PACS_SERVER_PORT: there is no such variable; did you mean PACS_SERVER__PORT?"),
+        ({"PACS_PEERS": '[{"ae_title": "X", "host": "h", "port": 0}]'}, "peers[1].port = 0: expected at least 1 (PACS"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(file, environment, said):
+    """A section that is not there, one underscore for two, a peer in a list."""
+    assert said in complaint(file, "", environment)
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_mistake(file):
+    """A service called pacs-server gets such a variable unasked."""
+    file.write_text("")
+    assert (
+        load(file, {"PACS_SERVER_PORT": "tcp://10.0.0.1:104", "PACS_PORT": "tcp://10.0.0.1:104"}).server.port == 11112
+    )
+
+
+def test_true_is_no_number(file):
+    """Though Python counts it as one."""
+    assert complaint(file, "[server]\nport = true\n").startswith("server.port = True: expected a number (")
+
+
+def test_without_a_file_none_is_blamed():
+    """What several keys say together has no place of its own."""
+    with pytest.raises(ConfigurationError, match=r"open_to_network = true if that is meant$"):
+        from_settings({"server.host": "0.0.0.0"})
+
+
+def test_everything_wrong_is_said_at_once(file):
+    """Three mistakes from three sources, three lines."""
+    said = complaint(file, "[server]\nprot = 1\n", {"PACS_QUERY__MANNER": "x"}, {"limits.pdu_size": "1"})
+    assert len(said.splitlines()) == 3
+    assert "(PACS_QUERY__MANNER)" in said
+    assert "(command line)" in said
+
+
+def test_a_password_is_never_shown(file):
+    """Not even when the URL is what is wrong."""
+    said = complaint(file, '[database]\nurl = "mysql://me:hush@h/db"\n')
+    assert "hush" not in said
+    assert "me:***@h" in said
+
+
+def test_a_configuration_file_that_is_not_there_is_an_error(tmp_path):
+    """A named file is meant; only ./config.toml may be missing."""
+    with pytest.raises(ConfigurationError, match="no such configuration file"):
+        load(tmp_path / "nowhere.toml", {}, {})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_this_machine_is_served_without_further_consent(file, host):
+    """The loopback addresses are not the network."""
+    file.write_text(f'[server]\nhost = "{host}"\n')
+    assert load(file, {}).server.host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "pacs.hospital"])
+def test_the_network_is_served_only_when_it_is_meant(file, host):
+    """Anyone may call and anyone can: refused until one of the two is changed."""
+    text = f'[server]\nhost = "{host}"\n'
+    assert "access.open_to_network = true" in complaint(file, text)
+    for consent in ("open_to_network = true", 'callers = "peers"'):
+        file.write_text(f"{text}[access]\n{consent}\n")
+        assert load(file, {}).server.host == host
+
+
+def test_the_web_listener_needs_the_same_consent(file):
+    """Two listeners, one rule; a listener that is off needs none."""
+    assert "web.host" in complaint(file, '[web]\nhost = "0.0.0.0"\n')
+    file.write_text('[web]\nenabled = false\nhost = "0.0.0.0"\n')
+    assert not load(file, {}).web.enabled
+
+
+def test_transfer_syntaxes_are_named_by_keyword_or_uid(file):
+    """Both are kept as UIDs."""
+    names = ["ExplicitVRLittleEndian", "1.2.840.10008.1.2"]
+    file.write_text(f"[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = {names}\n")
+    assert load(file, {}).peers[0].transfer_syntaxes == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+
+
+def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
+    """Comments and order survive; the block reads back as the peer that was added."""
+    file.write_text("# mine\n[server]\nport = 0 # any\n")
+    peer = {"ae_title": "A \"B\" 'C'", "host": "ws", "port": 104, "manner": "strict"}
+    block = add_peer(file, **peer)
+    assert file.read_text() == "# mine\n[server]\nport = 0 # any\n\n" + block
+    assert load(file, {}).peers == (Peer(**peer),)
+
+
+def test_a_peer_is_added_to_a_file_that_is_not_there_yet(file):
+    """The first peer makes the file."""
+    add_peer(file, ae_title="WS", host="ws", port=104)
+    assert load(file, {}).peers[0].ae_title == "WS"
+
+
+def test_a_peer_that_is_known_already_is_not_added_twice(file):
+    """The file is as it was."""
+    add_peer(file, ae_title="WS", host="ws", port=104)
+    before = file.read_bytes()
+    with pytest.raises(ConfigurationError, match="each AE title once"):
+        add_peer(file, ae_title="WS", host="ws2", port=105)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_keys_that_can_be_suggested_are_all_there_are():
+    """The list behind the suggestions comes from the model."""
+    assert {"server.port", "limits.cancel_grace", "peers[1].manner"} <= set(keys())
+
+
+@pytest.mark.parametrize("text", ['["OLD", "OLDER"]', "OLD,OLDER", " OLD , OLDER "])
+def test_a_list_can_be_given_where_only_text_can_be(text):
+    """In the environment and by --set: in JSON, or separated by commas."""
+    assert load(None, {"PACS_SERVER__ALIASES": text}).server.aliases == ("OLD", "OLDER")
+    assert load(None, {}, {"server.aliases": text}).server.aliases == ("OLD", "OLDER")
+    with pytest.raises(ConfigurationError, match="expected a list in JSON"):
+        load(None, {"PACS_SERVER__ALIASES": "[OLD"})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[access]\nusers = "required"\n', "or nobody is let in"),
+        (
+            '[tls]\nenabled = true\ncertificate = "a"\nkey = "b"\n[[peers]]\nae_title = "X"\nhost = "h"\nport = 1\n'
+            f'certificates = ["{"ab" * 32}"]\n',
+            "X in [[peers]] has certificates, and is asked for none",
+        ),
+    ],
+)
+def test_what_would_let_nobody_in_is_refused(file, text, why):
+    """Before the first modality finds out."""
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        load(file, {})
+    assert why in refused.value.comment

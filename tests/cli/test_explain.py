@@ -1,0 +1,141 @@
+"""`pacs explain`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from pacs.archive import EXPLAINED, Archive
+from pacs.config import from_settings
+from pacs.testing import study, write
+
+
+@pytest.fixture
+def filled(pacs, tmp_path):
+    """`pacs` with a CT study of DOE^JOHN and an MR study of ROE^JANE."""
+    write(study(series=1, instances=2), tmp_path / "in" / "ct")
+    write(study("ROE^JANE", "MR", 1, 2, patient_id="P2"), tmp_path / "in" / "mr")
+    assert pacs("import", tmp_path / "in").exit_code == 0
+    return pacs
+
+
+def explained(pacs, *words):
+    """What `pacs explain --json` says."""
+    result = pacs("explain", "--json", *words)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def read(terminal):
+    """What comes from a terminal next, nothing when its other end is closed."""
+    with suppress(OSError):
+        return os.read(terminal, 1 << 16)
+    return b""
+
+
+def lines(pacs, *words):
+    """What `pacs explain` prints."""
+    result = pacs("explain", *words)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_a_line_for_each_key_says_what_became_of_it(filled):
+    """Then the SQL, then what two manners answer."""
+    said = lines(filled, "-k", "PatientName=doe*", "-k", "StudyDate", "-k", "SeriesNumber", "--level", "STUDY")
+    assert said[0] == "C-FIND, Study Root, level STUDY, manner tolerant"
+    assert "StudyDate '': returned only, universal, from kept elements" in said
+    assert any(each.startswith("PatientName 'doe*': matched, wild card doe*, in column ") for each in said)
+    assert "SeriesNumber '': ignored, belongs to level SERIES, below the one asked for" in said
+    assert any(each.startswith("SQL for the first 20 candidates: patient: uses its primary key") for each in said)
+    assert said[-2] == "tolerant: Pending FF01, then 0000"
+    assert said[-1].startswith("strict: A900, Below the query level: SeriesNumber")
+
+
+def test_why_nothing_is_found_is_the_key_without_which_something_would_be(filled):
+    """With --run."""
+    said = lines(filled, "--run", "-k", "PatientName=doe*", "-k", "ModalitiesInStudy=MR", "--level", "study")
+    assert said[-3:] == [
+        "answered: 0000, matches: 0",
+        "without ModalitiesInStudy: 1 would match",
+        "without PatientName: 1 would match",
+    ]
+    assert lines(filled, "--run", "-k", "PatientName=doe*")[-1] == "answered: 0000, matches: 1"
+
+
+def test_without_run_nothing_is_answered(filled):
+    """There is no outcome."""
+    assert explained(filled, "-k", "PatientID=P1")["outcome"] is None
+
+
+def test_a_retrieve_says_how_many_instances_it_would_send(filled):
+    """And what the strict manner has against it."""
+    found = explained(filled, "--retrieve", "--run", "-k", "StudyDate=2026-", "-k", "StudyInstanceUID")
+    assert (found["operation"], found["outcome"]["status"]) == ("C-MOVE", "A900")
+    found = explained(filled, "--retrieve", "--run", "-k", f"StudyInstanceUID={study()[0].StudyInstanceUID}")
+    assert found["outcome"]["counts"] == {"instances": 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "model", "manner"),
+    [
+        (("-k", "PatientName=DOE"), "STUDY", "Study Root", "tolerant"),
+        (("-P", "-k", "PatientName=DOE"), "PATIENT", "Patient Root", "tolerant"),
+        (("-k", "PatientName=DOE", "--level", "PATIENT"), "PATIENT", "Patient Root", "tolerant"),
+        (("-S", "-k", "Modality=CT", "-k", "StudyDate"), "SERIES", "Study Root", "tolerant"),
+        (("--strict", "-k", "SOPInstanceUID"), "IMAGE", "Study Root", "strict"),
+        (("--manner", "strict", "-k", "QueryRetrieveLevel=SERIES"), "SERIES", "Study Root", "strict"),
+        (("--peer", "WS", "-k", "PatientID"), "STUDY", "Study Root", "strict"),
+    ],
+)
+def test_level_model_and_manner_are_inferred_or_said(filled, tmp_path, words, level, model, manner):
+    """The lowest level of which a key is asked for; the manner of the server, or of the peer that asks."""
+    config = '[[peers]]\nae_title = "WS"\nhost = "127.0.0.1"\nport = 104\nmanner = "strict"\n'
+    (tmp_path / "config.toml").write_text(config)
+    found = explained(filled, *words)
+    assert (found["level"], found["model"], found["manner"]) == (level, model, manner)
+
+
+def test_what_was_negotiated_is_said_in_words(filled):
+    """Each switches on what PS3.4 C.5 has; another word is refused with those that there are."""
+    found = explained(filled, "--negotiated", "relational,datetime,fuzzy,empty,multiple", "-k", "PatientID")
+    assert set(found["negotiated"]) == {
+        "relational", "combined_date_time", "fuzzy_names", "empty_values", "multiple_values",
+    }  # fmt: skip
+    refused = filled("explain", "--negotiated", "everything", "-k", "PatientID")
+    assert refused.exit_code == 2
+    assert "'everything' is none of relational, datetime, fuzzy, empty, multiple" in refused.stderr
+
+
+@pytest.mark.usefixtures("filled")
+def test_on_a_terminal_the_keys_are_a_table(tmp_path):
+    """Piped there is a line for each."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "pacs", "explain", "-k", "PatientID=P1", "-k", "StudyDate"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, env=os.environ | {"COLUMNS": "120"}) as explaining:
+        os.close(theirs)
+        text = b"".join(iter(lambda: read(ours), b"")).decode()
+        assert explaining.wait(30) == 0
+    os.close(ours)
+    rows = [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    assert rows[0][0] == "C-FIND,"
+    assert rows[1] == ["key", "asked", "understood", "why"]
+    assert ["PatientID", "P1", "matched,", "single", "value", "P1", "in", "column", "patient.patient_id"] in rows
+
+
+def test_check_and_the_log_say_that_requests_are_explained(pacs, tmp_path):
+    """It is patient data that is shown, and easily forgotten."""
+    (tmp_path / "config.toml").write_text("[query]\nexplain = true\n[server]\nport = 0\n[web]\nport = 0\n")
+    assert "what everybody asks is shown in the log and on 127.0.0.1:0/explain: patient data" in pacs("check").stdout
+    (tmp_path / "config.toml").write_text("[server]\nport = 0\n[web]\nport = 0\n")
+    assert "explain" not in pacs("check").stdout
+    said: list[str] = []
+    for explain in (False, True):
+        with Archive(from_settings({"server.port": 0, "web.enabled": False, "query.explain": explain})) as archive:
+            archive.events.subscribe(lambda event: said.append(getattr(event, "sentence", "")))
+            archive.start()
+    assert [each for each in said if each] == [EXPLAINED]

@@ -1,0 +1,188 @@
+"""SIGHUP: the configuration is read again, without an association ending by it."""
+
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+
+from pacs.archive import Archive
+from pacs.config import from_settings
+from pacs.dimse.scu import echo
+from pacs.errors import AssociationRejected, CallerUnknown, ConfigurationError
+from pacs.services.access import Caller
+from pacs.testing import serving
+from tests.certificates import Authority
+from tests.cli.test_daemon import associated, process
+from tests.cli.test_workers import children
+from tests.waiting import eventually
+
+BASE = """
+[access]
+called_ae = "any"
+
+[limits]
+drain_seconds = 0.5
+
+[log]
+level = "INFO"
+"""
+PEERS_ONLY = BASE.replace('called_ae = "any"', 'callers = "peers"')
+FRIEND = """
+[[peers]]
+ae_title = "FRIEND"
+host = "127.0.0.1"
+port = 11113
+"""
+
+
+@contextmanager
+def configured(folder, text, *words):
+    """`pacs serve` with a configuration file; `.reconfigure(text)` writes another one and has it read."""
+    file, log = folder / "config.toml", folder / "log"
+    file.write_text(text)
+    with log.open("w") as err, process(folder, "--config", str(file), *words, stderr=err) as server:
+
+        def reconfigure(text, expected="configuration reloaded"):
+            seen = log.read_text().count(expected)
+            file.write_text(text)
+            server.send_signal(signal.SIGHUP)
+            assert eventually(lambda: log.read_text().count(expected) > seen)
+
+        server.reconfigure, server.log = reconfigure, log
+        yield server
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+
+
+def ask(server, calling="STRANGER"):
+    """C-ECHO to the process."""
+    echo("127.0.0.1", server.port, calling_ae_title=calling, called_ae_title="PACS", timeout=10)
+
+
+def is_rejected(server, calling="STRANGER"):
+    """Whether an association is rejected."""
+    try:
+        ask(server, calling)
+    except AssociationRejected:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["one process", "two workers"])
+def test_a_peer_and_a_rule_that_are_added_act_at_once_and_an_association_goes_on(tmp_path, words):
+    """In all workers, and in one that takes the place of another; the running association lives through all of it."""
+    with configured(tmp_path, BASE, *words) as server, associated(server.port) as running:
+        ask(server)
+        server.reconfigure(PEERS_ONLY)
+        assert eventually(lambda: all(is_rejected(server) for _ in range(4)))
+        assert "let it in with `pacs peers add STRANGER 127.0.0.1 PORT`" in server.log.read_text()
+        server.reconfigure(PEERS_ONLY + FRIEND)
+        assert eventually(lambda: not any(is_rejected(server, "FRIEND") for _ in range(4)))
+        assert running.send_c_echo().Status == 0
+
+
+def test_a_worker_that_takes_the_place_of_another_goes_by_what_was_read_last(tmp_path):
+    """Not by what the server was started with."""
+    with configured(tmp_path, BASE, "--workers", "2") as server:
+        server.reconfigure(PEERS_ONLY)
+        before = set(children(server))
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: len(set(children(server)) - before) == 2)
+        assert eventually(lambda: all(is_rejected(server) for _ in range(4)))
+
+
+def test_a_bad_file_changes_nothing_and_the_log_says_what_is_wrong_with_it(tmp_path):
+    """Neither one that is not TOML, nor one with a value that cannot be, nor one that is gone."""
+    with configured(tmp_path, PEERS_ONLY + FRIEND) as server:
+        for bad, why in (
+            ("[access", "is not TOML"),
+            (BASE + "[limits.x]\n", "there is no such key"),
+            (BASE.replace("0.5", "-1"), "limits.drain_seconds = -1"),
+            (BASE + '[tls]\nca = "nobody.pem"\n' + FRIEND + "tls = true\n", "cannot be read"),
+        ):
+            server.reconfigure(bad, expected="the configuration stays as it was")
+            assert eventually(lambda why=why: why in server.log.read_text())
+            ask(server, "FRIEND")
+            with pytest.raises(AssociationRejected):
+                ask(server)
+
+
+def test_what_waits_for_the_next_start_is_said(tmp_path):
+    """By its key; the rest acts."""
+    with configured(tmp_path, BASE) as server:
+        server.reconfigure(PEERS_ONLY + '[server]\naliases = ["OTHER"]\n')
+        assert "waits_for_restart=server.aliases" in server.log.read_text()
+        with pytest.raises(AssociationRejected):
+            ask(server)
+
+
+def test_the_log_level_is_changed(tmp_path):
+    """An association that is accepted is a line of level DEBUG."""
+    with configured(tmp_path, BASE) as server:
+        ask(server)
+        assert "association accepted" not in server.log.read_text()
+        server.reconfigure(BASE.replace("INFO", "DEBUG"))
+        ask(server)
+        assert eventually(lambda: "association accepted" in server.log.read_text())
+
+
+def test_a_reload_does_not_open_to_anybody_what_still_listens_to_the_network(tmp_path):
+    """Loopback and anybody fit together, and so do the network and peers; what they would be in between does not."""
+    paths = {
+        "files.url": str(tmp_path / "files"),
+        "database.url": f"sqlite:///{tmp_path}/pacs.db",
+        "web.enabled": False,
+    }
+    wide = {"server.host": "0.0.0.0", "access.callers": "peers"}
+    with Archive(from_settings(paths | wide)) as archive:
+        with pytest.raises(ConfigurationError, match="listens beyond this machine"):
+            archive.reload(from_settings(paths))
+        assert archive.config.access.callers == "peers"
+        with pytest.raises(CallerUnknown):
+            archive.access.admit(Caller(ae_title="STRANGER", called_ae_title="PACS", address="10.0.0.1"))
+
+
+def test_a_reload_that_cannot_be_done_in_full_is_not_done_in_part(tmp_path):
+    """The audit log cannot be opened any more: peers stay as they were too."""
+    (tmp_path / "audit").mkdir()
+    with serving(tmp_path, {"audit.file": str(tmp_path / "audit" / "log")}) as archive:
+        os.rename(tmp_path / "audit", tmp_path / "elsewhere")
+        access = archive.config.access.model_copy(update={"callers": "peers"})
+        with pytest.raises(ConfigurationError):
+            archive.reload(archive.config.model_copy(update={"access": access}))
+        echo("127.0.0.1", archive.port, calling_ae_title="STRANGER", called_ae_title="PACS", timeout=10)
+
+
+def test_limits_act_on_what_connects_then(tmp_path):
+    """Fewer associations than there are: those there are go on."""
+    with serving(tmp_path) as archive, associated(archive.port) as one, associated(archive.port) as two:
+        limits = archive.config.limits.model_copy(update={"associations": 2})
+        archive.reload(archive.config.model_copy(update={"limits": limits}))
+        with pytest.raises(AssociationRejected) as refused:
+            echo("127.0.0.1", archive.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
+        assert (refused.value.result, refused.value.source, refused.value.reason) == (2, 3, 2)
+        assert (one.send_c_echo().Status, two.send_c_echo().Status) == (0, 0)
+
+
+def test_a_renewed_certificate_is_shown_from_then_on(tmp_path):
+    """In the same files, as who renews them leaves it."""
+    authority = Authority(tmp_path)
+    first, second = authority.sign("pacs", "localhost"), authority.sign("renewed", "localhost")
+    settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": first.certificate, "tls.key": first.key}
+    with serving(tmp_path / "pacs", settings) as archive:
+        assert certificate_of(archive) == first.fingerprint
+        os.replace(second.certificate, first.certificate)
+        os.replace(second.key, first.key)
+        archive.reload(archive.config)
+        assert certificate_of(archive) == second.fingerprint
+
+
+def certificate_of(archive):
+    """The fingerprint of the certificate it shows."""
+    asked = f"openssl s_client -connect 127.0.0.1:{archive.secure_port} </dev/null 2>/dev/null"
+    asked += " | openssl x509 -noout -fingerprint -sha256"
+    shown = subprocess.run(["sh", "-c", asked], capture_output=True, text=True, timeout=30, check=True).stdout
+    return shown.rpartition("=")[2].strip().replace(":", "").lower()

@@ -1,0 +1,163 @@
+"""The event stream and the log."""
+
+import io
+import json
+import logging
+import warnings
+
+import pytest
+
+from pacs.observability import events
+from pacs.observability.events import (
+    Diagnosed,
+    EventStream,
+    OperationFinished,
+    is_fine,
+    log_event,
+    printable,
+    setup_logging,
+)
+
+
+def logged(level="INFO", format="json"):
+    """Set the log up and return the buffer it writes to."""
+    out = io.StringIO()
+    setup_logging(level, format, out)
+    return out
+
+
+def operation(**changes):
+    """A finished C-FIND."""
+    facts = {"association": "a1", "calling_ae_title": "WS", "called_ae_title": "PACS", "kind": "C-FIND"}
+    facts |= {"message_id": 3, "status": 0, "duration": 0.25, "counts": {"matches": 7}}
+    return OperationFinished(**(facts | changes))
+
+
+def test_every_subscriber_hears_every_event_in_order():
+    """Until it unsubscribes."""
+    stream, heard = EventStream(), []
+    stop = stream.subscribe(lambda event: heard.append(("first", event.sentence)))
+    stream.subscribe(lambda event: heard.append(("second", event.sentence)))
+    stream.publish(Diagnosed(sentence="a"))
+    stop()
+    stream.publish(Diagnosed(sentence="b"))
+    assert heard == [("first", "a"), ("second", "a"), ("second", "b")]
+
+
+def test_a_callable_subscribed_twice_is_unsubscribed_once_at_a_time():
+    """Each subscription is its own."""
+    stream, heard = EventStream(), []
+    stop = stream.subscribe(heard.append)
+    stream.subscribe(heard.append)
+    stop()
+    stop()
+    stream.publish(Diagnosed(sentence="a"))
+    assert len(heard) == 1
+
+
+def test_a_failing_subscriber_hurts_nobody_and_is_logged():
+    """Neither the publisher nor the subscriber after it; the log does not quote the error."""
+    out, stream, heard = logged(), EventStream(), []
+    patients = {}
+    stream.subscribe(lambda event: patients[event.sentence])
+    stream.subscribe(heard.append)
+    stream.publish(Diagnosed(sentence="DOE^JOHN"))
+    assert len(heard) == 1
+    assert "a subscriber failed on Diagnosed" in out.getvalue()
+    assert "KeyError" in out.getvalue()
+    assert "JOHN" not in out.getvalue()
+
+
+def test_an_operation_is_one_line_with_its_counts_and_duration():
+    """Status in hexadecimal, counts as fields of their own, nothing empty."""
+    out = logged()
+    log_event(operation())
+    line = json.loads(out.getvalue())
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "association": "a1", "calling_ae_title": "WS", "called_ae_title": "PACS", "kind": "C-FIND", "message_id": 3,
+        "status": "0x0000", "duration": 0.25, "matches": 7, "event": "operation", "level": "info",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "fine"),
+    [
+        *((fine, True) for fine in (0x0000, 0xFF00, 0xFF01, 0xFE00, 0xB000, 0x0107)),
+        *((failure, False) for failure in (0xA700, 0xA900, 0xC001, 0x0122, 0x0111)),
+    ],
+)
+def test_a_failure_is_louder_than_the_rest(status, fine):
+    """The classes of PS3.7 Annex C."""
+    assert is_fine(status) is fine
+    assert operation(status=status).level == (logging.INFO if fine else logging.WARNING)
+
+
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_what_a_peer_sends_cannot_forge_a_line_or_colour_a_terminal(format):
+    """Newlines, escapes and bidi marks in an AE title come out as text."""
+    out = logged(format=format)
+    log_event(operation(calling_ae_title="A\n2026 [error] B\x1b[31m\u202eC\ud800"))
+    text = out.getvalue()
+    assert text.count("\n") == 1
+    assert not set("\x1b\u202e\ud800") & set(text)
+    assert "x1b[31m" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ÄÖ 山田", "plain ÄÖ 山田"),
+        ("a\r\nb\tc\0", r"a\r\nb\tc\x00"),
+        ("\u202e\u2066\u200b\ufeff\u2028", r"\u202e\u2066\u200b\ufeff\u2028"),
+        ("\udcff\U000e0001", r"\udcff\U000e0001"),
+        ("\x7f\x9b", r"\x7f\x9b"),
+    ],
+)
+def test_printable_escapes_what_is_not(text, shown):
+    """Every character comes out on one line and visibly."""
+    assert printable(text) == shown
+    assert printable(text).isprintable()
+
+
+def test_printable_is_bounded():
+    """A long text is cut, and that is seen."""
+    assert printable("x" * 50, limit=10) == "x" * 10 + "…"
+    assert len(printable("\n" * 10**7)) <= 2 * events.TEXT_LIMIT + 1
+
+
+def test_other_libraries_warnings_come_through_the_same_chain_and_their_chatter_does_not():
+    """Pynetdicom's lines, whatever their level, quote what peers send; a database's warning is heard."""
+    out = logged()
+    logging.getLogger("pynetdicom.acse").error("Accepting Association of %s", "DOE")
+    logging.getLogger("sqlalchemy.pool").warning("odd\n%s", "thing")
+    logging.getLogger("pydicom").warning("Invalid value 'DOE'")
+    (line,) = map(json.loads, out.getvalue().splitlines())
+    assert (line["event"], line["level"]) == ("odd\\nthing", "warning")
+
+
+def test_a_warning_of_a_library_is_not_logged():
+    """pydicom warns of bad values and quotes them."""
+    out = logged()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("Invalid value for VR LO: 'DOE'", UserWarning, stacklevel=1)
+    assert out.getvalue() == ""
+
+
+def test_a_traceback_shows_where_but_quotes_no_message_unless_debugging():
+    """An error's message may hold a patient's name."""
+    for level, told in (("INFO", False), ("DEBUG", True)):
+        out = logged(level)
+        try:
+            try:
+                int("DOE^JOHN")
+            except ValueError as error:
+                raise RuntimeError("outer") from error
+        except RuntimeError:
+            logging.getLogger("pacs").exception("it failed")
+        line = json.loads(out.getvalue())
+        assert "RuntimeError" in line["exception"]
+        assert "for which the reason was" in line["exception"]
+        assert "test_telemetry.py" in line["exception"]
+        assert ("invalid literal" in line["exception"]) is told

@@ -1,0 +1,61 @@
+"""What a C-MOVE that goes wrong tells: the one who asked, and the administrator who reads the log."""
+
+import logging
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
+
+from pacs.observability.events import Diagnosed, OperationFinished, SubOperationFinished
+from pacs.testing import serving, study, write
+from tests.programs import free_port
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """Move a study of six instances to a title; the peer GONE is known and listens on no port."""
+
+    def move(title):
+        gone = {"ae_title": "GONE", "host": "127.0.0.1", "port": free_port()}
+        events = []
+        with serving(tmp_path / "pacs", {"peers": [gone]}) as archive:
+            built = study(instances=3)
+            for path in write(built, tmp_path / "in"):
+                archive.storage.import_file(path)
+            archive.events.subscribe(events.append)
+            ae = AE("ASKER")
+            ae.add_requested_context(Move)
+            association = ae.associate("127.0.0.1", archive.port)
+            identifier = Dataset()
+            identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", built[0].StudyInstanceUID
+            *_, (final, _) = association.send_c_move(identifier, title, Move)
+            association.release()
+        return final, events, gone["port"]
+
+    return move
+
+
+def test_a_destination_that_is_not_there_is_told_to_the_requester_and_once_to_the_log(moved):
+    """The Error Comment says why; the log where it was looked for, and not once per instance."""
+    final, events, port = moved("GONE")
+    assert (final.Status, final.ErrorComment) == (
+        0xA702,
+        "6 of 6 failed: The peer cannot be reached: Connection refused",
+    )
+    told = [each.sentence for each in events if isinstance(each, Diagnosed)]
+    assert 1 <= len(told) <= 2
+    assert f"GONE at 127.0.0.1:{port}" in told[0]
+    assert "`pacs check`" in told[0]
+    levels = [each.level for each in events if isinstance(each, SubOperationFinished)]
+    assert levels == [logging.WARNING] + [logging.DEBUG] * 5
+
+
+def test_an_unknown_destination_is_told_with_what_to_type(moved):
+    """One line with the title that was asked for, those that are known, and the command; one for the operation."""
+    final, events, _ = moved("NOBODY")
+    assert final.Status == 0xA801
+    (told,) = [each.sentence for each in events if isinstance(each, Diagnosed)]
+    assert "'NOBODY'; known are: GONE; add it with `pacs peers add " in told
+    (operation,) = [each for each in events if isinstance(each, OperationFinished)]
+    assert (operation.destination, operation.status) == ("NOBODY", 0xA801)

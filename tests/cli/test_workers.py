@@ -1,0 +1,252 @@
+"""Several workers serve as one server: `pacs serve --workers N` as it is started, its processes killed and stopped."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pacs.archive import Archive
+from pacs.config import from_settings
+from pacs.dimse.scu import echo
+from pacs.errors import AssociationRejected
+from pacs.testing import study
+from tests import raw
+from tests.archives import identifier
+from tests.cli.test_daemon import FIND, READY, associated, process, wait_until_nobody_listens
+from tests.raw import Raw
+from tests.waiting import eventually
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are looked for in /proc")
+
+
+@contextmanager
+def workers(folder, count, *words, url="", **options):
+    """`pacs serve` with so many workers, in a process group of its own; all are ended at the end."""
+    chosen = ("--workers", str(count), *words, *(("--set", f"database.url={url}") if url else ()))
+    with process(folder, *chosen, start_new_session=True, **options) as server:
+        try:
+            yield server
+        finally:
+            if server.returncode is None:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def children(server):
+    """The process ids of the workers."""
+    return [int(each) for each in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
+
+
+def lives(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ask(server):
+    """C-ECHO. Raises AssociationRejected."""
+    echo("127.0.0.1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
+
+
+def stopped(server, number=signal.SIGTERM):
+    """What a server that is told to stop has said from then on, on standard output and in its whole log."""
+    server.send_signal(number)
+    return server.communicate(timeout=20)
+
+
+class Client(Raw):
+    """An association that stores and asks."""
+
+    def __enter__(self):
+        self.associate((1, CT, [raw.EXPLICIT]), (3, FIND, [raw.IMPLICIT]))
+        return self
+
+    def store(self, dataset):
+        """The status of a C-STORE."""
+        uid = raw.element(0x1000, dataset.SOPInstanceUID.encode())
+        self.send(raw.request(raw.C_STORE, 1, CT, 1, raw.encoded(dataset, raw.EXPLICIT), [uid]))
+        return self.message().status
+
+    def found(self):
+        """The SOP Instance UIDs of all instances there are."""
+        self.send(raw.request(raw.C_FIND, 3, FIND, 2, identifier("IMAGE", SOPInstanceUID="")))
+        return {each.dataset().SOPInstanceUID for each in self.until_final()[:-1]}
+
+
+# --- serving -----------------------------------------------------------------------------------------------------
+
+
+def test_workers_share_what_comes(tmp_path):
+    """Twelve associations at once over three workers: each serves its part, and all say once that they are ready."""
+    with workers(tmp_path, 3) as server, ExitStack() as stack:
+        served_by = {f"{each:x}" for each in children(server)}
+        for _ in range(12):
+            stack.enter_context(associated(server.port))
+        stack.close()
+        out, err = stopped(server)
+    assert (server.returncode, out) == (0, "")
+    counts = Counter(re.findall(r"association ended +association=(\w+)-", err))
+    assert set(counts) == served_by
+    assert min(counts.values()) >= 3, counts
+    assert "Traceback" not in err
+
+
+def test_what_one_stores_another_finds_at_once(tmp_path, database_url):
+    """Four associations with two workers: whoever asks finds what any of them has just stored."""
+    datasets = study(series=1, instances=4)
+    with workers(tmp_path, 2, url=database_url) as server, ExitStack() as stack:
+        associations = [stack.enter_context(Client(server.port)) for _ in datasets]
+        stored = set()
+        for association, dataset in zip(associations, datasets, strict=True):
+            assert association.store(dataset) == 0
+            stored.add(dataset.SOPInstanceUID)
+            assert [each.found() for each in associations] == [stored] * 4
+        stack.close()
+        _, err = stopped(server)
+    assert len(set(re.findall(r"operation +association=(\w+)-", err))) == 2
+
+
+def test_the_places_for_associations_are_those_of_the_whole_server(tmp_path):
+    """The one beyond them is rejected, whichever worker it comes to; a dead worker's places are free again.
+
+    Those who still have a place when the server stops lose it when the time for draining is up.
+    """
+    words = ("--set", "limits.associations=3", "--set", "limits.drain_seconds=0.5")
+    with workers(tmp_path, 2, *words) as server:
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(associated(server.port))
+            for _ in range(4):
+                with pytest.raises(AssociationRejected) as refused:
+                    ask(server)
+                assert (refused.value.result, refused.value.source, refused.value.reason) == (2, 3, 2)
+            dead = children(server)
+            for each in dead:
+                os.kill(each, signal.SIGKILL)
+            eventually(lambda: len(set(children(server)) - set(dead)) == 2)
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(associated(server.port))
+            with pytest.raises(AssociationRejected):
+                ask(server)
+            stopped(server)
+    assert server.returncode == 0
+
+
+# --- workers that die --------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tmp_path, database_url):
+    """While four associations store, some of them with it; the next start looks for what it left."""
+    datasets = study(series=4, instances=25)
+    with workers(tmp_path, 2, url=database_url) as server:
+
+        def store(part):
+            with Client(server.port) as association, suppress(ConnectionError):
+                for dataset in part:
+                    assert association.store(dataset) == 0
+                    acknowledged.add(dataset.SOPInstanceUID)
+
+        acknowledged, (victim, survivor) = set(), children(server)
+        with ThreadPoolExecutor(4) as pool:
+            parts = [pool.submit(store, datasets[each::4]) for each in range(4)]
+            eventually(lambda: len(acknowledged) > 12)
+            os.kill(victim, signal.SIGKILL)
+            for each in parts:
+                each.result()
+        eventually(lambda: len(set(children(server)) - {victim}) == 2)
+        assert survivor in children(server)
+        assert Path(f"/proc/{server.pid}/status").read_text().count("Threads:\t1\n") == 1
+        with Client(server.port) as association:
+            assert association.found() >= acknowledged
+        _, err = stopped(server)
+    assert server.returncode == 0
+    assert f"worker {victim:x} was ended by signal 9: another one takes its place" in err
+    assert len(list((tmp_path / "files" / "running").iterdir())) == 1
+    journals = tmp_path / "files" / "journal"
+    assert len(list(journals.iterdir())) == 1
+    with Archive(settings(tmp_path, url=database_url)) as archive:
+        archive.start()
+        uids = [each.sop_instance_uid for each in archive.maintenance.instances({})]
+        assert set(uids) >= acknowledged
+        assert len(uids) == len(list(archive.files.keys()))
+        assert [*(tmp_path / "files" / "incoming").iterdir(), *journals.iterdir()] == []
+
+
+def settings(folder, **others):
+    """The configuration of a server that keeps its data in a folder."""
+    url = others.pop("url", "") or f"sqlite:///{folder}/pacs.db"
+    fixed = {"server.port": 0, "web.enabled": False, "database.url": url, "files.url": f"{folder}/files"}
+    return from_settings(fixed | others)
+
+
+FAILING = """
+import sys
+from pacs import supervisor
+from pacs.cli import main
+from pacs.errors import StorageUnavailable
+
+def fail(*_):
+    raise StorageUnavailable("no worker today")
+
+supervisor.Archive.join = fail
+main(sys.argv[1:])
+"""
+
+
+def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path):
+    """After a few tries, each of which says why; nothing is said to be ready, and no marker is lost."""
+    command = [sys.executable, "-c", FAILING, "serve", "--port", "0", "--workers", "2", "--set", "web.port=0"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True,
+        timeout=30, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "pacs: workers end before they are ready: the log says why" in ran.stderr
+    assert 5 <= ran.stderr.count("cannot go on: no worker today") <= 6
+    assert "Traceback" not in ran.stderr
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_on_a_terminal_drains_the_whole_and_counts_once(tmp_path):
+    """It reaches every process of the group: associations go on, nobody else is let in; a second signal stops all."""
+    with workers(tmp_path, 2, "--set", "limits.drain_seconds=3600") as server:
+        with associated(server.port) as one, associated(server.port) as two:
+            pids = children(server)
+            os.killpg(server.pid, signal.SIGINT)
+            wait_until_nobody_listens(server.port)
+            assert [each.send_c_echo().Status for each in (one, two)] == [0, 0]
+            stopped(server)
+        assert server.returncode == 0
+        assert not any(map(lives, pids))
+    assert list((tmp_path / "files" / "running").iterdir()) == []
+
+
+def test_workers_do_not_outlive_their_supervisor(tmp_path):
+    """It is killed: they take no more, let what runs end in its time, and leave port and marker to the next start."""
+    words = ("--set", "limits.drain_seconds=2")
+    with workers(tmp_path, 2, *words) as server, associated(server.port) as one:
+        pids = children(server)
+        server.kill()
+        wait_until_nobody_listens(server.port)
+        assert one.send_c_echo().Status == 0
+        one.release()
+        eventually(lambda: not any(map(lives, pids)))
+        out, _ = server.communicate(timeout=20)
+    assert not READY.search(out)
+    assert len(list((tmp_path / "files" / "running").iterdir())) == 1
+    with Archive(settings(tmp_path, **{"server.port": server.port})) as archive:
+        archive.start()
+    assert list((tmp_path / "files" / "running").iterdir()) == []

@@ -1,0 +1,145 @@
+"""`pacs conformance run`: what it prints, asks, and ends with."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from pacs.cli import main
+from pacs.conformance.checks import CHECKS
+from tests.conformance.conftest import TITLE
+
+
+@pytest.fixture
+def run(strict):
+    """Type `pacs conformance run --against` the strict server, and more words."""
+
+    def typed(*words, against=None, **options):
+        server = against or f"PACS@127.0.0.1:{strict.port}"
+        receive = ["--receive", f"{TITLE}:{strict.receiving}"]
+        command = ["conformance", "run", "--yes", "--against", server, *receive, *map(str, words)]
+        return CliRunner().invoke(main, command, **options)
+
+    return typed
+
+
+def test_without_deviations_it_ends_with_0(run, strict):
+    """It says before what it will store, and after how it came out; what is piped is CSV."""
+    result = run("--only", "negotiation")
+    assert result.exit_code == 0, result.output
+    assert "50 small instances" in result.stderr
+    assert "Patient IDs beginning with PACSRUN-" in result.stderr
+    rows = list(csv.reader(io.StringIO(result.stdout)))
+    assert rows[0] == ["check", "question", f"PACS@127.0.0.1:{strict.port}"]
+    assert [row[0] for row in rows[1:]] == [check.id for check in CHECKS if check.theme == "negotiation"]
+    assert "0 ✗ deviates" in result.stderr
+
+
+def test_with_a_deviation_it_ends_with_1(pacs_server):
+    """K2 is one in the tolerant manner."""
+    command = [
+        "conformance",
+        "run",
+        "--yes",
+        "--against",
+        f"PACS@127.0.0.1:{pacs_server.port}",
+        "--only",
+        "K2",
+        "--receive",
+        "A:0",
+    ]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "✗ the study without Accession Number is not found" in result.stdout
+
+
+def test_what_cannot_be_reached_ends_with_4_and_the_others_are_printed(run, free_receiver):
+    """One column each for those that answer."""
+    result = run("--against", f"GONE@127.0.0.1:{free_receiver}", "--only", "N1")
+    assert result.exit_code == 4
+    assert f"no connection to 127.0.0.1:{free_receiver}" in result.stderr
+    assert "N1,Is a C-ECHO answered with Success?,✓" in result.stdout
+    complaint, announced = result.stderr.index("no connection"), result.stderr.index("small instances")
+    assert complaint < announced
+    assert "GONE@" not in result.stderr[announced:]
+
+
+def test_where_no_server_can_be_reached_nothing_is_announced(run, free_receiver):
+    """There is nothing to agree to."""
+    result = run(against=f"GONE@127.0.0.1:{free_receiver}")
+    assert result.exit_code == 4
+    assert result.stderr == f"pacs: no connection to 127.0.0.1:{free_receiver}: Connection refused\n"
+    assert result.stdout == ""
+
+
+def test_without_a_terminal_it_needs_to_be_told_yes(strict):
+    """Else it asks nobody, and stores nothing."""
+    command = [sys.executable, "-m", "pacs", "conformance", "run", "--against", f"PACS@127.0.0.1:{strict.port}"]
+    ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=40, check=False)
+    assert ran.returncode == 2
+    assert "instances are stored and stay there, and there is no terminal to ask on: add --yes" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_several_servers_have_a_column_each(run, pacs_server):
+    """In the order in which they were named."""
+    other = f"PACS@127.0.0.1:{pacs_server.port}"
+    result = run("--against", other, "--only", "K2", "--json")
+    found = json.loads(result.stdout)
+    assert [each["verdicts"]["K2"]["verdict"] for each in found["servers"]] == ["conforms", "deviates"]
+    assert found["servers"][1]["server"] == other
+    assert found["servers"][1]["implementation"].startswith("PACS_")
+    assert {each["id"] for each in found["checks"]} == {each.id for each in CHECKS}
+
+
+def test_as_markdown_it_is_a_table(run):
+    """With the sign of each verdict."""
+    result = run("--only", "N1", "--markdown")
+    assert "| N1 | Is a C-ECHO answered with Success? | PS3.4 A.4 | ✓ |" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--against", "PACS"], "is not AET@host:port"),
+        (["--receive", "PACS"], "is not AET:PORT"),
+        (["--receive", "A:99999"], "is not AET:PORT"),
+        (["--only", "nothing"], "'nothing' is no check"),
+        (["--prefix", "a/b"], "letters, digits and hyphens"),
+    ],
+)
+def test_a_mistake_ends_with_2_and_what_was_expected(run, words, said):
+    """Nothing is stored."""
+    result = run(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "are stored" not in result.stderr
+
+
+@pytest.mark.parametrize(("words", "answer", "status"), [((), b"n\n", 1), ((), b"y\n", 0), (("--yes",), b"", 0)])
+def test_on_a_terminal_it_asks_first(strict, words, answer, status):
+    """A no ends it before anything is stored; --yes does not ask."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "pacs", "conformance", "run", "--against", f"PACS@127.0.0.1:{strict.port}"]
+    command += ["--receive", f"{TITLE}:{strict.receiving}", "--only", "N1", *words]
+    try:
+        os.write(ours, answer)
+        ran = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=40, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ran.returncode == status, ran.stderr
+    assert ("Go on?" in ran.stderr) == (not words)
+    assert ("N1," in ran.stdout) == (status == 0)
+
+
+def test_conformance_alone_still_prints_the_statement():
+    """As it did."""
+    result = CliRunner().invoke(main, ["conformance"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("# DICOM conformance statement")
