@@ -10,7 +10,7 @@ from enum import Enum
 
 from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
-from pacs.dicom.identifier import Selection
+from pacs.dicom.identifier import RetrieveSelection
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
 from pacs.files import digest
@@ -108,7 +108,7 @@ class RetrieveService:
         self._verify = verify
         self._publish = publish
 
-    def select(self, selection: Selection, cancellation: Cancellation) -> Retrieval:
+    def select(self, selection: RetrieveSelection, cancellation: Cancellation) -> Retrieval:
         """The instances a retrieve is about, in the order in which they will be sent.
 
         Raises TooManyMatches when keys other than the unique ones select more studies than are allowed at once,
