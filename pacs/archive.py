@@ -22,7 +22,7 @@ from pacs.dimse.scp.handlers import Explain, Handlers
 from pacs.dimse.scp.retrieve_task import Patience
 from pacs.dimse.scp.user_identity import credentials
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds, Share
+from pacs.dimse.server.association_slots import AssociationBounds, WorkerSlots
 from pacs.dimse.server.server import Address, Server, Settings
 from pacs.dimse.upper import tls as secure
 from pacs.dimse.upper.user_information import UserIdentity
@@ -233,7 +233,7 @@ class Archive:
             self.explanations.forget()
         return at_start
 
-    def join(self, prepared: "Archive", places: Share, worker: int) -> None:
+    def join(self, prepared: "Archive", slots: WorkerSlots, worker: int) -> None:
         """Accept associations as a worker of the server that another archive prepared before this process was forked.
 
         That one's marker says for all of them that instances may have to be looked for at the next start. Raises
@@ -244,7 +244,7 @@ class Archive:
         self.files.join()
         self.oversight.join(prepared.oversight, worker)
         self.explanations.join(prepared.explanations, worker)
-        self._server.join(prepared._server.listeners, places)
+        self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
@@ -370,7 +370,7 @@ class Archive:
             handlers=handlers.table(),
             has=handlers.has,
             limits=of_associations,
-            bounds=Bounds(
+            bounds=AssociationBounds(
                 in_all=limits.associations,
                 per_address=limits.associations_per_address,
                 per_ae=limits.associations_per_ae,
