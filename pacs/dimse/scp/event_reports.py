@@ -134,18 +134,11 @@ class Reporter:
         if self._idle:
             association.errands.expect()
             with self._state:
-                waiting = self._asked.setdefault(claim.peer if self._is_known(claim.peer) else "", deque())
+                waiting = self._asked.setdefault(claim.peer if self._commitments.is_peer(claim.peer) else "", deque())
                 waiting.append(_Asked(claim, association.id, weakref.ref(association.errands)))
                 self._state.notify_all()
         else:
             self._release(claim)
-
-    def _is_known(self, peer: str) -> bool:
-        try:
-            self._destination(peer)
-        except UnknownDestination:
-            return False
-        return True
 
     def _next_asked(self) -> "_Asked | None":
         """What was asked first by the peer whose turn it is. Under the lock."""
