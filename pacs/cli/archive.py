@@ -50,10 +50,10 @@ all_option = click.option("everything", "--all", is_flag=True, help="Everything 
 def opened(config: "Config") -> Iterator["Archive"]:
     """The archive of a configuration, ready for use; what an administrator has to know is printed."""
     from pacs.archive import Archive
-    from pacs.observability.events import Diagnosed
+    from pacs.observability.events import Notice
 
     def tell(event: "Event") -> None:
-        if isinstance(event, Diagnosed):
+        if isinstance(event, Notice):
             click.echo(f"pacs: {event.sentence}", err=True)
 
     with Archive(config) as archive:
@@ -103,7 +103,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:
     """Each reason with how often it applied and some of the files; ends the command with status 1 if there is any."""
-    from pacs.observability.events import printable
+    from pacs.observability.logging import printable
 
     for reason, files in sorted(refused.items(), key=lambda each: -len(each[1])):
         click.echo(f"{len(files)} refused: {reason}", err=True)

@@ -19,7 +19,7 @@ from pacs.index import commitments, writer
 from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
 
@@ -237,7 +237,7 @@ class Commitments:
         if verification.damaged:
             first, count = verification.damaged[0], len(verification.damaged)
             sentence = f"{count} stored files are missing or damaged, the first is {first}: have them sent again"
-            self._publish(Diagnosed(sentence=sentence))
+            self._publish(Notice(sentence=sentence))
         return [self._outcome(each, verification) for each in references]
 
     def _still(

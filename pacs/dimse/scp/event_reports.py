@@ -32,7 +32,7 @@ from pacs.errors import (
     PeerTimeout,
     UnknownDestination,
 )
-from pacs.observability.events import CommitmentReported, Diagnosed
+from pacs.observability.events import CommitmentReported, Notice
 from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
 from pacs.services.peers import Peer
 from pacs.support.cancellation import Cancellation
@@ -359,7 +359,7 @@ class Reporter:
 
     def _say(self, claim: Claim, why: str, given_up: int) -> None:
         what = f"; reports given up: {given_up}" if given_up else "; it is tried again"
-        self._publish(Diagnosed(sentence=f"{claim.peer} {why}{what}"))
+        self._publish(Notice(sentence=f"{claim.peer} {why}{what}"))
 
     def _release(self, claim: Claim) -> None:
         try:
