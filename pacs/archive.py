@@ -33,7 +33,7 @@ from pacs.index import schema
 from pacs.index.database import Index
 from pacs.monitoring import Oversight
 from pacs.observability.audit import Auditor
-from pacs.observability.events import Diagnosed, EventStream, ServerReady, WebReady
+from pacs.observability.events import EventStream, Notice, ServerReady, WebReady
 from pacs.services.access import Access, Rules
 from pacs.services.backup import Backups
 from pacs.services.commitment import Bounds as BoundsOfCommitments
@@ -184,7 +184,7 @@ class Archive:
                 raise ConfigurationError(f"{why}: {mend}") from error
             # Nobody chose this one, and it is often taken: images are taken in all the same.
             self._web = None
-            self.events.publish(Diagnosed(sentence=f"{why}, HTTP is not answered: {mend}"))
+            self.events.publish(Notice(sentence=f"{why}, HTTP is not answered: {mend}"))
 
     def _answer(self) -> None:
         """Answer HTTP from now on."""
@@ -203,7 +203,7 @@ class Archive:
             ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
         )
         if self.peers.explains_any:
-            self.events.publish(Diagnosed(sentence=EXPLAINED))
+            self.events.publish(Notice(sentence=EXPLAINED))
         if self._web is not None:
             web = self.config.web
             self.events.publish(WebReady(host=web.host, port=self.web_port, is_secure=web.tls))

@@ -10,7 +10,8 @@ from typing import Self
 from pacs.archive import Archive
 from pacs.config import Config
 from pacs.errors import ConfigurationError
-from pacs.observability.events import ConfigurationReloaded, Diagnosed, set_level
+from pacs.observability.events import ConfigurationReloaded, Notice
+from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 from pacs.support.wakeup import WakeUp
 
@@ -57,7 +58,7 @@ def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifi
         at_start = archive.reload(read() if read is not None else archive.config)
     except ConfigurationError as error:
         why = error.comment.replace("\n", "; ")
-        archive.events.publish(Diagnosed(sentence=f"the configuration stays as it was, for the new one is bad: {why}"))
+        archive.events.publish(Notice(sentence=f"the configuration stays as it was, for the new one is bad: {why}"))
         return False
     finally:
         notifier.ready(archive.status)

@@ -25,7 +25,8 @@ from pacs.config import Config
 from pacs.daemon import DRAINING, RELOADING, SignalWaiter, reload
 from pacs.dimse.server.association_slots import AssociationSlots
 from pacs.errors import ConfigurationError, OutOfResources, PacsError
-from pacs.observability.events import Diagnosed, set_level
+from pacs.observability.events import Notice
+from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 
 READY, ALIVE, DRAIN, STOP, RELOAD = b"r", b"a", b"d", b"s", b"c"
@@ -227,7 +228,7 @@ class _Supervisor:
         self._due[number] = time.monotonic() + pause
 
     def _tell(self, sentence: str) -> None:
-        self._archive.events.publish(Diagnosed(sentence=sentence))
+        self._archive.events.publish(Notice(sentence=sentence))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -312,7 +313,7 @@ def _adopt(archive: Archive, line: socket.socket) -> None:
         archive.reload(config)
         set_level(config.log.level)
     except ConfigurationError as error:
-        archive.events.publish(Diagnosed(sentence=f"worker {os.getpid():x} keeps its configuration: {error.comment}"))
+        archive.events.publish(Notice(sentence=f"worker {os.getpid():x} keeps its configuration: {error.comment}"))
 
 
 def _exactly(line: socket.socket, count: int) -> bytes:

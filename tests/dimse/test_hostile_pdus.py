@@ -15,7 +15,7 @@ from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import MOST_UNASSOCIATED
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.wire import RECEIVE_BUFFER
-from pacs.observability.events import AssociationRejected
+from pacs.observability.events import AssociationRequestRejected
 from pacs.services.access import Caller
 from tests.dimse.conftest import Serve
 from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, associate_rq, echo_rq, item, pdu
@@ -94,7 +94,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
         with archive.ended:
             assert archive.ended.wait_for(lambda: archive.events, timeout=10)
     (event,) = archive.events
-    assert isinstance(event, AssociationRejected)
+    assert isinstance(event, AssociationRequestRejected)
     assert event.comment == "What came is no valid association request"
     assert not [each for each in caplog.records if each.name == "pacs"]
 

@@ -16,8 +16,7 @@ from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots
 from pacs.dimse.server.server import Server, Settings
 from pacs.errors import AssociationRejected
-from pacs.observability.events import AssociationAccepted, AssociationEnded
-from pacs.observability.events import AssociationRejected as RejectedEvent
+from pacs.observability.events import AssociationAccepted, AssociationEnded, AssociationRequestRejected
 from tests.dimse import raw
 from tests.dimse.conftest import OURS_ALONE, Archive, Serve
 from tests.dimse.raw import (
@@ -118,7 +117,7 @@ def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
     first.release()
     eventually(lambda: archive.server.associations == 1)
     still_serves(archive)
-    rejected = [each for each in archive.events if isinstance(each, RejectedEvent)]
+    rejected = [each for each in archive.events if isinstance(each, AssociationRequestRejected)]
     assert [(each.result, each.source, each.reason, each.calling_ae_title) for each in rejected] == [(2, 3, 2, "RAW")]
     for each in (first, second, third):
         each.socket.close()

@@ -32,7 +32,7 @@ from pacs.errors import (
     PeerTimeout,
     UnknownDestination,
 )
-from pacs.observability.events import CommitmentReported, Diagnosed
+from pacs.observability.events import CommitmentReported, Notice
 from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
 from pacs.services.peers import Peer
 from pacs.support.cancellation import Cancellation
@@ -135,18 +135,11 @@ class Reporter:
         if self._idle:
             association.scp_requests.expect()
             with self._state:
-                waiting = self._asked.setdefault(claim.peer if self._is_known(claim.peer) else "", deque())
+                waiting = self._asked.setdefault(claim.peer if self._commitments.is_peer(claim.peer) else "", deque())
                 waiting.append(_Asked(claim, association.id, weakref.ref(association.scp_requests)))
                 self._state.notify_all()
         else:
             self._release(claim)
-
-    def _is_known(self, peer: str) -> bool:
-        try:
-            self._destination(peer)
-        except UnknownDestination:
-            return False
-        return True
 
     def _next_asked(self) -> "_Asked | None":
         """What was asked first by the peer whose turn it is. Under the lock."""
@@ -367,7 +360,7 @@ class Reporter:
 
     def _say(self, claim: Claim, why: str, given_up: int) -> None:
         what = f"; reports given up: {given_up}" if given_up else "; it is tried again"
-        self._publish(Diagnosed(sentence=f"{claim.peer} {why}{what}"))
+        self._publish(Notice(sentence=f"{claim.peer} {why}{what}"))
 
     def _release(self, claim: Claim) -> None:
         try:

@@ -38,7 +38,7 @@ from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Subject
-from pacs.observability.events import DestinationFailed, Diagnosed
+from pacs.observability.events import DestinationFailed, Notice
 from pacs.services.access import Access
 from pacs.services.commitment import Commitments
 from pacs.services.peers import Peer, Peers, Right
@@ -225,7 +225,7 @@ class Handlers:
             known = ", ".join(self.peers.titles) or "none"
             mend = "add it with `pacs peers add TITLE HOST PORT` and have the server read it (SIGHUP)"
             sentence = f"C-MOVE to unknown AE title {title!r}; known are: {known}; {mend}"
-            self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
+            self.publish(Notice(sentence=sentence, association=operation.association.id))
             raise
 
     def _select(self, operation: Operation, message: Message) -> Retrieval:

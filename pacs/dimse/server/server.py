@@ -23,7 +23,7 @@ from pacs.errors import AssociationLost, ProtocolViolation, ServerStopping
 from pacs.observability.events import (
     AssociationAccepted,
     AssociationEnded,
-    AssociationRejected,
+    AssociationRequestRejected,
     Event,
     OperationFinished,
 )
@@ -436,7 +436,7 @@ def _accepted_event(association: Association) -> Event:
 
 def _rejected_event(rejected: Rejected, connection: _Connection) -> Event:
     refused = rejected.rejection
-    return AssociationRejected(
+    return AssociationRequestRejected(
         association="",
         calling_ae_title=rejected.calling_ae_title,
         called_ae_title=rejected.called_ae_title,
@@ -449,7 +449,7 @@ def _rejected_event(rejected: Rejected, connection: _Connection) -> Event:
 
 
 def _aborted_event(violation: ProtocolViolation, connection: _Connection) -> Event:
-    return AssociationRejected(
+    return AssociationRequestRejected(
         association="",
         calling_ae_title="",
         called_ae_title="",
