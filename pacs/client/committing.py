@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +40,8 @@ from pacs.dimse.server.acceptor_policy import (
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
 )
-from pacs.dimse.upper.waiting import Bell
 from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
+from pacs.support.wakeup import WakeUp
 
 Committable = Reference | tuple[str, str] | Dataset | Path | str
 """An instance by its SOP Class and SOP Instance UID, or as what `store` takes: a data set, a file, a folder."""
@@ -77,7 +77,7 @@ def commit(
     if not request.references:
         raise InvalidArgument("There is no instance to commit to")
     with ExitStack() as stack:
-        reports = _Reports(request, stack.enter_context(closing(Bell())))
+        reports = _Reports(request, stack.enter_context(WakeUp()))
         if port:
             hosts = listening_for(peer, senders, host, port)
             door = Door.of(peer, senders, peer.calling_ae_title)
@@ -119,8 +119,8 @@ def _references(what: object) -> Iterator[Reference]:
 class _Reports:
     """Takes reports in, on whatever association they come, and keeps the one to our request."""
 
-    def __init__(self, request: CommitmentRequest, bell: Bell) -> None:
-        self.bell = bell
+    def __init__(self, request: CommitmentRequest, wake_up: WakeUp) -> None:
+        self.wake_up = wake_up
         self._request = request
         self._has_come = threading.Event()
         self.report: CommitmentReport | None = None
@@ -139,7 +139,7 @@ class _Reports:
         if report is not None:
             self.report = report
             self._has_come.set()
-            self.bell.ring()
+            self.wake_up.wake()
 
     def _parsed(self, message: Message) -> CommitmentReport | None:
         """The report to our request, None for another or none at all. Raises AssociationLost."""
@@ -168,7 +168,7 @@ def _reported(
     association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
     try:
         serving = {int(CommandField.N_EVENT_REPORT): reports.take}
-        requestor = Requestor(association, peer.deadlines.response, serving, reports.bell)
+        requestor = Requestor(association, peer.deadlines.response, serving, reports.wake_up)
         _ask(requestor, request)
         deadline = time.monotonic() + timeout
         _await(requestor, reports, deadline, listens=listens)

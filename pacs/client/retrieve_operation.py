@@ -30,8 +30,8 @@ from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, Response, Serve
 from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Bell
 from pacs.errors import UndecodableDataSet
+from pacs.support.wakeup import WakeUp
 
 SETTLING = 2.0
 """Seconds without an arrival, or an association, after which nothing more is expected of a PACS that counts nothing."""
@@ -104,7 +104,7 @@ class Retrieve:
     on_progress: OnProgress
     destination: str = ""
     intake: Intake | None = None
-    bell: Bell | None = None
+    wake_up: WakeUp | None = None
     _counts: _Counts = field(default_factory=_Counts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
     _shown: Arrivals | None = field(init=False)
@@ -141,7 +141,7 @@ class Retrieve:
             association.release(self.peer.deadlines.release)
 
     def _exchanged(self, association: Association) -> Response:
-        requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.bell)
+        requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
         context = requestor.context(self.asked.sop_class)
         exchange = self._requested(requestor, context)
         try:

@@ -1,7 +1,6 @@
 """`move`, `move_and_store` and `get`: retrieves, with what arrives here or goes elsewhere."""
 
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from ssl import SSLContext
 
@@ -16,7 +15,7 @@ from pacs.client.retrieve_operation import Asked, Retrieve, unheard
 from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
-from pacs.dimse.upper.waiting import Bell
+from pacs.support.wakeup import WakeUp
 
 
 def move(
@@ -77,12 +76,12 @@ def move_and_store(
     check_ae_title(ae_title)
     asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
     hosts, door = listening_for(peer, senders, host, port), Door.of(peer, senders, ae_title)
-    with closing(Bell()) as bell:
-        intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=bell.ring)
+    with WakeUp() as wake_up:
+        intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=wake_up.wake)
         handlers: dict[int, Handler] = {CommandField.C_STORE: intake.store}
         with Listener(hosts, port, handlers, door=door, deadlines=peer.deadlines, tls=tls) as listener:
             retrieve = Retrieve(
-                peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, bell=bell
+                peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, wake_up=wake_up
             )
             return retrieve.run_with(listener, wait)
 

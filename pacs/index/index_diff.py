@@ -18,6 +18,7 @@ from pacs.index.database import Index, LostRace
 from pacs.index.patterns import among
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import JOINED, unknown
+from pacs.support.chunks import chunks
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
@@ -176,8 +177,8 @@ def correct(
     def differing(connection: Connection, level: QueryLevel, row: Values) -> None:
         here = _files_below(connection, level, row)
         there = set() if level is IMAGE else _files_in(derived, level, row)
-        unknown_here = {each for keys in _batches(here) for each in unknown(derived, keys)} - set(known)
-        gone = {each for keys in _batches(there - here) for each in _absent(connection, keys)} - set(known)
+        unknown_here = {each for keys in chunks(sorted(here), PAGE) for each in unknown(derived, keys)} - set(known)
+        gone = {each for keys in chunks(sorted(there - here), PAGE) for each in _absent(connection, keys)} - set(known)
         if unknown_here or gone:
             raise IndexesDiffer(unknown_here, gone)
 
@@ -209,11 +210,6 @@ def _absent(connection: Connection, file_keys: Sequence[str]) -> set[str]:
 
 def _is_the_same(table: Table, level: QueryLevel, row: Values) -> list[ColumnElement[bool]]:
     return [table.c[name] == row[name] for name in IDENTITY[level]]
-
-
-def _batches(keys: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(keys)
-    return (ordered[start : start + PAGE] for start in range(0, len(ordered), PAGE))
 
 
 class _Correction:

@@ -33,7 +33,7 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.scratch_index import WORK, aside, scratch_folder
+from pacs.services.scratch_index import WORK, scratch_folder, scratch_index
 from pacs.services.stored_file import arrival_of
 
 MANIFEST, FILES = "manifest.json", "files"
@@ -105,7 +105,7 @@ class Backups:
         self._files.replay()  # what is durable in a journal alone
         with alone_in(dest):
             _begin(dest)
-            with aside(self._folder / WORK) as snapshot, closing(Copies(dest / FILES)) as copies:
+            with scratch_index(self._folder / WORK) as snapshot, closing(Copies(dest / FILES)) as copies:
                 making = _Making(self, dest, snapshot, copies, link=link)
                 return making.run(prune=prune, progress=progress)
 

@@ -7,9 +7,8 @@ or given up, and forgotten then. Whoever reports, by whichever protocol, works o
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
@@ -20,8 +19,9 @@ from pacs.index import commitments, writer
 from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
+from pacs.support.chunks import chunks
 
 __all__ = ["Bounds", "Claim", "Commitments", "LostClaim", "Schedule", "Verified"]
 
@@ -116,7 +116,7 @@ class Commitments:
         self._unknown_sop_classes = unknown_sop_classes
         self._schedule = schedule or Schedule()
         self.bounds = bounds or Bounds()
-        self._is_peer = is_peer
+        self.is_peer = is_peer
         self._last_peer = ""
         """Whose turn it was last."""
         self._publish = publish
@@ -138,8 +138,8 @@ class Commitments:
     def _require_room(self, peer: str, counts: Mapping[str, int]) -> None:
         bounds = self.bounds
         is_full = counts.get(peer, 0) >= bounds.active_of_peer or sum(counts.values()) >= bounds.active
-        if not is_full and not self._is_peer(peer):
-            strangers = sum(count for each, count in counts.items() if not self._is_peer(each))
+        if not is_full and not self.is_peer(peer):
+            strangers = sum(count for each, count in counts.items() if not self.is_peer(each))
             is_full = strangers >= bounds.active_of_strangers
         if is_full:
             raise OutOfResources("Too many transactions wait for their report: try again later")
@@ -186,7 +186,7 @@ class Commitments:
         if transaction is None:
             return 0
         schedule = self._schedule
-        is_known = self._is_peer(claim.peer)
+        is_known = self.is_peer(claim.peer)
         give_up = schedule.give_up if is_known else min(schedule.give_up, STRANGERS_GIVE_UP)
         if transaction.age > give_up:
             if is_peer:
@@ -231,13 +231,13 @@ class Commitments:
     def _verify(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> list[Outcome]:
         """What becomes of each reference. Each instance is verified once."""
         verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
-        for batch in _batches(dict.fromkeys(each.sop_instance_uid for each in references)):
+        for batch in chunks(dict.fromkeys(each.sop_instance_uid for each in references), BATCH):
             verification.verify(batch)
             self.keep(claim, LEASE)
         if verification.damaged:
             first, count = verification.damaged[0], len(verification.damaged)
             sentence = f"{count} stored files are missing or damaged, the first is {first}: have them sent again"
-            self._publish(Diagnosed(sentence=sentence))
+            self._publish(Notice(sentence=sentence))
         return [self._outcome(each, verification) for each in references]
 
     def _still(
@@ -250,7 +250,7 @@ class Commitments:
             if isinstance(found, str)
         }
         reasons: dict[str, int] = {}
-        for number, batch in enumerate(_batches(dict.fromkeys(promised))):
+        for number, batch in enumerate(chunks(dict.fromkeys(promised), BATCH)):
             cancellation.check()
             if number:
                 self.keep(claim, LEASE)
@@ -365,12 +365,6 @@ def _report(claim: Claim, references: Sequence[Reference], outcome: Sequence[Out
     committed = [each for each, found in pairs if isinstance(found, str)]
     failed = [Failure(each, found) for each, found in pairs if isinstance(found, int)]
     return CommitmentReport(claim.transaction_uid, committed, failed)
-
-
-def _batches(uids: dict[str, None]) -> Iterator[list[str]]:
-    rest = iter(uids)
-    while batch := list(islice(rest, BATCH)):
-        yield batch
 
 
 def _packed(rows: list[Outcome] | list[list[str]]) -> bytes:

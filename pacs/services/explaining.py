@@ -20,7 +20,7 @@ from pacs.errors import PacsError
 from pacs.index import query_plan
 from pacs.index.database import Index
 from pacs.index.query_plan import PlannedStatement
-from pacs.observability.events import printable
+from pacs.observability.logging import printable
 from pacs.services.query import QueryService
 from pacs.support.cancellation import Cancellation
 

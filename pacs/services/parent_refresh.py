@@ -5,23 +5,21 @@ When one goes, what it alone said has to go as well: else the index could not be
 wrong name under which one image came would outlive that image.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 from pacs.dicom import row_elements
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import DuplicateInstance, InstanceUnreadable, StorageUnavailable, UndecodableDataSet
+from pacs.errors import DuplicateInstance, InstanceUnreadable, UndecodableDataSet
 from pacs.files.store import FileStore
-from pacs.index import index_diff, schema, upkeep, writer
+from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.index_diff import IndexesDiffer
 from pacs.index.rows import patient_identity
 from pacs.index.upkeep import ParentRow
 from pacs.index.writer import StoredInstance
+from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import arrival_of
 
 ATTEMPTS = 10
@@ -112,7 +110,7 @@ def _place_anew(index: Index, files: FileStore, seeds: Sequence[str]) -> None:
 
 
 def _correct(index: Index, files: FileStore, keys: set[str]) -> None:
-    with _aside() as derived:
+    with scratch_index() as derived:
         for key in sorted(keys):
             try:
                 writer.add(derived, arrival_of(files, key, verify=False))
@@ -123,16 +121,3 @@ def _correct(index: Index, files: FileStore, keys: set[str]) -> None:
             wrong = [each for each in wanted if not index_diff.is_right(index, each)]
             if wrong:
                 index_diff.correct(index, wrong, derived, keys, adds=False)
-
-
-@contextmanager
-def _aside() -> Iterator[Index]:
-    """An empty index of our own. Raises StorageUnavailable."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="pacs-")
-    except OSError as error:
-        raise StorageUnavailable(f"There is no room to work in ({error.strerror})") from error
-    with folder as path, closing(Index(f"sqlite:///{Path(path)}/index.db")) as derived:
-        schema.upgrade(derived)
-        derived.is_recoverable = True
-        yield derived

@@ -30,7 +30,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.services.fsck import GRACE
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.scratch_index import aside
+from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import arrival_of
 
 BATCH = 500
@@ -79,7 +79,7 @@ class Reindex:
         Raises IndexUnavailable, StorageUnavailable; the latter also, and nothing is changed, where there is no file at
         all for an index that has instances. Raises ConfigurationError when somebody else is mending this archive.
         """
-        with self._files.alone("pacs reindex"), aside(self._folder) as derived:
+        with self._files.alone("pacs reindex"), scratch_index(self._folder) as derived:
             self._files.replay()  # what is durable in a journal alone
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
             return run.run(progress)

@@ -18,7 +18,7 @@ from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
 
 MOST_SUBOPERATIONS = 0xFFFF
@@ -148,7 +148,7 @@ class RetrieveService:
         try:
             verify(self._files, instance)
         except InstanceDamaged as error:
-            self._publish(Diagnosed(sentence=damaged(instance)))
+            self._publish(Notice(sentence=damaged(instance)))
             raise InstanceDamaged(error.comment) from error
         yield from pieces
 

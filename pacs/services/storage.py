@@ -36,7 +36,7 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
-from pacs.observability.events import Diagnosed, Event, InstanceRefused, InstanceStored
+from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
 from pacs.services.stored_file import arrival_of
 
@@ -202,7 +202,7 @@ class Storage:
         try:
             self.files.delete(key)
         except StorageUnavailable:
-            self.publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+            self.publish(Notice(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
 
     def forget(self, former: StoredInstance) -> None:
         """Delete the file of an instance that was replaced, and have its study say no more what it alone had said.
@@ -218,7 +218,7 @@ class Storage:
             refresh(self.index, self.files, [former], said)
         except PacsError as error:
             sentence = f"what was replaced may still be said of its study ({error.comment}): run `pacs reindex`"
-            self.publish(Diagnosed(sentence=sentence))
+            self.publish(Notice(sentence=sentence))
 
 
 def _record(stored: Stored) -> Record:
@@ -451,5 +451,5 @@ class Reception:
         except InstanceUnreadable:
             whole = False
         if not whole:
-            self._storage.publish(Diagnosed(sentence=f"file {known.file_key} was damaged and is sent again: replaced"))
+            self._storage.publish(Notice(sentence=f"file {known.file_key} was damaged and is sent again: replaced"))
         return whole

@@ -280,7 +280,7 @@ def test_a_folder_that_takes_nothing_ends_the_move_with_its_reason(tmp_path):
         shutil.rmtree(to)
         refused.extend(deliver(port, DATASETS[:1]))
         with association.operation(message) as cancellation:
-            eventually(lambda: association.attend() or cancellation.requested)
+            eventually(lambda: association.process_input() or cancellation.requested)
             cancelled.set()
         answer(association, message, 0xFE00)
 
@@ -395,7 +395,7 @@ def test_the_first_match_is_there_when_it_came():
             matches(association, message, [Dataset()])
             assert seen.wait(20)
             matches(association, message, [Dataset()])
-            eventually(lambda: association.attend() or cancellation.requested)
+            eventually(lambda: association.process_input() or cancellation.requested)
             cancelled.set()
         answer(association, message, 0xFE00)
 

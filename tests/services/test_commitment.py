@@ -11,7 +11,7 @@ from pacs.errors import Cancelled, OutOfResources, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.services import commitment
 from pacs.services.commitment import Bounds, Commitments, LostClaim, Schedule
 from pacs.services.maintenance import Maintenance
@@ -83,7 +83,7 @@ def test_each_failure_has_its_reason(house: House):
         [(damaged, 0x0110), (short, 0x0110), (gone, 0x0110), (unknown, 0x0112), (private, 0x0122),
          (other_class, 0x0119)],
     )  # fmt: skip
-    (told,) = (each for each in house.events if isinstance(each, Diagnosed))
+    (told,) = (each for each in house.events if isinstance(each, Notice))
     assert "3 stored files are missing or damaged" in told.sentence
 
 

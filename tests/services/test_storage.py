@@ -35,7 +35,7 @@ from pacs.errors import (
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.observability.events import Diagnosed, Event, InstanceRefused, InstanceStored
+from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.orphans import adopt
 from pacs.services.storage import Storage, Stored
 from tests import real_files
@@ -352,7 +352,7 @@ class TestDuplicates:
         send(house.storage(), instance())
         files = Failing(house.files, "delete", StorageUnavailable("no"))
         send(house.storage(files=files, duplicates="replace"), instance({0x00080060: b"MR"}))
-        assert any(isinstance(event, Diagnosed) and "delete it by hand" in event.sentence for event in house.events)
+        assert any(isinstance(event, Notice) and "delete it by hand" in event.sentence for event in house.events)
 
     @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"short")])
     def test_the_same_bytes_mend_a_damaged_instance(self, house: House, damage: Callable[[Path], object]):

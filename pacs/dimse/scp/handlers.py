@@ -34,11 +34,11 @@ from pacs.dimse.server.acceptor_policy import (
     VERIFICATION,
     negotiated,
 )
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Subject
-from pacs.observability.events import DestinationFailed, Diagnosed
+from pacs.observability.events import DestinationFailed, Notice
 from pacs.services.access import Access
 from pacs.services.commitment import Commitments
 from pacs.services.peers import Peer, Peers, Right
@@ -196,8 +196,8 @@ class Handlers:
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
 
-            def connect(proposals: tuple[Proposal, ...], vigil: Vigil) -> Sender:
-                return self._connect(operation, destination, proposals, vigil)
+            def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> Sender:
+                return self._connect(operation, destination, proposals, wait_context)
 
             self._run(operation, retrieval, _carrier(retrieval.instances, connect, destination.associations))
 
@@ -225,7 +225,7 @@ class Handlers:
             known = ", ".join(self.peers.titles) or "none"
             mend = "add it with `pacs peers add TITLE HOST PORT` and have the server read it (SIGHUP)"
             sentence = f"C-MOVE to unknown AE title {title!r}; known are: {known}; {mend}"
-            self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
+            self.publish(Notice(sentence=sentence, association=operation.association.id))
             raise
 
     def _select(self, operation: Operation, message: Message) -> Retrieval:
@@ -249,7 +249,7 @@ class Handlers:
             self.retrieves.note_use(retrieval)
 
     def _connect(
-        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], vigil: Vigil
+        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
     ) -> Sender:
         """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
         request = operation.request
@@ -261,7 +261,7 @@ class Handlers:
                 called_ae_title=destination.ae_title,
                 contexts=proposals,
                 limits=self.limits,
-                vigil=vigil,
+                wait_context=wait_context,
                 protection=self.protect(destination),
             )
         except DestinationUnreachable as error:
