@@ -11,7 +11,7 @@ from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, EncryptionFailed, StorageUnavailable
 from pacs.files.store import FileStore
 from pacs.index.database import Index
-from pacs.observability.events import Diagnosed, Event, EventStream
+from pacs.observability.events import Event, EventStream, Notice
 from pacs.observability.health import Health, Probe, Watch
 from pacs.observability.metrics.counters import Counters
 from pacs.observability.metrics.counting import ACTIVE, DIED, PROCESS, Counting
@@ -119,7 +119,7 @@ class Oversight:
     def watch(self, period: float, say: Callable[[], object]) -> Watch:
         """Have it said every `period` seconds that the database answers and we answer a C-ECHO, while that is so."""
         probes = {"database": self._database, "C-ECHO of ourselves": self._echo}
-        return Watch(probes, period, say, lambda sentence: self._events.publish(Diagnosed(sentence=sentence)))
+        return Watch(probes, period, say, lambda sentence: self._events.publish(Notice(sentence=sentence)))
 
     def _ask_ourselves(self) -> None:
         """C-ECHO over the network. A rejection, by TLS too, is an answer: who may call is no question of being alive.

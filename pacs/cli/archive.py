@@ -13,6 +13,7 @@ from pacs.cli.output import counted, json_option, show, size
 from pacs.cli.progress import progress
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
+from pacs.support.chunks import chunks
 from pacs.support.folders import files_under
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ all_option = click.option("everything", "--all", is_flag=True, help="Everything 
 def opened(config: "Config") -> Iterator["Archive"]:
     """The archive of a configuration, ready for use; what an administrator has to know is printed."""
     from pacs.archive import Archive
-    from pacs.observability.events import Diagnosed
+    from pacs.observability.events import Notice
 
     def tell(event: "Event") -> None:
-        if isinstance(event, Diagnosed):
+        if isinstance(event, Notice):
             click.echo(f"pacs: {event.sentence}", err=True)
 
     with Archive(config) as archive:
@@ -102,7 +103,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:
     """Each reason with how often it applied and some of the files; ends the command with status 1 if there is any."""
-    from pacs.observability.events import printable
+    from pacs.observability.logging import printable
 
     for reason, files in sorted(refused.items(), key=lambda each: -len(each[1])):
         click.echo(f"{len(files)} refused: {reason}", err=True)
@@ -186,13 +187,12 @@ def _show_studies(maintenance: "Maintenance", instances: "Sequence[StoredInstanc
     """Print the studies that instances belong to, and how many of each; return how many studies."""
     counts = Counter(each.study_instance_uid for each in instances)
     columns = ("PatientID", "PatientName", "StudyDate", "StudyDescription", "StudyInstanceUID")
-    found = (each for uids in _batches(list(counts)) for each in maintenance.entities(QueryLevel.STUDY, uids))
+    found = (each for uids in chunks(counts, BATCH) for each in maintenance.entities(QueryLevel.STUDY, _studies(uids)))
     rows = ((*(each[column] for column in columns), counts[each["StudyInstanceUID"]]) for each in found)
     show((*columns, "Instances"), rows)
     return len(counts)
 
 
-def _batches(study_instance_uids: Sequence[str]) -> Iterator[Selection]:
-    """Selections of some of the studies each, so that no question is longer than a database takes."""
-    for start in range(0, len(study_instance_uids), BATCH):
-        yield {"StudyInstanceUID": "\\".join(study_instance_uids[start : start + BATCH])}
+def _studies(uids: Sequence[str]) -> Selection:
+    """Select studies by their UIDs."""
+    return {"StudyInstanceUID": "\\".join(uids)}

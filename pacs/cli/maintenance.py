@@ -104,7 +104,7 @@ def restore(config: "Config", source: Path) -> None:
 
 def _tell(what: str, files: Mapping[str, str], mend: str = "") -> None:
     """The files that something is wrong with, and why; ends the command with status 1 if there are any."""
-    from pacs.observability.events import printable
+    from pacs.observability.logging import printable
 
     if not files:
         return

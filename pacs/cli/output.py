@@ -47,7 +47,7 @@ def show_json(value: Any) -> None:
 
 def safe(text: str) -> str:
     """What a peer had a part in, so that it moves no cursor."""
-    from pacs.observability.events import printable
+    from pacs.observability.logging import printable
 
     return printable(text)
 

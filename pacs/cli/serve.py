@@ -49,7 +49,8 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     """Serve in the foreground until SIGTERM or SIGINT; a second one stops at once. SIGHUP reads the configuration."""
     from pacs.archive import Archive
     from pacs.daemon import run_until_signalled
-    from pacs.observability.events import Event, ServerReady, WebReady, log_event, setup_logging
+    from pacs.observability.events import Event, ServerReady, WebReady
+    from pacs.observability.logging import log_event, setup_logging
     from pacs.observability.systemd import Notifier
     from pacs.workers import supervise
 
@@ -96,8 +97,8 @@ def _interposed(scenario: "Scenario | None", config: "Config") -> Any:
 
 def _warn(scenario: "Scenario | None", events: "EventStream") -> None:
     """Say in the log that this is no server to trust."""
-    from pacs.observability.events import Diagnosed
+    from pacs.observability.events import Notice
 
     if scenario is not None:
         what = f"scenario {scenario.name} with {len(scenario.faults)} faults, seed {scenario.seed}"
-        events.publish(Diagnosed(sentence=f"this server misbehaves on purpose ({what}): never use it for real images"))
+        events.publish(Notice(sentence=f"this server misbehaves on purpose ({what}): never use it for real images"))

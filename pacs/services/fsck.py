@@ -222,7 +222,7 @@ class _Look:
             return "", ""
         try:
             with reading(), self._files.open(row.file_key) as file:
-                head = part10.read_head(file)
+                head = part10.read_file_meta(file)
         except UndecodableDataSet as error:
             return HEAD, error.comment
         if (head.sop_instance_uid, head.sop_class_uid) != (row.sop_instance_uid, row.sop_class_uid):

@@ -30,7 +30,8 @@ from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
-from pacs.observability.events import Diagnosed, Event, printable
+from pacs.observability.events import Event, Notice
+from pacs.observability.logging import printable
 from pacs.services.parent_refresh import refresh
 from pacs.services.retrieve import damaged, verify
 from pacs.support.cancellation import Cancellation
@@ -127,7 +128,7 @@ class Maintenance:
         try:
             self._files.delete(key)
         except StorageUnavailable:
-            self._publish(Diagnosed(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+            self._publish(Notice(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
 
     def export(
         self, instances: Sequence[StoredInstance], folder: Path, progress: Callable[[int], None] = lambda count: None

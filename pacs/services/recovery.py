@@ -16,7 +16,7 @@ from pacs.files.process_lock import HeldFolder, held_folders, is_held
 from pacs.files.store import FileStore
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
 from pacs.services.stored_file import arrival_of
@@ -76,7 +76,7 @@ class Recovery:
     def _adopt_all(self) -> int:
         found = sum(map(self._adopt, self._unknown()))
         if found:
-            self._publish(Diagnosed(sentence=f"{found} instances were in no row after an unclean stop: taken in again"))
+            self._publish(Notice(sentence=f"{found} instances were in no row after an unclean stop: taken in again"))
         return found
 
     def _unknown(self) -> Iterator[str]:
@@ -94,7 +94,7 @@ class Recovery:
             except DuplicateInstance:
                 return self._settle(key)
         except (UndecodableDataSet, InstanceUnreadable, DuplicateInstance) as error:
-            self._publish(Diagnosed(sentence=f"file {key} is in no row and was not taken in: {error.comment}"))
+            self._publish(Notice(sentence=f"file {key} is in no row and was not taken in: {error.comment}"))
             return False
         return True
 

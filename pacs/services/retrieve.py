@@ -10,7 +10,7 @@ from enum import Enum
 
 from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
-from pacs.dicom.identifier import Selection
+from pacs.dicom.identifier import RetrieveSelection
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
 from pacs.files import digest
@@ -18,7 +18,7 @@ from pacs.files.store import FileStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
 
 MOST_SUBOPERATIONS = 0xFFFF
@@ -108,7 +108,7 @@ class RetrieveService:
         self._verify = verify
         self._publish = publish
 
-    def select(self, selection: Selection, cancellation: Cancellation) -> Retrieval:
+    def select(self, selection: RetrieveSelection, cancellation: Cancellation) -> Retrieval:
         """The instances a retrieve is about, in the order in which they will be sent.
 
         Raises TooManyMatches when keys other than the unique ones select more studies than are allowed at once,
@@ -148,7 +148,7 @@ class RetrieveService:
         try:
             verify(self._files, instance)
         except InstanceDamaged as error:
-            self._publish(Diagnosed(sentence=damaged(instance)))
+            self._publish(Notice(sentence=damaged(instance)))
             raise InstanceDamaged(error.comment) from error
         yield from pieces
 

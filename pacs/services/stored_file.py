@@ -9,17 +9,17 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.errors import InstanceDamaged, InstanceUnreadable, PacsError, UndecodableDataSet
 from pacs.files import digest
 from pacs.files.store import FileStore
-from pacs.index.writer import Arrival
+from pacs.index.writer import NewInstance
 
 
-def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> Arrival:
+def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> NewInstance:
     """What a file of ours says of itself, which is what it said when it arrived; with `verify` its digest is compared.
 
     Raises UndecodableDataSet when it is no whole instance of ours, InstanceUnreadable when it cannot be read.
     """
     size = files.size(key)
     with reading(), files.open(key) as file:
-        head = part10.read_head(file)
+        head = part10.read_file_meta(file)
         if head.received_at is None or head.digest is None or head.transfer_syntax not in KEPT:
             raise UndecodableDataSet("It is no file of ours")
         if verify:
@@ -34,7 +34,7 @@ def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> Arrival:
             raise UndecodableDataSet("It holds no whole instance") from error
     if (header.sop_class_uid, header.sop_instance_uid) != (head.sop_class_uid, head.sop_instance_uid):
         raise UndecodableDataSet("Its head names another instance than it holds")
-    return Arrival(
+    return NewInstance(
         header=header,
         file_key=key,
         size=size,

@@ -7,7 +7,7 @@ import structlog
 from click.testing import CliRunner
 
 from pacs.cli import main
-from pacs.observability import events
+from pacs.observability import logging as pacs_logging
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def _logging_as_it_was():
     """Put the process's logging back after each test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in events.QUIET}
+    levels = {name: logging.getLogger(name).level for name in pacs_logging.QUIET}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)

@@ -18,7 +18,7 @@ from pacs.dimse.association.establishment import request
 from pacs.dimse.scu import echo
 from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import ConfigurationError, DestinationUnreachable
-from pacs.observability.events import AssociationAccepted, AssociationRejected
+from pacs.observability.events import AssociationAccepted, AssociationRequestRejected
 from pacs.testing import serving, study, write
 from tests.archives import take_in
 from tests.certificates import Authority
@@ -99,7 +99,7 @@ def test_clients_have_to_show_a_certificate_where_that_is_required(tmp_path, aut
     """One that our authority has signed; the log says what was wrong with another."""
     stranger = Authority((tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere").sign("stranger")
     with serving(tmp_path / "pacs", secured(authority) | {"tls.client_certificates": "required"}) as archive:
-        refused = events(archive, AssociationRejected)
+        refused = events(archive, AssociationRequestRejected)
         run("echoscu", *shown(authority.sign("ws"), authority), "localhost", archive.secure_port)
         for words in (("+tla", "-ic"), ("+tls", stranger.key, stranger.certificate, "-ic")):
             run("echoscu", *words, "localhost", archive.secure_port, check=False)
@@ -114,7 +114,7 @@ def test_a_title_can_be_bound_to_a_certificate(tmp_path, authority):
     peers = [{"ae_title": "ROOM", "host": "127.0.0.1", "port": 104, "certificates": [room.fingerprint]}]
     settings = secured(authority, peers=peers) | {"tls.client_certificates": "optional"}
     with serving(tmp_path / "pacs", settings) as archive:
-        refused = events(archive, AssociationRejected)
+        refused = events(archive, AssociationRequestRejected)
         run("echoscu", "-aet", "ROOM", *shown(room, authority), "localhost", archive.secure_port)
         run("echoscu", "-aet", "OTHER", *shown(other, authority), "localhost", archive.secure_port)
         run("echoscu", "-aet", "ROOM", *shown(other, authority), "localhost", archive.secure_port, check=False)

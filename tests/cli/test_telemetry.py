@@ -7,16 +7,9 @@ import warnings
 
 import pytest
 
-from pacs.observability import events
-from pacs.observability.events import (
-    Diagnosed,
-    EventStream,
-    OperationFinished,
-    is_fine,
-    log_event,
-    printable,
-    setup_logging,
-)
+from pacs.observability import logging as pacs_logging
+from pacs.observability.events import EventStream, Notice, OperationFinished, is_fine
+from pacs.observability.logging import log_event, printable, setup_logging
 
 
 def logged(level="INFO", format="json"):
@@ -38,9 +31,9 @@ def test_every_subscriber_hears_every_event_in_order():
     stream, heard = EventStream(), []
     stop = stream.subscribe(lambda event: heard.append(("first", event.sentence)))
     stream.subscribe(lambda event: heard.append(("second", event.sentence)))
-    stream.publish(Diagnosed(sentence="a"))
+    stream.publish(Notice(sentence="a"))
     stop()
-    stream.publish(Diagnosed(sentence="b"))
+    stream.publish(Notice(sentence="b"))
     assert heard == [("first", "a"), ("second", "a"), ("second", "b")]
 
 
@@ -51,7 +44,7 @@ def test_a_callable_subscribed_twice_is_unsubscribed_once_at_a_time():
     stream.subscribe(heard.append)
     stop()
     stop()
-    stream.publish(Diagnosed(sentence="a"))
+    stream.publish(Notice(sentence="a"))
     assert len(heard) == 1
 
 
@@ -61,9 +54,9 @@ def test_a_failing_subscriber_hurts_nobody_and_is_logged():
     patients = {}
     stream.subscribe(lambda event: patients[event.sentence])
     stream.subscribe(heard.append)
-    stream.publish(Diagnosed(sentence="DOE^JOHN"))
+    stream.publish(Notice(sentence="DOE^JOHN"))
     assert len(heard) == 1
-    assert "a subscriber failed on Diagnosed" in out.getvalue()
+    assert "a subscriber failed on Notice" in out.getvalue()
     assert "KeyError" in out.getvalue()
     assert "JOHN" not in out.getvalue()
 
@@ -123,7 +116,7 @@ def test_printable_escapes_what_is_not(text, shown):
 def test_printable_is_bounded():
     """A long text is cut, and that is seen."""
     assert printable("x" * 50, limit=10) == "x" * 10 + "…"
-    assert len(printable("\n" * 10**7)) <= 2 * events.TEXT_LIMIT + 1
+    assert len(printable("\n" * 10**7)) <= 2 * pacs_logging.TEXT_LIMIT + 1
 
 
 def test_other_libraries_warnings_come_through_the_same_chain_and_their_chatter_does_not():

@@ -7,7 +7,7 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
 
-from pacs.observability.events import Diagnosed, OperationFinished, SubOperationFinished
+from pacs.observability.events import Notice, OperationFinished, SubOperationFinished
 from pacs.testing import serving, study, write
 from tests.programs import free_port
 
@@ -43,7 +43,7 @@ def test_a_destination_that_is_not_there_is_told_to_the_requester_and_once_to_th
         0xA702,
         "6 of 6 failed: The peer cannot be reached: Connection refused",
     )
-    told = [each.sentence for each in events if isinstance(each, Diagnosed)]
+    told = [each.sentence for each in events if isinstance(each, Notice)]
     assert 1 <= len(told) <= 2
     assert f"GONE at 127.0.0.1:{port}" in told[0]
     assert "`pacs check`" in told[0]
@@ -55,7 +55,7 @@ def test_an_unknown_destination_is_told_with_what_to_type(moved):
     """One line with the title that was asked for, those that are known, and the command; one for the operation."""
     final, events, _ = moved("NOBODY")
     assert final.Status == 0xA801
-    (told,) = [each.sentence for each in events if isinstance(each, Diagnosed)]
+    (told,) = [each.sentence for each in events if isinstance(each, Notice)]
     assert "'NOBODY'; known are: GONE; add it with `pacs peers add " in told
     (operation,) = [each for each in events if isinstance(each, OperationFinished)]
     assert (operation.destination, operation.status) == ("NOBODY", 0xA801)

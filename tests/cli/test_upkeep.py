@@ -14,7 +14,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Ge
 from benchmarks import data, wire
 from benchmarks.client import Association
 from pacs.errors import InstanceDamaged
-from pacs.observability.events import Diagnosed
+from pacs.observability.events import Notice
 from pacs.testing import serving, study, write
 from tests.archives import take_in
 from tests.cli.test_daemon import process
@@ -208,7 +208,7 @@ def test_a_damaged_instance_is_not_given_out_where_digests_are_compared(tmp_path
         path = sorted((tmp_path / "files").glob("[0-9]*/*/*/*/*.dcm"))[1]
         path.write_bytes(path.read_bytes()[:-1] + b"X")
         told = []
-        archive.events.subscribe(lambda event: told.append(event.sentence) if isinstance(event, Diagnosed) else None)
+        archive.events.subscribe(lambda event: told.append(event.sentence) if isinstance(event, Notice) else None)
         received, status = get(archive.port, datasets[0].StudyInstanceUID)
         with pytest.raises(InstanceDamaged) as refused:
             archive.maintenance.export(archive.maintenance.instances({}), tmp_path / "out")

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from pacs.dimse.association import establishment
 from pacs.dimse.scp import event_reports
 from pacs.dimse.scp.event_reports import Reporter
-from pacs.observability.events import CommitmentReported, Diagnosed, OperationFinished
+from pacs.observability.events import CommitmentReported, Notice, OperationFinished
 from pacs.services import commitment
 from pacs.testing import serving, study
 from tests import raw
@@ -126,13 +126,13 @@ def test_a_peer_that_comes_back_is_told(tmp_path):
     peer = requester()
     with archive_of(tmp_path, peer) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
-        eventually(lambda: len(published(archive, Diagnosed)) >= 2)
+        eventually(lambda: len(published(archive, Notice)) >= 2)
         with peer.listening():
             assert peer.report().committed == STORED
             eventually(lambda: is_done(archive))
     (event,) = published(archive, CommitmentReported)
     assert event.attempts >= 2
-    assert "cannot be reached" in published(archive, Diagnosed)[0].sentence
+    assert "cannot be reached" in published(archive, Notice)[0].sentence
     assert peer.reports.empty()
 
 
@@ -144,7 +144,7 @@ def test_a_report_that_is_not_taken_is_sent_again(tmp_path):
         reports = [peer.report() for _ in range(3)]
         eventually(lambda: is_done(archive))
     assert len({str(each.dataset) for each in reports}) == 1
-    assert "status 0x0110" in published(archive, Diagnosed)[0].sentence
+    assert "status 0x0110" in published(archive, Notice)[0].sentence
     assert peer.reports.empty()
 
 
@@ -157,7 +157,7 @@ def test_a_peer_that_never_comes_back_is_given_up(tmp_path):
             assert peer.ask(archive.port, STORED, f"1.2.{number}") == 0x0000
 
         def given_up():
-            sentences = [each.sentence for each in published(archive, Diagnosed)]
+            sentences = [each.sentence for each in published(archive, Notice)]
             return sum(int(each.rpartition(" ")[2]) for each in sentences if "reports given up: " in each)
 
         eventually(lambda: given_up() == 3)
@@ -169,8 +169,8 @@ def test_who_is_no_peer_is_told_of_in_the_log(tmp_path):
     peer = requester()
     with archive_of(tmp_path, **NEVER_THERE) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
-        eventually(lambda: published(archive, Diagnosed))
-    assert "pacs peers add REQUESTER HOST PORT" in published(archive, Diagnosed)[0].sentence
+        eventually(lambda: published(archive, Notice))
+    assert "pacs peers add REQUESTER HOST PORT" in published(archive, Notice)[0].sentence
 
 
 def test_a_peer_that_is_added_is_told_after_the_restart(tmp_path):
@@ -179,7 +179,7 @@ def test_a_peer_that_is_added_is_told_after_the_restart(tmp_path):
     slow = {**NEVER_THERE, "commitment.first_retry_seconds": 3600}
     with archive_of(tmp_path, **slow) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
-        eventually(lambda: published(archive, Diagnosed))
+        eventually(lambda: published(archive, Notice))
     with peer.listening(), archive_of(tmp_path, peer, **slow):
         assert peer.report().committed == STORED
 
@@ -189,8 +189,8 @@ def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
     peer = requester(accepts_role=False)
     with archive_of(tmp_path, peer) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
-        eventually(lambda: published(archive, Diagnosed))
-    assert "does not take us as SCP" in published(archive, Diagnosed)[0].sentence
+        eventually(lambda: published(archive, Notice))
+    assert "does not take us as SCP" in published(archive, Notice)[0].sentence
     assert peer.reports.empty()
 
 
@@ -201,7 +201,7 @@ def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
         monkeypatch.setattr(archive.commitments, "_verify", None)
         assert requester().ask(archive.port, STORED) == 0x0000
         eventually(lambda: is_done(archive))
-    first, last = (each.sentence for each in published(archive, Diagnosed))
+    first, last = (each.sentence for each in published(archive, Notice))
     assert "pacs peers add REQUESTER HOST PORT" in first
     assert "given up: 1" in last
 
@@ -211,7 +211,7 @@ def test_a_peer_that_is_added_while_the_server_runs_is_told(tmp_path):
     peer = requester()
     with archive_of(tmp_path, **NEVER_THERE) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
-        eventually(lambda: published(archive, Diagnosed))
+        eventually(lambda: published(archive, Notice))
         settings = archive.config.model_dump() | {"peers": [peer.row]}
         archive.reload(type(archive.config).model_validate(settings))
         assert peer.report().committed == STORED
@@ -606,8 +606,8 @@ def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
         with Raw(archive.port) as client:
             assert ask(client, bytes_asking(MANY), calling=peer.ae_title).status == 0x0000
         with peer.taken():
-            eventually(lambda: published(archive, Diagnosed))
-    assert "does not take the report in time" in published(archive, Diagnosed)[0].sentence
+            eventually(lambda: published(archive, Notice))
+    assert "does not take the report in time" in published(archive, Notice)[0].sentence
 
 
 def test_a_reporter_that_never_began_can_be_stopped(lonely):

@@ -11,11 +11,11 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Limits
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds
+from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import MOST_UNASSOCIATED
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.wire import RECEIVE_BUFFER
-from pacs.observability.events import AssociationRejected
+from pacs.observability.events import AssociationRequestRejected
 from pacs.services.access import Caller
 from tests.dimse.conftest import Serve
 from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, associate_rq, echo_rq, item, pdu
@@ -94,7 +94,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
         with archive.ended:
             assert archive.ended.wait_for(lambda: archive.events, timeout=10)
     (event,) = archive.events
-    assert isinstance(event, AssociationRejected)
+    assert isinstance(event, AssociationRequestRejected)
     assert event.comment == "What came is no valid association request"
     assert not [each for each in caplog.records if each.name == "pacs"]
 
@@ -106,7 +106,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
 def test_p7_connections_without_an_association_are_bounded_before_it_and_after_it(serve: Serve, said: bytes) -> None:
     """However many connect and stay, only so many have a thread, and the next peer is served."""
     before = threading.active_count()
-    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), bounds=Bounds(in_all=5))
+    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), bounds=AssociationBounds(in_all=5))
     peers = []
     try:
         for _ in range(MOST_UNASSOCIATED + 60):

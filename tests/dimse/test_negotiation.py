@@ -11,7 +11,7 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.server.acceptor_policy import choose, extended_answer, negotiated
 from pacs.dimse.upper.user_information import UserIdentity, batches
 from pacs.errors import UserRefused
-from pacs.observability.events import AssociationRejected
+from pacs.observability.events import AssociationRequestRejected
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peer as PeerAE
 from pacs.services.peers import Peers
@@ -78,7 +78,7 @@ def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> Non
     archive = serve(access=Access(Rules(anybody=False), Peers([friend])))
     assert rejected(archive.port, calling="STRANGER") == (1, 1, 3)
     assert answers(archive.port, (VERIFICATION, (IMPLICIT,)), calling="FRIEND")
-    event = next(each for each in archive.events if isinstance(each, AssociationRejected))
+    event = next(each for each in archive.events if isinstance(each, AssociationRequestRejected))
     assert (event.calling_ae_title, event.result, event.source, event.reason) == ("STRANGER", 1, 1, 3)
     assert event.comment.endswith("let it in with `pacs peers add STRANGER 127.0.0.1 PORT`")
 

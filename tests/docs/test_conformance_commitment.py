@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from pacs.config import Config
 from pacs.index import writer
-from pacs.observability.events import CommitmentReported, Diagnosed
+from pacs.observability.events import CommitmentReported, Notice
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import take_in
@@ -231,7 +231,7 @@ def test_who_has_released_is_called(tmp_path, accepts):
             report = peer.report()
             assert (report.is_same, report.calling) == (False, "PACS")
         else:
-            eventually(lambda: any(isinstance(each, Diagnosed) for each in archive.published))
+            eventually(lambda: any(isinstance(each, Notice) for each in archive.published))
             assert peer.reports.empty()
 
 
@@ -263,9 +263,9 @@ def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
         for number in range(2):
             assert peer.ask(archive.port, STORED, f"1.2.{number}") == 0x0000
         archive._reporter.start()
-        eventually(lambda: any(isinstance(each, Diagnosed) for each in archive.published))
+        eventually(lambda: any(isinstance(each, Notice) for each in archive.published))
         assert (archive.commitments.until_due() or 0) > 60
-        assert sum(isinstance(each, Diagnosed) for each in archive.published) == 1
+        assert sum(isinstance(each, Notice) for each in archive.published) == 1
     with peer.listening(), having(tmp_path, peer, **slow):
         assert {peer.report().transaction for _ in range(2)} == {"1.2.0", "1.2.1"}
 
@@ -277,7 +277,7 @@ def test_what_is_given_up_is_said(tmp_path):
     with having(tmp_path, **{"commitment.give_up_seconds": 0.2}) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
         eventually(lambda: is_done(archive))
-        sentence = [each.sentence for each in archive.published if isinstance(each, Diagnosed)][-1]
+        sentence = [each.sentence for each in archive.published if isinstance(each, Notice)][-1]
     assert "pacs peers add REQUESTER HOST PORT" in sentence
     assert sentence.endswith("reports given up: 1")
 

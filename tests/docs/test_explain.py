@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pacs.cli import main
 from pacs.config import load
-from pacs.observability.events import TEXT_LIMIT
+from pacs.observability.logging import TEXT_LIMIT
 from pacs.services.explanations import KEPT, SLOT
 from pacs.testing import study, write
 

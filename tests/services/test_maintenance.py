@@ -11,7 +11,7 @@ from pacs.errors import IdentifierError, InstanceUnreadable, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.observability.events import Diagnosed, Event
+from pacs.observability.events import Event, Notice
 from pacs.services.maintenance import Exported, Maintenance, safe_name
 from pacs.services.storage import Storage
 from tests import real_files
@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_deleted_is_told(index: Index, files: LocalFiles, 
     chosen = maintenance.instances({"Modality": "CT"})
     assert Maintenance(index, failing, publish=events.append).delete(chosen) == 1
     (event,) = events
-    assert isinstance(event, Diagnosed)
+    assert isinstance(event, Notice)
     assert chosen[0].file_key in event.sentence
 
 

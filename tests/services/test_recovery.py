@@ -21,7 +21,7 @@ from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.observability.events import Diagnosed
+from pacs.observability.events import Notice
 from pacs.services.orphans import adopt
 from pacs.services.stored_file import arrival_of
 
@@ -43,7 +43,7 @@ def archive(folder: Path) -> Archive:
 def told(house: Archive) -> list[str]:
     """What an archive will say that an administrator should know."""
     said: list[str] = []
-    house.events.subscribe(lambda event: said.append(event.sentence) if isinstance(event, Diagnosed) else None)
+    house.events.subscribe(lambda event: said.append(event.sentence) if isinstance(event, Notice) else None)
     return said
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pacs.conformance.checks import CHECKS, Check, Column, Kind
-from pacs.observability.events import printable
+from pacs.observability.logging import printable
 
 LONGEST = 160
 """Characters of what was seen that are shown; JSON has all of them."""

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from pacs.dimse.association.proposals import Batch, Proposal, batches
 from pacs.dimse.scp.store_sender import Sender, Sent
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome
 
-Connect = Callable[[tuple[Proposal, ...], Vigil], Sender]
+Connect = Callable[[tuple[Proposal, ...], WaitContext], Sender]
 """Opens an association to a move destination for some proposals. Raises DestinationUnreachable, Cancelled."""
 
 Meanwhile = Callable[[], None]
@@ -36,7 +36,7 @@ class Finished:
 class Carrier(Protocol):
     """Where sub-operations go: to a move destination, or back on the association of a C-GET."""
 
-    def carry(self, vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
+    def carry(self, wait_context: WaitContext, meanwhile: Meanwhile) -> Iterator[Finished]:
         """Send all instances and tell the outcome of each; none begins after a cancel.
 
         `meanwhile` may be called at any time but while an outcome is told. Raises AssociationLost and
@@ -50,21 +50,23 @@ class Carrier(Protocol):
 class _Way(Protocol):
     """What instances are sent on."""
 
-    def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Meanwhile) -> Sent:
+    def send(self, instance: StoredInstance, wait_context: WaitContext, meanwhile: Meanwhile) -> Sent:
         """Send one and say what became of it, calling `meanwhile` while its answer is due. Raises Cancelled."""
 
     def prepare(self, instance: StoredInstance) -> None:
         """Make ready what is sent next."""
 
 
-def _in_turn(way: _Way, instances: Sequence[StoredInstance], vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
+def _in_turn(
+    way: _Way, instances: Sequence[StoredInstance], wait_context: WaitContext, meanwhile: Meanwhile
+) -> Iterator[Finished]:
     """Send one after the other. The next is read while the answer to the last is due."""
     for instance, following in zip_longest(instances, instances[1:]):
-        vigil.attend()
-        if vigil.cancellation.requested:
+        wait_context.process_input()
+        if wait_context.cancellation.requested:
             return
         ahead = partial(_ahead, way, following, meanwhile)
-        yield timed(instance, partial(way.send, instance, vigil, ahead))
+        yield timed(instance, partial(way.send, instance, wait_context, ahead))
 
 
 def _ahead(way: _Way, following: StoredInstance | None, meanwhile: Meanwhile) -> None:
@@ -90,9 +92,9 @@ class OwnAssociation:
         self._instances = instances
         self._sender = sender
 
-    def carry(self, vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
+    def carry(self, wait_context: WaitContext, meanwhile: Meanwhile) -> Iterator[Finished]:
         """Send all instances. Raises AssociationLost when the requester is gone, InstanceUnreadable."""
-        return _in_turn(self._sender, self._instances, vigil, meanwhile)
+        return _in_turn(self._sender, self._instances, wait_context, meanwhile)
 
     def close(self) -> None:
         """The association is not ours to end."""
@@ -108,21 +110,21 @@ class Destination:
         self._left = 0
         self._line = Line(connect)
 
-    def carry(self, vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
+    def carry(self, wait_context: WaitContext, meanwhile: Meanwhile) -> Iterator[Finished]:
         """Send all instances: where an association cannot be had, those it was for fail."""
-        return _in_turn(self, self._instances, vigil, meanwhile)
+        return _in_turn(self, self._instances, wait_context, meanwhile)
 
-    def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Meanwhile) -> Sent:
+    def send(self, instance: StoredInstance, wait_context: WaitContext, meanwhile: Meanwhile) -> Sent:
         """Send the next instance. Raises Cancelled."""
         if not self._left:
             self._batch = next(self._batches)
             self._left = self._batch.size
         self._left -= 1
         try:
-            self._line.open(self._batch, vigil)
+            self._line.open(self._batch, wait_context)
         except DestinationUnreachable as error:
             return Sent(Outcome.FAILED, comment=error.comment)
-        return self._line.send(instance, vigil, meanwhile)
+        return self._line.send(instance, wait_context, meanwhile)
 
     def prepare(self, instance: StoredInstance) -> None:
         """Make ready the next instance, unless it goes on another association."""
@@ -155,7 +157,7 @@ class Line:
         """Whether the destination failed so often that it is not called again."""
         return self._failures >= self._attempts
 
-    def open(self, batch: Batch, vigil: Vigil) -> None:
+    def open(self, batch: Batch, wait_context: WaitContext) -> None:
         """See that an association with the contexts of `batch` is open. Raises DestinationUnreachable, Cancelled."""
         if self._batch is not batch:
             self.close()
@@ -165,16 +167,16 @@ class Line:
         if self.is_given_up:
             raise DestinationUnreachable(self.why)
         try:
-            self._sender = self._connect(batch.proposals, vigil)
+            self._sender = self._connect(batch.proposals, wait_context)
         except DestinationUnreachable as error:
             self._failed(error.comment)
             raise
 
-    def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Meanwhile) -> Sent:
+    def send(self, instance: StoredInstance, wait_context: WaitContext, meanwhile: Meanwhile) -> Sent:
         """Send one instance on the association that is open. Raises Cancelled: it is aborted then."""
         assert self._sender is not None, "an association is opened first"
         try:
-            sent = self._sender.send(instance, vigil, meanwhile)
+            sent = self._sender.send(instance, wait_context, meanwhile)
         except InstanceUnreadable as error:  # our fault: the destination may be called again for the others
             self._abandon()
             return Sent(Outcome.FAILED, comment=error.comment)

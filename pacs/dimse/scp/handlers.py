@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pydicom import Dataset
 
 from pacs.dicom import identifier
-from pacs.dicom.bounds import Bounds
-from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
-from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
+from pacs.dicom.bounds import DataSetBounds
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, CommitmentRequest, parse_request
+from pacs.dicom.identifier import IDENTIFIER_BOUNDS, RetrieveSelection
 from pacs.dicom.levels import MODELS, Model
-from pacs.dicom.levels import Operation as Asked
-from pacs.dicom.pending import Pending
+from pacs.dicom.levels import DimseOperation as Asked
 from pacs.dicom.query import Query
+from pacs.dicom.response_encoder import ResponseEncoder
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
@@ -34,11 +34,11 @@ from pacs.dimse.server.acceptor_policy import (
     VERIFICATION,
     negotiated,
 )
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Subject
-from pacs.observability.events import DestinationFailed, Diagnosed
+from pacs.observability.events import DestinationFailed, Notice
 from pacs.services.access import Access
 from pacs.services.commitment import Commitments
 from pacs.services.peers import Peer, Peers, Right
@@ -86,7 +86,7 @@ class Handlers:
     ae_title: str
     """Ours: the Retrieve AE Title of every answer, and the calling AE title of store sub-operations."""
     identifier_size: int = 1 << 20
-    identifier_bounds: Bounds = IDENTIFIER_BOUNDS
+    identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
     patience: Patience = field(default_factory=Patience)
     limits: Limits = field(default_factory=Limits)
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
@@ -156,7 +156,7 @@ class Handlers:
         query = identifier.parse_query(
             self._identifier(operation, message),
             model.root,
-            self.peers.manner_of(association.calling_ae_title),
+            self.peers.matching_mode_of(association.calling_ae_title),
             negotiated(model.uid, association.extended.get(model.uid)),
         )
         operation.retrieve_level = query.level.name
@@ -167,13 +167,13 @@ class Handlers:
         data = message.read(self.identifier_size)
         asked = identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
         if self.auditor.is_on:
-            operation.subject = Subject(keys=identifier.stated(asked))
+            operation.subject = Subject(keys=identifier.key_values(asked))
         if self.explain is not None:
             self.explain(operation, MODELS[message.context.abstract_syntax], asked)
         return asked
 
     def _answer(self, operation: Operation, query: Query) -> None:
-        identifiers = Pending(query, self.ae_title, operation.context.transfer_syntax)
+        identifiers = ResponseEncoder(query, self.ae_title, operation.context.transfer_syntax)
         code = status.PENDING_WITH_UNSUPPORTED_KEYS if query.ignored else status.PENDING
         responses = PendingResponses(operation, code)
         try:
@@ -196,8 +196,8 @@ class Handlers:
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
 
-            def connect(proposals: tuple[Proposal, ...], vigil: Vigil) -> Sender:
-                return self._connect(operation, destination, proposals, vigil)
+            def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> Sender:
+                return self._connect(operation, destination, proposals, wait_context)
 
             self._run(operation, retrieval, _carrier(retrieval.instances, connect, destination.associations))
 
@@ -225,7 +225,7 @@ class Handlers:
             known = ", ".join(self.peers.titles) or "none"
             mend = "add it with `pacs peers add TITLE HOST PORT` and have the server read it (SIGHUP)"
             sentence = f"C-MOVE to unknown AE title {title!r}; known are: {known}; {mend}"
-            self.publish(Diagnosed(sentence=sentence, association=operation.association.id))
+            self.publish(Notice(sentence=sentence, association=operation.association.id))
             raise
 
     def _select(self, operation: Operation, message: Message) -> Retrieval:
@@ -237,9 +237,9 @@ class Handlers:
             operation.subject = _subject(operation.subject, retrieval.instances)
         return retrieval
 
-    def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
+    def _selection(self, operation: Operation, message: Message, model: Model) -> RetrieveSelection:
         asked = self._identifier(operation, message)
-        manner = self.peers.manner_of(operation.association.calling_ae_title)
+        manner = self.peers.matching_mode_of(operation.association.calling_ae_title)
         return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
     def _run(self, operation: Operation, retrieval: Retrieval, carrier: Carrier) -> None:
@@ -249,7 +249,7 @@ class Handlers:
             self.retrieves.note_use(retrieval)
 
     def _connect(
-        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], vigil: Vigil
+        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
     ) -> Sender:
         """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
         request = operation.request
@@ -261,7 +261,7 @@ class Handlers:
                 called_ae_title=destination.ae_title,
                 contexts=proposals,
                 limits=self.limits,
-                vigil=vigil,
+                wait_context=wait_context,
                 protection=self.protect(destination),
             )
         except DestinationUnreachable as error:
@@ -293,7 +293,7 @@ class Handlers:
             operation.respond(operation.request.response(status.SUCCESS))
             self.reporter.asked(claim, association)
 
-    def _asked(self, message: Message) -> Request:
+    def _asked(self, message: Message) -> CommitmentRequest:
         most = self.commitments.bounds.instances
         data = message.read(most * BYTES_PER_REFERENCE)
         return parse_request(data, message.context.transfer_syntax, most)

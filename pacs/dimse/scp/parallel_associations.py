@@ -14,11 +14,12 @@ from functools import partial
 from pacs.dimse.association.proposals import Batch, batches
 from pacs.dimse.scp.destinations import Connect, Finished, Line, Meanwhile, timed
 from pacs.dimse.scp.store_sender import Sent, nothing
-from pacs.dimse.upper.waiting import Bell, Vigil, wait
+from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import Cancelled, DestinationUnreachable
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 
 class _Agenda:
@@ -67,16 +68,16 @@ _Report = Finished | _Opened | _Over
 
 
 class _Reports:
-    """What the lanes have to say, for the thread of the requester, which `bell` wakes."""
+    """What the lanes have to say, for the thread of the requester, which `wake_up` wakes."""
 
     def __init__(self) -> None:
-        self.bell = Bell()
+        self.wake_up = WakeUp()
         self._said: deque[_Report] = deque()
 
     def put(self, report: _Report) -> None:
         """Say something, from any thread."""
         self._said.append(report)
-        self.bell.ring()
+        self.wake_up.wake()
 
     def take(self) -> _Report | None:
         """What was said first and not taken; None when there is nothing."""
@@ -86,28 +87,28 @@ class _Reports:
 class _Lane:
     """One of the associations, and its thread. It ends when nothing is left, or the destination is not to be had.
 
-    `vigil` is that of the requester: once it is cancelled nothing begins here. What runs then is stopped by `cancel`.
+    `wait_context` is that of the requestor: once it is cancelled nothing begins here; `cancel` stops what runs then.
     """
 
-    def __init__(self, agenda: _Agenda, connect: Connect, vigil: Vigil, reports: _Reports) -> None:
+    def __init__(self, agenda: _Agenda, connect: Connect, wait_context: WaitContext, reports: _Reports) -> None:
         self._agenda = agenda
         self._line = Line(connect)
-        self._asked = vigil.cancellation
-        self._bell = Bell()
-        self._vigil = Vigil(Cancellation(), attending=(self._bell,), grace=vigil.grace)
+        self._asked = wait_context.cancellation
+        self._wake_up = WakeUp()
+        self._wait_context = WaitContext(Cancellation(), wake_up=self._wake_up, grace=wait_context.grace)
         self._reports = reports
         self._thread = threading.Thread(target=self._run, name="pacs-move", daemon=True)
         self._thread.start()
 
     def cancel(self, reason: str) -> None:
         """End the opening of an association at once, and a running sub-operation after its grace."""
-        self._vigil.cancellation.cancel(reason)
-        self._bell.ring()
+        self._wait_context.cancellation.cancel(reason)
+        self._wake_up.wake()
 
     def join(self) -> None:
         """Wait for the thread's end."""
         self._thread.join()
-        self._bell.close()
+        self._wake_up.close()
 
     def _run(self) -> None:
         try:
@@ -122,7 +123,7 @@ class _Lane:
         opened = False
         while not self._line.is_given_up and (batch := self._next_batch()) is not None:
             with suppress(DestinationUnreachable, Cancelled):
-                self._line.open(batch, self._vigil)
+                self._line.open(batch, self._wait_context)
                 if not opened:
                     self._reports.put(_Opened())
                     opened = True
@@ -130,7 +131,7 @@ class _Lane:
 
     @property
     def _is_cancelled(self) -> bool:
-        return self._asked.requested or self._vigil.cancellation.requested
+        return self._asked.requested or self._wait_context.cancellation.requested
 
     def _next_batch(self) -> Batch | None:
         return None if self._is_cancelled else self._agenda.batch()
@@ -139,7 +140,7 @@ class _Lane:
         """Take an instance when there is an association to send it on, so that none fails where another could."""
         instance = None if self._is_cancelled else self._agenda.take(batch)
         if instance is not None:
-            self._reports.put(timed(instance, partial(self._line.send, instance, self._vigil, nothing)))
+            self._reports.put(timed(instance, partial(self._line.send, instance, self._wait_context, nothing)))
 
 
 class SeveralAssociations:
@@ -153,16 +154,16 @@ class SeveralAssociations:
         self._reports = _Reports()
         self._lanes: list[_Lane] = []
 
-    def carry(self, vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
+    def carry(self, wait_context: WaitContext, meanwhile: Meanwhile) -> Iterator[Finished]:
         """Send all instances, told in the order in which they are finished.
 
         The first association is opened alone: a destination that takes only one may refuse all that come at once. One
         that is not to be had leaves its share to the others; what is left when none is to be had fails.
         """
-        self._begin(1, vigil)
+        self._begin(1, wait_context)
         over, why = 0, ""
         while over < len(self._lanes):
-            report = self._next(vigil)
+            report = self._next(wait_context)
             if isinstance(report, Finished):
                 yield report
                 meanwhile()
@@ -170,33 +171,33 @@ class SeveralAssociations:
                 if not self._left:
                     self._cancel("Everything is sent")  # a lane that still waits for its association is not waited for
             elif isinstance(report, _Opened):
-                self._begin(self._count, vigil)
+                self._begin(self._count, wait_context)
             elif report.error is not None:
                 raise report.error
             else:
                 over += 1
                 why = report.why or why
-        if not vigil.cancellation.requested:
+        if not wait_context.cancellation.requested:
             failed = Sent(Outcome.FAILED, comment=why)
             yield from (Finished(instance, failed, 0.0) for instance in self._agenda.leave())
 
-    def _begin(self, count: int, vigil: Vigil) -> None:
+    def _begin(self, count: int, wait_context: WaitContext) -> None:
         """See that there are so many lanes, unless there is a cancel."""
-        while len(self._lanes) < count and not vigil.cancellation.requested:
-            self._lanes.append(_Lane(self._agenda, self._connect, vigil, self._reports))
+        while len(self._lanes) < count and not wait_context.cancellation.requested:
+            self._lanes.append(_Lane(self._agenda, self._connect, wait_context, self._reports))
 
-    def _next(self, vigil: Vigil) -> _Report:
+    def _next(self, wait_context: WaitContext) -> _Report:
         """What a lane says next. The requester is heard meanwhile, and its cancel is passed on to the lanes."""
-        vigil.attend()  # also where the lanes have always something to say, so that nothing is waited for
+        wait_context.process_input()  # also where the lanes have always something to say, so that nothing is waited for
         while True:
-            reason = vigil.cancellation.reason
+            reason = wait_context.cancellation.reason
             if reason is not None:
                 self._cancel(reason)
             report = self._reports.take()
             if report is not None:
                 return report
-            wait(self._reports.bell.fileno(), select.POLLIN, None, vigil if reason is None else None)
-            self._reports.bell.attend()
+            wait(self._reports.wake_up.fileno(), select.POLLIN, None, wait_context if reason is None else None)
+            self._reports.wake_up.clear()
 
     def _cancel(self, reason: str) -> None:
         for lane in self._lanes:
@@ -208,4 +209,4 @@ class SeveralAssociations:
         self._cancel("The retrieve failed")
         for lane in self._lanes:
             lane.join()
-        self._reports.bell.close()
+        self._reports.wake_up.close()

@@ -12,7 +12,7 @@ from pacs.dimse.messages.command import Command, Template
 from pacs.dimse.scp.destinations import Carrier, Finished
 from pacs.dimse.scp.operation import Operation, Publish
 from pacs.dimse.scp.store_sender import LOST, Sent
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost
 from pacs.observability.events import SubOperationFinished
 from pacs.services.retrieve import Outcome, Retrieval
@@ -55,9 +55,9 @@ class RetrieveTask:
         self._since_pending = 0
         self._why = ""  # the first failure; the others have mostly the same reason
         self._last_failure: Sent | None = None
-        self._vigil = Vigil(
+        self._wait_context = WaitContext(
             operation.cancellation,
-            attending=(operation.association,),
+            sources=(operation.association,),
             grace=patience.cancel_grace,
             every=patience.pending_seconds,
             tick=self._pending,
@@ -69,7 +69,7 @@ class RetrieveTask:
         Raises AssociationLost when the requester is gone: what had not begun is not sent (V11).
         """
         try:
-            for finished in carrier.carry(self._vigil, self._pending_if_due):
+            for finished in carrier.carry(self._wait_context, self._pending_if_due):
                 self._pending_if_due()  # that of the one before, where there was no time for it
                 self._record(finished)
             self._pending_if_due()
@@ -123,7 +123,7 @@ class RetrieveTask:
         sent meanwhile.
         """
         self._since_pending = 0
-        self._vigil.touch()
+        self._wait_context.touch()
         with suppress(AssociationLost):
             retrieval = self._retrieval
             counts = (retrieval.remaining, retrieval.completed, len(retrieval.failed), retrieval.warning)

@@ -9,7 +9,7 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome, RetrieveService
@@ -88,20 +88,22 @@ class Sender:
     _next: _Request | _Unsendable | None = field(default=None, init=False)
     _ways: dict[tuple[str, str], _Way | None] = field(default_factory=dict, init=False)
 
-    def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Callable[[], None] = nothing) -> Sent:
+    def send(
+        self, instance: StoredInstance, wait_context: WaitContext, meanwhile: Callable[[], None] = nothing
+    ) -> Sent:
         """Send one instance and wait for its response; `meanwhile` is called between the two.
 
         An instance for which there is no context, or whose file cannot be read, fails alone. Raises
         InstanceUnreadable when its file fails in the middle, AssociationLost when the peer is gone, Cancelled when
-        the vigil says so: the association is of no use then.
+        the wait_context says so: the association is of no use then.
         """
         prepared, self._next = self._next, None
         request = prepared if prepared is not None and prepared.instance is instance else self._prepared(instance)
         if isinstance(request, _Unsendable):  # nothing was sent of it yet
             return Sent(Outcome.FAILED, comment=request.comment)
-        self._write(request, vigil)
+        self._write(request, wait_context)
         meanwhile()
-        return self._response(request, vigil)
+        return self._response(request, wait_context)
 
     def prepare(self, instance: StoredInstance) -> None:
         """Make ready the request that will be sent next. What is wrong with it shows when it is to be sent."""
@@ -139,9 +141,9 @@ class Sender:
         )
         return Template(command, data_set=True, changing=("message_id", "affected_sop_instance_uid"))
 
-    def _write(self, request: _Request, vigil: Vigil) -> None:
+    def _write(self, request: _Request, wait_context: WaitContext) -> None:
         try:
-            self.association.send_prepared(request.pdus, vigil=vigil)
+            self.association.send_prepared(request.pdus, wait_context=wait_context)
         except (AssociationLost, Cancelled):
             raise
         except PacsError as error:  # half a data set is on its way: the association had to be aborted
@@ -159,8 +161,8 @@ class Sender:
         ae_title, message_id = self.originator
         return {"move_originator_ae_title": ae_title, "move_originator_message_id": message_id}
 
-    def _response(self, request: _Request, vigil: Vigil) -> Sent:
-        message = self.association.receive(self.timeout, vigil=vigil)
+    def _response(self, request: _Request, wait_context: WaitContext) -> Sent:
+        message = self.association.receive(self.timeout, wait_context=wait_context)
         if message is None:
             raise AssociationLost("The destination ended the association")
         response = message.command

@@ -12,7 +12,7 @@ from pacs.dicom.sop_classes import STORAGE
 from pacs.observability.events import (
     AssociationAccepted,
     AssociationEnded,
-    AssociationRejected,
+    AssociationRequestRejected,
     AuditLost,
     DestinationFailed,
     Event,
@@ -55,7 +55,7 @@ class Counting:
         self._is_peer = is_peer
         self._counts: dict[type[Event], Callable[[Any], None]] = {
             AssociationAccepted: self._accepted,
-            AssociationRejected: self._rejected,
+            AssociationRequestRejected: self._rejected,
             AssociationEnded: self._ended,
             OperationFinished: self._operation,
             SubOperationFinished: self._sub_operation,
@@ -78,7 +78,7 @@ class Counting:
     def _ended(self, _event: AssociationEnded) -> None:
         self._add((ACTIVE,), -1.0)
 
-    def _rejected(self, event: AssociationRejected) -> None:
+    def _rejected(self, event: AssociationRequestRejected) -> None:
         triplet = (event.result, event.source, event.reason)
         self._add(("rejected", "/".join(map(str, triplet)) if any(triplet) else "aborted"))
 

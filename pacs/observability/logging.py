@@ -1,0 +1,161 @@
+"""The log: a subscriber of the event stream, and the set-up of structlog and the standard library's loggers."""
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from dataclasses import fields
+from typing import Any, Literal, TextIO
+
+import structlog
+
+from pacs.observability.events import Event
+
+TEXT_LIMIT = 1000
+"""Longest text of one field in the log, in characters."""
+
+
+def printable(text: str, limit: int = TEXT_LIMIT) -> str:
+    r"""`text` on one line, harmless on a terminal: what is not printable (newlines, escapes, bidi marks, lone
+    surrogates) becomes `\xNN`, `\uNNNN` or `\UNNNNNNNN`; beyond `limit` characters of it, `…` stands for the rest.
+    """
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    return shown + "…" if len(text) > limit else shown
+
+
+def log_event(event: Event) -> None:
+    """Write one line for `event`: the subscriber that is the log."""
+    level = event.level
+    if logging.getLogger("pacs").isEnabledFor(level):
+        structlog.get_logger("pacs").log(level, event.TITLE, **_log_fields(event))
+
+
+def _log_fields(event: Event) -> dict[str, Any]:
+    """The fields of an event worth a place on its line: empty ones are left out, statuses in hexadecimal."""
+    values = {each.name: getattr(event, each.name) for each in fields(event)}
+    counts = values.pop("counts", {})
+    return {name: _log_value(name, value) for name, value in values.items() if value not in ("", ())} | dict(counts)
+
+
+def _log_value(name: str, value: Any) -> Any:
+    if name == "status":
+        return f"0x{value:04X}"
+    if name == "duration":
+        return round(value, 4)
+    return "; ".join(value) if isinstance(value, tuple) else value
+
+
+LogFormat = Literal["console", "json"]
+
+QUIET = {
+    "pynetdicom": logging.CRITICAL + 1,
+    "pydicom": logging.ERROR,
+    "py.warnings": logging.ERROR,
+    "alembic": logging.WARNING,
+    "uvicorn": logging.ERROR,
+}
+"""Libraries' loggers and from which level on they are heard. Below these they quote what peers sent.
+
+pynetdicom is never heard: it writes a line for every value it does not like, and one A-ASSOCIATE-RQ holds thousands.
+"""
+
+
+def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: TextIO | None = None) -> None:
+    """Send structlog's and the standard library's loggers through one chain to `stream` (standard error).
+
+    `level` is a name of `logging`. Values from outside are made printable, and tracebacks name the frames and the class
+    of an error but quote its message, which may hold patient data, only at level DEBUG.
+    """
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _traceback_with_messages if level.upper() == "DEBUG" else _traceback_without_messages,
+        _escape,
+    ]
+    out = stream or sys.stderr
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(format, out)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)  # pydicom warns of bad values, and quotes them
+    for name, quiet in QUIET.items():
+        logging.getLogger(name).setLevel(quiet)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def set_level(level: str) -> None:
+    """Have the log begin at another level of `logging`, by its name."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _renderer(format: LogFormat, out: TextIO) -> Any:
+    if format == "json":
+        return structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False)
+    return structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24, sort_keys=False)
+
+
+EventDict = MutableMapping[str, Any]
+
+
+def _escape(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    """Make every text of the line printable; the traceback, ours, keeps its lines."""
+    for key, value in event_dict.items():
+        if isinstance(value, str) and key != "exception":
+            event_dict[key] = printable(value)
+    return event_dict
+
+
+def _traceback_without_messages(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    return _with_traceback(event_dict, messages=False)
+
+
+def _traceback_with_messages(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    return _with_traceback(event_dict, messages=True)
+
+
+def _with_traceback(event_dict: EventDict, *, messages: bool) -> EventDict:
+    error = _error_of(event_dict.pop("exc_info", None))
+    if error is None:
+        return event_dict
+    record = event_dict.get("_record")
+    if record is not None:  # a foreign record: the formatter must not render its traceback once more
+        record.exc_info = record.exc_text = None
+    event_dict["exception"] = _describe(error, messages=messages)
+    return event_dict
+
+
+def _error_of(exc_info: Any) -> BaseException | None:
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1] if isinstance(exc_info[1], BaseException) else None
+    return sys.exc_info()[1] if exc_info else None
+
+
+def _describe(error: BaseException, *, messages: bool) -> str:
+    """The frames and classes of an error and of what caused it, innermost first, at most eight errors deep."""
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(parts) < 8:
+        told = f": {printable(str(current))}" if messages else ""
+        frames = traceback.format_list(traceback.extract_tb(current.__traceback__, limit=-30))
+        parts.append("".join(frames) + type(current).__qualname__ + told)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\nfor which the reason was\n".join(parts)
