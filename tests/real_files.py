@@ -40,7 +40,7 @@ def named(name: str) -> Path:
 def data_set(path: Path) -> tuple[bytes, str]:
     """The bytes of a Part 10 file's data set and its transfer syntax."""
     with path.open("rb") as file:
-        head = part10.read_head(file)
+        head = part10.read_file_meta(file)
         return file.read(), head.transfer_syntax
 
 
@@ -86,7 +86,7 @@ class RealFile:
     def _data_offset(self, content: bytes) -> int:
         try:
             with self.path.open("rb") as file:
-                return part10.read_head(file).data_offset
+                return part10.read_file_meta(file).data_offset
         except UndecodableDataSet:
             return 0
 

@@ -9,8 +9,8 @@ from struct import pack
 import pydicom
 import pytest
 
-from pacs.dicom.bounds import LARGEST, Bounds
-from pacs.dicom.elements import Inflated, Kind, Source, encoding_of, walk
+from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
+from pacs.dicom.elements import Inflated, Source, TokenKind, encoding_of, walk
 from pacs.errors import UndecodableDataSet
 from tests import real_files
 
@@ -62,7 +62,7 @@ def nested_with_lengths(depth: int) -> bytes:
     return b"".join(heads)
 
 
-def check(data: bytes, transfer_syntax: str, bounds: Bounds = LARGEST) -> None:
+def check(data: bytes, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOUNDS) -> None:
     """Walk through a data set to its end."""
     encoding = encoding_of(transfer_syntax)
     source = Source(io.BytesIO(data), encoding, bounds.inflated)
@@ -94,7 +94,7 @@ def test_the_walk_sees_the_top_level_elements_pydicom_sees(path: Path):
         return
     data, transfer_syntax = real_files.data_set(path)
     encoding = encoding_of(transfer_syntax)
-    begins = {Kind.ELEMENT, Kind.SEQUENCE, Kind.ENCAPSULATED}
+    begins = {TokenKind.ELEMENT, TokenKind.SEQUENCE, TokenKind.ENCAPSULATED}
     tokens = walk(Source(io.BytesIO(data), encoding), encoding)
     tags = {token.tag for token in tokens if token.depth == 0 and token.kind in begins}
     assert tags == {int(element.tag) for element in pydicom.dcmread(path, force=True).elements()}
@@ -138,7 +138,7 @@ def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
     storm = element(0x00080005, b"") * 1_000_000
     tracemalloc.start()
     with pytest.raises(UndecodableDataSet, match="more than 1000 elements"):
-        check(storm, IMPLICIT, Bounds(elements=1000))
+        check(storm, IMPLICIT, DataSetBounds(elements=1000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -179,7 +179,7 @@ def test_an_item_may_be_implicit_in_an_explicit_data_set():
     assert [token.encoding.implicit for token in tokens if token.tag == 0x00080060] == [True]
 
 
-def tokens(data: bytes, transfer_syntax: str) -> list[tuple[Kind, int, bool]]:
+def tokens(data: bytes, transfer_syntax: str) -> list[tuple[TokenKind, int, bool]]:
     """The kinds and tags of a walk, and whether each is implicit."""
     encoding = encoding_of(transfer_syntax)
     return [
@@ -230,8 +230,8 @@ def test_compressed_pixels_may_stand_in_an_implicit_data_set():
     inner = SEQUENCE + ITEM + element(0x00080060, b"CT") + ITEM_END + SEQUENCE_END
     pixels = b"\xe0\x7f\x10\0\xff\xff\xff\xff" + FRAGMENTS[12:] + SEQUENCE_END
     found = tokens(inner + pixels, JPEG)
-    assert (Kind.ELEMENT, 0x00080060, True) in found
-    assert [kind for kind, _, _ in found].count(Kind.FRAGMENT) == 3
+    assert (TokenKind.ELEMENT, 0x00080060, True) in found
+    assert [kind for kind, _, _ in found].count(TokenKind.FRAGMENT) == 3
 
 
 def test_an_unknown_vr_has_the_form_its_bytes_tell():

@@ -4,21 +4,23 @@ from collections.abc import Callable, Sequence
 
 from pacs.dimse.association.proposals import Proposal, batches
 from pacs.dimse.scp.store_sender import Sending, StoreSender, SubOperations, failed, send_each
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable
 from pacs.index.writer import StoredInstance
 
-Connect = Callable[[tuple[Proposal, ...], Vigil], StoreSender]
+Connect = Callable[[tuple[Proposal, ...], WaitContext], StoreSender]
 """Opens an association to a move destination with these contexts. Raises DestinationUnreachable, Cancelled."""
 
 
-def send_to_destination(connect: Connect, instances: Sequence[StoredInstance], waiting: Vigil) -> SubOperations:
+def send_to_destination(
+    connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext
+) -> SubOperations:
     """Send instances on one association at a time."""
     association = DestinationAssociation(connect)
     try:
         for batch in batches(instances):
             association.use(batch.proposals)
-            yield from send_each(association, batch.instances, waiting)
+            yield from send_each(association, batch.instances, wait_context)
         yield None  # the last Pending response need not wait for the release
     finally:
         association.close()
@@ -49,7 +51,7 @@ class DestinationAssociation:
             self.close()
             self._proposals = proposals
 
-    def open(self, waiting: Vigil) -> StoreSender:
+    def open(self, wait_context: WaitContext) -> StoreSender:
         """Return the sender on the open association, opened now if necessary.
 
         Raises DestinationUnreachable, Cancelled.
@@ -58,16 +60,18 @@ class DestinationAssociation:
             if self.is_given_up:
                 raise DestinationUnreachable(self.last_failure)
             try:
-                self._sender = self._connect(self._proposals, waiting)
+                self._sender = self._connect(self._proposals, wait_context)
             except DestinationUnreachable as error:
                 self._count_failure(error.comment)
                 raise
         return self._sender
 
-    def send(self, instance: StoredInstance, waiting: Vigil, following: StoredInstance | None = None) -> Sending:
+    def send(
+        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+    ) -> Sending:
         """Send an instance as `StoreSender.send`; it fails when the association is lost. Raises Cancelled."""
         try:
-            result = yield from self.open(waiting).send(instance, waiting, following)
+            result = yield from self.open(wait_context).send(instance, wait_context, following)
         except DestinationUnreachable as error:
             return failed(error)
         except InstanceUnreadable as error:  # no failure of the destination, which may be called again

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pydicom import Dataset
 
 from pacs.dicom import identifier
-from pacs.dicom.bounds import Bounds
-from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
-from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
+from pacs.dicom.bounds import DataSetBounds
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, CommitmentRequest, parse_request
+from pacs.dicom.identifier import IDENTIFIER_BOUNDS, RetrieveSelection
 from pacs.dicom.levels import MODELS, Model
-from pacs.dicom.levels import Operation as Asked
-from pacs.dicom.pending import Pending
+from pacs.dicom.levels import DimseOperation as Asked
 from pacs.dicom.query import Query
+from pacs.dicom.response_encoder import ResponseEncoder
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
@@ -34,7 +34,7 @@ from pacs.dimse.server.acceptor_policy import (
     VERIFICATION,
     negotiated,
 )
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Subject
@@ -86,7 +86,7 @@ class Handlers:
     ae_title: str
     """Ours: the Retrieve AE Title of every answer, and the calling AE title of store sub-operations."""
     identifier_size: int = 1 << 20
-    identifier_bounds: Bounds = IDENTIFIER_BOUNDS
+    identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
     retrieve_limits: RetrieveLimits = field(default_factory=RetrieveLimits)
     limits: Limits = field(default_factory=Limits)
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
@@ -156,7 +156,7 @@ class Handlers:
         query = identifier.parse_query(
             self._identifier(operation, message),
             model.root,
-            self.peers.manner_of(association.calling_ae_title),
+            self.peers.matching_mode_of(association.calling_ae_title),
             negotiated(model.uid, association.extended.get(model.uid)),
         )
         operation.retrieve_level = query.level.name
@@ -167,13 +167,13 @@ class Handlers:
         data = message.read(self.identifier_size)
         asked = identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
         if self.auditor.is_on:
-            operation.subject = Subject(keys=identifier.stated(asked))
+            operation.subject = Subject(keys=identifier.key_values(asked))
         if self.explain is not None:
             self.explain(operation, MODELS[message.context.abstract_syntax], asked)
         return asked
 
     def _answer(self, operation: Operation, query: Query) -> None:
-        identifiers = Pending(query, self.ae_title, operation.context.transfer_syntax)
+        identifiers = ResponseEncoder(query, self.ae_title, operation.context.transfer_syntax)
         code = status.PENDING_WITH_UNSUPPORTED_KEYS if query.ignored else status.PENDING
         responses = PendingResponses(operation, code)
         try:
@@ -196,15 +196,15 @@ class Handlers:
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
 
-            def connect(proposals: tuple[Proposal, ...], waiting: Vigil) -> StoreSender:
-                return self._connect(operation, destination, proposals, waiting)
+            def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> StoreSender:
+                return self._connect(operation, destination, proposals, wait_context)
 
             count = min(destination.associations, retrieval.total)
             task = self._task(operation, retrieval)
             if count > 1:
-                sub_operations = send_in_parallel(connect, retrieval.instances, task.waiting, count)
+                sub_operations = send_in_parallel(connect, retrieval.instances, task.wait_context, count)
             else:
-                sub_operations = send_to_destination(connect, retrieval.instances, task.waiting)
+                sub_operations = send_to_destination(connect, retrieval.instances, task.wait_context)
             self._run(task, retrieval, sub_operations)
 
     def get(self, association: Association, message: Message) -> None:
@@ -221,7 +221,7 @@ class Handlers:
                 avoid=request.message_id,
             )
             task = self._task(operation, retrieval)
-            self._run(task, retrieval, send_each(sender, retrieval.instances, task.waiting))
+            self._run(task, retrieval, send_each(sender, retrieval.instances, task.wait_context))
 
     def _destination(self, operation: Operation) -> Peer:
         title = operation.request.move_destination or ""
@@ -244,9 +244,9 @@ class Handlers:
             operation.subject = _subject(operation.subject, retrieval.instances)
         return retrieval
 
-    def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
+    def _selection(self, operation: Operation, message: Message, model: Model) -> RetrieveSelection:
         asked = self._identifier(operation, message)
-        manner = self.peers.manner_of(operation.association.calling_ae_title)
+        manner = self.peers.matching_mode_of(operation.association.calling_ae_title)
         return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
     def _task(self, operation: Operation, retrieval: Retrieval) -> RetrieveTask:
@@ -259,7 +259,7 @@ class Handlers:
             self.retrieves.note_use(retrieval)
 
     def _connect(
-        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], waiting: Vigil
+        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
     ) -> StoreSender:
         """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
         request = operation.request
@@ -271,7 +271,7 @@ class Handlers:
                 called_ae_title=destination.ae_title,
                 contexts=proposals,
                 limits=self.limits,
-                vigil=waiting,
+                wait_context=wait_context,
                 protection=self.protect(destination),
             )
         except DestinationUnreachable as error:
@@ -303,7 +303,7 @@ class Handlers:
             operation.respond(operation.request.response(status.SUCCESS))
             self.reporter.asked(claim, association)
 
-    def _asked(self, message: Message) -> Request:
+    def _asked(self, message: Message) -> CommitmentRequest:
         most = self.commitments.bounds.instances
         data = message.read(most * BYTES_PER_REFERENCE)
         return parse_request(data, message.context.transfer_syntax, most)

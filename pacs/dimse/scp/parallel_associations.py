@@ -13,22 +13,23 @@ from contextlib import suppress
 from pacs.dimse.association.proposals import Batch, batches
 from pacs.dimse.scp.destinations import Connect, DestinationAssociation
 from pacs.dimse.scp.store_sender import StoreResult, SubOperation, SubOperations, send_one
-from pacs.dimse.upper.waiting import Bell, Vigil, wait
+from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import Cancelled, DestinationUnreachable
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 
 def send_in_parallel(
-    connect: Connect, instances: Sequence[StoredInstance], waiting: Vigil, count: int
+    connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, count: int
 ) -> SubOperations:
     """Send instances on up to `count` associations at once; yield sub-operations in the order in which they finish.
 
     The first association is opened alone, because a destination that takes only one might refuse all of several
     simultaneous ones. The instances of an association that fails are sent on the others; when none is left they fail.
     """
-    associations = _ParallelAssociations(connect, instances, waiting, count)
+    associations = _ParallelAssociations(connect, instances, wait_context, count)
     try:
         yield from associations.send_all()
     finally:
@@ -80,16 +81,16 @@ _Report = SubOperation | _Opened | _Ended
 
 
 class _Reports:
-    """Reports of the sending threads to the thread of the requestor, which `bell` wakes."""
+    """Reports of the sending threads to the thread of the requestor, which `wake_up` wakes."""
 
     def __init__(self) -> None:
-        self.bell = Bell()
+        self.wake_up = WakeUp()
         self._reports: deque[_Report] = deque()
 
     def put(self, report: _Report) -> None:
         """Add a report, from any thread."""
         self._reports.append(report)
-        self.bell.ring()
+        self.wake_up.wake()
 
     def take(self) -> _Report | None:
         """Take the oldest report, None when there is none."""
@@ -102,25 +103,25 @@ class _SendingThread:
     It begins no instance once the operation is cancelled; `cancel` ends what is running.
     """
 
-    def __init__(self, queue: _InstanceQueue, connect: Connect, waiting: Vigil, reports: _Reports) -> None:
+    def __init__(self, queue: _InstanceQueue, connect: Connect, wait_context: WaitContext, reports: _Reports) -> None:
         self._queue = queue
         self._association = DestinationAssociation(connect)
-        self._operation = waiting.cancellation
-        self._bell = Bell()
-        self._waiting = Vigil(Cancellation(), attending=(self._bell,), grace=waiting.grace)
+        self._operation = wait_context.cancellation
+        self._wake_up = WakeUp()
+        self._wait_context = WaitContext(Cancellation(), wake_up=self._wake_up, grace=wait_context.grace)
         self._reports = reports
         self._thread = threading.Thread(target=self._run, name="pacs-move", daemon=True)
         self._thread.start()
 
     def cancel(self, reason: str) -> None:
         """End the opening of an association at once, and a running sub-operation after its grace."""
-        self._waiting.cancellation.cancel(reason)
-        self._bell.ring()
+        self._wait_context.cancellation.cancel(reason)
+        self._wake_up.wake()
 
     def join(self) -> None:
         """Wait for the end of the thread."""
         self._thread.join()
-        self._bell.close()
+        self._wake_up.close()
 
     def _run(self) -> None:
         try:
@@ -136,7 +137,7 @@ class _SendingThread:
         while not self._association.is_given_up and (batch := self._next_batch()) is not None:
             self._association.use(batch.proposals)
             with suppress(DestinationUnreachable, Cancelled):
-                self._association.open(self._waiting)
+                self._association.open(self._wait_context)
                 if not opened:
                     self._reports.put(_Opened())
                     opened = True
@@ -144,7 +145,7 @@ class _SendingThread:
 
     @property
     def _is_cancelled(self) -> bool:
-        return self._operation.requested or self._waiting.cancellation.requested
+        return self._operation.requested or self._wait_context.cancellation.requested
 
     def _next_batch(self) -> Batch[StoredInstance] | None:
         return None if self._is_cancelled else self._queue.batch()
@@ -153,7 +154,7 @@ class _SendingThread:
         """Take an instance once an association is open, so that none fails which another association could send."""
         instance = None if self._is_cancelled else self._queue.take(batch)
         if instance is not None:
-            for finished in send_one(self._association, instance, self._waiting):
+            for finished in send_one(self._association, instance, self._wait_context):
                 if finished is not None:
                     self._reports.put(finished)
 
@@ -161,9 +162,11 @@ class _SendingThread:
 class _ParallelAssociations:
     """The sending threads of one C-MOVE, seen from the thread of the requestor."""
 
-    def __init__(self, connect: Connect, instances: Sequence[StoredInstance], waiting: Vigil, count: int) -> None:
+    def __init__(
+        self, connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, count: int
+    ) -> None:
         self._connect = connect
-        self._waiting = waiting
+        self._wait_context = wait_context
         self._count = count
         self._remaining = len(instances)
         self._queue = _InstanceQueue(instances)
@@ -189,28 +192,28 @@ class _ParallelAssociations:
             else:
                 ended += 1
                 reason = report.reason or reason
-        if not self._waiting.cancellation.requested:
+        if not self._wait_context.cancellation.requested:
             unsent = StoreResult(Outcome.FAILED, comment=reason)
             yield from (SubOperation(instance, unsent, 0.0) for instance in self._queue.take_all())
 
     def _start_threads(self, count: int) -> None:
         """Start threads up to `count`, unless the operation is cancelled."""
-        while len(self._threads) < count and not self._waiting.cancellation.requested:
-            self._threads.append(_SendingThread(self._queue, self._connect, self._waiting, self._reports))
+        while len(self._threads) < count and not self._wait_context.cancellation.requested:
+            self._threads.append(_SendingThread(self._queue, self._connect, self._wait_context, self._reports))
 
     def _next_report(self) -> _Report:
         """Wait for the next report; meanwhile listen to the requestor and pass its cancel on to the threads."""
-        waiting = self._waiting
-        waiting.attend()  # also when reports come so fast that nothing is waited for
+        wait_context = self._wait_context
+        wait_context.process_input()  # also when reports come so fast that nothing is waited for
         while True:
-            reason = waiting.cancellation.reason
+            reason = wait_context.cancellation.reason
             if reason is not None:
                 self._cancel(reason)
             report = self._reports.take()
             if report is not None:
                 return report
-            wait(self._reports.bell.fileno(), select.POLLIN, None, waiting if reason is None else None)
-            self._reports.bell.attend()
+            wait(self._reports.wake_up.fileno(), select.POLLIN, None, wait_context if reason is None else None)
+            self._reports.wake_up.clear()
 
     def _cancel(self, reason: str) -> None:
         for thread in self._threads:
@@ -222,4 +225,4 @@ class _ParallelAssociations:
         self._cancel("The retrieve failed")
         for thread in self._threads:
             thread.join()
-        self._reports.bell.close()
+        self._reports.wake_up.close()

@@ -11,7 +11,7 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, Template
 from pacs.dimse.scp.operation import Operation, Publish
 from pacs.dimse.scp.store_sender import NO_RESPONSE, StoreResult, SubOperation, SubOperations
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost
 from pacs.observability.events import SubOperationFinished
 from pacs.services.retrieve import Outcome, Retrieval
@@ -53,9 +53,9 @@ class RetrieveTask:
         self._since_pending = 0
         self._first_failure = ""
         self._last_failure: StoreResult | None = None
-        self.waiting = Vigil(
+        self.wait_context = WaitContext(
             operation.cancellation,
-            attending=(operation.association,),
+            sources=(operation.association,),
             grace=limits.cancel_grace,
             every=limits.pending_seconds,
             tick=self._pending,
@@ -121,7 +121,7 @@ class RetrieveTask:
     def _pending(self) -> None:
         """Send a Pending response: all four counts and no Identifier (V6)."""
         self._since_pending = 0
-        self.waiting.touch()
+        self.wait_context.touch()
         with suppress(AssociationLost):  # a requestor that is gone cancels the operation and fails no sub-operation
             retrieval = self._retrieval
             counts = (retrieval.remaining, retrieval.completed, len(retrieval.failed), retrieval.warning)

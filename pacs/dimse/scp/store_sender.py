@@ -12,7 +12,7 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome, RetrieveService
@@ -43,7 +43,9 @@ Sending = Generator[None, None, StoreResult]
 class InstanceSender(Protocol):
     """Sends one instance after the other: a `StoreSender`, or a `DestinationAssociation` that reconnects."""
 
-    def send(self, instance: StoredInstance, waiting: Vigil, following: StoredInstance | None = None) -> Sending:
+    def send(
+        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+    ) -> Sending:
         """Send an instance, and read `following` ahead while its response is due. Raises Cancelled."""
 
 
@@ -64,22 +66,22 @@ while the response to a sub-operation is due.
 """
 
 
-def send_each(sender: InstanceSender, instances: Sequence[StoredInstance], waiting: Vigil) -> SubOperations:
+def send_each(sender: InstanceSender, instances: Sequence[StoredInstance], wait_context: WaitContext) -> SubOperations:
     """Send instances one after the other."""
     for instance, following in zip_longest(instances, instances[1:]):
-        waiting.attend()
-        if waiting.cancellation.requested:
+        wait_context.process_input()
+        if wait_context.cancellation.requested:
             return
-        yield from send_one(sender, instance, waiting, following)
+        yield from send_one(sender, instance, wait_context, following)
 
 
 def send_one(
-    sender: InstanceSender, instance: StoredInstance, waiting: Vigil, following: StoredInstance | None = None
+    sender: InstanceSender, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
 ) -> SubOperations:
     """Send one instance."""
     began = time.monotonic()
     try:
-        result = yield from sender.send(instance, waiting, following)
+        result = yield from sender.send(instance, wait_context, following)
     except Cancelled as error:  # the grace of the running sub-operation is over
         result = failed(error)
     yield SubOperation(instance, result, time.monotonic() - began)
@@ -132,7 +134,9 @@ class StoreSender:
     _ahead: _Request | _Unsendable | None = field(default=None, init=False)
     _routes: dict[tuple[str, str], _Route | None] = field(default_factory=dict, init=False)
 
-    def send(self, instance: StoredInstance, waiting: Vigil, following: StoredInstance | None = None) -> Sending:
+    def send(
+        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+    ) -> Sending:
         """Send one instance and return its result; read `following` ahead while the response is due.
 
         An instance without a presentation context, or whose file cannot be read, fails alone. Raises
@@ -143,11 +147,11 @@ class StoreSender:
         request = ahead if ahead is not None and ahead.instance is instance else self._prepare(instance)
         if isinstance(request, _Unsendable):
             return request.result
-        self._write(request, waiting)
+        self._write(request, wait_context)
         yield
         if following is not None:
             self._ahead = self._prepare(following)
-        return self._result(request, waiting)
+        return self._result(request, wait_context)
 
     def _prepare(self, instance: StoredInstance) -> _Request | _Unsendable:
         try:
@@ -194,17 +198,17 @@ class StoreSender:
         ae_title, message_id = self.originator
         return {"move_originator_ae_title": ae_title, "move_originator_message_id": message_id}
 
-    def _write(self, request: _Request, waiting: Vigil) -> None:
+    def _write(self, request: _Request, wait_context: WaitContext) -> None:
         try:
-            self.association.send_prepared(request.pdus, vigil=waiting)
+            self.association.send_prepared(request.pdus, wait_context=wait_context)
         except (AssociationLost, Cancelled):
             raise
         except PacsError as error:  # a part of the data set was sent: the association had to be aborted
             raise InstanceUnreadable(error.comment) from error
 
-    def _result(self, request: _Request, waiting: Vigil) -> StoreResult:
+    def _result(self, request: _Request, wait_context: WaitContext) -> StoreResult:
         """Wait for the response to `request` and return the result it stands for (V5)."""
-        message = self.association.receive(self.timeout, vigil=waiting)
+        message = self.association.receive(self.timeout, wait_context=wait_context)
         if message is None:
             raise AssociationLost("The destination ended the association")
         response = message.command

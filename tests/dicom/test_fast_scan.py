@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.elements import LONG_VRS, encoding_of
-from pacs.dicom.fast_scan import Plain, Unusual
+from pacs.dicom.fast_scan import FastScan, FastScanUnsupported
 from pacs.dicom.header import _BULK, _SEEN, Header, general_header, read_header
 from pacs.dicom.levels import QueryLevel
-from pacs.dicom.lru_cache import Memory
+from pacs.dicom.lru_cache import LRUCache
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, KEPT
 from pacs.errors import PacsError
 from tests import real_files
@@ -154,8 +154,8 @@ def test_most_real_files_take_the_fast_way():
     for path in real_files.PART10:
         data, syntax = real_files.data_set(path)
         try:
-            Plain(io.BytesIO(data), encoding_of(syntax), _SEEN, _BULK)
-        except Unusual:
+            FastScan(io.BytesIO(data), encoding_of(syntax), _SEEN, _BULK)
+        except FastScanUnsupported:
             continue
         taken += 1
     assert taken > len(real_files.PART10) * 0.7
@@ -172,7 +172,7 @@ def test_a_header_does_not_depend_on_what_was_read_before():
 
 def test_a_memory_is_bounded_in_entries_and_in_bytes():
     """The longest unused go first; what is too large for it is not remembered."""
-    memory: Memory[int, str] = Memory(3, 100)
+    memory: LRUCache[int, str] = LRUCache(3, 100)
     for number in range(3):
         memory.put(number, str(number), 20)
     assert memory.get(0) == "0"
