@@ -7,16 +7,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pacs.conformance.checks import wire
-from pacs.conformance.checks.wire import Assembly, Message
-from tests import raw
+from pacs.conformance.checks.wire import DimseMessage, MessageAssembler
 
-Change = Callable[[Message], "list[Message] | Message"]
+Change = Callable[[DimseMessage], "list[DimseMessage] | DimseMessage"]
 """What becomes of a message; an empty list when it gets lost."""
 
 PIECE = 4000
 
 
-def as_it_is(message: Message) -> Message:
+def as_it_is(message: DimseMessage) -> DimseMessage:
     """No change."""
     return message
 
@@ -71,12 +70,12 @@ class Relay:
 
     def pump(self, source: socket.socket, target: socket.socket, change, other) -> None:
         """Carry PDUs from one side to the other, P-DATA message by message."""
-        assembly = Assembly()
+        assembly = MessageAssembler()
         try:
             while True:
                 kind, body = _pdu(source)
                 if kind == wire.P_DATA:
-                    whole = [assembly.take(*each) for each in wire.values(body)]
+                    whole = [assembly.add(*each) for each in wire.pdvs(body)]
                     for message in whole:
                         if message is not None:
                             target.sendall(self._encoded(change()(message)))
@@ -84,30 +83,22 @@ class Relay:
                     said = other(kind, body)
                     if said is None:
                         break
-                    target.sendall(raw.pdu(*said))
+                    target.sendall(wire.pdu(*said))
         except (OSError, ConnectionError):
             pass
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
-    def _encoded(self, messages: "list[Message] | Message") -> bytes:
-        sent = b""
-        for each in messages if isinstance(messages, list) else [messages]:
-            command = [raw.element(tag, value) for tag, value in sorted(each.elements.items()) if tag]
-            sent += raw.pdv(each.context, raw.command_set(command), command=True)
-            if each.data is not None:
-                starts = range(0, len(each.data), self.plant.piece) or [0]
-                sent += b"".join(
-                    raw.pdv(
-                        each.context,
-                        each.data[at : at + self.plant.piece],
-                        command=False,
-                        last=at + self.plant.piece >= len(each.data),
-                    )
-                    for at in starts
-                )
-        return sent
+    def _encoded(self, messages: "list[DimseMessage] | DimseMessage") -> bytes:
+        return b"".join(self._pdus(each) for each in (messages if isinstance(messages, list) else [messages]))
+
+    def _pdus(self, message: DimseMessage) -> bytes:
+        command = wire.command_set({tag: value for tag, value in message.elements.items() if tag})
+        sent = wire.fragments(message.context, wire.COMMAND, command, len(command) + 6)
+        return sent + (
+            b"" if message.data is None else wire.fragments(message.context, 0, message.data, self.plant.piece + 6)
+        )
 
 
 def _pdu(source: socket.socket) -> tuple[int, bytes]:
@@ -149,22 +140,22 @@ def relaying(upstream: int, plant: Plant, port: int = 0) -> Iterator[Relay]:
 # --- changes -------------------------------------------------------------------------------------------------------
 
 
-def when(condition: Callable[[Message], bool], change: Change) -> Change:
+def when(condition: Callable[[DimseMessage], bool], change: Change) -> Change:
     """A change of those messages alone for which a condition holds."""
     return lambda message: change(message) if condition(message) else message
 
 
-def is_final(kind: int) -> Callable[[Message], bool]:
+def is_final(kind: int) -> Callable[[DimseMessage], bool]:
     """Whether a message is the last response of this Command Field's service."""
     return lambda message: message.field == kind | wire.RESPONSE and not message.is_pending
 
 
-def is_pending(kind: int) -> Callable[[Message], bool]:
+def is_pending(kind: int) -> Callable[[DimseMessage], bool]:
     """Whether a message is a pending response of this Command Field's service."""
     return lambda message: message.field == kind | wire.RESPONSE and message.is_pending
 
 
-def is_request(kind: int) -> Callable[[Message], bool]:
+def is_request(kind: int) -> Callable[[DimseMessage], bool]:
     """Whether a message is a request with this Command Field."""
     return lambda message: message.field == kind
 
@@ -172,31 +163,31 @@ def is_request(kind: int) -> Callable[[Message], bool]:
 def says(tag: int, value: "int | str | None") -> Change:
     """Another value of a command element, or none."""
 
-    def change(message: Message) -> Message:
+    def change(message: DimseMessage) -> DimseMessage:
         elements = {each: raw_value for each, raw_value in message.elements.items() if each != tag}
         if value is not None:
             elements[tag] = value.to_bytes(2, "little") if isinstance(value, int) else value.encode()
-        return Message(elements, message.context, message.data)
+        return DimseMessage(elements, message.context, message.data)
 
     return change
 
 
 def holds(change: Callable[[bytes], bytes]) -> Change:
     """Another data set."""
-    return lambda message: Message(message.elements, message.context, change(message.data or b""))
+    return lambda message: DimseMessage(message.elements, message.context, change(message.data or b""))
 
 
 def with_data(data: bytes) -> Change:
     """A data set where there was none."""
-    return lambda message: Message(says(wire.DATA_SET_TYPE, 1)(message).elements, message.context, data)
+    return lambda message: DimseMessage(says(wire.DATA_SET_TYPE, 1)(message).elements, message.context, data)
 
 
-def lost(_: Message) -> list[Message]:
+def lost(_: DimseMessage) -> list[DimseMessage]:
     """The message gets lost."""
     return []
 
 
-def twice(message: Message) -> list[Message]:
+def twice(message: DimseMessage) -> list[DimseMessage]:
     """The message comes two times."""
     return [message, message]
 

@@ -153,12 +153,12 @@ def test_the_specimens_are_told_by_their_prefix():
 
 def test_a_message_that_is_too_long_is_not_kept():
     """Of a server that sends without an end."""
-    assembly = wire.Assembly()
+    assembly = wire.MessageAssembler()
     piece = bytes(wire.LONGEST_MESSAGE // 2)
-    assert assembly.take(1, 0, piece) is None
-    assert assembly.take(1, 0, piece) is None
+    assert assembly.add(1, 0, piece) is None
+    assert assembly.add(1, 0, piece) is None
     with pytest.raises(wire.Malformed, match="longer than"):
-        assembly.take(1, 0, b"\0")
+        assembly.add(1, 0, b"\0")
 
 
 @pytest.mark.parametrize("written", ["PACS@host:104", "A B@10.0.0.1:11112", "PACS@[::1]:104"])

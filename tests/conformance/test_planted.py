@@ -8,7 +8,7 @@ from pacs.conformance.checks import CHECKS, Kind, wire
 from pacs.conformance.checks.bench import identifier
 from pacs.conformance.checks.negotiation import UNKNOWN_UID
 from pacs.conformance.checks.specimens import SC, Specimens
-from pacs.conformance.checks.wire import C_CANCEL, C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, Message
+from pacs.conformance.checks.wire import C_CANCEL, C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, DimseMessage, item
 from tests.conformance.tampering import (
     Plant,
     edited,
@@ -23,7 +23,6 @@ from tests.conformance.tampering import (
     when,
     with_data,
 )
-from tests.raw import item
 
 SPECIMENS = Specimens()
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -104,7 +103,7 @@ def no_match(label):
     return Plant(answers=when(lambda each: is_pending(C_FIND)(each) and _study(each) == uid, lost))
 
 
-def _study(message: Message) -> bytes:
+def _study(message: DimseMessage) -> bytes:
     return str(wire.decoded(message.data).get("StudyInstanceUID", "")).encode()
 
 
@@ -116,23 +115,23 @@ def of_series(change):
 def also(study):
     """Every query of studies also finds another one."""
 
-    def change(message: Message) -> list[Message]:
+    def change(message: DimseMessage) -> list[DimseMessage]:
         dataset = wire.decoded(message.data)
         dataset.StudyInstanceUID = SPECIMENS.uid(study)
-        return [message, Message(message.elements, message.context, wire.encoded(dataset))]
+        return [message, DimseMessage(message.elements, message.context, wire.encoded(dataset))]
 
     return matches(change)
 
 
-def failing(message: Message) -> Message:
+def failing(message: DimseMessage) -> DimseMessage:
     """B000 becomes Success, and its failed list gets lost."""
     final = says(wire.DATA_SET_TYPE, wire.NO_DATA_SET)(says(wire.STATUS, 0)(message))
-    return Message(final.elements, final.context)
+    return DimseMessage(final.elements, final.context)
 
 
-def no_list(message: Message) -> Message:
+def no_list(message: DimseMessage) -> DimseMessage:
     """The failed list gets lost."""
-    return Message(says(wire.DATA_SET_TYPE, wire.NO_DATA_SET)(message).elements, message.context)
+    return DimseMessage(says(wire.DATA_SET_TYPE, wire.NO_DATA_SET)(message).elements, message.context)
 
 
 def pixels(data: bytes) -> bytes:

@@ -10,7 +10,14 @@ from typing import Any
 
 from pacs.conformance.checks import wire
 from pacs.conformance.checks.verdicts import NotOffered
-from pacs.conformance.checks.wire import Answer, Assembly, Malformed, Message, Offer, Value
+from pacs.conformance.checks.wire import (
+    AssociateAccept,
+    AssociateRequest,
+    DimseMessage,
+    Malformed,
+    MessageAssembler,
+    Value,
+)
 
 LONGEST_PDU = 64 << 20
 """Bytes: whoever announces more is not listened to."""
@@ -89,10 +96,10 @@ class Peer:
     ) -> "Association":
         """Associate for abstract syntaxes, in Implicit VR Little Endian unless transfer syntaxes are named.
 
-        `options` are fields of `Offer`. Raises Unreachable, Rejected, Ended, Malformed.
+        `options` are fields of `AssociateRequest`. Raises Unreachable, Rejected, Ended, Malformed.
         """
         pairs = [(each, (wire.IMPLICIT,)) if isinstance(each, str) else each for each in contexts]
-        offer = Offer(pairs, called or self.ae_title, self.calling, **options)
+        offer = AssociateRequest(pairs, called or self.ae_title, self.calling, **options)
         line = self.connect()
         try:
             line.send(offer.encode())
@@ -101,7 +108,7 @@ class Peer:
                 raise Rejected(body)
             if kind != wire.ASSOCIATE_AC:
                 raise Ended(f"{NAMES.get(kind, f'a PDU of type {kind:02X}H')} instead of A-ASSOCIATE-AC")
-            return Association(line, offer, Answer.decode(body))
+            return Association(line, offer, AssociateAccept.decode(body))
         except BaseException:
             line.close()
             raise
@@ -192,11 +199,11 @@ def _aborted(body: bytes) -> str:
 class Responses:
     """All that came back to one request: the responses, and the sub-operations in between of a C-GET."""
 
-    all: list[Message] = field(default_factory=list)
-    stored: list[Message] = field(default_factory=list)
+    all: list[DimseMessage] = field(default_factory=list)
+    stored: list[DimseMessage] = field(default_factory=list)
 
     @property
-    def final(self) -> Message:
+    def final(self) -> DimseMessage:
         """The last response."""
         return self.all[-1]
 
@@ -206,24 +213,24 @@ class Responses:
         return self.final.status
 
     @property
-    def pending(self) -> list[Message]:
+    def pending(self) -> list[DimseMessage]:
         """The responses before the last."""
         return self.all[:-1]
 
 
-Store = Callable[[Message], int]
+Store = Callable[[DimseMessage], int]
 """Takes an instance that came, and says with which status."""
 
 
 class Association:
     """An association we asked for; released, as well as that works, at the end of a `with` block."""
 
-    def __init__(self, line: Line, offer: Offer, answer: Answer) -> None:
+    def __init__(self, line: Line, offer: AssociateRequest, answer: AssociateAccept) -> None:
         self.line = line
         self.offer = offer
         self.answer = answer
-        self._assembly = Assembly()
-        self._ready: list[Message] = []
+        self._assembly = MessageAssembler()
+        self._ready: list[DimseMessage] = []
         self._message_id = 0
 
     def __enter__(self) -> "Association":
@@ -280,7 +287,7 @@ class Association:
         """Send PDUs, in one segment as far as they fit. Raises Ended."""
         self.line.send(b"".join(pdus))
 
-    def receive(self) -> Message:
+    def receive(self) -> DimseMessage:
         """The next message. Raises Ended, Malformed."""
         while not self._ready:
             kind, body = self.line.pdu()
@@ -288,7 +295,7 @@ class Association:
                 raise Aborted(_aborted(body))
             if kind != wire.P_DATA:
                 raise Ended(f"{NAMES.get(kind, f'a PDU of type {kind:02X}H')} where a response was due")
-            found = (self._assembly.take(*each) for each in wire.values(body))
+            found = (self._assembly.add(*each) for each in wire.pdvs(body))
             self._ready += [each for each in found if each is not None]
         return self._ready.pop(0)
 
@@ -307,7 +314,7 @@ class Association:
             if not message.is_pending:
                 return found
 
-    def answer_to(self, message: Message, status: int) -> None:
+    def answer_to(self, message: DimseMessage, status: int) -> None:
         """Answer a request of the server's. Raises Ended."""
         self.send(wire.p_data(message.context, message.response(status), None, self.answer.max_pdu))
 
@@ -319,7 +326,7 @@ class Association:
         self.send(pdus)
         return self.responses(message_id)
 
-    def begin(self, kind: int, abstract: str, data: bytes, more: Mapping[int, Value] | None = None) -> Message:
+    def begin(self, kind: int, abstract: str, data: bytes, more: Mapping[int, Value] | None = None) -> DimseMessage:
         """Send a request and read its first response; where others would follow, cancel and abort.
 
         For what a server may take as a wish for everything it has. Raises NotOffered, Ended, Malformed.

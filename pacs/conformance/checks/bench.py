@@ -65,7 +65,7 @@ def _element(tag: int, key: str, value: Key) -> bytes:
 class Match:
     """The Identifier of a response."""
 
-    def __init__(self, message: wire.Message) -> None:
+    def __init__(self, message: wire.DimseMessage) -> None:
         self.status = message.status
         self.dataset: Dataset = wire.decoded(message.data)
 
@@ -77,7 +77,7 @@ class Match:
         if keyword not in self:
             return ""
         raw = self.dataset.get_item(_tag(keyword)).value
-        return wire.text(raw) if isinstance(raw, bytes) else str(raw or "").strip()
+        return wire.without_padding(raw) if isinstance(raw, bytes) else str(raw or "").strip()
 
     def values(self, keyword: str) -> list[str]:
         """The single values."""
@@ -118,7 +118,7 @@ class Found:
         return ended(self.responses.final)
 
 
-def ended(message: wire.Message) -> str:
+def ended(message: wire.DimseMessage) -> str:
     """A status, and what the server said with it."""
     comment = message.text(wire.ERROR_COMMENT)
     return f"{message.status:04X}" + (f' "{comment}"' if comment else "")
@@ -276,7 +276,7 @@ class Bench:
 
     def store(
         self, specimen: Specimen, abstract: str = "", more: Mapping[int, wire.Value] | None = None
-    ) -> wire.Message:
+    ) -> wire.DimseMessage:
         """A C-STORE on an association of its own: the response; `abstract` is the context it is sent on."""
         with self.peer.associate([(abstract or specimen.sop_class, (specimen.syntax,))]) as association:
             return store(association, specimen, abstract, more)
@@ -284,7 +284,7 @@ class Bench:
 
 def store(
     association: Association, specimen: Specimen, abstract: str = "", more: Mapping[int, wire.Value] | None = None
-) -> wire.Message:
+) -> wire.DimseMessage:
     """A C-STORE on an association that has a context for it: the response. Raises NotOffered, Ended."""
     says = {wire.SOP_INSTANCE: specimen.uid, wire.SOP_CLASS: specimen.sop_class, **(more or {})}
     chosen = abstract or specimen.sop_class

@@ -135,7 +135,7 @@ def get_stops(bench: Bench) -> Verdict:
         association.send(pdus)
         first = threading.Event()
 
-        def store(_: wire.Message) -> int:
+        def store(_: wire.DimseMessage) -> int:
             if not first.is_set():
                 first.set()
                 association.send(association.cancel(STUDY_GET, message_id))

@@ -63,7 +63,7 @@ def _request(bench: Bench, place: int, specimens: Sequence[Specimen]) -> Dataset
     return request
 
 
-def _ask(association: Association, request: Dataset) -> wire.Message:
+def _ask(association: Association, request: Dataset) -> wire.DimseMessage:
     data = wire.encoded(request)
     more: dict[int, wire.Value] = {wire.REQUESTED_SOP_INSTANCE: INSTANCE, wire.ACTION_TYPE: 1}
     message_id, pdus = association.request(wire.N_ACTION, COMMITMENT, data, more)
@@ -104,7 +104,7 @@ def _on_same(bench: Bench, request: Dataset) -> tuple[int, Dataset]:
         return _of(report, wire.decoded(report.data), request)
 
 
-def _of(report: wire.Message, data: Dataset, request: Dataset) -> tuple[int, Dataset]:
+def _of(report: wire.DimseMessage, data: Dataset, request: Dataset) -> tuple[int, Dataset]:
     if data.get("TransactionUID") != request.TransactionUID:
         cannot("a report on another transaction came")
     return report.number(wire.EVENT_TYPE) or 0, data

@@ -36,7 +36,7 @@ def wild_card(bench: Bench) -> Verdict:
     return judge(_is_failure(first.status), ended(first))
 
 
-def _begun(bench: Bench, keys: Keys) -> wire.Message:
+def _begun(bench: Bench, keys: Keys) -> wire.DimseMessage:
     """The first response to a C-MOVE that names no study; what it may send is not waited for."""
     receiver = bench.destination()
     with receiver.behaving(Behaviour()), bench.peer.associate([STUDY_MOVE]) as association:

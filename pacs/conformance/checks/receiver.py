@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pacs.conformance.checks import wire
 from pacs.conformance.checks.association import Ended, Line
-from pacs.conformance.checks.wire import Assembly, Malformed, Message
+from pacs.conformance.checks.wire import DimseMessage, Malformed, MessageAssembler
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 REFUSED = 0xA700
@@ -32,7 +32,7 @@ class Behaviour:
 class Arrival:
     """An instance or report that came: the message, its transfer syntax, and who called."""
 
-    message: Message
+    message: DimseMessage
     syntax: str
     calling: str
 
@@ -139,15 +139,15 @@ class Receiver:
         if kind != wire.ASSOCIATE_RQ:
             return
         accepted = _accepted(body, self._behaviour)
-        line.send(_answer(body, accepted))
-        calling = wire.text(body[20:36])
-        assembly = Assembly()
+        line.send(_accept(body, accepted))
+        calling = wire.without_padding(body[20:36])
+        assembly = MessageAssembler()
         while True:
             kind, body = line.pdu()
             if kind != wire.P_DATA:
                 break
-            for each in wire.values(body):
-                message = assembly.take(*each)
+            for each in wire.pdvs(body):
+                message = assembly.add(*each)
                 if message is not None:
                     self._answer(line, Arrival(message, accepted.get(message.context, ("", ""))[1], calling))
         if kind == wire.RELEASE_RQ:
@@ -173,8 +173,8 @@ def _accepted(body: bytes, behaviour: Behaviour) -> dict[int, tuple[int, str]]:
     for kind, inner in wire.items(body[68:]):
         if kind == 0x20:
             parts = list(wire.items(inner[4:]))
-            abstract = next((wire.text(each) for sub, each in parts if sub == 0x30), "")
-            offered = [wire.text(each) for sub, each in parts if sub == 0x40]
+            abstract = next((wire.without_padding(each) for sub, each in parts if sub == 0x30), "")
+            offered = [wire.without_padding(each) for sub, each in parts if sub == 0x40]
             fitting = [each for each in offered if not behaviour.syntaxes or each in behaviour.syntaxes]
             if abstract in behaviour.refused:
                 found[inner[0]] = (3, wire.IMPLICIT)
@@ -183,11 +183,8 @@ def _accepted(body: bytes, behaviour: Behaviour) -> dict[int, tuple[int, str]]:
     return found
 
 
-def _answer(request: bytes, accepted: Mapping[int, tuple[int, str]]) -> bytes:
-    """The A-ASSOCIATE-AC; whoever reports storage commitment may be its SCP."""
-    body = request[:68] + wire.item(0x10, wire.APPLICATION_CONTEXT.encode())
-    for number, (result, syntax) in accepted.items():
-        body += wire.item(0x21, bytes((number, 0, result, 0)) + wire.item(0x40, syntax.encode()))
+def _accept(request: bytes, results: Mapping[int, tuple[int, str]]) -> bytes:
+    """Return the A-ASSOCIATE-AC; all proposed roles are accepted, so that storage commitment can be reported."""
     user = next((inner for kind, inner in wire.items(request[68:]) if kind == 0x50), b"")
-    roles = b"".join(wire.item(kind, inner) for kind, inner in wire.items(user) if kind == 0x54)
-    return wire.pdu(wire.ASSOCIATE_AC, body + wire.user_information(16384, {}, {}, roles))
+    roles = (wire.item(kind, inner) for kind, inner in wire.items(user) if kind == 0x54)
+    return wire.associate_ac(request, results, *roles)
