@@ -13,14 +13,17 @@ from pacs.cli.progress import progress
 
 if TYPE_CHECKING:
     from pacs.config import Config
-    from pacs.conformance.checks import Check, Column, Peer, Specimens
+    from pacs.conformance.checks.association import CheckedServer
+    from pacs.conformance.checks.results import Check
+    from pacs.conformance.checks.runner import ServerResults
+    from pacs.conformance.checks.sample_data import SampleData
 
 Answer = TypeVar("Answer")
 
 RECEIVER = "PACSRUN:11119"
 
 
-@click.group(short_help="Print the DICOM conformance statement, or examine a server.", invoke_without_command=True)
+@click.group(short_help="Print the DICOM conformance statement, or check any server.", invoke_without_command=True)
 @reconfigured
 def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
@@ -65,21 +68,21 @@ def run(
     """
     title, port = _receiver(receive)
     servers = [_peer(each, title, timeout) for each in written]
-    checks, specimens = _selected(only), _specimens(prefix)
+    checks, samples = _selected(only), _specimens(prefix)
     _require_consent(yes=yes)
     there = _answering(servers, _reached)
     if there:
-        _announce(there, specimens, yes=yes)
-    columns = _answering(there, lambda each: _examined(each, specimens, (title, port), checks))
+        _announce(there, samples, yes=yes)
+    columns = _answering(there, lambda each: _examined(each, samples, (title, port), checks))
     _print(columns, as_json=as_json, as_markdown=as_markdown)
     if len(columns) < len(servers):
         raise click.exceptions.Exit(UNREACHABLE)
     _conclude(columns)
 
 
-def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "list[Answer]":
+def _answering(servers: "Iterable[CheckedServer]", ask: "Callable[[CheckedServer], Answer]") -> "list[Answer]":
     """What came of asking the servers that can be reached; the others are complained of."""
-    from pacs.conformance.checks import Unreachable
+    from pacs.conformance.checks.association import Unreachable
 
     answers = []
     for each in servers:
@@ -90,24 +93,24 @@ def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "l
     return answers
 
 
-def _reached(peer: "Peer") -> "Peer":
+def _reached(peer: "CheckedServer") -> "CheckedServer":
     """The same server, which has taken an association. Raises Unreachable."""
-    from pacs.conformance.checks import introduced
+    from pacs.conformance.checks.runner import implementation_name
 
-    introduced(peer)
+    implementation_name(peer)
     return peer
 
 
-def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> None:
-    from pacs.conformance.checks import printing
+def _print(columns: "Sequence[ServerResults]", *, as_json: bool, as_markdown: bool) -> None:
+    from pacs.conformance.checks import matrix
 
-    names = [str(each.peer) for each in columns]
+    names = [str(each.server) for each in columns]
     if as_json:
-        show_json(printing.as_json(columns))
+        show_json(matrix.as_json(columns))
     elif as_markdown:
-        click.echo(printing.markdown(columns, names), nl=False)
+        click.echo(matrix.markdown(columns, names), nl=False)
     elif columns:
-        show(("check", "question", *names), printing.rows(columns))
+        show(("check", "question", *names), matrix.rows(columns))
 
 
 def _receiver(text: str) -> tuple[str, int]:
@@ -117,25 +120,25 @@ def _receiver(text: str) -> tuple[str, int]:
     return title.strip(), int(port)
 
 
-def _peer(text: str, calling: str, timeout: float) -> "Peer":
-    from pacs.conformance.checks import Peer
+def _peer(text: str, calling: str, timeout: float) -> "CheckedServer":
+    from pacs.conformance.checks.association import CheckedServer
 
     try:
-        return Peer.parse(text, calling, timeout)
+        return CheckedServer.parse(text, calling, timeout)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--against") from error
 
 
-def _specimens(prefix: str) -> "Specimens":
-    from pacs.conformance.checks import Specimens
+def _specimens(prefix: str) -> "SampleData":
+    from pacs.conformance.checks.sample_data import SampleData
 
     if not (prefix.isascii() and prefix.replace("-", "").isalnum() and len(prefix) <= 32):
         raise click.BadParameter("up to 32 letters, digits and hyphens", param_hint="--prefix")
-    return Specimens(prefix)
+    return SampleData(prefix)
 
 
 def _selected(words: Iterable[str]) -> "list[Check]":
-    from pacs.conformance.checks import CHECKS, selected
+    from pacs.conformance.checks.runner import CHECKS, selected
 
     try:
         return selected(words)
@@ -150,37 +153,39 @@ def _require_consent(*, yes: bool) -> None:
         raise click.UsageError("instances are stored and stay there, and there is no terminal to ask on: add --yes")
 
 
-def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:
+def _announce(servers: "Sequence[CheckedServer]", samples: "SampleData", *, yes: bool) -> None:
     """Say what will be stored where, and ask on a terminal."""
-    from pacs.conformance.checks.specimens import PROBES
+    from pacs.conformance.checks.sample_data import PROBES
 
     click.echo(
-        f"{len(list(specimens))} small instances, and up to {PROBES} more that may be refused, are stored with Patient "
-        f"IDs beginning with {specimens.prefix}-, one without any, and stay there, on {', '.join(map(str, servers))}",
+        f"{len(list(samples))} small instances, and up to {PROBES} more that may be refused, are stored with Patient "
+        f"IDs beginning with {samples.prefix}-, one without any, and stay there, on {', '.join(map(str, servers))}",
         err=True,
     )
     if not yes:
         click.confirm("Go on?", abort=True, err=True)
 
 
-def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], checks: "Sequence[Check]") -> "Column":
+def _examined(
+    peer: "CheckedServer", samples: "SampleData", receiving: tuple[str, int], checks: "Sequence[Check]"
+) -> "ServerResults":
     """What came of the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
-    from pacs.conformance.checks import examine
+    from pacs.conformance.checks.runner import run_checks
 
     with progress(str(peer), len(checks)) as advance:
         try:
-            return examine(peer, specimens, receiving, checks=checks, on_check=lambda *_: advance(1))
+            return run_checks(peer, samples, receiving, checks=checks, on_check=lambda *_: advance(1))
         except OSError as error:
             why = f"nothing can be received on port {receiving[1]}: {error.strerror}"
             raise click.BadParameter(why, param_hint="--receive") from error
 
 
-def _conclude(columns: "Sequence[Column]") -> None:
+def _conclude(columns: "Sequence[ServerResults]") -> None:
     """Say the totals, and end with exit status 1 where there are deviations."""
-    from pacs.conformance.checks import Kind
-    from pacs.conformance.checks.printing import totals
+    from pacs.conformance.checks.matrix import totals
+    from pacs.conformance.checks.results import ResultKind
 
     for each in columns:
-        click.echo(f"{each.peer} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
-    if any(each.count(Kind.DEVIATES) for each in columns):
+        click.echo(f"{each.server} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
+    if any(each.count(ResultKind.DEVIATES) for each in columns):
         raise click.exceptions.Exit(FAILED)

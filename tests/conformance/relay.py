@@ -1,4 +1,4 @@
-"""A relay between the conformance run and a server that plants deviations: the server itself is as it should be."""
+"""A relay that changes the messages between the checks and a conformant server."""
 
 import socket
 import threading
@@ -10,66 +10,66 @@ from pacs.conformance.checks import wire
 from pacs.conformance.checks.wire import DimseMessage, MessageAssembler
 
 Change = Callable[[DimseMessage], "list[DimseMessage] | DimseMessage"]
-"""What becomes of a message; an empty list when it gets lost."""
+"""Returns the messages that replace a message; an empty list drops it."""
 
 PIECE = 4000
 
 
-def as_it_is(message: DimseMessage) -> DimseMessage:
-    """No change."""
+def unchanged(message: DimseMessage) -> DimseMessage:
+    """Return the message unchanged."""
     return message
 
 
 @dataclass(frozen=True)
-class Plant:
-    """What the relay changes."""
+class Changes:
+    """The changes that a relay makes."""
 
-    answers: Change = as_it_is
-    """Messages of the server to the run."""
-    requests: Change = as_it_is
-    """Messages of the run to the server."""
+    answers: Change = unchanged
+    """Of messages from the server."""
+    requests: Change = unchanged
+    """Of messages to the server."""
     pdu: Callable[[int, bytes], "tuple[int, bytes] | None"] = lambda kind, body: (kind, body)
-    """Other PDUs of the server; None closes the connection."""
+    """Of other PDUs from the server; None closes the connection."""
     offer: Callable[[bytes], bytes] = lambda body: body
-    """The body of an A-ASSOCIATE-RQ to the server."""
+    """Of the body of an A-ASSOCIATE-RQ."""
     piece: int = PIECE
-    """How many bytes of a message the relay puts into one PDU."""
+    """The longest fragment that the relay sends, in bytes."""
 
 
 @dataclass
 class Relay:
-    """Where the relay listens; `plant` may be changed while it runs."""
+    """A listening relay; `changes` may be replaced while it runs."""
 
     upstream: int
-    plant: Plant
+    changes: Changes
     port: int = 0
     calls: int = 0
-    """How many associations there have been."""
+    """The number of connections so far."""
     sockets: list[socket.socket] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
 
     def listen(self, listening: socket.socket) -> None:
-        """Relay every connection until the socket is closed."""
+        """Accept connections until the socket is closed."""
         with suppress(OSError):
             while True:
                 client, _ = listening.accept()
                 self.calls += 1
                 server = socket.create_connection(("127.0.0.1", self.upstream), 20)
                 self.sockets += [client, server]
-                self.start(self.pump, client, server, lambda: self.plant.requests, self._requested)
-                self.start(self.pump, server, client, lambda: self.plant.answers, self.plant.pdu)
+                self.start(self.pump, client, server, lambda: self.changes.requests, self._requested)
+                self.start(self.pump, server, client, lambda: self.changes.answers, self.changes.pdu)
 
     def start(self, work, *arguments) -> None:
-        """Run something in a thread that `relaying` waits for."""
+        """Run a function in a thread that `relaying` joins."""
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self.threads.append(thread)
         thread.start()
 
     def _requested(self, kind: int, body: bytes) -> tuple[int, bytes]:
-        return kind, self.plant.offer(body) if kind == wire.ASSOCIATE_RQ else body
+        return kind, self.changes.offer(body) if kind == wire.ASSOCIATE_RQ else body
 
     def pump(self, source: socket.socket, target: socket.socket, change, other) -> None:
-        """Carry PDUs from one side to the other, P-DATA message by message."""
+        """Forward PDUs from one side to the other, P-DATA-TF as whole messages."""
         assembly = MessageAssembler()
         try:
             while True:
@@ -97,7 +97,7 @@ class Relay:
         command = wire.command_set({tag: value for tag, value in message.elements.items() if tag})
         sent = wire.fragments(message.context, wire.COMMAND, command, len(command) + 6)
         return sent + (
-            b"" if message.data is None else wire.fragments(message.context, 0, message.data, self.plant.piece + 6)
+            b"" if message.data is None else wire.fragments(message.context, 0, message.data, self.changes.piece + 6)
         )
 
 
@@ -117,9 +117,9 @@ def _read(source: socket.socket, count: int) -> bytes:
 
 
 @contextmanager
-def relaying(upstream: int, plant: Plant, port: int = 0) -> Iterator[Relay]:
-    """A relay to a port of this machine, for the `with` block."""
-    relay = Relay(upstream, plant)
+def relaying(upstream: int, changes: Changes, port: int = 0) -> Iterator[Relay]:
+    """Run a relay to a port of this machine."""
+    relay = Relay(upstream, changes)
     with socket.create_server(("127.0.0.1", port)) as listening:
         relay.port = listening.getsockname()[1]
         relay.start(relay.listen, listening)
@@ -141,27 +141,27 @@ def relaying(upstream: int, plant: Plant, port: int = 0) -> Iterator[Relay]:
 
 
 def when(condition: Callable[[DimseMessage], bool], change: Change) -> Change:
-    """A change of those messages alone for which a condition holds."""
+    """Change only the messages that satisfy a condition."""
     return lambda message: change(message) if condition(message) else message
 
 
 def is_final(kind: int) -> Callable[[DimseMessage], bool]:
-    """Whether a message is the last response of this Command Field's service."""
+    """Return a condition: the final response of this service."""
     return lambda message: message.field == kind | wire.RESPONSE and not message.is_pending
 
 
 def is_pending(kind: int) -> Callable[[DimseMessage], bool]:
-    """Whether a message is a pending response of this Command Field's service."""
+    """Return a condition: a pending response of this service."""
     return lambda message: message.field == kind | wire.RESPONSE and message.is_pending
 
 
 def is_request(kind: int) -> Callable[[DimseMessage], bool]:
-    """Whether a message is a request with this Command Field."""
+    """Return a condition: a request with this Command Field."""
     return lambda message: message.field == kind
 
 
-def says(tag: int, value: "int | str | None") -> Change:
-    """Another value of a command element, or none."""
+def set_element(tag: int, value: "int | str | None") -> Change:
+    """Set a command element, or remove it (None)."""
 
     def change(message: DimseMessage) -> DimseMessage:
         elements = {each: raw_value for each, raw_value in message.elements.items() if each != tag}
@@ -172,28 +172,28 @@ def says(tag: int, value: "int | str | None") -> Change:
     return change
 
 
-def holds(change: Callable[[bytes], bytes]) -> Change:
-    """Another data set."""
+def change_data(change: Callable[[bytes], bytes]) -> Change:
+    """Change the data set."""
     return lambda message: DimseMessage(message.elements, message.context, change(message.data or b""))
 
 
-def with_data(data: bytes) -> Change:
-    """A data set where there was none."""
-    return lambda message: DimseMessage(says(wire.DATA_SET_TYPE, 1)(message).elements, message.context, data)
+def add_data(data: bytes) -> Change:
+    """Add a data set."""
+    return lambda message: DimseMessage(set_element(wire.DATA_SET_TYPE, 1)(message).elements, message.context, data)
 
 
-def lost(_: DimseMessage) -> list[DimseMessage]:
-    """The message gets lost."""
+def drop(_: DimseMessage) -> list[DimseMessage]:
+    """Drop the message."""
     return []
 
 
-def twice(message: DimseMessage) -> list[DimseMessage]:
-    """The message comes two times."""
+def duplicate(message: DimseMessage) -> list[DimseMessage]:
+    """Send the message twice."""
     return [message, message]
 
 
-def edited(**values: object) -> Change:
-    """Attributes set by keyword in the data set, in Implicit VR Little Endian; None deletes one."""
+def edit(**values: object) -> Change:
+    """Set attributes by keyword in a data set in Implicit VR Little Endian, or delete them (None)."""
 
     def change(data: bytes) -> bytes:
         dataset = wire.decoded(data)
@@ -204,4 +204,4 @@ def edited(**values: object) -> Change:
                 delattr(dataset, keyword)
         return wire.encoded(dataset)
 
-    return holds(change)
+    return change_data(change)
