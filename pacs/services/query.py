@@ -10,7 +10,7 @@ from pacs.dicom import header, matching, part10
 from pacs.dicom.attributes import Kept
 from pacs.dicom.query import Key, Match, Query
 from pacs.errors import TooManyMatches
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import search
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
@@ -34,7 +34,7 @@ class QueryService:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         page: int = search.PAGE,
         scan_limit: int = search.SCAN_LIMIT,
