@@ -19,7 +19,7 @@ from pacs.dimse.scp.event_reports import Reporter
 from pacs.dimse.scp.explain_hook import Explaining, statuses
 from pacs.dimse.scp.fault_hook import Interposes, Nothing
 from pacs.dimse.scp.handlers import Explain, Handlers
-from pacs.dimse.scp.retrieve_task import Patience
+from pacs.dimse.scp.retrieve_task import RetrieveLimits
 from pacs.dimse.scp.user_identity import credentials
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, WorkerSlots
@@ -360,7 +360,7 @@ class Archive:
             ae_title=config.server.ae_title,
             identifier_size=limits.identifier_size,
             identifier_bounds=DataSetBounds(depth=limits.nesting, elements=limits.identifier_elements),
-            patience=_patience(limits),
+            retrieve_limits=_retrieve_limits(limits),
             limits=of_associations,
             protect=lambda peer: protections[peer.ae_title],
             explain=self._explaining(),
@@ -506,8 +506,8 @@ def _association_limits(limits: configuration.Limits) -> association.Limits:
     )
 
 
-def _patience(limits: configuration.Limits) -> Patience:
-    return Patience(
+def _retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
+    return RetrieveLimits(
         pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
     )
 

@@ -29,7 +29,7 @@ from pacs.index.writer import StoredInstance
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.stored_file import arrival_of, reading
+from pacs.services.stored_file import arrival_of
 
 GRACE = 3.0
 """Seconds until what looks wrong is looked at again."""
@@ -221,7 +221,7 @@ class _Look:
         if self._quick:
             return "", ""
         try:
-            with reading(), self._files.open(row.file_key) as file:
+            with self._files.open(row.file_key) as file:
                 head = part10.read_file_meta(file)
         except UndecodableDataSet as error:
             return HEAD, error.comment

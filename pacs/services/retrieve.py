@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -159,7 +158,7 @@ class RetrieveService:
         return self._converted(instance, transfer_syntax)
 
     def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
-        with _reading(), self._files.open(instance.file_key) as file:
+        with self._files.open(instance.file_key) as file:
             if file.seek(0, os.SEEK_END) != instance.size:
                 raise InstanceUnreadable("The stored file has not the length it had")
             file.seek(instance.data_offset)
@@ -174,11 +173,3 @@ def verify(files: FileStore, instance: StoredInstance) -> None:
 def damaged(instance: StoredInstance) -> str:
     """What an administrator is told of an instance whose file does not hold what was received."""
     return f"file {instance.file_key} is damaged and was not given out: run `pacs fsck --repair`, and send it again"
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

@@ -1,8 +1,5 @@
 """What a row needs to know of an instance stands in its file: the index can be made again from the files."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pacs.dicom import part10
 from pacs.dicom.header import read_header
 from pacs.dicom.syntaxes import KEPT
@@ -18,7 +15,7 @@ def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> NewInstanc
     Raises UndecodableDataSet when it is no whole instance of ours, InstanceUnreadable when it cannot be read.
     """
     size = files.size(key)
-    with reading(), files.open(key) as file:
+    with files.open(key) as file:
         head = part10.read_file_meta(file)
         if head.received_at is None or head.digest is None or head.transfer_syntax not in KEPT:
             raise UndecodableDataSet("It is no file of ours")
@@ -30,6 +27,8 @@ def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> NewInstanc
         file.seek(head.data_offset)
         try:
             header = read_header(file, head.transfer_syntax)
+        except InstanceUnreadable:
+            raise
         except PacsError as error:
             raise UndecodableDataSet("It holds no whole instance") from error
     if (header.sop_class_uid, header.sop_instance_uid) != (head.sop_class_uid, head.sop_instance_uid):
@@ -44,12 +43,3 @@ def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> NewInstanc
         received_at=head.received_at,
         source_ae=head.source_ae,
     )
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Tell what the system says against a read in the `with` block by InstanceUnreadable."""
-    try:
-        yield
-    except OSError as error:
-        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

@@ -21,12 +21,12 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Service
-from pacs.dimse.scp.destinations import Carrier, Connect, Destination, OwnAssociation
+from pacs.dimse.scp.destinations import send_to_destination
 from pacs.dimse.scp.event_reports import Reporter
 from pacs.dimse.scp.operation import Operation, PendingResponses, Publish, operating
-from pacs.dimse.scp.parallel_associations import SeveralAssociations
-from pacs.dimse.scp.retrieve_task import Patience, RetrieveTask
-from pacs.dimse.scp.store_sender import Sender
+from pacs.dimse.scp.parallel_associations import send_in_parallel
+from pacs.dimse.scp.retrieve_task import RetrieveLimits, RetrieveTask
+from pacs.dimse.scp.store_sender import StoreSender, SubOperations, send_each
 from pacs.dimse.server.acceptor_policy import (
     REQUEST_STORAGE_COMMITMENT,
     STORAGE_COMMITMENT,
@@ -87,7 +87,7 @@ class Handlers:
     """Ours: the Retrieve AE Title of every answer, and the calling AE title of store sub-operations."""
     identifier_size: int = 1 << 20
     identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
-    patience: Patience = field(default_factory=Patience)
+    retrieve_limits: RetrieveLimits = field(default_factory=RetrieveLimits)
     limits: Limits = field(default_factory=Limits)
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
     protect: Callable[[Peer], Protection | None] = _open
@@ -190,16 +190,22 @@ class Handlers:
     # --- C-MOVE and C-GET ---------------------------------------------------------------------------------------
 
     def move(self, association: Association, message: Message) -> None:
-        """Retrieve to a configured AE (PS3.4 C.4.2). The destination is looked at before anything else (V2)."""
+        """Retrieve to a configured AE (PS3.4 C.4.2). The destination is checked before anything else (V2)."""
         with operating(Service.MOVE, association, message, self.publish, self.auditor) as operation:
             self.access.require(association.calling_ae_title, Right.MOVE)
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
 
-            def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> Sender:
+            def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> StoreSender:
                 return self._connect(operation, destination, proposals, wait_context)
 
-            self._run(operation, retrieval, _carrier(retrieval.instances, connect, destination.associations))
+            count = min(destination.associations, retrieval.total)
+            task = self._task(operation, retrieval)
+            if count > 1:
+                sub_operations = send_in_parallel(connect, retrieval.instances, task.wait_context, count)
+            else:
+                sub_operations = send_to_destination(connect, retrieval.instances, task.wait_context)
+            self._run(task, retrieval, sub_operations)
 
     def get(self, association: Association, message: Message) -> None:
         """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
@@ -207,14 +213,15 @@ class Handlers:
             self.access.require(association.calling_ae_title, Right.GET)
             retrieval = self._select(operation, message)
             request = operation.request
-            sender = Sender(
+            sender = StoreSender(
                 association,
                 self.retrieves,
                 self.limits.message,
                 priority=request.priority or 0,
                 avoid=request.message_id,
             )
-            self._run(operation, retrieval, OwnAssociation(retrieval.instances, sender))
+            task = self._task(operation, retrieval)
+            self._run(task, retrieval, send_each(sender, retrieval.instances, task.wait_context))
 
     def _destination(self, operation: Operation) -> Peer:
         title = operation.request.move_destination or ""
@@ -242,15 +249,18 @@ class Handlers:
         manner = self.peers.matching_mode_of(operation.association.calling_ae_title)
         return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
-    def _run(self, operation: Operation, retrieval: Retrieval, carrier: Carrier) -> None:
+    def _task(self, operation: Operation, retrieval: Retrieval) -> RetrieveTask:
+        return RetrieveTask(operation, retrieval, self.retrieve_limits, self.publish)
+
+    def _run(self, task: RetrieveTask, retrieval: Retrieval, sub_operations: SubOperations) -> None:
         try:
-            RetrieveTask(operation, retrieval, self.patience, self.publish).run(carrier)
+            task.run(sub_operations)
         finally:
             self.retrieves.note_use(retrieval)
 
     def _connect(
         self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
-    ) -> Sender:
+    ) -> StoreSender:
         """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
         request = operation.request
         try:
@@ -270,7 +280,7 @@ class Handlers:
             associated = operation.association.id
             self.publish(DestinationFailed(sentence=sentence, association=associated, destination=destination.ae_title))
             raise
-        return Sender(
+        return StoreSender(
             association,
             self.retrieves,
             self.limits.message,
@@ -312,10 +322,3 @@ def _subject(asked: Subject, instances: Sequence[StoredInstance]) -> Subject:
     studies = dict.fromkeys(each.study_instance_uid for each in instances)
     patients = dict.fromkeys(each.patient_id for each in instances)
     return replace(asked, studies=studies, patients=patients)
-
-
-def _carrier(instances: Sequence[StoredInstance], connect: Connect, associations: int) -> Carrier:
-    """What carries instances to a move destination, without a thread where one association is enough."""
-    if min(associations, len(instances)) > 1:
-        return SeveralAssociations(instances, connect, associations)
-    return Destination(instances, connect)
