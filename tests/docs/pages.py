@@ -1,7 +1,8 @@
-"""The fenced code blocks of README.md and docs/, and who runs them.
+"""The fenced code blocks of README.md and docs/, and the tests that run them.
 
 A `sh` or `toml` block is run or loaded by `test_pages.py`, unless a comment stands above it: `<!-- run: NAME -->` names
-the test that runs it, `<!-- not run: REASON -->` says why none does. `python` and `json` blocks always have such a comment.
+the test that runs it, `<!-- not run: REASON -->` says why none does. `python` and `json` blocks always have such a
+comment.
 """
 
 import os

@@ -30,7 +30,9 @@ NOT_RUN = {
 
 BLOCKS = [each for page in PAGES if page.parent != DOCS / "reference" for each in blocks_of(page)]
 PLAIN = [each for each in BLOCKS if not each.note]
-TYPED = sorted({each.page for each in PLAIN if each.language == "sh"} - {ROOT / "README.md", DOCS / "explain.md", *NOT_RUN})
+TYPED = sorted(
+    {each.page for each in PLAIN if each.language == "sh"} - {ROOT / "README.md", DOCS / "explain.md", *NOT_RUN}
+)
 """Pages whose `sh` blocks are typed here; README.md and explain.md have tests of their own."""
 
 
