@@ -20,9 +20,9 @@ from pacs.dicom.elements import (
     UNDEFINED,
     Encoding,
     Inflated,
-    Kind,
     Source,
     Token,
+    TokenKind,
     encoding_of,
     walk,
 )
@@ -32,6 +32,9 @@ IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+
+SERVICE_SYNTAXES = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG)
+"""The transfer syntaxes of all services but Storage. No Deflated: an Identifier must not inflate without limit (P9)."""
 
 NATIVE = (EXPLICIT_LITTLE, DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE)
 """The transfer syntaxes without encapsulation, in order of preference: all of them can become each other."""
@@ -128,9 +131,9 @@ def _converted(data: BinaryIO, encoding: Encoding, target: Encoding) -> Iterator
     signed = [_is_signed(data, encoding)]
     source = Source(data, encoding)
     for token in walk(source, encoding):
-        if token.kind is Kind.ITEM:
+        if token.kind is TokenKind.ITEM:
             signed[token.depth :] = [signed[token.depth - 1]]
-        if token.kind is not Kind.ELEMENT:
+        if token.kind is not TokenKind.ELEMENT:
             yield _framing(token, target)
         elif token.tag & 0xFFFF:  # a group length would not be true any more
             vr = resolved(token, signed[token.depth])
@@ -183,14 +186,14 @@ def _swapped(piece: bytes, width: int) -> bytes:
 
 
 _FRAMING = {
-    Kind.ITEM: (ITEM, UNDEFINED),
-    Kind.ITEM_END: (ITEM_DELIMITER, 0),
-    Kind.SEQUENCE_END: (SEQUENCE_DELIMITER, 0),
+    TokenKind.ITEM: (ITEM, UNDEFINED),
+    TokenKind.ITEM_END: (ITEM_DELIMITER, 0),
+    TokenKind.SEQUENCE_END: (SEQUENCE_DELIMITER, 0),
 }
 
 
 def _framing(token: Token, target: Encoding) -> bytes:
-    if token.kind is Kind.SEQUENCE:
+    if token.kind is TokenKind.SEQUENCE:
         return _head(token.tag, "SQ", UNDEFINED, target)
     if token.kind not in _FRAMING:
         raise UndecodableDataSet("Pixel data is in fragments though its transfer syntax has none", [token.tag])

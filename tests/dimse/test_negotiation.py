@@ -8,7 +8,8 @@ from pydicom.uid import UID_dictionary
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.server.acceptor_policy import choose, extended_answer, negotiated
+from pacs.dimse.association.extended_negotiation import extended_answer, negotiated
+from pacs.dimse.server.acceptor_policy import choose_transfer_syntax
 from pacs.dimse.upper.user_information import UserIdentity, batches
 from pacs.errors import UserRefused
 from pacs.observability.events import AssociationRequestRejected
@@ -186,9 +187,9 @@ def test_an_association_without_an_accepted_context_is_still_accepted(serve: Ser
 
 def test_nothing_is_chosen_from_nothing() -> None:
     """No proposal, or none that is kept."""
-    assert choose((), KEPT) is None
-    assert choose((JPIP,), KEPT) is None
-    assert choose((EXPLICIT,), KEPT, (IMPLICIT,)) == EXPLICIT
+    assert choose_transfer_syntax((), KEPT) is None
+    assert choose_transfer_syntax((JPIP,), KEPT) is None
+    assert choose_transfer_syntax((EXPLICIT,), KEPT, (IMPLICIT,)) == EXPLICIT
 
 
 # --- roles -------------------------------------------------------------------------------------------------------

@@ -7,15 +7,17 @@ from pydicom import Dataset
 
 from pacs.dicom import identifier
 from pacs.dicom.bounds import Bounds
-from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, REQUEST_STORAGE_COMMITMENT, Request, parse_request
 from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
 from pacs.dicom.levels import MODELS, Model
 from pacs.dicom.levels import Operation as Asked
 from pacs.dicom.pending import Pending
 from pacs.dicom.query import Query
+from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, VERIFICATION
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
+from pacs.dimse.association.extended_negotiation import negotiated
 from pacs.dimse.association.proposals import Proposal
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
@@ -27,13 +29,6 @@ from pacs.dimse.scp.operation import Operation, PendingResponses, Publish, opera
 from pacs.dimse.scp.parallel_associations import SeveralAssociations
 from pacs.dimse.scp.retrieve_task import Patience, RetrieveTask
 from pacs.dimse.scp.store_sender import Sender
-from pacs.dimse.server.acceptor_policy import (
-    REQUEST_STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
-    VERIFICATION,
-    negotiated,
-)
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
