@@ -20,11 +20,11 @@ from pacs.client.status_errors import check
 from pacs.dicom.commitment import (
     BYTES_PER_REFERENCE,
     REQUEST_STORAGE_COMMITMENT,
+    CommitmentReport,
+    CommitmentRequest,
     Failure,
-    Reason,
+    FailureReason,
     Reference,
-    Report,
-    Request,
     encode_request,
     parse_report,
 )
@@ -70,7 +70,7 @@ def commit(
     peer = peer_of(peer)
     if ae_title is not None:
         peer = replace(peer, calling_ae_title=ae_title)
-    request = Request(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
+    request = CommitmentRequest(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
     if not request.references:
         raise InvalidArgument("There is no instance to commit to")
     with ExitStack() as stack:
@@ -83,7 +83,7 @@ def commit(
     return _reconciled(request, report)
 
 
-def _reconciled(request: Request, report: Report) -> Committed:
+def _reconciled(request: CommitmentRequest, report: CommitmentReport) -> Committed:
     """What a report says of the references of its request: of each one thing, and nothing of others."""
     failed = {failure.reference: failure for failure in reversed(report.failed)}
     committed = set(report.committed) - failed.keys()
@@ -92,7 +92,7 @@ def _reconciled(request: Request, report: Report) -> Committed:
     return Committed(
         transaction_uid=request.transaction_uid,
         committed=tuple(each for each in request.references if each in committed),
-        failed=tuple(failed.get(each) or Failure(each, Reason.PROCESSING_FAILURE) for each in rest),
+        failed=tuple(failed.get(each) or Failure(each, FailureReason.PROCESSING_FAILURE) for each in rest),
         unreported=tuple(each for each in rest if each not in named),
     )
 
@@ -116,11 +116,11 @@ def _references(what: object) -> Iterator[Reference]:
 class _Reports:
     """Takes reports in, on whatever association they come, and keeps the one to our request."""
 
-    def __init__(self, request: Request, wake_up: WakeUp) -> None:
+    def __init__(self, request: CommitmentRequest, wake_up: WakeUp) -> None:
         self.wake_up = wake_up
         self._request = request
         self._has_come = threading.Event()
-        self.report: Report | None = None
+        self.report: CommitmentReport | None = None
 
     def listener(self, hosts: Sequence[str], port: int, door: Door, deadlines: Deadlines) -> Listener:
         """What listens for a peer that reports on an association of its own, as SCP of Storage Commitment."""
@@ -138,7 +138,7 @@ class _Reports:
             self._has_come.set()
             self.wake_up.wake()
 
-    def _parsed(self, message: Message) -> Report | None:
+    def _parsed(self, message: Message) -> CommitmentReport | None:
         """The report to our request, None for another or none at all. Raises AssociationLost."""
         longest = 2 * len(self._request.references) * BYTES_PER_REFERENCE + BYTES_BESIDE
         try:
@@ -158,7 +158,9 @@ _NOT_OURS = 0x0110
 """Processing failure: the report is to another request."""
 
 
-def _reported(peer: Peer, request: Request, reports: _Reports, timeout: float, *, listens: bool) -> Report:
+def _reported(
+    peer: Peer, request: CommitmentRequest, reports: _Reports, timeout: float, *, listens: bool
+) -> CommitmentReport:
     """Ask, and wait for the report. Raises as `commit`."""
     association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
     try:
@@ -177,7 +179,7 @@ def _reported(peer: Peer, request: Request, reports: _Reports, timeout: float, *
 _MENDING = ": does it report on an association of its own, to a port that it has listed for our AE title?"
 
 
-def _ask(requestor: Requestor, request: Request) -> None:
+def _ask(requestor: Requestor, request: CommitmentRequest) -> None:
     """Send the request and see that it is taken. Raises NotSupported, OperationFailed, AssociationLost."""
     context = requestor.context(STORAGE_COMMITMENT)
     command = Command.action(

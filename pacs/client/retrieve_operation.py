@@ -23,7 +23,7 @@ from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, Intake
 from pacs.client.status_errors import failure, is_fine, mending
 from pacs.dicom.identifier import decode
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
@@ -54,7 +54,7 @@ class Asked:
     uids: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, identifier: Identifier, level: Level, model: Model, operation: Operation) -> "Asked":
+    def of(cls, identifier: Identifier, level: Level, model: Model, operation: DimseOperation) -> "Asked":
         """Raises InvalidArgument."""
         dataset = data_set_of(identifier)
         with_level(dataset, level, root_of(model), unique_only=True)

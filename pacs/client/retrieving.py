@@ -12,7 +12,7 @@ from pacs.client.receive.receiver import Handler, Listener
 from pacs.client.receive.senders import Door, Senders, listening_for
 from pacs.client.receive.store_scp import Intake
 from pacs.client.retrieve_operation import Asked, Retrieve, unheard
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
 from pacs.support.wakeup import WakeUp
@@ -34,7 +34,7 @@ def move(
     and warnings without a failed instance.
     """
     check_ae_title(destination)
-    asked = Asked.of(identifier, level, model, Operation.MOVE)
+    asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
     peer = peer_of(peer)
     return Retrieve(peer, asked, Service.MOVE, on_progress or unheard, destination=destination).run_alone()
 
@@ -74,7 +74,7 @@ def move_and_store(
     peer = peer_of(peer)
     ae_title = ae_title or peer.calling_ae_title
     check_ae_title(ae_title)
-    asked = Asked.of(identifier, level, model, Operation.MOVE)
+    asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
     hosts, door = listening_for(peer, senders, host, port), Door.of(peer, senders, ae_title)
     with WakeUp() as wake_up:
         intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=wake_up.wake)
@@ -103,7 +103,7 @@ def get(
     syntaxes that fit; the usual ones where none are named. Raises as `move_and_store`.
     """
     peer = peer_of(peer)
-    asked = Asked.of(identifier, level, model, Operation.GET)
+    asked = Asked.of(identifier, level, model, DimseOperation.GET)
     intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids)
     retrieve = Retrieve(peer, asked, Service.GET, on_progress or unheard, intake=intake)
     return retrieve.run_alone(proposals_for(tuple(sop_classes)))

@@ -238,7 +238,7 @@ def _occasion(association: Association, message: Message, data: bytes) -> Occasi
 def _level(data: bytes, transfer_syntax: str) -> str:
     """The Query/Retrieve Level of an Identifier, '' where there is none to be read."""
     try:
-        stated = identifier.stated(identifier.decode(data, transfer_syntax))
+        stated = identifier.key_values(identifier.decode(data, transfer_syntax))
     except PacsError:
         return ""
     return str(stated.get("QueryRetrieveLevel", ""))

@@ -161,7 +161,7 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """TLS settings of a request: the context, and fingerprints of certificates of which the peer must show one, if any."""
+    """TLS settings of a request; the peer must show one of the certificates (fingerprints), if any are given."""
 
     context: ssl.SSLContext
     certificates: frozenset[str] = frozenset()

@@ -1,6 +1,6 @@
 """SOP Class Extended Negotiation of Query/Retrieve (PS3.7 D.3.3.5, PS3.4 C.5): the meaning of each byte."""
 
-from pacs.dicom.levels import MODELS, Operation
+from pacs.dicom.levels import MODELS, DimseOperation
 from pacs.dicom.matching_mode import Negotiated
 
 FIND_BYTES = (
@@ -17,7 +17,9 @@ FIND_BYTES = (
 RETRIEVE_BYTES = (("relational", True), ("view", False))
 """The same of C-MOVE and C-GET."""
 
-_BYTES = {uid: FIND_BYTES if model.operation is Operation.FIND else RETRIEVE_BYTES for uid, model in MODELS.items()}
+_BYTES = {
+    uid: FIND_BYTES if model.operation is DimseOperation.FIND else RETRIEVE_BYTES for uid, model in MODELS.items()
+}
 
 
 def extended_answer(sop_class_uid: str, offered: bytes) -> bytes | None:
