@@ -21,7 +21,7 @@ from pacs.observability.events import AssociationEnded, Event
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
 
-OURS_ALONE = Access(Rules(by_any_title=False), Peers())
+OURS_ALONE = Access(Rules(any_called_title=False), Peers())
 """Whoever calls by another title than PACS is rejected."""
 
 

@@ -76,7 +76,7 @@ def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None
 def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> None:
     """The padding of a title does not count. The log says what to add to the configuration."""
     friend = PeerAE("FRIEND", "127.0.0.1", 104)
-    archive = serve(access=Access(Rules(anybody=False), Peers([friend])))
+    archive = serve(access=Access(Rules(any_caller=False), Peers([friend])))
     assert rejected(archive.port, calling="STRANGER") == (1, 1, 3)
     assert answers(archive.port, (VERIFICATION, (IMPLICIT,)), calling="FRIEND")
     event = next(each for each in archive.events if isinstance(each, AssociationRequestRejected))

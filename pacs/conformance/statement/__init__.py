@@ -27,9 +27,9 @@ from pacs.dimse.association import proposals
 from pacs.dimse.association.extended_negotiation import FIND_BYTES, RETRIEVE_BYTES
 from pacs.dimse.messages import status
 from pacs.dimse.messages.status import Service
+from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
 from pacs.dimse.upper import tls, user_information
 from pacs.errors import PacsError
-from pacs.services.retrieve import MOST_SUBOPERATIONS
 
 WIDTH = 120
 """How long the lines of a paragraph may be."""
@@ -88,7 +88,7 @@ def _facts() -> dict[str, object]:
         "range_vrs": " ".join(sorted(values.RANGES_ALLOWED)),
         "leading_spaces_vrs": " ".join(sorted(values.TRAILING_PADDING_ONLY)),
         "not_keys": ", ".join(f"{keyword} {_tag(tag)}" for tag, keyword in NOT_KEYS.items()),
-        "most_suboperations": MOST_SUBOPERATIONS,
+        "most_suboperations": MAX_SUBOPERATIONS,
         "max_contexts": user_information.MAX_CONTEXTS,
         "converted_into": ", ".join(map(_name, proposals.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),

@@ -72,7 +72,7 @@ class _Asked(NamedTuple):
     scp_requests: weakref.ref[ScpRequests]
 
 
-class Reporter:
+class EventReporter:
     """Verifies and reports what was asked for. `start` begins, `stop` ends it; both may be left out.
 
     `idle` is after how many seconds without a message a report goes on the association of the request, 0 for never.
@@ -131,8 +131,8 @@ class Reporter:
             else:
                 self._wake_up.close()
 
-    def asked(self, claim: Claim, association: Association) -> None:
-        """See to a transaction whose request has just been answered on an association; for the owner of that."""
+    def schedule(self, claim: Claim, association: Association) -> None:
+        """Verify and report a transaction whose request was answered on `association`. For the thread that owns it."""
         if self._idle:
             association.scp_requests.expect()
             with self._state:
