@@ -7,11 +7,12 @@ from pydicom import Dataset
 
 from pacs.dicom import identifier
 from pacs.dicom.bounds import DataSetBounds
-from pacs.dicom.commitment import BYTES_PER_REFERENCE, parse_request
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, REQUEST_STORAGE_COMMITMENT, parse_request
 from pacs.dicom.identifier import IDENTIFIER_BOUNDS
 from pacs.dicom.levels import MODELS, DimseOperation, Model
 from pacs.dicom.query import Query
 from pacs.dicom.response_encoder import ResponseEncoder
+from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, VERIFICATION
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
@@ -26,12 +27,6 @@ from pacs.dimse.scp.operation import Operation, PendingResponses, Publish, opera
 from pacs.dimse.scp.parallel_associations import send_in_parallel
 from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS, RetrieveLimits, RetrieveTask
 from pacs.dimse.scp.store_sender import StoreSender, SubOperations, send_each
-from pacs.dimse.server.acceptor_policy import (
-    REQUEST_STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
-    VERIFICATION,
-)
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
