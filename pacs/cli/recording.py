@@ -109,7 +109,7 @@ def _listening(host: str, port: int) -> Iterator[None]:
 @contextmanager
 def _until_signalled() -> Iterator[Callable[[], object]]:
     """What waits for Ctrl-C, or SIGTERM: either may come from the beginning of the block on."""
-    from pacs.daemon import Bell
+    from pacs.daemon import SignalWaiter
 
-    with Bell((signal.SIGTERM, signal.SIGINT)) as bell:
-        yield bell.wait
+    with SignalWaiter((signal.SIGTERM, signal.SIGINT)) as waiter:
+        yield waiter.wait

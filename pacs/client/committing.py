@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from pacs.client.sources import sources_of
 from pacs.client.status_errors import check
 from pacs.dicom.commitment import (
     BYTES_PER_REFERENCE,
+    CommitmentReport,
+    CommitmentRequest,
     Failure,
-    Reason,
+    FailureReason,
     Reference,
-    Report,
-    Request,
     encode_request,
     parse_report,
 )
@@ -40,8 +40,8 @@ from pacs.dimse.server.acceptor_policy import (
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
 )
-from pacs.dimse.upper.waiting import Bell
 from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
+from pacs.support.wakeup import WakeUp
 
 Committable = Reference | tuple[str, str] | Dataset | Path | str
 """An instance by its SOP Class and SOP Instance UID, or as in `store`: a data set, a file, or a folder."""
@@ -73,11 +73,11 @@ def commit(
     peer = peer_of(peer)
     if ae_title is not None:
         peer = replace(peer, calling_ae_title=ae_title)
-    request = Request(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
+    request = CommitmentRequest(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
     if not request.references:
         raise InvalidArgument("There is no instance to commit")
     with ExitStack() as stack:
-        receiver = _ReportReceiver(request, stack.enter_context(closing(Bell())))
+        receiver = _ReportReceiver(request, stack.enter_context(WakeUp()))
         if port:
             hosts = listen_addresses(peer, senders, host, port)
             sender_filter = SenderFilter.of(peer, senders, peer.calling_ae_title)
@@ -86,7 +86,7 @@ def commit(
     return _committed(request, report)
 
 
-def _committed(request: Request, report: Report) -> Committed:
+def _committed(request: CommitmentRequest, report: CommitmentReport) -> Committed:
     """Return the result for each reference of the request; ignore others in the report."""
     failed = {failure.reference: failure for failure in reversed(report.failed)}
     committed = set(report.committed) - failed.keys()
@@ -95,7 +95,7 @@ def _committed(request: Request, report: Report) -> Committed:
     return Committed(
         transaction_uid=request.transaction_uid,
         committed=tuple(each for each in request.references if each in committed),
-        failed=tuple(failed.get(each) or Failure(each, Reason.PROCESSING_FAILURE) for each in rest),
+        failed=tuple(failed.get(each) or Failure(each, FailureReason.PROCESSING_FAILURE) for each in rest),
         unreported=tuple(each for each in rest if each not in named),
     )
 
@@ -119,11 +119,11 @@ def _references(what: object) -> Iterator[Reference]:
 class _ReportReceiver:
     """Receives reports on any association and keeps the one for our request."""
 
-    def __init__(self, request: Request, bell: Bell) -> None:
-        self.bell = bell
+    def __init__(self, request: CommitmentRequest, wake_up: WakeUp) -> None:
+        self.wake_up = wake_up
         self._request = request
         self._has_report = threading.Event()
-        self.report: Report | None = None
+        self.report: CommitmentReport | None = None
 
     def listener(self, hosts: Sequence[str], port: int, sender_filter: SenderFilter, deadlines: Deadlines) -> Listener:
         """Return a listener for associations on which the peer reports as SCP of Storage Commitment."""
@@ -141,9 +141,9 @@ class _ReportReceiver:
         if report is not None:
             self.report = report
             self._has_report.set()
-            self.bell.ring()
+            self.wake_up.wake()
 
-    def _parse(self, message: Message) -> Report | None:
+    def _parse(self, message: Message) -> CommitmentReport | None:
         """Return the report for our request, None for any other message. Raises AssociationLost."""
         longest = 2 * len(self._request.references) * BYTES_PER_REFERENCE + REPORT_OVERHEAD_BYTES
         try:
@@ -164,13 +164,13 @@ _OTHER_REQUEST = 0x0110
 
 
 def _request_report(
-    peer: Peer, request: Request, receiver: _ReportReceiver, timeout: float, *, listens: bool
-) -> Report:
+    peer: Peer, request: CommitmentRequest, receiver: _ReportReceiver, timeout: float, *, listens: bool
+) -> CommitmentReport:
     """Send the request and return the report. Raises as `commit`."""
     association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
     try:
         serving = {int(CommandField.N_EVENT_REPORT): receiver.take}
-        requestor = Requestor(association, peer.deadlines.response, serving, receiver.bell)
+        requestor = Requestor(association, peer.deadlines.response, serving, receiver.wake_up)
         _send_request(requestor, request)
         deadline = time.monotonic() + timeout
         _await_report(requestor, receiver, deadline, listens=listens)
@@ -181,10 +181,10 @@ def _request_report(
     return receiver.report
 
 
-_ADVICE = ": it may send its report on a new association, to the port that it has configured for our AE title"
+_ADVICE = ": if it reports on a new association, listen on the port that it has configured for our AE title"
 
 
-def _send_request(requestor: Requestor, request: Request) -> None:
+def _send_request(requestor: Requestor, request: CommitmentRequest) -> None:
     """Send the request and check its response. Raises NotSupported, OperationFailed, AssociationLost."""
     context = requestor.context(STORAGE_COMMITMENT)
     command = Command.action(

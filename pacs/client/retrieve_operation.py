@@ -23,15 +23,15 @@ from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
 from pacs.client.status_errors import advice_for, failure, is_fine
 from pacs.dicom.identifier import decode
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, Response, Serve
 from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Bell
 from pacs.errors import UndecodableDataSet
+from pacs.support.wakeup import WakeUp
 
 SETTLING_SECONDS = 2.0
 """Seconds without an arrival and without an open association, after which a retrieve without counts is complete."""
@@ -54,7 +54,7 @@ class RetrieveRequest:
     uids: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, identifier: Identifier, level: Level, model: Model, operation: Operation) -> "RetrieveRequest":
+    def of(cls, identifier: Identifier, level: Level, model: Model, operation: DimseOperation) -> "RetrieveRequest":
         """Build the request from the caller's arguments. Raises InvalidArgument."""
         dataset = data_set_of(identifier)
         with_level(dataset, level, root_of(model), unique_only=True)
@@ -105,7 +105,7 @@ class RetrieveOperation:
     on_progress: OnProgress
     destination: str = ""
     store_scp: StoreSCP | None = None
-    bell: Bell | None = None
+    wake_up: WakeUp | None = None
     _counts: _SubOperationCounts = field(default_factory=_SubOperationCounts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
     _reported: Arrivals | None = field(init=False)
@@ -142,7 +142,7 @@ class RetrieveOperation:
             association.release(self.peer.deadlines.release)
 
     def _exchange(self, association: Association) -> Response:
-        requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.bell)
+        requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
         context = requestor.context(self.request.sop_class)
         exchange = self._send_request(requestor, context)
         try:
@@ -240,8 +240,7 @@ class RetrieveOperation:
             advice = self._refusals or advice_for(self.service, status, ae_title=self.destination, port=self._port)
         else:
             advice = (
-                f"the PACS reports {missing} more instances sent than arrived here: "
-                f"{self._refusals or self._address_advice}"
+                f"the PACS reports sending {missing} more than arrived here: {self._refusals or self._address_advice}"
             )
         raise failure(self.service, final.command, mending=advice, failed_uids=failed_uids, retrieved=retrieved)
 

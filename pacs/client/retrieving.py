@@ -1,7 +1,6 @@
 """`move`, `move_and_store` and `get`."""
 
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from ssl import SSLContext
 
@@ -13,10 +12,10 @@ from pacs.client.receive.receiver import Handler, Listener
 from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
 from pacs.client.receive.store_scp import StoreSCP
 from pacs.client.retrieve_operation import RetrieveOperation, RetrieveRequest, ignore_progress
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
-from pacs.dimse.upper.waiting import Bell
+from pacs.support.wakeup import WakeUp
 
 
 def move(
@@ -35,7 +34,7 @@ def move(
     OperationFailed unless the final status is success or a warning without failed instances.
     """
     check_ae_title(destination)
-    request = RetrieveRequest.of(identifier, level, model, Operation.MOVE)
+    request = RetrieveRequest.of(identifier, level, model, DimseOperation.MOVE)
     peer = peer_of(peer)
     return RetrieveOperation(peer, request, Service.MOVE, on_progress or ignore_progress, destination=destination).run()
 
@@ -75,10 +74,10 @@ def move_and_store(
     peer = peer_of(peer)
     ae_title = ae_title or peer.calling_ae_title
     check_ae_title(ae_title)
-    request = RetrieveRequest.of(identifier, level, model, Operation.MOVE)
+    request = RetrieveRequest.of(identifier, level, model, DimseOperation.MOVE)
     hosts, sender_filter = listen_addresses(peer, senders, host, port), SenderFilter.of(peer, senders, ae_title)
-    with closing(Bell()) as bell:
-        store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids, on_arrival=bell.ring)
+    with WakeUp() as wake_up:
+        store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids, on_arrival=wake_up.wake)
         handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
         with Listener(
             hosts, port, handlers, sender_filter=sender_filter, deadlines=peer.deadlines, tls=tls
@@ -90,7 +89,7 @@ def move_and_store(
                 on_progress or ignore_progress,
                 destination=ae_title,
                 store_scp=store_scp,
-                bell=bell,
+                wake_up=wake_up,
             )
             return retrieve.run_with_listener(listener, wait)
 
@@ -112,7 +111,7 @@ def get(
     without them, the common Storage SOP Classes are proposed. Raises as `move_and_store`.
     """
     peer = peer_of(peer)
-    request = RetrieveRequest.of(identifier, level, model, Operation.GET)
+    request = RetrieveRequest.of(identifier, level, model, DimseOperation.GET)
     store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids)
     retrieve = RetrieveOperation(peer, request, Service.GET, on_progress or ignore_progress, store_scp=store_scp)
     return retrieve.run(proposals_for(tuple(sop_classes)))

@@ -180,8 +180,8 @@ class Backups:
 
     def _fill(self, snapshot: Index, progress: Progress) -> None:
         with progress("indexing", upkeep.counts(snapshot)[QueryLevel.IMAGE]) as advance:
-            for places in index_diff.groups(snapshot):
-                wanted = [each for place in places if (each := index_diff.part(snapshot, place)) is not None]
+            for places in index_diff.batch_groups(snapshot):
+                wanted = [each for place in places if (each := index_diff.read_batch(snapshot, place)) is not None]
                 index_diff.correct(self._index, wanted, snapshot)
                 advance(sum(len(each.images) for each in wanted))
 

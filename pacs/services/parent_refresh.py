@@ -15,9 +15,9 @@ from pacs.errors import DuplicateInstance, InstanceUnreadable, UndecodableDataSe
 from pacs.files.store import FileStore
 from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
-from pacs.index.index_diff import Differing
+from pacs.index.index_diff import IndexesDiffer
 from pacs.index.rows import patient_identity
-from pacs.index.upkeep import Parent
+from pacs.index.upkeep import ParentRow
 from pacs.index.writer import StoredInstance
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import arrival_of
@@ -50,7 +50,7 @@ _Read = Callable[[str], Header]
 """What a file says, by its key."""
 
 
-def _refreshed(index: Index, read: _Read, parent: Parent, removed: Header | None) -> bool | str | None:
+def _refreshed(index: Index, read: _Read, parent: ParentRow, removed: Header | None) -> bool | str | None:
     """Whether a row is right now, None if it changed meanwhile; or the file of an instance that belongs elsewhere."""
     newest = upkeep.newest(index, parent)
     # What the row says otherwise than the removed one did it has from somebody else.
@@ -71,7 +71,7 @@ def _refreshed(index: Index, read: _Read, parent: Parent, removed: Header | None
     return True if upkeep.rewrite(index, parent, said, newest) else None
 
 
-def _headers(index: Index, read: _Read, parent: Parent) -> Iterator[tuple[str, Header, str]]:
+def _headers(index: Index, read: _Read, parent: ParentRow) -> Iterator[tuple[str, Header, str]]:
     """The instances of a row, oldest first: file key, header, and the Study Instance UID of the row each is under."""
     after, limit = "", FEW
     while page := upkeep.files_under(index, parent, after, limit):
@@ -83,7 +83,7 @@ def _headers(index: Index, read: _Read, parent: Parent) -> Iterator[tuple[str, H
         after, limit = page[-1][0], MANY
 
 
-def _contributes(parent: Parent, header: Header, study: str, *, is_first: bool) -> bool:
+def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: bool) -> bool:
     """Whether a row says what an instance below it says; the first one also has to belong where the row is."""
     identity = tuple(patient_identity(header).values())
     if parent.level is QueryLevel.PATIENT:
@@ -102,7 +102,7 @@ def _place_anew(index: Index, files: FileStore, seeds: Sequence[str]) -> None:
     for _ in range(ATTEMPTS):
         try:
             _correct(index, files, keys)
-        except Differing as differing:
+        except IndexesDiffer as differing:
             keys.update(differing.unknown, upkeep.files_of_patients(index, differing.unknown))
         else:
             upkeep.prune(index)
@@ -116,8 +116,8 @@ def _correct(index: Index, files: FileStore, keys: set[str]) -> None:
                 writer.add(derived, arrival_of(files, key, verify=False))
             except (DuplicateInstance, UndecodableDataSet, InstanceUnreadable):
                 continue
-        for places in index_diff.groups(derived):
-            wanted = [each for place in places if (each := index_diff.part(derived, place)) is not None]
+        for places in index_diff.batch_groups(derived):
+            wanted = [each for place in places if (each := index_diff.read_batch(derived, place)) is not None]
             wrong = [each for each in wanted if not index_diff.is_right(index, each)]
             if wrong:
                 index_diff.correct(index, wrong, derived, keys, adds=False)

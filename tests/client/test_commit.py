@@ -8,7 +8,7 @@ import pytest
 from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Failure, Reference
-from pacs.dicom.commitment import Report, encode_report, parse_request
+from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.errors import InvalidArgument, OperationFailed, PeerTimeout
 from pacs.testing import serving, write
 from tests.client.scripted import answer, report, scripted
@@ -53,7 +53,7 @@ def test_a_report_that_does_not_come_is_not_waited_for_longer(tmp_path, datasets
     """And what to look at is said."""
     with serving(tmp_path / "other", {"commitment.same_association_seconds": 0}) as archive:
         peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
-        with pytest.raises(PeerTimeout, match="own"):
+        with pytest.raises(PeerTimeout, match="new association"):
             client.commit(peer, datasets, timeout=0.5)
 
 
@@ -84,7 +84,7 @@ def reporting(committed=(), failed=(), before=lambda _association, _message: Non
         asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
         answer(association, message, 0x0000)
         before(association, message)
-        said = Report(asked.transaction_uid, committed, failed)
+        said = CommitmentReport(asked.transaction_uid, committed, failed)
         report(association, message, encode_report(said, "X", message.context.transfer_syntax))
         association.receive(20)
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from pacs.dicom import part10
 from pacs.dicom.attributes import by_keyword
-from pacs.dicom.elements import Kind, Source, encoding_of, walk
+from pacs.dicom.elements import Source, TokenKind, encoding_of, walk
 from pacs.dicom.values import is_uid
 from pacs.dimse.messages.command import Command
 from pacs.errors import MissingUID, UndecodableDataSet
@@ -42,7 +42,7 @@ def peek_uids(beginning: bytes, transfer_syntax: str) -> dict[str, str]:
         for token in walk(source, encoding):
             if token.depth == 0 and token.tag > max(_KEYWORDS):
                 break
-            if token.kind is Kind.ELEMENT and token.depth == 0 and token.tag in _KEYWORDS:
+            if token.kind is TokenKind.ELEMENT and token.depth == 0 and token.tag in _KEYWORDS:
                 value = source.read(min(token.length, _MAX_UID_LENGTH))
                 found[_KEYWORDS[token.tag]] = value.decode("latin-1").strip(" \0")
     return found
@@ -52,7 +52,7 @@ def is_same_instance(file: BinaryIO, path: Path) -> bool:
     """Return whether two files have the same data set in the same transfer syntax. Raises OSError."""
     with path.open("rb") as other:
         file.seek(0)
-        if part10.read_head(file).transfer_syntax != part10.read_head(other).transfer_syntax:
+        if part10.read_file_meta(file).transfer_syntax != part10.read_file_meta(other).transfer_syntax:
             return False
         while True:
             one, two = file.read(_CHUNK_BYTES), other.read(_CHUNK_BYTES)
