@@ -19,6 +19,7 @@ from pacs.client.sources import sources_of
 from pacs.client.status_errors import check
 from pacs.dicom.commitment import (
     BYTES_PER_REFERENCE,
+    REQUEST_STORAGE_COMMITMENT,
     CommitmentReport,
     CommitmentRequest,
     Failure,
@@ -27,6 +28,8 @@ from pacs.dicom.commitment import (
     encode_request,
     parse_report,
 )
+from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dicom.values import is_uid
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
@@ -34,12 +37,6 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Requestor
-from pacs.dimse.server.acceptor_policy import (
-    REQUEST_STORAGE_COMMITMENT,
-    SERVICE_SYNTAXES,
-    STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
-)
 from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
 from pacs.support.wakeup import WakeUp
 

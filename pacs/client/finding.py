@@ -10,10 +10,12 @@ from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.status_errors import check
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
+from pacs.dicom.sop_classes import VERIFICATION
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
+from pacs.dimse.association.extended_negotiation import FIND_BYTES
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, verify
-from pacs.dimse.server.acceptor_policy import FIND_BYTES, SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import InvalidArgument
 
 Extended = Iterable[str] | bytes

@@ -24,11 +24,11 @@ from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
 from pacs.client.status_errors import advice_for, failure, is_fine
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, Response, Serve
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES
 from pacs.dimse.upper.user_information import Context
 from pacs.errors import UndecodableDataSet
 from pacs.support.wakeup import WakeUp

@@ -9,11 +9,14 @@ from ssl import SSLContext
 from pacs.client.peer import CALLING_AE_TITLE, Deadlines, check_ae_title
 from pacs.client.receive.senders import LOOPBACK, SenderFilter
 from pacs.client.receive.store_scp import StoreSCP
+from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
-from pacs.dimse.server.acceptor_policy import VERIFICATION, AcceptorPolicy
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
+from pacs.dimse.server.association_slots import AssociationBounds
+from pacs.dimse.server.server import Address, Server, Settings
 from pacs.errors import InvalidArgument
 
 Handler = Callable[[Association, Message], None]
@@ -40,10 +43,6 @@ class Listener:
         peers_provide: Collection[str] = (),
         tls: SSLContext | None = None,
     ) -> None:
-        # Imported here so that a client without a listener does not load the server.
-        from pacs.dimse.server.association_slots import AssociationBounds
-        from pacs.dimse.server.server import Address, Server, Settings
-
         policy = AcceptorPolicy(
             access=sender_filter,
             transfer_syntaxes=KEPT,
