@@ -21,9 +21,10 @@ from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, associate
 from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, Intake
-from pacs.client.status_errors import failure, is_fine, mending
+from pacs.client.status_errors import failure, mending
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
+from pacs.dicom.status import is_completed
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
@@ -122,7 +123,7 @@ class Retrieve:
         """Ask, and wait for the final response and for what was announced to have arrived."""
         self._listener = listener
         final = self._ask(())
-        if is_fine(final.command.status):
+        if is_completed(final.command.status):
             self._await_rest(listener, wait)
         return self._judged(final)
 
@@ -229,7 +230,7 @@ class Retrieve:
         failed_uids = _failed_uids(final)
         retrieved = self._retrieved(final.command, failed_uids)
         status = final.command.status
-        is_failure = not is_fine(status) or bool(final.command.failed or failed_uids)
+        is_failure = not is_completed(status) or bool(final.command.failed or failed_uids)
         missing = self._missing()
         if not is_failure and not retrieved.conflicts and missing <= 0:
             return retrieved
