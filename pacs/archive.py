@@ -329,7 +329,11 @@ class Archive:
         self.peers = Peers(_peers(config), MATCHING_MODES[config.query.manner], explain=config.query.explain)
         self.access = Access(_rules(config), self.peers)
         self.queries = QueryService(
-            self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
+            self.index,
+            self.files,
+            page=limits.query_page,
+            scan_limit=limits.query_scan,
+            max_matches=limits.query_answers,
         )
         self.retrieves = RetrieveService(
             self.index,

@@ -244,8 +244,11 @@ def test_what_waits_for_its_turn_keeps_no_association(tmp_path):
         reporter = archive._reporter
         reporter.stop()
         kept = []
-        asked = reporter.asked
-        reporter.asked = lambda claim, association: (kept.append(weakref.ref(association)), asked(claim, association))
+        schedule = reporter.schedule
+        reporter.schedule = lambda claim, association: (
+            kept.append(weakref.ref(association)),
+            schedule(claim, association),
+        )
         assert requester().ask(archive.port, STORED) == 0x0000
         eventually(lambda: gc.collect() >= 0 and kept and kept[0]() is None)
 

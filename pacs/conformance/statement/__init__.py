@@ -11,9 +11,9 @@ from importlib import resources
 from pydicom.uid import UID
 
 from pacs import __version__
-from pacs.client.contexts import USUAL
+from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.client.peer import CALLING_AE_TITLE
-from pacs.client.receive.receiver import MOST_ASSOCIATIONS
+from pacs.client.receive.receiver import MAX_ASSOCIATIONS
 from pacs.config import Commitment, Config, Limits, Peer
 from pacs.conformance.statement import wording as words
 from pacs.conformance.statement.wording import Row
@@ -94,8 +94,8 @@ def _facts() -> dict[str, object]:
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
         "client_title": CALLING_AE_TITLE,
-        "client_classes": len(USUAL),
-        "client_associations": MOST_ASSOCIATIONS,
+        "client_classes": len(COMMON_SOP_CLASSES),
+        "client_associations": MAX_ASSOCIATIONS,
         "ciphers": tls.CIPHERS.replace(":", ", "),
     }
 
