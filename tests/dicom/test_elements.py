@@ -13,6 +13,7 @@ from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.elements import Inflated, Source, TokenKind, encoding_of, walk
 from pacs.errors import UndecodableDataSet
 from tests import real_files
+from tests.real_files import CheckFiles
 
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (
     "1.2.840.10008.1.2",
@@ -77,21 +78,23 @@ def refuse(data: bytes, transfer_syntax: str) -> str:
     return refused.value.comment
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_every_whole_bundled_file_is_walked_through(path: Path):
+def test_walk_accepts_whole_files_and_refuses_damaged_ones(check_files: CheckFiles):
     """The walk ends without error exactly for the files that are whole."""
-    data, transfer_syntax = real_files.data_set(path)
-    if path.name in DAMAGED:
-        refuse(data, transfer_syntax)
-    else:
-        check(data, transfer_syntax)
+
+    def check_file(path: Path) -> None:
+        data, transfer_syntax = real_files.data_set(path)
+        (refuse if path.name in DAMAGED else check)(data, transfer_syntax)
+
+    check_files(check_file)
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_the_walk_sees_the_top_level_elements_pydicom_sees(path: Path):
+def test_walk_finds_the_same_top_level_elements_as_pydicom(check_files: CheckFiles):
     """Tags of the top level are those of pydicom's own reader."""
-    if path.name in DAMAGED | UNDERSTOOD_BY_US:
-        return
+    check_files(compare_top_level, [path for path in real_files.PART10 if path.name not in DAMAGED | UNDERSTOOD_BY_US])
+
+
+def compare_top_level(path: Path) -> None:
+    """Compare the top-level tags of a file with pydicom's."""
     data, transfer_syntax = real_files.data_set(path)
     encoding = encoding_of(transfer_syntax)
     begins = {TokenKind.ELEMENT, TokenKind.SEQUENCE, TokenKind.ENCAPSULATED}

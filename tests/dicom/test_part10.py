@@ -8,7 +8,7 @@ import pytest
 
 from pacs.dicom import part10
 from pacs.errors import UndecodableDataSet
-from tests import real_files
+from tests.real_files import CheckFiles
 
 CT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"
 DIGEST = "0123456789abcdef" * 4
@@ -64,9 +64,13 @@ def test_no_ae_title_breaks_the_head(title: str):
     assert "\\" not in head.source_ae
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_a_foreign_head_says_the_same_to_us_as_to_pydicom(path: Path):
-    """Transfer syntax, SOP Class and SOP Instance of every bundled Part 10 file, and where its data set begins."""
+def test_file_meta_of_other_implementations_is_read_as_pydicom_reads_it(check_files: CheckFiles):
+    """Transfer syntax, SOP Class and SOP Instance UID of real files are those that pydicom reads."""
+    check_files(compare_file_meta)
+
+
+def compare_file_meta(path: Path) -> None:
+    """Compare the File Meta Information of a file with what pydicom reads."""
     meta = pydicom.dcmread(path, stop_before_pixels=True, force=True).file_meta
     with path.open("rb") as file:
         head = part10.read_file_meta(file)
