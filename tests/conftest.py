@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ pytest_plugins = ["tests.databases", "pacs.testing"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The switch for the long forms of tests: more examples, more kills."""
     parser.addoption("--long", action="store_true", help="run the long forms of tests too")
+
+
+def pytest_configure() -> None:
+    """Let SIGINT interrupt tests and the processes they start, also where this run was started with it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
