@@ -2,12 +2,16 @@
 
 import signal
 from collections.abc import Iterator
+from socketserver import BaseServer
 
 import pytest
 
 from tests.leftovers import collect_quietly
 
 pytest_plugins = ["tests.databases", "pacs.testing"]
+
+# pynetdicom's servers stop when they poll for it the next time: every 0.5 s unless told otherwise.
+BaseServer.serve_forever.__defaults__ = (0.01,)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
