@@ -14,7 +14,7 @@ from typing import Any
 from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
 from pacs.dicom.sop_classes import check_kept
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import commitments, writer
 from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
@@ -103,7 +103,7 @@ class Commitments:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         unknown_sop_classes: bool = False,
         schedule: Schedule | None = None,
@@ -297,7 +297,7 @@ class _Verification:
     `keep` is called every now and then while it goes on, and may raise.
     """
 
-    def __init__(self, index: Index, files: FileStore, keep: Callable[[], None], cancellation: Cancellation) -> None:
+    def __init__(self, index: Index, files: ObjectStore, keep: Callable[[], None], cancellation: Cancellation) -> None:
         self._index, self._files, self._keep, self._cancellation = index, files, keep, cancellation
         self._bytes = 0
         self.stored: dict[str, StoredInstance] = {}
@@ -328,7 +328,7 @@ class _Verification:
                 self.damaged.append(found.file_key)
                 self.reasons[uid] = FailureReason.PROCESSING_FAILURE
         try:
-            self._files.secure([instance.file_key for instance in whole])
+            self._files.make_durable([instance.file_key for instance in whole])
         except StorageUnavailable:
             self.reasons |= {instance.sop_instance_uid: FailureReason.RESOURCE_LIMITATION for instance in whole}
 
