@@ -14,7 +14,7 @@ from typing import Any
 from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
 from pacs.dicom.sop_classes import check_kept
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import commitments, writer
 from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
@@ -103,7 +103,7 @@ class Commitments:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         unknown_sop_classes: bool = False,
         schedule: RetrySchedule | None = None,
@@ -295,7 +295,7 @@ class _Verification:
     """The verification of the files of one transaction. `extend_claim` is called regularly and may raise."""
 
     def __init__(
-        self, index: Index, files: FileStore, extend_claim: Callable[[], None], cancellation: Cancellation
+        self, index: Index, files: ObjectStore, extend_claim: Callable[[], None], cancellation: Cancellation
     ) -> None:
         self._index, self._files, self._extend_claim, self._cancellation = index, files, extend_claim, cancellation
         self._bytes = 0
@@ -327,7 +327,7 @@ class _Verification:
                 self.damaged.append(found.file_key)
                 self.reasons[uid] = FailureReason.PROCESSING_FAILURE
         try:
-            self._files.secure([instance.file_key for instance in whole])
+            self._files.make_durable([instance.file_key for instance in whole])
         except StorageUnavailable:
             self.reasons |= {instance.sop_instance_uid: FailureReason.RESOURCE_LIMITATION for instance in whole}
 

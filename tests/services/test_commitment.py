@@ -93,7 +93,7 @@ def test_what_cannot_be_made_durable_is_not_committed_to(house: House, monkeypat
     def refuse(_keys: object) -> None:
         raise StorageUnavailable("The disk is full")
 
-    monkeypatch.setattr(house.files, "secure", refuse)
+    monkeypatch.setattr(house.files, "make_durable", refuse)
     assert house.said(STORED[0]) == ([], [(STORED[0], 0x0213)])
     monkeypatch.undo()
     assert house.said(STORED[0]) == ([STORED[0]], [])
