@@ -11,7 +11,7 @@ from pacs.dicom.attributes import Kept
 from pacs.dicom.query import Key, Match, Query
 from pacs.dicom.response_identifier import match_data_set
 from pacs.errors import TooManyMatches
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import search
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
@@ -39,7 +39,7 @@ class QueryService:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         page: int = search.PAGE,
         scan_limit: int = search.SCAN_LIMIT,
