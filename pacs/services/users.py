@@ -34,7 +34,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """The credentials in a request: a name with or without a passcode, or a token; neither if they are not supported."""
+    """Credentials of a request: a name with or without a passcode, or a token; neither if they are not supported."""
 
     name: str | None = None
     passcode: str | None = field(default=None, repr=False)
