@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from pacs.dimse.association.establishment import Caller, Policy
+from pacs.dimse.association.establishment import CallingAE, Policy
 from pacs.dimse.upper.rejections import NO_REASON, Rejection, rejecting
 from pacs.dimse.upper.user_information import (
     Agreement,
@@ -44,7 +44,7 @@ class Negotiation:
         """The faults that the association met."""
 
     def answer(
-        self, request: AssociatePrimitive, caller: Caller, max_pdu: int
+        self, request: AssociatePrimitive, caller: CallingAE, max_pdu: int
     ) -> tuple[AssociatePrimitive, Agreement] | Rejection:
         """As a policy. Raises AssociationLost when the connection is ended instead."""
         self.requested = requested_by(request, caller, self._address)
@@ -102,7 +102,7 @@ def _is_refused(abstract_syntax: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(abstract_syntax, each) for each in patterns)
 
 
-def requested_by(request: AssociatePrimitive, caller: Caller, address: tuple[str, int]) -> Requested:
+def requested_by(request: AssociatePrimitive, caller: CallingAE, address: tuple[str, int]) -> Requested:
     """An association request in plain values."""
     return Requested(
         calling_ae_title=caller.ae_title,
