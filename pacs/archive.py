@@ -36,8 +36,7 @@ from pacs.observability.audit import Auditor
 from pacs.observability.events import EventStream, Notice, ServerReady, WebReady
 from pacs.services.access import Access, Rules
 from pacs.services.backup import Backups
-from pacs.services.commitment import Bounds as BoundsOfCommitments
-from pacs.services.commitment import Commitments, Schedule
+from pacs.services.commitment import CommitmentBounds, Commitments, RetrySchedule
 from pacs.services.explaining import Explainer
 from pacs.services.explanations import Explanations
 from pacs.services.fsck import Fsck
@@ -152,7 +151,7 @@ class Archive:
         with self.files.start_lock():  # of two that start at once each would leave the recovery to the other
             self.files.start()
             self._recovery.begin()
-        self.commitments.hasten()
+        self.commitments.retry_all_soon()
         try:
             self._server.listen()
         except OSError as error:
@@ -497,8 +496,8 @@ def _users(config: Config) -> Users:
     return Users((User(each.name, each.passcode) for each in config.users), config.access.users, check)
 
 
-def _association_limits(limits: configuration.Limits) -> association.Limits:
-    return association.Limits(
+def _association_limits(limits: configuration.Limits) -> association.AssociationLimits:
+    return association.AssociationLimits(
         negotiation=limits.negotiation_seconds,
         idle=limits.idle_seconds,
         message=limits.message_seconds,
@@ -515,16 +514,16 @@ def _retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
     )
 
 
-def _schedule(commitment: configuration.Commitment) -> Schedule:
-    return Schedule(
+def _schedule(commitment: configuration.Commitment) -> RetrySchedule:
+    return RetrySchedule(
         first=commitment.first_retry_seconds,
         longest=commitment.longest_retry_seconds,
         give_up=commitment.give_up_seconds,
     )
 
 
-def _bounds(commitment: configuration.Commitment) -> BoundsOfCommitments:
-    return BoundsOfCommitments(
+def _bounds(commitment: configuration.Commitment) -> CommitmentBounds:
+    return CommitmentBounds(
         instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer
     )
 
