@@ -15,12 +15,13 @@ from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import association
 from pacs.dimse.association.establishment import Protection
-from pacs.dimse.scp.event_reports import Reporter
-from pacs.dimse.scp.explain_hook import Explaining, statuses
+from pacs.dimse.scp.association_access import AssociationAccess, credentials
+from pacs.dimse.scp.association_events import AssociationEvents
+from pacs.dimse.scp.event_reports import EventReporter
+from pacs.dimse.scp.explain_hook import ExplainHook, statuses
 from pacs.dimse.scp.fault_hook import Interposes, Nothing
 from pacs.dimse.scp.handlers import Explain, Handlers
 from pacs.dimse.scp.retrieve_task import RetrieveLimits
-from pacs.dimse.scp.user_identity import credentials
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, WorkerSlots
 from pacs.dimse.server.server import Address, Server, Settings
@@ -28,7 +29,6 @@ from pacs.dimse.upper import tls as secure
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.files.local import LocalFiles
-from pacs.files.process_lock import alone
 from pacs.index import schema
 from pacs.index.database import Index
 from pacs.monitoring import Oversight
@@ -36,8 +36,7 @@ from pacs.observability.audit import Auditor
 from pacs.observability.events import EventStream, Notice, ServerReady, WebReady
 from pacs.services.access import Access, Rules
 from pacs.services.backup import Backups
-from pacs.services.commitment import Bounds as BoundsOfCommitments
-from pacs.services.commitment import Commitments, Schedule
+from pacs.services.commitment import CommitmentBounds, Commitments, RetrySchedule
 from pacs.services.explaining import Explainer
 from pacs.services.explanations import Explanations
 from pacs.services.fsck import Fsck
@@ -47,7 +46,6 @@ from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
 from pacs.services.retrieve import RetrieveService
-from pacs.services.scratch_index import WORK
 from pacs.services.storage import Storage
 from pacs.services.tokens import subject_checker
 from pacs.services.users import User, Users
@@ -101,17 +99,17 @@ class Archive:
         )
         self._reporter = self._commitment_reporter()
         self._serve_by(config)
-        folder, publish = Path(config.files.url), self.events.publish
+        publish = self.events.publish
         self.maintenance = Maintenance(
             self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
         )
         self.fsck = Fsck(self.index, self.files)
-        self.reindex = Reindex(self.index, self.files, folder / WORK, newest=config.storage.duplicates == "replace")
-        self.backups = Backups(self.index, self.files, folder)
-        self._recovery = Recovery(self.index, self.files, folder / "running", publish)
+        self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
+        self.backups = Backups(self.index, self.files)
+        self._recovery = Recovery(self.index, self.files, publish)
         self._addresses = addresses_of(config)
         nobody = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))  # who only looks into the archive needs no keys
-        self._server = Server(self._addresses, nobody, publish=self.oversight.publish)
+        self._server = Server(self._addresses, nobody, observer=AssociationEvents(self.oversight.publish))
         self._protections: Mapping[str, Protection | None] = {}
         self._to_ourselves: Protection | None = None
         self._web_tls: ssl.SSLContext | None = None
@@ -150,10 +148,10 @@ class Archive:
         """
         self._get_ready()
         self.open()
-        with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
+        with self.files.start_lock():  # of two that start at once each would leave the recovery to the other
             self.files.start()
             self._recovery.begin()
-        self.commitments.hasten()
+        self.commitments.retry_all_soon()
         try:
             self._server.listen()
         except OSError as error:
@@ -260,9 +258,9 @@ class Archive:
         """Accept no more. What runs goes on."""
         self._server.stop_accepting()
 
-    def leave_work(self) -> None:
-        """Have the next start look for instances in no row, although this one ends in order: a worker did not."""
-        self._recovery.leave_work()
+    def require_recovery(self) -> None:
+        """Make the next start recover although this server stops cleanly, because a worker did not."""
+        self._recovery.require()
 
     def drain(self) -> None:
         """Accept no more, let what runs end for at most `limits.drain_seconds`, then stop."""
@@ -277,10 +275,10 @@ class Archive:
             self._reporter.stop()
             if self._web is not None:
                 self._web.stop()
-            self.storage.settle_doubts()
+            self.storage.check_uncertain_files()
             self.files.close()
-            if self.storage.has_doubts:
-                self._recovery.leave_work()
+            if self.storage.has_uncertain_files:
+                self._recovery.require()
             self._recovery.end()
             self.index.close()
             self.auditor.close()
@@ -328,7 +326,11 @@ class Archive:
         self.peers = Peers(_peers(config), MATCHING_MODES[config.query.manner], explain=config.query.explain)
         self.access = Access(_rules(config), self.peers)
         self.queries = QueryService(
-            self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
+            self.index,
+            self.files,
+            page=limits.query_page,
+            scan_limit=limits.query_scan,
+            max_matches=limits.query_answers,
         )
         self.retrieves = RetrieveService(
             self.index,
@@ -383,7 +385,7 @@ class Archive:
         """What notes the requests that are to be explained, None where none are."""
         if not self.peers.explains_any:
             return None
-        return Explaining(self.explainer, lambda: self.peers, self.explanations.keep).note
+        return ExplainHook(self.explainer, lambda: self.access, self.explanations.keep).note
 
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""
@@ -392,9 +394,9 @@ class Archive:
     def _is_peer(self, title: str) -> bool:
         return self.peers.find(title) is not None
 
-    def _commitment_reporter(self) -> Reporter:
+    def _commitment_reporter(self) -> EventReporter:
         config = self.config
-        return Reporter(
+        return EventReporter(
             self.commitments,
             self._destination,
             self.events.publish,
@@ -409,7 +411,7 @@ class Archive:
             return users.identify(credentials(identity) if identity is not None else None)
 
         return AcceptorPolicy(
-            access=self.access,
+            access=AssociationAccess(self.access),
             transfer_syntaxes=KEPT,
             order_for=self.peers.transfer_syntaxes_of,
             unknown_sop_classes=config.storage.unknown_sop_classes,
@@ -481,8 +483,8 @@ def _rules(config: Config) -> Rules:
     access = config.access
     return Rules(
         titles=(config.server.ae_title, *config.server.aliases),
-        by_any_title=access.called_ae == "any",
-        anybody=access.callers == "anyone",
+        any_called_title=access.called_ae == "any",
+        any_caller=access.callers == "anyone",
         rights=frozenset(map(Right, access.services)),
     )
 
@@ -494,8 +496,8 @@ def _users(config: Config) -> Users:
     return Users((User(each.name, each.passcode) for each in config.users), config.access.users, check)
 
 
-def _association_limits(limits: configuration.Limits) -> association.Limits:
-    return association.Limits(
+def _association_limits(limits: configuration.Limits) -> association.AssociationLimits:
+    return association.AssociationLimits(
         negotiation=limits.negotiation_seconds,
         idle=limits.idle_seconds,
         message=limits.message_seconds,
@@ -512,16 +514,16 @@ def _retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
     )
 
 
-def _schedule(commitment: configuration.Commitment) -> Schedule:
-    return Schedule(
+def _schedule(commitment: configuration.Commitment) -> RetrySchedule:
+    return RetrySchedule(
         first=commitment.first_retry_seconds,
         longest=commitment.longest_retry_seconds,
         give_up=commitment.give_up_seconds,
     )
 
 
-def _bounds(commitment: configuration.Commitment) -> BoundsOfCommitments:
-    return BoundsOfCommitments(
+def _bounds(commitment: configuration.Commitment) -> CommitmentBounds:
+    return CommitmentBounds(
         instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer
     )
 

@@ -6,10 +6,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from pacs.dicom.status import is_failure
 from pacs.errors import InstanceUnreadable, StorageUnavailable
 from pacs.faults.selection import Chosen
 from pacs.faults.tampering import Tampering, failing_of
-from pacs.observability.events import Event, SubOperationFinished, is_fine
+from pacs.observability.events import Event, SubOperationFinished
 from pacs.services.retrieve import Retrieval, RetrieveService
 from pacs.services.storage import Storage
 from pacs.support.cancellation import Cancellation
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pacs.dicom.identifier import RetrieveSelection
     from pacs.dimse.scp.handlers import Handlers
     from pacs.index.writer import StoredInstance
-    from pacs.services.access import Access
+    from pacs.services.access import Access, Principal
     from pacs.services.peers import Peer
     from pacs.services.query import QueryService
 
@@ -72,10 +73,10 @@ class _Failing(_Stand):
         self._chosen, self._stop = chosen, stop
         self._failing: frozenset[str] = frozenset()
 
-    def select(self, selection: "RetrieveSelection", cancellation: Cancellation) -> Retrieval:
+    def select(self, selection: "RetrieveSelection", cancellation: Cancellation, limit: int | None = None) -> Retrieval:
         """As always, and choose which will fail."""
         self._stop.know(cancellation)
-        found = cast(RetrieveService, self._service).select(selection, cancellation)
+        found = cast(RetrieveService, self._service).select(selection, cancellation, limit)
         failing = failing_of(self._chosen, found.total)
         self._failing = frozenset(
             each.sop_instance_uid for number, each in enumerate(found.instances, 1) if number in failing
@@ -109,10 +110,10 @@ class _Elsewhere(_Stand):
         super().__init__(service)
         self._address = address
 
-    def destination(self, ae_title: str, destination: str) -> "Peer":
+    def destination(self, principal: "Principal", ae_title: str) -> "Peer":
         """The peer that was named, at another address. Raises as always."""
         host, port = self._address
-        return replace(cast("Access", self._service).destination(ae_title, destination), host=host, port=port)
+        return replace(cast("Access", self._service).destination(principal, ae_title), host=host, port=port)
 
 
 @contextmanager
@@ -127,7 +128,7 @@ def _stopping(publish: Callable[[Event], None], tampering: Tampering, stop: Stop
 
     def told(event: Event) -> None:
         publish(event)
-        if isinstance(event, SubOperationFinished) and not is_fine(event.status) and not tampering.is_stopped:
+        if isinstance(event, SubOperationFinished) and is_failure(event.status) and not tampering.is_stopped:
             tampering.is_stopped = True
             stop.now("stopped at the first failure, on purpose")
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
+from pacs.dicom.status import is_failure
+
 # --- events ------------------------------------------------------------------------------------------------------
 
 
@@ -22,6 +24,8 @@ class Event:
 
     TITLE: ClassVar[str] = "event"
     LEVEL: ClassVar[int] = logging.INFO
+    DEBUG_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are logged only where the log includes DEBUG."""
 
     @property
     def level(self) -> int:
@@ -143,7 +147,7 @@ class OperationFinished(Event):
         """
         if self.kind == "C-STORE" and self.status == 0:
             return logging.DEBUG
-        return logging.INFO if is_fine(self.status) else logging.WARNING
+        return logging.WARNING if is_failure(self.status) else logging.INFO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,15 +170,24 @@ class SubOperationFinished(Event):
     @property
     def level(self) -> int:
         """A debug line, unless the instance did not arrive, for another reason than the one before."""
-        return logging.DEBUG if is_fine(self.status) or self.repeated else logging.WARNING
+        return logging.WARNING if is_failure(self.status) and not self.repeated else logging.DEBUG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStored(Event):
-    """An instance is durable and in the index. `size` is that of its data set in bytes."""
+    """An instance is durable and in the index. `size` is that of its data set in bytes.
+
+    Its UIDs are logged only where the log includes DEBUG.
+    """
 
     TITLE: ClassVar[str] = "instance stored"
     LEVEL: ClassVar[int] = logging.DEBUG
+    DEBUG_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
+    )
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
     sop_class_uid: str
     transfer_syntax: str
     size: int
@@ -192,11 +205,14 @@ class InstanceStored(Event):
 class InstanceRefused(Event):
     """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence.
 
-    A debug line: the operation that brought it has one with the same sentence.
+    UIDs are '' where they are unknown or not valid. A debug line: the operation has one with the same sentence.
     """
 
     TITLE: ClassVar[str] = "instance refused"
     LEVEL: ClassVar[int] = logging.DEBUG
+    sop_instance_uid: str = ""
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
     sop_class_uid: str
     source_ae: str
     error: str
@@ -271,22 +287,6 @@ class AuditLost(Event):
         """A full disk is one warning."""
         return logging.DEBUG if self.repeated else logging.WARNING
 
-
-def status_class(status: int) -> str:
-    """The class of a DIMSE status (PS3.7 Annex C): "success", "pending", "cancel", "warning" or "failure"."""
-    if status == 0:
-        return "success"
-    if status >> 8 in (0xFE, 0xFF):
-        return "cancel" if status >> 8 == 0xFE else "pending"
-    return "warning" if is_fine(status) else "failure"
-
-
-def is_fine(status: int) -> bool:
-    """Whether a DIMSE status is success, warning, pending or cancel rather than a failure (PS3.7 Annex C)."""
-    return status == 0 or status in _FINE_WARNINGS or status >> 12 == 0xB or status >> 8 in (0xFE, 0xFF)
-
-
-_FINE_WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
 
 # --- the stream --------------------------------------------------------------------------------------------------
 

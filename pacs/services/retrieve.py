@@ -1,4 +1,4 @@
-"""The `Retrieval` that C-MOVE and C-GET share: which instances to send, what became of each, and their bytes."""
+"""Select the instances of a retrieve, count the outcomes of its sub-operations, and read the data sets to send."""
 
 import logging
 import os
@@ -13,19 +13,16 @@ from pacs.dicom.identifier import RetrieveSelection
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
 from pacs.files import digest
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
 
-MOST_SUBOPERATIONS = 0xFFFF
-"""The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
-
 
 class Outcome(Enum):
-    """What became of one sub-operation."""
+    """The outcome of a sub-operation, or of a whole retrieve."""
 
     COMPLETED = "completed"
     WARNING = "warning"
@@ -34,7 +31,7 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Retrieval:
-    """One retrieve under way. remaining + completed + failed + warning is its total at every moment (V5)."""
+    """A running retrieve. remaining + completed + failed + warning is always the total (V5)."""
 
     instances: tuple[StoredInstance, ...]
     completed: int = 0
@@ -45,17 +42,17 @@ class Retrieval:
 
     @property
     def total(self) -> int:
-        """How many sub-operations there are in all."""
+        """The number of sub-operations."""
         return len(self.instances)
 
     @property
     def done(self) -> int:
-        """How many sub-operations have an outcome."""
+        """The number of finished sub-operations."""
         return self.completed + self.warning + len(self.failed)
 
     @property
     def remaining(self) -> int:
-        """How many sub-operations have no outcome yet."""
+        """The number of sub-operations without an outcome."""
         return self.total - self.done
 
     def record(self, instance: StoredInstance, outcome: Outcome) -> None:
@@ -71,74 +68,74 @@ class Retrieval:
 
     @property
     def sent(self) -> tuple[str, ...]:
-        """The SOP Instance UIDs of what arrived."""
+        """The SOP Instance UIDs of the instances that arrived."""
         return tuple(self._sent)
 
     @property
     def failed_list(self) -> list[str]:
-        """The SOP Instance UIDs of the failed sub-operations, in the order of the instances whatever failed first."""
+        """The SOP Instance UIDs of the failed sub-operations, in the order of `instances`."""
         failed = set(self.failed)
         return [each.sop_instance_uid for each in self.instances if each.sop_instance_uid in failed]
 
     @property
     def result(self) -> Outcome:
-        """The outcome of the whole (V6): all well, all failed, or anything between, which is a warning."""
+        """The outcome of the retrieve (V6): completed if all are, failed if all are, a warning otherwise."""
         if self.completed == self.total:
             return Outcome.COMPLETED
         return Outcome.FAILED if len(self.failed) == self.total else Outcome.WARNING
 
 
 class RetrieveService:
-    """Selects instances for a retrieve and gives out their data sets."""
+    """Selects instances for a retrieve and reads their data sets."""
 
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         most_studies: int,
         *,
         verify: bool = False,
         publish: Callable[[Event], None] = lambda event: None,
     ) -> None:
-        """With `verify` the digest of each instance is compared before its first byte is given out."""
+        """With `verify` the digest of each instance is checked before its first byte is returned."""
         self._index = index
         self._files = files
         self._most_studies = most_studies
         self._verify = verify
         self._publish = publish
 
-    def select(self, selection: RetrieveSelection, cancellation: Cancellation) -> Retrieval:
-        """The instances a retrieve is about, in the order in which they will be sent.
+    def select(self, selection: RetrieveSelection, cancellation: Cancellation, limit: int | None = None) -> Retrieval:
+        """Return the instances to retrieve, in the order in which they are sent.
 
-        Raises TooManyMatches when keys other than the unique ones select more studies than are allowed at once,
-        OutOfResources when there are more instances than the counts of a response can hold or the index does not
-        answer, Cancelled when the cancellation comes.
+        Raises TooManyMatches when keys other than the unique ones select more studies than `most_studies`,
+        OutOfResources when there are more than `limit` instances, IndexUnavailable, Cancelled.
         """
         query = selection.query
         if any(key.attribute.key is not KeyType.UNIQUE for key in query.keys):
             studies = search.count(self._index, query, QueryLevel.STUDY, cancellation)
             if studies > self._most_studies:
                 raise TooManyMatches(f"{studies} studies match, at most {self._most_studies} per retrieve")
-        found = tuple(search.instances(self._index, query, cancellation, limit=MOST_SUBOPERATIONS + 1))
-        if len(found) > MOST_SUBOPERATIONS:
-            raise OutOfResources(f"More than {MOST_SUBOPERATIONS} instances: retrieve in parts")
+        at_most = None if limit is None else limit + 1
+        found = tuple(search.instances(self._index, query, cancellation, limit=at_most))
+        if limit is not None and len(found) > limit:
+            raise OutOfResources(f"More than {limit} instances: retrieve in parts")
         return Retrieval(found)
 
     def note_use(self, retrieval: Retrieval) -> None:
-        """Keep in the index when the instances that were sent were used last; a failure to do so is only logged."""
+        """Save in the index that the sent instances were used now. Errors are only logged."""
         if not retrieval.sent:
             return
         try:
             writer.touch(self._index, retrieval.sent, time.time_ns() // 1000)
         except IndexUnavailable as error:
-            logging.getLogger("pacs").warning("the last use of instances is not noted: %s", error.comment)
+            logging.getLogger("pacs").warning("last use of retrieved instances not saved: %s", error.comment)
 
     def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
-        """The data set of a stored instance in `transfer_syntax`, piece by piece.
+        """Yield the data set of a stored instance in `transfer_syntax`, in pieces.
 
-        In the stored transfer syntax the bytes are those that were received, but for what `syntaxes.even` does. Raises
-        InstanceUnreadable when the file is gone or not as long as it was, NotSupported when the syntaxes cannot be
-        converted into each other; InstanceDamaged, where that is looked at, before the first piece.
+        In the stored transfer syntax these are the bytes that were received, made even by `syntaxes.even`. Raises
+        InstanceUnreadable when the file is missing or has another length, NotSupported when the transfer syntax cannot
+        be converted, and with `verify` InstanceDamaged before the first piece.
         """
         pieces = self._pieces(instance, transfer_syntax)
         return self._verified(instance, pieces) if self._verify else pieces
@@ -160,16 +157,16 @@ class RetrieveService:
     def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         with self._files.open(instance.file_key) as file:
             if file.seek(0, os.SEEK_END) != instance.size:
-                raise InstanceUnreadable("The stored file has not the length it had")
+                raise InstanceUnreadable("The stored file has another length than before")
             file.seek(instance.data_offset)
             yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 
 
-def verify(files: FileStore, instance: StoredInstance) -> None:
+def verify(files: ObjectStore, instance: StoredInstance) -> None:
     """Raise InstanceDamaged unless the file of an instance holds what was received; InstanceUnreadable."""
     digest.require(instance.digest, files.pieces(instance.file_key, instance.size, instance.data_offset))
 
 
 def damaged(instance: StoredInstance) -> str:
-    """What an administrator is told of an instance whose file does not hold what was received."""
+    """Return the notice about an instance whose file differs from what was received."""
     return f"file {instance.file_key} is damaged and was not given out: run `pacs fsck --repair`, and send it again"

@@ -14,9 +14,10 @@ from pydicom import dcmread
 
 from pacs.archive import protection_of
 from pacs.config import from_settings
+from pacs.dicom.sop_classes import VERIFICATION
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.establishment import request
 from pacs.dimse.scu import echo
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import ConfigurationError, DestinationUnreachable
 from pacs.observability.events import AssociationAccepted, AssociationRequestRejected
 from pacs.testing import serving, study, write
@@ -210,7 +211,7 @@ def test_what_is_wrong_with_a_certificate_is_said_before_anything_is_served(tmp_
     (tmp_path / "noise.pem").write_text("noise")
     for changed, why in (
         ({"tls.certificate": "/nowhere.pem"}, r"tls\.certificate = '/nowhere\.pem': cannot be read"),
-        ({"tls.key": other.key}, "the key is that of another certificate"),
+        ({"tls.key": other.key}, "the key belongs to another certificate"),
         ({"tls.certificate": str(tmp_path / "noise.pem")}, "in PEM"),
         ({"tls.ca": str(tmp_path / "noise.pem"), "tls.client_certificates": "required"}, r"tls\.ca"),
         ({"tls.ca": "", "tls.client_certificates": "required"}, r"expected tls\.ca"),

@@ -7,9 +7,12 @@ import warnings
 
 import pytest
 
+from pacs.dicom.status import is_failure
 from pacs.observability import logging as pacs_logging
-from pacs.observability.events import EventStream, Notice, OperationFinished, is_fine
+from pacs.observability.events import EventStream, InstanceStored, Notice, OperationFinished
 from pacs.observability.logging import log_event, printable, setup_logging
+
+UIDS = {"sop_instance_uid", "series_instance_uid", "study_instance_uid"}
 
 
 def logged(level="INFO", format="json"):
@@ -74,6 +77,23 @@ def test_an_operation_is_one_line_with_its_counts_and_duration():
 
 
 @pytest.mark.parametrize(
+    ("level", "warnings", "expected"),
+    [("INFO", (), None), ("INFO", ("conflict",), set()), ("DEBUG", (), UIDS), ("DEBUG", ("conflict",), UIDS)],
+)
+def test_the_uids_of_a_stored_instance_are_logged_at_debug_only(level, warnings, expected):
+    """Its line is a warning when its patient or study is in conflict, and has UIDs only if the log is at DEBUG."""
+    out = logged(level)
+    log_event(
+        InstanceStored(
+            sop_instance_uid="1.2.3", series_instance_uid="1.2.4", study_instance_uid="1.2.5", sop_class_uid="1.2.6",
+            transfer_syntax="1.2.840.10008.1.2", size=1, source_ae="CT", warnings=warnings,
+        )
+    )  # fmt: skip
+    written = json.loads(out.getvalue()) if out.getvalue() else None
+    assert (written and written.keys() & UIDS) == expected
+
+
+@pytest.mark.parametrize(
     ("status", "fine"),
     [
         *((fine, True) for fine in (0x0000, 0xFF00, 0xFF01, 0xFE00, 0xB000, 0x0107)),
@@ -82,7 +102,7 @@ def test_an_operation_is_one_line_with_its_counts_and_duration():
 )
 def test_a_failure_is_louder_than_the_rest(status, fine):
     """The classes of PS3.7 Annex C."""
-    assert is_fine(status) is fine
+    assert is_failure(status) is not fine
     assert operation(status=status).level == (logging.INFO if fine else logging.WARNING)
 
 

@@ -276,7 +276,7 @@ DEVIATIONS_BEHIND = {
 def test_a_deviation_is_detected(strict, name):
     """Without the change the same check conforms (see test_own_server)."""
     with relaying(strict.port, DEVIATIONS[name]) as relay:
-        result = strict.result(name, port=relay.port, timeout=3)
+        result = strict.result(name, port=relay.port, timeout=1.5)
     assert result.kind is ResultKind.DEVIATES, result
     assert result.seen
 

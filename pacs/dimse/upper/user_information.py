@@ -1,11 +1,10 @@
-"""What both sides say when an association begins (PS3.7 Annex D, PS3.8 7.1), and what is agreed in the end.
+"""Association requests, their User Information items (PS3.7 Annex D, PS3.8 7.1), and the resulting agreement.
 
-`propose` and `confirmed` are the requestor's side; `pacs.dimse.server.acceptor_policy` is the acceptor's.
+`propose` and `confirmed` are for the requestor; `pacs.dimse.server.acceptor_policy` is for the acceptor.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TypeVar, cast
 
 from pydicom.uid import UID
@@ -26,18 +25,24 @@ from pacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
+AssociatePrimitive = A_ASSOCIATE
+"""An association request or its answer, as pynetdicom has it."""
+
 MAX_CONTEXTS = 128
-"""The most presentation contexts one association can have: odd IDs from 1 to 255 (PS3.8 9.3.2.2)."""
+"""The most presentation contexts of one association: odd IDs from 1 to 255 (PS3.8 9.3.2.2)."""
 
 DEFAULT_MAX_PDU = 16_384
-"""What is sent to a peer that does not say how much it takes."""
+"""The maximum length of PDUs to a peer that states none."""
 
-# --- what was agreed ---------------------------------------------------------------------------------------------
+SMALLEST_PDU = 8
+"""A maximum length below this leaves no room for two bytes of a message: such a peer cannot be answered."""
+
+# --- the agreement ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """An accepted presentation context, and which roles we may take in it."""
+    """An accepted presentation context, and the roles of this AE in it."""
 
     id: int
     abstract_syntax: str
@@ -48,7 +53,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class UserIdentity:
-    """Who the requestor says its user is (PS3.7 D.3.3.7): type 1 name, 2 and passcode, 3 Kerberos, 4 SAML, 5 JWT."""
+    """The user identity in a request (PS3.7 D.3.3.7): type 1 name, 2 name and passcode, 3 Kerberos, 4 SAML, 5 JWT."""
 
     type: int
     primary: bytes = field(repr=False)
@@ -58,81 +63,28 @@ class UserIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """All that both sides know once an association is established."""
+    """The result of the negotiation of an association."""
 
     calling_ae_title: str
     called_ae_title: str
     contexts: Mapping[int, Context]
     max_pdu: int
-    """The longest PDU the peer takes, in bytes; 0 is without limit."""
+    """The peer's maximum length of a PDU, in bytes; 0 is without limit."""
     extended: Mapping[str, bytes] = field(default_factory=dict)
+    """The Service-class-application-information of SOP Class Extended Negotiation, by SOP Class UID."""
     proposed_extended: Mapping[str, bytes] = field(default_factory=dict)
+    """The same as the requestor proposed it."""
     user_identity: UserIdentity | None = None
     user: str = ""
-    """The name of the user that was identified, '' for none."""
+    """The name of the identified user, '' for none."""
     implementation: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4) and, for our log, the sentence that says why."""
-
-    result: int
-    source: int
-    reason: int
-    comment: str
-
-
-_REJECTED = "Association rejected: "
-NO_REASON = Rejection(1, 1, 1, _REJECTED + "no reason given")
-APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, _REJECTED + "application context name not supported")
-CALLING_AE_NOT_RECOGNIZED = Rejection(1, 1, 3, _REJECTED + "calling AE title not recognized")
-CALLED_AE_NOT_RECOGNIZED = Rejection(1, 1, 7, _REJECTED + "called AE title not recognized")
-PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, _REJECTED + "protocol version not supported")
-USER_IDENTITY_REFUSED = Rejection(2, 2, 1, _REJECTED + "user identity refused")
-TEMPORARY_CONGESTION = Rejection(2, 3, 1, _REJECTED + "temporary congestion")
-LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, _REJECTED + "local limit exceeded")
-
-REJECTIONS = {
-    (each.result, each.source, each.reason): each
-    for each in (
-        NO_REASON,
-        APPLICATION_CONTEXT_NOT_SUPPORTED,
-        CALLING_AE_NOT_RECOGNIZED,
-        CALLED_AE_NOT_RECOGNIZED,
-        PROTOCOL_VERSION_NOT_SUPPORTED,
-        USER_IDENTITY_REFUSED,
-        TEMPORARY_CONGESTION,
-        LOCAL_LIMIT_EXCEEDED,
-    )
-}
-
-
-def rejection(result: int | None, source: int | None, reason: int | None) -> Rejection:
-    """The rejection a peer sent us, in words."""
-    triplet = (result or 0, source or 0, reason or 0)
-    comment = _REJECTED + "by the peer, for the reason " + "/".join(map(str, triplet))
-    return REJECTIONS.get(triplet, Rejection(*triplet, comment))
-
-
-def rejecting(refused: Rejection) -> A_ASSOCIATE:
-    """The primitive that becomes an A-ASSOCIATE-RJ."""
-    primitive = A_ASSOCIATE()
-    primitive.result, primitive.result_source, primitive.diagnostic = refused.result, refused.source, refused.reason
-    return primitive
+    """The peer's Implementation Version Name, or ''."""
 
 
 # --- the requestor's side ----------------------------------------------------------------------------------------
 
 Proposal = tuple[str, Sequence[str]]
 """A presentation context to propose: its abstract syntax and its transfer syntaxes."""
-
-
-def batches(proposals: Sequence[Proposal]) -> Iterator[list[Proposal]]:
-    """Proposals in groups small enough for one association each (P16)."""
-    rest = iter(proposals)
-    while batch := list(islice(rest, MAX_CONTEXTS)):
-        yield batch
 
 
 def propose(
@@ -144,7 +96,7 @@ def propose(
     extended: Mapping[str, bytes],
     max_pdu: int,
 ) -> A_ASSOCIATE:
-    """The A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
+    """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
     contexts = [build_context(abstract, list(syntaxes)) for abstract, syntaxes in proposals]
     for index, context in enumerate(contexts):
         context.context_id = 2 * index + 1
@@ -155,12 +107,12 @@ def propose(
     request.calling_ae_title = calling_ae_title
     request.called_ae_title = called_ae_title
     request.presentation_context_definition_list = contexts
-    request.user_information = [*ourselves(max_pdu), *_role_items(roles), *extended_items(extended)]
+    request.user_information = [*implementation_items(max_pdu), *_role_items(roles), *extended_items(extended)]
     return request
 
 
 def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
-    """What an accepting answer to our own request agrees on."""
+    """Return the agreement of our request and an accepting answer."""
     roles = {
         cast(UID, item.sop_class_uid): (item.scu_role, item.scp_role)
         for item in items_of(answer, SCP_SCU_RoleSelectionNegotiation)
@@ -168,7 +120,7 @@ def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
     proposed = request.presentation_context_definition_list
     results = negotiate_as_requestor(proposed, answer.presentation_context_definition_results_list, roles)
     syntaxes = {each.context_id: set(each.transfer_syntax) for each in proposed}
-    # An answer in a transfer syntax that was not proposed is none.
+    # Ignore answers with a transfer syntax that was not proposed.
     results = [each for each in results if syntaxes[each.context_id].issuperset(each.transfer_syntax)]
     return Agreement(
         calling_ae_title=request.calling_ae_title,
@@ -197,12 +149,12 @@ _Item = TypeVar("_Item", bound=UserInformation)
 
 
 def items_of(primitive: A_ASSOCIATE, kind: type[_Item]) -> list[_Item]:
-    """The User Information items of one kind, in order."""
+    """Return the User Information items of one class, in order."""
     return [item for item in primitive.user_information if isinstance(item, kind)]
 
 
 def accepted_contexts(results: Sequence[PresentationContext]) -> dict[int, Context]:
-    """The contexts with result 0 (acceptance) by ID, in our own terms."""
+    """Return the accepted contexts (result 0) by ID."""
     return {
         cast(int, each.context_id): Context(
             id=cast(int, each.context_id),
@@ -217,27 +169,35 @@ def accepted_contexts(results: Sequence[PresentationContext]) -> dict[int, Conte
 
 
 def max_pdu_of(primitive: A_ASSOCIATE) -> int:
-    """The longest PDU the other side takes, in bytes; 0 is without limit."""
+    """Return the maximum length of a PDU that the other side states, in bytes; 0 is without limit."""
     stated = items_of(primitive, MaximumLengthNotification)
     return stated[0].maximum_length_received if stated else DEFAULT_MAX_PDU
 
 
 def implementation_of(primitive: A_ASSOCIATE) -> str:
-    """The other side's Implementation Version Name, or ''."""
+    """Return the other side's Implementation Version Name, or ''."""
     names = items_of(primitive, ImplementationVersionNameNotification)
     return (names[0].implementation_version_name or "") if names else ""
 
 
 def extended_of(primitive: A_ASSOCIATE) -> dict[str, bytes]:
-    """The Service-class-application-information of each SOP Class it is stated for (PS3.7 D.3.3.5)."""
+    """Return the Service-class-application-information by SOP Class UID (PS3.7 D.3.3.5)."""
     return {
         str(item.sop_class_uid): item.service_class_application_information or b""
         for item in items_of(primitive, SOPClassExtendedNegotiation)
     }
 
 
-def ourselves(max_pdu: int) -> list[UserInformation]:
-    """The items that say who we are and how long a PDU we take."""
+def roles_of(primitive: A_ASSOCIATE) -> dict[str, tuple[bool, bool]]:
+    """Return the roles (SCU, SCP) of role selection by SOP Class UID (PS3.7 D.3.3.4)."""
+    return {
+        str(each.sop_class_uid): (bool(each.scu_role), bool(each.scp_role))
+        for each in items_of(primitive, SCP_SCU_RoleSelectionNegotiation)
+    }
+
+
+def implementation_items(max_pdu: int) -> list[UserInformation]:
+    """Return the items with our maximum length of a PDU and our implementation."""
     length = MaximumLengthNotification()
     length.maximum_length_received = max_pdu
     uid = ImplementationClassUIDNotification()
@@ -255,7 +215,7 @@ def _role_items(roles: Mapping[str, tuple[bool, bool]]) -> Iterator[UserInformat
 
 
 def extended_items(extended: Mapping[str, bytes]) -> Iterator[UserInformation]:
-    """SOP Class Extended Negotiation items (PS3.7 D.3.3.5)."""
+    """Yield SOP Class Extended Negotiation items (PS3.7 D.3.3.5)."""
     for sop_class_uid, information in extended.items():
         item = SOPClassExtendedNegotiation()
         item.sop_class_uid = UID(sop_class_uid)
