@@ -28,9 +28,9 @@ RECEIVER = "PACSRUN:11119"
 def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
     if click.get_current_context().invoked_subcommand is None:
-        from pacs.conformance.statement import statement
+        from pacs.conformance.statement.render import conformance_statement
 
-        click.echo(statement(read()), nl=False)
+        click.echo(conformance_statement(read()), nl=False)
 
 
 @conformance.command(short_help="Examine any servers as a black box.")
