@@ -192,14 +192,14 @@ def settings(folder, **others):
 
 FAILING = """
 import sys
-from pacs import supervisor
+from pacs import workers
 from pacs.cli import main
 from pacs.errors import StorageUnavailable
 
 def fail(*_):
     raise StorageUnavailable("no worker today")
 
-supervisor.Archive.join = fail
+workers.Archive.join = fail
 main(sys.argv[1:])
 """
 
