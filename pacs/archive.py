@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from pacs import config as configuration
 from pacs.config import Config, split_address
-from pacs.dicom.bounds import Bounds as BoundsOfDataSets
-from pacs.dicom.matching_mode import MANNERS
+from pacs.dicom.bounds import DataSetBounds
+from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import association
 from pacs.dimse.association.establishment import Protection
@@ -19,10 +19,10 @@ from pacs.dimse.scp.event_reports import Reporter
 from pacs.dimse.scp.explain_hook import Explaining, statuses
 from pacs.dimse.scp.fault_hook import Interposes, Nothing
 from pacs.dimse.scp.handlers import Explain, Handlers
-from pacs.dimse.scp.retrieve_task import Patience
+from pacs.dimse.scp.retrieve_task import RetrieveLimits
 from pacs.dimse.scp.user_identity import credentials
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds, Share
+from pacs.dimse.server.association_slots import AssociationBounds, WorkerSlots
 from pacs.dimse.server.server import Address, Server, Settings
 from pacs.dimse.upper import tls as secure
 from pacs.dimse.upper.user_information import UserIdentity
@@ -233,7 +233,7 @@ class Archive:
             self.explanations.forget()
         return at_start
 
-    def join(self, prepared: "Archive", places: Share, worker: int) -> None:
+    def join(self, prepared: "Archive", slots: WorkerSlots, worker: int) -> None:
         """Accept associations as a worker of the server that another archive prepared before this process was forked.
 
         That one's marker says for all of them that instances may have to be looked for at the next start. Raises
@@ -244,7 +244,7 @@ class Archive:
         self.files.join()
         self.oversight.join(prepared.oversight, worker)
         self.explanations.join(prepared.explanations, worker)
-        self._server.join(prepared._server.listeners, places)
+        self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
@@ -322,10 +322,10 @@ class Archive:
         limits = config.limits
         self.storage.duplicates = config.storage.duplicates
         self.storage.unknown_sop_classes = config.storage.unknown_sop_classes
-        self.storage.bounds = BoundsOfDataSets(
+        self.storage.bounds = DataSetBounds(
             depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size
         )
-        self.peers = Peers(_peers(config), MANNERS[config.query.manner], explain=config.query.explain)
+        self.peers = Peers(_peers(config), MATCHING_MODES[config.query.manner], explain=config.query.explain)
         self.access = Access(_rules(config), self.peers)
         self.queries = QueryService(
             self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
@@ -359,8 +359,8 @@ class Archive:
             auditor=self.auditor,
             ae_title=config.server.ae_title,
             identifier_size=limits.identifier_size,
-            identifier_bounds=BoundsOfDataSets(depth=limits.nesting, elements=limits.identifier_elements),
-            patience=_patience(limits),
+            identifier_bounds=DataSetBounds(depth=limits.nesting, elements=limits.identifier_elements),
+            retrieve_limits=_retrieve_limits(limits),
             limits=of_associations,
             protect=lambda peer: protections[peer.ae_title],
             explain=self._explaining(),
@@ -370,7 +370,7 @@ class Archive:
             handlers=handlers.table(),
             has=handlers.has,
             limits=of_associations,
-            bounds=Bounds(
+            bounds=AssociationBounds(
                 in_all=limits.associations,
                 per_address=limits.associations_per_address,
                 per_ae=limits.associations_per_ae,
@@ -506,8 +506,8 @@ def _association_limits(limits: configuration.Limits) -> association.Limits:
     )
 
 
-def _patience(limits: configuration.Limits) -> Patience:
-    return Patience(
+def _retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
+    return RetrieveLimits(
         pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
     )
 
@@ -552,7 +552,7 @@ def _peers(config: Config) -> tuple[Peer, ...]:
             ae_title=each.ae_title,
             host=each.host,
             port=each.port,
-            manner=MANNERS[each.manner] if each.manner else None,
+            matching_mode=MATCHING_MODES[each.manner] if each.manner else None,
             transfer_syntaxes=each.transfer_syntaxes,
             associations=each.associations,
             rights=frozenset(map(Right, each.services)),

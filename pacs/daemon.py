@@ -1,10 +1,10 @@
 """The life cycle of the server process: start, reload on SIGHUP, drain on the first signal, stop on the second."""
 
+import select
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Self
 
 from pacs.archive import Archive
@@ -13,6 +13,7 @@ from pacs.errors import ConfigurationError
 from pacs.observability.events import ConfigurationReloaded, Notice
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
+from pacs.support.wakeup import WakeUp
 
 DRAINING = "Draining: waiting for running operations"
 """The status that systemd shows while the server drains."""
@@ -32,16 +33,16 @@ def run_until_signalled(
     are put back at the end. Raises as `Archive.start`.
     """
     notifier = notifier or Notifier()
-    with Bell((*signals, *RELOADING)) as bell:
+    with SignalWaiter((*signals, *RELOADING)) as waiter:
         archive.start()
         notifier.ready(archive.status)
         with _watched(archive, notifier):
-            while bell.wait() in RELOADING:
+            while waiter.wait() in RELOADING:
                 reload(archive, read, notifier)
         notifier.stopping(DRAINING)
         stopping()
-        threading.Thread(target=_drain, args=(archive, bell), name="pacs-drain", daemon=True).start()
-        while bell.wait() in RELOADING:
+        threading.Thread(target=_drain, args=(archive, waiter), name="pacs-drain", daemon=True).start()
+        while waiter.wait() in RELOADING:
             continue  # it stops: there is nothing left that would go by it
         archive.close()
 
@@ -80,47 +81,47 @@ def _watched(archive: Archive, notifier: Notifier) -> Iterator[None]:
         watch.stop()
 
 
-def _drain(archive: Archive, bell: "Bell") -> None:
+def _drain(archive: Archive, waiter: "SignalWaiter") -> None:
     """Drain, and say when that is done to the main thread, which waits for it or for another signal."""
     try:
         archive.drain()
     finally:
-        bell.ring()
+        waiter.wake()
 
 
-class Bell:
-    """Rings for each of `signals` that comes.
+class SignalWaiter:
+    """Waits for signals in the main thread; the handlers before it are restored at the end of the `with` block.
 
-    A signal may be delivered to any thread, and between any two steps of the main one: as a byte in a socket, which
-    the C level handler writes, none is lost.
+    Python may run a signal handler in the main thread between any two steps. The C-level handler writes the signal's
+    number into a socket instead, so no signal is lost.
     """
 
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
         self._signals = tuple(signals)
-        self._heard, self._rung = socket.socketpair()
-        self._rung.setblocking(False)
+        self._wake_up = WakeUp()
 
     def __enter__(self) -> Self:
         self._before = {each: signal.signal(each, lambda *_: None) for each in self._signals}
-        self._fd_before = signal.set_wakeup_fd(self._rung.fileno())
+        self._fd_before = signal.set_wakeup_fd(self._wake_up.write_fileno)
         return self
 
     def __exit__(self, *exc: object) -> None:
         signal.set_wakeup_fd(self._fd_before)
         for each, handler in self._before.items():
             signal.signal(each, handler)
-        self._heard.close()
-        self._rung.close()
+        self._wake_up.close()
 
-    def ring(self) -> None:
-        """Ring as a signal would; nobody may be listening any more."""
-        with suppress(OSError):
-            self._rung.send(b"\0")
+    def wake(self) -> None:
+        """End one `wait` as a signal would; does nothing after the `with` block."""
+        self._wake_up.wake()
 
     def fileno(self) -> int:
-        """What is readable when it has rung and nobody has waited for it."""
-        return self._heard.fileno()
+        """Return the descriptor that is readable when `wait` will not block."""
+        return self._wake_up.fileno()
 
     def wait(self) -> int:
-        """Wait for one ring: the number of the signal, 0 where it was no signal."""
-        return self._heard.recv(1)[0]
+        """Wait for one signal. Returns its number, 0 after `wake`."""
+        poller = select.poll()
+        poller.register(self._wake_up, select.POLLIN)
+        poller.poll()
+        return self._wake_up.read()

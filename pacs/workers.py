@@ -22,8 +22,8 @@ from typing import NoReturn
 
 from pacs.archive import Archive
 from pacs.config import Config
-from pacs.daemon import DRAINING, RELOADING, Bell, reload
-from pacs.dimse.server.association_slots import Places
+from pacs.daemon import DRAINING, RELOADING, SignalWaiter, reload
+from pacs.dimse.server.association_slots import AssociationSlots
 from pacs.errors import ConfigurationError, OutOfResources, PacsError
 from pacs.observability.events import Notice
 from pacs.observability.logging import set_level
@@ -75,12 +75,12 @@ def supervise(
     started us. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
     """
     signals = (*signals, *RELOADING)
-    with Bell(signals) as bell, selectors.DefaultSelector() as selector:
+    with SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
         archive.prepare()
         archive.index.close()  # no connection to a database outlives a fork
-        selector.register(bell, selectors.EVENT_READ)
+        selector.register(waiter, selectors.EVENT_READ)
         notifier = notifier or Notifier()
-        supervisor = _Supervisor(archive, signals, bell, selector, read=read, notifier=notifier)
+        supervisor = _Supervisor(archive, signals, waiter, selector, read=read, notifier=notifier)
         try:
             supervisor.serve()
             notifier.stopping(DRAINING)
@@ -93,23 +93,23 @@ def supervise(
 
 
 class _Supervisor:
-    """The workers of one archive. `selector` has `bell` in it, and gets their lines."""
+    """The workers of one archive. `selector` has `waiter` in it, and gets their lines."""
 
     def __init__(
         self,
         archive: Archive,
         signals: tuple[signal.Signals, ...],
-        bell: Bell,
+        waiter: SignalWaiter,
         selector: selectors.BaseSelector,
         *,
         read: Callable[[], Config] | None,
         notifier: Notifier,
     ) -> None:
         self._archive, self._signals, self._read = archive, signals, read
-        self._bell, self._selector = bell, selector
+        self._signal_waiter, self._selector = waiter, selector
         self._notifier = notifier
         self._numbers = range(archive.config.server.workers)
-        self._places = Places(len(self._numbers))
+        self._slots = AssociationSlots(len(self._numbers))
         self._workers: dict[int, _Worker] = {}
         self._due = dict.fromkeys(self._numbers, 0.0)
         """When each number that has no worker gets one, on the monotonic clock."""
@@ -168,7 +168,7 @@ class _Supervisor:
         for key, _ in self._selector.select(seconds):
             if key.data is not None:
                 self._hear(key.data)
-            elif self._bell.wait() not in RELOADING:
+            elif self._signal_waiter.wait() not in RELOADING:
                 has_rung = True
             elif not self._is_ending and reload(self._archive, self._read, self._notifier):
                 self._pass_on()
@@ -210,7 +210,7 @@ class _Supervisor:
         worker.line.close()
         _, status = os.waitpid(worker.pid, 0)
         del self._workers[worker.number]
-        self._places.free(worker.number)
+        self._slots.free(worker.number)
         self._archive.oversight.bury(worker.number, unasked=not self._is_ending)
         if status != 0:
             self._archive.leave_work()
@@ -258,7 +258,7 @@ class _Supervisor:
         try:
             self._leave_behind(ours)
             with Archive(self._archive.config, self._archive.events) as archive:
-                archive.join(self._archive, self._places.of(number), number)
+                archive.join(self._archive, self._slots.of(number), number)
                 _work(archive, line, self._notifier.watchdog_seconds)
             status = 0
         except PacsError as error:

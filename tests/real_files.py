@@ -1,12 +1,14 @@
-"""The real files that come with pydicom and pydicom-data."""
+"""The real files that come with pydicom and pydicom-data, and a representative sample of them."""
 
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 import pydicom
+import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
@@ -40,19 +42,69 @@ def named(name: str) -> Path:
 def data_set(path: Path) -> tuple[bytes, str]:
     """The bytes of a Part 10 file's data set and its transfer syntax."""
     with path.open("rb") as file:
-        head = part10.read_head(file)
+        head = part10.read_file_meta(file)
         return file.read(), head.transfer_syntax
 
 
-def _has_head(path: Path) -> bool:
+def _file_meta(path: Path) -> part10.FileMeta | None:
     try:
-        return bool(data_set(path)[1])
+        with path.open("rb") as file:
+            return part10.read_file_meta(file)
     except UndecodableDataSet:
-        return False
+        return None
 
 
-PART10 = [path for path in FILES if _has_head(path)]
+_METAS = {path: meta for path in FILES if (meta := _file_meta(path)) is not None and meta.transfer_syntax}
+
+PART10 = list(_METAS)
 """The bundled files with File Meta Information that names a transfer syntax."""
+
+
+def transfer_syntax(path: Path) -> str:
+    """The transfer syntax that the File Meta Information of one of `PART10` names."""
+    return _METAS[path].transfer_syntax
+
+
+PECULIAR = {
+    "MR_truncated.dcm", "DICOMDIR-nooffset", "DICOMDIR-reordered", "nested_priv_SQ.dcm", "bad_sequence.dcm",
+    "explicit_VR-UN.dcm", "SC_rgb_jpeg.dcm", "JPEG2000-embedded-sequence-delimiter.dcm", "rtplan.dcm", "rtstruct.dcm",
+    "reportsi.dcm",
+}  # fmt: skip
+"""Files whose encoding or nesting is unlike that of the others."""
+
+
+def _sample() -> frozenset[Path]:
+    smallest: dict[tuple[str, str], Path] = {}
+    for path, meta in sorted(_METAS.items(), key=lambda each: each[0].stat().st_size):
+        smallest.setdefault((meta.transfer_syntax, meta.sop_class_uid), path)
+    others = {path for path in PART10 if path.parent.name == "charset_files" or path.name in PECULIAR}
+    return frozenset(others.union(smallest.values()))
+
+
+SAMPLE = _sample()
+"""The smallest file of each transfer syntax and SOP Class, those with character sets, and the peculiar ones."""
+
+
+@dataclass(frozen=True)
+class CheckFiles:
+    """Runs a check on many files: on the sample, or on all of them with `is_long`."""
+
+    is_long: bool
+
+    def __call__(self, check: Callable[[Path], None], paths: Iterable[Path] = PART10) -> None:
+        """Call `check` with each file, and fail with the names of those it fails for."""
+        chosen = [path for path in paths if self.is_long or path in SAMPLE]
+        assert chosen
+        failures = {path.name: failure for path in chosen if (failure := _failure(check, path))}
+        assert not failures, f"{len(failures)} of {len(chosen)} files fail: {failures}"
+
+
+def _failure(check: Callable[[Path], None], path: Path) -> str:
+    try:
+        check(path)
+    except (Exception, pytest.fail.Exception) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 # --- the files as somebody sends them ----------------------------------------------------------------------------
@@ -86,7 +138,7 @@ class RealFile:
     def _data_offset(self, content: bytes) -> int:
         try:
             with self.path.open("rb") as file:
-                return part10.read_head(file).data_offset
+                return part10.read_file_meta(file).data_offset
         except UndecodableDataSet:
             return 0
 

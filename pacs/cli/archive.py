@@ -13,6 +13,7 @@ from pacs.cli.output import counted, json_option, show, size
 from pacs.cli.progress import progress
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
+from pacs.support.chunks import chunks
 from pacs.support.folders import files_under
 
 if TYPE_CHECKING:
@@ -188,13 +189,12 @@ def _show_studies(maintenance: "Maintenance", instances: "Sequence[StoredInstanc
     """Print the studies of the instances with their number of instances; return the number of studies."""
     counts = Counter(each.study_instance_uid for each in instances)
     columns = ("PatientID", "PatientName", "StudyDate", "StudyDescription", "StudyInstanceUID")
-    found = (each for uids in _batches(list(counts)) for each in maintenance.entities(QueryLevel.STUDY, uids))
+    found = (each for uids in chunks(counts, BATCH) for each in maintenance.entities(QueryLevel.STUDY, _studies(uids)))
     rows = ((*(each[column] for column in columns), counts[each["StudyInstanceUID"]]) for each in found)
     show((*columns, "Instances"), rows)
     return len(counts)
 
 
-def _batches(study_instance_uids: Sequence[str]) -> Iterator[Selection]:
-    """Split studies into selections, so that no query exceeds the limits of a database."""
-    for start in range(0, len(study_instance_uids), BATCH):
-        yield {"StudyInstanceUID": "\\".join(study_instance_uids[start : start + BATCH])}
+def _studies(uids: Sequence[str]) -> Selection:
+    """Select studies by their UIDs."""
+    return {"StudyInstanceUID": "\\".join(uids)}

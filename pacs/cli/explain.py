@@ -11,8 +11,8 @@ from pacs.cli.archive import opened
 from pacs.cli.keys import QueryArguments, query_options
 from pacs.cli.options import configured
 from pacs.cli.output import json_option, show, show_json
-from pacs.dicom.levels import Operation, model_of
-from pacs.dicom.matching_mode import MANNERS, Manner, Negotiated
+from pacs.dicom.levels import DimseOperation, model_of
+from pacs.dicom.matching_mode import MATCHING_MODES, MatchingMode, Negotiated
 from pacs.errors import PacsError
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
 
 @click.command(short_help="Show how a query is interpreted.")
 @query_options()
-@click.option("--manner", type=click.Choice(list(MANNERS)), help="Matching mode; default: that of the peer or server.")
+@click.option(
+    "--manner", type=click.Choice(list(MATCHING_MODES)), help="Matching mode; default: that of the peer or server."
+)
 @click.option("manner", "--strict", flag_value="strict", help="Same as --manner strict.")
 @click.option("--peer", default="", help="AE title of the requestor; its [[peers]] entry may set the matching mode.")
 @click.option("--negotiated", default="", callback=_negotiated, metavar="WORD,...",
@@ -75,7 +77,7 @@ def explain(
     """
     from pacs.services.explaining import Asked
 
-    model = model_of(query.root, Operation.MOVE if retrieve else Operation.FIND)
+    model = model_of(query.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
     with opened(config) as archive:
         asked = Asked(query.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
@@ -84,8 +86,8 @@ def explain(
     _show(explanation, as_json=as_json)
 
 
-def _manner(archive: "Archive", name: str | None, peer: str) -> Manner:
-    return MANNERS[name] if name else archive.peers.manner_of(peer)
+def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
+    return MATCHING_MODES[name] if name else archive.peers.matching_mode_of(peer)
 
 
 def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
@@ -108,7 +110,7 @@ def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[st
     from pacs.support.cancellation import Cancellation
 
     how = asked.dataset, asked.model.root, asked.manner, asked.negotiated
-    if asked.model.operation is not Operation.FIND:
+    if asked.model.operation is not DimseOperation.FIND:
         return {"instances": archive.retrieves.select(parse_retrieve(*how), Cancellation()).total}, {}
     query = parse_query(*how)
     matches = sum(1 for _ in archive.queries.answers(query, Cancellation()))

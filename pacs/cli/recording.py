@@ -111,7 +111,7 @@ def _listening(host: str, port: int) -> Iterator[None]:
 @contextmanager
 def _until_signalled() -> Iterator[Callable[[], object]]:
     """Yield a function that waits for SIGINT or SIGTERM; signals count from the beginning of the block."""
-    from pacs.daemon import Bell
+    from pacs.daemon import SignalWaiter
 
-    with Bell((signal.SIGTERM, signal.SIGINT)) as bell:
-        yield bell.wait
+    with SignalWaiter((signal.SIGTERM, signal.SIGINT)) as waiter:
+        yield waiter.wait

@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from pacs.client.sources import sources_of
 from pacs.client.status_errors import check
 from pacs.dicom.commitment import (
     BYTES_PER_REFERENCE,
+    CommitmentReport,
+    CommitmentRequest,
     Failure,
-    Reason,
+    FailureReason,
     Reference,
-    Report,
-    Request,
     encode_request,
     parse_report,
 )
@@ -40,8 +40,8 @@ from pacs.dimse.server.acceptor_policy import (
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
 )
-from pacs.dimse.upper.waiting import Bell
 from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
+from pacs.support.wakeup import WakeUp
 
 Committable = Reference | tuple[str, str] | Dataset | Path | str
 """An instance by its SOP Class and SOP Instance UID, or as what `store` takes: a data set, a file, a folder."""
@@ -73,11 +73,11 @@ def commit(
     peer = peer_of(peer)
     if ae_title is not None:
         peer = replace(peer, calling_ae_title=ae_title)
-    request = Request(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
+    request = CommitmentRequest(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
     if not request.references:
         raise InvalidArgument("There is no instance to commit to")
     with ExitStack() as stack:
-        reports = _Reports(request, stack.enter_context(closing(Bell())))
+        reports = _Reports(request, stack.enter_context(WakeUp()))
         if port:
             hosts = listening_for(peer, senders, host, port)
             door = Door.of(peer, senders, peer.calling_ae_title)
@@ -86,7 +86,7 @@ def commit(
     return _reconciled(request, report)
 
 
-def _reconciled(request: Request, report: Report) -> Committed:
+def _reconciled(request: CommitmentRequest, report: CommitmentReport) -> Committed:
     """What a report says of the references of its request: of each one thing, and nothing of others."""
     failed = {failure.reference: failure for failure in reversed(report.failed)}
     committed = set(report.committed) - failed.keys()
@@ -95,7 +95,7 @@ def _reconciled(request: Request, report: Report) -> Committed:
     return Committed(
         transaction_uid=request.transaction_uid,
         committed=tuple(each for each in request.references if each in committed),
-        failed=tuple(failed.get(each) or Failure(each, Reason.PROCESSING_FAILURE) for each in rest),
+        failed=tuple(failed.get(each) or Failure(each, FailureReason.PROCESSING_FAILURE) for each in rest),
         unreported=tuple(each for each in rest if each not in named),
     )
 
@@ -119,11 +119,11 @@ def _references(what: object) -> Iterator[Reference]:
 class _Reports:
     """Takes reports in, on whatever association they come, and keeps the one to our request."""
 
-    def __init__(self, request: Request, bell: Bell) -> None:
-        self.bell = bell
+    def __init__(self, request: CommitmentRequest, wake_up: WakeUp) -> None:
+        self.wake_up = wake_up
         self._request = request
         self._has_come = threading.Event()
-        self.report: Report | None = None
+        self.report: CommitmentReport | None = None
 
     def listener(self, hosts: Sequence[str], port: int, door: Door, deadlines: Deadlines) -> Listener:
         """What listens for a peer that reports on an association of its own, as SCP of Storage Commitment."""
@@ -139,9 +139,9 @@ class _Reports:
         if report is not None:
             self.report = report
             self._has_come.set()
-            self.bell.ring()
+            self.wake_up.wake()
 
-    def _parsed(self, message: Message) -> Report | None:
+    def _parsed(self, message: Message) -> CommitmentReport | None:
         """The report to our request, None for another or none at all. Raises AssociationLost."""
         longest = 2 * len(self._request.references) * BYTES_PER_REFERENCE + BYTES_BESIDE
         try:
@@ -161,12 +161,14 @@ _NOT_OURS = 0x0110
 """Processing failure: the report is to another request."""
 
 
-def _reported(peer: Peer, request: Request, reports: _Reports, timeout: float, *, listens: bool) -> Report:
+def _reported(
+    peer: Peer, request: CommitmentRequest, reports: _Reports, timeout: float, *, listens: bool
+) -> CommitmentReport:
     """Ask, and wait for the report. Raises as `commit`."""
     association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
     try:
         serving = {int(CommandField.N_EVENT_REPORT): reports.take}
-        requestor = Requestor(association, peer.deadlines.response, serving, reports.bell)
+        requestor = Requestor(association, peer.deadlines.response, serving, reports.wake_up)
         _ask(requestor, request)
         deadline = time.monotonic() + timeout
         _await(requestor, reports, deadline, listens=listens)
@@ -180,7 +182,7 @@ def _reported(peer: Peer, request: Request, reports: _Reports, timeout: float, *
 _MENDING = ": does it report on an association of its own, to a port that it has listed for our AE title?"
 
 
-def _ask(requestor: Requestor, request: Request) -> None:
+def _ask(requestor: Requestor, request: CommitmentRequest) -> None:
     """Send the request and see that it is taken. Raises NotSupported, OperationFailed, AssociationLost."""
     context = requestor.context(STORAGE_COMMITMENT)
     command = Command.action(

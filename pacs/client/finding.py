@@ -9,7 +9,7 @@ from pacs.client.identifiers import Identifier, Level, Model, data_set_of, encod
 from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.status_errors import check
 from pacs.dicom.identifier import decode
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, verify
@@ -60,7 +60,7 @@ def find(
     with_level(found, level, root_of(model))
     if limit is not None and limit < 1:
         raise InvalidArgument(f"A limit is at least 1, not {limit}")
-    return _matches(peer_of(peer), found, sop_class_of(model, Operation.FIND), limit, _proposed(extended))
+    return _matches(peer_of(peer), found, sop_class_of(model, DimseOperation.FIND), limit, _proposed(extended))
 
 
 def _proposed(extended: Extended) -> bytes:

@@ -15,7 +15,7 @@ from pacs.dicom import charset
 from pacs.dicom.attributes import NOT_KEYS, attribute, by_keyword
 from pacs.dicom.dataset import CHARACTER_SET, View, dictionary_vr, raw
 from pacs.dicom.identifier import encode
-from pacs.dicom.levels import UNIQUE_KEYS, Operation, QueryLevel, Root, model_of
+from pacs.dicom.levels import UNIQUE_KEYS, DimseOperation, QueryLevel, Root, model_of
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import InvalidArgument
 
@@ -36,7 +36,7 @@ _MODELS = {
 }
 
 
-def sop_class_of(model: Model, operation: Operation) -> str:
+def sop_class_of(model: Model, operation: DimseOperation) -> str:
     """The Query/Retrieve SOP Class of an information model. Raises InvalidArgument for a name that is none."""
     return model_of(root_of(model), operation).uid
 

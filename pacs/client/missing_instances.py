@@ -14,6 +14,7 @@ from pacs.dicom.attributes import NOT_KEYS, by_keyword
 from pacs.dicom.levels import UNIQUE_KEYS, QueryLevel, Root
 from pacs.dicom.values import is_uid
 from pacs.errors import NothingFound, NotSupported, OperationFailed
+from pacs.support.chunks import chunks
 
 UIDS_AT_ONCE = 500
 """How many UIDs one request names: with 65 characters each they fit into a value with a length of 16 bits."""
@@ -121,7 +122,7 @@ class Wanted:
         found: list[Keys] = []
         for parents, group in groupby(sorted(matches), key=lambda each: each[:-1]):
             uids = list(dict.fromkeys(each[-1] for each in group if each[-1]))
-            found += [_keys(above, parents) | {own: part} for part in _parts(uids)]
+            found += [_keys(above, parents) | {own: part} for part in chunks(uids, UIDS_AT_ONCE)]
         return found
 
     # --- what there is of it at the PACS ------------------------------------------------------------------------
@@ -169,12 +170,6 @@ def _keys(keywords: Iterable[str], values: Iterable[str]) -> Keys:
     return {keyword: [value] for keyword, value in zip(keywords, values, strict=True) if value}
 
 
-def _parts(uids: list[str]) -> Iterator[list[str]]:
-    """UIDs in lists that one request can name."""
-    for start in range(0, len(uids), UIDS_AT_ONCE):
-        yield uids[start : start + UIDS_AT_ONCE]
-
-
 def _lacking(series: list[_Series]) -> Missing:
     """The retrieves of what is missing of these series, those that are missing as a whole together."""
     if not any(each.instances for each in series):
@@ -185,7 +180,7 @@ def _lacking(series: list[_Series]) -> Missing:
         jobs += _whole([each for each in of_study if each.missing and not each.held])
         for each in of_study:
             if each.missing and each.held:
-                named = (each.keys | {INSTANCE: part} for part in _parts(each.missing))
+                named = (each.keys | {INSTANCE: part} for part in chunks(each.missing, UIDS_AT_ONCE))
                 jobs += (Job(keys, QueryLevel.IMAGE, _classes([each])) for keys in named)
     held = [path for each in series for path in each.held.values()]
     return Missing(tuple(jobs), sum(len(each.missing) for each in series), tuple(held))
@@ -193,7 +188,7 @@ def _lacking(series: list[_Series]) -> Missing:
 
 def _whole(series: list[_Series]) -> Iterator[Job]:
     """The retrieves of whole series of one study."""
-    for part in _parts([uid for each in series for uid in each.keys[SERIES]]):
+    for part in chunks((uid for each in series for uid in each.keys[SERIES]), UIDS_AT_ONCE):
         yield Job(series[0].keys | {SERIES: part}, QueryLevel.SERIES, _classes(series))
 
 

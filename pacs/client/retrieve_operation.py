@@ -23,15 +23,15 @@ from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, Intake
 from pacs.client.status_errors import failure, is_fine, mending
 from pacs.dicom.identifier import decode
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, Response, Serve
 from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Bell
 from pacs.errors import UndecodableDataSet
+from pacs.support.wakeup import WakeUp
 
 SETTLING = 2.0
 """Seconds without an arrival, or an association, after which nothing more is expected of a PACS that counts nothing."""
@@ -54,7 +54,7 @@ class Asked:
     uids: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, identifier: Identifier, level: Level, model: Model, operation: Operation) -> "Asked":
+    def of(cls, identifier: Identifier, level: Level, model: Model, operation: DimseOperation) -> "Asked":
         """Raises InvalidArgument."""
         dataset = data_set_of(identifier)
         with_level(dataset, level, root_of(model), unique_only=True)
@@ -104,7 +104,7 @@ class Retrieve:
     on_progress: OnProgress
     destination: str = ""
     intake: Intake | None = None
-    bell: Bell | None = None
+    wake_up: WakeUp | None = None
     _counts: _Counts = field(default_factory=_Counts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
     _shown: Arrivals | None = field(init=False)
@@ -141,7 +141,7 @@ class Retrieve:
             association.release(self.peer.deadlines.release)
 
     def _exchanged(self, association: Association) -> Response:
-        requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.bell)
+        requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
         context = requestor.context(self.asked.sop_class)
         exchange = self._requested(requestor, context)
         try:

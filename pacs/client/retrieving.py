@@ -1,7 +1,6 @@
 """`move`, `move_and_store` and `get`: retrieves, with what arrives here or goes elsewhere."""
 
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from ssl import SSLContext
 
@@ -13,10 +12,10 @@ from pacs.client.receive.receiver import Handler, Listener
 from pacs.client.receive.senders import Door, Senders, listening_for
 from pacs.client.receive.store_scp import Intake
 from pacs.client.retrieve_operation import Asked, Retrieve, unheard
-from pacs.dicom.levels import Operation
+from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
-from pacs.dimse.upper.waiting import Bell
+from pacs.support.wakeup import WakeUp
 
 
 def move(
@@ -35,7 +34,7 @@ def move(
     and warnings without a failed instance.
     """
     check_ae_title(destination)
-    asked = Asked.of(identifier, level, model, Operation.MOVE)
+    asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
     peer = peer_of(peer)
     return Retrieve(peer, asked, Service.MOVE, on_progress or unheard, destination=destination).run_alone()
 
@@ -75,14 +74,14 @@ def move_and_store(
     peer = peer_of(peer)
     ae_title = ae_title or peer.calling_ae_title
     check_ae_title(ae_title)
-    asked = Asked.of(identifier, level, model, Operation.MOVE)
+    asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
     hosts, door = listening_for(peer, senders, host, port), Door.of(peer, senders, ae_title)
-    with closing(Bell()) as bell:
-        intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=bell.ring)
+    with WakeUp() as wake_up:
+        intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=wake_up.wake)
         handlers: dict[int, Handler] = {CommandField.C_STORE: intake.store}
         with Listener(hosts, port, handlers, door=door, deadlines=peer.deadlines, tls=tls) as listener:
             retrieve = Retrieve(
-                peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, bell=bell
+                peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, wake_up=wake_up
             )
             return retrieve.run_with(listener, wait)
 
@@ -104,7 +103,7 @@ def get(
     syntaxes that fit; the usual ones where none are named. Raises as `move_and_store`.
     """
     peer = peer_of(peer)
-    asked = Asked.of(identifier, level, model, Operation.GET)
+    asked = Asked.of(identifier, level, model, DimseOperation.GET)
     intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids)
     retrieve = Retrieve(peer, asked, Service.GET, on_progress or unheard, intake=intake)
     return retrieve.run_alone(proposals_for(tuple(sop_classes)))

@@ -45,7 +45,7 @@ class Instance:
         except OSError as error:
             raise InstanceUnreadable(f"The file cannot be read: {error.strerror or error}") from error
         if isinstance(self.what, Dataset):
-            part10.read_head(file)
+            part10.read_file_meta(file)
         else:
             file.seek(self.offset)
         return file
@@ -126,7 +126,7 @@ def _in_file(path: Path) -> Instance:
 def _head(file: BinaryIO) -> tuple[str, str, str]:
     """SOP Class, SOP Instance and transfer syntax by the File Meta Information, as far as there is any."""
     try:
-        head = part10.read_head(file)
+        head = part10.read_file_meta(file)
     except UndecodableDataSet:
         file.seek(0)
         if file.read(len(part10.PREAMBLE))[128:] != b"DICM":

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from pacs.client.outcomes import NotStored, OnProgress, Progress, Transfer
 from pacs.client.peer import Peer, associate, peer_of
@@ -39,9 +38,8 @@ def store(peer: Peer | str, *what: Storable, on_progress: OnProgress | None = No
     peer = peer_of(peer)
     found = sources_of(what)
     sending = _Sending(peer, on_progress or (lambda _progress: None), len(found.instances), found.refused)
-    rest = iter(found.instances)
     for batch in batches(found.instances):
-        sending.send(batch.proposals, list(islice(rest, batch.size)))
+        sending.send(batch.proposals, batch.instances)
     return sending.transfer(found.skipped)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
-from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from pacs.dicom.levels import QueryLevel
 
@@ -236,8 +236,3 @@ def column_name(keyword: str) -> str:
             out.append("_")
         out.append(char.lower())
     return "".join(out)
-
-
-def is_multi_valued(tag: int) -> bool:
-    """Whether PS3.6 allows the attribute more than one value."""
-    return bool(dictionary_VM(tag) != "1")

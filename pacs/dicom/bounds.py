@@ -11,7 +11,7 @@ SHORTEST = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class DataSetBounds:
     """How deep the sequences of a data set may be nested, how many elements and items it may have (None for any
     number), and how many bytes when inflated. The defaults for depth and size are what every reader can read again.
     """
@@ -32,5 +32,5 @@ class Bounds:
             yield token
 
 
-LARGEST = Bounds()
+DEFAULT_BOUNDS = DataSetBounds()
 """What every reader holds to."""

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from pacs.dicom.dataset import element_head
-from pacs.dicom.elements import Encoding, Kind, Source, Token, walk
+from pacs.dicom.elements import Encoding, Source, Token, TokenKind, walk
 from pacs.dicom.identifier import encoding_of
 from pacs.dicom.values import is_uid
 from pacs.errors import CommitmentRequestError, OutOfResources
@@ -36,7 +36,7 @@ class Reference(NamedTuple):
     sop_instance_uid: str
 
 
-class Reason(IntEnum):
+class FailureReason(IntEnum):
     """Why there is no commitment to an instance: Failure Reason (0008,1197), PS3.3 C.14.1.1."""
 
     PROCESSING_FAILURE = 0x0110
@@ -54,7 +54,7 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CommitmentRequest:
     """The instances somebody asks us to commit to, under the Transaction UID they chose."""
 
     transaction_uid: str
@@ -62,7 +62,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CommitmentReport:
     """What became of a request: each of its references is in one of both lists."""
 
     transaction_uid: str
@@ -73,7 +73,7 @@ class Report:
 # --- the request -------------------------------------------------------------------------------------------------
 
 
-def parse_request(data: bytes, transfer_syntax: str, most: int) -> Request:
+def parse_request(data: bytes, transfer_syntax: str, most: int) -> CommitmentRequest:
     """What a data set asks for. Raises UndecodableDataSet for one that cannot be read in this transfer syntax.
 
     Raises CommitmentRequestError without a valid Transaction UID, without any reference, or for a reference without
@@ -84,7 +84,7 @@ def parse_request(data: bytes, transfer_syntax: str, most: int) -> Request:
     return reader.request()
 
 
-class _Reader:
+class _ReferenceReader:
     """Takes the UIDs out of the tokens of a data set that names at most `most` instances."""
 
     def __init__(self, data: bytes, encoding: Encoding, most: int) -> None:
@@ -104,13 +104,13 @@ class _Reader:
 
     def _take(self, token: Token) -> None:
         """Look at the next token."""
-        if token.kind is Kind.ELEMENT and token.depth == 0 and token.tag == TRANSACTION_UID:
+        if token.kind is TokenKind.ELEMENT and token.depth == 0 and token.tag == TRANSACTION_UID:
             self._transaction_uid = self._uid(token)
         if token.depth != 1:
             return
-        if token.kind is Kind.ELEMENT and token.tag in (REFERENCED_SOP_CLASS, REFERENCED_SOP_INSTANCE):
+        if token.kind is TokenKind.ELEMENT and token.tag in (REFERENCED_SOP_CLASS, REFERENCED_SOP_INSTANCE):
             self._item[token.tag] = self._uid(token)
-        elif token.kind is Kind.ITEM:
+        elif token.kind is TokenKind.ITEM:
             self._item = {}
 
     def _reference(self) -> Reference:
@@ -129,26 +129,26 @@ class _Reader:
         return self._source.read(token.length).decode("latin-1").strip(" \0")
 
 
-class _RequestReader(_Reader):
+class _RequestReader(_ReferenceReader):
     def __init__(self, data: bytes, encoding: Encoding, most: int) -> None:
         super().__init__(data, encoding, most)
         self._references: list[Reference] = []
 
-    def request(self) -> Request:
+    def request(self) -> CommitmentRequest:
         """What was found. Raises CommitmentRequestError."""
         if not is_uid(self._transaction_uid):
             raise CommitmentRequestError("There is no valid Transaction UID (0008,1195)")
         if not self._references:
             raise CommitmentRequestError("Referenced SOP Sequence (0008,1199) names no instance")
-        return Request(self._transaction_uid, self._references)
+        return CommitmentRequest(self._transaction_uid, self._references)
 
     def _take(self, token: Token) -> None:
         super()._take(token)
-        if token.depth == 1 and token.kind is Kind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
+        if token.depth == 1 and token.kind is TokenKind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
             self._references.append(self._reference())
 
 
-def encode_request(request: Request, transfer_syntax: str) -> bytes:
+def encode_request(request: CommitmentRequest, transfer_syntax: str) -> bytes:
     """The data set of a request (PS3.4 Table J.3-1)."""
     encoding = encoding_of(transfer_syntax)
     items = (b"".join(_named(encoding, each)) for each in request.references)
@@ -159,7 +159,7 @@ def encode_request(request: Request, transfer_syntax: str) -> bytes:
 # --- the report --------------------------------------------------------------------------------------------------
 
 
-def encode_report(report: Report, retrieve_ae_title: str, transfer_syntax: str) -> bytes:
+def encode_report(report: CommitmentReport, retrieve_ae_title: str, transfer_syntax: str) -> bytes:
     """The data set of a report; `retrieve_ae_title` is where what is committed can be retrieved from.
 
     A sequence without items is left out, as PS3.4 Table J.3-2 has it.
@@ -177,7 +177,7 @@ def encode_report(report: Report, retrieve_ae_title: str, transfer_syntax: str) 
     return b"".join(parts)
 
 
-def parse_report(data: bytes, transfer_syntax: str, request: Request) -> Report:
+def parse_report(data: bytes, transfer_syntax: str, request: CommitmentRequest) -> CommitmentReport:
     """What a data set reports of a request; a failure without a reason is a processing failure.
 
     Raises UndecodableDataSet, CommitmentRequestError for a report to another request, before its references are looked
@@ -188,18 +188,18 @@ def parse_report(data: bytes, transfer_syntax: str, request: Request) -> Report:
     return reader.report()
 
 
-class _ReportReader(_Reader):
-    def __init__(self, data: bytes, encoding: Encoding, request: Request) -> None:
+class _ReportReader(_ReferenceReader):
+    def __init__(self, data: bytes, encoding: Encoding, request: CommitmentRequest) -> None:
         super().__init__(data, encoding, 2 * len(request.references))
         self._request = request
-        self._reason: int = Reason.PROCESSING_FAILURE
+        self._reason: int = FailureReason.PROCESSING_FAILURE
         self._committed: list[Reference] = []
         self._failed: list[Failure] = []
 
-    def report(self) -> Report:
+    def report(self) -> CommitmentReport:
         """What was found. Raises CommitmentRequestError."""
         self._check()
-        return Report(self._transaction_uid, self._committed, self._failed)
+        return CommitmentReport(self._transaction_uid, self._committed, self._failed)
 
     def _check(self) -> None:
         if self._transaction_uid != self._request.transaction_uid:
@@ -209,18 +209,18 @@ class _ReportReader(_Reader):
         super()._take(token)
         if token.depth == 0 and token.tag > TRANSACTION_UID:
             self._check()
-        elif token.depth == 1 and token.kind is Kind.ITEM:
-            self._reason = Reason.PROCESSING_FAILURE
-        elif token.depth == 1 and token.kind is Kind.ELEMENT and token.tag == FAILURE_REASON:
+        elif token.depth == 1 and token.kind is TokenKind.ITEM:
+            self._reason = FailureReason.PROCESSING_FAILURE
+        elif token.depth == 1 and token.kind is TokenKind.ELEMENT and token.tag == FAILURE_REASON:
             self._reason = self._number(token)
-        elif token.depth == 1 and token.kind is Kind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
+        elif token.depth == 1 and token.kind is TokenKind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
             self._committed.append(self._reference())
-        elif token.depth == 1 and token.kind is Kind.ITEM_END and token.tag == FAILED_SEQUENCE:
+        elif token.depth == 1 and token.kind is TokenKind.ITEM_END and token.tag == FAILED_SEQUENCE:
             self._failed.append(Failure(self._reference(), self._reason))
 
     def _number(self, token: Token) -> int:
         if token.length != 2:
-            return Reason.PROCESSING_FAILURE
+            return FailureReason.PROCESSING_FAILURE
         return int.from_bytes(self._source.read(2), "little" if self._encoding.little else "big")
 
 

@@ -18,9 +18,9 @@ from pydicom.tag import BaseTag
 
 from pacs.dicom import charset
 from pacs.dicom.attributes import Attribute
-from pacs.dicom.bounds import LARGEST, Bounds
+from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.charset import CUSTOMIZABLE, Terms
-from pacs.dicom.elements import LONG_VRS, SHORT_VRS, Encoding, Kind, Source, Token, vr_of, walk
+from pacs.dicom.elements import LONG_VRS, SHORT_VRS, Encoding, Source, Token, TokenKind, vr_of, walk
 from pacs.dicom.query import Comparable
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, ONE_VALUE, comparable, name_groups, stripped
 from pacs.errors import UndecodableDataSet
@@ -42,7 +42,7 @@ _WORDS = {
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read(data: bytes, encoding: Encoding, bounds: Bounds = LARGEST) -> Dataset:
+def read(data: bytes, encoding: Encoding, bounds: DataSetBounds = DEFAULT_BOUNDS) -> Dataset:
     """The data set these bytes hold, its values untouched.
 
     Raises UndecodableDataSet for bytes that are no data set in this encoding, or beyond `bounds`.
@@ -66,18 +66,18 @@ class _Builder:
         """Put the next token into its place."""
         elements, _ = self._open[-1]
         match token.kind:
-            case Kind.ELEMENT:
+            case TokenKind.ELEMENT:
                 value = self._source.read(token.length)
                 element = raw(token.tag, AMBIGUOUS.get(token.vr, token.vr), value, token.encoding)
                 elements[element.tag] = element
-            case Kind.SEQUENCE:
+            case TokenKind.SEQUENCE:
                 self._items.append([])
-            case Kind.ITEM:
+            case TokenKind.ITEM:
                 self._open.append(({}, token.encoding))
-            case Kind.ITEM_END:
+            case TokenKind.ITEM_END:
                 self._items[-1].append(self.data_set())
                 self._open.pop()
-            case Kind.SEQUENCE_END:
+            case TokenKind.SEQUENCE_END:
                 tag = BaseTag(token.tag)
                 elements[tag] = DataElement(tag, "SQ", Sequence(self._items.pop()))
             case _:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import BinaryIO
 
-from pacs.dicom.elements import Kind, Source, Token, encoding_of, walk
+from pacs.dicom.elements import Source, Token, TokenKind, encoding_of, walk
 from pacs.dicom.header import NOT_IN_A_DATA_SET
 from pacs.dicom.syntaxes import CHUNK, is_native, resolved, value
 
@@ -19,7 +19,7 @@ TEXT_VRS = frozenset(
 
 TRAILING_PADDING = 0xFFFCFFFC
 
-_WITH_VALUE = frozenset((Kind.ELEMENT, Kind.FRAGMENT))
+_WITH_VALUE = frozenset((TokenKind.ELEMENT, TokenKind.FRAGMENT))
 
 
 def is_same(first: BinaryIO, first_syntax: str, second: BinaryIO, second_syntax: str) -> bool:
@@ -48,7 +48,7 @@ class _Steps:
 
 
 def _means_nothing(token: Token) -> bool:
-    is_group_length = token.kind is Kind.ELEMENT and token.tag & 0xFFFF == 0
+    is_group_length = token.kind is TokenKind.ELEMENT and token.tag & 0xFFFF == 0
     return is_group_length or token.tag == TRAILING_PADDING or token.tag >> 16 in NOT_IN_A_DATA_SET
 
 

@@ -69,7 +69,7 @@ def encoding_of(transfer_syntax: str) -> Encoding:
     return _ENCODINGS.get(transfer_syntax, Encoding(doubtful=True))
 
 
-class Kind(Enum):
+class TokenKind(Enum):
     """What a token stands for."""
 
     ELEMENT = "element"
@@ -88,7 +88,7 @@ class Kind(Enum):
 class Token(NamedTuple):
     """One step through a data set. Offsets count from its first byte, `depth` counts the sequences around it."""
 
-    kind: Kind
+    kind: TokenKind
     tag: int
     vr: str
     """As declared; where VRs are implicit, PS3.6's (`US or SS` and the like unresolved), and UN if it knows none."""
@@ -193,7 +193,7 @@ class Inflated(io.RawIOBase):
 class _Frame:
     """What the walk is inside of: a data set (ITEM), a sequence or encapsulated Pixel Data."""
 
-    kind: Kind
+    kind: TokenKind
     tag: int
     encoding: Encoding
     end: int | None
@@ -204,9 +204,9 @@ class _Frame:
 
 
 _ENDS = {
-    Kind.ITEM: Kind.ITEM_END,
-    Kind.SEQUENCE: Kind.SEQUENCE_END,
-    Kind.ENCAPSULATED: Kind.ENCAPSULATED_END,
+    TokenKind.ITEM: TokenKind.ITEM_END,
+    TokenKind.SEQUENCE: TokenKind.SEQUENCE_END,
+    TokenKind.ENCAPSULATED: TokenKind.ENCAPSULATED_END,
 }
 
 
@@ -218,14 +218,14 @@ def walk(source: Source, encoding: Encoding, depth_limit: int = DEPTH_LIMIT) -> 
     behind the last fragment, Implicit VR in a compressed transfer syntax. Raises UndecodableDataSet where the bytes
     are no data set in this encoding, end too early or are nested too deep.
     """
-    return _Walk(source, encoding, depth_limit).tokens()
+    return _TokenWalk(source, encoding, depth_limit).tokens()
 
 
-class _Walk:
+class _TokenWalk:
     def __init__(self, source: Source, encoding: Encoding, depth_limit: int) -> None:
         self._source = source
         self._depth_limit = depth_limit
-        self._stack = [_Frame(Kind.ITEM, 0, encoding, source.size, 0, encoding.doubtful)]
+        self._stack = [_Frame(TokenKind.ITEM, 0, encoding, source.size, 0, encoding.doubtful)]
 
     def tokens(self) -> Iterator[Token]:
         source, stack = self._source, self._stack
@@ -236,11 +236,11 @@ class _Walk:
                 if stack:
                     yield self._end_of(frame, source.position)
                 continue
-            token = self._element(frame) if frame.kind is Kind.ITEM else self._item(frame)
+            token = self._element(frame) if frame.kind is TokenKind.ITEM else self._item(frame)
             if token is None:
                 stack.pop()
                 yield self._end_of(frame, source.position - 8)
-            elif token.kind is Kind.ELEMENT or token.kind is Kind.FRAGMENT:
+            elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
                 end = self._end_within(frame, token)
                 yield token
                 source.skip_to(end)
@@ -251,7 +251,7 @@ class _Walk:
     def _is_over(self, frame: _Frame) -> bool:
         if frame.end is not None:
             return self._source.position >= frame.end
-        is_last = len(self._stack) == 1 or (len(self._stack) == 2 and frame.kind is Kind.ENCAPSULATED)
+        is_last = len(self._stack) == 1 or (len(self._stack) == 2 and frame.kind is TokenKind.ENCAPSULATED)
         return is_last and self._source.at_end()
 
     def _end_of(self, frame: _Frame, start: int) -> Token:
@@ -270,11 +270,11 @@ class _Walk:
         """Step into a sequence, an item or encapsulated Pixel Data."""
         end = None if token.length == UNDEFINED else self._end_within(frame, token)
         encoding, undecided, depth = token.encoding, False, frame.depth
-        if token.kind is Kind.SEQUENCE:
+        if token.kind is TokenKind.SEQUENCE:
             depth += 1
             if depth > self._depth_limit:
                 raise UndecodableDataSet(f"Sequences are nested deeper than {self._depth_limit}")
-        elif token.kind is Kind.ITEM:
+        elif token.kind is TokenKind.ITEM:
             undecided = not self._stack[0].encoding.implicit
         self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided))
 
@@ -285,7 +285,9 @@ class _Walk:
         encoding = frame.encoding
         group, element, length = _IMPLICIT[encoding.little].unpack(head)
         tag = group << 16 | element
-        if tag == 0xFEFF00E0 and frame.kind is Kind.SEQUENCE:  # a little endian UN inside of big endian, or the reverse
+        if (
+            tag == 0xFEFF00E0 and frame.kind is TokenKind.SEQUENCE
+        ):  # a little endian UN inside of big endian, or the reverse
             encoding = frame.encoding = Encoding(encoding.implicit, not encoding.little)
             group, element, length = _IMPLICIT[encoding.little].unpack(head)
             tag = group << 16 | element
@@ -293,16 +295,16 @@ class _Walk:
             return None
         if tag != ITEM:
             raise UndecodableDataSet("Something else than an item stands in a sequence", [frame.tag])
-        if frame.kind is Kind.SEQUENCE:
-            return Token(Kind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
-        return Token(Kind.FRAGMENT, frame.tag, "OB", length, start, frame.depth, encoding)
+        if frame.kind is TokenKind.SEQUENCE:
+            return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
+        return Token(TokenKind.FRAGMENT, frame.tag, "OB", length, start, frame.depth, encoding)
 
     def _element(self, frame: _Frame) -> Token | None:
         """The next element of a data set; None for the delimiter of an item."""
         start = self._source.position
         head = self._source.read(8 if frame.end is None else min(8, frame.end - start))
         if not any(head) and self._is_padding(frame, start, len(head)):
-            return Token(Kind.ELEMENT, 0, "UN", 0, start, 0, frame.encoding)
+            return Token(TokenKind.ELEMENT, 0, "UN", 0, start, 0, frame.encoding)
         if len(head) < 8:
             raise UndecodableDataSet(CUT_OFF, [frame.tag] if frame.tag else [])
         group, element, length = _IMPLICIT[frame.encoding.little].unpack(head)
@@ -353,12 +355,12 @@ class _Walk:
         return vr, _LENGTH[frame.encoding.little].unpack(self._source.read(4))[0]
 
     def _classify(self, tag: int, vr: str, length: int, start: int, frame: _Frame) -> Token:
-        kind, encoding = Kind.ELEMENT, frame.encoding
+        kind, encoding = TokenKind.ELEMENT, frame.encoding
         if vr == "SQ":
-            kind = Kind.SEQUENCE
+            kind = TokenKind.SEQUENCE
         elif length == UNDEFINED:
-            kind = Kind.ENCAPSULATED if vr in ENCAPSULATING else Kind.SEQUENCE
-            if kind is Kind.SEQUENCE and vr != "UN":
+            kind = TokenKind.ENCAPSULATED if vr in ENCAPSULATING else TokenKind.SEQUENCE
+            if kind is TokenKind.SEQUENCE and vr != "UN":
                 raise UndecodableDataSet("Only sequences and Pixel Data have undefined length", [tag])
             if vr == "UN":  # PS3.5 6.2.2: its items are in Implicit VR Little Endian
                 encoding = Encoding(implicit=True)

@@ -43,19 +43,19 @@ _LEVELS = {tag: each.level for tag, each in ATTRIBUTES.items() if each.kept in (
 """The level that keeps an element."""
 
 
-class Unusual(Exception):
+class FastScanUnsupported(Exception):
     """The data set is not plain, or no data set at all."""
 
 
-class Plain:
+class FastScan:
     """What one pass over a plain data set finds. Raises Unusual where it is not plain.
 
     `is_bulk` says of tag, VR and length whether an element is bulk; the values of `wanted` tags are in `values`.
     """
 
-    def __init__(self, file: BinaryIO, encoding: Encoding, wanted: frozenset[int], bulk: "Bulk") -> None:
+    def __init__(self, file: BinaryIO, encoding: Encoding, wanted: frozenset[int], bulk: "BulkRule") -> None:
         if encoding.deflated or not encoding.little:
-            raise Unusual
+            raise FastScanUnsupported
         self.values: dict[int, bytes] = {}
         self.bulk_offset: int | None = None
         self.levels: tuple[list[bytes], ...] = tuple([] for _ in LEVELS)
@@ -72,7 +72,7 @@ class Plain:
         try:
             self._run()
         except error as end:  # a header that is cut off
-            raise Unusual from end
+            raise FastScanUnsupported from end
 
     def _run(self) -> None:
         at, last = 0, _FIRST - 1
@@ -83,14 +83,14 @@ class Plain:
                     return
             tag, vr, length, value = self._head(at)
             if tag <= last or tag >= ITEM:
-                raise Unusual
+                raise FastScanUnsupported
             last = tag
             if length == UNDEFINED or vr == "SQ":
                 end = self._nest(tag, vr, length, at, value)
             else:
                 end = value + length
                 if end > self._size:
-                    raise Unusual
+                    raise FastScanUnsupported
                 if self.bulk_offset is None and self._bulk.holds(tag, vr, length):
                     self.bulk_offset = at
                 if tag in _LEVELS or tag in self._wanted:
@@ -129,7 +129,7 @@ class Plain:
             group, number, length = _IMPLICIT.unpack_from(self._window, here)
             tag = group << 16 | number
             if at == 0 and self._window[4:6].isalpha() and self._window[4:6].isupper():
-                raise Unusual
+                raise FastScanUnsupported
             return tag, vr_of(tag), length, at + 8
         group, number, letters, length = _EXPLICIT.unpack_from(self._window, here)
         known = _VRS.get(letters)
@@ -142,7 +142,7 @@ class Plain:
 
     def _delimiter(self, tag: int, here: int) -> tuple[int, str, int, int]:
         if tag != ITEM_DELIMITER:
-            raise Unusual
+            raise FastScanUnsupported
         return tag, "", 0, self._base + here + 8
 
     def _look(self, at: int, length: int) -> None:
@@ -158,7 +158,7 @@ class Plain:
     def _take(self, tag: int, vr: str, start: int, value: int, end: int) -> None:
         """Keep an element that is wanted."""
         if end - value > _LONGEST:
-            raise Unusual
+            raise FastScanUnsupported
         element = self._bytes(start, end)
         content = element[value - start :]
         if tag in self._wanted:
@@ -178,7 +178,7 @@ class Plain:
         """Go through a sequence or encapsulated Pixel Data; where it ends."""
         if vr != "SQ":
             if vr not in ENCAPSULATING:
-                raise Unusual
+                raise FastScanUnsupported
             if self.bulk_offset is None:
                 self.bulk_offset = start
             return self._fragments(value)
@@ -187,10 +187,10 @@ class Plain:
         end = self._items(value, None if length == UNDEFINED else value + length, 1)
         level = _LEVELS.get(tag)
         if tag in self._wanted:
-            raise Unusual
+            raise FastScanUnsupported
         if level is not None:
             if end - start > _LONGEST:
-                raise Unusual
+                raise FastScanUnsupported
             self.is_kept_form[level] = False
             self.levels[level].append(self._bytes(start, end))
         return end
@@ -203,12 +203,12 @@ class Plain:
                 return at
             at += length
             if tag != ITEM or at > self._size:
-                raise Unusual
+                raise FastScanUnsupported
 
     def _items(self, at: int, end: int | None, depth: int) -> int:
         """Go through the items of a sequence that ends at `end` or at its delimiter; where it ends."""
         if depth > DEPTH_LIMIT or (end is not None and end > self._size):
-            raise Unusual
+            raise FastScanUnsupported
         while at != end:
             tag, length = self._item(at)
             at += 8
@@ -216,7 +216,7 @@ class Plain:
                 return at
             inner = None if length == UNDEFINED else at + length
             if tag != ITEM or (inner is not None and inner > (self._size if end is None else end)):
-                raise Unusual
+                raise FastScanUnsupported
             at = self._elements(at, inner, depth)
         return at
 
@@ -233,17 +233,17 @@ class Plain:
             if tag == ITEM_DELIMITER and end is None:
                 return value
             if tag < _FIRST or ITEM <= tag <= SEQUENCE_DELIMITER or (length == UNDEFINED and vr != "SQ"):
-                raise Unusual
+                raise FastScanUnsupported
             if vr == "SQ":
                 at = self._items(value, None if length == UNDEFINED else value + length, depth + 1)
             else:
                 at = value + length
             if at > (self._size if end is None else end):
-                raise Unusual
+                raise FastScanUnsupported
         return at
 
 
-class Bulk:
+class BulkRule:
     """Which elements are bulk: those with `tags`, and those of `vrs` that are longer than `limit`."""
 
     def __init__(self, tags: frozenset[int], vrs: frozenset[str], limit: int) -> None:

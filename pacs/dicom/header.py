@@ -15,14 +15,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from pacs.dicom import row_elements as kept
+from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
-from pacs.dicom.bounds import LARGEST, Bounds
+from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset import CHARACTER_SET
-from pacs.dicom.elements import Encoding, Kind, Source, Token, encoding_of, walk
-from pacs.dicom.fast_scan import Bulk, Plain, Unusual
+from pacs.dicom.elements import Encoding, Source, Token, TokenKind, encoding_of, walk
+from pacs.dicom.fast_scan import BulkRule, FastScan, FastScanUnsupported
 from pacs.dicom.levels import LEVELS, QueryLevel
-from pacs.dicom.lru_cache import Memory
+from pacs.dicom.lru_cache import LRUCache
 from pacs.dicom.values import is_uid
 from pacs.errors import MissingUID
 
@@ -48,12 +48,12 @@ _ALWAYS_READ = frozenset((0x00080005, 0x00280103))
 _WANTED = frozenset(ATTRIBUTES) | frozenset(UIDS) | _ALWAYS_READ
 
 _SEEN = frozenset((*UIDS, CHARACTER_SET))
-_BULK = Bulk(BULK, BULK_VRS, VALUE_LIMIT)
+_BULK = BulkRule(BULK, BULK_VRS, VALUE_LIMIT)
 
 _Foreign = tuple[QueryLevel, bool, bytes, bytes]
 """Level, whether VRs are implicit, character set, and elements as they were sent, in another form than the kept one."""
 
-_known_forms: Memory[_Foreign, bytes] = Memory(4096, 8 << 20)
+_known_forms: LRUCache[_Foreign, bytes] = LRUCache(4096, 8 << 20)
 """Their kept form: a series repeats itself."""
 
 
@@ -76,7 +76,7 @@ class Header:
     """From where to where elements of `NOT_IN_A_DATA_SET` stand (checklist S4): to be left out when it is stored."""
 
 
-def read_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds = LARGEST) -> Header:
+def read_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOUNDS) -> Header:
     """The header of the data set at which `file` stands, which is read to its end.
 
     Raises UndecodableDataSet when it is no whole data set in this transfer syntax (PS3.5 section 7) or beyond `bounds`,
@@ -85,12 +85,12 @@ def read_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds = LARGEST) 
     start = file.tell()
     try:
         return _plain_header(file, transfer_syntax, bounds)
-    except Unusual:
+    except FastScanUnsupported:
         file.seek(start)
         return general_header(file, transfer_syntax, bounds)
 
 
-def general_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds = LARGEST) -> Header:
+def general_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOUNDS) -> Header:
     """As `read_header`, by the way that is open to every data set; the fast one has to give the same."""
     scan = _Scan(file, transfer_syntax, _WANTED.__contains__, bounds)
     scan.run()
@@ -100,7 +100,7 @@ def general_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds = LARGES
         rest = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise MissingUID(f"Missing or not valid: {keyword_for_tag(missing[0])}{rest}", missing)
     dataset = scan.dataset()
-    levels = {level: kept.encode(kept.select(level, dataset)) for level in QueryLevel}
+    levels = {level: row_elements.encode(row_elements.select(level, dataset)) for level in QueryLevel}
     return _header(uids, levels, scan.bulk_offset, tuple(scan.intruders))
 
 
@@ -110,7 +110,7 @@ def _header(
     bulk_offset: int | None,
     intruders: tuple[tuple[int, int], ...] = (),
 ) -> Header:
-    patient = kept.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])
+    patient = row_elements.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])
     return Header(
         patient_id=str(patient["patient_id"] or ""),
         issuer=str(patient["issuer_of_patient_id"] or ""),
@@ -124,17 +124,17 @@ def _header(
     )
 
 
-def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: Bounds) -> Header:
+def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds) -> Header:
     """The header of a plain data set. Raises Unusual."""
     start = file.tell()
     encoding = encoding_of(transfer_syntax)
     if not bounds.are_kept_by(file.seek(0, SEEK_END) - start):
-        raise Unusual
+        raise FastScanUnsupported
     file.seek(start)
-    plain = Plain(file, encoding, _SEEN, _BULK)
+    plain = FastScan(file, encoding, _SEEN, _BULK)
     uids = {tag: _uid(plain.values.get(tag)) for tag in UIDS}
     if not all(map(is_uid, uids.values())):
-        raise Unusual
+        raise FastScanUnsupported
     levels = {level: b"".join(elements) for level, elements in zip(LEVELS, plain.levels, strict=True)}
     if all(plain.is_kept_form):
         return _header(uids, levels, plain.bulk_offset)
@@ -174,7 +174,7 @@ def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int])
             return 0x10 <= tag & 0xFFFF <= 0xFF or tag & 0xFFFF00FF in private
         return tag in tags or tag in _ALWAYS_READ
 
-    scan = _Scan(file, transfer_syntax, wanted, LARGEST)
+    scan = _Scan(file, transfer_syntax, wanted, DEFAULT_BOUNDS)
     scan.run(until=max(max(tags, default=0) | (0xFFFF if private else 0), *_ALWAYS_READ))
     return scan.dataset()
 
@@ -186,7 +186,9 @@ def _uid(value: object) -> str:
 class _Scan:
     """One way through a data set, collecting the wanted top-level elements."""
 
-    def __init__(self, file: BinaryIO, transfer_syntax: str, wanted: Callable[[int], bool], bounds: Bounds) -> None:
+    def __init__(
+        self, file: BinaryIO, transfer_syntax: str, wanted: Callable[[int], bool], bounds: DataSetBounds
+    ) -> None:
         self.elements: dict[int, RawDataElement] = {}
         self.bulk_offset: int | None = None
         self.intruders: list[tuple[int, int]] = []
@@ -200,7 +202,7 @@ class _Scan:
         """Walk to the end, or to the first element beyond the tag `until`."""
         intruder: int | None = None
         for token in self._bounds.counted(walk(self._source, self._encoding, self._bounds.depth)):
-            if token.kind is Kind.SEQUENCE_END and token.depth == 1:
+            if token.kind is TokenKind.SEQUENCE_END and token.depth == 1:
                 self._end_recording(token)
             if token.depth or token.kind not in _BEGINNINGS:
                 continue
@@ -224,10 +226,10 @@ class _Scan:
             self.bulk_offset = token.start
         if not self._wanted(token.tag):
             return
-        if token.kind is Kind.SEQUENCE:
+        if token.kind is TokenKind.SEQUENCE:
             self._recording = token, self._source.position
             self._source.record(VALUE_LIMIT)
-        elif token.kind is Kind.ELEMENT and token.length <= VALUE_LIMIT:
+        elif token.kind is TokenKind.ELEMENT and token.length <= VALUE_LIMIT:
             self._collect(token, self._source.read(token.length), token.encoding)
 
     def _end_recording(self, end: Token) -> None:
@@ -240,17 +242,17 @@ class _Scan:
             self._collect(token._replace(vr="SQ"), value[: end.start - start], token.encoding)
 
     def _collect(self, token: Token, value: bytes, encoding: Encoding) -> None:
-        vr = None if encoding.implicit and token.kind is Kind.ELEMENT else token.vr
+        vr = None if encoding.implicit and token.kind is TokenKind.ELEMENT else token.vr
         # Never None for an empty value: pydicom would convert it, in whatever the character set is said to be.
         self.elements[token.tag] = RawDataElement(
             BaseTag(token.tag), vr, len(value), value, 0, encoding.implicit, encoding.little
         )
 
 
-_BEGINNINGS = frozenset((Kind.ELEMENT, Kind.SEQUENCE, Kind.ENCAPSULATED))
+_BEGINNINGS = frozenset((TokenKind.ELEMENT, TokenKind.SEQUENCE, TokenKind.ENCAPSULATED))
 
 
 def _is_bulk(token: Token) -> bool:
     """Whether an element holds what a reader of attributes never wants to read."""
-    is_long = token.kind is Kind.ELEMENT and token.length > VALUE_LIMIT and token.vr in BULK_VRS
-    return token.tag in BULK or token.kind is Kind.ENCAPSULATED or is_long
+    is_long = token.kind is TokenKind.ELEMENT and token.length > VALUE_LIMIT and token.vr in BULK_VRS
+    return token.tag in BULK or token.kind is TokenKind.ENCAPSULATED or is_long

@@ -2,7 +2,7 @@
 
 What is wrong is answered A900 with the attributes at fault; what is merely not supported is ignored in a query, with
 FF01 for it, and refused in a retrieve, where ignoring a key would send too much. Where the standard leaves a choice,
-the manner makes it.
+the mode makes it.
 """
 
 from dataclasses import dataclass, replace
@@ -11,26 +11,32 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 
-from pacs.dicom.answer import respond
 from pacs.dicom.attributes import NOT_KEYS, UNIQUE, Attribute, Kept, by_keyword
-from pacs.dicom.bounds import Bounds
+from pacs.dicom.bounds import DataSetBounds
 from pacs.dicom.dataset import CHARACTER_SET, Element, View, items, numbers, read, vr, write
 from pacs.dicom.elements import Encoding
-from pacs.dicom.keys import KeyReader, asked_tags, attribute_of, error
+from pacs.dicom.keys import KeyReader, attribute_of, identifier_error, key_tags
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.matching_mode import Manner, Negotiated
-from pacs.dicom.query import DateTimeRange, Item, Key, Names, Query, Range, Requested, Single, Wildcard
+from pacs.dicom.matching_mode import MatchingMode, Negotiated
+from pacs.dicom.query import DateTimeRange, Key, Names, Query, Range, ReturnKey, SequenceKeys, Single, Wildcard
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import IdentifierError, UndecodableDataSet
 
 __all__ = [
-    "Selection", "decode", "encode", "encoding_of", "level_asked", "parse_query", "parse_retrieve", "respond", "shown",
-    "stated",
+    "RetrieveSelection",
+    "decode",
+    "encode",
+    "encoding_of",
+    "key_values",
+    "level_asked",
+    "parse_query",
+    "parse_retrieve",
+    "shown",
 ]  # fmt: skip
 
 LONGEST = 16 << 20
 """The longest Identifier, in bytes; a list of 100,000 UIDs takes less than half."""
-IDENTIFIER_BOUNDS = Bounds(elements=20_000)
+IDENTIFIER_BOUNDS = DataSetBounds(elements=20_000)
 """How deep an Identifier may be nested, and how many elements and items it may have, unless that is configured."""
 
 BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -47,14 +53,14 @@ _NOT_EMPTY_IN_A_REQUEST = (CHARACTER_SET, 0x00080201)
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class RetrieveSelection:
     """What a retrieve is about: the instances that `query`, at IMAGE level, finds; `level` is the one asked for."""
 
     query: Query
     level: QueryLevel
 
 
-def decode(data: bytes, transfer_syntax: str, bounds: Bounds = IDENTIFIER_BOUNDS) -> Dataset:
+def decode(data: bytes, transfer_syntax: str, bounds: DataSetBounds = IDENTIFIER_BOUNDS) -> Dataset:
     """The Identifier these bytes hold, in bounded time and memory.
 
     Raises UndecodableDataSet for what is longer than `LONGEST`, beyond `bounds`, or no data set in this transfer
@@ -66,24 +72,24 @@ def decode(data: bytes, transfer_syntax: str, bounds: Bounds = IDENTIFIER_BOUNDS
     return read(data, encoding, bounds)
 
 
-def stated(dataset: Dataset) -> dict[str, Any]:
+def key_values(dataset: Dataset) -> dict[str, Any]:
     """The elements of an Identifier that have a value, as texts by keyword: for showing what was asked.
 
     The items of a sequence are of the same form; of what is neither text nor number there is the length.
     """
-    return _stated(View.of(dataset))
+    return _key_values(View.of(dataset))
 
 
-def _stated(view: View) -> dict[str, Any]:
+def _key_values(view: View) -> dict[str, Any]:
     found = {keyword_for_tag(each.tag) or f"{each.tag:08X}": shown(view, each) for each in view.dataset.values()}
     return {keyword: value for keyword, value in found.items() if value}
 
 
 def shown(view: View, element: Element) -> Any:
-    """The value of an element of an Identifier, as `stated` has it."""
+    """The value of an element of an Identifier, as `key_values` has it."""
     name = vr(element)
     if name == "SQ":
-        return [_stated(View.of(item, view.terms)) for item in items(element)]
+        return [_key_values(View.of(item, view.terms)) for item in items(element)]
     if name in BINARY_INTEGERS or name in BINARY_FLOATS:
         return "\\".join(map(str, numbers(element)))
     if name in BULK:
@@ -104,13 +110,13 @@ def encoding_of(transfer_syntax: str) -> Encoding:
     return encoding
 
 
-def parse_query(dataset: Dataset, root: Root, manner: Manner, negotiated: Negotiated) -> Query:
+def parse_query(dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Negotiated) -> Query:
     """What a C-FIND asks (C.4.1). Raises IdentifierError with the Offending Elements."""
-    request = _Request(View.of(dataset), root, manner, negotiated)
+    request = _IdentifierParser(View.of(dataset), root, mode, negotiated)
     request.check_request_only()
-    query = Query(root, request.level, unknown_matches=manner.unknown_matches, character_set=request.view.terms)
+    query = Query(root, request.level, unknown_matches=mode.unknown_matches, character_set=request.view.terms)
     asked = request.asked()
-    if not asked and not request.ignored and not manner.bare_level_lists_all:
+    if not asked and not request.ignored and not mode.bare_level_lists_all:
         return replace(query, nothing_matches=True)
     request.check_below(asked)
     request.read([each for each in asked if request.is_answerable(each)])
@@ -126,14 +132,16 @@ def parse_query(dataset: Dataset, root: Root, manner: Manner, negotiated: Negoti
     )
 
 
-def parse_retrieve(dataset: Dataset, root: Root, manner: Manner, negotiated: Negotiated | None = None) -> Selection:
+def parse_retrieve(
+    dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Negotiated | None = None
+) -> RetrieveSelection:
     """What a C-MOVE or C-GET is about (C.4.2, V1, K4). Raises IdentifierError with the Offending Elements.
 
-    In the strict manner unique keys alone select, those of the levels above may be missing only where relational
+    In the strict mode unique keys alone select, those of the levels above may be missing only where relational
     retrieves were negotiated (C.4.2.2.2). In the tolerant one every supported key may, without wild cards; at
     least one must be a single value or list of UID, and one must be of the level asked for.
     """
-    request = _Request(View.of(dataset), root, manner, negotiated or Negotiated())
+    request = _IdentifierParser(View.of(dataset), root, mode, negotiated or Negotiated())
     request.check_request_only()
     request.read(request.retrievable(request.asked()))
     request.check_selective()
@@ -141,26 +149,26 @@ def parse_retrieve(dataset: Dataset, root: Root, manner: Manner, negotiated: Neg
     query = Query(
         root, QueryLevel.IMAGE, keys, nothing_matches=_is_reversed(keys, ()), character_set=request.view.terms
     )
-    return Selection(query, request.level)
+    return RetrieveSelection(query, request.level)
 
 
-class _Request:
+class _IdentifierParser:
     """An Identifier while it is being read."""
 
-    def __init__(self, view: View, root: Root, manner: Manner, negotiated: Negotiated) -> None:
+    def __init__(self, view: View, root: Root, mode: MatchingMode, negotiated: Negotiated) -> None:
         self.view = view
         self.root = root
-        self.manner = manner
+        self.mode = mode
         self.level = level_asked(view, root)
-        self.is_relational = manner.relational or negotiated.relational
+        self.is_relational = mode.relational or negotiated.relational
         self.keys: list[Key] = []
-        self.requested: list[Requested] = []
+        self.requested: list[ReturnKey] = []
         self.ignored: list[int] = []
-        self._reader = KeyReader(manner, negotiated)
+        self._reader = KeyReader(mode, negotiated)
 
     def check_request_only(self) -> None:
-        """Refuse what must not stand in a request, or not without a value, where the manner is strict (F6)."""
-        if self.manner.ignore_request_only:
+        """Refuse what must not stand in a request, or not without a value, where the mode is strict (F6)."""
+        if self.mode.ignore_request_only:
             return
         present = [tag for tag in _NOT_IN_A_REQUEST if tag in self.view.dataset]
         present += [tag for tag in _NOT_EMPTY_IN_A_REQUEST if tag in self.view.dataset and not self._text(tag)]
@@ -173,7 +181,7 @@ class _Request:
     def asked(self) -> list[Attribute]:
         """The attributes asked for, by tag; those not supported go to `ignored` (K3, M18)."""
         found = []
-        for tag in asked_tags(self.view):
+        for tag in key_tags(self.view):
             asked = attribute_of(tag, self.view)
             if asked is None or (asked.kept is Kept.FILE and self.level is not QueryLevel.IMAGE):
                 self.ignored.append(int(tag))
@@ -191,10 +199,10 @@ class _Request:
     # --- rules of a query ------------------------------------------------------------------------------------
 
     def check_below(self, asked: list[Attribute]) -> None:
-        """Keys below the level are refused, or ignored where the manner is tolerant (F5)."""
+        """Keys below the level are refused, or ignored where the mode is tolerant (F5)."""
         below = [each for each in asked if not self.is_answerable(each)]
-        if below and not self.manner.ignore_lower_keys:
-            raise error("Below the query level", *below)
+        if below and not self.mode.ignore_lower_keys:
+            raise identifier_error("Below the query level", *below)
         self.ignored += [each.tag for each in below]
 
     def is_answerable(self, asked: Attribute) -> bool:
@@ -206,32 +214,32 @@ class _Request:
         if not self.is_relational:
             self.check_unique_keys_above()
         own = by_keyword(self.level.unique_key)
-        if own.tag not in self.view.dataset and not self.manner.bare_level_lists_all:
-            raise error("Missing", own)
+        if own.tag not in self.view.dataset and not self.mode.bare_level_lists_all:
+            raise identifier_error("Missing", own)
 
     def check_unique_keys_above(self) -> None:
         """One value of the unique key of every level above (C.4.1.3.1.1)."""
         for level in self.root.above(self.level):
             own = by_keyword(level.unique_key)
             if not any(key.attribute == own and _is_single_value(key) for key in self.keys):
-                raise error("One single value needed", own)
+                raise identifier_error("One single value needed", own)
 
     # --- rules of a retrieve ---------------------------------------------------------------------------------
 
     def retrievable(self, asked: list[Attribute]) -> list[Attribute]:
         """The attributes that select what is retrieved: those with a value, and the level's unique key in any case."""
-        is_strict = not self.manner.retrieve_by_other_keys
+        is_strict = not self.mode.retrieve_by_other_keys
         unsupported = [tag for tag in self.ignored if is_strict or self.view.dataset.get_item(tag).value]
         if unsupported:
             raise IdentifierError("A key is not supported in a retrieve", unsupported)
         self.ignored.clear()
         others = [each for each in asked if each.keyword not in UNIQUE]
         if others and is_strict:
-            raise error("Only unique keys may retrieve", *others)
+            raise identifier_error("Only unique keys may retrieve", *others)
         selecting = [each for each in asked if self._has_value(each) or each.keyword == self.level.unique_key]
         refused = [each for each in selecting if each.kept is Kept.FILE or not self.is_answerable(each)]
         if refused:
-            raise error("Not supported in a retrieve", *refused)
+            raise identifier_error("Not supported in a retrieve", *refused)
         return selecting
 
     def _has_value(self, asked: Attribute) -> bool:
@@ -242,32 +250,32 @@ class _Request:
         keyed = {key.attribute for key in self.keys}
         universal = [each.attribute for each in self.requested if each.attribute not in keyed]
         if universal:
-            raise error("Universal matching in a retrieve", *universal)
+            raise identifier_error("Universal matching in a retrieve", *universal)
         if self.ignored:
             raise IdentifierError("A key is not supported in a retrieve", self.ignored)
         wild = [key.attribute for key in self.keys if _is_wild(key)]
         if wild:
-            raise error("Wild card in a retrieve", *wild)
+            raise identifier_error("Wild card in a retrieve", *wild)
         self._check_selecting_keys()
 
     def _check_selecting_keys(self) -> None:
         own = by_keyword(self.level.unique_key)
         for key in self.keys:
             if key.attribute.keyword == "PatientID" and not _is_single_value(key):
-                raise error("One single value needed", key.attribute)
+                raise identifier_error("One single value needed", key.attribute)
         if not self.is_relational:
             self.check_unique_keys_above()
         if not any(self._is_of_level(key.attribute, own) for key in self.keys):
-            raise error("Missing", own)
+            raise identifier_error("Missing", own)
         if not any(_selects(key) for key in self.keys):
-            raise error("Single value or list of UID needed", own)
+            raise identifier_error("Single value or list of UID needed", own)
 
     def _is_of_level(self, attribute: Attribute, own: Attribute) -> bool:
-        """Whether a key selects at the level itself: its unique key or, in the tolerant manner, any that belongs to it.
+        """Whether a key selects at the level itself: its unique key or, in the tolerant mode, any that belongs to it.
 
         In Study Root that is Patient ID too at STUDY, where it is a required key (C.6.2.1).
         """
-        if not self.manner.retrieve_by_other_keys:
+        if not self.mode.retrieve_by_other_keys:
             return attribute.tag == own.tag
         return self.root.level_of_key(attribute.level) is self.level
 
@@ -300,7 +308,7 @@ def _is_wild(key: Key) -> bool:
             return True
         case Names(alternatives):
             return any("*" in pattern or "?" in pattern for patterns in alternatives for pattern in patterns)
-        case Item(keys):
+        case SequenceKeys(keys):
             return any(_is_wild(each) for each in keys)
     return False
 
@@ -310,7 +318,7 @@ def _selects(key: Key) -> bool:
     match key.matching:
         case Single(values):
             return len(values) == 1 or key.attribute.vr == "UI"
-        case Item(keys):
+        case SequenceKeys(keys):
             return any(_selects(each) for each in keys)
     return isinstance(key.matching, Names)
 

@@ -1,8 +1,8 @@
 """How an Identifier is understood, element by element: for people who wonder why a query finds what it finds.
 
-`read` has `pacs.dicom.identifier` parse the Identifier once more and says of each element what became of it. What the
-parser has no need to keep, the reason why an element is ignored, is looked up here in tables. Nothing of this runs when
-a query is answered, only when somebody has it explained.
+`make_report` lets `pacs.dicom.identifier` parse the Identifier again and reports how each element is used. The parser
+does not keep the reason why it ignores an element; that comes from the tables here. Only explaining runs this module,
+never the answering of a query.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,18 @@ from pydicom.datadict import keyword_for_tag
 from pacs.dicom.attributes import NOT_KEYS, Attribute, Kept, attribute
 from pacs.dicom.dataset import View, vr
 from pacs.dicom.identifier import level_asked, parse_query, parse_retrieve, shown
-from pacs.dicom.keys import KeyReader, asked_tags, attribute_of
-from pacs.dicom.levels import Model, Operation, QueryLevel
-from pacs.dicom.matching_mode import Manner, Negotiated
+from pacs.dicom.keys import KeyReader, attribute_of, key_tags
+from pacs.dicom.levels import DimseOperation, Model, QueryLevel
+from pacs.dicom.matching_mode import MatchingMode, Negotiated
 from pacs.dicom.query import (
     Comparable,
     DateTimeRange,
     Empty,
-    Item,
     Matching,
     Names,
     Query,
     Range,
+    SequenceKeys,
     Single,
     SoundsLike,
     Wildcard,
@@ -41,7 +41,7 @@ MOST_VALUES = 10
 """So many values of a list are shown."""
 
 
-class Use(Enum):
+class ElementUse(Enum):
     """What became of an element of an Identifier."""
 
     MATCHED = "matched"
@@ -52,7 +52,7 @@ class Use(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ReportedElement:
     """One element of an Identifier and what became of it.
 
     `path` is its keyword, behind those of the sequences around it; a tag where there is no keyword. `asked` is its
@@ -64,57 +64,59 @@ class Part:
     tag: int
     vr: str
     asked: str
-    use: Use
+    use: ElementUse
     attribute: Attribute | None = None
     matching: Matching | DateTimeRange | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How an Identifier is understood in one manner. `query` is None where it is refused, with `error`.
+class IdentifierReport:
+    """How an Identifier is understood in one mode. `query` is None where it is refused, with `error`.
 
     For a retrieve `query` is the one at IMAGE level that selects the instances; `level` is the one asked for, None
     where none was.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ReportedElement, ...]
     level: QueryLevel | None
     query: Query | None = None
     error: IdentifierError | None = None
 
 
-def read(dataset: Dataset, model: Model, manner: Manner, negotiated: Negotiated) -> Reading:
+def make_report(dataset: Dataset, model: Model, mode: MatchingMode, negotiated: Negotiated) -> IdentifierReport:
     """How the Identifier of an operation is understood."""
-    query, error = _parsed(dataset, model, manner, negotiated)
+    query, error = _parsed(dataset, model, mode, negotiated)
     view = View.of(dataset)
     try:
         level = level_asked(view, model.root)
     except IdentifierError:
         level = None
-    walk = _Walk(level, model.operation is not Operation.FIND, manner, KeyReader(manner, negotiated))
+    walk = _ReportBuilder(level, model.operation is not DimseOperation.FIND, mode, KeyReader(mode, negotiated))
     parts = islice(walk.parts(view), MOST_PARTS)
-    return Reading(tuple(_judged(parts, query, error)), level, query, error)
+    return IdentifierReport(tuple(_judged(parts, query, error)), level, query, error)
 
 
 def _parsed(
-    dataset: Dataset, model: Model, manner: Manner, negotiated: Negotiated
+    dataset: Dataset, model: Model, mode: MatchingMode, negotiated: Negotiated
 ) -> tuple[Query | None, IdentifierError | None]:
     try:
-        if model.operation is Operation.FIND:
-            return parse_query(dataset, model.root, manner, negotiated), None
-        return parse_retrieve(dataset, model.root, manner, negotiated).query, None
+        if model.operation is DimseOperation.FIND:
+            return parse_query(dataset, model.root, mode, negotiated), None
+        return parse_retrieve(dataset, model.root, mode, negotiated).query, None
     except IdentifierError as error:
         return None, error
 
 
-def _judged(parts: Iterator[Part], query: Query | None, error: IdentifierError | None) -> Iterator[Part]:
+def _judged(
+    parts: Iterator[ReportedElement], query: Query | None, error: IdentifierError | None
+) -> Iterator[ReportedElement]:
     """The parts, with what the parser said about the whole: which are at fault, and which were combined."""
     combined = {each: both for both in (query.combined if query else ()) for each in (both.date, both.time)}
     at_fault = set(error.tags) if error else set()
     for part in parts:
         if part.tag in at_fault and "." not in part.path:
-            yield replace(part, use=Use.REFUSED, reason=part.reason or (error.comment if error else ""))
+            yield replace(part, use=ElementUse.REFUSED, reason=part.reason or (error.comment if error else ""))
         elif part.attribute in combined and "." not in part.path:
             yield replace(part, matching=combined[part.attribute])
         else:
@@ -125,36 +127,36 @@ def _judged(parts: Iterator[Part], query: Query | None, error: IdentifierError |
 
 
 @dataclass(frozen=True, slots=True)
-class _Walk:
+class _ReportBuilder:
     """Goes through an Identifier. `level` is None where none was asked for."""
 
     level: QueryLevel | None
     is_retrieve: bool
-    manner: Manner
+    mode: MatchingMode
     reader: KeyReader
 
-    def parts(self, view: View, prefix: str = "") -> Iterator[Part]:
+    def parts(self, view: View, prefix: str = "") -> Iterator[ReportedElement]:
         """Each element of a data set, and those of its items behind it."""
-        asked = set(asked_tags(view))
+        asked = set(key_tags(view))
         for tag in sorted(view.dataset.keys()):
             part = self._part(int(tag), view, prefix)
             if tag not in asked:
-                yield replace(part, use=Use.NO_KEY, reason=_why_no_key(part.tag))
+                yield replace(part, use=ElementUse.NO_KEY, reason=_why_no_key(part.tag))
                 continue
             found = attribute_of(part.tag, view)
             judged = self._judge(part, found, view, is_nested=bool(prefix))
             yield judged
-            for item in view.items(found) if found is not None and judged.use is not Use.IGNORED else ():
+            for item in view.items(found) if found is not None and judged.use is not ElementUse.IGNORED else ():
                 yield from self.parts(item, f"{part.path}.")
 
-    def _part(self, tag: int, view: View, prefix: str) -> Part:
+    def _part(self, tag: int, view: View, prefix: str) -> ReportedElement:
         element = view.dataset.get_item(tag)
         value = shown(view, element)
         count = len(value) if isinstance(value, list) else 0
         text = (f"{count} item" + "s" * (count != 1)) if isinstance(value, list) else str(value)
-        return Part(prefix + _name(tag), tag, vr(element), text, Use.IGNORED)
+        return ReportedElement(prefix + _name(tag), tag, vr(element), text, ElementUse.IGNORED)
 
-    def _judge(self, part: Part, found: Attribute | None, view: View, *, is_nested: bool) -> Part:
+    def _judge(self, part: ReportedElement, found: Attribute | None, view: View, *, is_nested: bool) -> ReportedElement:
         if found is None:
             return replace(part, reason=_why_unsupported(part.tag, view))
         part = replace(part, attribute=found)
@@ -163,21 +165,21 @@ class _Walk:
             if found.kept is Kept.FILE and (level is not QueryLevel.IMAGE or self.is_retrieve):
                 return replace(part, reason=_ONLY_IN_FILES)
             if found.level > level:
-                use = Use.IGNORED if self.manner.ignore_lower_keys else Use.REFUSED
+                use = ElementUse.IGNORED if self.mode.ignore_lower_keys else ElementUse.REFUSED
                 return replace(part, use=use, reason=f"belongs to level {found.level.name}, below the one asked for")
         return self._read(part, found, view)
 
-    def _read(self, part: Part, found: Attribute, view: View) -> Part:
+    def _read(self, part: ReportedElement, found: Attribute, view: View) -> ReportedElement:
         try:
             key, _ = self.reader.key(found, view, [])
         except IdentifierError as error:
-            return replace(part, use=Use.REFUSED, reason=error.comment)
+            return replace(part, use=ElementUse.REFUSED, reason=error.comment)
         if key is not None:
             reason = _FOLDED if found.vr == "PN" else ""
-            return replace(part, use=Use.MATCHED, matching=key.matching, reason=reason)
+            return replace(part, use=ElementUse.MATCHED, matching=key.matching, reason=reason)
         if self.is_retrieve:
             return replace(part, reason="no value to match, and a retrieve returns nothing")
-        return replace(part, use=Use.RETURNED)
+        return replace(part, use=ElementUse.RETURNED)
 
 
 def _name(tag: int) -> str:
@@ -230,10 +232,10 @@ def _creator(tag: int, view: View) -> str:
 # --- in words ----------------------------------------------------------------------------------------------------
 
 
-def kind(part: Part) -> str:
+def matching_kind(part: ReportedElement) -> str:
     """The kind of matching (PS3.4 C.2.2.2) of a part that is matched or returned, '' for others."""
     matching = part.matching
-    if part.use is Use.RETURNED:
+    if part.use is ElementUse.RETURNED:
         return "universal"
     if isinstance(matching, Single):
         several = "list of UID" if part.attribute and part.attribute.vr == "UI" else "multiple values"
@@ -250,11 +252,11 @@ _KINDS: dict[type[Matching | DateTimeRange], str] = {
     DateTimeRange: "combined date and time range",
     SoundsLike: "fuzzy semantic",
     Empty: "empty value",
-    Item: "sequence",
+    SequenceKeys: "sequence",
 }
 
 
-def meaning(part: Part) -> str:
+def matching_text(part: ReportedElement) -> str:
     """What is compared: the value asked for in its comparable form."""
     match part.matching:
         case Single(values) | Wildcard(values):
@@ -267,7 +269,7 @@ def meaning(part: Part) -> str:
             return "sounds like " + " and ".join(keys)
         case Empty():
             return "no value"
-        case Item():
+        case SequenceKeys():
             return "one item with all that is matched of it"
     return ""
 
@@ -280,7 +282,7 @@ def _any_of(values: tuple[Comparable, ...] | list[str]) -> str:
 # --- compared ----------------------------------------------------------------------------------------------------
 
 
-def differences(one: Reading, other: Reading) -> tuple[str, ...]:
+def differences(one: IdentifierReport, other: IdentifierReport) -> tuple[str, ...]:
     """What the first reading makes of an Identifier where the other makes something else of it."""
     before = {(part.path, part.tag): part for part in other.parts}
     found = [
@@ -291,8 +293,8 @@ def differences(one: Reading, other: Reading) -> tuple[str, ...]:
     return (*found, *_differing_wholes(one.query, other.query))
 
 
-def _told(part: Part) -> str:
-    how = " ".join(filter(None, (kind(part), meaning(part))))
+def _told(part: ReportedElement) -> str:
+    how = " ".join(filter(None, (matching_kind(part), matching_text(part))))
     return part.use.value + f" ({how or part.reason})" * bool(how or part.reason)
 
 

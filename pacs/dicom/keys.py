@@ -14,16 +14,16 @@ from pydicom.tag import BaseTag
 
 from pacs.dicom.attributes import IMAGE, NOT_KEYS, Attribute, Kept, KeyType, attribute
 from pacs.dicom.dataset import View, vr
-from pacs.dicom.matching_mode import Manner, Negotiated
+from pacs.dicom.matching_mode import MatchingMode, Negotiated
 from pacs.dicom.query import (
     Comparable,
     Empty,
-    Item,
     Key,
     Matching,
     Names,
     Range,
-    Requested,
+    ReturnKey,
+    SequenceKeys,
     Single,
     SoundsLike,
     Wildcard,
@@ -85,7 +85,7 @@ def _private_vr(tag: int, creator: str) -> str:
         return "UN"
 
 
-def error(meaning: str, *attributes: Attribute) -> IdentifierError:
+def identifier_error(meaning: str, *attributes: Attribute) -> IdentifierError:
     """What is wrong with attributes of the Identifier: the first by name, meaning first, and all by tag."""
     first = attributes[0]
     name = first.keyword or f"({first.tag >> 16:04X},{first.tag & 0xFFFF:04X})"
@@ -94,38 +94,38 @@ def error(meaning: str, *attributes: Attribute) -> IdentifierError:
 
 @dataclass(frozen=True, slots=True)
 class KeyReader:
-    """Reads keys as one manner and one negotiation understand them."""
+    """Reads keys as one mode and one negotiation understand them."""
 
-    manner: Manner
+    mode: MatchingMode
     negotiated: Negotiated
 
-    def sequence(self, sequence: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, Requested]:
+    def sequence(self, sequence: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, ReturnKey]:
         """The key and the return key that a sequence element means (M8); tags not supported go to `ignored`."""
         self._check_shape(sequence, view)
         items = view.items(sequence)
         if len(items) > 1:
-            raise error("More than one item", sequence)
+            raise identifier_error("More than one item", sequence)
         keys: list[Key] = []
-        requested: list[Requested] = []
+        requested: list[ReturnKey] = []
         for item in items:
             for each in nested_attributes(item, ignored):
                 key, wanted = self.key(each, item, ignored)
                 keys += [key] if key else []
                 requested.append(wanted)
-        return Key(sequence, Item(tuple(keys))) if keys else None, Requested(sequence, tuple(requested))
+        return Key(sequence, SequenceKeys(tuple(keys))) if keys else None, ReturnKey(sequence, tuple(requested))
 
-    def key(self, asked: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, Requested]:
+    def key(self, asked: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, ReturnKey]:
         """The key (None for universal matching) and the return key that an element means. Raises IdentifierError."""
         if asked.vr == "SQ":
             return self.sequence(asked, view, ignored)
         self._check_shape(asked, view)
         matching = self._matching(asked, view)
-        return Key(asked, matching) if matching else None, Requested(asked)
+        return Key(asked, matching) if matching else None, ReturnKey(asked)
 
     def _check_shape(self, asked: Attribute, view: View) -> None:
         element = view.element(asked)
         if element is not None and element.value and (vr(element) == "SQ") != (asked.vr == "SQ"):
-            raise error("No sequence" if asked.vr == "SQ" else "A sequence", asked)
+            raise identifier_error("No sequence" if asked.vr == "SQ" else "A sequence", asked)
 
     def _matching(self, asked: Attribute, view: View) -> Matching | None:
         texts = tuple(stripped(asked.vr, text) for text in view.texts(asked))
@@ -137,8 +137,8 @@ class KeyReader:
             return None
         if asked.vr == "UI":
             return _uids(asked, texts)
-        if len(texts) > 1 and not (self.manner.multiple_values or self.negotiated.multiple_values):
-            raise error("Several values not negotiated", asked)
+        if len(texts) > 1 and not (self.mode.multiple_values or self.negotiated.multiple_values):
+            raise identifier_error("Several values not negotiated", asked)
         if asked.vr == "PN":
             return self._names(asked, texts)
         if asked.vr in RANGES_ALLOWED:
@@ -150,7 +150,7 @@ class KeyReader:
     def _binary(self, asked: Attribute, view: View, texts: tuple[str, ...]) -> Matching | None:
         element = view.element(asked)
         if element is not None and element.value and not texts:
-            raise error("Damaged value", asked)
+            raise identifier_error("Damaged value", asked)
         return _single(asked, texts) if texts else None
 
     def _names(self, asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
@@ -164,7 +164,7 @@ class KeyReader:
 def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
     """What an item of a sequence asks for; tags not supported go to `ignored`."""
     found = []
-    for tag in asked_tags(item):
+    for tag in key_tags(item):
         asked = attribute_of(tag, item)
         if asked is not None:
             found.append(asked)
@@ -173,7 +173,7 @@ def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
     return found
 
 
-def asked_tags(view: View) -> list[BaseTag]:
+def key_tags(view: View) -> list[BaseTag]:
     """The tags of a data set that ask for something: no group length, no group below 0008, no NOT_KEYS (M18, F6)."""
     return [tag for tag in sorted(view.dataset.keys()) if tag.group >= 0x0008 and tag.element and not _is_no_key(tag)]
 
@@ -188,7 +188,7 @@ def _is_wild(text: str) -> bool:
 
 def _uids(asked: Attribute, texts: tuple[str, ...]) -> Matching:
     if any(_is_wild(text) for text in texts):
-        raise error("Wild card in a UID", asked)
+        raise identifier_error("Wild card in a UID", asked)
     return Single(tuple(dict.fromkeys(texts)))
 
 
@@ -197,7 +197,7 @@ def _single(asked: Attribute, texts: tuple[str, ...]) -> Matching:
     for text in texts:
         value = comparable(asked.vr, text)
         if value is None:
-            raise error("No number" if asked.vr != "DT" else "No date and time", asked)
+            raise identifier_error("No number" if asked.vr != "DT" else "No date and time", asked)
         values.append(value)
     return Single(tuple(dict.fromkeys(values)))
 
@@ -209,12 +209,12 @@ def _moments(asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
     try:
         bounds = [parse_range(asked.vr, text) for text in texts]
     except ValueError:
-        raise error(_MOMENTS[asked.vr], asked) from None
+        raise identifier_error(_MOMENTS[asked.vr], asked) from None
     single = [low for text, (low, _) in zip(texts, bounds, strict=True) if low and comparable(asked.vr, text) == low]
     if len(single) == len(texts):
         return Single(tuple(dict.fromkeys(single)))
     if len(texts) > 1:
-        raise error("A range among several values", asked)
+        raise identifier_error("A range among several values", asked)
     return Range(*bounds[0]) if any(bounds[0]) else None
 
 
@@ -226,7 +226,7 @@ def _wildcard(asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
 def _pattern(asked: Attribute, text: str) -> str:
     pattern = _ASTERISKS.sub("*", text)
     if len(pattern) > LONGEST_PATTERN:
-        raise error("Too long", asked)
+        raise identifier_error("Too long", asked)
     return pattern
 
 

@@ -46,7 +46,7 @@ USUAL_KEYS: dict[QueryLevel, tuple[str, ...]] = {
 """What people want to see of the entities at each level, by keyword of PS3.6."""
 
 
-class Operation(Enum):
+class DimseOperation(Enum):
     """What a Query/Retrieve SOP Class does."""
 
     FIND = "FIND"
@@ -84,26 +84,26 @@ class Model:
 
     uid: str
     root: Root
-    operation: Operation
+    operation: DimseOperation
 
 
 MODELS = {
     model.uid: model
     for model in (
-        Model("1.2.840.10008.5.1.4.1.2.1.1", Root.PATIENT, Operation.FIND),
-        Model("1.2.840.10008.5.1.4.1.2.1.2", Root.PATIENT, Operation.MOVE),
-        Model("1.2.840.10008.5.1.4.1.2.1.3", Root.PATIENT, Operation.GET),
-        Model("1.2.840.10008.5.1.4.1.2.2.1", Root.STUDY, Operation.FIND),
-        Model("1.2.840.10008.5.1.4.1.2.2.2", Root.STUDY, Operation.MOVE),
-        Model("1.2.840.10008.5.1.4.1.2.2.3", Root.STUDY, Operation.GET),
-        Model("1.2.840.10008.5.1.4.1.2.3.1", Root.PATIENT_STUDY_ONLY, Operation.FIND),
-        Model("1.2.840.10008.5.1.4.1.2.3.2", Root.PATIENT_STUDY_ONLY, Operation.MOVE),
-        Model("1.2.840.10008.5.1.4.1.2.3.3", Root.PATIENT_STUDY_ONLY, Operation.GET),
+        Model("1.2.840.10008.5.1.4.1.2.1.1", Root.PATIENT, DimseOperation.FIND),
+        Model("1.2.840.10008.5.1.4.1.2.1.2", Root.PATIENT, DimseOperation.MOVE),
+        Model("1.2.840.10008.5.1.4.1.2.1.3", Root.PATIENT, DimseOperation.GET),
+        Model("1.2.840.10008.5.1.4.1.2.2.1", Root.STUDY, DimseOperation.FIND),
+        Model("1.2.840.10008.5.1.4.1.2.2.2", Root.STUDY, DimseOperation.MOVE),
+        Model("1.2.840.10008.5.1.4.1.2.2.3", Root.STUDY, DimseOperation.GET),
+        Model("1.2.840.10008.5.1.4.1.2.3.1", Root.PATIENT_STUDY_ONLY, DimseOperation.FIND),
+        Model("1.2.840.10008.5.1.4.1.2.3.2", Root.PATIENT_STUDY_ONLY, DimseOperation.MOVE),
+        Model("1.2.840.10008.5.1.4.1.2.3.3", Root.PATIENT_STUDY_ONLY, DimseOperation.GET),
     )
 }
 """Every Query/Retrieve SOP Class this archive serves, by UID (checklist 3.1)."""
 
 
-def model_of(root: Root, operation: Operation) -> Model:
+def model_of(root: Root, operation: DimseOperation) -> Model:
     """The Query/Retrieve SOP Class that does an operation in an information model."""
     return next(each for each in MODELS.values() if each.root is root and each.operation is operation)

@@ -9,7 +9,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Memory(Generic[Key, Value]):
+class LRUCache(Generic[Key, Value]):
     """A cache of at most `size` bytes and `entries` entries; the longest unused ones go first. Any thread may use it.
 
     Values are shared by all who get them: they must not be changed.

@@ -19,11 +19,11 @@ from pacs.dicom.query import (
     Comparable,
     DateTimeRange,
     Empty,
-    Item,
     Key,
     Matching,
     Names,
     Range,
+    SequenceKeys,
     Single,
     SoundsLike,
     Wildcard,
@@ -58,7 +58,7 @@ def matches_combined(combined: DateTimeRange, kept: Mapping[QueryLevel, Dataset]
 def matching_items(key: Key | None, attribute: Attribute, view: View, unknown_matches: bool) -> tuple[View, ...]:
     """The items of a sequence that satisfy its key, all of them where there is none (M8)."""
     found = view.items(attribute)
-    if key is None or not isinstance(key.matching, Item):
+    if key is None or not isinstance(key.matching, SequenceKeys):
         return found
     return tuple(item for item in found if _satisfies(key.matching, item, unknown_matches))
 
@@ -107,7 +107,7 @@ def _values_of(attribute: Attribute, kept: Mapping[QueryLevel, Dataset]) -> Valu
 
 def _matches_view(key: Key, view: View, unknown_matches: bool) -> bool:
     attribute, matching = key.attribute, key.matching
-    if isinstance(matching, Item):
+    if isinstance(matching, SequenceKeys):
         found = view.items(attribute)
         return any(_satisfies(matching, item, unknown_matches) for item in found) if found else unknown_matches
     if attribute.vr == "PN":
@@ -115,7 +115,7 @@ def _matches_view(key: Key, view: View, unknown_matches: bool) -> bool:
     return _decided(matching, view.values(attribute), unknown_matches)
 
 
-def _satisfies(item: Item, view: View, unknown_matches: bool) -> bool:
+def _satisfies(item: SequenceKeys, view: View, unknown_matches: bool) -> bool:
     return all(_matches_view(key, view, unknown_matches) for key in item.keys)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class MatchingMode:
     """How one peer's queries and retrieves are understood. Every switch says what happens when it is on."""
 
     name: str
@@ -24,7 +24,7 @@ class Manner:
     """Query/Retrieve View, Instance Availability, and empty charset or timezone in a request are ignored (F6)."""
 
 
-TOLERANT = Manner(
+TOLERANT = MatchingMode(
     name="tolerant",
     relational=True,
     ignore_lower_keys=True,
@@ -35,7 +35,7 @@ TOLERANT = Manner(
     ignore_request_only=True,
 )
 
-STRICT = Manner(
+STRICT = MatchingMode(
     name="strict",
     relational=False,
     ignore_lower_keys=False,
@@ -46,7 +46,7 @@ STRICT = Manner(
     ignore_request_only=False,
 )
 
-MANNERS = {manner.name: manner for manner in (TOLERANT, STRICT)}
+MATCHING_MODES = {mode.name: mode for mode in (TOLERANT, STRICT)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _META_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class FileMeta:
     """What a file says about its data set. Texts are '' where it says nothing."""
 
     sop_class_uid: str
@@ -44,7 +44,9 @@ class Head:
     """Where the data set begins, in bytes from the beginning of the file."""
 
 
-def head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str, *, received_at: int) -> bytes:
+def build_file_meta(
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str, *, received_at: int
+) -> bytes:
     """Preamble and File Meta Information, with room for the digest (`with_digest`).
 
     `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`).
@@ -70,10 +72,10 @@ def _shared(sop_class_uid: str, transfer_syntax: str, source_ae: str) -> tuple[b
     return before, b"".join(after)
 
 
-def with_digest(head: bytes, digest: str) -> bytes:
+def with_digest(build_file_meta: bytes, digest: str) -> bytes:
     """A head of ours, equally long, that says the SHA-256 of the data set in hexadecimal."""
-    start = head.rindex(_DIGEST.encode("ascii")) + len(_DIGEST)
-    return head[:start] + digest.encode("ascii") + head[start + len(digest) :]
+    start = build_file_meta.rindex(_DIGEST.encode("ascii")) + len(_DIGEST)
+    return build_file_meta[:start] + digest.encode("ascii") + build_file_meta[start + len(digest) :]
 
 
 def ae_title(text: str) -> str:
@@ -90,7 +92,7 @@ def _element(element: int, vr: str, value: bytes) -> bytes:
     return pack("<HH2sH", 2, element, vr.encode(), len(value)) + value
 
 
-def read_head(file: BinaryIO) -> Head:
+def read_file_meta(file: BinaryIO) -> FileMeta:
     """What the File Meta Information of `file`, ours or foreign, says; the preamble may be missing.
 
     `file` stands at its beginning; afterwards it stands at its data set. Raises UndecodableDataSet when the file has
@@ -103,7 +105,7 @@ def read_head(file: BinaryIO) -> Head:
     if not elements:
         raise UndecodableDataSet("No DICOM file: it has no File Meta Information")
     received_at, digest = _private_information(elements)
-    return Head(
+    return FileMeta(
         _text(elements, 0x0002),
         _text(elements, 0x0003),
         _text(elements, 0x0010),

@@ -63,13 +63,13 @@ class Empty:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SequenceKeys:
     """Sequence matching (C.2.2.2.6): one and the same stored item satisfies every key."""
 
     keys: tuple["Key", ...]
 
 
-Matching = Single | Wildcard | Range | Names | SoundsLike | Empty | Item
+Matching = Single | Wildcard | Range | Names | SoundsLike | Empty | SequenceKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,11 @@ class DateTimeRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Requested:
+class ReturnKey:
     """An attribute to be returned; of a sequence only `items`, or the whole of it where `items` is empty (M8)."""
 
     attribute: Attribute
-    items: tuple["Requested", ...] = ()
+    items: tuple["ReturnKey", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Query:
     level: QueryLevel
     keys: tuple[Key, ...] = ()
     combined: tuple[DateTimeRange, ...] = ()
-    requested: tuple[Requested, ...] = ()
+    requested: tuple[ReturnKey, ...] = ()
     ignored: tuple[int, ...] = ()
     nothing_matches: bool = False
     unknown_matches: bool = False

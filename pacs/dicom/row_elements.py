@@ -18,7 +18,7 @@ from pacs.dicom.charset import UTF_8
 from pacs.dicom.dataset import CHARACTER_SET, EXPLICIT_LITTLE, Element, View, labelled, raw, write
 from pacs.dicom.elements import LONG_VRS, SHORT_VRS
 from pacs.dicom.levels import QueryLevel
-from pacs.dicom.lru_cache import Memory
+from pacs.dicom.lru_cache import LRUCache
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS, sounds
 
 BINARY = BINARY_INTEGERS | BINARY_FLOATS | {"SQ", "UN"}
@@ -126,7 +126,7 @@ def columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
     return dict(known)
 
 
-_known_columns: Memory[tuple[QueryLevel, bytes], Mapping[str, Column]] = Memory(4096, 16 << 20)
+_known_columns: LRUCache[tuple[QueryLevel, bytes], Mapping[str, Column]] = LRUCache(4096, 16 << 20)
 """The columns above an image are the same for all images of a series."""
 
 _IMAGE_COLUMNS = {by_keyword(each).tag: (column_name(each), by_keyword(each).vr) for each in COLUMNS[QueryLevel.IMAGE]}

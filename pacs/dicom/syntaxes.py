@@ -20,9 +20,9 @@ from pacs.dicom.elements import (
     UNDEFINED,
     Encoding,
     Inflated,
-    Kind,
     Source,
     Token,
+    TokenKind,
     encoding_of,
     walk,
 )
@@ -128,9 +128,9 @@ def _converted(data: BinaryIO, encoding: Encoding, target: Encoding) -> Iterator
     signed = [_is_signed(data, encoding)]
     source = Source(data, encoding)
     for token in walk(source, encoding):
-        if token.kind is Kind.ITEM:
+        if token.kind is TokenKind.ITEM:
             signed[token.depth :] = [signed[token.depth - 1]]
-        if token.kind is not Kind.ELEMENT:
+        if token.kind is not TokenKind.ELEMENT:
             yield _framing(token, target)
         elif token.tag & 0xFFFF:  # a group length would not be true any more
             vr = resolved(token, signed[token.depth])
@@ -183,14 +183,14 @@ def _swapped(piece: bytes, width: int) -> bytes:
 
 
 _FRAMING = {
-    Kind.ITEM: (ITEM, UNDEFINED),
-    Kind.ITEM_END: (ITEM_DELIMITER, 0),
-    Kind.SEQUENCE_END: (SEQUENCE_DELIMITER, 0),
+    TokenKind.ITEM: (ITEM, UNDEFINED),
+    TokenKind.ITEM_END: (ITEM_DELIMITER, 0),
+    TokenKind.SEQUENCE_END: (SEQUENCE_DELIMITER, 0),
 }
 
 
 def _framing(token: Token, target: Encoding) -> bytes:
-    if token.kind is Kind.SEQUENCE:
+    if token.kind is TokenKind.SEQUENCE:
         return _head(token.tag, "SQ", UNDEFINED, target)
     if token.kind not in _FRAMING:
         raise UndecodableDataSet("Pixel data is in fragments though its transfer syntax has none", [token.tag])

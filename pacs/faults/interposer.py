@@ -238,7 +238,7 @@ def _occasion(association: Association, message: Message, data: bytes) -> Occasi
 def _level(data: bytes, transfer_syntax: str) -> str:
     """The Query/Retrieve Level of an Identifier, '' where there is none to be read."""
     try:
-        stated = identifier.stated(identifier.decode(data, transfer_syntax))
+        stated = identifier.key_values(identifier.decode(data, transfer_syntax))
     except PacsError:
         return ""
     return str(stated.get("QueryRetrieveLevel", ""))
@@ -251,8 +251,8 @@ class _Detached:
     """Stands for the association of a retrieve that was answered before it began: whatever is said is lost."""
 
     is_established = True
-    is_attentive = False
-    errands = None
+    wants_input = False
+    scp_requests = None
 
     def __init__(self, association: Association, cancellation: Cancellation) -> None:
         self._association, self._cancellation = association, cancellation
@@ -264,7 +264,7 @@ class _Detached:
         """There is no socket to look at."""
         return -1
 
-    def attend(self) -> None:
+    def process_input(self) -> None:
         """Nothing arrives."""
 
     @contextmanager
@@ -273,7 +273,7 @@ class _Detached:
         yield self._cancellation
 
     @contextmanager
-    def busy(self, *_vigil: object) -> Iterator[None]:
+    def busy(self, *_wait_context: object) -> Iterator[None]:
         """There is nothing to attend to."""
         yield
 

@@ -15,7 +15,7 @@ from pacs.services.storage import Storage
 from pacs.support.cancellation import Cancellation
 
 if TYPE_CHECKING:
-    from pacs.dicom.identifier import Selection
+    from pacs.dicom.identifier import RetrieveSelection
     from pacs.dimse.scp.handlers import Handlers
     from pacs.index.writer import StoredInstance
     from pacs.services.access import Access
@@ -72,7 +72,7 @@ class _Failing(_Stand):
         self._chosen, self._stop = chosen, stop
         self._failing: frozenset[str] = frozenset()
 
-    def select(self, selection: "Selection", cancellation: Cancellation) -> Retrieval:
+    def select(self, selection: "RetrieveSelection", cancellation: Cancellation) -> Retrieval:
         """As always, and choose which will fail."""
         self._stop.know(cancellation)
         found = cast(RetrieveService, self._service).select(selection, cancellation)

@@ -6,6 +6,7 @@ It begins with a page, and a page of it stands before the object, so that both c
 import mmap
 from collections import deque
 
+from pacs.errors import StorageUnavailable
 from pacs.files.disk import PAGE, Buffer, whole_pages
 
 SMALL = 1 << 20
@@ -60,7 +61,10 @@ class Scratch:
 
 def _memory(size: int) -> memoryview:
     """New memory of our own: what `mmap` gives if not told otherwise, processes that are forked later would share."""
-    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    try:
+        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except OSError as error:
+        raise StorageUnavailable(f"There is no memory for another object ({error.strerror})") from error
 
 
 class Scratches:

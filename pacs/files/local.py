@@ -7,6 +7,7 @@ Between `start` and `close` small objects are not synced one by one, but by way 
 
 import errno
 import fcntl
+import io
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable,
 from pacs.files.buffer_pool import SCRATCHES, SMALL, Scratch
 from pacs.files.disk import Buffer, open_folder, sync_file_system, sync_folder, sync_names_of, write_at
 from pacs.files.journal import LONGEST_HEAD, Journal, Record, abandoned, note_deletion, repair, replay
-from pacs.files.readers import FileWindow, MemoryWindow, reader
+from pacs.files.readers import FileWindow, MemoryWindow, StoredFile, reader, unreadable
 from pacs.files.store import Incoming
 
 INCOMING = "incoming"
@@ -171,7 +172,7 @@ class LocalFiles:
     def open(self, key: str) -> BinaryIO:
         """A seekable reader of a stored object. Raises InstanceUnreadable when it is not there or cannot be read."""
         with _reading():
-            return self._path(key).open("rb")
+            return io.BufferedReader(StoredFile(self._name(key)))
 
     def pieces(self, key: str, size: int, start: int) -> Iterator[bytes]:
         """An object of `size` bytes from `start` on, piece by piece as they are asked for; the first opens it.
@@ -453,7 +454,8 @@ class _LocalIncoming:
         self._is_open = False
         self._give_back()
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            with suppress(OSError):  # what was committed is durable already
+                os.close(self._descriptor)
             self._descriptor = None
 
 
@@ -579,4 +581,4 @@ def _reading() -> Iterator[None]:
     except FileNotFoundError as error:
         raise InstanceMissing("The stored file is missing") from error
     except OSError as error:
-        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error
+        raise unreadable(error) from error

@@ -1,12 +1,50 @@
-"""Readers of what is on its way in: of a part of a file that is being written, and of memory."""
+"""Readers of stored objects, of a part of a file that is being written, and of memory; none raises OSError."""
 
 import io
 import os
 from typing import BinaryIO, cast
 
-from pacs.errors import StorageUnavailable
+from pacs.errors import InstanceUnreadable, StorageUnavailable
 
 _READ_AHEAD = 1 << 16
+
+
+def unreadable(error: OSError) -> InstanceUnreadable:
+    """Return the error to raise when the system cannot read a stored file."""
+    return InstanceUnreadable(f"The stored file cannot be read ({error.strerror})")
+
+
+class StoredFile(io.FileIO):
+    """A stored file opened for reading. Opening raises OSError, everything after that InstanceUnreadable."""
+
+    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
+        """Read into a buffer."""
+        with _READING:
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes | None:  # type: ignore[override]
+        """Read to the end."""
+        with _READING:
+            return super().readall()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position."""
+        with _READING:
+            return super().seek(offset, whence)
+
+
+class _Reading:
+    """Raises InstanceUnreadable for an OSError in the `with` block."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise unreadable(error) from error
+
+
+_READING = _Reading()
 
 
 class _Window(io.RawIOBase):

@@ -62,7 +62,10 @@ class FileStore(Protocol):
         """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable reader of a stored object. Raises InstanceUnreadable when it is not there or cannot be read."""
+        """Open a stored object as a seekable file.
+
+        This and reading from it raise InstanceUnreadable when the object is missing or cannot be read, never OSError.
+        """
 
     def pieces(self, key: str, size: int, start: int) -> Iterator[bytes]:
         """An object of `size` bytes from `start` on, piece by piece as they are asked for; the first opens it.

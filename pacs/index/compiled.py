@@ -8,7 +8,7 @@ from sqlalchemy import Connection, CursorResult, Dialect
 from sqlalchemy.dialects import registry
 
 
-class Fixed:
+class CompiledStatement:
     """A statement of named bound parameters, which `make` gives for the name of a dialect."""
 
     def __init__(self, make: Callable[[str], Any]) -> None:

@@ -19,9 +19,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import ConfigurationError, IndexUnavailable
-from pacs.index.group_commit import Gathering, Quick
-from pacs.index.raw_connections import Held
-from pacs.index.write_lock import Turns
+from pacs.index.group_commit import DriverWork, GroupCommit
+from pacs.index.raw_connections import RawConnections
+from pacs.index.write_lock import WriteLock
 from pacs.support.cancellation import Cancellation
 
 Result = TypeVar("Result")
@@ -64,17 +64,17 @@ class Index:
         self._engine = _engine(self.url, connections, wait)
         # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
         self._turn = threading.Lock() if self.is_sqlite else None
-        self._turns = Turns(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
+        self._turns = WriteLock(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
         self._failures = (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error)
-        self._gathering = Gathering(
+        self._gathering = GroupCommit(
             lambda work: self._transact(work, self._together),
             self._quickly,
             self._failures,
         )
-        self._quick_writers = Held(self._engine, 1)
-        self._quick_readers = Held(self._engine, connections // 4, _commit_at_once)
-        self._pinger = Held(self._engine, 1, _commit_at_once)
-        self._hasty_writers = Held(self._engine, 1, _hasten) if self.is_sqlite else self._quick_writers
+        self._quick_writers = RawConnections(self._engine, 1)
+        self._quick_readers = RawConnections(self._engine, connections // 4, _commit_at_once)
+        self._pinger = RawConnections(self._engine, 1, _commit_at_once)
+        self._hasty_writers = RawConnections(self._engine, 1, _hasten) if self.is_sqlite else self._quick_writers
         self.is_recoverable = False
         """Whether work done `together` may be lost in a power cut, because what it wrote can be found again."""
         if self.is_sqlite:
@@ -179,7 +179,7 @@ class Index:
                 time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads those who lost, no secret)
         raise AssertionError("the last attempt returns or raises")
 
-    def together(self, work: Callable[[Connection], Result], quick: Quick[Result] | None = None) -> Result:
+    def together(self, work: Callable[[Connection], Result], quick: DriverWork[Result] | None = None) -> Result:
         """As `transact`, in a transaction that the work of other threads may share when they come at the same time.
 
         `work` may be run several times, and must raise when nothing of it is to be committed. `quick` comes first: it
@@ -250,8 +250,8 @@ class Index:
             self._turn.release()
 
     @contextmanager
-    def _turn_among_processes(self, turns: Turns) -> Iterator[None]:
-        with turns.taken(self._wait) as is_ours:
+    def _turn_among_processes(self, turns: WriteLock) -> Iterator[None]:
+        with turns.acquire(self._wait) as is_ours:
             if not is_ours:
                 raise IndexUnavailable("the index is busy: try again later")
             yield

@@ -11,8 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from pacs.dicom.levels import QueryLevel
-from pacs.index.compiled import Fixed
-from pacs.index.rows import Arrival, image_row, patient_identity
+from pacs.index.compiled import CompiledStatement
+from pacs.index.rows import NewInstance, image_row, patient_identity
 from pacs.index.tables import image, patient, series, study
 
 _WRITTEN = [column for column in image.c if column.name not in ("id", "series_fk", "last_used_at")]
@@ -30,7 +30,7 @@ _ASKED = {
 """What has to be known exactly so: parameter -> column."""
 
 
-def parameters(arrival: Arrival) -> dict[str, Any]:
+def parameters(arrival: NewInstance) -> dict[str, Any]:
     """The values of the statement for one image."""
     header = arrival.header
     return image_row(arrival) | dict(
@@ -64,4 +64,4 @@ def _built(dialect: str) -> ReturningInsert[Any]:
     return filled.on_conflict_do_nothing(index_elements=["sop_instance_uid"]).returning(image.c.id)
 
 
-_INSERTION = Fixed(_built)
+_INSERTION = CompiledStatement(_built)

@@ -14,22 +14,22 @@ from pacs.support import batching
 Result = TypeVar("Result")
 Work = Callable[[Connection], Result]
 
-Quick = Callable[[Any], Result | None]
-Unit = batching.Unit["Item", Any]
+DriverWork = Callable[[Any], Result | None]
+Unit = batching.Unit["WriteWork", Any]
 
-MOST = 64
+MAX_UNITS = 64
 """How many units of work share a transaction at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class WriteWork:
     """A unit of work, and how it may be done on a connection of the driver itself: None when that was not enough."""
 
     work: Work[Any]
-    quick: Quick[Any] | None = None
+    quick: DriverWork[Any] | None = None
 
 
-class Gathering(batching.Gathering[Item, Any]):
+class GroupCommit(batching.Gathering[WriteWork, Any]):
     """A queue before `transact`, which runs one unit of work in one transaction. Any thread may use it.
 
     `quickly` gives a transaction of the driver's own. Where that raises one of `failures`, `transact` decides.
@@ -38,23 +38,23 @@ class Gathering(batching.Gathering[Item, Any]):
     def __init__(
         self,
         transact: Callable[[Work[Any]], Any],
-        quickly: Callable[[Quick[Any]], Any] | None = None,
+        quickly: Callable[[DriverWork[Any]], Any] | None = None,
         failures: tuple[type[Exception], ...] = (),
     ) -> None:
-        super().__init__(MOST)
+        super().__init__(MAX_UNITS)
         self._transact = transact
         self._quickly = quickly
         self._failures = failures
 
-    def run(self, work: Work[Result], quick: Quick[Result] | None = None) -> Result:  # type: ignore[override]
+    def run(self, work: Work[Result], quick: DriverWork[Result] | None = None) -> Result:  # type: ignore[override]
         """Run `work` in a transaction that others may share; return what it returns once that is committed.
 
         Where `quick` returns something but None, that is it, and `work` is not needed. Work that raises spoils nobody
         else's: each of those who shared the transaction is run again, alone. What the database cannot do for one it
         cannot do for any of them: all get IndexUnavailable.
         """
-        result = super().run(Item(work, quick))
-        if isinstance(result, _Spoiled):
+        result = super().run(WriteWork(work, quick))
+        if isinstance(result, _RetryAlone):
             result = self._transact(work)
         return result  # type: ignore[no-any-return]
 
@@ -94,7 +94,7 @@ class Gathering(batching.Gathering[Item, Any]):
                 raise
             rest = [unit for unit in units if unit.result is None]
             for unit in rest:
-                unit.result = _Spoiled() if rest[1:] else None
+                unit.result = _RetryAlone() if rest[1:] else None
                 unit.error = None if rest[1:] else error
         else:
             for unit, result in done:
@@ -108,7 +108,7 @@ def _fail(units: Sequence[Unit], error: BaseException) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spoiled:
+class _RetryAlone:
     """The result of work that was not done, because somebody who shared its transaction spoiled it."""
 
 

@@ -18,6 +18,7 @@ from pacs.index.database import Index, LostRace
 from pacs.index.patterns import among
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import JOINED, unknown
+from pacs.support.chunks import chunks
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
@@ -55,7 +56,7 @@ class Changes:
         self.corrected += other.corrected
 
 
-class Differing(Exception):
+class IndexesDiffer(Exception):
     """Two indexes do not know the same files, by key, below a row that would be corrected."""
 
     def __init__(self, unknown: Collection[str], gone: Collection[str]) -> None:
@@ -83,7 +84,7 @@ def copy(source: Index, target: Index, progress: Callable[[int], None] = lambda 
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SeriesBatch:
     """Some images of one series, and the rows above them, by column; as the other index has them."""
 
     above: tuple[Values, Values, Values]
@@ -96,13 +97,13 @@ class Part:
         return tuple(each["file_key"] for each in self.images)
 
 
-Place = tuple[int, int]
+BatchPosition = tuple[int, int]
 """Of a part: the surrogate key of its series, and of the last image before it."""
 
 
-def groups(index: Index) -> Iterator[list[Place]]:
+def batch_groups(index: Index) -> Iterator[list[BatchPosition]]:
     """The parts an index is divided into, as many together as have `PAGE` images. Raises IndexUnavailable."""
-    group: list[Place] = []
+    group: list[BatchPosition] = []
     images = 0
     for place, size in _places(index):
         if group and images + size > PAGE:
@@ -114,7 +115,7 @@ def groups(index: Index) -> Iterator[list[Place]]:
         yield group
 
 
-def _places(index: Index) -> Iterator[tuple[Place, int]]:
+def _places(index: Index) -> Iterator[tuple[BatchPosition, int]]:
     """Each part, and how many images it has."""
     series_id = 0
     while (following := _next_series(index, series_id)) is not None:
@@ -124,7 +125,7 @@ def _places(index: Index) -> Iterator[tuple[Place, int]]:
             after = ids[-1]
 
 
-def part(index: Index, place: Place) -> Part | None:
+def read_batch(index: Index, place: BatchPosition) -> SeriesBatch | None:
     """A part as it is now; None when nothing of it is left. Raises IndexUnavailable."""
     series_id, after = place
     with index.read() as connection:
@@ -135,7 +136,7 @@ def part(index: Index, place: Place) -> Part | None:
         own = connection.execute(select(series).where(series.c.id == series_id)).one()
         over = connection.execute(select(study).where(study.c.id == own.study_fk)).one()
         top = connection.execute(select(patient).where(patient.c.id == over.patient_fk)).one()
-        return Part((_values(top), _values(over), _values(own)), images)
+        return SeriesBatch((_values(top), _values(over), _values(own)), images)
 
 
 def _images(index: Index, series_id: int, after: int) -> Sequence[int]:
@@ -158,14 +159,14 @@ def _values(row: Row[Any]) -> Values:
 # --- correcting --------------------------------------------------------------------------------------------------
 
 
-def is_right(index: Index, wanted: Part) -> bool:
+def is_right(index: Index, wanted: SeriesBatch) -> bool:
     """Whether an index says of a part what is wanted. Raises IndexUnavailable."""
     with index.read() as connection:
         return _Correction(connection, wanted).is_right()
 
 
 def correct(
-    index: Index, wanted: Sequence[Part], derived: Index, known: Collection[str] = (), *, adds: bool = True
+    index: Index, wanted: Sequence[SeriesBatch], derived: Index, known: Collection[str] = (), *, adds: bool = True
 ) -> Changes:
     """Make an index say of some parts what is wanted, in one transaction. Without `adds` no image is added to it.
 
@@ -176,10 +177,10 @@ def correct(
     def differing(connection: Connection, level: QueryLevel, row: Values) -> None:
         here = _files_below(connection, level, row)
         there = set() if level is IMAGE else _files_in(derived, level, row)
-        unknown_here = {each for keys in _batches(here) for each in unknown(derived, keys)} - set(known)
-        gone = {each for keys in _batches(there - here) for each in _absent(connection, keys)} - set(known)
+        unknown_here = {each for keys in chunks(sorted(here), PAGE) for each in unknown(derived, keys)} - set(known)
+        gone = {each for keys in chunks(sorted(there - here), PAGE) for each in _absent(connection, keys)} - set(known)
         if unknown_here or gone:
-            raise Differing(unknown_here, gone)
+            raise IndexesDiffer(unknown_here, gone)
 
     def work(connection: Connection) -> Changes:
         changes = Changes()
@@ -211,18 +212,13 @@ def _is_the_same(table: Table, level: QueryLevel, row: Values) -> list[ColumnEle
     return [table.c[name] == row[name] for name in IDENTITY[level]]
 
 
-def _batches(keys: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(keys)
-    return (ordered[start : start + PAGE] for start in range(0, len(ordered), PAGE))
-
-
 class _Correction:
     """One part of an index, in one transaction."""
 
     def __init__(
         self,
         connection: Connection,
-        wanted: Part,
+        wanted: SeriesBatch,
         differing: Callable[[Connection, QueryLevel, Values], None] = lambda *_: None,
     ) -> None:
         self._connection, self._wanted, self._differing = connection, wanted, differing

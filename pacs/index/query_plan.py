@@ -21,7 +21,7 @@ from pacs.dicom.query import DateTimeRange, Matching, Query, SoundsLike
 from pacs.index import search, statements
 from pacs.index.criteria import Condition, columns_of
 from pacs.index.database import Index
-from pacs.index.search import FEW, FIRST_PAGE, Beginning
+from pacs.index.search import FEW, FIRST_PAGE, StartRows
 from pacs.index.tables import SOUNDS, TABLES
 from pacs.support.cancellation import Cancellation
 
@@ -30,7 +30,7 @@ WHOLE, ALONG = "reads the whole table", "walks along index"
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class PlannedStatement:
     """One statement: what it is for, its text, its parameters in order, and how the database goes about it.
 
     `access` has a sentence for each table it reads, `plan` the lines of the database's own explanation. `found` is how
@@ -58,7 +58,7 @@ class Statement:
         return f"lets {many} row{'s' * (self.found != 1)} through"
 
 
-def place_of(attribute: Attribute, matching: Matching | DateTimeRange | None) -> str:
+def source_of(attribute: Attribute, matching: Matching | DateTimeRange | None) -> str:
     """Where an attribute is matched, or comes from where it is only returned."""
     if attribute.kept is Kept.COLUMN and matching is not None:
         return "column " + ", ".join(_columns(attribute, matching))
@@ -82,7 +82,7 @@ def _columns(attribute: Attribute, matching: Matching | DateTimeRange) -> list[s
     )
 
 
-def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[Statement, ...]:
+def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[PlannedStatement, ...]:
     """The statements for the first answers to a query. Raises IndexUnavailable, Cancelled."""
     parts = list(search.parts(query))
     if not parts:
@@ -95,7 +95,7 @@ def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[St
     return (*looked, _planned(index, f"the first {FIRST_PAGE} candidates{of_several}", page))
 
 
-def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple[Statement, ...]:
+def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple[PlannedStatement, ...]:
     """The statements that select the instances of a retrieve. Raises IndexUnavailable, Cancelled."""
     if query.nothing_matches:
         return ()
@@ -108,9 +108,9 @@ def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple
 
 def _beginning(
     index: Index, query: Query, cancellation: Cancellation
-) -> tuple[tuple[Statement, ...], Beginning | None]:
+) -> tuple[tuple[PlannedStatement, ...], StartRows | None]:
     """The statements that look for few rows to begin with, and where that is."""
-    looked: list[Statement] = []
+    looked: list[PlannedStatement] = []
     for level in search.levels_to_begin_with(index, query):
         begin = search.beginning_at(index, query, level, cancellation)
         purpose = f"where to begin: at most {FEW} rows of {TABLES[level].name}"
@@ -121,7 +121,7 @@ def _beginning(
     return tuple(looked), None
 
 
-def _narrowing(begin: Beginning | None) -> list[Condition]:
+def _narrowing(begin: StartRows | None) -> list[Condition]:
     return [begin.condition] if begin is not None else []
 
 
@@ -147,11 +147,11 @@ def _for_others(element: _Explained, compiler: SQLCompiler, **kw: Any) -> str:
     return "EXPLAIN " + compiler.process(element.statement, **kw)
 
 
-def _planned(index: Index, purpose: str, statement: Any, found: int | None = None) -> Statement:
+def _planned(index: Index, purpose: str, statement: Any, found: int | None = None) -> PlannedStatement:
     with index.read() as connection:
         sql, parameters = _written_out(connection, statement)
         plan = tuple(str(row[-1]) for row in connection.execute(_Explained(statement)))
-    return Statement(purpose, sql, parameters, told(plan), plan, found)
+    return PlannedStatement(purpose, sql, parameters, describe_plan(plan), plan, found)
 
 
 def _written_out(connection: Connection, statement: Any) -> tuple[str, tuple[object, ...]]:
@@ -191,7 +191,7 @@ _ACCESS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 """What a line of a plan and the one behind it mean, in SQLite's words and PostgreSQL's: the first that fits."""
 
 
-def told(plan: Sequence[str]) -> tuple[str, ...]:
+def describe_plan(plan: Sequence[str]) -> tuple[str, ...]:
     """What the lines of a plan mean, each once."""
     meant = (_meaning(f"{line}\n{following}") for line, following in zip_longest(plan, plan[1:], fillvalue=""))
     return tuple(dict.fromkeys(filter(None, meant)))

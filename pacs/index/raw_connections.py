@@ -13,7 +13,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 Result = TypeVar("Result")
 
 
-class Held:
+class RawConnections:
     """Connections of an engine outside of its pool, at most `most` of them at rest; safe to use from many threads."""
 
     def __init__(self, engine: Engine, most: int, prepare: Callable[[Any], object] = lambda _driver: None) -> None:

@@ -13,7 +13,7 @@ Row = dict[str, row_elements.Column | bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class NewInstance:
     """An instance whose file is durable, on its way into the index.
 
     `size` is the file's in bytes, `digest` hex text, `data_offset` where the data set begins in the file in bytes,
@@ -30,7 +30,7 @@ class Arrival:
     source_ae: str
 
 
-_FACTS = tuple(field.name for field in fields(Arrival) if field.name != "header")
+_FACTS = tuple(field.name for field in fields(NewInstance) if field.name != "header")
 
 _GIVEN = {column_name(keyword) for keyword in NEVER_NULL}
 """The columns that come from the header: they identify a row and never change."""
@@ -49,7 +49,7 @@ def columns(level: QueryLevel, blob: bytes) -> Row:
     return row
 
 
-def image_row(arrival: Arrival) -> Row:
+def image_row(arrival: NewInstance) -> Row:
     """The row of the image itself, without the series it belongs to."""
     header = arrival.header
     row = columns(QueryLevel.IMAGE, header.kept[QueryLevel.IMAGE])

@@ -12,8 +12,7 @@ from typing import Any
 from pydicom import Dataset
 from sqlalchemy import Connection, Row, RowMapping, Select
 
-from pacs.dicom import matching
-from pacs.dicom import row_elements as kept
+from pacs.dicom import matching, row_elements
 from pacs.dicom.attributes import Kept, KeyType
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Key, Match, Query, Single
@@ -125,7 +124,7 @@ def _selected(
     index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
 ) -> Iterator[Iterator[_Candidate]]:
     """The candidates that are accepted, page by page."""
-    judge = _Judge(query)
+    judge = _RowMatcher(query)
     for candidates in _pages(index, query, cancellation, page):
         scan_limit -= len(candidates) if judge.judges_all else 0
         if scan_limit < 0:
@@ -133,7 +132,7 @@ def _selected(
         yield _accepted(candidates, judge, cancellation)
 
 
-def _accepted(candidates: list[_Candidate], judge: "_Judge", cancellation: Cancellation) -> Iterator[_Candidate]:
+def _accepted(candidates: list[_Candidate], judge: "_RowMatcher", cancellation: Cancellation) -> Iterator[_Candidate]:
     for candidate in candidates:
         cancellation.check()
         if judge.accepts(candidate):
@@ -146,7 +145,7 @@ def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) ->
         after: tuple[str, ...] | None = None
         limit = min(FIRST_PAGE, page)
         while begin is None or begin.ids:
-            candidates = _page(index, part, _Place(begin, after, limit), cancellation)
+            candidates = _page(index, part, _PagePosition(begin, after, limit), cancellation)
             yield candidates
             if len(candidates) < limit:
                 break
@@ -154,14 +153,14 @@ def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) ->
             limit = _next_limit(limit, page, begin)
 
 
-def _next_limit(limit: int, page: int, begin: "Beginning | None") -> int:
+def _next_limit(limit: int, page: int, begin: "StartRows | None") -> int:
     """Soon larger; where the candidates are few each page sorts them all again, and there should not be many pages."""
     if begin is not None and limit >= FIRST_PAGE:
         return LARGEST_PAGE
     return min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
 
 
-def _page(index: Index, query: Query, place: "_Place", cancellation: Cancellation) -> list[_Candidate]:
+def _page(index: Index, query: Query, place: "_PagePosition", cancellation: Cancellation) -> list[_Candidate]:
     """The candidates of a page with what is computed of them, all seen in one state of the index."""
     with index.read() as connection, index.interrupting(connection, cancellation):
         rows = _rows(connection, query, place)
@@ -175,7 +174,7 @@ def _page(index: Index, query: Query, place: "_Place", cancellation: Cancellatio
     return [_Candidate(*each) for each in zip(rows, computed, strict=True)]
 
 
-def _rows(connection: Connection, query: Query, place: "_Place") -> Sequence[Row[Any]]:
+def _rows(connection: Connection, query: Query, place: "_PagePosition") -> Sequence[Row[Any]]:
     begin, limit = place.begin, place.limit
     if place.after is None and begin is None:
         return prepared.execute(connection, statements.page, query, None, limit)
@@ -186,7 +185,7 @@ def _rows(connection: Connection, query: Query, place: "_Place") -> Sequence[Row
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class StartRows:
     """The few rows of one level that a query can only be about."""
 
     level: QueryLevel
@@ -199,15 +198,15 @@ class Beginning:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _PagePosition:
     """Which page: the next `limit` behind the unique key `after`, of what belongs to a beginning."""
 
-    begin: Beginning | None
+    begin: StartRows | None
     after: tuple[str, ...] | None
     limit: int
 
 
-def _beginning(index: Index, query: Query, cancellation: Cancellation) -> Beginning | None:
+def _beginning(index: Index, query: Query, cancellation: Cancellation) -> StartRows | None:
     """On SQLite where to begin, if the keys of some level let through so few rows; None for anywhere."""
     for level in levels_to_begin_with(index, query):
         begin = beginning_at(index, query, level, cancellation)
@@ -227,13 +226,13 @@ def levels_to_begin_with(index: Index, query: Query) -> Sequence[QueryLevel]:
     return statements.doubted_levels(query)
 
 
-def beginning_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> Beginning | None:
+def beginning_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> StartRows | None:
     """The rows at a level that its keys let through, None if they are not few. Raises IndexUnavailable, Cancelled."""
     with index.read() as connection, index.interrupting(connection, cancellation):
         found = prepared.execute(connection, statements.few, query, level, FEW + 1)
     if len(found) > FEW:
         return None
-    return Beginning(level, tuple(sorted({row_id for (row_id,) in found})))
+    return StartRows(level, tuple(sorted({row_id for (row_id,) in found})))
 
 
 def _narrowing(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
@@ -286,7 +285,7 @@ def _all(index: Index, statement: Select[Any], cancellation: Cancellation) -> li
 # --- judging -----------------------------------------------------------------------------------------------------
 
 
-class _Judge:
+class _RowMatcher:
     """Decides about single rows what their columns cannot (`pacs.dicom.matching`)."""
 
     def __init__(self, query: Query) -> None:
@@ -315,7 +314,7 @@ class _Judge:
         """The kept elements of a row; neighbours often share those of the levels above."""
         last = self._last.get(level)
         if last is None or last[0] != blob:
-            last = self._last[level] = (blob, kept.decode(blob))
+            last = self._last[level] = (blob, row_elements.decode(blob))
         return last[1]
 
 

@@ -89,7 +89,7 @@ def prune(index: Index) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
+class ParentRow:
     """A row of a patient, study or series, from which instances were removed and which has others."""
 
     level: QueryLevel
@@ -101,14 +101,14 @@ class Parent:
     """What the row above it is known by; () above a patient."""
 
 
-def parents(index: Index, removed: Sequence[StoredInstance]) -> list[Parent]:
+def parents(index: Index, removed: Sequence[StoredInstance]) -> list[ParentRow]:
     """The rows that are left of those that these instances belonged to. Raises IndexUnavailable."""
     studies = sorted({each.study_instance_uid for each in removed})
     patients = sorted({each.patient_id for each in removed} - {""})
     identity = (patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart)
     study_uid, series_uid = study.c.study_instance_uid, series.c.series_instance_uid
     is_theirs = among(patient.c.patient_id, patients) | among(patient.c.apart, studies)
-    asked: tuple[_Asked, ...] = (
+    asked: tuple[_ParentQuery, ...] = (
         (QueryLevel.PATIENT, patient, identity, (), is_theirs),
         (QueryLevel.STUDY, study.join(patient), (study_uid,), identity, among(study_uid, studies)),
         (
@@ -122,14 +122,14 @@ def parents(index: Index, removed: Sequence[StoredInstance]) -> list[Parent]:
             table = TABLES[level]
             chosen = select(table.c.id, table.c.kept, *own, *above).select_from(joined).where(is_meant)
             for row_id, blob, *rest in connection.execute(chosen):
-                found.append(Parent(level, row_id, blob, tuple(rest[: len(own)]), tuple(rest[len(own) :])))
+                found.append(ParentRow(level, row_id, blob, tuple(rest[: len(own)]), tuple(rest[len(own) :])))
     return found
 
 
-_Asked = tuple[QueryLevel, FromClause, tuple[Column[Any], ...], tuple[Column[Any], ...], ColumnElement[bool]]
+_ParentQuery = tuple[QueryLevel, FromClause, tuple[Column[Any], ...], tuple[Column[Any], ...], ColumnElement[bool]]
 
 
-def files_under(index: Index, parent: Parent, after: str, limit: int) -> list[tuple[str, str]]:
+def files_under(index: Index, parent: ParentRow, after: str, limit: int) -> list[tuple[str, str]]:
     """The next files of the instances of a row, oldest first, with the Study Instance UID of the row each is under.
 
     Raises IndexUnavailable.
@@ -145,20 +145,20 @@ def files_under(index: Index, parent: Parent, after: str, limit: int) -> list[tu
         return [(key, uid) for key, uid in connection.execute(chosen)]
 
 
-def newest_under(connection: Connection, parent: Parent) -> str | None:
+def newest_under(connection: Connection, parent: ParentRow) -> str | None:
     """The newest file of the instances of a row."""
     below = select(func.max(image.c.file_key)).select_from(JOINED)
     found: str | None = connection.execute(below.where(TABLES[parent.level].c.id == parent.row_id)).scalar()
     return found
 
 
-def newest(index: Index, parent: Parent) -> str | None:
+def newest(index: Index, parent: ParentRow) -> str | None:
     """As `newest_under`. Raises IndexUnavailable."""
     with index.read() as connection:
         return newest_under(connection, parent)
 
 
-def rewrite(index: Index, parent: Parent, kept: bytes, newest: str | None) -> bool:
+def rewrite(index: Index, parent: ParentRow, kept: bytes, newest: str | None) -> bool:
     """Have a row say something else, unless it or its instances have changed since it was read: whether it was done.
 
     `newest` is the newest file of its instances. Raises IndexUnavailable.

@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-class Turns:
+class WriteLock:
     """The turns at one file, which is made if it is not there. For one thread of a process at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @contextmanager
-    def taken(self, seconds: float) -> Iterator[bool]:
+    def acquire(self, seconds: float) -> Iterator[bool]:
         """While the body runs it is our turn, if it comes within some seconds: whether it has. Raises OSError."""
         attempt = _Attempt(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640))
         try:

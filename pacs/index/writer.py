@@ -17,14 +17,14 @@ from pacs.dicom import row_elements
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable
 from pacs.index import fast_insert
-from pacs.index.compiled import Fixed
+from pacs.index.compiled import CompiledStatement
 from pacs.index.database import Index, LostRace
 from pacs.index.patterns import among
-from pacs.index.rows import Arrival, Row, columns, image_row, patient_identity
+from pacs.index.rows import NewInstance, Row, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
 
 __all__ = [
-    "Arrival",
+    "NewInstance",
     "StoredInstance",
     "add",
     "find",
@@ -64,12 +64,12 @@ _COLUMN_OF = {name: column for table in (patient, study, series, image) for name
 STORED: Select[Any] = select(*(_COLUMN_OF[field.name] for field in fields(StoredInstance))).select_from(JOINED)
 """The stored instances, to be narrowed."""
 
-_STORED_ONE = Fixed(
+_STORED_ONE = CompiledStatement(
     lambda _: STORED.where(image.c.sop_instance_uid == bindparam("uid", type_=image.c.sop_instance_uid.type))
 )
 
 
-def add(index: Index, arrival: Arrival) -> tuple[str, ...]:
+def add(index: Index, arrival: NewInstance) -> tuple[str, ...]:
     """Take an instance into the index; return where it disagrees with what is known, without patient data.
 
     Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable.
@@ -123,7 +123,7 @@ def last_received_at(index: Index) -> int | None:
     return found
 
 
-def replace(index: Index, arrival: Arrival) -> StoredInstance:
+def replace(index: Index, arrival: NewInstance) -> StoredInstance:
     """Put a newer instance in the place of the one with its SOP Instance UID, and return the older one.
 
     The caller deletes the older file afterwards. Raises InstanceUnreadable when nothing is known under the UID,
@@ -162,7 +162,7 @@ def touch(index: Index, sop_instance_uids: Sequence[str], when: int) -> None:
 class _Addition:
     """One instance on its way into the four tables, in one transaction."""
 
-    def __init__(self, connection: Connection, arrival: Arrival) -> None:
+    def __init__(self, connection: Connection, arrival: NewInstance) -> None:
         self._connection, self._arrival, self._header = connection, arrival, arrival.header
         self._conflicts: list[str] = []
 
@@ -246,7 +246,7 @@ _UID = bindparam("uid", type_=image.c.sop_instance_uid.type)
 
 # Statements that are made once: making one takes longer than the database does.
 _KNOWN_IMAGE = select(image.c.id).where(image.c.sop_instance_uid == _UID)
-_KNOWN = Fixed(lambda _: _KNOWN_IMAGE)
+_KNOWN = CompiledStatement(lambda _: _KNOWN_IMAGE)
 _KNOWN_PATIENT = select(patient.c.id, patient.c.kept).where(
     *(column == bindparam(column.name, type_=column.type) for column in _IDENTITY)
 )

@@ -11,6 +11,7 @@ from typing import Self
 
 from pacs.recording.sniffer import Heard, Overhearing, Side
 from pacs.support.sockets import listening
+from pacs.support.wakeup import WakeUp
 
 Witness = Callable[[int, float, Heard], None]
 """Told the number of the association, the seconds since the relay was opened, and what was said."""
@@ -39,7 +40,7 @@ class Relay:
         self._sockets: set[socket.socket] = set()
         self.failure: Exception | None = None
         """What ended the telling; the passing on goes on."""
-        self._bell, self._ring = socket.socketpair()
+        self._wake_up = WakeUp()
 
     def __enter__(self) -> Self:
         self._listener = listening(*self._address, BACKLOG)
@@ -48,7 +49,7 @@ class Relay:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._ring.send(b"\0")
+        self._wake_up.wake()
         self._accepting.join()
         with self._lock:
             for each in self._sockets:
@@ -56,8 +57,8 @@ class Relay:
                     each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
-        for each in (self._listener, self._bell, self._ring):
-            each.close()
+        self._listener.close()
+        self._wake_up.close()
 
     @property
     def port(self) -> int:
@@ -67,9 +68,9 @@ class Relay:
 
     def _accept_all(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._bell, selectors.EVENT_READ)
+            selector.register(self._wake_up, selectors.EVENT_READ)
             selector.register(self._listener, selectors.EVENT_READ)
-            while all(key.fileobj is not self._bell for key, _ in selector.select()):
+            while all(key.fileobj is not self._wake_up for key, _ in selector.select()):
                 with suppress(BlockingIOError):
                     connection, _ = self._listener.accept()
                     self._threads = [each for each in self._threads if each.is_alive()]

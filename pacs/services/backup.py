@@ -33,7 +33,7 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.scratch_index import WORK, aside, scratch_folder
+from pacs.services.scratch_index import WORK, scratch_folder, scratch_index
 from pacs.services.stored_file import arrival_of
 
 MANIFEST, FILES = "manifest.json", "files"
@@ -105,7 +105,7 @@ class Backups:
         self._files.replay()  # what is durable in a journal alone
         with alone_in(dest):
             _begin(dest)
-            with aside(self._folder / WORK) as snapshot, closing(Copies(dest / FILES)) as copies:
+            with scratch_index(self._folder / WORK) as snapshot, closing(Copies(dest / FILES)) as copies:
                 making = _Making(self, dest, snapshot, copies, link=link)
                 return making.run(prune=prune, progress=progress)
 
@@ -180,8 +180,8 @@ class Backups:
 
     def _fill(self, snapshot: Index, progress: Progress) -> None:
         with progress("indexing", upkeep.counts(snapshot)[QueryLevel.IMAGE]) as advance:
-            for places in index_diff.groups(snapshot):
-                wanted = [each for place in places if (each := index_diff.part(snapshot, place)) is not None]
+            for places in index_diff.batch_groups(snapshot):
+                wanted = [each for place in places if (each := index_diff.read_batch(snapshot, place)) is not None]
                 index_diff.correct(self._index, wanted, snapshot)
                 advance(sum(len(each.images) for each in wanted))
 

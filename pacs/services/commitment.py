@@ -7,12 +7,11 @@ or given up, and forgotten then. Whoever reports, by whichever protocol, works o
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from pacs.dicom.commitment import Failure, Reason, Reference, Report, Request
+from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
 from pacs.dicom.sop_classes import check_kept
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
 from pacs.files.store import FileStore
@@ -22,6 +21,7 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
+from pacs.support.chunks import chunks
 
 __all__ = ["Bounds", "Claim", "Commitments", "LostClaim", "Schedule", "Verified"]
 
@@ -82,7 +82,7 @@ class Bounds:
 class Verified:
     """What is to be reported; `age` is how many seconds ago it was asked for, `attempts` how many reports failed."""
 
-    report: Report
+    report: CommitmentReport
     age: float
     attempts: int
 
@@ -116,14 +116,14 @@ class Commitments:
         self._unknown_sop_classes = unknown_sop_classes
         self._schedule = schedule or Schedule()
         self.bounds = bounds or Bounds()
-        self._is_peer = is_peer
+        self.is_peer = is_peer
         self._last_peer = ""
         """Whose turn it was last."""
         self._publish = publish
 
     # --- transactions -------------------------------------------------------------------------------------------
 
-    def request(self, peer: str, request: Request) -> Claim:
+    def request(self, peer: str, request: CommitmentRequest) -> Claim:
         """Take a request in, durably, and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
         requested = _packed([list(each) for each in request.references])
         return commitments.add(
@@ -138,8 +138,8 @@ class Commitments:
     def _require_room(self, peer: str, counts: Mapping[str, int]) -> None:
         bounds = self.bounds
         is_full = counts.get(peer, 0) >= bounds.active_of_peer or sum(counts.values()) >= bounds.active
-        if not is_full and not self._is_peer(peer):
-            strangers = sum(count for each, count in counts.items() if not self._is_peer(each))
+        if not is_full and not self.is_peer(peer):
+            strangers = sum(count for each, count in counts.items() if not self.is_peer(each))
             is_full = strangers >= bounds.active_of_strangers
         if is_full:
             raise OutOfResources("Too many transactions wait for their report: try again later")
@@ -186,7 +186,7 @@ class Commitments:
         if transaction is None:
             return 0
         schedule = self._schedule
-        is_known = self._is_peer(claim.peer)
+        is_known = self.is_peer(claim.peer)
         give_up = schedule.give_up if is_known else min(schedule.give_up, STRANGERS_GIVE_UP)
         if transaction.age > give_up:
             if is_peer:
@@ -231,7 +231,7 @@ class Commitments:
     def _verify(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> list[Outcome]:
         """What becomes of each reference. Each instance is verified once."""
         verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
-        for batch in _batches(dict.fromkeys(each.sop_instance_uid for each in references)):
+        for batch in chunks(dict.fromkeys(each.sop_instance_uid for each in references), BATCH):
             verification.verify(batch)
             self.keep(claim, LEASE)
         if verification.damaged:
@@ -250,16 +250,16 @@ class Commitments:
             if isinstance(found, str)
         }
         reasons: dict[str, int] = {}
-        for number, batch in enumerate(_batches(dict.fromkeys(promised))):
+        for number, batch in enumerate(chunks(dict.fromkeys(promised), BATCH)):
             cancellation.check()
             if number:
                 self.keep(claim, LEASE)
             rows = {each.sop_instance_uid: each for each in writer.find_all(self._index, batch)}
             for uid in batch:
                 if uid not in rows:
-                    reasons[uid] = Reason.NO_SUCH_INSTANCE
+                    reasons[uid] = FailureReason.NO_SUCH_INSTANCE
                 elif _mark(rows[uid]) != promised[uid] or not self._has_its_size(rows[uid]):
-                    reasons[uid] = Reason.PROCESSING_FAILURE
+                    reasons[uid] = FailureReason.PROCESSING_FAILURE
         return [
             reasons.get(each.sop_instance_uid, found) if isinstance(found, str) else found
             for each, found in zip(references, outcome, strict=True)
@@ -278,9 +278,9 @@ class Commitments:
     def _reason(self, reference: Reference, verification: "_Verification") -> int | None:
         stored = verification.stored.get(reference.sop_instance_uid)
         if stored is None:
-            return Reason.NO_SUCH_INSTANCE if self._is_kept(reference) else Reason.CLASS_NOT_SUPPORTED
+            return FailureReason.NO_SUCH_INSTANCE if self._is_kept(reference) else FailureReason.CLASS_NOT_SUPPORTED
         if stored.sop_class_uid != reference.sop_class_uid:
-            return Reason.CLASS_INSTANCE_CONFLICT
+            return FailureReason.CLASS_INSTANCE_CONFLICT
         return verification.reasons.get(reference.sop_instance_uid)
 
     def _is_kept(self, reference: Reference) -> bool:
@@ -301,7 +301,7 @@ class _Verification:
         self._index, self._files, self._keep, self._cancellation = index, files, keep, cancellation
         self._bytes = 0
         self.stored: dict[str, StoredInstance] = {}
-        self.reasons: dict[str, Reason] = {}
+        self.reasons: dict[str, FailureReason] = {}
         """Why there is no commitment to a stored instance, by its SOP Instance UID."""
         self.damaged: list[str] = []
         """The files that are missing, shorter or longer than they were, or have other bytes."""
@@ -326,11 +326,11 @@ class _Verification:
                 whole.append(found)
             else:
                 self.damaged.append(found.file_key)
-                self.reasons[uid] = Reason.PROCESSING_FAILURE
+                self.reasons[uid] = FailureReason.PROCESSING_FAILURE
         try:
             self._files.secure([instance.file_key for instance in whole])
         except StorageUnavailable:
-            self.reasons |= {instance.sop_instance_uid: Reason.RESOURCE_LIMITATION for instance in whole}
+            self.reasons |= {instance.sop_instance_uid: FailureReason.RESOURCE_LIMITATION for instance in whole}
 
     def _is_whole(self, instance: StoredInstance) -> bool:
         """Whether the bytes of the data set in the store are those that were received."""
@@ -360,17 +360,11 @@ def _mark(instance: StoredInstance) -> str:
     return f"{instance.digest[:MARK]} {instance.sop_class_uid}"
 
 
-def _report(claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome]) -> Report:
+def _report(claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome]) -> CommitmentReport:
     pairs = list(zip(references, outcome, strict=True))
     committed = [each for each, found in pairs if isinstance(found, str)]
     failed = [Failure(each, found) for each, found in pairs if isinstance(found, int)]
-    return Report(claim.transaction_uid, committed, failed)
-
-
-def _batches(uids: dict[str, None]) -> Iterator[list[str]]:
-    rest = iter(uids)
-    while batch := list(islice(rest, BATCH)):
-        yield batch
+    return CommitmentReport(claim.transaction_uid, committed, failed)
 
 
 def _packed(rows: list[Outcome] | list[list[str]]) -> bytes:

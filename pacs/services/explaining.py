@@ -12,14 +12,14 @@ from typing import Any
 from pydicom import Dataset
 
 from pacs.dicom import identifier_report
-from pacs.dicom.identifier_report import Part, Reading, Use
-from pacs.dicom.levels import Model, Operation
-from pacs.dicom.matching_mode import STRICT, TOLERANT, Manner, Negotiated
+from pacs.dicom.identifier_report import ElementUse, IdentifierReport, ReportedElement
+from pacs.dicom.levels import DimseOperation, Model
+from pacs.dicom.matching_mode import STRICT, TOLERANT, MatchingMode, Negotiated
 from pacs.dicom.query import Query
 from pacs.errors import PacsError
 from pacs.index import query_plan
 from pacs.index.database import Index
-from pacs.index.query_plan import Statement
+from pacs.index.query_plan import PlannedStatement
 from pacs.observability.logging import printable
 from pacs.services.query import QueryService
 from pacs.support.cancellation import Cancellation
@@ -33,7 +33,7 @@ LONGEST_SQL = 8000
 MOST_WITHOUT = 1000
 """So many matches that a query would have without one of its keys are counted."""
 
-Statuses = Callable[[Operation, PacsError | None, bool], tuple[int, ...]]
+Statuses = Callable[[DimseOperation, PacsError | None, bool], tuple[int, ...]]
 """The statuses of the responses to an operation: refused for an error, or done, with keys ignored or not."""
 
 
@@ -43,7 +43,7 @@ class Asked:
 
     dataset: Dataset
     model: Model
-    manner: Manner
+    manner: MatchingMode
     negotiated: Negotiated
 
 
@@ -70,7 +70,7 @@ class ExplainedKey:
     @property
     def why(self) -> str:
         """Where it is matched or comes from, or why it is not."""
-        place = f"{'in' if self.use == Use.MATCHED.value else 'from'} {self.where}" if self.where else ""
+        place = f"{'in' if self.use == ElementUse.MATCHED.value else 'from'} {self.where}" if self.where else ""
         return ", ".join(filter(None, (place, self.reason)))
 
 
@@ -123,7 +123,7 @@ class Explanation:
     negotiated: tuple[str, ...]
     keys: tuple[ExplainedKey, ...]
     notes: tuple[str, ...]
-    statements: tuple[Statement, ...]
+    statements: tuple[PlannedStatement, ...]
     answer: Verdict
     other: Verdict
     without_negotiation: Verdict | None = None
@@ -189,7 +189,7 @@ class Explainer:
             trouble=trouble,
         )
 
-    def _verdict(self, asked: Asked, taken: Reading, instead_of: Reading | None = None) -> Verdict:
+    def _verdict(self, asked: Asked, taken: IdentifierReport, instead_of: IdentifierReport | None = None) -> Verdict:
         ignored = bool(taken.query and taken.query.ignored)
         statuses = self._statuses(asked.model.operation, taken.error, ignored)
         found = identifier_report.differences(taken, instead_of) if instead_of is not None else ()
@@ -200,11 +200,11 @@ class Explainer:
             differences=tuple(printable(each, LONGEST) for each in found),
         )
 
-    def _statements(self, model: Model, query: Query | None) -> tuple[tuple[Statement, ...], str]:
+    def _statements(self, model: Model, query: Query | None) -> tuple[tuple[PlannedStatement, ...], str]:
         """The statements, and why there are none where the index did not say."""
         if query is None:
             return (), ""
-        planned = query_plan.of_query if model.operation is Operation.FIND else query_plan.of_retrieve
+        planned = query_plan.of_query if model.operation is DimseOperation.FIND else query_plan.of_retrieve
         try:
             return tuple(map(_harmless, planned(self._index, query, Cancellation()))), ""
         except PacsError as error:
@@ -224,14 +224,14 @@ def without_each(queries: QueryService, query: Query) -> dict[str, int]:
     return found
 
 
-def _read(asked: Asked) -> Reading:
-    return identifier_report.read(asked.dataset, asked.model, asked.manner, asked.negotiated)
+def _read(asked: Asked) -> IdentifierReport:
+    return identifier_report.make_report(asked.dataset, asked.model, asked.manner, asked.negotiated)
 
 
 # --- in words ----------------------------------------------------------------------------------------------------
 
 
-def _keys(taken: Reading) -> Iterator[ExplainedKey]:
+def _keys(taken: IdentifierReport) -> Iterator[ExplainedKey]:
     places: dict[str, str] = {}
     for part in taken.parts:
         outer, _, _ = part.path.rpartition(".")
@@ -242,41 +242,41 @@ def _keys(taken: Reading) -> Iterator[ExplainedKey]:
             vr=part.vr,
             asked=printable(part.asked, LONGEST),
             use=part.use.value,
-            matching=identifier_report.kind(part),
-            meaning=printable(identifier_report.meaning(part), LONGEST),
+            matching=identifier_report.matching_kind(part),
+            meaning=printable(identifier_report.matching_text(part), LONGEST),
             where=places[part.path],
             reason=printable(part.reason, LONGEST),
         )
 
 
-def _place(part: Part) -> str:
-    if part.attribute is None or part.use not in (Use.MATCHED, Use.RETURNED):
+def _place(part: ReportedElement) -> str:
+    if part.attribute is None or part.use not in (ElementUse.MATCHED, ElementUse.RETURNED):
         return ""
-    return query_plan.place_of(part.attribute, part.matching)
+    return query_plan.source_of(part.attribute, part.matching)
 
 
 def _negotiated(negotiated: Negotiated) -> tuple[str, ...]:
     return tuple(each.name for each in fields(negotiated) if getattr(negotiated, each.name))
 
 
-def _notes(asked: Asked, taken: Reading) -> Iterator[str]:
+def _notes(asked: Asked, taken: IdentifierReport) -> Iterator[str]:
     """What is to be said of the whole."""
     query = taken.query
     if query is None:
         return
     if query.nothing_matches:
-        no_keys = not any(part.use in (Use.MATCHED, Use.RETURNED) for part in taken.parts)
+        no_keys = not any(part.use in (ElementUse.MATCHED, ElementUse.RETURNED) for part in taken.parts)
         why = "no key was asked for (F3)" if no_keys else "a range ends before it begins"
         yield f"nothing matches: {why}"
     if not query.keys and not query.combined and not query.nothing_matches:
         yield f"no key narrows it: everything at level {query.level.name} matches"
     if query.unknown_matches and query.keys:
         yield "a value that is unknown, zero length or absent, matches every key (C.2.2.1.2)"
-    if asked.model.operation is not Operation.FIND:
+    if asked.model.operation is not DimseOperation.FIND:
         yield "a retrieve is a query at IMAGE level for the instances"
 
 
-def _harmless(statement: Statement) -> Statement:
+def _harmless(statement: PlannedStatement) -> PlannedStatement:
     """A statement whose texts are printable, and not longer than people read."""
     return replace(
         statement,

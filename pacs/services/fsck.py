@@ -29,7 +29,7 @@ from pacs.index.writer import StoredInstance
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.stored_file import arrival_of, reading
+from pacs.services.stored_file import arrival_of
 
 GRACE = 3.0
 """Seconds until what looks wrong is looked at again."""
@@ -221,8 +221,8 @@ class _Look:
         if self._quick:
             return "", ""
         try:
-            with reading(), self._files.open(row.file_key) as file:
-                head = part10.read_head(file)
+            with self._files.open(row.file_key) as file:
+                head = part10.read_file_meta(file)
         except UndecodableDataSet as error:
             return HEAD, error.comment
         if (head.sop_instance_uid, head.sop_class_uid) != (row.sop_instance_uid, row.sop_class_uid):

@@ -5,23 +5,21 @@ When one goes, what it alone said has to go as well: else the index could not be
 wrong name under which one image came would outlive that image.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 from pacs.dicom import row_elements
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import DuplicateInstance, InstanceUnreadable, StorageUnavailable, UndecodableDataSet
+from pacs.errors import DuplicateInstance, InstanceUnreadable, UndecodableDataSet
 from pacs.files.store import FileStore
-from pacs.index import index_diff, schema, upkeep, writer
+from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
-from pacs.index.index_diff import Differing
+from pacs.index.index_diff import IndexesDiffer
 from pacs.index.rows import patient_identity
-from pacs.index.upkeep import Parent
+from pacs.index.upkeep import ParentRow
 from pacs.index.writer import StoredInstance
+from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import arrival_of
 
 ATTEMPTS = 10
@@ -52,7 +50,7 @@ _Read = Callable[[str], Header]
 """What a file says, by its key."""
 
 
-def _refreshed(index: Index, read: _Read, parent: Parent, removed: Header | None) -> bool | str | None:
+def _refreshed(index: Index, read: _Read, parent: ParentRow, removed: Header | None) -> bool | str | None:
     """Whether a row is right now, None if it changed meanwhile; or the file of an instance that belongs elsewhere."""
     newest = upkeep.newest(index, parent)
     # What the row says otherwise than the removed one did it has from somebody else.
@@ -73,7 +71,7 @@ def _refreshed(index: Index, read: _Read, parent: Parent, removed: Header | None
     return True if upkeep.rewrite(index, parent, said, newest) else None
 
 
-def _headers(index: Index, read: _Read, parent: Parent) -> Iterator[tuple[str, Header, str]]:
+def _headers(index: Index, read: _Read, parent: ParentRow) -> Iterator[tuple[str, Header, str]]:
     """The instances of a row, oldest first: file key, header, and the Study Instance UID of the row each is under."""
     after, limit = "", FEW
     while page := upkeep.files_under(index, parent, after, limit):
@@ -85,7 +83,7 @@ def _headers(index: Index, read: _Read, parent: Parent) -> Iterator[tuple[str, H
         after, limit = page[-1][0], MANY
 
 
-def _contributes(parent: Parent, header: Header, study: str, *, is_first: bool) -> bool:
+def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: bool) -> bool:
     """Whether a row says what an instance below it says; the first one also has to belong where the row is."""
     identity = tuple(patient_identity(header).values())
     if parent.level is QueryLevel.PATIENT:
@@ -104,7 +102,7 @@ def _place_anew(index: Index, files: FileStore, seeds: Sequence[str]) -> None:
     for _ in range(ATTEMPTS):
         try:
             _correct(index, files, keys)
-        except Differing as differing:
+        except IndexesDiffer as differing:
             keys.update(differing.unknown, upkeep.files_of_patients(index, differing.unknown))
         else:
             upkeep.prune(index)
@@ -112,27 +110,14 @@ def _place_anew(index: Index, files: FileStore, seeds: Sequence[str]) -> None:
 
 
 def _correct(index: Index, files: FileStore, keys: set[str]) -> None:
-    with _aside() as derived:
+    with scratch_index() as derived:
         for key in sorted(keys):
             try:
                 writer.add(derived, arrival_of(files, key, verify=False))
             except (DuplicateInstance, UndecodableDataSet, InstanceUnreadable):
                 continue
-        for places in index_diff.groups(derived):
-            wanted = [each for place in places if (each := index_diff.part(derived, place)) is not None]
+        for places in index_diff.batch_groups(derived):
+            wanted = [each for place in places if (each := index_diff.read_batch(derived, place)) is not None]
             wrong = [each for each in wanted if not index_diff.is_right(index, each)]
             if wrong:
                 index_diff.correct(index, wrong, derived, keys, adds=False)
-
-
-@contextmanager
-def _aside() -> Iterator[Index]:
-    """An empty index of our own. Raises StorageUnavailable."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="pacs-")
-    except OSError as error:
-        raise StorageUnavailable(f"There is no room to work in ({error.strerror})") from error
-    with folder as path, closing(Index(f"sqlite:///{Path(path)}/index.db")) as derived:
-        schema.upgrade(derived)
-        derived.is_recoverable = True
-        yield derived

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 
-from pacs.dicom.matching_mode import TOLERANT, Manner
+from pacs.dicom.matching_mode import TOLERANT, MatchingMode
 from pacs.errors import UnknownDestination
 
 
@@ -24,7 +24,7 @@ EVERYTHING = frozenset(Right)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A configured remote AE. `manner` and `transfer_syntaxes` override the server's own where they are given.
+    """A configured remote AE. `matching_mode` and `transfer_syntaxes` override the server's own where they are given.
 
     `addresses` are the networks it may call from and `certificates` the SHA-256 fingerprints (lower case, hexadecimal)
     of which it must show one, any where there are none. `destinations` are the AE titles it may have images moved to,
@@ -35,7 +35,7 @@ class Peer:
     ae_title: str
     host: str
     port: int
-    manner: Manner | None = None
+    matching_mode: MatchingMode | None = None
     transfer_syntaxes: tuple[str, ...] = ()
     associations: int = 1
     rights: frozenset[Right] = EVERYTHING
@@ -51,9 +51,11 @@ class Peers:
     With `explain` the queries and retrieves of everybody are explained.
     """
 
-    def __init__(self, peers: Iterable[Peer] = (), manner: Manner = TOLERANT, *, explain: bool = False) -> None:
+    def __init__(
+        self, peers: Iterable[Peer] = (), matching_mode: MatchingMode = TOLERANT, *, explain: bool = False
+    ) -> None:
         self._peers = {peer.ae_title: peer for peer in peers}
-        self._manner = manner
+        self._matching_mode = matching_mode
         self._explain = explain
 
     def __iter__(self) -> Iterator[Peer]:
@@ -75,10 +77,10 @@ class Peers:
             raise UnknownDestination("Move destination is not among the peers of this server")
         return peer
 
-    def manner_of(self, ae_title: str) -> Manner:
-        """How queries and retrieves of this AE are understood: its own manner, or the server's."""
+    def matching_mode_of(self, ae_title: str) -> MatchingMode:
+        """How queries and retrieves of this AE are understood: its own matching mode, or the server's."""
         peer = self.find(ae_title)
-        return peer.manner if peer is not None and peer.manner is not None else self._manner
+        return peer.matching_mode if peer is not None and peer.matching_mode is not None else self._matching_mode
 
     def explains(self, ae_title: str) -> bool:
         """Whether queries and retrieves of this AE are to be explained."""

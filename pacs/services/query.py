@@ -86,7 +86,7 @@ class QueryService:
     def _read(self, match: Match, tags: frozenset[int]) -> Dataset:
         assert match.file_key is not None, "only IMAGE level has attributes in files"
         with self._files.open(match.file_key) as file:
-            head = part10.read_head(file)
+            head = part10.read_file_meta(file)
             file.seek(head.data_offset)
             return header.read_attributes(file, head.transfer_syntax, tags)
 

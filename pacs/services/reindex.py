@@ -25,12 +25,12 @@ from pacs.errors import (
 from pacs.files.store import FileStore
 from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
-from pacs.index.index_diff import Changes, Differing, Place
-from pacs.index.writer import Arrival, StoredInstance
+from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer
+from pacs.index.writer import NewInstance, StoredInstance
 from pacs.services.fsck import GRACE
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, silent
-from pacs.services.scratch_index import aside
+from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import arrival_of
 
 BATCH = 500
@@ -79,7 +79,7 @@ class Reindex:
         Raises IndexUnavailable, StorageUnavailable; the latter also, and nothing is changed, where there is no file at
         all for an index that has instances. Raises ConfigurationError when somebody else is mending this archive.
         """
-        with self._files.alone("pacs reindex"), aside(self._folder) as derived:
+        with self._files.alone("pacs reindex"), scratch_index(self._folder) as derived:
             self._files.replay()  # what is durable in a journal alone
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
             return run.run(progress)
@@ -107,7 +107,7 @@ class _Run:
         self._derive(self._files.keys(began - timedelta(hours=1)))
         self._let_settle()
         with progress("comparing", upkeep.counts(self._derived)[QueryLevel.IMAGE]) as advance:
-            for places in index_diff.groups(self._derived):
+            for places in index_diff.batch_groups(self._derived):
                 advance(self._correct(places))
         self._remove_what_has_no_file()
         upkeep.prune(self._index)
@@ -125,7 +125,7 @@ class _Run:
             self._take_in(self._arrivals(new))
             advance(len(batch))
 
-    def _arrivals(self, keys: Iterable[str]) -> list[Arrival]:
+    def _arrivals(self, keys: Iterable[str]) -> list[NewInstance]:
         """What files say; those that hold no instance are noted."""
         found = []
         for key in keys:
@@ -137,7 +137,7 @@ class _Run:
                 self._result.unusable[key] = error.comment
         return found
 
-    def _take_in(self, arrivals: list[Arrival]) -> None:
+    def _take_in(self, arrivals: list[NewInstance]) -> None:
         named = upkeep.named(self._index, [each.header.sop_instance_uid for each in arrivals])
         for arrival in arrivals:
             chosen = named.get(arrival.header.sop_instance_uid)
@@ -149,7 +149,7 @@ class _Run:
             except DuplicateInstance:
                 self._choose(arrival)
 
-    def _choose(self, arrival: Arrival) -> None:
+    def _choose(self, arrival: NewInstance) -> None:
         """Two files have one instance, and the index names neither, or the older one no more."""
         known = writer.find(self._derived, arrival.header.sop_instance_uid)
         in_use = writer.find(self._index, arrival.header.sop_instance_uid)
@@ -179,18 +179,18 @@ class _Run:
                 time.sleep(self._grace)
                 return
 
-    def _correct(self, places: Sequence[Place]) -> int:
+    def _correct(self, places: Sequence[BatchPosition]) -> int:
         """Make the index say what is derived of some parts; how many images these have."""
         known: set[str] = set()
         for _ in range(ATTEMPTS):
-            wanted = [each for place in places if (each := index_diff.part(self._derived, place)) is not None]
+            wanted = [each for place in places if (each := index_diff.read_batch(self._derived, place)) is not None]
             wrong = [each for each in wanted if not index_diff.is_right(self._index, each)]
             if wrong and self._forget_deleted(key for each in wrong for key in each.file_keys):
                 continue
             try:
                 if wrong:
                     self._changes.add(index_diff.correct(self._index, wrong, self._derived, known))
-            except Differing as differing:
+            except IndexesDiffer as differing:
                 self._take_in(self._arrivals(differing.unknown))
                 self._forget_deleted(differing.gone)
                 known.update(differing.unknown, differing.gone)

@@ -4,13 +4,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
 from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
-from pacs.dicom.identifier import Selection
+from pacs.dicom.identifier import RetrieveSelection
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
 from pacs.files import digest
@@ -108,7 +107,7 @@ class RetrieveService:
         self._verify = verify
         self._publish = publish
 
-    def select(self, selection: Selection, cancellation: Cancellation) -> Retrieval:
+    def select(self, selection: RetrieveSelection, cancellation: Cancellation) -> Retrieval:
         """The instances a retrieve is about, in the order in which they will be sent.
 
         Raises TooManyMatches when keys other than the unique ones select more studies than are allowed at once,
@@ -159,7 +158,7 @@ class RetrieveService:
         return self._converted(instance, transfer_syntax)
 
     def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
-        with _reading(), self._files.open(instance.file_key) as file:
+        with self._files.open(instance.file_key) as file:
             if file.seek(0, os.SEEK_END) != instance.size:
                 raise InstanceUnreadable("The stored file has not the length it had")
             file.seek(instance.data_offset)
@@ -174,11 +173,3 @@ def verify(files: FileStore, instance: StoredInstance) -> None:
 def damaged(instance: StoredInstance) -> str:
     """What an administrator is told of an instance whose file does not hold what was received."""
     return f"file {instance.file_key} is damaged and was not given out: run `pacs fsck --repair`, and send it again"
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

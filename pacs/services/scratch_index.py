@@ -1,5 +1,6 @@
-"""Room to put an index together in, beside the files of an archive, for as long as that takes."""
+"""A temporary index, built beside the real one and removed after use."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -11,16 +12,17 @@ from pacs.index import schema
 from pacs.index.database import Index
 
 WORK = UPKEEP
-"""The folder beside the files in which indexes are put together."""
+"""The folder, inside the file store, for temporary indexes."""
 
 
 @contextmanager
-def aside(folder: Path) -> Iterator[Index]:
-    """An empty index in a folder of its own, which is removed at the end; what others left there is removed as well.
+def scratch_index(folder: Path | None = None) -> Iterator[Index]:
+    """Yield an empty index in a new folder of `folder` or of the system's temporary folder, and remove it after use.
 
     Raises StorageUnavailable.
     """
-    with scratch_folder(folder) as own, closing(Index(f"sqlite:///{own}/index.db")) as index:
+    own_folder = scratch_folder(folder) if folder is not None else _system_folder()
+    with own_folder as own, closing(Index(f"sqlite:///{own}/index.db")) as index:
         schema.upgrade(index)
         index.is_recoverable = True  # it is of no use after a power cut
         yield index
@@ -28,7 +30,7 @@ def aside(folder: Path) -> Iterator[Index]:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end; those that processes left there that died are removed as well.
+    """Yield a new folder in `parent` and remove it after use, with the folders of processes that have died.
 
     Raises StorageUnavailable.
     """
@@ -38,12 +40,22 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
                 _remove(left)
         held = HeldFolder.make(parent)
     except OSError as error:
-        raise StorageUnavailable(f"There is no room to work in ({error.strerror})") from error
+        raise StorageUnavailable(f"Cannot create a temporary folder ({error.strerror})") from error
     try:
         yield held.path
     finally:
         with suppress(OSError):
             _remove(held)
+
+
+@contextmanager
+def _system_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="pacs-")
+    except OSError as error:
+        raise StorageUnavailable(f"Cannot create a temporary folder ({error.strerror})") from error
+    with folder as path:
+        yield Path(path)
 
 
 def _remove(held: HeldFolder) -> None:

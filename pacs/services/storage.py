@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
 from pacs.dicom import part10
-from pacs.dicom.bounds import LARGEST, Bounds
+from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
 from pacs.dicom.sop_classes import check_kept
@@ -34,7 +34,7 @@ from pacs.errors import (
 from pacs.files.store import FileStore, Incoming
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.index.writer import Arrival, StoredInstance
+from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
@@ -85,7 +85,7 @@ class Storage:
         *,
         duplicates: Duplicates = "keep",
         unknown_sop_classes: bool = False,
-        bounds: Bounds = LARGEST,
+        bounds: DataSetBounds = DEFAULT_BOUNDS,
         publish: Callable[[Event], None] = lambda event: None,
         auditor: Auditor | None = None,
     ) -> None:
@@ -228,20 +228,20 @@ def _record(stored: Stored) -> Record:
     return Record(operation="import", outcome="success", subject=subject, user=local_user())
 
 
-def _head_of(file: BinaryIO) -> part10.Head:
+def _head_of(file: BinaryIO) -> part10.FileMeta:
     """What a file says about its data set; `file` stands at the data set then."""
     try:
-        head = part10.read_head(file)
+        head = part10.read_file_meta(file)
     except UndecodableDataSet:
         file.seek(0)
-        head = part10.Head("", "", "", "", None, None, 0)
+        head = part10.FileMeta("", "", "", "", None, None, 0)
     if head.transfer_syntax:
         return head
     guess = part10.guess_transfer_syntax(file)
-    return part10.Head(head.sop_class_uid, "", guess, head.source_ae, None, None, head.data_offset)
+    return part10.FileMeta(head.sop_class_uid, "", guess, head.source_ae, None, None, head.data_offset)
 
 
-def _header_of(file: BinaryIO, head: part10.Head) -> Header:
+def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     """What the index wants from a file; one that cannot be read and never said it is a DICOM file is called none."""
     try:
         return read_header(file, head.transfer_syntax)
@@ -262,7 +262,7 @@ class Named:
 
     def head(self, received_at: int) -> bytes:
         """The File Meta Information that says the same."""
-        return part10.head(
+        return part10.build_file_meta(
             self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax, self.source_ae, received_at=received_at
         )
 
@@ -363,7 +363,7 @@ class Reception:
             return self._stored(header, duplicate=True)
         digest = self._incoming.digest
         self._incoming.commit(part10.with_digest(self._head, digest))
-        arrival = Arrival(
+        arrival = NewInstance(
             header=header,
             file_key=self._incoming.key,
             size=len(self._head) + self._incoming.size,
@@ -382,7 +382,7 @@ class Reception:
                 self._storage.discard(arrival.file_key)
             raise
 
-    def _enter_row(self, arrival: Arrival, known: StoredInstance | None) -> Stored:
+    def _enter_row(self, arrival: NewInstance, known: StoredInstance | None) -> Stored:
         """Commit the row, whoever adds or removes the same instance meanwhile."""
         header, index = arrival.header, self._storage.index
         for _ in range(RACES):
@@ -402,7 +402,7 @@ class Reception:
         uid, size = header.sop_instance_uid, self._incoming.size
         return Stored(uid, size, duplicate, warnings, header.patient_id, header.study_instance_uid)
 
-    def _add_or_replace(self, arrival: Arrival, known: StoredInstance | None) -> tuple[str, ...]:
+    def _add_or_replace(self, arrival: NewInstance, known: StoredInstance | None) -> tuple[str, ...]:
         index, warnings, former = self._storage.index, (), known
         try:
             if known is None:
@@ -419,7 +419,7 @@ class Reception:
             self._storage.forget(former)
         return warnings
 
-    def _reopen(self, arrival: Arrival) -> BinaryIO:
+    def _reopen(self, arrival: NewInstance) -> BinaryIO:
         file = self._storage.files.open(arrival.file_key)
         file.seek(arrival.data_offset)
         return file

@@ -96,7 +96,7 @@ class ReceivedRequest:
             dataset = identifier.decode(self.data, self.transfer_syntax)
         except PacsError:
             return {}
-        stated = identifier.stated(dataset)
+        stated = identifier.key_values(dataset)
         asked = [each.keyword or f"{each.tag:08X}" for each in dataset]
         return {keyword: stated.get(keyword, "") for keyword in asked}
 

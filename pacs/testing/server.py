@@ -9,7 +9,7 @@ from pydicom import Dataset, dcmwrite
 
 from pacs.archive import Archive
 from pacs.config import from_settings, load_scenario
-from pacs.dicom.part10 import read_head
+from pacs.dicom.part10 import read_file_meta
 from pacs.errors import MissingUID, PacsError
 from pacs.faults.interposer import Interposition
 from pacs.faults.model import Scenario
@@ -107,7 +107,7 @@ class PacsServer(Archive):
         if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
             dcmwrite(file, dataset, enforce_file_format=True)
             file.seek(0)
-            head = read_head(file)
+            head = read_file_meta(file)
             syntax, offset = head.transfer_syntax, head.data_offset
         else:
             dcmwrite(file, dataset, implicit_vr=False, little_endian=True)

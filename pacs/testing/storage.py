@@ -146,7 +146,7 @@ def _dataset(stored: StoredHere) -> "Dataset":
 
     from pacs.dicom import part10
 
-    head = part10.head(
+    head = part10.build_file_meta(
         stored.sop_class_uid, stored.sop_instance_uid, stored.transfer_syntax, stored.calling_ae_title, received_at=0
     )
     return dcmread(io.BytesIO(head + stored.data))

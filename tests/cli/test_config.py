@@ -9,7 +9,7 @@ import pytest
 from pacs.config import Config, Peer, add_peer, from_settings, load
 from pacs.config.complaints import keys
 from pacs.config.model import MannerName
-from pacs.dicom.matching_mode import MANNERS
+from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.errors import ConfigurationError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -58,7 +58,7 @@ def test_the_peer_shown_in_the_shipped_file_is_one_that_can_be_used(file):
 
 def test_the_manners_of_the_configuration_are_those_of_the_core():
     """`query.manner` names exactly the manners there are."""
-    assert set(MannerName.__args__) == set(MANNERS)
+    assert set(MannerName.__args__) == set(MATCHING_MODES)
 
 
 def test_defaults_serve_without_any_file(tmp_path, monkeypatch):

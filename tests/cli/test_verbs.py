@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from pydicom import dcmread
 
-from pacs.dicom.commitment import Report, encode_report, parse_request
+from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
 from tests.client.scripted import answer, report, scripted
@@ -427,7 +427,7 @@ def test_what_is_not_reported_is_not_committed_to(pacs, tmp_path, reported, exit
     def commit(association, message):
         asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
         answer(association, message, 0x0000)
-        said = Report(asked.transaction_uid, asked.references[:reported], [])
+        said = CommitmentReport(asked.transaction_uid, asked.references[:reported], [])
         report(association, message, encode_report(said, "X", message.context.transfer_syntax))
         association.receive(20)
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Failure, Reference
-from pacs.dicom.commitment import Report, encode_report, parse_request
+from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.errors import InvalidArgument, OperationFailed, PeerTimeout
 from pacs.testing import serving, write
 from tests.client.scripted import answer, report, scripted
@@ -84,7 +84,7 @@ def reporting(committed=(), failed=(), before=lambda _association, _message: Non
         asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
         answer(association, message, 0x0000)
         before(association, message)
-        said = Report(asked.transaction_uid, committed, failed)
+        said = CommitmentReport(asked.transaction_uid, committed, failed)
         report(association, message, encode_report(said, "X", message.context.transfer_syntax))
         association.receive(20)
 

@@ -14,7 +14,7 @@ from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Deadlines, Peer
 from pacs.client.peer import associate
-from pacs.dicom.commitment import Report, encode_report, parse_request
+from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import p_data
 from pacs.dimse.scu import Requestor
@@ -280,7 +280,7 @@ def test_a_folder_that_takes_nothing_ends_the_move_with_its_reason(tmp_path):
         shutil.rmtree(to)
         refused.extend(deliver(port, DATASETS[:1]))
         with association.operation(message) as cancellation:
-            eventually(lambda: association.attend() or cancellation.requested)
+            eventually(lambda: association.process_input() or cancellation.requested)
             cancelled.set()
         answer(association, message, 0xFE00)
 
@@ -395,7 +395,7 @@ def test_the_first_match_is_there_when_it_came():
             matches(association, message, [Dataset()])
             assert seen.wait(20)
             matches(association, message, [Dataset()])
-            eventually(lambda: association.attend() or cancellation.requested)
+            eventually(lambda: association.process_input() or cancellation.requested)
             cancelled.set()
         answer(association, message, 0xFE00)
 
@@ -538,7 +538,7 @@ def test_a_report_to_another_request_is_left_to_others(tmp_path):
                 event_type=1,
                 affected_sop_instance_uid="1.2.840.10008.1.20.1.1",
             )
-            report = Report(transaction, asked.references, ())
+            report = CommitmentReport(transaction, asked.references, ())
             association.send(message.context.id, command, encode_report(report, "X", message.context.transfer_syntax))
             answered.append(association.receive(20).command.status)
 

@@ -126,7 +126,7 @@ def test_a_bad_last_response_hides_no_exception(said):
 
     def move(association, message):
         answer(association, message, 0xFF00, remaining=3, completed=0, failed=0, warning=0)
-        association.attend()
+        association.process_input()
         answer(association, message, 0xFE00, said)
 
     def stop(_progress):

@@ -63,7 +63,7 @@ def test_what_cannot_be_reached_ends_with_4_and_the_others_are_printed(run, free
     result = run("--against", f"GONE@127.0.0.1:{free_receiver}", "--only", "N1")
     assert result.exit_code == 4
     assert f"no connection to 127.0.0.1:{free_receiver}" in result.stderr
-    assert "N1,Is a C-ECHO answered with Success?,✓" in result.stdout
+    assert "N1,Does the server answer a C-ECHO with Success?,✓" in result.stdout
     complaint, announced = result.stderr.index("no connection"), result.stderr.index("small instances")
     assert complaint < announced
     assert "GONE@" not in result.stderr[announced:]
@@ -100,7 +100,7 @@ def test_several_servers_have_a_column_each(run, pacs_server):
 def test_as_markdown_it_is_a_table(run):
     """With the sign of each verdict."""
     result = run("--only", "N1", "--markdown")
-    assert "| N1 | Is a C-ECHO answered with Success? | PS3.4 A.4 | ✓ |" in result.stdout
+    assert "| N1 | Does the server answer a C-ECHO with Success? | PS3.4 A.4 | ✓ |" in result.stdout
 
 
 @pytest.mark.parametrize(

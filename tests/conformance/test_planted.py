@@ -197,7 +197,7 @@ PLANTED = {
     "K1": matches(edited(SeriesInstanceUID=SPECIMENS.uid("1", 1))),
     "K2": no_match("3"),
     "K3": matches(edited(StudyDescription=None)),
-    "K4": matches(says(wire.STATUS, 0xFF00)),
+    "K3b": matches(says(wire.STATUS, 0xFF00)),
     "K5": matches(edited(NumberOfStudyRelatedInstances="2")),
     "M1": without("AccessionNumber"),
     "M1b": no_match("1"),

@@ -10,8 +10,9 @@ from pacs.dicom import charset, identifier, matching, row_elements
 from pacs.dicom.attributes import Kept
 from pacs.dicom.dataset import EXPLICIT_LITTLE, View, raw, write
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.matching_mode import TOLERANT, Manner, Negotiated
+from pacs.dicom.matching_mode import TOLERANT, MatchingMode, Negotiated
 from pacs.dicom.query import Match, Query
+from pacs.dicom.response_identifier import make_response_identifier
 
 NOTHING_NEGOTIATED = Negotiated()
 STRUCT = {"US": "<H", "SS": "<h", "UL": "<L", "SL": "<l", "FL": "<f", "FD": "<d"}
@@ -48,13 +49,13 @@ def _element(keyword: str, value: Any, terms: charset.Terms):
 def ask(
     level: str = "STUDY",
     root: Root = Root.STUDY,
-    manner: Manner = TOLERANT,
+    mode: MatchingMode = TOLERANT,
     negotiated: Negotiated = NOTHING_NEGOTIATED,
     charset_: str = "",
     **keys: Any,
 ) -> Query:
     """The query that a C-FIND with these keys is."""
-    return identifier.parse_query(dataset(charset_, QueryRetrieveLevel=level, **keys), root, manner, negotiated)
+    return identifier.parse_query(dataset(charset_, QueryRetrieveLevel=level, **keys), root, mode, negotiated)
 
 
 def rows(stored: Dataset) -> dict[QueryLevel, bytes]:
@@ -80,7 +81,7 @@ def is_found(query: Query, stored: Dataset, **computed: Any) -> bool:
 def answer(query: Query, stored: Dataset, **computed: Any) -> Dataset:
     """The answer about an instance's entity."""
     kept_rows = {level: blob for level, blob in rows(stored).items() if level <= query.level}
-    return identifier.respond(Match(query.level, kept_rows, computed), query, "PACS", stored)
+    return make_response_identifier(Match(query.level, kept_rows, computed), query, "PACS", stored)
 
 
 def texts(answered: Dataset) -> dict[str, str]:

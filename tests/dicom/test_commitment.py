@@ -7,11 +7,11 @@ from pydicom import DataElement
 from pydicom.filereader import read_dataset
 
 from pacs.dicom.commitment import (
+    CommitmentReport,
+    CommitmentRequest,
     Failure,
-    Reason,
+    FailureReason,
     Reference,
-    Report,
-    Request,
     encode_report,
     parse_report,
     parse_request,
@@ -112,7 +112,9 @@ def test_more_references_or_elements_than_are_taken_are_refused():
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_report_says_what_became_of_each(syntax):
     """pydicom reads it in every transfer syntax, and the order is that of tags."""
-    report = Report("1.2.3.4", PAIRS[:2], [Failure(Reference(CT, some_uid(1)), Reason.NO_SUCH_INSTANCE)])
+    report = CommitmentReport(
+        "1.2.3.4", PAIRS[:2], [Failure(Reference(CT, some_uid(1)), FailureReason.NO_SUCH_INSTANCE)]
+    )
     told = read_dataset(io.BytesIO(encode_report(report, "PACS", syntax)), *SYNTAXES[syntax])
     assert [each.keyword for each in told] == [
         "RetrieveAETitle", "TransactionUID", "FailedSOPSequence", "ReferencedSOPSequence"
@@ -125,19 +127,23 @@ def test_a_report_says_what_became_of_each(syntax):
 
 def test_a_sequence_without_items_is_left_out():
     """And with no commitment at all there is nowhere to retrieve from."""
-    failed = [Failure(each, Reason.NO_SUCH_INSTANCE) for each in PAIRS]
-    told = read_dataset(io.BytesIO(encode_report(Report("1.2", [], failed), "PACS", raw.EXPLICIT)), False, True)
+    failed = [Failure(each, FailureReason.NO_SUCH_INSTANCE) for each in PAIRS]
+    told = read_dataset(
+        io.BytesIO(encode_report(CommitmentReport("1.2", [], failed), "PACS", raw.EXPLICIT)), False, True
+    )
     assert "ReferencedSOPSequence" not in told
     assert "RetrieveAETitle" not in told
-    told = read_dataset(io.BytesIO(encode_report(Report("1.2", PAIRS, []), "PACS", raw.EXPLICIT)), False, True)
+    told = read_dataset(
+        io.BytesIO(encode_report(CommitmentReport("1.2", PAIRS, []), "PACS", raw.EXPLICIT)), False, True
+    )
     assert "FailedSOPSequence" not in told
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_report_is_read_as_it_was_written(syntax):
     """In every transfer syntax, failures with their reasons."""
-    written = Report("1.2.3.4", PAIRS[:2], [Failure(PAIRS[2], Reason.NO_SUCH_INSTANCE)])
-    assert parse_report(encode_report(written, "PACS", syntax), syntax, Request("1.2.3.4", PAIRS)) == written
+    written = CommitmentReport("1.2.3.4", PAIRS[:2], [Failure(PAIRS[2], FailureReason.NO_SUCH_INSTANCE)])
+    assert parse_report(encode_report(written, "PACS", syntax), syntax, CommitmentRequest("1.2.3.4", PAIRS)) == written
 
 
 def test_a_failure_without_a_reason_is_a_processing_failure():
@@ -145,24 +151,24 @@ def test_a_failure_without_a_reason_is_a_processing_failure():
     told = action([])
     told.FailedSOPSequence = [referenced(*PAIRS[0]), referenced(*PAIRS[1])]
     told.FailedSOPSequence[0].FailureReason = 0x0112
-    report = parse_report(encoded(told), raw.EXPLICIT, Request("1.2.3.4", PAIRS))
+    report = parse_report(encoded(told), raw.EXPLICIT, CommitmentRequest("1.2.3.4", PAIRS))
     assert [each.reason for each in report.failed] == [0x0112, 0x0110]
 
 
 @pytest.mark.parametrize(
     ("report", "error"),
     [
-        (Report("9.9", PAIRS, []), CommitmentRequestError),
-        (Report("9.9", [Reference("no", "uid")] * 9, []), CommitmentRequestError),
-        (Report("1.2.3.4", [Reference(CT, "no uid")], []), CommitmentRequestError),
-        (Report("1.2.3.4", PAIRS * 3, []), OutOfResources),
+        (CommitmentReport("9.9", PAIRS, []), CommitmentRequestError),
+        (CommitmentReport("9.9", [Reference("no", "uid")] * 9, []), CommitmentRequestError),
+        (CommitmentReport("1.2.3.4", [Reference(CT, "no uid")], []), CommitmentRequestError),
+        (CommitmentReport("1.2.3.4", PAIRS * 3, []), OutOfResources),
     ],
     ids=["another", "another, before its references", "no UID", "too many"],
 )
 def test_a_report_that_cannot_be_to_our_request_is_refused(report, error):
     """Twice what was asked for is the most it may name."""
     with pytest.raises(error, match="another request" if report.transaction_uid == "9.9" else None):
-        parse_report(encode_report(report, "PACS", raw.EXPLICIT), raw.EXPLICIT, Request("1.2.3.4", PAIRS))
+        parse_report(encode_report(report, "PACS", raw.EXPLICIT), raw.EXPLICIT, CommitmentRequest("1.2.3.4", PAIRS))
 
 
 def test_a_report_of_too_many_elements_is_refused():
@@ -171,4 +177,4 @@ def test_a_report_of_too_many_elements_is_refused():
     for item in told.ReferencedSOPSequence:
         item.update({0x00110000 + number: DataElement(0x00110000 + number, "LO", "") for number in range(0x10, 0x90)})
     with pytest.raises(OutOfResources):
-        parse_report(encoded(told), raw.EXPLICIT, Request("1.2.3.4", PAIRS))
+        parse_report(encoded(told), raw.EXPLICIT, CommitmentRequest("1.2.3.4", PAIRS))

@@ -9,10 +9,11 @@ from struct import pack
 import pydicom
 import pytest
 
-from pacs.dicom.bounds import LARGEST, Bounds
-from pacs.dicom.elements import Inflated, Kind, Source, encoding_of, walk
+from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
+from pacs.dicom.elements import Inflated, Source, TokenKind, encoding_of, walk
 from pacs.errors import UndecodableDataSet
 from tests import real_files
+from tests.real_files import CheckFiles
 
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (
     "1.2.840.10008.1.2",
@@ -62,7 +63,7 @@ def nested_with_lengths(depth: int) -> bytes:
     return b"".join(heads)
 
 
-def check(data: bytes, transfer_syntax: str, bounds: Bounds = LARGEST) -> None:
+def check(data: bytes, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOUNDS) -> None:
     """Walk through a data set to its end."""
     encoding = encoding_of(transfer_syntax)
     source = Source(io.BytesIO(data), encoding, bounds.inflated)
@@ -77,24 +78,26 @@ def refuse(data: bytes, transfer_syntax: str) -> str:
     return refused.value.comment
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_every_whole_bundled_file_is_walked_through(path: Path):
+def test_walk_accepts_whole_files_and_refuses_damaged_ones(check_files: CheckFiles):
     """The walk ends without error exactly for the files that are whole."""
-    data, transfer_syntax = real_files.data_set(path)
-    if path.name in DAMAGED:
-        refuse(data, transfer_syntax)
-    else:
-        check(data, transfer_syntax)
+
+    def check_file(path: Path) -> None:
+        data, transfer_syntax = real_files.data_set(path)
+        (refuse if path.name in DAMAGED else check)(data, transfer_syntax)
+
+    check_files(check_file)
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_the_walk_sees_the_top_level_elements_pydicom_sees(path: Path):
+def test_walk_finds_the_same_top_level_elements_as_pydicom(check_files: CheckFiles):
     """Tags of the top level are those of pydicom's own reader."""
-    if path.name in DAMAGED | UNDERSTOOD_BY_US:
-        return
+    check_files(compare_top_level, [path for path in real_files.PART10 if path.name not in DAMAGED | UNDERSTOOD_BY_US])
+
+
+def compare_top_level(path: Path) -> None:
+    """Compare the top-level tags of a file with pydicom's."""
     data, transfer_syntax = real_files.data_set(path)
     encoding = encoding_of(transfer_syntax)
-    begins = {Kind.ELEMENT, Kind.SEQUENCE, Kind.ENCAPSULATED}
+    begins = {TokenKind.ELEMENT, TokenKind.SEQUENCE, TokenKind.ENCAPSULATED}
     tokens = walk(Source(io.BytesIO(data), encoding), encoding)
     tags = {token.tag for token in tokens if token.depth == 0 and token.kind in begins}
     assert tags == {int(element.tag) for element in pydicom.dcmread(path, force=True).elements()}
@@ -138,7 +141,7 @@ def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
     storm = element(0x00080005, b"") * 1_000_000
     tracemalloc.start()
     with pytest.raises(UndecodableDataSet, match="more than 1000 elements"):
-        check(storm, IMPLICIT, Bounds(elements=1000))
+        check(storm, IMPLICIT, DataSetBounds(elements=1000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -179,7 +182,7 @@ def test_an_item_may_be_implicit_in_an_explicit_data_set():
     assert [token.encoding.implicit for token in tokens if token.tag == 0x00080060] == [True]
 
 
-def tokens(data: bytes, transfer_syntax: str) -> list[tuple[Kind, int, bool]]:
+def tokens(data: bytes, transfer_syntax: str) -> list[tuple[TokenKind, int, bool]]:
     """The kinds and tags of a walk, and whether each is implicit."""
     encoding = encoding_of(transfer_syntax)
     return [
@@ -230,8 +233,8 @@ def test_compressed_pixels_may_stand_in_an_implicit_data_set():
     inner = SEQUENCE + ITEM + element(0x00080060, b"CT") + ITEM_END + SEQUENCE_END
     pixels = b"\xe0\x7f\x10\0\xff\xff\xff\xff" + FRAGMENTS[12:] + SEQUENCE_END
     found = tokens(inner + pixels, JPEG)
-    assert (Kind.ELEMENT, 0x00080060, True) in found
-    assert [kind for kind, _, _ in found].count(Kind.FRAGMENT) == 3
+    assert (TokenKind.ELEMENT, 0x00080060, True) in found
+    assert [kind for kind, _, _ in found].count(TokenKind.FRAGMENT) == 3
 
 
 def test_an_unknown_vr_has_the_form_its_bytes_tell():

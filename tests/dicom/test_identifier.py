@@ -16,18 +16,16 @@ from tests.dicom.build import ask, dataset
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-BOTH = pytest.mark.parametrize("manner", [TOLERANT, STRICT], ids=lambda manner: manner.name)
+BOTH = pytest.mark.parametrize("mode", [TOLERANT, STRICT], ids=lambda mode: mode.name)
 NOTHING = Negotiated()
 RELATIONAL = Negotiated(relational=True)
 
 
-def refused(
-    level: str | None = None, root: Root = Root.STUDY, manner=TOLERANT, negotiated=NOTHING, **keys
-) -> PacsError:
+def refused(level: str | None = None, root: Root = Root.STUDY, mode=TOLERANT, negotiated=NOTHING, **keys) -> PacsError:
     """The error that a C-FIND with these keys is answered with."""
     levels = {} if level is None else {"QueryRetrieveLevel": level}
     with pytest.raises(IdentifierError) as caught:
-        parse_query(dataset(**levels, **keys), root, manner, negotiated)
+        parse_query(dataset(**levels, **keys), root, mode, negotiated)
     assert 0 < len(caught.value.comment) <= 64
     assert caught.value.tags
     return caught.value
@@ -130,15 +128,15 @@ ASKED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("manner", [TOLERANT, STRICT])
+@pytest.mark.parametrize("mode", [TOLERANT, STRICT])
 @given(st.dictionaries(st.sampled_from(ASKED), st.binary(max_size=24), max_size=4))
-def test_any_values_are_parsed_or_refused_by_name(manner, values):
+def test_any_values_are_parsed_or_refused_by_name(mode, values):
     """Keys of any bytes, in queries and in retrieves; the comment fits an Error Comment."""
     asked = dataset(QueryRetrieveLevel="IMAGE", **values)
     comments = []
     for parse in (
-        lambda: parse_query(asked, Root.STUDY, manner, RELATIONAL),
-        lambda: parse_retrieve(asked, Root.STUDY, manner),
+        lambda: parse_query(asked, Root.STUDY, mode, RELATIONAL),
+        lambda: parse_retrieve(asked, Root.STUDY, mode),
     ):
         try:
             parse()
@@ -152,9 +150,9 @@ def test_any_values_are_parsed_or_refused_by_name(manner, values):
 
 @BOTH
 @pytest.mark.parametrize("level", [None, "", "  "])
-def test_f1_a_missing_level_is_never_guessed(manner, level):
+def test_f1_a_missing_level_is_never_guessed(mode, level):
     """Refused, with the level as Offending Element."""
-    assert refused(level, manner=manner, PatientID="P1").tags == (0x00080052,)
+    assert refused(level, mode=mode, PatientID="P1").tags == (0x00080052,)
 
 
 @BOTH
@@ -168,9 +166,9 @@ def test_f1_a_missing_level_is_never_guessed(manner, level):
         (Root.PATIENT, "STUDY\\SERIES"),
     ],
 )
-def test_f2_a_level_outside_the_model_is_refused(manner, root, level):
+def test_f2_a_level_outside_the_model_is_refused(mode, root, level):
     """PATIENT in Study Root, IMAGE in Patient/Study Only, and what is no level."""
-    assert refused(level, root, manner, PatientID="P1").tags == (0x00080052,)
+    assert refused(level, root, mode, PatientID="P1").tags == (0x00080052,)
 
 
 @pytest.mark.parametrize("level", ["study", "Study ", " STUDY", b"STUDY\0"])
@@ -190,18 +188,18 @@ def test_m18_group_lengths_and_groups_below_0008_are_ignored():
 
 
 def test_f3_no_key_at_all_matches_nothing_or_everything():
-    """The hierarchical search finds nothing without keys; the tolerant manner lists all."""
-    assert ask("STUDY", manner=STRICT).nothing_matches
-    assert ask("SERIES", Root.PATIENT, manner=STRICT).nothing_matches
-    assert not ask("STUDY", manner=TOLERANT).nothing_matches
+    """The hierarchical search finds nothing without keys; the tolerant mode lists all."""
+    assert ask("STUDY", mode=STRICT).nothing_matches
+    assert ask("SERIES", Root.PATIENT, mode=STRICT).nothing_matches
+    assert not ask("STUDY", mode=TOLERANT).nothing_matches
 
 
 def test_f3_the_unique_key_of_the_level_must_be_there_in_the_strict_manner():
-    """Present, be it empty; the tolerant manner takes it as universal."""
-    assert refused("STUDY", manner=STRICT, PatientID="P1").tags == (0x0020000D,)
-    assert refused("STUDY", manner=STRICT, negotiated=RELATIONAL, PatientID="P1").tags == (0x0020000D,)
-    assert keywords(ask("STUDY", manner=TOLERANT, PatientID="P1")) == {"PatientID"}
-    assert keywords(ask("STUDY", manner=STRICT, PatientID="P1", StudyInstanceUID="")) == {"PatientID"}
+    """Present, be it empty; the tolerant mode takes it as universal."""
+    assert refused("STUDY", mode=STRICT, PatientID="P1").tags == (0x0020000D,)
+    assert refused("STUDY", mode=STRICT, negotiated=RELATIONAL, PatientID="P1").tags == (0x0020000D,)
+    assert keywords(ask("STUDY", mode=TOLERANT, PatientID="P1")) == {"PatientID"}
+    assert keywords(ask("STUDY", mode=STRICT, PatientID="P1", StudyInstanceUID="")) == {"PatientID"}
 
 
 @pytest.mark.parametrize(
@@ -231,8 +229,8 @@ def test_f4_each_level_above_needs_one_unique_key(root, level, keys, missing):
 def test_f4_a_complete_hierarchical_query_is_answered_in_either_manner():
     """Patient Root at IMAGE, every level named."""
     keys = {"PatientID": "P1", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3", "SOPInstanceUID": ""}
-    for manner in (TOLERANT, STRICT):
-        assert keywords(ask("IMAGE", Root.PATIENT, manner, **keys)) == {
+    for mode in (TOLERANT, STRICT):
+        assert keywords(ask("IMAGE", Root.PATIENT, mode, **keys)) == {
             "PatientID",
             "StudyInstanceUID",
             "SeriesInstanceUID",
@@ -242,17 +240,17 @@ def test_f4_a_complete_hierarchical_query_is_answered_in_either_manner():
 def test_f5_keys_below_the_level_are_refused_or_ignored():
     """Strict: A900 naming them. Tolerant: not matched, not returned, FF01."""
     keys = {"StudyInstanceUID": "", "SOPInstanceUID": "1.2.3", "Modality": ""}
-    assert set(refused("STUDY", manner=STRICT, **keys).tags) == {0x00080018, 0x00080060}
-    query = ask("STUDY", manner=TOLERANT, **keys)
+    assert set(refused("STUDY", mode=STRICT, **keys).tags) == {0x00080018, 0x00080060}
+    query = ask("STUDY", mode=TOLERANT, **keys)
     assert set(query.ignored) == {0x00080018, 0x00080060}
     assert not query.keys
     assert {each.attribute.keyword for each in query.requested} == {"StudyInstanceUID"}
 
 
 @BOTH
-def test_f5_keys_above_the_level_are_answered(manner):
+def test_f5_keys_above_the_level_are_answered(mode):
     """Viewers send Patient Name at STUDY level of Patient Root; it matches, and nothing is ignored."""
-    query = ask("STUDY", Root.PATIENT, manner, PatientID="P1", PatientName="DOE*", StudyInstanceUID="")
+    query = ask("STUDY", Root.PATIENT, mode, PatientID="P1", PatientName="DOE*", StudyInstanceUID="")
     assert keywords(query) == {"PatientID", "PatientName"}
     assert not query.ignored
 
@@ -268,17 +266,17 @@ def test_f5_keys_above_the_level_are_answered(manner):
 )
 def test_f6_what_is_no_part_of_a_request_is_refused_or_ignored(values, tag):
     """View, Instance Availability, and an empty character set or time zone."""
-    assert refused("STUDY", manner=STRICT, StudyInstanceUID="", **values).tags == (tag,)
-    query = ask("STUDY", manner=TOLERANT, StudyInstanceUID="", **values)
+    assert refused("STUDY", mode=STRICT, StudyInstanceUID="", **values).tags == (tag,)
+    query = ask("STUDY", mode=TOLERANT, StudyInstanceUID="", **values)
     assert not query.keys
     assert not query.ignored
 
 
 @BOTH
-def test_f6_elements_that_are_no_keys_never_match(manner):
+def test_f6_elements_that_are_no_keys_never_match(mode):
     """Retrieve AE Title, character set and time zone are in the request and select nothing."""
     query = ask(
-        "STUDY", manner=manner, StudyInstanceUID="", RetrieveAETitle="OTHER", TimezoneOffsetFromUTC="+0100",
+        "STUDY", mode=mode, StudyInstanceUID="", RetrieveAETitle="OTHER", TimezoneOffsetFromUTC="+0100",
         charset_="ISO_IR 100",
     )  # fmt: skip
     assert not query.keys
@@ -288,21 +286,21 @@ def test_f6_elements_that_are_no_keys_never_match(manner):
 
 @BOTH
 @pytest.mark.parametrize("tag", [0x00091001, 0x00187FFF, 0x7FE00010])
-def test_k3_what_is_not_supported_is_ignored_and_told(manner, tag):
+def test_k3_what_is_not_supported_is_ignored_and_told(mode, tag):
     """Private without creator, unknown, and bulk data: FF01."""
     asked = dataset(QueryRetrieveLevel="IMAGE", SOPInstanceUID="")
     asked[tag] = raw(tag, "UN", b"")
-    query = parse_query(asked, Root.STUDY, manner, RELATIONAL)
+    query = parse_query(asked, Root.STUDY, mode, RELATIONAL)
     assert query.ignored == (tag,)
     assert tag not in {each.attribute.tag for each in query.requested}
 
 
 @BOTH
-def test_k3_attributes_of_the_files_are_asked_for_at_image_level_only(manner):
+def test_k3_attributes_of_the_files_are_asked_for_at_image_level_only(mode):
     """At IMAGE they match and return; above they are not supported."""
-    at_image = ask("IMAGE", manner=manner, negotiated=RELATIONAL, SOPInstanceUID="", WindowCenter="40")
+    at_image = ask("IMAGE", mode=mode, negotiated=RELATIONAL, SOPInstanceUID="", WindowCenter="40")
     assert keywords(at_image) == {"WindowCenter"}
-    at_study = ask("STUDY", manner=manner, StudyInstanceUID="", WindowCenter="40")
+    at_study = ask("STUDY", mode=mode, StudyInstanceUID="", WindowCenter="40")
     assert at_study.ignored == (0x00281050,)
     assert not at_study.keys
 
@@ -313,14 +311,14 @@ def test_k3_attributes_of_the_files_are_asked_for_at_image_level_only(manner):
     [{"PatientName": [{}]}, {"RequestAttributesSequence": b"x\0"}],
     ids=["an item as name", "text as sequence"],
 )
-def test_a_key_of_the_wrong_kind_is_refused(manner, values):
+def test_a_key_of_the_wrong_kind_is_refused(mode, values):
     """A sequence where there is none, and none where there is one."""
     asked = dataset(QueryRetrieveLevel="SERIES", SeriesInstanceUID="", **values)
     for tag, element in list(asked.items()):
         if tag in (0x00100010, 0x00400275):
             asked[tag] = element._replace(VR="SQ" if tag == 0x00100010 else "LO")
     with pytest.raises(IdentifierError):
-        parse_query(asked, Root.STUDY, manner, RELATIONAL)
+        parse_query(asked, Root.STUDY, mode, RELATIONAL)
 
 
 def test_a_list_longer_than_16_bits_comes_as_un_or_implicit():
@@ -346,9 +344,9 @@ def test_a_nested_character_set_is_honoured():
 # --- V1, K4: the rules of a retrieve -----------------------------------------------------------------------------
 
 
-def select(level: str, root: Root = Root.PATIENT, manner=TOLERANT, **keys):
+def select(level: str, root: Root = Root.PATIENT, mode=TOLERANT, **keys):
     """What a C-MOVE with these keys is about."""
-    return parse_retrieve(dataset(QueryRetrieveLevel=level, **keys), root, manner)
+    return parse_retrieve(dataset(QueryRetrieveLevel=level, **keys), root, mode)
 
 
 PATIENT_KEYS = {"PatientID": "P1"}
@@ -370,9 +368,9 @@ IMAGE_KEYS = {**SERIES_KEYS, "SOPInstanceUID": "1.2.3.4"}
         ("IMAGE", {**SERIES_KEYS, "SOPInstanceUID": "1\\2\\3"}),
     ],
 )
-def test_v1_unique_keys_select_at_every_level(manner, level, keys):
+def test_v1_unique_keys_select_at_every_level(mode, level, keys):
     """One of each level above, one or a list of UID at the level; the query is for instances."""
-    found = select(level, manner=manner, **keys)
+    found = select(level, mode=mode, **keys)
     assert found.level.name == level
     assert found.query.level is QueryLevel.IMAGE
     assert keywords(found.query) == set(keys)
@@ -403,31 +401,31 @@ def test_v1_unique_keys_select_at_every_level(manner, level, keys):
         ("STUDY", {**STUDY_KEYS, "StudyDescription": "*"}),
     ],
 )
-def test_v1_a_retrieve_is_refused_rather_than_widened(manner, level, keys):
+def test_v1_a_retrieve_is_refused_rather_than_widened(mode, level, keys):
     """Missing, universal and wild keys, and keys that are not supported, are A900 and never ignored."""
     with pytest.raises(IdentifierError) as caught:
-        select(level, manner=manner, **keys)
+        select(level, mode=mode, **keys)
     assert 0 < len(caught.value.comment) <= 64
     assert caught.value.tags
 
 
 @BOTH
-def test_v1_a_private_or_unknown_key_is_refused(manner):
+def test_v1_a_private_or_unknown_key_is_refused(mode):
     """What cannot be understood cannot be left out either."""
     for tag in (0x00091001, 0x00187FFF):
         asked = dataset(QueryRetrieveLevel="STUDY", **STUDY_KEYS)
         asked[tag] = raw(tag, "LO", b"X ")
         with pytest.raises(IdentifierError) as caught:
-            parse_retrieve(asked, Root.PATIENT, manner)
+            parse_retrieve(asked, Root.PATIENT, mode)
         assert caught.value.tags == (tag,)
 
 
 @BOTH
-def test_v1_a_level_outside_the_model_is_refused(manner):
+def test_v1_a_level_outside_the_model_is_refused(mode):
     """As in a query."""
     for root, level in ((Root.STUDY, "PATIENT"), (Root.PATIENT_STUDY_ONLY, "SERIES"), (Root.PATIENT, "")):
         with pytest.raises(IdentifierError) as caught:
-            select(level, root, manner, **IMAGE_KEYS)
+            select(level, root, mode, **IMAGE_KEYS)
         assert caught.value.tags == (0x00080052,)
 
 
@@ -448,7 +446,7 @@ def test_v1_a_level_outside_the_model_is_refused(manner):
     ],
 )
 def test_k4_other_keys_select_in_the_tolerant_manner_only(root, level, keys):
-    """An Accession Number alone, a name and an ID together; the strict manner wants unique keys and no others."""
+    """An Accession Number alone, a name and an ID together; the strict mode wants unique keys and no others."""
     found = select(level, root, TOLERANT, **keys)
     assert keywords(found.query) == {keyword for keyword, value in keys.items() if value}
     with pytest.raises(IdentifierError):

@@ -11,17 +11,17 @@ from pacs.errors import IdentifierError
 from tests.dicom.build import ask, dataset, is_found
 
 ALL = Negotiated(relational=True, combined_date_time=True, fuzzy_names=True, empty_values=True, multiple_values=True)
-BOTH = pytest.mark.parametrize("manner", [TOLERANT, STRICT], ids=lambda manner: manner.name)
+BOTH = pytest.mark.parametrize("mode", [TOLERANT, STRICT], ids=lambda mode: mode.name)
 
 
 def found(asked: dict, stored: dict, level: str = "STUDY", charset: str = "", sent_in: str = "", **how) -> bool:
     """Whether an instance with values `stored` is found by the keys `asked`, in both manners unless one is given."""
     asked = {QueryLevel[level].unique_key: "", **asked}
-    manners = [how.pop("manner")] if "manner" in how else [TOLERANT, STRICT]
+    manners = [how.pop("mode")] if "mode" in how else [TOLERANT, STRICT]
     how.setdefault("negotiated", Negotiated(relational=True))
     results = {
-        is_found(ask(level, Root.STUDY, manner, charset_=sent_in, **how, **asked), dataset(charset, **stored))
-        for manner in manners
+        is_found(ask(level, Root.STUDY, mode, charset_=sent_in, **how, **asked), dataset(charset, **stored))
+        for mode in manners
     }
     assert len(results) == 1, "the manners differ"
     return results.pop()
@@ -120,10 +120,10 @@ def test_m3_a_list_above_the_level_needs_relational_queries():
     """Hierarchical queries name one entity of each level above."""
     keys = {"StudyInstanceUID": "1.2\\1.3", "SeriesInstanceUID": ""}
     with pytest.raises(IdentifierError) as refused:
-        ask("SERIES", manner=STRICT, **keys)
+        ask("SERIES", mode=STRICT, **keys)
     assert refused.value.tags == (0x0020000D,)
-    assert is_found(ask("SERIES", manner=TOLERANT, **keys), dataset(StudyInstanceUID="1.3"))
-    assert is_found(ask("SERIES", manner=STRICT, negotiated=ALL, **keys), dataset(StudyInstanceUID="1.3"))
+    assert is_found(ask("SERIES", mode=TOLERANT, **keys), dataset(StudyInstanceUID="1.3"))
+    assert is_found(ask("SERIES", mode=STRICT, negotiated=ALL, **keys), dataset(StudyInstanceUID="1.3"))
 
 
 def test_m3_other_uids_than_unique_keys_match_lists_too():
@@ -166,19 +166,19 @@ def test_m4_an_empty_sequence_is_universal():
 )
 @pytest.mark.parametrize("stored", [None, "", "  "])
 def test_k2_an_unknown_value_matches_any_key_in_the_strict_manner_only(keyword, asked, stored):
-    """Zero length, absent, and padding only are unknown; the tolerant manner does not count them as hits."""
+    """Zero length, absent, and padding only are unknown; the tolerant mode does not count them as hits."""
     values = {} if stored is None else {keyword: stored}
-    assert found({keyword: asked}, values, manner=STRICT)
-    assert not found({keyword: asked}, values, manner=TOLERANT)
+    assert found({keyword: asked}, values, mode=STRICT)
+    assert not found({keyword: asked}, values, mode=TOLERANT)
 
 
 def test_k2_an_unknown_sequence_matches_in_the_strict_manner_only():
     """As does an unknown value within an item."""
     asked = {"SeriesInstanceUID": "", "RequestAttributesSequence": [{"ScheduledProcedureStepID": "A"}]}
     for stored in ({}, {"RequestAttributesSequence": [{"ScheduledProcedureStepID": ""}]}):
-        for manner in (STRICT, TOLERANT):
-            query = ask("SERIES", Root.STUDY, manner, ALL, **asked)
-            assert is_found(query, dataset(**stored)) is (manner is STRICT)
+        for mode in (STRICT, TOLERANT):
+            query = ask("SERIES", Root.STUDY, mode, ALL, **asked)
+            assert is_found(query, dataset(**stored)) is (mode is STRICT)
 
 
 @pytest.mark.parametrize(
@@ -265,12 +265,12 @@ def test_m5_wild_cards_in_names_do_not_mind_case():
         ("SERIES", "StudyInstanceUID", "*"),
     ],
 )
-def test_m5_an_asterisk_is_no_wild_card_in_dates_numbers_and_uids(manner, level, keyword, value):
+def test_m5_an_asterisk_is_no_wild_card_in_dates_numbers_and_uids(mode, level, keyword, value):
     """It is refused, naming the attribute; never taken for another kind of matching."""
     keys = {"SeriesInstanceUID": "", "StudyInstanceUID": "1.2", keyword: value}
     keys = keys if level == "SERIES" else {key: asked for key, asked in keys.items() if key != "SeriesInstanceUID"}
     with pytest.raises(IdentifierError) as refused:
-        ask(level, manner=manner, **keys)
+        ask(level, mode=mode, **keys)
     assert keyword in refused.value.comment
     assert len(refused.value.comment) <= 64
 
@@ -357,16 +357,16 @@ def test_m6_a_hyphen_before_an_offset_divides_no_range(asked, hits, misses):
         ("StudyDate", "20200101-20200102-20200103"),
     ],
 )
-def test_m6_what_is_no_date_or_time_is_refused(manner, keyword, value):
+def test_m6_what_is_no_date_or_time_is_refused(mode, keyword, value):
     """An offset in a time is illegal; the comment names the attribute, and quotes no value."""
     with pytest.raises(IdentifierError) as refused:
-        ask(manner=manner, StudyInstanceUID="", **{keyword: value})
+        ask(mode=mode, StudyInstanceUID="", **{keyword: value})
     assert keyword in refused.value.comment
     assert value not in refused.value.comment
 
 
 def test_m6_a_stored_value_that_is_no_date_is_known_and_matches_no_range():
-    """Neither manner finds it by a date; it is not unknown."""
+    """Neither mode finds it by a date; it is not unknown."""
     assert not found({"StudyDate": "19000101-"}, {"StudyDate": "00000000"})
 
 
@@ -405,8 +405,8 @@ def test_m7_a_date_without_time_is_unknown_to_a_combined_range():
     """It matches where unknown values match."""
     asked = {"StudyDate": "20060705-20060707", "StudyTime": "1000-1800"}
     for stored in ({"StudyDate": "20060706"}, {"StudyTime": "12"}, {}):
-        assert found(asked, stored, manner=STRICT, negotiated=ALL)
-        assert not found(asked, stored, manner=TOLERANT, negotiated=ALL)
+        assert found(asked, stored, mode=STRICT, negotiated=ALL)
+        assert not found(asked, stored, mode=TOLERANT, negotiated=ALL)
 
 
 # --- M8: sequences -----------------------------------------------------------------------------------------------
@@ -444,10 +444,10 @@ def test_m8_items_are_matched_recursively():
 
 
 @BOTH
-def test_m8_two_items_in_a_key_are_refused(manner):
+def test_m8_two_items_in_a_key_are_refused(mode):
     """A sequence key has exactly one item."""
     with pytest.raises(IdentifierError) as refused:
-        ask("SERIES", manner=manner, negotiated=ALL, SeriesInstanceUID="", RequestAttributesSequence=STEPS)
+        ask("SERIES", mode=mode, negotiated=ALL, SeriesInstanceUID="", RequestAttributesSequence=STEPS)
     assert refused.value.tags == (0x00400275,)
 
 
@@ -481,17 +481,17 @@ def test_m9_two_quotation_marks_are_letters_where_not_negotiated():
     ],
 )
 def test_m10_lists_match_any_value_where_negotiated_or_tolerated(keyword, asked, hit, miss):
-    """The strict manner wants it negotiated, and says which attribute is at fault."""
+    """The strict mode wants it negotiated, and says which attribute is at fault."""
     level = "SERIES" if keyword == "SeriesNumber" else "STUDY"
     unique = {"SeriesInstanceUID" if level == "SERIES" else "StudyInstanceUID": ""}
     for query in (
         ask(level, **{keyword: asked}),
-        ask(level, manner=STRICT, negotiated=ALL, **unique, **{keyword: asked}),
+        ask(level, mode=STRICT, negotiated=ALL, **unique, **{keyword: asked}),
     ):
         assert is_found(query, dataset(**{keyword: hit}))
         assert not is_found(query, dataset(**{keyword: miss}))
     with pytest.raises(IdentifierError) as refused:
-        ask(level, manner=STRICT, negotiated=Negotiated(relational=True), **unique, **{keyword: asked})
+        ask(level, mode=STRICT, negotiated=Negotiated(relational=True), **unique, **{keyword: asked})
     assert keyword in refused.value.comment
 
 
@@ -610,7 +610,7 @@ def test_m16_a_key_may_be_longer_than_its_vr_and_have_more_values_than_its_vm():
     text = "x" * 64
     assert found({"StudyDescription": "*" + "x" * 64 + "?????"}, {"StudyDescription": text + "abcde"})
     assert found({"StudyDescription": "*" + "x" * 60 + "*****"}, {"StudyDescription": text})
-    assert found({"StudyID": "1\\2"}, {"StudyID": "2"}, manner=TOLERANT)
+    assert found({"StudyID": "1\\2"}, {"StudyID": "2"}, mode=TOLERANT)
 
 
 def test_m17_a_private_key_matches_with_its_creator_only():

@@ -8,7 +8,7 @@ import pytest
 
 from pacs.dicom import part10
 from pacs.errors import UndecodableDataSet
-from tests import real_files
+from tests.real_files import CheckFiles
 
 CT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"
 DIGEST = "0123456789abcdef" * 4
@@ -16,7 +16,7 @@ DIGEST = "0123456789abcdef" * 4
 
 def our_head(source_ae: str = "MODALITY", digest: str = DIGEST) -> bytes:
     """A head as the archive writes it."""
-    head = part10.head(CT, "1.2.3.4", IMPLICIT, source_ae, received_at=1_795_000_000_123_456)
+    head = part10.build_file_meta(CT, "1.2.3.4", IMPLICIT, source_ae, received_at=1_795_000_000_123_456)
     return part10.with_digest(head, digest)
 
 
@@ -42,7 +42,7 @@ def test_the_group_length_of_the_head_is_true():
 
 def test_a_head_without_digest_is_as_long_as_one_with():
     """The head's length is known before the data set has arrived."""
-    head = part10.head(CT, "1.2.3.4", IMPLICIT, "MODALITY", received_at=1_795_000_000_123_456)
+    head = part10.build_file_meta(CT, "1.2.3.4", IMPLICIT, "MODALITY", received_at=1_795_000_000_123_456)
     assert len(head) == len(our_head())
     assert our_head(digest="0" * 64) == head
 
@@ -50,26 +50,30 @@ def test_a_head_without_digest_is_as_long_as_one_with():
 def test_a_head_says_what_was_put_into_it():
     """Everything the index cannot take from the data set comes back from the head."""
     file = io.BytesIO(our_head() + b"data")
-    expected = part10.Head(CT, "1.2.3.4", IMPLICIT, "MODALITY", 1_795_000_000_123_456, DIGEST, len(our_head()))
-    assert part10.read_head(file) == expected
+    expected = part10.FileMeta(CT, "1.2.3.4", IMPLICIT, "MODALITY", 1_795_000_000_123_456, DIGEST, len(our_head()))
+    assert part10.read_file_meta(file) == expected
     assert file.read() == b"data"
 
 
 @pytest.mark.parametrize("title", ["../ESCAPED\n", "A\\B", "\x1b[31mX", "ÄÖÜ", "", "MORE THAN SIXTEEN CHARACTERS"])
 def test_no_ae_title_breaks_the_head(title: str):
     """Whatever a peer calls itself, the element is a valid AE and the head is read again."""
-    head = part10.read_head(io.BytesIO(our_head(title)))
+    head = part10.read_file_meta(io.BytesIO(our_head(title)))
     assert len(head.source_ae) <= 16
     assert head.source_ae.isprintable()
     assert "\\" not in head.source_ae
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_a_foreign_head_says_the_same_to_us_as_to_pydicom(path: Path):
-    """Transfer syntax, SOP Class and SOP Instance of every bundled Part 10 file, and where its data set begins."""
+def test_file_meta_of_other_implementations_is_read_as_pydicom_reads_it(check_files: CheckFiles):
+    """Transfer syntax, SOP Class and SOP Instance UID of real files are those that pydicom reads."""
+    check_files(compare_file_meta)
+
+
+def compare_file_meta(path: Path) -> None:
+    """Compare the File Meta Information of a file with what pydicom reads."""
     meta = pydicom.dcmread(path, stop_before_pixels=True, force=True).file_meta
     with path.open("rb") as file:
-        head = part10.read_head(file)
+        head = part10.read_file_meta(file)
     assert head.transfer_syntax == meta.get("TransferSyntaxUID", "")
     assert head.sop_class_uid == meta.get("MediaStorageSOPClassUID", "")
     assert head.sop_instance_uid == meta.get("MediaStorageSOPInstanceUID", "")
@@ -79,15 +83,15 @@ def test_a_foreign_head_says_the_same_to_us_as_to_pydicom(path: Path):
 def test_a_missing_preamble_is_tolerated():
     """A file may begin with DICM, or with group 0002 itself."""
     whole = our_head()
-    assert part10.read_head(io.BytesIO(whole[128:])).sop_instance_uid == "1.2.3.4"
-    assert part10.read_head(io.BytesIO(whole[132:])).sop_instance_uid == "1.2.3.4"
+    assert part10.read_file_meta(io.BytesIO(whole[128:])).sop_instance_uid == "1.2.3.4"
+    assert part10.read_file_meta(io.BytesIO(whole[132:])).sop_instance_uid == "1.2.3.4"
 
 
 @pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 128 + b"DICM", b"not a DICOM file" * 20])
 def test_what_has_no_file_meta_information_is_refused(content: bytes):
     """An empty or foreign file gives a named error."""
     with pytest.raises(UndecodableDataSet):
-        part10.read_head(io.BytesIO(content))
+        part10.read_file_meta(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("length", [4, 0xFFFFFFF0])
@@ -95,11 +99,11 @@ def test_a_damaged_head_is_refused_without_reading_much(length: int):
     """A length beyond the end of the file, or of four gigabytes, is an error and costs no memory."""
     damaged = b"\0" * 128 + b"DICM" + b"\2\0\1\0OB\0\0" + length.to_bytes(4, "little") + b"\0"
     with pytest.raises(UndecodableDataSet):
-        part10.read_head(io.BytesIO(damaged))
+        part10.read_file_meta(io.BytesIO(damaged))
 
 
 def test_private_information_of_others_is_not_ours():
     """Text that looks like ours counts only under our own creator UID."""
     creator = part10.PRIVATE_INFORMATION_CREATOR_UID
     foreign = our_head().replace(creator.encode(), creator[::-1].encode())
-    assert part10.read_head(io.BytesIO(foreign)).digest is None
+    assert part10.read_file_meta(io.BytesIO(foreign)).digest is None

@@ -8,6 +8,7 @@ import subprocess
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from struct import pack
 
@@ -22,9 +23,10 @@ from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, 
 from pacs.errors import NotSupported, UndecodableDataSet
 from tests import real_files
 from tests.dicom.test_elements import DAMAGED
+from tests.real_files import CheckFiles
 
 NATIVE_FILES = [
-    path for path in real_files.PART10 if real_files.data_set(path)[1] in NATIVE and path.name not in DAMAGED
+    path for path in real_files.PART10 if real_files.transfer_syntax(path) in NATIVE and path.name not in DAMAGED
 ]
 PAIRS = list(itertools.permutations(NATIVE, 2))
 SMALL_FILES = [path for path in NATIVE_FILES if path.stat().st_size < 200_000]
@@ -83,9 +85,13 @@ def test_explicit_is_preferred_to_implicit():
 
 
 @pytest.mark.parametrize("target", NATIVE)
-@pytest.mark.parametrize("path", SMALL_FILES, ids=lambda path: path.name)
-def test_a_real_file_has_the_same_values_in_every_native_syntax(path: Path, target: str):
-    """pydicom reads the same values from what was converted as from what was received."""
+def test_pydicom_reads_the_same_values_from_a_converted_file(check_files: CheckFiles, target: str):
+    """Conversion to a native transfer syntax keeps all values."""
+    check_files(partial(compare_values, target), SMALL_FILES)
+
+
+def compare_values(target: str, path: Path) -> None:
+    """Compare the values that pydicom reads from a file and from its conversion."""
     data, source = real_files.data_set(path)
     other = converted(data, source, target)
     private = {IMPLICIT_LITTLE} & {source, target}  # private VRs are lost there, their bytes are not
@@ -97,9 +103,13 @@ def test_a_real_file_has_the_same_values_in_every_native_syntax(path: Path, targ
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-@pytest.mark.parametrize("path", SMALL_FILES[::4], ids=lambda path: path.name)
-def test_the_way_back_loses_nothing(path: Path, source: str, target: str):
-    """What was converted there and back is byte for byte what was converted once."""
+def test_conversion_there_and_back_gives_the_same_bytes(check_files: CheckFiles, source: str, target: str):
+    """A data set converted there and back equals the one that was converted once, byte for byte."""
+    check_files(partial(check_round_trip, source, target), SMALL_FILES)
+
+
+def check_round_trip(source: str, target: str, path: Path) -> None:
+    """Convert a file to `source`, from there to `target` and back, and compare."""
     data, stored = real_files.data_set(path)
     middle = DEFLATED_LITTLE if stored == EXPLICIT_BIG else EXPLICIT_BIG  # a first conversion, whatever it is stored in
     there = converted(converted(data, stored, middle), middle, source)
@@ -110,9 +120,13 @@ def test_the_way_back_loses_nothing(path: Path, source: str, target: str):
         assert is_same(io.BytesIO(there), source, io.BytesIO(back), source)
 
 
-@pytest.mark.parametrize("path", NATIVE_FILES, ids=lambda path: path.name)
-def test_implicit_comes_back_byte_for_byte(path: Path):
-    """From Implicit VR through every other syntax and back: private and unknown elements too."""
+def test_conversion_from_implicit_vr_and_back_gives_the_same_bytes(check_files: CheckFiles):
+    """From Implicit VR to every other native syntax and back: private and unknown elements too."""
+    check_files(check_implicit_round_trip, NATIVE_FILES)
+
+
+def check_implicit_round_trip(path: Path) -> None:
+    """Convert a file from Implicit VR to every native transfer syntax and back."""
     data, stored = real_files.data_set(path)
     implicit = converted(data, stored, EXPLICIT_LITTLE if stored == IMPLICIT_LITTLE else IMPLICIT_LITTLE)
     if stored == IMPLICIT_LITTLE:

@@ -13,7 +13,7 @@ from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds
+from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import Handler, Server, Settings
 from pacs.observability.events import AssociationEnded, Event
 from pacs.services.access import Access, Rules
@@ -67,7 +67,7 @@ def serve() -> Iterator[Serve]:
         get: Handler | None = None,
         *,
         limits: Limits | None = None,
-        bounds: Bounds | None = None,
+        bounds: AssociationBounds | None = None,
         **policy: Any,
     ) -> Archive:
         events: list[Event] = []
@@ -96,7 +96,7 @@ def serve() -> Iterator[Serve]:
             policy=AcceptorPolicy(**{"transfer_syntaxes": KEPT} | policy),
             handlers=handlers,
             limits=limits or Limits(),
-            bounds=bounds or Bounds(),
+            bounds=bounds or AssociationBounds(),
         )
         server = Server([("127.0.0.1", 0)], settings, publish=publish)
         server.start()

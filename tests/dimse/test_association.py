@@ -10,7 +10,7 @@ import pytest
 
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.messages.message import Message
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled
 from pacs.support.cancellation import Cancellation
 from tests.dimse import raw
@@ -202,8 +202,8 @@ def test_v7_pending_responses_go_out_while_the_thread_is_busy(serve: Serve) -> N
             def tick() -> None:
                 association.send(message.context.id, message.command.response(PENDING), b"\0\0")
 
-            vigil = Vigil(cancellation, attending=(association,), every=0.05, tick=tick)
-            with association.busy(vigil):
+            wait_context = WaitContext(cancellation, sources=(association,), every=0.05, tick=tick)
+            with association.busy(wait_context):
                 time.sleep(0.5)
             association.send(message.context.id, message.command.response(SUCCESS))
 
@@ -233,7 +233,7 @@ def test_many_busy_associations_are_watched_by_one_thread(serve: Serve) -> None:
         association.send(message.context.id, message.command.response(CANCELLED))
 
     def watchers() -> list[threading.Thread]:
-        return [each for each in threading.enumerate() if each.name == "pacs-watcher"]
+        return [each for each in threading.enumerate() if each.name == "pacs-cancel-monitor"]
 
     others = set(watchers())  # of other tests of this process
     archive = serve(find=find)
@@ -260,7 +260,7 @@ def test_a_peer_that_does_not_wait_is_held_back_and_then_served(serve: Serve) ->
         with association.operation(message) as cancellation, association.busy():
             busy.set()
             release.wait(20)
-            assert not association.is_attentive
+            assert not association.wants_input
             assert not cancellation.requested
         association.send(message.context.id, message.command.response(SUCCESS))
 
@@ -558,7 +558,7 @@ def test_an_operation_on_an_association_that_has_gone_is_cancelled_from_its_begi
 
     def find(association: Association, message: Message) -> None:
         message.read(1 << 20)
-        association.attend()
+        association.process_input()
         with association.operation(message) as cancellation:
             reasons.append(cancellation.reason)
 
@@ -570,7 +570,7 @@ def test_an_operation_on_an_association_that_has_gone_is_cancelled_from_its_begi
     assert reasons == ["A-ABORT"]
 
 
-def test_the_vigil_waits_out_its_grace(archive_of_nothing: Archive) -> None:
+def test_the_wait_context_waits_out_its_grace(archive_of_nothing: Archive) -> None:
     """A wait that is graceful goes on after the cancel, for as long as the grace; one that is not ends at once."""
     import select
 
@@ -580,22 +580,22 @@ def test_the_vigil_waits_out_its_grace(archive_of_nothing: Archive) -> None:
     cancellation.cancel("C-CANCEL")
     with Peer(archive_of_nothing.port) as peer:
         for graceful, least in ((True, 0.3), (False, 0.0)):
-            vigil = Vigil(cancellation, grace=0.3)
+            wait_context = WaitContext(cancellation, grace=0.3)
             began = time.monotonic()
             with pytest.raises(Cancelled):
                 while True:
-                    wait(peer.socket.fileno(), select.POLLIN, None, vigil, graceful=graceful)
+                    wait(peer.socket.fileno(), select.POLLIN, None, wait_context, graceful=graceful)
             assert least <= time.monotonic() - began < least + AT_ONCE
 
 
-def test_x2_the_clock_of_a_vigil_stops_with_the_cancel() -> None:
+def test_x2_the_clock_of_a_wait_context_stops_with_the_cancel() -> None:
     """No Pending response goes out for an operation that is being ended."""
     ticks: list[int] = []
-    vigil = Vigil(Cancellation(), every=0.0, tick=lambda: ticks.append(1))
-    assert vigil.tick_if_due()
-    vigil.cancellation.cancel("C-CANCEL")
-    assert vigil.tick_due is None
-    assert not vigil.tick_if_due()
+    wait_context = WaitContext(Cancellation(), every=0.0, tick=lambda: ticks.append(1))
+    assert wait_context.tick_if_due()
+    wait_context.cancellation.cancel("C-CANCEL")
+    assert wait_context.tick_due is None
+    assert not wait_context.tick_if_due()
     assert ticks == [1]
 
 

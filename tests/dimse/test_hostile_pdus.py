@@ -11,7 +11,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Limits
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds
+from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import MOST_UNASSOCIATED
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.wire import RECEIVE_BUFFER
@@ -106,7 +106,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
 def test_p7_connections_without_an_association_are_bounded_before_it_and_after_it(serve: Serve, said: bytes) -> None:
     """However many connect and stay, only so many have a thread, and the next peer is served."""
     before = threading.active_count()
-    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), bounds=Bounds(in_all=5))
+    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), bounds=AssociationBounds(in_all=5))
     peers = []
     try:
         for _ in range(MOST_UNASSOCIATED + 60):

@@ -20,7 +20,7 @@ from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import request
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, AssociationRejected, Cancelled, DestinationUnreachable, PeerTimeout
 from pacs.support.cancellation import Cancellation
 from tests.dimse import raw
@@ -438,9 +438,9 @@ def test_x6_a_cancel_reaches_an_operation_whose_destination_hangs(serve: Serve, 
     def move(association: Association, message: Message) -> None:
         message.read(1000)
         with association.operation(message) as cancellation:
-            vigil = Vigil(cancellation, attending=(association,), grace=0.2)
+            wait_context = WaitContext(cancellation, sources=(association,), grace=0.2)
             with pytest.raises(Cancelled):
-                to_nowhere(vigil, stage, reached)
+                to_nowhere(wait_context, stage, reached)
             why.append(cancellation.reason)
             association.send(message.context.id, message.command.response(CANCELLED))
 
@@ -470,26 +470,26 @@ def until_stopped(connection: socket.socket) -> None:
     stop_hanging.wait(20)
 
 
-def to_nowhere(vigil: Vigil, stage: str, reached: threading.Event) -> None:
+def to_nowhere(wait_context: WaitContext, stage: str, reached: threading.Event) -> None:
     """Wait for the destination at one stage of a sub-operation."""
     if stage == "connecting":
         reached.set()
-        request(HOST, ports[0], "OURS", "THEIRS", VERIFY, limits=Limits(negotiation=30), vigil=vigil)
+        request(HOST, ports[0], "OURS", "THEIRS", VERIFY, limits=Limits(negotiation=30), wait_context=wait_context)
         return
-    association = request(HOST, ports[0], "OURS", "THEIRS", VERIFY, vigil=vigil)
+    association = request(HOST, ports[0], "OURS", "THEIRS", VERIFY, wait_context=wait_context)
     try:
         reached.set()
         if stage == "sending":
-            association.send(1, store_rq(), (bytes(1 << 20) for _ in range(1000)), vigil=vigil)
+            association.send(1, store_rq(), (bytes(1 << 20) for _ in range(1000)), wait_context=wait_context)
         else:
-            association.send(1, Command.request(CommandField.C_ECHO, 1, VERIFICATION), vigil=vigil)
-            association.receive(30, vigil=vigil)
+            association.send(1, Command.request(CommandField.C_ECHO, 1, VERIFICATION), wait_context=wait_context)
+            association.receive(30, wait_context=wait_context)
     finally:
         association.close()
 
 
 def test_v7_pending_responses_go_out_while_a_destination_hangs(serve: Serve) -> None:
-    """The vigil's clock runs in the wait for the destination."""
+    """The wait_context's clock runs in the wait for the destination."""
 
     def move(association: Association, message: Message) -> None:
         message.read(1000)
@@ -498,11 +498,11 @@ def test_v7_pending_responses_go_out_while_a_destination_hangs(serve: Serve) -> 
             def tick() -> None:
                 association.send(message.context.id, message.command.response(PENDING))
 
-            vigil = Vigil(cancellation, attending=(association,), every=0.05, tick=tick)
-            destination = request(HOST, ports[0], "OURS", "THEIRS", VERIFY, vigil=vigil)
-            destination.send(1, Command.request(CommandField.C_ECHO, 1, VERIFICATION), vigil=vigil)
+            wait_context = WaitContext(cancellation, sources=(association,), every=0.05, tick=tick)
+            destination = request(HOST, ports[0], "OURS", "THEIRS", VERIFY, wait_context=wait_context)
+            destination.send(1, Command.request(CommandField.C_ECHO, 1, VERIFICATION), wait_context=wait_context)
             with pytest.raises(PeerTimeout):
-                destination.receive(0.5, vigil=vigil)
+                destination.receive(0.5, wait_context=wait_context)
             destination.close()
             association.send(message.context.id, message.command.response(0xA702))
 
@@ -521,7 +521,7 @@ def test_v7_pending_responses_go_out_while_a_destination_hangs(serve: Serve) -> 
 
 
 def test_v7_pending_responses_go_out_between_the_messages_of_one_association(serve: Serve) -> None:
-    """The C-GET way: the vigil attends to the very association that is waited for."""
+    """The C-GET way: the wait_context attends to the very association that is waited for."""
 
     def get(association: Association, message: Message) -> None:
         message.read(1000)
@@ -530,9 +530,9 @@ def test_v7_pending_responses_go_out_between_the_messages_of_one_association(ser
             def tick() -> None:
                 association.send(message.context.id, message.command.response(PENDING))
 
-            vigil = Vigil(cancellation, attending=(association,), every=0.05, tick=tick)
-            association.send(3, store_rq(7), instance(), vigil=vigil)
-            stored = association.receive(20, vigil=vigil)
+            wait_context = WaitContext(cancellation, sources=(association,), every=0.05, tick=tick)
+            association.send(3, store_rq(7), instance(), wait_context=wait_context)
+            stored = association.receive(20, wait_context=wait_context)
             assert stored is not None
             association.send(message.context.id, message.command.response(stored.command.status))
 
@@ -552,9 +552,9 @@ def test_v7_pending_responses_go_out_between_the_messages_of_one_association(ser
     association.release()
 
 
-def test_a_cancelled_vigil_keeps_a_request_from_connecting() -> None:
+def test_a_cancelled_wait_context_keeps_a_request_from_connecting() -> None:
     """Nothing is begun for an operation that is over."""
     cancellation = Cancellation()
     cancellation.cancel("A-ABORT")
     with pytest.raises(Cancelled):
-        request(HOST, free_port(), "OURS", "THEIRS", VERIFY, vigil=Vigil(cancellation, grace=5.0))
+        request(HOST, free_port(), "OURS", "THEIRS", VERIFY, wait_context=WaitContext(cancellation, grace=5.0))

@@ -13,7 +13,7 @@ from pacs.dimse.association.establishment import request
 from pacs.dimse.messages.message import Command, CommandField, Message
 from pacs.dimse.server import server as servers
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds, Places
+from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots
 from pacs.dimse.server.server import Server, Settings
 from pacs.errors import AssociationRejected
 from pacs.observability.events import AssociationAccepted, AssociationEnded, AssociationRequestRejected
@@ -47,7 +47,7 @@ VERIFY = [(VERIFICATION, [IMPLICIT])]
 
 def test_p7_connections_that_say_nothing_hold_no_place(serve: Serve) -> None:
     """Ten silent sockets before a server that serves one association: echoes get through at once."""
-    archive = serve(bounds=Bounds(in_all=1))
+    archive = serve(bounds=AssociationBounds(in_all=1))
     silent = [socket.create_connection(("127.0.0.1", archive.port)) for _ in range(10)]
     began = time.monotonic()
     still_serves(archive)
@@ -82,12 +82,12 @@ def test_p7_of_too_many_silent_connections_the_oldest_goes(serve: Serve, monkeyp
 def test_p7_silent_connections_are_counted_over_all_workers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two that share a listener: one more than both may have together, and an oldest goes."""
     monkeypatch.setattr(servers, "MOST_UNASSOCIATED", 6)
-    places = Places(workers=2)
+    slots = AssociationSlots(workers=2)
     settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
     supervisor, *workers = (Server([("127.0.0.1", 0)], settings) for _ in range(3))
     supervisor.listen()
     for number, worker in enumerate(workers):
-        worker.join([each.dup() for each in supervisor.listeners], places.of(number))
+        worker.join([each.dup() for each in supervisor.listeners], slots.of(number))
     silent = [socket.create_connection(("127.0.0.1", supervisor.port), 20) for _ in range(7)]
     eventually(lambda: gone(silent))
     time.sleep(0.1)
@@ -107,7 +107,7 @@ def gone(connections: list[socket.socket]) -> list[socket.socket]:
 
 def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
     """And accepted again as soon as one has ended."""
-    archive = serve(bounds=Bounds(in_all=2))
+    archive = serve(bounds=AssociationBounds(in_all=2))
     first, second, third = (Peer(archive.port) for _ in range(3))
     first.associate()
     second.associate()
@@ -125,7 +125,7 @@ def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
 
 def test_a_rejection_by_rule_takes_no_place(serve: Serve) -> None:
     """Strangers cannot lock friends out."""
-    archive = serve(bounds=Bounds(in_all=1), access=OURS_ALONE)
+    archive = serve(bounds=AssociationBounds(in_all=1), access=OURS_ALONE)
     for _ in range(5):
         with pytest.raises(AssociationRejected, match="called"):
             request("127.0.0.1", archive.port, "OURS", "NOBODY", VERIFY)
@@ -133,8 +133,8 @@ def test_a_rejection_by_rule_takes_no_place(serve: Serve) -> None:
 
 
 def test_health_checks_leave_nothing_behind(serve: Serve) -> None:
-    """A hundred connections that open and close: no thread, no place, no event stays."""
-    archive = serve(bounds=Bounds(in_all=1))
+    """A hundred connections that open and close: no thread, no slot, no event stays."""
+    archive = serve(bounds=AssociationBounds(in_all=1))
     before = threading.active_count()
     for _ in range(100):
         socket.create_connection(("127.0.0.1", archive.port)).close()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pacs.cli import main
 from pacs.config import Commitment, Limits
 from pacs.conformance.statement import wording
-from pacs.dicom.commitment import Reason
+from pacs.dicom.commitment import FailureReason
 from pacs.dicom.matching_mode import TOLERANT
 from pacs.dimse.messages.status import Service
 from pacs.dimse.server.acceptor_policy import FIND_BYTES, RETRIEVE_BYTES
@@ -66,7 +66,7 @@ def test_the_words_are_about_the_tables_of_the_code():
     """No key of the configuration, switch, negotiated byte or service is without its words, nor the other way round."""
     assert set(wording.LIMITS) == set(Limits.model_fields)
     assert set(wording.COMMITMENT) == set(Commitment.model_fields)
-    assert set(wording.REASONS) == set(Reason)
+    assert set(wording.REASONS) == set(FailureReason)
     assert set(wording.SWITCHES) == {each for each in TOLERANT.__dataclass_fields__ if each != "name"}
     assert set(wording.EXTENDED_OPTIONS) == {name for name, _ in (*FIND_BYTES, *RETRIEVE_BYTES)}
     assert set(wording.ENDS) == set(wording.ERRORS) == set(Service)

@@ -8,7 +8,7 @@ import pytest
 
 from pacs import client
 from pacs.client.contexts import USUAL
-from pacs.dicom.commitment import Report, encode_report, parse_request
+from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dimse.association.proposals import CONVERTED_INTO
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
 from pacs.testing import Fault, storing, study, write
@@ -107,7 +107,7 @@ def test_a_report_is_taken_from_the_peer_and_held_against_its_request(tmp_path):
         asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
         answer(association, message, 0x0000)
         kinds.append(answered(port, "127.0.0.2", "PACSCU"))
-        said = Report(asked.transaction_uid, [one, client.Reference(CT, "9.9")], [])
+        said = CommitmentReport(asked.transaction_uid, [one, client.Reference(CT, "9.9")], [])
         report(association, message, encode_report(said, "X", message.context.transfer_syntax))
         association.receive(20)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.local import FEW, PIECE, LocalFiles, TimeOrderedNames
 from pacs.files.store import FileStore
+from tests.files.bad_sectors import damage_after_buffer
 
 NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 HEAD = b"head"
@@ -112,6 +113,18 @@ class TestEveryStore:
         with files.open(put(files, b"0123456789")) as file:
             file.seek(6)
             assert file.read(3) == b"234"
+
+    @pytest.mark.parametrize(
+        "read",
+        [lambda file: file.read(), lambda file: file.read(50_000), lambda file: file.seek(-1, 2) and file.read(1)],
+    )
+    def test_a_read_that_fails_in_the_middle_is_an_error_of_the_store(self, files: FileStore, read):
+        """What was read before is fine; no OSError leaves the store, however the file is read."""
+        with files.open(put(files, bytes(100_000))) as file:
+            damage_after_buffer(file)
+            assert file.read(4) == HEAD
+            with pytest.raises(InstanceUnreadable, match="Bad file descriptor"):
+                read(file)
 
     def test_nothing_is_visible_before_commit(self, files: FileStore):
         """Until then there is no key and nothing to open."""

@@ -10,7 +10,7 @@ from pacs.dicom.header import read_header
 from pacs.dicom.levels import QueryLevel
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.index.writer import Arrival
+from pacs.index.writer import NewInstance
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -28,12 +28,12 @@ def dataset(number: int = 1, **attributes: Any) -> Dataset:
     return elements
 
 
-def arrival(number: int = 1, **attributes: Any) -> Arrival:
+def arrival(number: int = 1, **attributes: Any) -> NewInstance:
     """The arrival of `dataset(number, **attributes)`."""
     return arriving(dataset(number, **attributes))
 
 
-def arriving(elements: Dataset, **facts: Any) -> Arrival:
+def arriving(elements: Dataset, **facts: Any) -> NewInstance:
     """The arrival of a data set."""
     body = BytesIO()
     dcmwrite(body, elements, implicit_vr=False, little_endian=True)
@@ -48,7 +48,7 @@ def arriving(elements: Dataset, **facts: Any) -> Arrival:
         "received_at": 1_795_000_000_000_000,
         "source_ae": "MODALITY",
     }
-    return Arrival(header=header, **(known | facts))
+    return NewInstance(header=header, **(known | facts))
 
 
 def fill(index: Index, *datasets: Dataset) -> None:

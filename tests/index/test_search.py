@@ -10,14 +10,14 @@ from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.query import (
     DateTimeRange,
     Empty,
-    Item,
     Key,
     Match,
     Matching,
     Names,
     Query,
     Range,
-    Requested,
+    ReturnKey,
+    SequenceKeys,
     Single,
     SoundsLike,
     Wildcard,
@@ -32,7 +32,7 @@ from tests.index.arrivals import IMAGE, PATIENT, SERIES, STUDY, arrival, dataset
 
 def query(level: QueryLevel, keys: dict[str, Matching] | None = None, **rest) -> Query:
     """A query with keys by keyword; `returning` names computed attributes."""
-    requested = tuple(Requested(by_keyword(keyword)) for keyword in rest.pop("returning", ()))
+    requested = tuple(ReturnKey(by_keyword(keyword)) for keyword in rest.pop("returning", ()))
     made = tuple(Key(by_keyword(keyword), matching) for keyword, matching in (keys or {}).items())
     return Query(root=Root.PATIENT, level=level, keys=made, requested=requested, **rest)
 
@@ -327,7 +327,7 @@ def test_m8_one_item_of_a_sequence_satisfies_all_its_keys(index: Index):
             items.append(item)
         elements.RequestAttributesSequence = items
     fill(index, first, second)
-    keys = Item(
+    keys = SequenceKeys(
         (
             Key(by_keyword("ScheduledProcedureStepID"), Single(("S1",))),
             Key(by_keyword("RequestedProcedureID"), Single(("R2",))),

@@ -192,7 +192,7 @@ def test_32_threads_with_the_first_instances_of_a_patient_make_one_patient(index
     arrivals = [arrival(number, PatientName="DOE^JOHN") for number in range(1, SENDERS + 1)]
     barrier = Barrier(SENDERS)
 
-    def send(each: writer.Arrival) -> tuple[str, ...]:
+    def send(each: writer.NewInstance) -> tuple[str, ...]:
         barrier.wait()
         return writer.add(index, each)
 

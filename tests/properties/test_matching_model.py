@@ -32,12 +32,12 @@ Answers = Callable[[list[Values], list[Question]], list[set[str]]]
 def asked(question: Question) -> Query:
     """The question as the query that an Identifier is."""
     keys = {QueryLevel[question.level].unique_key: "", **question.keys}
-    manner = STRICT if question.unknown_matches else TOLERANT
+    mode = STRICT if question.unknown_matches else TOLERANT
     negotiated = Negotiated(
         relational=True, combined_date_time=question.combined, empty_values=True, multiple_values=True
     )
     identifier = dataset("ISO_IR 192", QueryRetrieveLevel=question.level, **keys)
-    return parse_query(identifier, Root.PATIENT, manner, negotiated)
+    return parse_query(identifier, Root.PATIENT, mode, negotiated)
 
 
 def stored(instance: Values):
@@ -96,10 +96,10 @@ def answers_by_index(index: Index) -> Answers:
     return answers
 
 
-def _arrival(number: int, instance: Values) -> writer.Arrival:
+def _arrival(number: int, instance: Values) -> writer.NewInstance:
     body = write(View.of(stored(instance)), EXPLICIT_LITTLE)
     header = read_header(BytesIO(body), EXPLICIT)
-    return writer.Arrival(header, f"file{number}", len(body), "00" * 32, EXPLICIT, 0, number, "TEST")
+    return writer.NewInstance(header, f"file{number}", len(body), "00" * 32, EXPLICIT, 0, number, "TEST")
 
 
 def _found(index: Index, question: Question) -> set[str]:

@@ -294,7 +294,7 @@ if step == "manifest":
     real = backup._write
     backup._write = lambda path, text: dies() if path.name == "manifest.json" else real(path, text)
 elif step == "rows":
-    backup.reconciling.correct = dies
+    backup.index_diff.correct = dies
 else:
     real, left = Copies.put, 3
     def put(*arguments):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.dicom.commitment import Reference, Request
+from pacs.dicom.commitment import CommitmentRequest, Reference
 from pacs.errors import Cancelled, OutOfResources, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
@@ -46,7 +46,7 @@ class House:
 
     def said(self, *asked: Reference) -> tuple[list[Reference], list[tuple[Reference, int]]]:
         """What is committed, and what failed for which reason."""
-        claim = self.commitments.request("PEER", Request(some_uid(len(asked)), asked))
+        claim = self.commitments.request("PEER", CommitmentRequest(some_uid(len(asked)), asked))
         report = self.commitments.verified(claim).report
         assert report.transaction_uid == claim.transaction_uid
         assert self.commitments.reported(claim)
@@ -109,7 +109,7 @@ def test_more_than_a_batch_is_verified(house: House, monkeypatch: pytest.MonkeyP
 def test_a_transaction_is_verified_once(house: House, monkeypatch: pytest.MonkeyPatch):
     """When its report is sent again, by whomever, no file is read again, and what failed stays so."""
     unknown = Reference(CT, some_uid(1))
-    claim = house.commitments.request("PEER", Request("1.2.3", [*STORED, unknown]))
+    claim = house.commitments.request("PEER", CommitmentRequest("1.2.3", [*STORED, unknown]))
     first = house.commitments.verified(claim).report
     monkeypatch.setattr(house.files, "pieces", None)
     assert house.commitments.verified(claim).report == first
@@ -119,7 +119,7 @@ def test_a_transaction_is_verified_once(house: House, monkeypatch: pytest.Monkey
 def test_what_is_gone_or_replaced_since_is_not_committed_to(house: House, monkeypatch: pytest.MonkeyPatch):
     """A modality that was away for days must not delete its only copy. What was changed is noted."""
     monkeypatch.setattr(commitment, "BATCH", 2)
-    claim = house.commitments.request("PEER", Request("1.2.3", STORED))
+    claim = house.commitments.request("PEER", CommitmentRequest("1.2.3", STORED))
     assert house.commitments.verified(claim).report.committed == STORED
     deleted, replaced, short, gone, *whole = STORED
     row = writer.find(house.index, deleted.sop_instance_uid)
@@ -163,7 +163,7 @@ def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, 
 
 def test_whoever_stops_leaves_it_to_the_next(house: House):
     """Cancelled in the middle of verifying, released, claimed again."""
-    claim = house.commitments.request("PEER", Request("1.2.3", STORED))
+    claim = house.commitments.request("PEER", CommitmentRequest("1.2.3", STORED))
     cancellation = Cancellation()
     cancellation.cancel("stopping")
     with pytest.raises(Cancelled):
@@ -186,7 +186,7 @@ def test_a_report_is_given_up_when_the_request_is_too_old(house: House):
     """All of a peer that cannot be reached at once, one alone otherwise; before that it is put off."""
     patient = house.commitments
     hasty = Commitments(house.index, house.files, schedule=Schedule(give_up=0.0))
-    claims = [patient.request("PEER", Request(f"1.2.{number}", STORED[:1])) for number in range(3)]
+    claims = [patient.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1])) for number in range(3)]
     assert patient.failed(claims[0], is_peer=True) == 0
     assert hasty.failed(claims[0], is_peer=True) == 0  # it is nobody's claim any more
     assert hasty.failed(claims[1], is_peer=False) == 1
@@ -204,33 +204,33 @@ def test_who_is_no_peer_cannot_take_the_places_of_peers(house: House):
         house.index, house.files, bounds=Bounds(active=20, active_of_peer=18), is_peer=lambda title: title == "PEER"
     )
     for number in range(2):
-        ours.request(f"STRANGER{number}", Request("1.2.3", STORED[:1]))
+        ours.request(f"STRANGER{number}", CommitmentRequest("1.2.3", STORED[:1]))
     with pytest.raises(OutOfResources):
-        ours.request("STRANGER2", Request("1.2.3", STORED[:1]))
+        ours.request("STRANGER2", CommitmentRequest("1.2.3", STORED[:1]))
     for number in range(18):
-        ours.request("PEER", Request(f"1.2.{number}", STORED[:1]))
+        ours.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1]))
     with pytest.raises(OutOfResources):
-        ours.request("PEER", Request("1.2.18", STORED[:1]))
+        ours.request("PEER", CommitmentRequest("1.2.18", STORED[:1]))
 
 
 def test_there_are_so_many_of_a_peer_and_in_all(house: House):
     """Both bounds hold, and a retired transaction makes room."""
     ours = Commitments(house.index, house.files, bounds=Bounds(active=3, active_of_peer=2))
-    first, _ = (ours.request("PEER", Request(f"1.2.{number}", STORED[:1])) for number in range(2))
+    first, _ = (ours.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1])) for number in range(2))
     with pytest.raises(OutOfResources):
-        ours.request("PEER", Request("1.2.3", STORED[:1]))
-    ours.request("OTHER", Request("1.2.3", STORED[:1]))
+        ours.request("PEER", CommitmentRequest("1.2.3", STORED[:1]))
+    ours.request("OTHER", CommitmentRequest("1.2.3", STORED[:1]))
     with pytest.raises(OutOfResources):
-        ours.request("THIRD", Request("1.2.3", STORED[:1]))
+        ours.request("THIRD", CommitmentRequest("1.2.3", STORED[:1]))
     assert ours.reported(first)
-    ours.request("THIRD", Request("1.2.3", STORED[:1]))
+    ours.request("THIRD", CommitmentRequest("1.2.3", STORED[:1]))
 
 
 def test_who_is_no_peer_is_given_up_soon(house: House, monkeypatch: pytest.MonkeyPatch):
     """Long before a peer is; until then it may be added, and is looked for without longer and longer pauses."""
     known: set[str] = set()
     ours = Commitments(house.index, house.files, schedule=Schedule(first=0.0), is_peer=lambda title: title in known)
-    asked = ours.request("SOMEBODY", Request("1.2.3", STORED[:1]))
+    asked = ours.request("SOMEBODY", CommitmentRequest("1.2.3", STORED[:1]))
     assert ours.failed(asked, is_peer=True) == 0
     again = ours.claim()
     assert again is not None
@@ -247,7 +247,7 @@ def test_who_is_no_peer_is_given_up_soon(house: House, monkeypatch: pytest.Monke
 def test_peers_are_served_in_turn(house: House):
     """One that asks for a thousand does not have the others wait for all of them."""
     for peer, number in (("MANY", 1), ("MANY", 2), ("MANY", 3), ("FEW", 4), ("OTHER", 5)):
-        house.commitments.release(house.commitments.request(peer, Request(f"1.2.{number}", STORED[:1])))
+        house.commitments.release(house.commitments.request(peer, CommitmentRequest(f"1.2.{number}", STORED[:1])))
     turns = []
     while (claim := house.commitments.claim()) is not None:
         turns.append(claim.peer)
@@ -258,7 +258,7 @@ def test_a_report_that_is_refused_has_the_others_of_its_peer_wait(house: House):
     """At least for the first pause: a peer that refuses each after a minute must not hold everybody up."""
     ours = Commitments(house.index, house.files, schedule=Schedule(first=3600.0))
     for number in range(3):
-        claim = ours.request("PEER", Request(f"1.2.{number}", STORED[:1]))
+        claim = ours.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1]))
         ours.release(claim)
     refused = ours.claim()
     assert refused is not None

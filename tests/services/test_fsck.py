@@ -29,6 +29,7 @@ from pacs.services.progress import Progress
 from pacs.services.reindex import Reindex
 from pacs.services.storage import Storage
 from pacs.services.stored_file import arrival_of
+from tests.files.bad_sectors import bad_sectors
 from tests.upkeep import rows, send, series_of, tree
 
 
@@ -316,6 +317,21 @@ def test_a_file_whose_head_cannot_be_read_is_told_and_left(house: House):
         assert report.images == 3
     assert rows(house.index) == before
     assert house.quarantined() == []
+
+
+def test_a_file_in_no_row_that_cannot_be_read_to_its_end_is_left(house: House):
+    """A read error does not make an instance a damaged one: the file stays where it is."""
+    (large,) = series_of(2, 1)
+    large.add_new(0x00090010, "LO", "PACS TEST")
+    large.add_new(0x00091001, "OB", bytes(100_000))
+    send(house.storage, large)
+    writer.remove(house.index, [large.SOPInstanceUID])
+    with bad_sectors(house.files):
+        report = house.fsck(repair=True)
+    assert [(each.problem, each.is_mended) for each in report.findings] == [("unreadable", False)]
+    assert house.quarantined() == []
+    assert [each.problem for each in house.fsck(repair=True).findings] == ["orphan"]
+    assert house.fsck().is_well
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

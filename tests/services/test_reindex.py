@@ -184,20 +184,20 @@ def test_what_arrives_and_goes_meanwhile_is_as_if_nothing_had_run(index: Index, 
 DIE = """
 import os, sys
 from pathlib import Path
-from pacs.index import reconciling
+from pacs.index import index_diff
 from pacs.index.database import Index
 from pacs.files.local import LocalFiles
 from pacs.services.reindex import Reindex
 url, root, work = sys.argv[1:]
-reconciling.PAGE = 6
-real, left = reconciling.correct, 1
+index_diff.PAGE = 6
+real, left = index_diff.correct, 1
 def correct(*arguments):
     global left
     left -= 1
     if left < 0:
         os._exit(9)
     return real(*arguments)
-reconciling.correct = correct
+index_diff.correct = correct
 Reindex(Index(url), LocalFiles(Path(root)), Path(work), grace=0).run()
 """
 

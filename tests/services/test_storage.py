@@ -85,7 +85,7 @@ class House:
         row = writer.find(self.index, uid)
         assert row is not None
         stored = (self.root / row.file_key).read_bytes()
-        head = part10.read_head(io.BytesIO(stored))
+        head = part10.read_file_meta(io.BytesIO(stored))
         data = stored[head.data_offset :]
         assert (row.size, row.data_offset) == (len(stored), head.data_offset)
         assert row.digest == head.digest == hashlib.sha256(data).hexdigest()
@@ -129,7 +129,7 @@ class TestWhatIsStored:
         """The sending AE and the arrival time stand in the file and in the event."""
         send(house.storage(), instance())
         (key,) = house.tree()
-        head = part10.read_head(io.BytesIO((house.root / key).read_bytes()))
+        head = part10.read_file_meta(io.BytesIO((house.root / key).read_bytes()))
         assert head.source_ae == "MODALITY"
         assert head.received_at is not None
         assert key.startswith(datetime.fromtimestamp(head.received_at / 1e6, UTC).strftime("%Y/%m/%d/%H/"))
@@ -530,7 +530,7 @@ class TestAStepThatFails:
         """A database that fails anywhere in the transaction: the file that was durable already is deleted again."""
         add = writer.add
 
-        def failing(index: Index, arrival: writer.Arrival) -> tuple[str, ...]:
+        def failing(index: Index, arrival: writer.NewInstance) -> tuple[str, ...]:
             with failing_statements(index, statement):
                 return add(index, arrival)
 
@@ -560,7 +560,7 @@ class TestAStepThatFails:
         """It has committed the row and says nothing any more: the row keeps its file, the sender may send again."""
         add = writer.add
 
-        def committed(index: Index, arrival: writer.Arrival) -> None:
+        def committed(index: Index, arrival: writer.NewInstance) -> None:
             add(index, arrival)
             gone()
 
@@ -583,7 +583,7 @@ class TestAStepThatFails:
         name = "replace" if policy == "replace" else "add"
         real = getattr(writer, name)
 
-        def broken(index: Index, arrival: writer.Arrival) -> None:
+        def broken(index: Index, arrival: writer.NewInstance) -> None:
             real(index, arrival)
             raise IndexUnavailable("the connection broke")
 
@@ -608,7 +608,7 @@ class TestAStepThatFails:
         (house.root / writer.find(house.index, UID).file_key).unlink()
         real = writer.replace
 
-        def repaired_before(index: Index, arrival: writer.Arrival):
+        def repaired_before(index: Index, arrival: writer.NewInstance):
             monkeypatch.setattr(writer, "replace", real)
             adopt(index, house.files, arrival.file_key)
             return real(index, arrival)
@@ -622,7 +622,7 @@ class TestAStepThatFails:
         send(house.storage(), instance())
         real = writer.replace
 
-        def removed_before(index: Index, arrival: writer.Arrival):
+        def removed_before(index: Index, arrival: writer.NewInstance):
             former = writer.remove(index, [UID])
             for each in former:
                 house.files.delete(each.file_key)
@@ -668,7 +668,7 @@ class TestImport:
     @pytest.mark.parametrize("start", [128, 132])
     def test_a_missing_preamble_is_tolerated(self, house: House, tmp_path: Path, start: int):
         """DICM or group 0002 may come first."""
-        head = part10.head(CT, UID, IMPLICIT_LITTLE, "ELSEWHERE", received_at=0)
+        head = part10.build_file_meta(CT, UID, IMPLICIT_LITTLE, "ELSEWHERE", received_at=0)
         (tmp_path / "bare").write_bytes((head + instance())[start:])
         house.storage().import_file(tmp_path / "bare")
         assert house.data() == instance()

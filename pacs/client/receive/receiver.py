@@ -41,7 +41,7 @@ class Listener:
         tls: SSLContext | None = None,
     ) -> None:
         # Only here: it brings the log of a server with it, which no client needs to be loaded.
-        from pacs.dimse.server.association_slots import Bounds
+        from pacs.dimse.server.association_slots import AssociationBounds
         from pacs.dimse.server.server import Address, Server, Settings
 
         policy = AcceptorPolicy(
@@ -55,7 +55,7 @@ class Listener:
             policy=policy,
             handlers={CommandField.C_ECHO: _echo, **handlers},
             limits=replace(deadlines.limits, artim=DRAIN_SECONDS, idle=deadlines.response),
-            bounds=Bounds(in_all=MOST_ASSOCIATIONS),
+            bounds=AssociationBounds(in_all=MOST_ASSOCIATIONS),
             tls=tls,
         )
         self.hosts = tuple(hosts)

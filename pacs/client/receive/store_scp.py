@@ -226,7 +226,7 @@ class Intake:
         named, syntax = named_in(message.command), message.context.transfer_syntax
         sop_class = message.command.affected_sop_class_uid or ""
         sender, now = association.calling_ae_title, time.time_ns() // 1000
-        file.write(part10.head(sop_class, named[INSTANCE], syntax, sender, received_at=now))
+        file.write(part10.build_file_meta(sop_class, named[INSTANCE], syntax, sender, received_at=now))
         size = 0
         for piece in pieces:
             size += file.write(piece)
@@ -239,7 +239,7 @@ class Intake:
     def _place(self, file: BinaryIO, message: Message) -> Path:
         """Where a whole file belongs. Raises UndecodableDataSet, SOPClassMismatch, MissingUID, NotAuthorized."""
         file.seek(0)
-        header = read_header(file, part10.read_head(file).transfer_syntax)
+        header = read_header(file, part10.read_file_meta(file).transfer_syntax)
         named = message.command.affected_sop_class_uid, message.command.affected_sop_instance_uid
         if (header.sop_class_uid, header.sop_instance_uid) != named:
             raise SOPClassMismatch("The data set is of another SOP Instance than the request")

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from pacs.dicom import part10
 from pacs.dicom.attributes import by_keyword
-from pacs.dicom.elements import Kind, Source, encoding_of, walk
+from pacs.dicom.elements import Source, TokenKind, encoding_of, walk
 from pacs.dicom.values import is_uid
 from pacs.dimse.messages.command import Command
 from pacs.errors import MissingUID, UndecodableDataSet
@@ -40,7 +40,7 @@ def uids_in(beginning: bytes, transfer_syntax: str) -> dict[str, str]:
         for token in walk(source, encoding):
             if token.depth == 0 and token.tag > max(_KEYWORDS):
                 break
-            if token.kind is Kind.ELEMENT and token.depth == 0 and token.tag in _KEYWORDS:
+            if token.kind is TokenKind.ELEMENT and token.depth == 0 and token.tag in _KEYWORDS:
                 value = source.read(min(token.length, _LONGEST_UID))
                 found[_KEYWORDS[token.tag]] = value.decode("latin-1").strip(" \0")
     return found
@@ -50,7 +50,7 @@ def is_same(file: BinaryIO, path: Path) -> bool:
     """Whether two files have the same data set in the same transfer syntax, whoever sent it. Raises OSError."""
     with path.open("rb") as other:
         file.seek(0)
-        if part10.read_head(file).transfer_syntax != part10.read_head(other).transfer_syntax:
+        if part10.read_file_meta(file).transfer_syntax != part10.read_file_meta(other).transfer_syntax:
             return False
         while True:
             one, two = file.read(_STEP), other.read(_STEP)

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pacs.client.identifiers import data_set_of
 from pacs.dicom.attributes import NOT_KEYS, by_keyword
 from pacs.dicom.dataset import CHARACTER_SET, View
-from pacs.dicom.keys import KeyReader, asked_tags, attribute_of
+from pacs.dicom.keys import KeyReader, attribute_of, key_tags
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.matching import matches_dataset
 from pacs.dicom.matching_mode import TOLERANT, Negotiated
@@ -81,7 +81,7 @@ class Asked:
         """Raises InvalidArgument for what is no key, or no value of one."""
         identifier = data_set_of({name: value for name, value in given.items() if value not in (None, "")})
         view, keys = View.of(identifier), []
-        for tag in asked_tags(view):
+        for tag in key_tags(view):
             attribute = attribute_of(tag, view)
             if attribute is None:
                 raise InvalidArgument(f"({tag.group:04X},{tag.element:04X}) cannot be a key")

@@ -34,7 +34,7 @@ def _cancelled_at_once(bench: Bench, association: Association) -> Found:
 
 @check("X1", "PS3.4 C.4.1.3.1")
 def at_once(bench: Bench) -> Verdict:
-    """Is a C-CANCEL heeded that comes in one segment with its C-FIND?"""
+    """Does the server act on a C-CANCEL that arrives in the same segment as its C-FIND?"""
     bench.need("9")
     found = []
     for _ in range(TRIES):
@@ -49,7 +49,7 @@ def at_once(bench: Bench) -> Verdict:
 
 @check("X2", "PS3.4 C.4.1.1.4")
 def nothing_follows(bench: Bench) -> Verdict:
-    """Does nothing follow after FE00, which has no Identifier?"""
+    """Is FE00 the last response, without an Identifier?"""
     bench.need("9")
     with bench.peer.associate([STUDY_FIND]) as association:
         found = _cancelled_at_once(bench, association)
@@ -62,7 +62,7 @@ def nothing_follows(bench: Bench) -> Verdict:
 
 @check("X3", "PS3.7 9.3.2.3")
 def never_was(bench: Bench) -> Verdict:
-    """Is a C-CANCEL for an operation that never was passed over?"""
+    """Does the server ignore a C-CANCEL for an unknown operation?"""
     bench.need("1")
     with bench.peer.associate([STUDY_FIND]) as association:
         association.send(association.cancel(STUDY_FIND, 4711))
@@ -71,7 +71,7 @@ def never_was(bench: Bench) -> Verdict:
 
 @check("X4", "PS3.7 9.3.2.3")
 def too_late(bench: Bench) -> Verdict:
-    """Is a C-CANCEL passed over that comes after the final response?"""
+    """Does the server ignore a C-CANCEL that arrives after the final response?"""
     bench.need("1")
     keys = identifier({"StudyInstanceUID": bench.specimens.uid("1")}, level="STUDY")
     with bench.peer.associate([STUDY_FIND]) as association:
@@ -92,7 +92,7 @@ def _still_answers(bench: Bench, association: Association) -> Verdict:
 
 @check("X5", "PS3.7 9.3.2.3")
 def same_message_id(bench: Bench) -> Verdict:
-    """Does the next operation work that has the Message ID of one that was cancelled?"""
+    """Can the Message ID of a cancelled operation be used again?"""
     bench.need("9")
     with bench.peer.associate([STUDY_FIND]) as association:
         first = _cancelled_at_once(bench, association)
@@ -107,7 +107,7 @@ def same_message_id(bench: Bench) -> Verdict:
 
 @check("X6", "PS3.4 C.4.2.3.1")
 def move_stops(bench: Bench) -> Verdict:
-    """Does a C-MOVE stop that is cancelled during its first sub-operation?"""
+    """Does a C-MOVE stop when it is cancelled during its first sub-operation?"""
     bench.need("9")
     receiver, go_on = bench.destination(), threading.Event()
     keys = identifier({"StudyInstanceUID": bench.specimens.uid("9")}, level="STUDY")
@@ -127,7 +127,7 @@ ARRIVE = 0.5
 
 @check("X7", "PS3.4 C.4.3.3.1")
 def get_stops(bench: Bench) -> Verdict:
-    """Does a C-GET stop that is cancelled during its first sub-operation?"""
+    """Does a C-GET stop when it is cancelled during its first sub-operation?"""
     bench.need("9")
     keys = identifier({"StudyInstanceUID": bench.specimens.uid("9")}, level="STUDY")
     with bench.getting() as association:

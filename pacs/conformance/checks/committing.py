@@ -20,7 +20,7 @@ INSTANCE = "1.2.840.10008.1.20.1.1"
 
 @check("J1", "PS3.4 J.3.3")
 def all_there(bench: Bench) -> Verdict:
-    """Are instances that are there reported as committed?"""
+    """Does the server report stored instances as committed?"""
     bench.need("1")
     asked = bench.specimens.study("1")
     event, report = _reported(bench, 1, asked)
@@ -31,7 +31,7 @@ def all_there(bench: Bench) -> Verdict:
 
 @check("J2", "PS3.4 J.3.3")
 def one_missing(bench: Bench) -> Verdict:
-    """Is an instance that nobody has reported as failed, with the reason, and the others beside it?"""
+    """Does the server report an unknown instance as failed, with the reason, and the others as committed?"""
     bench.need("4")
     unknown = bench.specimens.probe(999)
     event, report = _reported(bench, 2, [*bench.specimens.study("4"), unknown])
@@ -44,7 +44,7 @@ def one_missing(bench: Bench) -> Verdict:
 
 @check("J3", "PS3.4 J.3.2")
 def no_transaction(bench: Bench) -> Verdict:
-    """Is a request without Transaction UID refused?"""
+    """Does the server refuse a request without Transaction UID?"""
     with bench.peer.associate([COMMITMENT]) as association:
         request = _request(bench, 3, bench.specimens.study("4"))
         del request.TransactionUID

@@ -17,13 +17,13 @@ ALWAYS = {
 
 @check("F1", "PS3.4 C.4.1.1.3")
 def no_level(bench: Bench) -> Verdict:
-    """Is a query without Query/Retrieve Level refused with A900?"""
+    """Does the server refuse a query without Query/Retrieve Level with A900?"""
     return _refused(bench, identifier({"StudyInstanceUID": bench.specimens.uid("1")}))
 
 
 @check("F2", "PS3.4 C.4.1.1.3")
 def foreign_level(bench: Bench) -> Verdict:
-    """Is a level refused with A900 that the model does not have?"""
+    """Does the server refuse a level that the information model does not have with A900?"""
     return _refused(bench, identifier({"PatientID": bench.specimens.patient_id("1")}, level="PATIENT"))
 
 
@@ -44,7 +44,7 @@ def _refused(bench: Bench, data: bytes) -> Verdict:
 
 @check("F3", "PS3.4 C.4.1.3.1.1")
 def no_key(bench: Bench) -> Verdict:
-    """What is answered to a level without any key?"""
+    """How does the server answer a query without any key?"""
     bench.need("1")
     with bench.peer.associate([STUDY_FIND]) as association:
         first = association.begin(wire.C_FIND, STUDY_FIND, identifier({}, level="STUDY"))
@@ -53,7 +53,7 @@ def no_key(bench: Bench) -> Verdict:
 
 @check("F4", "PS3.4 C.4.1.3.1.1")
 def nothing_above(bench: Bench) -> Verdict:
-    """What is answered to SERIES without the key of the study above?"""
+    """How does the server answer a query at SERIES level without Study Instance UID?"""
     bench.need("1")
     found = bench.find("SERIES", {"SeriesInstanceUID": bench.specimens.uid("1", 1)})
     if found.status in (0xA900, *range(0xC000, 0xD000)):
@@ -63,7 +63,7 @@ def nothing_above(bench: Bench) -> Verdict:
 
 @check("F4b", "PS3.4 C.4.1.3.2.1")
 def relational(bench: Bench) -> Verdict:
-    """Is SERIES answered without the key above once relational queries are agreed?"""
+    """Is a query at SERIES level without Study Instance UID answered after relational negotiation?"""
     bench.need("1")
     found = bench.find("SERIES", {"SeriesInstanceUID": bench.specimens.uid("1", 1)}, extended=b"\x01")
     return judge(len(found.ours) == 1 and found.status == 0, f"{len(found.ours)} of 1 series, {found.ending}")
@@ -71,7 +71,7 @@ def relational(bench: Bench) -> Verdict:
 
 @check("F5", "PS3.4 C.4.1.1.3")
 def lower_key(bench: Bench) -> Verdict:
-    """What is answered to a key of a lower level?"""
+    """How does the server treat a key of a lower level?"""
     bench.need("1")
     found = bench.find(
         "STUDY", {"StudyInstanceUID": bench.specimens.uid("1"), "SeriesInstanceUID": bench.specimens.uid("2", 1)}
@@ -85,7 +85,7 @@ def lower_key(bench: Bench) -> Verdict:
 
 @check("F6", "PS3.4 C.4.1.1.3.2")
 def requested(bench: Bench) -> Verdict:
-    """Are the requested attributes returned, of zero length where they are not known?"""
+    """Does a match contain the requested attributes, with zero length if unknown?"""
     bench.need("3")
     keys = ("PatientName", "PatientID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID")
     found = _one(bench, "3", dict.fromkeys(keys, ""))
@@ -97,7 +97,7 @@ def requested(bench: Bench) -> Verdict:
 
 @check("F6b", "PS3.4 C.4.1.1.3.2")
 def unrequested(bench: Bench) -> Verdict:
-    """Is nothing returned that was not asked for?"""
+    """Does a match contain only requested attributes?"""
     bench.need("1")
     found = _one(bench, "1", {"PatientName": "", "StudyDate": ""})
     allowed = ALWAYS | {"PatientName", "StudyDate"} | set(UNIQUE.values())
@@ -107,7 +107,7 @@ def unrequested(bench: Bench) -> Verdict:
 
 @check("F6c", "PS3.4 C.4.1.1.3.2")
 def level_returned(bench: Bench) -> Verdict:
-    """Is Query/Retrieve Level returned as it was asked?"""
+    """Does a match contain the Query/Retrieve Level of the request?"""
     bench.need("1")
     found = _one(bench, "1", {})
     return judge(found.text("QueryRetrieveLevel") == "STUDY", found.text("QueryRetrieveLevel") or "not returned")
@@ -115,7 +115,7 @@ def level_returned(bench: Bench) -> Verdict:
 
 @check("F6d", "PS3.4 C.4.1.1.3.2")
 def keys_above(bench: Bench) -> Verdict:
-    """Are the unique keys of the levels above returned?"""
+    """Does a match contain the unique keys of the levels above?"""
     bench.need("1")
     found = bench.find(
         "IMAGE", {"StudyInstanceUID": bench.specimens.uid("1"), "SeriesInstanceUID": bench.specimens.uid("1", 1)}
@@ -128,7 +128,7 @@ def keys_above(bench: Bench) -> Verdict:
 
 @check("F6e", "PS3.4 C.4.1.1.3.2")
 def retrieve_title(bench: Bench) -> Verdict:
-    """Is a Retrieve AE Title returned, where none of the storage media is?"""
+    """Does a match contain Retrieve AE Title or Storage Media File-Set UID?"""
     bench.need("1")
     found = bench.find(
         "IMAGE", {"StudyInstanceUID": bench.specimens.uid("1"), "SeriesInstanceUID": bench.specimens.uid("1", 1)}
@@ -141,7 +141,7 @@ def retrieve_title(bench: Bench) -> Verdict:
 
 @check("F6f", "PS3.4 C.4.1.1.3.2")
 def patient_above(bench: Bench) -> Verdict:
-    """Is Patient ID returned with a study in the Patient Root model, where it is above?"""
+    """Does a study in the Patient Root model contain its Patient ID?"""
     bench.need("1")
     keys = {"PatientID": bench.specimens.patient_id("1"), "StudyInstanceUID": bench.specimens.uid("1")}
     found = bench.find("STUDY", keys, model=PATIENT_FIND)
@@ -154,7 +154,7 @@ def patient_above(bench: Bench) -> Verdict:
 
 @check("F6g", "PS3.4 C.4.1.1.3.1")
 def name_above(bench: Bench) -> Verdict:
-    """What is answered to a required key of a level above, Patient's Name with a study in the Patient Root model?"""
+    """How does the server treat a required key of a higher level (Patient's Name for a study, Patient Root)?"""
     bench.need("1")
     keys = {
         "PatientID": bench.specimens.patient_id("1"),
@@ -169,7 +169,7 @@ def name_above(bench: Bench) -> Verdict:
 
 @check("F7", "PS3.4 C.4.1.3.1")
 def one_each(bench: Bench) -> Verdict:
-    """Is there one response per entity at PATIENT, STUDY, SERIES and IMAGE?"""
+    """Is there one match for each entity at STUDY, SERIES and IMAGE level?"""
     bench.need("1")
     study, series = {"StudyInstanceUID": bench.specimens.uid("1")}, {"SeriesInstanceUID": bench.specimens.uid("1", 1)}
     counts = {
@@ -187,7 +187,7 @@ def _counted(counts: dict[str, tuple[int, int]]) -> Verdict:
 
 @check("F7b", "PS3.4 C.6.1")
 def one_patient(bench: Bench) -> Verdict:
-    """Is there one response per patient in the Patient Root model?"""
+    """Is there one match for each patient in the Patient Root model?"""
     bench.need("1", "2", "3", "4")
     keys = {"PatientID": bench.specimens.patient_id("1"), "PatientName": ""}
     return _counted({"PATIENT": (len(bench.find("PATIENT", keys, model=PATIENT_FIND).ours), 1)})
@@ -195,7 +195,7 @@ def one_patient(bench: Bench) -> Verdict:
 
 @check("F8", "PS3.4 C.4.1.2")
 def bare_end(bench: Bench) -> Verdict:
-    """Is the final response without an Identifier?"""
+    """Does the final response have no Identifier?"""
     bench.need("1")
     found = bench.find("STUDY", {"StudyInstanceUID": bench.specimens.uid("1")})
     final = found.responses.final
@@ -207,7 +207,7 @@ def bare_end(bench: Bench) -> Verdict:
 
 @check("F8b", "PS3.4 C.4.1.1.4")
 def unsupported(bench: Bench) -> Verdict:
-    """Is an optional key that is not supported told by FF01?"""
+    """Does the server report an unsupported optional key with FF01?"""
     bench.need("1")
     found = _one(bench, "1", {"RequestedContrastAgent": ""})
     if "RequestedContrastAgent" in found:
@@ -217,7 +217,7 @@ def unsupported(bench: Bench) -> Verdict:
 
 @check("F8c", "PS3.4 C.4.1.1.4")
 def supported(bench: Bench) -> Verdict:
-    """Is FF00 answered where only required keys are asked for?"""
+    """Does the server answer FF00 when only required keys are requested?"""
     bench.need("1")
     found = _one(bench, "1", {"PatientName": "", "StudyDate": "", "AccessionNumber": ""})
     return judge(found.status == 0xFF00, f"{found.status:04X}")
@@ -225,7 +225,7 @@ def supported(bench: Bench) -> Verdict:
 
 @check("F9", "PS3.4 C.4.1.1.4")
 def reasons(bench: Bench) -> Verdict:
-    """Does a refusal say why?"""
+    """Does a refusal contain a reason?"""
     with bench.peer.associate([STUDY_FIND]) as association:
         data = identifier({"StudyInstanceUID": bench.specimens.uid("1")}, level="NOWHERE")
         final = association.ask(wire.C_FIND, STUDY_FIND, data).final
@@ -237,7 +237,7 @@ def reasons(bench: Bench) -> Verdict:
 
 @check("F9b", "PS3.7 9.1.2.1")
 def other_class(bench: Bench) -> Verdict:
-    """What becomes of a C-FIND whose SOP Class is not that of its context?"""
+    """How does the server answer a C-FIND whose SOP Class differs from that of its presentation context?"""
     bench.need("1")
     data = identifier({"StudyInstanceUID": bench.specimens.uid("1")}, level="STUDY")
     with bench.peer.associate([STUDY_FIND]) as association:
@@ -250,7 +250,7 @@ def other_class(bench: Bench) -> Verdict:
 
 @check("K1", "PS3.4 C.2.2.1.1")
 def unique_keys(bench: Bench) -> Verdict:
-    """Is an empty unique key universal, and returned?"""
+    """Is an empty unique key universal, and returned with its value?"""
     bench.need("1")
     found = bench.find("SERIES", {"StudyInstanceUID": bench.specimens.uid("1")})
     uids = {each.text("SeriesInstanceUID") for each in found.ours}
@@ -273,7 +273,7 @@ def empty_matches(bench: Bench) -> Verdict:
 
 @check("K3", "PS3.4 C.2.2.1.3")
 def optional_key(bench: Bench) -> Verdict:
-    """How is an optional key treated, Study Description?"""
+    """How does the server treat an optional key (Study Description)?"""
     found = bench.of_patient(StudyDescription="Abdomen")
     if found.status or not found.ours:
         return free(f"nothing is found, {found.ending}")
@@ -288,9 +288,9 @@ def optional_key(bench: Bench) -> Verdict:
     )
 
 
-@check("K4", "PS3.4 C.2.2.1.3")
+@check("K3b", "PS3.4 C.2.2.1.3")
 def private_key(bench: Bench) -> Verdict:
-    """Is a private key that is not supported told by FF01?"""
+    """Does the server report an unsupported private key with FF01?"""
     bench.need("1")
     keys = {"StudyInstanceUID": bench.specimens.uid("1"), "00110010": "NOBODY KNOWS IT", "00111001": ""}
     found = bench.find("STUDY", keys)
@@ -304,7 +304,7 @@ def private_key(bench: Bench) -> Verdict:
 
 @check("K5", "PS3.4 C.3.4")
 def counted(bench: Bench) -> Verdict:
-    """Are the numbers of series and instances of a study counted?"""
+    """Does the server count the series and instances of a study?"""
     bench.need("1")
     found = _one(bench, "1", {"NumberOfStudyRelatedSeries": "", "NumberOfStudyRelatedInstances": ""})
     numbers = found.text("NumberOfStudyRelatedSeries"), found.text("NumberOfStudyRelatedInstances")

@@ -12,7 +12,7 @@ check = CHECKS.check
 
 @check("G1", "PS3.4 C.4.3.3.1")
 def everything(bench: Bench) -> Verdict:
-    """Do all instances of a study come by C-GET?"""
+    """Does a C-GET return all instances of a study?"""
     moved = bench.get_study("1")
     came = {each.message.text(wire.SOP_INSTANCE) for each in moved.arrived}
     return judge(moved.status == 0 and came == {each.uid for each in bench.specimens.study("1")}, moved.seen)
@@ -20,19 +20,19 @@ def everything(bench: Bench) -> Verdict:
 
 @check("G2", "PS3.4 C.4.3.1.6")
 def sums(bench: Bench) -> Verdict:
-    """Do the counts sum up to the same at every response?"""
+    """Do the counts add up to the same total in every response?"""
     return counted(bench.get_study("9"), 40)
 
 
 @check("G3", "PS3.4 C.4.3.1.6")
 def success_fields(bench: Bench) -> Verdict:
-    """Is Success without remaining count and data set, with the other counts?"""
+    """Does Success carry the counts, but no remaining count and no data set?"""
     return final_fields(bench.get_study("1"))
 
 
 @check("G4", "PS3.4 C.4.3.3.1")
 def no_context(bench: Bench) -> Verdict:
-    """Do only those instances fail for which there is no context?"""
+    """Do only those instances fail that have no presentation context?"""
     moved = bench.get_study("1", classes=(CT,))
     due = {bench.specimens.uid("1", 2, 1)}
     seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
@@ -41,7 +41,7 @@ def no_context(bench: Bench) -> Verdict:
 
 @check("G5", "PS3.7 D.3.3.4")
 def no_role(bench: Bench) -> Verdict:
-    """Is nothing sent in a context in which we are no SCP?"""
+    """Does the server send nothing in a presentation context in which the requestor is not SCP?"""
     bench.need("1")
     with bench.getting(roles={CT: (1, 1)}) as association:
         granted = association.answer.roles.get(CT, (0, 0))[1]
@@ -54,7 +54,7 @@ def no_role(bench: Bench) -> Verdict:
 
 @check("G6", "PS3.4 C.4.3.3.1")
 def refused(bench: Bench) -> Verdict:
-    """Is an instance counted as failed, and listed, that we refuse?"""
+    """Does an instance that the requestor refuses count as failed, and is it listed?"""
     uid = bench.specimens.uid("1", 1, 1)
     moved = bench.get_study("1", lambda each: 0xA700 if each.text(wire.SOP_INSTANCE) == uid else 0)
     seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
@@ -63,7 +63,7 @@ def refused(bench: Bench) -> Verdict:
 
 @check("G7", "PS3.4 C.4.3.3.1")
 def warned(bench: Bench) -> Verdict:
-    """Is an instance counted as warning that we take with one?"""
+    """Does an instance that the requestor stores with a warning count as warning?"""
     uid = bench.specimens.uid("1", 1, 1)
     moved = bench.get_study("1", lambda each: 0xB000 if each.text(wire.SOP_INSTANCE) == uid else 0)
     return judge(moved.status == 0xB000 and moved.counts == (2, 0, 1) and not moved.failed_uids, moved.seen)
@@ -71,7 +71,7 @@ def warned(bench: Bench) -> Verdict:
 
 @check("G8", "PS3.4 C.4.3.3.1")
 def all_fail(bench: Bench) -> Verdict:
-    """Is a failure answered when everything fails, with all UIDs in the failed list?"""
+    """Does the server answer A702 with all UIDs in the failed list when every sub-operation fails?"""
     moved = bench.get_study("1", lambda _: 0xA700)
     seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
     return judge(
@@ -81,7 +81,7 @@ def all_fail(bench: Bench) -> Verdict:
 
 @check("G9", "PS3.7 9.1.1.1")
 def no_originator(bench: Bench) -> Verdict:
-    """Are the sub-operations without a Move Originator?"""
+    """Do the sub-operations have no Move Originator?"""
     moved = bench.get_study("4", classes=(SC,))
     titles = {each.message.text(wire.ORIGINATOR) for each in moved.arrived}
     if not moved.arrived:
@@ -91,5 +91,5 @@ def no_originator(bench: Bench) -> Verdict:
 
 @check("G10", "PS3.4 C.4.3.3.1")
 def pendings(bench: Bench) -> Verdict:
-    """How many pending responses come, for 40 instances?"""
+    """How many pending responses does the server send for 40 instances?"""
     return free(str(len(bench.get_study("9").responses.pending)))

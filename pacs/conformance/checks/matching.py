@@ -21,13 +21,13 @@ def _all_of(bench: Bench, keyword: str, cases: Mapping[str, Sequence[str]], mayb
 
 @check("M1", "PS3.4 C.2.2.2.1")
 def single_value(bench: Bench) -> Verdict:
-    """Does a single value match itself alone, case-sensitive?"""
+    """Does a single value match only itself, case-sensitively?"""
     return bench.of_patient(AccessionNumber="ACC-a1").judge("1", maybe=EMPTY)
 
 
 @check("M1b", "PS3.4 C.2.2.2.1")
 def case_of_names(bench: Bench) -> Verdict:
-    """Is the case of a Patient's Name looked at?"""
+    """Is Patient's Name matched case-sensitively?"""
     exact = bench.of_patient(PatientName="Pacsrun^Alpha^Middle")
     if len(exact.studies) != 4:
         return deviates(f"the name as it is stored finds {len(exact.studies)} of 4 studies, {exact.ending}")
@@ -37,25 +37,25 @@ def case_of_names(bench: Bench) -> Verdict:
 
 @check("M1c", "PS3.4 C.2.2.2.1")
 def times_by_meaning(bench: Bench) -> Verdict:
-    """Are times compared by meaning, 223000 and the stored 2230?"""
+    """Are times compared by meaning (223000 and the stored 2230)?"""
     return bench.of_patient(StudyTime="223000").judge("2")
 
 
 @check("M1d", "PS3.4 C.2.2.2.1")
 def single_date(bench: Bench) -> Verdict:
-    """Does a date match itself alone?"""
+    """Does a single date match only that date?"""
     return bench.of_patient(StudyDate="20200120").judge("2")
 
 
 @check("M2", "PS3.5 6.2")
 def padding(bench: Bench) -> Verdict:
-    """Is padding without significance?"""
+    """Is padding ignored?"""
     return _all_of(bench, "AccessionNumber", {"ACC-a1  ": ("1",), " ACC-a1 ": ("1",)}, maybe=EMPTY)
 
 
 @check("M2b", "PS3.5 9.1")
 def padded_uid(bench: Bench) -> Verdict:
-    """Is the padding of a UID without significance?"""
+    """Is the padding of a UID ignored?"""
     bench.need("2")
     uid = bench.specimens.uid("2").encode()
     return bench.find("STUDY", {"StudyInstanceUID": uid + b"\0" * (2 - len(uid) % 2)}).judge("2")
@@ -74,7 +74,7 @@ def list_of_uids(bench: Bench) -> Verdict:
 
 @check("M3b", "PS3.4 C.2.2.2.2")
 def long_list(bench: Bench) -> Verdict:
-    """Are a thousand UIDs matched?"""
+    """Does a list of a thousand UIDs work?"""
     bench.need("1", "4")
     others = (bench.specimens.uid(7777, each) for each in range(998))
     uids = "\\".join([bench.specimens.uid("1"), *others, bench.specimens.uid("4")])
@@ -83,7 +83,7 @@ def long_list(bench: Bench) -> Verdict:
 
 @check("M3c", "PS3.4 C.4.1.1.3.1")
 def list_above(bench: Bench) -> Verdict:
-    """What is answered to a list of UIDs above the level, two studies for SERIES?"""
+    """How does the server answer a list of UIDs above the query level (two studies at SERIES)?"""
     bench.need("1", "2")
     uids = "\\".join(bench.specimens.uid(each) for each in ("1", "2"))
     found = bench.find("SERIES", {"StudyInstanceUID": uids})
@@ -94,13 +94,13 @@ def list_above(bench: Bench) -> Verdict:
 
 @check("M4", "PS3.4 C.2.2.2.3")
 def universal(bench: Bench) -> Verdict:
-    """Does an empty key match everything, empty values too?"""
+    """Does an empty key match everything, empty values included?"""
     return bench.of_patient(AccessionNumber="", StudyDate="", StudyID="").judge("1", "2", "3", "4")
 
 
 @check("M4b", "PS3.4 C.2.2.3")
 def any_value(bench: Bench) -> Verdict:
-    """Does any value of a multi-valued attribute match, and are all returned? Modalities in Study"""
+    """Does any value of a multi-valued attribute match, and are all returned (Modalities in Study)?"""
     found = bench.of_patient(ModalitiesInStudy="MR")
     if found.status or not found.ours or "ModalitiesInStudy" not in found.ours[0]:
         return free(f"{'not supported' if found.ours else 'nothing is found'}, {found.ending}")
@@ -113,14 +113,14 @@ def any_value(bench: Bench) -> Verdict:
 
 @check("M5", "PS3.4 C.2.2.2.4")
 def wild_cards(bench: Bench) -> Verdict:
-    """Do the wild cards * and ? match any characters, and exactly one?"""
+    """Do the wild cards * and ? match any characters and exactly one?"""
     cases = {"Oth*": ("4",), "*22": ("4",), "O*_?2": ("4",), "?ther?22*": ("4",), "Other_22?": ()}
     return _all_of(bench, "StudyID", cases, maybe=EMPTY)
 
 
 @check("M5b", "PS3.4 C.2.2.2.4")
 def case_of_wild_cards(bench: Bench) -> Verdict:
-    """Are wild cards case-sensitive but in names?"""
+    """Is wild card matching case-sensitive?"""
     return bench.of_patient(AccessionNumber="acc*").judge("2", maybe=EMPTY)
 
 
@@ -132,13 +132,13 @@ def only_a_wild_card(bench: Bench) -> Verdict:
 
 @check("M5d", "PS3.4 C.2.2.2.4")
 def literal_characters(bench: Bench) -> Verdict:
-    """Are _ and % characters like others?"""
+    """Are _ and % literal characters?"""
     return _all_of(bench, "StudyID", {"Other_2*": ("4",), "Oth_r*": (), "Oth%": ()}, maybe=EMPTY)
 
 
 @check("M5e", "PS3.4 C.2.2.2.4")
 def no_wild_card(bench: Bench) -> Verdict:
-    """Is * in a date no wild card?"""
+    """Is * in a date a literal, not a wild card?"""
     found = bench.of_patient(StudyDate="2020*")
     if found.status:
         return free(f"refused, with {found.ending}")
@@ -157,13 +157,13 @@ def wild_card_in_uid(bench: Bench) -> Verdict:
 
 @check("M5f", "PS3.4 C.2.2.2.4")
 def wild_card_in_name(bench: Bench) -> Verdict:
-    """Are wild cards in names matched without regard to groups that follow?"""
+    """Does a wild card pattern match names with further component groups?"""
     return bench.of_patient(PatientName="Pacsrun^Al*").judge("1", "2", "3", "4")
 
 
 @check("M6", "PS3.4 C.2.2.2.5")
 def date_ranges(bench: Bench) -> Verdict:
-    """Are date ranges inclusive: from-to, -to, from-?"""
+    """Are date ranges inclusive (from-to, -to, from-)?"""
     cases = {"20200115-20200120": ("1", "2"), "-20200120": ("1", "2"), "20200131-": ("3", "4")}
     return _all_of(bench, "StudyDate", cases)
 
@@ -177,14 +177,14 @@ def time_ranges(bench: Bench) -> Verdict:
 
 @check("M6c", "PS3.4 C.2.2.2.5")
 def reversed_range(bench: Bench) -> Verdict:
-    """Does a range from later to earlier match nothing?"""
+    """Does a range that ends before it begins match nothing?"""
     found = bench.of_patient(StudyDate="20210101-20200101")
     return free(f"refused, with {found.ending}") if found.status else found.judge()
 
 
 @check("M6d", "PS3.5 6.2")
 def old_dates(bench: Bench) -> Verdict:
-    """Is a date understood that is written as before 1993, 2020.01.20?"""
+    """Does the server understand a date in the old format, 2020.01.20?"""
     found = bench.of_patient(StudyDate="2020.01.20")
     if found.status:
         return free(f"refused, with {found.ending}")
@@ -200,13 +200,13 @@ def only_a_hyphen(bench: Bench) -> Verdict:
 
 @check("M7", "PS3.4 C.2.2.2.5")
 def independent_ranges(bench: Bench) -> Verdict:
-    """Are a range of dates and one of times matched each by itself?"""
+    """Are a date range and a time range matched independently?"""
     return bench.of_patient(StudyDate="20200115-20200131", StudyTime="090000-120000").judge("1")
 
 
 @check("M7b", "PS3.4 C.2.2.2.5")
 def combined_ranges(bench: Bench) -> Verdict:
-    """Are they one range once combined date-time matching is agreed?"""
+    """Are a date and a time range one range after combined date-time matching was negotiated?"""
     bench.need("1", "2", "3", "4")
     keys = {
         "PatientID": bench.specimens.patient_id("1"),
@@ -224,7 +224,7 @@ def _requested(bench: Bench, *items: dict[str, Key]) -> Found:
 
 @check("M8", "PS3.4 C.2.2.2.6")
 def sequence(bench: Bench) -> Verdict:
-    """Does a key in a sequence match? Request Attributes Sequence"""
+    """Does a key in a sequence match (Request Attributes Sequence)?"""
     found = _requested(bench, {"ScheduledProcedureStepID": "S2"})
     none = _requested(bench, {"ScheduledProcedureStepID": "S3"})
     if found.status or not found.ours:
@@ -249,7 +249,7 @@ def one_item(bench: Bench) -> Verdict:
 
 @check("M8c", "PS3.4 C.2.2.2.6")
 def two_items(bench: Bench) -> Verdict:
-    """What is answered to a sequence of two items?"""
+    """How does the server answer a sequence key with two items?"""
     found = _requested(bench, {"ScheduledProcedureStepID": "S1"}, {"ScheduledProcedureStepID": "S2"})
     return free(
         f"refused, with {found.ending}"
@@ -260,7 +260,7 @@ def two_items(bench: Bench) -> Verdict:
 
 @check("M9", "PS3.4 C.2.2.2.7")
 def quotation_marks(bench: Bench) -> Verdict:
-    """Is a pair of quotation marks a value like others, while empty value matching is not agreed?"""
+    """Are two quotation marks a literal value when empty value matching was not negotiated?"""
     found = bench.of_patient(StudyDescription='""')
     if found.status:
         return free(f"refused, with {found.ending}")
@@ -271,7 +271,7 @@ def quotation_marks(bench: Bench) -> Verdict:
 
 @check("M9b", "PS3.4 C.2.2.2.7")
 def empty_values(bench: Bench) -> Verdict:
-    """Does a pair of quotation marks match empty values alone, once that is agreed?"""
+    """Do two quotation marks match only empty values after empty value matching was negotiated?"""
     bench.need("1", "2", "3", "4")
     keys = {"PatientID": bench.specimens.patient_id("1"), "AccessionNumber": '""'}
     return bench.find("STUDY", keys, extended=b"\0\0\0\0\0\1").judge("3")
@@ -279,7 +279,7 @@ def empty_values(bench: Bench) -> Verdict:
 
 @check("M10", "PS3.4 C.2.2.2.8")
 def list_of_values(bench: Bench) -> Verdict:
-    """What does a list of values match, while that is not agreed?"""
+    """What does a list of values match when multiple value matching was not negotiated?"""
     found = bench.of_patient(AccessionNumber="ACC-a1\\acc-a1")
     if found.status:
         return free(f"refused, with {found.ending}")
@@ -288,7 +288,7 @@ def list_of_values(bench: Bench) -> Verdict:
 
 @check("M10b", "PS3.4 C.2.2.2.8")
 def multiple_values(bench: Bench) -> Verdict:
-    """Does a list of values match each, once that is agreed?"""
+    """Does a list of values match each of them after multiple value matching was negotiated?"""
     bench.need("1", "2", "3", "4")
     keys = {"PatientID": bench.specimens.patient_id("1"), "AccessionNumber": "ACC-a1\\acc-a1"}
     return bench.find("STUDY", keys, extended=b"\0\0\0\0\0\0\1").judge("1", "2", maybe=EMPTY)
@@ -296,7 +296,7 @@ def multiple_values(bench: Bench) -> Verdict:
 
 @check("M11", "PS3.4 C.2.2.2.1")
 def fuzzy(bench: Bench) -> Verdict:
-    """Are names matched fuzzily, once that is agreed?"""
+    """Are person names matched fuzzily after fuzzy semantic matching was negotiated?"""
     bench.need("1", "2", "3", "4")
     keys = {"PatientID": bench.specimens.patient_id("1"), "PatientName": "Alpha Pacsrun"}
     found = bench.find("STUDY", keys, extended=b"\0\0\1")
@@ -305,7 +305,7 @@ def fuzzy(bench: Bench) -> Verdict:
 
 @check("M12", "PS3.4 C.4.1.1.3.1")
 def timezone(bench: Bench) -> Verdict:
-    """Is Timezone Offset From UTC in a query no key?"""
+    """Is Timezone Offset From UTC in a query ignored as a key?"""
     found = bench.of_patient(TimezoneOffsetFromUTC="+0900")
     if found.status:
         return free(f"refused, with {found.ending}")
@@ -316,7 +316,7 @@ def timezone(bench: Bench) -> Verdict:
 
 @check("M13", "PS3.4 C.2.2.2.1")
 def integers(bench: Bench) -> Verdict:
-    """Is the integer 007 equal to the stored 7? Series Number"""
+    """Is the integer 007 equal to the stored 7 (Series Number)?"""
     bench.need("1")
     study = {"StudyInstanceUID": bench.specimens.uid("1")}
     plain = bench.find("SERIES", study | {"SeriesNumber": "7"})
@@ -328,13 +328,13 @@ def integers(bench: Bench) -> Verdict:
 
 @check("M16", "PS3.4 C.2.2.2")
 def long_key(bench: Bench) -> Verdict:
-    """May a key be longer than its value representation?"""
+    """May a key be longer than its value representation allows?"""
     return bench.of_patient(StudyID="Oth" + "*" * 60 + "22").judge("4", maybe=EMPTY)
 
 
 @check("M17", "PS3.5 7.8")
 def private_creator(bench: Bench) -> Verdict:
-    """Is a private key of a creator that nobody knows told by FF01?"""
+    """Does the server report a private key with an unknown private creator with FF01?"""
     found = bench.of_patient(**{"00090010": "NOBODY KNOWS IT", "00091001": "a private value"})
     if found.status or not found.ours:
         return free(f"refused, with {found.ending}" if found.status else "it finds nothing")
@@ -345,7 +345,7 @@ def private_creator(bench: Bench) -> Verdict:
 
 @check("M18", "PS3.5 6.2")
 def written_level(bench: Bench) -> Verdict:
-    """Is a level in small letters, or with spaces, understood?"""
+    """Does the server understand a level in lower case, or padded with spaces?"""
     bench.need("1")
     spaced = bench.find("STUDY", {"StudyInstanceUID": bench.specimens.uid("1")}, says="STUDY   ")
     small = bench.find("STUDY", {"StudyInstanceUID": bench.specimens.uid("1")}, says="study")
@@ -356,7 +356,7 @@ def written_level(bench: Bench) -> Verdict:
 
 @check("M18b", "PS3.5 7.2")
 def group_lengths(bench: Bench) -> Verdict:
-    """Are group lengths in an Identifier passed over?"""
+    """Does the server ignore group lengths in an Identifier?"""
     bench.need("1")
     keys: dict[str, Key] = {"00080000": b"\x0e\x00\x00\x00", "StudyInstanceUID": bench.specimens.uid("1")}
     with bench.peer.associate([STUDY_FIND]) as association:

@@ -19,7 +19,7 @@ def _is_failure(status: int) -> bool:
 
 @check("V1", "PS3.4 C.4.2.1.4")
 def no_unique_key(bench: Bench) -> Verdict:
-    """Is a C-MOVE without the unique key of its level refused?"""
+    """Does the server refuse a C-MOVE without the unique key of its level?"""
     first = _begun(bench, {"PatientID": bench.specimens.patient_id("1")})
     if _is_failure(first.status):
         return conforms(ended(first))
@@ -29,7 +29,7 @@ def no_unique_key(bench: Bench) -> Verdict:
 
 @check("V1b", "PS3.4 C.4.2.1.4")
 def wild_card(bench: Bench) -> Verdict:
-    """Is nothing sent by a C-MOVE with a wild card in a UID?"""
+    """Does a C-MOVE with a wild card in a UID send nothing?"""
     first = _begun(bench, {"StudyInstanceUID": bench.specimens.root + "*"})
     if first.status == 0 and not first.number(COMPLETED):
         return free("0000, nothing is sent")
@@ -46,7 +46,7 @@ def _begun(bench: Bench, keys: Keys) -> wire.Message:
 
 @check("V1c", "PS3.4 C.4.2.1.4")
 def list_of_uids(bench: Bench) -> Verdict:
-    """Does a list of Study Instance UIDs move them all?"""
+    """Does a list of Study Instance UIDs move all of the studies?"""
     bench.need("2", "4")
     receiver = bench.destination()
     with receiver.behaving(Behaviour()) as arrived:
@@ -59,7 +59,7 @@ def list_of_uids(bench: Bench) -> Verdict:
 
 @check("V2", "PS3.4 C.4.2.1.5")
 def unknown_destination(bench: Bench) -> Verdict:
-    """Is a destination that nobody knows refused with A801?"""
+    """Does the server refuse an unknown move destination with A801?"""
     bench.need("4")
     responses = bench.send_move({"StudyInstanceUID": bench.specimens.uid("4")}, "STUDY", "NOBODY-AT-ALL")
     return judge(responses.status == 0xA801, ended(responses.final))
@@ -67,7 +67,7 @@ def unknown_destination(bench: Bench) -> Verdict:
 
 @check("V3", "PS3.4 C.4.2.1.5")
 def no_match(bench: Bench) -> Verdict:
-    """What is answered when nothing matches?"""
+    """How does the server answer a C-MOVE that matches nothing?"""
     receiver = bench.destination()
     responses = bench.send_move({"StudyInstanceUID": bench.specimens.uid(7777)}, "STUDY", receiver.ae_title)
     return free(Moved(responses, []).seen)
@@ -75,7 +75,7 @@ def no_match(bench: Bench) -> Verdict:
 
 @check("V4", "PS3.4 C.4.2.3.1")
 def all_fail(bench: Bench) -> Verdict:
-    """Is A702 answered when every sub-operation fails, with all UIDs in the failed list?"""
+    """Does the server answer A702 with all UIDs in the failed list when every sub-operation fails?"""
     moved = bench.move("1", Behaviour(statuses=dict.fromkeys(_uids(bench, "1"), 0xA700)))
     if not _is_failure(moved.status):
         return deviates(moved.seen)
@@ -86,7 +86,7 @@ def all_fail(bench: Bench) -> Verdict:
 
 @check("V4b", "PS3.4 C.4.2.1.5")
 def unreachable(bench: Bench) -> Verdict:
-    """Is a destination that is known but not there answered with A702?"""
+    """Does the server answer A702 when a known destination is unreachable?"""
     receiver = bench.destination()
     with receiver.closed():
         responses = bench.send_move({"StudyInstanceUID": bench.specimens.uid("4")}, "STUDY", receiver.ae_title)
@@ -99,7 +99,7 @@ def unreachable(bench: Bench) -> Verdict:
 
 @check("V5", "PS3.4 C.4.2.1.6")
 def sums(bench: Bench) -> Verdict:
-    """Do remaining, completed, failed and warning sum up to the same at every response?"""
+    """Do remaining, completed, failed and warning add up to the same total in every response?"""
     return counted(bench.move("9"), 40)
 
 
@@ -117,14 +117,14 @@ def counted(moved: Moved, total: int) -> Verdict:
 
 @check("V5b", "PS3.4 C.4.2.3.1")
 def warned(bench: Bench) -> Verdict:
-    """Is an instance counted as warning that the destination takes with one?"""
+    """Does an instance that the destination stores with a warning count as warning?"""
     moved = bench.move("1", Behaviour(statuses={bench.specimens.uid("1", 1, 1): 0xB000}))
     return judge(moved.status == 0xB000 and moved.counts == (2, 0, 1) and not moved.failed_uids, moved.seen)
 
 
 @check("V5c", "PS3.4 C.4.2.3.1")
 def one_fails(bench: Bench) -> Verdict:
-    """Is B000 answered when one of several fails, and that one in the failed list?"""
+    """Does the server answer B000 and list the instance when one of several sub-operations fails?"""
     uid = bench.specimens.uid("1", 1, 1)
     moved = bench.move("1", Behaviour(statuses={uid: 0xA700}))
     seen = f"{moved.seen}, {len(moved.failed_uids)} in the failed list"
@@ -133,7 +133,7 @@ def one_fails(bench: Bench) -> Verdict:
 
 @check("V6", "PS3.4 C.4.2.1.6")
 def success_fields(bench: Bench) -> Verdict:
-    """Is Success without remaining count and data set, with the other counts?"""
+    """Does Success carry the counts, but no remaining count and no data set?"""
     return final_fields(bench.move("1"))
 
 
@@ -150,7 +150,7 @@ def final_fields(moved: Moved) -> Verdict:
 
 @check("V6b", "PS3.4 C.4.2.1.6")
 def pending_fields(bench: Bench) -> Verdict:
-    """Are pending responses without a data set, and with all four counts?"""
+    """Do pending responses carry all four counts and no data set?"""
     moved = bench.move("9")
     if not moved.responses.pending:
         return free("there are no pending responses")
@@ -162,7 +162,7 @@ def pending_fields(bench: Bench) -> Verdict:
 
 @check("V6c", "PS3.4 C.4.2.1.4.2")
 def failed_list(bench: Bench) -> Verdict:
-    """Is the failed list in its data set alone, without a character set?"""
+    """Does the data set with the failed list contain nothing else?"""
     moved = bench.move("1", Behaviour(statuses={bench.specimens.uid("1", 1, 1): 0xA700}))
     if moved.responses.final.data is None:
         cannot(f"there is no failed list, {moved.seen}")
@@ -172,13 +172,13 @@ def failed_list(bench: Bench) -> Verdict:
 
 @check("V7", "PS3.4 C.4.2.3.1")
 def pendings(bench: Bench) -> Verdict:
-    """How many pending responses come, for 40 instances?"""
+    """How many pending responses does the server send for 40 instances?"""
     return free(str(len(bench.move("9").responses.pending)))
 
 
 @check("V8", "PS3.7 9.1.1.1")
 def originator(bench: Bench) -> Verdict:
-    """Is the Move Originator who asked, with its Message ID?"""
+    """Do Move Originator AE Title and Message ID name the C-MOVE and its requestor?"""
     receiver = bench.destination()
     with receiver.behaving(Behaviour()) as arrived, bench.peer.associate([STUDY_MOVE]) as association:
         keys = identifier({"StudyInstanceUID": bench.specimens.uid("4")}, level="STUDY")
@@ -215,7 +215,7 @@ def refused_class(bench: Bench) -> Verdict:
 
 @check("V9b", "PS3.5 10.1")
 def implicit_alone(bench: Bench) -> Verdict:
-    """Does an instance come to a destination that takes Implicit VR Little Endian alone?"""
+    """Does a destination that accepts only Implicit VR Little Endian receive the instance?"""
     moved = bench.move("2", Behaviour(syntaxes=(wire.IMPLICIT,)))
     if moved.status or len(moved.arrived) != 1:
         return judge(moved.status and moved.failed_uids, f"{moved.seen}: it is not converted")

@@ -26,7 +26,7 @@ UNKNOWN_UID = "2.25.1"
 
 @check("N1", "PS3.4 A.4")
 def verification(bench: Bench) -> Verdict:
-    """Is a C-ECHO answered with Success?"""
+    """Does the server answer a C-ECHO with Success?"""
     with bench.peer.associate([VERIFICATION]) as association:
         message_id, pdus = association.request(wire.C_ECHO, VERIFICATION, more={wire.MESSAGE_ID: 4711})
         association.send(pdus)
@@ -37,13 +37,13 @@ def verification(bench: Bench) -> Verdict:
 
 @check("N2", "PS3.8 9.3.3.2")
 def unknown_abstract_syntax(bench: Bench) -> Verdict:
-    """Is an abstract syntax that nobody knows turned down with result 3?"""
+    """Does the server reject an unknown abstract syntax with result 3?"""
     return _turned_down(bench, UNKNOWN_UID, IMPLICIT, 3)
 
 
 @check("N3", "PS3.8 9.3.3.2")
 def unknown_transfer_syntax(bench: Bench) -> Verdict:
-    """Is a transfer syntax that nobody knows turned down with result 4?"""
+    """Does the server reject an unknown transfer syntax with result 4?"""
     return _turned_down(bench, VERIFICATION, UNKNOWN_UID, 4)
 
 
@@ -56,7 +56,7 @@ def _turned_down(bench: Bench, abstract: str, syntax: str, due: int) -> Verdict:
 
 @check("N4", "PS3.8 9.3.3.2")
 def all_contexts(bench: Bench) -> Verdict:
-    """Is each of 128 proposed contexts answered, under its own ID?"""
+    """Does the server answer each of 128 proposed presentation contexts under its own ID?"""
     proposed = [(each, [IMPLICIT]) for each in [VERIFICATION, *(f"{UNKNOWN_UID}.{place}" for place in range(127))]]
     with bench.peer.associate(proposed) as association:
         ids = list(association.answer.results)
@@ -67,7 +67,7 @@ def all_contexts(bench: Bench) -> Verdict:
 
 @check("N5", "PS3.8 9.3.3.2")
 def own_transfer_syntax(bench: Bench) -> Verdict:
-    """Is the accepted transfer syntax of each context one that it proposed?"""
+    """Is the accepted transfer syntax of each presentation context one that was proposed for it?"""
     proposed = [(VERIFICATION, [EXPLICIT]), (VERIFICATION, [IMPLICIT]), (VERIFICATION, [UNKNOWN_UID, IMPLICIT])]
     with bench.peer.associate(proposed) as association:
         results = association.answer.results
@@ -79,7 +79,7 @@ def own_transfer_syntax(bench: Bench) -> Verdict:
 
 @check("N6", "PS3.8 9.3.3")
 def nothing_accepted(bench: Bench) -> Verdict:
-    """Is an association of which no context is accepted still accepted?"""
+    """Does the server accept an association in which it accepts no presentation context?"""
     try:
         with bench.peer.associate([UNKNOWN_UID]):
             return conforms("A-ASSOCIATE-AC without an accepted context")
@@ -89,7 +89,7 @@ def nothing_accepted(bench: Bench) -> Verdict:
 
 @check("N7", "PS3.4 C.5.1")
 def one_byte(bench: Bench) -> Verdict:
-    """Is extended negotiation of one byte answered with one byte, or not at all?"""
+    """Does the server answer one byte of extended negotiation with one byte, or not at all?"""
     found = _extended(bench, b"\x01")
     if found is None:
         return free("it does not answer: no relational queries")
@@ -98,14 +98,14 @@ def one_byte(bench: Bench) -> Verdict:
 
 @check("N8", "PS3.7 D.3.3.5")
 def nothing_offered(bench: Bench) -> Verdict:
-    """Is extended negotiation left out of the answer where none was offered?"""
+    """Does the answer omit extended negotiation when none was proposed?"""
     found = _extended(bench, b"")
     return judge(found is None, "none came" if found is None else f"answers {found.hex(' ')}")
 
 
 @check("N9", "PS3.4 C.5.1")
 def seven_bytes(bench: Bench) -> Verdict:
-    """What is agreed to of seven bytes of extended negotiation?"""
+    """Which of seven proposed bytes of extended negotiation does the server accept?"""
     found = _extended(bench, b"\x01" * 7)
     if found is None:
         return free("it does not answer: nothing")
@@ -115,7 +115,7 @@ def seven_bytes(bench: Bench) -> Verdict:
 
 @check("N10", "PS3.4 C.5.1")
 def zeros_offered(bench: Bench) -> Verdict:
-    """Is nothing agreed to that was offered with 0?"""
+    """Does the server refuse every extended negotiation option that was proposed with 0?"""
     found = _extended(bench, bytes(7))
     if found is None:
         return conforms("it does not answer")
@@ -132,7 +132,7 @@ def _extended(bench: Bench, offer: bytes) -> bytes | None:
 
 @check("N11", "PS3.8 D.1")
 def longest_pdu(bench: Bench) -> Verdict:
-    """Are PDUs no longer than the 4096 bytes that we take?"""
+    """Does the server respect a maximum PDU length of 4096 bytes?"""
     bench.need("1", "9")
     with bench.getting(max_pdu=4096) as association:
         if association.answer.results.get(1, (4, ""))[0] == 0:
@@ -151,7 +151,7 @@ def _within(longest: int, received: int) -> Verdict:
 
 @check("N12", "PS3.8 Annex E")
 def many_fragments(bench: Bench) -> Verdict:
-    """Is a message understood whose PDUs hold eight bytes each?"""
+    """Does the server read a message that is divided into fragments of eight bytes?"""
     with bench.peer.associate([VERIFICATION]) as association:
         association.context(VERIFICATION)
         says: dict[int, wire.Value] = {
@@ -168,14 +168,14 @@ def many_fragments(bench: Bench) -> Verdict:
 
 @check("N13", "PS3.8 D.2")
 def unknown_item(bench: Bench) -> Verdict:
-    """Is a user information sub-item of an unknown type passed over?"""
+    """Does the server ignore a user information sub-item of an unknown type?"""
     with bench.peer.associate([VERIFICATION], more=wire.item(0x5F, b"unknown")) as association:
         return judge(association.ask(wire.C_ECHO, VERIFICATION).status == 0, "the association works")
 
 
 @check("N14", "PS3.7 D.3.3.4")
 def roles(bench: Bench) -> Verdict:
-    """Are no roles granted beyond those proposed?"""
+    """Does the server grant only roles that were proposed?"""
     proposed = {CT: (1, 1), MR: (0, 1), SC: (1, 0)}
     with bench.peer.associate([STUDY_GET, *proposed], roles=proposed) as association:
         found = association.answer.roles
@@ -188,7 +188,7 @@ def roles(bench: Bench) -> Verdict:
 
 @check("N15", "PS3.7 D.3.3.3")
 def window(bench: Bench) -> Verdict:
-    """Is no more than the proposed asynchronous operations window answered?"""
+    """Is the accepted asynchronous operations window within the proposed one?"""
     with bench.peer.associate([VERIFICATION], more=wire.item(0x53, struct.pack(">HH", 5, 5))) as association:
         found = association.answer.window
     if found is None:
@@ -198,7 +198,7 @@ def window(bench: Bench) -> Verdict:
 
 @check("N16", "PS3.7 D.3.3.7")
 def user_identity(bench: Bench) -> Verdict:
-    """Does no user identity response come where none was asked for?"""
+    """Does the server omit a user identity response that was not requested?"""
     named = struct.pack(">BBH", 1, 0, 4) + b"user" + bytes(2)
     try:
         with bench.peer.associate([VERIFICATION], more=wire.item(0x58, named)) as association:
@@ -210,7 +210,7 @@ def user_identity(bench: Bench) -> Verdict:
 
 @check("N17", "PS3.8 9.3.4")
 def called_title(bench: Bench) -> Verdict:
-    """What becomes of an association that calls another AE title?"""
+    """How does the server answer an unknown called AE title?"""
     try:
         with bench.peer.associate([VERIFICATION], called="NOBODY-AT-ALL"):
             return free("accepted under any called AE title")
@@ -220,13 +220,13 @@ def called_title(bench: Bench) -> Verdict:
 
 @check("N18", "PS3.8 9.3.4")
 def application_context(bench: Bench) -> Verdict:
-    """Is an unknown application context rejected, with source 1 and reason 2?"""
+    """Does the server reject an unknown application context with source 1 and reason 2?"""
     return _rejected(bench.peer, {"application": UNKNOWN_UID}, (1, 2))
 
 
 @check("N19", "PS3.8 9.3.4")
 def protocol_version(bench: Bench) -> Verdict:
-    """Is an unknown protocol version rejected, with source 2 and reason 2?"""
+    """Does the server reject an unknown protocol version with source 2 and reason 2?"""
     return _rejected(bench.peer, {"version": 2}, (2, 2))
 
 
@@ -240,7 +240,7 @@ def _rejected(peer: Peer, options: dict[str, Any], due: Iterable[int]) -> Verdic
 
 @check("N20", "PS3.8 9.2, AA-8")
 def second_request(bench: Bench) -> Verdict:
-    """Is a second A-ASSOCIATE-RQ answered with A-ABORT?"""
+    """Does the server answer a second A-ASSOCIATE-RQ with A-ABORT?"""
     with bench.peer.associate([VERIFICATION]) as association:
         association.send(association.offer.encode())
         return _aborts(association.line.pdu)
@@ -248,7 +248,7 @@ def second_request(bench: Bench) -> Verdict:
 
 @check("N21", "PS3.8 9.2, AA-8")
 def unknown_pdu(bench: Bench) -> Verdict:
-    """Is a PDU of an unknown type answered with A-ABORT?"""
+    """Does the server answer a PDU of an unknown type with A-ABORT?"""
     with bench.peer.associate([VERIFICATION]) as association:
         association.send(wire.pdu(0x20, b"unknown"))
         return _aborts(association.line.pdu)
@@ -265,7 +265,7 @@ def _aborts(pdu: object) -> Verdict:
 
 @check("N22", "PS3.8 7.2")
 def release(bench: Bench) -> Verdict:
-    """Is A-RELEASE-RQ answered with A-RELEASE-RP?"""
+    """Does the server answer A-RELEASE-RQ with A-RELEASE-RP?"""
     with bench.peer.associate([VERIFICATION]) as association:
         association.ask(wire.C_ECHO, VERIFICATION)
         association.send(wire.pdu(wire.RELEASE_RQ, bytes(4)))
@@ -275,7 +275,7 @@ def release(bench: Bench) -> Verdict:
 
 @check("N23", "PS3.4 C.6")
 def models(bench: Bench) -> Verdict:
-    """Which information models are offered for C-FIND?"""
+    """Which information models does the server offer for C-FIND?"""
     names = {"1": "Patient Root", "2": "Study Root", "3": "Patient/Study Only"}
     proposed = {PATIENT_FIND[:-3] + f"{number}.1": name for number, name in names.items()}
     with bench.peer.associate(list(proposed)) as association:

@@ -35,7 +35,7 @@ def _is_refusal(status: int) -> bool:
 
 @check("S0", "PS3.4 B.2.3")
 def specimens(bench: Bench) -> Verdict:
-    """Are the specimens taken in with Success?"""
+    """Does the server store the test instances with Success?"""
     statuses = list(bench.stored.values())
     if not statuses:
         raise NotOffered("none of the specimens' SOP Classes is accepted")
@@ -49,13 +49,13 @@ def specimens(bench: Bench) -> Verdict:
 
 @check("S1", "PS3.4 B.2.3")
 def other_instance(bench: Bench) -> Verdict:
-    """Is an instance refused whose SOP Instance UID is not that of the command?"""
+    """Does the server refuse an instance whose SOP Instance UID differs from that of the command?"""
     return _mismatch(bench, bench.specimens.probe(1), {wire.SOP_INSTANCE: bench.specimens.uid(101, 9, 9)})
 
 
 @check("S1b", "PS3.4 B.2.3")
 def other_class(bench: Bench) -> Verdict:
-    """Is an instance refused whose SOP Class is not that of the command?"""
+    """Does the server refuse an instance whose SOP Class differs from that of the command?"""
     return _mismatch(bench, bench.specimens.probe(2, SOPClassUID=MR), {wire.SOP_CLASS: CT}, CT)
 
 
@@ -69,13 +69,13 @@ def _mismatch(bench: Bench, specimen: Specimen, more: dict[int, wire.Value], con
 
 @check("S2", "PS3.4 B.2.3")
 def no_study(bench: Bench) -> Verdict:
-    """What becomes of an instance without Study Instance UID?"""
+    """How does the server treat an instance without Study Instance UID?"""
     return _policy(bench, bench.specimens.probe(3, StudyInstanceUID=None))
 
 
 @check("S2b", "PS3.4 B.2.3")
 def no_patient(bench: Bench) -> Verdict:
-    """What becomes of an instance without Patient ID?"""
+    """How does the server treat an instance without Patient ID?"""
     return _policy(bench, bench.specimens.probe(4, PatientID=None))
 
 
@@ -87,7 +87,7 @@ def _policy(bench: Bench, specimen: Specimen) -> Verdict:
 
 @check("S2c", "PS3.4 B.2.3")
 def no_instance_uid(bench: Bench) -> Verdict:
-    """Is an instance without SOP Class UID and SOP Instance UID refused?"""
+    """Does the server refuse an instance without SOP Class UID and SOP Instance UID?"""
     specimen = bench.specimens.probe(5)
     uid, sop_class = specimen.uid, specimen.sop_class
     del specimen.dataset.SOPInstanceUID, specimen.dataset.SOPClassUID
@@ -101,7 +101,7 @@ def no_instance_uid(bench: Bench) -> Verdict:
 
 @check("S3", "PS3.4 B.2.3")
 def unreadable(bench: Bench) -> Verdict:
-    """Is a data set that cannot be read refused?"""
+    """Does the server refuse a data set that cannot be decoded?"""
     with bench.peer.associate([(CT, (wire.EXPLICIT,))]) as association:
         more: dict[int, wire.Value] = {wire.SOP_INSTANCE: bench.specimens.uid(106, 1, 1)}
         try:
@@ -113,7 +113,7 @@ def unreadable(bench: Bench) -> Verdict:
 
 @check("S6", "PS3.4 B.2.3")
 def sent_again(bench: Bench) -> Verdict:
-    """Is an instance that is sent again taken, and found once?"""
+    """Does the server accept the same instance again, and find it once?"""
     bench.need("4")
     response = bench.store(bench.specimens.instance("4"))
     found = bench.find("IMAGE", _path(bench, "4"))
@@ -125,7 +125,7 @@ def sent_again(bench: Bench) -> Verdict:
 
 @check("S7", "PS3.4 B.2.3")
 def other_content(bench: Bench) -> Verdict:
-    """What becomes of another instance under the same SOP Instance UID?"""
+    """How does the server treat different content under a known SOP Instance UID?"""
     first = bench.store(bench.specimens.probe(7, InstanceNumber=1))
     second = bench.store(bench.specimens.probe(7, InstanceNumber=2))
     if first.status:
@@ -143,7 +143,7 @@ def _path(bench: Bench, label: str) -> dict[str, str]:
 
 @check("S8", "PS3.4 B.4")
 def unknown_class(bench: Bench) -> Verdict:
-    """Is a Storage SOP Class accepted that nobody knows?"""
+    """Does the server accept an unknown Storage SOP Class?"""
     with bench.peer.associate([UNKNOWN_CLASS, CT]) as association:
         result, _ = association.answer.results.get(1, (4, ""))
     return free("yes" if result == 0 else f"no, result {result}")
@@ -151,7 +151,7 @@ def unknown_class(bench: Bench) -> Verdict:
 
 @check("S9", "PS3.7 9.1.1")
 def response_fields(bench: Bench) -> Verdict:
-    """Does a response repeat Message ID and SOP UIDs, without a data set?"""
+    """Does the response repeat the Message ID and SOP UIDs, and have no data set?"""
     specimen = bench.specimens.probe(9)
     with bench.peer.associate([(specimen.sop_class, (specimen.syntax,))]) as association:
         response = store(association, specimen, more={wire.MESSAGE_ID: 65535})
@@ -168,21 +168,21 @@ def response_fields(bench: Bench) -> Verdict:
 
 @check("S10", "PS3.4 B.4.1")
 def comes_back(bench: Bench) -> Verdict:
-    """Does an instance come back with every value, private ones too?"""
+    """Does the server return an instance with every value, private ones included?"""
     specimen = bench.specimens.instance("1")
     return _compared(specimen, retrieved(bench, specimen))
 
 
 @check("S11", "PS3.4 B.4.1")
 def compressed(bench: Bench) -> Verdict:
-    """Does an RLE compressed instance come back as it was?"""
+    """Does the server return an RLE compressed instance unchanged?"""
     specimen = bench.specimens.instance("8")
     return _compared(specimen, retrieved(bench, specimen))
 
 
 @check("S12", "PS3.4 B.4.1")
 def other_script(bench: Bench) -> Verdict:
-    """Do values in ISO 2022 IR 87 come back as they were?"""
+    """Does the server return values in ISO 2022 IR 87 unchanged?"""
     specimen = bench.specimens.instance("5")
     return _compared(specimen, retrieved(bench, specimen))
 

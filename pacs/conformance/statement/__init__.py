@@ -20,7 +20,7 @@ from pacs.conformance.statement.wording import Row
 from pacs.dicom import charset, header, keys, part10, syntaxes, values
 from pacs.dicom.attributes import ATTRIBUTES, NOT_KEYS, Attribute, KeyType
 from pacs.dicom.levels import MODELS, QueryLevel, Root
-from pacs.dicom.matching_mode import MANNERS
+from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.dicom.sop_classes import STORAGE
 from pacs.dimse.association import proposals
 from pacs.dimse.messages import status
@@ -70,7 +70,7 @@ def _tables(config: Config) -> dict[str, str]:
         "storage_syntaxes": _named(("transfer syntax", "UID"), syntaxes.KEPT),
         "storage_classes": _named(("SOP Class", "UID"), sorted(STORAGE, key=lambda uid: (_name(uid), uid))),
         "models": _table(("information model", "levels"), _models()),
-        "manners": _table(("in a request", *MANNERS), _manners()),
+        "manners": _table(("in a request", *MATCHING_MODES), _manners()),
         "keys": "\n\n".join(f"##### {level.name}\n\n{_keys(level)}" for level in QueryLevel),
         "peers": _peers(config),
         "character_sets": _table(("Specific Character Set",), ((term,) for term in charset.DEFINED_TERMS)),
@@ -198,7 +198,7 @@ def _models() -> Iterator[Row]:
 
 def _manners() -> Iterator[Row]:
     for switch, (about, on, off) in words.SWITCHES.items():
-        yield about, *(on if getattr(manner, switch) else off for manner in MANNERS.values())
+        yield about, *(on if getattr(manner, switch) else off for manner in MATCHING_MODES.values())
 
 
 def _keys(level: QueryLevel) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pacs import errors
 from pacs.dicom import identifier
 from pacs.dicom.attributes import Kept
-from pacs.dicom.commitment import Reason
+from pacs.dicom.commitment import FailureReason
 from pacs.dimse.association import association
 from pacs.dimse.messages.status import Service
 from pacs.dimse.server import acceptor_policy, server
@@ -114,12 +114,12 @@ COMMITMENT = {
 
 
 REASONS = {
-    Reason.PROCESSING_FAILURE: "its file is missing, has another size or digest than when it was received, or cannot "
-    "be read",
-    Reason.NO_SUCH_INSTANCE: "it is not stored here",
-    Reason.CLASS_INSTANCE_CONFLICT: "it is stored under another SOP Class",
-    Reason.CLASS_NOT_SUPPORTED: "it is not stored, and its SOP Class is none that is",
-    Reason.RESOURCE_LIMITATION: "it is whole, but cannot be made sure to survive a power cut at present",
+    FailureReason.PROCESSING_FAILURE: "its file is missing, has another size or digest than when it was received, or "
+    "cannot be read",
+    FailureReason.NO_SUCH_INSTANCE: "it is not stored here",
+    FailureReason.CLASS_INSTANCE_CONFLICT: "it is stored under another SOP Class",
+    FailureReason.CLASS_NOT_SUPPORTED: "it is not stored, and its SOP Class is none that is",
+    FailureReason.RESOURCE_LIMITATION: "it is whole, but cannot be made sure to survive a power cut at present",
 }
 """When there is no commitment to an instance, by Failure Reason."""
 

@@ -19,13 +19,13 @@ from typing import Literal, NoReturn
 
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dimse.association import cancel_monitor
-from pacs.dimse.association.incoming import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Inbox
-from pacs.dimse.association.scp_requests import Errands
+from pacs.dimse.association.incoming import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Incoming
+from pacs.dimse.association.scp_requests import ScpRequests
 from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data
 from pacs.dimse.server.acceptor_policy import negotiated
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.user_information import Agreement, Context, UserIdentity
-from pacs.dimse.upper.waiting import Vigil, wait
+from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import AssociationLost, PeerTimeout
 from pacs.support.cancellation import Cancellation
 
@@ -100,9 +100,9 @@ class Association:
         self._upper = upper
         self._owner = threading.get_ident()
         self._lock = threading.RLock()
-        self._inbox = Inbox(upper, agreement.contexts, self._pull, limits.held)
-        self._vigil: Vigil | None = None
-        self.errands = Errands()
+        self._incoming = Incoming(upper, agreement.contexts, self._pull, limits.held)
+        self._wait_context: WaitContext | None = None
+        self.scp_requests = ScpRequests()
         """What we have to say on it by ourselves; its owner does that when it is idle."""
 
     # --- what was agreed ----------------------------------------------------------------------------------------
@@ -160,8 +160,8 @@ class Association:
 
     @property
     def ended_by(self) -> str | None:
-        """How the association ended (`inbox.RELEASED`, `ABORTED`, `LOST`, ...), None while it has not."""
-        return self._inbox.ended_by
+        """How the association ended (`incoming.RELEASED`, `ABORTED`, `LOST`, ...), None while it has not."""
+        return self._incoming.ended_by
 
     @property
     def is_established(self) -> bool:
@@ -169,9 +169,9 @@ class Association:
         return self.ended_by is None and self._upper.may_send_data
 
     @property
-    def is_attentive(self) -> bool:
+    def wants_input(self) -> bool:
         """Whether `attend` would take in what arrives: not once it is over, nor while too much waits to be read."""
-        return self._inbox.is_attentive
+        return self._incoming.wants_input
 
     def fileno(self) -> int:
         """The file descriptor of its socket, -1 once closed."""
@@ -179,51 +179,51 @@ class Association:
 
     # --- messages in --------------------------------------------------------------------------------------------
 
-    def receive(self, timeout: float | None = None, *, vigil: Vigil | None = None) -> Message | None:
+    def receive(self, timeout: float | None = None, *, wait_context: WaitContext | None = None) -> Message | None:
         """The next message, None when the association is over: `ended_by` says how.
 
         What was not read of the message before goes by. C-CANCELs are never returned. Raises PeerTimeout, after an
         A-ABORT, when no message begins within `timeout` seconds or one that began does not go on; Cancelled when the
-        vigil says so.
+        wait_context says so.
         """
-        with self._keeping(vigil):
+        with self._keeping(wait_context):
             self._finish_current()
             began = time.monotonic()
             deadline = None if timeout is None else began + timeout
             while True:
                 with self._lock:
-                    message = self._inbox.current = self._inbox.next_message()
+                    message = self._incoming.current = self._incoming.next_message()
                     if message is None:
                         self._confirm_release()
                 if message is not None or self.ended_by is not None:
                     return message
                 self._await_bytes(began, deadline)
 
-    def is_idle(self, deadline: float, vigil: Vigil) -> bool:
+    def is_idle(self, deadline: float, wait_context: WaitContext) -> bool:
         """Wait until something has arrived for `receive`, or the association is over: False then.
 
-        True at `deadline` (of the monotonic clock), and when the vigil has had something to look after.
+        True at `deadline` (of the monotonic clock), and when the wait_context has had something to look after.
         """
         self._finish_current()
-        self.attend()
+        self.process_input()
         with self._lock:
-            if self.ended_by is not None or self._inbox.has_something:
+            if self.ended_by is not None or self._incoming.has_something:
                 return False
-        return not wait(self.fileno(), select.POLLIN, deadline, vigil)
+        return not wait(self.fileno(), select.POLLIN, deadline, wait_context)
 
-    def attend(self) -> None:
+    def process_input(self) -> None:
         """Take in what has arrived, without waiting: see the C-CANCEL, the release or the loss that may be in it."""
         if not self._lock.acquire(blocking=False):
             return  # whoever has it reads or writes, and looks at what arrives anyway
         try:
             for _ in range(_PDVS_AT_ONCE):
-                if not self.is_attentive or not self._inbox.take_in_one():
+                if not self.wants_input or not self._incoming.take_in_one():
                     return
         finally:
             self._lock.release()
 
     def _finish_current(self) -> None:
-        current = self._inbox.current
+        current = self._incoming.current
         if current is not None and self.ended_by is None:
             with contextlib.suppress(AssociationLost):
                 current.drain()
@@ -232,7 +232,7 @@ class Association:
         began = time.monotonic()
         while True:
             with self._lock:
-                fragment = self._inbox.next_fragment(message)
+                fragment = self._incoming.next_fragment(message)
             if fragment is not None:
                 return fragment
             self._require(self.ended_by is None)
@@ -246,19 +246,21 @@ class Association:
         command: Command,
         data: Buffer | Iterable[Buffer] | None = None,
         *,
-        vigil: Vigil | None = None,
+        wait_context: WaitContext | None = None,
     ) -> None:
         """Send a message; it is the socket's when this returns. Its Command Data Set Type is set here.
 
         The chunks of `data` must not change before. Raises PeerTimeout when the peer does not take it in time,
-        AssociationLost when it is gone, Cancelled when the vigil says so, and what `data` raises: the association is
-        aborted if a part of the message was sent by then.
+        AssociationLost when it is gone, Cancelled by `wait_context`, and what `data` raises: the association is aborted
+        if a part of the message was sent by then.
         """
         chunks = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
         encoded = command.announcing(data_set=chunks is not None).encode()
-        self.send_prepared(p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU), vigil=vigil)
+        self.send_prepared(
+            p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU), wait_context=wait_context
+        )
         if command.is_pending:
-            self.attend()  # before the next one is made; after any other message it is waited for what comes
+            self.process_input()  # before the next one is made; after any other message it is waited for what comes
 
     def prepare(self, context_id: int, command: bytes, data: Iterable[Buffer] | None = None) -> Iterable[list[Buffer]]:
         """A message for `send_prepared`, of which as much is read and framed as the first write takes.
@@ -269,15 +271,18 @@ class Association:
         batches = p_data(context_id, command, data, self.max_pdu or UNLIMITED_PDU)
         return chain((next(batches),), batches)
 
-    def send_prepared(self, batches: Iterable[list[Buffer]], *, vigil: Vigil | None = None) -> None:
+    def send_prepared(self, batches: Iterable[list[Buffer]], *, wait_context: WaitContext | None = None) -> None:
         """Send a prepared message. Raises as `send`; what has arrived is not looked at."""
         with self._lock:
-            outer, self._vigil = self._vigil, vigil  # what `_keeping` does, on the way of every C-STORE and Pending
+            outer, self._wait_context = (
+                self._wait_context,
+                wait_context,
+            )  # what `_keeping` does, on the way of every C-STORE and Pending
             try:
                 self._require(self.is_established)
                 self._write(batches)
             finally:
-                self._vigil = outer
+                self._wait_context = outer
 
     def send_each(
         self, context_id: int, command: Command, data: Sequence[bytes], cancellation: Cancellation | None = None
@@ -290,7 +295,7 @@ class Association:
         encoded = command.announcing(data_set=True).encode()
         pdu = self.max_pdu or UNLIMITED_PDU
         messages = [b"".join(chain.from_iterable(p_data(context_id, encoded, (each,), pdu))) for each in data]
-        self.attend()
+        self.process_input()
         with self._lock, self._keeping(None):
             self._require(self.is_established)
             return self._write_each(messages, cancellation or Cancellation())
@@ -320,22 +325,22 @@ class Association:
 
     def _lose(self) -> NoReturn:
         """Note that the connection is gone. Raises AssociationLost."""
-        self.attend()  # the A-ABORT may be there that says why
+        self.process_input()  # the A-ABORT may be there that says why
         self._upper.vanished()
-        self._inbox.end(LOST)
+        self._incoming.end(LOST)
         raise self._over()
 
     def _await_room(self, deadline: float) -> None:
         """Wait until the peer takes more, looking at what it sends meanwhile."""
-        vigil = self._vigil
+        wait_context = self._wait_context
         # A Pending response to the same peer cannot go between the fragments of what is being written.
-        ticking = vigil is not None and self not in vigil.attending
-        events = select.POLLOUT | (select.POLLIN if self.is_attentive else 0)
-        happened = wait(self.fileno(), events, deadline, vigil, ticking=ticking)
+        ticking = wait_context is not None and self not in wait_context.sources
+        events = select.POLLOUT | (select.POLLIN if self.wants_input else 0)
+        happened = wait(self.fileno(), events, deadline, wait_context, ticking=ticking)
         if happened is None:
             self._time_out("The peer does not take what is sent")
         elif happened & select.POLLIN:
-            self.attend()
+            self.process_input()
             self._require(self.ended_by is None)
 
     # --- operations ---------------------------------------------------------------------------------------------
@@ -348,22 +353,22 @@ class Association:
         """
         cancellation = _Watched(self)
         with self._lock:
-            self._inbox.begin(request, cancellation)
+            self._incoming.begin(request, cancellation)
         if request.command.field in CANCELLABLE:
-            self.attend()
+            self.process_input()
         try:
             yield cancellation
         finally:
             with self._lock:
-                self._inbox.finish(request)
+                self._incoming.finish(request)
 
     @contextmanager
-    def busy(self, vigil: Vigil | None = None) -> Iterator[None]:
-        """Have the process's watcher attend to this association, and to the vigil's clock, while the body runs.
+    def busy(self, wait_context: WaitContext | None = None) -> Iterator[None]:
+        """Have the process's watcher attend to this association, and to the wait_context's clock, while the body runs.
 
         For bodies that wait for something else than this association: the index, a file.
         """
-        with cancel_monitor.shared().watching(self, vigil):
+        with cancel_monitor.shared().watching(self, wait_context):
             yield
 
     # --- the end ------------------------------------------------------------------------------------------------
@@ -379,7 +384,7 @@ class Association:
         with contextlib.suppress(PeerTimeout):
             while self.ended_by is None and time.monotonic() < deadline:
                 with self._lock:
-                    self._inbox.discard(deadline)
+                    self._incoming.discard(deadline)
                 if self.ended_by is None:
                     self._await_bytes(began, deadline)
         self.close()
@@ -389,7 +394,7 @@ class Association:
         if self._lock.acquire(timeout=1.0):
             try:
                 self._upper.abort()
-                self._inbox.end(ABORTED_HERE)
+                self._incoming.end(ABORTED_HERE)
             finally:
                 self._lock.release()
         if threading.get_ident() != self._owner:
@@ -407,44 +412,44 @@ class Association:
         self._upper.wire.close()
 
     def _confirm_release(self) -> None:
-        if self._inbox.release_indicated and self.ended_by is None:
+        if self._incoming.release_indicated and self.ended_by is None:
             self._upper.confirm_release()
-            self._inbox.end(RELEASED)
+            self._incoming.end(RELEASED)
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _keeping(self, vigil: Vigil | None) -> Iterator[None]:
-        """Look after `vigil` in every wait of the body."""
-        outer, self._vigil = self._vigil, vigil
+    def _keeping(self, wait_context: WaitContext | None) -> Iterator[None]:
+        """Look after `wait_context` in every wait of the body."""
+        outer, self._wait_context = self._wait_context, wait_context
         try:
             yield
         finally:
-            self._vigil = outer
+            self._wait_context = outer
 
     def _await_bytes(self, began: float, deadline: float | None) -> None:
         """Wait until something arrives: by `deadline`, and within the message time where something has begun.
 
         The message time does not run while nobody listened: not before this wait `began`.
         """
-        inbox = self._inbox
-        if inbox.midway_since is None:
-            happened = wait(self.fileno(), select.POLLIN, deadline, self._vigil)
+        incoming = self._incoming
+        if incoming.midway_since is None:
+            happened = wait(self.fileno(), select.POLLIN, deadline, self._wait_context)
         else:
             self._upper.wire.acknowledge()
-            rest, now = max(began, inbox.midway_since) + self.limits.message, time.monotonic()
+            rest, now = max(began, incoming.midway_since) + self.limits.message, time.monotonic()
             if self.limits.least_rate:
-                rest = min(rest, now + inbox.patience(self.limits.message, self.limits.least_rate))
+                rest = min(rest, now + incoming.patience(self.limits.message, self.limits.least_rate))
             deadline = rest if deadline is None else min(rest, deadline)
-            happened = wait(self.fileno(), select.POLLIN, deadline, self._vigil)
-            inbox.waited += time.monotonic() - now
+            happened = wait(self.fileno(), select.POLLIN, deadline, self._wait_context)
+            incoming.waited += time.monotonic() - now
         if happened is None:
             self._time_out("The peer does not send what it has to")
 
     def _time_out(self, comment: str) -> None:
         with self._lock:
             self._upper.abort()
-            self._inbox.end(TIMEOUT)
+            self._incoming.end(TIMEOUT)
         raise PeerTimeout(comment)
 
     def _require(self, condition: bool) -> None:

@@ -25,7 +25,7 @@ from pacs.dimse.upper.user_information import (
     rejecting,
     rejection,
 )
-from pacs.dimse.upper.waiting import Vigil, wait
+from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
     AssociationRejected,
@@ -129,11 +129,11 @@ def _answered(
     return agreement
 
 
-def _secure(upper: UpperLayer, deadline: float, vigil: Vigil | None) -> None:
+def _secure(upper: UpperLayer, deadline: float, wait_context: WaitContext | None) -> None:
     """Agree on encryption where there is to be any. Raises ssl.SSLError, AssociationLost, PeerTimeout, Cancelled."""
 
     def wait_for(events: int) -> None:
-        if wait(upper.wire.fileno(), events, deadline, vigil, graceful=False) is None:
+        if wait(upper.wire.fileno(), events, deadline, wait_context, graceful=False) is None:
             raise PeerTimeout("The peer does not go on with the encryption's negotiation")
 
     try:
@@ -174,13 +174,13 @@ def request(
     roles: Mapping[str, tuple[bool, bool]] | None = None,
     extended: Mapping[str, bytes] | None = None,
     limits: Limits | None = None,
-    vigil: Vigil | None = None,
+    wait_context: WaitContext | None = None,
     protection: Protection | None = None,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
     At most 128 contexts fit (`agreement.batches`). Raises DestinationUnreachable, AssociationRejected among them, and
-    Cancelled as soon as the vigil's cancellation is requested.
+    Cancelled as soon as the wait_context's cancellation is requested.
     """
     limits = limits or Limits()
     proposal = propose(
@@ -191,7 +191,7 @@ def request(
         extended=extended or {},
         max_pdu=limits.max_pdu,
     )
-    connection = _connect(host, port, time.monotonic() + limits.connect, vigil)
+    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context)
     upper = UpperLayer(
         connection,
         is_requestor=True,
@@ -202,8 +202,8 @@ def request(
     )
     try:
         if protection is not None:
-            _protect(upper, protection, time.monotonic() + limits.negotiation, vigil)
-        agreement = _agreed(upper, proposal, time.monotonic() + limits.negotiation, vigil)
+            _protect(upper, protection, time.monotonic() + limits.negotiation, wait_context)
+        agreement = _agreed(upper, proposal, time.monotonic() + limits.negotiation, wait_context)
     except BaseException:
         upper.abort()
         upper.wire.close()
@@ -211,10 +211,10 @@ def request(
     return Association(upper, agreement, role="requestor", address=(host, port), limits=limits)
 
 
-def _protect(upper: UpperLayer, protection: Protection, deadline: float, vigil: Vigil | None) -> None:
+def _protect(upper: UpperLayer, protection: Protection, deadline: float, wait_context: WaitContext | None) -> None:
     """Agree on encryption with the peer that was meant. Raises DestinationUnreachable, Cancelled."""
     try:
-        _secure(upper, deadline, vigil)
+        _secure(upper, deadline, wait_context)
     except ssl.SSLError as error:
         raise EncryptionFailed(f"TLS failed: {_reason(error)}"[:64]) from error
     except AssociationLost as error:
@@ -223,11 +223,11 @@ def _protect(upper: UpperLayer, protection: Protection, deadline: float, vigil: 
         raise EncryptionFailed("The peer shows a certificate that is not in its [[peers]]")
 
 
-def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, vigil: Vigil | None) -> Agreement:
+def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_context: WaitContext | None) -> Agreement:
     """Send the request and take the answer in. Raises DestinationUnreachable, Cancelled."""
     upper.open(proposal)
     try:
-        answer = _indication(upper, deadline, vigil)
+        answer = _indication(upper, deadline, wait_context)
     except PeerTimeout:
         raise DestinationUnreachable("The peer does not answer the association request") from None
     if not isinstance(answer, A_ASSOCIATE):
@@ -243,27 +243,30 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, vigil: Vi
     return agreement
 
 
-def _indication(upper: UpperLayer, deadline: float, vigil: Vigil | None) -> Primitive | None:
+def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | None) -> Primitive | None:
     """The first thing the upper layer has to say, None when it is over. Raises PeerTimeout, Cancelled."""
     while True:
         found = upper.take()
         if found is not None or upper.is_over:
             assert not isinstance(found, memoryview), "no data before the association is established"
             return found
-        if not upper.wire.fill() and wait(upper.wire.fileno(), select.POLLIN, deadline, vigil, graceful=False) is None:
+        if (
+            not upper.wire.fill()
+            and wait(upper.wire.fileno(), select.POLLIN, deadline, wait_context, graceful=False) is None
+        ):
             raise PeerTimeout("The peer does not go on with the association's negotiation")
 
 
 # --- connecting --------------------------------------------------------------------------------------------------
 
 
-def _connect(host: str, port: int, deadline: float, vigil: Vigil | None) -> socket.socket:
+def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
     """A TCP connection to the first address of `host` that takes one. Raises DestinationUnreachable, Cancelled."""
     why = "unknown host"
     for family, address in _addresses(host, port):
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
-            failure = _attempt(connection, address, deadline, vigil)
+            failure = _attempt(connection, address, deadline, wait_context)
         except Cancelled:
             connection.close()
             raise
@@ -285,7 +288,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
         return []
 
 
-def _attempt(connection: socket.socket, address: _Address, deadline: float, vigil: Vigil | None) -> int:
+def _attempt(connection: socket.socket, address: _Address, deadline: float, wait_context: WaitContext | None) -> int:
     """Connect within the deadline: 0, or the errno that says why not. Raises Cancelled."""
     connection.setblocking(False)
     failure = connection.connect_ex(address)
@@ -293,7 +296,7 @@ def _attempt(connection: socket.socket, address: _Address, deadline: float, vigi
         return failure
     happened: int | None = 0
     while happened == 0:
-        happened = wait(connection.fileno(), select.POLLOUT, deadline, vigil, graceful=False)
+        happened = wait(connection.fileno(), select.POLLOUT, deadline, wait_context, graceful=False)
     if happened is None:
         return errno.ETIMEDOUT
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

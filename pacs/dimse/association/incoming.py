@@ -37,7 +37,7 @@ MESSAGES_HELD = 64
 C_CANCEL = "C-CANCEL"
 
 
-class Inbox:
+class Incoming:
     """The receiving half of an association. `held` is how many bytes may wait here to be read."""
 
     def __init__(self, upper: UpperLayer, contexts: Mapping[int, Context], pull: Pull, held: int) -> None:
@@ -61,7 +61,7 @@ class Inbox:
         self._operations: dict[int, Cancellation] = {}
 
     @property
-    def is_attentive(self) -> bool:
+    def wants_input(self) -> bool:
         """Whether more would be taken in: not once it is over, nor while too much waits to be read."""
         return (
             self.ended_by is None
@@ -215,8 +215,8 @@ class Inbox:
 class _Guard:
     """Answers what breaks the rules in a `with` block with an A-P-ABORT. Each PDV goes through one: it is made once."""
 
-    def __init__(self, inbox: Inbox, upper: UpperLayer) -> None:
-        self._inbox, self._upper = inbox, upper
+    def __init__(self, incoming: Incoming, upper: UpperLayer) -> None:
+        self._incoming, self._upper = incoming, upper
 
     def __enter__(self) -> None:
         """There is nothing to prepare."""
@@ -225,5 +225,5 @@ class _Guard:
         if kind is None or not issubclass(kind, ProtocolViolation):
             return False
         self._upper.abort(INVALID_PARAMETER_VALUE)
-        self._inbox.end(VIOLATION)
+        self._incoming.end(VIOLATION)
         return True

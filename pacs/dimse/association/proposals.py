@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pacs.dicom import syntaxes
 from pacs.dimse.upper.user_information import MAX_CONTEXTS, Context
@@ -44,27 +44,30 @@ def proposals(instance: Sendable) -> tuple[Proposal, ...]:
     return exact, (instance.sop_class_uid, tuple(uid for uid in CONVERTED_INTO if uid != own))
 
 
+Instance = TypeVar("Instance", bound=Sendable)
+
+
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """The contexts to propose on one association, and how many instances, in their order, it carries."""
+class Batch(Generic[Instance]):
+    """Instances whose presentation contexts fit on one association."""
 
     proposals: tuple[Proposal, ...]
-    size: int
+    instances: tuple[Instance, ...]
 
 
-def batches(instances: Iterable[Sendable]) -> Iterator[Batch]:
+def batches(instances: Iterable[Instance]) -> Iterator[Batch[Instance]]:
     """Divide instances, in their order, among associations of at most 128 contexts each (V9, P16)."""
     proposed: dict[Proposal, None] = {}
-    size = 0
+    batch: list[Instance] = []
     for instance in instances:
         needed = dict.fromkeys(proposals(instance))
         if len(proposed | needed) > MAX_CONTEXTS:
-            yield Batch(tuple(proposed), size)
-            proposed, size = {}, 0
+            yield Batch(tuple(proposed), tuple(batch))
+            proposed, batch = {}, []
         proposed |= needed
-        size += 1
-    if size:
-        yield Batch(tuple(proposed), size)
+        batch.append(instance)
+    if batch:
+        yield Batch(tuple(proposed), tuple(batch))
 
 
 def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:

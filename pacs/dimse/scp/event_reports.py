@@ -17,12 +17,12 @@ from pacs.dicom.commitment import encode_report
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
-from pacs.dimse.association.scp_requests import Errand, Errands
+from pacs.dimse.association.scp_requests import ScpRequest, ScpRequests
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.scp.operation import Publish
 from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
-from pacs.dimse.upper.waiting import Bell, Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import (
     AssociationLost,
     Cancelled,
@@ -36,6 +36,7 @@ from pacs.observability.events import CommitmentReported, Notice
 from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
 from pacs.services.peers import Peer
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 """The Event Type ID of a report (PS3.4 Table J.3-2)."""
@@ -67,7 +68,7 @@ class _Asked(NamedTuple):
 
     claim: Claim
     association_id: str
-    errands: weakref.ref[Errands]
+    scp_requests: weakref.ref[ScpRequests]
 
 
 class Reporter:
@@ -102,7 +103,7 @@ class Reporter:
         self._is_new = False
         """Whether there may be something to claim that was not there before."""
         self._cancellation = Cancellation()
-        self._bell: Bell | None = None
+        self._wake_up: WakeUp | None = None
         """Wakes the thread when it waits for a peer."""
         self._thread: threading.Thread | None = None
 
@@ -110,7 +111,7 @@ class Reporter:
 
     def start(self) -> None:
         """Begin to verify and report, the first time or again after a stop."""
-        self._cancellation, self._bell = Cancellation(), Bell()
+        self._cancellation, self._wake_up = Cancellation(), WakeUp()
         self._thread = threading.Thread(
             target=self._run, args=(self._cancellation,), name="pacs-commitment", daemon=True
         )
@@ -121,31 +122,24 @@ class Reporter:
         self._cancellation.cancel("stopping")
         self._wake()
         thread, self._thread = self._thread, None
-        if thread is not None and self._bell is not None:
-            self._bell.ring()
+        if thread is not None and self._wake_up is not None:
+            self._wake_up.wake()
             thread.join(STOP_SECONDS)
             if thread.is_alive():  # its claim runs out, and the process ends without it
                 logging.getLogger("pacs").warning("the storage commitments do not stop in time: they are left")
             else:
-                self._bell.close()
+                self._wake_up.close()
 
     def asked(self, claim: Claim, association: Association) -> None:
         """See to a transaction whose request has just been answered on an association; for the owner of that."""
         if self._idle:
-            association.errands.expect()
+            association.scp_requests.expect()
             with self._state:
-                waiting = self._asked.setdefault(claim.peer if self._is_known(claim.peer) else "", deque())
-                waiting.append(_Asked(claim, association.id, weakref.ref(association.errands)))
+                waiting = self._asked.setdefault(claim.peer if self._commitments.is_peer(claim.peer) else "", deque())
+                waiting.append(_Asked(claim, association.id, weakref.ref(association.scp_requests)))
                 self._state.notify_all()
         else:
             self._release(claim)
-
-    def _is_known(self, peer: str) -> bool:
-        try:
-            self._destination(peer)
-        except UnknownDestination:
-            return False
-        return True
 
     def _next_asked(self) -> "_Asked | None":
         """What was asked first by the peer whose turn it is. Under the lock."""
@@ -217,18 +211,18 @@ class Reporter:
 
     def _is_left_to(self, asked: "_Asked") -> bool:
         """Verify, and leave the report to the thread that owns the association, if that is there still."""
-        errands, claim = asked.errands(), asked.claim
-        if errands is None or errands.is_over:
+        scp_requests, claim = asked.scp_requests(), asked.claim
+        if scp_requests is None or scp_requests.is_over:
             return False
-        errand = None
+        scp_request = None
         try:
             self._verified(claim)
             seconds = self._idle + self._limits.message
             self._commitments.keep(claim, seconds + MARGIN)
             ended = self._ended(claim, asked.association_id)
-            errand = Errand(self._idle, time.monotonic() + seconds, self._sender(claim), ended)
+            scp_request = ScpRequest(self._idle, time.monotonic() + seconds, self._sender(claim), ended)
         finally:
-            is_given = errands.give(errand)
+            is_given = scp_requests.give(scp_request)
         return is_given
 
     def _sender(self, claim: Claim) -> Callable[[Association, int], bool]:
@@ -299,7 +293,7 @@ class Reporter:
 
         We propose to be SCP, though we are the requestor (PS3.4 J.3.3, PS3.7 D.3.3.4).
         """
-        vigil = _bounded(self._cancellation, self._seconds, self._bell)
+        wait_context = _bounded(self._cancellation, self._seconds, self._wake_up)
         association = establishment.request(
             peer.host,
             peer.port,
@@ -308,14 +302,14 @@ class Reporter:
             contexts=[(STORAGE_COMMITMENT, SERVICE_SYNTAXES)],
             roles={STORAGE_COMMITMENT: (False, True)},
             limits=self._limits,
-            vigil=vigil,
+            wait_context=wait_context,
             protection=self._protect(peer),
         )
         try:
             if not any(each.as_scp for each in association.contexts.values()):
                 raise DestinationUnreachable("The peer does not take us as SCP of Storage Commitment")
-            self._send(association, MESSAGE_ID, verified, vigil)
-            answer = association.receive(self._limits.message, vigil=vigil)
+            self._send(association, MESSAGE_ID, verified, wait_context)
+            answer = association.receive(self._limits.message, wait_context=wait_context)
         except Cancelled:
             association.abort()
             raise
@@ -330,7 +324,7 @@ class Reporter:
     def _verified(self, claim: Claim) -> Verified:
         return self._commitments.verified(claim, self._cancellation)
 
-    def _send(self, association: Association, message_id: int, verified: Verified, vigil: Vigil) -> None:
+    def _send(self, association: Association, message_id: int, verified: Verified, wait_context: WaitContext) -> None:
         """Send an N-EVENT-REPORT-RQ. Raises AssociationLost, Cancelled: the association is aborted then."""
         context = next(
             each for each in association.contexts.values() if each.abstract_syntax == STORAGE_COMMITMENT and each.as_scp
@@ -344,7 +338,7 @@ class Reporter:
             event_type=FAILURES_EXIST if report.failed else ALL_COMMITTED,
         )
         data = encode_report(report, self._ae_title, context.transfer_syntax)
-        association.send(context.id, command, data, vigil=vigil)
+        association.send(context.id, command, data, wait_context=wait_context)
 
     def _acknowledged(self, claim: Claim, verified: Verified, association: str) -> None:
         if not self._commitments.reported(claim):
@@ -376,8 +370,8 @@ class Reporter:
         self._wake()
 
 
-def _bounded(cancellation: Cancellation, seconds: float, bell: Bell | None = None) -> Vigil:
-    """A vigil that ends whatever is waited for when so many seconds are over, by PeerTimeout.
+def _bounded(cancellation: Cancellation, seconds: float, wake_up: WakeUp | None = None) -> WaitContext:
+    """A wait_context that ends whatever is waited for when so many seconds are over, by PeerTimeout.
 
     Each mebibyte has its own time to be written; a report of several must not outlast the claim to it.
     """
@@ -385,4 +379,4 @@ def _bounded(cancellation: Cancellation, seconds: float, bell: Bell | None = Non
     def end() -> None:
         raise PeerTimeout("The peer does not take the report in time")
 
-    return Vigil(cancellation, attending=(bell,) if bell else (), every=seconds, tick=end)
+    return WaitContext(cancellation, wake_up=wake_up, every=seconds, tick=end)

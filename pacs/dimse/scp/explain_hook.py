@@ -18,7 +18,7 @@ from pacs.services.explaining import Asked, Explainer, Explanation, Outcome
 from pacs.services.peers import Peers
 
 
-def statuses(operation: levels.Operation, error: PacsError | None, ignored: bool) -> tuple[int, ...]:
+def statuses(operation: levels.DimseOperation, error: PacsError | None, ignored: bool) -> tuple[int, ...]:
     """The statuses of the responses to a query or retrieve: refused for an error, or done, with keys ignored or not."""
     if error is not None:
         return (status.refusal(Service(f"C-{operation.value}"), error).status,)
@@ -41,7 +41,7 @@ class Explaining:
         association = operation.association
         peers = self.peers()
         if peers.explains(association.calling_ae_title):
-            manner = peers.manner_of(association.calling_ae_title)
+            manner = peers.matching_mode_of(association.calling_ae_title)
             asked = Asked(identifier, model, manner, association.negotiated(model.uid))
             operation.afterwards = partial(self._explain, operation, asked)
 

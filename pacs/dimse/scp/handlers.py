@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pydicom import Dataset
 
 from pacs.dicom import identifier
-from pacs.dicom.bounds import Bounds
-from pacs.dicom.commitment import BYTES_PER_REFERENCE, Request, parse_request
-from pacs.dicom.identifier import IDENTIFIER_BOUNDS, Selection
+from pacs.dicom.bounds import DataSetBounds
+from pacs.dicom.commitment import BYTES_PER_REFERENCE, CommitmentRequest, parse_request
+from pacs.dicom.identifier import IDENTIFIER_BOUNDS, RetrieveSelection
 from pacs.dicom.levels import MODELS, Model
-from pacs.dicom.levels import Operation as Asked
-from pacs.dicom.pending import Pending
+from pacs.dicom.levels import DimseOperation as Asked
 from pacs.dicom.query import Query
+from pacs.dicom.response_encoder import ResponseEncoder
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
@@ -21,12 +21,12 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Service
-from pacs.dimse.scp.destinations import Carrier, Connect, Destination, OwnAssociation
+from pacs.dimse.scp.destinations import send_to_destination
 from pacs.dimse.scp.event_reports import Reporter
 from pacs.dimse.scp.operation import Operation, PendingResponses, Publish, operating
-from pacs.dimse.scp.parallel_associations import SeveralAssociations
-from pacs.dimse.scp.retrieve_task import Patience, RetrieveTask
-from pacs.dimse.scp.store_sender import Sender
+from pacs.dimse.scp.parallel_associations import send_in_parallel
+from pacs.dimse.scp.retrieve_task import RetrieveLimits, RetrieveTask
+from pacs.dimse.scp.store_sender import StoreSender, SubOperations, send_each
 from pacs.dimse.server.acceptor_policy import (
     REQUEST_STORAGE_COMMITMENT,
     STORAGE_COMMITMENT,
@@ -34,7 +34,7 @@ from pacs.dimse.server.acceptor_policy import (
     VERIFICATION,
     negotiated,
 )
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import DestinationUnreachable, NoSuchAction, NoSuchInstance, UnknownDestination
 from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Subject
@@ -86,8 +86,8 @@ class Handlers:
     ae_title: str
     """Ours: the Retrieve AE Title of every answer, and the calling AE title of store sub-operations."""
     identifier_size: int = 1 << 20
-    identifier_bounds: Bounds = IDENTIFIER_BOUNDS
-    patience: Patience = field(default_factory=Patience)
+    identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
+    retrieve_limits: RetrieveLimits = field(default_factory=RetrieveLimits)
     limits: Limits = field(default_factory=Limits)
     """Of the associations to move destinations; `limits.message` is the time for a C-STORE response."""
     protect: Callable[[Peer], Protection | None] = _open
@@ -156,7 +156,7 @@ class Handlers:
         query = identifier.parse_query(
             self._identifier(operation, message),
             model.root,
-            self.peers.manner_of(association.calling_ae_title),
+            self.peers.matching_mode_of(association.calling_ae_title),
             negotiated(model.uid, association.extended.get(model.uid)),
         )
         operation.retrieve_level = query.level.name
@@ -167,13 +167,13 @@ class Handlers:
         data = message.read(self.identifier_size)
         asked = identifier.decode(data, message.context.transfer_syntax, self.identifier_bounds)
         if self.auditor.is_on:
-            operation.subject = Subject(keys=identifier.stated(asked))
+            operation.subject = Subject(keys=identifier.key_values(asked))
         if self.explain is not None:
             self.explain(operation, MODELS[message.context.abstract_syntax], asked)
         return asked
 
     def _answer(self, operation: Operation, query: Query) -> None:
-        identifiers = Pending(query, self.ae_title, operation.context.transfer_syntax)
+        identifiers = ResponseEncoder(query, self.ae_title, operation.context.transfer_syntax)
         code = status.PENDING_WITH_UNSUPPORTED_KEYS if query.ignored else status.PENDING
         responses = PendingResponses(operation, code)
         try:
@@ -190,16 +190,22 @@ class Handlers:
     # --- C-MOVE and C-GET ---------------------------------------------------------------------------------------
 
     def move(self, association: Association, message: Message) -> None:
-        """Retrieve to a configured AE (PS3.4 C.4.2). The destination is looked at before anything else (V2)."""
+        """Retrieve to a configured AE (PS3.4 C.4.2). The destination is checked before anything else (V2)."""
         with operating(Service.MOVE, association, message, self.publish, self.auditor) as operation:
             self.access.require(association.calling_ae_title, Right.MOVE)
             destination = self._destination(operation)
             retrieval = self._select(operation, message)
 
-            def connect(proposals: tuple[Proposal, ...], vigil: Vigil) -> Sender:
-                return self._connect(operation, destination, proposals, vigil)
+            def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> StoreSender:
+                return self._connect(operation, destination, proposals, wait_context)
 
-            self._run(operation, retrieval, _carrier(retrieval.instances, connect, destination.associations))
+            count = min(destination.associations, retrieval.total)
+            task = self._task(operation, retrieval)
+            if count > 1:
+                sub_operations = send_in_parallel(connect, retrieval.instances, task.wait_context, count)
+            else:
+                sub_operations = send_to_destination(connect, retrieval.instances, task.wait_context)
+            self._run(task, retrieval, sub_operations)
 
     def get(self, association: Association, message: Message) -> None:
         """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
@@ -207,14 +213,15 @@ class Handlers:
             self.access.require(association.calling_ae_title, Right.GET)
             retrieval = self._select(operation, message)
             request = operation.request
-            sender = Sender(
+            sender = StoreSender(
                 association,
                 self.retrieves,
                 self.limits.message,
                 priority=request.priority or 0,
                 avoid=request.message_id,
             )
-            self._run(operation, retrieval, OwnAssociation(retrieval.instances, sender))
+            task = self._task(operation, retrieval)
+            self._run(task, retrieval, send_each(sender, retrieval.instances, task.wait_context))
 
     def _destination(self, operation: Operation) -> Peer:
         title = operation.request.move_destination or ""
@@ -237,20 +244,23 @@ class Handlers:
             operation.subject = _subject(operation.subject, retrieval.instances)
         return retrieval
 
-    def _selection(self, operation: Operation, message: Message, model: Model) -> Selection:
+    def _selection(self, operation: Operation, message: Message, model: Model) -> RetrieveSelection:
         asked = self._identifier(operation, message)
-        manner = self.peers.manner_of(operation.association.calling_ae_title)
+        manner = self.peers.matching_mode_of(operation.association.calling_ae_title)
         return identifier.parse_retrieve(asked, model.root, manner, operation.association.negotiated(model.uid))
 
-    def _run(self, operation: Operation, retrieval: Retrieval, carrier: Carrier) -> None:
+    def _task(self, operation: Operation, retrieval: Retrieval) -> RetrieveTask:
+        return RetrieveTask(operation, retrieval, self.retrieve_limits, self.publish)
+
+    def _run(self, task: RetrieveTask, retrieval: Retrieval, sub_operations: SubOperations) -> None:
         try:
-            RetrieveTask(operation, retrieval, self.patience, self.publish).run(carrier)
+            task.run(sub_operations)
         finally:
             self.retrieves.note_use(retrieval)
 
     def _connect(
-        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], vigil: Vigil
-    ) -> Sender:
+        self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
+    ) -> StoreSender:
         """An association to a move destination, on behalf of the AE that asked (V8, P1)."""
         request = operation.request
         try:
@@ -261,7 +271,7 @@ class Handlers:
                 called_ae_title=destination.ae_title,
                 contexts=proposals,
                 limits=self.limits,
-                vigil=vigil,
+                wait_context=wait_context,
                 protection=self.protect(destination),
             )
         except DestinationUnreachable as error:
@@ -270,7 +280,7 @@ class Handlers:
             associated = operation.association.id
             self.publish(DestinationFailed(sentence=sentence, association=associated, destination=destination.ae_title))
             raise
-        return Sender(
+        return StoreSender(
             association,
             self.retrieves,
             self.limits.message,
@@ -293,7 +303,7 @@ class Handlers:
             operation.respond(operation.request.response(status.SUCCESS))
             self.reporter.asked(claim, association)
 
-    def _asked(self, message: Message) -> Request:
+    def _asked(self, message: Message) -> CommitmentRequest:
         most = self.commitments.bounds.instances
         data = message.read(most * BYTES_PER_REFERENCE)
         return parse_request(data, message.context.transfer_syntax, most)
@@ -312,10 +322,3 @@ def _subject(asked: Subject, instances: Sequence[StoredInstance]) -> Subject:
     studies = dict.fromkeys(each.study_instance_uid for each in instances)
     patients = dict.fromkeys(each.patient_id for each in instances)
     return replace(asked, studies=studies, patients=patients)
-
-
-def _carrier(instances: Sequence[StoredInstance], connect: Connect, associations: int) -> Carrier:
-    """What carries instances to a move destination, without a thread where one association is enough."""
-    if min(associations, len(instances)) > 1:
-        return SeveralAssociations(instances, connect, associations)
-    return Destination(instances, connect)

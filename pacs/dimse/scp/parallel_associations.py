@@ -1,128 +1,143 @@
-"""The carrier of a C-MOVE that opens several associations to its destination at once.
+"""Send the instances of a C-MOVE to its destination on several associations at once.
 
-Each has a thread, which takes the next instance when it is done with one. All else stays with the thread of the
-requester: it alone hears the requester, counts outcomes and writes responses.
+Each association has a thread, which takes the next instance when it has finished one. Everything else stays in the
+thread of the requestor: it alone listens to the requestor, counts outcomes and writes responses.
 """
 
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 
 from pacs.dimse.association.proposals import Batch, batches
-from pacs.dimse.scp.destinations import Connect, Finished, Line, Meanwhile, timed
-from pacs.dimse.scp.store_sender import Sent, nothing
-from pacs.dimse.upper.waiting import Bell, Vigil, wait
+from pacs.dimse.scp.destinations import Connect, DestinationAssociation
+from pacs.dimse.scp.store_sender import StoreResult, SubOperation, SubOperations, send_one
+from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import Cancelled, DestinationUnreachable
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 
-class _Agenda:
-    """The instances that nobody has begun to send, in their order and by the contexts they need."""
+def send_in_parallel(
+    connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, count: int
+) -> SubOperations:
+    """Send instances on up to `count` associations at once; yield sub-operations in the order in which they finish.
+
+    The first association is opened alone, because a destination that takes only one might refuse all of several
+    simultaneous ones. The instances of an association that fails are sent on the others; when none is left they fail.
+    """
+    associations = _ParallelAssociations(connect, instances, wait_context, count)
+    try:
+        yield from associations.send_all()
+    finally:
+        associations.close()
+
+
+class _InstanceQueue:
+    """The instances that are not sent yet, in their order, grouped by the contexts they need. Used by all threads."""
 
     def __init__(self, instances: Sequence[StoredInstance]) -> None:
         self._lock = threading.Lock()
-        rest = iter(instances)
-        self._batches = deque((batch, deque(next(rest) for _ in range(batch.size))) for batch in batches(instances))
+        self._batches = deque((batch, deque(batch.instances)) for batch in batches(instances))
 
-    def batch(self) -> Batch | None:
-        """Whose instances are next; None when all are taken."""
+    def batch(self) -> Batch[StoredInstance] | None:
+        """Return the batch of the next instance, None when the queue is empty."""
         with self._lock:
             while self._batches and not self._batches[0][1]:
                 self._batches.popleft()
             return self._batches[0][0] if self._batches else None
 
-    def take(self, batch: Batch) -> StoredInstance | None:
-        """The next instance, if it is one of `batch`."""
+    def take(self, batch: Batch[StoredInstance]) -> StoredInstance | None:
+        """Take the next instance if it belongs to `batch`."""
         with self._lock:
             if not self._batches or self._batches[0][0] is not batch or not self._batches[0][1]:
                 return None
             return self._batches[0][1].popleft()
 
-    def leave(self) -> list[StoredInstance]:
-        """Take all that is left."""
+    def take_all(self) -> list[StoredInstance]:
+        """Take all remaining instances."""
         with self._lock:
-            left = [instance for _, instances in self._batches for instance in instances]
+            remaining = [instance for _, instances in self._batches for instance in instances]
             self._batches.clear()
-            return left
+            return remaining
 
 
 class _Opened:
-    """A lane has its first association."""
+    """A thread opened its first association."""
 
 
-class _Over:
-    """A lane has come to its end: of its own accord, or by an error that nobody expected."""
+class _Ended:
+    """A thread ended: `reason` is why its destination failed last, `error` an unexpected exception."""
 
-    def __init__(self, why: str, error: BaseException | None = None) -> None:
-        self.why = why
+    def __init__(self, reason: str, error: BaseException | None = None) -> None:
+        self.reason = reason
         self.error = error
 
 
-_Report = Finished | _Opened | _Over
+_Report = SubOperation | _Opened | _Ended
 
 
 class _Reports:
-    """What the lanes have to say, for the thread of the requester, which `bell` wakes."""
+    """Reports of the sending threads to the thread of the requestor, which `wake_up` wakes."""
 
     def __init__(self) -> None:
-        self.bell = Bell()
-        self._said: deque[_Report] = deque()
+        self.wake_up = WakeUp()
+        self._reports: deque[_Report] = deque()
 
     def put(self, report: _Report) -> None:
-        """Say something, from any thread."""
-        self._said.append(report)
-        self.bell.ring()
+        """Add a report, from any thread."""
+        self._reports.append(report)
+        self.wake_up.wake()
 
     def take(self) -> _Report | None:
-        """What was said first and not taken; None when there is nothing."""
-        return self._said.popleft() if self._said else None
+        """Take the oldest report, None when there is none."""
+        return self._reports.popleft() if self._reports else None
 
 
-class _Lane:
-    """One of the associations, and its thread. It ends when nothing is left, or the destination is not to be had.
+class _SendingThread:
+    """One of the associations, and the thread that sends on it until the queue is empty or the destination given up.
 
-    `vigil` is that of the requester: once it is cancelled nothing begins here. What runs then is stopped by `cancel`.
+    It begins no instance once the operation is cancelled; `cancel` ends what is running.
     """
 
-    def __init__(self, agenda: _Agenda, connect: Connect, vigil: Vigil, reports: _Reports) -> None:
-        self._agenda = agenda
-        self._line = Line(connect)
-        self._asked = vigil.cancellation
-        self._bell = Bell()
-        self._vigil = Vigil(Cancellation(), attending=(self._bell,), grace=vigil.grace)
+    def __init__(self, queue: _InstanceQueue, connect: Connect, wait_context: WaitContext, reports: _Reports) -> None:
+        self._queue = queue
+        self._association = DestinationAssociation(connect)
+        self._operation = wait_context.cancellation
+        self._wake_up = WakeUp()
+        self._wait_context = WaitContext(Cancellation(), wake_up=self._wake_up, grace=wait_context.grace)
         self._reports = reports
         self._thread = threading.Thread(target=self._run, name="pacs-move", daemon=True)
         self._thread.start()
 
     def cancel(self, reason: str) -> None:
         """End the opening of an association at once, and a running sub-operation after its grace."""
-        self._vigil.cancellation.cancel(reason)
-        self._bell.ring()
+        self._wait_context.cancellation.cancel(reason)
+        self._wake_up.wake()
 
     def join(self) -> None:
-        """Wait for the thread's end."""
+        """Wait for the end of the thread."""
         self._thread.join()
-        self._bell.close()
+        self._wake_up.close()
 
     def _run(self) -> None:
         try:
             self._send_all()
-            self._line.close()
-            over = _Over(self._line.why)
-        except BaseException as error:  # it is raised again in the thread of the requester
-            over = _Over("", error)
-        self._reports.put(over)
+            self._association.close()
+            ended = _Ended(self._association.last_failure)
+        except BaseException as error:  # raised again in the thread of the requestor
+            ended = _Ended("", error)
+        self._reports.put(ended)
 
     def _send_all(self) -> None:
         opened = False
-        while not self._line.is_given_up and (batch := self._next_batch()) is not None:
+        while not self._association.is_given_up and (batch := self._next_batch()) is not None:
+            self._association.use(batch.proposals)
             with suppress(DestinationUnreachable, Cancelled):
-                self._line.open(batch, self._vigil)
+                self._association.open(self._wait_context)
                 if not opened:
                     self._reports.put(_Opened())
                     opened = True
@@ -130,82 +145,84 @@ class _Lane:
 
     @property
     def _is_cancelled(self) -> bool:
-        return self._asked.requested or self._vigil.cancellation.requested
+        return self._operation.requested or self._wait_context.cancellation.requested
 
-    def _next_batch(self) -> Batch | None:
-        return None if self._is_cancelled else self._agenda.batch()
+    def _next_batch(self) -> Batch[StoredInstance] | None:
+        return None if self._is_cancelled else self._queue.batch()
 
-    def _send_one(self, batch: Batch) -> None:
-        """Take an instance when there is an association to send it on, so that none fails where another could."""
-        instance = None if self._is_cancelled else self._agenda.take(batch)
+    def _send_one(self, batch: Batch[StoredInstance]) -> None:
+        """Take an instance once an association is open, so that none fails which another association could send."""
+        instance = None if self._is_cancelled else self._queue.take(batch)
         if instance is not None:
-            self._reports.put(timed(instance, partial(self._line.send, instance, self._vigil, nothing)))
+            for finished in send_one(self._association, instance, self._wait_context):
+                if finished is not None:
+                    self._reports.put(finished)
 
 
-class SeveralAssociations:
-    """Carries the sub-operations of a C-MOVE on `count` associations at once, on fewer when there is less to send."""
+class _ParallelAssociations:
+    """The sending threads of one C-MOVE, seen from the thread of the requestor."""
 
-    def __init__(self, instances: Sequence[StoredInstance], connect: Connect, count: int) -> None:
-        self._agenda = _Agenda(instances)
+    def __init__(
+        self, connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, count: int
+    ) -> None:
         self._connect = connect
-        self._count = min(count, len(instances))
-        self._left = len(instances)
+        self._wait_context = wait_context
+        self._count = count
+        self._remaining = len(instances)
+        self._queue = _InstanceQueue(instances)
         self._reports = _Reports()
-        self._lanes: list[_Lane] = []
+        self._threads: list[_SendingThread] = []
 
-    def carry(self, vigil: Vigil, meanwhile: Meanwhile) -> Iterator[Finished]:
-        """Send all instances, told in the order in which they are finished.
-
-        The first association is opened alone: a destination that takes only one may refuse all that come at once. One
-        that is not to be had leaves its share to the others; what is left when none is to be had fails.
-        """
-        self._begin(1, vigil)
-        over, why = 0, ""
-        while over < len(self._lanes):
-            report = self._next(vigil)
-            if isinstance(report, Finished):
+    def send_all(self) -> SubOperations:
+        """Send all instances."""
+        self._start_threads(1)
+        ended, reason = 0, ""
+        while ended < len(self._threads):
+            report = self._next_report()
+            if isinstance(report, SubOperation):
                 yield report
-                meanwhile()
-                self._left -= 1
-                if not self._left:
-                    self._cancel("Everything is sent")  # a lane that still waits for its association is not waited for
+                yield None
+                self._remaining -= 1
+                if not self._remaining:
+                    self._cancel("Everything is sent")  # do not wait for an association that is still being opened
             elif isinstance(report, _Opened):
-                self._begin(self._count, vigil)
+                self._start_threads(self._count)
             elif report.error is not None:
                 raise report.error
             else:
-                over += 1
-                why = report.why or why
-        if not vigil.cancellation.requested:
-            failed = Sent(Outcome.FAILED, comment=why)
-            yield from (Finished(instance, failed, 0.0) for instance in self._agenda.leave())
+                ended += 1
+                reason = report.reason or reason
+        if not self._wait_context.cancellation.requested:
+            unsent = StoreResult(Outcome.FAILED, comment=reason)
+            yield from (SubOperation(instance, unsent, 0.0) for instance in self._queue.take_all())
 
-    def _begin(self, count: int, vigil: Vigil) -> None:
-        """See that there are so many lanes, unless there is a cancel."""
-        while len(self._lanes) < count and not vigil.cancellation.requested:
-            self._lanes.append(_Lane(self._agenda, self._connect, vigil, self._reports))
+    def _start_threads(self, count: int) -> None:
+        """Start threads up to `count`, unless the operation is cancelled."""
+        while len(self._threads) < count and not self._wait_context.cancellation.requested:
+            self._threads.append(_SendingThread(self._queue, self._connect, self._wait_context, self._reports))
 
-    def _next(self, vigil: Vigil) -> _Report:
-        """What a lane says next. The requester is heard meanwhile, and its cancel is passed on to the lanes."""
-        vigil.attend()  # also where the lanes have always something to say, so that nothing is waited for
+    def _next_report(self) -> _Report:
+        """Wait for the next report; meanwhile listen to the requestor and pass its cancel on to the threads."""
+        wait_context = self._wait_context
+        wait_context.process_input()  # also when reports come so fast that nothing is waited for
         while True:
-            reason = vigil.cancellation.reason
+            reason = wait_context.cancellation.reason
             if reason is not None:
                 self._cancel(reason)
             report = self._reports.take()
             if report is not None:
                 return report
-            wait(self._reports.bell.fileno(), select.POLLIN, None, vigil if reason is None else None)
-            self._reports.bell.attend()
+            wait(self._reports.wake_up.fileno(), select.POLLIN, None, wait_context if reason is None else None)
+            self._reports.wake_up.clear()
 
     def _cancel(self, reason: str) -> None:
-        for lane in self._lanes:
-            lane.cancel(reason)
+        for thread in self._threads:
+            thread.cancel(reason)
 
     def close(self) -> None:
-        """Wait for all lanes, which are over but for an error that nobody expected."""
-        self._agenda.leave()
+        """Wait for all threads, which have ended unless there was an unexpected error."""
+        self._queue.take_all()
         self._cancel("The retrieve failed")
-        for lane in self._lanes:
-            lane.join()
-        self._reports.bell.close()
+        for thread in self._threads:
+            thread.join()
+        self._reports.wake_up.close()

@@ -1,7 +1,7 @@
 """C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): one loop over the sub-operations, one place that writes responses."""
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -9,10 +9,9 @@ from pydicom.dataset import Dataset
 from pacs.dicom import identifier
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, Template
-from pacs.dimse.scp.destinations import Carrier, Finished
 from pacs.dimse.scp.operation import Operation, Publish
-from pacs.dimse.scp.store_sender import LOST, Sent
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.scp.store_sender import NO_RESPONSE, StoreResult, SubOperation, SubOperations
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost
 from pacs.observability.events import SubOperationFinished
 from pacs.services.retrieve import Outcome, Retrieval
@@ -22,15 +21,18 @@ FINAL_STATUS = {
     Outcome.WARNING: status.SUBOPERATIONS_WARNING,
     Outcome.FAILED: status.SUBOPERATIONS_FAILED,
 }
-"""The final status by the outcome of the whole (V6)."""
+"""The final status by the outcome of the whole retrieve (V6)."""
+
+COUNTS = ("remaining", "completed", "failed", "warning")
+"""The counts of a Pending response (V6)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How a retrieve keeps its requester informed, and how long it bears with a destination.
+class RetrieveLimits:
+    """How often a retrieve sends Pending responses, and how long a sub-operation may run on after a cancel.
 
-    A Pending response follows every `pending_every` sub-operations, and every `pending_seconds` without one.
-    `cancel_grace` is what the running sub-operation gets after a cancel, in seconds.
+    A Pending response is sent after every `pending_every` sub-operations, and after `pending_seconds` without one.
+    After a cancel the running sub-operation has `cancel_grace` seconds to end.
     """
 
     pending_every: int = 1
@@ -38,67 +40,67 @@ class Patience:
     cancel_grace: float = 5.0
 
 
-COUNTS = ("remaining", "completed", "failed", "warning")
-"""The counts of a Pending response (V6)."""
-
-
 class RetrieveTask:
-    """One C-MOVE or C-GET: runs the sub-operations of a `Retrieval` and reports on them."""
+    """One C-MOVE or C-GET: counts its sub-operations and reports them to the requestor."""
 
-    def __init__(self, operation: Operation, retrieval: Retrieval, patience: Patience, publish: Publish) -> None:
+    def __init__(self, operation: Operation, retrieval: Retrieval, limits: RetrieveLimits, publish: Publish) -> None:
         self._operation = operation
         self._retrieval = retrieval
-        self._patience = patience
+        self._limits = limits
         self._publish = publish
         response = operation.request.response(status.PENDING, remaining=0, completed=0, failed=0, warning=0)
         self._pending_response = Template(response, data_set=False, changing=COUNTS)
         self._since_pending = 0
-        self._why = ""  # the first failure; the others have mostly the same reason
-        self._last_failure: Sent | None = None
-        self._vigil = Vigil(
+        self._first_failure = ""
+        self._last_failure: StoreResult | None = None
+        self.wait_context = WaitContext(
             operation.cancellation,
-            attending=(operation.association,),
-            grace=patience.cancel_grace,
-            every=patience.pending_seconds,
+            sources=(operation.association,),
+            grace=limits.cancel_grace,
+            every=limits.pending_seconds,
             tick=self._pending,
         )
+        """What to look after while a sub-operation waits: the requestor, the cancel, the next Pending response."""
 
-    def run(self, carrier: Carrier) -> None:
-        """Send everything, then the final response. Sub-operations go on after a failure and end with a cancel.
+    def run(self, sub_operations: SubOperations) -> None:
+        """Record each sub-operation as it finishes, then send the final response.
 
-        Raises AssociationLost when the requester is gone: what had not begun is not sent (V11).
+        Sub-operations go on after a failure and end with a cancel. Raises AssociationLost when the requestor is gone:
+        what has not begun is not sent (V11).
         """
         try:
-            for finished in carrier.carry(self._vigil, self._pending_if_due):
-                self._pending_if_due()  # that of the one before, where there was no time for it
-                self._record(finished)
-            self._pending_if_due()
+            with closing(sub_operations):
+                for finished in sub_operations:
+                    self._pending_if_due()
+                    if finished is not None:
+                        self._record(finished)
+                self._pending_if_due()
         finally:
             self._operation.counts = self._counts()
-            carrier.close()
         self._final()
 
-    def _record(self, finished: Finished) -> None:
-        sent = finished.sent
-        self._retrieval.record(finished.instance, sent.outcome)
-        self._tell(finished)
-        if sent.outcome is Outcome.FAILED:
-            self._why = self._why or _reason(sent)
-            self._last_failure = sent
+    def _record(self, finished: SubOperation) -> None:
+        result = finished.result
+        self._retrieval.record(finished.instance, result.outcome)
+        self._report(finished)
+        if result.outcome is Outcome.FAILED:
+            self._first_failure = self._first_failure or _reason(result)
+            self._last_failure = result
         self._since_pending += 1
 
-    def _tell(self, finished: Finished) -> None:
-        instance, sent = finished.instance, finished.sent
+    def _report(self, finished: SubOperation) -> None:
+        """Publish a finished sub-operation."""
+        instance, result = finished.instance, finished.result
         self._publish(
             SubOperationFinished(
                 association=self._operation.association.id,
                 destination=self._operation.destination,
                 sop_class_uid=instance.sop_class_uid,
-                transfer_syntax=sent.transfer_syntax or instance.transfer_syntax,
-                status=sent.status,
+                transfer_syntax=result.transfer_syntax or instance.transfer_syntax,
+                status=result.status,
                 duration=finished.duration,
-                comment=sent.comment,
-                repeated=sent == self._last_failure,
+                comment=result.comment,
+                repeated=result == self._last_failure,
             )
         )
 
@@ -109,28 +111,24 @@ class RetrieveTask:
         return {"completed": retrieval.completed, "failed": len(retrieval.failed), "warning": retrieval.warning}
 
     def _pending_if_due(self) -> None:
-        """The Pending response after every so many sub-operations, none after a cancel (X2).
+        """Send the Pending response that is due after `pending_every` sub-operations; none after a cancel (X2).
 
-        It may be written when the next sub-operation has begun, and counts that one as remaining.
+        The next sub-operation may have begun by then, and counts as remaining.
         """
-        if self._since_pending >= self._patience.pending_every and not self._operation.cancellation.requested:
+        if self._since_pending >= self._limits.pending_every and not self._operation.cancellation.requested:
             self._pending()
 
     def _pending(self) -> None:
-        """A Pending response: all four counts and no Identifier (V6).
-
-        That the requester is gone is no matter here: it has cancelled the operation, and is no failure of what is being
-        sent meanwhile.
-        """
+        """Send a Pending response: all four counts and no Identifier (V6)."""
         self._since_pending = 0
-        self._vigil.touch()
-        with suppress(AssociationLost):
+        self.wait_context.touch()
+        with suppress(AssociationLost):  # a requestor that is gone cancels the operation and fails no sub-operation
             retrieval = self._retrieval
             counts = (retrieval.remaining, retrieval.completed, len(retrieval.failed), retrieval.warning)
             self._operation.respond_pending(self._pending_response.encode(*counts))
 
     def _final(self) -> None:
-        """The final response: counts always, `remaining` with a cancel only, the failed list if there is one (V6)."""
+        """Send the final response: counts, `remaining` only after a cancel, the failed instances if any (V6)."""
         cancelled = self._operation.cancellation.requested
         code = status.CANCEL if cancelled else FINAL_STATUS[self._retrieval.result]
         response = self._response(code, self._retrieval.remaining if cancelled else None)
@@ -149,8 +147,7 @@ class RetrieveTask:
 
     def _comment(self, code: int) -> str:
         failed, total = len(self._retrieval.failed), self._retrieval.total
-        told = failed and code not in (status.PENDING, status.CANCEL)
-        return f"{failed} of {total} failed: {self._why}" if told else ""
+        return f"{failed} of {total} failed: {self._first_failure}" if failed and code != status.CANCEL else ""
 
     def _failed_list(self) -> bytes | None:
         if not self._retrieval.failed:
@@ -160,6 +157,6 @@ class RetrieveTask:
         return identifier.encode(failed, self._operation.context.transfer_syntax)
 
 
-def _reason(sent: Sent) -> str:
-    """Why a sub-operation failed, in our own words: what the peer that was sent to wrote may name a patient."""
-    return sent.comment if sent.status == LOST else f"it was answered {sent.status:04X}"
+def _reason(result: StoreResult) -> str:
+    """Return why a sub-operation failed, without the destination's Error Comment, which may name a patient."""
+    return result.comment if result.status == NO_RESPONSE else f"it was answered {result.status:04X}"

@@ -1,7 +1,10 @@
-"""The C-STORE sub-operations of C-MOVE and C-GET (PS3.4 C.4.2, C.4.3): data sets as they lie, outcomes."""
+"""C-STORE sub-operations on one association (PS3.4 C.4.2, C.4.3): requests, their responses, read-ahead."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Protocol
 
 from pacs.dimse.association.association import Association
 from pacs.dimse.association.proposals import context_for
@@ -9,44 +12,87 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome, RetrieveService
 
-LOST = 0x0110
-"""Stands for the status of a sub-operation that had no response: processing failure (PS3.7 C.5.9)."""
-
-# --- one sub-operation -------------------------------------------------------------------------------------------
-
-
-def nothing() -> None:
-    """What is done meanwhile where there is nothing to do."""
+NO_RESPONSE = 0x0110
+"""The status of a sub-operation that had no response: processing failure (PS3.7 C.5.9)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of one sub-operation: its outcome, the status answered (`LOST` where none was), and why."""
+class StoreResult:
+    """The outcome of a sub-operation, the status of the C-STORE response (or `NO_RESPONSE`), and the reason."""
 
     outcome: Outcome
-    status: int = LOST
+    status: int = NO_RESPONSE
     comment: str = ""
     transfer_syntax: str = ""
 
 
-def _judged(response: Command, transfer_syntax: str) -> Sent:
-    """What the status of a C-STORE response counts as (V5)."""
-    code = response.status
-    if code == status.SUCCESS:
-        counted = Outcome.COMPLETED
-    else:
-        counted = Outcome.WARNING if code in status.STORE_WARNINGS else Outcome.FAILED
-    return Sent(counted, code, response.error_comment or "", transfer_syntax)
+def failed(error: PacsError) -> StoreResult:
+    """Return the result of a sub-operation that had no response because of `error`."""
+    return StoreResult(Outcome.FAILED, comment=error.comment)
+
+
+Sending = Generator[None, None, StoreResult]
+"""A sub-operation that is being sent: pauses once, while its response is due, and returns its result."""
+
+
+class InstanceSender(Protocol):
+    """Sends one instance after the other: a `StoreSender`, or a `DestinationAssociation` that reconnects."""
+
+    def send(
+        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+    ) -> Sending:
+        """Send an instance, and read `following` ahead while its response is due. Raises Cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How the instances of one SOP Class and transfer syntax are sent: in which context, and with which command set."""
+class SubOperation:
+    """A finished sub-operation; `duration` is in seconds."""
+
+    instance: StoredInstance
+    result: StoreResult
+    duration: float
+
+
+SubOperations = Generator[SubOperation | None, None, None]
+"""Sends the instances of a retrieve; begins none after a cancel.
+
+It yields each finished sub-operation, and None whenever a Pending response can be written without delaying anything:
+while the response to a sub-operation is due.
+"""
+
+
+def send_each(sender: InstanceSender, instances: Sequence[StoredInstance], wait_context: WaitContext) -> SubOperations:
+    """Send instances one after the other."""
+    for instance, following in zip_longest(instances, instances[1:]):
+        wait_context.process_input()
+        if wait_context.cancellation.requested:
+            return
+        yield from send_one(sender, instance, wait_context, following)
+
+
+def send_one(
+    sender: InstanceSender, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+) -> SubOperations:
+    """Send one instance."""
+    began = time.monotonic()
+    try:
+        result = yield from sender.send(instance, wait_context, following)
+    except Cancelled as error:  # the grace of the running sub-operation is over
+        result = failed(error)
+    yield SubOperation(instance, result, time.monotonic() - began)
+
+
+# --- one association ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The presentation context and the encoded command for the instances of one SOP Class and transfer syntax."""
 
     context: Context
     command: Template
@@ -54,7 +100,7 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A C-STORE request that can be sent at once: its data set is open, and as much of it read as is written first."""
+    """A C-STORE request that is ready: its data set is open, and the bytes of the first write are read."""
 
     instance: StoredInstance
     message_id: int
@@ -64,17 +110,17 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Unsendable:
-    """An instance that was to be made ready and cannot be sent, and why."""
+    """An instance for which no C-STORE request could be made."""
 
     instance: StoredInstance
-    comment: str
+    result: StoreResult
 
 
 @dataclass(slots=True)
-class Sender:
+class StoreSender:
     """Sends stored instances as C-STORE requests on one association, one after the other.
 
-    `originator` is the AE that asked for a C-MOVE and the Message ID it asked with, None for a C-GET.
+    `originator` is the calling AE title and the Message ID of the C-MOVE, None for a C-GET.
     """
 
     association: Association
@@ -85,52 +131,53 @@ class Sender:
     avoid: int = 0
     """A Message ID not to use: that of the C-GET on the same association."""
     _message_id: int = field(default=0, init=False)
-    _next: _Request | _Unsendable | None = field(default=None, init=False)
-    _ways: dict[tuple[str, str], _Way | None] = field(default_factory=dict, init=False)
+    _ahead: _Request | _Unsendable | None = field(default=None, init=False)
+    _routes: dict[tuple[str, str], _Route | None] = field(default_factory=dict, init=False)
 
-    def send(self, instance: StoredInstance, vigil: Vigil, meanwhile: Callable[[], None] = nothing) -> Sent:
-        """Send one instance and wait for its response; `meanwhile` is called between the two.
+    def send(
+        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+    ) -> Sending:
+        """Send one instance and return its result; read `following` ahead while the response is due.
 
-        An instance for which there is no context, or whose file cannot be read, fails alone. Raises
-        InstanceUnreadable when its file fails in the middle, AssociationLost when the peer is gone, Cancelled when
-        the vigil says so: the association is of no use then.
+        An instance without a presentation context, or whose file cannot be read, fails alone. Raises
+        InstanceUnreadable when its file fails after the first write, AssociationLost when the peer is gone, Cancelled
+        after the grace of a cancel: the association cannot be used any more then.
         """
-        prepared, self._next = self._next, None
-        request = prepared if prepared is not None and prepared.instance is instance else self._prepared(instance)
-        if isinstance(request, _Unsendable):  # nothing was sent of it yet
-            return Sent(Outcome.FAILED, comment=request.comment)
-        self._write(request, vigil)
-        meanwhile()
-        return self._response(request, vigil)
+        ahead, self._ahead = self._ahead, None
+        request = ahead if ahead is not None and ahead.instance is instance else self._prepare(instance)
+        if isinstance(request, _Unsendable):
+            return request.result
+        self._write(request, wait_context)
+        yield
+        if following is not None:
+            self._ahead = self._prepare(following)
+        return self._result(request, wait_context)
 
-    def prepare(self, instance: StoredInstance) -> None:
-        """Make ready the request that will be sent next. What is wrong with it shows when it is to be sent."""
-        self._next = self._prepared(instance)
-
-    def _prepared(self, instance: StoredInstance) -> _Request | _Unsendable:
+    def _prepare(self, instance: StoredInstance) -> _Request | _Unsendable:
         try:
             return self._request(instance)
         except PacsError as error:
-            return _Unsendable(instance, error.comment)
+            return _Unsendable(instance, failed(error))
 
     def _request(self, instance: StoredInstance) -> _Request:
-        """The request that sends an instance. Raises PacsError when it cannot be sent."""
-        way = self._way(instance)
-        if way is None:
+        """Make the C-STORE request for an instance. Raises PacsError when it cannot be sent."""
+        route = self._route(instance)
+        if route is None:
             raise NotSupported("The peer accepted no context to send it in")
         message_id = self._next_message_id()
-        command = way.command.encode(message_id, instance.sop_instance_uid)
-        data = self.retrieve.data(instance, way.context.transfer_syntax)
-        pdus = self.association.prepare(way.context.id, command, data)
-        return _Request(instance, message_id, way.context.transfer_syntax, pdus)
+        command = route.command.encode(message_id, instance.sop_instance_uid)
+        data = self.retrieve.data(instance, route.context.transfer_syntax)
+        pdus = self.association.prepare(route.context.id, command, data)
+        return _Request(instance, message_id, route.context.transfer_syntax, pdus)
 
-    def _way(self, instance: StoredInstance) -> _Way | None:
-        """How instances of this kind are sent, looked up and encoded once."""
-        kind = (instance.sop_class_uid, instance.transfer_syntax)
-        if kind not in self._ways:
+    def _route(self, instance: StoredInstance) -> _Route | None:
+        """Return context and command for an instance, chosen and encoded once for its SOP Class and transfer syntax."""
+        key = (instance.sop_class_uid, instance.transfer_syntax)
+        if key not in self._routes:
             context = context_for(instance, self.association.contexts.values())
-            self._ways[kind] = _Way(context, self._command(instance.sop_class_uid)) if context is not None else None
-        return self._ways[kind]
+            command = self._command(instance.sop_class_uid)
+            self._routes[key] = _Route(context, command) if context is not None else None
+        return self._routes[key]
 
     def _command(self, sop_class_uid: str) -> Template:
         originator = self._move_originator()
@@ -138,14 +185,6 @@ class Sender:
             CommandField.C_STORE, 0, sop_class_uid, affected_sop_instance_uid="", priority=self.priority, **originator
         )
         return Template(command, data_set=True, changing=("message_id", "affected_sop_instance_uid"))
-
-    def _write(self, request: _Request, vigil: Vigil) -> None:
-        try:
-            self.association.send_prepared(request.pdus, vigil=vigil)
-        except (AssociationLost, Cancelled):
-            raise
-        except PacsError as error:  # half a data set is on its way: the association had to be aborted
-            raise InstanceUnreadable(error.comment) from error
 
     def _next_message_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
@@ -159,12 +198,29 @@ class Sender:
         ae_title, message_id = self.originator
         return {"move_originator_ae_title": ae_title, "move_originator_message_id": message_id}
 
-    def _response(self, request: _Request, vigil: Vigil) -> Sent:
-        message = self.association.receive(self.timeout, vigil=vigil)
+    def _write(self, request: _Request, wait_context: WaitContext) -> None:
+        try:
+            self.association.send_prepared(request.pdus, wait_context=wait_context)
+        except (AssociationLost, Cancelled):
+            raise
+        except PacsError as error:  # a part of the data set was sent: the association had to be aborted
+            raise InstanceUnreadable(error.comment) from error
+
+    def _result(self, request: _Request, wait_context: WaitContext) -> StoreResult:
+        """Wait for the response to `request` and return the result it stands for (V5)."""
+        message = self.association.receive(self.timeout, wait_context=wait_context)
         if message is None:
             raise AssociationLost("The destination ended the association")
         response = message.command
         if response.field != CommandField.C_STORE | 0x8000 or response.responding_to != request.message_id:
             self.association.abort()
             raise AssociationLost("The destination answered something else than the C-STORE")
-        return _judged(response, request.transfer_syntax)
+        outcome = _outcome_of(response.status)
+        return StoreResult(outcome, response.status, response.error_comment or "", request.transfer_syntax)
+
+
+def _outcome_of(code: int) -> Outcome:
+    """Return how the status of a C-STORE response counts (V5)."""
+    if code == status.SUCCESS:
+        return Outcome.COMPLETED
+    return Outcome.WARNING if code in status.STORE_WARNINGS else Outcome.FAILED

@@ -1,7 +1,7 @@
 """Requests on an association of ours, one after the other, and the responses to each (PS3.7 8, 9.3, 10.3).
 
 Whoever asks waits in its own thread: for the responses, for what the peer asks meanwhile (the C-STOREs of a C-GET, a
-report of storage commitment), and for a bell that another thread rings.
+report of storage commitment), and for a wake-up from another thread.
 """
 
 import contextlib
@@ -15,9 +15,10 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import RESPONSE, Command, CommandField, Value
 from pacs.dimse.messages.message import Buffer, Message
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import Bell, Vigil
+from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, NotSupported, OutOfResources, PacsError, PeerTimeout, ProtocolViolation
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 LONGEST_DATA_SET = 16 << 20
 """The most bytes of an Identifier that are taken with a response."""
@@ -46,12 +47,12 @@ class Requestor:
         association: Association,
         timeout: float,
         serving: Mapping[int, Serve] | None = None,
-        bell: Bell | None = None,
+        wake_up: WakeUp | None = None,
     ) -> None:
         self.association = association
         self.timeout = timeout
         self._serving = dict(serving or {})
-        self._vigil = Vigil(Cancellation(), attending=(bell,) if bell else ())
+        self._wait_context = WaitContext(Cancellation(), wake_up=wake_up)
         self._last_id = 0
 
     def context(self, sop_class_uid: str) -> Context:
@@ -79,14 +80,14 @@ class Requestor:
         return self._last_id
 
     def listen(self, seconds: float | None = None) -> Message | None:
-        """Wait for the next message: a response, or None when a request was served or the bell has rung.
+        """Wait for the next message: a response, or None when a request was served or `wake_up` was called.
 
         Raises PeerTimeout when nothing came for `seconds` (those of the constructor), AssociationLost when it is over.
         """
         association = self.association
         deadline = time.monotonic() + (self.timeout if seconds is None else max(0.0, seconds))
         is_late = seconds is not None and seconds <= 0
-        if is_late or association.is_idle(deadline, self._vigil):
+        if is_late or association.is_idle(deadline, self._wait_context):
             if time.monotonic() < deadline:
                 return None
             association.abort()

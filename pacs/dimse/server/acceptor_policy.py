@@ -26,7 +26,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from pacs import errors
-from pacs.dicom.levels import MODELS, Operation
+from pacs.dicom.levels import MODELS, DimseOperation
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dimse.upper.user_information import (
@@ -81,7 +81,9 @@ FIND_BYTES = (
 )
 RETRIEVE_BYTES = (("relational", True), ("view", False))
 
-EXTENDED = {uid: FIND_BYTES if model.operation is Operation.FIND else RETRIEVE_BYTES for uid, model in MODELS.items()}
+EXTENDED = {
+    uid: FIND_BYTES if model.operation is DimseOperation.FIND else RETRIEVE_BYTES for uid, model in MODELS.items()
+}
 """SOP Class Extended Negotiation: (what the byte is, whether it is agreed to) by SOP Class."""
 
 

@@ -18,7 +18,7 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.association_slots import Bounds, Places, Share
+from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots, WorkerSlots
 from pacs.errors import AssociationLost, ProtocolViolation, ServerStopping
 from pacs.observability.events import (
     AssociationAccepted,
@@ -29,6 +29,7 @@ from pacs.observability.events import (
 )
 from pacs.services.access import Caller
 from pacs.support.sockets import listening
+from pacs.support.wakeup import WakeUp
 
 Handler = Callable[[Association, Message], None]
 Associate = Callable[..., Association | Rejected]
@@ -65,7 +66,7 @@ class Settings:
     has: Callable[[str, int], bool] = lambda _sop_class_uid, _field: True
     """Whether a SOP Class has the operation of a Command Field."""
     limits: Limits = field(default_factory=Limits)
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: AssociationBounds = field(default_factory=AssociationBounds)
     tls: ssl.SSLContext | None = None
     """How those who call a secure address are answered."""
     associate: Associate = accept
@@ -83,8 +84,8 @@ class _Connection:
 class Server:
     """Accepts associations on some addresses and serves each in a thread of its own.
 
-    Places are counted from an association's request on: what connects and says nothing holds none (P7). It serves
-    alone, or as one of several workers, which share listeners and places.
+    Slots are counted from an association's request on: what connects and says nothing holds none (P7). It serves
+    alone, or as one of several workers, which share listeners and slots.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Server:
     ) -> None:
         self._addresses = tuple(Address(*each) for each in addresses)
         self._settings = settings
-        self._places = Places().of(0)
+        self._slots = AssociationSlots().of(0)
         self._publish = publish
         self._lock = threading.Condition()
         self._listeners: list[socket.socket] = []
@@ -108,7 +109,7 @@ class Server:
         """How many associations there are, those included that are just being accepted."""
         self._threads: set[threading.Thread] = set()
         self._is_draining = False
-        self._bell, self._ring = socket.socketpair()
+        self._wake_up = WakeUp()
         self._accepting: threading.Thread | None = None
 
     # --- for the house ------------------------------------------------------------------------------------------
@@ -124,17 +125,17 @@ class Server:
             raise
         self._ports = _ports(self._listeners)
 
-    def join(self, listeners: Sequence[socket.socket], places: Share) -> None:
-        """Begin to accept as one of several workers, on listeners they share and within places they share."""
+    def join(self, listeners: Sequence[socket.socket], slots: WorkerSlots) -> None:
+        """Begin to accept as one of several workers, on listeners they share and within slots they share."""
         self._listeners, self._ports = list(listeners), _ports(listeners)
-        self._places = places
+        self._slots = slots
         self.start()
 
     def start(self) -> None:
         """Begin to accept. Raises OSError when nobody listens yet and an address cannot be had."""
         if not self._listeners:
             self.listen()
-        self._places.serve(True)
+        self._slots.serve(True)
         self._accepting = threading.Thread(target=self._accept_all, name="pacs-accept", daemon=True)
         self._accepting.start()
 
@@ -174,8 +175,8 @@ class Server:
             if self._is_draining:
                 return
             self._is_draining = True
-            self._places.serve(False)
-        self._ring.send(b"\0")
+            self._slots.serve(False)
+        self._wake_up.wake()
         if self._accepting is not None:
             self._accepting.join()
         self._close_listeners()
@@ -202,12 +203,13 @@ class Server:
     # --- accepting ----------------------------------------------------------------------------------------------
 
     def _close_listeners(self) -> None:
-        for each in (*self._listeners, self._bell, self._ring):
+        for each in self._listeners:
             each.close()
+        self._wake_up.close()
 
     def _accept_all(self) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._bell, selectors.EVENT_READ)
+            selector.register(self._wake_up, selectors.EVENT_READ)
             for listener, address in zip(self._listeners, self._addresses, strict=True):
                 selector.register(listener, selectors.EVENT_READ, address)
             while not self._is_draining:
@@ -246,7 +248,7 @@ class Server:
         Without this, whoever happens to be on a processor gets them all.
         """
         end = time.monotonic() + HESITATION
-        while self._places.is_ahead and time.monotonic() < end:
+        while self._slots.is_ahead and time.monotonic() < end:
             time.sleep(GLANCE)
 
     def _is_unassociated(self, connection: _Connection) -> None:
@@ -260,7 +262,7 @@ class Server:
 
         Each time the oldest of the address that has the most: whoever floods keeps out only itself.
         """
-        while self._unassociated and self._places.has_too_many(MOST_UNASSOCIATED):
+        while self._unassociated and self._slots.has_too_many(MOST_UNASSOCIATED):
             by_address = Counter(each.address[0] for each in self._unassociated.values())
             flooding = max(by_address, key=by_address.__getitem__)
             oldest = next(key for key, each in self._unassociated.items() if each.address[0] == flooding)
@@ -272,15 +274,15 @@ class Server:
         self._unassociated.pop(id(connection), None)
         self._count()
 
-    def _give_back(self, place: int) -> None:
-        """Give back the place of an association that is over, or did not come about; the lock is held."""
+    def _give_back(self, slot: int) -> None:
+        """Give back the slot of an association that is over, or did not come about; the lock is held."""
         self._admitted -= 1
-        self._places.give_back(place)
+        self._slots.give_back(slot)
         self._lock.notify_all()
 
     def _count(self) -> None:
         """Tell the other workers how many connections there are; the lock is held."""
-        self._places.count(len(self._threads), len(self._unassociated))
+        self._slots.count(len(self._threads), len(self._unassociated))
 
     def _forget(self, thread: threading.Thread, connection: _Connection) -> None:
         with self._lock:
@@ -301,14 +303,14 @@ class Server:
             self._forget(threading.current_thread(), connection)
 
     def _associate(self, connection: _Connection) -> tuple[Association, int] | None:
-        """Negotiate: the association and the place it has, None when it does not come about."""
-        settings, places = self._settings, []
+        """Negotiate: the association and the slot it has, None when it does not come about."""
+        settings, slots = self._settings, []
 
         def admit(caller: Caller) -> None:
             with self._lock:
                 if self._is_draining:
                     raise ServerStopping("the server stops")
-                places.append(self._places.take(settings.bounds, caller.address, caller.ae_title))
+                slots.append(self._slots.take(settings.bounds, caller.address, caller.ae_title))
                 self._admitted += 1
 
         found: Association | Rejected | None = None
@@ -327,15 +329,15 @@ class Server:
                 if isinstance(found, Association):
                     self._associations.add(found)
                     self._is_associated(connection)
-                elif places:
-                    self._give_back(places[0])
+                elif slots:
+                    self._give_back(slots[0])
         if isinstance(found, Association):
-            return found, places[0]
+            return found, slots[0]
         self._publish(_rejected_event(found, connection))
         found.close()
         return None
 
-    def _serve(self, association: Association, place: int, connection: _Connection) -> None:
+    def _serve(self, association: Association, slot: int, connection: _Connection) -> None:
         with self._lock:
             stopping = self._is_draining
         self._publish(_accepted_event(association))
@@ -349,10 +351,10 @@ class Server:
             logging.getLogger("pacs").exception("a handler failed, its association is aborted")
         finally:
             association.abort()
-            association.errands.close()
+            association.scp_requests.close()
             with self._lock:
                 self._associations.discard(association)
-                self._give_back(place)
+                self._give_back(slot)
                 self._is_unassociated(connection)
             self._publish(_ended_event(association, counts))
             association.close()
@@ -361,7 +363,7 @@ class Server:
         while (message := self._next(association)) is not None:
             settings, field = self._settings, message.command.field
             if message.command.is_response:
-                if association.errands.answered(message):
+                if association.scp_requests.answered(message):
                     continue
                 return  # to no request of ours: who answers what was not asked cannot be understood
             counts[_name(field)] += 1
@@ -375,8 +377,8 @@ class Server:
                 self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
 
     def _next(self, association: Association) -> Message | None:
-        """The next message, None at the end; our own errands are run until it comes. Raises AssociationLost."""
-        return association.receive(association.errands.run(association, association.limits.idle))
+        """The next message, None at the end; our own requests are sent until it comes. Raises AssociationLost."""
+        return association.receive(association.scp_requests.run(association, association.limits.idle))
 
     def _refuse(self, association: Association, message: Message, code: int, comment: str) -> None:
         association.send(message.context.id, message.command.response(code, error_comment=comment))

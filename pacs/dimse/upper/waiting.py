@@ -1,65 +1,66 @@
-"""Waiting for one socket while keeping an eye on what else may happen: a cancel, another association, a clock."""
+"""Waiting for one socket while other sockets, a wake-up and a timer are served, and while a cancellation may come."""
 
 import select
-import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 
-class Attended(Protocol):
-    """What can be looked after while waiting for something else: an association."""
+class InputSource(Protocol):
+    """A socket whose input is read during a wait for something else: that of an association."""
 
     @property
-    def is_attentive(self) -> bool:
-        """Whether anything that arrives now would be taken in."""
+    def wants_input(self) -> bool:
+        """Whether it would read input that arrives now."""
 
     def fileno(self) -> int:
-        """The socket's file descriptor."""
+        """Return the socket's file descriptor."""
 
-    def attend(self) -> None:
-        """Take in what has arrived, without waiting."""
+    def process_input(self) -> None:
+        """Read what has arrived, without waiting."""
 
 
 @dataclass
-class Vigil:
-    """What a thread looks after while it waits, for as long as one operation runs.
+class WaitContext:
+    """What a thread serves in every wait of one operation.
 
-    `attending` are associations whose C-CANCEL, release or loss must be seen meanwhile: the requester of a C-MOVE.
-    Once `cancellation` is requested, waiting goes on for at most `grace` seconds, and raises Cancelled then.
-    Every `every` seconds without a `touch`, `tick` is called: the Pending response that keeps the requester patient.
+    `sources` are associations whose C-CANCEL, release or loss must be noticed meanwhile, such as that of the C-MOVE
+    requestor. A call of `wake_up.wake()` ends a wait. Once `cancellation` is requested, waits go on for at most `grace`
+    seconds and then raise Cancelled. `tick` is called every `every` seconds without a `touch`: it sends the Pending
+    response that keeps the requestor from timing out.
     """
 
     cancellation: Cancellation
-    attending: Sequence[Attended] = ()
+    sources: Sequence[InputSource] = ()
+    wake_up: WakeUp | None = None
     grace: float = 0.0
     every: float | None = None
     tick: Callable[[], None] | None = None
     _touched: float = field(default_factory=time.monotonic, repr=False)
     _cancelled_at: float | None = field(default=None, repr=False)
 
-    def attend(self) -> None:
-        """Take in what has arrived on the associations attended, which may be the cancel."""
-        for each in self.attending:
-            each.attend()
+    def process_input(self) -> None:
+        """Read what has arrived on the sources, which may be a C-CANCEL."""
+        for each in self.sources:
+            each.process_input()
 
     def touch(self) -> None:
-        """Begin the time to the next tick anew."""
+        """Restart the time to the next tick."""
         self._touched = time.monotonic()
 
     @property
     def tick_due(self) -> float | None:
-        """When the next tick is due, on the monotonic clock; None when there is none, as after a cancel (X2)."""
+        """The time of the next tick, on the monotonic clock; None without one, as after a cancel (X2)."""
         if self.every is None or self.tick is None or self.cancellation.requested:
             return None
         return self._touched + self.every
 
     def tick_if_due(self) -> bool:
-        """Call `tick` when its time has come; whether it had."""
+        """Call `tick` if it is due. Return whether it was."""
         due = self.tick_due
         if due is None or self.tick is None or time.monotonic() < due:
             return False
@@ -67,8 +68,8 @@ class Vigil:
         self.tick()
         return True
 
-    def patience(self, *, graceful: bool) -> float | None:
-        """When waiting ends for the sake of the cancellation, None while nobody asked to stop."""
+    def stop_at(self, *, graceful: bool) -> float | None:
+        """Return when waiting ends because of the cancellation; None while it is not requested."""
         if not self.cancellation.requested:
             return None
         if self._cancelled_at is None:
@@ -76,76 +77,53 @@ class Vigil:
         return self._cancelled_at + (self.grace if graceful else 0.0)
 
 
-class Bell:
-    """Wakes a thread that waits, from another one. To be among what the waiting one attends, or waited for itself."""
-
-    is_attentive = True
-
-    def __init__(self) -> None:
-        self._ear, self._clapper = socket.socketpair()
-        self._ear.setblocking(False)
-        self._clapper.setblocking(False)
-
-    def fileno(self) -> int:
-        """What is readable when the bell was rung and nobody has attended to it."""
-        return self._ear.fileno()
-
-    def ring(self) -> None:
-        """Wake whoever waits, or will wait next. Once rung, ringing again changes nothing."""
-        with suppress(BlockingIOError):
-            self._clapper.send(b"\0")
-
-    def attend(self) -> None:
-        """Let it be silent again."""
-        with suppress(BlockingIOError):
-            self._ear.recv(4096)
-
-    def close(self) -> None:
-        """Give the sockets back, once nobody rings any more."""
-        self._ear.close()
-        self._clapper.close()
-
-
 def wait(
     descriptor: int,
     events: int,
     deadline: float | None,
-    vigil: Vigil | None = None,
+    wait_context: WaitContext | None = None,
     *,
     graceful: bool = True,
     ticking: bool = True,
 ) -> int | None:
-    """Wait until `descriptor` has one of `events` (select.POLLIN, select.POLLOUT), once.
+    """Wait once until `descriptor` has one of `events` (select.POLLIN, select.POLLOUT).
 
-    Returns the events it has; 0 when something else was looked after first, so that the caller looks again; None at
-    `deadline`, a time of the monotonic clock. Raises Cancelled when the vigil says so: after its grace, or at once
-    when not `graceful`. `ticking` says whether the vigil's tick may be called.
+    Returns the events it has; 0 when something else happened first, so that the caller checks again; None at
+    `deadline`, a time of the monotonic clock. Raises Cancelled on a cancellation: after the grace of `wait_context`, or
+    at once when not `graceful`. `ticking` says whether the tick may be called.
     """
-    if vigil is None:
-        return _poll(descriptor, events, (), deadline)
-    if ticking and vigil.tick_if_due():
+    if wait_context is None:
+        return _poll(descriptor, events, None, deadline)
+    if ticking and wait_context.tick_if_due():
         return 0
-    patience = vigil.patience(graceful=graceful)
-    if patience is not None and time.monotonic() >= patience:
-        vigil.cancellation.check()
-    attending = [each for each in vigil.attending if each.is_attentive and each.fileno() != descriptor]
-    until = _earliest(deadline, patience, vigil.tick_due if ticking else None)
-    happened = _poll(descriptor, events, attending, until)
+    stop_at = wait_context.stop_at(graceful=graceful)
+    if stop_at is not None and time.monotonic() >= stop_at:
+        wait_context.cancellation.check()
+    until = _earliest(deadline, stop_at, wait_context.tick_due if ticking else None)
+    happened = _poll(descriptor, events, wait_context, until)
     if happened is None and until != deadline:
         return 0
     return happened
 
 
-def _poll(descriptor: int, events: int, attending: Sequence[Attended], until: float | None) -> int | None:
-    """Wait for the descriptor and the attended, once; what the attended have is taken in."""
+def _poll(descriptor: int, events: int, wait_context: WaitContext | None, until: float | None) -> int | None:
+    """Wait once for the descriptor and those of the context; read the input of its sources."""
     poller = select.poll()
     poller.register(descriptor, events)
-    attended = {each.fileno(): each for each in attending}
-    for each in attended:
+    if wait_context is None:
+        return dict(poller.poll(milliseconds_until(until))).get(descriptor)
+    sources = {each.fileno(): each for each in wait_context.sources if each.wants_input}
+    sources.pop(descriptor, None)
+    for each in sources:
         poller.register(each, select.POLLIN)
+    wake_up = wait_context.wake_up
+    if wake_up is not None:
+        poller.register(wake_up, select.POLLIN)
     ready = dict(poller.poll(milliseconds_until(until)))
-    for each in ready.keys() & attended.keys():
-        attended[each].attend()
+    for each in ready.keys() & sources.keys():
+        sources[each].process_input()
+    if wake_up is not None and wake_up.fileno() in ready:
+        wake_up.clear()
     return ready.get(descriptor, 0) if ready else None
 
 
@@ -154,5 +132,5 @@ def _earliest(*times: float | None) -> float | None:
 
 
 def milliseconds_until(deadline: float | None) -> int | None:
-    """The time to a deadline as `poll` takes it, rounded up: a wait that ends too early would be a busy loop."""
+    """Return the time to a deadline for `poll`, rounded up: a wait that ends too early would be a busy loop."""
     return None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)

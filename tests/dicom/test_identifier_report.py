@@ -6,9 +6,9 @@ import pytest
 
 from pacs.dicom import identifier_report
 from pacs.dicom.identifier import parse_query, parse_retrieve
-from pacs.dicom.identifier_report import Use, differences, kind, meaning
+from pacs.dicom.identifier_report import ElementUse, differences, matching_kind, matching_text
 from pacs.dicom.levels import MODELS
-from pacs.dicom.matching_mode import MANNERS, STRICT, TOLERANT, Negotiated
+from pacs.dicom.matching_mode import MATCHING_MODES, STRICT, TOLERANT, Negotiated
 from pacs.errors import IdentifierError
 from tests.dicom.build import dataset
 
@@ -20,10 +20,10 @@ EVERYTHING = Negotiated(
 DATES = {"StudyDate": "20260101-", "StudyTime": "10-"}
 
 
-def read(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008 - it is frozen
+def read(level="STUDY", model=FIND, mode=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008 - it is frozen
     """The reading of an Identifier; `level` None leaves the level out."""
     stated = {"QueryRetrieveLevel": level} if level else {}
-    return identifier_report.read(dataset("", **stated, **keys), model, manner, negotiated)
+    return identifier_report.make_report(dataset("", **stated, **keys), model, mode, negotiated)
 
 
 def part(path, *words, **keys):
@@ -50,8 +50,8 @@ def part(path, *words, **keys):
 def test_c222_the_kind_of_matching_is_told_and_what_is_compared(keys, path, of_kind, means):
     """By its name in PS3.4 C.2.2.2, with the value in the form in which it is compared."""
     found = part(path, **keys)
-    assert (kind(found), meaning(found)) == (of_kind, means)
-    assert found.use is (Use.RETURNED if of_kind == "universal" else Use.MATCHED)
+    assert (matching_kind(found), matching_text(found)) == (of_kind, means)
+    assert found.use is (ElementUse.RETURNED if of_kind == "universal" else ElementUse.MATCHED)
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,17 @@ def test_c222_the_kind_of_matching_is_told_and_what_is_compared(keys, path, of_k
 )
 def test_what_was_negotiated_is_another_kind_of_matching(keys, path, of_kind):
     """Fuzzy semantic, empty value and combined ranges (PS3.4 C.5)."""
-    assert kind(part(path, negotiated=EVERYTHING, **keys)) == of_kind
+    assert matching_kind(part(path, negotiated=EVERYTHING, **keys)) == of_kind
 
 
 def test_m8_the_keys_of_an_item_are_told_by_their_path():
     """The sequence itself is matched, and behind it what its item asks for."""
     keys = {"RequestAttributesSequence": [{"ScheduledProcedureStepID": "1", "RequestedProcedureID": ""}]}
     found = read("SERIES", **keys).parts
-    told = {each.path.rpartition("Sequence")[2]: (each.use, kind(each)) for each in found}
-    assert told[""] == (Use.MATCHED, "sequence")
-    assert told[".ScheduledProcedureStepID"] == (Use.MATCHED, "single value")
-    assert told[".RequestedProcedureID"] == (Use.RETURNED, "universal")
+    told = {each.path.rpartition("Sequence")[2]: (each.use, matching_kind(each)) for each in found}
+    assert told[""] == (ElementUse.MATCHED, "sequence")
+    assert told[".ScheduledProcedureStepID"] == (ElementUse.MATCHED, "single value")
+    assert told[".RequestedProcedureID"] == (ElementUse.RETURNED, "universal")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_m8_the_keys_of_an_item_are_told_by_their_path():
 def test_k3_f5_why_a_key_is_ignored(keys, path, why):
     """Below the level, not supported, or only in the files."""
     found = part(path, **keys)
-    assert found.use is Use.IGNORED
+    assert found.use is ElementUse.IGNORED
     assert why in found.reason
 
 
@@ -99,16 +99,16 @@ def test_k3_private_keys_say_what_they_lack():
     identifier.add_new(0x00091001, "UN", b"x")
     identifier.add_new(0x000B0010, "LO", "ACME")
     identifier.add_new(0x000B1001, "UN", b"x")
-    found = {each.path: each for each in identifier_report.read(identifier, FIND, TOLERANT, Negotiated()).parts}
+    found = {each.path: each for each in identifier_report.make_report(identifier, FIND, TOLERANT, Negotiated()).parts}
     assert "its creator is not named" in found["(0009,1001)"].reason
     assert "VR that is not known" in found["(000B,1001)"].reason
-    assert found["(000B,0010)"].use is Use.NO_KEY
+    assert found["(000B,0010)"].use is ElementUse.NO_KEY
 
 
 def test_f3_every_key_that_is_refused_is_told_not_only_the_first():
     """The response names one; here is each, with its own reason."""
     found = read(StudyDate="yesterday", StudyTime="noon", StudyInstanceUID="1*")
-    assert {each.path for each in found.parts if each.use is Use.REFUSED} == {
+    assert {each.path for each in found.parts if each.use is ElementUse.REFUSED} == {
         "StudyDate", "StudyTime", "StudyInstanceUID",
     }  # fmt: skip
     assert found.error is not None
@@ -120,15 +120,15 @@ def test_f1_without_a_level_the_keys_are_told_all_the_same():
     found = read(None, PatientID="P1")
     assert found.level is None
     assert found.error.comment == "Missing: QueryRetrieveLevel"
-    assert part("PatientID", None, PatientID="P1").use is Use.MATCHED
+    assert part("PatientID", None, PatientID="P1").use is ElementUse.MATCHED
 
 
 def test_k4_of_a_retrieve_what_has_no_value_selects_nothing():
-    """In the tolerant manner it is ignored; what does not select is refused."""
+    """In the tolerant mode it is ignored; what does not select is refused."""
     found = {each.path: each for each in read(model=MOVE, StudyInstanceUID="1.2", PatientName="", StudyDate="*").parts}
-    assert found["StudyInstanceUID"].use is Use.MATCHED
-    assert found["PatientName"].use is Use.IGNORED
-    assert found["StudyDate"].use is Use.REFUSED
+    assert found["StudyInstanceUID"].use is ElementUse.MATCHED
+    assert found["PatientName"].use is ElementUse.IGNORED
+    assert found["StudyDate"].use is ElementUse.REFUSED
 
 
 IDENTIFIERS = [
@@ -145,64 +145,62 @@ IDENTIFIERS = [
 
 
 @pytest.mark.parametrize("negotiated", [Negotiated(), EVERYTHING], ids=["nothing negotiated", "everything negotiated"])
-@pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)
+@pytest.mark.parametrize("mode", MATCHING_MODES.values(), ids=MATCHING_MODES)
 @pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE", "PATIENT", ""])
 @pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
-def test_what_is_told_is_what_the_parser_makes_of_it(keys, level, manner, negotiated):
+def test_what_is_told_is_what_the_parser_makes_of_it(keys, level, mode, negotiated):
     """The same keys are matched, the same returned, the same ignored, and whatever is refused is told."""
-    found = read(level, FIND, manner, negotiated, **keys)
+    found = read(level, FIND, mode, negotiated, **keys)
     identifier = dataset("", **({"QueryRetrieveLevel": level} if level else {}), **keys)
     if found.error is not None:
         with pytest.raises(IdentifierError) as raised:
-            parse_query(identifier, FIND.root, manner, negotiated)
+            parse_query(identifier, FIND.root, mode, negotiated)
         assert (found.error.comment, found.error.tags) == (raised.value.comment, raised.value.tags)
-        refused = {each.tag for each in found.parts if each.use is Use.REFUSED}
+        refused = {each.tag for each in found.parts if each.use is ElementUse.REFUSED}
         assert set(found.error.tags) & {int(tag) for tag in identifier.keys()} <= refused  # noqa: SIM118
         return
-    query = parse_query(identifier, FIND.root, manner, negotiated)
+    query = parse_query(identifier, FIND.root, mode, negotiated)
     outermost = [each for each in found.parts if "." not in each.path]
     assert found.query == query
-    told = {each.attribute: each.matching for each in outermost if each.use is Use.MATCHED}
+    told = {each.attribute: each.matching for each in outermost if each.use is ElementUse.MATCHED}
     combined = {each: both for both in query.combined for each in (both.date, both.time)}
     if not query.nothing_matches or query.keys or combined:
         assert told == {key.attribute: key.matching for key in query.keys} | combined
-        shown = {each.attribute for each in outermost if each.use in (Use.MATCHED, Use.RETURNED)}
+        shown = {each.attribute for each in outermost if each.use in (ElementUse.MATCHED, ElementUse.RETURNED)}
         assert shown == {each.attribute for each in query.requested}
-    ignored = {each.tag for each in found.parts if each.use is Use.IGNORED and each.path.rpartition(".")[2]}
+    ignored = {each.tag for each in found.parts if each.use is ElementUse.IGNORED and each.path.rpartition(".")[2]}
     assert set(query.ignored) == ignored
 
 
-@pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS)
+@pytest.mark.parametrize("mode", MATCHING_MODES.values(), ids=MATCHING_MODES)
 @pytest.mark.parametrize("level", ["STUDY", "IMAGE"])
 @pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
-def test_what_is_told_of_a_retrieve_is_what_the_parser_makes_of_it(keys, level, manner):
+def test_what_is_told_of_a_retrieve_is_what_the_parser_makes_of_it(keys, level, mode):
     """What selects is matched; nothing else is."""
-    found = read(level, MOVE, manner, **keys)
+    found = read(level, MOVE, mode, **keys)
     identifier = dataset("", QueryRetrieveLevel=level, **keys)
     if found.error is not None:
         with pytest.raises(IdentifierError, match=re.escape(found.error.comment)):
-            parse_retrieve(identifier, MOVE.root, manner)
+            parse_retrieve(identifier, MOVE.root, mode)
         return
-    selection = parse_retrieve(identifier, MOVE.root, manner)
-    told = {each.attribute for each in found.parts if each.use is Use.MATCHED and "." not in each.path}
+    selection = parse_retrieve(identifier, MOVE.root, mode)
+    told = {each.attribute for each in found.parts if each.use is ElementUse.MATCHED and "." not in each.path}
     assert told == {key.attribute for key in selection.query.keys}
 
 
 def test_two_readings_are_compared_key_by_key():
-    """What the strict manner makes of the same Identifier."""
+    """What the strict mode makes of the same Identifier."""
     keys = {"StudyInstanceUID": "", "AccessionNumber": "A\\B", "SeriesInstanceUID": ""}
-    found = differences(read(manner=STRICT, **keys), read(**keys))
+    found = differences(read(mode=STRICT, **keys), read(**keys))
     assert "AccessionNumber is refused (Several values not negotiated: AccessionNumber)" in found
     assert "SeriesInstanceUID is refused (belongs to level SERIES, below the one asked for)" in found
     assert not [each for each in found if "StudyInstanceUID" in each]
 
 
 def test_k2_that_unknown_values_match_is_a_difference():
-    """C.2.2.1.2 holds in the strict manner only."""
+    """C.2.2.1.2 holds in the strict mode only."""
     keys = {"StudyInstanceUID": "", "StudyDate": "20260101"}
-    assert differences(read(manner=STRICT, **keys), read(**keys)) == (
-        "a value that is unknown matches too (C.2.2.1.2)",
-    )
+    assert differences(read(mode=STRICT, **keys), read(**keys)) == ("a value that is unknown matches too (C.2.2.1.2)",)
 
 
 def test_an_identifier_of_thousands_of_elements_is_not_told_in_full():
@@ -210,4 +208,4 @@ def test_an_identifier_of_thousands_of_elements_is_not_told_in_full():
     many = dataset(QueryRetrieveLevel="IMAGE")
     for tag in range(0x00280000, 0x00280000 + 4 * identifier_report.MOST_PARTS):
         many.add_new(tag, "LO", "P1")
-    assert len(identifier_report.read(many, FIND, TOLERANT, Negotiated()).parts) == identifier_report.MOST_PARTS
+    assert len(identifier_report.make_report(many, FIND, TOLERANT, Negotiated()).parts) == identifier_report.MOST_PARTS

@@ -10,13 +10,13 @@ from sqlalchemy import text
 
 from pacs.errors import IndexUnavailable
 from pacs.index.database import Index
-from pacs.index.write_lock import Turns
+from pacs.index.write_lock import WriteLock
 
 HOLDING = """
 import sys
 from pathlib import Path
-from pacs.index.turns import Turns
-with Turns(Path(sys.argv[1])).taken(10) as is_ours:
+from pacs.index.write_lock import WriteLock
+with WriteLock(Path(sys.argv[1])).acquire(10) as is_ours:
     print(is_ours, flush=True)
     sys.stdin.readline()
 """
@@ -50,18 +50,18 @@ def test_a_turn_is_waited_for_until_it_is_given_back(path):
     """And not longer."""
     with another_process(path) as other:
         threading.Timer(0.2, tell, [other]).start()
-        with Turns(path).taken(20) as is_ours:
+        with WriteLock(path).acquire(20) as is_ours:
             assert is_ours
 
 
 def test_a_turn_that_does_not_come_in_time_is_given_up(path):
     """Who gave it up does not stand in the way of those who come later."""
     with another_process(path) as other:
-        with Turns(path).taken(0.1) as is_ours:
+        with WriteLock(path).acquire(0.1) as is_ours:
             assert not is_ours
         tell(other)
     for _ in range(2):
-        with Turns(path).taken(20) as is_ours:
+        with WriteLock(path).acquire(20) as is_ours:
             assert is_ours
 
 
@@ -69,7 +69,7 @@ def test_the_turn_of_a_process_that_dies_is_over(path):
     """The kernel takes it from it."""
     with another_process(path) as other:
         threading.Timer(0.2, other.kill).start()
-        with Turns(path).taken(20) as is_ours:
+        with WriteLock(path).acquire(20) as is_ours:
             assert is_ours
 
 

@@ -9,9 +9,9 @@ from sqlalchemy import event, func, select
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable
 from pacs.index import writer
-from pacs.index.compiled import Fixed
+from pacs.index.compiled import CompiledStatement
 from pacs.index.database import Index
-from pacs.index.group_commit import Gathering
+from pacs.index.group_commit import GroupCommit
 from pacs.index.tables import image
 from tests.index.arrivals import arrival
 
@@ -42,7 +42,7 @@ class Transactions:
 
 def together(transactions: Transactions, works: list) -> list:
     """Let one work begin and the others queue up behind it; what became of each, an error or its result."""
-    gathering = Gathering(transactions.transact)
+    gathering = GroupCommit(transactions.transact)
 
     def run(work):
         try:
@@ -90,7 +90,7 @@ def test_a_lone_one_has_a_transaction_of_its_own():
     """Nobody waits for others to come."""
     transactions = Transactions()
     transactions.go.set()
-    gathering = Gathering(transactions.transact)
+    gathering = GroupCommit(transactions.transact)
     assert [gathering.run(noting(name)) for name in "abc"] == ["a", "b", "c"]
     assert transactions.sizes == [1, 1, 1]
 
@@ -114,7 +114,7 @@ def test_a_database_that_is_gone_is_gone_for_all(failure: BaseException):
     """Nobody is left waiting, and nobody is told of success."""
     transactions = Transactions()
     transactions.failure = failure
-    gathering, caught = Gathering(transactions.transact), []
+    gathering, caught = GroupCommit(transactions.transact), []
 
     def run(name: str) -> None:
         try:
@@ -159,13 +159,13 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
     writer.add(index, arrival(1))
     said: list[str] = []
     event.listen(index._engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
-    first = Fixed.first
+    first = CompiledStatement.first
 
-    def noting(self: Fixed, driver, dialect: str, values):
+    def noting(self: CompiledStatement, driver, dialect: str, values):
         said.append(self._filled(dialect, values)[0])
         return first(self, driver, dialect, values)
 
-    monkeypatch.setattr(Fixed, "first", noting)
+    monkeypatch.setattr(CompiledStatement, "first", noting)
     assert writer.add(index, arrival(2)) == ()
     assert [each.split(" (")[0] for each in said] == ["INSERT INTO image"]
 

@@ -1,6 +1,7 @@
 """The fast way through a data set against the general one: the same header, or the same error."""
 
 import io
+from pathlib import Path
 from struct import pack
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.elements import LONG_VRS, encoding_of
-from pacs.dicom.fast_scan import Plain, Unusual
+from pacs.dicom.fast_scan import FastScan, FastScanUnsupported
 from pacs.dicom.header import _BULK, _SEEN, Header, general_header, read_header
 from pacs.dicom.levels import QueryLevel
-from pacs.dicom.lru_cache import Memory
+from pacs.dicom.lru_cache import LRUCache
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, KEPT
 from pacs.errors import PacsError
 from tests import real_files
+from tests.real_files import CheckFiles
 
 UIDS = {0x00080016: "1.2.840.10008.5.1.4.1.1.2", 0x00080018: "1.2.3", 0x0020000D: "1.2.4", 0x0020000E: "1.2.5"}
 TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UC", "UT")
@@ -138,9 +140,13 @@ def test_mutated_data_sets_have_the_same_header_both_ways(syntax: str, data: st.
     agree(bytes(made), data.draw(st.sampled_from([syntax, syntax, EXPLICIT_LITTLE, sorted(KEPT)[-1]])))
 
 
-@pytest.mark.parametrize("path", real_files.PART10, ids=lambda path: path.name)
-def test_real_files_have_the_same_header_both_ways(path):
-    """Every file of the corpus, whole and cut off, also where its syntax is announced wrongly."""
+def test_fast_and_general_scan_agree_on_real_files(check_files: CheckFiles):
+    """Whole, cut off, padded, and with the wrong transfer syntax."""
+    check_files(check_agreement)
+
+
+def check_agreement(path: Path) -> None:
+    """Check that both scans agree on a file and on damaged copies of it."""
     data, syntax = real_files.data_set(path)
     for content in (data, data[:-1], data[: len(data) // 2], data + b"\0" * 9):
         agree(content, syntax)
@@ -154,8 +160,8 @@ def test_most_real_files_take_the_fast_way():
     for path in real_files.PART10:
         data, syntax = real_files.data_set(path)
         try:
-            Plain(io.BytesIO(data), encoding_of(syntax), _SEEN, _BULK)
-        except Unusual:
+            FastScan(io.BytesIO(data), encoding_of(syntax), _SEEN, _BULK)
+        except FastScanUnsupported:
             continue
         taken += 1
     assert taken > len(real_files.PART10) * 0.7
@@ -172,7 +178,7 @@ def test_a_header_does_not_depend_on_what_was_read_before():
 
 def test_a_memory_is_bounded_in_entries_and_in_bytes():
     """The longest unused go first; what is too large for it is not remembered."""
-    memory: Memory[int, str] = Memory(3, 100)
+    memory: LRUCache[int, str] = LRUCache(3, 100)
     for number in range(3):
         memory.put(number, str(number), 20)
     assert memory.get(0) == "0"

@@ -223,15 +223,15 @@ def test_m17_a_private_attribute_is_returned_in_the_block_it_was_asked_in():
 # --- strange values ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("manner", [TOLERANT, STRICT])
-def test_strange_values_are_returned_as_they_were_stored(manner):
+@pytest.mark.parametrize("mode", [TOLERANT, STRICT])
+def test_strange_values_are_returned_as_they_were_stored(mode):
     """An invalid date, a number that is none and a name with seven components come back byte for byte."""
     strange = {
         "StudyInstanceUID": "1.2", "StudyDate": "00000000", "StudyTime": b"\xff?", "PatientName": "a^b^c^d^e^f^g",
         "NumberOfFrames": "many", "PatientSex": b"\xe9\xe9",
     }  # fmt: skip
     asked = dict.fromkeys([*strange, "SOPInstanceUID"], "")
-    query = ask("IMAGE", manner=manner, negotiated=Negotiated(relational=True), **asked)
+    query = ask("IMAGE", mode=mode, negotiated=Negotiated(relational=True), **asked)
     found = answer(query, dataset(**strange))
     for element in dataset(**strange).values():
         assert found.get_item(element.tag).value.rstrip(b" \0") == element.value

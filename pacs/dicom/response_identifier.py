@@ -28,14 +28,16 @@ from pacs.dicom.dataset import (
 )
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.matching import matching_items
-from pacs.dicom.query import Item, Key, Match, Query, Requested
+from pacs.dicom.query import Key, Match, Query, ReturnKey, SequenceKeys
 
 _TIMEZONE = 0x00080201
 
 
-def respond(match: Match, query: Query, retrieve_ae_title: str, extra: Dataset | None = None) -> Dataset:
+def make_response_identifier(
+    match: Match, query: Query, retrieve_ae_title: str, extra: Dataset | None = None
+) -> Dataset:
     """The answer for one match. `extra` holds the attributes that were read from its file (`Kept.FILE`)."""
-    answer = _Answer(match, query, extra if extra is not None else Dataset())
+    answer = _ResponseIdentifier(match, query, extra if extra is not None else Dataset())
     view = View(Dataset(answer.elements(retrieve_ae_title)), UTF_8)
     terms = charset.choose(list(view.all_texts()), query.character_set)
     written = row_elements.decode(write(view, EXPLICIT_LITTLE, terms or UTF_8))
@@ -44,7 +46,7 @@ def respond(match: Match, query: Query, retrieve_ae_title: str, extra: Dataset |
     return labelled(written, EXPLICIT_LITTLE, terms)
 
 
-class _Answer:
+class _ResponseIdentifier:
     def __init__(self, match: Match, query: Query, extra: Dataset) -> None:
         self._match = match
         self._query = query
@@ -55,14 +57,14 @@ class _Answer:
     def elements(self, retrieve_ae_title: str) -> dict[BaseTag, Element]:
         query = self._query
         levels = (*query.root.above(query.level), query.level)
-        unique = [Requested(by_keyword(level.unique_key)) for level in levels]
+        unique = [ReturnKey(by_keyword(level.unique_key)) for level in levels]
         found = [self._element(each) for each in (*query.requested, *unique)]
         found += _creators(each.attribute for each in query.requested)
         found += self._timezone()
-        found += [raw(*each) for each in stated(query.level, retrieve_ae_title)]
+        found += [raw(*each) for each in constant_elements(query.level, retrieve_ae_title)]
         return {element.tag: element for element in found}
 
-    def _element(self, requested: Requested) -> Element:
+    def _element(self, requested: ReturnKey) -> Element:
         attribute = requested.attribute
         if attribute.kept is Kept.COMPUTED:
             value = computed_value(attribute, self._match.computed.get(attribute.keyword, ()))
@@ -78,7 +80,7 @@ class _Answer:
         return [row.dataset.get_item(_TIMEZONE)]
 
 
-def stated(level: QueryLevel, retrieve_ae_title: str) -> tuple[tuple[int, str, bytes], ...]:
+def constant_elements(level: QueryLevel, retrieve_ae_title: str) -> tuple[tuple[int, str, bytes], ...]:
     """What every answer at a level says besides the entity's own: tag, VR and value."""
     return (
         (0x00080052, "CS", _even(level.name)),
@@ -93,12 +95,16 @@ def computed_value(attribute: Attribute, value: int | tuple[str, ...]) -> bytes:
     return _even(text, b"\0" if attribute.vr == "UI" else b" ")
 
 
-def _returned(requested: Requested, key: Key | None, source: View, unknown_matches: bool) -> Element:
+def _returned(requested: ReturnKey, key: Key | None, source: View, unknown_matches: bool) -> Element:
     """An attribute of a data set as it is answered, in UTF-8; of a sequence the items that match (M8)."""
     attribute = requested.attribute
     if requested.items:
         items = matching_items(key, attribute, source, unknown_matches)
-        nested = {each.attribute: each for each in key.matching.keys} if key and isinstance(key.matching, Item) else {}
+        nested = (
+            {each.attribute: each for each in key.matching.keys}
+            if key and isinstance(key.matching, SequenceKeys)
+            else {}
+        )
         chosen = [_item(requested.items, nested, item, unknown_matches) for item in items]
         return DataElement(BaseTag(attribute.tag), "SQ", Sequence(chosen))
     found = source.element(attribute)
@@ -110,7 +116,7 @@ def _returned(requested: Requested, key: Key | None, source: View, unknown_match
     return raw(attribute.tag, AMBIGUOUS.get(attribute.vr, attribute.vr), b"")
 
 
-def _item(wanted: Iterable[Requested], keys: dict[Attribute, Key], item: View, unknown_matches: bool) -> Dataset:
+def _item(wanted: Iterable[ReturnKey], keys: dict[Attribute, Key], item: View, unknown_matches: bool) -> Dataset:
     found = [_returned(each, keys.get(each.attribute), item, unknown_matches) for each in wanted]
     found += _creators(each.attribute for each in wanted)
     return Dataset({element.tag: element for element in found})

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, event
 
 from pacs.dicom.levels import QueryLevel
 from pacs.index import query_plan, search, writer
-from pacs.index.query_plan import ALONG, WHOLE, place_of
+from pacs.index.query_plan import ALONG, WHOLE, source_of
 from pacs.support.cancellation import Cancellation
 from tests.dicom.build import ask
 from tests.index.arrivals import dataset, fill
@@ -119,7 +119,7 @@ def test_of_a_long_list_of_uids_the_first_part_is_shown(index):
 def test_where_a_key_is_matched_is_told(level, keys, keyword, place):
     """A column, the kept elements, what is computed, or the files."""
     (key,) = [each for each in ask(level, **keys).keys if each.attribute.keyword == keyword]
-    assert place_of(key.attribute, key.matching) == place
+    assert source_of(key.attribute, key.matching) == place
     assert key.attribute.level in QueryLevel
 
 
@@ -143,4 +143,4 @@ def test_where_a_key_is_matched_is_told(level, keys, keyword, place):
 )
 def test_plans_are_told_in_a_few_words(plan, access):
     """Those of SQLite and PostgreSQL alike."""
-    assert query_plan.told(plan) == tuple(access)
+    assert query_plan.describe_plan(plan) == tuple(access)

@@ -1,26 +1,28 @@
-"""Places: counted over all workers, given back for the dead."""
+"""AssociationSlots: counted over all workers, given back for the dead."""
 
 import subprocess
 import sys
 
 import pytest
 
-from pacs.dimse.server.association_slots import Bounds, Places, Share
+from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots, WorkerSlots
 from pacs.errors import TooManyAssociations
 
 
-def take(share: Share, most: int = 100, address: str = "10.0.0.1", ae_title: str = "WS", **bounds: int) -> int | None:
-    """The place an association gets, None where there is none."""
+def take(
+    share: WorkerSlots, most: int = 100, address: str = "10.0.0.1", ae_title: str = "WS", **bounds: int
+) -> int | None:
+    """The slot an association gets, None where there is none."""
     try:
-        return share.take(Bounds(in_all=most, **bounds), address, ae_title)
+        return share.take(AssociationBounds(in_all=most, **bounds), address, ae_title)
     except TooManyAssociations:
         return None
 
 
 def test_there_are_no_more_places_than_all_workers_have_together():
     """Whoever takes them; one that is given back is there for everybody."""
-    places = Places(workers=2)
-    one, two = places.of(0), places.of(1)
+    slots = AssociationSlots(workers=2)
+    one, two = slots.of(0), slots.of(1)
     assert [take(each, 3) for each in (one, two, one, two, one)] == [0, 1, 2, None, None]
     one.give_back(0)
     assert [take(two, 3), take(one, 3)] == [0, None]
@@ -28,8 +30,8 @@ def test_there_are_no_more_places_than_all_workers_have_together():
 
 def test_one_address_and_one_ae_title_have_no_more_than_their_part():
     """In all workers together; what is given back is theirs again, and others are not kept out."""
-    places = Places(workers=2)
-    one, two = places.of(0), places.of(1)
+    slots = AssociationSlots(workers=2)
+    one, two = slots.of(0), slots.of(1)
     here = {"per_address": 2, "per_ae": 3}
     first = take(one, address="10.0.0.1", ae_title="A", **here)
     assert first is not None
@@ -44,14 +46,14 @@ def test_one_address_and_one_ae_title_have_no_more_than_their_part():
 @pytest.mark.parametrize(
     ("bounds", "key"),
     [
-        (Bounds(in_all=1), "limits.associations allows 1"),
-        (Bounds(per_address=1), "limits.associations_per_address allows 1"),
-        (Bounds(per_ae=1), "limits.associations_per_ae allows 1"),
+        (AssociationBounds(in_all=1), "limits.associations allows 1"),
+        (AssociationBounds(per_address=1), "limits.associations_per_address allows 1"),
+        (AssociationBounds(per_ae=1), "limits.associations_per_ae allows 1"),
     ],
 )
 def test_who_gets_no_place_is_told_which_limit_it_was(bounds, key):
     """By the key of the configuration."""
-    share = Places().of(0)
+    share = AssociationSlots().of(0)
     share.take(bounds, "10.0.0.1", "WS")
     with pytest.raises(TooManyAssociations, match=key):
         share.take(bounds, "10.0.0.1", "WS")
@@ -59,22 +61,22 @@ def test_who_gets_no_place_is_told_which_limit_it_was(bounds, key):
 
 def test_what_a_dead_worker_had_taken_is_free_again():
     """And it counts no more among those who serve."""
-    places = Places(workers=2)
-    dead, living = places.of(0), places.of(1)
+    slots = AssociationSlots(workers=2)
+    dead, living = slots.of(0), slots.of(1)
     dead.serve(True)
     assert take(dead, 2) == 0
     assert take(dead, 2) == 1
     living.count(connections=1, unassociated=0)
     assert living.is_ahead
-    places.free(0)
+    slots.free(0)
     assert not living.is_ahead
     assert take(living, 2) == 0
 
 
 def test_who_has_more_connections_than_another_one_that_serves_is_ahead():
     """Who serves nobody yet, or no more, is left out; who is alone is never ahead."""
-    places = Places(workers=3)
-    one, two, _ = shares = [places.of(each) for each in range(3)]
+    slots = AssociationSlots(workers=3)
+    one, two, _ = shares = [slots.of(each) for each in range(3)]
     one.serve(True)
     two.serve(True)
     one.count(connections=2, unassociated=0)
@@ -86,8 +88,8 @@ def test_who_has_more_connections_than_another_one_that_serves_is_ahead():
 
 def test_the_connections_without_an_association_are_those_of_all_workers():
     """When there are too many, those give up some who have more than their part of them."""
-    places = Places(workers=2)
-    one, two = places.of(0), places.of(1)
+    slots = AssociationSlots(workers=2)
+    one, two = slots.of(0), slots.of(1)
     one.count(connections=9, unassociated=9)
     assert not one.has_too_many(10)
     two.count(connections=2, unassociated=2)
@@ -97,18 +99,18 @@ def test_the_connections_without_an_association_are_those_of_all_workers():
 
 DYING = """
 import os, signal
-from pacs.dimse.places import Bounds, Places
-places = Places(workers=2)
+from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots
+slots = AssociationSlots(workers=2)
 holds, told = os.pipe()
 pid = os.fork()
 if pid == 0:
-    with places.guarded():
-        places.of(0).serve(True)
+    with slots.guarded():
+        slots.of(0).serve(True)
         os.write(told, b"!")
         signal.pause()
 os.read(holds, 1)
 os.kill(pid, signal.SIGKILL)
-assert places.of(1).take(Bounds(in_all=5), "10.0.0.1", "WS") == 0
+assert slots.of(1).take(AssociationBounds(in_all=5), "10.0.0.1", "WS") == 0
 os.waitpid(pid, 0)
 """
 

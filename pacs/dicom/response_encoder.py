@@ -1,8 +1,8 @@
-"""The bytes of the Identifiers in Pending responses, put together from the rows as they are kept.
+"""Encodes the Identifiers of Pending C-FIND responses directly from the rows of the index.
 
-A row keeps its elements encoded (`pacs.dicom.row_elements`), so an answer is mostly a choice among them: one walk over
-each row, and no data set in between. What needs more than that, sequences, text beyond ASCII, attributes from files,
-goes the general way, `pacs.dicom.answer.respond`, which says what an answer is; both give the same bytes.
+A row keeps its elements encoded (`pacs.dicom.row_elements`), so the encoder copies the requested elements in one pass
+over each row, without a data set in between. Sequences, text beyond ASCII and attributes from files take the general
+path, `pacs.dicom.response_identifier`, which defines the content of a response. Both give the same bytes.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from struct import Struct
 
 from pydicom import Dataset
 
-from pacs.dicom.answer import computed_value, respond, stated
 from pacs.dicom.attributes import Attribute, Kept, by_keyword
 from pacs.dicom.charset import CUSTOMIZABLE
 from pacs.dicom.dataset import AMBIGUOUS, EXPLICIT_LITTLE, element_head, in_order
@@ -19,6 +18,7 @@ from pacs.dicom.elements import SHORT_VRS, Encoding
 from pacs.dicom.identifier import encode, encoding_of
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Match, Query
+from pacs.dicom.response_identifier import computed_value, constant_elements, make_response_identifier
 
 _TAG, _HEAD, _LONG_LENGTH = Struct("<HH"), Struct("<4s2sH"), Struct("<L")
 _SHORT = frozenset(vr.encode() for vr in SHORT_VRS)
@@ -34,7 +34,7 @@ Placed = list[tuple[int, bytes]]
 """Encoded elements, each with its place in the answer."""
 
 
-class Pending:
+class ResponseEncoder:
     """Makes the Identifiers that answer one query in one transfer syntax.
 
     Raises UndecodableDataSet for a transfer syntax that no Identifier is sent in.
@@ -56,7 +56,7 @@ class Pending:
         """The Identifier for one match; `from_file` has what was read from its file."""
         encoded = self._chosen(match) if self._is_plain and from_file is None else None
         if encoded is None:
-            found = respond(match, self._query, self._retrieve_ae_title, from_file)
+            found = make_response_identifier(match, self._query, self._retrieve_ae_title, from_file)
             encoded = encode(found, self._transfer_syntax)
         return encoded
 
@@ -65,7 +65,9 @@ class Pending:
     def _laid_out(self) -> Iterator[bytes]:
         """What stands at each place of an answer where a row has nothing for it, by tag; notes what goes where."""
         attributes = {each.tag: each for each in _answered(self._query)}
-        same_in_all = {tag: (vr, value) for tag, vr, value in stated(self._query.level, self._retrieve_ae_title)}
+        same_in_all = {
+            tag: (vr, value) for tag, vr, value in constant_elements(self._query.level, self._retrieve_ae_title)
+        }
         for place, tag in enumerate(sorted(attributes.keys() | same_in_all.keys())):
             if tag in same_in_all:
                 vr, value = same_in_all[tag]

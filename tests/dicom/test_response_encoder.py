@@ -10,11 +10,12 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from pacs.dicom import identifier, pending
+from pacs.dicom import identifier, response_encoder
 from pacs.dicom.attributes import COLUMNS, COMPUTED, ROWS
 from pacs.dicom.levels import QueryLevel, Root
-from pacs.dicom.pending import Pending
 from pacs.dicom.query import Match
+from pacs.dicom.response_encoder import ResponseEncoder
+from pacs.dicom.response_identifier import make_response_identifier
 from tests.dicom.build import STRUCT, ask, dataset, rows
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -30,7 +31,7 @@ COMPUTED_VALUES = st.one_of(st.integers(0, 10**6), st.lists(st.sampled_from(["CT
 
 def general(match, query, syntax):
     """What the general way writes."""
-    return identifier.encode(identifier.respond(match, query, "PACS"), syntax)
+    return identifier.encode(make_response_identifier(match, query, "PACS"), syntax)
 
 
 def matched(query, stored, **computed):
@@ -74,7 +75,7 @@ def questions(draw):
 def test_f6_an_answer_from_rows_is_the_general_one_byte_by_byte(syntax, question):
     """Whatever was stored and asked for, in every transfer syntax, the first time and from what is remembered."""
     query, match = question
-    answers = Pending(query, "PACS", syntax)
+    answers = ResponseEncoder(query, "PACS", syntax)
     expected = general(match, query, syntax)
     assert answers.identifier(match) == expected
     assert answers.identifier(match) == expected
@@ -90,7 +91,7 @@ STORED = UNIQUE | {
 def test_f6_an_answer_is_what_pydicom_writes(syntax):
     """Read by pydicom, every value converted, and written again by pydicom: the same bytes."""
     query = ask("IMAGE", **dict.fromkeys(STORED, "") | {"Rows": 0, "PatientBirthDate": "", "StudyDescription": ""})
-    encoded = Pending(query, "PACS", syntax).identifier(matched(query, dataset(**STORED)))
+    encoded = ResponseEncoder(query, "PACS", syntax).identifier(matched(query, dataset(**STORED)))
     read = read_dataset(BytesIO(encoded), syntax == IMPLICIT, syntax != BIG)
     assert {each.keyword for each in read} >= STORED.keys()
     assert read.Rows == 512
@@ -106,20 +107,22 @@ def test_f6_plain_answers_never_become_a_data_set(monkeypatch):
 
     def noted(*args):
         ways.append("general")
-        return identifier.respond(*args)
+        return make_response_identifier(*args)
 
-    monkeypatch.setattr(pending, "respond", noted)
+    monkeypatch.setattr(response_encoder, "make_response_identifier", noted)
     plain = ask("IMAGE", **dict.fromkeys(STORED, "") | {"Rows": 0})
-    Pending(plain, "PACS", IMPLICIT).identifier(matched(plain, dataset(**STORED)))
+    ResponseEncoder(plain, "PACS", IMPLICIT).identifier(matched(plain, dataset(**STORED)))
     assert ways == []
-    Pending(plain, "PACS", IMPLICIT).identifier(matched(plain, dataset("ISO_IR 100", **STORED | {"StudyID": "Ä"})))
+    ResponseEncoder(plain, "PACS", IMPLICIT).identifier(
+        matched(plain, dataset("ISO_IR 100", **STORED | {"StudyID": "Ä"}))
+    )
     assert ways == ["general"]
 
 
 def test_neighbours_that_share_a_row_have_their_own_values():
     """What is remembered of one series is not answered for the next."""
     query = ask("SERIES", SeriesInstanceUID="", Modality="", PatientName="")
-    answers = Pending(query, "PACS", EXPLICIT)
+    answers = ResponseEncoder(query, "PACS", EXPLICIT)
     for modality in ("CT", "MR", "CT"):
         stored = dataset(**STORED | {"Modality": modality})
         assert answers.identifier(matched(query, stored)) == general(matched(query, stored), query, EXPLICIT)

@@ -1,11 +1,17 @@
 """Memory for small objects on their way in."""
 
+import resource
 import subprocess
 import sys
 
+import pytest
+
+from pacs.errors import StorageUnavailable
+from pacs.files.buffer_pool import SMALL, Scratch
+
 FORKED = """
 import os
-from pacs.files.scratch import SCRATCHES
+from pacs.files.buffer_pool import SCRATCHES
 
 SCRATCHES.give_back(SCRATCHES.take())
 told, tell = os.pipe()
@@ -26,3 +32,17 @@ def test_what_was_at_rest_before_a_fork_is_shared_by_nobody_after_it():
     """A supervisor that has replayed a journal leaves memory at rest, and each of its workers takes it into use."""
     ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=30, check=True)
     assert ran.stdout == "ours..\n"
+
+
+def test_memory_that_the_system_refuses_is_an_error_of_the_store():
+    """A buffer that cannot grow raises StorageUnavailable, not OSError, and keeps what it has."""
+    buffer, more = Scratch(), bytes(SMALL)
+    buffer.append(b"x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+    try:
+        with pytest.raises(StorageUnavailable):
+            buffer.append(more)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert buffer.content == b"x"

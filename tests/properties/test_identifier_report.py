@@ -10,9 +10,9 @@ from pydicom.tag import BaseTag
 from pacs.dicom.dataset import raw
 from pacs.dicom.elements import LONG_VRS, SHORT_VRS
 from pacs.dicom.identifier import parse_query, parse_retrieve
-from pacs.dicom.identifier_report import differences, kind, meaning, read
-from pacs.dicom.levels import MODELS, Operation
-from pacs.dicom.matching_mode import MANNERS, Negotiated
+from pacs.dicom.identifier_report import differences, make_report, matching_kind, matching_text
+from pacs.dicom.levels import MODELS, DimseOperation
+from pacs.dicom.matching_mode import MATCHING_MODES, Negotiated
 from pacs.errors import IdentifierError
 
 TAGS = [
@@ -34,25 +34,31 @@ switches = st.builds(Negotiated, *[st.booleans()] * len(Negotiated.__dataclass_f
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.lists(elements, max_size=8), levels, st.sampled_from(sorted(MODELS)), st.sampled_from(sorted(MANNERS)), switches
+    st.lists(elements, max_size=8),
+    levels,
+    st.sampled_from(sorted(MODELS)),
+    st.sampled_from(sorted(MATCHING_MODES)),
+    switches,
 )
 def test_any_identifier_can_be_told(
-    asked: list[tuple[int, str, bytes]], level: bytes, model: str, manner: str, negotiated: Negotiated
+    asked: list[tuple[int, str, bytes]], level: bytes, model: str, mode: str, negotiated: Negotiated
 ) -> None:
     """The parser says the same, and nothing is raised on the way to words."""
     identifier = Dataset({BaseTag(tag): raw(tag, vr, value) for tag, vr, value in asked})
     identifier[0x00080052] = raw(0x00080052, "CS", level)
-    found = read(identifier, MODELS[model], MANNERS[manner], negotiated)
-    assert (found.query, _comment(found.error)) == _parsed(identifier, model, manner, negotiated)
-    assert all(isinstance(text, str) for part in found.parts for text in (kind(part), meaning(part), part.asked))
-    for other in MANNERS.values():
-        assert isinstance(differences(found, read(identifier, MODELS[model], other, negotiated)), tuple)
+    found = make_report(identifier, MODELS[model], MATCHING_MODES[mode], negotiated)
+    assert (found.query, _comment(found.error)) == _parsed(identifier, model, mode, negotiated)
+    assert all(
+        isinstance(text, str) for part in found.parts for text in (matching_kind(part), matching_text(part), part.asked)
+    )
+    for other in MATCHING_MODES.values():
+        assert isinstance(differences(found, make_report(identifier, MODELS[model], other, negotiated)), tuple)
 
 
-def _parsed(identifier: Dataset, model: str, manner: str, negotiated: Negotiated) -> tuple[Any, str]:
-    how = identifier, MODELS[model].root, MANNERS[manner], negotiated
+def _parsed(identifier: Dataset, model: str, mode: str, negotiated: Negotiated) -> tuple[Any, str]:
+    how = identifier, MODELS[model].root, MATCHING_MODES[mode], negotiated
     try:
-        if MODELS[model].operation is Operation.FIND:
+        if MODELS[model].operation is DimseOperation.FIND:
             return parse_query(*how), ""
         return parse_retrieve(*how).query, ""
     except IdentifierError as error:
