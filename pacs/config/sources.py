@@ -163,5 +163,5 @@ def _json(name: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name}: expected a JSON list of the values or tables as in config.toml ({error})"
+            f"{name}: expected a JSON list ({error})"
         ) from error

@@ -99,7 +99,7 @@ def test_a_bad_file_changes_nothing_and_the_log_says_what_is_wrong_with_it(tmp_p
     with configured(tmp_path, PEERS_ONLY + FRIEND) as server:
         for bad, why in (
             ("[access", "is not TOML"),
-            (BASE + "[limits.x]\n", "there is no such key"),
+            (BASE + "[limits.x]\n", "unknown key"),
             (BASE.replace("0.5", "-1"), "limits.drain_seconds = -1"),
             (BASE + '[tls]\nca = "nobody.pem"\n' + FRIEND + "tls = true\n", "cannot be read"),
         ):

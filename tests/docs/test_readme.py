@@ -59,7 +59,7 @@ def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
         ready = re.fullmatch(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n", shell.stdout.readline())
         assert ready, "the server did not say that it is ready"
         run(f"{sys.executable}", "-m", "pynetdicom", "echoscu", "127.0.0.1", ready[1])
-        assert re.fullmatch(r"pacs answers http://127\.0\.0\.1:\d+/healthz.*\n", shell.stdout.readline())
+        assert re.fullmatch(r"pacs serves http://127\.0\.0\.1:\d+/healthz.*\n", shell.stdout.readline())
         os.killpg(shell.pid, signal.SIGTERM)
         assert shell.communicate(timeout=30)[0] == "ended with 0\n"
     finally:
@@ -145,7 +145,7 @@ def test_every_pacs_line_of_the_readme_does_what_it_says(tmp_path, monkeypatch):
         result = CliRunner().invoke(main, here)
         assert result.exit_code == 0, (here, result.output)
         shown += result.stdout
-    assert "2 stored, 0 known already, 0 refused" in shown
+    assert "2 stored, 0 already stored, 0 refused" in shown
     assert "ALLISON^ANN" in shown
     assert [peer.ae_title for peer in load(None, {}).peers] == ["STORE_SCP"]
 
