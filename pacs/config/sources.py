@@ -162,6 +162,4 @@ def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigurationError(
-            f"{name}: expected a JSON list ({error})"
-        ) from error
+        raise ConfigurationError(f"{name}: expected a JSON list ({error})") from error

@@ -137,7 +137,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
 @pytest.mark.parametrize("name", ["nobody", "../config", "scenarios/strict-a900"])
 def test_what_is_neither_a_file_nor_a_preset_says_where_the_presets_are(name):
     """No path leads to a preset."""
-    with pytest.raises(ConfigurationError, match="no scenario file or preset .*; run `pacs serve --scenario list`"):
+    with pytest.raises(ConfigurationError, match=r"no scenario file or preset .*; run `pacs serve --scenario list`"):
         load_scenario(name)
 
 
