@@ -15,12 +15,13 @@ from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association import association
 from pacs.dimse.association.establishment import Protection
-from pacs.dimse.scp.event_reports import Reporter
-from pacs.dimse.scp.explain_hook import Explaining, statuses
+from pacs.dimse.scp.association_access import AssociationAccess, credentials
+from pacs.dimse.scp.association_events import AssociationEvents
+from pacs.dimse.scp.event_reports import EventReporter
+from pacs.dimse.scp.explain_hook import ExplainHook, statuses
 from pacs.dimse.scp.fault_hook import Interposes, Nothing
 from pacs.dimse.scp.handlers import Explain, Handlers
 from pacs.dimse.scp.retrieve_task import RetrieveLimits
-from pacs.dimse.scp.user_identity import credentials
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, WorkerSlots
 from pacs.dimse.server.server import Address, Server, Settings
@@ -111,7 +112,7 @@ class Archive:
         self._recovery = Recovery(self.index, self.files, folder / "running", publish)
         self._addresses = addresses_of(config)
         nobody = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))  # who only looks into the archive needs no keys
-        self._server = Server(self._addresses, nobody, publish=self.oversight.publish)
+        self._server = Server(self._addresses, nobody, observer=AssociationEvents(self.oversight.publish))
         self._protections: Mapping[str, Protection | None] = {}
         self._to_ourselves: Protection | None = None
         self._web_tls: ssl.SSLContext | None = None
@@ -383,7 +384,7 @@ class Archive:
         """What notes the requests that are to be explained, None where none are."""
         if not self.peers.explains_any:
             return None
-        return Explaining(self.explainer, lambda: self.peers, self.explanations.keep).note
+        return ExplainHook(self.explainer, lambda: self.access, self.explanations.keep).note
 
     def _destination(self, title: str) -> Peer:
         """A peer as it is configured now. Raises UnknownDestination."""
@@ -392,9 +393,9 @@ class Archive:
     def _is_peer(self, title: str) -> bool:
         return self.peers.find(title) is not None
 
-    def _commitment_reporter(self) -> Reporter:
+    def _commitment_reporter(self) -> EventReporter:
         config = self.config
-        return Reporter(
+        return EventReporter(
             self.commitments,
             self._destination,
             self.events.publish,
@@ -409,7 +410,7 @@ class Archive:
             return users.identify(credentials(identity) if identity is not None else None)
 
         return AcceptorPolicy(
-            access=self.access,
+            access=AssociationAccess(self.access),
             transfer_syntaxes=KEPT,
             order_for=self.peers.transfer_syntaxes_of,
             unknown_sop_classes=config.storage.unknown_sop_classes,
@@ -481,8 +482,8 @@ def _rules(config: Config) -> Rules:
     access = config.access
     return Rules(
         titles=(config.server.ae_title, *config.server.aliases),
-        by_any_title=access.called_ae == "any",
-        anybody=access.callers == "anyone",
+        any_called_title=access.called_ae == "any",
+        any_caller=access.callers == "anyone",
         rights=frozenset(map(Right, access.services)),
     )
 

@@ -214,7 +214,7 @@ class AmbiguousSeries(PacsError):
 
     def __init__(self, candidates: Iterable[Any]) -> None:
         self.candidates = tuple(candidates)
-        super().__init__(f"{len(self.candidates)} series match: name one more key")
+        super().__init__(f"{len(self.candidates)} series match: add another key")
 
     def __str__(self) -> str:
         listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED]]

@@ -87,7 +87,7 @@ def explain(
 
 
 def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
-    return MATCHING_MODES[name] if name else archive.peers.matching_mode_of(peer)
+    return MATCHING_MODES[name] if name else archive.access.principal(peer).matching_mode
 
 
 def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
@@ -106,12 +106,14 @@ def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
 def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[str, int]]:
     """Count the matches; if there are none, also the matches without each of the keys."""
     from pacs.dicom.identifier import parse_query, parse_retrieve
+    from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
     from pacs.services.explaining import without_each
     from pacs.support.cancellation import Cancellation
 
     how = asked.dataset, asked.model.root, asked.manner, asked.negotiated
     if asked.model.operation is not DimseOperation.FIND:
-        return {"instances": archive.retrieves.select(parse_retrieve(*how), Cancellation()).total}, {}
+        retrieval = archive.retrieves.select(parse_retrieve(*how), Cancellation(), MAX_SUBOPERATIONS)
+        return {"instances": retrieval.total}, {}
     query = parse_query(*how)
     matches = sum(1 for _ in archive.queries.answers(query, Cancellation()))
     is_puzzling = not matches and not query.nothing_matches

@@ -1,13 +1,13 @@
-"""A client for DICOM archives: ask, find, send and retrieve, each by one call.
+"""A client for DICOM archives: verify, query, send and retrieve with one call each.
 
     from pacs import client
 
     for match in client.find("PACS@127.0.0.1:11112", {"PatientName": "DOE*", "StudyInstanceUID": ""}):
         client.move_and_store("PACS@127.0.0.1:11112", {"StudyInstanceUID": match.StudyInstanceUID}, to="downloads")
 
-A peer is a `Peer`, or a text like "PACS@127.0.0.1:11112". An identifier is a mapping of keywords, or a pydicom data
-set; its level is inferred from its keys where none is given. Every wait has a deadline (`Deadlines`), and every failure
-is a `pacs.errors.PacsError` that says what happened. Nothing of the archive itself is loaded.
+A peer is a `Peer` or a text like "PACS@127.0.0.1:11112". An identifier is a mapping of keywords or a pydicom data set;
+without an explicit level, the level follows from its keys. Every wait has a deadline (`Deadlines`). Every failure
+raises a `pacs.errors.PacsError` that says what happened. No part of the archive server is imported.
 """
 
 from pacs.client.committing import commit

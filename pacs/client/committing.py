@@ -1,4 +1,4 @@
-"""`commit`: ask a peer to answer for instances, and wait for its report (PS3.4 Annex J, Push Model)."""
+"""`commit`: request storage commitment and wait for the report (PS3.4 Annex J, Push Model)."""
 
 import os
 import threading
@@ -14,11 +14,12 @@ from pydicom import Dataset
 from pacs.client.outcomes import Committed
 from pacs.client.peer import Deadlines, Peer, associate, peer_of
 from pacs.client.receive.receiver import Handler, Listener
-from pacs.client.receive.senders import Door, Senders, listening_for
+from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
 from pacs.client.sources import sources_of
 from pacs.client.status_errors import check
 from pacs.dicom.commitment import (
     BYTES_PER_REFERENCE,
+    REQUEST_STORAGE_COMMITMENT,
     CommitmentReport,
     CommitmentRequest,
     Failure,
@@ -27,6 +28,8 @@ from pacs.dicom.commitment import (
     encode_request,
     parse_report,
 )
+from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dicom.values import is_uid
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
@@ -34,20 +37,14 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Requestor
-from pacs.dimse.server.acceptor_policy import (
-    REQUEST_STORAGE_COMMITMENT,
-    SERVICE_SYNTAXES,
-    STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE,
-)
 from pacs.errors import AssociationLost, InvalidArgument, PacsError, PeerTimeout
 from pacs.support.wakeup import WakeUp
 
 Committable = Reference | tuple[str, str] | Dataset | Path | str
-"""An instance by its SOP Class and SOP Instance UID, or as what `store` takes: a data set, a file, a folder."""
+"""An instance by its SOP Class and SOP Instance UID, or as in `store`: a data set, a file, or a folder."""
 
-BYTES_BESIDE = 4096
-"""What a report may take beside its references."""
+REPORT_OVERHEAD_BYTES = 4096
+"""Maximum size of a report without its references."""
 
 
 def commit(
@@ -60,34 +57,34 @@ def commit(
     port: int = 0,
     senders: Senders = "peer",
 ) -> Committed:
-    """Ask a peer to commit to instances, and wait for at most `timeout` seconds for its report.
+    """Request storage commitment from a peer and wait at most `timeout` seconds for its report.
 
-    The report may come on the association of the request; with `port` also on one that the peer opens to us there,
-    where it has our `ae_title` (the calling AE title where None) listed: `host` and `senders` are those of
-    `move_and_store`. What the report does not name has failed.
+    The report may arrive on the association of the request. With `port`, it may also arrive on a new association to
+    that port, if the peer has our `ae_title` (the calling AE title if None) configured; `host` and `senders` are those
+    of `move_and_store`. A reference that the report does not name has failed.
 
-    Raises InvalidArgument for what is no instance, DestinationUnreachable, NotSupported where the peer does not do
-    storage commitment, OperationFailed where it refuses the request, PeerTimeout without a report in time, and
-    AssociationLost where the association ends before it and we listen nowhere.
+    Raises InvalidArgument for an argument that is no instance, DestinationUnreachable, NotSupported if the peer does
+    not support storage commitment, OperationFailed if it refuses the request, PeerTimeout if no report arrives in time,
+    and AssociationLost if the association ends before the report and no port is open.
     """
     peer = peer_of(peer)
     if ae_title is not None:
         peer = replace(peer, calling_ae_title=ae_title)
     request = CommitmentRequest(f"2.25.{uuid.uuid4().int}", tuple(dict.fromkeys(_references(what))))
     if not request.references:
-        raise InvalidArgument("There is no instance to commit to")
+        raise InvalidArgument("There is no instance to commit")
     with ExitStack() as stack:
-        reports = _Reports(request, stack.enter_context(WakeUp()))
+        receiver = _ReportReceiver(request, stack.enter_context(WakeUp()))
         if port:
-            hosts = listening_for(peer, senders, host, port)
-            door = Door.of(peer, senders, peer.calling_ae_title)
-            stack.enter_context(reports.listener(hosts, port, door, peer.deadlines))
-        report = _reported(peer, request, reports, timeout, listens=bool(port))
-    return _reconciled(request, report)
+            hosts = listen_addresses(peer, senders, host, port)
+            sender_filter = SenderFilter.of(peer, senders, peer.calling_ae_title)
+            stack.enter_context(receiver.listener(hosts, port, sender_filter, peer.deadlines))
+        report = _request_report(peer, request, receiver, timeout, listens=bool(port))
+    return _committed(request, report)
 
 
-def _reconciled(request: CommitmentRequest, report: CommitmentReport) -> Committed:
-    """What a report says of the references of its request: of each one thing, and nothing of others."""
+def _committed(request: CommitmentRequest, report: CommitmentReport) -> Committed:
+    """Return the result for each reference of the request; ignore others in the report."""
     failed = {failure.reference: failure for failure in reversed(report.failed)}
     committed = set(report.committed) - failed.keys()
     named = committed | failed.keys()
@@ -101,11 +98,11 @@ def _reconciled(request: CommitmentRequest, report: CommitmentReport) -> Committ
 
 
 def _references(what: object) -> Iterator[Reference]:
-    """The references of all that is named. Raises InvalidArgument."""
+    """Yield the references of all items. Raises InvalidArgument."""
     if isinstance(what, Dataset | str | os.PathLike):
         found = sources_of([what if isinstance(what, Dataset) else Path(what)])
         if found.refused:
-            raise InvalidArgument(f"{found.refused[0].what} is no instance: {found.refused[0].comment}")
+            raise InvalidArgument(f"{found.refused[0].what} is not an instance: {found.refused[0].comment}")
         yield from (Reference(each.sop_class_uid, each.sop_instance_uid) for each in found.instances)
     elif isinstance(what, tuple) and len(what) == 2 and all(isinstance(each, str) and is_uid(each) for each in what):
         yield Reference(*what)
@@ -113,37 +110,39 @@ def _references(what: object) -> Iterator[Reference]:
         for each in what:
             yield from _references(each)
     else:
-        raise InvalidArgument(f"References, data sets and files can be committed, not a {type(what).__name__}")
+        raise InvalidArgument(f"Only references, data sets and files can be committed, not a {type(what).__name__}")
 
 
-class _Reports:
-    """Takes reports in, on whatever association they come, and keeps the one to our request."""
+class _ReportReceiver:
+    """Receives reports on any association and keeps the one for our request."""
 
     def __init__(self, request: CommitmentRequest, wake_up: WakeUp) -> None:
         self.wake_up = wake_up
         self._request = request
-        self._has_come = threading.Event()
+        self._has_report = threading.Event()
         self.report: CommitmentReport | None = None
 
-    def listener(self, hosts: Sequence[str], port: int, door: Door, deadlines: Deadlines) -> Listener:
-        """What listens for a peer that reports on an association of its own, as SCP of Storage Commitment."""
+    def listener(self, hosts: Sequence[str], port: int, sender_filter: SenderFilter, deadlines: Deadlines) -> Listener:
+        """Return a listener for associations on which the peer reports as SCP of Storage Commitment."""
         handlers: dict[int, Handler] = {CommandField.N_EVENT_REPORT: self.take}
         ours = (STORAGE_COMMITMENT,)
-        return Listener(hosts, port, handlers, door=door, deadlines=deadlines, services=ours, peers_provide=ours)
+        return Listener(
+            hosts, port, handlers, sender_filter=sender_filter, deadlines=deadlines, services=ours, peers_provide=ours
+        )
 
     def take(self, association: Association, message: Message) -> None:
-        """Answer an N-EVENT-REPORT: one that is not for this request is left to be sent again, to somebody else."""
-        report = self._parsed(message)
-        code = _NOT_OURS if report is None else status.SUCCESS
+        """Answer an N-EVENT-REPORT. A report for another request is refused, so that the peer sends it again later."""
+        report = self._parse(message)
+        code = _OTHER_REQUEST if report is None else status.SUCCESS
         association.send(message.context.id, message.command.response(code))
         if report is not None:
             self.report = report
-            self._has_come.set()
+            self._has_report.set()
             self.wake_up.wake()
 
-    def _parsed(self, message: Message) -> CommitmentReport | None:
-        """The report to our request, None for another or none at all. Raises AssociationLost."""
-        longest = 2 * len(self._request.references) * BYTES_PER_REFERENCE + BYTES_BESIDE
+    def _parse(self, message: Message) -> CommitmentReport | None:
+        """Return the report for our request, None for any other message. Raises AssociationLost."""
+        longest = 2 * len(self._request.references) * BYTES_PER_REFERENCE + REPORT_OVERHEAD_BYTES
         try:
             return parse_report(message.read(longest), message.context.transfer_syntax, self._request)
         except AssociationLost:
@@ -153,37 +152,37 @@ class _Reports:
             return None
 
     def wait(self, seconds: float) -> None:
-        """Wait until the report has come, for at most so many seconds."""
-        self._has_come.wait(max(0.0, seconds))
+        """Wait at most this time for the report."""
+        self._has_report.wait(max(0.0, seconds))
 
 
-_NOT_OURS = 0x0110
-"""Processing failure: the report is to another request."""
+_OTHER_REQUEST = 0x0110
+"""Processing failure: the report belongs to another request."""
 
 
-def _reported(
-    peer: Peer, request: CommitmentRequest, reports: _Reports, timeout: float, *, listens: bool
+def _request_report(
+    peer: Peer, request: CommitmentRequest, receiver: _ReportReceiver, timeout: float, *, listens: bool
 ) -> CommitmentReport:
-    """Ask, and wait for the report. Raises as `commit`."""
+    """Send the request and return the report. Raises as `commit`."""
     association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
     try:
-        serving = {int(CommandField.N_EVENT_REPORT): reports.take}
-        requestor = Requestor(association, peer.deadlines.response, serving, reports.wake_up)
-        _ask(requestor, request)
+        serving = {int(CommandField.N_EVENT_REPORT): receiver.take}
+        requestor = Requestor(association, peer.deadlines.response, serving, receiver.wake_up)
+        _send_request(requestor, request)
         deadline = time.monotonic() + timeout
-        _await(requestor, reports, deadline, listens=listens)
+        _await_report(requestor, receiver, deadline, listens=listens)
     finally:
         association.release(peer.deadlines.release)
-    if reports.report is None:
-        raise PeerTimeout(f"The peer has not reported on the storage commitment within {timeout:g} seconds{_MENDING}")
-    return reports.report
+    if receiver.report is None:
+        raise PeerTimeout(f"The peer sent no storage commitment report within {timeout:g} seconds{_ADVICE}")
+    return receiver.report
 
 
-_MENDING = ": does it report on an association of its own, to a port that it has listed for our AE title?"
+_ADVICE = ": if it reports on a new association, listen on the port that it has configured for our AE title"
 
 
-def _ask(requestor: Requestor, request: CommitmentRequest) -> None:
-    """Send the request and see that it is taken. Raises NotSupported, OperationFailed, AssociationLost."""
+def _send_request(requestor: Requestor, request: CommitmentRequest) -> None:
+    """Send the request and check its response. Raises NotSupported, OperationFailed, AssociationLost."""
     context = requestor.context(STORAGE_COMMITMENT)
     command = Command.action(
         requestor.next_id(), STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, REQUEST_STORAGE_COMMITMENT
@@ -192,15 +191,15 @@ def _ask(requestor: Requestor, request: CommitmentRequest) -> None:
     check(Service.COMMIT, exchange.final().command)
 
 
-def _await(requestor: Requestor, reports: _Reports, deadline: float, *, listens: bool) -> None:
-    """Wait until the report has come or its time is over. Raises AssociationLost where none can come any more."""
-    while reports.report is None and time.monotonic() < deadline:
+def _await_report(requestor: Requestor, receiver: _ReportReceiver, deadline: float, *, listens: bool) -> None:
+    """Wait for the report until the deadline. Raises AssociationLost if no report can arrive any more."""
+    while receiver.report is None and time.monotonic() < deadline:
         try:
             requestor.listen(deadline - time.monotonic())
         except PeerTimeout:
             return
         except AssociationLost:
             if not listens:
-                raise AssociationLost(f"The peer ended the association before its report{_MENDING}") from None
-            reports.wait(deadline - time.monotonic())
+                raise AssociationLost(f"The peer ended the association before its report{_ADVICE}") from None
+            receiver.wait(deadline - time.monotonic())
             return

@@ -1,4 +1,4 @@
-"""Which presentation contexts a C-GET proposes for what will arrive: one association has room for 127 of them."""
+"""Presentation contexts that a C-GET proposes for the instances to come: at most 127 besides its own."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,8 +7,8 @@ from pacs.dimse.association.proposals import CONVERTED_INTO, Proposal
 from pacs.dimse.upper.user_information import MAX_CONTEXTS
 from pacs.errors import InvalidArgument
 
-ROOM = MAX_CONTEXTS - 1
-"""Beside the context of the C-GET itself."""
+MAX_STORAGE_CONTEXTS = MAX_CONTEXTS - 1
+"""Contexts left besides that of the C-GET."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -20,27 +20,29 @@ _SUFFIXES = (
     "9.1.1", "9.1.2", "77.1.1", "77.1.4", "77.1.5.1", "77.1.5.4", "77.1.6",
 )  # fmt: skip
 
-USUAL = tuple(_STORAGE + suffix for suffix in _SUFFIXES)
-"""The Storage SOP Classes that are proposed where nobody says which will come: as many as have two contexts each."""
+COMMON_SOP_CLASSES = tuple(_STORAGE + suffix for suffix in _SUFFIXES)
+"""Storage SOP Classes that are proposed by default: as many as leave room for two contexts each."""
 
 COMPRESSED = tuple(uid for uid in KEPT if not is_native(uid))
 
 
 def proposals_for(sop_classes: Sequence[str]) -> tuple[Proposal, ...]:
-    """The contexts for these SOP Classes, the `USUAL` ones where there are none, in as many contexts as there is room.
+    """Return contexts for these SOP Classes, or the `COMMON_SOP_CLASSES`, using all the room that an association has.
 
-    An acceptor takes one transfer syntax of each context: the more contexts, the more may come as it was stored. Raises
-    InvalidArgument for more SOP Classes than there is room for.
+    An acceptor selects one transfer syntax for each context; more contexts for a SOP Class let more instances arrive as
+    they were stored. Raises InvalidArgument for more SOP Classes than contexts.
     """
-    classes = tuple(dict.fromkeys(sop_classes)) or USUAL
-    if len(classes) > ROOM:
-        raise InvalidArgument(f"One association takes at most {ROOM} Storage SOP Classes, not {len(classes)}")
-    groups = tuple(_groups(ROOM // len(classes)))
+    classes = tuple(dict.fromkeys(sop_classes)) or COMMON_SOP_CLASSES
+    if len(classes) > MAX_STORAGE_CONTEXTS:
+        raise InvalidArgument(
+            f"One association takes at most {MAX_STORAGE_CONTEXTS} Storage SOP Classes, not {len(classes)}"
+        )
+    groups = tuple(_groups(MAX_STORAGE_CONTEXTS // len(classes)))
     return tuple((sop_class, group) for sop_class in classes for group in groups)
 
 
 def _groups(count: int) -> Iterator[tuple[str, ...]]:
-    """All transfer syntaxes in at most `count` groups: the native ones, the best others alone, and the rest."""
+    """Divide all transfer syntaxes into at most `count` groups: the native ones, single compressed ones, the rest."""
     if count == 1:
         yield (*CONVERTED_INTO, *COMPRESSED)
         return

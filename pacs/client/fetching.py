@@ -1,4 +1,4 @@
-"""`fetch`: what a folder does not have yet, by whichever way the PACS offers."""
+"""`fetch`: retrieve the instances that a folder does not contain yet, by C-GET or C-MOVE."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,11 +11,11 @@ from pydicom import Dataset
 
 from pacs.client.finding import find
 from pacs.client.identifiers import Identifier, Level, Model, data_set_of, root_of, with_level
-from pacs.client.missing_instances import Job, Missing, Wanted
+from pacs.client.missing_instances import MissingInstances, RetrieveJob, RetrievePlan
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, peer_of
 from pacs.client.receive.senders import Senders
-from pacs.client.retrieve_operation import unheard
+from pacs.client.retrieve_operation import ignore_progress
 from pacs.client.retrieving import get, move_and_store
 from pacs.dicom.attributes import NOT_KEYS
 from pacs.dimse.messages.status import CANCEL, SUCCESS
@@ -46,48 +46,53 @@ def fetch(
     sop_classes: Iterable[str] = (),
     tls: SSLContext | None = None,
 ) -> Retrieved:
-    """Have in the folder `to` what the identifier selects: only what is not there yet is retrieved.
+    """Retrieve into the folder `to` the selected instances that it does not contain yet.
 
-    What is there is known by the names that our own retrieves give files. Where something is, the PACS is asked for its
-    instances by C-FIND, and for the missing ones by their UIDs; where it does not answer that, for everything. By C-GET
-    where it takes that and succeeds, else by C-MOVE as `move_and_store` does; the arguments are the same. Keys other
-    than UIDs are looked up by C-FIND first. `sop_classes` are what a C-GET proposes where the PACS was not asked.
+    Present instances are recognised by the file names of earlier retrieves. If there are any, the PACS is queried for
+    its instances and the missing ones are requested by UID; if the query fails, everything is requested. Instances are
+    retrieved by C-GET if the PACS supports it, otherwise by C-MOVE as in `move_and_store`, with the same arguments.
+    Keys other than UIDs are resolved by C-FIND first. A C-GET proposes `sop_classes` if the PACS was not queried for
+    them.
 
-    Raises NothingFound where nothing matches, and else as `move_and_store`.
+    Raises NothingFound if nothing matches, and otherwise as `move_and_store`.
     """
     peer = peer_of(peer)
-    asked, root = _selecting(data_set_of(identifier)), root_of(model)
+    asked, root = _with_values(data_set_of(identifier)), root_of(model)
     if not asked.keys() - NOT_KEYS.keys():
-        raise InvalidArgument("What is fetched is named by keys that have a value")
+        raise InvalidArgument("A fetch needs at least one key with a value")
     lowest = with_level(asked, level, root)
-    wanted = Wanted(partial(find, peer, model=model), Path(to), root)
-    missing = wanted.missing(asked, lowest)
+    missing_instances = MissingInstances(partial(find, peer, model=model), Path(to), root)
+    plan = missing_instances.plan(asked, lowest)
     classes = tuple(sop_classes)
-    known = replace(
-        missing, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in missing.jobs)
-    )
+    known = replace(plan, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in plan.jobs))
     move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
     move = partial(move, senders=senders, tls=tls)
-    retrieving = _Retrieving(known, wanted.rest, on_progress or unheard, partial(get, peer, model=model, to=to), move)
-    return retrieving.run()
+    operation = _Fetch(
+        known,
+        missing_instances.remaining_jobs,
+        on_progress or ignore_progress,
+        partial(get, peer, model=model, to=to),
+        move,
+    )
+    return operation.run()
 
 
-def _selecting(asked: Dataset) -> Dataset:
-    """The keys that have a value: others select nothing."""
+def _with_values(asked: Dataset) -> Dataset:
+    """Return the keys that have a value; empty keys select nothing."""
     return Dataset({tag: element for tag, element in asked.items() if element.value})
 
 
 _NO_GET = frozenset((0x0122, 0x0124, 0x0211))
-"""The statuses that say that a peer does no C-GET, or not for us: it is not asked for another."""
+"""Statuses that mean the peer does not support C-GET or does not allow it: no further C-GET is tried."""
 
 
 @dataclass(slots=True)
-class _Retrieving:
-    """The retrieves of one fetch, one after the other, told of and returned as one."""
+class _Fetch:
+    """The retrieves of one fetch, run one after the other, with common progress and one result."""
 
-    missing: Missing
-    rest: Callable[[Job], tuple[Job, ...]]
-    """What is missing of a retrieve that was tried, with its SOP Classes."""
+    plan: RetrievePlan
+    remaining_jobs: Callable[[RetrieveJob], tuple[RetrieveJob, ...]]
+    """Returns the jobs for what a retrieve did not bring, with SOP Classes."""
     on_progress: OnProgress
     get: Callable[..., Retrieved]
     move: Callable[..., Retrieved]
@@ -96,43 +101,45 @@ class _Retrieving:
     _began: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> Retrieved:
-        """Retrieve what is missing. Raises as `fetch`; an OperationFailed has all that came."""
+        """Run all jobs. Raises as `fetch`; an OperationFailed carries everything that was retrieved."""
         try:
-            for job in self.missing.jobs:
+            for job in self.plan.jobs:
                 self._retrieve(job)
         except OperationFailed as error:
             if error.retrieved is not None:
                 self._done.append(error.retrieved)
-            error.retrieved = self._combined()
+            error.retrieved = self._combine()
             raise
-        combined = self._combined()
+        combined = self._combine()
         if not combined.paths and not combined.unasked:
-            raise NothingFound("Nothing at the peer matches what was asked for")
+            raise NothingFound("Nothing at the peer matches the keys")
         return combined
 
-    def _retrieve(self, job: Job) -> None:
-        """One retrieve: by C-GET while the peer does that, else by C-MOVE."""
-        why = None
+    def _retrieve(self, job: RetrieveJob) -> None:
+        """Run one job by C-GET while the peer supports it, otherwise by C-MOVE."""
+        reason = None
         if not self._is_get_refused:
-            why = self._why_not_got(job)
-            if why is None:
+            reason = self._try_get(job)
+            if reason is None:
                 return
         try:
-            self._done.append(self.move(job.keys, level=job.level, on_progress=self._tell))
+            self._done.append(self.move(job.keys, level=job.level, on_progress=self._report_progress))
         except PacsError as error:
-            if why is not None:
-                error.add_note(f"C-GET was tried before: {why}")
+            if reason is not None:
+                error.add_note(f"C-GET failed before: {reason}")
             raise
 
-    def _why_not_got(self, job: Job) -> PacsError | None:
-        """Retrieve by C-GET: None, or why that brought not all. Raises what no other way would mend."""
+    def _try_get(self, job: RetrieveJob) -> PacsError | None:
+        """Retrieve by C-GET; return None, or the error if instances are missing. Raises errors that a C-MOVE would meet
+        too.
+        """
         try:
-            self._done.append(self._got(job))
+            self._done.append(self._get(job))
         except OperationFailed as error:
             if error.status == CANCEL or (error.retrieved is not None and error.retrieved.conflicts):
                 raise
             self._is_get_refused = error.status in _NO_GET
-            return self._why_not_got_then(job, error)
+            return self._retry_get(job, error)
         except NotSupported as error:
             self._is_get_refused = True
             return error
@@ -142,26 +149,26 @@ class _Retrieving:
             return error
         return None
 
-    def _why_not_got_then(self, job: Job, error: OperationFailed) -> PacsError | None:
-        """Try again to get what failed, with more contexts: those that its SOP Classes need."""
+    def _retry_get(self, job: RetrieveJob, error: OperationFailed) -> PacsError | None:
+        """Repeat a C-GET for the failed instances, with the contexts that their SOP Classes need."""
         came = error.retrieved
         if came is None or not (came.failed or came.failed_uids):
             return error
         self._done.append(replace(came, failed=0, failed_uids=()))
-        rest = self.rest(job) if not job.sop_classes else ()
+        rest = self.remaining_jobs(job) if not job.sop_classes else ()
         if not rest or not all(each.sop_classes for each in rest):
             return error
-        return next((why for each in rest if (why := self._why_not_got(each)) is not None), None)
+        return next((reason for each in rest if (reason := self._try_get(each)) is not None), None)
 
-    def _got(self, job: Job) -> Retrieved:
-        return self.get(job.keys, level=job.level, sop_classes=job.sop_classes, on_progress=self._tell)
+    def _get(self, job: RetrieveJob) -> Retrieved:
+        return self.get(job.keys, level=job.level, sop_classes=job.sop_classes, on_progress=self._report_progress)
 
-    # --- as one -------------------------------------------------------------------------------------------------
+    # --- combined -------------------------------------------------------------------------------------------------
 
-    def _tell(self, progress: Progress) -> None:
-        """Tell how far all of them together are."""
+    def _report_progress(self, progress: Progress) -> None:
+        """Report the progress of all retrieves together."""
         received = sum(len(each.paths) for each in self._done) + progress.received
-        total = self.missing.total if self.missing.total is not None else progress.total
+        total = self.plan.total if self.plan.total is not None else progress.total
         self.on_progress(
             replace(
                 progress,
@@ -172,9 +179,9 @@ class _Retrieving:
             )
         )
 
-    def _combined(self) -> Retrieved:
-        """All of it: what was there before comes first."""
-        done, there, written = self._done, dict.fromkeys(self.missing.held), dict[Path, None]()
+    def _combine(self) -> Retrieved:
+        """Combine the results; files that were present before come first."""
+        done, there, written = self._done, dict.fromkeys(self.plan.present), dict[Path, None]()
         for each in done:
             there |= dict.fromkeys(path for path in each.skipped if path not in written)
             written |= dict.fromkeys(path for path in each.paths if path not in there)
@@ -194,6 +201,6 @@ class _Retrieving:
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    """The sum of counts, None where one is not known."""
+    """Return the sum of counts, None if one of them is unknown."""
     known = list(counts)
     return None if None in known else sum(each for each in known if each is not None)

@@ -10,20 +10,23 @@ from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.status_errors import check
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
+from pacs.dicom.sop_classes import VERIFICATION
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
+from pacs.dimse.association.extended_negotiation import FIND_BYTES
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, verify
-from pacs.dimse.server.acceptor_policy import FIND_BYTES, SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import InvalidArgument
 
 Extended = Iterable[str] | bytes
-"""What is proposed in SOP Class Extended Negotiation (PS3.4 C.5.1.1): names of `FIND_BYTES`, or the bytes."""
+"""SOP Class Extended Negotiation to propose (PS3.4 C.5.1.1): names of `FIND_BYTES`, or the bytes."""
 
 
 def echo(peer: Peer | str) -> float:
-    """Ask for a C-ECHO: the seconds from request to response, association aside.
+    """Send a C-ECHO and return the seconds from request to response, without the time to associate.
 
-    Raises DestinationUnreachable where there is no association or no Verification, AssociationLost, OperationFailed.
+    Raises DestinationUnreachable if no association or no Verification context is accepted, AssociationLost, and
+    OperationFailed.
     """
     peer = peer_of(peer)
     association = associate(peer, [(VERIFICATION, SERVICE_SYNTAXES)])
@@ -46,30 +49,30 @@ def find(
     limit: int | None = None,
     extended: Extended = (),
 ) -> Generator[Dataset, None, None]:
-    """Ask for a C-FIND: each match as it arrives, at most `limit`.
+    """Send a C-FIND and yield each match as it arrives, at most `limit` matches.
 
-    It associates when the first match is asked for. Whoever stops before the last one, by closing the generator or
-    leaving a loop over it, cancels: C-CANCEL is sent, the final response awaited (`Deadlines.cancel`) and the
-    association released. An exception in the loop keeps the generator until it has been handled:
-    `with contextlib.closing(find(...)) as matches` does not wait for that.
+    The association begins when the first match is requested. Closing the generator or leaving the loop before the last
+    match sends a C-CANCEL, waits for the final response (`Deadlines.cancel`) and releases the association. An exception
+    in the loop keeps the generator alive until the exception is handled; `with contextlib.closing(find(...)) as
+    matches` closes it at once.
 
-    Raises InvalidArgument at once; later DestinationUnreachable, NotSupported where the information model is refused,
-    AssociationLost, OperationFailed for a failure status, UndecodableDataSet.
+    Raises InvalidArgument immediately; during iteration DestinationUnreachable, NotSupported if the information model
+    is not accepted, AssociationLost, OperationFailed for a failure status, and UndecodableDataSet.
     """
     found = data_set_of(identifier)
     with_level(found, level, root_of(model))
     if limit is not None and limit < 1:
         raise InvalidArgument(f"A limit is at least 1, not {limit}")
-    return _matches(peer_of(peer), found, sop_class_of(model, DimseOperation.FIND), limit, _proposed(extended))
+    return _matches(peer_of(peer), found, sop_class_of(model, DimseOperation.FIND), limit, _extended_bytes(extended))
 
 
-def _proposed(extended: Extended) -> bytes:
-    """The Service-class-application-information that proposes something. Raises InvalidArgument."""
+def _extended_bytes(extended: Extended) -> bytes:
+    """Return the Service-class-application-information for a proposal. Raises InvalidArgument."""
     if isinstance(extended, bytes):
         return extended
     wanted, known = set(extended), [name for name, _ in FIND_BYTES]
     if unknown := wanted.difference(known):
-        raise InvalidArgument(f"What can be negotiated is {', '.join(known)}, not {', '.join(sorted(unknown))}")
+        raise InvalidArgument(f"Extended negotiation options are {', '.join(known)}, not {', '.join(sorted(unknown))}")
     return bytes(name in wanted for name in known) if wanted else b""
 
 
@@ -82,15 +85,15 @@ def _matches(
         context = requestor.context(sop_class)
         exchange = requestor.ask(CommandField.C_FIND, context, encoded(identifier, context.transfer_syntax), priority=0)
         try:
-            yield from _answers(exchange, limit)
+            yield from _matches_of(exchange, limit)
         finally:
             exchange.abandon(peer.deadlines.cancel)
     finally:
         association.release(peer.deadlines.release)
 
 
-def _answers(exchange: Exchange, limit: int | None) -> Generator[Dataset, None, None]:
-    """The matches that an exchange brings; the limit cancels as soon as it is reached."""
+def _matches_of(exchange: Exchange, limit: int | None) -> Generator[Dataset, None, None]:
+    """Yield the matches of an exchange, and cancel it when the limit is reached."""
     count = 0
     for response in exchange.responses():
         if exchange.is_over:

@@ -1,4 +1,4 @@
-"""What is asked for: from a mapping or a data set to an Identifier with its level (PS3.4 C.2.2, C.4.1.1.3)."""
+"""Identifiers from mappings or data sets, with their Query/Retrieve Level (PS3.4 C.2.2, C.4.1.1.3)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import InvalidArgument
 
 Identifier = Dataset | Mapping[Any, Any]
-"""Keys and their values by keyword, by "gggg,eeee", by (group, element), or by a path of keywords through sequences."""
+"""Keys and values, by keyword, by "gggg,eeee", by (group, element), or by a path of keywords through sequences."""
 
 Level = QueryLevel | str | None
 Model = Root | str
@@ -37,12 +37,12 @@ _MODELS = {
 
 
 def sop_class_of(model: Model, operation: DimseOperation) -> str:
-    """The Query/Retrieve SOP Class of an information model. Raises InvalidArgument for a name that is none."""
+    """Return the Query/Retrieve SOP Class of an information model. Raises InvalidArgument for an unknown model."""
     return model_of(root_of(model), operation).uid
 
 
 def root_of(model: Model) -> Root:
-    """The information model of this name. Raises InvalidArgument."""
+    """Return the information model with this name. Raises InvalidArgument."""
     if isinstance(model, Root):
         return model
     if model not in _MODELS:
@@ -54,9 +54,9 @@ def root_of(model: Model) -> Root:
 
 
 def data_set_of(identifier: Identifier) -> Dataset:
-    """The keys as a data set of our own, texts as they were given. Raises InvalidArgument for a key that is none.
+    """Return the keys as a new data set, with texts as given. Raises InvalidArgument for an invalid key.
 
-    Texts beyond ASCII are in the data set's own character set, or in Latin-1 or UTF-8 where it names none.
+    Non-ASCII texts are encoded in the character set that the data set names, otherwise in Latin-1 or UTF-8.
     """
     if isinstance(identifier, Dataset):
         return _in_a_character_set(Dataset(dict(identifier.items())))
@@ -73,7 +73,7 @@ def data_set_of(identifier: Identifier) -> Dataset:
 
 
 def _in_a_character_set(dataset: Dataset) -> Dataset:
-    """The same data set; with a character set where it has texts that need one and names none."""
+    """Set Specific Character Set if the data set has none but needs one, and return the data set."""
     texts = list(View.of(dataset).all_texts())
     if CHARACTER_SET not in dataset and (terms := charset.choose(texts, ())):
         _put_code(dataset, CHARACTER_SET, "\\".join(terms))
@@ -96,7 +96,7 @@ def _texts(values: Iterable[Any]) -> Iterable[str]:
 
 
 def _path(key: object) -> list[int]:
-    """The tags a key leads through. Raises InvalidArgument."""
+    """Return the tags on the path of a key. Raises InvalidArgument."""
     if isinstance(key, int):
         return [int(key)]
     if isinstance(key, tuple) and len(key) == 2 and all(isinstance(each, int) for each in key):
@@ -108,19 +108,19 @@ def _path(key: object) -> list[int]:
 
 def _tag(text: str) -> int:
     tag = tag_for_keyword(text)
-    if text and tag is not None:  # the dictionary has an element of which the keyword is ''
+    if text and tag is not None:  # the dictionary has an element with an empty keyword
         return tag
     found = _TAG.fullmatch(text.strip())
     if found is None:
-        raise InvalidArgument(f"{text!r} is no keyword of PS3.6 and no tag like 0010,0020")
+        raise InvalidArgument(f"{text!r} is neither a keyword of PS3.6 nor a tag like 0010,0020")
     return int(found[1], 16) << 16 | int(found[2], 16)
 
 
 def _put(dataset: Dataset, path: list[int], value: object, terms: charset.Terms) -> None:
-    """Put a value where a path leads to, through the one item of each sequence on it."""
+    """Set a value at the end of a path, creating one item for each sequence on the way."""
     tag, *rest = path
     if rest and _vr(tag) != "SQ" and not tag >> 16 & 1:
-        raise InvalidArgument(f"{keyword_for_tag(tag) or f'{tag:08X}'} is no sequence: nothing is inside of it")
+        raise InvalidArgument(f"{keyword_for_tag(tag) or f'{tag:08X}'} is not a sequence and contains no other keys")
     if rest:
         items = dataset[tag].value if tag in dataset else None
         if not items:
@@ -170,7 +170,7 @@ def _number(value: object, vr: str) -> object:
 
 
 def _items(value: Any) -> list[Dataset]:
-    """The items of a sequence key: one empty item where there is none (PS3.4 C.2.2.2.6)."""
+    """Return the items of a sequence key; one empty item for an empty value (PS3.4 C.2.2.2.6)."""
     if value in (None, "", []):
         return [Dataset()]
     given = value if isinstance(value, list | tuple) else [value]
@@ -188,7 +188,7 @@ def _vr(tag: int) -> str:
 
 
 def level_of(level: Level) -> QueryLevel | None:
-    """The level of this name. Raises InvalidArgument."""
+    """Return the level with this name. Raises InvalidArgument."""
     if level is None or isinstance(level, QueryLevel):
         return level
     name = level.strip().upper()
@@ -198,9 +198,9 @@ def level_of(level: Level) -> QueryLevel | None:
 
 
 def with_level(dataset: Dataset, level: Level, root: Root, *, unique_only: bool = False) -> QueryLevel:
-    """Set Query/Retrieve Level (0008,0052): the one given or there already, else that of the lowest key.
+    """Set Query/Retrieve Level (0008,0052): the given level, else the one in the data set, else that of the lowest key.
 
-    With `unique_only` the lowest unique key with a value counts, as in a retrieve. Raises InvalidArgument.
+    With `unique_only`, only unique keys with a value count, as in a retrieve. Raises InvalidArgument.
     """
     stated = View.of(dataset).text(dataset.get_item(QUERY_LEVEL)).strip(" \0") if QUERY_LEVEL in dataset else ""
     found = level_of(stated or None) if level is None else level_of(level)
@@ -222,15 +222,15 @@ def _levels(dataset: Dataset, unique_only: bool) -> Iterable[QueryLevel]:
 
 
 def uids(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of a key that is a UID or a list of them, without padding."""
+    """Return the values of a UID key, without padding."""
     return tuple(each.strip(" \0") for each in View.of(dataset).texts(by_keyword(keyword)))
 
 
 def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """An Identifier in its transfer syntax. Raises InvalidArgument for values that it cannot hold."""
+    """Encode an Identifier in a transfer syntax. Raises InvalidArgument for values that cannot be encoded."""
     try:
         return encode(dataset, transfer_syntax)
     except UnicodeEncodeError as error:
-        raise InvalidArgument("The Specific Character Set of the Identifier cannot hold its texts") from error
-    except OSError as error:  # as pydicom has it
-        raise InvalidArgument("A value of the Identifier is none of its VR") from error
+        raise InvalidArgument("A text of the Identifier cannot be encoded in its Specific Character Set") from error
+    except OSError as error:  # raised by pydicom
+        raise InvalidArgument("A value of the Identifier is not valid for its VR") from error

@@ -1,4 +1,4 @@
-"""What comes of what was asked: how far it is while it runs, and what there is in the end."""
+"""Progress and results of the operations of `pacs.client`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,11 +11,12 @@ from pacs.dicom.commitment import Failure, Reference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an operation is. What the peer does not say, or is not known yet, is None.
+    """Progress of an operation; None for what the peer has not reported or is not known yet.
 
-    `remaining`, `completed`, `failed` and `warning` are numbers of sub-operations in the peer's last response that had
-    any; of a `store` they are of our own counting. `received` counts the instances that arrived here, `bytes` what
-    arrived or was sent of data sets, `total` the instances there will be in all, `elapsed` the seconds since it began.
+    `remaining`, `completed`, `failed` and `warning` are the sub-operation counts of the peer's last response with
+    counts; in a `store`, the client counts them itself. `received` is the number of instances that have arrived here,
+    `bytes` the size of the data sets received or sent, `total` the expected number of instances, `elapsed` the seconds
+    since the start.
     """
 
     remaining: int | None = None
@@ -29,42 +30,44 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], object]
-"""Told how far it is, in the thread that asked. What it raises cancels the operation, and comes out of it unchanged."""
+"""Callback for progress, called in the thread of the operation. An exception that it raises cancels the operation and
+is passed on to the caller.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieved:
-    """What a retrieve came to.
+    """Result of a retrieve.
 
-    `completed`, `failed` and `warning` are the counts of the final response (None where it has none), `failed_uids` the
+    `completed`, `failed` and `warning` are the counts of the final response, None if it has none. `failed_uids` is its
     Failed SOP Instance UID List.
     """
 
     paths: tuple[Path, ...] = ()
-    """The file of every instance that arrived, or was in the folder already, in order of arrival, each once."""
+    """Files of all instances that arrived or were in the folder before, in order of arrival, without duplicates."""
     skipped: tuple[Path, ...] = ()
-    """Those of `paths` that were in the folder already, and were left as they are."""
+    """Those of `paths` that were in the folder before and were not changed."""
     status: int = 0
     completed: int | None = None
     failed: int | None = None
     warning: int | None = None
     failed_uids: tuple[str, ...] = ()
     unasked: int = 0
-    """How many instances came of another study, series or instance than was asked for: they were refused."""
+    """Number of instances that were refused because their study, series or instance was not requested."""
     conflicts: tuple[str, ...] = ()
-    """The UIDs of instances that came twice with different content: the first is kept, and the retrieve has failed."""
+    """UIDs of instances that arrived twice with different content. The first one is kept, and the retrieve fails."""
     bytes: int = 0
-    """Of the data sets that arrived."""
+    """Size of the data sets that arrived."""
     elapsed: float = 0.0
 
     def datasets(self) -> Iterator[Dataset]:
-        """Each instance as pydicom reads it, one at a time."""
+        """Read each instance with pydicom, one at a time."""
         return map(dcmread, self.paths)
 
 
 @dataclass(frozen=True, slots=True)
 class NotStored:
-    """Something that was to be stored and was not: the status it was refused with, None where it was not sent."""
+    """A file or data set that was not stored: the status of the refusal, None if it was not sent, and the reason."""
 
     what: Path | Dataset
     status: int | None
@@ -73,27 +76,27 @@ class NotStored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What a store came to. What could not be sent or was refused is in `failed`."""
+    """Result of a store. `failed` lists what was refused or could not be sent."""
 
     completed: int = 0
-    """Instances that were stored, those with a warning included."""
+    """Number of stored instances, including those with a warning."""
     warning: int = 0
-    """Those of them that were stored with a warning status."""
+    """Number of instances stored with a warning status."""
     failed: tuple[NotStored, ...] = ()
     skipped: int = 0
-    """Files in folders that are no DICOM files with an instance: DICOMDIRs and others."""
+    """Number of files in folders that contain no SOP Instance, such as DICOMDIRs."""
     bytes: int = 0
-    """Of the data sets that were stored."""
+    """Size of the stored data sets."""
     elapsed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """What a peer reports of a request for storage commitment; each reference that was asked for is in one of both."""
+    """Report of a storage commitment request. Each requested reference is in `committed` or in `failed`."""
 
     transaction_uid: str
     committed: tuple[Reference, ...] = ()
     failed: tuple[Failure, ...] = field(default=())
-    """With the Failure Reason (0008,1197) of each; what is reported as both has failed."""
+    """References with their Failure Reason (0008,1197). A reference that is reported as both counts as failed."""
     unreported: tuple[Reference, ...] = ()
-    """Those of `failed` of which the report says nothing: with 0110, processing failure."""
+    """Those of `failed` that the report does not name. Their reason is 0110, processing failure."""

@@ -1,4 +1,4 @@
-"""Whom we call: an AE by its title, host and port, and how long each thing may take."""
+"""Peers to connect to, and deadlines."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,36 +13,38 @@ from pacs.errors import AssociationRejected, InvalidArgument
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
 CALLING_AE_TITLE = "PACSCU"
-"""What we call ourselves unless another AE title is said."""
+"""Default calling AE title."""
 
 LEAST_RATE = 1024
-"""Bytes in a second that a message has to bring, once the time for a message is over."""
+"""Bytes per second that a message must bring after its deadline to be received further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """How long each thing may take, in seconds: nothing that `pacs.client` does waits without one."""
+    """Maximum durations in seconds; no call of `pacs.client` waits without one."""
 
     connect: float = 10.0
-    """To reach the peer."""
+    """Time to connect to the peer."""
     negotiation: float = 10.0
-    """For its answer to our association request, and for the handshake of TLS."""
+    """Time for the answer to the association request, and for the TLS handshake."""
     response: float = 60.0
-    """To the next response to a request, and between two requests of who sends to us. In a retrieve to us every
-    instance that was asked for is a sign of life too, and every mebibyte of it."""
+    """Time to the next response, and between two requests of a sender. In a retrieve to this host, each requested
+    instance and each mebibyte of it restarts the time.
+    """
     message: float = 60.0
-    """For the rest of a message that has begun to arrive; one with an instance has longer, as long as it brings
-    `LEAST_RATE`."""
+    """Time for the rest of a message that has begun to arrive; a message with an instance has more while it brings
+    `LEAST_RATE`.
+    """
     write: float = 60.0
-    """For the peer to take a mebibyte."""
+    """Time for the peer to accept a mebibyte."""
     cancel: float = 10.0
-    """For the final response after a C-CANCEL."""
+    """Time for the final response after a C-CANCEL."""
     release: float = 5.0
-    """For the answer to our release."""
+    """Time for the answer to the release request."""
 
     @property
     def limits(self) -> Limits:
-        """The same for an association."""
+        """The limits of an association with these deadlines."""
         return Limits(
             connect=self.connect,
             negotiation=self.negotiation,
@@ -55,14 +57,14 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The AE we call, and the AE title by which we call it. Raises InvalidArgument for what can be none."""
+    """An AE to connect to, and the calling AE title to use. Raises InvalidArgument for invalid values."""
 
     ae_title: str
     host: str
     port: int
     calling_ae_title: str = CALLING_AE_TITLE
     protection: Protection | None = None
-    """How it is called with TLS, None where it is not."""
+    """TLS settings, None for unencrypted associations."""
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class Peer:
 
     @classmethod
     def parse(cls, text: str, **others: Any) -> "Peer":
-        """The peer at "AET@host:port" or "AET@[::1]:port"; `others` are the other fields. Raises InvalidArgument."""
+        """Return the peer "AET@host:port" or "AET@[::1]:port"; `others` are other fields. Raises InvalidArgument."""
         found = _ADDRESS.fullmatch(text.strip())
         if found is None:
             raise InvalidArgument(
@@ -87,14 +89,14 @@ class Peer:
 
 
 def check_ae_title(title: str) -> None:
-    r"""Raise InvalidArgument for what is no AE title: 1 to 16 printable ASCII characters without `\` (PS3.5 6.2)."""
+    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable ASCII characters without `\` (PS3.5 6.2)."""
     is_plain = title.isascii() and title.isprintable() and "\\" not in title
     if not (is_plain and len(title.strip()) > 0 and len(title) <= 16):
         raise InvalidArgument(rf"An AE title has 1 to 16 printable ASCII characters and no \, not {title!r}")
 
 
 def peer_of(peer: Peer | str) -> Peer:
-    """The peer, parsed where it is a text. Raises InvalidArgument."""
+    """Return the peer, parsed from a text if necessary. Raises InvalidArgument."""
     return Peer.parse(peer) if isinstance(peer, str) else peer
 
 
@@ -105,7 +107,7 @@ def associate(
     roles: Mapping[str, tuple[bool, bool]] | None = None,
     extended: Mapping[str, bytes] | None = None,
 ) -> Association:
-    """An association with a peer. Raises DestinationUnreachable and its kinds, which say how to mend it if we know."""
+    """Associate with a peer. Raises DestinationUnreachable and its subclasses, with advice where there is some."""
     try:
         return request(
             peer.host,
@@ -119,15 +121,15 @@ def associate(
             protection=peer.protection,
         )
     except AssociationRejected as error:
-        mending = _MENDING.get((error.source, error.reason))
-        if mending is None:
+        advice = _ADVICE.get((error.source, error.reason))
+        if advice is None:
             raise
-        sentence = f"{error.comment}: {mending.format(peer=peer)}"
+        sentence = f"{error.comment}: {advice.format(peer=peer)}"
         raise AssociationRejected(sentence, error.result, error.source, error.reason) from None
 
 
-_MENDING = {
-    (1, 3): "have our AE title {peer.calling_ae_title} listed at the peer, or call with one that is",
-    (1, 7): "the peer does not call itself {peer.ae_title}",
+_ADVICE = {
+    (1, 3): "configure our AE title {peer.calling_ae_title} at the peer, or use a calling AE title that it knows",
+    (1, 7): "the AE title of the peer is not {peer.ae_title}",
 }
-"""What to do about a rejection, by its source and reason (PS3.8 Table 9-21)."""
+"""Advice for a rejection, by its source and reason (PS3.8 Table 9-21)."""

@@ -1,4 +1,4 @@
-"""One C-MOVE or C-GET from its request to its outcome: what the PACS says, what arrives, and when that is all."""
+"""One C-MOVE or C-GET, from the request to its result: responses, arriving instances, and the end of both."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -20,42 +20,42 @@ from pacs.client.identifiers import (
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, associate
 from pacs.client.receive.receiver import Listener
-from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, Intake
-from pacs.client.status_errors import failure, is_fine, mending
+from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
+from pacs.client.status_errors import advice_for, failure, is_fine
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scu import Exchange, Requestor, Response, Serve
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES
 from pacs.dimse.upper.user_information import Context
 from pacs.errors import UndecodableDataSet
 from pacs.support.wakeup import WakeUp
 
-SETTLING = 2.0
-"""Seconds without an arrival, or an association, after which nothing more is expected of a PACS that counts nothing."""
+SETTLING_SECONDS = 2.0
+"""Seconds without an arrival and without an open association, after which a retrieve without counts is complete."""
 
 
-GLANCE = 0.1
-"""Seconds from one look whether anybody still sends to the next."""
+POLL_SECONDS = 0.1
+"""Seconds between checks for open associations."""
 
 
-def unheard(_progress: Progress) -> None:
-    """Nobody wants to know how far it is."""
+def ignore_progress(_progress: Progress) -> None:
+    """Do nothing: the default progress callback."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a retrieve asks for: its Identifier, its SOP Class, and the UIDs of which instances may come."""
+class RetrieveRequest:
+    """A retrieve request: its Identifier, its SOP Class, and the UIDs of the instances that may arrive."""
 
     identifier: Dataset
     sop_class: str
     uids: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, identifier: Identifier, level: Level, model: Model, operation: DimseOperation) -> "Asked":
-        """Raises InvalidArgument."""
+    def of(cls, identifier: Identifier, level: Level, model: Model, operation: DimseOperation) -> "RetrieveRequest":
+        """Build the request from the caller's arguments. Raises InvalidArgument."""
         dataset = data_set_of(identifier)
         with_level(dataset, level, root_of(model), unique_only=True)
         named = {keyword: frozenset(uids(dataset, keyword)) for keyword in LEVEL_UIDS}
@@ -63,135 +63,136 @@ class Asked:
 
 
 @dataclass(slots=True)
-class _Counts:
-    """What a PACS has said about its sub-operations, in its last response that had counts."""
+class _SubOperationCounts:
+    """The sub-operation counts in the last response that had any."""
 
     remaining: int | None = None
     completed: int | None = None
     failed: int | None = None
     warning: int | None = None
-    most: int | None = None
-    """The most instances that it ever said it would send, or had sent."""
+    total: int | None = None
+    """The largest total that any response has announced."""
 
-    def take(self, response: Command) -> None:
-        """Note the counts of a response, as far as it has any."""
+    def update(self, response: Command) -> None:
+        """Copy the counts of a response, if it has any."""
         if response.completed is None and response.remaining is None:
             return
         self.remaining, self.completed = response.remaining, response.completed
         self.failed, self.warning = response.failed, response.warning
         total = sum(each or 0 for each in (self.remaining, self.completed, self.failed, self.warning))
-        self.most = max(self.most or 0, total)
+        self.total = max(self.total or 0, total)
 
     @property
     def announced(self) -> int | None:
-        """How many instances will have arrived in the end, None where nothing was counted.
+        """The number of instances expected to arrive, None if the PACS reports no counts.
 
-        What the final response has as completed, or all that was ever announced where that says none.
+        This is the number of completed sub-operations of the final response, or else the largest announced total
+        without the failed ones.
         """
         completed = (self.completed or 0) + (self.warning or 0)
         if completed and not self.remaining:
             return completed
-        return None if self.most is None else self.most - (self.failed or 0)
+        return None if self.total is None else self.total - (self.failed or 0)
 
 
 @dataclass(slots=True)
-class Retrieve:
-    """One C-MOVE or C-GET from its request to its outcome."""
+class RetrieveOperation:
+    """One C-MOVE or C-GET, from the request to its result."""
 
     peer: Peer
-    asked: Asked
+    request: RetrieveRequest
     service: Service
     on_progress: OnProgress
     destination: str = ""
-    intake: Intake | None = None
+    store_scp: StoreSCP | None = None
     wake_up: WakeUp | None = None
-    _counts: _Counts = field(default_factory=_Counts, init=False)
+    _counts: _SubOperationCounts = field(default_factory=_SubOperationCounts, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
-    _shown: Arrivals | None = field(init=False)
+    _reported: Arrivals | None = field(init=False)
     _listener: Listener | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._shown = self.intake.arrivals if self.intake is not None else None
+        self._reported = self.store_scp.arrivals if self.store_scp is not None else None
 
-    def run_alone(self, proposals: Iterable[tuple[str, tuple[str, ...]]] = ()) -> Retrieved:
-        """Ask, and wait for the final response; in a C-GET with contexts for what arrives."""
-        final = self._ask(tuple(proposals))
-        return self._judged(final)
+    def run(self, proposals: Iterable[tuple[str, tuple[str, ...]]] = ()) -> Retrieved:
+        """Send the request and wait for the final response. `proposals` are the Storage contexts of a C-GET."""
+        final = self._run_exchange(tuple(proposals))
+        return self._result(final)
 
-    def run_with(self, listener: Listener, wait: float) -> Retrieved:
-        """Ask, and wait for the final response and for what was announced to have arrived."""
+    def run_with_listener(self, listener: Listener, wait: float) -> Retrieved:
+        """Send the request, then wait for the final response and for the announced instances to arrive."""
         self._listener = listener
-        final = self._ask(())
+        final = self._run_exchange(())
         if is_fine(final.command.status):
-            self._await_rest(listener, wait)
-        return self._judged(final)
+            self._await_arrivals(listener, wait)
+        return self._result(final)
 
-    # --- asking -------------------------------------------------------------------------------------------------
+    # --- request and responses ------------------------------------------------------------------------------------
 
-    def _ask(self, storage: tuple[tuple[str, tuple[str, ...]], ...]) -> Response:
-        """The final response, with what arrived and was counted noted on the way."""
+    def _run_exchange(self, storage: tuple[tuple[str, tuple[str, ...]], ...]) -> Response:
+        """Return the final response; meanwhile, record arrivals and counts."""
         association = associate(
             self.peer,
-            [(self.asked.sop_class, SERVICE_SYNTAXES), *storage],
+            [(self.request.sop_class, SERVICE_SYNTAXES), *storage],
             roles={sop_class: (False, True) for sop_class, _ in storage},
         )
         try:
-            return self._exchanged(association)
+            return self._exchange(association)
         finally:
             association.release(self.peer.deadlines.release)
 
-    def _exchanged(self, association: Association) -> Response:
+    def _exchange(self, association: Association) -> Response:
         requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
-        context = requestor.context(self.asked.sop_class)
-        exchange = self._requested(requestor, context)
+        context = requestor.context(self.request.sop_class)
+        exchange = self._send_request(requestor, context)
         try:
-            return self._final(exchange)
+            return self._await_final(exchange)
         except BaseException:
             exchange.abandon(self.peer.deadlines.cancel)
             raise
 
     @property
     def _serving(self) -> dict[int, Serve]:
-        """What is done with what a PACS asks on the association of the retrieve: in a C-GET it stores there."""
-        if self.intake is None or self.service is not Service.GET:
+        """The handlers for requests that the PACS sends on the same association: the C-STOREs of a C-GET."""
+        if self.store_scp is None or self.service is not Service.GET:
             return {}
-        return {CommandField.C_STORE: self.intake.store}
+        return {CommandField.C_STORE: self.store_scp.store}
 
-    def _requested(self, requestor: Requestor, context: Context) -> Exchange:
-        identifier = encoded(self.asked.identifier, context.transfer_syntax)
+    def _send_request(self, requestor: Requestor, context: Context) -> Exchange:
+        identifier = encoded(self.request.identifier, context.transfer_syntax)
         if self.service is Service.GET:
             return requestor.ask(CommandField.C_GET, context, identifier, priority=0)
         return requestor.ask(CommandField.C_MOVE, context, identifier, priority=0, move_destination=self.destination)
 
-    def _final(self, exchange: Exchange) -> Response:
-        """The final response; the deadline begins anew with each response and each arrival, and with nothing else."""
+    def _await_final(self, exchange: Exchange) -> Response:
+        """Return the final response. Each response and each arrival restarts the deadline, nothing else does."""
         alive = time.monotonic()
         while True:
-            response, before = exchange.next(alive + self.peer.deadlines.response - time.monotonic()), self._shown
+            response, before = exchange.next(alive + self.peer.deadlines.response - time.monotonic()), self._reported
             if response is not None:
-                self._counts.take(response.command)
-            self._tell(has_news=response is not None)
-            if response is not None or (self._shown is not None and self._shown.are_not(before)):
+                self._counts.update(response.command)
+            self._report_progress(is_changed=response is not None)
+            if response is not None or (self._reported is not None and self._reported.differ_from(before)):
                 alive = time.monotonic()
             if response is not None and exchange.is_over:
                 return response
 
-    # --- how far it is ------------------------------------------------------------------------------------------
+    # --- progress -------------------------------------------------------------------------------------------------
 
-    def _tell(self, *, has_news: bool) -> None:
-        """Tell how far it is, if anything came. Raises what that raises, and StorageUnavailable."""
-        if self.intake is not None:
-            self.intake.check()
-            arrivals = self.intake.arrivals
-            has_news = has_news or arrivals.are_not(self._shown)
-            self._shown = arrivals
-        if has_news:
+    def _report_progress(self, *, is_changed: bool) -> None:
+        """Call the progress callback after a change. Raises StorageUnavailable, and what the callback raises."""
+        if self.store_scp is not None:
+            self.store_scp.check()
+            arrivals = self.store_scp.arrivals
+            is_changed = is_changed or arrivals.differ_from(self._reported)
+            self._reported = arrivals
+        if is_changed:
             self.on_progress(self.progress)
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
-        counts, arrivals = self._counts, self.intake.arrivals if self.intake is not None else None
+        """The progress of the operation."""
+        counts, arrivals = self._counts, self.store_scp.arrivals if self.store_scp is not None else None
         return Progress(
             remaining=counts.remaining,
             completed=counts.completed,
@@ -199,46 +200,48 @@ class Retrieve:
             warning=counts.warning,
             received=arrivals.received if arrivals else 0,
             bytes=arrivals.bytes if arrivals else 0,
-            total=counts.most,
+            total=counts.total,
             elapsed=time.monotonic() - self._began,
         )
 
-    def _await_rest(self, listener: Listener, wait: float) -> None:
-        """Wait for what was announced and has not arrived, telling of each arrival."""
-        intake, announced = self.intake, self._counts.announced
-        assert intake is not None, "only who receives waits for arrivals"
+    def _await_arrivals(self, listener: Listener, wait: float) -> None:
+        """Wait until the announced instances have arrived, and report progress for each."""
+        store_scp, announced = self.store_scp, self._counts.announced
+        assert store_scp is not None, "arrivals need a store SCP"
         began = time.monotonic()
         while True:
-            arrivals = intake.arrivals
-            seen = self._counted(arrivals)
+            arrivals = store_scp.arrivals
+            seen = self._arrived(arrivals)
             quiet = time.monotonic() - max(began, arrivals.last)
             patience = wait
             if announced is not None and seen >= announced:
                 return
             if announced is None and seen and not listener.is_busy:
-                patience = min(wait, SETTLING)
+                patience = min(wait, SETTLING_SECONDS)
             if quiet >= patience:
                 return
-            intake.wait_for(arrivals.are_not, min(patience - quiet, GLANCE))
-            self._tell(has_news=False)
+            store_scp.wait_for(arrivals.differ_from, min(patience - quiet, POLL_SECONDS))
+            self._report_progress(is_changed=False)
 
-    # --- what it came to ----------------------------------------------------------------------------------------
+    # --- result ---------------------------------------------------------------------------------------------------
 
-    def _judged(self, final: Response) -> Retrieved:
-        """What the final response and the arrivals come to. Raises OperationFailed."""
+    def _result(self, final: Response) -> Retrieved:
+        """Return the result of the final response and the arrivals. Raises OperationFailed."""
         failed_uids = _failed_uids(final)
         retrieved = self._retrieved(final.command, failed_uids)
         status = final.command.status
         is_failure = not is_fine(status) or bool(final.command.failed or failed_uids)
-        missing = self._missing()
+        missing = self._missing_count()
         if not is_failure and not retrieved.conflicts and missing <= 0:
             return retrieved
         if retrieved.conflicts:
-            advice = f"{retrieved.conflicts[0]} came twice with different content, of which the first is kept"
+            advice = f"{retrieved.conflicts[0]} arrived twice with different content; the first one is kept"
         elif is_failure:
-            advice = self._refused or mending(self.service, status, ae_title=self.destination, port=self._port)
+            advice = self._refusals or advice_for(self.service, status, ae_title=self.destination, port=self._port)
         else:
-            advice = f"the PACS says it sent {missing} more than arrived here: {self._refused or self._whereabouts}"
+            advice = (
+                f"the PACS reports sending {missing} more than arrived here: {self._refusals or self._address_advice}"
+            )
         raise failure(self.service, final.command, mending=advice, failed_uids=failed_uids, retrieved=retrieved)
 
     @property
@@ -246,45 +249,45 @@ class Retrieve:
         return self._listener.port if self._listener is not None else None
 
     @property
-    def _refused(self) -> str:
-        """Who was not let in that may have had something for us, '' where nobody was refused."""
-        return self._listener.door.refused if self._listener is not None else ""
+    def _refusals(self) -> str:
+        """The refused associations that may have belonged to this retrieve, '' if there were none."""
+        return self._listener.sender_filter.refusals if self._listener is not None else ""
 
     @property
-    def _whereabouts(self) -> str:
+    def _address_advice(self) -> str:
         hosts = " or ".join(self._listener.hosts) if self._listener is not None else ""
-        return f"does it send to {self.destination} at the host of this machine, {hosts}, and port {self._port}?"
+        return f"check that {self.destination} is configured there with host {hosts} and port {self._port}"
 
-    def _missing(self) -> int:
-        """How many instances were announced and did not arrive here."""
-        if self.intake is None:
+    def _missing_count(self) -> int:
+        """The number of announced instances that did not arrive here."""
+        if self.store_scp is None:
             return 0
-        return (self._counts.announced or 0) - self._counted(self.intake.arrivals)
+        return (self._counts.announced or 0) - self._arrived(self.store_scp.arrivals)
 
-    def _counted(self, arrivals: Arrivals) -> int:
-        """How many of those that were announced have arrived: repeats among them, where only the PACS can send."""
-        is_closed = self._listener is None or not self._listener.door.is_open
+    def _arrived(self, arrivals: Arrivals) -> int:
+        """Return how many announced instances have arrived; count repeats only if no sender but the PACS is allowed."""
+        is_closed = self._listener is None or not self._listener.sender_filter.admits_anyone
         return arrivals.received + (arrivals.repeated if is_closed else 0)
 
     def _retrieved(self, final: Command, failed_uids: tuple[str, ...]) -> Retrieved:
-        intake, arrivals = self.intake, self.intake.arrivals if self.intake is not None else None
+        store_scp, arrivals = self.store_scp, self.store_scp.arrivals if self.store_scp is not None else None
         return Retrieved(
-            paths=intake.paths if intake is not None else (),
-            skipped=intake.skipped if intake is not None else (),
+            paths=store_scp.paths if store_scp is not None else (),
+            skipped=store_scp.skipped if store_scp is not None else (),
             status=final.status,
             completed=final.completed,
             failed=final.failed,
             warning=final.warning,
             failed_uids=failed_uids,
             unasked=arrivals.unasked if arrivals else 0,
-            conflicts=intake.conflicts if intake is not None else (),
+            conflicts=store_scp.conflicts if store_scp is not None else (),
             bytes=arrivals.bytes if arrivals else 0,
             elapsed=time.monotonic() - self._began,
         )
 
 
 def _failed_uids(final: Response) -> tuple[str, ...]:
-    """The Failed SOP Instance UID List (0008,0058) of a final response; none where it cannot be read."""
+    """Return the Failed SOP Instance UID List (0008,0058) of a final response; empty if it cannot be read."""
     if not final.data:
         return ()
     try:

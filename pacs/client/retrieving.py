@@ -1,4 +1,4 @@
-"""`move`, `move_and_store` and `get`: retrieves, with what arrives here or goes elsewhere."""
+"""`move`, `move_and_store` and `get`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +9,9 @@ from pacs.client.identifiers import Identifier, Level, Model
 from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, check_ae_title, peer_of
 from pacs.client.receive.receiver import Handler, Listener
-from pacs.client.receive.senders import Door, Senders, listening_for
-from pacs.client.receive.store_scp import Intake
-from pacs.client.retrieve_operation import Asked, Retrieve, unheard
+from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
+from pacs.client.receive.store_scp import StoreSCP
+from pacs.client.retrieve_operation import RetrieveOperation, RetrieveRequest, ignore_progress
 from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service
@@ -27,16 +27,16 @@ def move(
     model: Model = "study",
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
-    """Have a PACS send what the identifier selects to a third AE, which it knows by its title, by C-MOVE.
+    """Have a PACS send the selected instances to a third AE, the move destination, by C-MOVE.
 
-    Each response has to come within `Deadlines.response`: give a PACS that sends no Pendings time for all of it. Raises
-    InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and OperationFailed for any end but success
-    and warnings without a failed instance.
+    Each response must arrive within `Deadlines.response`; for a PACS that sends no Pending responses, this is the time
+    for the whole retrieve. Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and
+    OperationFailed unless the final status is success or a warning without failed instances.
     """
     check_ae_title(destination)
-    asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
+    request = RetrieveRequest.of(identifier, level, model, DimseOperation.MOVE)
     peer = peer_of(peer)
-    return Retrieve(peer, asked, Service.MOVE, on_progress or unheard, destination=destination).run_alone()
+    return RetrieveOperation(peer, request, Service.MOVE, on_progress or ignore_progress, destination=destination).run()
 
 
 def move_and_store(
@@ -55,35 +55,43 @@ def move_and_store(
     senders: Senders = "peer",
     tls: SSLContext | None = None,
 ) -> Retrieved:
-    """Have a PACS send what the identifier selects to us: by C-MOVE, to a storage SCP of our own meanwhile.
+    """Have a PACS send the selected instances to this host by C-MOVE; a storage SCP runs here during the retrieve.
 
-    `ae_title` (the calling AE title where None) is what the PACS knows us by, with `port` and the host of this machine.
-    Only the host of the PACS may send, and only to that title; `senders` are other addresses or networks that may as
-    well, or "anyone". `host` is the address of ours to listen on; where '' the one by which the PACS is reached, or all
-    of IPv4 where others may send. With `tls` (a context for a server) associations are encrypted.
+    `ae_title` is the AE title under which the PACS knows this storage SCP (the calling AE title if None), at `port` of
+    this host. Only the host of the PACS may connect, with that called AE title. `senders` allows other addresses or
+    networks as well, or "anyone". `host` is the local address to listen on; if empty, the one that reaches the PACS, or
+    all IPv4 addresses if other senders are allowed. `tls`, a server context, encrypts the incoming associations.
 
-    After the final response it is waited until as many instances have arrived as the PACS announced, up to `wait`
-    seconds after the last one. Where the PACS counts nothing, `wait` seconds pass before the first one, and `SETTLING`
-    (or `wait`, if that is less) after the last.
+    After the final response, the call waits until the announced number of instances has arrived, at most `wait` seconds
+    after the last arrival. If the PACS reports no counts, it waits `wait` seconds for the first instance and
+    `SETTLING_SECONDS` (at most `wait`) after the last one.
 
-    Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, StorageUnavailable where the folder
-    cannot take what comes, and OperationFailed for any end but success and warnings without a failed instance, for
-    less than was announced, and for an instance that came twice with different content. Whatever it raises, it has
-    cancelled what ran and listens no more.
+    Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, StorageUnavailable if the folder
+    cannot be written, and OperationFailed unless the final status is success or a warning without failed instances;
+    also for fewer instances than announced, and for an instance that arrived twice with different content. When it
+    raises, the retrieve is cancelled and the port is closed.
     """
     peer = peer_of(peer)
     ae_title = ae_title or peer.calling_ae_title
     check_ae_title(ae_title)
-    asked = Asked.of(identifier, level, model, DimseOperation.MOVE)
-    hosts, door = listening_for(peer, senders, host, port), Door.of(peer, senders, ae_title)
+    request = RetrieveRequest.of(identifier, level, model, DimseOperation.MOVE)
+    hosts, sender_filter = listen_addresses(peer, senders, host, port), SenderFilter.of(peer, senders, ae_title)
     with WakeUp() as wake_up:
-        intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids, rung=wake_up.wake)
-        handlers: dict[int, Handler] = {CommandField.C_STORE: intake.store}
-        with Listener(hosts, port, handlers, door=door, deadlines=peer.deadlines, tls=tls) as listener:
-            retrieve = Retrieve(
-                peer, asked, Service.MOVE, on_progress or unheard, destination=ae_title, intake=intake, wake_up=wake_up
+        store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids, on_arrival=wake_up.wake)
+        handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
+        with Listener(
+            hosts, port, handlers, sender_filter=sender_filter, deadlines=peer.deadlines, tls=tls
+        ) as listener:
+            retrieve = RetrieveOperation(
+                peer,
+                request,
+                Service.MOVE,
+                on_progress or ignore_progress,
+                destination=ae_title,
+                store_scp=store_scp,
+                wake_up=wake_up,
             )
-            return retrieve.run_with(listener, wait)
+            return retrieve.run_with_listener(listener, wait)
 
 
 def get(
@@ -97,13 +105,13 @@ def get(
     sop_classes: Iterable[str] = (),
     overwrite: bool = False,
 ) -> Retrieved:
-    """Retrieve what the identifier selects on the association that asks for it, by C-GET.
+    """Retrieve the selected instances on the same association, by C-GET.
 
-    An association has room for 127 contexts of Storage: `sop_classes` are those that are proposed, in all transfer
-    syntaxes that fit; the usual ones where none are named. Raises as `move_and_store`.
+    An association has room for 127 Storage contexts. `sop_classes` are proposed in all suitable transfer syntaxes;
+    without them, the common Storage SOP Classes are proposed. Raises as `move_and_store`.
     """
     peer = peer_of(peer)
-    asked = Asked.of(identifier, level, model, DimseOperation.GET)
-    intake = Intake(Path(to), overwrite=overwrite, asked=asked.uids)
-    retrieve = Retrieve(peer, asked, Service.GET, on_progress or unheard, intake=intake)
-    return retrieve.run_alone(proposals_for(tuple(sop_classes)))
+    request = RetrieveRequest.of(identifier, level, model, DimseOperation.GET)
+    store_scp = StoreSCP(Path(to), overwrite=overwrite, requested=request.uids)
+    retrieve = RetrieveOperation(peer, request, Service.GET, on_progress or ignore_progress, store_scp=store_scp)
+    return retrieve.run(proposals_for(tuple(sop_classes)))

@@ -1,4 +1,4 @@
-"""What can be stored: instances in files and in data sets in memory, and what is none."""
+"""Finds the instances to store, in files, folders and data sets."""
 
 import copy
 import io
@@ -23,14 +23,14 @@ from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
 from pacs.support.folders import files_under
 
-NO_INSTANCE = "No DICOM file with a SOP Instance"
+NO_INSTANCE = "Not a DICOM file with a SOP Instance"
 
 Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An instance that can be sent: what it is of, and where its data set begins in its file."""
+    """An instance to send: its UIDs, its transfer syntax, and the offset of its data set in the file."""
 
     what: Path | Dataset
     sop_class_uid: str
@@ -39,7 +39,7 @@ class Instance:
     offset: int = 0
 
     def open(self) -> BinaryIO:
-        """A file that stands at its data set. Raises InstanceUnreadable."""
+        """Open a file positioned at the data set. Raises InstanceUnreadable."""
         try:
             file = io.BytesIO(_written(self.what)) if isinstance(self.what, Dataset) else self.what.open("rb")
         except OSError as error:
@@ -53,7 +53,9 @@ class Instance:
 
 @dataclass(slots=True)
 class Sources:
-    """What was found: instances in order, what was named and is none, and how many files in folders are none."""
+    """Search result: the instances in order, named items that are no instance, and the number of other files in
+    folders.
+    """
 
     instances: list[Instance] = field(default_factory=list)
     refused: list[NotStored] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Sources:
 
 
 def sources_of(what: Iterable[Storable]) -> Sources:
-    """Look at all of it. Raises InvalidArgument for what is neither a path, a data set nor an iterable of these."""
+    """Search all items. Raises InvalidArgument for an item that is no path, data set or iterable of these."""
     found = Sources()
     for each in what:
         _add(found, each)
@@ -105,7 +107,7 @@ def _take(found: Sources, what: Path | Dataset) -> None:
 
 
 def _in_file(path: Path) -> Instance:
-    """The instance in a file. Raises UndecodableDataSet where there is none, OSError."""
+    """Return the instance in a file. Raises UndecodableDataSet if there is none, and OSError."""
     with path.open("rb") as file:
         named_class, named_instance, syntax = _head(file)
         offset = file.tell()
@@ -114,17 +116,17 @@ def _in_file(path: Path) -> Instance:
         except UndecodableDataSet as error:
             if named_class:
                 raise
-            raise UndecodableDataSet(NO_INSTANCE) from error  # some text, most likely
+            raise UndecodableDataSet(NO_INSTANCE) from error  # most likely a text file
     sop_class, instance = _uid(found, "SOPClassUID") or named_class, _uid(found, "SOPInstanceUID") or named_instance
     if MEDIA_STORAGE_DIRECTORY in (sop_class, named_class):
-        raise UndecodableDataSet("A DICOMDIR is a directory: store what it lists")
+        raise UndecodableDataSet("A DICOMDIR is not an instance: store the files that it lists")
     if not (is_uid(sop_class) and is_uid(instance)):
         raise UndecodableDataSet(NO_INSTANCE)
     return Instance(path, sop_class, instance, syntax, offset)
 
 
 def _head(file: BinaryIO) -> tuple[str, str, str]:
-    """SOP Class, SOP Instance and transfer syntax by the File Meta Information, as far as there is any."""
+    """Return SOP Class, SOP Instance and transfer syntax from the File Meta Information, if it exists."""
     try:
         head = part10.read_file_meta(file)
     except UndecodableDataSet:
@@ -143,15 +145,15 @@ def _uid(found: View, keyword: str) -> str:
 
 
 def _in_memory(dataset: Dataset) -> Instance:
-    """The instance that a data set is. Raises UndecodableDataSet where it is none."""
+    """Return the instance in a data set. Raises UndecodableDataSet if there is none."""
     sop_class, instance = str(dataset.get("SOPClassUID", "")), str(dataset.get("SOPInstanceUID", ""))
     if not (is_uid(sop_class) and is_uid(instance)):
-        raise UndecodableDataSet("A data set without SOP Class and SOP Instance UID is no instance")
+        raise UndecodableDataSet("A data set without SOP Class UID and SOP Instance UID is not an instance")
     return Instance(dataset, sop_class, instance, _syntax(dataset))
 
 
 def _syntax(dataset: Dataset) -> str:
-    """The transfer syntax a data set says it is in, or was read in; Explicit VR Little Endian for a new one."""
+    """Return the transfer syntax that a data set names or was read in; Explicit VR Little Endian for a new one."""
     meta = getattr(dataset, "file_meta", None)
     stated = str(meta.get("TransferSyntaxUID", "") or "") if meta is not None else ""
     if stated:
@@ -163,7 +165,7 @@ def _syntax(dataset: Dataset) -> str:
 
 
 def _written(dataset: Dataset) -> bytes:
-    """A data set as a file; it stays as it is. Raises InstanceUnreadable for one that cannot be encoded."""
+    """Return a data set as the bytes of a Part 10 file, without changing it. Raises InstanceUnreadable."""
     written = copy.copy(dataset)
     written.file_meta = FileMetaDataset()
     with suppress(AttributeError):

@@ -1,4 +1,4 @@
-"""Which final responses are failures, and what is to be said of them."""
+"""Errors for final responses whose status is a failure, with advice to the user."""
 
 from typing import Any
 
@@ -7,28 +7,28 @@ from pacs.dimse.messages.status import STORE_WARNINGS, SUCCESS, Service
 from pacs.dimse.messages.status_texts import meaning
 from pacs.errors import OperationFailed
 
-_MENDING = {
+_ADVICE = {
     (Service.MOVE, 0xA801): (
-        "the PACS does not know our AE title {ae_title}: have it listed there with the host of this machine and port "
+        "the PACS does not know our AE title {ae_title}: configure it there with the host of this machine and port "
         "{port}"
     ),
     (Service.MOVE, 0xA702): (
-        "the PACS cannot send to {ae_title}: does its entry have the host of this machine and port {port}, and is no "
-        "firewall in between?"
+        "the PACS cannot connect to {ae_title}: check that it is configured there with the host of this machine and "
+        "port {port}, and that no firewall blocks the connection"
     ),
     (Service.MOVE, 0xC): (
-        "most often the PACS does not know our AE title {ae_title}, or cannot reach it at the host of this machine and "
-        "port {port}; its log says more"
+        "usually the PACS does not know our AE title {ae_title}, or cannot reach it at the host of this machine and "
+        "port {port}; see the log of the PACS"
     ),
 }
-"""What to do about a status, or a range of them by its first digit, by service.
+"""Advice by service and status, or by the first digit of the status.
 
-`ae_title` is the move destination, `port` where it listens.
+`ae_title` is the move destination, `port` the port that it listens on.
 """
 
 
 def is_fine(status: int) -> bool:
-    """Whether a final status is success or a warning (PS3.7 C.3, C.1)."""
+    """Return whether a final status is success or a warning (PS3.7 C.3, C.1)."""
     return status == SUCCESS or status >> 12 == 0xB or status in STORE_WARNINGS or status == 0x0001
 
 
@@ -47,7 +47,7 @@ def failure(
     failed_uids: tuple[str, ...] = (),
     retrieved: Any = None,
 ) -> OperationFailed:
-    """What is raised for a final response."""
+    """Return the OperationFailed for a final response or a status."""
     status = answer if isinstance(answer, int) else answer.status
     return OperationFailed(
         service.value,
@@ -61,16 +61,16 @@ def failure(
     )
 
 
-_MENDING_OF_ANOTHER = {
-    0xA801: "the PACS does not know the AE title {ae_title}: have it listed there with its host and port",
-    0xA702: "the PACS cannot send to {ae_title}: are host and port of its entry right, and does that one listen?",
+_ADVICE_OTHER_DESTINATION = {
+    0xA801: "the PACS does not know the AE title {ae_title}: configure it there with its host and port",
+    0xA702: "the PACS cannot connect to {ae_title}: check its host and port in the PACS, and that it is listening",
 }
-"""What to do about the status of a C-MOVE to another AE than us."""
+"""Advice for a C-MOVE to another destination than this client."""
 
 
-def mending(service: Service, status: int, *, ae_title: str, port: int | None) -> str:
-    """What can be done about a status, '' where we do not know; without `port` a C-MOVE goes to another AE."""
+def advice_for(service: Service, status: int, *, ae_title: str, port: int | None) -> str:
+    """Return advice for a status, '' if there is none. Without `port`, a C-MOVE goes to another destination."""
     if service is Service.MOVE and port is None:
-        return _MENDING_OF_ANOTHER.get(status, "").format(ae_title=ae_title)
-    sentence = _MENDING.get((service, status)) or _MENDING.get((service, status >> 12), "")
+        return _ADVICE_OTHER_DESTINATION.get(status, "").format(ae_title=ae_title)
+    sentence = _ADVICE.get((service, status)) or _ADVICE.get((service, status >> 12), "")
     return sentence.format(ae_title=ae_title, port=port)

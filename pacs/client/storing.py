@@ -1,4 +1,4 @@
-"""`store`: files, folders and data sets to a peer, each in the transfer syntax it has or one that says the same."""
+"""`store`: send files, folders and data sets to a peer."""
 
 import time
 from collections import deque
@@ -17,23 +17,23 @@ from pacs.dimse.messages.status_texts import meaning
 from pacs.dimse.scu import Requestor
 from pacs.errors import DestinationUnreachable, NotSupported, PacsError
 
-STEP = 1 << 20
-"""Bytes of one data set after which it is told how far it is."""
+PROGRESS_BYTES = 1 << 20
+"""Bytes of a data set between two progress reports."""
 
-IN_VAIN = 2
-"""How many associations in a row may be lost with nothing stored before the rest is given up."""
+MAX_EMPTY_ASSOCIATIONS = 2
+"""Number of consecutive associations lost without a stored instance, after which the remaining instances fail."""
 
 
 def store(peer: Peer | str, *what: Storable, on_progress: OnProgress | None = None) -> Transfer:
-    """Send files, all files under folders, and data sets to a peer, by C-STORE.
+    """Send files, all files in folders, and data sets to a peer by C-STORE.
 
-    Data sets stream from their files. They are proposed in the transfer syntax they have; native ones also in the
-    others, into which they are converted where the peer takes only those. What is refused or cannot be sent is listed
-    in `Transfer.failed` and ends nothing; when the association is lost, the rest goes on another one, unless two in a
-    row come to nothing. In folders, what is no DICOM file with an instance is skipped.
+    Data sets are streamed from their files. They are proposed in their own transfer syntax; native ones also in the
+    other native ones, and are converted if the peer accepts only those. `Transfer.failed` lists what is refused or
+    cannot be sent; the others are still sent. After a lost association the rest is sent on a new one, until two
+    consecutive associations store nothing. In folders, files without a SOP Instance are skipped.
 
-    Raises InvalidArgument for what is none of these, and DestinationUnreachable when there is no first association.
-    What `on_progress` raises ends the association, in the middle of a data set if need be.
+    Raises InvalidArgument for any other argument, and DestinationUnreachable if the first association fails. An
+    exception from `on_progress` ends the association, even in the middle of a data set.
     """
     peer = peer_of(peer)
     found = sources_of(what)
@@ -45,7 +45,7 @@ def store(peer: Peer | str, *what: Storable, on_progress: OnProgress | None = No
 
 @dataclass(slots=True)
 class _Sending:
-    """What has been sent, and how the rest is."""
+    """A running store: its counts, and how instances are sent."""
 
     peer: Peer
     on_progress: OnProgress
@@ -54,30 +54,30 @@ class _Sending:
     completed: int = 0
     warning: int = 0
     sent: int = 0
-    """Bytes of the data sets that were stored."""
+    """Size of the stored data sets."""
     _tried: int = field(default=0, init=False)
-    _in_vain: int = field(default=0, init=False)
+    _empty_associations: int = field(default=0, init=False)
     _is_reached: bool = field(default=False, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
 
     def send(self, proposals: Sequence[Proposal], instances: Sequence[Instance]) -> None:
-        """Send instances on one association, or on more when that is lost. Raises DestinationUnreachable."""
+        """Send instances on one association, or on several if it is lost. Raises DestinationUnreachable."""
         left = deque(instances)
         while left:
             try:
-                self._send_on_one(proposals, left)
+                self._send_on_association(proposals, left)
             except DestinationUnreachable as error:
                 if not self._is_reached:
                     raise
                 self._give_up(left, error.comment)
 
-    def _send_on_one(self, proposals: Sequence[Proposal], left: deque[Instance]) -> None:
-        """Send what is left until the association is lost. Raises DestinationUnreachable where none comes about."""
-        if self._in_vain >= IN_VAIN:
-            raise DestinationUnreachable("The peer ends one association after the other")
+    def _send_on_association(self, proposals: Sequence[Proposal], left: deque[Instance]) -> None:
+        """Send instances until the association is lost. Raises DestinationUnreachable if it cannot be established."""
+        if self._empty_associations >= MAX_EMPTY_ASSOCIATIONS:
+            raise DestinationUnreachable("The peer ends every association before an instance is stored")
         association = associate(self.peer, proposals)
         self._is_reached = True
-        self._in_vain += 1
+        self._empty_associations += 1
         try:
             requestor = Requestor(association, self.peer.deadlines.response)
             while left and association.is_established:
@@ -86,29 +86,29 @@ class _Sending:
             association.release(self.peer.deadlines.release)
 
     def _send_one(self, requestor: Requestor, instance: Instance) -> None:
-        """Send one instance, and note what became of it."""
+        """Send one instance and record the result."""
         sent = [0]
         try:
-            answer = self._answer(requestor, instance, sent)
+            response = self._response(requestor, instance, sent)
         except PacsError as error:
             self.failed.append(NotStored(instance.what, None, error.comment))
         except OSError as error:
             self.failed.append(NotStored(instance.what, None, f"The file cannot be read: {error.strerror or error}"))
         else:
-            self._in_vain = 0
-            self._note(instance, answer, sent[0])
+            self._empty_associations = 0
+            self._record(instance, response, sent[0])
         self._tried += 1
         self.on_progress(self._progress(0))
 
-    def _answer(self, requestor: Requestor, instance: Instance, sent: list[int]) -> Command:
-        """The response to the C-STORE of an instance; `sent` gets its bytes. Raises PacsError, OSError."""
+    def _response(self, requestor: Requestor, instance: Instance, sent: list[int]) -> Command:
+        """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError, OSError."""
         context = context_for(instance, requestor.association.contexts.values())
         if context is None:
             raise NotSupported(
                 f"The peer accepts no presentation context for {instance.sop_class_uid} in {instance.transfer_syntax}"
             )
         with instance.open() as file:
-            pieces = self._counted(convert(file, instance.transfer_syntax, context.transfer_syntax), sent)
+            pieces = self._count_bytes(convert(file, instance.transfer_syntax, context.transfer_syntax), sent)
             exchange = requestor.ask(
                 CommandField.C_STORE,
                 context,
@@ -118,20 +118,20 @@ class _Sending:
             )
         return exchange.final().command
 
-    def _counted(self, pieces: Iterator[bytes], sent: list[int]) -> Iterator[bytes]:
-        """The pieces, counted, and told of every `STEP` bytes."""
-        told = 0
+    def _count_bytes(self, pieces: Iterator[bytes], sent: list[int]) -> Iterator[bytes]:
+        """Yield the pieces, count them, and report progress every `PROGRESS_BYTES` bytes."""
+        reported = 0
         for piece in pieces:
             yield piece
             sent[0] += len(piece)
-            if sent[0] - told >= STEP:
-                told = sent[0]
-                self.on_progress(self._progress(told))
+            if sent[0] - reported >= PROGRESS_BYTES:
+                reported = sent[0]
+                self.on_progress(self._progress(reported))
 
-    def _note(self, instance: Instance, answer: Command, size: int) -> None:
-        status = answer.status
+    def _record(self, instance: Instance, response: Command, size: int) -> None:
+        status = response.status
         if not is_fine(status):
-            comment = answer.error_comment or meaning(Service.STORE, status)
+            comment = response.error_comment or meaning(Service.STORE, status)
             self.failed.append(NotStored(instance.what, status, comment))
             return
         self.completed += 1
@@ -143,21 +143,21 @@ class _Sending:
         self._tried += len(left)
         left.clear()
 
-    # --- how far it is ------------------------------------------------------------------------------------------
+    # --- progress -------------------------------------------------------------------------------------------------
 
-    def _progress(self, underway: int) -> Progress:
+    def _progress(self, in_progress: int) -> Progress:
         return Progress(
             remaining=self.total - self._tried,
             completed=self.completed,
             failed=len(self.failed),
             warning=self.warning,
-            bytes=self.sent + underway,
+            bytes=self.sent + in_progress,
             total=self.total,
             elapsed=time.monotonic() - self._began,
         )
 
     def transfer(self, skipped: int) -> Transfer:
-        """What it came to."""
+        """Return the result."""
         return Transfer(
             completed=self.completed,
             warning=self.warning,

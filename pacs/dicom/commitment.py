@@ -20,6 +20,9 @@ from pacs.errors import CommitmentRequestError, OutOfResources
 BYTES_PER_REFERENCE = 256
 """The most that an item with a reference takes, and as much again for what else a requester puts into it."""
 
+REQUEST_STORAGE_COMMITMENT = 1
+"""The Action Type ID of a request (PS3.4 Table J.3-1)."""
+
 RETRIEVE_AE_TITLE = 0x00080054
 REFERENCED_SOP_CLASS, REFERENCED_SOP_INSTANCE = 0x00081150, 0x00081155
 TRANSACTION_UID, FAILURE_REASON = 0x00081195, 0x00081197

@@ -1,10 +1,15 @@
-"""The Storage SOP Classes (PS3.4 B.5 and GG.3): which instances the archive takes."""
+"""SOP Classes: the services by UID, and the Storage SOP Classes that the archive takes (PS3.4 B.5 and GG.3)."""
 
 from pydicom.uid import UID_dictionary
 
 from pacs.errors import SOPClassNotSupported
 
+VERIFICATION = "1.2.840.10008.1.1"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+"""The Storage Commitment Push Model (PS3.4 Annex J)."""
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+"""Its well-known SOP Instance (PS3.4 J.3.5)."""
 
 NON_PATIENT = frozenset(
     (
@@ -21,7 +26,7 @@ NON_PATIENT = frozenset(
 )
 """The Non-Patient Object Storage SOP Classes (PS3.4 GG.3): their instances have no study to be found by."""
 
-_NO_INSTANCES = frozenset((MEDIA_STORAGE_DIRECTORY, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2"))
+_NO_INSTANCES = frozenset((MEDIA_STORAGE_DIRECTORY, STORAGE_COMMITMENT, "1.2.840.10008.1.20.2"))
 """SOP Classes with Storage in their name: a DICOMDIR, and the services that commit to storage."""
 
 _NEWER_THAN_PYDICOM = frozenset(

@@ -33,6 +33,9 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
+SERVICE_SYNTAXES = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG)
+"""The transfer syntaxes of all services but Storage. No Deflated: an Identifier must not inflate without limit (P9)."""
+
 NATIVE = (EXPLICIT_LITTLE, DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE)
 """The transfer syntaxes without encapsulation, in order of preference: all of them can become each other."""
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 
 from pacs.dicom import identifier
 from pacs.dimse.association.association import Association
-from pacs.dimse.association.establishment import Rejected, accept
+from pacs.dimse.association.establishment import RejectedAssociation, accept
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
@@ -77,7 +77,7 @@ class Interposition:
 
     def _associate(
         self, connection: Any, address: tuple[str, int], policy: Any, *rest: Any, tls: Any = None
-    ) -> Association | Rejected:
+    ) -> Association | RejectedAssociation:
         lines: list[Line] = []
 
         def layer(*arguments: Any, **named: Any) -> Line:
@@ -86,7 +86,7 @@ class Interposition:
             return lines[0]
 
         negotiation = Negotiation(policy, self._choose, self._witness, connection, address)
-        found: Association | Rejected | None = None
+        found: Association | RejectedAssociation | None = None
         try:
             found = accept(connection, address, negotiation, *rest, tls=tls, layer=layer)
         finally:
@@ -96,7 +96,7 @@ class Interposition:
             self._take_on(found, lines[0], negotiation.chosen)
         return found
 
-    def _tell(self, requested: Requested, found: Association | Rejected | None, line: Line) -> None:
+    def _tell(self, requested: Requested, found: Association | RejectedAssociation | None, line: Line) -> None:
         """Tell what became of a request in the end: there may be no place for what was accepted."""
         if isinstance(found, Association):
             self._witness.associated(requested, found)

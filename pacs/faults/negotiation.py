@@ -8,23 +8,14 @@ from fnmatch import fnmatchcase
 
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 
-from pacs.dimse.association.establishment import Policy
-from pacs.dimse.upper.user_information import (
-    NO_REASON,
-    Agreement,
-    Rejection,
-    extended_of,
-    implementation_of,
-    items_of,
-    max_pdu_of,
-    rejecting,
-)
+from pacs.dimse.association.establishment import Caller, Policy
+from pacs.dimse.upper.rejections import NO_REASON, Rejection, rejecting
+from pacs.dimse.upper.user_information import Agreement, extended_of, implementation_of, items_of, max_pdu_of
 from pacs.errors import AssociationLost
 from pacs.faults.faulty_upper_layer import Line, pause
 from pacs.faults.model import Fault
 from pacs.faults.observer import Proposed, Requested, Witness
 from pacs.faults.selection import Chosen, Occasion
-from pacs.services.access import Caller
 
 
 class Negotiation:

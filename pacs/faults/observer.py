@@ -7,7 +7,8 @@ from typing import Protocol
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command
 from pacs.dimse.messages.message import Message
-from pacs.dimse.upper.user_information import Agreement, Rejection
+from pacs.dimse.upper.rejections import Rejection
+from pacs.dimse.upper.user_information import Agreement
 
 Told = Callable[[Command | None], None]
 """Hears of every response to one request when it goes out, and None when its operation is over."""

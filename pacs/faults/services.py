@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pacs.dicom.identifier import RetrieveSelection
     from pacs.dimse.scp.handlers import Handlers
     from pacs.index.writer import StoredInstance
-    from pacs.services.access import Access
+    from pacs.services.access import Access, Principal
     from pacs.services.peers import Peer
     from pacs.services.query import QueryService
 
@@ -72,10 +72,10 @@ class _Failing(_Stand):
         self._chosen, self._stop = chosen, stop
         self._failing: frozenset[str] = frozenset()
 
-    def select(self, selection: "RetrieveSelection", cancellation: Cancellation) -> Retrieval:
+    def select(self, selection: "RetrieveSelection", cancellation: Cancellation, limit: int | None = None) -> Retrieval:
         """As always, and choose which will fail."""
         self._stop.know(cancellation)
-        found = cast(RetrieveService, self._service).select(selection, cancellation)
+        found = cast(RetrieveService, self._service).select(selection, cancellation, limit)
         failing = failing_of(self._chosen, found.total)
         self._failing = frozenset(
             each.sop_instance_uid for number, each in enumerate(found.instances, 1) if number in failing
@@ -109,10 +109,10 @@ class _Elsewhere(_Stand):
         super().__init__(service)
         self._address = address
 
-    def destination(self, ae_title: str, destination: str) -> "Peer":
+    def destination(self, principal: "Principal", ae_title: str) -> "Peer":
         """The peer that was named, at another address. Raises as always."""
         host, port = self._address
-        return replace(cast("Access", self._service).destination(ae_title, destination), host=host, port=port)
+        return replace(cast("Access", self._service).destination(principal, ae_title), host=host, port=port)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from pacs.support.buffers import after
+from pacs.support.buffers import remainder
 
 Buffer = bytes | bytearray | memoryview
 
@@ -34,7 +34,7 @@ def write_at(descriptor: int, buffers: Sequence[Buffer], position: int) -> None:
         while rest:
             written = os.pwritev(descriptor, rest, position)
             position += written
-            rest = after(rest, written)
+            rest = remainder(rest, written)
 
 
 def open_durable(path: Path) -> int:

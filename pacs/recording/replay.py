@@ -11,17 +11,18 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import CANCELLABLE, Association
+from pacs.dimse.association.establishment import Caller
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, AcceptorPolicy, Choice, choose
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy, Choice, choose_transfer_syntax
 from pacs.dimse.server.server import Settings
-from pacs.dimse.upper.user_information import Rejection
+from pacs.dimse.upper.rejections import Rejection
 from pacs.recording import script
 from pacs.recording.datasets import decoded, encoded
 from pacs.recording.sniffer import Accepted, Rejected
-from pacs.services.access import Caller
 from pacs.support.cancellation import Cancellation
 
 CANNOT_UNDERSTAND = 0xC000
@@ -183,7 +184,7 @@ class _Recorded(AcceptorPolicy):
         """As on tape."""
         return self.rejection or AcceptorPolicy.answer(self, request, caller, max_pdu)
 
-    def chosen(self, proposed: Any, order: Sequence[str]) -> Choice:
+    def choose(self, proposed: Any, order: Sequence[str]) -> Choice:
         """A transfer syntax that was accepted on tape, else any native one: there is nothing to decompress."""
         syntaxes = self.answers.get(str(proposed.abstract_syntax))
         if syntaxes is None:
@@ -191,7 +192,8 @@ class _Recorded(AcceptorPolicy):
         return (
             True,
             True,
-            choose(proposed.transfer_syntax, syntaxes) or choose(proposed.transfer_syntax, SERVICE_SYNTAXES),
+            choose_transfer_syntax(proposed.transfer_syntax, syntaxes)
+            or choose_transfer_syntax(proposed.transfer_syntax, SERVICE_SYNTAXES),
         )
 
 

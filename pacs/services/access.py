@@ -1,17 +1,21 @@
-"""Who is let in, and what each may do: the rules of the configuration, asked by every mouth."""
+"""Access control: who may associate, and what each principal may do, by the rules of the configuration."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 
+from pacs.dicom.matching_mode import MatchingMode
 from pacs.errors import CalledTitleUnknown, CallerUnknown, NotAuthorized
-from pacs.services.peers import EVERYTHING, Peer, Peers, Right
+from pacs.services.peers import ALL_RIGHTS, Peer, Peers, Right
+
+CACHED_PRINCIPALS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks to be let in. `certificate` is the SHA-256 fingerprint of the one it showed by TLS, or ''."""
+    """The requestor of an association. `certificate` is the SHA-256 fingerprint of its TLS certificate, or ''."""
 
     ae_title: str
     called_ae_title: str
@@ -19,55 +23,84 @@ class Caller:
     certificate: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who requests an operation, and what the configuration says about it.
+
+    `name` is the calling AE title, `peer` its entry in the table of peers, None if it has none.
+    """
+
+    name: str
+    peer: Peer | None
+    rights: frozenset[Right]
+    matching_mode: MatchingMode
+    is_explained: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The rules that are the same for all. `titles` are our AE titles, the first is the one we call with."""
+    """The rules for all AEs. `titles` are the AE titles of this server; associations are requested with the first."""
 
     titles: Sequence[str] = ("PACS",)
-    by_any_title: bool = True
-    """Whether the called AE title may be none of ours."""
-    anybody: bool = True
-    """Whether an AE that is not among the peers may call."""
-    rights: frozenset[Right] = EVERYTHING
-    """What such an AE may do."""
+    any_called_title: bool = True
+    """Whether an association is accepted when the called AE title is not one of `titles`."""
+    any_caller: bool = True
+    """Whether an AE that is not among the peers may associate."""
+    rights: frozenset[Right] = ALL_RIGHTS
+    """The rights of an AE that is not among the peers."""
 
 
 class Access:
-    """The rules and the peers they are about."""
+    """Applies the rules and the table of peers."""
 
     def __init__(self, rules: Rules, peers: Peers) -> None:
         self._rules, self._peers = rules, peers
+        self._principals = lru_cache(CACHED_PRINCIPALS)(self._make_principal)
 
     def admit(self, caller: Caller) -> None:
-        """See that a caller may associate. Raises CalledTitleUnknown, CallerUnknown; comments say what to mend."""
+        """Check that a caller may associate. Raises CalledTitleUnknown or CallerUnknown, which say what to change."""
         rules = self._rules
-        if not rules.by_any_title and caller.called_ae_title not in rules.titles:
+        if not rules.any_called_title and caller.called_ae_title not in rules.titles:
             raise CalledTitleUnknown('ours are in server.ae_title and server.aliases, or access.called_ae = "any"')
         peer = self._peers.find(caller.ae_title)
         if peer is not None:
             _check_origin(peer, caller)
-        elif not rules.anybody:
-            title = shlex.quote(caller.ae_title)  # somebody will paste this into a shell
+        elif not rules.any_caller:
+            title = shlex.quote(caller.ae_title)  # the command is pasted into a shell
             raise CallerUnknown(f"let it in with `pacs peers add {title} {caller.address} PORT`")
 
-    def require(self, ae_title: str, right: Right) -> None:
-        """See that an AE may do something. Raises NotAuthorized."""
-        peer = self._peers.find(ae_title)
-        if right not in (self._rules.rights if peer is None else peer.rights):
-            whose = "access.services" if peer is None else "services of its [[peers]]"
-            raise NotAuthorized(f"Not authorized: {right.value!r} is not in {whose}")
+    def principal(self, ae_title: str) -> Principal:
+        """Return the principal with a calling AE title."""
+        return self._principals(ae_title)
 
-    def destination(self, ae_title: str, destination: str) -> Peer:
-        """The peer that an AE wants to have images moved to. Raises UnknownDestination, NotAuthorized."""
-        found, asking = self._peers.destination(destination), self._peers.find(ae_title)
-        if asking is not None and asking.destinations is not None and found.ae_title not in asking.destinations:
+    def _make_principal(self, ae_title: str) -> Principal:
+        peers, peer = self._peers, self._peers.find(ae_title)
+        return Principal(
+            name=ae_title,
+            peer=peer,
+            rights=self._rules.rights if peer is None else peer.rights,
+            matching_mode=peers.matching_mode if peer is None or peer.matching_mode is None else peer.matching_mode,
+            is_explained=peers.explains_all or (peer is not None and peer.explain),
+        )
+
+    def require(self, principal: Principal, right: Right) -> None:
+        """Check that a principal has a right. Raises NotAuthorized."""
+        if right not in principal.rights:
+            key = "access.services" if principal.peer is None else "services of its [[peers]]"
+            raise NotAuthorized(f"Not authorized: {right.value!r} is not in {key}")
+
+    def destination(self, principal: Principal, ae_title: str) -> Peer:
+        """Return the move destination that a principal named. Raises UnknownDestination, NotAuthorized."""
+        destination = self._peers.destination(ae_title)
+        allowed = principal.peer.destinations if principal.peer is not None else None
+        if allowed is not None and destination.ae_title not in allowed:
             raise NotAuthorized("Not authorized: not in destinations of its [[peers]]")
-        return found
+        return destination
 
 
 def _check_origin(peer: Peer, caller: Caller) -> None:
-    """See that whoever calls with a peer's AE title is that peer. Raises CallerUnknown."""
-    address = ip_address(caller.address.partition("%")[0])  # without the zone of a link-local one
+    """Check address and certificate of a caller with the AE title of a peer. Raises CallerUnknown."""
+    address = ip_address(caller.address.partition("%")[0])  # without the zone of a link-local address
     if peer.addresses and not any(address in network for network in peer.addresses):
         raise CallerUnknown(f"{caller.address} is not in addresses of the [[peers]] block of {peer.ae_title}")
     if peer.certificates and caller.certificate not in peer.certificates:

@@ -20,9 +20,6 @@ from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
 
-MOST_SUBOPERATIONS = 0xFFFF
-"""The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
-
 
 class Outcome(Enum):
     """What became of one sub-operation."""
@@ -107,21 +104,21 @@ class RetrieveService:
         self._verify = verify
         self._publish = publish
 
-    def select(self, selection: RetrieveSelection, cancellation: Cancellation) -> Retrieval:
-        """The instances a retrieve is about, in the order in which they will be sent.
+    def select(self, selection: RetrieveSelection, cancellation: Cancellation, limit: int | None = None) -> Retrieval:
+        """Return the instances to retrieve, in the order in which they are sent.
 
-        Raises TooManyMatches when keys other than the unique ones select more studies than are allowed at once,
-        OutOfResources when there are more instances than the counts of a response can hold or the index does not
-        answer, Cancelled when the cancellation comes.
+        Raises TooManyMatches when keys other than the unique ones select more studies than `most_studies`,
+        OutOfResources when there are more than `limit` instances, IndexUnavailable, Cancelled.
         """
         query = selection.query
         if any(key.attribute.key is not KeyType.UNIQUE for key in query.keys):
             studies = search.count(self._index, query, QueryLevel.STUDY, cancellation)
             if studies > self._most_studies:
                 raise TooManyMatches(f"{studies} studies match, at most {self._most_studies} per retrieve")
-        found = tuple(search.instances(self._index, query, cancellation, limit=MOST_SUBOPERATIONS + 1))
-        if len(found) > MOST_SUBOPERATIONS:
-            raise OutOfResources(f"More than {MOST_SUBOPERATIONS} instances: retrieve in parts")
+        at_most = None if limit is None else limit + 1
+        found = tuple(search.instances(self._index, query, cancellation, limit=at_most))
+        if limit is not None and len(found) > limit:
+            raise OutOfResources(f"More than {limit} instances: retrieve in parts")
         return Retrieval(found)
 
     def note_use(self, retrieval: Retrieval) -> None:

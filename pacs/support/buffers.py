@@ -1,8 +1,8 @@
-"""What is left of some buffers when a part of them has been written: a write may take less than it is given."""
+"""The unwritten remainder of buffers after a partial write."""
 
 
-def after(buffers: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of `buffers` when `written` bytes of them are gone."""
+def remainder(buffers: list[memoryview], written: int) -> list[memoryview]:
+    """Return what follows the first `written` bytes of `buffers`."""
     for index, each in enumerate(buffers):
         if written < len(each):
             return [each[written:], *buffers[index + 1 :]] if written else buffers[index:]

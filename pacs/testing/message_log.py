@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
-from pacs.dimse.upper.user_information import Agreement, Rejection
+from pacs.dimse.upper.rejections import Rejection
+from pacs.dimse.upper.user_information import Agreement
 from pacs.faults.observer import Requested, Told
 from pacs.testing.records import ReceivedAssociation, ReceivedRequest, Response
 

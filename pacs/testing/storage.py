@@ -9,14 +9,13 @@ from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
+from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.server import Handler, Server, Settings
 from pacs.faults.interposer import Interposition
 from pacs.faults.model import Scenario
 from pacs.faults.selection import Chooser
 from pacs.observability.events import AssociationEnded, Event
-from pacs.services.access import Access, Rules
-from pacs.services.peers import Peers
 from pacs.testing.message_log import Notebook
 from pacs.testing.received import Received, counted, number_of
 
@@ -58,10 +57,10 @@ class StorageSCP:
         self._changed = threading.Condition()
         self._instances: list[StoredHere] = []
         self._interposition = Interposition(scenario, self._notes)
-        policy = AcceptorPolicy(access=Access(Rules(), Peers()), transfer_syntaxes=KEPT, unknown_sop_classes=True)
+        policy = AcceptorPolicy(transfer_syntaxes=KEPT, unknown_sop_classes=True)
         handlers: dict[int, Handler] = {CommandField.C_ECHO: _echo, CommandField.C_STORE: self._store}
         settings = self._interposition.on(Settings(policy=policy, handlers=handlers))
-        self._server = Server([(self.host, port)], settings, publish=self._heard)
+        self._server = Server([(self.host, port)], settings, observer=AssociationEvents(self._heard))
 
     def __enter__(self) -> Self:
         self._server.start()

@@ -14,9 +14,10 @@ from pydicom import dcmread
 
 from pacs.archive import protection_of
 from pacs.config import from_settings
+from pacs.dicom.sop_classes import VERIFICATION
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.establishment import request
 from pacs.dimse.scu import echo
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import ConfigurationError, DestinationUnreachable
 from pacs.observability.events import AssociationAccepted, AssociationRequestRejected
 from pacs.testing import serving, study, write

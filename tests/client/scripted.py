@@ -11,11 +11,13 @@ from pydicom import Dataset
 from pacs import client
 from pacs.client import Peer
 from pacs.client.peer import CALLING_AE_TITLE
+from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Buffer, Message, p_data
-from pacs.dimse.server.acceptor_policy import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, AcceptorPolicy
+from pacs.dimse.scp.association_events import AssociationEvents
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.server import Server, Settings
 from pacs.errors import AssociationLost
 from pacs.observability.events import AssociationEnded, Event
@@ -62,7 +64,7 @@ def scripted(syntaxes: Sequence[str] = KEPT, **handlers: Handler) -> Iterator[Sc
         policy=AcceptorPolicy(transfer_syntaxes=syntaxes),
         handlers={fields[name]: handler for name, handler in handlers.items()},
     )
-    server = Server([("127.0.0.1", 0)], settings, publish=events.append)
+    server = Server([("127.0.0.1", 0)], settings, observer=AssociationEvents(events.append))
     server.start()
     try:
         yield Scripted(server, events)

@@ -53,7 +53,7 @@ def test_a_report_that_does_not_come_is_not_waited_for_longer(tmp_path, datasets
     """And what to look at is said."""
     with serving(tmp_path / "other", {"commitment.same_association_seconds": 0}) as archive:
         peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
-        with pytest.raises(PeerTimeout, match="own"):
+        with pytest.raises(PeerTimeout, match="new association"):
             client.commit(peer, datasets, timeout=0.5)
 
 

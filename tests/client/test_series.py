@@ -90,7 +90,7 @@ def test_several_that_match_are_listed(peer):
         ("20260101", "CT", "3", 4),
     ]
     lines = str(raised.value).splitlines()
-    assert lines[0] == "3 series match: name one more key, for example SeriesInstanceUID"
+    assert lines[0] == "3 series match: add another key, for example SeriesInstanceUID"
     assert "2026-01-01  CT  series 2  " in lines[2]
     assert "4 images" in lines[2]
     assert found[1].series_uid in lines[2]
@@ -135,17 +135,17 @@ def test_what_could_be_any_study_is_not_asked(full):
 def test_too_many_studies_are_not_looked_into(full, monkeypatch):
     """One request for each of them would be too much to ask."""
     client.store(full.peer, *study(series=1, instances=1, number=2))
-    monkeypatch.setattr("pacs.client.series.match.MOST_STUDIES", 1)
-    with pytest.raises(TooManyMatches, match="name one more key"):
+    monkeypatch.setattr("pacs.client.series.match.MAX_STUDIES", 1)
+    with pytest.raises(TooManyMatches, match="add another key"):
         client.load_series(full.peer, patient_id="P1")
 
 
 def test_too_many_series_are_not_looked_into(tmp_path, monkeypatch):
     """Of each an instance would have to come, to see what no answer of dcmqrscp has."""
-    monkeypatch.setattr("pacs.client.series.match.MOST_LOOKED_INTO", 1)
+    monkeypatch.setattr("pacs.client.series.match.MAX_HEADERS", 1)
     with other("dcmqrscp", tmp_path / "other") as pacs:
         client.store(pacs.peer, *study(series=2, instances=1))
-        with pytest.raises(TooManyMatches, match="too many to look into"):
+        with pytest.raises(TooManyMatches, match="too many to search"):
             client.load_series(pacs.peer, patient_id="P1", series_description="series 1")
 
 
@@ -223,4 +223,4 @@ def test_the_example_writes_a_volume(full, tmp_path):
     assert example(peer, "P1", "series 2", file) == (f"8 x 8 x 3 voxels of 1 x 1 x 1 mm in {file}\n", 0)
     assert SimpleITK.ReadImage(file).GetSize() == (8, 8, 3)
     said, status = example(peer, "P1", "series*", file)
-    assert (said.splitlines()[0], status) == ("2 series match: name one more key, for example SeriesInstanceUID", 1)
+    assert (said.splitlines()[0], status) == ("2 series match: add another key, for example SeriesInstanceUID", 1)

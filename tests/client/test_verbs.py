@@ -48,7 +48,7 @@ def test_echo_says_why_there_is_no_association(tmp_path, known):
     ):
         client.echo(f"NOBODY@127.0.0.1:{strict.port}")
     assert raised.value.reason == 7
-    assert str(raised.value).endswith("the peer does not call itself NOBODY")
+    assert str(raised.value).endswith("the AE title of the peer is not NOBODY")
 
 
 @pytest.mark.parametrize("text", ["PACS", "PACS@host", "@host:1", "PACS@host:0", "PACS@host:x", "A" * 17 + "@host:1"])
@@ -323,7 +323,7 @@ def test_a_disk_that_takes_no_more_is_said_to_both_sides(tmp_path):
 
 def test_a_third_destination_is_not_spoken_of_as_us(pacs_server):
     """Its own host and port have to be entered, not those of this machine."""
-    with pytest.raises(OperationFailed, match="does not know the AE title NOBODY: have it listed there") as raised:
+    with pytest.raises(OperationFailed, match="does not know the AE title NOBODY: configure it there") as raised:
         client.move(f"PACS@127.0.0.1:{pacs_server.port}", {"StudyInstanceUID": "1.2"}, destination="NOBODY")
     assert "this machine" not in str(raised.value)
 

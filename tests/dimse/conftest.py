@@ -12,6 +12,8 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
+from pacs.dimse.scp.association_access import AssociationAccess
+from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import Handler, Server, Settings
@@ -19,7 +21,7 @@ from pacs.observability.events import AssociationEnded, Event
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
 
-OURS_ALONE = Access(Rules(by_any_title=False), Peers())
+OURS_ALONE = Access(Rules(any_called_title=False), Peers())
 """Whoever calls by another title than PACS is rejected."""
 
 
@@ -92,13 +94,15 @@ def serve() -> Iterator[Serve]:
             handlers[CommandField.C_FIND] = find
         if get is not None:
             handlers[CommandField.C_GET] = get
+        if "access" in policy:
+            policy["access"] = AssociationAccess(policy["access"])
         settings = Settings(
             policy=AcceptorPolicy(**{"transfer_syntaxes": KEPT} | policy),
             handlers=handlers,
             limits=limits or Limits(),
             bounds=bounds or AssociationBounds(),
         )
-        server = Server([("127.0.0.1", 0)], settings, publish=publish)
+        server = Server([("127.0.0.1", 0)], settings, observer=AssociationEvents(publish))
         server.start()
         servers.append(server)
         archive = Archive(server, events, ended)

@@ -24,7 +24,7 @@ def test_there_are_no_more_places_than_all_workers_have_together():
     slots = AssociationSlots(workers=2)
     one, two = slots.of(0), slots.of(1)
     assert [take(each, 3) for each in (one, two, one, two, one)] == [0, 1, 2, None, None]
-    one.give_back(0)
+    one.release(0)
     assert [take(two, 3), take(one, 3)] == [0, None]
 
 
@@ -39,7 +39,7 @@ def test_one_address_and_one_ae_title_have_no_more_than_their_part():
     assert take(one, address="10.0.0.1", ae_title="B", **here) is None
     assert take(two, address="10.0.0.2", ae_title="A", **here) is not None
     assert take(one, address="10.0.0.3", ae_title="A", **here) is None
-    one.give_back(first)
+    one.release(first)
     assert take(two, address="10.0.0.1", ae_title="A", **here) is not None
 
 
@@ -63,10 +63,10 @@ def test_what_a_dead_worker_had_taken_is_free_again():
     """And it counts no more among those who serve."""
     slots = AssociationSlots(workers=2)
     dead, living = slots.of(0), slots.of(1)
-    dead.serve(True)
+    dead.set_serving(True)
     assert take(dead, 2) == 0
     assert take(dead, 2) == 1
-    living.count(connections=1, unassociated=0)
+    living.set_counts(connections=1, unassociated=0)
     assert living.is_ahead
     slots.free(0)
     assert not living.is_ahead
@@ -77,12 +77,12 @@ def test_who_has_more_connections_than_another_one_that_serves_is_ahead():
     """Who serves nobody yet, or no more, is left out; who is alone is never ahead."""
     slots = AssociationSlots(workers=3)
     one, two, _ = shares = [slots.of(each) for each in range(3)]
-    one.serve(True)
-    two.serve(True)
-    one.count(connections=2, unassociated=0)
-    two.count(connections=1, unassociated=1)
+    one.set_serving(True)
+    two.set_serving(True)
+    one.set_counts(connections=2, unassociated=0)
+    two.set_counts(connections=1, unassociated=1)
     assert [each.is_ahead for each in shares] == [True, False, False]
-    two.serve(False)
+    two.set_serving(False)
     assert not one.is_ahead
 
 
@@ -90,9 +90,9 @@ def test_the_connections_without_an_association_are_those_of_all_workers():
     """When there are too many, those give up some who have more than their part of them."""
     slots = AssociationSlots(workers=2)
     one, two = slots.of(0), slots.of(1)
-    one.count(connections=9, unassociated=9)
+    one.set_counts(connections=9, unassociated=9)
     assert not one.has_too_many(10)
-    two.count(connections=2, unassociated=2)
+    two.set_counts(connections=2, unassociated=2)
     assert one.has_too_many(10)
     assert not two.has_too_many(10)
 
@@ -104,8 +104,8 @@ slots = AssociationSlots(workers=2)
 holds, told = os.pipe()
 pid = os.fork()
 if pid == 0:
-    with slots.guarded():
-        slots.of(0).serve(True)
+    with slots.locked():
+        slots.of(0).set_serving(True)
         os.write(told, b"!")
         signal.pause()
 os.read(holds, 1)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from pacs.dimse.association import establishment
 from pacs.dimse.scp import event_reports
-from pacs.dimse.scp.event_reports import Reporter
+from pacs.dimse.scp.event_reports import EventReporter
 from pacs.observability.events import CommitmentReported, Notice, OperationFinished
 from pacs.services import commitment
 from pacs.testing import serving, study
@@ -600,7 +600,7 @@ def test_a_stop_does_not_wait_for_what_nobody_can_end(tmp_path, monkeypatch):
 
 def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
     """Before the claim to it runs out, though each mebibyte is taken in time."""
-    monkeypatch.setattr(Reporter, "_seconds", 0.5)
+    monkeypatch.setattr(EventReporter, "_seconds", 0.5)
     peer = Stuck(free_port())
     with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
         with Raw(archive.port) as client:
@@ -612,7 +612,7 @@ def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
 
 def test_a_reporter_that_never_began_can_be_stopped(lonely):
     """As in the process that only forks workers."""
-    Reporter(lonely.commitments, lonely.peers.destination, print, "PACS").stop()
+    EventReporter(lonely.commitments, lonely.peers.destination, print, "PACS").stop()
 
 
 def test_a_request_that_is_cut_off_keeps_nothing(lonely):

@@ -10,13 +10,13 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Limits
+from pacs.dimse.association.establishment import Caller
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import MOST_UNASSOCIATED
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.wire import RECEIVE_BUFFER
 from pacs.observability.events import AssociationRequestRejected
-from pacs.services.access import Caller
 from tests.dimse.conftest import Serve
 from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, associate_rq, echo_rq, item, pdu
 
@@ -95,7 +95,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
             assert archive.ended.wait_for(lambda: archive.events, timeout=10)
     (event,) = archive.events
     assert isinstance(event, AssociationRequestRejected)
-    assert event.comment == "What came is no valid association request"
+    assert event.comment == "The peer sent no valid association request"
     assert not [each for each in caplog.records if each.name == "pacs"]
 
 

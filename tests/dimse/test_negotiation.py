@@ -8,8 +8,9 @@ from pydicom.uid import UID_dictionary
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.server.acceptor_policy import choose, extended_answer, negotiated
-from pacs.dimse.upper.user_information import UserIdentity, batches
+from pacs.dimse.association.extended_negotiation import extended_answer, negotiated
+from pacs.dimse.server.acceptor_policy import choose_transfer_syntax
+from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import UserRefused
 from pacs.observability.events import AssociationRequestRejected
 from pacs.services.access import Access, Rules
@@ -75,7 +76,7 @@ def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None
 def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> None:
     """The padding of a title does not count. The log says what to add to the configuration."""
     friend = PeerAE("FRIEND", "127.0.0.1", 104)
-    archive = serve(access=Access(Rules(anybody=False), Peers([friend])))
+    archive = serve(access=Access(Rules(any_caller=False), Peers([friend])))
     assert rejected(archive.port, calling="STRANGER") == (1, 1, 3)
     assert answers(archive.port, (VERIFICATION, (IMPLICIT,)), calling="FRIEND")
     event = next(each for each in archive.events if isinstance(each, AssociationRequestRejected))
@@ -186,9 +187,9 @@ def test_an_association_without_an_accepted_context_is_still_accepted(serve: Ser
 
 def test_nothing_is_chosen_from_nothing() -> None:
     """No proposal, or none that is kept."""
-    assert choose((), KEPT) is None
-    assert choose((JPIP,), KEPT) is None
-    assert choose((EXPLICIT,), KEPT, (IMPLICIT,)) == EXPLICIT
+    assert choose_transfer_syntax((), KEPT) is None
+    assert choose_transfer_syntax((JPIP,), KEPT) is None
+    assert choose_transfer_syntax((EXPLICIT,), KEPT, (IMPLICIT,)) == EXPLICIT
 
 
 # --- roles -------------------------------------------------------------------------------------------------------
@@ -343,11 +344,3 @@ def test_a_user_identity_can_be_checked(serve: Serve) -> None:
         peer.associate(information=raw.user_information(0, identity(2, b"u", b"right")))
     assert [(each.type, each.primary, each.response_requested) for each in seen] == [(2, b"u", True)] * 2
     assert "right" not in repr(seen)
-
-
-def test_p16_proposals_beyond_128_are_batched() -> None:
-    """None is cut off."""
-    proposals = [(f"1.2.{n}", (IMPLICIT,)) for n in range(300)]
-    found = list(batches(proposals))
-    assert [len(each) for each in found] == [128, 128, 44]
-    assert [one for each in found for one in each] == proposals

@@ -7,13 +7,13 @@ from pynetdicom import pdu
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
-from pacs.dicom.sop_classes import STORAGE
-from pacs.dicom.syntaxes import KEPT
+from pacs.dicom.sop_classes import STORAGE, STORAGE_COMMITMENT, VERIFICATION
+from pacs.dicom.syntaxes import KEPT, SERVICE_SYNTAXES
+from pacs.dimse.association.establishment import Caller
 from pacs.dimse.server import acceptor_policy
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, STORAGE_COMMITMENT, VERIFICATION, AcceptorPolicy, choose
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy, choose_transfer_syntax
 from pacs.dimse.upper import pdus
 from pacs.dimse.upper.user_information import items_of
-from pacs.services.access import Caller
 from tests import raw
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -61,7 +61,7 @@ def negotiated_by_pynetdicom(request: A_ASSOCIATE) -> list[PresentationContext]:
         if uid in STORAGE or uid in (FIND, VERIFICATION, STORAGE_COMMITMENT):
             supported.abstract_syntax = proposed.abstract_syntax
             kept = KEPT if uid in STORAGE else SERVICE_SYNTAXES
-            supported.add_transfer_syntax(choose(list(map(str, proposed.transfer_syntax)), list(kept)))
+            supported.add_transfer_syntax(choose_transfer_syntax(list(map(str, proposed.transfer_syntax)), list(kept)))
         if uid in STORAGE:
             supported.scu_role = supported.scp_role = True
         answers += negotiate_as_acceptor([proposed], [supported], proposed_roles)[0]

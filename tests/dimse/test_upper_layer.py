@@ -441,7 +441,8 @@ def primitive_for(event: str) -> object:
     from pynetdicom.pdu_primitives import A_ABORT, A_RELEASE, P_DATA
     from pynetdicom.transport import T_CONNECT
 
-    from pacs.dimse.upper.user_information import LOCAL_LIMIT_EXCEEDED, propose, rejecting
+    from pacs.dimse.upper.rejections import LOCAL_LIMIT_EXCEEDED, rejecting
+    from pacs.dimse.upper.user_information import propose
 
     proposal = propose("A", "B", [(VERIFICATION, [raw.IMPLICIT])], roles={}, extended={}, max_pdu=16384)
     abort = A_ABORT()

@@ -14,8 +14,8 @@ from pacs.config import Commitment, Limits
 from pacs.conformance.statement import wording
 from pacs.dicom.commitment import FailureReason
 from pacs.dicom.matching_mode import TOLERANT
+from pacs.dimse.association.extended_negotiation import FIND_BYTES, RETRIEVE_BYTES
 from pacs.dimse.messages.status import Service
-from pacs.dimse.server.acceptor_policy import FIND_BYTES, RETRIEVE_BYTES
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]

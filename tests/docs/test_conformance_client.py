@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pacs import client
-from pacs.client.contexts import USUAL
+from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dimse.association.proposals import CONVERTED_INTO
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
@@ -210,7 +210,7 @@ def test_a_get_takes_the_scp_role_for_what_may_come(called, tmp_path):
     client.get(called.address, THE_STUDY, to=tmp_path / "usual")
     client.get(called.address, THE_STUDY, to=tmp_path / "named", sop_classes=[CT])
     usual, named = called.received.associations
-    assert set(usual.roles) == set(USUAL)
+    assert set(usual.roles) == set(COMMON_SOP_CLASSES)
     assert dict(named.roles) == {CT: (False, True)}
 
 

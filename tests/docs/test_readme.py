@@ -1,4 +1,4 @@
-"""What README.md tells people to type works, and is what CI types."""
+"""The commands of README.md run, CI runs the same ones, and its figures are measured ones."""
 
 import os
 import re
@@ -8,15 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from pacs import client
-from pacs.cli import main
-from pacs.config import load
-from pacs.testing import study, write
-from tests.programs import PATIENCE, run
+from tests.programs import run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -31,14 +25,14 @@ def test_ci_runs_the_second_command_of_the_readme():
 
 
 def test_ci_run_is_a_bash_script_that_stops_at_the_first_failure():
-    """And that bash can read."""
+    """Bash can parse it."""
     script = ROOT / ".ci" / "run"
     assert "set -euo pipefail" in script.read_text()
     subprocess.run(["bash", "-n", script], check=True)
 
 
 def fresh_machine(home: Path) -> dict[str, str]:
-    """The environment of somebody who has Python and nothing of ours; any free port, so that tests do not collide."""
+    """Return an environment with Python and nothing of this project, on any free port, so that tests do not collide."""
     ours = ("PACS_", "PYTHON", "VIRTUAL")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{sys.base_prefix}/bin{os.pathsep}{inherited['PATH']}"
@@ -47,7 +41,7 @@ def fresh_machine(home: Path) -> dict[str, str]:
 
 @pytest.mark.timeout(300)
 def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
-    """Clone, type the line, see that it is ready, echo it, stop it with SIGTERM: it ends well."""
+    """Clone, run the line, wait for the ready line, send a C-ECHO, stop it with SIGTERM: exit status 0."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, clone], check=True)
     typed = f"trap : TERM; {SERVE}; echo ended with $?"
@@ -70,7 +64,7 @@ def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
 
 
 def at(line: str, port: int) -> str:
-    """A line for another server than the one of the README."""
+    """Return a line with another port."""
     return line.replace("PACS@127.0.0.1:11112", f"PACS@127.0.0.1:{port}")
 
 
@@ -79,7 +73,7 @@ CALLING = ("echo", "store", "find", "get")
 
 
 def test_the_first_image_in_a_minute(pacs_server, tmp_path):
-    """The commands of that section, in order, against a running server; what was stored is found and comes back."""
+    """The commands of that section, in order, against a running server: the stored image is found and retrieved."""
     lines = [line for line in LINES if line.startswith(tuple(f".venv/bin/pacs {each} PACS@" for each in CALLING))]
     shown = [typed(at(line, pacs_server.port), tmp_path) for line in lines]
     assert len(shown) == len(CALLING)
@@ -88,18 +82,8 @@ def test_the_first_image_in_a_minute(pacs_server, tmp_path):
     assert len(list((tmp_path / "downloads").rglob("*.dcm"))) == 1
 
 
-def test_the_python_of_the_readme_downloads_the_study(pacs_server, tmp_path):
-    """The block, as it stands there."""
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    client.store(f"PACS@127.0.0.1:{pacs_server.port}", study("CompressedSamples^CT1", series=1, instances=2))
-    program = tmp_path / "program.py"
-    program.write_text(at(block, pacs_server.port))
-    subprocess.run([sys.executable, program], cwd=tmp_path, check=True, timeout=PATIENCE)
-    assert len(list((tmp_path / "downloads").rglob("*.dcm"))) == 2
-
-
 def typed(line: str, folder: Path) -> str:
-    """Type a line into a shell whose .venv is the Python of this test run; return all it prints."""
+    """Run a line in a shell, with the Python of this test run as .venv; return all that it prints."""
     line = line.replace(".venv/bin/python", shlex.quote(sys.executable))
     line = line.replace(".venv/bin/pacs", f"{shlex.quote(sys.executable)} -m pacs")
     ran = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
@@ -107,58 +91,18 @@ def typed(line: str, folder: Path) -> str:
     return ran.stdout + ran.stderr
 
 
-def leaves(command: click.Command, name: str):
-    """The full names of the commands below `command`, itself among them where it does something alone."""
-    if not isinstance(command, click.Group) or command.invoke_without_command:
-        yield name
-    if isinstance(command, click.Group):
-        for each, child in command.commands.items():
-            yield from leaves(child, f"{name} {each}")
+def test_every_pacs_line_of_the_readme_is_typed_in_a_test():
+    """The two first ones above, the others in the order of that section."""
+    lines = [line for line in LINES[2:] if "pacs" in line]
+    assert [line.split()[1] for line in lines] == list(CALLING)
 
 
-def test_the_table_of_commands_has_every_command_there_is():
-    """And no other."""
-    table = README.partition("| command |")[2].partition("\n\n")[0]
-    told = set(re.findall(r"`(pacs(?: [a-z]+)+)", table))
-    assert told == set(leaves(main, "pacs"))
-
-
-def pacs_lines():
-    """The arguments of each `pacs` line of the README."""
-    for words in (shlex.split(line, comments=True) for line in LINES):
-        if ".venv/bin/pacs" in words:
-            yield words[words.index(".venv/bin/pacs") + 1 :]
-
-
-def test_every_pacs_line_of_the_readme_does_what_it_says(tmp_path, monkeypatch):
-    """Typed one after the other in an empty folder, with a folder to import; `serve` lines are only understood."""
-    monkeypatch.chdir(tmp_path)
-    write(study("ALLISON^ANN", series=1, instances=2), tmp_path / "folder")
-    shown = ""
-    for arguments in pacs_lines():
-        if arguments[0] in CALLING:
-            continue  # typed in a test of their own
-        if arguments[0] == "serve":
-            main.commands["serve"].make_context("serve", arguments[1:])
-            continue
-        here = [argument.replace("/path/to/", "") for argument in arguments]
-        result = CliRunner().invoke(main, here)
-        assert result.exit_code == 0, (here, result.output)
-        shown += result.stdout
-    assert "2 stored, 0 already stored, 0 refused" in shown
-    assert "ALLISON^ANN" in shown
-    assert [peer.ae_title for peer in load(None, {}).peers] == ["STORE_SCP"]
-
-
-def test_the_configuration_the_readme_shows_can_be_used(tmp_path):
-    """Each block of TOML is one that is read."""
-    for number, block in enumerate(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)):
-        file = tmp_path / f"{number}.toml"
-        file.write_text(block)
-        load(file, {})
-
-
-def test_the_files_the_readme_links_to_are_there():
-    """No link leads nowhere."""
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+def test_the_figures_of_the_readme_are_those_of_the_pages_it_links_to():
+    """Each number in the table stands in the page that says how it is measured; 9355 as 9355 or 9,355."""
+    rows = [line for line in README.splitlines() if line.startswith("|") and "](docs/" in line]
+    assert len(rows) == 6
+    for row in rows:
+        *cells, link = row.strip("| ").split(" | ")
+        page = (ROOT / re.findall(r"\]\(([^)#]+)", link)[0]).read_text("utf-8").replace(",", "")
+        for figure in re.findall(r"[\d.]+", " ".join(cells[1:])):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", page), (figure, row)

@@ -52,18 +52,18 @@ def test_strangers_are_let_in_only_where_anybody_is():
     """And what to add is said."""
     Access(Rules(), PEERS).admit(caller("STRANGER"))
     with pytest.raises(CallerUnknown, match=r"pacs peers add STRANGER 10\.0\.0\.5 PORT"):
-        Access(Rules(anybody=False), PEERS).admit(caller("STRANGER"))
+        Access(Rules(any_caller=False), PEERS).admit(caller("STRANGER"))
 
 
 def test_what_to_add_is_harmless_where_it_is_pasted():
     """An AE title may be what a shell would run."""
     with pytest.raises(CallerUnknown, match=r"pacs peers add '\$\(reboot\)' 10\.0\.0\.5 PORT"):
-        Access(Rules(anybody=False), PEERS).admit(caller("$(reboot)"))
+        Access(Rules(any_caller=False), PEERS).admit(caller("$(reboot)"))
 
 
 def test_our_aliases_are_ours():
     """Where the called title has to be ours."""
-    access = Access(Rules(titles=("PACS", "OLD"), by_any_title=False), PEERS)
+    access = Access(Rules(titles=("PACS", "OLD"), any_called_title=False), PEERS)
     for title in ("PACS", "OLD"):
         access.admit(caller("FREE", called=title))
     with pytest.raises(CalledTitleUnknown, match=r"server\.aliases"):
@@ -73,12 +73,12 @@ def test_our_aliases_are_ours():
 def test_a_peer_may_do_what_its_block_says_and_a_stranger_what_all_strangers_may():
     """The comment fits into an Error Comment, and names the key."""
     access = Access(Rules(rights=frozenset({Right.FIND})), PEERS)
-    access.require("ROOM", Right.STORE)
-    access.require("STRANGER", Right.FIND)
-    access.require("FREE", Right.GET)
+    access.require(access.principal("ROOM"), Right.STORE)
+    access.require(access.principal("STRANGER"), Right.FIND)
+    access.require(access.principal("FREE"), Right.GET)
     for title, right, key in (("ROOM", Right.FIND, "its [[peers]]"), ("STRANGER", Right.STORE, "access.services")):
         with pytest.raises(NotAuthorized) as refused:
-            access.require(title, right)
+            access.require(access.principal(title), right)
         assert key in refused.value.comment
         assert len(refused.value.comment) <= 64
 
@@ -86,10 +86,10 @@ def test_a_peer_may_do_what_its_block_says_and_a_stranger_what_all_strangers_may
 def test_a_peer_may_have_images_moved_to_its_destinations_only():
     """One that is not known at all is unknown to everybody."""
     access = Access(Rules(), PEERS)
-    assert access.destination("ROOM", "ROOM") is ROOM
-    assert access.destination("FREE", "SAFE") is SAFE
-    assert access.destination("STRANGER", "SAFE") is SAFE
+    assert access.destination(access.principal("ROOM"), "ROOM") is ROOM
+    assert access.destination(access.principal("FREE"), "SAFE") is SAFE
+    assert access.destination(access.principal("STRANGER"), "SAFE") is SAFE
     with pytest.raises(NotAuthorized, match="destinations"):
-        access.destination("ROOM", "SAFE")
+        access.destination(access.principal("ROOM"), "SAFE")
     with pytest.raises(UnknownDestination):
-        access.destination("ROOM", "NOWHERE")
+        access.destination(access.principal("ROOM"), "NOWHERE")

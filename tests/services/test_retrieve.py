@@ -7,12 +7,15 @@ from sqlalchemy import text
 from pacs.dicom import identifier
 from pacs.dicom.levels import Root
 from pacs.dicom.matching_mode import TOLERANT
+from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
 from pacs.errors import InstanceUnreadable, NotSupported, OutOfResources, TooManyMatches
-from pacs.services.retrieve import MOST_SUBOPERATIONS, Outcome, Retrieval, RetrieveService
+from pacs.services.retrieve import Outcome, Retrieval, RetrieveService
 from pacs.support.cancellation import Cancellation
 from pacs.testing import serving, study
 from tests import raw
-from tests.archives import take_in
+from tests.archives import GET, take_in
+from tests.archives import identifier as encoded_identifier
+from tests.raw import IMPLICIT, Raw, request
 
 
 def selection(level="STUDY", **keys):
@@ -41,12 +44,17 @@ def test_v5_more_instances_than_a_response_can_count_are_refused(tmp_path):
     """65,535 instances are selected, one more is OutOfResources before anything is sent: A701 on the wire."""
     with serving(tmp_path) as archive:
         take_in(archive, study(series=1, instances=1))
-        multiply(archive, MOST_SUBOPERATIONS - 1)
-        selected = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation())
-        assert selected.total == MOST_SUBOPERATIONS
+        multiply(archive, MAX_SUBOPERATIONS - 1)
+        selected = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation(), MAX_SUBOPERATIONS)
+        assert selected.total == MAX_SUBOPERATIONS == 65535
         multiply(archive, 1, prefix="1.8")
         with pytest.raises(OutOfResources):
-            archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation())
+            archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation(), MAX_SUBOPERATIONS)
+        assert archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).total == 65536
+        with Raw(archive.port) as client:
+            client.associate((1, GET, [IMPLICIT]))
+            client.send(request(raw.C_GET, 1, GET, 1, encoded_identifier("STUDY", StudyInstanceUID=UID)))
+            assert client.until_final()[-1].status == 0xA701
 
 
 def multiply(archive, count, prefix="1.9"):

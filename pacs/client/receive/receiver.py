@@ -1,4 +1,4 @@
-"""The built-in storage SCP: what a C-MOVE sends to."""
+"""The storage SCP of the client: the destination of a C-MOVE."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,26 +7,29 @@ from pathlib import Path
 from ssl import SSLContext
 
 from pacs.client.peer import CALLING_AE_TITLE, Deadlines, check_ae_title
-from pacs.client.receive.senders import LOOPBACK, Door
-from pacs.client.receive.store_scp import Intake
+from pacs.client.receive.senders import LOOPBACK, SenderFilter
+from pacs.client.receive.store_scp import StoreSCP
+from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
-from pacs.dimse.server.acceptor_policy import VERIFICATION, AcceptorPolicy
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
+from pacs.dimse.server.association_slots import AssociationBounds
+from pacs.dimse.server.server import Address, Server, Settings
 from pacs.errors import InvalidArgument
 
 Handler = Callable[[Association, Message], None]
 
 DRAIN_SECONDS = 1.0
-"""How long a sender has to release its association when the receiver stops."""
+"""Seconds that a sender has to release its association when the receiver stops."""
 
-MOST_ASSOCIATIONS = 16
-"""How many may send at once."""
+MAX_ASSOCIATIONS = 16
+"""Maximum number of simultaneous associations."""
 
 
 class Listener:
-    """Listens on a port for as long as a `with` block runs, and serves whom the door lets in."""
+    """A server on a port, for the duration of a `with` block. The sender filter decides who may associate."""
 
     def __init__(
         self,
@@ -34,18 +37,14 @@ class Listener:
         port: int,
         handlers: dict[int, Handler],
         *,
-        door: Door,
+        sender_filter: SenderFilter,
         deadlines: Deadlines,
         services: Collection[str] = (),
         peers_provide: Collection[str] = (),
         tls: SSLContext | None = None,
     ) -> None:
-        # Only here: it brings the log of a server with it, which no client needs to be loaded.
-        from pacs.dimse.server.association_slots import AssociationBounds
-        from pacs.dimse.server.server import Address, Server, Settings
-
         policy = AcceptorPolicy(
-            access=door,
+            access=sender_filter,
             transfer_syntaxes=KEPT,
             services=frozenset((VERIFICATION, *services)),
             peers_provide=frozenset(peers_provide),
@@ -55,21 +54,21 @@ class Listener:
             policy=policy,
             handlers={CommandField.C_ECHO: _echo, **handlers},
             limits=replace(deadlines.limits, artim=DRAIN_SECONDS, idle=deadlines.response),
-            bounds=AssociationBounds(in_all=MOST_ASSOCIATIONS),
+            bounds=AssociationBounds(in_all=MAX_ASSOCIATIONS),
             tls=tls,
         )
         self.hosts = tuple(hosts)
-        """The addresses it listens on."""
-        self.door = door
-        self._asked_port = port
+        """The addresses that it listens on."""
+        self.sender_filter = sender_filter
+        self._requested_port = port
         self._server = Server([Address(host, port, is_secure=tls is not None) for host in hosts], settings)
 
     def __enter__(self) -> "Listener":
-        """Begin to listen. Raises InvalidArgument where that address cannot be had."""
+        """Start listening. Raises InvalidArgument if the address is not available."""
         try:
             self._server.start()
         except OSError as error:
-            where = f"{', '.join(self.hosts)}, port {self._asked_port}"
+            where = f"{', '.join(self.hosts)}, port {self._requested_port}"
             raise InvalidArgument(f"Cannot listen on {where}: {error.strerror or error}; name another port") from error
         return self
 
@@ -80,12 +79,12 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return self._server.port
 
     @property
     def is_busy(self) -> bool:
-        """Whether anybody has an association with it."""
+        """Whether an association is open."""
         return self._server.associations > 0
 
 
@@ -94,26 +93,26 @@ def _echo(association: Association, message: Message) -> None:
 
 
 class Receiver:
-    """A running storage SCP: where it listens, and what has arrived."""
+    """A running storage SCP: its address, and the files that have arrived."""
 
-    def __init__(self, intake: Intake, listener: Listener, ae_title: str) -> None:
-        self._intake = intake
+    def __init__(self, store_scp: StoreSCP, listener: Listener, ae_title: str) -> None:
+        self._store_scp = store_scp
         self._listener = listener
         self.ae_title = ae_title
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return self._listener.port
 
     @property
     def arrived(self) -> tuple[Path, ...]:
         """The files of the instances that have arrived, in order of arrival."""
-        return self._intake.paths
+        return self._store_scp.paths
 
     def wait_for(self, count: int, timeout: float) -> bool:
-        """Wait until so many instances have arrived, for at most `timeout` seconds; whether they have."""
-        return self._intake.wait_for(lambda arrivals: arrivals.received >= count, timeout)
+        """Wait at most `timeout` seconds for this number of instances; return whether they have arrived."""
+        return self._store_scp.wait_for(lambda arrivals: arrivals.received >= count, timeout)
 
 
 @contextmanager
@@ -126,19 +125,21 @@ def receiving(
     overwrite: bool = False,
     tls: SSLContext | None = None,
 ) -> Iterator[Receiver]:
-    """A storage SCP for the `with` block: what is sent to it becomes files in the folder `to`.
+    """Run a storage SCP during the `with` block that writes the instances it receives to the folder `to`.
 
-    It takes every Storage SOP Class and transfer syntax the archive keeps, from whoever can reach it, by whatever
-    title: that is this machine alone, unless `host` is another address of ours to listen on (0.0.0.0 is all of IPv4).
-    With `tls`, a context for a server, it takes encrypted associations only. What comes a second time is replaced with
-    `overwrite`; without it, it is refused where its content is another.
+    It accepts every Storage SOP Class and transfer syntax that the archive supports, from any address and with any
+    called AE title. By default it listens on the loopback address only; `host` is another local address (0.0.0.0: all
+    of IPv4). With `tls`, a server context, only encrypted associations are accepted. An instance that arrives again
+    replaces the first one with `overwrite`; without it, it is refused if its content differs.
 
-    Raises InvalidArgument where it cannot listen there, StorageUnavailable where the folder cannot be made, and at the
-    end where it could not take something that came.
+    Raises InvalidArgument if the address is not available, StorageUnavailable if the folder cannot be created, and at
+    the end StorageUnavailable if an instance could not be written.
     """
     check_ae_title(ae_title)
-    intake = Intake(Path(to), overwrite=overwrite)
-    handlers: dict[int, Handler] = {CommandField.C_STORE: intake.store}
-    with Listener([host or LOOPBACK], port, handlers, door=Door(), deadlines=Deadlines(), tls=tls) as listener:
-        yield Receiver(intake, listener, ae_title)
-    intake.check()
+    store_scp = StoreSCP(Path(to), overwrite=overwrite)
+    handlers: dict[int, Handler] = {CommandField.C_STORE: store_scp.store}
+    with Listener(
+        [host or LOOPBACK], port, handlers, sender_filter=SenderFilter(), deadlines=Deadlines(), tls=tls
+    ) as listener:
+        yield Receiver(store_scp, listener, ae_title)
+    store_scp.check()

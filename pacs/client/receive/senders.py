@@ -1,4 +1,4 @@
-"""Who may send to a receiver of ours, and on which addresses it listens for them."""
+"""The senders that a receiver accepts, and the addresses that it listens on."""
 
 import socket
 from collections.abc import Collection
@@ -9,90 +9,95 @@ from pacs.client.peer import Peer
 from pacs.errors import CalledTitleUnknown, CallerUnknown, DestinationUnreachable, InvalidArgument
 
 Senders = Literal["peer", "anyone"] | Collection[str]
-"""Who may send: the peer alone, from any address of its host; anyone; or the peer and these addresses or networks."""
+"""Allowed senders: the peer alone, from any address of its host; anyone; or the peer and these addresses or networks.
+"""
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104
-"""All of IPv4: where others than the peer may send, they may reach us by any address."""
+ALL_IPV4 = "0.0.0.0"  # noqa: S104
+"""All IPv4 addresses: other senders than the peer may use any of them."""
 
 LOOPBACK = "127.0.0.1"
 
-MOST_TOLD = 3
-"""Associations that were refused of which an error tells."""
+MAX_REFUSALS = 3
+"""Maximum number of refused associations in an error message."""
 
 
-class Calling(Protocol):
-    """Who asks to be let in."""
+class CallingAE(Protocol):
+    """The requestor of an association."""
 
     @property
     def called_ae_title(self) -> str:
-        """By which AE title it calls us."""
+        """The called AE title in its request."""
 
     @property
     def address(self) -> str:
-        """From where."""
+        """Its IP address."""
 
 
-class Door:
-    """Lets in who may associate with a receiver, and remembers whom it did not let in."""
+class SenderFilter:
+    """Decides which senders may associate with a receiver, and records refusals for error messages."""
 
     def __init__(self, networks: Collection[IPv4Network | IPv6Network] | None = None, ae_title: str = "") -> None:
-        """From these networks, all where that is None, and by this AE title, any where that is ''."""
+        """Accept these networks (None: all) and this called AE title ('': any)."""
         self._networks = networks
         self._ae_title = ae_title
-        self._refused: dict[str, None] = {}
+        self._refusals: dict[str, None] = {}
 
     @classmethod
-    def of(cls, peer: Peer, senders: Senders, ae_title: str) -> "Door":
-        """The door for who sends for a peer. Raises InvalidArgument, DestinationUnreachable for an unknown host."""
+    def of(cls, peer: Peer, senders: Senders, ae_title: str) -> "SenderFilter":
+        """Return the filter for a retrieve from a peer. Raises InvalidArgument, DestinationUnreachable for an unknown
+        host.
+        """
         if senders == "anyone":
             return cls(None, ae_title)
         more = () if senders == "peer" else (senders,) if isinstance(senders, str) else senders
-        theirs = [ip_network(_plain(host)) for _, host in _addresses(peer)]
-        return cls((*theirs, *map(_network, more)), ae_title)
+        theirs = [ip_network(_without_zone(host)) for _, host in _addresses(peer)]
+        return cls((*theirs, *map(_parse_network, more)), ae_title)
 
     @property
-    def is_open(self) -> bool:
-        """Whether anyone may come, from wherever."""
+    def admits_anyone(self) -> bool:
+        """Whether any address is accepted."""
         return self._networks is None
 
     @property
-    def refused(self) -> str:
-        """Whom it did not let in and what to do about it, '' where it let in everybody."""
-        return "; ".join(self._refused)
+    def refusals(self) -> str:
+        """The refused associations with advice for each, '' if there were none."""
+        return "; ".join(self._refusals)
 
-    def admit(self, caller: Calling) -> None:
-        """See that a caller may associate. Raises CallerUnknown, CalledTitleUnknown."""
-        address = ip_address(_plain(caller.address))
+    def admit(self, caller: CallingAE) -> None:
+        """Check a requestor. Raises CallerUnknown, CalledTitleUnknown."""
+        address = ip_address(_without_zone(caller.address))
         if self._networks is not None and not any(address in each for each in self._networks):
-            self._note(f"an association from {address} was refused: pass senders=['{address}'] (--from) if it may send")
-            raise CallerUnknown("it may not send to this receiver")
+            self._add_refusal(
+                f"an association from {address} was refused: pass senders=['{address}'] (--from) if it may send"
+            )
+            raise CallerUnknown("this address may not send to this receiver")
         if self._ae_title and caller.called_ae_title != self._ae_title:
-            self._note(f"an association from {address} was refused: it called us {caller.called_ae_title!r}")
+            self._add_refusal(f"an association from {address} was refused: it called us {caller.called_ae_title!r}")
             raise CalledTitleUnknown(f"this receiver is {self._ae_title}")
 
-    def _note(self, sentence: str) -> None:
-        if len(self._refused) < MOST_TOLD:
-            self._refused[sentence] = None
+    def _add_refusal(self, sentence: str) -> None:
+        if len(self._refusals) < MAX_REFUSALS:
+            self._refusals[sentence] = None
 
 
-def listening_for(peer: Peer, senders: Senders, host: str, port: int) -> list[str]:
-    """On which addresses to listen for who sends for a peer: on `host`, where that is said.
+def listen_addresses(peer: Peer, senders: Senders, host: str, port: int) -> list[str]:
+    """Return the local addresses to listen on.
 
-    Else on those of ours by which the peer is reached, of which a port that is still to be chosen can be on one only,
-    and everywhere where others may send. Raises DestinationUnreachable.
+    This is `host` if it is given; all IPv4 addresses if others than the peer may send; otherwise the addresses that
+    reach the peer, only one of them if the port is still to be chosen. Raises DestinationUnreachable.
     """
     if host:
         return [host]
     if senders != "peer":
-        return [EVERYWHERE]
-    found = sorted(filter(None, (_ours(*each) for each in _addresses(peer))), key=lambda each: ":" in each)
+        return [ALL_IPV4]
+    found = sorted(filter(None, (_local_address(*each) for each in _addresses(peer))), key=lambda each: ":" in each)
     if not found:
-        raise DestinationUnreachable("The peer cannot be reached: there is no way to its network")
+        raise DestinationUnreachable("The peer cannot be reached: there is no route to its network")
     return list(dict.fromkeys(found))[: None if port else 1]
 
 
-def _ours(family: int, host: str) -> str:
-    """The address of ours by which another is reached, '' where there is no way to it; nothing is sent."""
+def _local_address(family: int, host: str) -> str:
+    """Return the local address that reaches a host, '' if there is no route; nothing is sent."""
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, 9))
@@ -102,7 +107,7 @@ def _ours(family: int, host: str) -> str:
 
 
 def _addresses(peer: Peer) -> list[tuple[int, str]]:
-    """The family and address of every way to a peer. Raises DestinationUnreachable."""
+    """Return the family and address of each address of a peer. Raises DestinationUnreachable."""
     try:
         found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
     except OSError:
@@ -110,15 +115,15 @@ def _addresses(peer: Peer) -> list[tuple[int, str]]:
     return [(each[0], str(each[4][0])) for each in found]
 
 
-def _network(text: str) -> IPv4Network | IPv6Network:
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text, strict=False)
     except ValueError:
         raise InvalidArgument(
-            f"Who may send is an address or a network, as 10.0.0.7 or 10.0.0.0/24, not {text!r}"
+            f"A sender is an address or a network, such as 10.0.0.7 or 10.0.0.0/24, not {text!r}"
         ) from None
 
 
-def _plain(address: str) -> str:
-    """Without the zone of a link-local one."""
+def _without_zone(address: str) -> str:
+    """Return a link-local address without its zone."""
     return address.partition("%")[0]

@@ -1,4 +1,4 @@
-"""What an instance that arrives says of itself before it is read, and whether two files hold the same one."""
+"""Reads the UIDs of an arriving instance before the instance is stored, and compares two files."""
 
 from contextlib import suppress
 from io import BytesIO
@@ -12,27 +12,29 @@ from pacs.dicom.values import is_uid
 from pacs.dimse.messages.command import Command
 from pacs.errors import MissingUID, UndecodableDataSet
 
-BEGINNING = 1 << 16
-"""Bytes of a data set that are looked at before anything is written: the UIDs of study and series are among them."""
+PEEK_BYTES = 1 << 16
+"""Bytes of a data set that are read before anything is written; they contain the Study and Series Instance UID."""
 
 STUDY, SERIES, INSTANCE = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
 
-_LONGEST_UID = 66
-_STEP = 1 << 20
+_MAX_UID_LENGTH = 66
+_CHUNK_BYTES = 1 << 20
 
 _KEYWORDS = {by_keyword(keyword).tag: keyword for keyword in (STUDY, SERIES)}
 
 
-def named_in(command: Command) -> dict[str, str]:
-    """The SOP Instance UID of a C-STORE request, by its keyword. Raises MissingUID where it or its class is none."""
+def instance_uid_of(command: Command) -> dict[str, str]:
+    """Return the SOP Instance UID of a C-STORE request, by keyword. Raises MissingUID if it or the SOP Class is
+    invalid.
+    """
     sop_class, instance = command.affected_sop_class_uid or "", command.affected_sop_instance_uid or ""
     if not (is_uid(sop_class) and is_uid(instance)):
-        raise MissingUID("The C-STORE request names no valid SOP Instance")
+        raise MissingUID("The C-STORE request has no valid SOP Class and SOP Instance UID")
     return {INSTANCE: instance}
 
 
-def uids_in(beginning: bytes, transfer_syntax: str) -> dict[str, str]:
-    """The UIDs of study and series, by keyword, as far as the beginning of a data set reaches and can be read."""
+def peek_uids(beginning: bytes, transfer_syntax: str) -> dict[str, str]:
+    """Return the Study and Series Instance UID, by keyword, as far as the beginning of a data set contains them."""
     encoding = encoding_of(transfer_syntax)
     found: dict[str, str] = {}
     with suppress(UndecodableDataSet):
@@ -41,19 +43,19 @@ def uids_in(beginning: bytes, transfer_syntax: str) -> dict[str, str]:
             if token.depth == 0 and token.tag > max(_KEYWORDS):
                 break
             if token.kind is TokenKind.ELEMENT and token.depth == 0 and token.tag in _KEYWORDS:
-                value = source.read(min(token.length, _LONGEST_UID))
+                value = source.read(min(token.length, _MAX_UID_LENGTH))
                 found[_KEYWORDS[token.tag]] = value.decode("latin-1").strip(" \0")
     return found
 
 
-def is_same(file: BinaryIO, path: Path) -> bool:
-    """Whether two files have the same data set in the same transfer syntax, whoever sent it. Raises OSError."""
+def is_same_instance(file: BinaryIO, path: Path) -> bool:
+    """Return whether two files have the same data set in the same transfer syntax. Raises OSError."""
     with path.open("rb") as other:
         file.seek(0)
         if part10.read_file_meta(file).transfer_syntax != part10.read_file_meta(other).transfer_syntax:
             return False
         while True:
-            one, two = file.read(_STEP), other.read(_STEP)
+            one, two = file.read(_CHUNK_BYTES), other.read(_CHUNK_BYTES)
             if one != two:
                 return False
             if not one:

@@ -1,1 +1,1 @@
-"""One series as an image: which series matches, the order of its instances, and whether they form a volume."""
+"""One series as an image: selection of the series, order of its slices, and geometry checks."""

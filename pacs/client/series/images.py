@@ -1,10 +1,10 @@
-"""A volume as a SimpleITK image. SimpleITK reads the pixels; the order is ours."""
+"""Reads a volume as a SimpleITK image. SimpleITK decodes the pixels; this package determines the order."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacs.client.series.planes import Plane, Volume, along, number_of, value_of
+from pacs.client.series.planes import Plane, Volume, distance_along_normal, number_of, value_of
 from pacs.errors import NotAVolume
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ _SCALES = ("RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentatio
 
 
 def is_readable() -> bool:
-    """Whether SimpleITK is installed."""
+    """Return whether SimpleITK is installed."""
     try:
         import SimpleITK  # noqa: F401
     except ImportError:
@@ -22,10 +22,10 @@ def is_readable() -> bool:
     return True
 
 
-def image_of(volume: Volume) -> "SimpleITK.Image":
-    """The image of a volume that `volumes.check` has nothing against, where SimpleITK is installed.
+def read_image(volume: Volume) -> "SimpleITK.Image":
+    """Return the image of a volume that `volumes.check_volume` accepts; SimpleITK must be installed.
 
-    Raises NotAVolume for what SimpleITK cannot read as one.
+    Raises NotAVolume if SimpleITK cannot read it.
     """
     planes = volume.planes
     try:
@@ -41,15 +41,15 @@ def _last_line(error: RuntimeError) -> str:
 
 
 def _read(planes: Sequence[Plane]) -> "SimpleITK.Image":
-    """One file for each slice; or one file that is no enhanced one, and has all frames there are."""
+    """Read one file per slice, or one multi-frame file without functional groups."""
     import SimpleITK
 
     several = [each for each in planes if number_of(each.header, "NumberOfFrames") > 1]
     if several:
         if len(planes) > 1:
             raise NotAVolume(
-                f"{len(several)} of {len(planes)} instances have several frames and say nothing of their places: name "
-                "InstanceNumber or SOPInstanceUID as well, or ask for as_datasets=True"
+                f"{len(several)} of {len(planes)} instances have several frames without positions: add "
+                "InstanceNumber or SOPInstanceUID to the keys, or use as_datasets=True"
             )
         return SimpleITK.ReadImage(planes[0].path, imageIO="GDCMImageIO")
     reader = SimpleITK.ImageSeriesReader()
@@ -62,9 +62,9 @@ def _read(planes: Sequence[Plane]) -> "SimpleITK.Image":
 
 
 def _pixel(planes: Sequence[Plane]) -> Any:
-    """The type that takes the pixels of all slices, None for that of the first one.
+    """Return the pixel type that fits all slices, None for that of the first slice.
 
-    The reader takes the type of the first file for all of them, and GDCM chooses it by slope, intercept and bits.
+    The reader uses the type of the first file for all, and GDCM chooses it by slope, intercept and bits stored.
     """
     if len({tuple(str(value_of(plane.header, keyword)) for keyword in _SCALES) for plane in planes}) == 1:
         return None
@@ -88,7 +88,7 @@ def _type_of(path: Path) -> int:
 
 
 def _joined(planes: Sequence[Plane]) -> "SimpleITK.Image":
-    """Frames of enhanced instances, put into their order; position and spacing are those of the functional groups."""
+    """Read frames of enhanced instances in the order of the planes; geometry comes from the functional groups."""
     import SimpleITK
 
     _check_scales(planes)
@@ -104,7 +104,7 @@ def _joined(planes: Sequence[Plane]) -> "SimpleITK.Image":
 
 
 def _slice(image: "SimpleITK.Image", plane: Plane) -> "SimpleITK.Image":
-    """A frame, without its place."""
+    """Return a frame without its geometry."""
     found = image[:, :, plane.frame or 0]
     found.SetOrigin((0, 0))
     found.SetSpacing((1, 1))
@@ -113,12 +113,12 @@ def _slice(image: "SimpleITK.Image", plane: Plane) -> "SimpleITK.Image":
 
 
 def _check_scales(planes: Sequence[Plane]) -> None:
-    """GDCM applies the scale of the first frame to all. Raises NotAVolume where they have others."""
+    """Raise NotAVolume for different rescale values: GDCM applies those of the first frame to all frames."""
     for path in {plane.path for plane in planes}:
         own = [plane for plane in planes if plane.path == path]
         scales = {tuple(str(value_of(each.header, keyword)) for keyword in _SCALES) for each in own}
         if len(scales) > 1:
-            raise NotAVolume("The frames have different RescaleSlope or RescaleIntercept: ask for as_datasets=True")
+            raise NotAVolume("The frames have different RescaleSlope or RescaleIntercept: use as_datasets=True")
 
 
 def _place(image: "SimpleITK.Image", planes: Sequence[Plane], thickness: float) -> None:
@@ -129,7 +129,7 @@ def _place(image: "SimpleITK.Image", planes: Sequence[Plane], thickness: float) 
         return
     step = thickness
     if len(planes) > 1:
-        place = along(first)
+        place = distance_along_normal(first)
         step = (place(last) - place(first)) / (len(planes) - 1)
     image.SetOrigin(first.position)
     image.SetSpacing((between_columns, between_rows, step))

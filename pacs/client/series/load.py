@@ -1,4 +1,4 @@
-"""`load_series`: the one series that is meant, as an image."""
+"""`load_series`: retrieve the one matching series as an image."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset, dcmread
 
-from pacs.client.contexts import ROOM
+from pacs.client.contexts import MAX_STORAGE_CONTEXTS
 from pacs.client.fetching import fetch
 from pacs.client.finding import find
 from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, peer_of
 from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get
-from pacs.client.series.images import image_of, is_readable
-from pacs.client.series.match import Asked, Candidate, Chooser
-from pacs.client.series.planes import planes_of, volume_of
-from pacs.client.series.volumes import check
+from pacs.client.series.images import is_readable, read_image
+from pacs.client.series.match import Candidate, SeriesFinder, SeriesKeys
+from pacs.client.series.planes import build_volume, read_planes
+from pacs.client.series.volumes import check_volume
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import AmbiguousSeries, AssociationLost, InvalidArgument, NothingFound, NotSupported, OperationFailed
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LeftOut(UserWarning):
-    """Images of a series that are none of the slices of its volume were left out."""
+    """Images of the series do not belong to the volume and were left out."""
 
 
 def load_series(
@@ -51,45 +51,45 @@ def load_series(
     senders: Senders = "peer",
     **keys: Any,
 ) -> "SimpleITK.Image | list[Dataset]":
-    """The one series that matches, as a SimpleITK image, or as data sets in the order of its slices.
+    """Return the one matching series as a SimpleITK image, or as data sets in the order of the slices.
 
-    `keys` are further ones by keyword, matched as in a C-FIND (wild cards, ranges, lists); what the PACS does not match
-    is compared here, and keys of single images (EchoTime=10) choose among those of the series. It is retrieved as
-    `fetch` does, with the same arguments, into a temporary folder or `to`. Slices are in the order of their positions
-    along their normal, without positions by Instance Number. Data sets come with `as_datasets` and where SimpleITK
-    (the extra `itk`) is not installed: all of the series, those left out of its volume last, unchecked.
+    `keys` are further keys by keyword, matched as in a C-FIND (wild cards, ranges, lists). Keys that the PACS does not
+    match are compared here. Keys at IMAGE level (EchoTime=10) select images of the series. The series is retrieved as
+    by `fetch`, with the same arguments, to a temporary folder or to `to`. Slices are ordered by position along their
+    normal, or by Instance Number if they have no positions. With `as_datasets`, or if SimpleITK (the extra `itk`) is
+    not installed, the result is a list of all data sets; those outside the volume come last, and nothing is checked.
 
-    Warns LeftOut of images with another orientation or size than most. Raises InvalidArgument, NothingFound,
-    AmbiguousSeries where several series match, TooManyMatches for too many studies, NotAVolume where slices are
-    missing, sheared, or several at one position, and else as `find` and `fetch`.
+    Warns LeftOut about images whose orientation or size differs from most. Raises InvalidArgument, NothingFound,
+    AmbiguousSeries if several series match, TooManyMatches for too many studies, NotAVolume for missing slices, sheared
+    stacks or several slices at one position, and otherwise as `find` and `fetch`.
     """
     day = study_date.strftime("%Y%m%d") if isinstance(study_date, date) else study_date
     named = {"PatientID": patient_id, "StudyDate": day, "SeriesDescription": series_description, "Modality": modality}
     given = {keyword: value for keyword, value in named.items() if value}
     if twice := sorted(given.keys() & keys):
         raise InvalidArgument(f"{', '.join(twice)} is given twice")
-    asked = _checked(Asked.of(given | keys))
+    series_keys = _check_keys(SeriesKeys.of(given | keys))
     peer = peer_of(peer)
-    with _folder(to) as folder:
+    with _folder_for(to) as folder:
         archive = _Archive(
             peer, partial(fetch, peer, ae_title=ae_title, host=host, port=port, wait=wait, senders=senders)
         )
-        chosen = archive.only_one(asked)
+        chosen = archive.find_one(series_keys)
         retrieved = archive.retrieve(chosen, folder, on_progress)
-        return _loaded(retrieved.paths, asked, as_datasets=as_datasets or not is_readable())
+        return _load(retrieved.paths, series_keys, as_datasets=as_datasets or not is_readable())
 
 
-def _checked(asked: Asked) -> Asked:
-    """Raises InvalidArgument for keys that could be of any study."""
-    is_one_series = any(key.attribute.keyword == "SeriesInstanceUID" for key in asked.keys)
-    if not is_one_series and not asked.at(QueryLevel.PATIENT, QueryLevel.STUDY):
-        raise InvalidArgument("Name a patient, a study date, another key of the study, or a SeriesInstanceUID")
-    return asked
+def _check_keys(series_keys: SeriesKeys) -> SeriesKeys:
+    """Return the keys. Raises InvalidArgument if they could match any study."""
+    is_one_series = any(key.attribute.keyword == "SeriesInstanceUID" for key in series_keys.keys)
+    if not is_one_series and not series_keys.at(QueryLevel.PATIENT, QueryLevel.STUDY):
+        raise InvalidArgument("Add a patient, a study date, another key of the study, or a SeriesInstanceUID")
+    return series_keys
 
 
 @contextmanager
-def _folder(to: Path | str | None) -> Iterator[Path]:
-    """Where files are: the folder given, or one that is gone afterwards."""
+def _folder_for(to: Path | str | None) -> Iterator[Path]:
+    """Yield the given folder, or a temporary one."""
     if to is not None:
         yield Path(to)
         return
@@ -101,26 +101,26 @@ def _uids(candidate: Candidate) -> dict[str, str]:
     return {"StudyInstanceUID": candidate.study_uid, "SeriesInstanceUID": candidate.series_uid}
 
 
-# --- which one ---------------------------------------------------------------------------------------------------
+# --- selection ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
-    """The PACS, and how something is retrieved from it."""
+    """A PACS, and how series are retrieved from it."""
 
     peer: Peer
     fetch: Any
 
-    def only_one(self, asked: Asked) -> Candidate:
-        """The series that matches. Raises NothingFound, AmbiguousSeries."""
-        found = Chooser(partial(find, self.peer), self._header, asked).candidates()
+    def find_one(self, series_keys: SeriesKeys) -> Candidate:
+        """Return the matching series. Raises NothingFound, AmbiguousSeries."""
+        found = SeriesFinder(partial(find, self.peer), self._header, series_keys).candidates()
         if len(found) > 1:
             listed, rest = found[: AmbiguousSeries.MOST_LISTED], found[AmbiguousSeries.MOST_LISTED :]
-            raise AmbiguousSeries((*map(self._counted, listed), *rest))
+            raise AmbiguousSeries((*map(self._with_count, listed), *rest))
         return found[0]
 
     def retrieve(self, chosen: Candidate, folder: Path, on_progress: OnProgress | None) -> Retrieved:
-        """All of a series, as far as the folder has not got it."""
+        """Retrieve the instances of a series that the folder does not contain."""
         uids = _uids(chosen)
         retrieved: Retrieved = self.fetch(
             uids, to=folder, level=QueryLevel.SERIES, on_progress=on_progress, sop_classes=self._classes(uids)
@@ -128,18 +128,18 @@ class _Archive:
         return retrieved
 
     def _classes(self, keys: dict[str, str]) -> tuple[str, ...]:
-        """The SOP Classes in a series, none where the PACS does not say: a C-GET of few takes any transfer syntax."""
+        """Return the SOP Classes of a series, none if unknown: with few of them a C-GET accepts any transfer syntax."""
         try:
             found = {str(each.get("SOPClassUID") or "") for each in self._instances(keys)}
         except (OperationFailed, NotSupported):
             return ()
-        return () if "" in found or len(found) > ROOM else tuple(sorted(found))
+        return () if "" in found or len(found) > MAX_STORAGE_CONTEXTS else tuple(sorted(found))
 
     def _instances(self, keys: dict[str, str], limit: int | None = None) -> Iterator[Dataset]:
         return find(self.peer, {**keys, "SOPInstanceUID": "", "SOPClassUID": ""}, level=QueryLevel.IMAGE, limit=limit)
 
-    def _counted(self, candidate: Candidate) -> Candidate:
-        """With a number of instances, where the PACS can be asked for them."""
+    def _with_count(self, candidate: Candidate) -> Candidate:
+        """Add the number of instances, if the PACS can list them."""
         if candidate.instances is not None:
             return candidate
         try:
@@ -148,38 +148,42 @@ class _Archive:
             return candidate
 
     def _header(self, study_uid: str, series_uid: str) -> Dataset | None:
-        """The header of one instance of a series, retrieved for it."""
+        """Retrieve one instance of a series and return its header."""
         keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
         first = next(iter(list(self._instances(keys, limit=1))), None)
         if first is None:
             return None
         keys["SOPInstanceUID"] = str(first.SOPInstanceUID)
-        with _folder(None) as folder:
+        with _folder_for(None) as folder:
             retrieved = self._instance(keys, str(first.get("SOPClassUID") or ""), folder)
             return dcmread(retrieved.paths[0], stop_before_pixels=True)
 
     def _instance(self, keys: dict[str, str], sop_class: str, folder: Path) -> Retrieved:
-        """One instance: by C-GET in any transfer syntax where its SOP Class is known, else as `fetch` does."""
+        """Retrieve one instance: by C-GET in any transfer syntax if its SOP Class is known, otherwise by `fetch`."""
         if sop_class:
             try:
                 return get(self.peer, keys, to=folder, level=QueryLevel.IMAGE, sop_classes=(sop_class,))
             except (NotSupported, OperationFailed, AssociationLost):
-                pass  # there is another way
+                pass  # try fetch instead
         retrieved: Retrieved = self.fetch(keys, to=folder, level=QueryLevel.IMAGE)
         return retrieved
 
 
-# --- as what -----------------------------------------------------------------------------------------------------
+# --- result ------------------------------------------------------------------------------------------------------
 
 
-def _loaded(paths: tuple[Path, ...], asked: Asked, *, as_datasets: bool) -> "SimpleITK.Image | list[Dataset]":
-    wanted = asked.at(QueryLevel.IMAGE)
-    planes = [each for each in planes_of(paths, [key.attribute.tag for key in wanted]) if asked.takes(each.header)]
+def _load(paths: tuple[Path, ...], series_keys: SeriesKeys, *, as_datasets: bool) -> "SimpleITK.Image | list[Dataset]":
+    wanted = series_keys.at(QueryLevel.IMAGE)
+    planes = [
+        each for each in read_planes(paths, [key.attribute.tag for key in wanted]) if series_keys.takes(each.header)
+    ]
     if not planes:
-        raise NothingFound(f"None of the {len(paths)} instances of the series matches what was asked of its images")
-    volume = volume_of(planes)
+        raise NothingFound(
+            f"None of the {len(paths)} instances of the series matches what was series_keys of its images"
+        )
+    volume = build_volume(planes)
     if as_datasets:
         return [dcmread(path) for path in volume.paths]
-    if left_out := check(volume):
+    if left_out := check_volume(volume):
         warnings.warn(LeftOut(left_out), stacklevel=3)
-    return image_of(volume)
+    return read_image(volume)

@@ -1,4 +1,4 @@
-"""Which series is meant: found out level by level, and compared here where a PACS does not."""
+"""Finds the series that match some keys, level by level; compares here what the PACS does not match."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,27 +17,27 @@ from pacs.dicom.query import Key
 from pacs.dicom.values import is_uid
 from pacs.errors import IdentifierError, InvalidArgument, NothingFound, TooManyMatches
 
-MOST_STUDIES = 500
-"""How many studies are looked into for a series: one request each."""
-MOST_SERIES = 2000
-"""How many series of a study are looked at."""
-MOST_LOOKED_INTO = 100
-"""Of how many series an instance is retrieved to see what the PACS does not say."""
+MAX_STUDIES = 500
+"""Maximum number of studies to search, one request each."""
+MAX_SERIES = 2000
+"""Maximum number of series of a study."""
+MAX_HEADERS = 100
+"""Maximum number of series of which an instance is retrieved to compare keys that the PACS does not return."""
 
 _READER = KeyReader(TOLERANT, Negotiated(multiple_values=True, empty_values=True))
 _OF_STUDY = ("StudyInstanceUID", "PatientID", "StudyDate")
 _OF_SERIES = ("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 
 Find = Callable[..., Iterator[Dataset]]
-"""`pacs.client.find` at a PACS."""
+"""`pacs.client.find`, bound to a PACS."""
 
-Look = Callable[[str, str], Dataset | None]
-"""The header of one instance of a series, by Study and Series Instance UID; None where the PACS gives none."""
+GetHeader = Callable[[str, str], Dataset | None]
+"""Returns the header of one instance of a series, by Study and Series Instance UID; None if the PACS has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A series that matches. What the PACS does not say is '', a number of instances that it does not say None."""
+    """A matching series. A text that the PACS does not return is '', a number of instances None."""
 
     study_uid: str
     series_uid: str
@@ -50,12 +50,12 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[str, str, int, str]:
-        """Its order in a list: by study, then Series Number."""
+        """Sort key: by study, then by Series Number."""
         number = int(self.number) if self.number.isdecimal() else 0
         return self.study_date, self.study_uid, number, self.series_uid
 
     def __str__(self) -> str:
-        """One line: what tells a series from its neighbours, without its patient."""
+        """One line that distinguishes the series from others, without patient data."""
         day = self.study_date
         when = f"{day[:4]}-{day[4:6]}-{day[6:]}" if len(day) == 8 else day or "no date"
         count = "? images" if self.instances is None else f"{self.instances} image{'s' * (self.instances != 1)}"
@@ -66,19 +66,19 @@ class Candidate:
         )
 
 
-# --- what is asked for -------------------------------------------------------------------------------------------
+# --- keys --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Keys with a value, as they are sent and as they are compared here."""
+class SeriesKeys:
+    """Keys with a value: as sent, and as compared here."""
 
     identifier: Dataset
     keys: tuple[Key, ...]
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "Asked":
-        """Raises InvalidArgument for what is no key, or no value of one."""
+    def of(cls, given: Mapping[str, Any]) -> "SeriesKeys":
+        """Parse the keys. Raises InvalidArgument for an invalid key or value."""
         identifier = data_set_of({name: value for name, value in given.items() if value not in (None, "")})
         view, keys = View.of(identifier), []
         for tag in key_tags(view):
@@ -93,11 +93,11 @@ class Asked:
         return cls(identifier, tuple(keys))
 
     def at(self, *levels: QueryLevel) -> tuple[Key, ...]:
-        """The keys of these levels."""
+        """Return the keys of these levels."""
         return tuple(key for key in self.keys if key.attribute.level in levels)
 
-    def sent(self, level: QueryLevel, returned: Iterable[str], **above: str) -> Dataset:
-        """The Identifier that asks at a level, a study's keys including its patient's: `above` are unique keys."""
+    def identifier_for(self, level: QueryLevel, returned: Iterable[str], **above: str) -> Dataset:
+        """Return the Identifier for a level; STUDY level includes patient keys. `above` are unique keys."""
         levels = (QueryLevel.PATIENT, QueryLevel.STUDY) if level is QueryLevel.STUDY else (level,)
         tags = {key.attribute.tag for key in self.at(*levels)} | {CHARACTER_SET, *NOT_KEYS}
         found = Dataset({tag: element for tag, element in self.identifier.items() if tag in tags})
@@ -109,28 +109,28 @@ class Asked:
         return found
 
     def takes(self, header: Dataset) -> bool:
-        """Whether an image has what is asked of single images."""
+        """Return whether an image matches the image keys."""
         return _all_match(self.at(QueryLevel.IMAGE), header)
 
 
-# --- who matches -------------------------------------------------------------------------------------------------
+# --- search ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A series, by the answers that the PACS gave about its study and about itself."""
+class _SeriesEntry:
+    """A series, by the matches for its study and for itself."""
 
     study: Dataset
     series: Dataset
 
     @property
     def uids(self) -> tuple[str, str]:
-        """Its Study and its Series Instance UID."""
+        """Its Study and Series Instance UID."""
         study = _text(self.study, "StudyInstanceUID") or _text(self.series, "StudyInstanceUID")
         return study, _text(self.series, "SeriesInstanceUID")
 
     def candidate(self) -> Candidate:
-        """What is said of it to people."""
+        """Return the description for users."""
         study_uid, series_uid = self.uids
         count = _text(self.series, "NumberOfSeriesRelatedInstances")
         return Candidate(
@@ -146,51 +146,55 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class Chooser:
-    """Finds the series that match. `find` asks the PACS; `look` gets an instance, where only its header can tell."""
+class SeriesFinder:
+    """Finds the matching series. `find` queries the PACS; `get_header` retrieves a header for keys that it does not
+    return.
+    """
 
     find: Find
-    look: Look
-    asked: Asked
+    get_header: GetHeader
+    keys: SeriesKeys
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """The series that match, at least one. Raises NothingFound, TooManyMatches, and what `find` raises."""
-        studies, unsaid = self._studies()
-        entries = [_Entry(study, each) for study in studies for each in self._series(study)]
-        kept, unsaid_too = _compared([each.series for each in entries], self.asked.at(QueryLevel.SERIES))
+        """Return the matching series, at least one. Raises NothingFound, TooManyMatches, and what `find` raises."""
+        studies, unanswered = self._studies()
+        entries = [_SeriesEntry(study, each) for study in studies for each in self._series(study)]
+        kept, unanswered_series = _compare([each.series for each in entries], self.keys.at(QueryLevel.SERIES))
         found = [each for each, is_kept in zip(entries, kept, strict=True) if is_kept and all(map(is_uid, each.uids))]
-        if unsaid or unsaid_too:
-            _bounded(found, MOST_LOOKED_INTO, "series")
-            found = [each for each in found if self._matches_within(each, (*unsaid, *unsaid_too))]
+        if unanswered or unanswered_series:
+            _check_limit(found, MAX_HEADERS, "series")
+            found = [each for each in found if self._matches_within(each, (*unanswered, *unanswered_series))]
         if not found:
-            raise NothingFound(f"None of {len(entries)} series that were looked at matches what was asked for")
+            raise NothingFound(f"None of the {len(entries)} series found matches the keys")
         once = {each.uids[1]: each.candidate() for each in found}
         return tuple(sorted(once.values(), key=lambda each: each.rank))
 
     def _studies(self) -> tuple[list[Dataset], tuple[Key, ...]]:
-        """The studies that match, and the keys of which the PACS says nothing."""
-        keys = self.asked.at(QueryLevel.PATIENT, QueryLevel.STUDY)
+        """Return the matching studies, and the keys that the PACS does not return."""
+        keys = self.keys.at(QueryLevel.PATIENT, QueryLevel.STUDY)
         if not keys:
             return [Dataset()], ()
-        asked = self.asked.sent(QueryLevel.STUDY, _OF_STUDY)
-        answers = list(self.find(asked, level=QueryLevel.STUDY, limit=MOST_STUDIES + 1))
-        _bounded(answers, MOST_STUDIES, "studies")
-        kept, unsaid = _compared(answers, keys)
-        studies = [each for each, is_kept in zip(answers, kept, strict=True) if is_kept]
-        return [each for each in studies if is_uid(_text(each, "StudyInstanceUID"))], unsaid
+        asked = self.keys.identifier_for(QueryLevel.STUDY, _OF_STUDY)
+        matches = list(self.find(asked, level=QueryLevel.STUDY, limit=MAX_STUDIES + 1))
+        _check_limit(matches, MAX_STUDIES, "studies")
+        kept, unanswered = _compare(matches, keys)
+        studies = [each for each, is_kept in zip(matches, kept, strict=True) if is_kept]
+        return [each for each in studies if is_uid(_text(each, "StudyInstanceUID"))], unanswered
 
     def _series(self, study: Dataset) -> list[Dataset]:
-        """The series of a study; with no study, those with the UIDs asked for (a relational query, PS3.4 C.4.1.3)."""
+        """Return the series of a study; without a study, those with the given UIDs by a relational query (PS3.4
+        C.4.1.3).
+        """
         study_uid = _text(study, "StudyInstanceUID")
-        asked = self.asked.sent(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=study_uid)
+        asked = self.keys.identifier_for(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=study_uid)
         extended = () if study_uid else ("relational",)
-        answers = list(self.find(asked, level=QueryLevel.SERIES, limit=MOST_SERIES + 1, extended=extended))
-        _bounded(answers, MOST_SERIES, "series")
-        return answers
+        matches = list(self.find(asked, level=QueryLevel.SERIES, limit=MAX_SERIES + 1, extended=extended))
+        _check_limit(matches, MAX_SERIES, "series")
+        return matches
 
-    def _matches_within(self, entry: _Entry, keys: Sequence[Key]) -> bool:
-        """Whether an instance of a series has what the PACS did not say of it."""
-        header = self.look(*entry.uids)
+    def _matches_within(self, entry: _SeriesEntry, keys: Sequence[Key]) -> bool:
+        """Return whether an instance of the series matches the keys that the PACS did not return."""
+        header = self.get_header(*entry.uids)
         if header is None or not _all_match(keys, header):
             return False
         for keyword in ("Modality", "SeriesNumber", "SeriesDescription"):
@@ -199,23 +203,23 @@ class Chooser:
         return True
 
 
-def _bounded(found: Sequence[Any], most: int, what: str) -> None:
-    """Raises TooManyMatches."""
+def _check_limit(found: Sequence[Any], most: int, what: str) -> None:
+    """Raise TooManyMatches above the limit."""
     if len(found) > most:
-        raise TooManyMatches(f"More than {most} {what} match, too many to look into: name one more key")
+        raise TooManyMatches(f"More than {most} {what} match, too many to search: add another key")
 
 
-def _compared(answers: Sequence[Dataset], keys: Sequence[Key]) -> tuple[list[bool], tuple[Key, ...]]:
-    """Which answers match the keys, and the keys of which no answer says anything (PS3.4 C.2.2.1.3).
+def _compare(matches: Sequence[Dataset], keys: Sequence[Key]) -> tuple[list[bool], tuple[Key, ...]]:
+    """Return which matches have the keys, and the keys without a value in any match (PS3.4 C.2.2.1.3).
 
-    Where any answer has a value for a key, the PACS supports it, and an empty one is unknown, which matches nothing.
+    If any match has a value for a key, the PACS supports the key; an empty value is then unknown and matches nothing.
     """
-    said = [key for key in keys if any(_has(answer, key) for answer in answers)]
-    return [_all_match(said, answer) for answer in answers], tuple(key for key in keys if key not in said)
+    said = [key for key in keys if any(_has(match, key) for match in matches)]
+    return [_all_match(said, match) for match in matches], tuple(key for key in keys if key not in said)
 
 
-def _has(answer: Dataset, key: Key) -> bool:
-    view = View.of(answer)
+def _has(match: Dataset, key: Key) -> bool:
+    view = View.of(match)
     return bool(view.items(key.attribute) if key.attribute.vr == "SQ" else view.texts(key.attribute))
 
 
@@ -224,6 +228,6 @@ def _all_match(keys: Iterable[Key], dataset: Dataset) -> bool:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """The value of an element without padding, '' where there is none."""
+    """Return the value of an element without padding, '' if it is absent."""
     attribute = by_keyword(keyword)
     return "\\".join(text.strip(" \0") for text in View.of(dataset).texts(attribute))

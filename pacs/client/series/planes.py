@@ -1,8 +1,8 @@
-"""The images of a series in the order of space: which make the volume, where each lies, and what is in the way.
+"""The planes of a series, sorted by position.
 
-A plane is a single-frame instance, or a frame of an enhanced multi-frame one. Its place is Image Position (Patient)
-projected on the normal of Image Orientation (Patient) (PS3.3 C.7.6.2.1.1): neither Instance Numbers nor file names say
-where an image lies.
+A plane is a single-frame instance or a frame of an enhanced multi-frame instance. Its position is Image Position
+(Patient) projected on the normal of Image Orientation (Patient) (PS3.3 C.7.6.2.1.1). Instance Numbers and file names
+are no substitute for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from pydicom.multival import MultiValue
 Vector = tuple[float, ...]
 
 PARALLEL = 1e-3
-"""How far direction cosines may lie apart and be the same direction: rounded values do."""
-SAME_PLACE = 1e-3
+"""Maximum difference between direction cosines of the same direction, for rounding."""
+SAME_POSITION_MM = 1e-3
 """Millimetres within which two images are at one position."""
 
 _GEOMETRY = ("Rows", "Columns", "SamplesPerPixel", "FrameOfReferenceUID", "PixelSpacing", "ImageOrientationPatient")
-"""What the images of one volume have in common."""
+"""Attributes that the images of one volume have in common."""
 DIFFERENCES = (
     "EchoTime", "EffectiveEchoTime", "EchoNumbers", "AcquisitionNumber", "TemporalPositionIdentifier",
     "TemporalPositionIndex", "TriggerTime", "NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime",
@@ -32,7 +32,7 @@ DIFFERENCES = (
     "ConvolutionKernel", "FrameReferenceTime", "AcquisitionDateTime", "AcquisitionTime", "ContentTime", "KVP",
     "SOPClassUID", "InstanceNumber",
 )  # fmt: skip
-"""In what images at one position may differ; the first that tells them apart is named."""
+"""Attributes in which images at one position may differ; the first that distinguishes them is reported."""
 _FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames")
 _OTHERS = (
     "SpecificCharacterSet", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "BitsStored",
@@ -43,21 +43,21 @@ _READ = [*_GEOMETRY, *DIFFERENCES, *_FRAMES, *_OTHERS]
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """One image: its file, its frame (None: all of the file), and what its header says, functional groups included."""
+    """One image: its file, its frame (None: the whole file), and its header with the functional groups merged in."""
 
     path: Path
     frame: int | None
     header: Dataset
     geometry: tuple[Any, ...]
-    """The values of what the images of one volume have in common."""
+    """Values of the attributes that the images of one volume have in common."""
     position: Vector | None
-    """Image Position (Patient) in millimetres, None without it or its orientation."""
+    """Image Position (Patient) in millimetres, None if it or the orientation is missing."""
     orientation: Vector | None
-    """The direction cosines of rows and columns."""
+    """Direction cosines of rows and columns."""
 
     @classmethod
     def of(cls, path: Path, frame: int | None, header: Dataset) -> "Plane":
-        """The plane that a header speaks of."""
+        """Return the plane that a header describes."""
         geometry = tuple(_comparable(value_of(header, keyword)) for keyword in _GEOMETRY)
         orientation = _numbers(header, "ImageOrientationPatient", 6)
         position = _numbers(header, "ImagePositionPatient", 3) if orientation is not None else None
@@ -65,8 +65,8 @@ class Plane:
 
     @property
     def normal(self) -> Vector:
-        """The direction in which slices follow each other. Only for a plane with an orientation."""
-        assert self.orientation is not None, "only planes in space are stacked"
+        """The direction in which slices follow each other; only for a plane with an orientation."""
+        assert self.orientation is not None, "the plane has no orientation"
         (a, b, c), (d, e, f) = self.orientation[:3], self.orientation[3:]
         return (b * f - c * e, c * d - a * f, a * e - b * d)
 
@@ -82,11 +82,11 @@ class Plane:
 
     @property
     def rank(self) -> tuple[int, str, int]:
-        """Its order where space does not tell: Instance Number, UID, frame."""
+        """Sort key for planes without position: Instance Number, UID, frame."""
         return number_of(self.header, "InstanceNumber"), str(value_of(self.header, "SOPInstanceUID")), self.frame or 0
 
-    def like(self, other: "Plane") -> str | None:
-        """None where both can be in one volume, else the keyword of what differs."""
+    def difference_from(self, other: "Plane") -> str | None:
+        """Return the keyword of the first difference, None if both planes can belong to one volume."""
         for keyword, mine, theirs in zip(_GEOMETRY, self.geometry, other.geometry, strict=True):
             if mine != theirs and not _is_near(mine, theirs):
                 return keyword
@@ -95,14 +95,14 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """The planes of a volume in order, and those that are none of its slices."""
+    """The planes of a volume in order, and the planes outside of it."""
 
     planes: tuple[Plane, ...]
     others: tuple[Plane, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files, in the order of their first slice, then those of the others; each once."""
+        """The files in the order of their first slice, then those of the other planes, without duplicates."""
         return tuple(dict.fromkeys(plane.path for plane in (*self.planes, *self.others)))
 
     @property
@@ -114,8 +114,8 @@ class Volume:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def planes_of(paths: Iterable[Path], keywords: Iterable[Any] = ()) -> list[Plane]:
-    """The planes in these files, read without pixels; `keywords` are read as well (keywords or tags)."""
+def read_planes(paths: Iterable[Path], keywords: Iterable[Any] = ()) -> list[Plane]:
+    """Return the planes in these files, without pixels; `keywords` (or tags) are read in addition."""
     tags = [*(tag_for_keyword(keyword) for keyword in _READ), *keywords]
     return list(chain.from_iterable(_planes(path, tags) for path in paths))
 
@@ -136,7 +136,7 @@ def _planes(path: Path, tags: list[Any]) -> Iterator[Plane]:
 
 
 def _flatten(groups: Dataset, into: Dataset) -> None:
-    """Put what functional groups say, and the sequences in them, beside each other: no keyword has two meanings."""
+    """Copy the elements of functional groups and of the sequences in them to one level; no keyword has two meanings."""
     for element in groups:
         if element.VR != "SQ":
             into[element.tag] = element
@@ -145,7 +145,7 @@ def _flatten(groups: Dataset, into: Dataset) -> None:
 
 
 def value_of(header: Dataset, keyword: str) -> Any:
-    """The value of an attribute, None where it is absent, empty, or breaks the rules of its VR."""
+    """Return the value of an attribute, None if it is absent, empty, or invalid for its VR."""
     try:
         return None if keyword not in header or header[keyword].is_empty else header[keyword].value
     except (ValueError, TypeError, ArithmeticError):
@@ -153,19 +153,19 @@ def value_of(header: Dataset, keyword: str) -> Any:
 
 
 def number_of(header: Dataset, keyword: str) -> int:
-    """The integer of an attribute, 0 without one."""
+    """Return the integer value of an attribute, 0 if it has none."""
     found = value_of(header, keyword)
     return int(found) if isinstance(found, int) else 0
 
 
 def _numbers(header: Dataset, keyword: str, count: int) -> Vector | None:
-    """The values of an attribute with so many numbers, None where it has not."""
+    """Return the values of an attribute with this many numbers, otherwise None."""
     value = _comparable(value_of(header, keyword))
     return value if isinstance(value, tuple) and len(value) == count else None
 
 
 def _comparable(value: Any) -> Any:
-    """A value, a list of numbers as a tuple of them."""
+    """Return the value, with a list of numbers as a tuple."""
     if not isinstance(value, MultiValue | list):
         return value
     try:
@@ -175,7 +175,7 @@ def _comparable(value: Any) -> Any:
 
 
 def _is_near(one: Any, other: Any) -> bool:
-    """Whether two lists of numbers are the same but for rounding."""
+    """Return whether two tuples of numbers are equal except for rounding."""
     if not isinstance(one, tuple) or not isinstance(other, tuple) or len(one) != len(other):
         return False
     return all(abs(a - b) <= PARALLEL for a, b in zip(one, other, strict=True))
@@ -184,15 +184,16 @@ def _is_near(one: Any, other: Any) -> bool:
 # --- order -------------------------------------------------------------------------------------------------------
 
 
-def volume_of(planes: Sequence[Plane]) -> Volume:
-    """The largest group of planes that can be in one volume, in its order, and the others, by Instance Number.
+def build_volume(planes: Sequence[Plane]) -> Volume:
+    """Return the largest group of planes that can form one volume, in order, and the others by Instance Number.
 
-    Whether the planes of the volume follow each other as they should is for `volumes.check` to say.
+    `volumes.check_volume` checks the positions.
     """
     groups: list[list[Plane]] = []
     for plane in sorted(planes, key=lambda each: each.rank):
         own = next(
-            (group for group in groups if plane.is_image == group[0].is_image and not plane.like(group[0])), None
+            (group for group in groups if plane.is_image == group[0].is_image and not plane.difference_from(group[0])),
+            None,
         )
         if own is None:
             groups.append([plane])
@@ -203,20 +204,16 @@ def volume_of(planes: Sequence[Plane]) -> Volume:
     return Volume(tuple(_in_order(largest)), tuple(chain.from_iterable(rest)))
 
 
-def _are_together(one: Plane, other: Plane) -> bool:
-    return one.like(other) is None and one.is_image == other.is_image
-
-
 def _in_order(planes: list[Plane]) -> list[Plane]:
-    """Planes along their normal; those without positions, or at one position, stay in their order."""
+    """Sort planes along their normal; those without a position, or at the same position, keep their order."""
     if planes[0].position is None:
         return planes
-    place = along(planes[0])
-    return sorted(planes, key=lambda plane: round(place(plane) / SAME_PLACE))
+    place = distance_along_normal(planes[0])
+    return sorted(planes, key=lambda plane: round(place(plane) / SAME_POSITION_MM))
 
 
-def along(first: Plane) -> Callable[[Plane], float]:
-    """How far a plane lies along the normal of the first one, in millimetres."""
+def distance_along_normal(first: Plane) -> Callable[[Plane], float]:
+    """Return a function: the position of a plane along the normal of the first one, in millimetres."""
     normal = first.normal
     return lambda plane: _dot(plane.position or (), normal)
 

@@ -11,9 +11,9 @@ from importlib import resources
 from pydicom.uid import UID
 
 from pacs import __version__
-from pacs.client.contexts import USUAL
+from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.client.peer import CALLING_AE_TITLE
-from pacs.client.receive.receiver import MOST_ASSOCIATIONS
+from pacs.client.receive.receiver import MAX_ASSOCIATIONS
 from pacs.config import Commitment, Config, Limits, Peer
 from pacs.conformance.statement import wording as words
 from pacs.conformance.statement.wording import Row
@@ -21,14 +21,15 @@ from pacs.dicom import charset, header, keys, part10, syntaxes, values
 from pacs.dicom.attributes import ATTRIBUTES, NOT_KEYS, Attribute, KeyType
 from pacs.dicom.levels import MODELS, QueryLevel, Root
 from pacs.dicom.matching_mode import MATCHING_MODES
-from pacs.dicom.sop_classes import STORAGE
+from pacs.dicom.sop_classes import STORAGE, STORAGE_COMMITMENT, VERIFICATION
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association import proposals
+from pacs.dimse.association.extended_negotiation import FIND_BYTES, RETRIEVE_BYTES
 from pacs.dimse.messages import status
 from pacs.dimse.messages.status import Service
-from pacs.dimse.server import acceptor_policy
+from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
 from pacs.dimse.upper import tls, user_information
 from pacs.errors import PacsError
-from pacs.services.retrieve import MOST_SUBOPERATIONS
 
 WIDTH = 120
 """How long the lines of a paragraph may be."""
@@ -63,7 +64,7 @@ def _tables(config: Config) -> dict[str, str]:
         "commitment": _table(("limit", "value", "for"), _commitment(config)),
         "failure_reasons": _table(("failure reason", "when"), _reasons()),
         "fixed_limits": _table(("fixed limit", "value"), words.FIXED_LIMITS.items()),
-        "service_syntaxes": _named(("transfer syntax", "UID"), acceptor_policy.SERVICE_SYNTAXES),
+        "service_syntaxes": _named(("transfer syntax", "UID"), SERVICE_SYNTAXES),
         "extended_negotiation": _table(("service", "byte", "option", "answer to 1"), _extended()),
         "duplicates": _options(config, "storage.duplicates"),
         "unknown_sop_classes": _options(config, "storage.unknown_sop_classes"),
@@ -87,14 +88,14 @@ def _facts() -> dict[str, object]:
         "range_vrs": " ".join(sorted(values.RANGES_ALLOWED)),
         "leading_spaces_vrs": " ".join(sorted(values.TRAILING_PADDING_ONLY)),
         "not_keys": ", ".join(f"{keyword} {_tag(tag)}" for tag, keyword in NOT_KEYS.items()),
-        "most_suboperations": MOST_SUBOPERATIONS,
+        "most_suboperations": MAX_SUBOPERATIONS,
         "max_contexts": user_information.MAX_CONTEXTS,
         "converted_into": ", ".join(map(_name, proposals.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
         "client_title": CALLING_AE_TITLE,
-        "client_classes": len(USUAL),
-        "client_associations": MOST_ASSOCIATIONS,
+        "client_classes": len(COMMON_SOP_CLASSES),
+        "client_associations": MAX_ASSOCIATIONS,
         "ciphers": tls.CIPHERS.replace(":", ", "),
     }
 
@@ -125,10 +126,10 @@ def _named(head: Sequence[str], uids: Iterable[str]) -> str:
 
 
 def _services() -> Iterator[Row]:
-    yield "Verification", acceptor_policy.VERIFICATION, "yes", "yes"
+    yield "Verification", VERIFICATION, "yes", "yes"
     for model in MODELS.values():
         yield _name(model.uid), model.uid, "no", "yes"
-    yield _name(acceptor_policy.STORAGE_COMMITMENT), acceptor_policy.STORAGE_COMMITMENT, "no", "yes"
+    yield _name(STORAGE_COMMITMENT), STORAGE_COMMITMENT, "no", "yes"
     yield f"{len(STORAGE)} Storage SOP Classes", "see section 3.2", "yes", "yes"
 
 
@@ -183,7 +184,7 @@ def _number(value: float) -> float | str:
 
 
 def _extended() -> Iterator[Row]:
-    for service, table in (("C-FIND", acceptor_policy.FIND_BYTES), ("C-MOVE, C-GET", acceptor_policy.RETRIEVE_BYTES)):
+    for service, table in (("C-FIND", FIND_BYTES), ("C-MOVE, C-GET", RETRIEVE_BYTES)):
         for place, (name, agreed) in enumerate(table, 1):
             yield service, place, words.EXTENDED_OPTIONS[name], int(agreed)
 

@@ -12,9 +12,9 @@ from pacs.dicom.attributes import Kept
 from pacs.dicom.commitment import FailureReason
 from pacs.dimse.association import association
 from pacs.dimse.messages.status import Service
-from pacs.dimse.server import acceptor_policy, server
-from pacs.dimse.upper import upper_layer, user_information
-from pacs.dimse.upper.user_information import Rejection
+from pacs.dimse.server import server
+from pacs.dimse.upper import rejections, upper_layer, user_information
+from pacs.dimse.upper.rejections import Rejection
 
 Row = Sequence[object]
 
@@ -56,16 +56,15 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 
 REJECTED: dict[Rejection, str] = {
-    user_information.NO_REASON: f"the requestor takes no PDU of {acceptor_policy.SMALLEST_PDU} bytes",
-    user_information.APPLICATION_CONTEXT_NOT_SUPPORTED: "another application context name",
-    user_information.CALLING_AE_NOT_RECOGNIZED: "a calling AE title that may not associate (`access.callers`), or not "
+    rejections.NO_REASON: f"the requestor takes no PDU of {user_information.SMALLEST_PDU} bytes",
+    rejections.APPLICATION_CONTEXT_NOT_SUPPORTED: "another application context name",
+    rejections.CALLING_AE_NOT_RECOGNIZED: "a calling AE title that may not associate (`access.callers`), or not "
     "from its address, or not with the certificate it shows (`addresses` and `certificates` of a peer)",
-    user_information.CALLED_AE_NOT_RECOGNIZED: "a called AE title that is not ours (`access.called_ae`)",
-    user_information.PROTOCOL_VERSION_NOT_SUPPORTED: "another protocol version",
-    user_information.USER_IDENTITY_REFUSED: "a user that is not known, or has not shown to be who it says "
-    "(`access.users`)",
-    user_information.TEMPORARY_CONGESTION: "the server stops",
-    user_information.LOCAL_LIMIT_EXCEEDED: "as many associations as there may be (`limits.associations`), or as there "
+    rejections.CALLED_AE_NOT_RECOGNIZED: "a called AE title that is not ours (`access.called_ae`)",
+    rejections.PROTOCOL_VERSION_NOT_SUPPORTED: "another protocol version",
+    rejections.USER_IDENTITY_REFUSED: "a user that is not known, or has not shown to be who it says (`access.users`)",
+    rejections.TEMPORARY_CONGESTION: "the server stops",
+    rejections.LOCAL_LIMIT_EXCEEDED: "as many associations as there may be (`limits.associations`), or as there "
     "may be from one address or of one AE title",
 }
 """When an association request is rejected, and how."""

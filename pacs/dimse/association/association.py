@@ -19,10 +19,10 @@ from typing import Literal, NoReturn
 
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dimse.association import cancel_monitor
+from pacs.dimse.association.extended_negotiation import negotiated
 from pacs.dimse.association.incoming import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Incoming
 from pacs.dimse.association.scp_requests import ScpRequests
 from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data
-from pacs.dimse.server.acceptor_policy import negotiated
 from pacs.dimse.upper.upper_layer import UpperLayer
 from pacs.dimse.upper.user_information import Agreement, Context, UserIdentity
 from pacs.dimse.upper.waiting import WaitContext, wait

@@ -1,4 +1,4 @@
-"""How an association begins (PS3.8 7.1): `accept` for what connects to us, `request` towards a peer."""
+"""Association establishment (PS3.8 7.1): `accept` on a connection that a peer opened, `request` to a peer."""
 
 import errno
 import os
@@ -13,18 +13,9 @@ from typing import Protocol
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from pacs.dimse.association.association import Association, Limits
-from pacs.dimse.server.acceptor_policy import SMALLEST_PDU, rejection_for
+from pacs.dimse.upper.rejections import PROTOCOL_VERSION_NOT_SUPPORTED, Rejection, rejecting, rejection, rejection_for
 from pacs.dimse.upper.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
-from pacs.dimse.upper.user_information import (
-    PROTOCOL_VERSION_NOT_SUPPORTED,
-    Agreement,
-    Proposal,
-    Rejection,
-    confirmed,
-    propose,
-    rejecting,
-    rejection,
-)
+from pacs.dimse.upper.user_information import SMALLEST_PDU, Agreement, Proposal, confirmed, propose
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
@@ -36,12 +27,24 @@ from pacs.errors import (
     PeerTimeout,
     ProtocolViolation,
 )
-from pacs.services.access import Caller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A requestor: its AE title, the AE title it calls, its address, and the SHA-256 fingerprint of its certificate.
+
+    The fingerprint is '' when it showed no certificate by TLS.
+    """
+
+    ae_title: str
+    called_ae_title: str
+    address: str
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """An association request that was answered with A-ASSOCIATE-RJ. The AE titles are '' when they are not known."""
+class RejectedAssociation:
+    """An association request that was answered with A-ASSOCIATE-RJ. Unknown AE titles are ''."""
 
     rejection: Rejection
     upper: UpperLayer
@@ -49,20 +52,20 @@ class Rejected:
     called_ae_title: str = ""
 
     def close(self) -> None:
-        """Give the socket back once the requestor has had time to read why."""
+        """Close the connection once the requestor has had time to read the A-ASSOCIATE-RJ."""
         self.upper.linger()
         self.upper.wire.close()
 
 
-Admit = Callable[[Caller], None]
-"""Takes a place for one more association of a caller. Raises OutOfResources when there is none."""
+TakeSlot = Callable[[Caller], None]
+"""Takes a slot for one more association of a caller. Raises OutOfResources when there is none."""
 
 
 class Policy(Protocol):
-    """What says how association requests are answered: an `AcceptorPolicy`, or what stands before one."""
+    """The decision on association requests: an `AcceptorPolicy`, or a wrapper around one."""
 
     def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
-        """What `request` is answered with: an accepting primitive and what it agrees on, or a rejection."""
+        """Return the answer to `request`: the accepting primitive and its agreement, or a rejection."""
 
 
 def accept(
@@ -70,44 +73,44 @@ def accept(
     address: tuple[str, int],
     policy: Policy,
     limits: Limits,
-    admit: Admit,
+    take_slot: TakeSlot,
     *,
     tls: ssl.SSLContext | None = None,
     layer: Callable[..., UpperLayer] = UpperLayer,
-) -> Association | Rejected:
-    """Negotiate an association with whoever connected, with `tls` encrypted; `layer` makes its upper layer.
+) -> Association | RejectedAssociation:
+    """Negotiate an association on a connection that a peer opened, encrypted with `tls`.
 
-    Raises AssociationLost when no association request came, or not in time, and ProtocolViolation when what came is
-    no valid one, or no encryption was agreed on; the connection has been closed then. What is returned is for the
-    caller to close.
+    `layer` makes the upper layer. Raises AssociationLost when no association request came in time, and
+    ProtocolViolation for an invalid request or a failed TLS handshake; the connection is closed then. The caller closes
+    what is returned.
     """
     upper = layer(connection, is_requestor=False, artim=limits.artim, max_pdu=limits.max_pdu, tls=tls)
     try:
-        found = _answered(upper, address, policy, limits, admit)
+        found = _negotiated(upper, address, policy, limits, take_slot)
     except BaseException:
         upper.abort()
         upper.linger()
         upper.wire.close()
         raise
-    if isinstance(found, Rejected):
+    if isinstance(found, RejectedAssociation):
         return found
     return Association(upper, found, role="acceptor", address=address, limits=limits)
 
 
-def _answered(
-    upper: UpperLayer, address: tuple[str, int], policy: Policy, limits: Limits, admit: Admit
-) -> Agreement | Rejected:
+def _negotiated(
+    upper: UpperLayer, address: tuple[str, int], policy: Policy, limits: Limits, take_slot: TakeSlot
+) -> Agreement | RejectedAssociation:
     deadline = time.monotonic() + limits.negotiation
     try:
-        _secure(upper, deadline, None)
+        _handshake(upper, deadline, None)
     except ssl.SSLError as error:
-        raise ProtocolViolation(f"TLS failed: {_reason(error)}{_MENDING.get(error.reason or '', '')}") from error
+        raise ProtocolViolation(f"TLS failed: {_reason(error)}{_HINTS.get(error.reason or '', '')}") from error
     request = _indication(upper, deadline, None)
     if not isinstance(request, A_ASSOCIATE):
         if upper.has_rejected:
-            return Rejected(PROTOCOL_VERSION_NOT_SUPPORTED, upper)
+            return RejectedAssociation(PROTOCOL_VERSION_NOT_SUPPORTED, upper)
         if upper.state == AWAITING_CLOSE:
-            raise ProtocolViolation("What came is no valid association request")
+            raise ProtocolViolation("The peer sent no valid association request")
         raise AssociationLost("No association request came")
     caller = Caller(
         ae_title=request.calling_ae_title.strip(),
@@ -118,47 +121,47 @@ def _answered(
     answer = policy.answer(request, caller, limits.max_pdu)
     if not isinstance(answer, Rejection):
         try:
-            admit(caller)
+            take_slot(caller)
         except OutOfResources as error:
             answer = rejection_for(error)
     if isinstance(answer, Rejection):
         upper.reject(rejecting(answer))
-        return Rejected(answer, upper, caller.ae_title, caller.called_ae_title)
+        return RejectedAssociation(answer, upper, caller.ae_title, caller.called_ae_title)
     primitive, agreement = answer
     upper.accept(primitive)
     return agreement
 
 
-def _secure(upper: UpperLayer, deadline: float, wait_context: WaitContext | None) -> None:
-    """Agree on encryption where there is to be any. Raises ssl.SSLError, AssociationLost, PeerTimeout, Cancelled."""
+def _handshake(upper: UpperLayer, deadline: float, wait_context: WaitContext | None) -> None:
+    """Do the TLS handshake, if any. Raises ssl.SSLError, AssociationLost, PeerTimeout, Cancelled."""
 
     def wait_for(events: int) -> None:
         if wait(upper.wire.fileno(), events, deadline, wait_context, graceful=False) is None:
-            raise PeerTimeout("The peer does not go on with the encryption's negotiation")
+            raise PeerTimeout("The peer does not continue the TLS handshake")
 
     try:
-        upper.secure(wait_for)
+        upper.handshake(wait_for)
     except ConnectionError as error:
         raise AssociationLost("The peer closed the connection before it was encrypted") from error
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """What went wrong with the encryption, in words that end a sentence."""
+    """Return the reason of a TLS failure, to end a sentence."""
     return getattr(error, "verify_message", None) or (error.reason or "unknown").lower().replace("_", " ")
 
 
-_MENDING = {
-    "CERTIFICATE_VERIFY_FAILED": "; add it, or who signed it, to tls.ca",
+_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "; add it, or the CA that signed it, to tls.ca",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "; see tls.client_certificates",
-    "WRONG_VERSION_NUMBER": "; plain associations are taken on server.port",
+    "WRONG_VERSION_NUMBER": "; use server.port for associations without TLS",
     "HTTP_REQUEST": "; this is the port for encrypted associations",
 }
-"""What our log adds for who can mend it."""
+"""What the operator can do, by reason, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """How a peer is called with TLS: by `context`, and it must show one of `certificates` where there are any."""
+    """TLS settings of a request; the peer must show one of the certificates (fingerprints), if any are given."""
 
     context: ssl.SSLContext
     certificates: frozenset[str] = frozenset()
@@ -179,8 +182,8 @@ def request(
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
-    At most 128 contexts fit (`agreement.batches`). Raises DestinationUnreachable, AssociationRejected among them, and
-    Cancelled as soon as the wait_context's cancellation is requested.
+    At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
+    as soon as the cancellation of `wait_context` is requested.
     """
     limits = limits or Limits()
     proposal = propose(
@@ -202,7 +205,7 @@ def request(
     )
     try:
         if protection is not None:
-            _protect(upper, protection, time.monotonic() + limits.negotiation, wait_context)
+            _secure(upper, protection, time.monotonic() + limits.negotiation, wait_context)
         agreement = _agreed(upper, proposal, time.monotonic() + limits.negotiation, wait_context)
     except BaseException:
         upper.abort()
@@ -211,27 +214,27 @@ def request(
     return Association(upper, agreement, role="requestor", address=(host, port), limits=limits)
 
 
-def _protect(upper: UpperLayer, protection: Protection, deadline: float, wait_context: WaitContext | None) -> None:
-    """Agree on encryption with the peer that was meant. Raises DestinationUnreachable, Cancelled."""
+def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_context: WaitContext | None) -> None:
+    """Do the TLS handshake and check the peer's certificate. Raises DestinationUnreachable, Cancelled."""
     try:
-        _secure(upper, deadline, wait_context)
+        _handshake(upper, deadline, wait_context)
     except ssl.SSLError as error:
         raise EncryptionFailed(f"TLS failed: {_reason(error)}"[:64]) from error
     except AssociationLost as error:
         raise DestinationUnreachable(error.comment) from error
     if protection.certificates and upper.certificate not in protection.certificates:
-        raise EncryptionFailed("The peer shows a certificate that is not in its [[peers]]")
+        raise EncryptionFailed("The certificate of the peer is not in its [[peers]]")
 
 
 def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_context: WaitContext | None) -> Agreement:
-    """Send the request and take the answer in. Raises DestinationUnreachable, Cancelled."""
+    """Send the request and return the agreement. Raises DestinationUnreachable, Cancelled."""
     upper.open(proposal)
     try:
         answer = _indication(upper, deadline, wait_context)
     except PeerTimeout:
         raise DestinationUnreachable("The peer does not answer the association request") from None
     if not isinstance(answer, A_ASSOCIATE):
-        if upper.protection:  # by TLS 1.3 a certificate that is not wanted is told after the handshake
+        if upper.protection:  # with TLS 1.3 the peer rejects a certificate only after the handshake
             raise EncryptionFailed("The peer ended it before it began: does it want a certificate?")
         raise DestinationUnreachable("The peer ended the association before it began")
     if answer.result != 0:
@@ -244,7 +247,7 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_cont
 
 
 def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | None) -> Primitive | None:
-    """The first thing the upper layer has to say, None when it is over. Raises PeerTimeout, Cancelled."""
+    """Wait for the first indication of the upper layer; None at its end. Raises PeerTimeout, Cancelled."""
     while True:
         found = upper.take()
         if found is not None or upper.is_over:
@@ -254,14 +257,14 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
             not upper.wire.fill()
             and wait(upper.wire.fileno(), select.POLLIN, deadline, wait_context, graceful=False) is None
         ):
-            raise PeerTimeout("The peer does not go on with the association's negotiation")
+            raise PeerTimeout("The peer does not continue the negotiation")
 
 
 # --- connecting --------------------------------------------------------------------------------------------------
 
 
 def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
-    """A TCP connection to the first address of `host` that takes one. Raises DestinationUnreachable, Cancelled."""
+    """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
     why = "unknown host"
     for family, address in _addresses(host, port):
         connection = socket.socket(family, socket.SOCK_STREAM)
@@ -281,7 +284,7 @@ _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
-    """The family and address of every way to `host`, none when it is not known."""
+    """Return family and address of each address of `host`; none for an unknown host."""
     try:
         return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError:
@@ -289,7 +292,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
 
 
 def _attempt(connection: socket.socket, address: _Address, deadline: float, wait_context: WaitContext | None) -> int:
-    """Connect within the deadline: 0, or the errno that says why not. Raises Cancelled."""
+    """Connect within the deadline. Return 0, or the errno of the failure. Raises Cancelled."""
     connection.setblocking(False)
     failure = connection.connect_ex(address)
     if failure not in (0, errno.EINPROGRESS):

@@ -36,6 +36,14 @@ class CommandField(IntEnum):
     C_CANCEL = 0x0FFF
 
 
+def operation_name(field: int) -> str:
+    """Return the name of a Command Field, such as "C-STORE"; "other" for an unknown one."""
+    try:
+        return CommandField(field).name.replace("_", "-", 1)
+    except ValueError:
+        return "other"
+
+
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 _DATA_SET_FOLLOWS = 0x0001

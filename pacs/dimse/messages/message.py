@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pacs.dimse.messages.command import MAX_COMMAND, Command, CommandField
 from pacs.dimse.upper.user_information import Context
+from pacs.dimse.upper.wire import Buffer
 from pacs.errors import OutOfResources, ProtocolViolation
 
 __all__ = ["PDV", "Assembler", "Buffer", "Command", "CommandField", "Message", "Pull", "p_data", "pdvs"]
-
-Buffer = bytes | bytearray | memoryview
 
 _PDV = struct.Struct(">LBB")
 _P_DATA = struct.Struct(">BxLLBB")

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pacs.dicom.commitment import encode_report
+from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, Limits
 from pacs.dimse.association.establishment import Protection
@@ -21,7 +23,6 @@ from pacs.dimse.association.scp_requests import ScpRequest, ScpRequests
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.scp.operation import Publish
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import (
     AssociationLost,
@@ -71,7 +72,7 @@ class _Asked(NamedTuple):
     scp_requests: weakref.ref[ScpRequests]
 
 
-class Reporter:
+class EventReporter:
     """Verifies and reports what was asked for. `start` begins, `stop` ends it; both may be left out.
 
     `idle` is after how many seconds without a message a report goes on the association of the request, 0 for never.
@@ -130,8 +131,8 @@ class Reporter:
             else:
                 self._wake_up.close()
 
-    def asked(self, claim: Claim, association: Association) -> None:
-        """See to a transaction whose request has just been answered on an association; for the owner of that."""
+    def schedule(self, claim: Claim, association: Association) -> None:
+        """Verify and report a transaction whose request was answered on `association`. For the thread that owns it."""
         if self._idle:
             association.scp_requests.expect()
             with self._state:
@@ -222,7 +223,7 @@ class Reporter:
             ended = self._ended(claim, asked.association_id)
             scp_request = ScpRequest(self._idle, time.monotonic() + seconds, self._sender(claim), ended)
         finally:
-            is_given = scp_requests.give(scp_request)
+            is_given = scp_requests.submit(scp_request)
         return is_given
 
     def _sender(self, claim: Claim) -> Callable[[Association, int], bool]:

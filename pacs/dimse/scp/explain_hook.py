@@ -1,4 +1,4 @@
-"""Has what peers ask explained, once it is answered: in the log, and kept for the web."""
+"""Explain queries and retrieves of peers once they are answered: in the log, and in the store of explanations."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,43 +14,45 @@ from pacs.dimse.messages import status
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scp.operation import Operation
 from pacs.errors import PacsError
+from pacs.services.access import Access, Principal
 from pacs.services.explaining import Asked, Explainer, Explanation, Outcome
-from pacs.services.peers import Peers
 
 
 def statuses(operation: levels.DimseOperation, error: PacsError | None, ignored: bool) -> tuple[int, ...]:
-    """The statuses of the responses to a query or retrieve: refused for an error, or done, with keys ignored or not."""
+    """Return the statuses of the responses to a query or retrieve that fails with `error`, or succeeds.
+
+    `ignored` is whether keys of it are not supported.
+    """
     if error is not None:
         return (status.refusal(Service(f"C-{operation.value}"), error).status,)
     return (status.PENDING_WITH_UNSUPPORTED_KEYS if ignored else status.PENDING), status.SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
-class Explaining:
-    """Explains requests of those peers for whom that is wanted; `keep` keeps an explanation and gives it a number.
+class ExplainHook:
+    """Explains requests of principals for whom that is configured, once they are answered.
 
-    `peers` is the table of the moment: it may be switched off while a request is answered.
+    `access` returns the rules in force: explaining may be switched off while a request is answered. `keep` saves an
+    explanation and returns its number.
     """
 
     explainer: Explainer
-    peers: Callable[[], Peers]
+    access: Callable[[], Access]
     keep: Callable[[Mapping[str, Any]], int]
 
-    def note(self, operation: Operation, model: Model, identifier: Dataset) -> None:
-        """Have a request explained when it has been answered, if that is wanted for whoever asks."""
-        association = operation.association
-        peers = self.peers()
-        if peers.explains(association.calling_ae_title):
-            manner = peers.matching_mode_of(association.calling_ae_title)
-            asked = Asked(identifier, model, manner, association.negotiated(model.uid))
+    def note(self, operation: Operation, principal: Principal, model: Model, identifier: Dataset) -> None:
+        """Have a request explained once it is answered, if the principal's requests are to be explained."""
+        if principal.is_explained:
+            negotiated = operation.association.negotiated(model.uid)
+            asked = Asked(identifier, model, principal.matching_mode, negotiated)
             operation.afterwards = partial(self._explain, operation, asked)
 
     def _explain(self, operation: Operation, asked: Asked) -> None:
-        """Explain; whatever fails here is logged, for the request has been answered."""
+        """Explain a request. Errors are only logged: the request has been answered."""
         try:
             explanation = replace(self.explainer.explain(asked), outcome=_outcome(operation))
             association = operation.association
-            if not self.peers().explains(association.calling_ae_title):
+            if not self.access().principal(association.calling_ae_title).is_explained:
                 return
             number = self.keep(
                 {
@@ -66,14 +68,14 @@ class Explaining:
 
 
 def _outcome(operation: Operation) -> Outcome | None:
-    """What came of an operation, None where it was broken off before any response."""
+    """Return status and counts of an operation, None if it ended without any response."""
     if operation.status is None:
         return None
     return Outcome(f"{operation.status:04X}", operation.comment, dict(operation.counts))
 
 
 def _log(number: int, operation: Operation, explanation: Explanation) -> None:
-    """A line for each thing there is to say: they are found by the number of the explanation."""
+    """Log an explanation, each line with its number."""
     log = logging.getLogger("pacs")
     association = operation.association
     whose = f"of {association.calling_ae_title}, message {operation.request.message_id} of association {association.id}"

@@ -23,6 +23,9 @@ FINAL_STATUS = {
 }
 """The final status by the outcome of the whole retrieve (V6)."""
 
+MAX_SUBOPERATIONS = 0xFFFF
+"""The counts of a retrieve response are of VR US (PS3.7 9.1.4.1): more sub-operations cannot be reported."""
+
 COUNTS = ("remaining", "completed", "failed", "warning")
 """The counts of a Pending response (V6)."""
 

@@ -1,10 +1,11 @@
 """What we ask of other AEs: requests on an association of ours, and a C-ECHO from beginning to end."""
 
+from pacs.dicom.sop_classes import VERIFICATION
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Limits
 from pacs.dimse.association.establishment import Protection, request
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.scu.requests import Exchange, Requestor, Response, Serve
-from pacs.dimse.server.acceptor_policy import SERVICE_SYNTAXES, VERIFICATION
 from pacs.errors import DestinationUnreachable, NotSupported
 
 __all__ = ["Exchange", "Requestor", "Response", "Serve", "echo", "verify"]

@@ -1,8 +1,8 @@
-"""AssociationSlots: how many associations a server has room for, counted over all the processes that serve it.
+"""Association slots: the limit on associations at the same time, counted over all worker processes of a server.
 
-Each association takes a slot in memory that all processes share. Only the process that took it gives it back, or
-whoever forked that one once it is dead: so what a dead one had taken is not lost. Every worker has a row of numbers
-there too, of its connections, which it alone writes.
+Each association takes a slot in memory that all workers share. The worker that took a slot releases it; after a crash,
+the supervisor releases those of the dead worker. The same memory has a row of connection counts for each worker, which
+only that worker writes.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _ROW = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationBounds:
-    """How many associations there may be at once: in all, from one address, and of one calling AE title; 0 is any."""
+    """The most associations at once: in all, from one address, and of one calling AE title; 0 is without limit."""
 
     in_all: int = 100
     per_address: int = 0
@@ -37,19 +37,19 @@ class AssociationSlots:
 
     def __init__(self, workers: int = 1) -> None:
         self.owners = shared_bytes(MOST_SLOTS)
-        """Who has each slot: the number of a worker and one, 0 for nobody."""
+        """The owner of each slot: the number of a worker plus one, 0 for a free slot."""
         self.addresses, self.titles = shared_bytes(8 * MOST_SLOTS).cast("Q"), shared_bytes(8 * MOST_SLOTS).cast("Q")
-        """From where, and for which AE title, as `_key` has them."""
+        """The address and the calling AE title of each slot, as `_key` hashes them."""
         numbers = shared_bytes(4 * workers * _ROW).cast("I")
         self.rows = [numbers[each * _ROW : (each + 1) * _ROW] for each in range(workers)]
-        self._guard = _unnamed_file() if workers > 1 else None
+        self._lock_file = _unnamed_file() if workers > 1 else None
 
     def of(self, worker: int) -> "WorkerSlots":
-        """What one worker has of them."""
+        """Return one worker's access to the slots."""
         return WorkerSlots(self, worker)
 
     def free(self, worker: int) -> None:
-        """Give back all that a worker that is dead had taken."""
+        """Release all slots of a worker that died."""
         for slot, owner in enumerate(bytes(self.owners)):
             if owner == worker + 1:
                 self.owners[slot] = 0
@@ -57,30 +57,30 @@ class AssociationSlots:
             self.rows[worker][column] = 0
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Keep the other processes out for a moment, by a lock that the kernel takes from one that dies."""
-        if self._guard is None:
+    def locked(self) -> Iterator[None]:
+        """Hold the lock between processes, which the kernel releases when its holder dies."""
+        if self._lock_file is None:
             yield
             return
-        fcntl.lockf(self._guard, fcntl.LOCK_EX)
+        fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.lockf(self._guard, fcntl.LOCK_UN)
+            fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
 
 
 class WorkerSlots:
-    """The slots of one worker. Whoever uses it from several threads lets in one at a time."""
+    """The slots of one worker. Its threads must call `take` one at a time."""
 
     def __init__(self, slots: AssociationSlots, worker: int) -> None:
         self._slots, self._row = slots, slots.rows[worker]
         self._owner = worker + 1
 
     def take(self, bounds: AssociationBounds, address: str, ae_title: str) -> int:
-        """Take a slot for an association: which. Raises TooManyAssociations when the server has none left for it."""
+        """Take a slot for an association and return its number. Raises TooManyAssociations when a bound is reached."""
         slots = self._slots
         keys = _key(address), _key(ae_title)
-        with slots.guarded():
+        with slots.locked():
             owners = bytes(slots.owners)
             _check(bounds, slots, owners, keys)
             slot = owners.index(0)
@@ -88,35 +88,36 @@ class WorkerSlots:
             slots.owners[slot] = self._owner
         return slot
 
-    def give_back(self, slot: int) -> None:
-        """Give back the slot of an association that is over, or did not come about."""
+    def release(self, slot: int) -> None:
+        """Release the slot of an association that ended or was not established."""
         self._slots.owners[slot] = 0
 
-    def serve(self, serves: bool) -> None:
-        """Tell the others whether we accept connections."""
-        self._row[_IS_SERVING] = serves
+    def set_serving(self, is_serving: bool) -> None:
+        """Publish to the other workers whether this one accepts connections."""
+        self._row[_IS_SERVING] = is_serving
 
-    def count(self, connections: int, unassociated: int) -> None:
-        """Tell the others how many connections we have, and how many of them are without an association."""
+    def set_counts(self, connections: int, unassociated: int) -> None:
+        """Publish to the other workers the connections of this one, and how many have no association."""
         self._row[_CONNECTIONS], self._row[_UNASSOCIATED] = connections, unassociated
 
     @property
     def is_ahead(self) -> bool:
-        """Whether another worker has fewer connections, so that the next one is better left to it."""
+        """Whether another worker has fewer connections and should accept the next one."""
         mine = self._row[_CONNECTIONS]
         return any(row[_CONNECTIONS] < mine for row in self._slots.rows if row[_IS_SERVING])
 
     def has_too_many(self, most: int) -> bool:
-        """Whether more than `most` connections are without an association, and we have more than our part of them.
+        """Whether all workers have more than `most` connections without an association, and this one more than its
+        share of them.
 
-        Those who have more give some up, those who have fewer let more in: whoever fills one must not keep all out.
+        Only workers above their share close connections, so that a flood of one worker does not block the others.
         """
         rows = self._slots.rows
         return sum(row[_UNASSOCIATED] for row in rows) > most and self._row[_UNASSOCIATED] * len(rows) > most
 
 
 def _check(bounds: AssociationBounds, slots: AssociationSlots, owners: bytes, keys: tuple[int, int]) -> None:
-    """See that one more may come. Raises TooManyAssociations, whose comment names the limit."""
+    """Check that one more association is allowed. Raises TooManyAssociations, whose comment names the limit."""
     taken = len(owners) - owners.count(0)
     if taken >= min(bounds.in_all, MOST_SLOTS):
         raise TooManyAssociations(f"limits.associations allows {bounds.in_all}")
@@ -126,8 +127,8 @@ def _check(bounds: AssociationBounds, slots: AssociationSlots, owners: bytes, ke
         (keys[1], slots.titles, bounds.per_ae, "limits.associations_per_ae"),
     ):
         if most and taken >= most:
-            theirs = sum(owners[slot] and each == key for slot, each in enumerate(column[:used].tolist()))
-            if theirs >= most:
+            same = sum(owners[slot] and each == key for slot, each in enumerate(column[:used].tolist()))
+            if same >= most:
                 raise TooManyAssociations(f"{name} allows {most}")
 
 
@@ -136,8 +137,8 @@ def _key(text: str) -> int:
 
 
 def _unnamed_file() -> int:
-    """The descriptor of a file without a name: inherited, and then locked by each process for itself."""
+    """Return the descriptor of a file without a name; forked processes inherit it, and each locks it for itself."""
     if sys.platform == "linux":
-        return os.memfd_create("pacs-slots")
+        return os.memfd_create("pacs-association-slots")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pacs.dimse.messages.message import Buffer
-from pacs.dimse.upper.wire import Wire
+from pacs.dimse.upper.wire import Buffer, Wire
 from pacs.errors import ConfigurationError
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

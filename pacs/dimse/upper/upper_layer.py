@@ -24,11 +24,10 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
 from pynetdicom.timer import Timer
 from pynetdicom.transport import T_CONNECT
 
-from pacs.dimse.messages.message import Buffer
 from pacs.dimse.upper.pdus import InvalidPDU, Received, decode
 from pacs.dimse.upper.tls import SecureWire
 from pacs.dimse.upper.waiting import wait
-from pacs.dimse.upper.wire import Wire
+from pacs.dimse.upper.wire import Buffer, Wire
 
 Primitive = A_ASSOCIATE | A_RELEASE | A_ABORT | A_P_ABORT
 
@@ -137,7 +136,7 @@ class UpperLayer:
         if not is_requestor:
             self._act("Evt5")
 
-    def secure(self, wait_for: Callable[[int], None]) -> None:
+    def handshake(self, wait_for: Callable[[int], None]) -> None:
         """Agree on encryption with the peer, where there is to be any.
 
         `wait_for` waits for events of `select.poll`. Raises ssl.SSLError, ConnectionError, and what `wait_for` raises.

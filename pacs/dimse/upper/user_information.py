@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TypeVar, cast
 
 from pydicom.uid import UID
@@ -30,7 +29,10 @@ MAX_CONTEXTS = 128
 """The most presentation contexts one association can have: odd IDs from 1 to 255 (PS3.8 9.3.2.2)."""
 
 DEFAULT_MAX_PDU = 16_384
-"""What is sent to a peer that does not say how much it takes."""
+"""The maximum length of PDUs to a peer that states none."""
+
+SMALLEST_PDU = 8
+"""A maximum length below this leaves no room for two bytes of a message: such a peer cannot be answered."""
 
 # --- what was agreed ---------------------------------------------------------------------------------------------
 
@@ -73,66 +75,10 @@ class Agreement:
     implementation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4) and, for our log, the sentence that says why."""
-
-    result: int
-    source: int
-    reason: int
-    comment: str
-
-
-_REJECTED = "Association rejected: "
-NO_REASON = Rejection(1, 1, 1, _REJECTED + "no reason given")
-APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, _REJECTED + "application context name not supported")
-CALLING_AE_NOT_RECOGNIZED = Rejection(1, 1, 3, _REJECTED + "calling AE title not recognized")
-CALLED_AE_NOT_RECOGNIZED = Rejection(1, 1, 7, _REJECTED + "called AE title not recognized")
-PROTOCOL_VERSION_NOT_SUPPORTED = Rejection(1, 2, 2, _REJECTED + "protocol version not supported")
-USER_IDENTITY_REFUSED = Rejection(2, 2, 1, _REJECTED + "user identity refused")
-TEMPORARY_CONGESTION = Rejection(2, 3, 1, _REJECTED + "temporary congestion")
-LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, _REJECTED + "local limit exceeded")
-
-REJECTIONS = {
-    (each.result, each.source, each.reason): each
-    for each in (
-        NO_REASON,
-        APPLICATION_CONTEXT_NOT_SUPPORTED,
-        CALLING_AE_NOT_RECOGNIZED,
-        CALLED_AE_NOT_RECOGNIZED,
-        PROTOCOL_VERSION_NOT_SUPPORTED,
-        USER_IDENTITY_REFUSED,
-        TEMPORARY_CONGESTION,
-        LOCAL_LIMIT_EXCEEDED,
-    )
-}
-
-
-def rejection(result: int | None, source: int | None, reason: int | None) -> Rejection:
-    """The rejection a peer sent us, in words."""
-    triplet = (result or 0, source or 0, reason or 0)
-    comment = _REJECTED + "by the peer, for the reason " + "/".join(map(str, triplet))
-    return REJECTIONS.get(triplet, Rejection(*triplet, comment))
-
-
-def rejecting(refused: Rejection) -> A_ASSOCIATE:
-    """The primitive that becomes an A-ASSOCIATE-RJ."""
-    primitive = A_ASSOCIATE()
-    primitive.result, primitive.result_source, primitive.diagnostic = refused.result, refused.source, refused.reason
-    return primitive
-
-
 # --- the requestor's side ----------------------------------------------------------------------------------------
 
 Proposal = tuple[str, Sequence[str]]
 """A presentation context to propose: its abstract syntax and its transfer syntaxes."""
-
-
-def batches(proposals: Sequence[Proposal]) -> Iterator[list[Proposal]]:
-    """Proposals in groups small enough for one association each (P16)."""
-    rest = iter(proposals)
-    while batch := list(islice(rest, MAX_CONTEXTS)):
-        yield batch
 
 
 def propose(
@@ -155,7 +101,7 @@ def propose(
     request.calling_ae_title = calling_ae_title
     request.called_ae_title = called_ae_title
     request.presentation_context_definition_list = contexts
-    request.user_information = [*ourselves(max_pdu), *_role_items(roles), *extended_items(extended)]
+    request.user_information = [*implementation_items(max_pdu), *_role_items(roles), *extended_items(extended)]
     return request
 
 
@@ -236,7 +182,7 @@ def extended_of(primitive: A_ASSOCIATE) -> dict[str, bytes]:
     }
 
 
-def ourselves(max_pdu: int) -> list[UserInformation]:
+def implementation_items(max_pdu: int) -> list[UserInformation]:
     """The items that say who we are and how long a PDU we take."""
     length = MaximumLengthNotification()
     length.maximum_length_received = max_pdu

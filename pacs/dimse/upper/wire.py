@@ -9,8 +9,9 @@ import mmap
 import socket
 from collections.abc import Callable, Sequence
 
-from pacs.dimse.messages.message import Buffer
-from pacs.support.buffers import after
+from pacs.support.buffers import remainder
+
+Buffer = bytes | bytearray | memoryview
 
 RECEIVE_BUFFER = 1 << 18
 FIRST_BUFFER = 1 << 12
@@ -112,14 +113,14 @@ class Wire:
         if written == sum(map(len, buffers)):
             return
         begun = written > 0
-        rest = after([memoryview(each) for each in buffers if len(each)], written)
+        rest = remainder([memoryview(each) for each in buffers if len(each)], written)
         try:
             while rest:
                 if not written:
                     wait_for_room()
                 written = self._send(rest)
                 begun = begun or written > 0
-                rest = after(rest, written)
+                rest = remainder(rest, written)
         except BaseException:
             self.is_torn = self.is_torn or begun
             raise

@@ -1,0 +1,295 @@
+"""Write the generated pages: `python docs/generate.py`. A test fails while one of them is out of date.
+
+- `reference/configuration.md`: types and defaults from `pacs.config.model`, meanings from the comments of config.toml.
+- `reference/commands.md`: from the click commands.
+- `reference/python.md`: from the docstrings of `pacs.client` and `pacs.testing`.
+- The tables of faults and presets in `testing.md`: from `pacs.faults.model` and the preset files.
+"""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pacs.cli import main as pacs
+from pacs.config import presets
+from pacs.config.model import LISTS, Config, Section
+from pacs.faults.model import DIMSE, OPERATIONS, Fault
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+NOTICE = "<!-- Written by `python docs/generate.py`: do not edit. -->"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each generated page by its path."""
+    return {
+        DOCS / "reference" / "configuration.md": configuration(),
+        DOCS / "reference" / "commands.md": commands(),
+        DOCS / "reference" / "python.md": python(),
+        DOCS / "testing.md": with_tables((DOCS / "testing.md").read_text("utf-8")),
+    }
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(each) + " |" for each in lines)
+
+
+# --- configuration -----------------------------------------------------------------------------------------------
+
+CONFIGURATION = """# Configuration
+
+{notice}
+
+The server reads `./config.toml`, or the file that `--config` or `PACS_CONFIG` names. Without one the defaults apply.
+
+- In the environment a key is `PACS_SECTION__KEY`, such as `PACS_SERVER__PORT=11113`. `PACS_SECTION__KEY_FILE` names a
+  file that holds the value, such as `PACS_DATABASE__URL_FILE=/run/secrets/db`.
+- On the command line it is `--set section.key=value`.
+- Options override the environment, the environment overrides the file. Relative paths start at the folder of the file.
+- Unknown keys and invalid values are rejected.
+
+Times are in seconds, sizes in bytes.
+"""
+
+
+def configuration() -> str:
+    """Return the reference of every configuration key."""
+    parts = [CONFIGURATION.format(notice=NOTICE)]
+    comments = _comments()
+    for name, field in Config.model_fields.items():
+        model = LISTS.get(name, field.annotation)
+        title = f"[[{name}]]" if name in LISTS else f"[{name}]"
+        lead = inspect.getdoc(model) or ""
+        rows = (
+            (f"`{key}`", _kind(schema), _default(schema), comments.get((name, key), ""))
+            for key, schema in _schema(model).items()
+        )
+        parts.append(f"## `{title}`\n\n{lead}\n\n{table(('key', 'value', 'default', 'meaning'), rows)}\n")
+    return "\n".join(parts)
+
+
+def _schema(model: Any) -> dict[str, dict[str, Any]]:
+    assert issubclass(model, Section)
+    return dict(model.model_json_schema()["properties"])
+
+
+def _comments() -> dict[tuple[str, str], str]:
+    """Return the comments of config.toml by section and key; those of [[peers]] and [[users]] are commented out."""
+    found, section = {}, ""
+    for line in (ROOT / "config.toml").read_text("utf-8").splitlines():
+        if head := re.match(r"(?:# )?\[+(\w+)\]+", line):
+            section = head[1]
+        elif key := re.match(r"(?:# )?(\w+) = .*?\s#\s+(.*)", line):
+            found[section, key[1]] = key[2]
+    return found
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return _kind(next(each for each in schema["anyOf"] if each.get("type") != "null"))
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(each)}`" for each in schema["enum"])
+    kind = {"integer": "integer", "number": "number", "boolean": "`true` or `false`", "string": "text"}
+    if schema["type"] == "array":
+        return f"list of {_kind(schema['items'])}"
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    if least is None or "maximum" not in schema:
+        return kind[schema["type"]]
+    above = "above " if "exclusiveMinimum" in schema else ""
+    return f"{kind[schema['type']]}, {above}{least:g} to {schema['maximum']:,}".replace(".0", "")
+
+
+def _default(schema: dict[str, Any]) -> str:
+    if "default" not in schema:
+        return "required"
+    return "" if schema["default"] is None else f"`{json.dumps(schema['default'], ensure_ascii=False)}`"
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+COMMANDS = """# Commands
+
+{notice}
+
+`PEER` is `AE_TITLE@HOST:PORT`, an AE title of `[[peers]]`, or `HOST PORT -aec AE_TITLE` as in DCMTK. `KEYWORD=VALUE`
+matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`. Every command has `--help`.
+
+| exit status | meaning |
+| --- | --- |
+| 0 | success |
+| 1 | failure |
+| 2 | mistake in the command line or the configuration |
+| 3 | a part failed, such as some of the instances of a retrieve |
+| 4 | an AE could not be called |
+
+{summary}
+"""
+
+
+def commands() -> str:
+    """Return the reference of every command."""
+    found = list(leaves(pacs, "pacs"))
+    rows = ((f"[`{name}`](#{name.replace(' ', '-')})", command.get_short_help_str(200)) for name, command in found)
+    summary = table(("command", "does"), rows)
+    return COMMANDS.format(notice=NOTICE, summary=summary) + "".join(_command(*each) for each in found)
+
+
+def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands at and below `command` that do something themselves, by full name."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield name, command
+    if isinstance(command, click.Group):
+        for each, child in command.commands.items():
+            yield from leaves(child, f"{name} {each}")
+
+
+def _command(name: str, command: click.Command) -> str:
+    ctx = click.Context(command, info_name=name, max_content_width=120)
+    usage = " ".join([name, *command.collect_usage_pieces(ctx)])
+    records = [each for parameter in command.get_params(ctx) if (each := parameter.get_help_record(ctx))]
+    options = table(
+        ("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in records if "--help" not in names)
+    )
+    text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+    return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{options}\n"
+
+
+# --- Python ------------------------------------------------------------------------------------------------------
+
+PYTHON = """# Python
+
+{notice}
+
+The public API is what `pacs.client` and `pacs.testing` export. Every error is a `pacs.errors.PacsError`.
+"""
+
+
+def python() -> str:
+    """Return the reference of `pacs.client` and `pacs.testing`."""
+    return PYTHON.format(notice=NOTICE) + _package("pacs.client") + _package("pacs.testing")
+
+
+def _package(name: str) -> str:
+    tree = _tree(f"{name}.__init__")
+    homes = {
+        alias.asname or alias.name: each.module
+        for each in ast.walk(tree)
+        if isinstance(each, ast.ImportFrom) and each.module
+        for alias in each.names
+    }
+    (exported,) = (
+        ast.literal_eval(each.value)
+        for each in tree.body
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"
+    )
+    objects = "".join(_object(name, each, homes.get(each)) for each in exported)
+    return f"\n## {name}\n\n{ast.get_docstring(tree)}\n{objects}"
+
+
+def _tree(module: str) -> ast.Module:
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text("utf-8"))
+
+
+def _object(package: str, name: str, module: str | None) -> str:
+    for node, text in _documented(_tree(module or package).body):
+        if _name(node) == name:
+            body = "".join(_member(*each) for each in _documented(getattr(node, "body", [])) if _is_member(node, *each))
+            return f"\n### {name}\n\n```python\n{_signature(node)}\n```\n\n{text}\n" + (f"\n{body}" if body else "")
+    raise LookupError(f"{package} exports {name}, which is not defined in {module}")
+
+
+def _documented(body: Sequence[ast.stmt]) -> Iterator[tuple[ast.stmt, str]]:
+    """Yield the definitions of a body with their docstrings; that of a variable is the text below it."""
+    for node, following in zip_longest(body, body[1:]):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node, ast.get_docstring(node) or ""
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            yield node, inspect.cleandoc(following.value.value) if is_text else ""
+
+
+def _name(node: ast.stmt) -> str:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return node.name
+    return ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+
+
+def _is_member(owner: ast.stmt, node: ast.stmt, text: str) -> bool:
+    is_public = isinstance(owner, ast.ClassDef) and not _name(node).startswith("_")
+    return is_public and (bool(text) or isinstance(node, ast.AnnAssign) or _name(node).isupper())
+
+
+def _member(node: ast.stmt, text: str) -> str:
+    told = " ".join(text.split("\n\n", maxsplit=1)[0].split())
+    return f"- `{_signature(node)}`" + (f": {told}" if told else "") + "\n"
+
+
+def _signature(node: ast.stmt) -> str:
+    if isinstance(node, ast.ClassDef):
+        return f"class {node.name}" + (f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else "")
+    if not isinstance(node, ast.FunctionDef):
+        return ast.unparse(node)
+    returned = ast.unparse(node.returns).strip("'") if node.returns else "None"
+    if any(ast.unparse(each) in ("property", "cached_property") for each in node.decorator_list):
+        return f"{node.name}: {returned}"
+    arguments = re.sub(r"^self(, )?", "", ast.unparse(node.args))
+    return f"{node.name}({arguments}) -> {returned}"
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
+def with_tables(text: str) -> str:
+    """Return the page for testers with its tables written anew between their markers."""
+    for name, made in {"conditions": conditions(), "faults": faults(), "presets": preset_table()}.items():
+        pattern = rf"(<!-- generated: {name} -->\n\n).*?(\n\n<!-- end -->)"
+        text, found = re.subn(pattern, lambda match, made=made: match[1] + made + match[2], text, flags=re.DOTALL)
+        assert found == 1, f"testing.md has no place for the table of {name}"
+    return text
+
+
+def conditions() -> str:
+    """Return the table of the keys that say when a fault applies."""
+    rows = ((f"`{each.name}`", each.metadata["when"]) for each in fields(Fault) if "when" in each.metadata)
+    return table(("key", "meaning"), rows)
+
+
+def faults() -> str:
+    """Return the table of the keys that say what a fault does."""
+    rows = (
+        (f"`{each.name}`", each.metadata["does"], _operations(each.metadata["of"]))
+        for each in fields(Fault)
+        if "does" in each.metadata
+    )
+    return table(("key", "what it does", "to"), rows)
+
+
+def _operations(operations: Sequence[str]) -> str:
+    if set(operations) == set(OPERATIONS):
+        return "all"
+    missing = [each for each in DIMSE if each not in operations]
+    if "association" not in operations and len(missing) <= 1:
+        return "all operations" + "".join(f" but {each}" for each in missing)
+    return ", ".join(operations)
+
+
+def preset_table() -> str:
+    """Return the table of presets."""
+    return table(("preset", "what it does"), ((f"`{each.name}`", each.description) for each in presets().values()))
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text, "utf-8")
