@@ -94,7 +94,7 @@ def _index(config: "Config") -> CheckResult:
 
 
 def _files(config: "Config") -> CheckResult:
-    from pacs.archive import file_store
+    from pacs.settings import file_store
 
     try:
         store = file_store(config)
@@ -119,9 +119,9 @@ def _free_space(config: "Config") -> CheckResult:
 
 def _addresses(config: "Config") -> Iterator[CheckResult]:
     """Check that each listen address is free, or that the server of this configuration answers there."""
-    from pacs.archive import addresses_of
+    from pacs.settings import listen_addresses
 
-    for address in addresses_of(config):
+    for address in listen_addresses(config):
         yield _address(config, address)
 
 
@@ -147,12 +147,12 @@ def _listen_failure(host: str, port: int) -> tuple[str, bool]:
 
 
 def _certificate(config: "Config") -> CheckResult:
-    from pacs.archive import certificates_of
     from pacs.dimse.upper.tls import acceptor_context, valid_until
+    from pacs.settings import certificates
 
     try:
-        acceptor_context(certificates_of(config))
-        until = valid_until(certificates_of(config))
+        acceptor_context(certificates(config))
+        until = valid_until(certificates(config))
     except PacsError as error:
         return CheckResult("certificate", False, error.comment)
     return CheckResult("certificate", True, f"{config.tls.certificate} is valid until {until}")
@@ -190,12 +190,12 @@ def _web(config: "Config") -> CheckResult:
 def _answers_http(config: "Config") -> bool:
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-    from pacs.archive import ourselves
+    from pacs.settings import own_protection
 
     web = config.web
     host = reached(web.host)
     plain = HTTPConnection(host, web.port, timeout=2)
-    asked = HTTPSConnection(host, web.port, timeout=2, context=ourselves(config).context) if web.tls else plain
+    asked = HTTPSConnection(host, web.port, timeout=2, context=own_protection(config).context) if web.tls else plain
     with closing(asked) as connection:
         try:
             connection.request("GET", "/healthz")
@@ -220,12 +220,12 @@ def _audit(config: "Config") -> CheckResult:
 
 def _peer(config: "Config", peer: "Peer") -> CheckResult:
     """Check that a peer answers a C-ECHO, and whether it knows this server as a move destination."""
-    from pacs.archive import protection_of
+    from pacs.settings import peer_protection
 
     subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
     us = LocalAE(config.server.ae_title, config.server.port)
     try:
-        protection = protection_of(config, peer)
+        protection = peer_protection(config, peer)
         seconds = config.limits.connect_seconds
         _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, seconds=seconds, protection=protection)
     except AssociationRejected as error:
@@ -281,21 +281,21 @@ def _knows(peer: "client.Peer", destination: str) -> bool | None:
 
 def _running_server(config: "Config") -> CheckResult:
     """Check that the server of this configuration answers on its first address."""
-    from pacs.archive import addresses_of
+    from pacs.settings import listen_addresses
 
     if config.access.callers == "peers" and config.web.enabled and _answers_http(config):
         return CheckResult("server", True, "answers HTTP")  # a C-ECHO would be rejected, with a log line each time
-    return _server_at(config, addresses_of(config)[0])
+    return _server_at(config, listen_addresses(config)[0])
 
 
 def _server_at(config: "Config", address: "Address") -> CheckResult:
     """Check that the server of this configuration answers on an address."""
-    from pacs.archive import ourselves
+    from pacs.settings import own_protection
 
     host = reached(address.host)
     title = config.server.ae_title
     try:
-        protection = ourselves(config) if address.is_secure else None
+        protection = own_protection(config) if address.is_secure else None
         _echo(host, address.port, title, title, seconds=config.limits.connect_seconds, protection=protection)
     except AssociationRejected:
         return CheckResult("server", True, "answers, and rejects its own AE title as configured")

@@ -181,6 +181,6 @@ def _protection_of(config: "Config", peer: Any, options: dict[str, Any]) -> "Pro
     """Return the TLS settings for a configured peer: those of the options, else those of its entry."""
     if options["tls"] or not peer.tls:
         return _protection(options)
-    from pacs.archive import protection_of
+    from pacs.settings import peer_protection
 
-    return protection_of(config, peer)
+    return peer_protection(config, peer)

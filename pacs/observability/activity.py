@@ -99,7 +99,8 @@ class ActivityRecorder:
             AssociationEnded: self._ended,
             OperationStarted: self._started,
             OperationFinished: self._finished,
-        } | dict.fromkeys(_KEPT, self._keep)
+            **dict.fromkeys(_KEPT, self._keep),
+        }
 
     def __call__(self, event: Event) -> None:
         """Record an event."""
@@ -137,7 +138,7 @@ class ActivityRecorder:
             self._keep(event)
 
     def _begin(self, key: Key, **values: Any) -> None:
-        content = _encoded(values | {"started": round(time.time(), 3), "worker": self._worker})
+        content = _encoded(values | {"started": time.time(), "worker": self._worker})
         with self._lock:
             if self._free and key not in self._slots:
                 slot = self._slots[key] = self._free.pop()
@@ -154,7 +155,7 @@ class ActivityRecorder:
         values = {each.name: getattr(event, each.name) for each in fields(event)}
         with self._lock:
             self._number += 1
-            about = {"event": event.TITLE, "time": round(time.time(), 3), "worker": self._worker}
+            about = {"event": event.TITLE, "time": time.time(), "worker": self._worker}
             self._events.write(self._number % self._events.count, _encoded(about | {"number": self._number} | values))
 
 
