@@ -24,7 +24,6 @@ from pacs.dimse.server.server import Server, Settings
 from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError
-from pacs.files.process_lock import alone
 from pacs.index import schema
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
@@ -40,7 +39,6 @@ from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
 from pacs.services.retrieve import RetrieveService
-from pacs.services.scratch_index import WORK
 from pacs.services.storage import Storage
 from pacs.services.users import Users
 from pacs.web.listener import Application, WebServer
@@ -79,7 +77,7 @@ class Archive:
 
     def _build_services(self, config: Config) -> None:
         """Build the services that do not change with a reload."""
-        folder, publish = Path(config.files.url), self.events.publish
+        publish = self.events.publish
         self.storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
         self.commitments = Commitments(
             self.index,
@@ -95,9 +93,9 @@ class Archive:
             self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
         )
         self.fsck = Fsck(self.index, self.files)
-        self.reindex = Reindex(self.index, self.files, folder / WORK, newest=config.storage.duplicates == "replace")
-        self.backups = Backups(self.index, self.files, folder)
-        self._recovery = Recovery(self.index, self.files, folder / "running", publish)
+        self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
+        self.backups = Backups(self.index, self.files)
+        self._recovery = Recovery(self.index, self.files, publish)
 
     def _apply(self, config: Config) -> None:
         """Set up the services for a configuration; a reload does it again while they run."""
@@ -108,7 +106,11 @@ class Archive:
         self.peers = settings.peers(config)
         self.access = Access(settings.access_rules(config), self.peers)
         self.queries = QueryService(
-            self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
+            self.index,
+            self.files,
+            page=limits.query_page,
+            scan_limit=limits.query_scan,
+            max_matches=limits.query_answers,
         )
         self.retrieves = RetrieveService(
             self.index,
@@ -199,10 +201,10 @@ class Archive:
         """
         self._configure_servers()
         self.open()
-        with alone(Path(self.config.files.url)):  # one process recovers; others that start at the same time wait
+        with self.files.start_lock():  # one process recovers; others that start at the same time wait
             self.files.start()
             self._recovery.begin()
-        self.commitments.hasten()
+        self.commitments.retry_all_soon()
         self._listen()
         self._listen_for_http()
 
@@ -367,9 +369,9 @@ class Archive:
         """Accept no more associations; running ones continue."""
         self._server.stop_accepting()
 
-    def mark_unclean(self) -> None:
-        """Make the next start recover, even after a clean stop of this process: a worker has died."""
-        self._recovery.leave_work()
+    def require_recovery(self) -> None:
+        """Make the next start recover although this server stops cleanly, because a worker did not."""
+        self._recovery.require()
 
     def drain(self) -> None:
         """Accept no more associations, wait up to `limits.drain_seconds` for running operations, and close."""
@@ -384,10 +386,10 @@ class Archive:
             self._reporter.stop()
             if self._web is not None:
                 self._web.stop()
-            self.storage.settle_doubts()
+            self.storage.check_uncertain_files()
             self.files.close()
-            if self.storage.has_doubts:
-                self._recovery.leave_work()
+            if self.storage.has_uncertain_files:
+                self._recovery.require()
             self._recovery.end()
             self.index.close()
             self.auditor.close()

@@ -157,16 +157,18 @@ def retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
     )
 
 
-def commitment_schedule(keys: configuration.Commitment) -> commitment.Schedule:
+def commitment_schedule(keys: configuration.Commitment) -> commitment.RetrySchedule:
     """Return when reports of storage commitment are repeated."""
-    return commitment.Schedule(
+    return commitment.RetrySchedule(
         first=keys.first_retry_seconds, longest=keys.longest_retry_seconds, give_up=keys.give_up_seconds
     )
 
 
-def commitment_bounds(keys: configuration.Commitment) -> commitment.Bounds:
+def commitment_bounds(keys: configuration.Commitment) -> commitment.CommitmentBounds:
     """Return the limits of storage commitment."""
-    return commitment.Bounds(instances=keys.instances, active=keys.active, active_of_peer=keys.active_per_peer)
+    return commitment.CommitmentBounds(
+        instances=keys.instances, active=keys.active, active_of_peer=keys.active_per_peer
+    )
 
 
 def peers(config: Config) -> Peers:

@@ -213,7 +213,7 @@ class _Supervisor:
         self._slots.free(worker.number)
         self._archive.monitoring.worker_died(worker.number, is_expected=self._is_ending)
         if status != 0:
-            self._archive.mark_unclean()
+            self._archive.require_recovery()
         if status == 0 and self._is_ending:
             return
         self._publish_notice(

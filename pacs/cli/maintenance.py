@@ -39,7 +39,7 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     if found or as_json:
         rows = ((each.problem, each.file, each.sop_instance_uid, each.explanation, each.done) for each in found)
         show(COLUMNS, rows, as_json=as_json)
-    repaired = sum(each.is_mended for each in found)
+    repaired = sum(each.is_repaired for each in found)
     summary = f"{counted(report.images, 'instance')}, {counted(report.files, 'file')}: "
     summary += f"{counted(len(found), 'problem')}, {repaired} repaired" if found else "no problems"
     click.echo(summary, err=True)

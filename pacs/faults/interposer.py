@@ -30,6 +30,7 @@ from pacs.faults.services import misbehaving
 from pacs.faults.tampering import Tampering
 from pacs.observability.events import Event
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 LARGEST = 1 << 24
 """How many bytes of a data set are looked at to know what a request is about."""
@@ -251,21 +252,22 @@ class _Detached:
     """Stands for the association of a retrieve that was answered before it began: whatever is said is lost."""
 
     is_established = True
-    wants_input = False
+    wants_input = True
     scp_requests = None
 
-    def __init__(self, association: Association, cancellation: Cancellation) -> None:
-        self._association, self._cancellation = association, cancellation
+    def __init__(self, association: Association, cancellation: Cancellation, wake_up: WakeUp) -> None:
+        self._association, self._cancellation, self._wake_up = association, cancellation, wake_up
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._association, name)
 
     def fileno(self) -> int:
-        """There is no socket to look at."""
-        return -1
+        """Return what becomes readable when the server stops."""
+        return self._wake_up.fileno()
 
     def process_input(self) -> None:
-        """Nothing arrives."""
+        """Read the wake-up: nothing else arrives."""
+        self._wake_up.clear()
 
     @contextmanager
     def operation(self, _request: Message) -> Iterator[Cancellation]:
@@ -293,28 +295,36 @@ class _Late:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[threading.Thread, Cancellation] = {}
+        self._running: dict[threading.Thread, tuple[Cancellation, WakeUp]] = {}
+        self._is_closed = False
 
     def run(self, association: Association, message: Message, tampering: Tampering, handlers: Handlers) -> None:
         """Carry out what was answered already."""
-        cancellation = Cancellation()
-        detached = cast(Association, _Detached(association, cancellation))
+        cancellation, wake_up = Cancellation(), WakeUp()
+        detached = cast(Association, _Detached(association, cancellation, wake_up))
 
         def work() -> None:
             with contextlib.suppress(AssociationLost), misbehaving(handlers, tampering) as changed:
                 changed.table()[message.command.field](detached, message)
             with self._lock:
                 self._running.pop(threading.current_thread(), None)
+                wake_up.close()
 
         thread = threading.Thread(target=work, name="pacs-late", daemon=True)
         with self._lock:
-            self._running[thread] = cancellation
-        thread.start()
+            if self._is_closed:
+                wake_up.close()
+                return
+            self._running[thread] = cancellation, wake_up
+            thread.start()
 
     def close(self) -> None:
         """Have all end, and wait for them."""
         with self._lock:
-            running = dict(self._running)
-        for thread, cancellation in running.items():
-            cancellation.cancel("the server stops")
+            self._is_closed = True
+            running = list(self._running)
+            for cancellation, wake_up in self._running.values():
+                cancellation.cancel("the server stops")
+                wake_up.wake()
+        for thread in running:
             thread.join(PATIENCE)
