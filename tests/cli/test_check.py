@@ -69,8 +69,8 @@ def test_files_that_cannot_be_written_are_found(pacs, tmp_path):
     (tmp_path / "taken").write_text("")
     result = checked(pacs, "files.url=taken")
     assert result.exit_code == 1
-    sentence = f"The file store cannot be used (File exists): {tmp_path}/taken has to be a folder we may write to"
-    assert ("FAIL", f"files: {sentence}, see files.url") in lines(result)
+    sentence = f"check that files.url = '{tmp_path}/taken' is a writable folder"
+    assert ("FAIL", f"files: The file store cannot be used (File exists); {sentence}") in lines(result)
 
 
 def test_a_database_server_that_is_not_there_is_found(pacs):

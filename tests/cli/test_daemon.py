@@ -143,7 +143,7 @@ def test_a_port_that_is_taken_is_a_sentence_and_not_a_traceback(pacs):
         web = pacs("serve", "--port", 0, "--set", f"web.port={port}")
     assert (result.exit_code, web.exit_code) == (2, 2)
     assert f"pacs: cannot listen on 127.0.0.1:{port}" in result.stderr
-    assert "expected server.host to be ours and server.port to be free" in result.stderr
+    assert "check server.host, and choose a free server.port" in result.stderr
     assert f"pacs: cannot listen for HTTP on 127.0.0.1:{port}" in web.stderr
     assert "web.port to be free: name another one, or set web.enabled = false" in web.stderr
 
@@ -158,7 +158,7 @@ def test_the_default_web_port_that_is_taken_keeps_nobody_from_storing(tmp_path):
             echo("127.0.0.1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
             server.send_signal(signal.SIGTERM)
             _, err = server.communicate(timeout=20)
-    assert "HTTP is not answered: expected web.host to be ours and web.port to be free" in err
+    assert "the server runs without HTTP; check web.host, choose a free web.port" in err
 
 
 def test_an_object_store_is_refused_until_there_is_one(pacs):
