@@ -115,9 +115,9 @@ def listen_addresses(config: Config) -> list[Address]:
     return secure if keys.only else plain + secure
 
 
-def association_limits(limits: configuration.Limits) -> association.Limits:
+def association_limits(limits: configuration.Limits) -> association.AssociationLimits:
     """Return the timeouts and sizes of one association."""
-    return association.Limits(
+    return association.AssociationLimits(
         negotiation=limits.negotiation_seconds,
         idle=limits.idle_seconds,
         message=limits.message_seconds,

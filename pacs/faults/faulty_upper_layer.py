@@ -282,8 +282,8 @@ class Line(UpperLayer):
         return pdu[:-3] + bytes(self.rejects_with)
 
     def _drop(self) -> None:
-        self.wire.cut()
-        self.vanished()
+        self.wire.shut_down()
+        self.connection_lost()
 
 
 def _pdus(encoded: bytes) -> Iterator[bytes]:

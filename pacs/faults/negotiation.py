@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
-
-from pacs.dimse.association.establishment import Caller, Policy
+from pacs.dimse.association.establishment import CallingAE, Policy
 from pacs.dimse.upper.rejections import NO_REASON, Rejection, rejecting
-from pacs.dimse.upper.user_information import Agreement, extended_of, implementation_of, items_of, max_pdu_of
+from pacs.dimse.upper.user_information import (
+    Agreement,
+    AssociatePrimitive,
+    extended_of,
+    implementation_of,
+    max_pdu_of,
+    roles_of,
+)
 from pacs.errors import AssociationLost
 from pacs.faults.faulty_upper_layer import Line, pause
 from pacs.faults.model import Fault
@@ -38,7 +43,9 @@ class Negotiation:
         self.chosen: Chosen | None = None
         """The faults that the association met."""
 
-    def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+    def answer(
+        self, request: AssociatePrimitive, caller: CallingAE, max_pdu: int
+    ) -> tuple[AssociatePrimitive, Agreement] | Rejection:
         """As a policy. Raises AssociationLost when the connection is ended instead."""
         self.requested = requested_by(request, caller, self._address)
         self.chosen = self._choose(Occasion("association", caller.ae_title, caller.called_ae_title))
@@ -71,7 +78,7 @@ class Negotiation:
             raise AssociationLost("The association was aborted on purpose")
 
 
-Answer = tuple[A_ASSOCIATE, Agreement] | Rejection
+Answer = tuple[AssociatePrimitive, Agreement] | Rejection
 
 
 def _changed(answer: Answer, fault: Fault) -> Answer:
@@ -95,9 +102,8 @@ def _is_refused(abstract_syntax: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(abstract_syntax, each) for each in patterns)
 
 
-def requested_by(request: A_ASSOCIATE, caller: Caller, address: tuple[str, int]) -> Requested:
+def requested_by(request: AssociatePrimitive, caller: CallingAE, address: tuple[str, int]) -> Requested:
     """An association request in plain values."""
-    roles = items_of(request, SCP_SCU_RoleSelectionNegotiation)
     return Requested(
         calling_ae_title=caller.ae_title,
         called_ae_title=caller.called_ae_title,
@@ -106,7 +112,7 @@ def requested_by(request: A_ASSOCIATE, caller: Caller, address: tuple[str, int])
             Proposed(each.context_id or 0, str(each.abstract_syntax), tuple(map(str, each.transfer_syntax)))
             for each in request.presentation_context_definition_list
         ),
-        roles={str(each.sop_class_uid): (bool(each.scu_role), bool(each.scp_role)) for each in roles},
+        roles=roles_of(request),
         extended=extended_of(request),
         max_pdu=max_pdu_of(request),
         implementation=implementation_of(request),

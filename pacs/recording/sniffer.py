@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pynetdicom import pdu
-from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
-
 from pacs.dimse.messages.message import COMMAND, Assembler, Command, Message, pdvs
-from pacs.dimse.upper.pdus import InvalidPDU, decode
-from pacs.dimse.upper.user_information import Context, extended_of, implementation_of, items_of, max_pdu_of
+from pacs.dimse.upper.pdus import ASSOCIATE_AC, ASSOCIATE_RQ, InvalidPDU, decode
+from pacs.dimse.upper.user_information import (
+    AssociatePrimitive,
+    Context,
+    extended_of,
+    implementation_of,
+    max_pdu_of,
+    roles_of,
+)
 from pacs.errors import ProtocolViolation
 
 Side = Literal["requestor", "acceptor"]
@@ -139,9 +143,9 @@ class Overhearing:
         if kind == 0x04:
             yield from ear.messages(memoryview(encoded)[6:])
         elif kind == 0x01:
-            yield self._requested(decode(pdu.A_ASSOCIATE_RQ, encoded).to_primitive())
+            yield self._requested(decode(ASSOCIATE_RQ, encoded).to_primitive())
         elif kind == 0x02:
-            yield self._accepted(decode(pdu.A_ASSOCIATE_AC, encoded).to_primitive())
+            yield self._accepted(decode(ASSOCIATE_AC, encoded).to_primitive())
         elif kind == 0x03 and len(encoded) >= 10:
             yield Rejected(*encoded[7:10])
         elif kind in _ENDS:
@@ -149,7 +153,7 @@ class Overhearing:
         else:
             raise InvalidPDU
 
-    def _requested(self, request: A_ASSOCIATE) -> Requested:
+    def _requested(self, request: AssociatePrimitive) -> Requested:
         contexts = tuple(
             Proposed(each.context_id or 0, str(each.abstract_syntax), tuple(map(str, each.transfer_syntax)))
             for each in request.presentation_context_definition_list
@@ -160,12 +164,12 @@ class Overhearing:
             called_ae_title=request.called_ae_title.strip(),
             contexts=contexts,
             max_pdu=max_pdu_of(request),
-            roles=_roles(request),
+            roles=roles_of(request),
             extended=extended_of(request),
             implementation=implementation_of(request),
         )
 
-    def _accepted(self, answer: A_ASSOCIATE) -> Accepted:
+    def _accepted(self, answer: AssociatePrimitive) -> Accepted:
         results = answer.presentation_context_definition_results_list
         contexts = tuple(
             Answered(
@@ -180,7 +184,7 @@ class Overhearing:
         return Accepted(
             contexts=contexts,
             max_pdu=max_pdu_of(answer),
-            roles=_roles(answer),
+            roles=roles_of(answer),
             extended=extended_of(answer),
             implementation=implementation_of(answer),
         )
@@ -236,10 +240,3 @@ class _Ear:
 def _nothing_more(_message: Message) -> memoryview:
     """Messages are never read here."""
     raise ProtocolViolation("There is nothing to wait for")
-
-
-def _roles(primitive: A_ASSOCIATE) -> Roles:
-    return {
-        str(each.sop_class_uid): (bool(each.scu_role), bool(each.scp_role))
-        for each in items_of(primitive, SCP_SCU_RoleSelectionNegotiation)
-    }
