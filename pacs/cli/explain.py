@@ -18,7 +18,7 @@ from pacs.errors import PacsError
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.config import Config
-    from pacs.services.explaining import Asked, Explanation, Outcome
+    from pacs.services.explaining import ExplainRequest, Explanation, RequestOutcome
 
 COLUMNS = ("key", "asked", "understood", "why")
 """Columns of the table of keys."""
@@ -75,11 +75,15 @@ def explain(
 
     Uses the index of the configuration; a running server is not needed.
     """
-    from pacs.services.explaining import Asked
+    from pacs.services.explaining import ExplainRequest
 
     model = model_of(query.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
     with opened(config) as archive:
+<<<<<<< HEAD
         asked = Asked(query.identifier, model, _manner(archive, manner, peer), negotiated)
+=======
+        asked = ExplainRequest(question.identifier, model, _manner(archive, manner, peer), negotiated)
+>>>>>>> main
         explanation = archive.explainer.explain(asked)
         if run:
             explanation = replace(explanation, outcome=_outcome(archive, asked))
@@ -90,21 +94,31 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
     return MATCHING_MODES[name] if name else archive.access.principal(peer).matching_mode
 
 
+<<<<<<< HEAD
 def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
     """Run the query or retrieve and return its outcome."""
+=======
+def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
+    """What comes of it when it is run."""
+>>>>>>> main
     from pacs.dimse.scp.explain_hook import statuses
-    from pacs.services.explaining import Outcome
+    from pacs.services.explaining import RequestOutcome
 
     try:
         counts, without = _counts(archive, asked)
     except PacsError as error:
         (status,) = statuses(asked.model.operation, error, False)
-        return Outcome(f"{status:04X}", error.comment, {})
-    return Outcome("0000", "", counts, without)
+        return RequestOutcome(f"{status:04X}", error.comment, {})
+    return RequestOutcome("0000", "", counts, without)
 
 
+<<<<<<< HEAD
 def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[str, int]]:
     """Count the matches; if there are none, also the matches without each of the keys."""
+=======
+def _counts(archive: "Archive", asked: "ExplainRequest") -> tuple[dict[str, int], dict[str, int]]:
+    """How many match, and where none does how many would without one of the keys."""
+>>>>>>> main
     from pacs.dicom.identifier import parse_query, parse_retrieve
     from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
     from pacs.services.explaining import without_each

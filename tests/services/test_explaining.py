@@ -7,7 +7,7 @@ import pytest
 from pacs.dicom.levels import MODELS
 from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.dimse.scp.explain_hook import statuses
-from pacs.services.explaining import Asked, Explainer
+from pacs.services.explaining import Explainer, ExplainRequest
 from tests.dicom.build import dataset
 
 FIND, MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.1"], MODELS["1.2.840.10008.5.1.4.1.2.2.2"]
@@ -18,7 +18,7 @@ def explain(index):
     """Explain an Identifier to an empty index, on each kind of database in turn."""
 
     def explained(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008
-        asked = Asked(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
+        asked = ExplainRequest(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
         return Explainer(index, statuses).explain(asked)
 
     return explained
@@ -92,7 +92,7 @@ def test_a_retrieve_is_explained_too(explain):
     ("keys", "note"),
     [
         ({"StudyDate": "20260131-20260101"}, "nothing matches: a range ends before it begins"),
-        ({"StudyInstanceUID": ""}, "no key narrows it: everything at level STUDY matches"),
+        ({"StudyInstanceUID": ""}, "no key restricts the matches: everything at level STUDY matches"),
     ],
 )
 def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
@@ -102,7 +102,7 @@ def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
 
 def test_f3_a_strict_query_without_any_key_is_said_to_match_nothing(explain):
     """As it is answered."""
-    assert explain(manner=STRICT).notes == ("nothing matches: no key was asked for (F3)",)
+    assert explain(manner=STRICT).notes == ("nothing matches: the Identifier has no key (F3)",)
 
 
 def test_every_text_of_an_explanation_is_printable(explain):
@@ -126,7 +126,9 @@ def test_a_long_value_is_cut(explain):
 
 def test_an_index_that_does_not_answer_is_told_and_the_rest_as_well(index, tmp_path):
     """The keys and the verdicts need no index."""
-    asked = Asked(dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated())
+    asked = ExplainRequest(
+        dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated()
+    )
     with index.write() as connection:
         connection.exec_driver_sql("DROP TABLE image")
         connection.exec_driver_sql("DROP TABLE series")
