@@ -79,11 +79,7 @@ def explain(
 
     model = model_of(query.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
     with opened(config) as archive:
-<<<<<<< HEAD
-        asked = Asked(query.identifier, model, _manner(archive, manner, peer), negotiated)
-=======
-        asked = ExplainRequest(question.identifier, model, _manner(archive, manner, peer), negotiated)
->>>>>>> main
+        asked = ExplainRequest(query.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:
             explanation = replace(explanation, outcome=_outcome(archive, asked))
@@ -94,13 +90,8 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
     return MATCHING_MODES[name] if name else archive.access.principal(peer).matching_mode
 
 
-<<<<<<< HEAD
-def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
-    """Run the query or retrieve and return its outcome."""
-=======
 def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
-    """What comes of it when it is run."""
->>>>>>> main
+    """Run the query or retrieve and return its outcome."""
     from pacs.dimse.scp.explain_hook import statuses
     from pacs.services.explaining import RequestOutcome
 
@@ -112,13 +103,8 @@ def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
     return RequestOutcome("0000", "", counts, without)
 
 
-<<<<<<< HEAD
-def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[str, int]]:
-    """Count the matches; if there are none, also the matches without each of the keys."""
-=======
 def _counts(archive: "Archive", asked: "ExplainRequest") -> tuple[dict[str, int], dict[str, int]]:
-    """How many match, and where none does how many would without one of the keys."""
->>>>>>> main
+    """Count the matches; if there are none, also the matches without each of the keys."""
     from pacs.dicom.identifier import parse_query, parse_retrieve
     from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
     from pacs.services.explaining import without_each

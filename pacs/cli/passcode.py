@@ -19,10 +19,5 @@ def passcode() -> None:
     else:
         chosen = sys.stdin.readline().rstrip("\r\n")
     if not chosen:
-<<<<<<< HEAD
         raise click.UsageError("no passcode given; enter it, or pass it as the first line of standard input")
-    click.echo(f'passcode = "{hashed(chosen)}"')
-=======
-        raise click.UsageError("there is no passcode: type it, or give it as the first line of standard input")
     click.echo(f'passcode = "{hash_passcode(chosen)}"')
->>>>>>> main
