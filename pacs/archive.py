@@ -81,7 +81,7 @@ class Archive:
         self, config: Config, events: EventStream | None = None, interposition: Interposes | None = None
     ) -> None:
         self.config = config
-        self._interposition = interposition or Nothing()
+        self._interposer = interposition or Nothing()
         self.events = events or EventStream()
         self.port = config.server.port
         self.index = _index(config)
@@ -183,7 +183,7 @@ class Archive:
             mend = "expected web.host to be ours and web.port to be free: name another one, or set web.enabled = false"
             if error.errno != errno.EADDRINUSE or web.port != configuration.Web().port:
                 raise ConfigurationError(f"{why}: {mend}") from error
-            # Nobody chose this one, and it is often taken: images are taken in all the same.
+            # NullObserver chose this one, and it is often taken: images are taken in all the same.
             self._web = None
             self.events.publish(Notice(sentence=f"{why}, HTTP is not answered: {mend}"))
 
@@ -273,7 +273,7 @@ class Archive:
     def close(self) -> None:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
-        self._interposition.close()
+        self._interposer.close()
         with self._closing:
             self._reporter.stop()
             if self._web is not None:
@@ -378,7 +378,7 @@ class Archive:
             ),
             tls=tls,
         )
-        return self._interposition.on(settings, handlers)
+        return self._interposer.on(settings, handlers)
 
     def _explaining(self) -> Explain | None:
         """What notes the requests that are to be explained, None where none are."""

@@ -35,17 +35,17 @@ def record(target: str, file: Path, host: str, port: int) -> None:
     cannot be recorded.
     """
     from pacs.config import split_address
+    from pacs.recording.file_format import RecordingWriter
     from pacs.recording.relay import Relay
-    from pacs.recording.script import Writer
 
     try:
         address = split_address(target.rpartition("@")[2])
     except ValueError as error:
         raise click.UsageError(f"{target!r}: {error}") from error
     with _until_signalled() as wait, _opened(file) as stream, ExitStack() as running:
-        writer = Writer(stream)
+        writer = RecordingWriter(stream)
         with _listening(host, port):
-            relay = running.enter_context(Relay((host, port), address, writer.witness))
+            relay = running.enter_context(Relay((host, port), address, writer.write))
         click.echo(f"pacs records: call {host}:{relay.port} instead of {address[0]}:{address[1]}; Ctrl-C ends it")
         wait()
         failure = relay.failure
@@ -68,8 +68,8 @@ def replay(file: Path, host: str, port: int) -> None:
     that is most like it and was not used yet, whatever keys it asks for. One that is like none has some answer, too.
     """
     from pacs.dimse.server.server import Server
+    from pacs.recording.file_format import read
     from pacs.recording.replay import Replay
-    from pacs.recording.script import read
 
     settings = Replay(read(file)).settings
     server = Server([(host, port)], settings)
