@@ -29,7 +29,6 @@ from pacs.dimse.upper import tls as secure
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.files.local import LocalFiles
-from pacs.files.process_lock import alone
 from pacs.index import schema
 from pacs.index.database import Index
 from pacs.monitoring import Oversight
@@ -37,8 +36,7 @@ from pacs.observability.audit import Auditor
 from pacs.observability.events import EventStream, Notice, ServerReady, WebReady
 from pacs.services.access import Access, Rules
 from pacs.services.backup import Backups
-from pacs.services.commitment import Bounds as BoundsOfCommitments
-from pacs.services.commitment import Commitments, Schedule
+from pacs.services.commitment import CommitmentBounds, Commitments, RetrySchedule
 from pacs.services.explaining import Explainer
 from pacs.services.explanations import Explanations
 from pacs.services.fsck import Fsck
@@ -48,7 +46,6 @@ from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
 from pacs.services.retrieve import RetrieveService
-from pacs.services.scratch_index import WORK
 from pacs.services.storage import Storage
 from pacs.services.tokens import subject_checker
 from pacs.services.users import User, Users
@@ -81,7 +78,7 @@ class Archive:
         self, config: Config, events: EventStream | None = None, interposition: Interposes | None = None
     ) -> None:
         self.config = config
-        self._interposer = interposition or Nothing()
+        self._interposition = interposition or Nothing()
         self.events = events or EventStream()
         self.port = config.server.port
         self.index = _index(config)
@@ -102,14 +99,14 @@ class Archive:
         )
         self._reporter = self._commitment_reporter()
         self._serve_by(config)
-        folder, publish = Path(config.files.url), self.events.publish
+        publish = self.events.publish
         self.maintenance = Maintenance(
             self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
         )
         self.fsck = Fsck(self.index, self.files)
-        self.reindex = Reindex(self.index, self.files, folder / WORK, newest=config.storage.duplicates == "replace")
-        self.backups = Backups(self.index, self.files, folder)
-        self._recovery = Recovery(self.index, self.files, folder / "running", publish)
+        self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
+        self.backups = Backups(self.index, self.files)
+        self._recovery = Recovery(self.index, self.files, publish)
         self._addresses = addresses_of(config)
         nobody = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))  # who only looks into the archive needs no keys
         self._server = Server(self._addresses, nobody, observer=AssociationEvents(self.oversight.publish))
@@ -151,10 +148,10 @@ class Archive:
         """
         self._get_ready()
         self.open()
-        with alone(Path(self.config.files.url)):  # two that start at once would each leave to the other what was lost
+        with self.files.start_lock():  # of two that start at once each would leave the recovery to the other
             self.files.start()
             self._recovery.begin()
-        self.commitments.hasten()
+        self.commitments.retry_all_soon()
         try:
             self._server.listen()
         except OSError as error:
@@ -183,7 +180,7 @@ class Archive:
             mend = "expected web.host to be ours and web.port to be free: name another one, or set web.enabled = false"
             if error.errno != errno.EADDRINUSE or web.port != configuration.Web().port:
                 raise ConfigurationError(f"{why}: {mend}") from error
-            # NullObserver chose this one, and it is often taken: images are taken in all the same.
+            # Nobody chose this one, and it is often taken: images are taken in all the same.
             self._web = None
             self.events.publish(Notice(sentence=f"{why}, HTTP is not answered: {mend}"))
 
@@ -261,9 +258,9 @@ class Archive:
         """Accept no more. What runs goes on."""
         self._server.stop_accepting()
 
-    def leave_work(self) -> None:
-        """Have the next start look for instances in no row, although this one ends in order: a worker did not."""
-        self._recovery.leave_work()
+    def require_recovery(self) -> None:
+        """Make the next start recover although this server stops cleanly, because a worker did not."""
+        self._recovery.require()
 
     def drain(self) -> None:
         """Accept no more, let what runs end for at most `limits.drain_seconds`, then stop."""
@@ -273,15 +270,15 @@ class Archive:
     def close(self) -> None:
         """Stop what runs, at once, and let go of the index. Closing twice does no harm, nor from two threads."""
         self._server.stop()
-        self._interposer.close()
+        self._interposition.close()
         with self._closing:
             self._reporter.stop()
             if self._web is not None:
                 self._web.stop()
-            self.storage.settle_doubts()
+            self.storage.check_uncertain_files()
             self.files.close()
-            if self.storage.has_doubts:
-                self._recovery.leave_work()
+            if self.storage.has_uncertain_files:
+                self._recovery.require()
             self._recovery.end()
             self.index.close()
             self.auditor.close()
@@ -329,7 +326,11 @@ class Archive:
         self.peers = Peers(_peers(config), MATCHING_MODES[config.query.manner], explain=config.query.explain)
         self.access = Access(_rules(config), self.peers)
         self.queries = QueryService(
-            self.index, self.files, page=limits.query_page, scan_limit=limits.query_scan, most=limits.query_answers
+            self.index,
+            self.files,
+            page=limits.query_page,
+            scan_limit=limits.query_scan,
+            max_matches=limits.query_answers,
         )
         self.retrieves = RetrieveService(
             self.index,
@@ -378,7 +379,7 @@ class Archive:
             ),
             tls=tls,
         )
-        return self._interposer.on(settings, handlers)
+        return self._interposition.on(settings, handlers)
 
     def _explaining(self) -> Explain | None:
         """What notes the requests that are to be explained, None where none are."""
@@ -513,16 +514,16 @@ def _retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
     )
 
 
-def _schedule(commitment: configuration.Commitment) -> Schedule:
-    return Schedule(
+def _schedule(commitment: configuration.Commitment) -> RetrySchedule:
+    return RetrySchedule(
         first=commitment.first_retry_seconds,
         longest=commitment.longest_retry_seconds,
         give_up=commitment.give_up_seconds,
     )
 
 
-def _bounds(commitment: configuration.Commitment) -> BoundsOfCommitments:
-    return BoundsOfCommitments(
+def _bounds(commitment: configuration.Commitment) -> CommitmentBounds:
+    return CommitmentBounds(
         instances=commitment.instances, active=commitment.active, active_of_peer=commitment.active_per_peer
     )
 

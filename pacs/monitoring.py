@@ -9,7 +9,7 @@ from typing import Any
 from pacs.dimse.association.establishment import Protection
 from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, EncryptionFailed, StorageUnavailable
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index.database import Index
 from pacs.observability.events import Event, EventStream, Notice
 from pacs.observability.health import Health, Probe, Watch
@@ -36,7 +36,7 @@ class Oversight:
         self,
         *,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         events: EventStream,
         ae_title: str,
         address: Callable[[], tuple[str, int]],

@@ -213,7 +213,7 @@ class _Supervisor:
         self._slots.free(worker.number)
         self._archive.oversight.bury(worker.number, unasked=not self._is_ending)
         if status != 0:
-            self._archive.leave_work()
+            self._archive.require_recovery()
         if status == 0 and self._is_ending:
             return
         self._tell(f"worker {worker.pid:x} {_how(status)}{'' if self._is_ending else ': another one takes its place'}")

@@ -1,6 +1,9 @@
 """What every test may use."""
 
+import os
+import signal
 from collections.abc import Iterator
+from socketserver import BaseServer
 
 import pytest
 
@@ -8,10 +11,26 @@ from tests.leftovers import collect_quietly
 
 pytest_plugins = ["tests.databases", "pacs.testing"]
 
+# pynetdicom's servers stop when they poll for it the next time: every 0.5 s unless told otherwise.
+BaseServer.serve_forever.__defaults__ = (0.01,)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The switch for the long forms of tests: more examples, more kills."""
     parser.addoption("--long", action="store_true", help="run the long forms of tests too")
+
+
+def pytest_configure() -> None:
+    """Let SIGINT interrupt tests and the processes they start, also where this run was started with it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: half again as many as there are cores, as most tests wait a lot."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores * 3 // 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

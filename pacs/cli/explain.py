@@ -109,7 +109,7 @@ def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[st
         retrieval = archive.retrieves.select(parse_retrieve(*how), Cancellation(), MAX_SUBOPERATIONS)
         return {"instances": retrieval.total}, {}
     query = parse_query(*how)
-    matches = sum(1 for _ in archive.queries.answers(query, Cancellation()))
+    matches = sum(1 for _ in archive.queries.matches(query, Cancellation()))
     is_puzzling = not matches and not query.nothing_matches
     return {"matches": matches}, without_each(archive.queries, query) if is_puzzling else {}
 

@@ -39,7 +39,7 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     if found or as_json:
         rows = ((each.problem, each.file, each.sop_instance_uid, each.explanation, each.done) for each in found)
         show(COLUMNS, rows, as_json=as_json)
-    mended = sum(each.is_mended for each in found)
+    mended = sum(each.is_repaired for each in found)
     said = f"{counted(report.images, 'instance')}, {counted(report.files, 'file')}: "
     said += f"{len(found)} wrong, {mended} mended" if found else "all is well"
     click.echo(said, err=True)

@@ -21,9 +21,10 @@ from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, associate
 from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
-from pacs.client.status_errors import advice_for, failure, is_fine
+from pacs.client.status_errors import advice_for, failure
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
+from pacs.dicom.status import is_completed
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
@@ -123,7 +124,7 @@ class RetrieveOperation:
         """Send the request, then wait for the final response and for the announced instances to arrive."""
         self._listener = listener
         final = self._run_exchange(())
-        if is_fine(final.command.status):
+        if is_completed(final.command.status):
             self._await_arrivals(listener, wait)
         return self._result(final)
 
@@ -230,7 +231,7 @@ class RetrieveOperation:
         failed_uids = _failed_uids(final)
         retrieved = self._retrieved(final.command, failed_uids)
         status = final.command.status
-        is_failure = not is_fine(status) or bool(final.command.failed or failed_uids)
+        is_failure = not is_completed(status) or bool(final.command.failed or failed_uids)
         missing = self._missing_count()
         if not is_failure and not retrieved.conflicts and missing <= 0:
             return retrieved

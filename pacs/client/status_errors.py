@@ -2,9 +2,8 @@
 
 from typing import Any
 
+from pacs.dicom.status import Service, is_completed, meaning
 from pacs.dimse.messages.command import Command
-from pacs.dimse.messages.status import STORE_WARNINGS, SUCCESS, Service
-from pacs.dimse.messages.status_texts import meaning
 from pacs.errors import OperationFailed
 
 _ADVICE = {
@@ -27,15 +26,10 @@ _ADVICE = {
 """
 
 
-def is_fine(status: int) -> bool:
-    """Return whether a final status is success or a warning (PS3.7 C.3, C.1)."""
-    return status == SUCCESS or status >> 12 == 0xB or status in STORE_WARNINGS or status == 0x0001
-
-
 def check(service: Service, answer: Command | int) -> None:
     """Raise OperationFailed for a final response, or a status, that is neither success nor a warning."""
     status = answer if isinstance(answer, int) else answer.status
-    if not is_fine(status):
+    if not is_completed(status):
         raise failure(service, answer)
 
 

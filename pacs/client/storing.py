@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pacs.client.outcomes import NotStored, OnProgress, Progress, Transfer
 from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.sources import Instance, Storable, sources_of
-from pacs.client.status_errors import is_fine
+from pacs.dicom.status import is_completed, meaning
 from pacs.dicom.syntaxes import convert
 from pacs.dimse.association.proposals import Proposal, batches, context_for
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import SUCCESS, Service
-from pacs.dimse.messages.status_texts import meaning
 from pacs.dimse.scu import Requestor
 from pacs.errors import DestinationUnreachable, NotSupported, PacsError
 
@@ -130,7 +129,7 @@ class _Sending:
 
     def _record(self, instance: Instance, response: Command, size: int) -> None:
         status = response.status
-        if not is_fine(status):
+        if not is_completed(status):
             comment = response.error_comment or meaning(Service.STORE, status)
             self.failed.append(NotStored(instance.what, status, comment))
             return

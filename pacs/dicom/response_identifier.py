@@ -33,12 +33,26 @@ from pacs.dicom.query import Key, Match, Query, ReturnKey, SequenceKeys
 _TIMEZONE = 0x00080201
 
 
+def match_data_set(match: Match, query: Query, extra: Dataset | None = None) -> Dataset:
+    """Return the attributes of a match that the query asks for, and its unique keys; text is in UTF-8.
+
+    `extra` holds the attributes that were read from its file (`Kept.FILE`). What only a C-FIND response carries is
+    added by `make_response_identifier`.
+    """
+    view = View(Dataset(_MatchElements(match, query, extra).elements()), UTF_8)
+    return labelled(row_elements.decode(write(view, EXPLICIT_LITTLE, UTF_8)), EXPLICIT_LITTLE, UTF_8)
+
+
 def make_response_identifier(
     match: Match, query: Query, retrieve_ae_title: str, extra: Dataset | None = None
 ) -> Dataset:
-    """The answer for one match. `extra` holds the attributes that were read from its file (`Kept.FILE`)."""
-    answer = _ResponseIdentifier(match, query, extra if extra is not None else Dataset())
-    view = View(Dataset(answer.elements(retrieve_ae_title)), UTF_8)
+    """Return the Identifier of the C-FIND response for a match, in a character set that the query allows.
+
+    `extra` holds the attributes that were read from its file (`Kept.FILE`).
+    """
+    elements = _MatchElements(match, query, extra).elements()
+    constant = [raw(*each) for each in constant_elements(query.level, retrieve_ae_title)]
+    view = View(Dataset(elements | {each.tag: each for each in constant}), UTF_8)
     terms = charset.choose(list(view.all_texts()), query.character_set)
     written = row_elements.decode(write(view, EXPLICIT_LITTLE, terms or UTF_8))
     if terms:
@@ -46,22 +60,23 @@ def make_response_identifier(
     return labelled(written, EXPLICIT_LITTLE, terms)
 
 
-class _ResponseIdentifier:
-    def __init__(self, match: Match, query: Query, extra: Dataset) -> None:
+class _MatchElements:
+    """Collects the elements of a match, in UTF-8."""
+
+    def __init__(self, match: Match, query: Query, extra: Dataset | None) -> None:
         self._match = match
         self._query = query
         self._keys = {key.attribute: key for key in query.keys}
         self._rows = {level: View(row_elements.decode(blob), UTF_8) for level, blob in match.kept.items()}
-        self._extra = View.of(extra)
+        self._extra = View.of(extra if extra is not None else Dataset())
 
-    def elements(self, retrieve_ae_title: str) -> dict[BaseTag, Element]:
+    def elements(self) -> dict[BaseTag, Element]:
         query = self._query
         levels = (*query.root.above(query.level), query.level)
         unique = [ReturnKey(by_keyword(level.unique_key)) for level in levels]
         found = [self._element(each) for each in (*query.requested, *unique)]
         found += _creators(each.attribute for each in query.requested)
         found += self._timezone()
-        found += [raw(*each) for each in constant_elements(query.level, retrieve_ae_title)]
         return {element.tag: element for element in found}
 
     def _element(self, requested: ReturnKey) -> Element:
@@ -81,7 +96,7 @@ class _ResponseIdentifier:
 
 
 def constant_elements(level: QueryLevel, retrieve_ae_title: str) -> tuple[tuple[int, str, bytes], ...]:
-    """What every answer at a level says besides the entity's own: tag, VR and value."""
+    """Return what only a C-FIND response carries, the same for all matches at a level: tags, VRs and values."""
     return (
         (0x00080052, "CS", _even(level.name)),
         (0x00080054, "AE", _even(retrieve_ae_title)),

@@ -30,6 +30,7 @@ from pacs.faults.services import faulty_handlers
 from pacs.faults.tampering import Tampering
 from pacs.observability.events import Event
 from pacs.support.cancellation import Cancellation
+from pacs.support.wakeup import WakeUp
 
 MAX_DATA_BYTES = 1 << 24
 """Maximum size of a data set that is read to select faults."""
@@ -264,21 +265,22 @@ class _DetachedAssociation:
     """Stands in for the association of a retrieve that runs after its response; nothing is sent."""
 
     is_established = True
-    wants_input = False
+    wants_input = True
     scp_requests = None
 
-    def __init__(self, association: Association, cancellation: Cancellation) -> None:
-        self._association, self._cancellation = association, cancellation
+    def __init__(self, association: Association, cancellation: Cancellation, wake_up: WakeUp) -> None:
+        self._association, self._cancellation, self._wake_up = association, cancellation, wake_up
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._association, name)
 
     def fileno(self) -> int:
-        """Return -1: there is no socket."""
-        return -1
+        """Return the descriptor that becomes readable when the server stops."""
+        return self._wake_up.fileno()
 
     def process_input(self) -> None:
-        """Do nothing: nothing arrives."""
+        """Clear the wake-up; nothing else arrives."""
+        self._wake_up.clear()
 
     @contextmanager
     def operation(self, _request: Message) -> Iterator[Cancellation]:
@@ -306,28 +308,36 @@ class _BackgroundRetrieves:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[threading.Thread, Cancellation] = {}
+        self._running: dict[threading.Thread, tuple[Cancellation, WakeUp]] = {}
+        self._is_closed = False
 
     def run(self, association: Association, message: Message, tampering: Tampering, handlers: Handlers) -> None:
         """Run an operation whose response has been sent."""
-        cancellation = Cancellation()
-        detached = cast(Association, _DetachedAssociation(association, cancellation))
+        cancellation, wake_up = Cancellation(), WakeUp()
+        detached = cast(Association, _DetachedAssociation(association, cancellation, wake_up))
 
         def work() -> None:
             with contextlib.suppress(AssociationLost), faulty_handlers(handlers, tampering) as changed:
                 changed.table()[message.command.field](detached, message)
             with self._lock:
                 self._running.pop(threading.current_thread(), None)
+                wake_up.close()
 
         thread = threading.Thread(target=work, name="pacs-late-retrieve", daemon=True)
         with self._lock:
-            self._running[thread] = cancellation
-        thread.start()
+            if self._is_closed:
+                wake_up.close()
+                return
+            self._running[thread] = cancellation, wake_up
+            thread.start()
 
     def close(self) -> None:
         """Cancel all retrieves and wait for them."""
         with self._lock:
-            running = dict(self._running)
-        for thread, cancellation in running.items():
-            cancellation.cancel("the server is stopping")
+            self._is_closed = True
+            running = list(self._running)
+            for cancellation, wake_up in self._running.values():
+                cancellation.cancel("the server is stopping")
+                wake_up.wake()
+        for thread in running:
             thread.join(STOP_SECONDS)

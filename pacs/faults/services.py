@@ -6,10 +6,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from pacs.dicom.status import is_failure
 from pacs.errors import InstanceUnreadable, StorageUnavailable
 from pacs.faults.selection import ChosenFaults
 from pacs.faults.tampering import Tampering, choose_failing
-from pacs.observability.events import Event, SubOperationFinished, is_fine
+from pacs.observability.events import Event, SubOperationFinished
 from pacs.services.retrieve import Retrieval, RetrieveService
 from pacs.services.storage import Storage
 from pacs.support.cancellation import Cancellation
@@ -127,7 +128,7 @@ def _stopping(publish: Callable[[Event], None], tampering: Tampering, stop: Oper
 
     def told(event: Event) -> None:
         publish(event)
-        if isinstance(event, SubOperationFinished) and not is_fine(event.status) and not tampering.is_stopped:
+        if isinstance(event, SubOperationFinished) and is_failure(event.status) and not tampering.is_stopped:
             tampering.is_stopped = True
             stop.stop("stopped by a fault at the first failure")
 

@@ -11,11 +11,11 @@ from pydicom.uid import UID
 
 from pacs.dicom import identifier
 from pacs.dicom.dataset import raw
+from pacs.dicom.status import is_failure
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.faults.model import is_among
 from pacs.faults.selection import ChosenFaults
-from pacs.observability.events import is_fine
 
 CHARACTER_SET = 0x00080005
 NO_SUCH_INSTANCE = 0x0112
@@ -120,8 +120,8 @@ class Tampering:
             status_code = STOPPED_STATUS
         if status_code is None and fault.no_match is not None and self._has_no_match(command):
             status_code = fault.no_match
-        is_failure = not is_fine(command.status if status_code is None else status_code)
-        return fault.failure_status if is_failure and fault.failure_status is not None else status_code
+        has_failed = is_failure(command.status if status_code is None else status_code)
+        return fault.failure_status if has_failed and fault.failure_status is not None else status_code
 
     def _has_no_match(self, command: Command) -> bool:
         """Return whether nothing matched: no Pending response to a query, no sub-operation of a retrieve."""
@@ -136,7 +136,7 @@ class Tampering:
         if fault.counts in _COUNTS:
             change = _COUNTS[fault.counts]
             command = command.changed(**{name: change(getattr(command, name)) for name in COUNTS})
-        elif fault.counts and not is_fine(command.status):
+        elif fault.counts and is_failure(command.status):
             command = command.changed(**{name: None if name == "remaining" else 0 for name in COUNTS})
         data = message.data
         if fault.failed_list and data is not None and not message.is_pending:

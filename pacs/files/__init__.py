@@ -1,1 +1,1 @@
-"""The file store: bytes streamed in, committed, read out in ranges and deleted, by key."""
+"""The file store: objects written as streams, committed, read in ranges and deleted, by key."""

@@ -1,6 +1,7 @@
-"""Memory for small objects on their way in, used again and again: memory that is new costs more than to fill it.
+"""Pooled memory for small objects that are being received: memory from the system costs more than to fill it.
 
-It begins with a page, and a page of it stands before the object, so that both can be handed to the disk as they are.
+The memory of an object begins at a page boundary and has a free page before it, so that the journal can write both
+without a copy.
 """
 
 import mmap
@@ -10,32 +11,32 @@ from pacs.errors import StorageUnavailable
 from pacs.files.disk import PAGE, Buffer, whole_pages
 
 SMALL = 1 << 20
-"""Bytes of an object that are held in memory, and go by the journal: a larger one is written as it comes."""
+"""Largest object, in bytes, that is held in memory and written through the journal; larger ones go to their file."""
 
-_FIRST = 4 * PAGE
-_AT_REST = 16
-"""How many are kept for the next ones."""
+_FIRST_SIZE = 4 * PAGE
+_POOLED = 16
+"""The number of unused buffers kept."""
 
 
-class Scratch:
-    """The bytes of one object."""
+class ObjectBuffer:
+    """A buffer that grows with the object in it."""
 
     def __init__(self) -> None:
-        self._memory = _memory(_FIRST)
+        self._memory = _memory(_FIRST_SIZE)
         self._end = PAGE
 
     @property
     def content(self) -> memoryview:
-        """What was appended: valid until more is, or it is cleared."""
+        """The appended bytes; valid until the next `append` or `clear`."""
         return self._memory[PAGE : self._end]
 
     @property
     def size(self) -> int:
-        """How many bytes were appended."""
+        """The number of appended bytes."""
         return self._end - PAGE
 
     def append(self, data: Buffer) -> None:
-        """Add bytes to the end."""
+        """Append bytes. Raises StorageUnavailable when the system has no memory for them."""
         added = memoryview(data).cast("B")
         end = self._end + len(added)
         if end > len(self._memory):
@@ -45,8 +46,8 @@ class Scratch:
         self._memory[self._end : end] = added
         self._end = end
 
-    def framed(self, start: bytes) -> memoryview:
-        """Whole pages: one that begins with `start`, which is no longer than a page, and those of the object."""
+    def with_first_page(self, start: bytes) -> memoryview:
+        """Return whole pages: one that begins with `start`, at most a page long, and those of the object."""
         if len(start) > PAGE:
             raise ValueError(f"{len(start)} bytes are more than a page")
         end = whole_pages(self._end)
@@ -55,36 +56,36 @@ class Scratch:
         return self._memory[:end]
 
     def clear(self) -> None:
-        """Have nothing in it, and keep the memory."""
+        """Remove the content and keep the memory."""
         self._end = PAGE
 
 
 def _memory(size: int) -> memoryview:
-    """New memory of our own: what `mmap` gives if not told otherwise, processes that are forked later would share."""
+    """Allocate memory that processes forked later do not share, as they would `mmap`'s by default."""
     try:
         return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     except OSError as error:
-        raise StorageUnavailable(f"There is no memory for another object ({error.strerror})") from error
+        raise StorageUnavailable(f"No memory for another object ({error.strerror})") from error
 
 
-class Scratches:
-    """Those of a process that are at rest. Any thread may take one and give it back."""
+class BufferPool:
+    """The unused buffers of a process. Thread-safe."""
 
     def __init__(self) -> None:
-        self._resting: deque[Scratch] = deque(maxlen=_AT_REST)
+        self._unused: deque[ObjectBuffer] = deque(maxlen=_POOLED)
 
-    def take(self) -> Scratch:
-        """An empty one."""
+    def take(self) -> ObjectBuffer:
+        """Return an empty buffer."""
         try:
-            return self._resting.pop()
+            return self._unused.pop()
         except IndexError:
-            return Scratch()
+            return ObjectBuffer()
 
-    def give_back(self, scratch: Scratch) -> None:
-        """Let others use it."""
-        scratch.clear()
-        self._resting.append(scratch)
+    def give_back(self, buffer: ObjectBuffer) -> None:
+        """Clear a buffer and keep it for the next object."""
+        buffer.clear()
+        self._unused.append(buffer)
 
 
-SCRATCHES = Scratches()
-"""All of this process."""
+POOL = BufferPool()
+"""The pool of this process."""

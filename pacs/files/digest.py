@@ -1,4 +1,4 @@
-"""The SHA-256 of a stored object, of all that stands behind its head: what was received."""
+"""The SHA-256 of a stored object: of the bytes after its head, which are those that were received."""
 
 from collections.abc import Iterable
 from hashlib import sha256
@@ -7,9 +7,9 @@ from pacs.errors import InstanceDamaged
 
 
 def require(digest: str, pieces: Iterable[bytes], head_size: int = 0) -> None:
-    """Raise InstanceDamaged unless all `pieces`, but for their first `head_size` bytes, have this SHA-256.
+    """Raise InstanceDamaged unless `pieces`, without their first `head_size` bytes, have this SHA-256 in hexadecimal.
 
-    `digest` is in hexadecimal. Raises what `pieces` raises.
+    Raises what `pieces` raises.
     """
     found, seen = sha256(), 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What the file store asks of the system: whole writes, and syncs of data, folders and file systems."""
+"""System calls of the file store: complete writes, and syncs of files, folders and file systems."""
 
 import ctypes
 import errno
@@ -15,20 +15,20 @@ from pacs.support.buffers import remainder
 Buffer = bytes | bytearray | memoryview
 
 PAGE = 4096
-"""Bytes of which writes that go by the page cache have to be made."""
+"""Bytes of a page; a write that bypasses the page cache consists of whole pages."""
 
 ZEROS = memoryview(mmap.mmap(-1, 1 << 20))
-"""Nothing, in whole pages."""
+"""Zero bytes, in whole pages."""
 
 _MOST_BUFFERS = 1000
-"""How many buffers are handed to the system at once; Linux takes 1024."""
+"""Buffers in one system call; Linux takes 1024."""
 
-_SYNCFS_TELLS = (5, 8)
-"""The Linux from which on syncfs says that something could not be written."""
+_SYNCFS_REPORTS_ERRORS = (5, 8)
+"""The first version of Linux whose syncfs reports write errors."""
 
 
 def write_at(descriptor: int, buffers: Sequence[Buffer], position: int) -> None:
-    """Write all of `buffers` one behind the other from `position` on. Raises OSError."""
+    """Write all of `buffers` one after the other from `position` on. Raises OSError."""
     for first in range(0, len(buffers), _MOST_BUFFERS):
         rest = [memoryview(each).cast("B") for each in buffers[first : first + _MOST_BUFFERS] if len(each)]
         while rest:
@@ -38,9 +38,9 @@ def write_at(descriptor: int, buffers: Sequence[Buffer], position: int) -> None:
 
 
 def open_durable(path: Path) -> int:
-    """The descriptor of a new file in which every write of whole pages is durable when it returns. Raises OSError.
+    """Create a file whose writes of whole pages are durable when they return, and return its descriptor.
 
-    The page cache is gone by where the file system allows that: it would take a copy that nobody reads.
+    The writes bypass the page cache where the file system allows that, as the file is hardly ever read. Raises OSError.
     """
     try:
         return _open_durable(path, getattr(os, "O_DIRECT", 0))
@@ -52,7 +52,7 @@ def open_durable(path: Path) -> int:
 
 
 def _open_durable(path: Path, direct: int) -> int:
-    """As `open_durable`, and a first page is written: some file systems refuse to go by the page cache only then."""
+    """Create the file and write a first page: some file systems refuse O_DIRECT only then."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
     descriptor = os.open(path, flags | direct, 0o640)
     try:
@@ -64,7 +64,7 @@ def _open_durable(path: Path, direct: int) -> int:
 
 
 def whole_pages(size: int) -> int:
-    """So many bytes, and what is missing to a whole page."""
+    """Round a number of bytes up to whole pages."""
     return size + -size % PAGE
 
 
@@ -77,10 +77,10 @@ def sync_folder(folder: Path | str) -> None:
         os.close(descriptor)
 
 
-def sync_names_of(folder: Path) -> None:
-    """Make the name of a folder durable, and those of all above it on its file system. Raises OSError.
+def sync_parents(folder: Path) -> None:
+    """Make the names of a folder and of all above it on its file system durable. Raises OSError.
 
-    One above that may not be read was not made by us.
+    A folder that this process may not read is skipped: it was not made by pacs.
     """
     path = folder.absolute()
     while not path.is_mount():
@@ -90,14 +90,14 @@ def sync_names_of(folder: Path) -> None:
 
 
 def open_folder(folder: Path | str) -> int:
-    """The descriptor of a folder. Raises OSError."""
+    """Open a folder and return its descriptor. Raises OSError."""
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def sync_file_system(descriptor: int) -> bool:
-    """Make durable all that was written to the file system of an open file; False where that cannot be had.
+    """Sync the file system of an open file; return False where the system cannot do that reliably.
 
-    Raises OSError when something could not be written since `descriptor` was opened.
+    Raises OSError when a write has failed since `descriptor` was opened.
     """
     syncfs = _syncfs()
     if syncfs is None:
@@ -110,9 +110,27 @@ def sync_file_system(descriptor: int) -> bool:
 
 @cache
 def _syncfs() -> Callable[[int], int] | None:
-    """The system's syncfs, where it is one that tells of failures."""
+    """Return the system's syncfs if it reports write errors."""
     release = platform.release().split(".")
-    if platform.system() != "Linux" or tuple(int(part) for part in release[:2] if part.isdecimal()) < _SYNCFS_TELLS:
+    if (
+        platform.system() != "Linux"
+        or tuple(int(part) for part in release[:2] if part.isdecimal()) < _SYNCFS_REPORTS_ERRORS
+    ):
         return None
     found: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file completely and durably, in place of an older one. Raises OSError."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, "utf-8")
+    sync_file(new)
+    os.replace(new, path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

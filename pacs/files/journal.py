@@ -1,13 +1,13 @@
-"""A journal of small objects: what stands in it is durable, though the files it is about are not synced yet.
+"""A journal of small objects, which makes them durable before their files are synced.
 
-To sync a new file, its name and its folder costs two or three turns of the file system's own journal; to append to a
-file whose blocks are there already costs one write of the device. So small objects are written into the page cache
-under their name, and once more into a segment of the journal, by one synced write for all that come together.
-In the background the files of a segment that is full, or has waited long enough, are made durable (*settled*), and the
-segment is used again. What a power cut takes before, `replay` writes again from the journal.
+Syncing a new file, its name and its folder takes two or three commits of the file system's own journal; appending to a
+file with allocated blocks takes one write of the device. So a small object is written to its file without a sync, and
+again into a segment of the journal, by one synced write for all objects that arrive together. A background thread
+syncs the files of a segment that is full or old (it *settles* the segment), and the segment is used again. After a
+power cut `replay` writes the files again from the journal.
 
-A journal is a folder of its own for each process, locked as long as the process lives; one that nobody holds is
-replayed by the next that starts. `deletions` beside them names what was deleted: it must not come back.
+Each process has a folder with its journal, locked while the process lives; the next start replays a folder without a
+lock. The file `deletions` beside the folders lists deleted objects, which a replay must not restore.
 """
 
 import errno
@@ -25,9 +25,9 @@ from typing import BinaryIO
 from zlib import crc32
 
 from pacs.errors import StorageUnavailable
-from pacs.files.buffer_pool import Scratch
+from pacs.files.buffer_pool import ObjectBuffer
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
-from pacs.files.process_lock import HeldFolder, held_folders, is_held, take
+from pacs.files.process_lock import LockedFolder, is_locked, process_folders, try_lock
 from pacs.support.batching import Gathering, Unit
 
 FOLDER = "journal"
@@ -37,68 +37,69 @@ CAPACITY = 64 << 20
 """Bytes of a segment."""
 
 SEGMENTS = 4
-"""How many segments a process has at most. When none is free, objects are to be synced by themselves."""
+"""Most segments of a process. While none is free, objects are synced one by one."""
 
 SETTLE_SECONDS = 5.0
-"""How long what was appended waits for more before it is settled, and how long a failed settling waits."""
+"""Seconds from the first object of a segment until it is settled, and until a failed settling is tried again."""
 
 _FIRST_ALLOCATION = 1 << 18
 _TOGETHER = 64
+"""Most records in one write."""
 
 _HEADER = Struct("<8sQLLQ64s32s")
 _CHECK = Struct("<L")
 _MAGIC = b"pacsjrn1"
 
 LONGEST_HEAD = PAGE - _HEADER.size - _CHECK.size
-"""Bytes of the longest head there is room for."""
+"""Bytes of the longest head that fits into a record."""
 
 
-# --- what is in a segment ----------------------------------------------------------------------------------------
+# --- segments --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """An object in the journal: its key, of at most 64 characters, a head of at most `LONGEST_HEAD` bytes, and a body.
+class JournalRecord:
+    """An object in the journal: a key of at most 64 characters, a head of at most `LONGEST_HEAD` bytes, and a body.
 
     `digest` is the SHA-256 of the body.
     """
 
     key: str
     head: bytes
-    body: Scratch
+    body: ObjectBuffer
     digest: bytes
 
     def encode(self, generation: int) -> memoryview:
-        """As it stands in a segment: a page with all but the body, then that in whole pages.
+        """Return the bytes in a segment: one page with everything but the body, then the body in whole pages.
 
-        So no later write touches its last page.
+        So no later write touches a page of this record.
         """
         key = self.key.encode("ascii")
         header = _HEADER.pack(_MAGIC, generation, len(key), len(self.head), self.body.size, key, self.digest)
-        return self.body.framed(header + _CHECK.pack(crc32(self.head, crc32(header))) + self.head)
+        return self.body.with_first_page(header + _CHECK.pack(crc32(self.head, crc32(header))) + self.head)
 
     @property
     def length(self) -> int:
-        """How many bytes it takes in a segment."""
+        """The number of bytes in a segment."""
         return PAGE + whole_pages(self.body.size)
 
 
 @dataclass(slots=True)
 class _Segment:
-    """One file of a journal. What is behind its end is of an older generation, and of no meaning any more."""
+    """One file of a journal. Records behind its end are of an older generation and no longer valid."""
 
     path: Path
     descriptor: int
     generation: int = 0
     end: int = 0
     allocated: int = 0
-    """How far its blocks have been written once: what is written over them is synced by one write of the device."""
+    """The size of the part with allocated blocks: a synced write to them is one write of the device."""
     keys: list[str] = field(default_factory=list)
-    is_doubtful: bool = False
-    """Whether a sync of its files has failed: no other one can be believed."""
+    has_failed_sync: bool = False
+    """Whether a sync of its files has failed: the system reports that once, so that a later success proves nothing."""
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Write records, durably. Raises OSError: nothing of it counts, and nothing more may be appended."""
+    def append(self, records: Sequence[JournalRecord]) -> None:
+        """Write records durably. After an OSError none of them is valid, and nothing more may be appended."""
         end = self.end + sum(record.length for record in records)
         self._allocate(end)
         write_at(self.descriptor, [record.encode(self.generation) for record in records], self.end)
@@ -106,16 +107,16 @@ class _Segment:
         self.keys += [record.key for record in records]
 
     def begin(self, generation: int) -> None:
-        """Use it anew."""
-        self.generation, self.end, self.keys, self.is_doubtful = generation, 0, [], False
+        """Start a new generation, which is empty."""
+        self.generation, self.end, self.keys, self.has_failed_sync = generation, 0, [], False
 
-    def void(self) -> None:
-        """Have nothing in it that a replay would find. If that fails, what it finds is where it belongs already."""
+    def invalidate(self) -> None:
+        """Hide the records from a replay. If that fails, a replay restores files that are durable already."""
         with suppress(OSError):
             os.pwrite(self.descriptor, ZEROS[:PAGE], 0)
 
     def _allocate(self, needed: int) -> None:
-        """Have blocks up to `needed`, each time twice as many: a journal is as large as it had to be."""
+        """Allocate blocks up to `needed`, doubling the size, so that a journal is only as large as needed."""
         if needed <= self.allocated:
             return
         target = max(needed, min(CAPACITY, max(2 * self.allocated, _FIRST_ALLOCATION)))
@@ -123,14 +124,14 @@ class _Segment:
             self.allocated += os.pwrite(self.descriptor, ZEROS[: target - self.allocated], self.allocated)
 
 
-# --- the journal of this process ---------------------------------------------------------------------------------
+# --- the journal of this process -------------------------------------------------------------------------------------
 
 
-class Journal(Gathering[Record, bool]):
+class Journal(Gathering[JournalRecord, bool]):
     """The journal of this process, in a folder of `root` that is made when it is first needed.
 
-    `settle` makes the objects with these keys durable by themselves, `rewrite` those in these segments, from there; a
-    thread of the journal's own calls them.
+    A background thread calls `settle` with the keys of objects to sync, and `rewrite` with the segments whose objects
+    it has to write again because a sync has failed.
     """
 
     def __init__(
@@ -144,26 +145,26 @@ class Journal(Gathering[Record, bool]):
         self._settle = settle
         self._rewrite = rewrite
         self._state = threading.Condition()
-        """Held by whoever appends, and by whoever changes which segments are in use, full, and free."""
-        self._folder: HeldFolder | None = None
+        """Guards the segments and which of them are current, full and free."""
+        self._folder: LockedFolder | None = None
         self._segments: list[_Segment] = []
         self._current: _Segment | None = None
         self._full: list[_Segment] = []
         self._free: list[_Segment] = []
         self._due: float | None = None
-        """When the current segment is to be settled, on the monotonic clock; None while it is empty."""
+        """The monotonic time at which the current segment is settled; None while it is empty."""
         self._thread: threading.Thread | None = None
         self._is_closing = False
 
-    def append(self, record: Record) -> bool:
-        """Make an object durable; False when there is no room for it: it has to be synced by itself.
+    def append(self, record: JournalRecord) -> bool:
+        """Make an object durable. Return False when there is no room: then the caller has to sync it.
 
         Raises OSError when it cannot be written.
         """
         return self.run(record)
 
-    def serve(self, units: list[Unit[Record, bool]]) -> None:
-        """Append what came together, with one sync for each segment that it needs."""
+    def serve(self, units: list[Unit[JournalRecord, bool]]) -> None:
+        """Append records that arrive together, with one sync for each segment they need."""
         with self._state:
             self.join(units)
             rest = units
@@ -177,7 +178,7 @@ class Journal(Gathering[Record, bool]):
                 rest = rest[len(fitting) :]
 
     def close(self) -> None:
-        """Settle everything and remove the journal. What cannot be settled stays for the next start."""
+        """Settle everything and remove the journal. Segments that cannot be settled stay for the next start."""
         with self._state:
             self._is_closing = True
             self._retire()
@@ -193,9 +194,9 @@ class Journal(Gathering[Record, bool]):
         self._folder.release(remove=not self._full)
         self._folder = None
 
-    # --- segments; the state is held ----------------------------------------------------------------------------
+    # --- segments; called with `_state` locked -----------------------------------------------------------------------
 
-    def _append(self, segment: _Segment, records: Sequence[Record]) -> None:
+    def _append(self, segment: _Segment, records: Sequence[JournalRecord]) -> None:
         try:
             segment.append(records)
         except OSError:
@@ -206,7 +207,7 @@ class Journal(Gathering[Record, bool]):
             self._state.notify_all()
 
     def _segment(self, length: int) -> _Segment | None:
-        """The segment to append so many bytes to, None when there is none."""
+        """Return the segment to append `length` bytes to, None when there is none."""
         if self._current is not None and self._current.end + length > CAPACITY:
             self._retire()
         if self._current is None and not self._is_closing:
@@ -218,9 +219,9 @@ class Journal(Gathering[Record, bool]):
         return self._current
 
     def _new_segment(self) -> _Segment:
-        """One more segment; its name is durable before anything is in it."""
+        """Create a segment; its name is durable before anything is in it."""
         if self._folder is None:
-            self._folder = HeldFolder.make(self._root / FOLDER)
+            self._folder = LockedFolder.create(self._root / FOLDER)
             self._thread = threading.Thread(target=self._run, name="pacs-settle", daemon=True)
             self._thread.start()
         path = self._folder.path / f"{len(self._segments)}.segment"
@@ -230,20 +231,20 @@ class Journal(Gathering[Record, bool]):
         return segment
 
     def _retire(self) -> None:
-        """Have the current segment settled."""
+        """Hand the current segment to the background thread."""
         if self._current is not None:
             self._full.append(self._current)
             self._current = self._due = None
             self._state.notify_all()
 
-    # --- settling -----------------------------------------------------------------------------------------------
+    # --- settling ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Settle what is full or old, until all is settled and the journal closes."""
+        """Settle full and old segments until the journal is closed and all are settled."""
         while segments := self._next():
             if self._is_settled(segments):
                 for segment in segments:
-                    segment.void()
+                    segment.invalidate()
                 with self._state:
                     self._full = [each for each in self._full if each not in segments]
                     self._free += segments
@@ -253,7 +254,7 @@ class Journal(Gathering[Record, bool]):
                 time.sleep(SETTLE_SECONDS)
 
     def _next(self) -> list[_Segment]:
-        """Wait for what is to be settled next; nothing when the journal closes and all is settled."""
+        """Wait for segments to settle; none when the journal is closed and all are settled."""
         with self._state:
             while not self._full and not self._is_closing:
                 self._state.wait(None if self._due is None else max(0.0, self._due - time.monotonic()))
@@ -262,28 +263,28 @@ class Journal(Gathering[Record, bool]):
             return list(self._full)
 
     def _is_settled(self, segments: Sequence[_Segment]) -> bool:
-        """Make the files of these segments durable: whether they are.
+        """Make the files of these segments durable, and return whether they are.
 
-        The system tells only once that something could not be written. From then on the files are written anew.
+        The system reports a write error only once. After one the files are written again.
         """
         try:
-            if any(segment.is_doubtful for segment in segments):
+            if any(segment.has_failed_sync for segment in segments):
                 self._rewrite([segment.path for segment in segments])
             else:
                 self._settle([key for segment in segments for key in segment.keys])
         except (OSError, StorageUnavailable) as error:
             for segment in segments:
-                segment.is_doubtful = True
+                segment.has_failed_sync = True
             why = error.comment if isinstance(error, StorageUnavailable) else error.strerror
             logging.getLogger("pacs").warning(
-                "stored files cannot be synced (%s): they stay in the journal for now", why
+                "cannot sync stored files (%s): they stay in the journal, and the sync is tried again", why
             )
             return False
         return True
 
 
-def _fitting(units: list[Unit[Record, bool]], room: int) -> list[Unit[Record, bool]]:
-    """As many of the first units as fit into `room` bytes; at least one."""
+def _fitting(units: list[Unit[JournalRecord, bool]], room: int) -> list[Unit[JournalRecord, bool]]:
+    """Return as many of the first units as fit into `room` bytes, at least one."""
     count = 1
     room -= units[0].item.length
     while count < len(units) and units[count].item.length <= room:
@@ -292,20 +293,17 @@ def _fitting(units: list[Unit[Record, bool]], room: int) -> list[Unit[Record, bo
     return units[:count]
 
 
-# --- what was deleted --------------------------------------------------------------------------------------------
+# --- deletions -------------------------------------------------------------------------------------------------------
 
 
 def note_deletion(root: Path, key: str) -> None:
-    """Have it that no journal, whoever's it is, brings the object back; to be called before it is deleted.
-
-    Raises OSError.
-    """
-    if not held_folders(root / FOLDER):
+    """Prevent the journals of all processes from restoring an object; called before it is deleted. Raises OSError."""
+    if not process_folders(root / FOLDER):
         return
     descriptor = os.open(root / FOLDER / _DELETIONS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
         is_new = os.fstat(descriptor).st_size == 0
-        note = f"\n{key}\n".encode("ascii")  # with a line of its own, whatever a full disk has left of the last one
+        note = f"\n{key}\n".encode("ascii")  # on a line of its own, even after a line that a full disk has cut off
         if os.write(descriptor, note) < len(note):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(descriptor)
@@ -321,51 +319,51 @@ def _deleted(root: Path) -> set[str]:
     return set()
 
 
-# --- after an unclean stop ---------------------------------------------------------------------------------------
+# --- after an unclean stop -------------------------------------------------------------------------------------------
 
 Restore = Callable[[str, bytes, bytes], None]
-"""Makes the object with this key, of this head and body, durable by itself."""
+"""Writes an object durably, from its key, head and body."""
 Forget = Callable[[str], None]
 """Removes the object with this key, if it is there."""
 
 
-def abandoned(root: Path) -> int:
-    """How many journals nobody holds, so that there may be something to replay. Raises OSError."""
-    return sum(not is_held(path) for path in held_folders(root / FOLDER))
+def count_abandoned(root: Path) -> int:
+    """Count the journals of processes that died. Raises OSError."""
+    return sum(not is_locked(path) for path in process_folders(root / FOLDER))
 
 
 def replay(root: Path, restore: Restore, forget: Forget) -> None:
-    """Restore what stands in journals that nobody holds, and remove these.
+    """Restore the objects in the journals of processes that died, and remove these journals.
 
-    Raises OSError, and what `restore` raises: the journals are left for the next time then.
+    Raises OSError, and what `restore` raises: then the journals stay for the next replay.
     """
-    for path in held_folders(root / FOLDER):
-        folder = take(path)
+    for path in process_folders(root / FOLDER):
+        folder = try_lock(path)
         if folder is None:
             continue
-        repair(root, restore, forget, sorted(path.glob("*.segment")))
+        restore_records(root, restore, forget, sorted(path.glob("*.segment")))
         for file in path.iterdir():
             file.unlink()
         folder.release(remove=True)
-    if (root / FOLDER).is_dir() and not held_folders(root / FOLDER):
-        sync_folder(root / FOLDER)  # the journals are gone for good before what was deleted is forgotten
+    if (root / FOLDER).is_dir() and not process_folders(root / FOLDER):
+        sync_folder(root / FOLDER)  # the journals are gone durably before the deletions are
         (root / FOLDER / _DELETIONS).unlink(missing_ok=True)
 
 
-def repair(root: Path, restore: Restore, forget: Forget, segments: Sequence[Path]) -> None:
-    """Restore every record of these segments, but for what was deleted, be it meanwhile. Raises as `replay`."""
+def restore_records(root: Path, restore: Restore, forget: Forget, segments: Sequence[Path]) -> None:
+    """Restore the records of these segments, except for objects that were or are being deleted. Raises as `replay`."""
     deleted, restored = _deleted(root), set()
     for segment in segments:
         for key, head, body in _records(segment):
             if key not in deleted:
                 restore(key, head, body)
                 restored.add(key)
-    for key in restored & _deleted(root):  # whoever deletes notes it before
+    for key in restored & _deleted(root):  # deleted during the restore
         forget(key)
 
 
 def _records(segment: Path) -> Iterator[tuple[str, bytes, bytes]]:
-    """Key, head and body of every record of a segment that was appended to the end."""
+    """Yield key, head and body of the valid records of a segment."""
     with segment.open("rb") as file:
         generation = None
         while (found := _record(file, generation)) is not None:
@@ -374,7 +372,7 @@ def _records(segment: Path) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 def _record(file: BinaryIO, generation: int | None) -> tuple[int, str, bytes, bytes] | None:
-    """The next record of a segment; None when there is none of that generation which is whole."""
+    """Read the next record of a segment; None when it is incomplete or of another generation."""
     start = file.tell()
     header = file.read(_HEADER.size)
     check = file.read(_CHECK.size)

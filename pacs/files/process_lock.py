@@ -1,40 +1,43 @@
-"""A folder that is locked for as long as the process that made it lives: whoever finds one unlocked knows it died."""
+"""Folders that are locked while the process that made them lives: one without a lock is of a process that died."""
 
 import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pacs.files.disk import open_folder, sync_folder
+from pacs.files.io_errors import WRITING, Writing
+
+_CREATING = Writing("Cannot create a temporary folder")
 
 
 @dataclass(frozen=True, slots=True)
-class HeldFolder:
-    """A folder with a name of its own, held by its descriptor."""
+class LockedFolder:
+    """A folder with a unique name, locked through its descriptor."""
 
     path: Path
     descriptor: int
 
     @classmethod
-    def make(cls, parent: Path) -> Self:
-        """A new one in `parent`, which is made if need be; its name survives a power cut. Raises OSError."""
+    def create(cls, parent: Path) -> Self:
+        """Create a folder in `parent`, which is made if need be. Its name survives a power cut. Raises OSError."""
         parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         path = parent / uuid.uuid4().hex
-        hidden = path.with_name(f".{path.name}")  # until it is locked nobody may take it for one that was left
+        hidden = path.with_name(f".{path.name}")  # hidden until it is locked: without a lock it would seem abandoned
         hidden.mkdir(mode=0o750)
-        held = cls(path, open_folder(hidden))
-        fcntl.flock(held.descriptor, fcntl.LOCK_EX)
+        folder = cls(path, open_folder(hidden))
+        fcntl.flock(folder.descriptor, fcntl.LOCK_EX)
         hidden.rename(path)
-        for folder in (parent, parent.parent):
-            sync_folder(folder)
-        return held
+        for each in (parent, parent.parent):
+            sync_folder(each)
+        return folder
 
     def release(self, *, remove: bool) -> None:
-        """Let go of it, and remove it, emptied, if that is wanted. Raises OSError."""
+        """Release the lock, and remove the folder, which is empty, if `remove` is set. Raises OSError."""
         try:
             if remove:
                 self.path.rmdir()
@@ -43,25 +46,27 @@ class HeldFolder:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for this folder, and keep others out. Raises OSError."""
-    descriptor = open_folder(folder)
+def exclusive(folder: Path) -> Iterator[None]:
+    """Wait for the lock of an existing folder and hold it in the `with` block. Raises StorageUnavailable."""
+    with WRITING:
+        descriptor = open_folder(folder)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with WRITING:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def held_folders(parent: Path) -> list[Path]:
-    """The folders in `parent`, whoever holds them or held them; none when there is no such parent."""
+def process_folders(parent: Path) -> list[Path]:
+    """Return the folders in `parent`, of processes that live or died; none when there is no `parent`."""
     if not parent.is_dir():
         return []
     return [path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def take(path: Path) -> HeldFolder | None:
-    """The folder, held by us from now on; None while the process that made it lives, or when it is gone."""
+def try_lock(path: Path) -> LockedFolder | None:
+    """Lock a folder; None while another process has the lock, or when the folder is gone."""
     try:
         descriptor = open_folder(path)
     except FileNotFoundError:
@@ -71,12 +76,36 @@ def take(path: Path) -> HeldFolder | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
-    return HeldFolder(path, descriptor)
+    return LockedFolder(path, descriptor)
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether the process that made a folder still lives."""
-    taken = take(path)
-    if taken is not None:
-        taken.release(remove=False)
-    return taken is None and path.exists()
+    locked = try_lock(path)
+    if locked is not None:
+        locked.release(remove=False)
+    return locked is None and path.exists()
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Create a folder in `parent` and remove it, with its files, after the `with` block.
+
+    Folders of processes that died are removed first. Raises StorageUnavailable.
+    """
+    with _CREATING:
+        for path in process_folders(parent):
+            if (abandoned := try_lock(path)) is not None:
+                _remove(abandoned)
+        folder = LockedFolder.create(parent)
+    try:
+        yield folder.path
+    finally:
+        with suppress(OSError):
+            _remove(folder)
+
+
+def _remove(folder: LockedFolder) -> None:
+    for path in folder.path.iterdir():
+        path.unlink()
+    folder.release(remove=True)

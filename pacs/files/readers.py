@@ -1,50 +1,37 @@
-"""Readers of stored objects, of a part of a file that is being written, and of memory; none raises OSError."""
+"""Readers of a stored file, of a file that is being written, and of memory; none raises OSError."""
 
 import io
 import os
 from typing import BinaryIO, cast
 
-from pacs.errors import InstanceUnreadable, StorageUnavailable
+from pacs.files.io_errors import READING, WRITING
 
 _READ_AHEAD = 1 << 16
 
 
-def unreadable(error: OSError) -> InstanceUnreadable:
-    """Return the error to raise when the system cannot read a stored file."""
-    return InstanceUnreadable(f"The stored file cannot be read ({error.strerror})")
-
-
-class StoredFile(io.FileIO):
+class _StoredFile(io.FileIO):
     """A stored file opened for reading. Opening raises OSError, everything after that InstanceUnreadable."""
 
     def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
         """Read into a buffer."""
-        with _READING:
+        with READING:
             return super().readinto(buffer)
 
     def readall(self) -> bytes | None:  # type: ignore[override]
         """Read to the end."""
-        with _READING:
+        with READING:
             return super().readall()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position."""
-        with _READING:
+        with READING:
             return super().seek(offset, whence)
 
 
-class _Reading:
-    """Raises InstanceUnreadable for an OSError in the `with` block."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise unreadable(error) from error
-
-
-_READING = _Reading()
+def open_stored(path: str) -> BinaryIO:
+    """Open a stored file. This and reading raise InstanceUnreadable."""
+    with READING:
+        return io.BufferedReader(_StoredFile(path))
 
 
 class _Window(io.RawIOBase):
@@ -75,7 +62,7 @@ class _Window(io.RawIOBase):
         return count
 
     def _read(self, buffer: memoryview, position: int) -> int:
-        """Fill the buffer with what is at the position; how many bytes that were."""
+        """Fill the buffer from the position and return the number of bytes read."""
         raise NotImplementedError
 
 
@@ -87,14 +74,12 @@ class FileWindow(_Window):
         self._descriptor, self._start = descriptor, start
 
     def _read(self, buffer: memoryview, position: int) -> int:
-        try:
+        with WRITING:
             return os.preadv(self._descriptor, [buffer], self._start + position)
-        except OSError as error:
-            raise StorageUnavailable(f"The file store cannot be used ({error.strerror})") from error
 
 
 class MemoryWindow(_Window):
-    """What is in memory, which must not change meanwhile."""
+    """Bytes in memory, which must not change while they are read."""
 
     def __init__(self, content: memoryview) -> None:
         super().__init__(len(content))
@@ -107,5 +92,5 @@ class MemoryWindow(_Window):
 
 
 def reader(window: _Window) -> BinaryIO:
-    """A reader of a window as others expect one."""
+    """Return a buffered reader of a window."""
     return cast(BinaryIO, io.BufferedReader(window, _READ_AHEAD))

@@ -1,40 +1,45 @@
-"""The file store: bytes streamed in, committed, read out in ranges, deleted. No paths and no renames above this line.
+"""Protocols of the file store: `ObjectStore` for the objects, `FolderUpkeep` for the upkeep of a local folder.
 
-A key is made by the store, never from what a peer sent: the hour of arrival and a UUIDv7, such as
-`2026/11/21/03/01990f3c-….dcm`. Keys in byte order are in order of arrival.
+An object is a Part 10 file. The store makes its key, never from what a peer sent: the hour of arrival and a UUID of
+version 7, such as `2026/11/21/03/01990f3c-….dcm`. Sorted as bytes, keys are in order of arrival. Code outside of
+`pacs.files` knows keys and no paths. All methods raise errors of `pacs.errors`, never OSError.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
+from pacs.files.copies import Copies
+from pacs.files.running_marker import RunningMarker
 
-class Incoming(Protocol):
-    """One object on its way in. Leaving the `with` block without `commit()` discards it without a trace."""
+
+class IncomingObject(Protocol):
+    """An object that is being written. Leaving the `with` block without `commit()` discards it without a trace."""
 
     @property
     def key(self) -> str:
-        """The key the object will have."""
+        """The key of the object once it is committed."""
 
     @property
     def size(self) -> int:
-        """How many bytes were written behind the head."""
+        """The number of bytes written after the head."""
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what was written behind the head, in hexadecimal."""
+        """The SHA-256 of the bytes written after the head, in hexadecimal."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes behind the head. Raises StorageUnavailable when they cannot be taken."""
+        """Append bytes after the head. Raises StorageUnavailable."""
 
     def body(self) -> BinaryIO:
-        """A reader of what was written so far, without the head, for looking at it before it is committed."""
+        """Return a reader of the bytes written so far, without the head."""
 
     def commit(self, head: bytes) -> None:
-        """Put `head` (exactly as long as was announced) before the rest and make the whole durable.
+        """Put `head`, which is exactly as long as announced, before the rest and make the object durable.
 
-        When this returns, the object survives a power cut and is visible under its key. Raises StorageUnavailable.
+        After it returns the object survives a power cut and is visible under its key. Raises StorageUnavailable.
         """
 
     def __enter__(self) -> Self: ...
@@ -42,83 +47,111 @@ class Incoming(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-class FileStore(Protocol):
-    """Where the instances' bytes are."""
+class ObjectStore(Protocol):
+    """Stored objects by key: what a folder and an object store such as S3 can both do."""
 
-    def start(self) -> int:
-        """Clear what an unclean stop left half-written, and be ready to take in many objects; how many were cleared.
-
-        To be called by what serves, before anything relies on what is stored; `close` ends it. Raises
-        StorageUnavailable.
-        """
-
-    def join(self) -> None:
-        """As `start`, beside a process that started already: nothing is cleared. Raises StorageUnavailable."""
-
-    def close(self) -> None:
-        """Have done with what was begun by `start`: everything is where it belongs. Twice does no harm."""
-
-    def create(self, head_size: int, arrived: datetime) -> Incoming:
-        """Begin an object whose first `head_size` bytes come at commit. Raises StorageUnavailable."""
+    def create(self, head_size: int, arrived: datetime) -> IncomingObject:
+        """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
 
     def open(self, key: str) -> BinaryIO:
-        """Open a stored object as a seekable file.
+        """Open an object as a seekable file.
 
-        This and reading from it raise InstanceUnreadable when the object is missing or cannot be read, never OSError.
+        This and reading from the file raise InstanceUnreadable when the object is missing or cannot be read.
         """
 
     def pieces(self, key: str, size: int, start: int) -> Iterator[bytes]:
-        """An object of `size` bytes from `start` on, piece by piece as they are asked for; the first opens it.
+        """Read an object of `size` bytes from position `start` on, in pieces. The first piece opens it.
 
-        Raises InstanceUnreadable when it is not there, is not so long, or cannot be read.
+        Raises InstanceUnreadable when the object is missing, has another size, or cannot be read.
         """
 
     def size(self, key: str) -> int:
-        """The object's length in bytes. Raises InstanceUnreadable."""
-
-    def secure(self, keys: Collection[str]) -> None:
-        """Have it that these objects survive a power cut, whoever wrote them. Raises StorageUnavailable.
-
-        What was committed here does already: this is for what came into the store by other means, and for promises.
-        """
+        """Return the size of an object in bytes. Raises InstanceUnreadable."""
 
     def delete(self, key: str) -> None:
-        """Remove an object durably; one that is not there is no error. Raises StorageUnavailable."""
+        """Delete an object durably, if it is there. Raises StorageUnavailable."""
 
-    def probe(self) -> None:
-        """Write something durably, and remove it. Raises StorageUnavailable when it cannot be taken."""
+    def make_durable(self, keys: Collection[str]) -> None:
+        """Make objects survive a power cut, whichever process wrote them. Raises StorageUnavailable.
 
-    def space(self) -> tuple[int, int]:
-        """How many bytes are free where the objects are, and how many there are in all. Raises StorageUnavailable."""
+        Committed objects do already; this is for objects that came into the store by other means.
+        """
 
     def keys(self, since: datetime | None = None) -> Iterator[str]:
-        """The keys of all committed objects, oldest first; with `since`, from that hour on."""
+        """Yield the keys of all committed objects, oldest first; with `since`, from that hour on."""
 
-    # --- looking after it -----------------------------------------------------------------------------------------
+    def space(self) -> tuple[int, int]:
+        """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""
 
-    def alone(self, who: str) -> AbstractContextManager[None]:
-        """Keep others who ask for the same away in the `with` block, in this process and in others.
+    def probe(self) -> None:
+        """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
 
-        Raises ConfigurationError with the `who` of the one that is there, StorageUnavailable.
+
+class FolderUpkeep(Protocol):
+    """Upkeep of a local folder of objects: locks, journals, leftovers, quarantine. All raise StorageUnavailable."""
+
+    # --- locks -------------------------------------------------------------------------------------------------------
+
+    def maintenance_lock(self, holder: str) -> AbstractContextManager[None]:
+        """Exclude other maintenance commands in the `with` block, of this process and of others.
+
+        Raises ConfigurationError that names the other `holder`.
         """
+
+    def mark_running(self) -> RunningMarker:
+        """Mark the store as used by a server; the marker tells whether the last server stopped uncleanly."""
+
+    def is_running(self) -> bool:
+        """Whether a server uses the store."""
+
+    # --- after an unclean stop ---------------------------------------------------------------------------------------
 
     def leftovers(self) -> list[str]:
-        """The names of what was left half-written by processes that died. Raises StorageUnavailable."""
+        """Return the names of files that processes which died left half-written."""
 
-    def clear(self, names: Collection[str]) -> int:
-        """Remove those of these leftovers that still are some; how many. Raises StorageUnavailable."""
+    def remove_leftovers(self, names: Collection[str]) -> int:
+        """Remove these if they still are leftovers, and return how many were."""
 
-    def journals(self) -> int:
-        """How many processes died and left objects that have to be brought to their place by `replay`."""
+    def abandoned_journals(self) -> int:
+        """Count the journals of processes that died; their objects need `replay_journals`."""
 
-    def replay(self) -> None:
-        """Bring to its place what processes that died left to be. Raises StorageUnavailable."""
+    def replay_journals(self) -> None:
+        """Restore the objects in the journals of processes that died."""
+
+    # --- foreign and damaged files -----------------------------------------------------------------------------------
 
     def strays(self) -> Iterator[str]:
-        """The names of files that lie among the objects and cannot be any. Raises StorageUnavailable."""
+        """Yield the names of files that lie among the objects but whose names are no keys."""
 
-    def set_aside(self, name: str) -> str:
-        """Move an object or a stray to where nobody touches it, durably; its name there.
+    def quarantine(self, name: str) -> str:
+        """Move an object or a stray into the quarantine, durably, and return its new name.
 
-        Raises InstanceMissing when it is not there, StorageUnavailable.
+        Raises InstanceMissing when it is not there.
         """
+
+    # --- for backup and temporary indexes ----------------------------------------------------------------------------
+
+    def scratch_folder(self) -> AbstractContextManager[Path]:
+        """Create a temporary folder on the same disk, and remove it at the end of the `with` block."""
+
+    def contains(self, folder: Path) -> bool:
+        """Whether the store is in `folder` or in a folder below it."""
+
+    def link(self, key: str, target: Path) -> None:
+        """Create the hard link `target` to an object. Raises OSError."""
+
+    def copies(self) -> Copies:
+        """Return a writer of objects that keep the keys they have in a backup."""
+
+    def interrupted_restore(self) -> str:
+        """Return the identification of the backup whose restore did not end; '' for none."""
+
+    def begin_restore(self, backup: str) -> None:
+        """Note durably that a restore of the backup with this identification has begun."""
+
+    def end_restore(self) -> None:
+        """Note durably that the restore is complete."""
+
+
+class FolderStore(ObjectStore, FolderUpkeep, Protocol):
+    """A local folder of objects with its upkeep."""

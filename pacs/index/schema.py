@@ -5,6 +5,7 @@ of ours, in one transaction, and only from here.
 """
 
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -89,6 +90,7 @@ def _configuration(connection: Connection | None = None) -> Config:
     return configuration
 
 
+@cache
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_configuration())
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
+from pacs.dicom.status import is_failure
+
 # --- events ------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +145,7 @@ class OperationFinished(Event):
         """
         if self.kind == "C-STORE" and self.status == 0:
             return logging.DEBUG
-        return logging.INFO if is_fine(self.status) else logging.WARNING
+        return logging.WARNING if is_failure(self.status) else logging.INFO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +168,7 @@ class SubOperationFinished(Event):
     @property
     def level(self) -> int:
         """A debug line, unless the instance did not arrive, for another reason than the one before."""
-        return logging.DEBUG if is_fine(self.status) or self.repeated else logging.WARNING
+        return logging.WARNING if is_failure(self.status) and not self.repeated else logging.DEBUG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,22 +273,6 @@ class AuditLost(Event):
         """A full disk is one warning."""
         return logging.DEBUG if self.repeated else logging.WARNING
 
-
-def status_class(status: int) -> str:
-    """The class of a DIMSE status (PS3.7 Annex C): "success", "pending", "cancel", "warning" or "failure"."""
-    if status == 0:
-        return "success"
-    if status >> 8 in (0xFE, 0xFF):
-        return "cancel" if status >> 8 == 0xFE else "pending"
-    return "warning" if is_fine(status) else "failure"
-
-
-def is_fine(status: int) -> bool:
-    """Whether a DIMSE status is success, warning, pending or cancel rather than a failure (PS3.7 Annex C)."""
-    return status == 0 or status in _FINE_WARNINGS or status >> 12 == 0xB or status >> 8 in (0xFE, 0xFF)
-
-
-_FINE_WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
 
 # --- the stream --------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""Storage commitment: which instances somebody asked us to answer for, whether we can, and what is to be reported.
+"""Storage commitment: transactions, the verification of their instances, and the reports that are due.
 
-A transaction is durable before its request is answered. It is verified once, reported until the report is acknowledged
-or given up, and forgotten then. Whoever reports, by whichever protocol, works on a `Claim`.
+A transaction is durable before its request is answered. It is verified, reported until the report is acknowledged or
+given up, and then deleted. Any protocol that reports transactions works on a `Claim`.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
 from pacs.dicom.sop_classes import check_kept
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import commitments, writer
 from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
@@ -23,33 +23,33 @@ from pacs.observability.events import Event, Notice
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
 
-__all__ = ["Bounds", "Claim", "Commitments", "LostClaim", "Schedule", "Verified"]
+__all__ = ["Claim", "CommitmentBounds", "Commitments", "LostClaim", "RetrySchedule", "VerifiedTransaction"]
 
 BATCH = 500
 """How many instances are looked up, read and synced at a time."""
 
 LEASE = 60.0
-"""Seconds a claim holds while instances are verified; it is renewed with every `RENEWED_BYTES`, and every batch."""
+"""Seconds that a claim lasts during verification; it is extended after each batch and each `LEASE_BYTES`."""
 
-RENEWED_BYTES = 1 << 28
+LEASE_BYTES = 1 << 28
 
-MARK = 16
-"""How many digits of a digest are kept of what there is commitment to."""
+FINGERPRINT_DIGITS = 16
 
-Outcome = int | str
-"""What became of a reference: the reason why there is no commitment, or the mark of what there is commitment to."""
+Finding = int | str
+"""The result for a reference: the fingerprint of a committed instance, or the Failure Reason."""
 
-STRANGERS_SHARE = 10
-"""Which part of all transactions those may have together who are no peers: one in so many, and at least one."""
+UNKNOWN_SHARE = 10
+"""All AEs that are not among the peers may have one in `UNKNOWN_SHARE` of all transactions, at least one."""
 
-STRANGERS_GIVE_UP = 300.0
-"""Seconds after which theirs are given up: time to add who asked to the peers, and nobody to be called before."""
+UNKNOWN_GIVE_UP = 300.0
+"""Seconds after which their transactions are given up: enough to add the AE to the peers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """When a report that failed is tried again, in seconds: after `first`, then twice as long each time up to
-    `longest`; one that fails when the request is older than `give_up` is given up.
+class RetrySchedule:
+    """When a failed report is sent again, in seconds: after `first`, then twice as long each time up to `longest`.
+
+    A report that fails when its request is older than `give_up` is given up.
     """
 
     first: float = 30.0
@@ -57,15 +57,15 @@ class Schedule:
     give_up: float = 259_200.0
 
     def pause(self, attempts: int) -> float:
-        """The time to the next attempt when so many have failed, the one that just did not counted."""
+        """Return the seconds until the next attempt, after `attempts` failures before the last one."""
         return min(self.longest, self.first * 2.0 ** min(attempts, 32))
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How many instances a request may name, and how many transactions may be active, of one AE title and in all.
+class CommitmentBounds:
+    """The most instances in a request, and the most active transactions in all and of one AE title.
 
-    Anybody can take any number of AE titles: all that are no peers' have `active_of_strangers` together.
+    A caller can use any number of AE titles: all that are not among the peers share `active_of_unknown`.
     """
 
     instances: int = 25_000
@@ -73,14 +73,14 @@ class Bounds:
     active_of_peer: int = 1_000
 
     @property
-    def active_of_strangers(self) -> int:
-        """How many transactions may be active of all who are no peers."""
-        return max(1, self.active // STRANGERS_SHARE)
+    def active_of_unknown(self) -> int:
+        """The most active transactions of all AEs that are not among the peers."""
+        return max(1, self.active // UNKNOWN_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """What is to be reported; `age` is how many seconds ago it was asked for, `attempts` how many reports failed."""
+class VerifiedTransaction:
+    """The report of a transaction; `age` is in seconds since its request, `attempts` the number of failed reports."""
 
     report: CommitmentReport
     age: float
@@ -88,7 +88,7 @@ class Verified:
 
 
 class LostClaim(PacsError):
-    """The claim ran out while it was worked on: the transaction is somebody else's now, or done."""
+    """The claim expired: another process has the transaction, or it is finished."""
 
     def __init__(self) -> None:
         super().__init__("The claim to a transaction ran out")
@@ -97,34 +97,34 @@ class LostClaim(PacsError):
 class Commitments:
     """The transactions of storage commitment of one archive.
 
-    `is_peer` says whether an AE title is that of a configured peer, whom we can call.
+    `is_peer` returns whether an AE title is that of a configured peer, to which an association can be opened.
     """
 
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         unknown_sop_classes: bool = False,
-        schedule: Schedule | None = None,
-        bounds: Bounds | None = None,
+        schedule: RetrySchedule | None = None,
+        bounds: CommitmentBounds | None = None,
         is_peer: Callable[[str], bool] = lambda _ae_title: True,
         publish: Callable[[Event], None] = lambda _event: None,
     ) -> None:
         self._index = index
         self._files = files
         self._unknown_sop_classes = unknown_sop_classes
-        self._schedule = schedule or Schedule()
-        self.bounds = bounds or Bounds()
+        self._schedule = schedule or RetrySchedule()
+        self.bounds = bounds or CommitmentBounds()
         self.is_peer = is_peer
         self._last_peer = ""
-        """Whose turn it was last."""
+        """The peer of the last claim: others come first."""
         self._publish = publish
 
     # --- transactions -------------------------------------------------------------------------------------------
 
     def request(self, peer: str, request: CommitmentRequest) -> Claim:
-        """Take a request in, durably, and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
+        """Save a request durably and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
         requested = _packed([list(each) for each in request.references])
         return commitments.add(
             self._index,
@@ -139,88 +139,88 @@ class Commitments:
         bounds = self.bounds
         is_full = counts.get(peer, 0) >= bounds.active_of_peer or sum(counts.values()) >= bounds.active
         if not is_full and not self.is_peer(peer):
-            strangers = sum(count for each, count in counts.items() if not self.is_peer(each))
-            is_full = strangers >= bounds.active_of_strangers
+            of_unknown = sum(count for each, count in counts.items() if not self.is_peer(each))
+            is_full = of_unknown >= bounds.active_of_unknown
         if is_full:
             raise OutOfResources("Too many transactions wait for their report: try again later")
 
-    def hasten(self) -> None:
-        """Have all that wait for another attempt tried soon: peers may be known now. Raises IndexUnavailable."""
+    def retry_all_soon(self) -> None:
+        """Make all postponed transactions due soon: peers may have been added. Raises IndexUnavailable."""
         commitments.hasten(self._index)
 
     def claim(self) -> Claim | None:
-        """A transaction that is due and nobody's, now ours; None when there is none. Raises IndexUnavailable.
+        """Claim a due transaction that is not claimed; None when there is none. Raises IndexUnavailable.
 
-        Peers have their turns one after the other, however many transactions each has.
+        Peers take turns, however many transactions each has.
         """
         claim = commitments.claim(self._index, LEASE, self._last_peer)
         if claim is not None:
             self._last_peer = claim.peer
         return claim
 
-    def until_due(self) -> float | None:
-        """Seconds until there may be one to claim, None when there is none at all. Raises IndexUnavailable."""
+    def seconds_until_due(self) -> float | None:
+        """Return the seconds until a transaction may be due, None without transactions. Raises IndexUnavailable."""
         return commitments.until_due(self._index)
 
-    def keep(self, claim: Claim, seconds: float) -> None:
-        """Claim on for some seconds. Raises LostClaim, IndexUnavailable."""
+    def extend(self, claim: Claim, seconds: float) -> None:
+        """Let a claim last for `seconds` from now. Raises LostClaim, IndexUnavailable."""
         if not commitments.renew(self._index, claim, seconds):
             raise LostClaim
 
     def release(self, claim: Claim) -> None:
-        """Have somebody else do it, at once. Raises IndexUnavailable."""
+        """End a claim, so that the transaction can be claimed at once. Raises IndexUnavailable."""
         commitments.release(self._index, claim)
 
-    def reported(self, claim: Claim) -> bool:
-        """Retire the Transaction UID: its report is acknowledged; whether it was active. Raises IndexUnavailable."""
+    def finish(self, claim: Claim) -> bool:
+        """Delete a transaction whose report was acknowledged. Return whether it was active. Raises IndexUnavailable."""
         return commitments.remove(self._index, claim)
 
-    def failed(self, claim: Claim, *, is_peer: bool) -> int:
-        """Have a report that failed tried again later; how many were given up instead, which are forgotten.
+    def retry(self, claim: Claim, *, is_unreachable: bool) -> int:
+        """Postpone a transaction whose report failed. Return how many were given up and deleted instead.
 
-        `is_peer` says whether the peer could not be reached at all, so that all that is as old is given up with it,
-        and nothing else is tried before. A report that failed otherwise has the others of its peer wait for the first
-        pause. Raises IndexUnavailable.
+        If the peer `is_unreachable`, its other transactions are postponed as long, and those that are too old are given
+        up with this one. After another failure they are postponed for the first pause. Raises IndexUnavailable.
         """
         transaction = commitments.read(self._index, claim)
         if transaction is None:
             return 0
         schedule = self._schedule
         is_known = self.is_peer(claim.peer)
-        give_up = schedule.give_up if is_known else min(schedule.give_up, STRANGERS_GIVE_UP)
+        give_up = schedule.give_up if is_known else min(schedule.give_up, UNKNOWN_GIVE_UP)
         if transaction.age > give_up:
-            if is_peer:
+            if is_unreachable:
                 return commitments.remove_old(self._index, claim, give_up)
             return int(commitments.remove(self._index, claim))
         pause = schedule.pause(transaction.attempts) if is_known else schedule.first
-        commitments.postpone(self._index, claim, pause, others=pause if is_peer else min(pause, schedule.first))
+        others = pause if is_unreachable else min(pause, schedule.first)
+        commitments.postpone(self._index, claim, pause, others=others)
         return 0
 
-    # --- verifying ----------------------------------------------------------------------------------------------
+    # --- verification -------------------------------------------------------------------------------------------
 
-    def verified(self, claim: Claim, cancellation: Cancellation | None = None) -> Verified:
-        """What is to be reported of a claimed transaction; what has not been verified yet is, which may take long.
+    def verify(self, claim: Claim, cancellation: Cancellation | None = None) -> VerifiedTransaction:
+        """Verify a claimed transaction and return its report. The files are read the first time only.
 
-        What was found whole may have been deleted or replaced since: rows and sizes are looked at each time, and what
-        they change is noted. Raises LostClaim, Cancelled, IndexUnavailable.
+        Instances may have been deleted or replaced since: rows and file sizes are checked each time, and changes are
+        saved. Raises LostClaim, Cancelled, IndexUnavailable.
         """
         transaction = self._transaction(claim)
         cancellation = cancellation or Cancellation()
         references = _references(transaction)
         before = _unpacked(transaction.verified) if transaction.verified is not None else None
-        found = before if before is not None else self._verify(claim, references, cancellation)
-        outcome = self._still(claim, references, found, cancellation)
-        if outcome != before and not commitments.renew(self._index, claim, LEASE, _packed(outcome)):
+        first = before if before is not None else self._read_files(claim, references, cancellation)
+        findings = self._check_rows(claim, references, first, cancellation)
+        if findings != before and not commitments.renew(self._index, claim, LEASE, _packed(findings)):
             raise LostClaim
-        return Verified(_report(claim, references, outcome), transaction.age, transaction.attempts)
+        return VerifiedTransaction(_report(claim, references, findings), transaction.age, transaction.attempts)
 
-    def noted(self, claim: Claim) -> Verified:
-        """What was reported: what was verified last, as it was noted. Raises LostClaim, IndexUnavailable."""
+    def last_verified(self, claim: Claim) -> VerifiedTransaction:
+        """Return the report as it was verified last. Raises LostClaim, IndexUnavailable."""
         transaction = self._transaction(claim)
         if transaction.verified is None:
             raise LostClaim
         report = _report(claim, _references(transaction), _unpacked(transaction.verified))
-        return Verified(report, transaction.age, transaction.attempts)
+        return VerifiedTransaction(report, transaction.age, transaction.attempts)
 
     def _transaction(self, claim: Claim) -> Transaction:
         transaction = commitments.read(self._index, claim)
@@ -228,41 +228,41 @@ class Commitments:
             raise LostClaim
         return transaction
 
-    def _verify(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> list[Outcome]:
-        """What becomes of each reference. Each instance is verified once."""
-        verification = _Verification(self._index, self._files, lambda: self.keep(claim, LEASE), cancellation)
+    def _read_files(self, claim: Claim, references: Sequence[Reference], cancellation: Cancellation) -> list[Finding]:
+        """Verify the files of all references, each instance once."""
+        verification = _Verification(self._index, self._files, lambda: self.extend(claim, LEASE), cancellation)
         for batch in chunks(dict.fromkeys(each.sop_instance_uid for each in references), BATCH):
             verification.verify(batch)
-            self.keep(claim, LEASE)
+            self.extend(claim, LEASE)
         if verification.damaged:
             first, count = verification.damaged[0], len(verification.damaged)
-            sentence = f"{count} stored files are missing or damaged, the first is {first}: have them sent again"
+            sentence = f"{count} stored files are missing or damaged, the first is {first}: send the instances again"
             self._publish(Notice(sentence=sentence))
-        return [self._outcome(each, verification) for each in references]
+        return [self._finding(each, verification) for each in references]
 
-    def _still(
-        self, claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome], cancellation: Cancellation
-    ) -> list[Outcome]:
-        """An outcome in which what has gone, or is not what was verified any more, is no longer committed to."""
-        promised = {
+    def _check_rows(
+        self, claim: Claim, references: Sequence[Reference], findings: Sequence[Finding], cancellation: Cancellation
+    ) -> list[Finding]:
+        """Return the findings without commitments to instances that were deleted or replaced since."""
+        fingerprints = {
             each.sop_instance_uid: found
-            for each, found in zip(references, outcome, strict=True)
+            for each, found in zip(references, findings, strict=True)
             if isinstance(found, str)
         }
         reasons: dict[str, int] = {}
-        for number, batch in enumerate(chunks(dict.fromkeys(promised), BATCH)):
+        for number, batch in enumerate(chunks(dict.fromkeys(fingerprints), BATCH)):
             cancellation.check()
             if number:
-                self.keep(claim, LEASE)
+                self.extend(claim, LEASE)
             rows = {each.sop_instance_uid: each for each in writer.find_all(self._index, batch)}
             for uid in batch:
                 if uid not in rows:
                     reasons[uid] = FailureReason.NO_SUCH_INSTANCE
-                elif _mark(rows[uid]) != promised[uid] or not self._has_its_size(rows[uid]):
+                elif _fingerprint(rows[uid]) != fingerprints[uid] or not self._has_its_size(rows[uid]):
                     reasons[uid] = FailureReason.PROCESSING_FAILURE
         return [
             reasons.get(each.sop_instance_uid, found) if isinstance(found, str) else found
-            for each, found in zip(references, outcome, strict=True)
+            for each, found in zip(references, findings, strict=True)
         ]
 
     def _has_its_size(self, instance: StoredInstance) -> bool:
@@ -271,9 +271,9 @@ class Commitments:
         except InstanceUnreadable:
             return False
 
-    def _outcome(self, reference: Reference, verification: "_Verification") -> Outcome:
+    def _finding(self, reference: Reference, verification: "_Verification") -> Finding:
         reason = self._reason(reference, verification)
-        return _mark(verification.stored[reference.sop_instance_uid]) if reason is None else int(reason)
+        return _fingerprint(verification.stored[reference.sop_instance_uid]) if reason is None else int(reason)
 
     def _reason(self, reference: Reference, verification: "_Verification") -> int | None:
         stored = verification.stored.get(reference.sop_instance_uid)
@@ -292,22 +292,21 @@ class Commitments:
 
 
 class _Verification:
-    """What has been found out about the instances of one transaction.
+    """The verification of the files of one transaction. `extend_claim` is called regularly and may raise."""
 
-    `keep` is called every now and then while it goes on, and may raise.
-    """
-
-    def __init__(self, index: Index, files: FileStore, keep: Callable[[], None], cancellation: Cancellation) -> None:
-        self._index, self._files, self._keep, self._cancellation = index, files, keep, cancellation
+    def __init__(
+        self, index: Index, files: ObjectStore, extend_claim: Callable[[], None], cancellation: Cancellation
+    ) -> None:
+        self._index, self._files, self._extend_claim, self._cancellation = index, files, extend_claim, cancellation
         self._bytes = 0
         self.stored: dict[str, StoredInstance] = {}
         self.reasons: dict[str, FailureReason] = {}
-        """Why there is no commitment to a stored instance, by its SOP Instance UID."""
+        """Why a stored instance is not committed to, by its SOP Instance UID."""
         self.damaged: list[str] = []
-        """The files that are missing, shorter or longer than they were, or have other bytes."""
+        """The files that are missing or differ from what was received."""
 
     def verify(self, sop_instance_uids: Sequence[str]) -> None:
-        """Look at some instances: row, file, size, digest, and that the file is durable.
+        """Check row, size and digest of some instances, and that their files are durable.
 
         Raises IndexUnavailable, Cancelled.
         """
@@ -328,12 +327,12 @@ class _Verification:
                 self.damaged.append(found.file_key)
                 self.reasons[uid] = FailureReason.PROCESSING_FAILURE
         try:
-            self._files.secure([instance.file_key for instance in whole])
+            self._files.make_durable([instance.file_key for instance in whole])
         except StorageUnavailable:
             self.reasons |= {instance.sop_instance_uid: FailureReason.RESOURCE_LIMITATION for instance in whole}
 
     def _is_whole(self, instance: StoredInstance) -> bool:
-        """Whether the bytes of the data set in the store are those that were received."""
+        """Return whether the stored data set has the digest of what was received."""
         digest = hashlib.sha256()
         try:
             for piece in self._files.pieces(instance.file_key, instance.size, instance.data_offset):
@@ -346,29 +345,29 @@ class _Verification:
     def _count(self, read: int) -> None:
         self._cancellation.check()
         self._bytes += read
-        if self._bytes >= RENEWED_BYTES:
+        if self._bytes >= LEASE_BYTES:
             self._bytes = 0
-            self._keep()
+            self._extend_claim()
 
 
 def _references(transaction: Transaction) -> list[Reference]:
     return [Reference(*each) for each in _unpacked(transaction.requested)]
 
 
-def _mark(instance: StoredInstance) -> str:
-    """What tells the instance that was verified from another with its UID: class, and the beginning of its digest."""
-    return f"{instance.digest[:MARK]} {instance.sop_class_uid}"
+def _fingerprint(instance: StoredInstance) -> str:
+    """Return what distinguishes an instance from another one with its UID: a part of its digest, and its SOP Class."""
+    return f"{instance.digest[:FINGERPRINT_DIGITS]} {instance.sop_class_uid}"
 
 
-def _report(claim: Claim, references: Sequence[Reference], outcome: Sequence[Outcome]) -> CommitmentReport:
-    pairs = list(zip(references, outcome, strict=True))
+def _report(claim: Claim, references: Sequence[Reference], findings: Sequence[Finding]) -> CommitmentReport:
+    pairs = list(zip(references, findings, strict=True))
     committed = [each for each, found in pairs if isinstance(found, str)]
     failed = [Failure(each, found) for each, found in pairs if isinstance(found, int)]
     return CommitmentReport(claim.transaction_uid, committed, failed)
 
 
-def _packed(rows: list[Outcome] | list[list[str]]) -> bytes:
-    """Rows as they are kept in the index."""
+def _packed(rows: list[Finding] | list[list[str]]) -> bytes:
+    """Encode rows for the index."""
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode("ascii"), 1)
 
 

@@ -214,13 +214,13 @@ class Explainer:
 def without_each(queries: QueryService, query: Query) -> dict[str, int]:
     """How many matches a query would have without one of its keys, by keyword; up to `MOST_WITHOUT` are counted.
 
-    Raises as `QueryService.answers`.
+    Raises as `QueryService.matches`.
     """
     found = {}
     for key in query.keys:
         fewer = replace(query, keys=tuple(each for each in query.keys if each is not key))
-        answers = islice(queries.answers(fewer, Cancellation()), MOST_WITHOUT)
-        found[key.attribute.keyword or f"({key.attribute.tag:08X})"] = sum(1 for _ in answers)
+        matches = islice(queries.matches(fewer, Cancellation()), MOST_WITHOUT)
+        found[key.attribute.keyword or f"({key.attribute.tag:08X})"] = sum(1 for _ in matches)
     return found
 
 

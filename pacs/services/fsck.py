@@ -1,8 +1,8 @@
-"""`pacs fsck`: whether index and files agree, in both directions, and mending what does not.
+"""`pacs fsck`: compares index and files in both directions, and repairs what differs.
 
-The archive may be in use meanwhile: what looks wrong is looked at once more after `GRACE` before anybody is told, as it
-may have been on its way in or out. Nothing that is whole is ever lost, and nothing damaged deleted: damaged files are
-set aside in `quarantine`, with their rows removed, so that the sender can send the instance again.
+The archive may be in use meanwhile: what looks wrong is checked again after `GRACE` before it is reported, because the
+instance may be arriving or being deleted. No complete instance is ever lost, and nothing damaged is deleted: damaged
+files are moved into the quarantine, with their rows removed, so that the sender can send the instance again.
 """
 
 import time
@@ -22,7 +22,7 @@ from pacs.errors import (
     UndecodableDataSet,
 )
 from pacs.files import digest
-from pacs.files.store import FileStore
+from pacs.files.store import FolderStore
 from pacs.index import upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
@@ -32,7 +32,7 @@ from pacs.services.progress import Progress, silent
 from pacs.services.stored_file import arrival_of
 
 GRACE = 3.0
-"""Seconds until what looks wrong is looked at again."""
+"""Seconds until what looks wrong is checked again."""
 
 BATCH = 500
 """Files compared with the index at a time."""
@@ -43,102 +43,102 @@ LEFTOVER, JOURNAL, CHILDLESS = "leftover", "journal", "childless"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong. `problem` is its kind, one of the words above.
+class Inconsistency:
+    """One difference between index and files. `problem` is its kind, one of the words above.
 
-    - `missing`, `size`, `digest`, `head`, `unreadable`: the file of a row is not there, not as long as the row says,
-      has other bytes than were received, says another instance than the row does, cannot be read.
-    - `orphan`, `duplicate`, `damaged`, `stray`: a file in no row that holds a whole instance, one that another file
-      has, none, or that has a name no file of ours has.
-    - `leftover`, `journal`: what a process that died left half-written, or not yet at its place.
-    - `childless`: a patient, study or series without children.
+    - `missing`, `size`, `digest`, `head`, `unreadable`: the file of a row is missing, has another size than the row
+      says, other bytes than were received, a head that disagrees with the row, or cannot be read.
+    - `orphan`, `duplicate`, `damaged`, `stray`: a file in no row that contains a complete instance, the instance of
+      another file, or no complete instance, or whose name is no key.
+    - `leftover`, `journal`: a half-written file, or the journal, of a process that died.
+    - `childless`: patients, studies or series without children.
     """
 
     problem: str
     file: str
-    """The file's key; '' where it is about none."""
+    """The key of the file; '' for none."""
     sop_instance_uid: str
     explanation: str
     done: str = ""
-    """What was done about it."""
-    is_mended: bool = False
+    """What the repair did."""
+    is_repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, and how much was looked at."""
+    """The result of a check."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Inconsistency, ...]
     images: int
-    """Rows of instances."""
+    """Checked rows of instances."""
     files: int
+    """Checked files."""
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is wrong, or all was mended."""
-        return all(each.is_mended for each in self.findings)
+        """Whether nothing was wrong, or all was repaired."""
+        return all(each.is_repaired for each in self.findings)
 
 
 class Fsck:
-    """Compares one index with its files."""
+    """Compares an index with its files."""
 
-    def __init__(self, index: Index, files: FileStore, grace: float | None = None) -> None:
+    def __init__(self, index: Index, files: FolderStore, grace: float | None = None) -> None:
         self._index, self._files = index, files
         self._grace = GRACE if grace is None else grace
 
     def run(self, *, quick: bool = False, repair: bool = False, progress: Progress = silent) -> Report:
-        """Look at everything, and mend what is wrong if that is wanted.
+        """Check all rows and files, and with `repair` repair what is wrong.
 
-        With `quick` only names and sizes are looked at, and no file of a row is read. Raises IndexUnavailable,
-        StorageUnavailable; the latter also, and nothing is changed, where there is no file at all for an index that has
-        instances. Raises ConfigurationError when somebody else is mending this archive.
+        With `quick` only names and sizes are checked, and files in a row are not read. Raises IndexUnavailable,
+        StorageUnavailable; the latter also, without a change, when a repair finds no file at all but the index has
+        instances. Raises ConfigurationError while another maintenance command runs.
         """
-        with self._files.alone("pacs fsck --repair") if repair else nullcontext():
+        with self._files.maintenance_lock("pacs fsck --repair") if repair else nullcontext():
             return self._run(quick=quick, repair=repair, progress=progress)
 
     def _run(self, *, quick: bool, repair: bool, progress: Progress) -> Report:
         journal = list(self._journal(repair=repair))
-        look = _Look(self._index, self._files, quick=quick)
+        check = _Check(self._index, self._files, quick=quick)
         with progress("checking", upkeep.counts(self._index)[QueryLevel.IMAGE]) as advance:
-            rows, files = look.everything(advance)
+            rows, files = check.everything(advance)
         if repair and rows and not files:
             raise StorageUnavailable(
-                f"there is no file for any of {rows} instances: is the folder of the files there? Nothing was changed"
+                f"the index has {rows} instances, but there is no file: check files.url; nothing was changed"
             )
-        findings = self._settled(look)
+        findings = self._confirmed(check)
         if repair:
-            mending = _Mending(self._index, self._files)
+            repair_one = _Repair(self._index, self._files).repair
             findings = _in_order(findings)
-            with progress("mending", len(findings)) as advance:
+            with progress("repairing", len(findings)) as advance:
                 for place, each in enumerate(findings):
-                    findings[place] = mending.mend(each)
+                    findings[place] = repair_one(each)
                     advance(1)
         childless = list(self._childless(repair=repair))
         return Report((*journal, *findings, *childless), rows, files)
 
-    def _settled(self, look: "_Look") -> list[Finding]:
-        """What is still wrong after a while."""
-        if look.suspicions or look.leftovers:
+    def _confirmed(self, check: "_Check") -> list[Inconsistency]:
+        """Return what is still wrong after the grace period."""
+        if check.suspected or check.leftovers:
             time.sleep(self._grace)
-        return list(look.again())
+        return list(check.again())
 
-    def _journal(self, *, repair: bool) -> Iterator[Finding]:
-        """First of all: files may seem damaged that a journal has whole."""
-        left = self._files.journals()
+    def _journal(self, *, repair: bool) -> Iterator[Inconsistency]:
+        """Report, and replay, journals. First of all, because files may seem damaged that a journal has complete."""
+        left = self._files.abandoned_journals()
         if not left:
             return
-        found = Finding(
-            JOURNAL, "", "", f"{left} processes died: the next start, or --repair, brings what they had home"
-        )
+        explanation = f"{left} processes died with objects in a journal: the next start or --repair restores them"
+        found = Inconsistency(JOURNAL, "", "", explanation)
         if repair:
-            self._files.replay()
-            found = replace(found, done="brought to its place", is_mended=True)
+            self._files.replay_journals()
+            found = replace(found, done="restored", is_repaired=True)
         yield found
 
-    def _childless(self, *, repair: bool) -> Iterator[Finding]:
+    def _childless(self, *, repair: bool) -> Iterator[Inconsistency]:
         for level, count in upkeep.childless(self._index).items():
             if count:
-                yield Finding(
+                yield Inconsistency(
                     CHILDLESS, "", "", f"{count} rows at {level.name} level have no children",
                     "removed" if repair else "", repair,
                 )  # fmt: skip
@@ -146,75 +146,76 @@ class Fsck:
             upkeep.prune(self._index)
 
 
-def _in_order(findings: list[Finding]) -> list[Finding]:
-    """What frees an instance's place comes before what may take it."""
+def _in_order(findings: list[Inconsistency]) -> list[Inconsistency]:
+    """Sort findings: those whose repair removes a row come before those whose repair may add the same instance."""
     order = (SIZE, DIGEST, HEAD, ORPHAN, MISSING)
     return sorted(findings, key=lambda each: order.index(each.problem) if each.problem in order else len(order))
 
 
-class _Look:
-    """One look at everything, and a second one at what seemed wrong."""
+class _Check:
+    """A check of everything, and a second one of what seemed wrong."""
 
-    def __init__(self, index: Index, files: FileStore, *, quick: bool) -> None:
+    def __init__(self, index: Index, files: FolderStore, *, quick: bool) -> None:
         self._index, self._files = index, files
         self._quick = quick
-        self.suspicions: list[str] = []
-        """File keys."""
+        self.suspected: list[str] = []
+        """Keys of files that seemed wrong."""
         self.leftovers: list[str] = []
         self._strays: list[str] = []
 
     def everything(self, advance: Callable[[int], None]) -> tuple[int, int]:
-        """Look at all rows and all files; how many there were."""
+        """Check all rows and all files, and return how many there are of each."""
         self.leftovers = self._files.leftovers()
         rows = files = 0
         keys = self._files.keys()
         following = next(keys, None)
         for row in (each for page in upkeep.pages(self._index) for each in page):
             while following is not None and following < row.file_key:
-                self.suspicions.append(following)
+                self.suspected.append(following)
                 following, files = next(keys, None), files + 1
             if following == row.file_key:
                 following, files = next(keys, None), files + 1
             if self._wrong(row) is not None:
-                self.suspicions.append(row.file_key)
+                self.suspected.append(row.file_key)
             rows += 1
             advance(1)
         while following is not None:
-            self.suspicions.append(following)
+            self.suspected.append(following)
             following, files = next(keys, None), files + 1
         self._strays = list(self._files.strays())
         return rows, files
 
-    def again(self) -> Iterator[Finding]:
-        """What is still wrong."""
-        suspicions = iter(self.suspicions)
-        while batch := list(islice(suspicions, BATCH)):
+    def again(self) -> Iterator[Inconsistency]:
+        """Check again what seemed wrong, and yield what is wrong."""
+        suspected = iter(self.suspected)
+        while batch := list(islice(suspected, BATCH)):
             known = upkeep.with_files(self._index, batch)
             for key in batch:
                 row = known.get(key)
-                found = self._wrong(row) if row is not None else self._of_no_row(key)
+                found = self._wrong(row) if row is not None else self._wrong_file(key)
                 if found is not None:
                     yield found
         still = set(self._files.leftovers())
         for name in self.leftovers:
             if name in still:
-                yield Finding(LEFTOVER, name, "", "half-written by a process that died: nobody was told it is stored")
+                yield Inconsistency(LEFTOVER, name, "", "half-written by a process that died, and never acknowledged")
         for name in self._strays:
-            yield Finding(STRAY, name, "", "no file of this archive has such a name")
+            yield Inconsistency(STRAY, name, "", "its name is not that of a stored file")
 
-    def _wrong(self, row: StoredInstance) -> Finding | None:
-        """What is wrong with the file of a row."""
+    def _wrong(self, row: StoredInstance) -> Inconsistency | None:
+        """Return what is wrong with the file of a row, None for nothing."""
         try:
-            problem, explanation = self._judged(row)
+            problem, explanation = self._compare(row)
         except InstanceMissing as error:
             problem, explanation = MISSING, error.comment
         except InstanceDamaged as error:
             problem, explanation = DIGEST, error.comment
         except InstanceUnreadable as error:
             problem, explanation = UNREADABLE, error.comment
-        return Finding(problem, row.file_key, row.sop_instance_uid, explanation) if problem else None
+        return Inconsistency(problem, row.file_key, row.sop_instance_uid, explanation) if problem else None
 
-    def _judged(self, row: StoredInstance) -> tuple[str, str]:
+    def _compare(self, row: StoredInstance) -> tuple[str, str]:
+        """Return problem and explanation, both '' when the file agrees with the row."""
         size = self._files.size(row.file_key)
         if size != row.size:
             return SIZE, f"{size} bytes instead of {row.size}"
@@ -226,108 +227,108 @@ class _Look:
         except UndecodableDataSet as error:
             return HEAD, error.comment
         if (head.sop_instance_uid, head.sop_class_uid) != (row.sop_instance_uid, row.sop_class_uid):
-            return HEAD, "its head names another instance than the row"
+            return HEAD, "its File Meta Information names another instance than the row"
         digest.require(row.digest, self._files.pieces(row.file_key, size, row.data_offset))
         said = (head.transfer_syntax, head.digest, head.data_offset)
         if said != (row.transfer_syntax, row.digest, row.data_offset):
-            return HEAD, "its head says something else than the row"
+            return HEAD, "its File Meta Information disagrees with the row"
         return "", ""
 
-    def _of_no_row(self, key: str) -> Finding | None:
-        """What a file in no row is; None when it is gone."""
+    def _wrong_file(self, key: str) -> Inconsistency | None:
+        """Return what is wrong with a file in no row; None when it is gone or in a row by now."""
         try:
             uid = arrival_of(self._files, key).header.sop_instance_uid
         except InstanceMissing:
             return None
         except InstanceUnreadable as error:
-            return Finding(UNREADABLE, key, "", error.comment)
+            return Inconsistency(UNREADABLE, key, "", error.comment)
         except UndecodableDataSet as error:
-            return Finding(DAMAGED, key, "", f"in no row: {error.comment}")
+            return Inconsistency(DAMAGED, key, "", f"not in the index: {error.comment}")
         known = writer.find(self._index, uid)
         if known is None or self._wrong(known) is not None:
-            return Finding(ORPHAN, key, uid, "a whole instance in no row")
+            return Inconsistency(ORPHAN, key, uid, "a complete instance that is not in the index")
         if known.file_key == key:
             return None
-        return Finding(DUPLICATE, key, uid, f"its instance has the file {known.file_key}")
+        return Inconsistency(DUPLICATE, key, uid, f"its instance has the file {known.file_key}")
 
 
-class _Mending:
-    """Mends findings one by one; what cannot be mended stays as it is, with why."""
+class _Repair:
+    """Repairs findings one by one; what cannot be repaired stays as it is, and the finding says why."""
 
-    def __init__(self, index: Index, files: FileStore) -> None:
+    def __init__(self, index: Index, files: FolderStore) -> None:
         self._index, self._files = index, files
 
-    def mend(self, finding: Finding) -> Finding:
-        """The finding with what was done about it. Raises IndexUnavailable, StorageUnavailable."""
+    def repair(self, finding: Inconsistency) -> Inconsistency:
+        """Repair a finding and return it with what was done. Raises IndexUnavailable, StorageUnavailable."""
         try:
-            done = _MENDED[finding.problem](self, finding)
+            done = _REPAIRS[finding.problem](self, finding)
         except InstanceMissing:
             done = "gone meanwhile"
         except InstanceUnreadable as error:
             return replace(finding, explanation=error.comment)
-        return replace(finding, done=done, is_mended=bool(done))
+        return replace(finding, done=done, is_repaired=bool(done))
 
-    def _forget(self, finding: Finding) -> bool:
-        """Forget the instance that has a file; whether there was one."""
+    def _remove_row(self, finding: Inconsistency) -> bool:
+        """Remove the row with a file, and return whether there was one."""
         gone = upkeep.forget(self._index, [finding.file])
         refresh(self._index, self._files, gone)
         return bool(gone)
 
-    def _row_goes(self, finding: Finding) -> str:
-        if self._forget(finding):
+    def _without_file(self, finding: Inconsistency) -> str:
+        if self._remove_row(finding):
             return "row removed: send it again"
         return "its instance has another file now"
 
-    def _file_decides(self, finding: Finding) -> str:
-        """Index and file disagree: a file that is whole is right."""
+    def _disagreeing(self, finding: Inconsistency) -> str:
+        """Index and file disagree: if the file is complete the row is made from it, else both go."""
         try:
             arrival_of(self._files, finding.file)
         except UndecodableDataSet:
-            self._forget(finding)
-            return f"row removed, file moved to {self._files.set_aside(finding.file)}: send it again"
-        self._forget(finding)
+            self._remove_row(finding)
+            return f"row removed, file moved to {self._files.quarantine(finding.file)}: send it again"
+        self._remove_row(finding)
         try:
             adopt(self._index, self._files, finding.file)
         except DuplicateInstance:
-            return f"row removed, file {self._set_aside(finding.file)}: another file has its instance"
-        return "the file is whole: row made anew from it"
+            return f"row removed, file {self._move_away(finding.file)}: another file has its instance"
+        return "the file is complete: row made again from it"
 
-    def _file_is_taken_in(self, finding: Finding) -> str:
+    def _adopt(self, finding: Inconsistency) -> str:
         try:
             adopt(self._index, self._files, finding.file)
         except (UndecodableDataSet, DuplicateInstance) as error:
-            return f"{self._set_aside(finding.file)}: {error.comment}"
-        return "taken in again"
+            return f"{self._move_away(finding.file)}: {error.comment}"
+        return "added to the index"
 
-    def _file_is_set_aside(self, finding: Finding) -> str:
-        return self._set_aside(finding.file)
+    def _quarantine(self, finding: Inconsistency) -> str:
+        return self._move_away(finding.file)
 
-    def _set_aside(self, key: str) -> str:
-        """Move a file away unless it is in a row by now, as hours may have passed since it was looked at; what it is.
+    def _move_away(self, key: str) -> str:
+        """Move a file into the quarantine unless it is in a row by now, and return what was done.
 
-        Whoever receives it enters it into a row when it lies at its place, and may have had to wait for the database.
+        Hours may have passed since the check, and a reception whose file is in place may have waited for the database.
         """
         if upkeep.with_files(self._index, [key]):
             return "in a row meanwhile"
-        return f"moved to {self._files.set_aside(key)}"
+        return f"moved to {self._files.quarantine(key)}"
 
-    def _leftover_goes(self, finding: Finding) -> str:
-        self._files.clear([finding.file])
+    def _leftover(self, finding: Inconsistency) -> str:
+        self._files.remove_leftovers([finding.file])
         return "removed"
 
-    def _nothing(self, _finding: Finding) -> str:
+    def _nothing(self, _finding: Inconsistency) -> str:
         return ""
 
 
-_MENDED: dict[str, Callable[[_Mending, Finding], str]] = {
-    MISSING: _Mending._row_goes,
-    SIZE: _Mending._file_decides,
-    DIGEST: _Mending._file_decides,
-    HEAD: _Mending._file_decides,
-    UNREADABLE: _Mending._nothing,
-    ORPHAN: _Mending._file_is_taken_in,
-    DUPLICATE: _Mending._file_is_set_aside,
-    DAMAGED: _Mending._file_is_set_aside,
-    STRAY: _Mending._file_is_set_aside,
-    LEFTOVER: _Mending._leftover_goes,
+_REPAIRS: dict[str, Callable[[_Repair, Inconsistency], str]] = {
+    MISSING: _Repair._without_file,
+    SIZE: _Repair._disagreeing,
+    DIGEST: _Repair._disagreeing,
+    HEAD: _Repair._disagreeing,
+    UNREADABLE: _Repair._nothing,
+    ORPHAN: _Repair._adopt,
+    DUPLICATE: _Repair._quarantine,
+    DAMAGED: _Repair._quarantine,
+    STRAY: _Repair._quarantine,
+    LEFTOVER: _Repair._leftover,
 }

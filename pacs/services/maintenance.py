@@ -25,7 +25,7 @@ from pacs.dicom.matching_mode import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
 from pacs.errors import IdentifierError, InstanceDamaged, PacsError, StorageUnavailable
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
@@ -64,7 +64,7 @@ class Maintenance:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         verify: bool = False,
         publish: Callable[[Event], None] = lambda event: None,

@@ -1,14 +1,14 @@
 """Files that are in no row are taken in again."""
 
 from pacs.errors import DuplicateInstance, InstanceMissing
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services.parent_refresh import refresh
 from pacs.services.stored_file import arrival_of
 
 
-def adopt(index: Index, files: FileStore, key: str) -> str:
+def adopt(index: Index, files: ObjectStore, key: str) -> str:
     """Take in a file that is in no row, also in the place of a row whose own file is missing; its SOP Instance UID.
 
     One that somebody else has entered meanwhile is taken in as well. Raises DuplicateInstance when another file has its
@@ -27,7 +27,7 @@ def adopt(index: Index, files: FileStore, key: str) -> str:
     return arrival.header.sop_instance_uid
 
 
-def _is_missing(files: FileStore, key: str) -> bool:
+def _is_missing(files: ObjectStore, key: str) -> bool:
     try:
         files.size(key)
     except InstanceMissing:

@@ -12,7 +12,7 @@ from pacs.dicom import row_elements
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, InstanceUnreadable, UndecodableDataSet
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.index_diff import IndexesDiffer
@@ -29,7 +29,7 @@ FEW, MANY = 3, 500
 """How many files are looked up at first, and then."""
 
 
-def refresh(index: Index, files: FileStore, removed: Sequence[StoredInstance], said: Header | None = None) -> None:
+def refresh(index: Index, files: ObjectStore, removed: Sequence[StoredInstance], said: Header | None = None) -> None:
     """Have the rows that instances were removed from say what those say that are left there.
 
     Where all agree, as they should, one file is read. With `said`, what the only removed instance said, this goes for
@@ -96,7 +96,7 @@ def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: boo
 # --- where things belong ------------------------------------------------------------------------------------------
 
 
-def _place_anew(index: Index, files: FileStore, seeds: Sequence[str]) -> None:
+def _place_anew(index: Index, files: ObjectStore, seeds: Sequence[str]) -> None:
     """Make anew the rows of the patients that the instances with these files belong to, or should belong to."""
     keys = set(upkeep.files_of_patients(index, seeds))
     for _ in range(ATTEMPTS):
@@ -109,7 +109,7 @@ def _place_anew(index: Index, files: FileStore, seeds: Sequence[str]) -> None:
             return
 
 
-def _correct(index: Index, files: FileStore, keys: set[str]) -> None:
+def _correct(index: Index, files: ObjectStore, keys: set[str]) -> None:
     with scratch_index() as derived:
         for key in sorted(keys):
             try:

@@ -1,4 +1,4 @@
-"""Run a `Query`: stream its matches, and read from the stored files what the index does not keep."""
+"""Run a `Query`: stream its matches, and read from the stored files the attributes that the index does not have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,79 +9,83 @@ from pydicom.dataset import Dataset
 from pacs.dicom import header, matching, part10
 from pacs.dicom.attributes import Kept
 from pacs.dicom.query import Key, Match, Query
+from pacs.dicom.response_identifier import match_data_set
 from pacs.errors import TooManyMatches
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import search
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A match, with the attributes that had to be read from its file (None where there was no need)."""
+class QueryMatch:
+    """A match, and the attributes that were read from its file; None if none had to be read."""
 
     match: Match
     from_file: Dataset | None = None
 
+    def data_set(self, query: Query) -> Dataset:
+        """Return the attributes that `query` asks for and the unique keys, without those that only C-FIND adds."""
+        return match_data_set(self.match, query, self.from_file)
+
 
 class QueryService:
-    """Questions to the archive, for any mouth.
+    """Answers queries from the index and the stored files.
 
-    `page` matches are read from the index at a time; at most `scan_limit` rows of one query are judged one by one, and
-    at most `most` are answered, all where that is 0.
+    `page` matches are read from the index at a time. A query checks at most `scan_limit` rows outside of SQL and
+    returns at most `max_matches` matches; 0 is no limit.
     """
 
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         page: int = search.PAGE,
         scan_limit: int = search.SCAN_LIMIT,
-        most: int = 0,
+        max_matches: int = 0,
     ) -> None:
         self._index = index
         self._files = files
         self._page = page
         self._scan_limit = scan_limit
-        self._most = most
+        self._max_matches = max_matches
 
-    def answers(self, query: Query, cancellation: Cancellation) -> Iterator[Answer]:
-        """Every entity at the query's level that matches it, once, in the order of the unique key.
+    def matches(self, query: Query, cancellation: Cancellation) -> Iterator[QueryMatch]:
+        """Yield each matching entity at the level of the query once, in the order of its unique key.
 
-        Raises Cancelled when the cancellation comes, IndexUnavailable when the index does not answer, OutOfResources
-        when too many rows would have to be judged one by one, TooManyMatches after the last that is answered, and
-        InstanceUnreadable when an attribute asked for at IMAGE level stands in a file that cannot be read.
+        Raises Cancelled, IndexUnavailable, OutOfResources when more than `scan_limit` rows would have to be checked
+        outside of SQL, TooManyMatches after `max_matches`, and InstanceUnreadable when a file cannot be read.
         """
         return chain.from_iterable(self.pages(query, cancellation))
 
-    def pages(self, query: Query, cancellation: Cancellation) -> Iterator[Iterator[Answer]]:
-        """As `answers`, in portions between which the index is asked; each is to be used up before the next."""
+    def pages(self, query: Query, cancellation: Cancellation) -> Iterator[Iterator[QueryMatch]]:
+        """As `matches`, in pages: the index is read before each, and each has to be consumed before the next."""
         tags, keys = _in_files(query)
         numbers = count(1)
         for page in search.pages(self._index, query, cancellation, self._page, self._scan_limit):
-            answers = self._from_files(page, query, tags, keys, cancellation) if tags else map(Answer, page)
-            yield self._bounded(answers, numbers) if self._most else answers
+            matches = self._with_files(page, query, tags, keys, cancellation) if tags else map(QueryMatch, page)
+            yield self._limited(matches, numbers) if self._max_matches else matches
 
-    def _bounded(self, answers: Iterator[Answer], numbers: Iterator[int]) -> Iterator[Answer]:
-        for answer, number in zip(answers, numbers, strict=False):
-            if number > self._most:
-                raise TooManyMatches(f"More than {self._most} matches (limits.query_answers): ask more exactly")
-            yield answer
+    def _limited(self, matches: Iterator[QueryMatch], numbers: Iterator[int]) -> Iterator[QueryMatch]:
+        for match, number in zip(matches, numbers, strict=False):
+            if number > self._max_matches:
+                raise TooManyMatches(f"More than {self._max_matches} matches (limits.query_answers): ask more exactly")
+            yield match
 
-    def _from_files(
+    def _with_files(
         self,
         matches: Iterator[Match],
         query: Query,
         tags: frozenset[int],
         keys: tuple[Key, ...],
         cancellation: Cancellation,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[QueryMatch]:
         for match in matches:
             cancellation.check()
             found = self._read(match, tags)
             if all(matching.matches_dataset(key, found, query.unknown_matches) for key in keys):
-                yield Answer(match, found)
+                yield QueryMatch(match, found)
 
     def _read(self, match: Match, tags: frozenset[int]) -> Dataset:
         assert match.file_key is not None, "only IMAGE level has attributes in files"
@@ -92,7 +96,7 @@ class QueryService:
 
 
 def _in_files(query: Query) -> tuple[frozenset[int], tuple[Key, ...]]:
-    """The tags a query needs from the files, to match or to return, and the keys among them."""
+    """Return the tags that a query matches or returns from the files, and the keys among them."""
     keys = tuple(key for key in query.keys if key.attribute.kept is Kept.FILE)
     wanted = (each.attribute for each in query.requested if each.attribute.kept is Kept.FILE)
     return frozenset(key.attribute.tag for key in keys) | {attribute.tag for attribute in wanted}, keys

@@ -1,9 +1,9 @@
-"""`pacs reindex`: the whole index from the files alone, while the archive is in use or not.
+"""`pacs reindex`: rebuild the index from the files alone, whether the archive is in use or not.
 
-An index is derived from the files aside, in an SQLite file of its own, by the very code that takes instances in: oldest
-first, so that what disagrees is resolved as it was on arrival. Then the index in use is corrected where it says
-something else, some images of a series at a time. What is right already is not touched, nothing is missing meanwhile,
-and a run that was cut off is made up for by the next one.
+A temporary index, an SQLite file, is derived from the files by the code that stores instances: oldest first, so that
+disagreements are resolved as they were on arrival. Then the index in use is corrected where it differs, some images of
+a series at a time. Correct rows are not touched, no row is missing meanwhile, and the next run completes an
+interrupted one.
 """
 
 import time
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
 
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
@@ -22,7 +21,7 @@ from pacs.errors import (
     StorageUnavailable,
     UndecodableDataSet,
 )
-from pacs.files.store import FileStore
+from pacs.files.store import FolderStore
 from pacs.index import index_diff, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer
@@ -36,23 +35,23 @@ from pacs.services.stored_file import arrival_of
 BATCH = 500
 
 ATTEMPTS = 10
-"""How often a part of the index is looked at again because something arrived in it."""
+"""How often a part of the index is compared again because instances arrived in it."""
 
 
 @dataclass(slots=True)
 class Reindexed:
-    """What came of it."""
+    """The result of a reindex."""
 
     images: int = 0
-    """Instances in the index now, as far as they are in a file."""
+    """Instances in the index that have a file."""
     added: int = 0
-    """Those that were in no row."""
+    """Instances that were not in the index."""
     corrected: int = 0
-    """Rows of patients, studies, series and images that said something else than the files."""
+    """Rows of patients, studies, series and images that differed from the files."""
     removed: int = 0
-    """Rows of images that have no file, or none that can be read as an instance."""
+    """Rows of images without a file, or whose file contains no instance."""
     unusable: dict[str, str] = field(default_factory=dict)
-    """Files that are in no row now, with why: by key."""
+    """Keys of files that are not in the index, with the reason."""
 
     @property
     def is_well(self) -> bool:
@@ -61,34 +60,32 @@ class Reindexed:
 
 
 class Reindex:
-    """Makes the index of an archive say what its files say.
+    """Rebuilds the index of an archive from its files.
 
-    What is derived aside is kept in a folder of its own in `folder` as long as it is needed. `newest` says which of two
-    files with one instance counts where the index names neither: the archive replaces older instances by newer ones.
+    With `newest` the newer of two files with the same instance counts where the index has neither, because the archive
+    replaces instances by newer ones; otherwise the older.
     """
 
-    def __init__(
-        self, index: Index, files: FileStore, folder: Path, *, newest: bool = False, grace: float | None = None
-    ) -> None:
-        self._index, self._files, self._folder = index, files, folder
+    def __init__(self, index: Index, files: FolderStore, *, newest: bool = False, grace: float | None = None) -> None:
+        self._index, self._files = index, files
         self._newest, self._grace = newest, GRACE if grace is None else grace
 
     def run(self, progress: Progress = silent) -> Reindexed:
-        """Make the index say what the files say.
+        """Correct the index where it differs from the files.
 
-        Raises IndexUnavailable, StorageUnavailable; the latter also, and nothing is changed, where there is no file at
-        all for an index that has instances. Raises ConfigurationError when somebody else is mending this archive.
+        Raises IndexUnavailable, StorageUnavailable; the latter also, without a change, when there is no file at all but
+        the index has instances. Raises ConfigurationError while another maintenance command runs.
         """
-        with self._files.alone("pacs reindex"), scratch_index(self._folder) as derived:
-            self._files.replay()  # what is durable in a journal alone
+        with self._files.maintenance_lock("pacs reindex"), scratch_index(self._files.scratch_folder()) as derived:
+            self._files.replay_journals()  # for objects that are in a journal only
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
             return run.run(progress)
 
 
 class _Run:
-    """One run over all files."""
+    """One run of `Reindex`."""
 
-    def __init__(self, index: Index, files: FileStore, derived: Index, *, newest: bool, grace: float) -> None:
+    def __init__(self, index: Index, files: FolderStore, derived: Index, *, newest: bool, grace: float) -> None:
         self._index, self._files, self._derived = index, files, derived
         self._newest, self._grace = newest, grace
         self._changes = Changes()
@@ -100,33 +97,33 @@ class _Run:
         images = upkeep.counts(self._index)[QueryLevel.IMAGE]
         if images and not total:
             raise StorageUnavailable(
-                f"there is no file for any of {images} instances: is the folder of the files there? Nothing was changed"
+                f"the index has {images} instances, but there is no file: check files.url; nothing was changed"
             )
         with progress("reading files", total) as advance:
             self._derive(self._files.keys(), advance)
         self._derive(self._files.keys(began - timedelta(hours=1)))
-        self._let_settle()
+        self._wait_for_arrivals()
         with progress("comparing", upkeep.counts(self._derived)[QueryLevel.IMAGE]) as advance:
             for places in index_diff.batch_groups(self._derived):
                 advance(self._correct(places))
-        self._remove_what_has_no_file()
+        self._remove_rows_without_file()
         upkeep.prune(self._index)
         result = self._result
         result.images = upkeep.counts(self._index)[QueryLevel.IMAGE]
         result.added, result.corrected = len(self._changes.added), self._changes.corrected
         return result
 
-    # --- what the files say ---------------------------------------------------------------------------------------
+    # --- the index derived from the files ----------------------------------------------------------------------------
 
     def _derive(self, keys: Iterator[str], advance: Callable[[int], None] = lambda count: None) -> None:
-        """Take in what the derived index does not know yet."""
+        """Add the files that the derived index does not have yet."""
         while batch := list(islice(keys, BATCH)):
             new = writer.unknown(self._derived, [key for key in batch if key not in self._result.unusable])
-            self._take_in(self._arrivals(new))
+            self._add(self._arrivals(new))
             advance(len(batch))
 
     def _arrivals(self, keys: Iterable[str]) -> list[NewInstance]:
-        """What files say; those that hold no instance are noted."""
+        """Read files; note those that contain no instance."""
         found = []
         for key in keys:
             try:
@@ -137,7 +134,8 @@ class _Run:
                 self._result.unusable[key] = error.comment
         return found
 
-    def _take_in(self, arrivals: list[NewInstance]) -> None:
+    def _add(self, arrivals: list[NewInstance]) -> None:
+        """Add instances to the derived index; of files with the same one choose the one of the index in use."""
         named = upkeep.named(self._index, [each.header.sop_instance_uid for each in arrivals])
         for arrival in arrivals:
             chosen = named.get(arrival.header.sop_instance_uid)
@@ -150,7 +148,7 @@ class _Run:
                 self._choose(arrival)
 
     def _choose(self, arrival: NewInstance) -> None:
-        """Two files have one instance, and the index names neither, or the older one no more."""
+        """Choose between two files with one instance where the index in use has neither, or no longer the older."""
         known = writer.find(self._derived, arrival.header.sop_instance_uid)
         in_use = writer.find(self._index, arrival.header.sop_instance_uid)
         if known is None or self._newest or (in_use is not None and in_use.file_key == arrival.file_key):
@@ -170,17 +168,17 @@ class _Run:
         except InstanceUnreadable:
             return False
 
-    # --- the index in use -----------------------------------------------------------------------------------------
+    # --- the index in use --------------------------------------------------------------------------------------------
 
-    def _let_settle(self) -> None:
-        """Wait, if there are files in no row: they may be on their way in or out."""
+    def _wait_for_arrivals(self) -> None:
+        """Wait if there are files in no row: they may be arriving or being deleted."""
         for page in upkeep.pages(self._derived):
             if writer.unknown(self._index, [each.file_key for each in page]):
                 time.sleep(self._grace)
                 return
 
     def _correct(self, places: Sequence[BatchPosition]) -> int:
-        """Make the index say what is derived of some parts; how many images these have."""
+        """Correct some parts of the index, and return how many images they have."""
         known: set[str] = set()
         for _ in range(ATTEMPTS):
             wanted = [each for place in places if (each := index_diff.read_batch(self._derived, place)) is not None]
@@ -191,7 +189,7 @@ class _Run:
                 if wrong:
                     self._changes.add(index_diff.correct(self._index, wrong, self._derived, known))
             except IndexesDiffer as differing:
-                self._take_in(self._arrivals(differing.unknown))
+                self._add(self._arrivals(differing.unknown))
                 self._forget_deleted(differing.gone)
                 known.update(differing.unknown, differing.gone)
             else:
@@ -199,7 +197,7 @@ class _Run:
         raise IndexUnavailable("the index changes faster than it can be compared: try again later")
 
     def _forget_deleted(self, keys: Iterable[str]) -> bool:
-        """Whether some of these files were deleted meanwhile: what they said is not to come back."""
+        """Remove files that were deleted meanwhile from the derived index, and return whether there were any."""
         gone = upkeep.forget(self._derived, [key for key in keys if self._is_missing(key)])
         refresh(self._derived, self._files, gone)
         return bool(gone)
@@ -213,26 +211,26 @@ class _Run:
             return False
         return False
 
-    def _remove_what_has_no_file(self) -> None:
-        """Remove rows whose file is missing or holds no instance, once they have had their time."""
-        doubtful = [key for page in upkeep.pages(self._index) for key in self._doubtful(page)]
-        if not doubtful:
+    def _remove_rows_without_file(self) -> None:
+        """Remove rows whose file is missing or contains no instance, now and again after the grace period."""
+        suspected = [key for page in upkeep.pages(self._index) for key in self._without_instance(page)]
+        if not suspected:
             return
         time.sleep(self._grace)
-        for start in range(0, len(doubtful), BATCH):
-            again = list(upkeep.with_files(self._index, doubtful[start : start + BATCH]).values())
-            self._result.removed += len(upkeep.forget(self._index, self._doubtful(again)))
+        for start in range(0, len(suspected), BATCH):
+            again = list(upkeep.with_files(self._index, suspected[start : start + BATCH]).values())
+            self._result.removed += len(upkeep.forget(self._index, self._without_instance(again)))
 
-    def _doubtful(self, page: list[StoredInstance]) -> list[str]:
-        """The files of a page of rows that are missing, or hold no instance."""
+    def _without_instance(self, page: list[StoredInstance]) -> list[str]:
+        """Return the files of these rows that are missing or contain no instance."""
         unknown = set(writer.unknown(self._derived, [each.file_key for each in page]))
         return [
             each.file_key
             for each in page
-            if self._is_missing(each.file_key) or (each.file_key in unknown and self._holds_none(each.file_key))
+            if self._is_missing(each.file_key) or (each.file_key in unknown and self._contains_none(each.file_key))
         ]
 
-    def _holds_none(self, key: str) -> bool:
+    def _contains_none(self, key: str) -> bool:
         try:
             arrival_of(self._files, key, verify=False)
         except UndecodableDataSet:

@@ -13,7 +13,7 @@ from pacs.dicom.identifier import RetrieveSelection
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
 from pacs.files import digest
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
@@ -91,7 +91,7 @@ class RetrieveService:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         most_studies: int,
         *,
         verify: bool = False,
@@ -162,7 +162,7 @@ class RetrieveService:
             yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 
 
-def verify(files: FileStore, instance: StoredInstance) -> None:
+def verify(files: ObjectStore, instance: StoredInstance) -> None:
     """Raise InstanceDamaged unless the file of an instance holds what was received; InstanceUnreadable."""
     digest.require(instance.digest, files.pieces(instance.file_key, instance.size, instance.data_offset))
 

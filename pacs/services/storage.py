@@ -31,7 +31,7 @@ from pacs.errors import (
     StorageUnavailable,
     UndecodableDataSet,
 )
-from pacs.files.store import FileStore, Incoming
+from pacs.files.store import IncomingObject, ObjectStore
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import NewInstance, StoredInstance
@@ -81,7 +81,7 @@ class Storage:
     def __init__(
         self,
         index: Index,
-        files: FileStore,
+        files: ObjectStore,
         *,
         duplicates: Duplicates = "keep",
         unknown_sop_classes: bool = False,
@@ -177,7 +177,7 @@ class Storage:
         )
 
     @property
-    def has_doubts(self) -> bool:
+    def has_uncertain_files(self) -> bool:
         """Whether there are files of which it is not known if they are in a row: the next start has to find out."""
         return bool(self._doubts)
 
@@ -186,7 +186,7 @@ class Storage:
         self._doubts[key] = header.sop_instance_uid
         self.note(header, is_new=False)  # the next of its series asks the index before it makes a file
 
-    def settle_doubts(self) -> None:
+    def check_uncertain_files(self) -> None:
         """Delete those of the files in doubt that are in no row, as far as the index answers."""
         for key, uid in tuple(self._doubts.items()):
             try:
@@ -305,7 +305,7 @@ class Reception:
             self._storage.note(header, is_new=False)
             raise
         self._storage.note(header, is_new=known is None and not stored.duplicate)
-        self._storage.settle_doubts()
+        self._storage.check_uncertain_files()
         self._storage.publish(
             InstanceStored(
                 sop_class_uid=header.sop_class_uid,
@@ -318,7 +318,7 @@ class Reception:
         )
         return stored
 
-    def _create(self) -> Incoming:
+    def _create(self) -> IncomingObject:
         arrived = _EPOCH + timedelta(microseconds=self._received_at)
         return self._storage.files.create(len(self._head), arrived)
 

@@ -5,11 +5,11 @@ from pacs.dicom.header import read_header
 from pacs.dicom.syntaxes import KEPT
 from pacs.errors import InstanceDamaged, InstanceUnreadable, PacsError, UndecodableDataSet
 from pacs.files import digest
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from pacs.index.writer import NewInstance
 
 
-def arrival_of(files: FileStore, key: str, *, verify: bool = True) -> NewInstance:
+def arrival_of(files: ObjectStore, key: str, *, verify: bool = True) -> NewInstance:
     """What a file of ours says of itself, which is what it said when it arrived; with `verify` its digest is compared.
 
     Raises UndecodableDataSet when it is no whole instance of ours, InstanceUnreadable when it cannot be read.

@@ -103,7 +103,7 @@ def test_several_servers_on_one_database_report_each_transaction_once(tmp_path, 
         with peer.listening():
             told = [peer.report() for _ in transactions]
             deadline = time.monotonic() + 20
-            while servers[0].commitments.until_due() is not None:
+            while servers[0].commitments.seconds_until_due() is not None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
     assert sorted(each.transaction for each in told) == sorted(transactions)
@@ -121,6 +121,6 @@ def test_what_a_killed_worker_had_claimed_is_reported_by_another(tmp_path, datab
         assert peer.ask(archive.port, STORED) == 0x0000
         claim = archive.commitments.claim()
         assert claim is not None
-        archive.commitments.keep(claim, 0.2)
+        archive.commitments.extend(claim, 0.2)
     with peer.listening(), serving(tmp_path / "one", settings):
         assert peer.report().committed == STORED

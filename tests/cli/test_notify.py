@@ -76,7 +76,7 @@ def test_the_watchdog_hears_nothing_while_the_database_is_gone(tmp_path, workers
     """And hears again when it is back; the log says why, once. Nobody sees that we ask ourselves."""
     address = str(tmp_path / "notify")
     words = ("--workers", str(workers), "--set", "access.callers=peers")
-    with systemd(address) as listening, started(tmp_path, address, *words, watchdog="3000000") as server:
+    with systemd(address) as listening, started(tmp_path, address, *words, watchdog="1200000") as server:
         assert heard(listening)[1][0] == "READY=1"
         for _ in range(3):
             assert heard(listening) == (server.pid, ["WATCHDOG=1"])
@@ -84,7 +84,7 @@ def test_the_watchdog_hears_nothing_while_the_database_is_gone(tmp_path, workers
         told = "the watchdog is not told that all is well: database: the file of the index is gone"
         assert sum(told in server.stderr.readline() for _ in range(workers)) == workers
         waiting(listening)
-        listening.settimeout(2)
+        listening.settimeout(1)
         with pytest.raises(TimeoutError):
             heard(listening)
         listening.settimeout(20)

@@ -75,7 +75,7 @@ def published(archive, kind):
 
 def is_done(archive) -> bool:
     """Whether no transaction is active."""
-    return archive.commitments.until_due() is None
+    return archive.commitments.seconds_until_due() is None
 
 
 # --- on an association of our own --------------------------------------------------------------------------------
@@ -196,9 +196,9 @@ def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
 
 def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
     """Nothing is read for it, however often it is looked for among the peers; the second line is the last."""
-    monkeypatch.setattr(commitment, "STRANGERS_GIVE_UP", 1.0)
+    monkeypatch.setattr(commitment, "UNKNOWN_GIVE_UP", 1.0)
     with archive_of(tmp_path, **NEVER_THERE) as archive:
-        monkeypatch.setattr(archive.commitments, "_verify", None)
+        monkeypatch.setattr(archive.commitments, "_read_files", None)
         assert requester().ask(archive.port, STORED) == 0x0000
         eventually(lambda: is_done(archive))
     first, last = (each.sentence for each in published(archive, Notice))
@@ -244,8 +244,11 @@ def test_what_waits_for_its_turn_keeps_no_association(tmp_path):
         reporter = archive._reporter
         reporter.stop()
         kept = []
-        asked = reporter.asked
-        reporter.asked = lambda claim, association: (kept.append(weakref.ref(association)), asked(claim, association))
+        schedule = reporter.schedule
+        reporter.schedule = lambda claim, association: (
+            kept.append(weakref.ref(association)),
+            schedule(claim, association),
+        )
         assert requester().ask(archive.port, STORED) == 0x0000
         eventually(lambda: gc.collect() >= 0 and kept and kept[0]() is None)
 
@@ -260,8 +263,8 @@ def test_peers_that_wait_have_their_turns(tmp_path):
             for number in range(3):
                 assert request(association, STORED, f"1.2.{number}") == 0x0000
             assert request(other, STORED, "1.2.9") == 0x0000
-            eventually(lambda: sum(map(len, reporter._asked.values())) == 4)
-            turns = [reporter._next_asked().claim.transaction_uid for _ in range(4)]
+            eventually(lambda: sum(map(len, reporter._scheduled.values())) == 4)
+            turns = [reporter._next_scheduled().claim.transaction_uid for _ in range(4)]
     assert turns == ["1.2.0", "1.2.9", "1.2.1", "1.2.2"]
 
 
@@ -320,7 +323,7 @@ def test_a_request_that_crosses_a_report_is_served(tmp_path):
 
 def test_a_peer_that_does_not_answer_on_its_association_is_called(tmp_path, monkeypatch):
     """The message time is over: the report goes on an association of our own, while the other is still open."""
-    monkeypatch.setattr(event_reports, "MARGIN", 0.1)
+    monkeypatch.setattr(event_reports, "CLAIM_MARGIN", 0.1)
     peer = requester()
     settings = {"limits.message_seconds": 0.5}
     with archive_of(tmp_path, peer, **settings) as archive, Raw(archive.port) as client, peer.listening():

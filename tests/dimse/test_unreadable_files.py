@@ -11,6 +11,7 @@ from pacs.support.cancellation import Cancellation
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import FIND, identifier, take_in
+from tests.dimse.test_retrieve import counts, destination, failed_list, get, move, send
 from tests.dimse.test_store import CT, store
 from tests.files.bad_sectors import bad_sectors
 from tests.raw import IMPLICIT, Raw, request
@@ -77,3 +78,29 @@ def test_an_instance_that_cannot_be_converted_to_its_end_is_no_bare_system_error
         pieces = archive.retrieves.data(selected.instances[0], IMPLICIT)
         with pytest.raises(InstanceUnreadable):
             b"".join(pieces)
+
+
+@pytest.mark.parametrize("associations", [1, 2])
+def test_a_suboperation_of_a_move_that_cannot_be_read_to_its_end_fails_alone(tmp_path, associations):
+    """The file fails while it is converted: the other instance, which is not, arrives, and the failed one is listed."""
+    damaged, whole = large(), study(series=1, instances=2, transfer_syntax=IMPLICIT)[1]
+    with (
+        destination("TAKER", lambda _event: 0x0000, [IMPLICIT], [CT]) as taker,
+        serving(tmp_path, {"peers": [taker | {"associations": associations}]}) as archive,
+    ):
+        take_in(archive, [damaged])
+        send(archive, whole, IMPLICIT)
+        with bad_sectors(archive.files):
+            final = move(archive, "TAKER", StudyInstanceUID=damaged.StudyInstanceUID)[-1]
+    assert (final.status, counts(final)) == (0xB000, (None, 1, 1, 0))
+    assert failed_list(final) == [damaged.SOPInstanceUID]
+
+
+def test_a_suboperation_of_a_get_that_cannot_be_read_is_a_failure(archive):
+    """The requestor gets A702 with the list of the failed, and nothing else of what went wrong."""
+    with bad_sectors(archive.files):
+        responses, came = get(archive, [large()], [CT], syntaxes=[IMPLICIT])
+    final, failed = responses[-1]
+    assert came == []
+    assert (final.Status, final.NumberOfFailedSuboperations) == (0xA702, 1)
+    assert failed.FailedSOPInstanceUIDList == large().SOPInstanceUID

@@ -264,7 +264,7 @@ def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
             assert peer.ask(archive.port, STORED, f"1.2.{number}") == 0x0000
         archive._reporter.start()
         eventually(lambda: any(isinstance(each, Notice) for each in archive.published))
-        assert (archive.commitments.until_due() or 0) > 60
+        assert (archive.commitments.seconds_until_due() or 0) > 60
         assert sum(isinstance(each, Notice) for each in archive.published) == 1
     with peer.listening(), having(tmp_path, peer, **slow):
         assert {peer.report().transaction for _ in range(2)} == {"1.2.0", "1.2.1"}

@@ -167,6 +167,14 @@ def test_the_tutorial_shows_what_it_stores(typist, tmp_path):
     assert [peer.ae_title for peer in load(None, {}).peers] == ["STORE_SCP"]
 
 
+def test_the_program_of_the_tutorial_downloads_a_study(pacs_server, tmp_path, monkeypatch):
+    """As it stands on the page."""
+    monkeypatch.chdir(tmp_path)
+    pacs_server.add(study("CompressedSamples^CT1", series=1, instances=2))
+    exec(block("download").replace("PACS@127.0.0.1:11112", pacs_server.address), {})
+    assert len(list((tmp_path / "downloads").rglob("*.dcm"))) == 2
+
+
 def not_run():
     """The lines of the blocks that are not run."""
     for each in BLOCKS:

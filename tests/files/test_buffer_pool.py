@@ -7,16 +7,16 @@ import sys
 import pytest
 
 from pacs.errors import StorageUnavailable
-from pacs.files.buffer_pool import SMALL, Scratch
+from pacs.files.buffer_pool import SMALL, ObjectBuffer
 
 FORKED = """
 import os
-from pacs.files.buffer_pool import SCRATCHES
+from pacs.files.buffer_pool import POOL
 
-SCRATCHES.give_back(SCRATCHES.take())
+POOL.give_back(POOL.take())
 told, tell = os.pipe()
 pid = os.fork()
-mine = SCRATCHES.take()
+mine = POOL.take()
 if pid == 0:
     os.read(told, 1)
     mine.append(b"theirs")
@@ -36,7 +36,7 @@ def test_what_was_at_rest_before_a_fork_is_shared_by_nobody_after_it():
 
 def test_memory_that_the_system_refuses_is_an_error_of_the_store():
     """A buffer that cannot grow raises StorageUnavailable, not OSError, and keeps what it has."""
-    buffer, more = Scratch(), bytes(SMALL)
+    buffer, more = ObjectBuffer(), bytes(SMALL)
     buffer.append(b"x")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1, hard))

@@ -130,9 +130,9 @@ def test_a_record_that_is_not_whole_is_none(tmp_path: Path, files: LocalFiles, c
 DIE = """
 import os, sys
 from pathlib import Path
-from pacs.files import local
-local._Place.move = lambda place: os._exit(9)
-local.LocalFiles(Path(sys.argv[1])).replay()
+from pacs.files import incoming_file, local
+incoming_file.ObjectPaths.move = lambda paths: os._exit(9)
+local.LocalFiles(Path(sys.argv[1])).replay_journals()
 """
 
 
@@ -149,10 +149,10 @@ def test_a_replay_that_was_killed_can_be_done_again_before_any_server_starts(tmp
         assert died.returncode == 9
         assert [path.suffix for path in (after / "incoming").iterdir()] == [".again"]
     again = LocalFiles(after)
-    again.replay()
+    again.replay_journals()
     assert contents(again) == keys
     assert list((after / "incoming").iterdir()) == []
-    assert again.journals() == 0
+    assert again.abandoned_journals() == 0
 
 
 def test_what_was_deleted_does_not_come_back(tmp_path: Path, files: LocalFiles):

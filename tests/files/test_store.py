@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.local import FEW, PIECE, LocalFiles, TimeOrderedNames
-from pacs.files.store import FileStore
+from pacs.files.store import ObjectStore
 from tests.files.bad_sectors import damage_after_buffer
 
 NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
@@ -29,7 +29,7 @@ LARGE = bytes(2_000_000)
 
 
 @pytest.fixture(params=["folder", "folder that serves"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileStore]:
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     """An empty file store of each kind."""
     store = LocalFiles(tmp_path / "files")
     if request.param == "folder that serves":
@@ -38,7 +38,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileStore]
     store.close()
 
 
-def put(files: FileStore, *pieces: bytes, arrived: datetime = NOON) -> str:
+def put(files: ObjectStore, *pieces: bytes, arrived: datetime = NOON) -> str:
     """Store an object and return its key."""
     with files.create(len(HEAD), arrived) as incoming:
         for piece in pieces:
@@ -47,7 +47,7 @@ def put(files: FileStore, *pieces: bytes, arrived: datetime = NOON) -> str:
         return incoming.key
 
 
-def content(files: FileStore, key: str) -> bytes:
+def content(files: ObjectStore, key: str) -> bytes:
     """All bytes of a stored object."""
     with files.open(key) as file:
         return file.read()
@@ -56,7 +56,7 @@ def content(files: FileStore, key: str) -> bytes:
 class TestEveryStore:
     """What services rely on, whichever store there is."""
 
-    def test_what_was_written_comes_back_behind_its_head(self, files: FileStore):
+    def test_what_was_written_comes_back_behind_its_head(self, files: ObjectStore):
         """Head and pieces come back in order, in full length."""
         key = put(files, b"one ", b"", b"two")
         assert content(files, key) == b"headone two"
@@ -71,7 +71,7 @@ class TestEveryStore:
         assert content(files, put(files, *pieces)) == HEAD + b"".join(pieces)
 
     @pytest.mark.parametrize("length", [0, 1, PIECE - 4, PIECE, 3 * PIECE + 1])
-    def test_a_range_comes_in_pieces(self, files: FileStore, length: int):
+    def test_a_range_comes_in_pieces(self, files: ObjectStore, length: int):
         """From the start that is asked for up to the end, in order and never too much at once."""
         body = os.urandom(length)
         key = put(files, body)
@@ -80,7 +80,7 @@ class TestEveryStore:
         assert all(0 < len(each) <= PIECE for each in pieces)
         assert b"".join(files.pieces(key, len(HEAD) + length, 2)) == b"ad" + body
 
-    def test_pieces_of_what_is_gone_or_of_another_length_are_refused_before_any_is_given(self, files: FileStore):
+    def test_pieces_of_what_is_gone_or_of_another_length_are_refused_before_any_is_given(self, files: ObjectStore):
         """The first piece says so, and nothing was given out that would be too little."""
         key = put(files, b"0123456789")
         for wrong in (13, 15):
@@ -91,11 +91,11 @@ class TestEveryStore:
             next(files.pieces(key, 14, 0))
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    def test_any_kind_of_bytes_is_taken(self, files: FileStore, kind: Callable[[bytes], bytes]):
+    def test_any_kind_of_bytes_is_taken(self, files: ObjectStore, kind: Callable[[bytes], bytes]):
         """Fragments may be views into a receive buffer."""
         assert content(files, put(files, kind(b"abc"))) == b"headabc"
 
-    def test_the_body_can_be_read_before_it_is_committed(self, files: FileStore):
+    def test_the_body_can_be_read_before_it_is_committed(self, files: ObjectStore):
         """A reader of what was written starts behind the head, seeks, and does not disturb the writer."""
         with files.create(len(HEAD), NOON) as incoming:
             incoming.write(b"0123456789")
@@ -108,7 +108,7 @@ class TestEveryStore:
             incoming.commit(HEAD)
         assert content(files, incoming.key) == b"head0123456789!"
 
-    def test_a_range_can_be_read(self, files: FileStore):
+    def test_a_range_can_be_read(self, files: ObjectStore):
         """A stored object is seekable."""
         with files.open(put(files, b"0123456789")) as file:
             file.seek(6)
@@ -118,7 +118,7 @@ class TestEveryStore:
         "read",
         [lambda file: file.read(), lambda file: file.read(50_000), lambda file: file.seek(-1, 2) and file.read(1)],
     )
-    def test_a_read_that_fails_in_the_middle_is_an_error_of_the_store(self, files: FileStore, read):
+    def test_a_read_that_fails_in_the_middle_is_an_error_of_the_store(self, files: ObjectStore, read):
         """What was read before is fine; no OSError leaves the store, however the file is read."""
         with files.open(put(files, bytes(100_000))) as file:
             damage_after_buffer(file)
@@ -126,7 +126,7 @@ class TestEveryStore:
             with pytest.raises(InstanceUnreadable, match="Bad file descriptor"):
                 read(file)
 
-    def test_nothing_is_visible_before_commit(self, files: FileStore):
+    def test_nothing_is_visible_before_commit(self, files: ObjectStore):
         """Until then there is no key and nothing to open."""
         with files.create(len(HEAD), NOON) as incoming:
             incoming.write(b"x")
@@ -134,7 +134,7 @@ class TestEveryStore:
             with pytest.raises(InstanceUnreadable):
                 files.open(incoming.key)
 
-    def test_what_is_not_committed_is_discarded(self, files: FileStore):
+    def test_what_is_not_committed_is_discarded(self, files: ObjectStore):
         """Leaving the block without commit, by an error or not, leaves nothing."""
         with pytest.raises(ZeroDivisionError), files.create(len(HEAD), NOON) as incoming:
             incoming.write(b"x")
@@ -145,32 +145,32 @@ class TestEveryStore:
         files.close()
         assert files.start() == 0
 
-    def test_a_head_of_another_length_is_refused(self, files: FileStore):
+    def test_a_head_of_another_length_is_refused(self, files: ObjectStore):
         """The room that was announced is the room there is."""
         with files.create(4, NOON) as incoming, pytest.raises(ValueError, match="4 bytes"):
             incoming.commit(b"longer")
         assert list(files.keys()) == []
 
-    def test_keys_come_in_order_of_arrival(self, files: FileStore):
+    def test_keys_come_in_order_of_arrival(self, files: ObjectStore):
         """Keys in byte order are in order of arrival, within an hour and across years."""
         moments = [NOON + timedelta(hours=hours) for hours in (0, 0, 0, 1, 24, 24 * 40, 24 * 400)]
         keys = [put(files, b"x", arrived=moment) for moment in moments]
         assert keys == sorted(keys)
         assert list(files.keys()) == keys
 
-    def test_keys_since_an_hour_leave_out_what_is_older(self, files: FileStore):
+    def test_keys_since_an_hour_leave_out_what_is_older(self, files: ObjectStore):
         """An unclean start scans only the last hours."""
         old = put(files, b"x", arrived=NOON - timedelta(hours=1))
         new = [put(files, b"x", arrived=NOON + timedelta(days=days)) for days in (0, 1, 366)]
         assert list(files.keys(since=NOON + timedelta(minutes=29))) == new
         assert list(files.keys(since=NOON - timedelta(days=3))) == [old, *new]
 
-    def test_a_key_names_the_hour_of_arrival_in_utc(self, files: FileStore):
+    def test_a_key_names_the_hour_of_arrival_in_utc(self, files: ObjectStore):
         """Keys are made of the time of arrival, wherever the clock's owner lives."""
         elsewhere = datetime(2026, 1, 1, 1, 0, tzinfo=UTC).astimezone()
         assert put(files, b"x", arrived=elsewhere).startswith("2026/01/01/01/")
 
-    def test_a_deleted_object_is_gone(self, files: FileStore):
+    def test_a_deleted_object_is_gone(self, files: ObjectStore):
         """It is no longer there, and deleting it again is no error."""
         key = put(files, b"x")
         files.delete(key)
@@ -185,14 +185,14 @@ class TestEveryStore:
         ["../../etc/passwd", "/etc/passwd", "", ".", "incoming/x", "2026/11/21/12/../../../../../etc/passwd",
          "2026/11/21/12/x.dcm", "2026/11/21/12/00000000-0000-0000-0000-000000000000.dcm\n", "2026/11/21/12/\0.dcm"],
     )  # fmt: skip
-    def test_p11_no_key_leads_out_of_the_store(self, files: FileStore, key: str):
+    def test_p11_no_key_leads_out_of_the_store(self, files: ObjectStore, key: str):
         """Only keys that the store makes are looked at; any other is unreadable, and deleting it does nothing."""
         for look in (files.open, files.size):
             with pytest.raises(InstanceUnreadable):
                 look(key)
         files.delete(key)
 
-    def test_many_objects_at_once_have_keys_of_their_own(self, files: FileStore):
+    def test_many_objects_at_once_have_keys_of_their_own(self, files: ObjectStore):
         """Objects that are open together do not meet."""
         incomings = [files.create(len(HEAD), NOON) for _ in range(50)]
         for number, incoming in enumerate(incomings):
@@ -202,12 +202,12 @@ class TestEveryStore:
         assert [content(files, incoming.key) for incoming in incomings] == [b"head%d" % each for each in range(50)]
 
     @pytest.mark.parametrize("count", [1, FEW + 1])
-    def test_what_is_stored_can_be_secured(self, files: FileStore, count: int):
+    def test_what_is_stored_can_be_secured(self, files: ObjectStore, count: int):
         """Few objects and many, one that is gone among them: what is there stays as it is."""
         keys = [put(files, b"%d" % number) for number in range(count + 1)]
         gone = keys.pop()
         files.delete(gone)
-        files.secure([*keys, gone])
+        files.make_durable([*keys, gone])
         assert content(files, keys[-1]) == b"head%d" % (count - 1)
 
 
@@ -247,8 +247,8 @@ class TestAFolder:
             patch.setattr(os, "fsync", refuse)
             patch.setattr("pacs.files.local.sync_file_system", refuse)
             with pytest.raises(StorageUnavailable):
-                files.secure(keys)
-        files.secure(keys)
+                files.make_durable(keys)
+        files.make_durable(keys)
 
     def test_a_start_removes_what_an_unclean_stop_left(self, root: Path):
         """Half-written files are removed and counted, committed ones stay."""
@@ -319,7 +319,7 @@ class TestAFolder:
         """Each new folder is synced into its parent before a file is renamed into it."""
         files = LocalFiles(root)
         synced: list[Path] = []
-        monkeypatch.setattr("pacs.files.local.sync_folder", lambda folder: synced.append(Path(folder)))
+        monkeypatch.setattr("pacs.files.incoming_file.sync_folder", lambda folder: synced.append(Path(folder)))
         key = put(files, b"x")
         hour = (root / key).parent
         assert synced == [root, hour.parents[2], hour.parents[1], hour.parent, hour]
@@ -429,7 +429,7 @@ class TestFilesThatChange:
         put(files, b"x")
         (tmp_path / "files" / "incoming" / "x").write_text("half")
         with pytest.raises(InstanceMissing):
-            files.set_aside(name)
+            files.quarantine(name)
         assert (tmp_path / "outside").exists()
         assert (tmp_path / "files" / "incoming" / "x").exists()
 
@@ -439,11 +439,11 @@ class TestFilesThatChange:
         files.start()
         key = put(files, b"one")
         content = (tmp_path / key).read_bytes()
-        assert files.set_aside(key) == f"quarantine/{key}"
+        assert files.quarantine(key) == f"quarantine/{key}"
         (tmp_path / key).write_bytes(b"another")
-        assert files.set_aside(key) == f"quarantine/{key}.1"
+        assert files.quarantine(key) == f"quarantine/{key}.1"
         files.close()
         assert (tmp_path / "quarantine" / key).read_bytes() == content
         assert (list(files.keys()), list(files.strays())) == ([], [])
         with pytest.raises(InstanceMissing):
-            files.set_aside(key)
+            files.quarantine(key)

@@ -14,7 +14,7 @@ import pytest
 
 from pacs.errors import ConfigurationError, StorageUnavailable
 from pacs.files.local import LocalFiles
-from pacs.files.process_lock import HeldFolder
+from pacs.files.process_lock import LockedFolder
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services.backup import Backups, Copied
@@ -33,7 +33,7 @@ class House:
         self.index, self.root = index, root
         self.files = LocalFiles(root)
         self.storage = Storage(index, self.files, duplicates="replace")
-        self.backups = Backups(index, self.files, root)
+        self.backups = Backups(index, self.files)
 
     def instances(self):
         """All there are, oldest first."""
@@ -234,7 +234,7 @@ def test_two_backups_into_one_folder_do_not_meet(house: House, tmp_path: Path):
     (tmp_path / "backup").mkdir()
     descriptor = os.open(tmp_path / "backup", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(ConfigurationError, match="somebody else is at work"):
+    with pytest.raises(ConfigurationError, match="another process is writing"):
         house.backups.make(tmp_path / "backup")
     os.close(descriptor)
 
@@ -253,7 +253,7 @@ def test_an_archive_that_is_not_empty_is_not_restored_into(house: House, tmp_pat
 def test_an_archive_in_use_is_not_restored_into(new: House, house: House, tmp_path: Path):
     """A server that runs is stopped first."""
     house.backups.make(tmp_path / "backup")
-    running = HeldFolder.make(new.root / "running")
+    running = LockedFolder.create(new.root / "running")
     with pytest.raises(ConfigurationError, match="a server runs"):
         new.backups.restore(tmp_path / "backup")
     running.release(remove=True)
@@ -263,7 +263,7 @@ def test_an_archive_in_use_is_not_restored_into(new: House, house: House, tmp_pa
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "manifest.json").unlink(), "cut off"),
+        (lambda folder: (folder / "manifest.json").unlink(), "interrupted"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
         (lambda folder: shutil.rmtree(folder) or folder.mkdir(), "no complete backup"),
         (lambda folder: next(folder.glob("*.db")).write_bytes(b"x"), "pacs reindex"),
@@ -291,8 +291,8 @@ url, root, folder, work, step = sys.argv[1:]
 def dies(*_, **__):
     os._exit(9)
 if step == "manifest":
-    real = backup._write
-    backup._write = lambda path, text: dies() if path.name == "manifest.json" else real(path, text)
+    real = backup.write_text
+    backup.write_text = lambda path, text: dies() if path.name == "manifest.json" else real(path, text)
 elif step == "rows":
     backup.index_diff.correct = dies
 else:
@@ -304,7 +304,7 @@ else:
             os._exit(9)
         real(*arguments)
     Copies.put = put
-backups = backup.Backups(Index(url), LocalFiles(Path(root)), Path(root))
+backups = backup.Backups(Index(url), LocalFiles(Path(root)))
 getattr(backups, work)(Path(folder))
 """
 
@@ -324,7 +324,7 @@ def test_a_backup_that_was_killed_leaves_the_earlier_one_and_can_be_run_again(
     """The first is refused as cut off until then; what its files hold is not believed, but compared."""
     send(house.storage, *series_of(1, 5))
     die(database_url, house.root, tmp_path / "backup", "make", step)
-    with pytest.raises(ConfigurationError, match="cut off"):
+    with pytest.raises(ConfigurationError, match="interrupted"):
         house.backups.restore(tmp_path / "backup")
     half = next((tmp_path / "backup" / "files").glob("*/*/*/*/*"))
     half.write_bytes(b"x" * half.stat().st_size)
@@ -376,7 +376,7 @@ def test_an_archive_that_has_nothing_does_not_take_the_place_of_a_backup_that_ha
     before = tree(tmp_path / "backup" / "files")
     with pytest.raises(ConfigurationError, match="is a backup of 3"):
         new.backups.make(tmp_path / "backup", prune=True)
-    lost = Backups(new.index, house.files, house.root)
+    lost = Backups(new.index, house.files)
     with pytest.raises(ConfigurationError, match="pacs reindex"):
         lost.make(tmp_path / "backup", prune=True)
     assert tree(tmp_path / "backup" / "files") == before

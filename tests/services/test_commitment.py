@@ -13,7 +13,7 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.observability.events import Event, Notice
 from pacs.services import commitment
-from pacs.services.commitment import Bounds, Commitments, LostClaim, Schedule
+from pacs.services.commitment import CommitmentBounds, Commitments, LostClaim, RetrySchedule
 from pacs.services.maintenance import Maintenance
 from pacs.services.storage import Storage
 from pacs.support.cancellation import Cancellation
@@ -47,9 +47,9 @@ class House:
     def said(self, *asked: Reference) -> tuple[list[Reference], list[tuple[Reference, int]]]:
         """What is committed, and what failed for which reason."""
         claim = self.commitments.request("PEER", CommitmentRequest(some_uid(len(asked)), asked))
-        report = self.commitments.verified(claim).report
+        report = self.commitments.verify(claim).report
         assert report.transaction_uid == claim.transaction_uid
-        assert self.commitments.reported(claim)
+        assert self.commitments.finish(claim)
         return list(report.committed), [tuple(each) for each in report.failed]
 
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_made_durable_is_not_committed_to(house: House, monkeypat
     def refuse(_keys: object) -> None:
         raise StorageUnavailable("The disk is full")
 
-    monkeypatch.setattr(house.files, "secure", refuse)
+    monkeypatch.setattr(house.files, "make_durable", refuse)
     assert house.said(STORED[0]) == ([], [(STORED[0], 0x0213)])
     monkeypatch.undo()
     assert house.said(STORED[0]) == ([STORED[0]], [])
@@ -110,17 +110,17 @@ def test_a_transaction_is_verified_once(house: House, monkeypatch: pytest.Monkey
     """When its report is sent again, by whomever, no file is read again, and what failed stays so."""
     unknown = Reference(CT, some_uid(1))
     claim = house.commitments.request("PEER", CommitmentRequest("1.2.3", [*STORED, unknown]))
-    first = house.commitments.verified(claim).report
+    first = house.commitments.verify(claim).report
     monkeypatch.setattr(house.files, "pieces", None)
-    assert house.commitments.verified(claim).report == first
-    assert house.commitments.noted(claim).report == first
+    assert house.commitments.verify(claim).report == first
+    assert house.commitments.last_verified(claim).report == first
 
 
 def test_what_is_gone_or_replaced_since_is_not_committed_to(house: House, monkeypatch: pytest.MonkeyPatch):
     """A modality that was away for days must not delete its only copy. What was changed is noted."""
     monkeypatch.setattr(commitment, "BATCH", 2)
     claim = house.commitments.request("PEER", CommitmentRequest("1.2.3", STORED))
-    assert house.commitments.verified(claim).report.committed == STORED
+    assert house.commitments.verify(claim).report.committed == STORED
     deleted, replaced, short, gone, *whole = STORED
     row = writer.find(house.index, deleted.sop_instance_uid)
     assert row is not None
@@ -130,11 +130,11 @@ def test_what_is_gone_or_replaced_since_is_not_committed_to(house: House, monkey
     os.truncate(house.path(short.sop_instance_uid), 600)
     house.path(gone.sop_instance_uid).unlink()
     expected = (whole, [(deleted, 0x0112), (replaced, 0x0110), (short, 0x0110), (gone, 0x0110)])
-    report = house.commitments.verified(claim).report
+    report = house.commitments.verify(claim).report
     assert (report.committed, [tuple(each) for each in report.failed]) == expected
-    assert house.commitments.noted(claim).report == report
+    assert house.commitments.last_verified(claim).report == report
     take_in(house, [DATASETS[0]])
-    assert house.commitments.verified(claim).report == report
+    assert house.commitments.verify(claim).report == report
 
 
 def test_an_instance_that_is_replaced_or_deleted_while_it_is_read(house: House, monkeypatch: pytest.MonkeyPatch):
@@ -167,41 +167,44 @@ def test_whoever_stops_leaves_it_to_the_next(house: House):
     cancellation = Cancellation()
     cancellation.cancel("stopping")
     with pytest.raises(Cancelled):
-        house.commitments.verified(claim, cancellation)
+        house.commitments.verify(claim, cancellation)
     house.commitments.release(claim)
     again = house.commitments.claim()
     assert again is not None
     with pytest.raises(LostClaim):
-        house.commitments.verified(claim)
-    assert len(house.commitments.verified(again).report.committed) == 6
+        house.commitments.verify(claim)
+    assert len(house.commitments.verify(again).report.committed) == 6
 
 
 def test_pauses_grow_to_the_longest():
     """Twice as long each time, however often."""
-    schedule = Schedule(first=30, longest=3600)
+    schedule = RetrySchedule(first=30, longest=3600)
     assert [schedule.pause(attempts) for attempts in (0, 1, 2, 6, 7, 10_000)] == [30, 60, 120, 1920, 3600, 3600]
 
 
 def test_a_report_is_given_up_when_the_request_is_too_old(house: House):
     """All of a peer that cannot be reached at once, one alone otherwise; before that it is put off."""
     patient = house.commitments
-    hasty = Commitments(house.index, house.files, schedule=Schedule(give_up=0.0))
+    hasty = Commitments(house.index, house.files, schedule=RetrySchedule(give_up=0.0))
     claims = [patient.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1])) for number in range(3)]
-    assert patient.failed(claims[0], is_peer=True) == 0
-    assert hasty.failed(claims[0], is_peer=True) == 0  # it is nobody's claim any more
-    assert hasty.failed(claims[1], is_peer=False) == 1
+    assert patient.retry(claims[0], is_unreachable=True) == 0
+    assert hasty.retry(claims[0], is_unreachable=True) == 0  # it is nobody's claim any more
+    assert hasty.retry(claims[1], is_unreachable=False) == 1
     patient.release(claims[2])
-    patient.hasten()
+    patient.retry_all_soon()
     claim = hasty.claim()
     assert claim is not None
-    assert hasty.failed(claim, is_peer=True) == 2
-    assert patient.until_due() is None
+    assert hasty.retry(claim, is_unreachable=True) == 2
+    assert patient.seconds_until_due() is None
 
 
 def test_who_is_no_peer_cannot_take_the_places_of_peers(house: House):
     """All such titles together have one place in ten, and a peer has as many as there are."""
     ours = Commitments(
-        house.index, house.files, bounds=Bounds(active=20, active_of_peer=18), is_peer=lambda title: title == "PEER"
+        house.index,
+        house.files,
+        bounds=CommitmentBounds(active=20, active_of_peer=18),
+        is_peer=lambda title: title == "PEER",
     )
     for number in range(2):
         ours.request(f"STRANGER{number}", CommitmentRequest("1.2.3", STORED[:1]))
@@ -215,33 +218,35 @@ def test_who_is_no_peer_cannot_take_the_places_of_peers(house: House):
 
 def test_there_are_so_many_of_a_peer_and_in_all(house: House):
     """Both bounds hold, and a retired transaction makes room."""
-    ours = Commitments(house.index, house.files, bounds=Bounds(active=3, active_of_peer=2))
+    ours = Commitments(house.index, house.files, bounds=CommitmentBounds(active=3, active_of_peer=2))
     first, _ = (ours.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1])) for number in range(2))
     with pytest.raises(OutOfResources):
         ours.request("PEER", CommitmentRequest("1.2.3", STORED[:1]))
     ours.request("OTHER", CommitmentRequest("1.2.3", STORED[:1]))
     with pytest.raises(OutOfResources):
         ours.request("THIRD", CommitmentRequest("1.2.3", STORED[:1]))
-    assert ours.reported(first)
+    assert ours.finish(first)
     ours.request("THIRD", CommitmentRequest("1.2.3", STORED[:1]))
 
 
 def test_who_is_no_peer_is_given_up_soon(house: House, monkeypatch: pytest.MonkeyPatch):
     """Long before a peer is; until then it may be added, and is looked for without longer and longer pauses."""
     known: set[str] = set()
-    ours = Commitments(house.index, house.files, schedule=Schedule(first=0.0), is_peer=lambda title: title in known)
+    ours = Commitments(
+        house.index, house.files, schedule=RetrySchedule(first=0.0), is_peer=lambda title: title in known
+    )
     asked = ours.request("SOMEBODY", CommitmentRequest("1.2.3", STORED[:1]))
-    assert ours.failed(asked, is_peer=True) == 0
+    assert ours.retry(asked, is_unreachable=True) == 0
     again = ours.claim()
     assert again is not None
-    monkeypatch.setattr(commitment, "STRANGERS_GIVE_UP", 0.0)
+    monkeypatch.setattr(commitment, "UNKNOWN_GIVE_UP", 0.0)
     known.add("SOMEBODY")
-    assert ours.failed(again, is_peer=True) == 0
+    assert ours.retry(again, is_unreachable=True) == 0
     known.clear()
     last = ours.claim()
     assert last is not None
-    assert ours.failed(last, is_peer=True) == 1
-    assert ours.until_due() is None
+    assert ours.retry(last, is_unreachable=True) == 1
+    assert ours.seconds_until_due() is None
 
 
 def test_peers_are_served_in_turn(house: House):
@@ -256,13 +261,13 @@ def test_peers_are_served_in_turn(house: House):
 
 def test_a_report_that_is_refused_has_the_others_of_its_peer_wait(house: House):
     """At least for the first pause: a peer that refuses each after a minute must not hold everybody up."""
-    ours = Commitments(house.index, house.files, schedule=Schedule(first=3600.0))
+    ours = Commitments(house.index, house.files, schedule=RetrySchedule(first=3600.0))
     for number in range(3):
         claim = ours.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1]))
         ours.release(claim)
     refused = ours.claim()
     assert refused is not None
-    assert ours.failed(refused, is_peer=False) == 0
+    assert ours.retry(refused, is_unreachable=False) == 0
     assert ours.claim() is None
 
 

@@ -155,7 +155,7 @@ def test_whatever_is_replaced_by_what_the_index_is_what_the_files_say(index: Ind
                 setattr(each, keyword, value)
         send(house.storage, each)
     before = rows(index)
-    assert Reindex(index, files, tmp_path / "work", newest=True, grace=0).run().corrected == 0
+    assert Reindex(index, files, newest=True, grace=0).run().corrected == 0
     assert rows(index) == before
 
 

@@ -108,7 +108,7 @@ def test_a_damaged_file_is_set_aside_and_its_row_removed_so_that_it_can_be_sent_
     assert not report.is_well
     assert house.fsck().findings == report.findings
     (mended,) = house.fsck(repair=True).findings
-    assert mended.is_mended
+    assert mended.is_repaired
     assert "again" in mended.done
     assert house.fsck().findings == ()
     assert len(house.instances()) == 2
@@ -133,7 +133,7 @@ def test_a_whole_file_in_no_row_is_taken_in_again(house: House):
     (found,) = house.fsck().findings
     assert found.problem == "orphan"
     (mended,) = house.fsck(repair=True).findings
-    assert mended.done == "taken in again"
+    assert mended.done == "added to the index"
     assert rows(house.index) == before
 
 
@@ -152,12 +152,12 @@ def test_files_in_no_row_that_hold_nothing_new_are_set_aside(house: House):
     assert len(house.instances()) == 3
 
 
-def just_before_mending(work: Callable[[], object]) -> Progress:
+def just_before_repairing(work: Callable[[], object]) -> Progress:
     """A progress that has something happen when all has been looked at, twice, and nothing is mended yet."""
 
     @contextmanager
     def progress(title: str, _total: int) -> Iterator[Callable[[int], None]]:
-        if title == "mending":
+        if title == "repairing":
             work()
         yield lambda _count: None
 
@@ -169,7 +169,7 @@ def test_files_that_somebody_else_takes_in_before_they_are_mended_stay(house: Ho
     before = rows(house.index), tree(house.root)
     keys = [each.file_key for each in house.instances()]
     writer.remove(house.index, [each.sop_instance_uid for each in house.instances()])
-    progress = just_before_mending(lambda: [adopt(house.index, house.files, key) for key in keys])
+    progress = just_before_repairing(lambda: [adopt(house.index, house.files, key) for key in keys])
     report = house.fsck(repair=True, progress=progress)
     assert [each.problem for each in report.findings] == ["orphan"] * 3
     assert report.is_well
@@ -198,7 +198,7 @@ def test_what_is_in_a_row_meanwhile_is_not_set_aside(house: House, problem: str)
         else:
             house.files.delete(writer.replace(house.index, arrival).file_key)
 
-    (found,) = house.fsck(repair=True, progress=just_before_mending(enter)).findings
+    (found,) = house.fsck(repair=True, progress=just_before_repairing(enter)).findings
     assert (found.problem, found.file) == (problem, key)
     assert "in a row meanwhile" in found.done
     assert house.quarantined() == []
@@ -208,23 +208,23 @@ def test_what_is_in_a_row_meanwhile_is_not_set_aside(house: House, problem: str)
 
 def test_one_mends_at_a_time(house: House, tmp_path: Path):
     """A repair, a reindex and a restore refuse to begin while one of them is at work, and say which; a look may."""
-    Backups(house.index, house.files, house.root).make(tmp_path / "backup")
+    Backups(house.index, house.files).make(tmp_path / "backup")
     flip(house.path(house.instances()[0]))
     refused: list[str] = []
 
     def others() -> None:
         for work in (
             lambda: house.fsck(repair=True),
-            Reindex(house.index, LocalFiles(house.root), tmp_path / "work", grace=0).run,
-            lambda: Backups(house.index, LocalFiles(house.root), house.root).restore(tmp_path / "backup"),
+            Reindex(house.index, LocalFiles(house.root), grace=0).run,
+            lambda: Backups(house.index, LocalFiles(house.root)).restore(tmp_path / "backup"),
         ):
             with pytest.raises(ConfigurationError) as error:
                 work()
             refused.append(error.value.comment)
         assert len(house.fsck().findings) == 1
 
-    assert house.fsck(repair=True, progress=just_before_mending(others)).is_well
-    said = f"`pacs fsck --repair` (process {os.getpid()}) is at work on these files: expected that to end first"
+    assert house.fsck(repair=True, progress=just_before_repairing(others)).is_well
+    said = f"`pacs fsck --repair` (process {os.getpid()}) is at work on these files: wait until it has ended"
     assert refused == [said] * 3
     assert house.fsck(repair=True).findings == ()
 
@@ -283,7 +283,7 @@ def test_an_archive_whose_folder_is_not_there_loses_no_row(house: House, tmp_pat
     """Where no file is left at all nothing is mended: somebody has forgotten to mount it."""
     house.root.rename(tmp_path / "elsewhere")
     files = LocalFiles(house.root)
-    with pytest.raises(StorageUnavailable, match="is the folder of the files there"):
+    with pytest.raises(StorageUnavailable, match=r"check files\.url"):
         Fsck(house.index, files, grace=0).run(repair=True)
     assert len(house.instances()) == 3
     assert len(Fsck(house.index, files, grace=0).run().findings) == 3
@@ -311,7 +311,7 @@ def test_a_file_whose_head_cannot_be_read_is_told_and_left(house: House):
     before = rows(house.index)
     for options in ({}, {"repair": True}):
         report = house.fsck(**options)
-        assert [(each.problem, each.file, each.is_mended) for each in report.findings] == [
+        assert [(each.problem, each.file, each.is_repaired) for each in report.findings] == [
             ("unreadable", victim.file_key, False)
         ]
         assert report.images == 3
@@ -328,7 +328,7 @@ def test_a_file_in_no_row_that_cannot_be_read_to_its_end_is_left(house: House):
     writer.remove(house.index, [large.SOPInstanceUID])
     with bad_sectors(house.files):
         report = house.fsck(repair=True)
-    assert [(each.problem, each.is_mended) for each in report.findings] == [("unreadable", False)]
+    assert [(each.problem, each.is_repaired) for each in report.findings] == [("unreadable", False)]
     assert house.quarantined() == []
     assert [each.problem for each in house.fsck(repair=True).findings] == ["orphan"]
     assert house.fsck().is_well
@@ -375,7 +375,7 @@ def dies(*_, **__):
 if step == "before the row goes":
     upkeep.forget = dies
 else:
-    LocalFiles.set_aside = dies
+    LocalFiles.quarantine = dies
 Fsck(Index(url), LocalFiles(Path(root)), grace=0).run(repair=True)
 """
 

@@ -178,7 +178,7 @@ def test_what_cannot_be_taken_in_is_told_and_left(tmp_path: Path, paths: list[Pa
         said = told(second)
         second.start()
     assert len(said) == 4
-    assert all("was not taken in" in each for each in said)
+    assert all("was not added" in each for each in said)
     assert len(list(folder.iterdir())) == 6
 
 

@@ -28,7 +28,12 @@ def files(tmp_path: Path) -> LocalFiles:
 
 def reindex(index: Index, files: LocalFiles, tmp_path: Path, **options) -> Reindexed:
     """Make the index say what the files say; nobody else is at work, so nothing has to be waited for."""
-    return Reindex(index, files, tmp_path / "work", grace=0, **options).run()
+    return Reindex(index, files, grace=0, **options).run()
+
+
+def scratch_folders(tmp_path: Path) -> list[Path]:
+    """The temporary folders beside the files."""
+    return [path for path in (tmp_path / "files" / "upkeep").iterdir() if path.is_dir()]
 
 
 def lose(index: Index) -> None:
@@ -55,7 +60,7 @@ def test_the_index_says_what_the_files_say_row_for_row(index: Index, files: Loca
     done = reindex(index, files, tmp_path)
     assert rows(index, used=False) == without_use(before)
     assert done == Reindexed(images=len(before["image"]), added=len(before["image"]))
-    assert list((tmp_path / "work").iterdir()) == []
+    assert scratch_folders(tmp_path) == []
 
 
 def spoil(index: Index) -> None:
@@ -133,7 +138,7 @@ def test_of_two_files_with_one_instance_the_one_that_is_in_the_index_counts(
 def test_an_index_whose_files_are_not_there_is_left_alone(index: Index, files: LocalFiles, tmp_path: Path):
     """Somebody has forgotten to mount a disk."""
     send(Storage(index, files), *series_of(1))
-    with pytest.raises(StorageUnavailable, match="is the folder of the files there"):
+    with pytest.raises(StorageUnavailable, match=r"check files\.url"):
         reindex(index, LocalFiles(tmp_path / "elsewhere"), tmp_path)
     assert len(rows(index)["image"]) == 3
 
@@ -170,7 +175,7 @@ def test_what_arrives_and_goes_meanwhile_is_as_if_nothing_had_run(index: Index, 
         thread.start()
     try:
         for _ in range(2):
-            Reindex(index, files, tmp_path / "work", grace=0.1).run()
+            Reindex(index, files, grace=0.1).run()
     finally:
         stop.set()
         for thread in threads:
@@ -188,7 +193,7 @@ from pacs.index import index_diff
 from pacs.index.database import Index
 from pacs.files.local import LocalFiles
 from pacs.services.reindex import Reindex
-url, root, work = sys.argv[1:]
+url, root = sys.argv[1:]
 index_diff.PAGE = 6
 real, left = index_diff.correct, 1
 def correct(*arguments):
@@ -198,7 +203,7 @@ def correct(*arguments):
         os._exit(9)
     return real(*arguments)
 index_diff.correct = correct
-Reindex(Index(url), LocalFiles(Path(root)), Path(work), grace=0).run()
+Reindex(Index(url), LocalFiles(Path(root)), grace=0).run()
 """
 
 
@@ -211,11 +216,11 @@ def test_a_run_that_was_killed_is_made_up_for_by_the_next(
         send(storage, *series_of(number))
     before = rows(index)
     lose(index)
-    command = [sys.executable, "-c", DIE, database_url, str(tmp_path / "files"), str(tmp_path / "work")]
+    command = [sys.executable, "-c", DIE, database_url, str(tmp_path / "files")]
     died = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=60, check=False)
     assert died.returncode == 9
     assert len(rows(index)["image"]) == 6
-    assert len(list((tmp_path / "work").iterdir())) == 1
+    assert len(scratch_folders(tmp_path)) == 1
     assert reindex(index, files, tmp_path).added == 9
     assert rows(index) == before
-    assert list((tmp_path / "work").iterdir()) == []
+    assert scratch_folders(tmp_path) == []

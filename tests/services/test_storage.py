@@ -549,11 +549,11 @@ class TestAStepThatFails:
         monkeypatch.setattr(writer, "find", gone)
         with pytest.raises(IndexUnavailable):
             send(storage, instance())
-        storage.settle_doubts()
-        assert storage.has_doubts
+        storage.check_uncertain_files()
+        assert storage.has_uncertain_files
         monkeypatch.undo()
-        storage.settle_doubts()
-        assert not storage.has_doubts
+        storage.check_uncertain_files()
+        assert not storage.has_uncertain_files
         assert house.is_empty()
 
     def test_of_the_index_when_it_is_gone_after_a_commit(self, house: House, monkeypatch):
@@ -572,7 +572,7 @@ class TestAStepThatFails:
         monkeypatch.undo()
         assert house.data() == instance()
         assert send(storage, instance()).duplicate
-        storage.settle_doubts()
+        storage.check_uncertain_files()
         assert house.data() == instance()
 
     @pytest.mark.parametrize("policy", ["keep", "replace"])

@@ -1,38 +1,43 @@
-"""Status codes by name, and the one table that says which code an error of the core is on the wire.
+"""The status of each error, by service; `pacs.dicom.status` has the table of all status codes.
 
-PS3.7 Annex C gives the general codes, PS3.4 B.2.3, C.4.1.1.4, C.4.2.1.5, C.4.3.1.4 and J.3.2 those of each
-service. Codes of a range (A7xx, A9xx, Cxxx) are ours to assign; the conformance statement prints them from here.
+Codes of the ranges A7xx, A9xx and Cxxx are for each implementation to assign; the conformance statement prints them
+from here.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 from pacs import errors
+from pacs.dicom.status import (
+    CANCEL,
+    COERCION,
+    PENDING,
+    PENDING_WITH_UNSUPPORTED_KEYS,
+    SOP_CLASS_NOT_SUPPORTED,
+    STORE_WARNINGS,
+    SUBOPERATIONS_FAILED,
+    SUBOPERATIONS_WARNING,
+    SUCCESS,
+    UNRECOGNIZED_OPERATION,
+    Service,
+)
 
-SUCCESS = 0x0000
-CANCEL = 0xFE00
-PENDING = 0xFF00
-PENDING_WITH_UNSUPPORTED_KEYS = 0xFF01
-COERCION = 0xB000
-SUBOPERATIONS_WARNING = 0xB000
-SUBOPERATIONS_FAILED = 0xA702
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-UNRECOGNIZED_OPERATION = 0x0211
-
-STORE_WARNINGS = frozenset({0xB000, 0xB006, 0xB007, 0x0107, 0x0116})
-"""The answers of a C-STORE sub-operation that count as warning (V5)."""
-
-
-class Service(Enum):
-    """The services whose responses carry a status."""
-
-    ECHO = "C-ECHO"
-    STORE = "C-STORE"
-    FIND = "C-FIND"
-    MOVE = "C-MOVE"
-    GET = "C-GET"
-    COMMIT = "N-ACTION"
-
+__all__ = [
+    "CANCEL",
+    "COERCION",
+    "PENDING",
+    "PENDING_WITH_UNSUPPORTED_KEYS",
+    "SOP_CLASS_NOT_SUPPORTED",
+    "STATUS_OF",
+    "STORE_WARNINGS",
+    "SUBOPERATIONS_FAILED",
+    "SUBOPERATIONS_WARNING",
+    "SUCCESS",
+    "UNRECOGNIZED_OPERATION",
+    "Refusal",
+    "Service",
+    "refusal",
+    "unexpected",
+]
 
 _EVERYWHERE: dict[type[errors.PacsError], int] = {
     errors.NotAuthorized: 0x0124,
@@ -75,7 +80,7 @@ _COMMIT: dict[type[errors.PacsError], int] = {
     errors.Cancelled: CANCEL,
     errors.PacsError: 0x0110,
 }
-"""PS3.7 10.1.4.1.10 has no ranges of our own; 0131 is the Failure Reason of PS3.3 C.14.1.1 for the same."""
+"""PS3.7 10.1.4.1.10 has no ranges for own codes; 0131 is the Failure Reason of PS3.3 C.14.1.1 for the same error."""
 
 STATUS_OF: dict[Service, dict[type[errors.PacsError], int]] = {
     Service.ECHO: _EVERYWHERE,
@@ -85,12 +90,12 @@ STATUS_OF: dict[Service, dict[type[errors.PacsError], int]] = {
     Service.GET: _EVERYWHERE | _RETRIEVE,
     Service.COMMIT: _COMMIT,
 }
-"""Which status an error is, by service; an error class not listed takes the code of its nearest base class."""
+"""The status of each error, by service; an error class not listed has that of its nearest base class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a failure response says: its status, Error Comment (0000,0902) and Offending Element (0000,0901)."""
+    """The status, Error Comment (0000,0902) and Offending Element (0000,0901) of a failure response."""
 
     status: int
     comment: str
@@ -98,14 +103,14 @@ class Refusal:
 
 
 def unexpected(service: Service) -> Refusal:
-    """The answer of `service` when our own code failed: nothing of the failure is told to the peer."""
+    """Return the response to an unexpected exception: the peer learns no details."""
     return Refusal(0x0110 if service is Service.COMMIT else 0xC001, "Unable to process, see the server's log", ())
 
 
 def refusal(service: Service, error: errors.PacsError) -> Refusal:
-    """How `service` answers `error`."""
+    """Return the response of `service` to `error`."""
     table = STATUS_OF[service]
     status = next(table[base] for base in type(error).__mro__ if base in table)
     if status == CANCEL:
-        return Refusal(CANCEL, "", ())  # has no related fields (PS3.4 Tables C.4-1 to C.4-3)
+        return Refusal(CANCEL, "", ())  # without related fields (PS3.4 Tables C.4-1 to C.4-3)
     return Refusal(status, error.comment, error.tags)

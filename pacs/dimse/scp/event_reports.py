@@ -1,7 +1,7 @@
-"""Reports of storage commitment by N-EVENT-REPORT (PS3.4 J.3.3, PS3.7 10.1.1), from one thread of each process.
+"""Reports of storage commitment by N-EVENT-REPORT (PS3.4 J.3.3, PS3.7 10.1.1), from one thread in each process.
 
-A transaction that was asked for here is reported on the association of its request, if that is idle soon afterwards.
-All others, and those whose requester has released, are reported on an association of our own to the peer.
+The report of a transaction that was requested in this process is sent on the association of the request if that becomes
+idle soon. All others, and those whose requestor has released, are sent on an association that this server requests.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from pacs.errors import (
     UnknownDestination,
 )
 from pacs.observability.events import CommitmentReported, Notice
-from pacs.services.commitment import Claim, Commitments, LostClaim, Verified
+from pacs.services.commitment import Claim, Commitments, LostClaim, VerifiedTransaction
 from pacs.services.peers import Peer
 from pacs.support.cancellation import Cancellation
 from pacs.support.wakeup import WakeUp
@@ -43,28 +43,28 @@ ALL_COMMITTED, FAILURES_EXIST = 1, 2
 """The Event Type ID of a report (PS3.4 Table J.3-2)."""
 
 MESSAGE_ID = 1
-"""Of the only request on an association of our own."""
+"""The Message ID of the only request on an association that this server requests."""
 
-LOOKS_EVERY = 30.0
-"""Seconds after which the index is asked again what is due: other processes enter transactions too."""
+POLL_SECONDS = 30.0
+"""Seconds between two looks for due transactions in the index: other processes add transactions too."""
 
-MARGIN = 10.0
-"""Seconds that a claim holds longer than what is done with it may take."""
+CLAIM_MARGIN = 10.0
+"""Seconds that a claim lasts longer than the work it is held for may take."""
 
 RELEASE_SECONDS = 2.0
-"""Seconds a peer has to answer our release: a stop waits for it."""
+"""Seconds for a peer to answer an A-RELEASE-RQ: a stop waits for it."""
 
 STOP_SECONDS = 5.0
-"""How long a stop waits for the thread, which may be in what nobody can end: a name server, a file system."""
+"""Seconds that a stop waits for the thread, which may hang in a name server or a file system."""
 
-PAUSE = 5.0
-"""Seconds until the next attempt to do anything when the index does not answer."""
+RETRY_SECONDS = 5.0
+"""Seconds until the next attempt after the index did not answer."""
 
 
-class _Asked(NamedTuple):
-    """A transaction, the ID of the association of its request, and what we have to say on that, while it is there.
+class _Scheduled(NamedTuple):
+    """A claimed transaction, and the SCP requests of the association on which it was requested.
 
-    Nothing here keeps an association: its buffers would stay until the turn of the transaction comes.
+    The association itself is not referenced: its buffers would stay in memory until it is the transaction's turn.
     """
 
     claim: Claim
@@ -73,9 +73,9 @@ class _Asked(NamedTuple):
 
 
 class EventReporter:
-    """Verifies and reports what was asked for. `start` begins, `stop` ends it; both may be left out.
+    """Verifies requested transactions and reports them, between `start` and `stop`.
 
-    `idle` is after how many seconds without a message a report goes on the association of the request, 0 for never.
+    A report is sent on the association of its request when that has been idle for `idle` seconds, never if 0.
     """
 
     def __init__(
@@ -97,21 +97,20 @@ class EventReporter:
         self._idle = idle
         self._limits = limits or Limits()
         self._state = threading.Condition()
-        self._asked: dict[str, deque[_Asked]] = {}
-        """By peer, what was asked for on an association that may still be there; those who are no peers are one."""
-        self._is_asked_next = True
-        """Whether it is their turn, and not that of what is due."""
-        self._is_new = False
-        """Whether there may be something to claim that was not there before."""
+        self._scheduled: dict[str, deque[_Scheduled]] = {}
+        """By peer, in the order of their turns; all AEs that are not among the peers share one turn."""
+        self._prefers_scheduled = True
+        """Whether the next transaction is a scheduled one rather than one that is due in the index."""
+        self._is_woken = False
         self._cancellation = Cancellation()
         self._wake_up: WakeUp | None = None
-        """Wakes the thread when it waits for a peer."""
+        """Wakes the thread while it waits for a peer."""
         self._thread: threading.Thread | None = None
 
-    # --- for the house, and for those who take requests in ------------------------------------------------------
+    # --- called by other threads --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to verify and report, the first time or again after a stop."""
+        """Start the thread, also again after a stop."""
         self._cancellation, self._wake_up = Cancellation(), WakeUp()
         self._thread = threading.Thread(
             target=self._run, args=(self._cancellation,), name="pacs-commitment", daemon=True
@@ -119,15 +118,15 @@ class EventReporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and leave what is not done to the next who starts. Twice does no harm."""
+        """Stop the thread; another process, or the next start, goes on with the transactions. May be called twice."""
         self._cancellation.cancel("stopping")
         self._wake()
         thread, self._thread = self._thread, None
         if thread is not None and self._wake_up is not None:
             self._wake_up.wake()
             thread.join(STOP_SECONDS)
-            if thread.is_alive():  # its claim runs out, and the process ends without it
-                logging.getLogger("pacs").warning("the storage commitments do not stop in time: they are left")
+            if thread.is_alive():  # its claim expires, and the process ends without it
+                logging.getLogger("pacs").warning("storage commitment: the running report is left to the next start")
             else:
                 self._wake_up.close()
 
@@ -136,26 +135,16 @@ class EventReporter:
         if self._idle:
             association.scp_requests.expect()
             with self._state:
-                waiting = self._asked.setdefault(claim.peer if self._commitments.is_peer(claim.peer) else "", deque())
-                waiting.append(_Asked(claim, association.id, weakref.ref(association.scp_requests)))
+                peer = claim.peer if self._commitments.is_peer(claim.peer) else ""
+                scheduled = _Scheduled(claim, association.id, weakref.ref(association.scp_requests))
+                self._scheduled.setdefault(peer, deque()).append(scheduled)
                 self._state.notify_all()
         else:
             self._release(claim)
 
-    def _next_asked(self) -> "_Asked | None":
-        """What was asked first by the peer whose turn it is. Under the lock."""
-        if not self._asked:
-            return None
-        peer = next(iter(self._asked))
-        waiting = self._asked.pop(peer)
-        found = waiting.popleft()
-        if waiting:
-            self._asked[peer] = waiting  # behind the others
-        return found
-
     def _wake(self) -> None:
         with self._state:
-            self._is_new = True
+            self._is_woken = True
             self._state.notify_all()
 
     # --- the thread ---------------------------------------------------------------------------------------------
@@ -163,81 +152,93 @@ class EventReporter:
     def _run(self, cancellation: Cancellation) -> None:
         while not cancellation.requested:
             try:
-                self._work()
+                self._report_next()
             except (Cancelled, LostClaim):
                 continue
             except IndexUnavailable as error:
-                logging.getLogger("pacs").warning("storage commitments wait: %s", error.comment)
-                self._sleep(PAUSE)
+                logging.getLogger("pacs").warning("storage commitment waits for the index: %s", error.comment)
+                self._sleep(RETRY_SECONDS)
             except Exception:
-                logging.getLogger("pacs").exception("storage commitments wait: a report failed")
-                self._sleep(PAUSE)
-        while (asked := self._next_asked()) is not None:
-            self._release(asked.claim)
+                logging.getLogger("pacs").exception("storage commitment: a report failed")
+                self._sleep(RETRY_SECONDS)
+        while (scheduled := self._next_scheduled()) is not None:
+            self._release(scheduled.claim)
 
-    def _work(self) -> None:
-        """Do one thing, or wait until there is one to do. Raises LostClaim, IndexUnavailable, Cancelled."""
+    def _report_next(self) -> None:
+        """Report one transaction, or wait until there may be one. Raises LostClaim, IndexUnavailable, Cancelled."""
         with self._state:
-            self._is_new = False
-            is_asked_next, self._is_asked_next = self._is_asked_next, True
-            asked = self._next_asked() if is_asked_next else None
-        if asked is not None:
-            self._is_asked_next = False
-            self._see_to(asked.claim, asked)
+            self._is_woken = False
+            prefers_scheduled, self._prefers_scheduled = self._prefers_scheduled, True
+            scheduled = self._next_scheduled() if prefers_scheduled else None
+        if scheduled is not None:
+            self._prefers_scheduled = False
+            self._report(scheduled.claim, scheduled)
             return
-        until_due = self._commitments.until_due()
-        if until_due is None or until_due > 0:
-            self._sleep(LOOKS_EVERY if until_due is None else min(LOOKS_EVERY, until_due))
+        seconds = self._commitments.seconds_until_due()
+        if seconds is None or seconds > 0:
+            self._sleep(POLL_SECONDS if seconds is None else min(POLL_SECONDS, seconds))
         elif (claim := self._commitments.claim()) is not None:
-            self._see_to(claim, None)
+            self._report(claim, None)
+
+    def _next_scheduled(self) -> _Scheduled | None:
+        """Take the first transaction of the peer whose turn it is. The caller holds the lock."""
+        if not self._scheduled:
+            return None
+        peer = next(iter(self._scheduled))
+        waiting = self._scheduled.pop(peer)
+        found = waiting.popleft()
+        if waiting:
+            self._scheduled[peer] = waiting  # behind the others
+        return found
 
     def _sleep(self, seconds: float) -> None:
         with self._state:
-            self._state.wait_for(lambda: self._is_new or self._asked or self._cancellation.requested, seconds)
+            self._state.wait_for(lambda: self._is_woken or self._scheduled or self._cancellation.requested, seconds)
 
-    def _see_to(self, claim: Claim, asked: "_Asked | None") -> None:
+    def _report(self, claim: Claim, scheduled: _Scheduled | None) -> None:
+        """Report on the association of the request if possible, otherwise on a new one."""
         try:
-            if asked is None or not self._is_left_to(asked):
-                self._on_one_of_ours(claim)
+            if scheduled is None or not self._submit(scheduled):
+                self._report_on_new_association(claim)
         except Cancelled:
             self._release(claim)
             raise
         except PacsError:
             raise
         except Exception:
-            logging.getLogger("pacs").exception("a report of storage commitment failed")
-            self._failed(claim, "is not told of a storage commitment: a failure of the server itself, see its log")
+            logging.getLogger("pacs").exception("storage commitment: a report failed")
+            self._retry(claim, "cannot be told of a storage commitment: internal error, see the log")
 
     # --- on the association of the request ----------------------------------------------------------------------
 
-    def _is_left_to(self, asked: "_Asked") -> bool:
-        """Verify, and leave the report to the thread that owns the association, if that is there still."""
-        scp_requests, claim = asked.scp_requests(), asked.claim
+    def _submit(self, scheduled: _Scheduled) -> bool:
+        """Verify, and leave the report to the thread that owns the association. Return False if it has ended."""
+        scp_requests, claim = scheduled.scp_requests(), scheduled.claim
         if scp_requests is None or scp_requests.is_over:
             return False
         scp_request = None
         try:
-            self._verified(claim)
+            self._verify(claim)
             seconds = self._idle + self._limits.message
-            self._commitments.keep(claim, seconds + MARGIN)
-            ended = self._ended(claim, asked.association_id)
+            self._commitments.extend(claim, seconds + CLAIM_MARGIN)
+            ended = self._ended(claim, scheduled.association_id)
             scp_request = ScpRequest(self._idle, time.monotonic() + seconds, self._sender(claim), ended)
         finally:
-            is_given = scp_requests.submit(scp_request)
-        return is_given
+            is_submitted = scp_requests.submit(scp_request)
+        return is_submitted
 
     def _sender(self, claim: Claim) -> Callable[[Association, int], bool]:
         def send(association: Association, message_id: int) -> bool:
             limits = self._limits
             try:
-                verified = self._commitments.verified(claim)
-                self._commitments.keep(claim, limits.write + limits.message + MARGIN)
+                verified = self._commitments.verify(claim)
+                self._commitments.extend(claim, limits.write + limits.message + CLAIM_MARGIN)
             except (IndexUnavailable, LostClaim):
-                return False  # the claim runs out, and somebody else tries
-            # A stop ends the association, and what is sent on it.
-            self._send(association, message_id, verified, _bounded(Cancellation(), limits.write))
-            with contextlib.suppress(IndexUnavailable, LostClaim):  # the claim holds longer then
-                self._commitments.keep(claim, limits.message + MARGIN)
+                return False  # the claim expires, and another attempt follows
+            # A stop ends the association, and what is being sent on it.
+            self._send(association, message_id, verified, _time_limit(Cancellation(), limits.write))
+            with contextlib.suppress(IndexUnavailable, LostClaim):  # the claim lasts longer then
+                self._commitments.extend(claim, limits.message + CLAIM_MARGIN)
             return True
 
         return send
@@ -246,55 +247,48 @@ class EventReporter:
         def ended(code: int | None) -> None:
             try:
                 if code == status.SUCCESS:
-                    self._acknowledged(claim, self._commitments.noted(claim), association_id)
-                else:  # at once on an association of our own: here it may not be expected
+                    self._acknowledged(claim, self._commitments.last_verified(claim), association_id)
+                else:  # report on a new association at once: the peer may not expect it on this one
                     self._commitments.release(claim)
             except LostClaim:  # the response is late
-                self._commitments.reported(claim)
+                self._commitments.finish(claim)
             except IndexUnavailable as error:
-                logging.getLogger("pacs").warning("the end of a storage commitment is not noted: %s", error.comment)
+                logging.getLogger("pacs").warning("end of a storage commitment not saved: %s", error.comment)
             self._wake()
 
         return ended
 
-    # --- on an association of our own ---------------------------------------------------------------------------
+    # --- on a new association -----------------------------------------------------------------------------------
 
-    def _on_one_of_ours(self, claim: Claim) -> None:
+    def _report_on_new_association(self, claim: Claim) -> None:
         try:
-            peer = self._destination(claim.peer)  # before anything is read for one that cannot be told
-            verified = self._verified(claim)
-            self._commitments.keep(claim, self._seconds + RELEASE_SECONDS + MARGIN)
-            code = self._report(peer, verified)
+            peer = self._destination(claim.peer)  # before any file is read
+            verified = self._verify(claim)
+            self._commitments.extend(claim, self._seconds + RELEASE_SECONDS + CLAIM_MARGIN)
+            code = self._exchange(peer, verified)
         except UnknownDestination:
-            self._stranger(claim)
+            self._retry_unknown(claim)
         except (DestinationUnreachable, AssociationLost) as error:
-            self._failed(claim, f"cannot be told of a storage commitment: {error.comment}", is_peer=True)
+            self._retry(claim, f"cannot be told of a storage commitment: {error.comment}", is_unreachable=True)
         else:
             if code == status.SUCCESS:
                 self._acknowledged(claim, verified, "")
             else:
-                self._failed(claim, f"answers the report of a storage commitment with status 0x{code:04X}")
-
-    def _stranger(self, claim: Claim) -> None:
-        """Have it tried again for a short time; said once, and when it is given up: there may be many of them."""
-        given_up = self._commitments.failed(claim, is_peer=True)
-        if claim.attempts and not given_up:
-            return
-        mend = f"`pacs peers add {claim.peer} HOST PORT`, and have the server read its configuration again"
-        self._say(claim, f"asked for storage commitment and is not among the peers: {mend}", given_up)
+                self._retry(claim, f"answered the report of a storage commitment with status 0x{code:04X}")
 
     @property
     def _seconds(self) -> float:
-        """How long a report on an association of our own may take, from the connection to the response."""
+        """The most seconds from the connection to the response."""
         limits = self._limits  # with TLS there are two negotiations
         return limits.connect + 2 * limits.negotiation + limits.write + limits.message
 
-    def _report(self, peer: Peer, verified: Verified) -> int:
-        """The status a peer answers its report with. Raises DestinationUnreachable, AssociationLost, Cancelled.
+    def _exchange(self, peer: Peer, verified: VerifiedTransaction) -> int:
+        """Send a report and return the status of the response.
 
-        We propose to be SCP, though we are the requestor (PS3.4 J.3.3, PS3.7 D.3.3.4).
+        This server requests the association and proposes the role of SCP (PS3.4 J.3.3, PS3.7 D.3.3.4). Raises
+        DestinationUnreachable, AssociationLost, Cancelled.
         """
-        wait_context = _bounded(self._cancellation, self._seconds, self._wake_up)
+        wait_context = _time_limit(self._cancellation, self._seconds, self._wake_up)
         association = establishment.request(
             peer.host,
             peer.port,
@@ -320,12 +314,14 @@ class EventReporter:
             raise AssociationLost("The peer does not answer the report")
         return answer.command.status
 
-    # --- both ---------------------------------------------------------------------------------------------------
+    # --- on both ------------------------------------------------------------------------------------------------
 
-    def _verified(self, claim: Claim) -> Verified:
-        return self._commitments.verified(claim, self._cancellation)
+    def _verify(self, claim: Claim) -> VerifiedTransaction:
+        return self._commitments.verify(claim, self._cancellation)
 
-    def _send(self, association: Association, message_id: int, verified: Verified, wait_context: WaitContext) -> None:
+    def _send(
+        self, association: Association, message_id: int, verified: VerifiedTransaction, wait_context: WaitContext
+    ) -> None:
         """Send an N-EVENT-REPORT-RQ. Raises AssociationLost, Cancelled: the association is aborted then."""
         context = next(
             each for each in association.contexts.values() if each.abstract_syntax == STORAGE_COMMITMENT and each.as_scp
@@ -341,8 +337,9 @@ class EventReporter:
         data = encode_report(report, self._ae_title, context.transfer_syntax)
         association.send(context.id, command, data, wait_context=wait_context)
 
-    def _acknowledged(self, claim: Claim, verified: Verified, association: str) -> None:
-        if not self._commitments.reported(claim):
+    def _acknowledged(self, claim: Claim, verified: VerifiedTransaction, association: str) -> None:
+        """Finish a transaction whose report was answered with Success."""
+        if not self._commitments.finish(claim):
             return
         report = verified.report
         self._publish(
@@ -355,26 +352,38 @@ class EventReporter:
             )
         )
 
-    def _failed(self, claim: Claim, why: str, *, is_peer: bool = False) -> None:
-        """Have it tried again later, or say that it was given up."""
-        self._say(claim, why, self._commitments.failed(claim, is_peer=is_peer))
+    def _retry(self, claim: Claim, reason: str, *, is_unreachable: bool = False) -> None:
+        """Report again later, unless the transaction is too old."""
+        self._publish_failure(claim, reason, self._commitments.retry(claim, is_unreachable=is_unreachable))
 
-    def _say(self, claim: Claim, why: str, given_up: int) -> None:
-        what = f"; reports given up: {given_up}" if given_up else "; it is tried again"
-        self._publish(Notice(sentence=f"{claim.peer} {why}{what}"))
+    def _retry_unknown(self, claim: Claim) -> None:
+        """Report to an AE that is not among the peers later: it may be added soon.
+
+        There may be many of them: only the first failure and the last are published.
+        """
+        given_up = self._commitments.retry(claim, is_unreachable=True)
+        if claim.attempts and not given_up:
+            return
+        remedy = f"add it with `pacs peers add {claim.peer} HOST PORT` and reload the configuration (SIGHUP)"
+        reason = f"requested storage commitment and is not among the peers: {remedy}"
+        self._publish_failure(claim, reason, given_up)
+
+    def _publish_failure(self, claim: Claim, reason: str, given_up: int) -> None:
+        then = f"reports given up: {given_up}" if given_up else "the report is sent again later"
+        self._publish(Notice(sentence=f"{claim.peer} {reason}; {then}"))
 
     def _release(self, claim: Claim) -> None:
         try:
             self._commitments.release(claim)
         except PacsError as error:
-            logging.getLogger("pacs").warning("a storage commitment waits: %s", error.comment)
+            logging.getLogger("pacs").warning("a storage commitment is delayed: %s", error.comment)
         self._wake()
 
 
-def _bounded(cancellation: Cancellation, seconds: float, wake_up: WakeUp | None = None) -> WaitContext:
-    """A wait_context that ends whatever is waited for when so many seconds are over, by PeerTimeout.
+def _time_limit(cancellation: Cancellation, seconds: float, wake_up: WakeUp | None = None) -> WaitContext:
+    """Return a context that ends waits after some seconds, with PeerTimeout.
 
-    Each mebibyte has its own time to be written; a report of several must not outlast the claim to it.
+    `limits.write` holds for each mebibyte; a report of several must not take longer than the claim lasts.
     """
 
     def end() -> None:

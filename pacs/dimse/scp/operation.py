@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from pacs.dicom.status import status_class
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command
@@ -13,7 +14,7 @@ from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Refusal, Service
 from pacs.errors import AssociationLost, PacsError
 from pacs.observability.audit import NOTHING, Auditor, Record
-from pacs.observability.events import Event, OperationFinished, status_class
+from pacs.observability.events import Event, OperationFinished
 from pacs.support.cancellation import Cancellation
 
 Publish = Callable[[Event], None]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pacs.dicom.sop_classes import STORAGE
+from pacs.dicom.status import status_class
 from pacs.observability.events import (
     AssociationAccepted,
     AssociationEnded,
@@ -20,7 +21,6 @@ from pacs.observability.events import (
     InstanceStored,
     OperationFinished,
     SubOperationFinished,
-    status_class,
 )
 from pacs.observability.metrics.counters import Region
 
