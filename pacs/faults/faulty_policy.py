@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-
 from pacs.dimse.association.establishment import Caller, Policy
 from pacs.dimse.upper.rejections import NO_REASON, Rejection, rejecting
 from pacs.dimse.upper.user_information import (
     Agreement,
+    AssociatePrimitive,
     extended_of,
     implementation_of,
     max_pdu_of,
@@ -45,7 +44,9 @@ class FaultyPolicy:
         self.chosen: ChosenFaults | None = None
         """The faults that apply to the association."""
 
-    def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+    def answer(
+        self, request: AssociatePrimitive, caller: Caller, max_pdu: int
+    ) -> tuple[AssociatePrimitive, Agreement] | Rejection:
         """Answer as a policy. Raises AssociationLost if a fault ends the connection instead."""
         self.requested = describe_request(request, caller, self._address)
         self.chosen = self._choose(MessageInfo("association", caller.ae_title, caller.called_ae_title))
@@ -78,7 +79,7 @@ class FaultyPolicy:
             raise AssociationLost("The association was aborted by a fault")
 
 
-NegotiationResult = tuple[A_ASSOCIATE, Agreement] | Rejection
+NegotiationResult = tuple[AssociatePrimitive, Agreement] | Rejection
 
 
 def _apply_fault(answer: NegotiationResult, fault: Fault) -> NegotiationResult:
@@ -102,7 +103,7 @@ def _is_refused(abstract_syntax: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(abstract_syntax, each) for each in patterns)
 
 
-def describe_request(request: A_ASSOCIATE, caller: Caller, address: tuple[str, int]) -> AssociationRequest:
+def describe_request(request: AssociatePrimitive, caller: Caller, address: tuple[str, int]) -> AssociationRequest:
     """Return an association request in plain values."""
     return AssociationRequest(
         calling_ae_title=caller.ae_title,

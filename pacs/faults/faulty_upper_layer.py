@@ -284,8 +284,8 @@ class FaultyUpperLayer(UpperLayer):
         return pdu[:-3] + bytes(self.reject_codes)
 
     def _drop(self) -> None:
-        self.wire.cut()
-        self.vanished()
+        self.wire.shut_down()
+        self.connection_lost()
 
 
 def _split_pdus(encoded: bytes) -> Iterator[bytes]:

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pynetdicom import pdu
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-
 from pacs.dimse.messages.message import COMMAND, Assembler, Command, Message, pdvs
-from pacs.dimse.upper.pdus import InvalidPDU, decode
+from pacs.dimse.upper.pdus import ASSOCIATE_AC, ASSOCIATE_RQ, InvalidPDU, decode
 from pacs.dimse.upper.user_information import (
+    AssociatePrimitive,
     Context,
     ProposedContext,
     extended_of,
@@ -138,9 +136,9 @@ class Sniffer:
         if kind == 0x04:
             yield from direction.messages(memoryview(encoded)[6:])
         elif kind == 0x01:
-            yield self._read_request(decode(pdu.A_ASSOCIATE_RQ, encoded).to_primitive())
+            yield self._read_request(decode(ASSOCIATE_RQ, encoded).to_primitive())
         elif kind == 0x02:
-            yield self._read_answer(decode(pdu.A_ASSOCIATE_AC, encoded).to_primitive())
+            yield self._read_answer(decode(ASSOCIATE_AC, encoded).to_primitive())
         elif kind == 0x03 and len(encoded) >= 10:
             yield AssociateRJ(*encoded[7:10])
         elif kind in _ENDS:
@@ -148,7 +146,7 @@ class Sniffer:
         else:
             raise InvalidPDU
 
-    def _read_request(self, request: A_ASSOCIATE) -> AssociateRQ:
+    def _read_request(self, request: AssociatePrimitive) -> AssociateRQ:
         contexts = proposed_contexts(request)
         self._proposed |= {each.id: each for each in contexts}
         return AssociateRQ(
@@ -161,7 +159,7 @@ class Sniffer:
             implementation=implementation_of(request),
         )
 
-    def _read_answer(self, answer: A_ASSOCIATE) -> AssociateAC:
+    def _read_answer(self, answer: AssociatePrimitive) -> AssociateAC:
         results = answer.presentation_context_definition_results_list
         contexts = tuple(
             ContextResult(

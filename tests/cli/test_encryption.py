@@ -211,7 +211,7 @@ def test_what_is_wrong_with_a_certificate_is_said_before_anything_is_served(tmp_
     (tmp_path / "noise.pem").write_text("noise")
     for changed, why in (
         ({"tls.certificate": "/nowhere.pem"}, r"tls\.certificate = '/nowhere\.pem': cannot be read"),
-        ({"tls.key": other.key}, "the key is that of another certificate"),
+        ({"tls.key": other.key}, "the key belongs to another certificate"),
         ({"tls.certificate": str(tmp_path / "noise.pem")}, "in PEM"),
         ({"tls.ca": str(tmp_path / "noise.pem"), "tls.client_certificates": "required"}, r"tls\.ca"),
         ({"tls.ca": "", "tls.client_certificates": "required"}, r"expected tls\.ca"),

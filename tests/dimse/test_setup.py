@@ -90,7 +90,7 @@ def test_p16_what_is_remembered_changes_no_context(proposed, asked):
     encoded = raw.associate_rq(numbered, extra=extra)
     expected = decoded_by_pynetdicom(encoded)
     for _ in range(2):
-        primitive = pdus.decode(pdu.A_ASSOCIATE_RQ, encoded).to_primitive()
+        primitive = pdus.decode(pdus.ASSOCIATE_RQ, encoded).to_primitive()
         ours, theirs = (each.presentation_context_definition_list for each in (primitive, expected))
         assert list(map(told, ours)) == list(map(told, theirs))
         if all(syntaxes for _, syntaxes in proposed):
@@ -106,7 +106,7 @@ def test_p16_the_answer_to_128_contexts_is_the_same_to_the_byte():
     expected = accepting(request)
     expected.presentation_context_definition_results_list = negotiated_by_pynetdicom(request)
     for _ in range(2):
-        answer = accepting(pdus.decode(pdu.A_ASSOCIATE_RQ, encoded).to_primitive())
+        answer = accepting(pdus.decode(pdus.ASSOCIATE_RQ, encoded).to_primitive())
         assert encoded_answer(answer) == encoded_answer(expected)
 
 
@@ -121,16 +121,16 @@ def encoded_answer(primitive: A_ASSOCIATE) -> bytes:
 def test_p6_a_context_of_an_even_id_is_refused_however_often_it_comes(number):
     """What is remembered of its inside makes its ID no better."""
     good, bad = (raw.associate_rq([(each, FIND, [raw.EXPLICIT])]) for each in (1, number))
-    pdus.decode(pdu.A_ASSOCIATE_RQ, good)
+    pdus.decode(pdus.ASSOCIATE_RQ, good)
     with pytest.raises(pdus.InvalidPDU):
-        pdus.decode(pdu.A_ASSOCIATE_RQ, bad)
+        pdus.decode(pdus.ASSOCIATE_RQ, bad)
 
 
 def test_p6_what_is_remembered_of_requests_is_bounded():
     """Neither how many contexts nor how long they are: a hostile peer cannot fill our memory."""
     many = ".".join(["1.2.840.10008.1"] + ["1"] * 24)
     before = pdus._context_of.cache_info().currsize
-    pdus.decode(pdu.A_ASSOCIATE_RQ, raw.associate_rq([(1, FIND, [many] * 100)]))
+    pdus.decode(pdus.ASSOCIATE_RQ, raw.associate_rq([(1, FIND, [many] * 100)]))
     assert pdus._context_of.cache_info().currsize == before
     assert pdus._context_of.cache_info().maxsize == 1024
     assert acceptor_policy._answer.cache_info().maxsize == 4096

@@ -14,7 +14,7 @@ from pynetdicom import fsm
 
 from pacs.dimse.association.association import Limits
 from pacs.dimse.upper import upper_layer
-from pacs.dimse.upper.pdus import Received
+from pacs.dimse.upper.pdus import ReceivedPDU
 from tests.dimse import raw
 from tests.dimse.conftest import Archive, Serve
 from tests.dimse.raw import (
@@ -423,7 +423,7 @@ def test_the_state_machine_finds_all_it_looks_for() -> None:
             connection = socket.create_connection(listener.getsockname())
             layer = upper_layer.UpperLayer(connection, is_requestor=True, artim=1.0, max_pdu=16384)
             layer._machine.transition(state)
-            layer._provider.received(Received(released()))
+            layer._provider.set_received(ReceivedPDU(released()))
             layer._provider.to_provider_queue.put(primitive_for(event))
             layer._machine.do_action(event)
             layer.wire.close()

@@ -326,7 +326,7 @@ class Association:
     def _lose(self) -> NoReturn:
         """Note that the connection is gone. Raises AssociationLost."""
         self.process_input()  # the A-ABORT may be there that says why
-        self._upper.vanished()
+        self._upper.connection_lost()
         self._incoming.end(LOST)
         raise self._over()
 
@@ -398,7 +398,7 @@ class Association:
             finally:
                 self._lock.release()
         if threading.get_ident() != self._owner:
-            self._upper.wire.cut()
+            self._upper.wire.shut_down()
 
     def close(self) -> None:
         """Give the socket back, after an abort where the association is not over. Only for its owner.

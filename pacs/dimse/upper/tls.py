@@ -1,6 +1,6 @@
-"""TLS under an association (PS3.15 B.9, B.10): a wire that encrypts, and the contexts it is made with.
+"""TLS under an association (PS3.15 B.9, B.10): TLS contexts, and a wire that encrypts.
 
-The profile is BCP 195: TLS 1.2 or newer, forward secrecy and authenticated encryption.
+The profile is BCP 195: TLS 1.2 or newer, with forward secrecy and authenticated encryption.
 """
 
 import hashlib
@@ -18,25 +18,28 @@ from pacs.dimse.upper.wire import Buffer, Wire
 from pacs.errors import ConfigurationError
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2; those of TLS 1.3 all have what the profile asks for."""
+"""The cipher suites of TLS 1.2; those of TLS 1.3 all meet the profile."""
 
-AT_ONCE = 1 << 17
-"""Bytes encrypted at a time."""
+MOST_ENCRYPTED = 1 << 17
+"""The most bytes that are encrypted before they are sent."""
 
 MOST_OVERHEAD = 1 << 17
-"""Encrypted bytes that may come without any that is meant for us, and that we may owe in answer: a record has 16 KiB,
-and TLS has messages of its own that a peer could send for ever."""
+"""The most encrypted bytes that may arrive without application data, or wait to be sent in response.
+
+A record has 16 KiB. Without a limit a peer could send messages of TLS itself for ever.
+"""
 
 _CHUNK = 1 << 16
 
-Events = Callable[[int], None]
-"""Waits until the socket has one of some events of `select.poll`, and raises when that takes too long."""
+WaitFor = Callable[[int], None]
+"""Waits until the socket has one of the given events of `select.poll`; raises when that takes too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificates:
-    """The paths of PEM files: our certificate (with those between it and its root) and its key, and of who signs
-    those of others, '' for none. `of_clients` says whether callers are asked for theirs.
+    """The paths of PEM files, '' for none: our certificate with its chain, its key, and the CA certificates for peers.
+
+    `of_clients` says whether requestors are asked for their certificates.
     """
 
     certificate: str = ""
@@ -45,64 +48,64 @@ class Certificates:
     of_clients: Literal["none", "optional", "required"] = "none"
 
 
-_DEMANDS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_VERIFY_MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
 def acceptor_context(files: Certificates) -> ssl.SSLContext:
-    """How those who call us are answered. Raises ConfigurationError when a file cannot be used."""
+    """Return the context of an acceptor. Raises ConfigurationError when a file cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
-    context.num_tickets = 0  # who waits for data by `select`, as DCMTK does, takes a ticket for some
-    _load_ours(context, files)
+    context.num_tickets = 0  # a peer that waits by `select`, such as DCMTK, would mistake a ticket for data
+    _load_own(context, files)
     if files.of_clients != "none":
-        _load_theirs(context, files.ca)
-    context.verify_mode = _DEMANDS[files.of_clients]
+        _load_ca(context, files.ca)
+    context.verify_mode = _VERIFY_MODES[files.of_clients]
     return context
 
 
 def web_context(files: Certificates) -> ssl.SSLContext:
-    """How browsers and other clients of the web port are answered. Raises ConfigurationError."""
+    """Return the context of the web port. Raises ConfigurationError."""
     return acceptor_context(replace(files, of_clients="none"))
 
 
 def renew(context: ssl.SSLContext, files: Certificates) -> None:
-    """Have a context show the certificate that is in the files now, from the next connection on.
+    """Reload the certificate of a context; it is used from the next connection on.
 
-    Raises ConfigurationError, and nothing has changed then.
+    Raises ConfigurationError; then nothing has changed.
     """
     web_context(files)
-    _load_ours(context, files)
+    _load_own(context, files)
 
 
 def requestor_context(files: Certificates, *, is_pinned: bool) -> ssl.SSLContext:
-    """How peers are called; of one whose certificate is known, `is_pinned`, no signature is asked for.
+    """Return the context of a requestor; with `is_pinned` the peer's certificate is not verified by a CA.
 
     Raises ConfigurationError when a file cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context)
     if files.certificate:
-        _load_ours(context, files)
+        _load_own(context, files)
     if is_pinned:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     elif files.ca:
-        _load_theirs(context, files.ca)
+        _load_ca(context, files.ca)
     else:
         context.load_default_certs()
     return context
 
 
 def valid_until(files: Certificates) -> str:
-    """When our certificate ends, as OpenSSL prints it. Raises ConfigurationError when it is not valid today.
+    """Return the end of our certificate's validity, as OpenSSL prints it. Raises ConfigurationError when it is invalid.
 
-    Python tells that only of a certificate that it has verified: we show it to ourselves.
+    Python gives it only for a verified peer certificate, so this does a handshake between two ends in memory.
     """
-    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    asking.check_hostname = False
-    asking.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    asking.load_verify_locations(files.certificate)
-    to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [asking.wrap_bio(to_them, to_us), web_context(files).wrap_bio(to_us, to_them, server_side=True)]
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(files.certificate)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(to_client, to_server), web_context(files).wrap_bio(to_server, to_client, server_side=True)]
     for each in ends * 3:
         try:
             each.do_handshake()
@@ -115,7 +118,7 @@ def valid_until(files: Certificates) -> str:
 
 
 def fingerprint_of(path: str) -> str:
-    """The SHA-256 fingerprint of the first certificate in a PEM file. Raises ConfigurationError."""
+    """Return the SHA-256 fingerprint of the first certificate in a PEM file. Raises ConfigurationError."""
     try:
         text = Path(path).read_text("ascii")
         first = text[text.index(ssl.PEM_HEADER) : text.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)]
@@ -130,36 +133,36 @@ def _restrict(context: ssl.SSLContext) -> None:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
 
 
-def _load_ours(context: ssl.SSLContext, files: Certificates) -> None:
+def _load_own(context: ssl.SSLContext, files: Certificates) -> None:
     for name, path in (("tls.certificate", files.certificate), ("tls.key", files.key)):
         _require_readable(name, path)
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_passphrase)
-    except _Encrypted as error:
+    except _EncryptedKey as error:
         raise ConfigurationError(f"tls.key = {files.key!r}: expected a key that is not encrypted") from error
     except ssl.SSLError as error:
-        reason = _REASONS.get(error.reason or "", f"one of them is not that ({error.reason})")
+        reason = _REASONS.get(error.reason or "", f"one of the files is invalid ({error.reason})")
         raise ConfigurationError(
             f"tls.certificate = {files.certificate!r}, tls.key = {files.key!r}: expected a certificate and its key in "
             f"PEM, {reason}"
         ) from error
 
 
-class _Encrypted(Exception):
-    """A passphrase was asked for, and there is nobody to ask."""
+class _EncryptedKey(Exception):
+    """OpenSSL asked for a passphrase."""
 
 
 _REASONS = {
-    "KEY_VALUES_MISMATCH": "the key is that of another certificate",
-    "NO_START_LINE": "in one of them there is none",
+    "KEY_VALUES_MISMATCH": "the key belongs to another certificate",
+    "NO_START_LINE": "one of the files has none",
 }
 
 
 def _no_passphrase() -> str:
-    raise _Encrypted
+    raise _EncryptedKey
 
 
-def _load_theirs(context: ssl.SSLContext, ca: str) -> None:
+def _load_ca(context: ssl.SSLContext, ca: str) -> None:
     _require_readable("tls.ca", ca)
     try:
         context.load_verify_locations(ca)
@@ -175,9 +178,9 @@ def _require_readable(name: str, path: str) -> None:
 
 
 class SecureWire(Wire):
-    """A wire whose bytes are encrypted from its `handshake` on. `server_name` is that of the peer we call, else None.
+    """A wire that encrypts, after its `handshake`. A requestor gives the `server_name` of the peer.
 
-    What TLS has decrypted is in no socket: nobody may wait for more before `fill` has said that there is none.
+    Decrypted bytes are no longer in the socket: a caller may wait for input only after `fill` has returned False.
     """
 
     def __init__(
@@ -185,20 +188,21 @@ class SecureWire(Wire):
     ) -> None:
         super().__init__(connection, capacity)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        is_ours = context.protocol == ssl.PROTOCOL_TLS_SERVER
+        is_server = context.protocol == ssl.PROTOCOL_TLS_SERVER
         self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=is_ours, server_hostname=None if is_ours else server_name
+            self._incoming, self._outgoing, server_side=is_server, server_hostname=None if is_server else server_name
         )
         self._unsent = memoryview(b"")
         self._is_ready = False
         self._overhead = 0
-        """Bytes that came since the last that was meant for us."""
+        """Encrypted bytes received since the last application data."""
 
-    # --- the beginning ------------------------------------------------------------------------------------------
+    # --- handshake ----------------------------------------------------------------------------------------------
 
-    def handshake(self, wait_for: Events) -> None:
-        """Agree on keys with the peer. Raises ssl.SSLError when that is not possible, ConnectionError when it is gone,
-        and what `wait_for` raises.
+    def handshake(self, wait_for: WaitFor) -> None:
+        """Do the TLS handshake.
+
+        Raises ssl.SSLError when it fails, ConnectionError when the connection is lost, and what `wait_for` raises.
         """
         while not self._is_ready:
             try:
@@ -208,7 +212,7 @@ class SecureWire(Wire):
                 pass
             except ssl.SSLError:
                 with suppress(ConnectionError):
-                    self._push()  # the alert that says why
+                    self._push()  # the alert with the reason
                 raise
             while not self._push():
                 wait_for(select.POLLOUT)
@@ -219,20 +223,20 @@ class SecureWire(Wire):
 
     @property
     def certificate(self) -> str:
-        """The SHA-256 fingerprint of the certificate the peer has shown, '' for none."""
+        """The SHA-256 fingerprint of the peer's certificate, '' for none."""
         shown = self._tls.getpeercert(binary_form=True)
         return hashlib.sha256(shown).hexdigest() if shown else ""
 
     @property
     def protection(self) -> str:
-        """What is agreed: the version of TLS and the cipher suite."""
+        """The version of TLS and the cipher suite."""
         cipher = self._tls.cipher()
         return f"{self._tls.version()} {cipher[0] if cipher else ''}"
 
-    # --- in -----------------------------------------------------------------------------------------------------
+    # --- input --------------------------------------------------------------------------------------------------
 
     def fill(self) -> bool:
-        """As the base class."""
+        """See `Wire`."""
         while not self.at_end and self._end < len(self._buffer):
             try:
                 count = cast(int, self._tls.read(_CHUNK, self._buffer[self._end :]))  # bytes only without a buffer
@@ -243,7 +247,7 @@ class SecureWire(Wire):
                 if not self._feed():
                     return False
                 continue
-            except ssl.SSLError:  # its end, in order or not: nothing more is to be believed
+            except ssl.SSLError:  # a closed or broken TLS connection: trust no more input
                 count = 0
             self.at_end = count == 0
             self._end += count
@@ -253,8 +257,9 @@ class SecureWire(Wire):
         return False
 
     def _feed(self) -> bool:
-        """Take in what the socket has, still encrypted: whether anything, or the end, came; after an end there is no
-        more, and the handshake has failed.
+        """Read encrypted bytes from the socket. Return whether any, or the end, came.
+
+        An end during the handshake sets `at_end` and returns False.
         """
         try:
             data = self._socket.recv(_CHUNK)
@@ -270,32 +275,32 @@ class SecureWire(Wire):
         self.at_end = not self._is_ready
         return self._is_ready
 
-    # --- out ----------------------------------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------------------------
 
     def write(self, buffers: Sequence[Buffer], wait_for_room: Callable[[], None]) -> None:
-        """As the base class."""
+        """See `Wire`."""
         super().write(buffers, wait_for_room)
         self._push_all(wait_for_room)
 
     def write_each(
         self, messages: Sequence[bytes], wait_for_room: Callable[[], None], wanted: Callable[[], bool]
     ) -> int:
-        """As the base class."""
+        """See `Wire`."""
         sent = super().write_each(messages, wait_for_room, wanted)
         self._push_all(wait_for_room)
         return sent
 
     def _send(self, buffers: Sequence[Buffer]) -> int:
-        """Encrypt some bytes, once all earlier ones are the socket's: how many."""
+        """Encrypt bytes, if all earlier ones are sent. Return how many were encrypted."""
         if not self._is_ready:
-            raise ConnectionError("There is no encryption yet")
+            raise ConnectionError("The TLS handshake is not done")
         if not self._push():
             return 0
         taken = 0
         try:
             for each in buffers:
-                taken += self._tls.write(memoryview(each)[: AT_ONCE - taken]) if len(each) else 0
-                if taken == AT_ONCE:
+                taken += self._tls.write(memoryview(each)[: MOST_ENCRYPTED - taken]) if len(each) else 0
+                if taken == MOST_ENCRYPTED:
                     break
         except ssl.SSLError as error:
             self.is_torn = True
@@ -304,7 +309,7 @@ class SecureWire(Wire):
         return taken
 
     def _push(self) -> bool:
-        """Hand what is encrypted to the socket: whether it has taken all. Raises ConnectionError."""
+        """Send encrypted bytes. Return whether all were sent. Raises ConnectionError."""
         while self._unsent or self._outgoing.pending:
             if not self._unsent:
                 self._unsent = memoryview(self._outgoing.read())
@@ -325,7 +330,7 @@ class SecureWire(Wire):
     # --- the end ------------------------------------------------------------------------------------------------
 
     def end_writing(self) -> None:
-        """As the base class, and say so by TLS."""
+        """Send the TLS close_notify, then see `Wire`."""
         with suppress(ssl.SSLError, ConnectionError, ValueError):
             self._tls.unwrap()
         with suppress(ConnectionError):

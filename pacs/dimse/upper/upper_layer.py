@@ -1,9 +1,9 @@
-"""The DICOM Upper Layer (PS3.8) of one association: PDUs in and out, and pynetdicom's state machine between them.
+"""The DICOM Upper Layer (PS3.8) of one association: reads and writes PDUs and runs pynetdicom's state machine.
 
-pynetdicom brings the state machine's table and actions, and the codecs of all PDUs but P-DATA-TF. What its actions
-touch of its own service provider is played by `_Provider`, which runs no thread and blocks nowhere: what an action
-sends is collected, and written when the action is done. P-DATA in an established association goes past the state
-machine. All private names of pynetdicom that are relied on are in this file.
+pynetdicom provides the table and the actions of the state machine, and the codecs of all PDUs but P-DATA-TF.
+`_Provider` replaces pynetdicom's service provider, which the actions expect: it has no thread, never blocks, and
+collects what an action sends, which is written after the action. P-DATA-TF of an established association bypasses the
+state machine. No other file uses private names of pynetdicom. P-ids such as P6 are explained in docs/checklist.md.
 """
 
 import select
@@ -24,7 +24,18 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
 from pynetdicom.timer import Timer
 from pynetdicom.transport import T_CONNECT
 
-from pacs.dimse.upper.pdus import InvalidPDU, Received, decode
+from pacs.dimse.upper.pdus import (
+    ABORT,
+    ASSOCIATE_AC,
+    ASSOCIATE_RJ,
+    ASSOCIATE_RQ,
+    P_DATA_TF,
+    RELEASE_RP,
+    RELEASE_RQ,
+    InvalidPDU,
+    ReceivedPDU,
+    decode,
+)
 from pacs.dimse.upper.tls import SecureWire
 from pacs.dimse.upper.waiting import wait
 from pacs.dimse.upper.wire import Buffer, Wire
@@ -32,51 +43,50 @@ from pacs.dimse.upper.wire import Buffer, Wire
 Primitive = A_ASSOCIATE | A_RELEASE | A_ABORT | A_P_ABORT
 
 PRIVATE_NAMES = ("_recv_pdu", "_send", "_shutdown_socket")
-"""The private names of pynetdicom that its state machine's actions use of what they are handed; a test counts them."""
+"""The private names that the actions of pynetdicom's state machine use; a test checks that there are no others."""
 
 MAX_ASSOCIATE = 1 << 20
 """The longest A-ASSOCIATE-RQ and -AC that is read, in bytes (P6)."""
 
 MAX_SHORT = 64
-"""The longest of the PDUs that are always 4 bytes long."""
+"""The longest of the PDUs that the standard fixes at 4 bytes."""
 
 CONTROL_SECONDS = 1.0
-"""How long a PDU other than P-DATA-TF may take to be written."""
+"""Seconds to write a PDU other than P-DATA-TF."""
 
 PDU_SLACK = 4096
-"""How much longer than what we announced a P-DATA-TF may be: some peers forget to count headers."""
+"""Bytes by which a P-DATA-TF may exceed our maximum length: some peers do not count the headers."""
 
-_P_DATA_TF = 0x04
-_EVENTS: dict[int, tuple[type[pdu.PDU], str]] = {
-    0x01: (pdu.A_ASSOCIATE_RQ, "Evt6"),
-    0x02: (pdu.A_ASSOCIATE_AC, "Evt3"),
-    0x03: (pdu.A_ASSOCIATE_RJ, "Evt4"),
-    _P_DATA_TF: (pdu.P_DATA_TF, "Evt10"),
-    0x05: (pdu.A_RELEASE_RQ, "Evt12"),
-    0x06: (pdu.A_RELEASE_RP, "Evt13"),
-    0x07: (pdu.A_ABORT_RQ, "Evt16"),
+_EVENTS = {
+    ASSOCIATE_RQ: "Evt6",
+    ASSOCIATE_AC: "Evt3",
+    ASSOCIATE_RJ: "Evt4",
+    P_DATA_TF: "Evt10",
+    RELEASE_RQ: "Evt12",
+    RELEASE_RP: "Evt13",
+    ABORT: "Evt16",
 }
-"""What each PDU type is decoded with, and the event its arrival is (PS3.8 9.2)."""
+"""The event of the state machine for each PDU type (PS3.8 9.2)."""
 
-ESTABLISHED, RELEASE_ASKED, RELEASE_INDICATED = "Sta6", "Sta7", "Sta8"
+ESTABLISHED, RELEASE_REQUESTED, RELEASE_INDICATED = "Sta6", "Sta7", "Sta8"
 COLLISION_REQUESTOR, COLLISION_ACCEPTOR_DONE = "Sta9", "Sta12"
 IDLE, AWAITING_REQUEST, AWAITING_CLOSE = "Sta1", "Sta2", "Sta13"
 
 INVALID_PARAMETER_VALUE = 6
-"""The provider's reason in an A-ABORT for what breaks the rules inside a PDU (PS3.8 9.3.8)."""
+"""The provider's reason in an A-ABORT for a PDU with invalid content (PS3.8 9.3.8)."""
 
 _HEADER = struct.Struct(">BxL")
 
 
 @dataclass
 class _Provider:
-    """Stands where the state machine's actions expect pynetdicom's service provider, its association and socket."""
+    """Replaces pynetdicom's service provider, its association and its socket in the actions of the state machine."""
 
     is_requestor: bool
     artim_timer: Timer
     to_provider_queue: "Queue[Any]" = field(default_factory=Queue)
     to_user_queue: "Queue[Primitive]" = field(default_factory=Queue)
-    _recv_pdu: "Queue[Received]" = field(default_factory=Queue)
+    _recv_pdu: "Queue[ReceivedPDU]" = field(default_factory=Queue)
     outbox: list[bytes] = field(default_factory=list)
     has_rejected: bool = False
 
@@ -90,7 +100,7 @@ class _Provider:
             acceptor=nowhere,
             dimse=SimpleNamespace(msg_queue=ignore, receive_primitive=ignore.put),
         )
-        # The state says when the connection is to be closed, and how it was opened: these need do nothing.
+        # No-ops: the connection is opened, and closed by the state of the machine, outside of it.
         self.socket = SimpleNamespace(
             connect=lambda _primitive: None, close=lambda: None, _shutdown_socket=lambda: None
         )
@@ -100,19 +110,19 @@ class _Provider:
         self.outbox.append(outgoing.encode())
 
     def kill_dul(self) -> None:
-        """There is no thread to stop."""
+        """Do nothing: there is no thread to stop."""
 
-    def received(self, what: Received) -> None:
-        """Put a PDU where the next action looks for it."""
+    def set_received(self, received: ReceivedPDU) -> None:
+        """Pass a PDU to the next action."""
         self._recv_pdu.queue.clear()
-        self._recv_pdu.put(what)
+        self._recv_pdu.put(received)
 
 
 class UpperLayer:
     """One transport connection and the state machine on it, for the requestor or the acceptor.
 
-    `artim` is the ARTIM timer's time in seconds, `max_pdu` the longest P-DATA-TF (its variable field) we have announced
-    or will. Where there is `tls`, `secure` has to come before anything else; `server_name` is that of the peer we call.
+    `artim` is the ARTIM time in seconds, `max_pdu` our maximum length of a P-DATA-TF (its variable field). With `tls`,
+    `handshake` must be called first; `server_name` is the name of the acceptor.
     """
 
     def __init__(
@@ -137,7 +147,7 @@ class UpperLayer:
             self._act("Evt5")
 
     def handshake(self, wait_for: Callable[[int], None]) -> None:
-        """Agree on encryption with the peer, where there is to be any.
+        """Do the TLS handshake, if TLS is used.
 
         `wait_for` waits for events of `select.poll`. Raises ssl.SSLError, ConnectionError, and what `wait_for` raises.
         """
@@ -146,12 +156,12 @@ class UpperLayer:
 
     @property
     def certificate(self) -> str:
-        """The SHA-256 fingerprint of the certificate the peer has shown, '' for none."""
+        """The SHA-256 fingerprint of the peer's certificate, '' for none."""
         return self.wire.certificate if isinstance(self.wire, SecureWire) else ""
 
     @property
     def protection(self) -> str:
-        """The version of TLS and the cipher suite, '' where nothing is encrypted."""
+        """The version of TLS and the cipher suite, '' without TLS."""
         return self.wire.protection if isinstance(self.wire, SecureWire) else ""
 
     @property
@@ -162,26 +172,26 @@ class UpperLayer:
 
     @property
     def has_rejected(self) -> bool:
-        """Whether an A-ASSOCIATE-RJ was sent, be it by the state machine itself (AE-6: the protocol version)."""
+        """Whether an A-ASSOCIATE-RJ was sent, also by the state machine itself (AE-6: the protocol version)."""
         return self._provider.has_rejected
 
     @property
     def is_over(self) -> bool:
-        """Whether the association no longer exists, or the connection is only waited for to close."""
+        """Whether the association is over; the connection may still wait to be closed."""
         return self.state in (IDLE, AWAITING_CLOSE)
 
     @property
     def may_send_data(self) -> bool:
-        """Whether P-DATA may be written: also while the peer's release has not been answered (AR-7)."""
+        """Whether P-DATA may be written: also between the peer's release request and our answer (AR-7)."""
         return self.state in (ESTABLISHED, RELEASE_INDICATED)
 
     # --- in -----------------------------------------------------------------------------------------------------
 
     def take(self) -> memoryview | Primitive | None:
-        """The next indication in what has arrived, None when more must arrive first.
+        """Return the next indication, None when more bytes must arrive first.
 
-        A memoryview is the inside of a P-DATA-TF in an established association, valid until the next call. Of an
-        invalid PDU, or one that must not come now, the peer is told by A-ABORT, and an A-P-ABORT is indicated.
+        A memoryview is the content of a P-DATA-TF in an established association, valid until the next call. An invalid
+        or unexpected PDU is answered with A-ABORT, and indicated as A-P-ABORT.
         """
         while not self._indications and not self.is_over:
             if self._consumed:
@@ -194,7 +204,7 @@ class UpperLayer:
                 kind, length = found
                 body = self.wire.available[6 : 6 + length]
                 self._consumed = 6 + length
-                if kind == _P_DATA_TF and self.state in (ESTABLISHED, RELEASE_ASKED):
+                if kind == P_DATA_TF and self.state in (ESTABLISHED, RELEASE_REQUESTED):
                     return body
                 self._receive(kind, self.wire.available[: 6 + length])
             except InvalidPDU:
@@ -203,39 +213,38 @@ class UpperLayer:
 
     @property
     def has_partial_pdu(self) -> bool:
-        """Whether a PDU has begun to arrive, the rest of which is missing."""
+        """Whether the beginning of a PDU has arrived, but not its end."""
         return len(self.wire.available) > self._consumed
 
     def _next_pdu(self) -> tuple[int, int] | None:
-        """Type and length of the first PDU in the buffer, None when it is not all there. Raises InvalidPDU.
+        """Return type and length of the first PDU in the buffer, None when it is incomplete. Raises InvalidPDU.
 
-        The length is believed only within what its type may have, and nothing is set aside before it comes (P6).
+        A length beyond the limit of its type is invalid; no memory is allocated before the bytes arrive (P6).
         """
         available = self.wire.available
         arrived = len(available)
         if arrived < _HEADER.size:
             self.wire.reserve(_HEADER.size)  # a header may begin in the last bytes of the buffer
-            return self._nothing_yet()
+            return self._incomplete()
         kind, length = _HEADER.unpack_from(available)
         if length > self._longest.get(kind, -1):
             raise InvalidPDU
         if arrived < _HEADER.size + length:
             self.wire.reserve(_HEADER.size + length)
-            return self._nothing_yet()
+            return self._incomplete()
         return kind, length
 
-    def _nothing_yet(self) -> tuple[int, int] | None:
-        """Nothing more can be taken now; at the end of the connection nothing ever will."""
+    def _incomplete(self) -> tuple[int, int] | None:
+        """Return None; at the end of the connection, tell the state machine that it is closed."""
         if self.wire.at_end:
             self._act("Evt17")
         return None
 
     def _receive(self, kind: int, encoded: memoryview) -> None:
-        decoder, event = _EVENTS[kind]
-        # The first P-DATA-TF out of place ends the association: there is no need to look inside.
-        received = Received(None) if kind == _P_DATA_TF else decode(decoder, bytes(encoded))
-        self._provider.received(received)
-        self._act(event)
+        # An unexpected P-DATA-TF ends the association: its content does not matter.
+        received = ReceivedPDU(None) if kind == P_DATA_TF else decode(kind, bytes(encoded))
+        self._provider.set_received(received)
+        self._act(_EVENTS[kind])
 
     # --- out ----------------------------------------------------------------------------------------------------
 
@@ -246,11 +255,11 @@ class UpperLayer:
     def write_each(
         self, messages: Sequence[bytes], wait_for_room: Callable[[], None], wanted: Callable[[], bool]
     ) -> int:
-        """Write messages of whole P-DATA-TF PDUs as long as they are wanted: how many went. Raises as `write`."""
+        """Write messages of whole P-DATA-TF PDUs while `wanted`. Return how many were written. Raises as `write`."""
         return self.wire.write_each(messages, wait_for_room, wanted)
 
     def open(self, request: A_ASSOCIATE) -> None:
-        """Send the A-ASSOCIATE-RQ on a connection that has been opened for it (AE-1, AE-2)."""
+        """Send the A-ASSOCIATE-RQ on the connection that was opened for it (AE-1, AE-2)."""
         self._issue("Evt1", request)
         self._issue("Evt2", T_CONNECT(request))
 
@@ -273,7 +282,7 @@ class UpperLayer:
         self._issue("Evt14", answer)
 
     def abort(self, reason: int | None = None) -> None:
-        """Send an A-ABORT: the service user's own, or the provider's with a reason of PS3.8 9.3.8. Then it is over."""
+        """End the association by an A-ABORT of the service user, or of the provider with a reason of PS3.8 9.3.8."""
         if self.is_over:
             return
         primitive: A_ABORT | A_P_ABORT
@@ -283,17 +292,17 @@ class UpperLayer:
         else:
             primitive = A_P_ABORT()
             primitive.provider_reason = reason
-        # Before a request there is nobody who could abort: then it counts as an invalid PDU, with the same action.
+        # Before a request the state machine knows no abort; an invalid PDU has the same action.
         self._issue("Evt19" if self.state == AWAITING_REQUEST else "Evt15", primitive)
 
-    def vanished(self) -> None:
-        """Note that the connection is gone (AA-4)."""
+    def connection_lost(self) -> None:
+        """Record that the connection is lost (AA-4)."""
         self.wire.at_end = True
         if self.state != IDLE:
             self._act("Evt17")
 
     def linger(self) -> None:
-        """Let what was sent last arrive: read what still comes until the peer closes or the ARTIM time is over."""
+        """Read and discard input until the peer closes or the ARTIM time is over, so that our last PDU arrives."""
         if self.state != AWAITING_CLOSE or self.wire.is_torn:
             return
         self.wire.end_writing()
@@ -303,7 +312,7 @@ class UpperLayer:
             if not self.wire.fill() and wait(self.wire.fileno(), select.POLLIN, deadline) is None:
                 return
 
-    # --- the machine --------------------------------------------------------------------------------------------
+    # --- the state machine --------------------------------------------------------------------------------------------
 
     def _issue(self, event: str, primitive: Any) -> None:
         self._provider.to_provider_queue.queue.clear()
@@ -311,7 +320,7 @@ class UpperLayer:
         self._act(event)
 
     def _act(self, event: str) -> None:
-        """Let the state machine act on `event`, write what it sends, and keep what it indicates."""
+        """Run the state machine for `event`, write what it sends, and keep what it indicates."""
         self._machine.do_action(event)
         while not self._provider.to_user_queue.empty():
             self._indications.append(self._provider.to_user_queue.get())
@@ -320,13 +329,13 @@ class UpperLayer:
             self._put(outgoing)
 
     def _put(self, outgoing: Sequence[bytes]) -> None:
-        """Write what the state machine sends: PDUs other than P-DATA-TF."""
+        """Write PDUs other than P-DATA-TF."""
         try:
             self.wire.write(outgoing, self._wait_briefly)
         except ConnectionError:
-            self.wire.at_end = True  # the next look at what has arrived will say that it is gone
+            self.wire.at_end = True  # the next `take` reports the loss
 
     def _wait_briefly(self) -> None:
-        """A peer that does not even take a control PDU is as good as gone. Raises ConnectionError then."""
+        """Wait until the socket is writable. Raises ConnectionError when the peer does not read even a control PDU."""
         if wait(self.wire.fileno(), select.POLLOUT, time.monotonic() + CONTROL_SECONDS) is None:
-            raise ConnectionError("The peer takes nothing")
+            raise ConnectionError("The peer does not read")

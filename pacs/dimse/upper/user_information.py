@@ -1,6 +1,6 @@
-"""What both sides say when an association begins (PS3.7 Annex D, PS3.8 7.1), and what is agreed in the end.
+"""Association requests, their User Information items (PS3.7 Annex D, PS3.8 7.1), and the resulting agreement.
 
-`propose` and `confirmed` are the requestor's side; `pacs.dimse.server.acceptor_policy` is the acceptor's.
+`propose` and `confirmed` are for the requestor; `pacs.dimse.server.acceptor_policy` is for the acceptor.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +25,11 @@ from pacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
+AssociatePrimitive = A_ASSOCIATE
+"""An association request or its answer, as pynetdicom has it."""
+
 MAX_CONTEXTS = 128
-"""The most presentation contexts one association can have: odd IDs from 1 to 255 (PS3.8 9.3.2.2)."""
+"""The most presentation contexts of one association: odd IDs from 1 to 255 (PS3.8 9.3.2.2)."""
 
 DEFAULT_MAX_PDU = 16_384
 """The maximum length of PDUs to a peer that states none."""
@@ -34,12 +37,12 @@ DEFAULT_MAX_PDU = 16_384
 SMALLEST_PDU = 8
 """A maximum length below this leaves no room for two bytes of a message: such a peer cannot be answered."""
 
-# --- what was agreed ---------------------------------------------------------------------------------------------
+# --- the agreement ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """An accepted presentation context, and which roles we may take in it."""
+    """An accepted presentation context, and the roles of this AE in it."""
 
     id: int
     abstract_syntax: str
@@ -50,7 +53,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class UserIdentity:
-    """Who the requestor says its user is (PS3.7 D.3.3.7): type 1 name, 2 and passcode, 3 Kerberos, 4 SAML, 5 JWT."""
+    """The user identity in a request (PS3.7 D.3.3.7): type 1 name, 2 name and passcode, 3 Kerberos, 4 SAML, 5 JWT."""
 
     type: int
     primary: bytes = field(repr=False)
@@ -60,19 +63,22 @@ class UserIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """All that both sides know once an association is established."""
+    """The result of the negotiation of an association."""
 
     calling_ae_title: str
     called_ae_title: str
     contexts: Mapping[int, Context]
     max_pdu: int
-    """The longest PDU the peer takes, in bytes; 0 is without limit."""
+    """The peer's maximum length of a PDU, in bytes; 0 is without limit."""
     extended: Mapping[str, bytes] = field(default_factory=dict)
+    """The Service-class-application-information of SOP Class Extended Negotiation, by SOP Class UID."""
     proposed_extended: Mapping[str, bytes] = field(default_factory=dict)
+    """The same as the requestor proposed it."""
     user_identity: UserIdentity | None = None
     user: str = ""
-    """The name of the user that was identified, '' for none."""
+    """The name of the identified user, '' for none."""
     implementation: str = ""
+    """The peer's Implementation Version Name, or ''."""
 
 
 # --- the requestor's side ----------------------------------------------------------------------------------------
@@ -90,7 +96,7 @@ def propose(
     extended: Mapping[str, bytes],
     max_pdu: int,
 ) -> A_ASSOCIATE:
-    """The A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
+    """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
     contexts = [build_context(abstract, list(syntaxes)) for abstract, syntaxes in proposals]
     for index, context in enumerate(contexts):
         context.context_id = 2 * index + 1
@@ -106,7 +112,7 @@ def propose(
 
 
 def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
-    """What an accepting answer to our own request agrees on."""
+    """Return the agreement of our request and an accepting answer."""
     roles = {
         cast(UID, item.sop_class_uid): (item.scu_role, item.scp_role)
         for item in items_of(answer, SCP_SCU_RoleSelectionNegotiation)
@@ -114,7 +120,7 @@ def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
     proposed = request.presentation_context_definition_list
     results = negotiate_as_requestor(proposed, answer.presentation_context_definition_results_list, roles)
     syntaxes = {each.context_id: set(each.transfer_syntax) for each in proposed}
-    # An answer in a transfer syntax that was not proposed is none.
+    # Ignore answers with a transfer syntax that was not proposed.
     results = [each for each in results if syntaxes[each.context_id].issuperset(each.transfer_syntax)]
     return Agreement(
         calling_ae_title=request.calling_ae_title,
@@ -143,12 +149,12 @@ _Item = TypeVar("_Item", bound=UserInformation)
 
 
 def items_of(primitive: A_ASSOCIATE, kind: type[_Item]) -> list[_Item]:
-    """The User Information items of one kind, in order."""
+    """Return the User Information items of one class, in order."""
     return [item for item in primitive.user_information if isinstance(item, kind)]
 
 
 def accepted_contexts(results: Sequence[PresentationContext]) -> dict[int, Context]:
-    """The contexts with result 0 (acceptance) by ID, in our own terms."""
+    """Return the accepted contexts (result 0) by ID."""
     return {
         cast(int, each.context_id): Context(
             id=cast(int, each.context_id),
@@ -163,19 +169,19 @@ def accepted_contexts(results: Sequence[PresentationContext]) -> dict[int, Conte
 
 
 def max_pdu_of(primitive: A_ASSOCIATE) -> int:
-    """The longest PDU the other side takes, in bytes; 0 is without limit."""
+    """Return the maximum length of a PDU that the other side states, in bytes; 0 is without limit."""
     stated = items_of(primitive, MaximumLengthNotification)
     return stated[0].maximum_length_received if stated else DEFAULT_MAX_PDU
 
 
 def implementation_of(primitive: A_ASSOCIATE) -> str:
-    """The other side's Implementation Version Name, or ''."""
+    """Return the other side's Implementation Version Name, or ''."""
     names = items_of(primitive, ImplementationVersionNameNotification)
     return (names[0].implementation_version_name or "") if names else ""
 
 
 def extended_of(primitive: A_ASSOCIATE) -> dict[str, bytes]:
-    """The Service-class-application-information of each SOP Class it is stated for (PS3.7 D.3.3.5)."""
+    """Return the Service-class-application-information by SOP Class UID (PS3.7 D.3.3.5)."""
     return {
         str(item.sop_class_uid): item.service_class_application_information or b""
         for item in items_of(primitive, SOPClassExtendedNegotiation)
@@ -208,7 +214,7 @@ def roles_of(primitive: A_ASSOCIATE) -> dict[str, tuple[bool, bool]]:
 
 
 def implementation_items(max_pdu: int) -> list[UserInformation]:
-    """The items that say who we are and how long a PDU we take."""
+    """Return the items with our maximum length of a PDU and our implementation."""
     length = MaximumLengthNotification()
     length.maximum_length_received = max_pdu
     uid = ImplementationClassUIDNotification()
@@ -226,7 +232,7 @@ def _role_items(roles: Mapping[str, tuple[bool, bool]]) -> Iterator[UserInformat
 
 
 def extended_items(extended: Mapping[str, bytes]) -> Iterator[UserInformation]:
-    """SOP Class Extended Negotiation items (PS3.7 D.3.3.5)."""
+    """Yield SOP Class Extended Negotiation items (PS3.7 D.3.3.5)."""
     for sop_class_uid, information in extended.items():
         item = SOPClassExtendedNegotiation()
         item.sop_class_uid = UID(sop_class_uid)

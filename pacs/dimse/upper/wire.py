@@ -1,7 +1,7 @@
-"""One TCP socket: a receive buffer that is filled and looked into without copies, and writes that gather buffers.
+"""One TCP socket: a receive buffer that is filled and read without copies, and writes that gather buffers.
 
-The socket never blocks by itself: whoever needs bytes or room waits with `pacs.dimse.upper.waiting`, where it can be
-interrupted.
+The socket never blocks. Callers wait for input or output with `pacs.dimse.upper.waiting`, where a wait can be
+interrupted. P-ids such as P7 are explained in docs/checklist.md.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ Buffer = bytes | bytearray | memoryview
 
 RECEIVE_BUFFER = 1 << 18
 FIRST_BUFFER = 1 << 12
-"""What a connection costs until it has said something: many of them never do (P7)."""
+"""The buffer of a connection until its first input is consumed: many connections never send any (P7)."""
 
 MOST_AT_ONCE = 512
-"""How many buffers are handed over at once; Linux takes 1024."""
+"""The most buffers of one system call; Linux allows 1024."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""A peer that lost its power sends no FIN: it is noticed after a minute. Not every system has these options."""
+"""A peer that lost power sends no FIN: keepalive notices it after a minute. Not every system has these options."""
 
 
 class Wire:
-    """A connected, or still connecting, TCP socket. `capacity` is that of its receive buffer, in bytes."""
+    """A connected, or still connecting, TCP socket with a receive buffer of `capacity` bytes."""
 
     def __init__(self, connection: socket.socket, capacity: int = RECEIVE_BUFFER) -> None:
         self._socket = connection
@@ -39,25 +39,25 @@ class Wire:
         self._buffer = memoryview(bytearray(FIRST_BUFFER))
         self._start = self._end = 0
         self.at_end = False
-        """Whether the peer has closed, or the connection broke: no more bytes will come than are in the buffer."""
+        """Whether the peer has closed or the connection is lost: no more bytes follow those in the buffer."""
         self.received = 0
-        """How many bytes have come in."""
+        """The number of bytes received so far."""
         self.is_torn = False
-        """Whether a write stopped in the middle: nothing that is written now would be understood."""
+        """Whether a write stopped in the middle, so that the peer would misinterpret any further bytes."""
 
     def fileno(self) -> int:
-        """The file descriptor, for waiting; -1 once closed."""
+        """Return the file descriptor; -1 once closed."""
         return self._socket.fileno()
 
-    # --- in -----------------------------------------------------------------------------------------------------
+    # --- input --------------------------------------------------------------------------------------------------
 
     @property
     def available(self) -> memoryview:
-        """What came in and was not consumed: valid until the next `fill`, `reserve` or `consume`."""
+        """The bytes received and not consumed; valid until the next `fill`, `reserve` or `consume`."""
         return self._buffer[self._start : self._end]
 
     def consume(self, count: int) -> None:
-        """Have done with the first `count` available bytes."""
+        """Remove the first `count` available bytes."""
         self._start += count
         if self._start == self._end:
             self._start = self._end = 0
@@ -65,10 +65,10 @@ class Wire:
                 self._buffer = _pages(self._capacity)
 
     def reserve(self, count: int) -> None:
-        """Make room towards `count` bytes being available at once, by moving what is there to the front if need be.
+        """Make room for `count` available bytes; move those in the buffer to its front if necessary.
 
-        The buffer grows as bytes come: what is announced and not sent costs nothing. To be called again until they
-        are there.
+        The buffer grows only as bytes arrive, so that announced bytes that never come cost no memory. The caller calls
+        this again until all have arrived.
         """
         size = len(self._buffer)
         if self._start + count <= size or self._end < size < count:
@@ -79,7 +79,7 @@ class Wire:
         self._buffer, self._start, self._end = target, 0, held
 
     def fill(self) -> bool:
-        """Take in what has arrived, as far as there is room, without waiting: whether anything, or the end, came."""
+        """Read what has arrived, as far as there is room, without waiting. Return whether bytes, or the end, came."""
         if self.at_end or self._end == len(self._buffer):
             return False
         try:
@@ -94,20 +94,20 @@ class Wire:
         return True
 
     def acknowledge(self) -> None:
-        """Acknowledge what has come at once: a peer with Nagle on waits 40 ms for it before it sends the rest.
+        """Send the TCP acknowledgement at once: a peer with Nagle's algorithm waits for it before it sends the rest.
 
-        To be called before waiting for the rest of something; what is whole is acknowledged with its answer.
+        This saves 40 ms. Call it before waiting for the rest of a message; the response acknowledges a whole one.
         """
         if hasattr(socket, "TCP_QUICKACK"):
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    # --- out ----------------------------------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------------------------
 
     def write(self, buffers: Sequence[Buffer], wait_for_room: Callable[[], None]) -> None:
-        """Write all of `buffers`, calling `wait_for_room` whenever the socket takes no more.
+        """Write all of `buffers`; call `wait_for_room` whenever the send buffer is full.
 
-        Raises ConnectionError when the peer is gone, and what `wait_for_room` raises.
+        Raises ConnectionError when the connection is lost, and what `wait_for_room` raises.
         """
         written = self._send(buffers)
         if written == sum(map(len, buffers)):
@@ -128,9 +128,9 @@ class Wire:
     def write_each(
         self, messages: Sequence[bytes], wait_for_room: Callable[[], None], wanted: Callable[[], bool]
     ) -> int:
-        """Write messages, as many at once as the socket takes: how many went. None begins that is not `wanted` then.
+        """Write messages, many per system call, until `wanted` returns False. Return how many were written.
 
-        Raises ConnectionError when the peer is gone, and what `wait_for_room` raises.
+        Raises ConnectionError when the connection is lost, and what `wait_for_room` raises.
         """
         sent = 0
         while sent < len(messages) and wanted():
@@ -146,7 +146,7 @@ class Wire:
         return sent
 
     def _finish(self, rest: memoryview, wait_for_room: Callable[[], None]) -> None:
-        """Write the rest of a message, a part of which has gone."""
+        """Write the rest of a partly written message."""
         self.is_torn = True
         self.write([rest], wait_for_room)
         self.is_torn = False
@@ -163,24 +163,24 @@ class Wire:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def end_writing(self) -> None:
-        """Say that nothing more comes; what was written is still delivered."""
+        """Close the sending direction; what was written is still delivered."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
-    def cut(self) -> None:
-        """End both directions: whoever waits for this socket in another thread wakes up."""
+    def shut_down(self) -> None:
+        """Close both directions; a thread that waits for this socket wakes up."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def discard(self) -> None:
-        """Throw away what has arrived and not been consumed, so that `fill` has room."""
+        """Remove all available bytes, so that `fill` has room."""
         self._start = self._end = 0
 
     def close(self) -> None:
-        """Give the socket back. Only its owner may do this: another thread could still be waiting for the number."""
+        """Close the socket. Only for its owner: another thread could still wait for the descriptor."""
         self._socket.close()
 
 
 def _pages(size: int) -> memoryview:
-    """Memory that begins with a page: the system copies into it in two thirds of the time."""
+    """Return page-aligned memory: the system copies into it in two thirds of the time."""
     return memoryview(mmap.mmap(-1, size))
