@@ -4,6 +4,7 @@
 - `reference/commands.md`: from the click commands.
 - `reference/python.md`: from the docstrings of `pacs.client` and `pacs.testing`.
 - The tables of faults and presets in `testing.md`: from `pacs.faults.model` and the preset files.
+- The list of files in `architecture.md`: from the docstrings of the modules.
 """
 
 import ast
@@ -25,6 +26,7 @@ from pacs.faults.model import DIMSE, OPERATIONS, Fault
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+PACKAGE = ROOT / "pacs"
 NOTICE = "<!-- Written by `python docs/generate.py`: do not edit. -->"
 
 
@@ -34,7 +36,8 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "configuration.md": configuration(),
         DOCS / "reference" / "commands.md": commands(),
         DOCS / "reference" / "python.md": python(),
-        DOCS / "testing.md": with_tables((DOCS / "testing.md").read_text("utf-8")),
+        DOCS / "testing.md": with_parts("testing.md", conditions=conditions(), faults=faults(), presets=preset_table()),
+        DOCS / "architecture.md": with_parts("architecture.md", files=files()),
     }
 
 
@@ -42,6 +45,16 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(each) + " |" for each in lines)
+
+
+def with_parts(page: str, **parts: str) -> str:
+    """Return a page with the text between `<!-- generated: NAME -->` and `<!-- end -->` written anew."""
+    text = (DOCS / page).read_text("utf-8")
+    for name, made in parts.items():
+        pattern = rf"(<!-- generated: {name} -->\n\n).*?(\n\n<!-- end -->)"
+        text, found = re.subn(pattern, lambda match, made=made: match[1] + made + match[2], text, flags=re.DOTALL)
+        assert found == 1, f"{page} has no place for {name}"
+    return text
 
 
 # --- configuration -----------------------------------------------------------------------------------------------
@@ -251,15 +264,6 @@ def _signature(node: ast.stmt) -> str:
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
-def with_tables(text: str) -> str:
-    """Return the page for testers with its tables written anew between their markers."""
-    for name, made in {"conditions": conditions(), "faults": faults(), "presets": preset_table()}.items():
-        pattern = rf"(<!-- generated: {name} -->\n\n).*?(\n\n<!-- end -->)"
-        text, found = re.subn(pattern, lambda match, made=made: match[1] + made + match[2], text, flags=re.DOTALL)
-        assert found == 1, f"testing.md has no place for the table of {name}"
-    return text
-
-
 def conditions() -> str:
     """Return the table of the keys that say when a fault applies."""
     rows = ((f"`{each.name}`", each.metadata["when"]) for each in fields(Fault) if "when" in each.metadata)
@@ -288,6 +292,27 @@ def _operations(operations: Sequence[str]) -> str:
 def preset_table() -> str:
     """Return the table of presets."""
     return table(("preset", "what it does"), ((f"`{each.name}`", each.description) for each in presets().values()))
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def files() -> str:
+    """Return every file of `pacs` with the first sentence of its docstring, by folder."""
+    folders = sorted({path.parent for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"})
+    return "\n\n".join(map(_folder, folders))
+
+
+def _folder(folder: Path) -> str:
+    name = folder.relative_to(PACKAGE).as_posix()
+    lead = "" if name == "." else f"**`{name}/`**: {_first_sentence(folder / '__init__.py')}\n\n"
+    found = sorted(path for path in folder.glob("*.py") if not path.name.startswith("__"))
+    return lead + "\n".join(f"- `{path.relative_to(PACKAGE)}`: {_first_sentence(path)}" for path in found)
+
+
+def _first_sentence(path: Path) -> str:
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[a-z)`0-9]\.) ", text)[0]
 
 
 if __name__ == "__main__":

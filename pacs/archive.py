@@ -496,8 +496,8 @@ def _users(config: Config) -> Users:
     return Users((User(each.name, each.passcode) for each in config.users), config.access.users, check)
 
 
-def _association_limits(limits: configuration.Limits) -> association.Limits:
-    return association.Limits(
+def _association_limits(limits: configuration.Limits) -> association.AssociationLimits:
+    return association.AssociationLimits(
         negotiation=limits.negotiation_seconds,
         idle=limits.idle_seconds,
         message=limits.message_seconds,

@@ -64,7 +64,7 @@ def running(command: Sequence[object], log: Path) -> Iterator["subprocess.Popen[
     try:
         yield process
     finally:
-        process.terminate()
+        process.kill()  # Orthanc takes more than a second to end in good order
         process.wait(PATIENCE)
 
 

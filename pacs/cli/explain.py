@@ -18,7 +18,7 @@ from pacs.errors import PacsError
 if TYPE_CHECKING:
     from pacs.archive import Archive
     from pacs.config import Config
-    from pacs.services.explaining import Asked, Explanation, Outcome
+    from pacs.services.explaining import ExplainRequest, Explanation, RequestOutcome
 
 COLUMNS = ("key", "asked", "understood", "why")
 """What the table says of each key: how it was understood, and where that is looked for or why it is not."""
@@ -69,11 +69,11 @@ def explain(
 
     It is asked of the index of the configuration; no server has to run.
     """
-    from pacs.services.explaining import Asked
+    from pacs.services.explaining import ExplainRequest
 
     model = model_of(question.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
     with opened(config) as archive:
-        asked = Asked(question.identifier, model, _manner(archive, manner, peer), negotiated)
+        asked = ExplainRequest(question.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:
             explanation = replace(explanation, outcome=_outcome(archive, asked))
@@ -84,20 +84,20 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
     return MATCHING_MODES[name] if name else archive.access.principal(peer).matching_mode
 
 
-def _outcome(archive: "Archive", asked: "Asked") -> "Outcome":
+def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
     """What comes of it when it is run."""
     from pacs.dimse.scp.explain_hook import statuses
-    from pacs.services.explaining import Outcome
+    from pacs.services.explaining import RequestOutcome
 
     try:
         counts, without = _counts(archive, asked)
     except PacsError as error:
         (status,) = statuses(asked.model.operation, error, False)
-        return Outcome(f"{status:04X}", error.comment, {})
-    return Outcome("0000", "", counts, without)
+        return RequestOutcome(f"{status:04X}", error.comment, {})
+    return RequestOutcome("0000", "", counts, without)
 
 
-def _counts(archive: "Archive", asked: "Asked") -> tuple[dict[str, int], dict[str, int]]:
+def _counts(archive: "Archive", asked: "ExplainRequest") -> tuple[dict[str, int], dict[str, int]]:
     """How many match, and where none does how many would without one of the keys."""
     from pacs.dicom.identifier import parse_query, parse_retrieve
     from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS

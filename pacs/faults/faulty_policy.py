@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from pacs.dimse.association.establishment import Caller, Policy
+from pacs.dimse.association.establishment import CallingAE, Policy
 from pacs.dimse.upper.rejections import NO_REASON, Rejection, rejecting
 from pacs.dimse.upper.user_information import (
     Agreement,
@@ -45,7 +45,7 @@ class FaultyPolicy:
         """The faults that apply to the association."""
 
     def answer(
-        self, request: AssociatePrimitive, caller: Caller, max_pdu: int
+        self, request: AssociatePrimitive, caller: CallingAE, max_pdu: int
     ) -> tuple[AssociatePrimitive, Agreement] | Rejection:
         """Answer as a policy. Raises AssociationLost if a fault ends the connection instead."""
         self.requested = describe_request(request, caller, self._address)
@@ -103,7 +103,7 @@ def _is_refused(abstract_syntax: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(abstract_syntax, each) for each in patterns)
 
 
-def describe_request(request: AssociatePrimitive, caller: Caller, address: tuple[str, int]) -> AssociationRequest:
+def describe_request(request: AssociatePrimitive, caller: CallingAE, address: tuple[str, int]) -> AssociationRequest:
     """Return an association request in plain values."""
     return AssociationRequest(
         calling_ae_title=caller.ae_title,

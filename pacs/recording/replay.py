@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import CANCELLABLE, Association
-from pacs.dimse.association.establishment import Caller
+from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
@@ -186,7 +186,7 @@ class _RecordedPolicy(AcceptorPolicy):
     accepted_syntaxes: AcceptedSyntaxes = field(default_factory=dict)
     rejection: Rejection | None = None
 
-    def answer(self, request: Any, caller: Caller, max_pdu: int) -> Any:
+    def answer(self, request: Any, caller: CallingAE, max_pdu: int) -> Any:
         """Answer as recorded."""
         return self.rejection or AcceptorPolicy.answer(self, request, caller, max_pdu)
 

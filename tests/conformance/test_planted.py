@@ -273,7 +273,7 @@ PLANTED_BEHIND = {
 def test_a_planted_deviation_is_seen(strict, name):
     """By the check that is about it; without the plant the same check is well (see test_ourselves)."""
     with relaying(strict.port, PLANTED[name]) as relay:
-        verdict = strict.verdict(name, port=relay.port, patience=3)
+        verdict = strict.verdict(name, port=relay.port, patience=1.5)
     assert verdict.kind is Kind.DEVIATES, verdict
     assert verdict.seen
 

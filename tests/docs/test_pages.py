@@ -103,6 +103,25 @@ def test_generated_pages_are_up_to_date(page):
     assert page.read_text("utf-8") == generate.pages()[page]
 
 
+WRITTEN = (DOCS / "architecture.md").read_text("utf-8").partition("## All files")[0]
+"""The part of the page that is written by hand."""
+
+
+def test_the_architecture_names_files_that_exist():
+    """Files and folders, relative to `pacs/` or to the repository."""
+    named = set(re.findall(r"`([\w./]+(?:\.py|/))`", WRITTEN))
+    assert len(named) > 60
+    assert not [each for each in named if not ((ROOT / "pacs" / each).exists() or (ROOT / each).exists())]
+
+
+def test_the_architecture_names_classes_and_functions_that_exist():
+    """Each name in backticks stands in the code."""
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "pacs").rglob("*.py")) + "pacs-"
+    named = set(re.findall(r"`([A-Za-z_]{3,}(?:\.\w+)?|pacs-[a-z-]+)`", WRITTEN))
+    missing = [each for each in named if not re.search(rf"\b{re.escape(each.rpartition('.')[2])}\b", code)]
+    assert not [each for each in missing if each not in ("lint-imports", "pyproject.toml", "config.toml")]
+
+
 # --- code blocks -------------------------------------------------------------------------------------------------
 
 

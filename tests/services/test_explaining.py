@@ -9,7 +9,7 @@ import pytest
 from pacs.dicom.levels import MODELS
 from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.dimse.scp.explain_hook import statuses
-from pacs.services.explaining import Asked, Explainer
+from pacs.services.explaining import Explainer, ExplainRequest
 from pacs.services.explanations import KEPT, SLOT, Explanations
 from tests.dicom.build import dataset
 from tests.programs import run
@@ -22,7 +22,7 @@ def explain(index):
     """Explain an Identifier to an empty index, on each kind of database in turn."""
 
     def explained(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008
-        asked = Asked(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
+        asked = ExplainRequest(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
         return Explainer(index, statuses).explain(asked)
 
     return explained
@@ -96,7 +96,7 @@ def test_a_retrieve_is_explained_too(explain):
     ("keys", "note"),
     [
         ({"StudyDate": "20260131-20260101"}, "nothing matches: a range ends before it begins"),
-        ({"StudyInstanceUID": ""}, "no key narrows it: everything at level STUDY matches"),
+        ({"StudyInstanceUID": ""}, "no key restricts the matches: everything at level STUDY matches"),
     ],
 )
 def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
@@ -106,7 +106,7 @@ def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
 
 def test_f3_a_strict_query_without_any_key_is_said_to_match_nothing(explain):
     """As it is answered."""
-    assert explain(manner=STRICT).notes == ("nothing matches: no key was asked for (F3)",)
+    assert explain(manner=STRICT).notes == ("nothing matches: the Identifier has no key (F3)",)
 
 
 def test_every_text_of_an_explanation_is_printable(explain):
@@ -130,7 +130,9 @@ def test_a_long_value_is_cut(explain):
 
 def test_an_index_that_does_not_answer_is_told_and_the_rest_as_well(index, tmp_path):
     """The keys and the verdicts need no index."""
-    asked = Asked(dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated())
+    asked = ExplainRequest(
+        dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated()
+    )
     with index.write() as connection:
         connection.exec_driver_sql("DROP TABLE image")
         connection.exec_driver_sql("DROP TABLE series")

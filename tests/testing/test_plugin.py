@@ -1,6 +1,7 @@
 """The plugin as pytest loads it in somebody else's project."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -55,26 +56,28 @@ def test_title_and_port_can_be_chosen(tmp_path):
     assert "1 passed" in run(tmp_path, suite, "--pacs-aet", "MINE", "--pacs-port", str(port), "-n", "0")
 
 
-@pytest.mark.parametrize(
-    ("marker", "expected"),
-    [
-        ("settings={'server.prt': 1}", "server.prt: there is no such key; did you mean server.port?"),
-        ("scenario='rude'", "rude: there is no such scenario file or preset"),
-        (
-            "'strict-a900'",
-            "pacs('strict-a900'): expected keywords; did you mean pacs(scenario='strict-a900')?",
-        ),
-        ("{'server.ae_title': 'A'}", "did you mean pacs(settings={...})?"),
-        ("sceanrio='strict-a900'", "pacs(sceanrio=...): expected settings and scenario; did you mean scenario?"),
-        ("port=104", "pacs(port=...): expected settings and scenario"),
-    ],
-)
-def test_a_marker_that_makes_no_sense_says_so(tmp_path, marker, expected):
+WRONG_MARKERS = {
+    "settings={'server.prt': 1}": "server.prt: there is no such key; did you mean server.port?",
+    "scenario='rude'": "rude: there is no such scenario file or preset",
+    "'strict-a900'": "pacs('strict-a900'): expected keywords; did you mean pacs(scenario='strict-a900')?",
+    "{'server.ae_title': 'A'}": "did you mean pacs(settings={...})?",
+    "sceanrio='strict-a900'": "pacs(sceanrio=...): expected settings and scenario; did you mean scenario?",
+    "port=104": "pacs(port=...): expected settings and scenario",
+}
+
+
+def test_a_marker_that_makes_no_sense_says_so(tmp_path):
     """As `pacs serve` would."""
-    suite = f"import pytest\n@pytest.mark.pacs({marker})\ndef test_it(pacs_server):\n    pass\n"
-    said = run(tmp_path, suite, "-n", "0")
-    assert expected in said
-    assert "1 error" in said
+    tests = [
+        f"@pytest.mark.pacs({marker})\ndef test_{number}(pacs_server):\n    pass\n"
+        for number, marker in enumerate(WRONG_MARKERS)
+    ]
+    said = run(tmp_path, "\n".join(["import pytest", *tests]), "-n", "0")
+    _, *parts = re.split(r"_ ERROR at setup of test_(\d) _", said)
+    errors = dict(zip(map(int, parts[::2]), parts[1::2], strict=True))
+    wrong = [marker for number, (marker, text) in enumerate(WRONG_MARKERS.items()) if text not in errors[number]]
+    assert wrong == []
+    assert "6 errors" in said
 
 
 HEAVY = """

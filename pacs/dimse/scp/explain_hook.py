@@ -15,7 +15,7 @@ from pacs.dimse.messages.status import Service
 from pacs.dimse.scp.operation import Operation
 from pacs.errors import PacsError
 from pacs.services.access import Access, Principal
-from pacs.services.explaining import Asked, Explainer, Explanation, Outcome
+from pacs.services.explaining import Explainer, ExplainRequest, Explanation, RequestOutcome
 
 
 def statuses(operation: levels.DimseOperation, error: PacsError | None, ignored: bool) -> tuple[int, ...]:
@@ -44,10 +44,10 @@ class ExplainHook:
         """Have a request explained once it is answered, if the principal's requests are to be explained."""
         if principal.is_explained:
             negotiated = operation.association.negotiated(model.uid)
-            asked = Asked(identifier, model, principal.matching_mode, negotiated)
+            asked = ExplainRequest(identifier, model, principal.matching_mode, negotiated)
             operation.afterwards = partial(self._explain, operation, asked)
 
-    def _explain(self, operation: Operation, asked: Asked) -> None:
+    def _explain(self, operation: Operation, asked: ExplainRequest) -> None:
         """Explain a request. Errors are only logged: the request has been answered."""
         try:
             explanation = replace(self.explainer.explain(asked), outcome=_outcome(operation))
@@ -67,11 +67,11 @@ class ExplainHook:
             logging.getLogger("pacs").exception("a request could not be explained")
 
 
-def _outcome(operation: Operation) -> Outcome | None:
+def _outcome(operation: Operation) -> RequestOutcome | None:
     """Return status and counts of an operation, None if it ended without any response."""
     if operation.status is None:
         return None
-    return Outcome(f"{operation.status:04X}", operation.comment, dict(operation.counts))
+    return RequestOutcome(f"{operation.status:04X}", operation.comment, dict(operation.counts))
 
 
 def _log(number: int, operation: Operation, explanation: Explanation) -> None:
