@@ -35,17 +35,17 @@ def record(target: str, file: Path, host: str, port: int) -> None:
     with TLS cannot be recorded.
     """
     from pacs.config import split_address
+    from pacs.recording.file_format import RecordingWriter
     from pacs.recording.relay import Relay
-    from pacs.recording.script import Writer
 
     try:
         address = split_address(target.rpartition("@")[2])
     except ValueError as error:
         raise click.UsageError(f"{target!r}: {error}") from error
     with _until_signalled() as wait, _opened(file) as stream, ExitStack() as running:
-        writer = Writer(stream)
+        writer = RecordingWriter(stream)
         with _listening(host, port):
-            relay = running.enter_context(Relay((host, port), address, writer.witness))
+            relay = running.enter_context(Relay((host, port), address, writer.write))
         click.echo(
             f"pacs is recording: connect to {host}:{relay.port} instead of {address[0]}:{address[1]}; stop with Ctrl-C"
         )
@@ -70,8 +70,8 @@ def replay(file: Path, host: str, port: int) -> None:
     are not matched, and a request that is similar to none gets some recorded response, too.
     """
     from pacs.dimse.server.server import Server
+    from pacs.recording.file_format import read
     from pacs.recording.replay import Replay
-    from pacs.recording.script import read
 
     settings = Replay(read(file)).settings
     server = Server([(host, port)], settings)

@@ -95,9 +95,9 @@ def _interposition(scenario: "Scenario | None", config: "Config") -> Any:
     if config.server.workers > 1:
         why = "a scenario counts messages, and each worker would count separately"
         raise ConfigurationError(f"server.workers = {config.server.workers}: expected 1 with --scenario, because {why}")
-    from pacs.faults.interposer import Interposition
+    from pacs.faults.interposer import Interposer
 
-    return Interposition(scenario)
+    return Interposer(scenario)
 
 
 def _warn(scenario: "Scenario | None", events: "EventStream") -> None:
