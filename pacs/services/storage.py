@@ -16,7 +16,7 @@ from pacs.dicom import part10
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
-from pacs.dicom.sop_classes import check_kept
+from pacs.dicom.sop_classes import check_storable
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, KEPT
 from pacs.dicom.values import is_uid
 from pacs.errors import (
@@ -110,7 +110,7 @@ class Storage:
         """
         named = Named(sop_class_uid.strip(" \0"), sop_instance_uid.strip(" \0"), transfer_syntax, source_ae)
         try:
-            check_kept(named.sop_class_uid, self.unknown_sop_classes)
+            check_storable(named.sop_class_uid, self.unknown_sop_classes)
             if transfer_syntax not in KEPT:
                 raise NotSupported("Its transfer syntax is not kept here")
             if not is_uid(named.sop_instance_uid):
@@ -136,7 +136,7 @@ class Storage:
 
     def _import(self, file: BinaryIO) -> Stored:
         head = _head_of(file)
-        check_kept(head.sop_class_uid, unknown=True)
+        check_storable(head.sop_class_uid, unknown=True)
         header = _header_of(file, head)
         file.seek(head.data_offset)
         with self.receive(
