@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
 from pacs.dimse.upper.user_information import Proposal
 from pacs.errors import AssociationRejected, InvalidArgument
@@ -43,9 +43,9 @@ class Deadlines:
     """Time for the answer to the release request."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> AssociationLimits:
         """The limits of an association with these deadlines."""
-        return Limits(
+        return AssociationLimits(
             connect=self.connect,
             negotiation=self.negotiation,
             message=self.message,

@@ -29,7 +29,7 @@ from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import Service
-from pacs.dimse.scu import Exchange, Requestor, Response, Serve
+from pacs.dimse.scu import DimseResponse, Exchange, Requestor, Serve
 from pacs.dimse.upper.user_information import Context
 from pacs.errors import UndecodableDataSet
 from pacs.support.wakeup import WakeUp
@@ -130,7 +130,7 @@ class RetrieveOperation:
 
     # --- request and responses ------------------------------------------------------------------------------------
 
-    def _run_exchange(self, storage: tuple[tuple[str, tuple[str, ...]], ...]) -> Response:
+    def _run_exchange(self, storage: tuple[tuple[str, tuple[str, ...]], ...]) -> DimseResponse:
         """Return the final response; meanwhile, record arrivals and counts."""
         association = associate(
             self.peer,
@@ -142,7 +142,7 @@ class RetrieveOperation:
         finally:
             association.release(self.peer.deadlines.release)
 
-    def _exchange(self, association: Association) -> Response:
+    def _exchange(self, association: Association) -> DimseResponse:
         requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
         context = requestor.context(self.request.sop_class)
         exchange = self._send_request(requestor, context)
@@ -165,7 +165,7 @@ class RetrieveOperation:
             return requestor.ask(CommandField.C_GET, context, identifier, priority=0)
         return requestor.ask(CommandField.C_MOVE, context, identifier, priority=0, move_destination=self.destination)
 
-    def _await_final(self, exchange: Exchange) -> Response:
+    def _await_final(self, exchange: Exchange) -> DimseResponse:
         """Return the final response. Each response and each arrival restarts the deadline, nothing else does."""
         alive = time.monotonic()
         while True:
@@ -226,7 +226,7 @@ class RetrieveOperation:
 
     # --- result ---------------------------------------------------------------------------------------------------
 
-    def _result(self, final: Response) -> Retrieved:
+    def _result(self, final: DimseResponse) -> Retrieved:
         """Return the result of the final response and the arrivals. Raises OperationFailed."""
         failed_uids = _failed_uids(final)
         retrieved = self._retrieved(final.command, failed_uids)
@@ -287,7 +287,7 @@ class RetrieveOperation:
         )
 
 
-def _failed_uids(final: Response) -> tuple[str, ...]:
+def _failed_uids(final: DimseResponse) -> tuple[str, ...]:
     """Return the Failed SOP Instance UID List (0008,0058) of a final response; empty if it cannot be read."""
     if not final.data:
         return ()

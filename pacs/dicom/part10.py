@@ -45,16 +45,20 @@ class FileMeta:
 
 
 def build_file_meta(
-    sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str, *, received_at: int
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str, *, received_at: int, size: int = 0
 ) -> bytes:
     """Preamble and File Meta Information, with room for the digest (`with_digest`).
 
-    `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`).
+    `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`). It is padded
+    to `size` bytes, an even number, if it is shorter.
     """
-    private = f"received={received_at:020d} {_DIGEST}{_NO_DIGEST}"
+    private = f"received={received_at:020d} {_DIGEST}{_NO_DIGEST}".encode("ascii")
     before, after = _shared(sop_class_uid, transfer_syntax, source_ae)
     own = _element(0x0003, "UI", sop_instance_uid.encode("ascii"))
-    elements = b"".join((before, own, after, _element(0x0102, "OB", private.encode("ascii"))))
+    if size:
+        others = len(PREAMBLE) + 12 + len(before + own + after) + 12  # with group length, and VR and length of the last
+        private = private.ljust(size - others, b"\0")
+    elements = b"".join((before, own, after, _element(0x0102, "OB", private)))
     return PREAMBLE + _element(0x0000, "UL", pack("<L", len(elements))) + elements
 
 

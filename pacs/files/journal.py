@@ -28,7 +28,7 @@ from pacs.errors import StorageUnavailable
 from pacs.files.buffer_pool import ObjectBuffer
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
 from pacs.files.process_lock import LockedFolder, is_locked, process_folders, try_lock
-from pacs.support.batching import Gathering, Unit
+from pacs.support.batching import BatchQueue, BatchUnit
 
 FOLDER = "journal"
 _DELETIONS = "deletions"
@@ -127,7 +127,7 @@ class _Segment:
 # --- the journal of this process -------------------------------------------------------------------------------------
 
 
-class Journal(Gathering[JournalRecord, bool]):
+class Journal(BatchQueue[JournalRecord, bool]):
     """The journal of this process, in a folder of `root` that is made when it is first needed.
 
     A background thread calls `settle` with the keys of objects to sync, and `rewrite` with the segments whose objects
@@ -163,7 +163,7 @@ class Journal(Gathering[JournalRecord, bool]):
         """
         return self.run(record)
 
-    def serve(self, units: list[Unit[JournalRecord, bool]]) -> None:
+    def serve(self, units: list[BatchUnit[JournalRecord, bool]]) -> None:
         """Append records that arrive together, with one sync for each segment they need."""
         with self._state:
             self.join(units)
@@ -283,7 +283,7 @@ class Journal(Gathering[JournalRecord, bool]):
         return True
 
 
-def _fitting(units: list[Unit[JournalRecord, bool]], room: int) -> list[Unit[JournalRecord, bool]]:
+def _fitting(units: list[BatchUnit[JournalRecord, bool]], room: int) -> list[BatchUnit[JournalRecord, bool]]:
     """Return as many of the first units as fit into `room` bytes, at least one."""
     count = 1
     room -= units[0].item.length

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 Work = Callable[[Connection], Result]
 
 DriverWork = Callable[[Any], Result | None]
-Unit = batching.Unit["WriteWork", Any]
+Unit = batching.BatchUnit["WriteWork", Any]
 
 MAX_UNITS = 64
 """How many units of work share a transaction at most."""
@@ -29,7 +29,7 @@ class WriteWork:
     quick: DriverWork[Any] | None = None
 
 
-class GroupCommit(batching.Gathering[WriteWork, Any]):
+class GroupCommit(batching.BatchQueue[WriteWork, Any]):
     """A queue before `transact`, which runs one unit of work in one transaction. Any thread may use it.
 
     `quickly` gives a transaction of the driver's own. Where that raises one of `failures`, `transact` decides.

@@ -24,6 +24,8 @@ class Event:
 
     TITLE: ClassVar[str] = "event"
     LEVEL: ClassVar[int] = logging.INFO
+    DEBUG_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are logged only where the log includes DEBUG."""
 
     @property
     def level(self) -> int:
@@ -115,6 +117,19 @@ class AssociationEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperationStarted(Event):
+    """A request other than C-STORE was received; `kind` is as in `OperationFinished`."""
+
+    TITLE: ClassVar[str] = "operation started"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    kind: str
+    message_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperationFinished(Event):
     """A DIMSE operation has had its final response.
 
@@ -173,10 +188,19 @@ class SubOperationFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStored(Event):
-    """An instance is durable and in the index. `size` is that of its data set in bytes."""
+    """An instance is durable and in the index. `size` is that of its data set in bytes.
+
+    Its UIDs are logged only where the log includes DEBUG.
+    """
 
     TITLE: ClassVar[str] = "instance stored"
     LEVEL: ClassVar[int] = logging.DEBUG
+    DEBUG_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
+    )
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
     sop_class_uid: str
     transfer_syntax: str
     size: int
@@ -194,11 +218,14 @@ class InstanceStored(Event):
 class InstanceRefused(Event):
     """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence.
 
-    A debug line: the operation that brought it has one with the same sentence.
+    UIDs are '' where they are unknown or not valid. A debug line: the operation has one with the same sentence.
     """
 
     TITLE: ClassVar[str] = "instance refused"
     LEVEL: ClassVar[int] = logging.DEBUG
+    sop_instance_uid: str = ""
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
     sop_class_uid: str
     source_ae: str
     error: str

@@ -3,7 +3,7 @@
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from dataclasses import fields
 from typing import Any, Literal, TextIO
 
@@ -27,14 +27,15 @@ def printable(text: str, limit: int = TEXT_LIMIT) -> str:
 
 def log_event(event: Event) -> None:
     """Write one line for `event`: the subscriber that is the log."""
-    level = event.level
-    if logging.getLogger("pacs").isEnabledFor(level):
-        structlog.get_logger("pacs").log(level, event.TITLE, **_log_fields(event))
+    level, logger = event.level, logging.getLogger("pacs")
+    if logger.isEnabledFor(level):
+        left_out = frozenset() if logger.isEnabledFor(logging.DEBUG) else event.DEBUG_FIELDS
+        structlog.get_logger("pacs").log(level, event.TITLE, **_log_fields(event, left_out))
 
 
-def _log_fields(event: Event) -> dict[str, Any]:
+def _log_fields(event: Event, left_out: Collection[str]) -> dict[str, Any]:
     """The fields of an event worth a place on its line: empty ones are left out, statuses in hexadecimal."""
-    values = {each.name: getattr(event, each.name) for each in fields(event)}
+    values = {each.name: getattr(event, each.name) for each in fields(event) if each.name not in left_out}
     counts = values.pop("counts", {})
     return {name: _log_value(name, value) for name, value in values.items() if value not in ("", ())} | dict(counts)
 

@@ -1,7 +1,7 @@
-"""Explains queries and retrieves: how each was understood, what answers it, and what another manner would have said.
+"""Explain queries and retrieves: how each key is understood, the SQL, and the answer in the other matching mode.
 
-An `Explanation` has what was asked in it, patient data: it is made only where somebody has asked for explanations, and
-shown where that was said. All its texts are printable.
+An `Explanation` holds the keys of a request, which are patient data: it is made only where explaining is configured or
+`pacs explain` is run. All its texts are printable.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,21 +25,22 @@ from pacs.services.query import QueryService
 from pacs.support.cancellation import Cancellation
 
 LONGEST = 200
-"""How many characters of one value are shown."""
+"""Characters of a value that are shown."""
 
 LONGEST_SQL = 8000
-"""And of a statement, with a list of parameters that may be as long."""
+"""Characters of an SQL statement that are shown."""
 
 MOST_WITHOUT = 1000
-"""So many matches that a query would have without one of its keys are counted."""
+"""The most matches that are counted for a query without one of its keys."""
 
 Statuses = Callable[[DimseOperation, PacsError | None, bool], tuple[int, ...]]
-"""The statuses of the responses to an operation: refused for an error, or done, with keys ignored or not."""
+"""Returns the statuses of the responses to an operation that fails with an error, or succeeds with or without keys
+that are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request to explain: its Identifier, and how it is understood."""
+class ExplainRequest:
+    """A request to explain: its Identifier, and by which rules it is understood."""
 
     dataset: Dataset
     model: Model
@@ -49,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedKey:
-    """One element of the Identifier: as it came, what became of it, and what it means. '' for what there is not."""
+    """One element of the Identifier: its value, how it is used and matched, and where. Each may be ''."""
 
     key: str
     tag: str
@@ -63,23 +64,23 @@ class ExplainedKey:
 
     @property
     def understood(self) -> str:
-        """What became of it: `matched, wild card doe*`."""
+        """Use and matching, as `matched, wild card doe*`."""
         how = " ".join(filter(None, (self.matching, self.meaning)))
         return ", ".join(filter(None, (self.use, how)))
 
     @property
     def why(self) -> str:
-        """Where it is matched or comes from, or why it is not."""
+        """Where it is matched or returned from, or why it is not."""
         place = f"{'in' if self.use == ElementUse.MATCHED.value else 'from'} {self.where}" if self.where else ""
         return ", ".join(filter(None, (place, self.reason)))
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a manner makes of the request.
+class ModeAnswer:
+    """The answer to the request in one matching mode.
 
     `statuses` are those of its responses, in hexadecimal, `comment` is the Error Comment of a refusal. `differences`
-    say what it understands otherwise than the manner in force.
+    are the keys that this mode understands differently from the mode in force.
     """
 
     manner: str
@@ -88,17 +89,17 @@ class Verdict:
     differences: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As it is said in one line."""
+        """Return it in one line."""
         *pending, final = self.statuses
-        said = "".join(f"Pending {each}, then " for each in pending) + final
-        return "; ".join(filter(None, (f"{said}, {self.comment}" if self.comment else said, *self.differences)))
+        text = "".join(f"Pending {each}, then " for each in pending) + final
+        return "; ".join(filter(None, (f"{text}, {self.comment}" if self.comment else text, *self.differences)))
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of the request: its final status in hexadecimal, the Error Comment, and what was counted.
+class RequestOutcome:
+    """The result of the request: its final status in hexadecimal, the Error Comment, and the counts.
 
-    `without` has the number of matches there would be without one of the keys, where that was looked at.
+    `without` is the number of matches without one of the keys, if it was determined.
     """
 
     status: str
@@ -109,11 +110,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a request was understood.
+    """How a request is understood.
 
-    `answer` is what the manner in force makes of it, `other` what the strict manner would have answered, or the
-    tolerant one where strict is in force. `without_negotiation` is the answer had nothing been negotiated, None where
-    nothing was. `outcome` is None where it was not run, `trouble` says why its statements could not be planned.
+    `answer` is that of the matching mode in force, `other` that of the strict mode, or of the tolerant one where strict
+    is in force. `without_negotiation` is the answer without extended negotiation, None where nothing was negotiated.
+    `outcome` is None where the request was not run; `trouble` is why its statements could not be planned.
     """
 
     operation: str
@@ -124,28 +125,28 @@ class Explanation:
     keys: tuple[ExplainedKey, ...]
     notes: tuple[str, ...]
     statements: tuple[PlannedStatement, ...]
-    answer: Verdict
-    other: Verdict
-    without_negotiation: Verdict | None = None
+    answer: ModeAnswer
+    other: ModeAnswer
+    without_negotiation: ModeAnswer | None = None
     trouble: str = ""
-    outcome: Outcome | None = None
+    outcome: RequestOutcome | None = None
 
     def described(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
+        """Return it as plain values, for JSON."""
         found = asdict(self)
         for each, statement in zip(found["statements"], self.statements, strict=True):
             each["indexed"] = statement.is_indexed
         return found
 
     def lines(self) -> Iterator[str]:
-        """The same for people, line by line, each printable."""
-        yield f"{self.operation}, {self.model}, level {self.level or 'none'}, manner {self.manner}"
+        """Yield it as lines of printable text."""
+        yield f"{self.operation}, {self.model}, level {self.level or 'none'}, matching mode {self.manner}"
         for key in self.keys:
             yield _line(key)
         yield from self.rest()
 
     def rest(self) -> Iterator[str]:
-        """The lines behind those of the keys."""
+        """Yield the lines after those of the keys."""
         yield from self.notes
         if self.without_negotiation is not None:
             yield f"negotiated: {', '.join(self.negotiated)}; without that: {self.without_negotiation}"
@@ -163,56 +164,58 @@ class Explanation:
 
 
 class Explainer:
-    """Explains requests to an archive with this index; `statuses` tells how the protocol answers."""
+    """Explains requests to an archive with this index; `statuses` returns the statuses of the protocol."""
 
     def __init__(self, index: Index, statuses: Statuses) -> None:
         self._index, self._statuses = index, statuses
 
-    def explain(self, asked: Asked) -> Explanation:
-        """How a request is understood. The index is asked for plans, and where to begin; nothing is answered."""
-        taken = _read(asked)
-        statements, trouble = self._statements(asked.model, taken.query)
-        other = replace(asked, manner=TOLERANT if asked.manner.name == STRICT.name else STRICT)
-        bare = replace(asked, negotiated=Negotiated())
+    def explain(self, request: ExplainRequest) -> Explanation:
+        """Explain a request. The index is read only to plan the statements."""
+        report = _read(request)
+        statements, trouble = self._statements(request.model, report.query)
+        other = replace(request, manner=TOLERANT if request.manner.name == STRICT.name else STRICT)
+        plain = replace(request, negotiated=Negotiated())
         return Explanation(
-            operation=f"C-{asked.model.operation.value}",
-            model=asked.model.root.title,
-            level=taken.level.name if taken.level is not None else "",
-            manner=asked.manner.name,
-            negotiated=_negotiated(asked.negotiated),
-            keys=tuple(_keys(taken)),
-            notes=tuple(_notes(asked, taken)),
+            operation=f"C-{request.model.operation.value}",
+            model=request.model.root.title,
+            level=report.level.name if report.level is not None else "",
+            manner=request.manner.name,
+            negotiated=_negotiated(request.negotiated),
+            keys=tuple(_keys(report)),
+            notes=tuple(_notes(request, report)),
             statements=statements,
-            answer=self._verdict(asked, taken),
-            other=self._verdict(other, _read(other), taken),
-            without_negotiation=None if bare == asked else self._verdict(bare, _read(bare), taken),
+            answer=self._answer(request, report),
+            other=self._answer(other, _read(other), report),
+            without_negotiation=None if plain == request else self._answer(plain, _read(plain), report),
             trouble=trouble,
         )
 
-    def _verdict(self, asked: Asked, taken: IdentifierReport, instead_of: IdentifierReport | None = None) -> Verdict:
-        ignored = bool(taken.query and taken.query.ignored)
-        statuses = self._statuses(asked.model.operation, taken.error, ignored)
-        found = identifier_report.differences(taken, instead_of) if instead_of is not None else ()
-        return Verdict(
-            manner=asked.manner.name,
+    def _answer(
+        self, request: ExplainRequest, report: IdentifierReport, compared_with: IdentifierReport | None = None
+    ) -> ModeAnswer:
+        ignored = bool(report.query and report.query.ignored)
+        statuses = self._statuses(request.model.operation, report.error, ignored)
+        found = identifier_report.differences(report, compared_with) if compared_with is not None else ()
+        return ModeAnswer(
+            manner=request.manner.name,
             statuses=tuple(f"{each:04X}" for each in statuses),
-            comment=printable(taken.error.comment) if taken.error else "",
+            comment=printable(report.error.comment) if report.error else "",
             differences=tuple(printable(each, LONGEST) for each in found),
         )
 
     def _statements(self, model: Model, query: Query | None) -> tuple[tuple[PlannedStatement, ...], str]:
-        """The statements, and why there are none where the index did not say."""
+        """Return the planned statements, or why the index could not plan them."""
         if query is None:
             return (), ""
         planned = query_plan.of_query if model.operation is DimseOperation.FIND else query_plan.of_retrieve
         try:
-            return tuple(map(_harmless, planned(self._index, query, Cancellation()))), ""
+            return tuple(map(_printable, planned(self._index, query, Cancellation()))), ""
         except PacsError as error:
             return (), error.comment
 
 
 def without_each(queries: QueryService, query: Query) -> dict[str, int]:
-    """How many matches a query would have without one of its keys, by keyword; up to `MOST_WITHOUT` are counted.
+    """Return the number of matches of a query without one of its keys, by keyword; at most `MOST_WITHOUT` each.
 
     Raises as `QueryService.matches`.
     """
@@ -224,16 +227,16 @@ def without_each(queries: QueryService, query: Query) -> dict[str, int]:
     return found
 
 
-def _read(asked: Asked) -> IdentifierReport:
-    return identifier_report.make_report(asked.dataset, asked.model, asked.manner, asked.negotiated)
+def _read(request: ExplainRequest) -> IdentifierReport:
+    return identifier_report.make_report(request.dataset, request.model, request.manner, request.negotiated)
 
 
-# --- in words ----------------------------------------------------------------------------------------------------
+# --- as text ------------------------------------------------------------------------------------------------------
 
 
-def _keys(taken: IdentifierReport) -> Iterator[ExplainedKey]:
+def _keys(report: IdentifierReport) -> Iterator[ExplainedKey]:
     places: dict[str, str] = {}
-    for part in taken.parts:
+    for part in report.parts:
         outer, _, _ = part.path.rpartition(".")
         places[part.path] = places[outer] if outer in places else _place(part)
         yield ExplainedKey(
@@ -259,25 +262,25 @@ def _negotiated(negotiated: Negotiated) -> tuple[str, ...]:
     return tuple(each.name for each in fields(negotiated) if getattr(negotiated, each.name))
 
 
-def _notes(asked: Asked, taken: IdentifierReport) -> Iterator[str]:
-    """What is to be said of the whole."""
-    query = taken.query
+def _notes(request: ExplainRequest, report: IdentifierReport) -> Iterator[str]:
+    """Yield remarks on the whole query."""
+    query = report.query
     if query is None:
         return
     if query.nothing_matches:
-        no_keys = not any(part.use in (ElementUse.MATCHED, ElementUse.RETURNED) for part in taken.parts)
-        why = "no key was asked for (F3)" if no_keys else "a range ends before it begins"
+        no_keys = not any(part.use in (ElementUse.MATCHED, ElementUse.RETURNED) for part in report.parts)
+        why = "the Identifier has no key (F3)" if no_keys else "a range ends before it begins"
         yield f"nothing matches: {why}"
     if not query.keys and not query.combined and not query.nothing_matches:
-        yield f"no key narrows it: everything at level {query.level.name} matches"
+        yield f"no key restricts the matches: everything at level {query.level.name} matches"
     if query.unknown_matches and query.keys:
         yield "a value that is unknown, zero length or absent, matches every key (C.2.2.1.2)"
-    if asked.model.operation is not DimseOperation.FIND:
+    if request.model.operation is not DimseOperation.FIND:
         yield "a retrieve is a query at IMAGE level for the instances"
 
 
-def _harmless(statement: PlannedStatement) -> PlannedStatement:
-    """A statement whose texts are printable, and not longer than people read."""
+def _printable(statement: PlannedStatement) -> PlannedStatement:
+    """Return a statement with printable texts of limited length."""
     return replace(
         statement,
         sql="\n".join(printable(line, LONGEST_SQL) for line in statement.sql[:LONGEST_SQL].split("\n")),
@@ -287,10 +290,10 @@ def _harmless(statement: PlannedStatement) -> PlannedStatement:
 
 
 def _line(key: ExplainedKey) -> str:
-    """A key in one line: `PatientName 'DOE*': matched, wild card doe*, in column patient.patient_name`."""
+    """Return a key as one line: `PatientName 'DOE*': matched, wild card doe*, in column patient.patient_name`."""
     return f"{key.key} {key.asked!r}: " + ", ".join(filter(None, (key.understood, key.why)))
 
 
-def _outcome(outcome: Outcome) -> str:
+def _outcome(outcome: RequestOutcome) -> str:
     counts = [f"{name}: {number}" for name, number in outcome.counts.items()]
     return ", ".join(filter(None, (outcome.status, outcome.comment, *counts)))

@@ -1,4 +1,4 @@
-"""The `Retrieval` that C-MOVE and C-GET share: which instances to send, what became of each, and their bytes."""
+"""Select the instances of a retrieve, count the outcomes of its sub-operations, and read the data sets to send."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from pacs.support.cancellation import Cancellation
 
 
 class Outcome(Enum):
-    """What became of one sub-operation."""
+    """The outcome of a sub-operation, or of a whole retrieve."""
 
     COMPLETED = "completed"
     WARNING = "warning"
@@ -31,7 +31,7 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Retrieval:
-    """One retrieve under way. remaining + completed + failed + warning is its total at every moment (V5)."""
+    """A running retrieve. remaining + completed + failed + warning is always the total (V5)."""
 
     instances: tuple[StoredInstance, ...]
     completed: int = 0
@@ -42,17 +42,17 @@ class Retrieval:
 
     @property
     def total(self) -> int:
-        """How many sub-operations there are in all."""
+        """The number of sub-operations."""
         return len(self.instances)
 
     @property
     def done(self) -> int:
-        """How many sub-operations have an outcome."""
+        """The number of finished sub-operations."""
         return self.completed + self.warning + len(self.failed)
 
     @property
     def remaining(self) -> int:
-        """How many sub-operations have no outcome yet."""
+        """The number of sub-operations without an outcome."""
         return self.total - self.done
 
     def record(self, instance: StoredInstance, outcome: Outcome) -> None:
@@ -68,25 +68,25 @@ class Retrieval:
 
     @property
     def sent(self) -> tuple[str, ...]:
-        """The SOP Instance UIDs of what arrived."""
+        """The SOP Instance UIDs of the instances that arrived."""
         return tuple(self._sent)
 
     @property
     def failed_list(self) -> list[str]:
-        """The SOP Instance UIDs of the failed sub-operations, in the order of the instances whatever failed first."""
+        """The SOP Instance UIDs of the failed sub-operations, in the order of `instances`."""
         failed = set(self.failed)
         return [each.sop_instance_uid for each in self.instances if each.sop_instance_uid in failed]
 
     @property
     def result(self) -> Outcome:
-        """The outcome of the whole (V6): all well, all failed, or anything between, which is a warning."""
+        """The outcome of the retrieve (V6): completed if all are, failed if all are, a warning otherwise."""
         if self.completed == self.total:
             return Outcome.COMPLETED
         return Outcome.FAILED if len(self.failed) == self.total else Outcome.WARNING
 
 
 class RetrieveService:
-    """Selects instances for a retrieve and gives out their data sets."""
+    """Selects instances for a retrieve and reads their data sets."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class RetrieveService:
         verify: bool = False,
         publish: Callable[[Event], None] = lambda event: None,
     ) -> None:
-        """With `verify` the digest of each instance is compared before its first byte is given out."""
+        """With `verify` the digest of each instance is checked before its first byte is returned."""
         self._index = index
         self._files = files
         self._most_studies = most_studies
@@ -122,20 +122,20 @@ class RetrieveService:
         return Retrieval(found)
 
     def note_use(self, retrieval: Retrieval) -> None:
-        """Keep in the index when the instances that were sent were used last; a failure to do so is only logged."""
+        """Save in the index that the sent instances were used now. Errors are only logged."""
         if not retrieval.sent:
             return
         try:
             writer.touch(self._index, retrieval.sent, time.time_ns() // 1000)
         except IndexUnavailable as error:
-            logging.getLogger("pacs").warning("the last use of instances is not noted: %s", error.comment)
+            logging.getLogger("pacs").warning("last use of retrieved instances not saved: %s", error.comment)
 
     def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
-        """The data set of a stored instance in `transfer_syntax`, piece by piece.
+        """Yield the data set of a stored instance in `transfer_syntax`, in pieces.
 
-        In the stored transfer syntax the bytes are those that were received, but for what `syntaxes.even` does. Raises
-        InstanceUnreadable when the file is gone or not as long as it was, NotSupported when the syntaxes cannot be
-        converted into each other; InstanceDamaged, where that is looked at, before the first piece.
+        In the stored transfer syntax these are the bytes that were received, made even by `syntaxes.even`. Raises
+        InstanceUnreadable when the file is missing or has another length, NotSupported when the transfer syntax cannot
+        be converted, and with `verify` InstanceDamaged before the first piece.
         """
         pieces = self._pieces(instance, transfer_syntax)
         return self._verified(instance, pieces) if self._verify else pieces
@@ -157,7 +157,7 @@ class RetrieveService:
     def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         with self._files.open(instance.file_key) as file:
             if file.seek(0, os.SEEK_END) != instance.size:
-                raise InstanceUnreadable("The stored file has not the length it had")
+                raise InstanceUnreadable("The stored file has another length than before")
             file.seek(instance.data_offset)
             yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 
@@ -168,5 +168,5 @@ def verify(files: ObjectStore, instance: StoredInstance) -> None:
 
 
 def damaged(instance: StoredInstance) -> str:
-    """What an administrator is told of an instance whose file does not hold what was received."""
+    """Return the notice about an instance whose file differs from what was received."""
     return f"file {instance.file_key} is damaged and was not given out: run `pacs fsck --repair`, and send it again"

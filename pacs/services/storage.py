@@ -1,7 +1,8 @@
-"""Take instances in: from a C-STORE fragment by fragment, or from a file. Success means durable.
+"""Storage of instances: from a C-STORE fragment by fragment, from a file, or from any other stream.
 
-The order is always: data set beside the others, checked, moved to its place durably, committed to the index, answered.
-Whatever step fails, neither a file nor a row is left, and the sender still has the instance.
+The steps are always in this order: the data set is written to the file store, checked, committed there durably,
+committed to the index, acknowledged. Whatever step fails, neither a file nor a row is left, and the sender still has
+the instance.
 """
 
 import time
@@ -41,10 +42,10 @@ from pacs.services.parent_refresh import refresh
 from pacs.services.stored_file import arrival_of
 
 Duplicates = Literal["keep", "replace", "reject"]
-"""What becomes of an instance whose SOP Instance UID is known already.
+"""What happens to an instance whose SOP Instance UID is stored already.
 
-- `keep`: the same attributes and values are answered with success, others with InstanceConflict; nothing is stored.
-- `replace`: the newer one takes the older one's place.
+- `keep`: with the same attributes and values it is success, with others InstanceConflict; nothing is stored.
+- `replace`: the newer instance replaces the older one.
 - `reject`: DuplicateInstance.
 """
 
@@ -52,31 +53,34 @@ CHUNK = 1 << 18
 """Bytes copied at a time."""
 
 RACES = 5
-"""How often an instance is tried to be entered while others add and remove the same one."""
+"""How often the row of an instance is tried while others add and remove the same instance."""
 
 MOST_GROWING = 4096
-"""How many series are remembered to grow."""
+"""How many growing series are remembered."""
+
+LONGEST_UID = "1" * 64
+"""Stands for a UID that is not known yet: no UID is longer (PS3.5 6.2)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An instance that is durable, by this reception or, if it is a `duplicate`, since before."""
+    """A durable instance, stored by this reception or, as a `duplicate`, before it."""
 
     sop_instance_uid: str
     size: int
     """Bytes of the data set."""
     duplicate: bool = False
     warnings: tuple[str, ...] = ()
-    """Where it disagrees with what was known of its patient, study or series: status B000."""
+    """Conflicts with its stored patient, study or series: status B000."""
     patient_id: str = field(default="", compare=False)
+    """Patient ID, for the audit log."""
     study_instance_uid: str = field(default="", compare=False)
-    """Whose it is, for the audit log."""
 
 
 class Storage:
-    """The way in, for any mouth. `bounds` is what a data set may be made of."""
+    """Stores instances, whatever protocol they come by. `bounds` limits the data sets."""
 
     def __init__(
         self,
@@ -96,32 +100,36 @@ class Storage:
         self.publish = publish
         self._auditor = auditor or Auditor()
         self.unknown_sop_classes = unknown_sop_classes
-        self._growing: set[str] = set()
-        """The series whose last instance was new."""
-        self._doubts: dict[str, str] = {}
-        """Files of which it is not known if they are in a row, with their SOP Instance UIDs."""
+        self._known = _KnownInstances(index)
+        self._cleanup = _FileCleanup(index, files, publish)
 
     def receive(
-        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str = ""
+        self, sop_class_uid: str | None, sop_instance_uid: str | None, transfer_syntax: str, source_ae: str = ""
     ) -> "Reception":
-        """Begin to take an instance in, under the UIDs its command names. Use what is returned in a `with` block.
+        """Begin to store an instance whose data set follows; to be used in a `with` block.
 
-        Raises SOPClassNotSupported, NotSupported for the transfer syntax, MissingUID, StorageUnavailable.
+        The UIDs are those that a command announces; None stands for one that only the data set has. Raises
+        SOPClassNotSupported, NotSupported for the transfer syntax, MissingUID, StorageUnavailable.
         """
-        named = Named(sop_class_uid.strip(" \0"), sop_instance_uid.strip(" \0"), transfer_syntax, source_ae)
+        announced = _Announced(_stripped(sop_class_uid), _stripped(sop_instance_uid), transfer_syntax, source_ae)
         try:
+<<<<<<< HEAD
             check_storable(named.sop_class_uid, self.unknown_sop_classes)
+=======
+            if announced.sop_class_uid is not None:
+                check_kept(announced.sop_class_uid, self.unknown_sop_classes)
+>>>>>>> main
             if transfer_syntax not in KEPT:
-                raise NotSupported("Its transfer syntax is not kept here")
-            if not is_uid(named.sop_instance_uid):
-                raise MissingUID("The SOP Instance UID is no UID", [SOP_INSTANCE_UID])
-            return Reception(self, named)
+                raise NotSupported("Instances in this transfer syntax are not stored")
+            if announced.sop_instance_uid is not None and not is_uid(announced.sop_instance_uid):
+                raise MissingUID("The SOP Instance UID is not valid", [SOP_INSTANCE_UID])
+            return Reception(self, announced, self._known, self._cleanup)
         except PacsError as error:
-            self.refused(named, error)
+            self.publish(announced.refusal(error))
             raise
 
     def import_file(self, path: Path) -> Stored:
-        """Take in a Part 10 file, or a bare data set in a native transfer syntax; the preamble may be missing.
+        """Store a Part 10 file, or a bare data set in a native transfer syntax; the preamble may be missing.
 
         Raises InstanceUnreadable when the file cannot be read, and all that `receive` and `Reception.finish` do.
         """
@@ -146,18 +154,36 @@ class Storage:
                 reception.write(piece)
             return reception.finish()
 
-    def known(self, header: Header) -> StoredInstance | None:
-        """The stored instance with this UID, as far as it is worth a look: not where only new ones have come lately.
+    @property
+    def has_uncertain_files(self) -> bool:
+        """Whether there are files that may or may not be in a row: the next start has to find out."""
+        return self._cleanup.has_uncertain_files
 
-        If there is one nevertheless, it is met when the row is entered. Raises IndexUnavailable.
+    def check_uncertain_files(self) -> None:
+        """Delete the uncertain files that are in no row, as far as the index responds."""
+        self._cleanup.check_uncertain_files()
+
+
+class _KnownInstances:
+    """Looks up stored instances, except in series that grow: there a new instance is expected."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._growing: set[str] = set()
+        """The series whose last instance was new."""
+
+    def find(self, header: Header) -> StoredInstance | None:
+        """Return the stored instance with this SOP Instance UID, None also where its series grows.
+
+        In a growing series a duplicate is found when the row is added. Raises IndexUnavailable.
         """
         uid = header.sop_instance_uid
-        if header.series_instance_uid in self._growing or not writer.is_known(self.index, uid):
+        if header.series_instance_uid in self._growing or not writer.is_known(self._index, uid):
             return None
-        return writer.find(self.index, uid)
+        return writer.find(self._index, uid)
 
     def note(self, header: Header, *, is_new: bool) -> None:
-        """Remember whether a series grows, or is sent again."""
+        """Note whether an instance of a series was new, or the series is being sent again."""
         if not is_new:
             self._growing.discard(header.series_instance_uid)
             return
@@ -165,60 +191,54 @@ class Storage:
             self._growing.clear()
         self._growing.add(header.series_instance_uid)
 
-    def refused(self, named: "Named", error: PacsError) -> None:
-        """Tell everybody that an instance was not taken in."""
-        self.publish(
-            InstanceRefused(
-                sop_class_uid=named.sop_class_uid,
-                source_ae=named.source_ae,
-                error=type(error).__name__,
-                comment=error.comment,
-            )
-        )
+
+class _FileCleanup:
+    """Deletes files that belong to no row, and remembers those of which that is uncertain. Thread-safe."""
+
+    def __init__(self, index: Index, files: ObjectStore, publish: Callable[[Event], None]) -> None:
+        self._index, self._files, self._publish = index, files, publish
+        self._uncertain: dict[str, str] = {}
+        """Keys of files that may be in a row, with their SOP Instance UIDs."""
 
     @property
     def has_uncertain_files(self) -> bool:
-        """Whether there are files of which it is not known if they are in a row: the next start has to find out."""
-        return bool(self._doubts)
+        """Whether there are files that may or may not be in a row."""
+        return bool(self._uncertain)
 
-    def leave_in_doubt(self, key: str, header: Header) -> None:
-        """Keep a file whose row was perhaps committed: a row without its file is worse than a file without one."""
-        self._doubts[key] = header.sop_instance_uid
-        self.note(header, is_new=False)  # the next of its series asks the index before it makes a file
+    def keep_uncertain(self, key: str, sop_instance_uid: str) -> None:
+        """Keep a file whose row may have been committed: a row without a file is worse than a file without a row."""
+        self._uncertain[key] = sop_instance_uid
 
     def check_uncertain_files(self) -> None:
-        """Delete those of the files in doubt that are in no row, as far as the index answers."""
-        for key, uid in tuple(self._doubts.items()):
+        """Delete the uncertain files that are in no row, as far as the index responds."""
+        for key, uid in tuple(self._uncertain.items()):
             try:
-                found = writer.find(self.index, uid)
+                found = writer.find(self._index, uid)
             except IndexUnavailable:
                 return
-            is_ours = self._doubts.pop(key, None) is not None  # other threads may be here
-            if is_ours and (found is None or found.file_key != key):
-                self.discard(key)
+            is_still_uncertain = self._uncertain.pop(key, None) is not None  # other threads check too
+            if is_still_uncertain and (found is None or found.file_key != key):
+                self.delete(key)
 
-    def discard(self, key: str) -> None:
-        """Delete a file that is in no row. One that cannot be deleted now is nobody's harm, but is told."""
+    def delete(self, key: str) -> None:
+        """Delete a file that is in no row. A failure is published and does no other harm."""
         try:
-            self.files.delete(key)
+            self._files.delete(key)
         except StorageUnavailable:
-            self.publish(Notice(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+            self._publish(Notice(sentence=f"file {key} is not in the index and cannot be deleted: delete it by hand"))
 
-    def forget(self, former: StoredInstance) -> None:
-        """Delete the file of an instance that was replaced, and have its study say no more what it alone had said.
-
-        What fails is told.
-        """
+    def remove_replaced(self, former: StoredInstance) -> None:
+        """Delete the file of a replaced instance, and what its study has from it alone. A failure is published."""
         try:
-            said = arrival_of(self.files, former.file_key, verify=False).header
+            header = arrival_of(self._files, former.file_key, verify=False).header
         except (InstanceUnreadable, UndecodableDataSet):
-            said = None
-        self.discard(former.file_key)
+            header = None
+        self.delete(former.file_key)
         try:
-            refresh(self.index, self.files, [former], said)
+            refresh(self._index, self._files, [former], header)
         except PacsError as error:
-            sentence = f"what was replaced may still be said of its study ({error.comment}): run `pacs reindex`"
-            self.publish(Notice(sentence=sentence))
+            sentence = f"a study may still have values of a replaced instance ({error.comment}): run `pacs reindex`"
+            self._publish(Notice(sentence=sentence))
 
 
 def _record(stored: Stored) -> Record:
@@ -229,7 +249,7 @@ def _record(stored: Stored) -> Record:
 
 
 def _head_of(file: BinaryIO) -> part10.FileMeta:
-    """What a file says about its data set; `file` stands at the data set then."""
+    """Read the File Meta Information of a file, or guess it; `file` is at the data set then."""
     try:
         head = part10.read_file_meta(file)
     except UndecodableDataSet:
@@ -242,7 +262,7 @@ def _head_of(file: BinaryIO) -> part10.FileMeta:
 
 
 def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
-    """What the index wants from a file; one that cannot be read and never said it is a DICOM file is called none."""
+    """Read the header. A file that has neither one nor a File Meta Information is reported as no DICOM file."""
     try:
         return read_header(file, head.transfer_syntax)
     except (UndecodableDataSet, MissingUID) as error:
@@ -251,33 +271,56 @@ def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
         raise UndecodableDataSet("No DICOM file: neither a File Meta Information nor a data set") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a command says of the instance that follows."""
+def _stripped(uid: str | None) -> str | None:
+    return uid.strip(" \0") if uid is not None else None
 
-    sop_class_uid: str
-    sop_instance_uid: str
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """What is known of an instance before its data set; a UID is None when only the data set has it."""
+
+    sop_class_uid: str | None
+    sop_instance_uid: str | None
     transfer_syntax: str
     source_ae: str
 
-    def head(self, received_at: int) -> bytes:
-        """The File Meta Information that says the same."""
+    def file_meta(self, received_at: int) -> bytes:
+        """Return the File Meta Information; without UIDs it is as long as any with UIDs."""
         return part10.build_file_meta(
-            self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax, self.source_ae, received_at=received_at
+            self.sop_class_uid or LONGEST_UID,
+            self.sop_instance_uid or LONGEST_UID,
+            self.transfer_syntax,
+            self.source_ae,
+            received_at=received_at,
+        )
+
+    def refusal(self, error: PacsError, header: Header | None = None) -> InstanceRefused:
+        """Return the event of a refused instance; a text that is no UID is not quoted."""
+        uid = header.sop_instance_uid if header is not None else self.sop_instance_uid or ""
+        return InstanceRefused(
+            sop_class_uid=self.sop_class_uid or (header.sop_class_uid if header is not None else ""),
+            sop_instance_uid=uid if is_uid(uid) else "",
+            series_instance_uid=header.series_instance_uid if header is not None else "",
+            study_instance_uid=header.study_instance_uid if header is not None else "",
+            source_ae=self.source_ae,
+            error=type(error).__name__,
+            comment=error.comment,
         )
 
 
 class Reception:
-    """One instance on its way in. Leaving the `with` block without `finish()` discards it without a trace."""
+    """An instance that is being received. Leaving the `with` block without `finish()` discards it without a trace."""
 
-    def __init__(self, storage: Storage, named: Named) -> None:
-        self._storage = storage
-        self._named = named
+    def __init__(self, storage: Storage, announced: _Announced, known: _KnownInstances, cleanup: _FileCleanup) -> None:
+        self._storage, self._known, self._cleanup = storage, known, cleanup
+        self._announced = announced
         self._received_at = time.time_ns() // 1000
-        self._head = named.head(self._received_at)
+        self._file_meta = announced.file_meta(self._received_at)
         self._incoming = self._create()
-        self._is_in_doubt = False
-        """Whether there may be a row of it, although it could not be entered."""
+        self._header: Header | None = None
+        """Once the data set is checked."""
+        self._may_have_row = False
+        """Whether the row may have been committed although that failed."""
 
     def __enter__(self) -> Self:
         return self
@@ -285,33 +328,37 @@ class Reception:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._incoming.__exit__(kind, error, trace)
         if isinstance(error, PacsError):
-            self._storage.refused(self._named, error)
+            self._storage.publish(self._announced.refusal(error, self._header))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append the next bytes of the data set. Raises StorageUnavailable."""
         self._incoming.write(data)
 
     def finish(self) -> Stored:
-        """Check the whole, make it durable and enter it into the index.
+        """Check the instance, make it durable and add it to the index.
 
-        Raises SOPClassMismatch, MissingUID, UndecodableDataSet, DuplicateInstance, InstanceConflict,
-        StorageUnavailable, IndexUnavailable; then nothing of it is left.
+        Raises SOPClassMismatch, SOPClassNotSupported, MissingUID, UndecodableDataSet, DuplicateInstance,
+        InstanceConflict, InstanceUnreadable when a stored duplicate cannot be read, StorageUnavailable,
+        IndexUnavailable; then nothing of the instance is left.
         """
-        header = self._checked()
-        known = self._storage.known(header)
+        header = self._header = self._checked()
+        found = self._known.find(header)
         try:
-            stored = self._enter(header, known)
+            stored = self._store(header, found)
         except (DuplicateInstance, InstanceConflict):
-            self._storage.note(header, is_new=False)
+            self._known.note(header, is_new=False)
             raise
-        self._storage.note(header, is_new=known is None and not stored.duplicate)
-        self._storage.check_uncertain_files()
+        self._known.note(header, is_new=found is None and not stored.duplicate)
+        self._cleanup.check_uncertain_files()
         self._storage.publish(
             InstanceStored(
+                sop_instance_uid=header.sop_instance_uid,
+                series_instance_uid=header.series_instance_uid,
+                study_instance_uid=header.study_instance_uid,
                 sop_class_uid=header.sop_class_uid,
-                transfer_syntax=self._named.transfer_syntax,
+                transfer_syntax=self._announced.transfer_syntax,
                 size=stored.size,
-                source_ae=self._named.source_ae,
+                source_ae=self._announced.source_ae,
                 duplicate=stored.duplicate,
                 warnings=stored.warnings,
             )
@@ -320,30 +367,34 @@ class Reception:
 
     def _create(self) -> IncomingObject:
         arrived = _EPOCH + timedelta(microseconds=self._received_at)
-        return self._storage.files.create(len(self._head), arrived)
+        return self._storage.files.create(len(self._file_meta), arrived)
 
-    # --- what arrived ----------------------------------------------------------------------------------------
+    # --- checks ----------------------------------------------------------------------------------------------
 
     def _checked(self) -> Header:
-        """The header of what arrived, which is what the command named and has nothing in it that must not be."""
+        """Return the header of the data set, which is the announced instance and has no foreign groups left."""
         header = self._read_header()
         if header.intruders:
             self._leave_out(header.intruders)
             header = self._read_header()
-        tags = {SOP_CLASS_UID: self._named.sop_class_uid, SOP_INSTANCE_UID: self._named.sop_instance_uid}
-        found = {SOP_CLASS_UID: header.sop_class_uid, SOP_INSTANCE_UID: header.sop_instance_uid}
-        wrong = [tag for tag, uid in tags.items() if found[tag] != uid]
+        pairs = {
+            SOP_CLASS_UID: (self._announced.sop_class_uid, header.sop_class_uid),
+            SOP_INSTANCE_UID: (self._announced.sop_instance_uid, header.sop_instance_uid),
+        }
+        wrong = [tag for tag, (announced, found) in pairs.items() if announced not in (None, found)]
         if wrong:
             raise SOPClassMismatch("The data set is not the instance its command names", wrong)
+        if self._announced.sop_class_uid is None:
+            check_kept(header.sop_class_uid, self._storage.unknown_sop_classes)
         return header
 
     def _read_header(self) -> Header:
         with closing(self._incoming.body()) as body:
-            return read_header(body, self._named.transfer_syntax, self._storage.bounds)
+            return read_header(body, self._announced.transfer_syntax, self._storage.bounds)
 
     def _leave_out(self, intruders: tuple[tuple[int, int], ...]) -> None:
-        """Copy what arrived without elements that are no part of a data set (checklist S4)."""
-        if self._named.transfer_syntax == DEFLATED_LITTLE:
+        """Copy the data set without elements of foreign groups (S4 in docs/checklist.md)."""
+        if self._announced.transfer_syntax == DEFLATED_LITTLE:
             raise UndecodableDataSet("Groups 0000 and 0002 are no part of a data set")
         before, self._incoming = self._incoming, self._create()
         with before, closing(before.body()) as body:
@@ -356,34 +407,49 @@ class Reception:
                     self._incoming.write(piece)
                 start = end
 
-    # --- into the archive ------------------------------------------------------------------------------------
+    # --- file and row --------------------------------------------------------------------------------------
 
-    def _enter(self, header: Header, known: StoredInstance | None) -> Stored:
+    def _store(self, header: Header, known: StoredInstance | None) -> Stored:
+        """Commit the file, then the row, unless `known` is the same instance."""
         if known is not None and self._is_duplicate(known, self._incoming.body):
             return self._stored(header, duplicate=True)
         digest = self._incoming.digest
-        self._incoming.commit(part10.with_digest(self._head, digest))
+        self._incoming.commit(part10.with_digest(self._file_meta_of(header), digest))
         arrival = NewInstance(
             header=header,
             file_key=self._incoming.key,
-            size=len(self._head) + self._incoming.size,
+            size=len(self._file_meta) + self._incoming.size,
             digest=digest,
-            transfer_syntax=self._named.transfer_syntax,
-            data_offset=len(self._head),
+            transfer_syntax=self._announced.transfer_syntax,
+            data_offset=len(self._file_meta),
             received_at=self._received_at,
-            source_ae=part10.ae_title(self._named.source_ae),  # as the file says it
+            source_ae=part10.ae_title(self._announced.source_ae),  # as the file says it
         )
         try:
-            return self._enter_row(arrival, known)
+            return self._add_row(arrival, known)
         except BaseException:
-            if self._is_in_doubt:
-                self._storage.leave_in_doubt(arrival.file_key, header)
+            if self._may_have_row:
+                self._cleanup.keep_uncertain(arrival.file_key, header.sop_instance_uid)
+                self._known.note(header, is_new=False)  # so that the next of its series is looked up first
             else:
-                self._storage.discard(arrival.file_key)
+                self._cleanup.delete(arrival.file_key)
             raise
 
-    def _enter_row(self, arrival: NewInstance, known: StoredInstance | None) -> Stored:
-        """Commit the row, whoever adds or removes the same instance meanwhile."""
+    def _file_meta_of(self, header: Header) -> bytes:
+        """Return the File Meta Information, with UIDs that were not announced taken from the header."""
+        if None not in (self._announced.sop_class_uid, self._announced.sop_instance_uid):
+            return self._file_meta
+        return part10.build_file_meta(
+            header.sop_class_uid,
+            header.sop_instance_uid,
+            self._announced.transfer_syntax,
+            self._announced.source_ae,
+            received_at=self._received_at,
+            size=len(self._file_meta),
+        )
+
+    def _add_row(self, arrival: NewInstance, known: StoredInstance | None) -> Stored:
+        """Commit the row, also while others add and remove the same instance."""
         header, index = arrival.header, self._storage.index
         for _ in range(RACES):
             try:
@@ -392,11 +458,11 @@ class Reception:
             except (DuplicateInstance, InstanceUnreadable):
                 known = writer.find(index, header.sop_instance_uid)
             if known is not None and known.file_key == arrival.file_key:
-                return self._stored(header)  # another process found the file before its row was committed
+                return self._stored(header)  # another process has adopted the file before its row was committed
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
-                self._storage.discard(arrival.file_key)
+                self._cleanup.delete(arrival.file_key)
                 return self._stored(header, duplicate=True)
-        raise IndexUnavailable("Too many send and delete this instance at once")
+        raise IndexUnavailable("This instance is being sent and deleted by too many at once")
 
     def _stored(self, header: Header, *, duplicate: bool = False, warnings: tuple[str, ...] = ()) -> Stored:
         uid, size = header.sop_instance_uid, self._incoming.size
@@ -409,14 +475,14 @@ class Reception:
                 return writer.add(index, arrival)
             former = writer.replace(index, arrival)
         except IndexUnavailable:
-            # Whether it was committed is not known, when the connection broke at the commit.
-            self._is_in_doubt = True
+            # If the connection broke at the commit, only a look at the row tells whether it was committed.
+            self._may_have_row = True
             found = writer.find(index, arrival.header.sop_instance_uid)
-            self._is_in_doubt = False
+            self._may_have_row = False
             if found is None or found.file_key != arrival.file_key:
                 raise
-        if former is not None and former.file_key != arrival.file_key:  # another process may have entered ours before
-            self._storage.forget(former)
+        if former is not None and former.file_key != arrival.file_key:  # another process may have added our file before
+            self._cleanup.remove_replaced(former)
         return warnings
 
     def _reopen(self, arrival: NewInstance) -> BinaryIO:
@@ -427,29 +493,33 @@ class Reception:
     # --- duplicates ------------------------------------------------------------------------------------------
 
     def _is_duplicate(self, known: StoredInstance, body: Callable[[], BinaryIO]) -> bool:
-        """Whether the known instance is to stay and answers for this one; False when this one is to take its place.
+        """Whether the known instance is the same and stays; False when this one replaces it.
 
-        Raises DuplicateInstance, InstanceConflict.
+        Raises DuplicateInstance, InstanceConflict, InstanceUnreadable.
         """
         policy = self._storage.duplicates
         if policy == "reject":
             raise DuplicateInstance("The SOP Instance is stored already", [SOP_INSTANCE_UID])
-        if known.digest == self._incoming.digest and known.transfer_syntax == self._named.transfer_syntax:
+        if known.digest == self._incoming.digest and known.transfer_syntax == self._announced.transfer_syntax:
             return self._is_whole(known)
         if policy == "replace":
             return False
-        with closing(body()) as ours, closing(self._storage.files.open(known.file_key)) as theirs:
-            theirs.seek(known.data_offset)
-            if not is_same(ours, self._named.transfer_syntax, theirs, known.transfer_syntax):
+        with closing(body()) as received, closing(self._storage.files.open(known.file_key)) as stored:
+            stored.seek(known.data_offset)
+            if not is_same(received, self._announced.transfer_syntax, stored, known.transfer_syntax):
                 raise InstanceConflict("The SOP Instance is stored already with other content", [SOP_INSTANCE_UID])
         return True
 
     def _is_whole(self, known: StoredInstance) -> bool:
-        """Whether the file of a known instance is there in its full length; if not, the same bytes may mend it."""
+        """Whether the file of a known instance has its full size; if not, the same bytes replace it."""
         try:
             whole = self._storage.files.size(known.file_key) == known.size
         except InstanceUnreadable:
             whole = False
         if not whole:
-            self._storage.publish(Notice(sentence=f"file {known.file_key} was damaged and is sent again: replaced"))
+            self._storage.publish(
+                Notice(
+                    sentence=f"file {known.file_key} was damaged: replaced by the same instance, which was sent again"
+                )
+            )
         return whole

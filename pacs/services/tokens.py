@@ -1,4 +1,4 @@
-"""Users by JSON Web Token (RFC 7519), signed by whoever signs people in elsewhere. Needs the extra `jwt`."""
+"""Identify users by JSON Web Token (RFC 7519), signed by an identity provider. Needs the extra `jwt`."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,18 +8,18 @@ from pacs.errors import ConfigurationError, UserRefused
 Algorithm = Literal["HS256", "ES256"]
 
 LEEWAY = 10.0
-"""Seconds by which the clock of the signer may be off."""
-
+"""Seconds by which the clock of the signer may differ."""
 
 SHORTEST_SECRET = 32
-"""Bytes that a secret for HS256 has at least (RFC 7518 3.2)."""
+"""The least bytes of a secret for HS256 (RFC 7518 3.2)."""
 
 
 def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: str = "") -> Callable[[str], str]:
-    """What gives the subject of a token that was signed with `key`, is in force, and is for `audience` by `issuer`.
+    """Return a function that checks a token and returns its subject, or raises UserRefused.
 
-    `key` is the shared secret (HS256) or the public key in PEM (ES256). Raises ConfigurationError when the extra is
-    missing or the key cannot be used; what is returned raises UserRefused.
+    A token is valid if it is signed with `key` (the shared secret for HS256, the public key in PEM for ES256), has not
+    expired, and names `audience` and `issuer` where they are given. Raises ConfigurationError when the extra is
+    missing or the key cannot be used.
     """
     try:
         import jwt
@@ -45,7 +45,7 @@ def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: 
                 options={"require": required, "verify_aud": bool(audience)},
             )
         except (jwt.PyJWTError, ValueError) as error:
-            raise UserRefused(f"the token is not to be trusted ({type(error).__name__})") from error
+            raise UserRefused(f"the token is not valid ({type(error).__name__})") from error
         return str(claims["sub"])
 
     return subject_of

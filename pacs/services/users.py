@@ -1,4 +1,4 @@
-"""The users of the configuration, and how one shows who it is: by name, by name and passcode, or by a signed token."""
+"""The users of the configuration, and their identification by name, by name and passcode, or by a signed token."""
 
 import base64
 import hashlib
@@ -15,18 +15,18 @@ from typing import Literal
 from pacs.errors import UserRefused
 
 Demand = Literal["ignored", "optional", "required"]
-"""Whether users are looked at: not at all, where one is named, or always."""
+"""Whether a user is identified: never, if a request names one, or always."""
 
 _N, _R, _P, _LENGTH = 1 << 14, 8, 1, 32
-"""What scrypt costs (RFC 7914): 16 MiB of memory and about 50 ms."""
+"""The parameters of scrypt (RFC 7914): 16 MiB of memory and about 50 ms."""
 
-_AT_ONCE = 2
-"""Hashing takes memory: strangers must not have it done many times at once."""
+_HASHING_THREADS = 2
+"""Few, because hashing takes memory, and anyone can make the server hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user who may use the archive. `passcode` is what `hashed` gave for it; '' where the name is enough."""
+    """A user of the archive. `passcode` is the result of `hash_passcode`, or '' if the name is enough."""
 
     name: str
     passcode: str = field(default="", repr=False)
@@ -34,7 +34,7 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What somebody said of who it is: a name, with or without a passcode, or a token; neither is nothing usable."""
+    """Credentials of a request: a name with or without a passcode, or a token; neither if they are not supported."""
 
     name: str | None = None
     passcode: str | None = field(default=None, repr=False)
@@ -42,7 +42,7 @@ class Credentials:
 
 
 class Users:
-    """Says who somebody is. `subject_of` gives the user that a token was signed for, and raises UserRefused."""
+    """Identifies users. `subject_of` returns the user for whom a token was signed, and raises UserRefused."""
 
     def __init__(
         self, users: Iterable[User] = (), demand: Demand = "ignored", subject_of: Callable[[str], str] | None = None
@@ -52,28 +52,28 @@ class Users:
         self._subject_of = subject_of
 
     def identify(self, credentials: Credentials | None) -> str:
-        """The name of the user that these show, '' where none is named and none needed. Raises UserRefused."""
+        """Return the name of the user, '' if none is named and none is required. Raises UserRefused."""
         if self._demand == "ignored":
             return ""
         if credentials is None:
             if self._demand == "required":
-                raise UserRefused('a user has to be named, see access.users = "required"')
+                raise UserRefused('no user is named, and access.users = "required"')
             return ""
         if credentials.token is not None:
             return self._by_token(credentials.token)
         if credentials.name is None:
-            raise UserRefused("its kind of user identity is not supported: name, name and passcode, or JWT are")
+            raise UserRefused("type of user identity not supported: use name, name and passcode, or JWT")
         return self._by_passcode(credentials.name, credentials.passcode)
 
     def _by_token(self, token: str) -> str:
         if self._subject_of is None:
-            raise UserRefused("a token was shown, and [jwt] has no key to check it with")
+            raise UserRefused("the token cannot be checked: jwt.key is empty")
         return self._subject_of(token)
 
     def _by_passcode(self, name: str, passcode: str | None) -> str:
         user = self._users.get(name)
         if user is None:
-            _is_passcode(passcode or "", _NOBODY)  # takes as long as for a user that there is
+            _is_passcode(passcode or "", _UNKNOWN_USER)  # takes as long as for a known user
         elif not user.passcode or (passcode is not None and _is_passcode(passcode, user.passcode)):
             return name
         raise UserRefused("the user is unknown, or the passcode is wrong: see [[users]] and `pacs passcode`")
@@ -82,8 +82,8 @@ class Users:
 # --- passcodes ---------------------------------------------------------------------------------------------------
 
 
-def hashed(passcode: str) -> str:
-    """A passcode as the configuration has it, salted, so that it cannot be read back: scrypt$N$R$P$SALT$HASH."""
+def hash_passcode(passcode: str) -> str:
+    """Return the salted hash of a passcode for the configuration: scrypt$N$R$P$SALT$HASH."""
     salt = os.urandom(16)
     digest = hashlib.scrypt(passcode.encode(), salt=salt, n=_N, r=_R, p=_P, dklen=_LENGTH)
     return "$".join(
@@ -92,7 +92,7 @@ def hashed(passcode: str) -> str:
 
 
 def check_hash(text: str) -> None:
-    """See that a text is what `hashed` gives. Raises ValueError."""
+    """Check that a text is a result of `hash_passcode`. Raises ValueError."""
     try:
         _parts(text)
     except ValueError as error:
@@ -103,7 +103,7 @@ def _parts(text: str) -> tuple[int, int, int, bytes, bytes]:
     kind, n, r, p, salt, digest = text.split("$")
     costs = int(n), int(r), int(p)
     if kind != "scrypt" or costs[0] * costs[1] > _N * _R * 16 or not 0 < costs[2] <= 16:
-        raise ValueError("not a hash of ours")
+        raise ValueError("not such a hash")
     return *costs, base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True)
 
 
@@ -114,7 +114,7 @@ def _is_passcode(passcode: str, known: str) -> bool:
 
 
 class _Hashers:
-    """The threads that hash, always the same few: the allocator keeps what each thread has once used for it."""
+    """A few threads that hash, always the same ones: the allocator keeps the memory of each thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -122,11 +122,11 @@ class _Hashers:
         self._owner = 0
 
     def run(self, work: Callable[[], bytes]) -> bytes:
-        """What `work` gives, when it was its turn."""
+        """Run `work` in a thread and return its result."""
         with self._lock:
-            if self._owner != os.getpid():  # none yet, or those of the process that this one was forked from
+            if self._owner != os.getpid():  # no threads yet, or only in the parent of this forked process
                 self._owner, self._work = os.getpid(), SimpleQueue()
-                for _ in range(_AT_ONCE):
+                for _ in range(_HASHING_THREADS):
                     threading.Thread(target=self._serve, args=(self._work,), name="pacs-passcode", daemon=True).start()
             due: Future[bytes] = Future()
             self._work.put((work, due))
@@ -145,4 +145,6 @@ class _Hashers:
 _hashers = _Hashers()
 
 
-_NOBODY = f"scrypt${_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(_LENGTH)).decode()}"
+_UNKNOWN_USER = (
+    f"scrypt${_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(_LENGTH)).decode()}"
+)

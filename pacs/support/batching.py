@@ -1,7 +1,7 @@
-"""What many threads bring at the same time, done at once by one of them: one sync, one transaction for all.
+"""Group commit: one thread does the work of all threads that queue at the same time, in one sync or transaction.
 
-Whoever comes first leads: it serves itself and all who queue up until it begins, and hands over to who is first in the
-queue then. Nobody waits for others to come, so that a lone one is served as if there were no queue.
+The first thread leads: it serves its own unit and all queued ones, then hands the lead to the first thread in the
+queue. No thread waits for others to come, so a single unit is served without delay.
 """
 
 import threading
@@ -12,44 +12,44 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Unit(Generic[Item, Result]):
-    """What one thread brings, and what becomes of it. `turn` is held until its thread has something to do."""
+class BatchUnit(Generic[Item, Result]):
+    """The work of one thread and its result. `turn` is released when the thread has its result, or must lead."""
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.turn = threading.Lock()
         self.leads = False
-        """Whether its thread is to serve what is in the queue."""
+        """Whether its thread must serve the queue."""
         self.result: Result | None = None
         self.error: BaseException | None = None
 
     def outcome(self) -> Result:
-        """Its result. Raises its error."""
+        """Return the result. Raises the error."""
         if self.error is not None:
             raise self.error
         return self.result  # type: ignore[return-value]
 
 
-class Gathering(Generic[Item, Result]):
-    """A queue of units, served together. Any thread may `run` something."""
+class BatchQueue(Generic[Item, Result]):
+    """A queue of units that are served together. Any thread may call `run`."""
 
     def __init__(self, most: int) -> None:
-        """At most `most` units are served at once."""
+        """Serve at most `most` units at once."""
         self._most = most
         self._lock = threading.Lock()
-        self._queue: deque[Unit[Item, Result]] = deque()
+        self._queue: deque[BatchUnit[Item, Result]] = deque()
         self._is_led = False
 
-    def serve(self, units: list[Unit[Item, Result]]) -> None:
-        """Give each of `units` its result, and be free to take in more of them with `join`.
+    def serve(self, units: list[BatchUnit[Item, Result]]) -> None:
+        """Set the result of each of `units`; may add queued units with `join`.
 
-        What this raises is the error of all that have no result by then, unless they have another error.
+        An exception becomes the error of all units without a result or an error of their own.
         """
         raise NotImplementedError
 
     def run(self, item: Item) -> Result:
-        """Have `item` served together with what others bring; its result. Raises its error."""
-        unit: Unit[Item, Result] = Unit(item)
+        """Serve `item`, together with those of other threads. Return its result. Raises its error."""
+        unit: BatchUnit[Item, Result] = BatchUnit(item)
         with self._lock:
             if self._is_led:
                 unit.turn.acquire()
@@ -62,21 +62,21 @@ class Gathering(Generic[Item, Result]):
             self._lead(unit)
         return unit.outcome()
 
-    def join(self, units: list[Unit[Item, Result]]) -> None:
-        """Add to `units` who came meanwhile, as far as there is room."""
+    def join(self, units: list[BatchUnit[Item, Result]]) -> None:
+        """Move queued units to `units`, up to the limit."""
         with self._lock:
             while self._queue and len(units) < self._most:
                 units.append(self._queue.popleft())
 
-    def _lead(self, leader: Unit[Item, Result]) -> None:
-        """Serve the leader and those behind it in the queue, and let the next one lead."""
+    def _lead(self, leader: BatchUnit[Item, Result]) -> None:
+        """Serve the leader and the queue, then hand over the lead."""
         units = [leader]
         self.join(units)
         try:
             self.serve(units)
         except BaseException as error:
             for unit in units:
-                if unit.result is None:  # what was done before is done
+                if unit.result is None:  # a unit with a result stays done
                     unit.error = unit.error or error
             if not isinstance(error, Exception):
                 raise

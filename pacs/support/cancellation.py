@@ -1,7 +1,7 @@
-"""A request to stop, latched: once asked for it stays asked for, and what is being waited for is interrupted.
+"""A latched request to stop an operation, which also interrupts what the operation waits for.
 
-A mouth makes one `Cancellation` per operation and calls `cancel()` from whichever thread sees the C-CANCEL or the
-vanished peer. The core looks at it between steps, and registers how to interrupt what it waits for meanwhile.
+DIMSE and web handlers make one `Cancellation` per operation; any thread that notices a C-CANCEL or a lost connection
+calls `cancel()`. Services check it between steps, and register how to interrupt a blocking call.
 """
 
 import threading
@@ -12,7 +12,7 @@ from pacs.errors import Cancelled
 
 
 class Cancellation:
-    """A latched wish to stop one operation; safe to use from several threads."""
+    """A latched request to stop one operation; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,16 +21,16 @@ class Cancellation:
 
     @property
     def reason(self) -> str | None:
-        """Why the operation is to stop, or None while nobody asked."""
+        """The reason to stop, None while no stop is requested."""
         return self._reason
 
     @property
     def requested(self) -> bool:
-        """Whether anybody asked to stop."""
+        """Whether a stop is requested."""
         return self._reason is not None
 
     def cancel(self, reason: str) -> None:
-        """Ask to stop. The first reason stays; what is being waited for is interrupted once."""
+        """Request a stop. The first reason stays; a registered interrupt is called once."""
         with self._lock:
             if self._reason is not None:
                 return
@@ -40,16 +40,16 @@ class Cancellation:
                 interrupt()
 
     def check(self) -> None:
-        """Raise `Cancelled` when somebody asked to stop."""
+        """Raise `Cancelled` if a stop is requested."""
         if self._reason is not None:
             raise Cancelled(self._reason)
 
     @contextmanager
     def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Call `interrupt` (which must not block) if `cancel()` comes while the body runs.
+        """Call `interrupt` (which must not block) if `cancel()` is called while the body runs.
 
-        Raises `Cancelled` on entry when it came before, and on exit when it came during the body, whatever the
-        interrupted call raised itself.
+        Raises `Cancelled` on entry if it was called before, and on exit if it was called during the body, instead of
+        the error of the interrupted call.
         """
         with self._lock:
             self.check()

@@ -1,4 +1,4 @@
-"""What is in a folder."""
+"""Files in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """All files in a folder and those below it, in order of their names; links to folders are not followed."""
+    """Yield all files in a folder and its subfolders, sorted by name; links to folders are not followed."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(place, name) for name in sorted(names) if Path(place, name).is_file())

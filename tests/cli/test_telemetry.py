@@ -9,8 +9,10 @@ import pytest
 
 from pacs.dicom.status import is_failure
 from pacs.observability import logging as pacs_logging
-from pacs.observability.events import EventStream, Notice, OperationFinished
+from pacs.observability.events import EventStream, InstanceStored, Notice, OperationFinished
 from pacs.observability.logging import log_event, printable, setup_logging
+
+UIDS = {"sop_instance_uid", "series_instance_uid", "study_instance_uid"}
 
 
 def logged(level="INFO", format="json"):
@@ -72,6 +74,23 @@ def test_an_operation_is_one_line_with_its_counts_and_duration():
         "association": "a1", "calling_ae_title": "WS", "called_ae_title": "PACS", "kind": "C-FIND", "message_id": 3,
         "status": "0x0000", "duration": 0.25, "matches": 7, "event": "operation", "level": "info",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("level", "warnings", "expected"),
+    [("INFO", (), None), ("INFO", ("conflict",), set()), ("DEBUG", (), UIDS), ("DEBUG", ("conflict",), UIDS)],
+)
+def test_the_uids_of_a_stored_instance_are_logged_at_debug_only(level, warnings, expected):
+    """Its line is a warning when its patient or study is in conflict, and has UIDs only if the log is at DEBUG."""
+    out = logged(level)
+    log_event(
+        InstanceStored(
+            sop_instance_uid="1.2.3", series_instance_uid="1.2.4", study_instance_uid="1.2.5", sop_class_uid="1.2.6",
+            transfer_syntax="1.2.840.10008.1.2", size=1, source_ae="CT", warnings=warnings,
+        )
+    )  # fmt: skip
+    written = json.loads(out.getvalue()) if out.getvalue() else None
+    assert (written and written.keys() & UIDS) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.scp.association_access import AssociationAccess
@@ -68,7 +68,7 @@ def serve() -> Iterator[Serve]:
         store: Handler | None = None,
         get: Handler | None = None,
         *,
-        limits: Limits | None = None,
+        limits: AssociationLimits | None = None,
         bounds: AssociationBounds | None = None,
         **policy: Any,
     ) -> Archive:
@@ -99,7 +99,7 @@ def serve() -> Iterator[Serve]:
         settings = Settings(
             policy=AcceptorPolicy(**{"transfer_syntaxes": KEPT} | policy),
             handlers=handlers,
-            limits=limits or Limits(),
+            limits=limits or AssociationLimits(),
             bounds=bounds or AssociationBounds(),
         )
         server = Server([("127.0.0.1", 0)], settings, observer=AssociationEvents(publish))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.messages.message import Message
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled
@@ -264,7 +264,7 @@ def test_a_peer_that_does_not_wait_is_held_back_and_then_served(serve: Serve) ->
             assert not cancellation.requested
         association.send(message.context.id, message.command.response(SUCCESS))
 
-    archive = serve(find=find, limits=Limits(held=100_000))
+    archive = serve(find=find, limits=AssociationLimits(held=100_000))
     with Peer(archive.port) as peer:
         peer.associate()
         peer.send(find_rq())
@@ -322,7 +322,7 @@ def test_a_large_instance_streams_through_in_bounded_memory(serve: Serve) -> Non
 @pytest.mark.parametrize("max_pdu", [4096, 131_072, 1 << 20])
 def test_pdus_as_long_as_announced_are_taken(serve: Serve, max_pdu: int) -> None:
     """To the last byte, at each of our own maximum lengths."""
-    archive = serve(limits=Limits(max_pdu=max_pdu))
+    archive = serve(limits=AssociationLimits(max_pdu=max_pdu))
     with Peer(archive.port) as peer:
         accept = peer.associate()
         assert dict(raw.information_of(accept))[0x51] == max_pdu.to_bytes(4, "big")
@@ -392,7 +392,7 @@ def test_a_data_set_that_breaks_off_is_lost_and_said_so(serve: Serve) -> None:
 
 def test_a_data_set_that_stops_half_way_times_out(serve: Serve) -> None:
     """The message time runs between its PDUs too."""
-    archive = serve(limits=Limits(message=0.3, idle=None))
+    archive = serve(limits=AssociationLimits(message=0.3, idle=None))
     with Peer(archive.port) as peer:
         peer.associate()
         peer.send(store_rq(), p_data(pdv(CT_CONTEXT, DATA_SET, bytes(1000))))
@@ -405,7 +405,7 @@ def test_a_data_set_that_stops_half_way_times_out(serve: Serve) -> None:
 
 def test_f11_a_peer_that_does_not_read_hits_the_write_deadline(serve: Serve) -> None:
     """Its answers fill its socket and then nothing more: no queue grows behind it."""
-    archive = serve(find=answering(1_000_000, bytes(60_000)), limits=Limits(write=0.5))
+    archive = serve(find=answering(1_000_000, bytes(60_000)), limits=AssociationLimits(write=0.5))
     with Peer(archive.port) as peer:
         peer.associate()
         before = resident_kib()

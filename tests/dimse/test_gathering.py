@@ -9,7 +9,7 @@ import pytest
 
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages.message import Message
-from pacs.dimse.scp.operation import GATHERED, Operation, PendingResponses
+from pacs.dimse.scp.operation import MAX_WRITE, Operation, PendingResponses
 from pacs.dimse.upper.wire import MOST_AT_ONCE, Wire
 from pacs.errors import Cancelled
 from pacs.support.cancellation import Cancellation
@@ -136,7 +136,7 @@ def test_the_first_answer_waits_for_no_other(serve: Serve) -> None:
 
 
 def test_no_more_is_gathered_than_a_bounded_number_of_bytes(serve: Serve) -> None:
-    """Not one write for everything: what is sent follows what is added by at most `GATHERED` bytes."""
+    """Not one write for everything: what is sent follows what is added by at most `MAX_WRITE` bytes."""
     counts: list[int] = []
 
     def body(responses: PendingResponses, _: Cancellation, behind: list[int]) -> None:
@@ -151,7 +151,7 @@ def test_no_more_is_gathered_than_a_bounded_number_of_bytes(serve: Serve) -> Non
         found = statuses(peer)
     assert found[-1] == SUCCESS
     assert counts[0] == 0
-    assert 1 < max(counts[:-1]) <= GATHERED // 1000
+    assert 1 < max(counts[:-1]) <= MAX_WRITE // 1000
 
 
 def test_x1_what_is_gathered_when_a_cancel_arrives_is_not_sent(serve: Serve) -> None:

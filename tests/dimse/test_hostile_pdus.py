@@ -9,8 +9,8 @@ import pytest
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 
 from pacs.dicom.syntaxes import KEPT
-from pacs.dimse.association.association import Limits
-from pacs.dimse.association.establishment import Caller
+from pacs.dimse.association.association import AssociationLimits
+from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import MOST_UNASSOCIATED
@@ -29,7 +29,7 @@ def established() -> tuple[socket.socket, UpperLayer]:
     peer.sendall(associate_rq())
     request = taken(upper)
     assert isinstance(request, A_ASSOCIATE)
-    caller = Caller(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
+    caller = CallingAE(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
     answer = AcceptorPolicy(transfer_syntaxes=KEPT).answer(request, caller, 1 << 17)
     assert isinstance(answer, tuple)
     upper.accept(answer[0])
@@ -87,7 +87,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
     serve: Serve, request_pdu: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The peer gets an A-ABORT, the log one event that says so, and no traceback."""
-    archive = serve(limits=Limits(artim=0.2))
+    archive = serve(limits=AssociationLimits(artim=0.2))
     with Peer(archive.port) as peer:
         peer.send(request_pdu)
         peer.aborted()
@@ -106,7 +106,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
 def test_p7_connections_without_an_association_are_bounded_before_it_and_after_it(serve: Serve, said: bytes) -> None:
     """However many connect and stay, only so many have a thread, and the next peer is served."""
     before = threading.active_count()
-    archive = serve(limits=Limits(artim=60.0, negotiation=60.0), bounds=AssociationBounds(in_all=5))
+    archive = serve(limits=AssociationLimits(artim=60.0, negotiation=60.0), bounds=AssociationBounds(in_all=5))
     peers = []
     try:
         for _ in range(MOST_UNASSOCIATED + 60):
@@ -126,7 +126,7 @@ def test_p7_who_goes_on_sending_when_all_is_said_is_not_listened_to_for_longer_t
     serve: Serve,
 ) -> None:
     """Bytes behind the release do not hold the connection: it is closed when the time is over."""
-    archive = serve(limits=Limits(artim=0.3))
+    archive = serve(limits=AssociationLimits(artim=0.3))
     with Peer(archive.port) as peer:
         peer.associate()
         peer.send(pdu(RELEASE_RQ, bytes(4)))

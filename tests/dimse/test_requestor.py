@@ -16,7 +16,7 @@ from pydicom.filewriter import write_dataset
 from pynetdicom import AE, evt
 from pynetdicom.presentation import AllStoragePresentationContexts, build_context, build_role
 
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import request
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
@@ -337,7 +337,7 @@ def test_a_peer_that_never_answers_is_given_up() -> None:
     with acceptor(until_closed) as port:
         began = time.monotonic()
         with pytest.raises(DestinationUnreachable, match="does not answer"):
-            request(HOST, port, "OURS", "THEIRS", VERIFY, limits=Limits(negotiation=0.3))
+            request(HOST, port, "OURS", "THEIRS", VERIFY, limits=AssociationLimits(negotiation=0.3))
         assert time.monotonic() - began < AT_ONCE
 
 
@@ -423,7 +423,7 @@ def test_a_destination_that_does_not_answer_times_out(black_hole: int) -> None:
 
 def test_a_destination_that_does_not_read_times_out(black_hole: int) -> None:
     """The write deadline holds for both roles."""
-    association = request(HOST, black_hole, "OURS", "THEIRS", VERIFY, limits=Limits(write=0.3))
+    association = request(HOST, black_hole, "OURS", "THEIRS", VERIFY, limits=AssociationLimits(write=0.3))
     with pytest.raises(PeerTimeout):
         association.send(1, store_rq(), (bytes(1 << 20) for _ in range(100)))
     association.close()
@@ -474,7 +474,15 @@ def to_nowhere(wait_context: WaitContext, stage: str, reached: threading.Event) 
     """Wait for the destination at one stage of a sub-operation."""
     if stage == "connecting":
         reached.set()
-        request(HOST, ports[0], "OURS", "THEIRS", VERIFY, limits=Limits(negotiation=30), wait_context=wait_context)
+        request(
+            HOST,
+            ports[0],
+            "OURS",
+            "THEIRS",
+            VERIFY,
+            limits=AssociationLimits(negotiation=30),
+            wait_context=wait_context,
+        )
         return
     association = request(HOST, ports[0], "OURS", "THEIRS", VERIFY, wait_context=wait_context)
     try:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import request
 from pacs.dimse.messages.message import Command, CommandField, Message
 from pacs.dimse.server import server as servers
@@ -59,7 +59,7 @@ def test_p7_connections_that_say_nothing_hold_no_place(serve: Serve) -> None:
 
 def test_p7_a_connection_that_says_nothing_is_closed_soon(serve: Serve) -> None:
     """After the negotiation time, not after the idle time of an association; so is one that says it drop by drop."""
-    archive = serve(limits=Limits(negotiation=0.3))
+    archive = serve(limits=AssociationLimits(negotiation=0.3))
     with Peer(archive.port) as silent, Peer(archive.port) as slow:
         slow.send(associate_rq()[:50])
         assert silent.receive()[0] in (0, raw.ABORT)

@@ -9,7 +9,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from pacs.dicom.sop_classes import STORAGE, STORAGE_COMMITMENT, VERIFICATION
 from pacs.dicom.syntaxes import KEPT, SERVICE_SYNTAXES
-from pacs.dimse.association.establishment import Caller
+from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.server import acceptor_policy
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy, choose_transfer_syntax
 from pacs.dimse.upper import pdus
@@ -18,7 +18,7 @@ from tests import raw
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 POLICY = AcceptorPolicy(transfer_syntaxes=KEPT)
-CALLER = Caller(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
+CALLER = CallingAE(ae_title="RAW", called_ae_title="PACS", address="127.0.0.1")
 ABSTRACT = [
     *sorted(STORAGE)[:3],
     FIND,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pynetdicom import fsm
 
-from pacs.dimse.association.association import Limits
+from pacs.dimse.association.association import AssociationLimits
 from pacs.dimse.upper import upper_layer
 from pacs.dimse.upper.pdus import ReceivedPDU
 from tests.dimse import raw
@@ -97,7 +97,7 @@ def test_p6_what_is_sent_behind_a_length_of_4_gib_is_not_kept(serve: Serve) -> N
 
 def test_p6_a_p_data_longer_than_announced_is_refused(serve: Serve) -> None:
     """We say how long a PDU we take, and take no much longer one."""
-    archive = serve(limits=Limits(max_pdu=4096))
+    archive = serve(limits=AssociationLimits(max_pdu=4096))
     with Peer(archive.port) as peer:
         peer.associate()
         peer.send(pdu(raw.DATA, b"", 4096 + 4097))
@@ -181,7 +181,7 @@ def test_trickled_bytes_are_put_together(serve: Serve) -> None:
 
 def test_a_pdu_that_does_not_end_in_time_ends_the_association(serve: Serve) -> None:
     """The message time runs from the first byte of a PDU, however steadily its bytes drip."""
-    archive = serve(limits=Limits(message=0.5, idle=None))
+    archive = serve(limits=AssociationLimits(message=0.5, idle=None))
     with Peer(archive.port) as peer:
         peer.associate()
         stop = threading.Event()
@@ -201,7 +201,7 @@ def test_a_pdu_that_does_not_end_in_time_ends_the_association(serve: Serve) -> N
 
 def test_an_idle_association_is_ended(serve: Serve) -> None:
     """The idle time runs between requests."""
-    archive = serve(limits=Limits(idle=0.2))
+    archive = serve(limits=AssociationLimits(idle=0.2))
     with Peer(archive.port) as peer:
         peer.associate()
         assert peer.aborted()[0] == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pacs.services.users import hashed
+from pacs.services.users import hash_passcode
 from tests import raw
 from tests.docs.asking import VERIFICATION, identity
 from tests.hostile.conftest import Start
@@ -16,7 +16,7 @@ from tests.raw import IMPLICIT, Raw
 SETTINGS = {
     "access.callers": "peers",
     "access.users": "optional",
-    "users": [{"name": "alice", "passcode": hashed("secret")}, {"name": "bob"}],
+    "users": [{"name": "alice", "passcode": hash_passcode("secret")}, {"name": "bob"}],
     "peers": [
         {"ae_title": "CHECK", "host": "127.0.0.1", "port": 104},
         {"ae_title": "RAW", "host": "127.0.0.1", "port": 104},

@@ -1,18 +1,14 @@
-"""Explanations as the core makes and keeps them: what they say, that they are printable, that they are bounded."""
+"""Explanations of queries and retrieves: what they say, and that they are printable and bounded."""
 
 import json
-import sys
-import threading
 
 import pytest
 
 from pacs.dicom.levels import MODELS
 from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.dimse.scp.explain_hook import statuses
-from pacs.services.explaining import Asked, Explainer
-from pacs.services.explanations import KEPT, SLOT, Explanations
+from pacs.services.explaining import Explainer, ExplainRequest
 from tests.dicom.build import dataset
-from tests.programs import run
 
 FIND, MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.1"], MODELS["1.2.840.10008.5.1.4.1.2.2.2"]
 
@@ -22,7 +18,7 @@ def explain(index):
     """Explain an Identifier to an empty index, on each kind of database in turn."""
 
     def explained(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008
-        asked = Asked(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
+        asked = ExplainRequest(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
         return Explainer(index, statuses).explain(asked)
 
     return explained
@@ -96,7 +92,7 @@ def test_a_retrieve_is_explained_too(explain):
     ("keys", "note"),
     [
         ({"StudyDate": "20260131-20260101"}, "nothing matches: a range ends before it begins"),
-        ({"StudyInstanceUID": ""}, "no key narrows it: everything at level STUDY matches"),
+        ({"StudyInstanceUID": ""}, "no key restricts the matches: everything at level STUDY matches"),
     ],
 )
 def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
@@ -106,7 +102,7 @@ def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
 
 def test_f3_a_strict_query_without_any_key_is_said_to_match_nothing(explain):
     """As it is answered."""
-    assert explain(manner=STRICT).notes == ("nothing matches: no key was asked for (F3)",)
+    assert explain(manner=STRICT).notes == ("nothing matches: the Identifier has no key (F3)",)
 
 
 def test_every_text_of_an_explanation_is_printable(explain):
@@ -130,7 +126,9 @@ def test_a_long_value_is_cut(explain):
 
 def test_an_index_that_does_not_answer_is_told_and_the_rest_as_well(index, tmp_path):
     """The keys and the verdicts need no index."""
-    asked = Asked(dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated())
+    asked = ExplainRequest(
+        dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated()
+    )
     with index.write() as connection:
         connection.exec_driver_sql("DROP TABLE image")
         connection.exec_driver_sql("DROP TABLE series")
@@ -146,94 +144,3 @@ def test_what_is_described_can_be_written_as_json(explain):
     described = explain(PatientName="DOE*").described()
     assert json.loads(json.dumps(described))["keys"] == json.loads(json.dumps(described["keys"]))
     assert {each["indexed"] for each in described["statements"]} <= {True, False}
-
-
-# --- kept --------------------------------------------------------------------------------------------------------
-
-
-def test_the_last_explanations_are_kept_the_newest_first():
-    """No more than so many, by their numbers."""
-    kept = Explanations()
-    numbers = [kept.keep({"operation": "C-FIND", "at": place}) for place in range(KEPT + 10)]
-    assert numbers == list(range(1, KEPT + 11))
-    found = kept.latest()
-    assert [each["number"] for each in found] == numbers[:9:-1]
-    assert [each["at"] for each in found] == list(range(KEPT + 9, 9, -1))
-
-
-def test_an_explanation_that_is_too_long_loses_its_plans_then_its_sql():
-    """It says that it was cut; what stays is whole."""
-    kept = Explanations()
-    long = "x" * SLOT
-    kept.keep({"keys": ["k"], "statements": [{"sql": "SELECT", "plan": [long]}]})
-    kept.keep({"keys": ["k"] * 100, "statements": [{"sql": long, "plan": []}]})
-    kept.keep({"keys": [long], "operation": "C-FIND", "statements": []})
-    least, short, plans = kept.latest()
-    assert (plans["statements"], plans["cut"]) == ([{"sql": "SELECT", "plan": []}], True)
-    assert (short["statements"], len(short["keys"]), short["cut"]) == ([], 20, True)
-    assert (least["operation"], least["cut"], "keys" in least) == ("C-FIND", True, False)
-
-
-WORKERS = """
-import os
-from pacs.services.explanations import Explanations
-
-prepared = Explanations(2)
-pid = os.fork()
-worker = Explanations(2)
-worker.join(prepared, 0 if pid else 1)
-if not pid:
-    worker.keep({"whose": "the child's"})
-    os._exit(0)
-os.waitpid(pid, 0)
-worker.keep({"whose": "ours"})
-print([each["whose"] for each in worker.latest()], len({each["number"] for each in worker.latest()}))
-"""
-
-
-def test_each_worker_keeps_its_own_and_shows_those_of_all():
-    """In memory they share: what one process keeps another one shows."""
-    assert run(sys.executable, "-c", WORKERS).strip() == """['ours', "the child's"] 2"""
-
-
-def test_who_takes_the_place_of_a_dead_worker_goes_on_with_its_numbers():
-    """So that a number is one explanation."""
-    prepared = Explanations(2)
-    dead, heir = Explanations(2), Explanations(2)
-    dead.join(prepared, 1)
-    before = [dead.keep({}) for _ in range(3)]
-    heir.join(prepared, 1)
-    assert heir.keep({}) not in before
-    assert len(heir.latest()) == 4
-
-
-def test_what_was_forgotten_is_nowhere_in_memory():
-    """It is patient data."""
-    kept = Explanations()
-    kept.keep({"keys": "DOE^JOHN"})
-    kept.forget()
-    assert kept.latest() == []
-    kept.keep({"keys": "ROE^JANE"})
-    assert [each["keys"] for each in kept.latest()] == ["ROE^JANE"]
-
-
-def test_who_reads_while_others_write_sees_whole_explanations():
-    """One that is being written is left out."""
-    kept = Explanations()
-    done = threading.Event()
-
-    def write():
-        while not done.is_set():
-            kept.keep({"a": "x" * 5000, "b": "x" * 5000})
-
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for each in writers:
-        each.start()
-    try:
-        for _ in range(30):
-            for each in kept.latest():
-                assert each["a"] == each["b"] == "x" * 5000
-    finally:
-        done.set()
-        for each in writers:
-            each.join()

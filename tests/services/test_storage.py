@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -135,7 +136,13 @@ class TestWhatIsStored:
         assert key.startswith(datetime.fromtimestamp(head.received_at / 1e6, UTC).strftime("%Y/%m/%d/%H/"))
         assert house.events == [
             InstanceStored(
-                sop_class_uid=CT, transfer_syntax=IMPLICIT_LITTLE, size=len(instance()), source_ae="MODALITY"
+                sop_instance_uid=UID,
+                series_instance_uid="1.2.5",
+                study_instance_uid="1.2.4",
+                sop_class_uid=CT,
+                transfer_syntax=IMPLICIT_LITTLE,
+                size=len(instance()),
+                source_ae="MODALITY",
             )
         ]
 
@@ -204,6 +211,7 @@ class TestWhatIsRefused:
         assert len(refused.value.comment) <= 64
         (event,) = house.events
         assert isinstance(event, InstanceRefused)
+        assert event.sop_instance_uid in ("", UID, "1.2.33")
         assert (event.error, event.comment) == (error.__name__, refused.value.comment)
         return refused.value
 
@@ -262,6 +270,59 @@ class TestWhatIsRefused:
         with pytest.raises(ConnectionError), house.storage().receive(CT, UID, IMPLICIT_LITTLE) as reception:
             reception.write(instance()[:50])
             raise ConnectionError
+        assert house.is_empty()
+
+
+class TestUidsThatAreNotAnnounced:
+    """A stream whose UIDs only its data set has, as in STOW-RS."""
+
+    @pytest.mark.parametrize(
+        ("sop_class", "uid"), [(None, None), (CT, None), (None, UID)], ids=["neither", "class", "instance"]
+    )
+    def test_they_are_taken_from_the_data_set(self, house: House, sop_class: str | None, uid: str | None):
+        """File, row, result and event have the UIDs, and the file can be read as one with announced UIDs."""
+        data = instance()
+        with house.storage().receive(sop_class, uid, IMPLICIT_LITTLE, "MODALITY") as reception:
+            reception.write(data)
+            assert reception.finish() == Stored(UID, len(data))
+        assert house.data() == data
+        (event,) = house.events
+        assert (event.sop_class_uid, event.sop_instance_uid) == (CT, UID)
+        before = writer.find(house.index, UID)
+        writer.remove(house.index, [UID])
+        adopt(house.index, house.files, before.file_key)
+        assert writer.find(house.index, UID) == before
+
+    @pytest.mark.parametrize("length", [3, 4, 63, 64])
+    def test_a_uid_of_any_length_fits(self, house: House, length: int):
+        """The File Meta Information is padded to the length that was set aside, and pydicom reads it."""
+        uid = "1." + "2" * (length - 2)
+        with house.storage().receive(None, None, IMPLICIT_LITTLE) as reception:
+            reception.write(instance({0x00080018: uid.encode() + b"\0" * (length % 2)}))
+            reception.finish()
+        house.data(uid)
+        row = writer.find(house.index, uid)
+        file_meta = pydicom.dcmread(house.root / row.file_key).file_meta
+        assert file_meta.MediaStorageSOPInstanceUID == uid
+        assert 132 + 12 + file_meta.FileMetaInformationGroupLength == row.data_offset
+
+    @pytest.mark.parametrize(
+        ("changes", "error"),
+        [({0x00080018: None}, MissingUID), ({0x00080016: b"1.2.3.4.5\0"}, SOPClassNotSupported)],
+    )
+    def test_what_is_refused_when_announced_is_refused_when_not(self, house: House, changes, error: type[PacsError]):
+        """Without a SOP Instance UID, or of a SOP Class that is not stored here; the event names what is known."""
+        with pytest.raises(error), house.storage().receive(None, None, IMPLICIT_LITTLE) as reception:
+            reception.write(instance(changes))
+            reception.finish()
+        assert house.is_empty()
+        assert isinstance(house.events[-1], InstanceRefused)
+
+    def test_an_announced_uid_is_still_compared(self, house: House):
+        """One of the two is enough for SOPClassMismatch."""
+        with pytest.raises(SOPClassMismatch), house.storage().receive(None, "1.2.33", IMPLICIT_LITTLE) as reception:
+            reception.write(instance())
+            reception.finish()
         assert house.is_empty()
 
 

@@ -10,7 +10,7 @@ from pacs import errors
 from pacs.dicom import identifier
 from pacs.dicom.attributes import Kept
 from pacs.dicom.commitment import FailureReason
-from pacs.dimse.association import association
+from pacs.dimse.association.association import AssociationLimits
 from pacs.dimse.messages.status import Service
 from pacs.dimse.server import server
 from pacs.dimse.upper import rejections, upper_layer, user_information
@@ -127,7 +127,7 @@ FIXED_LIMITS = {
     "an A-ASSOCIATE-RQ or -AC": f"{upper_layer.MAX_ASSOCIATE:,} bytes",
     "a P-DATA-TF PDU beyond `limits.pdu_size`": f"{upper_layer.PDU_SLACK:,} bytes",
     "connections that are no association yet": server.MOST_UNASSOCIATED,
-    "time for a requestor to close its connection at the end (ARTIM)": f"{association.Limits().artim:g} seconds",
+    "time for a requestor to close its connection at the end (ARTIM)": f"{AssociationLimits().artim:g} seconds",
     "an Identifier, whatever is configured": f"{identifier.LONGEST:,} bytes",
 }
 

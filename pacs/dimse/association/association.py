@@ -1,8 +1,9 @@
 """An established association: messages in and out, C-CANCEL, release, abort.
 
-One thread owns an association and blocks in it, always with a deadline; a message has been handed to the socket when
-`send` returns. What arrives while the owner does something else is taken in by `attend`, from the owner between two
-writes or from the watcher: C-CANCEL, release and loss cancel the running operation, whole messages wait their turn.
+One thread owns an association and blocks in it, always with a deadline; when `send` returns, the message is in the
+socket's buffer. While the owner does something else, `process_input` reads what arrives; the owner calls it between two
+writes, or the cancel monitor does. C-CANCEL, release and loss cancel the running operation; other messages are queued.
+P-ids such as P4 and X3 are explained in docs/checklist.md.
 """
 
 import contextlib
@@ -30,43 +31,43 @@ from pacs.errors import AssociationLost, PeerTimeout
 from pacs.support.cancellation import Cancellation
 
 UNLIMITED_PDU = 131_072
-"""What is sent at once to a peer that takes PDUs of any length."""
+"""The length of PDUs to a peer that states no maximum."""
 
-_PDVS_AT_ONCE = 1024
-"""How much `attend` takes in before others have their turn."""
+_MOST_PDVS = 1024
+"""The most PDVs of one `process_input`, so that the cancel monitor also serves other associations."""
 
 CANCELLABLE = (CommandField.C_FIND, CommandField.C_MOVE, CommandField.C_GET)
-"""The operations that a C-CANCEL may end (PS3.7 9.3.2.3): what comes behind their requests is looked at first."""
+"""The operations that a C-CANCEL may end (PS3.7 9.3.2.3); it may arrive right behind their requests."""
 
 _serial = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a peer may cost: seconds, bytes and counts."""
+class AssociationLimits:
+    """Time limits in seconds, and limits in bytes, of associations."""
 
     connect: float = 10.0
-    """To reach a peer that we call."""
+    """Seconds to connect to a peer."""
     negotiation: float = 10.0
-    """From the connection to the end of its negotiation, and from our release to its answer."""
+    """Seconds for the negotiation, and for the answer to a release request."""
     idle: float | None = 600.0
-    """Between two requests of a peer."""
+    """Seconds between two requests of a peer, None for no limit."""
     message: float = 60.0
-    """For the rest of a PDU or message that has begun to arrive."""
+    """Seconds for the rest of a PDU or message that has begun to arrive."""
     least_rate: int = 0
-    """How many bytes in a second such a message has to bring, beyond that time; 0 is any."""
+    """Bytes per second with which such a message may take longer; 0 is without limit."""
     write: float = 60.0
-    """For a peer to take a mebibyte, or what is left of a message."""
+    """Seconds for a peer to read one mebibyte, or the rest of a message."""
     artim: float = 5.0
-    """For the peer to close the connection when all is said."""
+    """Seconds for the peer to close the connection after the association (ARTIM)."""
     max_pdu: int = 131_072
-    """The longest P-DATA-TF (its variable field) that we take, in bytes."""
+    """Our maximum length of a P-DATA-TF (its variable field), in bytes."""
     held: int = 1 << 20
-    """How many bytes of further messages are held for a peer that does not wait for our answer."""
+    """The most bytes of queued messages, for a peer that does not wait for responses."""
 
 
-class _Watched(Cancellation):
-    """The cancellation of an operation: whatever it interrupts, the watcher looks after the association meanwhile."""
+class _MonitoredCancellation(Cancellation):
+    """The cancellation of an operation; the cancel monitor watches the association during interruptible calls."""
 
     def __init__(self, association: "Association") -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class _Watched(Cancellation):
 
     @contextmanager
     def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """As the base class; what arrives on the association while the body runs is seen at once."""
+        """See `Cancellation`; a C-CANCEL that arrives while the body runs is processed at once."""
         with self._association.busy(), super().interrupting(interrupt):
             yield
 
@@ -89,7 +90,7 @@ class Association:
         *,
         role: Literal["requestor", "acceptor"],
         address: tuple[str, int],
-        limits: Limits,
+        limits: AssociationLimits,
     ) -> None:
         self.id = f"{os.getpid():x}-{next(_serial)}"
         self.role = role
@@ -103,9 +104,9 @@ class Association:
         self._incoming = Incoming(upper, agreement.contexts, self._pull, limits.held)
         self._wait_context: WaitContext | None = None
         self.scp_requests = ScpRequests()
-        """What we have to say on it by ourselves; its owner does that when it is idle."""
+        """Requests that the SCP initiates; the owner sends them when the association is idle."""
 
-    # --- what was agreed ----------------------------------------------------------------------------------------
+    # --- the agreement ----------------------------------------------------------------------------------------
 
     @property
     def calling_ae_title(self) -> str:
@@ -114,7 +115,7 @@ class Association:
 
     @property
     def called_ae_title(self) -> str:
-        """The AE title by which the requestor called the acceptor."""
+        """The AE title that the requestor calls."""
         return self.agreement.called_ae_title
 
     @property
@@ -124,69 +125,69 @@ class Association:
 
     @property
     def extended(self) -> Mapping[str, bytes]:
-        """What SOP Class Extended Negotiation agreed, by SOP Class UID; `negotiated` explains the bytes."""
+        """The result of SOP Class Extended Negotiation by SOP Class UID; `negotiated` decodes the bytes."""
         return self.agreement.extended
 
     @property
     def proposed_extended(self) -> Mapping[str, bytes]:
-        """What the requestor offered in SOP Class Extended Negotiation."""
+        """The requestor's proposal of SOP Class Extended Negotiation by SOP Class UID."""
         return self.agreement.proposed_extended
 
     def negotiated(self, sop_class_uid: str) -> Negotiated:
-        """What SOP Class Extended Negotiation agreed for one Query/Retrieve SOP Class."""
+        """Return the result of SOP Class Extended Negotiation for one Query/Retrieve SOP Class."""
         return negotiated(sop_class_uid, self.extended.get(sop_class_uid))
 
     @property
     def user_identity(self) -> UserIdentity | None:
-        """Who the requestor said its user is."""
+        """The user identity in the association request."""
         return self.agreement.user_identity
 
     @property
     def user(self) -> str:
-        """The name of the user that was identified, '' for none."""
+        """The name of the identified user, '' for none."""
         return self.agreement.user
 
     @property
     def protection(self) -> str:
-        """The version of TLS and the cipher suite, '' where nothing is encrypted."""
+        """The version of TLS and the cipher suite, '' without TLS."""
         return self._upper.protection
 
     @property
     def max_pdu(self) -> int:
-        """The longest PDU (its variable field) the peer takes, in bytes; 0 is without limit."""
+        """The peer's maximum length of a PDU (its variable field), in bytes; 0 is without limit."""
         return self.agreement.max_pdu
 
-    # --- how it stands ------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------
 
     @property
     def ended_by(self) -> str | None:
-        """How the association ended (`incoming.RELEASED`, `ABORTED`, `LOST`, ...), None while it has not."""
+        """How the association ended (`incoming.RELEASED`, `ABORTED`, `LOST`, ...), None before its end."""
         return self._incoming.ended_by
 
     @property
     def is_established(self) -> bool:
-        """Whether messages can still be sent."""
+        """Whether messages can be sent."""
         return self.ended_by is None and self._upper.may_send_data
 
     @property
     def wants_input(self) -> bool:
-        """Whether `attend` would take in what arrives: not once it is over, nor while too much waits to be read."""
+        """Whether `process_input` would read more: not after the end, nor while too many messages are queued."""
         return self._incoming.wants_input
 
     def fileno(self) -> int:
-        """The file descriptor of its socket, -1 once closed."""
+        """Return the file descriptor of the socket, -1 once closed."""
         return self._upper.wire.fileno()
 
-    # --- messages in --------------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------------
 
     def receive(self, timeout: float | None = None, *, wait_context: WaitContext | None = None) -> Message | None:
-        """The next message, None when the association is over: `ended_by` says how.
+        """Return the next message, None when the association is over; `ended_by` has the reason.
 
-        What was not read of the message before goes by. C-CANCELs are never returned. Raises PeerTimeout, after an
-        A-ABORT, when no message begins within `timeout` seconds or one that began does not go on; Cancelled when the
-        wait_context says so.
+        The unread rest of the previous message is discarded. C-CANCELs are never returned. Raises PeerTimeout, after an
+        A-ABORT, when no message begins within `timeout` seconds or the rest of a message does not come; Cancelled by
+        `wait_context`.
         """
-        with self._keeping(wait_context):
+        with self._waiting_with(wait_context):
             self._finish_current()
             began = time.monotonic()
             deadline = None if timeout is None else began + timeout
@@ -200,24 +201,24 @@ class Association:
                 self._await_bytes(began, deadline)
 
     def is_idle(self, deadline: float, wait_context: WaitContext) -> bool:
-        """Wait until something has arrived for `receive`, or the association is over: False then.
+        """Wait for input for `receive`. Return False when there is some, or the association is over.
 
-        True at `deadline` (of the monotonic clock), and when the wait_context has had something to look after.
+        Return True at `deadline` (of the monotonic clock), and when something else in `wait_context` ended the wait.
         """
         self._finish_current()
         self.process_input()
         with self._lock:
-            if self.ended_by is not None or self._incoming.has_something:
+            if self.ended_by is not None or self._incoming.has_input:
                 return False
         return not wait(self.fileno(), select.POLLIN, deadline, wait_context)
 
     def process_input(self) -> None:
-        """Take in what has arrived, without waiting: see the C-CANCEL, the release or the loss that may be in it."""
+        """Read what has arrived, without waiting, and act on a C-CANCEL, a release or the loss of the connection."""
         if not self._lock.acquire(blocking=False):
-            return  # whoever has it reads or writes, and looks at what arrives anyway
+            return  # another thread reads or writes, and processes the input itself
         try:
-            for _ in range(_PDVS_AT_ONCE):
-                if not self.wants_input or not self._incoming.take_in_one():
+            for _ in range(_MOST_PDVS):
+                if not self.wants_input or not self._incoming.process_one():
                     return
         finally:
             self._lock.release()
@@ -238,7 +239,7 @@ class Association:
             self._require(self.ended_by is None)
             self._await_bytes(began, None)
 
-    # --- messages out -------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------------
 
     def send(
         self,
@@ -248,11 +249,11 @@ class Association:
         *,
         wait_context: WaitContext | None = None,
     ) -> None:
-        """Send a message; it is the socket's when this returns. Its Command Data Set Type is set here.
+        """Send a message; when this returns, it is in the socket's buffer. The Command Data Set Type is set here.
 
-        The chunks of `data` must not change before. Raises PeerTimeout when the peer does not take it in time,
-        AssociationLost when it is gone, Cancelled by `wait_context`, and what `data` raises: the association is aborted
-        if a part of the message was sent by then.
+        The chunks of `data` must not change before. Raises PeerTimeout when the peer does not read it in time,
+        AssociationLost when the connection is lost, Cancelled by `wait_context`, and what `data` raises; the
+        association is aborted if a part of the message was sent.
         """
         chunks = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
         encoded = command.announcing(data_set=chunks is not None).encode()
@@ -260,24 +261,22 @@ class Association:
             p_data(context_id, encoded, chunks, self.max_pdu or UNLIMITED_PDU), wait_context=wait_context
         )
         if command.is_pending:
-            self.process_input()  # before the next one is made; after any other message it is waited for what comes
+            self.process_input()  # notice a C-CANCEL before the next match; other responses are followed by `receive`
 
     def prepare(self, context_id: int, command: bytes, data: Iterable[Buffer] | None = None) -> Iterable[list[Buffer]]:
-        """A message for `send_prepared`, of which as much is read and framed as the first write takes.
+        """Return a message for `send_prepared`; read and frame as much of `data` as the first write needs.
 
-        `command` is an encoded command set. Raises what `data` raises so far: nothing is sent yet, and the association
-        goes on.
+        `command` is an encoded command set. Raises what `data` raises; nothing is sent then, and the association goes
+        on.
         """
         batches = p_data(context_id, command, data, self.max_pdu or UNLIMITED_PDU)
         return chain((next(batches),), batches)
 
     def send_prepared(self, batches: Iterable[list[Buffer]], *, wait_context: WaitContext | None = None) -> None:
-        """Send a prepared message. Raises as `send`; what has arrived is not looked at."""
+        """Send a prepared message without processing input. Raises as `send`."""
         with self._lock:
-            outer, self._wait_context = (
-                self._wait_context,
-                wait_context,
-            )  # what `_keeping` does, on the way of every C-STORE and Pending
+            # The same as `_waiting_with`, inlined: this runs for every C-STORE and Pending response.
+            outer, self._wait_context = self._wait_context, wait_context
             try:
                 self._require(self.is_established)
                 self._write(batches)
@@ -287,16 +286,16 @@ class Association:
     def send_each(
         self, context_id: int, command: Command, data: Sequence[bytes], cancellation: Cancellation | None = None
     ) -> int:
-        """Send a message for each data set of `data`, all with the same command, many to a write: how many went.
+        """Send a message with the same command for each data set of `data`, many per write. Return how many were sent.
 
-        What has arrived is looked at first, and whenever the peer takes no more; once `cancellation` is requested no
-        further message begins. Raises as `send`.
+        Input is processed first, and whenever the send buffer is full; once `cancellation` is requested, no further
+        message begins. Raises as `send`.
         """
         encoded = command.announcing(data_set=True).encode()
-        pdu = self.max_pdu or UNLIMITED_PDU
-        messages = [b"".join(chain.from_iterable(p_data(context_id, encoded, (each,), pdu))) for each in data]
+        max_pdu = self.max_pdu or UNLIMITED_PDU
+        messages = [b"".join(chain.from_iterable(p_data(context_id, encoded, (each,), max_pdu))) for each in data]
         self.process_input()
-        with self._lock, self._keeping(None):
+        with self._lock, self._waiting_with(None):
             self._require(self.is_established)
             return self._write_each(messages, cancellation or Cancellation())
 
@@ -324,21 +323,21 @@ class Association:
             raise
 
     def _lose(self) -> NoReturn:
-        """Note that the connection is gone. Raises AssociationLost."""
-        self.process_input()  # the A-ABORT may be there that says why
+        """Record that the connection is lost. Raises AssociationLost."""
+        self.process_input()  # an A-ABORT with the reason may have arrived
         self._upper.connection_lost()
         self._incoming.end(LOST)
         raise self._over()
 
     def _await_room(self, deadline: float) -> None:
-        """Wait until the peer takes more, looking at what it sends meanwhile."""
+        """Wait until the socket is writable; process input meanwhile."""
         wait_context = self._wait_context
-        # A Pending response to the same peer cannot go between the fragments of what is being written.
+        # A Pending response on this association must not be written between the fragments of another message.
         ticking = wait_context is not None and self not in wait_context.sources
         events = select.POLLOUT | (select.POLLIN if self.wants_input else 0)
         happened = wait(self.fileno(), events, deadline, wait_context, ticking=ticking)
         if happened is None:
-            self._time_out("The peer does not take what is sent")
+            self._time_out("The peer does not read what is sent")
         elif happened & select.POLLIN:
             self.process_input()
             self._require(self.ended_by is None)
@@ -347,11 +346,11 @@ class Association:
 
     @contextmanager
     def operation(self, request: Message) -> Iterator[Cancellation]:
-        """Run an operation: its Cancellation is cancelled by a C-CANCEL for it, and by the end of the association.
+        """Run an operation: its cancellation is requested by a C-CANCEL, and by the end of the association.
 
-        A C-CANCEL that came right behind the request counts (P4); one for anything else is ignored (X3, X4).
+        A C-CANCEL right behind the request counts (P4); one for another Message ID is ignored (X3, X4).
         """
-        cancellation = _Watched(self)
+        cancellation = _MonitoredCancellation(self)
         with self._lock:
             self._incoming.begin(request, cancellation)
         if request.command.field in CANCELLABLE:
@@ -364,9 +363,9 @@ class Association:
 
     @contextmanager
     def busy(self, wait_context: WaitContext | None = None) -> Iterator[None]:
-        """Have the process's watcher attend to this association, and to the wait_context's clock, while the body runs.
+        """Let the cancel monitor watch this association, and the tick of `wait_context`, while the body runs.
 
-        For bodies that wait for something else than this association: the index, a file.
+        For bodies that wait for the index or a file, and not for this association.
         """
         with cancel_monitor.shared().watching(self, wait_context):
             yield
@@ -374,7 +373,7 @@ class Association:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def release(self, timeout: float | None = None) -> None:
-        """Release the association in good order and close it; abort it when the peer does not answer in time."""
+        """Release the association and close it; abort it when the peer does not answer in time."""
         began = time.monotonic()
         deadline = began + (self.limits.negotiation if timeout is None else timeout)
         with self._lock:
@@ -390,7 +389,7 @@ class Association:
         self.close()
 
     def abort(self) -> None:
-        """Abort the association (A-ABORT). Any thread may; another than its owner wakes the owner up."""
+        """Abort the association (A-ABORT). Any thread may call this; it wakes the owner."""
         if self._lock.acquire(timeout=1.0):
             try:
                 self._upper.abort()
@@ -401,10 +400,10 @@ class Association:
             self._upper.wire.shut_down()
 
     def close(self) -> None:
-        """Give the socket back, after an abort where the association is not over. Only for its owner.
+        """Close the socket; abort the association first if it is not over. Only for its owner.
 
-        An acceptor waits for the requestor to close, for the ARTIM time at most (PS3.8 9.1.5): closing first could
-        overtake what was sent last.
+        An acceptor waits for the requestor to close, at most the ARTIM time (PS3.8 9.1.5): if it closed first, the
+        requestor might not receive the last PDU.
         """
         self.abort()
         if self.role == "acceptor":
@@ -419,8 +418,8 @@ class Association:
     # --- waiting ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _keeping(self, wait_context: WaitContext | None) -> Iterator[None]:
-        """Look after `wait_context` in every wait of the body."""
+    def _waiting_with(self, wait_context: WaitContext | None) -> Iterator[None]:
+        """Use `wait_context` in every wait of the body."""
         outer, self._wait_context = self._wait_context, wait_context
         try:
             yield
@@ -428,23 +427,23 @@ class Association:
             self._wait_context = outer
 
     def _await_bytes(self, began: float, deadline: float | None) -> None:
-        """Wait until something arrives: by `deadline`, and within the message time where something has begun.
+        """Wait for input until `deadline`, and for the rest of a message at most for the message time.
 
-        The message time does not run while nobody listened: not before this wait `began`.
+        The message time counts from when this call `began` to wait, not while no thread was reading.
         """
         incoming = self._incoming
-        if incoming.midway_since is None:
+        if incoming.partial_since is None:
             happened = wait(self.fileno(), select.POLLIN, deadline, self._wait_context)
         else:
             self._upper.wire.acknowledge()
-            rest, now = max(began, incoming.midway_since) + self.limits.message, time.monotonic()
+            rest, now = max(began, incoming.partial_since) + self.limits.message, time.monotonic()
             if self.limits.least_rate:
-                rest = min(rest, now + incoming.patience(self.limits.message, self.limits.least_rate))
+                rest = min(rest, now + incoming.remaining_time(self.limits.message, self.limits.least_rate))
             deadline = rest if deadline is None else min(rest, deadline)
             happened = wait(self.fileno(), select.POLLIN, deadline, self._wait_context)
             incoming.waited += time.monotonic() - now
         if happened is None:
-            self._time_out("The peer does not send what it has to")
+            self._time_out("The peer does not send in time")
 
     def _time_out(self, comment: str) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.upper.rejections import PROTOCOL_VERSION_NOT_SUPPORTED, Rejection, rejecting, rejection, rejection_for
 from pacs.dimse.upper.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
 from pacs.dimse.upper.user_information import SMALLEST_PDU, Agreement, Proposal, confirmed, propose
@@ -30,7 +30,7 @@ from pacs.errors import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class CallingAE:
     """A requestor: its AE title, the AE title it calls, its address, and the SHA-256 fingerprint of its certificate.
 
     The fingerprint is '' when it showed no certificate by TLS.
@@ -57,14 +57,16 @@ class RejectedAssociation:
         self.upper.wire.close()
 
 
-TakeSlot = Callable[[Caller], None]
+TakeSlot = Callable[[CallingAE], None]
 """Takes a slot for one more association of a caller. Raises OutOfResources when there is none."""
 
 
 class Policy(Protocol):
     """The decision on association requests: an `AcceptorPolicy`, or a wrapper around one."""
 
-    def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+    def answer(
+        self, request: A_ASSOCIATE, caller: CallingAE, max_pdu: int
+    ) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
         """Return the answer to `request`: the accepting primitive and its agreement, or a rejection."""
 
 
@@ -72,7 +74,7 @@ def accept(
     connection: socket.socket,
     address: tuple[str, int],
     policy: Policy,
-    limits: Limits,
+    limits: AssociationLimits,
     take_slot: TakeSlot,
     *,
     tls: ssl.SSLContext | None = None,
@@ -98,7 +100,7 @@ def accept(
 
 
 def _negotiated(
-    upper: UpperLayer, address: tuple[str, int], policy: Policy, limits: Limits, take_slot: TakeSlot
+    upper: UpperLayer, address: tuple[str, int], policy: Policy, limits: AssociationLimits, take_slot: TakeSlot
 ) -> Agreement | RejectedAssociation:
     deadline = time.monotonic() + limits.negotiation
     try:
@@ -112,7 +114,7 @@ def _negotiated(
         if upper.state == AWAITING_CLOSE:
             raise ProtocolViolation("The peer sent no valid association request")
         raise AssociationLost("No association request came")
-    caller = Caller(
+    caller = CallingAE(
         ae_title=request.calling_ae_title.strip(),
         called_ae_title=request.called_ae_title.strip(),
         address=address[0],
@@ -176,7 +178,7 @@ def request(
     *,
     roles: Mapping[str, tuple[bool, bool]] | None = None,
     extended: Mapping[str, bytes] | None = None,
-    limits: Limits | None = None,
+    limits: AssociationLimits | None = None,
     wait_context: WaitContext | None = None,
     protection: Protection | None = None,
 ) -> Association:
@@ -185,7 +187,7 @@ def request(
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
-    limits = limits or Limits()
+    limits = limits or AssociationLimits()
     proposal = propose(
         calling_ae_title,
         called_ae_title,

@@ -1,6 +1,7 @@
-"""What has arrived on an association, and what it means: messages, cancels, the end. Nothing here waits.
+"""The receiving half of an association: messages, C-CANCEL, release and the end. Nothing here waits.
 
-The owner of the association and the watcher both come here, under the association's lock.
+The owner of the association and the cancel monitor call this, holding the association's lock. P-ids such as P4 and X1
+are explained in docs/checklist.md.
 """
 
 import time
@@ -31,27 +32,27 @@ VIOLATION = "protocol violation"
 TIMEOUT = "timeout"
 ABORTED_HERE = "aborted here"
 
-MESSAGES_HELD = 64
-"""How many messages are held for a peer that does not wait for our answers."""
+MOST_QUEUED = 64
+"""The most queued messages of a peer that does not wait for responses."""
 
 C_CANCEL = "C-CANCEL"
 
 
 class Incoming:
-    """The receiving half of an association. `held` is how many bytes may wait here to be read."""
+    """The receiving half of an association, which queues at most `held` bytes of data sets."""
 
     def __init__(self, upper: UpperLayer, contexts: Mapping[int, Context], pull: Pull, held: int) -> None:
         self.ended_by: str | None = None
-        """How the association ended, None while it has not."""
+        """How the association ended, None before its end."""
         self.release_indicated = False
-        """Whether the peer has asked for the release, which `receive` confirms when all else is done."""
-        self.midway_since: float | None = None
-        """When the rest of a PDU or message was first missed, None while nothing is."""
+        """Whether the peer has requested the release; `receive` confirms it after all messages."""
+        self.partial_since: float | None = None
+        """Since when the rest of a PDU or message is missing, None when none is."""
         self.waited = 0.0
-        """How many seconds were waited for a message that has begun, since `_began_at` bytes had come in."""
+        """Seconds waited for the rest of a message, since `_began_at` bytes had been received."""
         self._began_at = 0
         self.current: Message | None = None
-        """The message that is being worked on."""
+        """The message that is being handled."""
         self._upper = upper
         self._held = held
         self._assembler = Assembler(contexts, pull)
@@ -62,34 +63,34 @@ class Incoming:
 
     @property
     def wants_input(self) -> bool:
-        """Whether more would be taken in: not once it is over, nor while too much waits to be read."""
+        """Whether more input is read: not after the end, nor while too much is queued."""
         return (
             self.ended_by is None
             and not self.release_indicated
-            and len(self._arrived) < MESSAGES_HELD
+            and len(self._arrived) < MOST_QUEUED
             and sum(each.held for each in self._messages()) < self._held
         )
 
     @property
-    def has_something(self) -> bool:
-        """Whether a message has arrived, or a part of one, or the wish to release."""
-        return bool(self._arrived) or self.release_indicated or self.midway_since is not None
+    def has_input(self) -> bool:
+        """Whether a message, a part of one, or a release request has arrived."""
+        return bool(self._arrived) or self.release_indicated or self.partial_since is not None
 
     def _messages(self) -> Iterator[Message]:
         if self.current is not None:
             yield self.current
         yield from self._arrived
 
-    # --- what has arrived ---------------------------------------------------------------------------------------
+    # --- input --------------------------------------------------------------------------------------------------
 
     def next_message(self) -> Message | None:
-        """The next whole command, with what there is of its data set; None when none has arrived."""
-        while not self._arrived and self.take_in_one():
+        """Return the next message whose command set is complete; None when none has arrived."""
+        while not self._arrived and self.process_one():
             pass
         return self._arrived.popleft() if self._arrived else None
 
-    def take_in_one(self) -> bool:
-        """Take in one PDV that nobody is reading for: False when none has arrived."""
+    def process_one(self) -> bool:
+        """Process one PDV and queue its content. Return False when none has arrived."""
         with self._guard:
             pdv = self._next_pdv()
             if pdv is None:
@@ -98,14 +99,14 @@ class Incoming:
             if not control & COMMAND:
                 self._assembler.data(context_id, control).hold(fragment)
             elif (message := self._assembler.command(context_id, control, fragment)) is not None:
-                self._sort(message)
+                self._dispatch(message)
         return True
 
     def next_fragment(self, message: Message) -> memoryview | None:
-        """The next fragment of the data set of `message` without a copy, None when none has arrived."""
+        """Return the next fragment of the data set of `message` without a copy, None when none has arrived."""
         with self._guard:
             if message.held or message.is_complete:
-                return memoryview(b"")  # it was taken in meanwhile and lies in the message itself
+                return memoryview(b"")  # the cancel monitor has queued it in the message
             pdv = self._next_pdv()
             if pdv is not None:
                 context_id, control, fragment = pdv
@@ -116,7 +117,7 @@ class Incoming:
         return None
 
     def discard(self, deadline: float) -> None:
-        """Let go by what has arrived, or does until then: after our A-RELEASE-RQ only its answer matters."""
+        """Discard input until the deadline: after our A-RELEASE-RQ only its answer matters."""
         with self._guard:
             while self._next_pdv() is not None and time.monotonic() < deadline:
                 pass
@@ -128,10 +129,10 @@ class Incoming:
                 return pdv
             found = self._upper.take()
             if isinstance(found, memoryview):
-                self.midway_since = None
+                self.partial_since = None
                 self._pdvs = pdvs(found)
             elif found is not None:
-                self._indicated(found)
+                self._act_on(found)
             elif self._upper.is_over:
                 self.end(LOST)
             elif not self._upper.wire.fill():
@@ -141,18 +142,18 @@ class Incoming:
 
     def _note_progress(self) -> None:
         if not (self._upper.has_partial_pdu or self._assembler.is_amid_message):
-            self.midway_since, self.waited, self._began_at = None, 0.0, self._upper.wire.received
-        elif self.midway_since is None:
-            self.midway_since = time.monotonic()
+            self.partial_since, self.waited, self._began_at = None, 0.0, self._upper.wire.received
+        elif self.partial_since is None:
+            self.partial_since = time.monotonic()
 
-    def patience(self, seconds: float, least_rate: int) -> float:
-        """How many seconds more a message that has begun is waited for: those it has, and earned by its bytes."""
+    def remaining_time(self, seconds: float, least_rate: int) -> float:
+        """Return the remaining seconds for the rest of a message: `seconds`, and more for each byte received."""
         return seconds + (self._upper.wire.received - self._began_at) / least_rate - self.waited
 
-    # --- what it means ------------------------------------------------------------------------------------------
+    # --- indications --------------------------------------------------------------------------------------------
 
-    def _sort(self, message: Message) -> None:
-        """Let a C-CANCEL do its work (X1 to X5); everything else waits for `next_message`."""
+    def _dispatch(self, message: Message) -> None:
+        """Act on a C-CANCEL (X1 to X5); queue every other message for `next_message`."""
         if message.command.field != CommandField.C_CANCEL:
             self._arrived.append(message)
             return
@@ -164,8 +165,8 @@ class Incoming:
             if not each.command.is_response and each.command.message_id == message_id:
                 each.cancelled = True
 
-    def _indicated(self, primitive: Primitive) -> None:
-        """Act on what the upper layer says (PS3.8 7.2 to 7.4)."""
+    def _act_on(self, primitive: Primitive) -> None:
+        """Act on an indication of the upper layer (PS3.8 7.2 to 7.4)."""
         if isinstance(primitive, A_ABORT):
             self.end(ABORTED)
         elif isinstance(primitive, A_P_ABORT):
@@ -175,7 +176,7 @@ class Incoming:
             self._release(primitive)
 
     def _release(self, primitive: A_RELEASE) -> None:
-        """A release is asked for or confirmed; both sides may ask at once (PS3.8 7.2.2.7)."""
+        """Act on a release request or its confirmation; both sides may request at once (PS3.8 7.2.2.7)."""
         if self._upper.state == RELEASE_INDICATED:
             if self._assembler.is_amid_message:
                 raise ProtocolViolation("A release came where the rest of a message was due")
@@ -189,7 +190,7 @@ class Incoming:
             self.end(RELEASED)
 
     def end(self, how: str) -> None:
-        """Note how the association ended, the first time, and cancel what runs on it."""
+        """Record how the association ended, once, and cancel its operations."""
         if self.ended_by is None:
             self.ended_by = how
             self._cancel_all(how)
@@ -197,14 +198,14 @@ class Incoming:
     # --- operations ---------------------------------------------------------------------------------------------
 
     def begin(self, request: Message, cancellation: Cancellation) -> None:
-        """Let what arrives from now on for this operation cancel it, and what came for it before (P4)."""
+        """Register an operation for C-CANCELs, also for one that has arrived before (P4)."""
         self._operations[request.command.message_id] = cancellation
         reason = C_CANCEL if request.cancelled else self.ended_by
         if reason is not None:
             cancellation.cancel(reason)
 
     def finish(self, request: Message) -> None:
-        """From now on a C-CANCEL for this operation is late, and ignored (X4)."""
+        """Unregister an operation: a later C-CANCEL for it is ignored (X4)."""
         del self._operations[request.command.message_id]
 
     def _cancel_all(self, reason: str) -> None:
@@ -213,13 +214,13 @@ class Incoming:
 
 
 class _Guard:
-    """Answers what breaks the rules in a `with` block with an A-P-ABORT. Each PDV goes through one: it is made once."""
+    """Answers a protocol violation in its `with` block with an A-P-ABORT. It is reused for every PDV."""
 
     def __init__(self, incoming: Incoming, upper: UpperLayer) -> None:
         self._incoming, self._upper = incoming, upper
 
     def __enter__(self) -> None:
-        """There is nothing to prepare."""
+        """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
         if kind is None or not issubclass(kind, ProtocolViolation):

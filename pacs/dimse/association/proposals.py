@@ -1,4 +1,4 @@
-"""Which presentation contexts instances are sent in (PS3.4 B.5, PS3.7 D.3.3.2): what to propose, what to use."""
+"""The presentation contexts for sending instances (PS3.4 B.5, PS3.7 D.3.3.2): those to propose and the one to use."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ CONVERTED_INTO = (
     syntaxes.EXPLICIT_BIG,
     syntaxes.DEFLATED_LITTLE,
 )
-"""What a native data set is offered in besides its own transfer syntax, in order of preference."""
+"""The transfer syntaxes proposed for a native data set besides its own, in order of preference."""
 
 
 class Sendable(Protocol):
-    """What is known of an instance before it is sent."""
+    """An instance to be sent."""
 
     @property
     def sop_class_uid(self) -> str:
@@ -28,14 +28,14 @@ class Sendable(Protocol):
 
     @property
     def transfer_syntax(self) -> str:
-        """The transfer syntax it lies in."""
+        """The transfer syntax of its stored data set."""
 
 
 def proposals(instance: Sendable) -> tuple[Proposal, ...]:
-    """The presentation contexts an instance needs: its own syntax alone, and for a native one what it converts into.
+    """Return the contexts for an instance: one with its transfer syntax, and for native ones one to convert to.
 
-    Implicit VR Little Endian is always among the second (PS3.5 10.1). Two contexts rather than one, so that the
-    stored syntax is accepted wherever it can be, whatever the acceptor prefers.
+    The second always includes Implicit VR Little Endian (PS3.5 10.1). There are two contexts so that the acceptor
+    accepts the stored transfer syntax if it can, whatever it prefers.
     """
     own = instance.transfer_syntax
     exact = (instance.sop_class_uid, (own,))
@@ -56,7 +56,7 @@ class Batch(Generic[Instance]):
 
 
 def batches(instances: Iterable[Instance]) -> Iterator[Batch[Instance]]:
-    """Divide instances, in their order, among associations of at most 128 contexts each (V9, P16)."""
+    """Divide instances, in order, among associations of at most 128 contexts each (V9 and P16, docs/checklist.md)."""
     proposed: dict[Proposal, None] = {}
     batch: list[Instance] = []
     for instance in instances:
@@ -71,7 +71,7 @@ def batches(instances: Iterable[Instance]) -> Iterator[Batch[Instance]]:
 
 
 def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:
-    """The accepted context to send an instance in: its stored syntax first, else one it can be converted into."""
+    """Return the accepted context for an instance: with its stored transfer syntax, else one that it converts to."""
     usable = {
         each.transfer_syntax: each
         for each in contexts

@@ -1,7 +1,6 @@
-"""Command sets (PS3.7 6.3, E): to and from bytes.
+"""Encoding and decoding of command sets (PS3.7 6.3, E).
 
-A command set is always Implicit VR Little Endian (PS3.7 6.3.1) and small; it is decoded here by a table, in bounded
-memory, and refused as soon as it is no command set.
+A command set is always Implicit VR Little Endian (PS3.7 6.3.1) and small. It is decoded by a table, in bounded memory.
 """
 
 import struct
@@ -14,7 +13,7 @@ from pacs.errors import ProtocolViolation
 Value = int | str | tuple[int, ...]
 
 MAX_COMMAND = 1 << 16
-"""The longest command set that is read, in bytes; the longest legal one of today is under two KiB."""
+"""The longest command set that is read, in bytes; the longest legal one today is shorter than two KiB."""
 
 MAX_ERROR_COMMENT = 64
 
@@ -94,13 +93,13 @@ _VR: dict[int, str] = {
     _MOVE_ORIGINATOR: "AE",
     _MOVE_ORIGINATOR_MESSAGE_ID: "US",
 }
-"""The elements of group 0000 that are understood (PS3.7 E.1) and their VR; others are passed over."""
+"""The known elements of group 0000 (PS3.7 E.1) and their VR; others are ignored."""
 
 _NUMBER = {"US": struct.Struct("<H"), "UL": struct.Struct("<L")}
 _OF_REQUEST = frozenset((_FIELD, _DATA_SET_TYPE, _MESSAGE_ID))
 _OF_RESPONSE = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO, _STATUS))
 _OF_CANCEL = frozenset((_FIELD, _DATA_SET_TYPE, _RESPONDING_TO))
-"""What a command of each kind has to have."""
+"""The required elements of a command of each kind."""
 
 _HEADER = struct.Struct("<HHL")
 _US_ELEMENT = struct.Struct("<HHLH")
@@ -108,14 +107,14 @@ _GROUP_LENGTH_ELEMENT = struct.Struct("<HHLL")
 
 
 def _decode_value(vr: str, raw: bytes) -> Value:
-    """One value of a command element; numbers have exactly one value (AT excepted). Raises struct.error."""
+    """Decode the value of an element; US and UL must have exactly one. Raises struct.error."""
     if vr in _NUMBER:
         number: int = _NUMBER[vr].unpack(raw)[0]
         return number
     if vr == "AT":
         halves = struct.unpack(f"<{len(raw) // 2}H", raw)
         return tuple(group << 16 | element for group, element in zip(halves[::2], halves[1::2], strict=False))
-    # Latin-1 gives every byte back as it came: whether it is a UID is for those to say who use it as one.
+    # Latin-1 preserves every byte; callers that need a valid UID check it.
     return raw.decode("latin-1").strip(" \0")
 
 
@@ -137,7 +136,7 @@ def _encode_value(vr: str, value: Value) -> bytes:
 
 
 class _Number:
-    """A US element that may be missing: reads as None then."""
+    """A US element; None when it is missing."""
 
     def __init__(self, tag: int) -> None:
         self._tag = tag
@@ -153,17 +152,17 @@ class _Number:
         return value if isinstance(value, int) else None
 
 
-class _Always:
-    """A US element that every command of its kind has: `Command.decode` has made sure of it."""
+class _Required:
+    """A US element that `Command.decode` requires."""
 
     def __init__(self, tag: int) -> None:
         self._tag = tag
 
     @overload
-    def __get__(self, command: None, owner: type) -> "_Always": ...
+    def __get__(self, command: None, owner: type) -> "_Required": ...
     @overload
     def __get__(self, command: "Command", owner: type) -> int: ...
-    def __get__(self, command: "Command | None", owner: type) -> "int | _Always":
+    def __get__(self, command: "Command | None", owner: type) -> "int | _Required":
         if command is None:
             return self
         value = command.elements[self._tag]
@@ -172,7 +171,7 @@ class _Always:
 
 
 class _Text:
-    """A UI, AE or LO element without its padding; missing or zero length reads as None."""
+    """A UI, AE or LO element without its padding; None when it is missing or has no value."""
 
     def __init__(self, tag: int) -> None:
         self._tag = tag
@@ -189,18 +188,18 @@ class _Text:
 
 
 class Command:
-    """A command set (PS3.7 6.3): its elements by element number of group 0000, and names for the usual ones.
+    """A command set (PS3.7 6.3): its elements by element number of group 0000, and attributes for the usual ones.
 
-    Text values are as the peer sent them, padding stripped: a UID in here need not be one.
+    Text values are as the peer sent them, without padding; UIDs are not checked.
     """
 
     __slots__ = ("elements",)
 
-    field = _Always(_FIELD)
-    message_id = _Always(_MESSAGE_ID)
+    field = _Required(_FIELD)
+    message_id = _Required(_MESSAGE_ID)
     """Of a request; a response and a C-CANCEL have `responding_to` instead."""
-    responding_to = _Always(_RESPONDING_TO)
-    status = _Always(_STATUS)
+    responding_to = _Required(_RESPONDING_TO)
+    status = _Required(_STATUS)
     """Of a response."""
     priority = _Number(_PRIORITY)
     affected_sop_class_uid = _Text(_AFFECTED_SOP_CLASS)
@@ -223,12 +222,12 @@ class Command:
 
     @property
     def is_response(self) -> bool:
-        """Whether this answers a request."""
+        """Whether this is a response."""
         return bool(self.field & RESPONSE)
 
     @property
     def is_pending(self) -> bool:
-        """Whether this is a response that others will follow (PS3.7 C.1.4: FF00, FF01)."""
+        """Whether this is a response that is followed by others (PS3.7 C.1.4: FF00, FF01)."""
         return self.elements.get(_STATUS) in (0xFF00, 0xFF01)
 
     @property
@@ -248,13 +247,13 @@ class Command:
         return value if isinstance(value, tuple) else ()
 
     def encode(self) -> bytes:
-        """The command set in Implicit VR Little Endian, group length first (PS3.7 6.3.1)."""
+        """Encode the command set in Implicit VR Little Endian, group length first (PS3.7 6.3.1)."""
         encoded = b"".join([_encode_element(tag, self.elements[tag]) for tag in sorted(self.elements) if tag])
         return _GROUP_LENGTH_ELEMENT.pack(0, _GROUP_LENGTH, 4, len(encoded)) + encoded
 
     @classmethod
     def decode(cls, data: bytes) -> "Command":
-        """The command set in `data`. Raises ProtocolViolation when it is none, or lacks what every command has."""
+        """Decode a command set. Raises ProtocolViolation when it is invalid or lacks a required element."""
         elements: dict[int, Value] = {}
         offset = 0
         try:
@@ -262,36 +261,36 @@ class Command:
                 group, tag, length = _HEADER.unpack_from(data, offset)
                 offset += _HEADER.size + length
                 if group != 0 or offset > len(data) or tag in elements:
-                    raise ProtocolViolation("The command set is no list of group 0000 elements")
+                    raise ProtocolViolation("The command set is not a list of elements of group 0000")
                 vr = _VR.get(tag)
-                if vr == "US" and length == 2:  # most of them
+                if vr == "US" and length == 2:  # most elements
                     elements[tag] = data[offset - 2] | data[offset - 1] << 8
                 elif vr is not None:
                     elements[tag] = _decode_value(vr, data[offset - length : offset])
         except struct.error:
-            raise ProtocolViolation("A command element has not the length of its VR") from None
+            raise ProtocolViolation("A command element does not have the length of its VR") from None
         return cls._complete(elements)
 
     @classmethod
     def _complete(cls, elements: dict[int, Value]) -> "Command":
-        """Check that the elements are there without which no command of this kind can be handled or answered."""
+        """Return a command that has all elements required for its kind. Raises ProtocolViolation."""
         field = elements.get(_FIELD, 0)
         assert isinstance(field, int), "the Command Field is of VR US"
         required = _OF_CANCEL if field == CommandField.C_CANCEL else _OF_RESPONSE if field & RESPONSE else _OF_REQUEST
         missing = required - elements.keys()
         if missing:
-            raise ProtocolViolation("A command element that must be there is missing", sorted(missing))
+            raise ProtocolViolation("A required command element is missing", sorted(missing))
         return cls(elements)
 
     @classmethod
     def request(cls, field: int, message_id: int, sop_class_uid: str, **fields: Value) -> "Command":
-        """A request of `sop_class_uid`; `fields` are further elements by the names of this class's attributes."""
+        """Return a request of `sop_class_uid`; `fields` are further elements by the attribute names of this class."""
         elements: dict[int, Value] = {_AFFECTED_SOP_CLASS: sop_class_uid, _FIELD: field, _MESSAGE_ID: message_id}
         return cls(elements | {_REQUEST_FIELDS[name]: value for name, value in fields.items()})
 
     @classmethod
     def action(cls, message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type: int) -> "Command":
-        """An N-ACTION-RQ (PS3.7 10.3.5): it names what it is about as requested, not as affected."""
+        """Return an N-ACTION-RQ (PS3.7 10.3.5), which has Requested instead of Affected SOP Class and Instance UIDs."""
         return cls(
             {
                 _REQUESTED_SOP_CLASS: sop_class_uid,
@@ -304,7 +303,7 @@ class Command:
 
     @classmethod
     def cancel(cls, message_id: int) -> "Command":
-        """A C-CANCEL-RQ for the operation that `message_id` began (PS3.7 9.3.2.3)."""
+        """Return a C-CANCEL-RQ for the request `message_id` (PS3.7 9.3.2.3)."""
         return cls({_FIELD: CommandField.C_CANCEL, _RESPONDING_TO: message_id})
 
     def response(
@@ -318,10 +317,10 @@ class Command:
         failed: int | None = None,
         warning: int | None = None,
     ) -> "Command":
-        """The response to this request: status and, where given, related fields and sub-operation counts.
+        """Return the response to this request, with a status, its related fields and sub-operation counts.
 
-        Whether a data set follows is set when it is sent. An Error Comment is cut at 64 characters and loses what an
-        LO cannot hold.
+        `announcing` sets whether a data set follows. The Error Comment is cut at 64 characters; characters that are
+        invalid in an LO are replaced.
         """
         elements: dict[int, Value] = {
             _FIELD: self.field | RESPONSE,
@@ -340,7 +339,7 @@ class Command:
         return Command(elements)
 
     def changed(self, **fields: Value | None) -> "Command":
-        """A copy with other values of some elements, by the names of this class's attributes; None takes one away."""
+        """Return a copy with other values of elements, by attribute name; None removes an element."""
         elements = dict(self.elements)
         for name, value in fields.items():
             if value is None:
@@ -350,28 +349,28 @@ class Command:
         return Command(elements)
 
     def announcing(self, *, data_set: bool) -> "Command":
-        """The same command with the Command Data Set Type that says whether a data set follows."""
+        """Set the Command Data Set Type, which says whether a data set follows. Return this command."""
         self.elements[_DATA_SET_TYPE] = _DATA_SET_FOLLOWS if data_set else NO_DATA_SET
         return self
 
 
 class Template:
-    """A command set that is encoded once, but for the elements that change from message to message.
+    """A command set that is encoded once, except for the elements that change from message to message.
 
-    `changing` names them as attributes of `Command`; what they are in `command` does not matter.
+    `changing` are the attribute names of those elements; their values in `command` do not matter.
     """
 
     def __init__(self, command: Command, *, data_set: bool, changing: Sequence[str]) -> None:
         elements = command.announcing(data_set=data_set).elements
         tags = sorted(tag for tag in elements if tag)
         self._parts = [_encode_element(tag, elements[tag]) for tag in tags]
-        self._places = [(tags.index(_FIELDS[name]), _FIELDS[name]) for name in changing]
+        self._positions = [(tags.index(_FIELDS[name]), _FIELDS[name]) for name in changing]
 
     def encode(self, *values: Value) -> bytes:
-        """The command set with these values, in the order in which they were named."""
+        """Encode the command set with these values, in the order of `changing`."""
         parts = self._parts.copy()
-        for (place, tag), value in zip(self._places, values, strict=True):
-            parts[place] = _encode_element(tag, value)
+        for (position, tag), value in zip(self._positions, values, strict=True):
+            parts[position] = _encode_element(tag, value)
         encoded = b"".join(parts)
         return _GROUP_LENGTH_ELEMENT.pack(0, _GROUP_LENGTH, 4, len(encoded)) + encoded
 
@@ -383,7 +382,7 @@ _ECHOED = (
     (_AFFECTED_SOP_INSTANCE, _REQUESTED_SOP_INSTANCE),
     (_ACTION_TYPE, _ACTION_TYPE),
 )
-"""What a response says again if the request said it: (element of the response, element of the request)."""
+"""The elements that a response copies: (element of the response, element of the request)."""
 
 _FIELDS = {
     "message_id": _MESSAGE_ID,
@@ -398,7 +397,7 @@ _FIELDS = {
     "failed": _FAILED,
     "warning": _WARNING,
 }
-"""The elements that `Command.changed` and a `Template` may change."""
+"""The elements that `Command.changed` and `Template` may change."""
 
 _REQUEST_FIELDS = {
     "priority": _PRIORITY,
@@ -411,6 +410,6 @@ _REQUEST_FIELDS = {
 
 
 def _as_lo(text: str) -> str:
-    """`text` as one value of an LO in the default character set."""
+    """Return `text` as one value of an LO in the default character set."""
     plain = text.encode("ascii", "replace").decode("ascii").replace("\\", "/")
     return "".join(each if each.isprintable() else " " for each in plain)[:MAX_ERROR_COMMENT].rstrip()

@@ -1,6 +1,6 @@
-"""Messages (PS3.7): a command set and perhaps a data set, from and into the fragments that travel in P-DATA.
+"""DIMSE messages (PS3.7): a command set with or without a data set, assembled from and split into PDV fragments.
 
-A data set is never decoded here: it goes by in fragments.
+Data sets are never decoded here; they pass as fragments.
 """
 
 import struct
@@ -21,9 +21,9 @@ _BATCH_BUFFERS = 256
 
 
 class Message:
-    """One DIMSE message: its command, its presentation context, and its data set on the way in.
+    """A received DIMSE message: its command, its presentation context, and its data set, which may still arrive.
 
-    `cancelled` says that a C-CANCEL for it came before its operation was begun.
+    `cancelled` says that a C-CANCEL for it came before its operation began.
     """
 
     def __init__(self, context: Context, command: Command, pull: "Pull") -> None:
@@ -31,20 +31,20 @@ class Message:
         self.command = command
         self.cancelled = False
         self.is_complete = not command.has_data_set
-        """Whether the last fragment of the data set has come in (it may not have been read yet)."""
+        """Whether the last fragment of the data set has arrived; it may not have been read yet."""
         self.held = 0
-        """How many bytes of the data set wait here to be read."""
+        """The number of queued bytes of the data set."""
         self._pull = pull
-        self._waiting: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque()
 
     def fragments(self) -> Iterator[memoryview]:
-        """The data set as it arrives. A fragment is valid only until the next one, or anything else, is asked for.
+        """Yield the data set as it arrives. A fragment is valid until the next use of the message or its association.
 
         Raises AssociationLost when the rest does not come.
         """
         while True:
-            if self._waiting:
-                fragment = self._waiting.popleft()
+            if self._queue:
+                fragment = self._queue.popleft()
                 self.held -= len(fragment)
                 yield memoryview(fragment)
             elif self.is_complete:
@@ -53,28 +53,28 @@ class Message:
                 yield self._pull(self)
 
     def read(self, limit: int) -> bytes:
-        """The whole data set. Raises OutOfResources when it is longer than `limit` bytes, AssociationLost."""
+        """Return the whole data set. Raises OutOfResources when it is longer than `limit` bytes, AssociationLost."""
         data = bytearray()
         for fragment in self.fragments():
             data += fragment
             if len(data) > limit:
-                raise OutOfResources(f"The data set is longer than the {limit} bytes taken")
+                raise OutOfResources(f"The data set is longer than {limit} bytes")
         return bytes(data)
 
     def drain(self) -> None:
-        """Let what was not read of the data set go by."""
+        """Read and discard the unread rest of the data set. Raises AssociationLost."""
         for _ in self.fragments():
             pass
 
     def hold(self, fragment: Buffer) -> None:
-        """Keep a copy of a fragment that came in while nobody was reading."""
+        """Queue a copy of a fragment that arrived while the data set was not being read."""
         if len(fragment):
-            self._waiting.append(bytes(fragment))
+            self._queue.append(bytes(fragment))
             self.held += len(fragment)
 
 
 Pull = Callable[[Message], memoryview]
-"""Gets the next fragment of a message's data set, which may be empty; raises AssociationLost."""
+"""Returns the next fragment of a message's data set, which may be empty. Raises AssociationLost."""
 
 PDV = tuple[int, int, memoryview]
 """A Presentation Data Value: presentation context ID, message control header, fragment (PS3.8 9.3.5.1, E.2)."""
@@ -84,7 +84,7 @@ COMMAND, LAST = 0x01, 0x02
 
 
 def pdvs(body: memoryview) -> Iterator[PDV]:
-    """The PDVs inside a P-DATA-TF. Raises ProtocolViolation."""
+    """Yield the PDVs in a P-DATA-TF. Raises ProtocolViolation."""
     offset = 0
     while True:
         if len(body) - offset < _PDV.size:
@@ -100,7 +100,7 @@ def pdvs(body: memoryview) -> Iterator[PDV]:
 
 
 class Assembler:
-    """Puts messages together from the fragments in which they arrive, in the order PS3.7 and PS3.8 E.1 ask for."""
+    """Assembles messages from fragments, and checks their order (PS3.7, PS3.8 E.1)."""
 
     def __init__(self, contexts: Mapping[int, Context], pull: Pull) -> None:
         self._contexts = contexts
@@ -111,23 +111,23 @@ class Assembler:
 
     @property
     def is_amid_command(self) -> bool:
-        """Whether a part of a command set has come, and not the rest."""
+        """Whether only a part of a command set has arrived."""
         return self._context_id is not None
 
     @property
     def is_amid_message(self) -> bool:
-        """Whether the rest of a command set or of a data set is due."""
+        """Whether the rest of a command set or of a data set is missing."""
         return self.is_amid_command or self._open is not None
 
     def command(self, context_id: int, control: int, fragment: memoryview) -> Message | None:
-        """Take in a fragment of a command set: the message it completes, if any. Raises ProtocolViolation."""
+        """Add a fragment of a command set. Return the message it completes, if any. Raises ProtocolViolation."""
         context = self._contexts.get(context_id)
         if context is None or self._context_id not in (None, context_id):
-            raise ProtocolViolation("A fragment is in no accepted presentation context, or in another than before")
+            raise ProtocolViolation("A fragment is in no accepted presentation context, or in another one than before")
         if self._open is not None:
             raise ProtocolViolation("A command came where the rest of a data set was due")
         if len(self._command) + len(fragment) > MAX_COMMAND:
-            raise ProtocolViolation("A command set is longer than any can be")
+            raise ProtocolViolation(f"A command set is longer than {MAX_COMMAND} bytes")
         self._command += fragment
         self._context_id = context_id
         return self._complete(context) if control & LAST else None
@@ -143,7 +143,7 @@ class Assembler:
         return message
 
     def data(self, context_id: int, control: int) -> Message:
-        """The message that a fragment of a data set belongs to. Raises ProtocolViolation."""
+        """Return the message that a fragment of a data set belongs to. Raises ProtocolViolation."""
         message = self._open
         if message is None or self.is_amid_command or message.context.id != context_id:
             raise ProtocolViolation("A fragment of a data set belongs to no command")
@@ -154,10 +154,10 @@ class Assembler:
 
 
 def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_pdu: int) -> Iterator[list[Buffer]]:
-    """A message as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), in batches of buffers to be written at once.
+    """Yield a message as P-DATA-TF PDUs of one PDV each (PS3.8 9.3.5), in batches of buffers for one write.
 
-    `max_pdu` is the longest the peer takes (the variable field of a PDU, at least 8), never 0. The chunks of `data`
-    are not copied: none may change until the message has been sent.
+    `max_pdu` is the peer's maximum length (the variable field of a PDU), at least 8 and not 0 for "no limit". The
+    chunks of `data` are not copied: none may change until the message has been sent.
     """
     size = (max_pdu - 6) & ~1
     batch: list[Buffer] = []
@@ -170,9 +170,9 @@ def p_data(context_id: int, command: bytes, data: Iterable[Buffer] | None, max_p
 def _framed(
     batch: list[Buffer], context_id: int, control: int, chunks: Iterable[Buffer], size: int
 ) -> Iterator[list[Buffer]]:
-    """Append `chunks` to the batch as PDUs with fragments of exactly `size` bytes but the last.
+    """Append `chunks` to the batch as PDUs with fragments of exactly `size` bytes, the last one shorter.
 
-    What is enough to be written is yielded, and the batch emptied then.
+    A batch that is large enough for a write is yielded as a copy, and emptied.
     """
     header = _P_DATA.pack(0x04, size + 6, size + 2, context_id, control)
     held: list[memoryview] = []

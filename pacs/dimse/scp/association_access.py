@@ -1,6 +1,6 @@
 """Who may associate, decided by the services: access by AE title, address and certificate, and user identity."""
 
-from pacs.dimse.association.establishment import Caller
+from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.services import access, users
 
@@ -14,7 +14,7 @@ class AssociationAccess:
     def __init__(self, service: access.Access) -> None:
         self._service = service
 
-    def admit(self, caller: Caller) -> None:
+    def admit(self, caller: CallingAE) -> None:
         """Check that a caller may associate. Raises NotAuthorized."""
         self._service.admit(
             access.Caller(

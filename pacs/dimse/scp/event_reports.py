@@ -17,7 +17,7 @@ from pacs.dicom.commitment import encode_report
 from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association import establishment
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection
 from pacs.dimse.association.scp_requests import ScpRequest, ScpRequests
 from pacs.dimse.messages import status
@@ -86,7 +86,7 @@ class EventReporter:
         ae_title: str,
         *,
         idle: float = 1.0,
-        limits: Limits | None = None,
+        limits: AssociationLimits | None = None,
         protect: Callable[[Peer], Protection | None] = lambda _peer: None,
     ) -> None:
         self._commitments = commitments
@@ -95,7 +95,7 @@ class EventReporter:
         self._publish = publish
         self._ae_title = ae_title
         self._idle = idle
-        self._limits = limits or Limits()
+        self._limits = limits or AssociationLimits()
         self._state = threading.Condition()
         self._scheduled: dict[str, deque[_Scheduled]] = {}
         """By peer, in the order of their turns; all AEs that are not among the peers share one turn."""

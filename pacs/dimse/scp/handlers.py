@@ -14,7 +14,7 @@ from pacs.dicom.query import Query
 from pacs.dicom.response_encoder import ResponseEncoder
 from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, VERIFICATION
 from pacs.dimse.association import establishment
-from pacs.dimse.association.association import Association, Limits
+from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection
 from pacs.dimse.association.proposals import Proposal
 from pacs.dimse.messages import status
@@ -79,8 +79,8 @@ class Handlers:
     identifier_size: int = 1 << 20
     identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
     retrieve_limits: RetrieveLimits = field(default_factory=RetrieveLimits)
-    limits: Limits = field(default_factory=Limits)
-    """Limits of associations to move destinations; `limits.message` is the time for a C-STORE response."""
+    limits: AssociationLimits = field(default_factory=AssociationLimits)
+    """AssociationLimits of associations to move destinations; `limits.message` is the time for a C-STORE response."""
     protect: Callable[[Peer], Protection | None] = _without_tls
     """Returns the TLS settings for a peer, None to connect without TLS."""
     auditor: Auditor = field(default_factory=Auditor)

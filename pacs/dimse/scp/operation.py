@@ -1,4 +1,4 @@
-"""One DIMSE operation from its request to its final response, whatever becomes of it."""
+"""One DIMSE operation from its request to its final response, also when it fails."""
 
 import logging
 import time
@@ -14,21 +14,21 @@ from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Refusal, Service
 from pacs.errors import AssociationLost, PacsError
 from pacs.observability.audit import NOTHING, Auditor, Record
-from pacs.observability.events import Event, OperationFinished
+from pacs.observability.events import Event, OperationFinished, OperationStarted
 from pacs.support.cancellation import Cancellation
 
 Publish = Callable[[Event], None]
 
-FIRST_GATHERED, GATHERED = 1 << 10, 1 << 16
-"""How many bytes of Identifiers are gathered for the second write of Pending responses, and for any."""
+SECOND_WRITE, MAX_WRITE = 1 << 10, 1 << 16
+"""Bytes of Identifiers in the second write of Pending responses, and at most in any."""
 
 
 class Operation:
-    """What a service knows of the request it works on, and how it answers.
+    """A request that is being handled, and its responses.
 
-    `cancellation` is latched by a C-CANCEL for this Message ID, and by the end of the association. `retrieve_level`,
-    `destination` and `counts` are what the log will say of the operation, `subject` what the audit log will.
-    `afterwards` is what is still to be done when it has been answered, and never raises.
+    `cancellation` is requested by a C-CANCEL for this Message ID, and by the end of the association. `retrieve_level`,
+    `destination` and `counts` go into the log, `subject` into the audit log. `afterwards` is called after the final
+    response and must not raise.
     """
 
     def __init__(self, association: Association, message: Message, cancellation: Cancellation) -> None:
@@ -45,53 +45,51 @@ class Operation:
         self.afterwards: Callable[[], None] | None = None
 
     def respond(self, response: Command, data_set: bytes | None = None) -> None:
-        """Send a response; it is on the wire when this returns. Raises AssociationLost."""
+        """Send a response; the socket has it when this returns. Raises AssociationLost."""
         self.association.send(self.context.id, response, data_set)
         self.status = response.status
         self.comment = response.error_comment or ""
 
     def respond_pending(self, encoded: bytes) -> None:
-        """Send a Pending response without a data set, encoded already. What has arrived is not looked at."""
+        """Send an encoded Pending response without a data set; input is not read."""
         self.association.send_prepared(self.association.prepare(self.context.id, encoded))
         self.status = status.PENDING
 
     def refuse(self, refusal: Refusal) -> None:
-        """Send a final response that says what went wrong."""
+        """Send a failure status as the final response."""
         self.respond(
             self.request.response(refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags)
         )
 
 
 class PendingResponses:
-    """The Pending responses of one operation, many to a write.
+    """Sends the Pending responses of one operation, many in a write.
 
-    The first goes at once; what follows is gathered, twice as much each time up to `GATHERED` bytes, and goes with
-    `flush` in any case. What is gathered when a cancel arrives is not sent: no Pending follows the cancel but the one
-    that a full socket had cut.
+    The first is sent at once; then each write takes twice as many bytes as the one before, up to `MAX_WRITE`. Responses
+    that are still buffered when a C-CANCEL arrives are not sent, except the rest of one that the socket took in part.
     """
 
     def __init__(self, operation: Operation, status: int) -> None:
         self._operation = operation
         self._response = operation.request.response(status)
-        self._gathered: list[bytes] = []
+        self._buffered: list[bytes] = []
         self._bytes = 0
-        self._enough = 1
+        self._write_at = 1
         self.sent = 0
-        """How many have been sent."""
 
     def add(self, identifier: bytes) -> None:
-        """One more. Raises as `flush`."""
-        self._gathered.append(identifier)
+        """Add a response with this Identifier. Raises as `flush`."""
+        self._buffered.append(identifier)
         self._bytes += len(identifier)
-        if self._bytes >= self._enough:
+        if self._bytes >= self._write_at:
             self.flush()
-            self._enough = min(max(2 * self._enough, FIRST_GATHERED), GATHERED)
+            self._write_at = min(max(2 * self._write_at, SECOND_WRITE), MAX_WRITE)
 
     def flush(self) -> None:
-        """Send what is gathered. Raises Cancelled, AssociationLost."""
-        operation, gathered = self._operation, self._gathered
-        self._gathered, self._bytes = [], 0
-        sent = operation.association.send_each(operation.context.id, self._response, gathered, operation.cancellation)
+        """Send the buffered responses. Raises Cancelled, AssociationLost."""
+        operation, buffered = self._operation, self._buffered
+        self._buffered, self._bytes = [], 0
+        sent = operation.association.send_each(operation.context.id, self._response, buffered, operation.cancellation)
         self.sent += sent
         if sent:
             operation.status = self._response.status
@@ -102,24 +100,24 @@ class PendingResponses:
 def operating(
     service: Service, association: Association, message: Message, publish: Publish, auditor: Auditor | None = None
 ) -> Iterator[Operation]:
-    """Run the body as one operation: what it raises becomes the final response, and how it ended an event.
+    """Run the body as one operation: its exception becomes the final response, its end an event and an audit record.
 
-    An `auditor` has a record of it too.
-
-    A body that ends without raising has sent its final response. AssociationLost goes up: there is nobody to answer.
+    A body that does not raise has sent its final response. AssociationLost is raised again: no response can be sent.
     """
     began = time.monotonic()
     with association.operation(message) as cancellation:
         operation = Operation(association, message, cancellation)
+        if service is not Service.STORE:
+            publish(_started(service, operation))
         try:
             yield operation
         except AssociationLost:
             raise
         except PacsError as error:
-            _answer(operation, status.refusal(service, error))
+            _refuse(operation, status.refusal(service, error))
         except Exception:
             logging.getLogger("pacs").exception("%s failed", service.value)
-            _answer(operation, status.unexpected(service))
+            _refuse(operation, status.unexpected(service))
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
             if auditor is not None and auditor.is_on:
@@ -128,10 +126,21 @@ def operating(
                 operation.afterwards()
 
 
-def _answer(operation: Operation, refusal: Refusal) -> None:
-    """Send the final response for a failure, unless the requester has gone: a vanished peer is not answered."""
+def _refuse(operation: Operation, refusal: Refusal) -> None:
+    """Send the final response for a failure unless the association has ended."""
     if operation.association.is_established:
         operation.refuse(refusal)
+
+
+def _started(service: Service, operation: Operation) -> OperationStarted:
+    association = operation.association
+    return OperationStarted(
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        kind=service.value,
+        message_id=operation.request.message_id,
+    )
 
 
 def _finished(service: Service, operation: Operation, duration: float) -> OperationFinished:
@@ -171,5 +180,5 @@ def _record(service: Service, operation: Operation) -> Record:
 
 
 def _status(operation: Operation) -> int:
-    """The status of the last response; an operation without one was broken off."""
+    """Return the status of the last response, Cancel for an operation that ended without one."""
     return operation.status if operation.status is not None else status.CANCEL

@@ -1,14 +1,14 @@
-"""What we ask of other AEs: requests on an association of ours, and a C-ECHO from beginning to end."""
+"""The SCU side: requests on an association to a peer, and a complete C-ECHO."""
 
 from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
-from pacs.dimse.association.association import Limits
+from pacs.dimse.association.association import AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
 from pacs.dimse.messages.command import CommandField
-from pacs.dimse.scu.requests import Exchange, Requestor, Response, Serve
+from pacs.dimse.scu.requests import DimseResponse, Exchange, Requestor, Serve
 from pacs.errors import DestinationUnreachable, NotSupported
 
-__all__ = ["Exchange", "Requestor", "Response", "Serve", "echo", "verify"]
+__all__ = ["DimseResponse", "Exchange", "Requestor", "Serve", "echo", "verify"]
 
 
 def echo(
@@ -20,10 +20,10 @@ def echo(
     timeout: float,
     protection: Protection | None = None,
 ) -> None:
-    """Associate, C-ECHO (PS3.4 A.4), release; each step may take `timeout` seconds.
+    """Associate, send a C-ECHO (PS3.4 A.4), release; each step may take `timeout` seconds.
 
-    Raises AssociationRejected, DestinationUnreachable where nobody answers or Verification is refused, and
-    AssociationLost where the association ends before the answer.
+    Raises AssociationRejected; DestinationUnreachable when the peer does not answer or refuses Verification; and
+    AssociationLost when the association ends before the response.
     """
     association = request(
         host,
@@ -31,7 +31,7 @@ def echo(
         calling_ae_title=calling_ae_title,
         called_ae_title=called_ae_title,
         contexts=[(VERIFICATION, SERVICE_SYNTAXES)],
-        limits=Limits(connect=timeout, negotiation=timeout, message=timeout, write=timeout),
+        limits=AssociationLimits(connect=timeout, negotiation=timeout, message=timeout, write=timeout),
         protection=protection,
     )
     try:
@@ -43,7 +43,7 @@ def echo(
 
 
 def verify(requestor: Requestor) -> int:
-    """Ask for a C-ECHO; its status. Raises DestinationUnreachable where Verification is refused, AssociationLost."""
+    """Send a C-ECHO and return its status. Raises DestinationUnreachable without Verification, AssociationLost."""
     try:
         context = requestor.context(VERIFICATION)
     except NotSupported:

@@ -1,7 +1,7 @@
-"""Requests on an association of ours, one after the other, and the responses to each (PS3.7 8, 9.3, 10.3).
+"""Requests on an association that this AE requested, one after the other, and their responses (PS3.7 8, 9.3, 10.3).
 
-Whoever asks waits in its own thread: for the responses, for what the peer asks meanwhile (the C-STOREs of a C-GET, a
-report of storage commitment), and for a wake-up from another thread.
+The calling thread waits for the responses, for requests of the peer meanwhile (the C-STOREs of a C-GET, a storage
+commitment report), and for a wake-up from another thread.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from pacs.support.cancellation import Cancellation
 from pacs.support.wakeup import WakeUp
 
 LONGEST_DATA_SET = 16 << 20
-"""The most bytes of an Identifier that are taken with a response."""
+"""The longest Identifier that is read with a response, in bytes."""
 
 Serve = Callable[[Association, Message], None]
-"""Does what a peer asks on our association, and answers it."""
+"""Handles a request of the peer on our association, and responds to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
-    """A response and its data set, with the presentation context both came in."""
+class DimseResponse:
+    """A response, its data set, and their presentation context."""
 
     command: Command
     data: bytes | None
@@ -37,9 +37,10 @@ class Response:
 
 
 class Requestor:
-    """Asks on one association, which it does not end. `timeout` is the seconds to the next response, or sign of life.
+    """Sends requests on one association, which it does not end.
 
-    `serving` says what is done with requests of the peer, by Command Field; all others are refused.
+    `timeout` is the time limit for the next message, in seconds. `serving` has the handlers for requests of the peer,
+    by Command Field; all others are refused. `wake_up` ends a `listen` from another thread.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Requestor:
         self._last_id = 0
 
     def context(self, sop_class_uid: str) -> Context:
-        """The first accepted context of a SOP Class in which we are its user. Raises NotSupported."""
+        """Return the first accepted context of a SOP Class with this AE as SCU. Raises NotSupported."""
         for each in self.association.contexts.values():
             if each.abstract_syntax == sop_class_uid and each.as_scu:
                 return each
@@ -75,14 +76,14 @@ class Requestor:
         return Exchange(self, context, command)
 
     def next_id(self) -> int:
-        """A Message ID that is not in use."""
+        """Return an unused Message ID."""
         self._last_id = self._last_id % 0xFFFF + 1
         return self._last_id
 
     def listen(self, seconds: float | None = None) -> Message | None:
-        """Wait for the next message: a response, or None when a request was served or `wake_up` was called.
+        """Wait for the next message: return a response, or None after a request was served or a wake-up.
 
-        Raises PeerTimeout when nothing came for `seconds` (those of the constructor), AssociationLost when it is over.
+        Raises PeerTimeout when no message came within `seconds` (default: `timeout`), and AssociationLost.
         """
         association = self.association
         deadline = time.monotonic() + (self.timeout if seconds is None else max(0.0, seconds))
@@ -94,16 +95,16 @@ class Requestor:
             raise PeerTimeout("The peer does not answer in time")
         message = association.receive(self.timeout)
         if message is None:
-            raise AssociationLost(self._why_over)
+            raise AssociationLost(self._end_reason)
         if message.command.is_response:
             return message
         self._serve(message)
         return None
 
     @property
-    def _why_over(self) -> str:
-        """How the association ended, and the most common reason where the peer does not answer its first request."""
-        sentence = f"The association ended before the answer came: {self.association.ended_by}"
+    def _end_reason(self) -> str:
+        """How the association ended, with a hint when the peer aborted it at the first request."""
+        sentence = f"The association ended before the response: {self.association.ended_by}"
         if self._last_id > 1 or self.association.ended_by != ABORTED:
             return sentence
         return f"{sentence}; is our AE title {self.association.calling_ae_title} listed at the peer?"
@@ -120,7 +121,7 @@ class Requestor:
 
 
 class Exchange:
-    """A request that was sent, and the responses that come to it."""
+    """A request that was sent, and its responses."""
 
     def __init__(self, requestor: Requestor, context: Context, request: Command) -> None:
         self._requestor = requestor
@@ -128,62 +129,60 @@ class Exchange:
         self._request = request
         self._is_cancelled = False
         self.is_over = False
-        """Whether its final response has come."""
+        """Whether the final response has arrived."""
 
-    def next(self, seconds: float | None = None) -> Response | None:
-        """Wait for something to happen: the next response, or None when it was something else (`Requestor.listen`).
+    def next(self, seconds: float | None = None) -> DimseResponse | None:
+        """Wait for the next response; return None after something else (see `Requestor.listen`).
 
-        Raises AssociationLost, after an A-ABORT where the peer is still there: PeerTimeout where nothing came in time,
-        or not all of it, and others where the response is to something else or cannot be one to this request.
-        OutOfResources for a data set that is too long.
+        Raises AssociationLost, after an A-ABORT if the peer is still connected, also for a response to another request
+        or one that is invalid for this request; PeerTimeout when the response is late; and OutOfResources for a data
+        set that is too long.
         """
         message = self._requestor.listen(seconds)
         if message is None:
             return None
         command = message.command
         if command.field != self._request.field | RESPONSE or command.responding_to != self._request.message_id:
-            raise self._aborted(AssociationLost("The peer answered something else than what it was asked"))
+            raise self._aborted(AssociationLost("The peer sent a response to another request"))
         if command.is_pending and not self._may_pend(command):
-            raise self._aborted(
-                AssociationLost("The peer breaks the protocol: it answered Pending with nothing to wait for")
-            )
+            raise self._aborted(AssociationLost("The peer breaks the protocol: it sent an invalid Pending response"))
         data = self._read(message) if command.has_data_set else None
         self.is_over = not command.is_pending
-        return Response(command, data, message.context)
+        return DimseResponse(command, data, message.context)
 
     def _may_pend(self, command: Command) -> bool:
-        """Whether the operation has Pending responses, with a match where it looks for some (PS3.7 9.1, PS3.4 C.4)."""
+        """Return whether the operation has Pending responses; those of C-FIND need an Identifier (PS3.4 C.4)."""
         is_find = self._request.field == CommandField.C_FIND
         return self._request.field in CANCELLABLE and (command.has_data_set or not is_find)
 
     def _read(self, message: Message) -> bytes:
-        """The data set of a response, within the time for a message however it trickles."""
+        """Return the data set of a response; a slow peer has no more than the time for one message."""
         data, deadline = bytearray(), time.monotonic() + self._requestor.association.limits.message
         for fragment in message.fragments():
             data += fragment
             if len(data) > LONGEST_DATA_SET:
-                raise OutOfResources(f"The data set is longer than the {LONGEST_DATA_SET} bytes taken")
+                raise OutOfResources(f"The data set is longer than {LONGEST_DATA_SET} bytes")
             if time.monotonic() > deadline:
-                raise self._aborted(PeerTimeout("The peer does not send a whole response in time"))
+                raise self._aborted(PeerTimeout("The peer does not send the whole response in time"))
         return bytes(data)
 
     def _aborted(self, error: AssociationLost) -> AssociationLost:
-        """An error to be raised, once the association has been aborted for it."""
+        """Abort the association and return the error to raise."""
         self._requestor.association.abort()
         return error
 
-    def responses(self) -> Iterator[Response]:
-        """Each response as it arrives, the final one last. Nothing else gives the next more time. Raises as `next`."""
+    def responses(self) -> Iterator[DimseResponse]:
+        """Yield each response, the final one last. Other messages do not extend the timeout. Raises as `next`."""
         while not self.is_over:
             deadline, response = time.monotonic() + self._requestor.timeout, None
             while response is None:
                 response = self.next(deadline - time.monotonic())
             yield response
 
-    def final(self) -> Response:
-        """The final response; what comes before it is let go by. Raises as `next`.
+    def final(self) -> DimseResponse:
+        """Return the final response and discard those before it. Raises as `next`.
 
-        Whatever it raises, a Ctrl-C too, the association is aborted: no release goes with a request that is open.
+        On any exception, KeyboardInterrupt included, the association is aborted: a release needs a completed request.
         """
         try:
             for response in self.responses():
@@ -192,25 +191,25 @@ class Exchange:
         except BaseException:
             self._requestor.association.abort()
             raise
-        raise ProtocolViolation("The final response has been taken already")
+        raise ProtocolViolation("The final response was returned already")
 
     def cancel(self) -> None:
-        """Send a C-CANCEL, once, unless it is over. Raises AssociationLost."""
+        """Send a C-CANCEL, once, before the final response. Raises AssociationLost."""
         if not self.is_over and not self._is_cancelled:
             self._is_cancelled = True
             self._requestor.association.send(self._context.id, Command.cancel(self._request.message_id))
 
     def abandon(self, seconds: float) -> None:
-        """Cancel, unless it is over, and finish. Raises nothing of its own: there is a reason why it is abandoned."""
+        """Cancel the request if it is not over, and `finish` it. Raises nothing."""
         if not self.is_over and self._requestor.association.is_established:
             with contextlib.suppress(AssociationLost):
                 self.cancel()
             self.finish(seconds)
 
-    def finish(self, seconds: float) -> Response | None:
-        """Let go by what still comes for at most `seconds`, up to the final response: that, or None without one.
+    def finish(self, seconds: float) -> DimseResponse | None:
+        """Discard responses for at most `seconds`, and return the final one; None without it.
 
-        After None the association has been aborted or lost, whatever was wrong with what came.
+        After None the association is aborted or lost.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -219,7 +218,7 @@ class Exchange:
                 if response is not None and self.is_over:
                     return response
         except PacsError:
-            pass  # there is nobody to tell
+            pass  # the caller has another error to report
         if not self.is_over:
             self._requestor.association.abort()
         return None

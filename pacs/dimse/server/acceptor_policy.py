@@ -18,7 +18,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from pacs.dicom.levels import MODELS
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, STORAGE_COMMITMENT, VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
-from pacs.dimse.association.establishment import Caller
+from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.association.extended_negotiation import extended_answer
 from pacs.dimse.upper.rejections import APPLICATION_CONTEXT_NOT_SUPPORTED, NO_REASON, Rejection, rejection_for
 from pacs.dimse.upper.user_information import (
@@ -44,14 +44,14 @@ SERVICES = frozenset((VERIFICATION, STORAGE_COMMITMENT, *MODELS))
 class AccessCheck(Protocol):
     """The check whether a caller may associate."""
 
-    def admit(self, caller: Caller) -> None:
+    def admit(self, caller: CallingAE) -> None:
         """Check that a caller may associate. Raises NotAuthorized."""
 
 
 class _AnyCaller:
     """Lets every caller associate."""
 
-    def admit(self, caller: Caller) -> None:
+    def admit(self, caller: CallingAE) -> None:
         """Accept the caller."""
 
 
@@ -82,7 +82,9 @@ class AcceptorPolicy:
     identify: Callable[[UserIdentity | None], str] = _no_user
     """Checks a user identity and returns the user's name, '' for none. Raises UserRefused."""
 
-    def answer(self, request: A_ASSOCIATE, caller: Caller, max_pdu: int) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
+    def answer(
+        self, request: A_ASSOCIATE, caller: CallingAE, max_pdu: int
+    ) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
         """Return the answer to `request`: the accepting primitive and its agreement, or a rejection."""
         if str(request.application_context_name or "") != APPLICATION_CONTEXT:
             return APPLICATION_CONTEXT_NOT_SUPPORTED

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pacs.dimse.association.association import Association, Limits
-from pacs.dimse.association.establishment import Caller, RejectedAssociation, accept
+from pacs.dimse.association.association import Association, AssociationLimits
+from pacs.dimse.association.establishment import CallingAE, RejectedAssociation, accept
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import CommandField, operation_name
 from pacs.dimse.messages.message import Message
@@ -60,7 +60,7 @@ class Settings:
     handlers: Mapping[int, Handler] = field(default_factory=dict)
     has: Callable[[str, int], bool] = lambda _sop_class_uid, _field: True
     """Whether a SOP Class has the operation of a Command Field."""
-    limits: Limits = field(default_factory=Limits)
+    limits: AssociationLimits = field(default_factory=AssociationLimits)
     bounds: AssociationBounds = field(default_factory=AssociationBounds)
     tls: ssl.SSLContext | None = None
     """The TLS context for connections to secure addresses."""
@@ -320,7 +320,7 @@ class Server:
         """Negotiate. Return the association and its slot, None when it is not established."""
         settings, slots = self._settings, []
 
-        def take_slot(caller: Caller) -> None:
+        def take_slot(caller: CallingAE) -> None:
             with self._lock:
                 if self._is_draining:
                     raise ServerStopping("the server stops")
