@@ -113,12 +113,8 @@ class Storage:
         """
         announced = _Announced(_stripped(sop_class_uid), _stripped(sop_instance_uid), transfer_syntax, source_ae)
         try:
-<<<<<<< HEAD
-            check_storable(named.sop_class_uid, self.unknown_sop_classes)
-=======
             if announced.sop_class_uid is not None:
-                check_kept(announced.sop_class_uid, self.unknown_sop_classes)
->>>>>>> main
+                check_storable(announced.sop_class_uid, self.unknown_sop_classes)
             if transfer_syntax not in KEPT:
                 raise NotSupported("Instances in this transfer syntax are not stored")
             if announced.sop_instance_uid is not None and not is_uid(announced.sop_instance_uid):
@@ -385,7 +381,7 @@ class Reception:
         if wrong:
             raise SOPClassMismatch("The data set is not the instance its command names", wrong)
         if self._announced.sop_class_uid is None:
-            check_kept(header.sop_class_uid, self._storage.unknown_sop_classes)
+            check_storable(header.sop_class_uid, self._storage.unknown_sop_classes)
         return header
 
     def _read_header(self) -> Header:
