@@ -1,4 +1,4 @@
-"""The same with plain pynetdicom: a storage SCP of our own, a C-MOVE to it, counts as they come, and a C-CANCEL.
+"""The same with plain pynetdicom: a storage SCP, a C-MOVE to it, its counts, and a C-CANCEL at a limit.
 
     python examples/download_study_pynetdicom.py 127.0.0.1 11112 PACS 1.2.3 downloads --ours ME --port 11113 --limit 100
 
@@ -17,7 +17,7 @@ SUCCESS, CANCELLED, PENDING = 0x0000, 0xFE00, (0xFF00, 0xFF01)
 
 
 def main(options: argparse.Namespace) -> int:
-    """Download a study, or as much of it as has come at the limit; the final status."""
+    """Download a study up to the limit. Return the final status."""
     options.folder.mkdir(parents=True, exist_ok=True)
     received = []
 
@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def move(options: argparse.Namespace) -> int:
-    """Ask for the C-MOVE and show its counts; cancel it at the limit. The final status."""
+    """Request the C-MOVE and print its counts; cancel it at the limit. Return the final status."""
     scu = AE(options.ours)
     scu.add_requested_context(StudyRootMove)
     association = scu.associate(options.host, options.pacs_port, ae_title=options.pacs)

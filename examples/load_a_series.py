@@ -1,4 +1,4 @@
-"""Load one series of a patient as a SimpleITK image, and write it as NIfTI or whatever the file's name says.
+"""Load one series of a patient as a SimpleITK image, and write it as NIfTI or another format, by the file name.
 
 python examples/load_a_series.py PACS@127.0.0.1:11112 P1 "Thorax*" thorax.nii.gz
 """
@@ -11,7 +11,7 @@ from pacs import client
 
 
 def main(peer: str, patient_id: str, description: str, file: str) -> None:
-    """Find the one series, retrieve it, and write it where it lies in space."""
+    """Find the one matching series, retrieve it, and write it with its geometry."""
     try:
         image = client.load_series(peer, patient_id=patient_id, series_description=description)
     except client.AmbiguousSeries as several:

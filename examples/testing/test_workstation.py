@@ -1,4 +1,4 @@
-"""How the toy SCU takes it when the PACS is well, and when it is not: `cd examples/testing && pytest` runs it.
+"""Tests of the small SCU with a working and a failing PACS. Run them with `cd examples/testing && pytest`.
 
 `pacs_server` comes with the package (`pip install` it, and pytest has it): a real PACS in this process, on a free port.
 """
@@ -20,28 +20,28 @@ def workstation(pacs_server):
 
 
 def test_it_asks_for_one_patient_at_study_level(workstation, pacs_server):
-    """What came is seen as it was sent."""
+    """The server received what was sent."""
     assert len(workstation.studies("P1")) == 3
     asked = pacs_server.received.expect_c_find(PatientID="P1", QueryRetrieveLevel="STUDY", StudyDate="")
     assert asked.calling_ae_title == "WORKSTATION"
 
 
 def test_it_tries_again_when_the_pacs_has_no_room(workstation, pacs_server):
-    """Fault 1: two associations are rejected for congestion, the third is taken."""
+    """Fault 1: two associations are rejected for congestion, the third is accepted."""
     rejected = pacs_server.faults.add(Fault("association", nth="first 2", reject=CONGESTION))
     assert len(workstation.studies("P1")) == 3
     assert rejected.fired == 2
 
 
 def test_it_says_that_the_pacs_is_busy(workstation, pacs_server):
-    """Fault 2: A700 after two matches; half an answer is none."""
+    """Fault 2: A700 after two matches, which are not a complete result."""
     pacs_server.faults.add(Fault("C-FIND", status=0xA700, after=2))
     with pytest.raises(PacsBusy):
         workstation.studies("P1")
 
 
 def test_it_knows_half_an_answer_from_a_whole_one(workstation, pacs_server):
-    """Fault 3: the PACS aborts instead of sending the third PDU with an answer."""
+    """Fault 3: the PACS aborts instead of sending the third PDU of a response."""
     pacs_server.faults.add(Fault("C-FIND", abort_sent=3))
     with pytest.raises(Incomplete) as raised:
         workstation.studies("P1")
@@ -49,7 +49,7 @@ def test_it_knows_half_an_answer_from_a_whole_one(workstation, pacs_server):
 
 
 def test_it_does_not_wait_for_ever(workstation, pacs_server):
-    """Fault 4: no answer at all."""
+    """Fault 4: no response."""
     pacs_server.faults.add(Fault("C-FIND", silent=True))
     with pytest.raises(Incomplete, match="does not answer"):
         workstation.studies("P1")

@@ -1,4 +1,4 @@
-"""A toy SCU, by plain pynetdicom: asks a PACS for the studies of a patient, and sends it instances.
+"""A small SCU with plain pynetdicom: queries the studies of a patient, and stores instances.
 
 It is here to be tested: `test_workstation.py` beside it shows how, with a PACS that misbehaves when it is told to.
 """
@@ -15,11 +15,11 @@ SUCCESS, PENDING, OUT_OF_RESOURCES = 0x0000, (0xFF00, 0xFF01), 0xA700
 
 
 class PacsBusy(Exception):
-    """The PACS says that it cannot now: trying again later may work."""
+    """The PACS is out of resources; a later try may work."""
 
 
 class Incomplete(Exception):
-    """The answer broke off; `matches` is what came until then."""
+    """The responses ended early; `matches` are those that arrived."""
 
     def __init__(self, why: str, matches: list[Dataset]) -> None:
         super().__init__(f"{why} after {len(matches)} matches")
@@ -27,7 +27,7 @@ class Incomplete(Exception):
 
 
 class Workstation:
-    """Asks one PACS. `timeout` is in seconds for each answer, `tries` how often an association is asked for."""
+    """An SCU for one PACS. `timeout` is in seconds for each response, `tries` the number of association requests."""
 
     def __init__(self, host: str, port: int, pacs: str, *, timeout: float = 5.0, tries: int = 3) -> None:
         self.host, self.port, self.pacs = host, port, pacs
@@ -36,7 +36,7 @@ class Workstation:
         self.ae.acse_timeout = self.ae.dimse_timeout = self.ae.network_timeout = timeout
 
     def studies(self, patient_id: str) -> list[Dataset]:
-        """The studies of a patient. Raises PacsBusy, Incomplete, ConnectionError."""
+        """Return the studies of a patient. Raises PacsBusy, Incomplete, ConnectionError."""
         self.ae.requested_contexts = []
         self.ae.add_requested_context(StudyRootFind)
         identifier = Dataset()
@@ -55,7 +55,7 @@ class Workstation:
         return matches
 
     def send(self, instances: Iterable[Dataset]) -> list[str]:
-        """Send instances; the SOP Instance UIDs of those that the PACS did not take. Raises ConnectionError."""
+        """Store instances. Return the SOP Instance UIDs that the PACS refused. Raises ConnectionError."""
         instances = list(instances)
         self.ae.requested_contexts = []
         for kind in {(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in instances}:

@@ -32,7 +32,7 @@ def test_a_name_is_enough_where_the_user_has_no_passcode():
 
 
 def test_a_user_must_be_named_only_where_one_is_required():
-    """ "ignored" identifies no user; with "optional" a user that is named must be known."""
+    """With "ignored" no user is identified; with "optional" a user that is named must be known."""
     assert Users(demand="ignored").identify(Credentials(name="eve", passcode="x")) == ""
     assert Users(demand="optional").identify(None) == ""
     with pytest.raises(UserRefused, match=r"access\.users"):
