@@ -1,4 +1,4 @@
-# Built in one stage, run in another that has neither compiler nor pip's cache.
+# The first stage builds; the second one runs, without compiler and pip cache.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

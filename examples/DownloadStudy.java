@@ -3,7 +3,7 @@ import com.pixelmed.network.*;
 import java.io.File;
 
 /**
- * Download a study with PixelMed: a storage SCP of our own, and a C-MOVE to it.
+ * Download a study with PixelMed: a storage SCP, and a C-MOVE to it.
  *
  *     java -cp '/usr/share/java/*' examples/DownloadStudy.java 127.0.0.1 11112 PACS ME 11113 1.2.3 downloads
  *

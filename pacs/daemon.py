@@ -26,11 +26,11 @@ def run_until_signalled(
     read: Callable[[], Config] | None = None,
     notifier: Notifier | None = None,
 ) -> None:
-    """Start the archive and serve until a signal comes; then drain it, and at a second signal stop at once.
+    """Start the archive and serve until the first signal; then drain it, and stop immediately at the second.
 
-    `stopping` is called when the first has come. At a SIGHUP the archive goes by what `read` gives from then on.
-    `notifier` tells how it stands to who started us. For the main thread of a process, whose handlers of the signals
-    are put back at the end. Raises as `Archive.start`.
+    `stopping` is called at the first signal. At a SIGHUP the archive reloads the configuration that `read` returns.
+    `notifier` notifies systemd. Must run in the main thread; the previous signal handlers are restored at the end.
+    Raises as `Archive.start`.
     """
     notifier = notifier or Notifier()
     with SignalWaiter((*signals, *RELOADING)) as waiter:
@@ -43,22 +43,22 @@ def run_until_signalled(
         stopping()
         threading.Thread(target=_drain, args=(archive, waiter), name="pacs-drain", daemon=True).start()
         while waiter.wait() in RELOADING:
-            continue  # it stops: there is nothing left that would go by it
+            continue  # no reload while the server stops
         archive.close()
 
 
 RELOADING = (signal.SIGHUP,)
-"""The signals that have the configuration read again."""
+"""The signals that reload the configuration."""
 
 
 def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifier) -> bool:
-    """Have an archive go by what `read` gives: whether it does. Else it keeps what it has, and the log says why."""
+    """Reload the configuration that `read` returns; return whether it was valid. Otherwise log why not."""
     notifier.reloading()
     try:
         at_start = archive.reload(read() if read is not None else archive.config)
     except ConfigurationError as error:
         why = error.comment.replace("\n", "; ")
-        archive.events.publish(Notice(sentence=f"the configuration stays as it was, for the new one is bad: {why}"))
+        archive.events.publish(Notice(sentence=f"reload rejected, previous settings kept: {why}"))
         return False
     finally:
         notifier.ready(archive.status)
@@ -69,20 +69,20 @@ def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifi
 
 @contextmanager
 def _watched(archive: Archive, notifier: Notifier) -> Iterator[None]:
-    """While the body runs, the notifier says that we live, as long as it is so and somebody waits for it."""
+    """While the body runs, notify the systemd watchdog, if there is one, as long as the server is healthy."""
     if notifier.watchdog_seconds is None:
         yield
         return
-    watch = archive.oversight.watch(notifier.watchdog_seconds / 2, notifier.alive)
-    watch.start()
+    watchdog = archive.monitoring.watchdog(notifier.watchdog_seconds / 2, notifier.alive)
+    watchdog.start()
     try:
         yield
     finally:
-        watch.stop()
+        watchdog.stop()
 
 
 def _drain(archive: Archive, waiter: "SignalWaiter") -> None:
-    """Drain, and say when that is done to the main thread, which waits for it or for another signal."""
+    """Drain, then wake the main thread, which waits for this or for another signal."""
     try:
         archive.drain()
     finally:

@@ -1,35 +1,35 @@
-"""What those who run the archive see of it: whether it can work, whether it lives, and what it has counted."""
+"""Health, metrics and activity of one archive, and the C-ECHO that it sends to itself."""
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from pacs.dimse.association.establishment import Protection
 from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, EncryptionFailed, StorageUnavailable
 from pacs.files.store import ObjectStore
 from pacs.index.database import Index
+from pacs.observability.activity import Activity
 from pacs.observability.events import Event, EventStream, Notice
-from pacs.observability.health import Health, Probe, Watch
+from pacs.observability.health import Health, Probe, Watchdog
 from pacs.observability.metrics.counters import Counters
 from pacs.observability.metrics.counting import ACTIVE, DIED, PROCESS, Counting
 from pacs.support.sockets import reached
 from pacs.web.insight import Insight
 
 ECHO_SECONDS = 5.0
-"""For each step of the C-ECHO we ask of ourselves."""
+"""Timeout of each step of the C-ECHO to this server."""
 
 NOT_A_NUMBER = float("nan")
 
 
-class Oversight:
-    """Looks at one archive, made of its parts. `address` is the one it listens on, once it does, with `protection`.
+class Monitoring:
+    """Monitors one archive.
 
-    `is_peer` says whether an AE title is that of a configured peer; `counts` is whether events are counted;
-    `explanations` gives the last ones, None where nothing is explained. With several workers each has an oversight of
-    its own that joins that of the archive which prepared.
+    `address` returns where it listens, `protection` how to connect there with TLS; `is_peer` tells whether an AE title
+    is that of a configured peer; `counts` is whether events are counted. Each of several workers has its own
+    monitoring, which shares the memory of the one in the process it was forked from: see `join`.
     """
 
     def __init__(
@@ -46,60 +46,67 @@ class Oversight:
         most_associations: Callable[[], int],
         protection: Callable[[], Protection | None],
         counts: bool,
-        explanations: Callable[[], Sequence[Mapping[str, Any]] | None],
     ) -> None:
         self._index, self._files, self._is_peer, self._events = index, files, is_peer, events
         self._ae_title, self._address, self._protection = ae_title, address, protection
         self._workers, self._most_associations = workers, most_associations
-        self._explanations = explanations
+        self.activity = Activity(workers)
         self._counters = Counters(workers) if counts else None
         self._database = Probe(index.ping)
-        self._echo = Probe(self._ask_ourselves)
+        self._echo = Probe(self._echo_this_server)
         self._health = Health(is_accepting, {"database": self._database, "files": Probe(files.probe)})
-        self._title = f"PACS-{secrets.token_hex(5)}"
-        """What we call ourselves by when we ask ourselves: nobody else knows it."""
+        self._calling_ae_title = f"PACS-{secrets.token_hex(5)}"
+        """The calling AE title of the C-ECHO to this server, which no peer can guess."""
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     @property
     def insight(self) -> Insight:
-        """What is shown on the web."""
+        """What the web pages show."""
         return Insight(
             reasons=self._health.reasons,
             metrics=self._metrics if self._counters is not None else None,
-            explanations=self._explanations,
         )
 
-    # --- counting -----------------------------------------------------------------------------------------------
+    # --- recording ----------------------------------------------------------------------------------------------
 
-    def begin(self, worker: int = 0) -> None:
-        """Count what this process does, as that worker."""
+    def start(self, worker: int = 0) -> None:
+        """Begin to count and record the events of this process, which is that worker."""
         if self._counters is not None:
             region = self._counters.of(worker)
             region.clear([ACTIVE])
             region.set({(PROCESS,): os.getpid()})
             self._events.subscribe(Counting(region, self._is_peer))
+        self._events.subscribe(self.activity.recorder(worker))
 
-    def join(self, prepared: "Oversight", worker: int) -> None:
-        """Count as that worker among those of the archive which prepared."""
-        self._counters, self._title = prepared._counters, prepared._title
-        self.begin(worker)
+    def start_supervisor(self) -> None:
+        """Begin to record the events of this process, which supervises workers."""
+        self._unsubscribe = self._events.subscribe(self.activity.recorder(self.activity.supervisor))
 
-    def bury(self, worker: int, *, unasked: bool) -> None:
-        """Forget what was so only while a worker lived. `unasked` is whether it should have gone on."""
+    def join(self, prepared: "Monitoring", worker: int) -> None:
+        """Start as that worker in the shared memory of `prepared`, the monitoring of the supervisor."""
+        prepared._unsubscribe()
+        self._counters, self._calling_ae_title = prepared._counters, prepared._calling_ae_title
+        self.activity = prepared.activity
+        self.start(worker)
+
+    def worker_died(self, worker: int, *, is_expected: bool) -> None:
+        """Remove what is true only while a worker lives; count its death unless it is expected."""
+        self.activity.clear_running(worker)
         if self._counters is not None:
             region = self._counters.of(worker)
             region.clear([ACTIVE, PROCESS])
-            if unasked:
+            if not is_expected:
                 region.add((DIED,))
 
     def publish(self, event: Event) -> None:
-        """Publish what peers do: what we ask ourselves is neither logged nor counted."""
-        if getattr(event, "calling_ae_title", "") != self._title:
+        """Publish an event, unless it is about the C-ECHO of this server to itself."""
+        if getattr(event, "calling_ae_title", "") != self._calling_ae_title:
             self._events.publish(event)
 
     def _metrics(self) -> tuple[bytes, str]:
         from pacs.observability.metrics.exposition import CONTENT_TYPE, Facts, Moment, exposition
 
-        assert self._counters is not None, "asked only where it counts"
+        assert self._counters is not None, "there is no /metrics without counters"
         database, files = self._health.ask("database"), self._health.ask("files")
         free, total = NOT_A_NUMBER, NOT_A_NUMBER
         with suppress(StorageUnavailable):
@@ -114,15 +121,15 @@ class Oversight:
         )
         return exposition(self._counters, facts, moment), CONTENT_TYPE
 
-    # --- living -------------------------------------------------------------------------------------------------
+    # --- watchdog -----------------------------------------------------------------------------------------------
 
-    def watch(self, period: float, say: Callable[[], object]) -> Watch:
-        """Have it said every `period` seconds that the database answers and we answer a C-ECHO, while that is so."""
-        probes = {"database": self._database, "C-ECHO of ourselves": self._echo}
-        return Watch(probes, period, say, lambda sentence: self._events.publish(Notice(sentence=sentence)))
+    def watchdog(self, period: float, notify: Callable[[], object]) -> Watchdog:
+        """Return a watchdog that calls `notify` every `period` seconds while database and C-ECHO respond."""
+        probes = {"database": self._database, "C-ECHO to this server": self._echo}
+        return Watchdog(probes, period, notify, lambda sentence: self._events.publish(Notice(sentence=sentence)))
 
-    def _ask_ourselves(self) -> None:
-        """C-ECHO over the network. A rejection, by TLS too, is an answer: who may call is no question of being alive.
+    def _echo_this_server(self) -> None:
+        """Send a C-ECHO to this server. A rejection, also by TLS, is a response: access control may reject any caller.
 
         Raises DestinationUnreachable, AssociationLost.
         """
@@ -131,7 +138,7 @@ class Oversight:
             echo(
                 reached(host),
                 port,
-                calling_ae_title=self._title,
+                calling_ae_title=self._calling_ae_title,
                 called_ae_title=self._ae_title,
                 timeout=ECHO_SECONDS,
                 protection=self._protection(),

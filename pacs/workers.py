@@ -1,9 +1,9 @@
-"""Several processes that serve as one: forked, replaced when they die, drained and stopped together.
+"""The supervisor and its worker processes: forked, replaced when they die, drained and stopped together.
 
-The supervisor prepares the archive, listens, forks the workers and then only waits: for signals and for what it hears
-from them. It accepts nothing itself and has one thread, so that it may fork at any time. Between it and each worker
-there is a line, a socket pair: the worker says on it that it is ready, the supervisor that all is over, and its end is
-that of the process at the other end, however that came about.
+The supervisor prepares the archive, listens, forks the workers, and then waits for signals and for messages of the
+workers. It accepts no associations and has one thread, so that it can fork at any time. A socket pair, the channel,
+connects it with each worker: the worker reports that it is ready, the supervisor sends commands, and the end of the
+channel is that of the process at the other end, even if it was killed.
 """
 
 import logging
@@ -30,33 +30,33 @@ from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 
 READY, ALIVE, DRAIN, STOP, RELOAD = b"r", b"a", b"d", b"s", b"c"
-"""The words on a line: a worker accepts associations; all is well with it; it is to let them end; it is to end them; it
-is to go by the configuration that follows, pickled, behind its length."""
+"""The messages on a channel. From a worker: it accepts associations; it is healthy. To a worker: drain; stop
+immediately; reload the configuration that follows, pickled, after its length."""
 
 _LENGTH = struct.Struct(">L")
 
 PATIENCE = 5.0
-"""Seconds that a worker may take to take in what it is told."""
+"""Timeout of a write to a channel in seconds."""
 
 STEADY = 10.0
-"""Seconds after which a worker that dies is replaced at once; after those who die younger there is a growing pause."""
+"""Seconds after which a worker that dies is replaced immediately; after an earlier death there is a growing pause."""
 
 PAUSE, LONGEST_PAUSE = 0.1, 30.0
 
 MOST_FAILED = 5
-"""How many workers in a row may die before they are ready until no more are tried, if none serves."""
+"""Number of consecutive workers that may die before they are ready; then the supervisor gives up, if none serves."""
 
 GRACE = 10.0
-"""Seconds beyond those for draining after which a worker that has not ended is killed."""
+"""Seconds after the drain timeout until a worker that has not ended is killed."""
 
 
 @dataclass
 class _Worker:
-    """A worker process: its number among the workers, its id, our end of its line, since when it runs."""
+    """A worker process: its number, process id, the supervisor's end of its channel, and its start time."""
 
     number: int
     pid: int
-    line: socket.socket
+    channel: socket.socket
     began: float
     is_ready: bool = False
 
@@ -68,18 +68,18 @@ def supervise(
     read: Callable[[], Config] | None = None,
     notifier: Notifier | None = None,
 ) -> None:
-    """Serve with `server.workers` processes until a signal comes; then drain them, and at a second signal stop at once.
+    """Serve with `server.workers` processes until the first signal; then drain, and stop immediately at the second.
 
-    As `run_until_signalled`, which does it with none but this process: for the main thread, `stopping` is called when
-    the first signal has come, at a SIGHUP all go by what `read` gives, and `notifier` tells how it stands to who
-    started us. Raises as `Archive.prepare`, and OutOfResources when workers cannot be started.
+    The parameters are those of `run_until_signalled`, which serves in a single process. Must run in the main thread.
+    Raises as `Archive.prepare`, and OutOfResources if the workers cannot be started.
     """
     signals = (*signals, *RELOADING)
     with SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
         archive.prepare()
-        archive.index.close()  # no connection to a database outlives a fork
+        archive.index.close()  # database connections do not survive a fork
         selector.register(waiter, selectors.EVENT_READ)
         notifier = notifier or Notifier()
+        archive.monitoring.start_supervisor()
         supervisor = _Supervisor(archive, signals, waiter, selector, read=read, notifier=notifier)
         try:
             supervisor.serve()
@@ -93,7 +93,7 @@ def supervise(
 
 
 class _Supervisor:
-    """The workers of one archive. `selector` has `waiter` in it, and gets their lines."""
+    """The workers of one archive. `waiter` is registered with `selector`, and so are the channels of the workers."""
 
     def __init__(
         self,
@@ -112,82 +112,82 @@ class _Supervisor:
         self._slots = AssociationSlots(len(self._numbers))
         self._workers: dict[int, _Worker] = {}
         self._due = dict.fromkeys(self._numbers, 0.0)
-        """When each number that has no worker gets one, on the monotonic clock."""
+        """The time at which each missing worker is started, on the monotonic clock, by its number."""
         self._died_young = self._failed = 0
-        """How many in a row died before they were `STEADY`, and before they were ready."""
+        """Number of consecutive workers that died before `STEADY` seconds, and before they were ready."""
         self._is_announced = self._is_ending = False
 
     # --- serving --------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Start the workers and see that all of them run, until a signal comes. Raises OutOfResources."""
+        """Start the workers and replace dead ones, until a signal to end. Raises OutOfResources."""
         is_over = False
         while not is_over:
-            self._start_those_due()
+            self._start_due_workers()
             if self._failed >= MOST_FAILED and not (self._is_announced and self._are_ready(any)):
-                raise OutOfResources("workers end before they are ready: the log says why")
+                raise OutOfResources("workers end before they are ready; see the log for the reason")
             next_due = min(self._due.values(), default=None)
             is_over = self._wait(None if next_due is None else max(0.0, next_due - time.monotonic()))
 
-    def _start_those_due(self) -> None:
+    def _start_due_workers(self) -> None:
         now = time.monotonic()
         for number in [each for each, due in self._due.items() if due <= now]:
             del self._due[number]
             try:
                 self._start(number)
             except OSError as error:
-                self._tell(f"a worker cannot be started ({error.strerror})")
+                self._publish_notice(f"cannot start a worker ({error.strerror}); trying again")
                 self._failed += 1
                 self._replace(number, 0.0)
 
     def _start(self, number: int) -> None:
         """Fork a worker. Raises OSError."""
-        ours, theirs = socket.socketpair()
-        ours.settimeout(PATIENCE)
+        channel, worker_end = socket.socketpair()
+        channel.settimeout(PATIENCE)
         try:
-            # A signal that comes in between is ours alone: no handler of ours may run in the new process.
+            # Signals are for the supervisor alone: its handlers must not run in the new process.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
             try:
                 pid = os.fork()
                 if pid == 0:
-                    self._become(number, ours, theirs)
+                    self._run_worker(number, channel, worker_end)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         except OSError:
-            ours.close()
+            channel.close()
             raise
         finally:
-            theirs.close()
-        worker = _Worker(number, pid, ours, time.monotonic())
+            worker_end.close()
+        worker = _Worker(number, pid, channel, time.monotonic())
         self._workers[number] = worker
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._selector.register(channel, selectors.EVENT_READ, worker)
 
     def _wait(self, seconds: float | None) -> bool:
-        """Attend to what happens next, within some seconds: whether that was a signal to end."""
-        has_rung = False
+        """Wait up to `seconds` for messages and signals, and handle them; return whether a signal to end arrived."""
+        is_over = False
         for key, _ in self._selector.select(seconds):
             if key.data is not None:
-                self._hear(key.data)
+                self._receive(key.data)
             elif self._signal_waiter.wait() not in RELOADING:
-                has_rung = True
+                is_over = True
             elif not self._is_ending and reload(self._archive, self._read, self._notifier):
-                self._pass_on()
-        return has_rung
+                self._send_configuration()
+        return is_over
 
-    def _pass_on(self) -> None:
-        """Have all workers go by the configuration that we go by."""
+    def _send_configuration(self) -> None:
+        """Make all workers reload the configuration of the supervisor."""
         pickled = pickle.dumps(self._archive.config)
         for worker in self._workers.values():
-            with suppress(OSError):  # it is dead, and will be heard of; who takes its place has it from us
-                worker.line.sendall(RELOAD + _LENGTH.pack(len(pickled)) + pickled)
+            with suppress(OSError):  # a dead worker; its replacement inherits the configuration
+                worker.channel.sendall(RELOAD + _LENGTH.pack(len(pickled)) + pickled)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
-            word = worker.line.recv(1)
-        except ConnectionResetError:  # it had not read all we said
+            word = worker.channel.recv(1)
+        except ConnectionResetError:  # it died with unread messages
             word = b""
         if not word:
-            self._bury(worker)
+            self._remove(worker)
             return
         if word == ALIVE:
             if self._is_announced:
@@ -202,132 +202,135 @@ class _Supervisor:
     def _are_ready(self, of: Callable[[Iterable[bool]], bool]) -> bool:
         return of(number in self._workers and self._workers[number].is_ready for number in self._numbers)
 
-    # --- workers that died ----------------------------------------------------------------------------------------
+    # --- dead workers ---------------------------------------------------------------------------------------------
 
-    def _bury(self, worker: _Worker) -> None:
-        """Give back what a dead worker had taken, and have another one take its place."""
-        self._selector.unregister(worker.line)
-        worker.line.close()
+    def _remove(self, worker: _Worker) -> None:
+        """Release the resources of a dead worker, and schedule its replacement."""
+        self._selector.unregister(worker.channel)
+        worker.channel.close()
         _, status = os.waitpid(worker.pid, 0)
         del self._workers[worker.number]
         self._slots.free(worker.number)
-        self._archive.oversight.bury(worker.number, unasked=not self._is_ending)
+        self._archive.monitoring.worker_died(worker.number, is_expected=self._is_ending)
         if status != 0:
             self._archive.require_recovery()
         if status == 0 and self._is_ending:
             return
-        self._tell(f"worker {worker.pid:x} {_how(status)}{'' if self._is_ending else ': another one takes its place'}")
+        self._publish_notice(
+            f"worker {worker.pid:x} {_how_ended(status)}{'' if self._is_ending else '; starting another one'}"
+        )
         if not self._is_ending:
             self._failed += not worker.is_ready
             self._replace(worker.number, time.monotonic() - worker.began)
 
     def _replace(self, number: int, lived: float) -> None:
-        """Have a worker started: at once where the last one lived long, after a pause where it did not."""
+        """Schedule the start of a worker: immediately if the last one lived long, else after a pause."""
         self._died_young = 0 if lived >= STEADY else self._died_young + 1
         pause = min(LONGEST_PAUSE, PAUSE * 2 ** (self._died_young - 1)) if self._died_young else 0.0
         self._due[number] = time.monotonic() + pause
 
-    def _tell(self, sentence: str) -> None:
+    def _publish_notice(self, sentence: str) -> None:
         self._archive.events.publish(Notice(sentence=sentence))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    def end(self, word: bytes, seconds: float) -> None:
-        """Say a word to all workers, and wait until they have ended, a signal comes, or the time is up."""
+    def end(self, command: bytes, seconds: float) -> None:
+        """Send a command to all workers; wait until they have ended, a signal arrives, or `seconds` have passed."""
         self._is_ending = True
         self._archive.stop_listening()
         for worker in self._workers.values():
-            with suppress(OSError):  # it is dead, and will be heard of
-                worker.line.send(word)
+            with suppress(OSError):  # a dead worker, removed when its channel is read
+                worker.channel.send(command)
         deadline = time.monotonic() + seconds
         while self._workers and (left := deadline - time.monotonic()) > 0:
             if self._wait(left):
                 return
 
     def kill(self) -> None:
-        """End those that have not ended."""
+        """Kill the workers that have not ended."""
         for worker in tuple(self._workers.values()):
             os.kill(worker.pid, signal.SIGKILL)
-            self._bury(worker)
+            self._remove(worker)
 
     # --- in the worker --------------------------------------------------------------------------------------------
 
-    def _become(self, number: int, ours: socket.socket, line: socket.socket) -> NoReturn:
-        """Be a worker in this new process, to its end."""
+    def _run_worker(self, number: int, supervisor_end: socket.socket, channel: socket.socket) -> NoReturn:
+        """Run as a worker in this new process until it ends."""
         status = 1
         try:
-            self._leave_behind(ours)
+            self._close_inherited(supervisor_end)
             with Archive(self._archive.config, self._archive.events) as archive:
                 archive.join(self._archive, self._slots.of(number), number)
-                _work(archive, line, self._notifier.watchdog_seconds)
+                _work(archive, channel, self._notifier.watchdog_seconds)
             status = 0
         except PacsError as error:
-            self._tell(f"worker {os.getpid():x} cannot go on: {error.comment}")
+            self._publish_notice(f"worker {os.getpid():x} ends: {error.comment}")
         except BaseException:
             logging.getLogger("pacs").exception("worker %x failed", os.getpid())
         finally:
             os._exit(status)
 
-    def _leave_behind(self, ours: socket.socket) -> None:
-        """Let go of what is the supervisor's: its signals, and its ends of all lines, whose end must be its own.
+    def _close_inherited(self, supervisor_end: socket.socket) -> None:
+        """Ignore the signals of the supervisor, and close its ends of all channels, which must end with it.
 
-        A signal to the whole group, as by Ctrl-C on a terminal, is the supervisor's to understand.
+        Ctrl-C on a terminal signals the whole process group; only the supervisor reacts to it.
         """
         signal.set_wakeup_fd(-1)
         for each in self._signals:
             signal.signal(each, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         self._selector.close()
-        for line in (ours, *(worker.line for worker in self._workers.values())):
-            line.close()
+        for channel in (supervisor_end, *(worker.channel for worker in self._workers.values())):
+            channel.close()
 
 
-def _work(archive: Archive, line: socket.socket, watchdog_seconds: float | None) -> None:
-    """Serve until the supervisor says that all is over, or is gone; then drain, and at a second word stop at once.
+def _work(archive: Archive, channel: socket.socket, watchdog_seconds: float | None) -> None:
+    """Serve until the supervisor sends a command to end, or is gone; then drain, and stop immediately at the next.
 
-    Where somebody waits for it, the supervisor is told that we live, as long as it is so: it cannot look itself, and
-    the server lives when any of its workers does.
+    With a watchdog, the worker sends `ALIVE` while it is healthy; the server is alive while any of its workers is.
     """
 
-    def say() -> None:
-        with suppress(OSError):  # it is dead, which we will hear
-            line.send(ALIVE)
+    def notify() -> None:
+        with suppress(OSError):  # the supervisor is gone, which the next read finds
+            channel.send(ALIVE)
 
-    line.send(READY)
-    watch = archive.oversight.watch(watchdog_seconds / 2, say) if watchdog_seconds else None
-    if watch is not None:
-        watch.start()
-    while line.recv(1) == RELOAD:
-        _adopt(archive, line)
-    if watch is not None:
-        watch.stop()
-    threading.Thread(target=_stop_when_told, args=(archive, line), name="pacs-stop", daemon=True).start()
+    channel.send(READY)
+    watchdog = archive.monitoring.watchdog(watchdog_seconds / 2, notify) if watchdog_seconds else None
+    if watchdog is not None:
+        watchdog.start()
+    while channel.recv(1) == RELOAD:
+        _reload(archive, channel)
+    if watchdog is not None:
+        watchdog.stop()
+    threading.Thread(target=_stop_on_command, args=(archive, channel), name="pacs-stop", daemon=True).start()
     archive.drain()
 
 
-def _adopt(archive: Archive, line: socket.socket) -> None:
-    """Go by the configuration that comes on the line; the supervisor has said so for all."""
-    (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
-    config = pickle.loads(_exactly(line, length))  # noqa: S301 - from the process that forked us
+def _reload(archive: Archive, channel: socket.socket) -> None:
+    """Reload the configuration that the supervisor sends."""
+    (length,) = _LENGTH.unpack(_receive_exactly(channel, _LENGTH.size))
+    config = pickle.loads(_receive_exactly(channel, length))  # noqa: S301 - from the supervisor
     try:
         archive.reload(config)
         set_level(config.log.level)
     except ConfigurationError as error:
-        archive.events.publish(Notice(sentence=f"worker {os.getpid():x} keeps its configuration: {error.comment}"))
+        archive.events.publish(
+            Notice(sentence=f"worker {os.getpid():x}: reload rejected, previous settings kept: {error.comment}")
+        )
 
 
-def _exactly(line: socket.socket, count: int) -> bytes:
-    """The next bytes on a line; fewer when the other end is gone, whose next word is the end then."""
-    return line.recv(count, socket.MSG_WAITALL)
+def _receive_exactly(channel: socket.socket, count: int) -> bytes:
+    """Receive `count` bytes, fewer if the supervisor is gone."""
+    return channel.recv(count, socket.MSG_WAITALL)
 
 
-def _stop_when_told(archive: Archive, line: socket.socket) -> None:
-    if line.recv(1):
+def _stop_on_command(archive: Archive, channel: socket.socket) -> None:
+    if channel.recv(1):
         archive.close()
         os._exit(0)
 
 
-def _how(status: int) -> str:
-    """How a process ended, by what `waitpid` says of it."""
+def _how_ended(status: int) -> str:
+    """Describe the wait status of a process."""
     code = os.waitstatus_to_exitcode(status)
-    return f"ended with status {code}" if code >= 0 else f"was ended by signal {-code}"
+    return f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"

@@ -1,4 +1,4 @@
-"""The command `pacs`. What is heavy is imported inside the commands, so that `pacs --help` answers at once."""
+"""The command `pacs`. Commands import heavy packages when they run, so that `pacs --help` is fast."""
 
 from typing import Any
 
@@ -20,29 +20,29 @@ from pacs.cli import (
     transfers,
 )
 from pacs.cli.exit_status import INTERRUPTED, exit_status
-from pacs.cli.output import complain
+from pacs.cli.output import print_error
 from pacs.errors import PacsError
 
 
 class Commands(click.Group):
-    """The group of commands, with the project's own errors shown as sentences: what is wrong and how to mend it."""
+    """The group of all commands; shows a `PacsError` as a sentence instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a PacsError ends it with its exit status."""
+        """Run a command; end it with the exit status of a PacsError."""
         try:
             return super().invoke(ctx)
         except PacsError as error:
-            complain("\n".join((error.comment, *getattr(error, "__notes__", ()))))
+            print_error("\n".join((error.comment, *getattr(error, "__notes__", ()))))
             raise click.exceptions.Exit(exit_status(error)) from error
         except KeyboardInterrupt as error:
-            complain("interrupted")
+            print_error("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pacs")
 def main() -> None:
-    """A DICOM archive: store, find, move and get, over an SQL index and a file store."""
+    """DICOM archive and client: C-STORE, C-FIND, C-MOVE, C-GET and storage commitment."""
 
 
 for command in (

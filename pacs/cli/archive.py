@@ -1,4 +1,4 @@
-"""`pacs import`, `ls`, `export` and `delete`: what is in the archive, without a network."""
+"""`pacs import`, `ls`, `export` and `delete`: commands on the contents of the archive, without a network."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,39 +25,41 @@ if TYPE_CHECKING:
 
 LEVELS = dict(zip(("patients", "studies", "series", "images"), QueryLevel, strict=True))
 EXAMPLES = 3
-"""Paths shown for each reason to refuse files."""
+"""Number of paths shown for each reason of refusal."""
 
 BATCH = 500
-"""Studies asked for at a time."""
+"""Number of studies selected by one query."""
 
 Selection = dict[str, str]
 
 
 def _selection(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Selection:
-    """KEYWORD=VALUE words as a selection."""
+    """Parse KEYWORD=VALUE arguments."""
     pairs = [word.partition("=") for word in words]
     for keyword, equals, value in pairs:
         if not (keyword and equals and value):
-            raise click.BadParameter(f"{keyword!r} is not KEYWORD=VALUE, such as PatientID=P1 or 'PatientName=DOE*'")
+            raise click.BadParameter(
+                f"{keyword!r} is not KEYWORD=VALUE; expected for example PatientID=P1 or 'PatientName=DOE*'"
+            )
     return {keyword: value for keyword, _, value in pairs}
 
 
 selection_argument = click.argument("selection", nargs=-1, metavar="[KEYWORD=VALUE]...", callback=_selection)
-all_option = click.option("everything", "--all", is_flag=True, help="Everything there is, without KEYWORD=VALUE.")
+all_option = click.option("everything", "--all", is_flag=True, help="Select all instances of the archive.")
 
 
 @contextmanager
 def opened(config: "Config") -> Iterator["Archive"]:
-    """The archive of a configuration, ready for use; what an administrator has to know is printed."""
+    """Open the archive of a configuration; print its notices to standard error."""
     from pacs.archive import Archive
     from pacs.observability.events import Notice
 
-    def tell(event: "Event") -> None:
+    def print_notice(event: "Event") -> None:
         if isinstance(event, Notice):
             click.echo(f"pacs: {event.sentence}", err=True)
 
     with Archive(config) as archive:
-        archive.events.subscribe(tell)
+        archive.events.subscribe(print_notice)
         archive.open()
         yield archive
 
@@ -65,13 +67,13 @@ def opened(config: "Config") -> Iterator["Archive"]:
 # --- import ------------------------------------------------------------------------------------------------------
 
 
-@click.command("import", short_help="Take files and folders in.")
+@click.command("import", short_help="Store files and folders in the archive.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
 @configured
 def import_(config: "Config", paths: Sequence[Path]) -> None:
-    """Take files and folders in through the same checks as a C-STORE; say what was refused and why.
+    """Store files and folders in the archive, with the same checks as a C-STORE.
 
-    The exit status is 1 when anything was refused.
+    Refused files are listed with the reason. The exit status is 1 when a file was refused.
     """
     files = list(_files(paths))
     stored, known, refused = 0, 0, defaultdict[str, list[Path]](list)
@@ -86,12 +88,12 @@ def import_(config: "Config", paths: Sequence[Path]) -> None:
             else:
                 stored, known = stored + (not done.duplicate), known + done.duplicate
             advance(1)
-    click.echo(f"{stored} stored, {known} known already, {sum(map(len, refused.values()))} refused")
-    _tell_refused(refused)
+    click.echo(f"{stored} stored, {known} already stored, {sum(map(len, refused.values()))} refused")
+    _print_refused(refused)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files named and those in the folders named, in order of their names; links to folders are not followed."""
+    """Yield the given files and the files below the given folders, sorted; links to folders are not followed."""
     for path in paths:
         if not path.is_dir():
             if not path.is_file():
@@ -101,8 +103,8 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from files_under(path)
 
 
-def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:
-    """Each reason with how often it applied and some of the files; ends the command with status 1 if there is any."""
+def _print_refused(refused: Mapping[str, Sequence[Path]]) -> None:
+    """Print each reason with its count and some of its files; end the command with status 1 if there is any."""
     from pacs.observability.logging import printable
 
     for reason, files in sorted(refused.items(), key=lambda each: -len(each[1])):
@@ -124,12 +126,12 @@ def _tell_refused(refused: Mapping[str, Sequence[Path]]) -> None:
 @json_option
 @configured
 def ls(config: "Config", level: str, selection: Selection, *, as_json: bool) -> None:
-    """List patients, studies, series or images, those that match: a table on a terminal, CSV where it is piped."""
+    """List matching patients, studies, series or images: as a table on a terminal, else as CSV."""
     if "=" in level:
         selection |= _selection(click.get_current_context(), _NO_PARAMETER, [level])
         level = "studies"
     if level not in LEVELS:
-        raise click.UsageError(f"{level!r} is none of {', '.join(LEVELS)}")
+        raise click.UsageError(f"{level!r} is not a level; expected one of {', '.join(LEVELS)}")
     with opened(config) as archive:
         found = archive.maintenance.entities(LEVELS[level], selection)
         show(USUAL_KEYS[LEVELS[level]], (tuple(each.values()) for each in found), as_json=as_json)
@@ -140,13 +142,13 @@ _NO_PARAMETER = click.Argument(["selection"])
 # --- export and delete -------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Write what matches as files into a folder.")
+@click.command(short_help="Copy matching instances into a folder.")
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @selection_argument
 @all_option
 @configured
 def export(config: "Config", dest: Path, selection: Selection, *, everything: bool) -> None:
-    """Write what matches as files into folders DEST/patient/study/series."""
+    """Copy matching instances into folders DEST/patient/study/series."""
     with opened(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
         with progress("exporting", len(instances)) as advance:
@@ -154,22 +156,22 @@ def export(config: "Config", dest: Path, selection: Selection, *, everything: bo
     click.echo(f"{counted(exported.instances, 'instance')}, {size(exported.size)} written to {dest}")
 
 
-@click.command(short_help="Show what matches, ask, and delete it.")
+@click.command(short_help="Delete matching instances.")
 @selection_argument
 @all_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @configured
 def delete(config: "Config", selection: Selection, *, everything: bool, yes: bool) -> None:
-    """Show what matches, ask, and delete it from index and files. It is gone then."""
+    """Delete matching instances from index and file store, after confirmation. This cannot be undone."""
     with opened(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
         if not instances:
-            click.echo("nothing matches")
+            click.echo("no matches")
             return
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
             click.confirm(
-                f"Delete {counted(len(instances), 'instance')} of {counted(studies, 'study')} for good?", abort=True
+                f"Permanently delete {counted(len(instances), 'instance')} of {counted(studies, 'study')}?", abort=True
             )
         with progress("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
@@ -177,14 +179,14 @@ def delete(config: "Config", selection: Selection, *, everything: bool, yes: boo
 
 
 def _selected(maintenance: "Maintenance", selection: Selection, *, everything: bool) -> "list[StoredInstance]":
-    """The instances that match; everything only where that was said and nothing else."""
+    """Return the matching instances. Raises click.UsageError unless exactly one of KEYWORD=VALUE and --all is given."""
     if everything == bool(selection):
-        raise click.UsageError("expected either KEYWORD=VALUE, such as PatientID=P1, or --all")
+        raise click.UsageError("expected either KEYWORD=VALUE, for example PatientID=P1, or --all")
     return maintenance.instances(selection)
 
 
 def _show_studies(maintenance: "Maintenance", instances: "Sequence[StoredInstance]") -> int:
-    """Print the studies that instances belong to, and how many of each; return how many studies."""
+    """Print the studies of the instances with their number of instances; return the number of studies."""
     counts = Counter(each.study_instance_uid for each in instances)
     columns = ("PatientID", "PatientName", "StudyDate", "StudyDescription", "StudyInstanceUID")
     found = (each for uids in chunks(counts, BATCH) for each in maintenance.entities(QueryLevel.STUDY, _studies(uids)))

@@ -1,4 +1,4 @@
-"""`pacs check`: looks at everything a server needs, and says how to mend what it finds."""
+"""`pacs check`: checks everything a server needs, and says how to correct what is wrong."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.mismatches import Ourselves, not_a_destination, rejected
+from pacs.cli.mismatches import LocalAE, not_a_destination, rejected
 from pacs.cli.options import configured
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
 from pacs.support.sockets import listening, reached
@@ -24,39 +24,42 @@ if TYPE_CHECKING:
     from pacs.dimse.server.server import Address
 
 DESTINATION_UNKNOWN = 0xA801
-NOBODY = "PACS-CHECK-NONE"
-"""An AE title that no table has: a PACS that would send to it says yes to everything as long as nothing matches."""
+UNKNOWN_AE_TITLE = "PACS-CHECK-NONE"
+"""An AE title that no peer knows: a PACS that accepts it as a move destination does not check destinations."""
 
 FREE_BYTES = 2**30
-"""Less free space than this is said to be little."""
+"""Less free space than this is reported as a failure."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: what it is, whether it is well, and what there is to say."""
+class CheckResult:
+    """The result of one check: its subject, whether it passed, and a sentence."""
 
     subject: str
-    well: bool
+    is_ok: bool
     sentence: str
 
 
-@click.command(short_help="Look at everything a server needs.")
-@click.option("--live", is_flag=True, help="Only ask the server that runs with this configuration for a C-ECHO.")
+@click.command(short_help="Check the configuration and everything a server needs.")
+@click.option("--live", is_flag=True, help="Only send a C-ECHO to the running server of this configuration.")
 @configured
 def check(config: "Config", *, live: bool) -> None:
-    """Validate the configuration, open index and files, echo the peers, and say how to mend what is found."""
-    findings = [_ourselves(config)] if live else _findings(config)
-    well = True
-    for each in findings:
-        mark = click.style("ok  ", "green") if each.well else click.style("FAIL", "red")
+    """Validate the configuration, open index and file store, send a C-ECHO to each peer, and report what is wrong.
+
+    The exit status is 1 when a check failed.
+    """
+    results = [_running_server(config)] if live else _results(config)
+    is_ok = True
+    for each in results:
+        mark = click.style("ok  ", "green") if each.is_ok else click.style("FAIL", "red")
         click.echo(f"{mark} {each.subject}: {each.sentence}")
-        well = well and each.well
-    if not well:
+        is_ok = is_ok and each.is_ok
+    if not is_ok:
         raise click.exceptions.Exit(1)
 
 
-def _findings(config: "Config") -> Iterator[Finding]:
-    yield Finding("configuration", True, "valid")
+def _results(config: "Config") -> Iterator[CheckResult]:
+    yield CheckResult("configuration", True, "valid")
     yield _index(config)
     yield _files(config)
     yield _free_space(config)
@@ -73,7 +76,7 @@ def _findings(config: "Config") -> Iterator[Finding]:
         yield _peer(config, peer)
 
 
-def _index(config: "Config") -> Finding:
+def _index(config: "Config") -> CheckResult:
     from pacs.index import schema
     from pacs.index.database import Index
 
@@ -85,54 +88,56 @@ def _index(config: "Config") -> Finding:
                 schema.check(index)
             facts = index.describe()
     except PacsError as error:
-        return Finding("index", False, error.comment)
-    facts |= {"schema": "made when the server starts"} if is_new else {}
-    return Finding("index", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
+        return CheckResult("index", False, error.comment)
+    facts |= {"schema": "created when the server starts"} if is_new else {}
+    return CheckResult("index", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
 
 
-def _files(config: "Config") -> Finding:
-    from pacs.archive import file_store
+def _files(config: "Config") -> CheckResult:
+    from pacs.settings import file_store
 
     try:
         store = file_store(config)
         with store.create(0, datetime.now(UTC)) as probe:
-            probe.write(b"written by pacs check, and deleted by it")
+            probe.write(b"written and deleted by pacs check")
             probe.commit(b"")
         store.delete(probe.key)
     except PacsError as error:
-        return Finding("files", False, error.comment)
-    return Finding("files", True, f"{config.files.url} can be written")
+        return CheckResult("files", False, error.comment)
+    return CheckResult("files", True, f"{config.files.url!r} is writable")
 
 
-def _free_space(config: "Config") -> Finding:
+def _free_space(config: "Config") -> CheckResult:
     folder = next((each for each in (Path(config.files.url), *Path(config.files.url).parents) if each.exists()), Path())
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
-        return Finding("free space", False, f"only {free / 2**20:.0f} MiB are left where the files are: make room")
-    return Finding("free space", True, f"{free / 2**30:.1f} GiB where the files are")
+        return CheckResult(
+            "free space", False, f"only {free / 2**20:.0f} MiB free on the disk of files.url; free some space"
+        )
+    return CheckResult("free space", True, f"{free / 2**30:.1f} GiB")
 
 
-def _addresses(config: "Config") -> Iterator[Finding]:
-    """Whether each address to listen on is free, or has our own server behind it."""
-    from pacs.archive import addresses_of
+def _addresses(config: "Config") -> Iterator[CheckResult]:
+    """Check that each listen address is free, or that the server of this configuration answers there."""
+    from pacs.settings import listen_addresses
 
-    for address in addresses_of(config):
+    for address in listen_addresses(config):
         yield _address(config, address)
 
 
-def _address(config: "Config", address: "Address") -> Finding:
-    why, is_taken = _obstacle(address.host, address.port)
-    if is_taken and (running := _answer_of(config, address)).well:
+def _address(config: "Config", address: "Address") -> CheckResult:
+    why, is_taken = _listen_failure(address.host, address.port)
+    if is_taken and (running := _server_at(config, address)).is_ok:
         return running
     if why:
         keys = "server.host or tls.port" if address.is_secure else "server.host or server.port"
-        return Finding("server", False, f"{why}: change {keys}, or end what is there")
+        return CheckResult("server", False, f"{why}; change {keys}, or stop the program that uses the port")
     where = f"{address.host}:{address.port}"
-    return Finding("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
+    return CheckResult("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
 
 
-def _obstacle(host: str, port: int) -> tuple[str, bool]:
-    """Why an address cannot be listened on, '' where it can, and whether that is because somebody does."""
+def _listen_failure(host: str, port: int) -> tuple[str, bool]:
+    """Return why this process cannot listen on an address ('' if it can), and whether another program does."""
     try:
         listening(host, port, 1).close()
     except OSError as error:
@@ -141,58 +146,56 @@ def _obstacle(host: str, port: int) -> tuple[str, bool]:
     return "", False
 
 
-def _certificate(config: "Config") -> Finding:
-    from pacs.archive import certificates_of
+def _certificate(config: "Config") -> CheckResult:
     from pacs.dimse.upper.tls import acceptor_context, valid_until
+    from pacs.settings import certificates
 
     try:
-        acceptor_context(certificates_of(config))
-        until = valid_until(certificates_of(config))
+        acceptor_context(certificates(config))
+        until = valid_until(certificates(config))
     except PacsError as error:
-        return Finding("certificate", False, error.comment)
-    return Finding("certificate", True, f"{config.tls.certificate} is valid until {until}")
+        return CheckResult("certificate", False, error.comment)
+    return CheckResult("certificate", True, f"{config.tls.certificate} is valid until {until}")
 
 
-def _without_effect(config: "Config") -> Iterator[Finding]:
-    """What was written down and does nothing, or lets nobody in."""
+def _without_effect(config: "Config") -> Iterator[CheckResult]:
+    """Report settings that have no effect, or that reject every association."""
     if (config.users or config.jwt.key) and config.access.users == "ignored":
-        yield Finding("users", False, 'have no effect: set access.users = "optional" or "required"')
+        yield CheckResult("users", False, 'have no effect; set access.users = "optional" or "required"')
     if config.access.callers == "peers" and not config.peers:
-        yield Finding(
-            "peers", False, 'nobody is let in: add one with `pacs peers add`, or set access.callers = "anyone"'
-        )
+        why = 'access.callers is "peers" and there are none, so every association is rejected'
+        yield CheckResult("peers", False, f'{why}; run `pacs peers add`, or set access.callers = "anyone"')
 
 
-def _explaining(config: "Config") -> Iterator[Finding]:
-    """That patient data is shown, where it is."""
+def _explaining(config: "Config") -> Iterator[CheckResult]:
+    """Report that the log holds patient data, because requests are explained."""
     peers = [peer.ae_title for peer in config.peers if peer.explain]
     if config.query.explain or peers:
-        whose = "everybody" if config.query.explain else ", ".join(peers)
-        where = f"in the log and on {config.web.host}:{config.web.port}/explain" if config.web.enabled else "in the log"
-        yield Finding("explain", True, f"what {whose} asks is shown {where}: patient data")
+        whose = "all peers" if config.query.explain else ", ".join(peers)
+        yield CheckResult("explain", True, f"the log explains requests of {whose}, with patient data")
 
 
-def _web(config: "Config") -> Finding:
-    """Whether the web address is free, or has our own server behind it."""
+def _web(config: "Config") -> CheckResult:
+    """Check that the web address is free, or that a server answers there."""
     web = config.web
-    why, is_taken = _obstacle(web.host, web.port)
-    if is_taken and _answers_http(config):  # by us, or by who has the same paths
+    why, is_taken = _listen_failure(web.host, web.port)
+    if is_taken and _answers_http(config):  # this server, or one with the same paths
         scheme = "https" if web.tls else "http"
-        return Finding("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
+        return CheckResult("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
     if why:
-        return Finding("web", False, f"{why}: change web.host or web.port, or set web.enabled = false")
-    return Finding("web", True, f"{web.host}:{web.port} is free to listen on")
+        return CheckResult("web", False, f"{why}; change web.host or web.port, or set web.enabled = false")
+    return CheckResult("web", True, f"{web.host}:{web.port} is free to listen on")
 
 
 def _answers_http(config: "Config") -> bool:
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-    from pacs.archive import ourselves
+    from pacs.settings import own_protection
 
     web = config.web
     host = reached(web.host)
     plain = HTTPConnection(host, web.port, timeout=2)
-    asked = HTTPSConnection(host, web.port, timeout=2, context=ourselves(config).context) if web.tls else plain
+    asked = HTTPSConnection(host, web.port, timeout=2, context=own_protection(config).context) if web.tls else plain
     with closing(asked) as connection:
         try:
             connection.request("GET", "/healthz")
@@ -201,50 +204,47 @@ def _answers_http(config: "Config") -> bool:
             return False
 
 
-def _audit(config: "Config") -> Finding:
+def _audit(config: "Config") -> CheckResult:
     from pacs.observability.audit import Auditor
 
     with closing(Auditor(Path(config.audit.file))) as auditor:
         try:
             auditor.open()
         except PacsError as error:
-            return Finding("audit log", False, error.comment)
-    return Finding("audit log", True, f"{config.audit.file} can be written")
+            return CheckResult("audit log", False, error.comment)
+    return CheckResult("audit log", True, f"{config.audit.file!r} is writable")
 
 
 # --- peers -------------------------------------------------------------------------------------------------------
 
 
-def _peer(config: "Config", peer: "Peer") -> Finding:
-    """Whether a peer answers us, and, where it is a PACS, whether it would send to us."""
-    from pacs.archive import protection_of
+def _peer(config: "Config", peer: "Peer") -> CheckResult:
+    """Check that a peer answers a C-ECHO, and whether it knows this server as a move destination."""
+    from pacs.settings import peer_protection
 
     subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
-    us = Ourselves(config.server.ae_title, config.server.port)
+    us = LocalAE(config.server.ae_title, config.server.port)
     try:
-        protection = protection_of(config, peer)
+        protection = peer_protection(config, peer)
         seconds = config.limits.connect_seconds
         _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, seconds=seconds, protection=protection)
     except AssociationRejected as error:
         where = 'the [[peers]] block here to\n    ae_title = "ITS_AE_TITLE"'
-        return Finding(subject, False, rejected(error, us, peer.ae_title, where=where))
+        return CheckResult(subject, False, rejected(error, us, peer.ae_title, where=where))
     except ConfigurationError as error:
-        return Finding(subject, False, error.comment)
+        return CheckResult(subject, False, error.comment)
     except PacsError as error:
-        return Finding(subject, False, f"{error.comment}; check host and port, and whether it runs")
-    other_way = _THE_OTHER_WAY[_would_send(config, peer, protection)]
-    return Finding(subject, True, "answers C-ECHO" + other_way.format(mend=not_a_destination(us)))
+        return CheckResult(subject, False, f"{error.comment}; check host and port, and that the peer is running")
+    knows_us = {
+        True: " and has this server as a move destination (C-MOVE)",
+        False: f", but does not have this server as a move destination: {not_a_destination(us)}",
+        None: "",
+    }
+    return CheckResult(subject, True, "answers C-ECHO" + knows_us[_knows_this_server(config, peer, protection)])
 
 
-_THE_OTHER_WAY = {
-    True: ", and would send to us (C-MOVE)",
-    False: ", and does not know us as a destination: {mend}",
-    None: "",
-}
-
-
-def _would_send(config: "Config", peer: "Peer", protection: "Protection | None") -> bool | None:
-    """Whether a peer knows us as a move destination, None where it does not say: it is asked to move nothing to us."""
+def _knows_this_server(config: "Config", peer: "Peer", protection: "Protection | None") -> bool | None:
+    """Return whether a peer has this server as a move destination, None if unknown. Sends a C-MOVE without matches."""
     from pacs import client
 
     seconds = config.limits.connect_seconds
@@ -256,14 +256,16 @@ def _would_send(config: "Config", peer: "Peer", protection: "Protection | None")
         protection=protection,
         deadlines=client.Deadlines(connect=seconds, negotiation=seconds, response=seconds),
     )
-    knows = {title: _knows(asked, title) for title in (config.server.ae_title, NOBODY)}
+    knows = {title: _knows(asked, title) for title in (config.server.ae_title, UNKNOWN_AE_TITLE)}
     if knows[config.server.ae_title] is False:
         return False
-    return True if knows[config.server.ae_title] and knows[NOBODY] is False else None  # some look only at what matches
+    return (
+        True if knows[config.server.ae_title] and knows[UNKNOWN_AE_TITLE] is False else None
+    )  # some check only when something matches
 
 
 def _knows(peer: "client.Peer", destination: str) -> bool | None:
-    """Whether a PACS takes a destination: it is asked to move a study there that nobody has."""
+    """Return whether a PACS accepts a move destination. Sends a C-MOVE of a study that does not exist."""
     from pydicom.uid import generate_uid
 
     from pacs import client
@@ -277,29 +279,29 @@ def _knows(peer: "client.Peer", destination: str) -> bool | None:
     return True
 
 
-def _ourselves(config: "Config") -> Finding:
-    """Whether the server of this configuration answers on the first address it listens on."""
-    from pacs.archive import addresses_of
+def _running_server(config: "Config") -> CheckResult:
+    """Check that the server of this configuration answers on its first address."""
+    from pacs.settings import listen_addresses
 
     if config.access.callers == "peers" and config.web.enabled and _answers_http(config):
-        return Finding("server", True, "answers HTTP")  # a C-ECHO would be rejected, and logged each time
-    return _answer_of(config, addresses_of(config)[0])
+        return CheckResult("server", True, "answers HTTP")  # a C-ECHO would be rejected, with a log line each time
+    return _server_at(config, listen_addresses(config)[0])
 
 
-def _answer_of(config: "Config", address: "Address") -> Finding:
-    """Whether the server of this configuration answers on an address."""
-    from pacs.archive import ourselves
+def _server_at(config: "Config", address: "Address") -> CheckResult:
+    """Check that the server of this configuration answers on an address."""
+    from pacs.settings import own_protection
 
     host = reached(address.host)
     title = config.server.ae_title
     try:
-        protection = ourselves(config) if address.is_secure else None
+        protection = own_protection(config) if address.is_secure else None
         _echo(host, address.port, title, title, seconds=config.limits.connect_seconds, protection=protection)
     except AssociationRejected:
-        return Finding("server", True, "answers, and rejects its own AE title as it is told to")
+        return CheckResult("server", True, "answers, and rejects its own AE title as configured")
     except PacsError as error:
-        return Finding("server", False, error.comment)
-    return Finding("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
+        return CheckResult("server", False, error.comment)
+    return CheckResult("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
 
 
 def _echo(
@@ -311,7 +313,7 @@ def _echo(
     seconds: float,
     protection: "Protection | None" = None,
 ) -> None:
-    """One association with one C-ECHO. Raises AssociationRejected, DestinationUnreachable, AssociationLost."""
+    """Send one C-ECHO. Raises AssociationRejected, DestinationUnreachable, AssociationLost."""
     from pacs.dimse.scu import echo
 
     echo(

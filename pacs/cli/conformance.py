@@ -1,4 +1,4 @@
-"""`pacs conformance`: what this server promises, and what any server does."""
+"""`pacs conformance`: the conformance statement, and conformance checks of any server."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -8,19 +8,19 @@ import click
 
 from pacs.cli.exit_status import FAILED, UNREACHABLE
 from pacs.cli.options import reconfigured
-from pacs.cli.output import complain, json_option, safe, show, show_json
+from pacs.cli.output import json_option, print_error, safe, show, show_json
 from pacs.cli.progress import progress
 
 if TYPE_CHECKING:
     from pacs.config import Config
     from pacs.conformance.checks import Check, Column, Peer, Specimens
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 RECEIVER = "PACSRUN:11119"
 
 
-@click.group(short_help="Print the DICOM conformance statement, or examine a server.", invoke_without_command=True)
+@click.group(short_help="Print the DICOM conformance statement, or check a server.", invoke_without_command=True)
 @reconfigured
 def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
@@ -30,22 +30,31 @@ def conformance(read: Callable[[], "Config"]) -> None:
         click.echo(statement(read()), nl=False)
 
 
-@conformance.command(short_help="Examine any servers as a black box.")
+@conformance.command(short_help="Run conformance checks against servers.")
 @click.option(
-    "--against", "written", multiple=True, required=True, metavar="AET@HOST:PORT", help="Whom; several times."
+    "--against",
+    "written",
+    multiple=True,
+    required=True,
+    metavar="AET@HOST:PORT",
+    help="Server to test; may be given several times.",
 )
 @click.option(
     "--receive",
     default=RECEIVER,
     show_default=True,
     metavar="AET:PORT",
-    help="Our AE title, and the port on which we receive what is moved to it: list both on the server.",
+    help="Local AE title and port that receive C-MOVE sub-operations; configure both on the server.",
 )
-@click.option("--prefix", default="PACSRUN", show_default=True, help="What Patient IDs of what is stored begin with.")
-@click.option("--only", multiple=True, metavar="ID|THEME", help="Only these checks; several times.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds a server may say nothing.")
+@click.option(
+    "--prefix", default="PACSRUN", show_default=True, help="Prefix of the Patient IDs of the stored test instances."
+)
+@click.option(
+    "--only", multiple=True, metavar="ID|THEME", help="Run only this check or theme; may be given several times."
+)
+@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for each response.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
-@click.option("--yes", is_flag=True, help="Do not ask before anything is stored: needed without a terminal.")
+@click.option("--yes", is_flag=True, help="Store without confirmation; required without a terminal.")
 @json_option
 def run(
     written: Sequence[str],
@@ -58,27 +67,27 @@ def run(
     as_json: bool,
     yes: bool,
 ) -> None:
-    """Ask servers the checklist of Query/Retrieve, and print what each of them does beside what the standard says.
+    """Run the Query/Retrieve checklist against servers, and print the behaviour of each beside the standard.
 
-    Small instances are stored and stay there; nothing is deleted or changed that was there. It asks before; without
-    a terminal it needs --yes. Exit status 0 is no deviation, 1 some, 2 no consent, 4 a server that cannot be reached.
+    Small test instances are stored and remain on the servers, after confirmation; existing data is not changed. Exit
+    status: 0 no deviation, 1 deviations, 2 not confirmed, 4 a server cannot be reached.
     """
     title, port = _receiver(receive)
     servers = [_peer(each, title, timeout) for each in written]
     checks, specimens = _selected(only), _specimens(prefix)
     _require_consent(yes=yes)
-    there = _answering(servers, _reached)
-    if there:
-        _announce(there, specimens, yes=yes)
-    columns = _answering(there, lambda each: _examined(each, specimens, (title, port), checks))
+    reachable = _for_reachable(servers, _reached)
+    if reachable:
+        _announce(reachable, specimens, yes=yes)
+    columns = _for_reachable(reachable, lambda each: _examined(each, specimens, (title, port), checks))
     _print(columns, as_json=as_json, as_markdown=as_markdown)
     if len(columns) < len(servers):
         raise click.exceptions.Exit(UNREACHABLE)
     _conclude(columns)
 
 
-def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "list[Answer]":
-    """What came of asking the servers that can be reached; the others are complained of."""
+def _for_reachable(servers: "Iterable[Peer]", ask: "Callable[[Peer], Result]") -> "list[Result]":
+    """Return the results of the reachable servers; print an error for the others."""
     from pacs.conformance.checks import Unreachable
 
     answers = []
@@ -86,12 +95,12 @@ def _answering(servers: "Iterable[Peer]", ask: "Callable[[Peer], Answer]") -> "l
         try:
             answers.append(ask(each))
         except Unreachable as error:
-            complain(str(error))
+            print_error(str(error))
     return answers
 
 
 def _reached(peer: "Peer") -> "Peer":
-    """The same server, which has taken an association. Raises Unreachable."""
+    """Return the server once it has accepted an association. Raises Unreachable."""
     from pacs.conformance.checks import introduced
 
     introduced(peer)
@@ -113,7 +122,7 @@ def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> 
 def _receiver(text: str) -> tuple[str, int]:
     title, _, port = text.rpartition(":")
     if not 0 < len(title.strip()) <= 16 or not port.isdecimal() or int(port) > 65535:
-        raise click.BadParameter(f"{text!r} is not AET:PORT, such as {RECEIVER}", param_hint="--receive")
+        raise click.BadParameter(f"{text!r} is not AET:PORT; expected for example {RECEIVER}", param_hint="--receive")
     return title.strip(), int(port)
 
 
@@ -130,7 +139,9 @@ def _specimens(prefix: str) -> "Specimens":
     from pacs.conformance.checks import Specimens
 
     if not (prefix.isascii() and prefix.replace("-", "").isalnum() and len(prefix) <= 32):
-        raise click.BadParameter("up to 32 letters, digits and hyphens", param_hint="--prefix")
+        raise click.BadParameter(
+            f"{prefix!r} is not a prefix; expected up to 32 letters, digits and hyphens", param_hint="--prefix"
+        )
     return Specimens(prefix)
 
 
@@ -141,42 +152,47 @@ def _selected(words: Iterable[str]) -> "list[Check]":
         return selected(words)
     except KeyError as error:
         themes = ", ".join(dict.fromkeys(each.theme for each in CHECKS))
-        raise click.BadParameter(f"{error.args[0]!r} is no check; themes are {themes}", param_hint="--only") from error
+        raise click.BadParameter(
+            f"{error.args[0]!r} is not a check; themes are {themes}", param_hint="--only"
+        ) from error
 
 
 def _require_consent(*, yes: bool) -> None:
-    """Raises click.UsageError where nothing was agreed to and nobody can be asked."""
+    """Raise click.UsageError without --yes and without a terminal to confirm on."""
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError("instances are stored and stay there, and there is no terminal to ask on: add --yes")
+        raise click.UsageError(
+            "test instances are stored and remain on the server; confirm with --yes, as there is no terminal"
+        )
 
 
 def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:
-    """Say what will be stored where, and ask on a terminal."""
+    """Print what will be stored on which servers, and ask for confirmation on a terminal."""
     from pacs.conformance.checks.specimens import PROBES
 
     click.echo(
-        f"{len(list(specimens))} small instances, and up to {PROBES} more that may be refused, are stored with Patient "
-        f"IDs beginning with {specimens.prefix}-, one without any, and stay there, on {', '.join(map(str, servers))}",
+        f"Stores {len(list(specimens))} small instances, and up to {PROBES} more that may be refused, on "
+        f"{', '.join(map(str, servers))}, where they remain. Their Patient IDs begin with {specimens.prefix}-; one "
+        "instance has none.",
         err=True,
     )
     if not yes:
-        click.confirm("Go on?", abort=True, err=True)
+        click.confirm("Continue?", abort=True, err=True)
 
 
 def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], checks: "Sequence[Check]") -> "Column":
-    """What came of the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
+    """Run the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
     from pacs.conformance.checks import examine
 
     with progress(str(peer), len(checks)) as advance:
         try:
             return examine(peer, specimens, receiving, checks=checks, on_check=lambda *_: advance(1))
         except OSError as error:
-            why = f"nothing can be received on port {receiving[1]}: {error.strerror}"
+            why = f"cannot listen on port {receiving[1]} ({error.strerror})"
             raise click.BadParameter(why, param_hint="--receive") from error
 
 
 def _conclude(columns: "Sequence[Column]") -> None:
-    """Say the totals, and end with exit status 1 where there are deviations."""
+    """Print the totals, and end with exit status 1 if there are deviations."""
     from pacs.conformance.checks import Kind
     from pacs.conformance.checks.printing import totals
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def db() -> None:
-    """The schema of the index."""
+    """Upgrade or check the database schema of the index."""
 
 
 @db.command()
 @configured
 def upgrade(config: "Config") -> None:
-    """Bring the schema of the index to that of this version."""
+    """Upgrade the schema of the index to this version of pacs."""
     from pacs.index import schema
     from pacs.index.database import Index
 
@@ -28,17 +28,17 @@ def upgrade(config: "Config") -> None:
         before = schema.current(index)
         schema.upgrade(index)
         after = schema.current(index)
-    click.echo(f"the index is at schema {after}" + (" already" if before == after else ""))
+    click.echo(f"the index {'already has' if before == after else 'now has'} schema {after}")
 
 
 @db.command("check")
 @configured
 def check_schema(config: "Config") -> None:
-    """Say whether the schema of the index is that of this version."""
+    """Check the schema of the index for this version of pacs."""
     from pacs.index import schema
     from pacs.index.database import Index
 
     with closing(Index(config.database.url)) as index:
         index.probe()
         schema.check(index)
-    click.echo(f"the index is at schema {schema.head()}, as it has to be")
+    click.echo(f"the index has schema {schema.head()}, as expected")

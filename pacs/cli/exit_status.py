@@ -1,19 +1,19 @@
-"""With what a command ends, for scripts: one number for each kind of outcome."""
+"""Exit statuses of the commands."""
 
 from pacs.errors import ConfigurationError, DestinationUnreachable, InvalidArgument, PacsError
 
 FAILED = 1
 MISTAKE = 2
-"""In the command, or in the configuration."""
+"""The command line or the configuration is wrong."""
 
 PARTLY = 3
-"""Some of it came out well and some did not."""
+"""Some instances succeeded and some failed."""
 
 UNREACHABLE = 4
-"""An AE could not be called."""
+"""An AE did not accept an association."""
 
 INTERRUPTED = 130
-"""Ctrl-C, as a shell has it."""
+"""Ctrl-C; the value that shells use."""
 
 _EXIT_STATUS: dict[type, int] = {
     PacsError: FAILED,
@@ -24,5 +24,5 @@ _EXIT_STATUS: dict[type, int] = {
 
 
 def exit_status(error: PacsError) -> int:
-    """With what an error ends a command; a class that is not listed ends it as its nearest base class does."""
+    """Return the exit status for an error: that of its class or nearest base class."""
     return next(_EXIT_STATUS[base] for base in type(error).__mro__ if base in _EXIT_STATUS)

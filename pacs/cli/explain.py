@@ -1,4 +1,4 @@
-"""`pacs explain`: how a query or retrieve is understood, without a server."""
+"""`pacs explain`: shows how the archive interprets a query or retrieve."""
 
 import sys
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.archive import opened
-from pacs.cli.keys import Question, questioning
+from pacs.cli.keys import QueryArguments, query_options
 from pacs.cli.options import configured
 from pacs.cli.output import json_option, show, show_json
 from pacs.dicom.levels import DimseOperation, model_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pacs.services.explaining import ExplainRequest, Explanation, RequestOutcome
 
 COLUMNS = ("key", "asked", "understood", "why")
-"""What the table says of each key: how it was understood, and where that is looked for or why it is not."""
+"""Columns of the table of keys."""
 
 NEGOTIABLE = {
     "relational": "relational",
@@ -30,34 +30,40 @@ NEGOTIABLE = {
     "empty": "empty_values",
     "multiple": "multiple_values",
 }
-"""What Extended Negotiation may agree on (PS3.4 C.5), by the word for it here."""
+"""Options of Extended Negotiation (PS3.4 C.5), by their name on the command line."""
 
 
 def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> Negotiated:
     words = [word.strip() for word in text.split(",") if word.strip()]
     for word in words:
         if word not in NEGOTIABLE:
-            raise click.BadParameter(f"{word!r} is none of {', '.join(NEGOTIABLE)}")
+            raise click.BadParameter(
+                f"{word!r} is not an option of Extended Negotiation; expected one of {', '.join(NEGOTIABLE)}"
+            )
     return Negotiated(**{NEGOTIABLE[word]: True for word in words})
 
 
-@click.command(short_help="Say how a query is understood.")
-@questioning()
+@click.command(short_help="Show how a query is interpreted.")
+@query_options()
 @click.option(
-    "--manner", type=click.Choice(list(MATCHING_MODES)), help="How it is understood; without it as the server does."
+    "--manner", type=click.Choice(list(MATCHING_MODES)), help="Matching mode; default: that of the peer or server."
 )
-@click.option("manner", "--strict", flag_value="strict", help="The same as --manner strict.")
-@click.option("--peer", default="", help="The AE title that asks, which may have a manner of its own.")
+@click.option("manner", "--strict", flag_value="strict", help="Same as --manner strict.")
+@click.option("--peer", default="", help="AE title of the requestor; its [[peers]] entry may set the matching mode.")
 @click.option("--negotiated", default="", callback=_negotiated, metavar="WORD,...",
-              help=f"What Extended Negotiation agreed on: {', '.join(NEGOTIABLE)}.")  # fmt: skip
+              help=f"Accepted options of Extended Negotiation: {', '.join(NEGOTIABLE)}.")  # fmt: skip
 @click.option("--retrieve", is_flag=True, help="Explain a C-MOVE or C-GET instead of a C-FIND.")
-@click.option("--run", is_flag=True, help="Say how many match, too, and if none does without which key some would.")
+@click.option(
+    "--run",
+    is_flag=True,
+    help="Also run it: print the number of matches, and if there is none, which key excludes them.",
+)
 @json_option
 @configured
 def explain(
     config: "Config",
     *,
-    question: Question,
+    query: QueryArguments,
     manner: str | None,
     peer: str,
     negotiated: Negotiated,
@@ -65,15 +71,15 @@ def explain(
     run: bool,
     as_json: bool,
 ) -> None:
-    """Say how a query is understood: what is matched how and where, what is ignored and why, by which SQL.
+    """Show how a query is interpreted: how each key is matched, which keys are ignored and why, and the SQL.
 
-    It is asked of the index of the configuration; no server has to run.
+    Uses the index of the configuration; a running server is not needed.
     """
     from pacs.services.explaining import ExplainRequest
 
-    model = model_of(question.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
+    model = model_of(query.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
     with opened(config) as archive:
-        asked = ExplainRequest(question.identifier, model, _manner(archive, manner, peer), negotiated)
+        asked = ExplainRequest(query.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:
             explanation = replace(explanation, outcome=_outcome(archive, asked))
@@ -85,7 +91,7 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
 
 
 def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
-    """What comes of it when it is run."""
+    """Run the query or retrieve and return its outcome."""
     from pacs.dimse.scp.explain_hook import statuses
     from pacs.services.explaining import RequestOutcome
 
@@ -98,7 +104,7 @@ def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
 
 
 def _counts(archive: "Archive", asked: "ExplainRequest") -> tuple[dict[str, int], dict[str, int]]:
-    """How many match, and where none does how many would without one of the keys."""
+    """Count the matches; if there are none, also the matches without each of the keys."""
     from pacs.dicom.identifier import parse_query, parse_retrieve
     from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
     from pacs.services.explaining import without_each
@@ -115,7 +121,7 @@ def _counts(archive: "Archive", asked: "ExplainRequest") -> tuple[dict[str, int]
 
 
 def _show(explanation: "Explanation", *, as_json: bool) -> None:
-    """JSON, a table of the keys where it is read on a terminal, or a line for each."""
+    """Print JSON, or text with a table of the keys on a terminal and one line per key elsewhere."""
     if as_json:
         show_json(explanation.described())
         return

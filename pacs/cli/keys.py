@@ -1,7 +1,7 @@
-"""`-k`: what is asked for, in the words that DCMTK and dcm4che have for it.
+"""`-k` and the other options that make the Identifier of a query, named as in DCMTK and dcm4che.
 
-A key is a keyword of PS3.6 or a tag, `PatientName` or `0010,0010`; in a sequence it stands behind that one's and a dot.
-With `=` and a value it has to match, without it is asked to be returned. Several values have a backslash between them.
+A key is a keyword of PS3.6 or a tag, `PatientName` or `0010,0010`; a key in a sequence follows that of the sequence and
+a dot. With `=VALUE` it is a matching key, without a return key. A backslash separates several values.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
 
 LEVELS = (*(each.name for each in QueryLevel), "INSTANCE")
-"""The levels as they can be said: dcm4che calls IMAGE also INSTANCE."""
+"""The levels on the command line; INSTANCE is dcm4che's name for IMAGE."""
 
 _BELOW_PATIENT = frozenset(each.unique_key for each in QueryLevel if each is not QueryLevel.PATIENT)
 
-NOT_ASKED = ("QueryRetrieveLevel", "SpecificCharacterSet")
-"""What stands in an Identifier and is no key."""
+NOT_KEYS = ("QueryRetrieveLevel", "SpecificCharacterSet")
+"""Elements of an Identifier that are not keys."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: the Identifier, with its level, and the information model it belongs to."""
+class QueryArguments:
+    """The Identifier of a query or retrieve, its level and its information model."""
 
     identifier: "Dataset"
     root: Root
     level: QueryLevel
     keys: tuple[str, ...]
-    """What was asked for outside of sequences, by keyword or gggg,eeee, in the order in which it was."""
+    """The top-level keys in the order of the command line, by keyword or gggg,eeee."""
 
 
 _OPTIONS = (
     click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]",
-                 help="Match a key, or without =VALUE have it returned: a keyword or gggg,eeee, in sequences A.B."),
-    click.option("root", "-P", flag_value=Root.PATIENT.name, help="Patient Root."),
-    click.option("root", "-S", flag_value=Root.STUDY.name, help="Study Root, meant at every level but PATIENT."),
-    click.option("root", "-O", flag_value=Root.PATIENT_STUDY_ONLY.name, help="Patient/Study Only (retired)."),
+                 help="Matching key; without =VALUE, a return key. KEY is a keyword or gggg,eeee; A.B in sequences."),
+    click.option("root", "-P", flag_value=Root.PATIENT.name, help="Use the Patient Root information model."),
+    click.option("root", "-S", flag_value=Root.STUDY.name, help="Use Study Root; the default except at PATIENT level."),
+    click.option("root", "-O", flag_value=Root.PATIENT_STUDY_ONLY.name, help="Use Patient/Study Only (retired)."),
     click.option("level", "--level", "-L", type=click.Choice(LEVELS, case_sensitive=False),
-                 help="The level; without it the lowest of which a key is asked for."),
+                 help="Query/Retrieve Level; default: the lowest level of the given keys."),
 )  # fmt: skip
 
 
-def questioning(*, is_retrieve: bool = False) -> Callable[[Command], Command]:
-    """Give a command `-k`, `--level` and the information models, and what they make as `question`."""
+def query_options(*, is_retrieve: bool = False) -> Callable[[Command], Command]:
+    """Add `-k`, `--level` and the information models to a command, and pass it `query`, a QueryArguments."""
 
     def decorate(command: Command) -> Command:
         @wraps(command)
         def run(*args: Any, keys: Sequence[str], root: str | None, level: str | None, **arguments: Any) -> None:
-            question = question_of(keys, root, level, is_retrieve=is_retrieve)
-            command(*args, question=question, **arguments)
+            query = query_arguments(keys, root, level, is_retrieve=is_retrieve)
+            command(*args, query=query, **arguments)
 
         wrapped: Command = run
         for option in reversed(_OPTIONS):
@@ -68,34 +68,34 @@ def questioning(*, is_retrieve: bool = False) -> Callable[[Command], Command]:
     return decorate
 
 
-def question_of(
+def query_arguments(
     words: Sequence[str], root: str | None = None, level: str | None = None, *, is_retrieve: bool = False
-) -> Question:
-    """What KEY[=VALUE] words ask for: at the level of the lowest key, in a retrieve of the lowest unique key.
+) -> QueryArguments:
+    """Return the query of KEY[=VALUE] words; its default level is that of the lowest key, or unique key in a retrieve.
 
-    Raises click.BadParameter for what is no key, or a level that cannot be.
+    Raises click.BadParameter for an unknown key or an impossible level.
     """
     from pacs.client.identifiers import data_set_of, level_of, with_level
 
     wanted = _wanted(words)
     try:
-        identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_ASKED[0]})
+        identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_KEYS[0]})
         stated = level or wanted.get("QueryRetrieveLevel") or None
         asked = level_of("IMAGE" if stated == "INSTANCE" else stated)
         if is_retrieve and root is None and asked is None and not _BELOW_PATIENT.intersection(wanted):
-            asked = QueryLevel.PATIENT  # what is asked for is a patient, which only Patient Root has
+            asked = QueryLevel.PATIENT  # a retrieve of a patient, which only Patient Root has
         model = Root[root] if root else Root.PATIENT if asked is QueryLevel.PATIENT else Root.STUDY
-        outer = dict.fromkeys(key.partition(".")[0] for key in wanted if key not in NOT_ASKED)
+        outer = dict.fromkeys(key.partition(".")[0] for key in wanted if key not in NOT_KEYS)
         keys = tuple(name_of(element) for key in outer for element in data_set_of({key: None}))
-        return Question(identifier, model, with_level(identifier, asked, model, unique_only=is_retrieve), keys)
+        return QueryArguments(identifier, model, with_level(identifier, asked, model, unique_only=is_retrieve), keys)
     except InvalidArgument as error:
         raise click.BadParameter(f"{error.comment}{_hint(wanted)}") from error
 
 
 def _wanted(words: Sequence[str]) -> dict[str, str]:
-    """The value of each key, '' for one that is only to be returned.
+    """Return the value of each key, '' for a return key.
 
-    DCMTK's way to write the item of a sequence, `[0]`, says nothing more; nor does a sequence of which a part is asked.
+    Drops the item numbers `[0]` of DCMTK, and a sequence without value if one of its keys is given.
     """
     pairs = [word.partition("=") for word in words]
     wanted = {key.strip().replace("[0]", ""): value for key, _, value in pairs}
@@ -105,12 +105,12 @@ def _wanted(words: Sequence[str]) -> dict[str, str]:
 
 
 def name_of(element: "DataElement") -> str:
-    """The keyword of an element, or its tag as gggg,eeee where it has none."""
+    """Return the keyword of an element, or its tag as gggg,eeee if it has none."""
     return element.keyword or f"{element.tag.group:04x},{element.tag.element:04x}"
 
 
 def _hint(wanted: Sequence[str] | dict[str, str]) -> str:
-    """The keyword that was probably meant by one that is none, '' where all are."""
+    """Return a suggestion for the first unknown keyword, '' if there is none."""
     from pydicom.datadict import keyword_dict, tag_for_keyword
 
     parts = (part for path in wanted for part in path.split(".") if "," not in part)

@@ -1,50 +1,50 @@
-"""Why two AEs do not come together, on which side that is mended, and what to enter there."""
+"""Hints for failed associations: which side to change, and the values to enter there."""
 
 from dataclasses import dataclass
 
 from pacs.errors import AssociationLost, AssociationRejected
 
 CALLED_UNKNOWN, CALLER_UNKNOWN = (1, 1, 7), (1, 1, 3)
-"""Result, source and reason of PS3.8 9.3.4: the called, or the calling, AE title is not recognized."""
+"""Result, source and reason (PS3.8 9.3.4): called, or calling, AE title not recognized."""
 
 BUSY = ((2, 3, 1), (2, 3, 2))
-"""Temporary congestion, and a local limit that is exceeded."""
+"""Temporary congestion, and local limit exceeded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ourselves:
-    """What others have to know of us: `port` is where we listen, None where we only call."""
+class LocalAE:
+    """The values to enter at a peer; `port` is None for a client that does not listen."""
 
     ae_title: str
     port: int | None = None
 
     def __str__(self) -> str:
         listens = "" if self.port is None else f", port {self.port}"
-        return f"AE title {self.ae_title}, the address of this machine{listens}"
+        return f"AE title {self.ae_title}, the address of this host{listens}"
 
 
-def rejected(error: AssociationRejected, us: Ourselves, called: str, *, where: str) -> str:
-    """Which of two AE titles does not fit, on which side, and what to enter there.
+def rejected(error: AssociationRejected, us: LocalAE, called: str, *, where: str) -> str:
+    """Return a hint for a rejected association: which AE title is wrong, and where to change it.
 
-    `called` is the AE title we called, `where` the place that we have it from, in words that end a sentence.
+    `called` is the called AE title, `where` says where it is configured, as the end of a sentence.
     """
     triplet = (error.result, error.source, error.reason)
     if triplet in BUSY:
         return f"{error.comment}: try again later"
     if triplet == CALLED_UNKNOWN:
-        return f"it does not go by the AE title {called}: look up the one it has, and change {where}"
+        return f"the called AE title {called!r} is not that of the peer; look it up there, and change {where}"
     if triplet == CALLER_UNKNOWN:
-        return f"it does not know us: enter there a peer with\n    {us}"
-    return f"{error.comment}; where it keeps a list of peers, ours is\n    {us}"
+        return f"the peer does not accept this calling AE title; add a peer there with\n    {us}"
+    return f"{error.comment}; if the peer keeps a list of peers, add one there with\n    {us}"
 
 
-def aborted(error: AssociationLost, us: Ourselves) -> str:
-    """What an association that was ended in the middle may mean: Orthanc does so to who is not in its table."""
+def aborted(error: AssociationLost, us: LocalAE) -> str:
+    """Return a hint for an aborted association: Orthanc aborts those of AEs that are not in its table."""
     if "listed at the peer" not in error.comment:
         return error.comment
-    return f"{error.comment} If not, enter there a peer with\n    {us}"
+    return f"{error.comment} If not, add a peer there with\n    {us}"
 
 
-def not_a_destination(us: Ourselves) -> str:
-    """What to do so that a PACS can send to us."""
-    return f"to have it send here (C-MOVE), enter there a move destination with\n    {us}"
+def not_a_destination(us: LocalAE) -> str:
+    """Return what to enter at a PACS so that it can send to this AE."""
+    return f"to receive from it by C-MOVE, add a move destination there with\n    {us}"

@@ -1,4 +1,4 @@
-"""The options every command that needs the configuration has."""
+"""Options of the commands that need the configuration."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -14,7 +14,7 @@ Command = Callable[..., None]
 
 
 def configured(command: Command) -> Command:
-    """Give a command `--config` and `--set`, and the Config they make as its first argument."""
+    """Add `--config` and `--set` to a command, and pass it the Config as first argument."""
 
     @reconfigured
     @wraps(command)
@@ -25,7 +25,7 @@ def configured(command: Command) -> Command:
 
 
 def reconfigured(command: Command) -> Command:
-    """As `configured`; the first argument is what reads the Config, as often as it is called."""
+    """Like `configured`, but pass a function that loads the Config each time it is called."""
 
     @config_option
     @settings_option
@@ -43,7 +43,7 @@ config_option = click.option(
     "--config",
     envvar="PACS_CONFIG",
     type=click.Path(path_type=Path),
-    help="The configuration file; ./config.toml where it is there.",
+    help="Configuration file; default: ./config.toml if it exists.",
 )
 
 
@@ -53,12 +53,12 @@ settings_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     callback=lambda ctx, _parameter, pairs: _settings(ctx, pairs),
-    help="Set one key of the configuration, such as server.port=0.",
+    help="Set a configuration key, for example server.port=0; may be given several times.",
 )
 
 
 def setting(key: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
-    """An option of its own for one key of the configuration, as good as `--set KEY=VALUE`."""
+    """Return an option that sets one configuration key, like `--set KEY=VALUE`."""
 
     def remember(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
         if value is not None:
@@ -68,11 +68,11 @@ def setting(key: str, *names: str, **attributes: Any) -> Callable[[Command], Com
 
 
 def _settings(ctx: click.Context, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE pairs and what options of their own said, by dotted key."""
+    """Return the settings of `--set` and of the options for single keys, by dotted key."""
     settings = dict(ctx.ensure_object(dict))
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE, such as server.port=0")
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE; expected for example server.port=0")
         settings[key] = value
     return settings

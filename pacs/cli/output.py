@@ -1,4 +1,4 @@
-"""Tables: for people on a terminal, CSV where the output is piped, JSON where it is asked for."""
+"""Output of the commands: tables on a terminal, CSV in a pipe, JSON with `--json`."""
 
 import csv
 import json
@@ -12,13 +12,13 @@ import click
 Row = Sequence[Any]
 
 LONGEST_CELL, NARROWEST = 400, 8
-"""Characters shown of a value on a terminal, and how wide a column is at least."""
+"""Maximum number of characters of a value in a table, and the minimum width of a column."""
 
 json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON instead of a table.")
 
 
 def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) -> int:
-    """Print `rows` under `columns`, whose names are those of the fields in CSV and JSON: how many there were."""
+    """Print `rows` under `columns`, which are the field names in CSV and JSON; return the number of rows."""
     if as_json:
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         show_json(found)
@@ -27,7 +27,7 @@ def show(columns: Sequence[str], rows: Iterable[Row], *, as_json: bool = False) 
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Row]) -> int:
-    """Lines as they come, under a head that is there when the first is, or when it is certain that none will be."""
+    """Write CSV row by row; the header is written with the first row, or at the end if there are no rows."""
     writer, count = csv.writer(sys.stdout, lineterminator="\n"), 0
     for row in rows:
         if not count:
@@ -40,41 +40,41 @@ def _csv(columns: Sequence[str], rows: Iterable[Row]) -> int:
 
 
 def show_json(value: Any) -> None:
-    """Print JSON that people can read and no terminal obeys: what is not printable is escaped."""
+    """Print indented JSON with unprintable characters escaped, so that no terminal interprets them."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     click.echo("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text))
 
 
 def safe(text: str) -> str:
-    """What a peer had a part in, so that it moves no cursor."""
+    """Escape unprintable characters of a text from a peer, so that no terminal interprets them."""
     from pacs.observability.logging import printable
 
     return printable(text)
 
 
-def complain(text: str) -> None:
-    """Print an error as people see it, on standard error."""
+def print_error(text: str) -> None:
+    """Print an error message on standard error."""
     for line in text.splitlines():
         click.echo(f"pacs: {safe(line)}", err=True)
 
 
 def counted(number: int, thing: str) -> str:
-    """`number` of a thing whose plural ends in s or, from y, in ies; "series" is its own plural."""
+    """Return a number with its noun, in the plural where needed; "series" is its own plural."""
     if number == 1 or thing.endswith("s"):
         return f"{number} {thing}"
     return f"{number} {thing[:-1]}ies" if thing.endswith("y") else f"{number} {thing}s"
 
 
 def size(number: int) -> str:
-    """A number of bytes in the unit that people would say it in."""
+    """Return a number of bytes in a suitable unit."""
     exponent = min((max(number, 1).bit_length() - 1) // 10, 4)
     return f"{number / 1024**exponent:.{int(exponent > 0)}f} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[exponent]}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Row]) -> int:
-    """A table no wider than the terminal: what is long takes several lines, UIDs stand last and whole.
+    """Print a table that fits the terminal: long values are wrapped, UID columns come last and are never wrapped.
 
-    Where they have no room each row is a paragraph, so that they can be copied.
+    If the UIDs do not fit, each row is printed as a paragraph, so that UIDs can be copied.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -97,7 +97,7 @@ def _table(columns: Sequence[str], rows: Sequence[Row]) -> int:
 
 
 def _least_width(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> int:
-    """How wide a table has to be: UIDs whole, and a word of every other column."""
+    """Return the minimum width of a table: whole UIDs, and `NARROWEST` for every other column."""
     widths = (
         max((len(row[place]) for row in texts), default=0) if head.endswith("UID") else NARROWEST
         for place, head in enumerate(heads)
@@ -116,6 +116,6 @@ def _paragraphs(heads: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
 
 
 def _heading(column: str) -> str:
-    """A keyword of PS3.6 as people read it, on two lines: NumberOfStudyRelatedSeries is Series."""
+    """Return the column heading for a keyword, on up to two lines; NumberOfStudyRelatedSeries becomes Series."""
     short = re.sub(r"^NumberOf(Patient|Study|Series)Related", "", column)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", short).replace(" ", "\n", 1)

@@ -5,12 +5,12 @@ import sys
 import click
 
 
-@click.command(short_help="Hash a passcode for [[users]].")
+@click.command(short_help="Hash a passcode for the configuration.")
 def passcode() -> None:
-    """Print the hash of a passcode, for a block of [[users]] in the configuration file.
+    """Print the hash of a passcode for a [[users]] entry of the configuration file.
 
-    It is asked for twice on a terminal, and else is the first line of standard input: an option would be seen by
-    everybody in the list of processes.
+    On a terminal the passcode is entered twice; otherwise it is the first line of standard input. It is no option,
+    because other users can see the options of running processes.
     """
     from pacs.services.users import hash_passcode
 
@@ -19,5 +19,5 @@ def passcode() -> None:
     else:
         chosen = sys.stdin.readline().rstrip("\r\n")
     if not chosen:
-        raise click.UsageError("there is no passcode: type it, or give it as the first line of standard input")
+        raise click.UsageError("no passcode given; enter it, or pass it as the first line of standard input")
     click.echo(f'passcode = "{hash_passcode(chosen)}"')

@@ -1,4 +1,4 @@
-"""`pacs peers`: the table of known AEs."""
+"""`pacs peers`: list and add the peers of the configuration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,14 @@ COLUMNS = ("ae_title", "host", "port", "tls", "manner", "services", "destination
 
 @click.group()
 def peers() -> None:
-    """The table of known AEs: move destinations, and who may call."""
+    """List and add peers: the remote AEs of the configuration."""
 
 
 @peers.command("list")
 @configured
 @json_option
 def list_peers(config: "Config", *, as_json: bool) -> None:
-    """List the known AEs."""
+    """List the peers of the configuration."""
     show(COLUMNS, [_row(config, each) for each in config.peers], as_json=as_json)
 
 
@@ -41,16 +41,16 @@ def _row(config: "Config", peer: "Peer") -> tuple[object, ...]:
     )
 
 
-@peers.command(short_help="Add an AE to the configuration file.")
+@peers.command(short_help="Add a peer to the configuration file.")
 @click.argument("ae_title")
 @click.argument("host")
 @click.argument("port", type=int)
-@click.option("--manner", help='"tolerant" or "strict", where it is not to be the server\'s.')
+@click.option("--manner", help='Matching mode, "tolerant" or "strict"; default: that of the server.')
 @config_option
 def add(ae_title: str, host: str, port: int, manner: str | None, config_file: Path | None) -> None:
-    """Add an AE to the configuration file, which is made if it is not there."""
+    """Add a peer to the configuration file, which is created if it does not exist."""
     from pacs.config import DEFAULT_FILE, add_peer
 
     file = config_file or Path(DEFAULT_FILE)
     block = add_peer(file, ae_title=ae_title, host=host, port=port, **({"manner": manner} if manner else {}))
-    click.echo(f"{block}\nwas added to {file}; a server that runs reads it at a SIGHUP, or when it is started again")
+    click.echo(f"{block}\nadded to {file}; send SIGHUP to a running server, or restart it, to apply the change")

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, or a line for each step; and a Ctrl-C that cuts nothing off."""
+"""Progress bars, progress lines, and a Ctrl-C that takes effect between two instances."""
 
 import os
 import signal
@@ -14,22 +14,25 @@ from pacs.cli.output import size
 if TYPE_CHECKING:
     from pacs import client
 
-GENTLY = b"pacs: stops with the next instance; Ctrl-C again stops at once\n"
+STOPPING = b"pacs: stopping after this instance; press Ctrl-C again to stop immediately\n"
 
 COUNTS = ("remaining", "completed", "failed", "warning")
-"""What a PACS counts of a retrieve, and we of what we send."""
+"""Counts of sub-operations in the responses to a retrieve, or of sent instances."""
 
 Tell = Callable[["client.Progress"], None]
-"""Told how far it is."""
+"""A function that shows the progress."""
 
 
 @contextmanager
 def shown(title: str, *, verbose: bool = False) -> Iterator[Tell]:
-    """A bar on a terminal that shows what it is told, nothing elsewhere; a line for each step where that is wanted.
+    """Yield a function that shows progress: as a bar on a terminal, with `verbose` as lines, else not at all.
 
-    Ctrl-C is raised by what is told next, between two instances: so the peer gets a C-CANCEL, and nothing is cut off.
+    After Ctrl-C the next call raises KeyboardInterrupt, so that the peer gets a C-CANCEL and no file is truncated.
     """
-    with _gently() as interrupt, _bar(title) if sys.stderr.isatty() and not verbose else nullcontext() as bar:
+    with (
+        _deferred_interrupt() as interrupt,
+        _bar(title) if sys.stderr.isatty() and not verbose else nullcontext() as bar,
+    ):
 
         def tell(progress: "client.Progress") -> None:
             if verbose:
@@ -42,15 +45,15 @@ def shown(title: str, *, verbose: bool = False) -> Iterator[Tell]:
 
 
 @contextmanager
-def _gently() -> Iterator[Callable[[], None]]:
-    """What raises KeyboardInterrupt when Ctrl-C was pressed meanwhile; pressed again, it comes at once."""
+def _deferred_interrupt() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt after Ctrl-C; a second Ctrl-C raises it immediately."""
     pressed: list[int] = []
 
     def press(number: int, _frame: object) -> None:
         if pressed:
             raise KeyboardInterrupt
         pressed.append(number)
-        os.write(2, GENTLY)  # printing may be what was interrupted
+        os.write(2, STOPPING)  # click.echo is not safe here: the signal may have interrupted it
 
     def interrupt() -> None:
         if pressed:
@@ -80,13 +83,13 @@ def _bar(title: str) -> Iterator[Tell]:
 
 
 def _step(title: str, progress: "client.Progress") -> str:
-    """What is known at one step."""
+    """Return the line for one progress report."""
     counts = (f"{name} {value}" for name in COUNTS if (value := getattr(progress, name)) is not None)
     return f"{title}: {', '.join((*counts, f'received {progress.received}', size(progress.bytes)))}"
 
 
 def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
-    """How a bar stands: what is done of all that is known of, and in words how much that is."""
+    """Return the number of finished instances, the total, and a text with both."""
     counted_there = sum(each or 0 for each in (progress.completed, progress.failed, progress.warning))
     total = progress.total
     done = counted_there if total is None or progress.remaining is None else total - progress.remaining
@@ -97,7 +100,7 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere; call what is yielded with how much more is done."""
+    """Show a progress bar on a terminal; yield a function that advances it by a count."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return

@@ -1,13 +1,13 @@
-"""`pacs echo` and `pacs find`: whether an AE is there, and what it has."""
+"""`pacs echo` and `pacs find`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.keys import Question, name_of, questioning
+from pacs.cli.keys import QueryArguments, name_of, query_options
 from pacs.cli.output import json_option, show
-from pacs.cli.peer_options import Call, calling
+from pacs.cli.peer_options import PeerCall, calling
 from pacs.dicom.levels import USUAL_KEYS
 
 if TYPE_CHECKING:
@@ -15,59 +15,60 @@ if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
 
 
-@click.command(short_help="Ask an AE whether it is there (C-ECHO).")
+@click.command(short_help="Send a C-ECHO.")
 @calling()
-def echo(call: Call) -> None:
-    """Ask an AE for a C-ECHO, and say how long it took.
+def echo(call: PeerCall) -> None:
+    """Send a C-ECHO to PEER and print the response time.
 
-    PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE.
+    PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec AE_TITLE.
     """
     from pacs import client
 
     peer = call.alone()
     seconds = client.echo(peer)
-    click.echo(f"{peer} answers C-ECHO in {seconds * 1000:.1f} ms")
+    click.echo(f"{peer} answered the C-ECHO in {seconds * 1000:.1f} ms")
 
 
-@click.command(short_help="Ask an AE what it has (C-FIND).")
+@click.command(short_help="Query an AE (C-FIND).")
 @calling()
-@questioning()
-@click.option("--limit", "--cancel", type=click.IntRange(min=1), metavar="N", help="Cancel after N matches (C-CANCEL).")
+@query_options()
+@click.option("--limit", "--cancel", type=click.IntRange(min=1), metavar="N", help="Stop after N matches (C-CANCEL).")
 @json_option
-def find(call: Call, question: Question, *, limit: int | None, as_json: bool) -> None:
-    """Ask an AE what it has: a table on a terminal, CSV where it is piped, or --json.
+def find(call: PeerCall, query: QueryArguments, *, limit: int | None, as_json: bool) -> None:
+    """Query PEER with a C-FIND, and print the matches as a table on a terminal, else as CSV, or with --json as JSON.
 
-    -k KEY=VALUE has to match, -k KEY is answered too; where every key has a value, the usual ones of the level are
-    answered as well. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE.
+    -k KEY=VALUE is a matching key, -k KEY a return key. If only matching keys are given, the usual keys of the level
+    are returned as well. PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec
+    AE_TITLE.
     """
     from pacs import client
 
     peer = call.alone()
-    identifier, columns = question.identifier, list(question.keys)
-    for keyword in _usual_keys(question):
+    identifier, columns = query.identifier, list(query.keys)
+    for keyword in _usual_keys(query):
         setattr(identifier, keyword, None)
         columns.append(keyword)
-    matches = client.find(peer, identifier, model=question.root, limit=limit)
+    matches = client.find(peer, identifier, model=query.root, limit=limit)
     if not show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json):
-        click.echo("nothing matches", err=True)
+        click.echo("no matches", err=True)
 
 
-def _usual_keys(question: Question) -> list[str]:
-    """The usual keys of the level, where everything that was asked has to match."""
-    if any(each.value in (None, "", []) for each in question.identifier):
+def _usual_keys(query: QueryArguments) -> list[str]:
+    """Return the usual keys of the level if every given key is a matching key, else none."""
+    if any(each.value in (None, "", []) for each in query.identifier):
         return []
-    return [keyword for keyword in USUAL_KEYS[question.level] if keyword not in question.identifier]
+    return [keyword for keyword in USUAL_KEYS[query.level] if keyword not in query.identifier]
 
 
 def _rows(columns: Sequence[str], matches: "Iterable[Dataset]", *, as_json: bool) -> Iterator[list[Any]]:
-    """What each match has in the columns."""
+    """Yield the row of each match."""
     for match in matches:
         elements = {name_of(each): each for each in match}
         yield [_shown(elements.get(column), as_json=as_json) for column in columns]
 
 
 def _shown(element: "DataElement | None", *, as_json: bool) -> Any:
-    """The value of an element as text; for JSON several values are a list, and items objects."""
+    """Return the value of an element as text; for JSON several values as list and items as objects."""
     if element is None or element.value is None:
         return ""
     if element.VR == "SQ":

@@ -1,4 +1,4 @@
-"""`pacs record` and `pacs replay`: associations on tape."""
+"""`pacs record` and `pacs replay`: recordings of associations."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -16,10 +16,10 @@ port_option = click.option(
     type=click.IntRange(0, 65535),
     default=0,
     metavar="PORT",
-    help="The port to listen on; 0 takes any free one.",
+    help="Port to listen on; 0 chooses a free port.",
 )
 host_option = click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on."
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on."
 )
 
 
@@ -29,47 +29,49 @@ host_option = click.option(
 @host_option
 @port_option
 def record(target: str, file: Path, host: str, port: int) -> None:
-    """Stand between an SCU and the server at HOST:PORT, and write what they say to each other to FILE, de-identified.
+    """Relay associations to the server at HOST:PORT, and record them de-identified in FILE.
 
-    The SCU calls the port that is printed instead of the server's. Ctrl-C ends the recording. Encrypted associations
-    cannot be recorded.
+    Configure the SCU to connect to the printed port instead of the server's. Ctrl-C ends the recording. Associations
+    with TLS cannot be recorded.
     """
     from pacs.config import split_address
+    from pacs.recording.file_format import RecordingWriter
     from pacs.recording.relay import Relay
-    from pacs.recording.script import Writer
 
     try:
         address = split_address(target.rpartition("@")[2])
     except ValueError as error:
         raise click.UsageError(f"{target!r}: {error}") from error
     with _until_signalled() as wait, _opened(file) as stream, ExitStack() as running:
-        writer = Writer(stream)
+        writer = RecordingWriter(stream)
         with _listening(host, port):
-            relay = running.enter_context(Relay((host, port), address, writer.witness))
-        click.echo(f"pacs records: call {host}:{relay.port} instead of {address[0]}:{address[1]}; Ctrl-C ends it")
+            relay = running.enter_context(Relay((host, port), address, writer.write))
+        click.echo(
+            f"pacs is recording: connect to {host}:{relay.port} instead of {address[0]}:{address[1]}; stop with Ctrl-C"
+        )
         wait()
         failure = relay.failure
     if failure is not None:
         why = getattr(failure, "strerror", None) or type(failure).__name__
-        raise StorageUnavailable(f"the recording ended early ({why}): what was said before is in {file}")
-    said = f"{counted(writer.associations, 'association')}, {counted(writer.messages, 'message')}"
-    click.echo(f"{said} in {file}: names, texts, dates and UIDs are pseudonyms, codes and times are not;")
-    click.echo("look at it before you give it away")
+        raise StorageUnavailable(f"recording stopped early ({why}); {str(file)!r} has what was recorded until then")
+    summary = f"{counted(writer.associations, 'association')}, {counted(writer.messages, 'message')}"
+    click.echo(f"{summary} in {file}. Names, texts, dates and UIDs are pseudonyms; codes and times are not.")
+    click.echo("Review the file before you share it.")
 
 
-@click.command(short_help="Serve as the server of a recording did.")
+@click.command(short_help="Replay the server of a recording.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @host_option
 @port_option
 def replay(file: Path, host: str, port: int) -> None:
-    """Answer as the server in FILE did, a file that `pacs record` has written. Ctrl-C ends it.
+    """Answer like the server in FILE, a recording of `pacs record`. Ctrl-C ends it.
 
-    Answers are chosen by likeness, not by matching: a request has the answers of the recorded request of its operation
-    that is most like it and was not used yet, whatever keys it asks for. One that is like none has some answer, too.
+    A request gets the responses of the most similar recorded request of the same operation that was not used yet. Keys
+    are not matched, and a request that is similar to none gets some recorded response, too.
     """
     from pacs.dimse.server.server import Server
+    from pacs.recording.file_format import read
     from pacs.recording.replay import Replay
-    from pacs.recording.script import read
 
     settings = Replay(read(file)).settings
     server = Server([(host, port)], settings)
@@ -77,7 +79,7 @@ def replay(file: Path, host: str, port: int) -> None:
         with _listening(host, port):
             server.start()
         try:
-            click.echo(f"pacs replays {file} on {host}:{server.port}; Ctrl-C ends it")
+            click.echo(f"pacs is replaying {file} on {host}:{server.port}; stop with Ctrl-C")
             wait()
         finally:
             server.stop()
@@ -85,30 +87,30 @@ def replay(file: Path, host: str, port: int) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[TextIO]:
-    """A new file for a recording. Raises StorageUnavailable where there cannot be one."""
+    """Create the file of a recording. Raises StorageUnavailable."""
     try:
         stream = file.open("w", encoding="utf-8")
     except OSError as error:
-        raise StorageUnavailable(f"{file}: cannot be written ({error.strerror})") from error
+        raise StorageUnavailable(f"cannot write {str(file)!r} ({error.strerror})") from error
     try:
         yield stream
     finally:
-        with suppress(OSError):  # it is flushed with every line: what could not be written was told already
+        with suppress(OSError):  # every line was flushed, and a failure of that reported
             stream.close()
 
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[None]:
-    """Where the body begins to listen: says so where that cannot be."""
+    """Translate an OSError of a body that begins to listen into a ConfigurationError."""
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror}): name another --port") from error
+        raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
 
 
 @contextmanager
 def _until_signalled() -> Iterator[Callable[[], object]]:
-    """What waits for Ctrl-C, or SIGTERM: either may come from the beginning of the block on."""
+    """Yield a function that waits for SIGINT or SIGTERM; signals count from the beginning of the block."""
     from pacs.daemon import SignalWaiter
 
     with SignalWaiter((signal.SIGTERM, signal.SIGINT)) as waiter:

@@ -1,4 +1,4 @@
-"""`pacs store`, `move`, `get`, `fetch` and `commit`: instances on their way, with a bar that shows how far they are."""
+"""`pacs store`, `move`, `get`, `fetch` and `commit`, with progress bars."""
 
 import sys
 from collections import Counter
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.exit_status import FAILED, PARTLY
-from pacs.cli.keys import Question, questioning
-from pacs.cli.output import complain, counted, safe, size
-from pacs.cli.peer_options import Call, calling
+from pacs.cli.keys import QueryArguments, query_options
+from pacs.cli.output import counted, print_error, safe, size
+from pacs.cli.peer_options import PeerCall, calling
 from pacs.cli.progress import shown
 from pacs.errors import OperationFailed
 
@@ -20,71 +20,75 @@ if TYPE_CHECKING:
     from pacs.client import NotStored, Retrieved, Senders
 
 EXAMPLES = 10
-"""Instances shown of those that failed."""
+"""Number of failed instances shown."""
 
 SENDING = "PEER PATH..."
 
 to_option = click.option(
     "--to", "-od", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-    help="Where the instances are written, by study and series; the working directory unless given.",
+    help="Folder for the received instances; default: the working directory.",
 )  # fmt: skip
 port_option = click.option(
     "--port", type=click.IntRange(0, 65535), default=11113, show_default=True, metavar="PORT",
-    help="Where we listen for what is sent: who sends has it in its table. 0 takes any free port.",
+    help="Local port that receives the instances, as configured at the sender; 0 chooses a free port.",
 )  # fmt: skip
 from_option = click.option(
     "--from", "others", multiple=True, metavar="ADDRESS|anyone",
-    help="Who may send to us besides the host of PEER, and then on any address of ours: an address, a network, anyone.",
+    help="Further sender that may connect: an address, a network, or `anyone`; may be given several times.",
 )  # fmt: skip
 
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say each step: the counts as they come.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the counts of every response.")
 
 
 # --- store and commit --------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Send files and folders to an AE (C-STORE).")
+@click.command(short_help="Send files and folders (C-STORE).")
 @calling(SENDING)
 @verbose_option
-def store(call: Call, *, verbose: bool) -> None:
-    """Send files and folders to an AE: PEER, then their paths, or - to read paths from standard input.
+def store(call: PeerCall, *, verbose: bool) -> None:
+    """Send files and folders to PEER; - reads paths from standard input.
 
-    What is no DICOM file in a folder is left out. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
-    PORT with -aec AE_TITLE. The exit status is 1 when nothing was stored, 3 when something was refused.
+    Files in folders that are not DICOM are skipped. PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or
+    HOST PORT with -aec AE_TITLE. The exit status is 1 when nothing was stored, 3 when some instances failed.
     """
     from pacs import client
 
     paths = _paths(call.rest)
-    with shown("storing", verbose=verbose) as tell:
-        done = client.store(call.peer, *paths, on_progress=tell)
-    left_out = f", {counted(done.skipped, 'file')} left out" if done.skipped else ""
+    with shown("storing", verbose=verbose) as show_progress:
+        done = client.store(call.peer, *paths, on_progress=show_progress)
+    skipped = f", {counted(done.skipped, 'file')} skipped" if done.skipped else ""
     stored = f"{counted(done.completed, 'instance')}, {size(done.bytes)} stored"
     warned = f", {done.warning} with a warning" if done.warning else ""
-    click.echo(f"{stored}{warned}, {len(done.failed)} failed{left_out}")
-    _tell_not_stored(done.failed)
+    click.echo(f"{stored}{warned}, {len(done.failed)} failed{skipped}")
+    _print_not_stored(done.failed)
     if not (done.failed or done.completed):
-        complain(f"there is no DICOM file in {', '.join(map(str, paths))}")
+        print_error(f"no DICOM file found in {', '.join(map(str, paths))}")
     if done.failed or not done.completed:
         raise click.exceptions.Exit(PARTLY if done.completed else FAILED)
 
 
-@click.command(short_help="Ask an AE to answer for instances (storage commitment).")
+@click.command(short_help="Request storage commitment (N-ACTION).")
 @calling(SENDING)
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Take the report on this port of ours too."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="PORT",
+    help="Also accept the report on this local port.",
 )
 @from_option
-@click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For the report.")
-def commit(call: Call, *, port: int, others: tuple[str, ...], wait: float) -> None:
-    """Ask an AE to commit itself to keep the instances in files and folders: PEER, then their paths.
+@click.option("--wait", type=float, default=60.0, show_default=True, metavar="SECONDS", help="Timeout of the report.")
+def commit(call: PeerCall, *, port: int, others: tuple[str, ...], wait: float) -> None:
+    """Request storage commitment from PEER for the instances in files and folders.
 
-    The report comes on the same association, or with --port on one to us, where the AE knows us. The exit status is 1
-    when there is no commitment to any, 3 when there is none to some; what is not reported has none.
+    PEER reports on the same association or, with --port, on a new association to this host. The exit status is 1 when
+    no instance was committed, 3 when some were not; an instance that was not reported counts as not committed.
     """
     from pacs import client
 
     done = client.commit(call.peer, _paths(call.rest), port=port, senders=_senders(others), timeout=wait)
-    click.echo(f"committed to {counted(len(done.committed), 'instance')}, not to {len(done.failed)}")
+    click.echo(f"{counted(len(done.committed), 'instance')} committed, {len(done.failed)} not committed")
     for each in done.failed[:EXAMPLES]:
         why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
         click.echo(f"    {safe(each.reference.sop_instance_uid)}: {why}", err=True)
@@ -97,13 +101,13 @@ def _senders(others: tuple[str, ...]) -> "Senders":
 
 
 def _paths(words: Sequence[str]) -> list[Path]:
-    """The paths named, with those on standard input where one is -."""
+    """Return the given paths, with - replaced by the paths on standard input. Raises click.UsageError."""
     if not words:
-        raise click.UsageError("what to send is missing: expected files or folders behind PEER")
+        raise click.UsageError("no paths given; expected files or folders after PEER")
     paths = [Path(each) for word in words for each in (_lines() if word == "-" else [word])]
     for path in paths:
         if not path.exists():
-            raise click.UsageError(f"{str(path)!r} is not there")
+            raise click.UsageError(f"{str(path)!r} does not exist")
     return paths
 
 
@@ -111,8 +115,8 @@ def _lines() -> list[str]:
     return [line.rstrip("\n") for line in sys.stdin if line.strip()]
 
 
-def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
-    """Each reason with how often it applied, and some of what it applied to."""
+def _print_not_stored(failed: "Sequence[NotStored]") -> None:
+    """Print each reason with its count and some of the instances."""
     reasons = Counter((each.status, each.comment) for each in failed)
     for (status, comment), count in reasons.most_common():
         code = "" if status is None else f"0x{status:04X}, "
@@ -127,17 +131,17 @@ def _tell_not_stored(failed: "Sequence[NotStored]") -> None:
 # --- retrieves ---------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Have an AE send instances, to us or elsewhere (C-MOVE).")
+@click.command(short_help="Retrieve instances, or move them to another AE (C-MOVE).")
 @calling()
-@questioning(is_retrieve=True)
-@click.option("-aem", "--destination", metavar="TITLE", help="The AE it sends to; without it, to us, into --to.")
+@query_options(is_retrieve=True)
+@click.option("-aem", "--destination", metavar="TITLE", help="Move destination; default: this host, into --to.")
 @to_option
 @port_option
 @from_option
 @verbose_option
 def move(
-    call: Call,
-    question: Question,
+    call: PeerCall,
+    query: QueryArguments,
     *,
     destination: str | None,
     folder: Path | None,
@@ -145,130 +149,139 @@ def move(
     others: tuple[str, ...],
     verbose: bool,
 ) -> None:
-    """Have an AE send instances to another AE, -aem TITLE, or to us, into --to FOLDER.
+    """Make PEER send instances to another AE, -aem TITLE, or to this host, into --to FOLDER.
 
-    For the latter the AE has to know our AE title (-aet, else PACSCU), this host and --port; its host alone may send,
-    and who is named by --from. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec
-    AE_TITLE. The exit status is 3 when a part failed.
+    To send to this host, PEER must know the AE title (-aet, else PACSCU), this host and --port; only PEER and the hosts
+    named by --from may connect. PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec
+    AE_TITLE. The exit status is 3 when some instances failed.
     """
     from pacs import client
 
-    peer, identifier, root = call.alone(), question.identifier, question.root
+    peer, identifier, root = call.alone(), query.identifier, query.root
     if destination is not None and folder is not None:
-        raise click.UsageError("expected either -aem TITLE, another AE, or --to FOLDER")
-    with _judged() as judge, shown("moving", verbose=verbose) as tell:
+        raise click.UsageError("expected either -aem TITLE or --to FOLDER, not both")
+    with _retrieve_result() as set_result, shown("moving", verbose=verbose) as show_progress:
         if destination is None:
             to, title, senders = folder or Path(), call.receives_as, _senders(others)
             done = client.move_and_store(
-                peer, identifier, to=to, ae_title=title, port=port, senders=senders, model=root, on_progress=tell
+                peer,
+                identifier,
+                to=to,
+                ae_title=title,
+                port=port,
+                senders=senders,
+                model=root,
+                on_progress=show_progress,
             )
-            judge(done, to)
+            set_result(done, to)
         else:
-            judge(client.move(peer, identifier, destination=destination, model=root, on_progress=tell))
+            set_result(client.move(peer, identifier, destination=destination, model=root, on_progress=show_progress))
 
 
-@click.command(short_help="Retrieve instances on the same association (C-GET).")
+@click.command(short_help="Retrieve instances (C-GET).")
 @calling()
-@questioning(is_retrieve=True)
+@query_options(is_retrieve=True)
 @to_option
 @verbose_option
-def get(call: Call, question: Question, *, folder: Path | None, verbose: bool) -> None:
-    """Retrieve instances from an AE on the association that asks for them, into --to FOLDER.
+def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, verbose: bool) -> None:
+    """Retrieve instances from PEER with a C-GET into --to FOLDER.
 
-    PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST PORT with -aec AE_TITLE. The exit status is 3 when
-    a part failed.
+    PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec AE_TITLE. The exit status is 3
+    when some instances failed.
     """
     from pacs import client
 
     peer, to = call.alone(), folder or Path()
-    with _judged() as judge, shown("getting", verbose=verbose) as tell:
-        judge(client.get(peer, question.identifier, to=to, model=question.root, on_progress=tell), to)
+    with _retrieve_result() as set_result, shown("getting", verbose=verbose) as show_progress:
+        set_result(client.get(peer, query.identifier, to=to, model=query.root, on_progress=show_progress), to)
 
 
-@click.command(short_help="Retrieve what a folder does not have yet, in the way that works.")
+@click.command(short_help="Retrieve missing instances (C-GET or C-MOVE).")
 @calling()
-@questioning()
+@query_options()
 @to_option
 @port_option
 @from_option
 @verbose_option
 def fetch(
-    call: Call, question: Question, *, folder: Path | None, port: int, others: tuple[str, ...], verbose: bool
+    call: PeerCall, query: QueryArguments, *, folder: Path | None, port: int, others: tuple[str, ...], verbose: bool
 ) -> None:
-    """Retrieve instances into --to FOLDER: by C-GET where the AE offers it, else by C-MOVE to us.
+    """Retrieve instances into --to FOLDER: with C-GET if PEER supports it, else with C-MOVE to this host.
 
-    What the folder has already is not asked for again. PEER is AE_TITLE@HOST:PORT, a peer of the configuration, or HOST
-    PORT with -aec AE_TITLE. The exit status is 3 when a part failed.
+    Instances that are already in the folder are not retrieved again. PEER is AE_TITLE@HOST:PORT, the AE title of a
+    configured peer, or HOST PORT with -aec AE_TITLE. The exit status is 3 when some instances failed.
     """
     from pacs import client
 
-    peer, to, root, senders = call.alone(), folder or Path(), question.root, _senders(others)
-    with _judged() as judge, shown("fetching", verbose=verbose) as tell:
+    peer, to, root, senders = call.alone(), folder or Path(), query.root, _senders(others)
+    with _retrieve_result() as set_result, shown("fetching", verbose=verbose) as show_progress:
         done = client.fetch(
             peer,
-            question.identifier,
+            query.identifier,
             to=to,
             ae_title=call.receives_as,
             port=port,
             senders=senders,
             model=root,
-            on_progress=tell,
+            on_progress=show_progress,
         )
-        judge(done, to)
+        set_result(done, to)
 
 
 @contextmanager
-def _judged() -> "Iterator[Callable[..., None]]":
-    """What to call with the outcome of a retrieve, and the folder it went to if it did; it is told at the end.
+def _retrieve_result() -> "Iterator[Callable[..., None]]":
+    """Yield a function that takes the result of a retrieve and its folder, and print that result after the body.
 
-    A failure that left something behind ends the command with `PARTLY`.
+    A failure after some instances ends the command with `PARTLY`.
     """
-    told: list[tuple[Retrieved, Path | None]] = []
+    results: list[tuple[Retrieved, Path | None]] = []
     try:
-        yield lambda retrieved, folder=None: told.append((retrieved, folder))
+        yield lambda retrieved, folder=None: results.append((retrieved, folder))
     except OperationFailed as error:
-        if not _has_something(error.retrieved):
+        if not _is_partial(error.retrieved):
             raise
-        complain(str(error))
-        _tell_uids(error.failed_uids)
+        print_error(str(error))
+        _print_uids(error.failed_uids)
         raise click.exceptions.Exit(PARTLY) from error
-    for retrieved, folder in told:
-        click.echo(_told(retrieved, folder))
-        if _is_nothing(retrieved, folder):
-            complain("nothing matches")
+    for retrieved, folder in results:
+        click.echo(_summary(retrieved, folder))
+        if _is_empty(retrieved, folder):
+            print_error("no matches")
             raise click.exceptions.Exit(FAILED)
 
 
-def _is_nothing(retrieved: "Retrieved", folder: Path | None) -> bool:
-    """Whether nothing came: to another AE it is known only where the PACS counts."""
+def _is_empty(retrieved: "Retrieved", folder: Path | None) -> bool:
+    """Return whether a retrieve had no matches; to another AE this is known only if the peer counts sub-operations."""
     if folder is not None:
         return not retrieved.paths
     return retrieved.completed == 0 and not retrieved.warning
 
 
-def _has_something(retrieved: "Retrieved | None") -> bool:
+def _is_partial(retrieved: "Retrieved | None") -> bool:
     return retrieved is not None and bool(retrieved.paths or retrieved.completed or retrieved.warning)
 
 
-def _told(retrieved: "Retrieved", folder: Path | None) -> str:
+def _summary(retrieved: "Retrieved", folder: Path | None) -> str:
     warned = f", {retrieved.warning} with a warning" if retrieved.warning else ""
     if folder is None:
         return f"{counted((retrieved.completed or 0) + (retrieved.warning or 0), 'instance')} sent{warned}"
-    known = f", {len(retrieved.skipped)} there already" if retrieved.skipped else ""
-    again = (
-        f"; {size(retrieved.bytes)} came, `pacs fetch` asks only for what is missing" if _came_again(retrieved) else ""
+    known = f", {len(retrieved.skipped)} already present" if retrieved.skipped else ""
+    hint = (
+        f"; {size(retrieved.bytes)} received, `pacs fetch` retrieves only missing instances"
+        if _is_mostly_known(retrieved)
+        else ""
     )
     new = len(retrieved.paths) - len(retrieved.skipped)
-    came = "" if again else f", {size(retrieved.bytes)}"
-    return f"{counted(new, 'instance')}{came} in {folder}{known}{warned}{again}"
+    received = "" if hint else f", {size(retrieved.bytes)}"
+    return f"{counted(new, 'instance')}{received} in {folder}{known}{warned}{hint}"
 
 
-def _came_again(retrieved: "Retrieved") -> bool:
-    """Whether most of what came was there already, and came in vain."""
+def _is_mostly_known(retrieved: "Retrieved") -> bool:
+    """Return whether most received instances were already in the folder."""
     return bool(retrieved.bytes) and 2 * len(retrieved.skipped) > len(retrieved.paths)
 
 
-def _tell_uids(uids: Iterable[str]) -> None:
+def _print_uids(uids: Iterable[str]) -> None:
     listed = list(uids)
     for uid in listed[:EXAMPLES]:
         click.echo(f"    {safe(uid)}", err=True)

@@ -1,7 +1,7 @@
 """The typed configuration: flags beat environment, environment beats config.toml, the file beats the defaults.
 
-Only the doors and the house read it; every other room gets plain values in its constructor. Whatever is wrong is said
-all at once: the key, the value, where it came from and what was expected.
+Only the commands and the composition root read it; other parts get plain values in their constructors. An error lists
+everything that is wrong: key, value, origin and what was expected.
 """
 
 from pacs.config.model import (

@@ -1,4 +1,4 @@
-"""Saying what is wrong with a configuration: the key, the value, what was expected, where it came from."""
+"""Error messages for a configuration: key, value, what was expected, and where the value came from."""
 
 import difflib
 import re
@@ -12,22 +12,22 @@ from pacs.support.suggestion import NEAR_ENOUGH, suggestion
 
 
 def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
-    """A sentence per mistake: key, value, what was expected, where it came from unless that is unknown."""
+    """Yield one message per error: key, value, what was expected, and the origin of the value if known."""
     for each in error.errors():
         key = _dotted(each["loc"])
         origin = _origin(key, origins) or default_origin
         place = f" ({origin})" if origin else ""
         if each["type"] == "extra_forbidden":
-            yield f"{key}: there is no such key{_suggestion(key)}{place}"
+            yield f"{key}: unknown key{_suggestion(key)}{place}"
         elif each["type"] == "missing":
-            yield f"{key}: is missing{place}"
+            yield f"{key}: missing{place}"
         else:
             value = f"{key} = {_shown(key, each['input'])}: " if key else ""
             yield f"{value}{wording(each['msg'])}{place}"
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
-    """Where `key`, a key in the table it names, or the list it is in was set; '' where that is not in `origins`."""
+    """Return where `key`, a key below it, or the list around it was set; '' if unknown."""
     if not key:
         return ""
     near = (each for each in origins if each == key or each.startswith(f"{key}.") or key.startswith(f"{each}["))
@@ -35,7 +35,7 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:
-    """`("peers", 0, "port")` as `peers[1].port`: people count from one."""
+    """Return `("peers", 0, "port")` as `peers[1].port`, counted from one."""
     return "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
@@ -52,22 +52,22 @@ WORDING = (
     (r"less than or equal to", "at most"),
     (r"greater than", "more than"),
 )
-"""Pydantic's phrases and ours, applied in this order."""
+"""Patterns in messages of pydantic and their replacements, in order of application."""
 
 
 def wording(message: str) -> str:
-    """What pydantic says of a value, in our words."""
+    """Return a message of pydantic in the wording of this project."""
     for theirs, ours in WORDING:
         message = re.sub(theirs, ours, message)
     return message
 
 
 SECRETS = re.compile(r"(^jwt\.key|\.passcode)$")
-"""The keys whose values are shown to nobody."""
+"""Keys whose values are never shown."""
 
 
 def _shown(key: str, value: Any) -> str:
-    """A value as it may be shown: short, and without a password."""
+    """Return a value for a message: shortened, and without passwords."""
     if SECRETS.search(key):
         return "***"
     text = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", repr(value))
@@ -75,7 +75,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _suggestion(key: str) -> str:
-    """The known key nearest to an unknown one: by its whole name, else by its last part."""
+    """Return a suggestion for an unknown key: the known key with the most similar name, or last part of it."""
     place = re.match(rf"({'|'.join(LISTS)})\[(\d+)\]", key)
     known = [*Config.model_fields, *keys(place.group(2) if place else "1")]
     parts = {each.rpartition(".")[2]: each for each in reversed(known)}
@@ -84,7 +84,7 @@ def _suggestion(key: str) -> str:
 
 
 def keys(place: str = "1") -> list[str]:
-    """Every key there is, dotted; those of the lists' entries as of the one at `place`."""
+    """Return all keys, dotted; those of list entries with the number `place`."""
     found: list[str] = []
     for section, info in Config.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):

@@ -1,7 +1,7 @@
-"""The keys there are: one class per table of config.toml, with types, bounds and defaults.
+"""The configuration keys: one class per table of config.toml, with type, range, default and description of each key.
 
-Times are in seconds, sizes in bytes. Relative paths become absolute when the model is made with a `base` folder in its
-validation context; without one they stay as they are.
+The docstring of a key is its description, `model_fields[key].description`. Times are in seconds, sizes in bytes.
+Relative paths become absolute when the model is validated with a `base` folder in its context, else stay as they are.
 """
 
 import ipaddress
@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-# --- kinds of values ---------------------------------------------------------------------------------------------
+# --- types of values ---------------------------------------------------------------------------------------------
 
 
 def _ae_title(text: str) -> str:
-    """An AE title as PS3.5 6.2 has it: 1 to 16 characters, no backslash or controls, trimmed."""
+    """Return a valid AE title (PS3.5 6.2) without spaces around it. Raises ValueError."""
     title = text.strip(" ")
     if not 1 <= len(title) <= 16:
         raise ValueError("expected an AE title of 1 to 16 characters")
@@ -32,34 +32,34 @@ def _host(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    """HOST:PORT, an IPv6 address in brackets; as it is. Raises ValueError."""
+    """Check HOST:PORT, where an IPv6 address has brackets. Raises ValueError."""
     split_address(text)
     return text
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """The host, without brackets, and the port of HOST:PORT. Raises ValueError."""
+    """Return the host, without brackets, and the port of HOST:PORT. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (colon and port.isascii() and port.isdecimal() and int(port) <= 65535) or (":" in bare and bare == host):
-        raise ValueError("expected HOST:PORT, such as 10.0.0.5:104 or [::1]:104")
+        raise ValueError("expected HOST:PORT, for example 10.0.0.5:104 or [::1]:104")
     return _host(bare), int(port)
 
 
 def _network(text: str) -> str:
-    """An IP address or a network in CIDR notation; as it is."""
+    """Check an IP address or a network in CIDR notation. Raises ValueError."""
     try:
         ipaddress.ip_network(text)
     except ValueError:
-        raise ValueError("expected an IP address or a network, such as 10.0.0.5 or 10.0.0.0/24") from None
+        raise ValueError("expected an IP address or a network, for example 10.0.0.5 or 10.0.0.0/24") from None
     return text
 
 
 def _fingerprint(text: str) -> str:
-    """A SHA-256 fingerprint as openssl prints it, or without colons; in lower case without them."""
+    """Return a SHA-256 fingerprint, as openssl prints it or without colons, in lower case. Raises ValueError."""
     plain = text.rpartition("=")[2].replace(":", "").strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", plain):
-        raise ValueError("expected a SHA-256 fingerprint, as `openssl x509 -noout -fingerprint -sha256` prints it")
+        raise ValueError("expected a SHA-256 fingerprint as printed by `openssl x509 -noout -fingerprint -sha256`")
     return plain
 
 
@@ -72,12 +72,12 @@ def _passcode(text: str) -> str:
 
 
 def _base(info: ValidationInfo) -> Path | None:
-    """The folder relative paths are taken from; None where a model is made without one."""
+    """Return the folder that relative paths start from, None if the context has none."""
     return info.context["base"] if info.context else None
 
 
 def _database_url(url: str, info: ValidationInfo) -> str:
-    """A database URL, the path inside a SQLite one made absolute."""
+    """Return a database URL; the path in a SQLite URL becomes absolute. Raises ValueError."""
     if url.startswith(("postgresql+psycopg://", "postgresql://")):
         return url
     path = url.removeprefix("sqlite:///")
@@ -88,7 +88,7 @@ def _database_url(url: str, info: ValidationInfo) -> str:
 
 
 def _files_url(url: str, info: ValidationInfo) -> str:
-    """A folder, made absolute, or s3://bucket/prefix as it is."""
+    """Return a folder as absolute path, or s3://BUCKET/PREFIX unchanged. Raises ValueError."""
     if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/.*)?", url):
         return url
     if not url or "\0" in url or "://" in url:
@@ -98,7 +98,7 @@ def _files_url(url: str, info: ValidationInfo) -> str:
 
 
 def _file(path: str, info: ValidationInfo) -> str:
-    """The path of a file, made absolute, or '' for none."""
+    """Return the path of a file as absolute path, '' for none. Raises ValueError."""
     if "\0" in path or path.endswith("/"):
         raise ValueError("expected the path of a file")
     base = _base(info)
@@ -106,7 +106,7 @@ def _file(path: str, info: ValidationInfo) -> str:
 
 
 def _transfer_syntax(text: str) -> str:
-    """A transfer syntax that is kept, by its UID or by its keyword in PS3.6; its UID."""
+    """Return the UID of a supported transfer syntax, given as UID or as keyword of PS3.6. Raises ValueError."""
     from pydicom.uid import UID
 
     from pacs.dicom.syntaxes import KEPT
@@ -114,7 +114,7 @@ def _transfer_syntax(text: str) -> str:
     for uid in KEPT:
         if text in (uid, UID(uid).keyword):
             return uid
-    raise ValueError("expected a transfer syntax, such as 'ExplicitVRLittleEndian' or '1.2.840.10008.1.2.1'")
+    raise ValueError("expected a transfer syntax, for example 'ExplicitVRLittleEndian' or '1.2.840.10008.1.2.1'")
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -129,7 +129,7 @@ Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Bytes = Annotated[int, Field(ge=4096, le=2**31)]
 Bound = Annotated[int, Field(ge=0, le=10_000_000)]
-"""A count that is a limit, 0 for none."""
+"""A limit, 0 for none."""
 MannerName = Literal["tolerant", "strict"]
 ServiceName = Literal["store", "find", "move", "get", "commit"]
 EVERY_SERVICE: tuple[ServiceName, ...] = ("store", "find", "move", "get", "commit")
@@ -138,189 +138,267 @@ EVERY_SERVICE: tuple[ServiceName, ...] = ("store", "find", "move", "get", "commi
 
 
 class Section(BaseModel):
-    """A table of the configuration: keys that are not known are refused."""
+    """A table of the configuration; unknown keys are an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """True is refused where a number is expected, though Python counts it as 1."""
+    def _reject_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject true and false where a number is expected, although bool is an int in Python."""
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
             raise ValueError("expected a number")
         return value
 
 
 class Server(Section):
-    """Who we are and where we listen."""
+    """AE title, addresses and processes of the server."""
 
     ae_title: AETitle = "PACS"
+    """AE title of the server, 1 to 16 characters."""
     host: Host = "127.0.0.1"
+    """Address to listen on for DICOM associations; "0.0.0.0" is all IPv4 addresses, see `access`."""
     port: Port = 11112
+    """TCP port for DICOM associations; 0 chooses a free port."""
     listen: tuple[Address, ...] = ()
+    """Further addresses to listen on, such as "10.0.0.5:104" or "[::1]:11112"."""
     aliases: tuple[AETitle, ...] = ()
+    """Further AE titles of the server, accepted where `access.called_ae` is "ours"."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Number of worker processes; more than one uses several CPU cores."""
 
 
 class Database(Section):
-    """Where the index is."""
+    """The database of the index."""
 
     url: Annotated[str, AfterValidator(_database_url)] = Field("sqlite:///pacs-data/pacs.db", repr=False)
+    """Database URL, "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/NAME", the latter after `pacs db upgrade`."""
     wait_seconds: Seconds = 30.0
+    """Seconds to wait for a database connection or lock; then the operation fails with an out-of-resources status."""
 
 
 class Files(Section):
-    """Where the instances are."""
+    """The file store."""
 
     url: Annotated[str, AfterValidator(_files_url)] = "pacs-data/files"
+    """Folder of the stored instances."""
     verify: bool = False
+    """Whether to compare each instance with its digest before it is sent or exported."""
 
 
 class Access(Section):
-    """Who may associate."""
+    """Access control of associations."""
 
     callers: Literal["anyone", "peers"] = "anyone"
+    """Which calling AE titles may associate: "anyone", or only those of `peers`."""
     called_ae: Literal["any", "ours"] = "any"
+    """Which called AE titles are accepted: "any", or only `server.ae_title` and `server.aliases` ("ours")."""
     services: tuple[ServiceName, ...] = EVERY_SERVICE
+    """Services that callers outside `peers` may use."""
     users: Literal["ignored", "optional", "required"] = "ignored"
+    """Whether a User Identity in the association request is ignored, checked if present, or required."""
     open_to_network: bool = False
+    """Must be true to listen on other than loopback addresses while `callers` is "anyone"."""
 
 
 class Tls(Section):
-    """Encrypted associations, on a port of their own."""
+    """Associations with TLS 1.2 or newer (BCP 195), on a port of their own."""
 
     enabled: bool = False
+    """Whether to accept associations with TLS; needs `certificate` and `key`."""
     port: Port = 2762
+    """TCP port for associations with TLS, on the hosts of `server`."""
     certificate: FilePath = ""
+    """PEM file with the certificate of the server and its intermediate certificates."""
     key: FilePath = ""
+    """PEM file with the unencrypted private key of the certificate."""
     ca: FilePath = ""
+    """PEM file with the CA certificates that sign the certificates of peers."""
     client_certificates: Literal["none", "optional", "required"] = "none"
+    """Whether requestors must present a certificate signed by `ca`."""
     only: bool = False
+    """Whether to accept only associations with TLS."""
 
 
 class Jwt(Section):
-    """How tokens that name a user are checked."""
+    """Verification of JSON Web Tokens that identify users; needs the extra "jwt"."""
 
     key: str = Field("", repr=False)
+    """Secret for HS256, or public key in PEM for ES256; `PACS_JWT__KEY_FILE` reads it from a file."""
     algorithm: Literal["HS256", "ES256"] = "HS256"
+    """Signature algorithm of the tokens."""
     audience: str = ""
+    """Required audience of a token, "" for any."""
     issuer: str = ""
+    """Required issuer of a token, "" for any."""
 
 
 class Query(Section):
-    """How queries and retrieves are understood."""
+    """Interpretation of queries and retrieves."""
 
     manner: MannerName = "tolerant"
+    """Matching mode: "tolerant", or "strict" for exactly the standard; a peer may have its own."""
     explain: bool = False
+    """Whether to log how each request was interpreted, with patient data."""
 
 
 class Storage(Section):
-    """What is taken in."""
+    """Rules for received instances."""
 
     duplicates: Literal["keep", "replace", "reject"] = "keep"
+    """What to do with a known SOP Instance UID: "keep" the stored instance, "replace" it, or "reject" the new one."""
     unknown_sop_classes: bool = False
+    """Whether to store instances of SOP Classes that are not in the standard."""
 
 
 class Web(Section):
-    """The web listener."""
+    """The HTTP server."""
 
     enabled: bool = True
+    """Whether to serve HTTP: /healthz, /readyz and /metrics."""
     host: Host = "127.0.0.1"
+    """Address to listen on for HTTP."""
     port: Port = 8080
+    """TCP port for HTTP; 0 chooses a free port."""
     tls: bool = False
+    """Whether to serve HTTPS, with the certificate and key of `tls`."""
 
 
 class Limits(Section):
-    """What one peer may cost: seconds, bytes and counts."""
+    """Limits that protect the server: seconds, bytes and counts."""
 
     associations: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Maximum number of simultaneous associations, in all workers together."""
     associations_per_address: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Maximum number of simultaneous associations from one address, 0 for no limit."""
     associations_per_ae: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Maximum number of simultaneous associations of one calling AE title, 0 for no limit."""
     pdu_size: Annotated[int, Field(ge=4096, le=16 * 2**20)] = 131_072
+    """Maximum length of a received P-DATA-TF PDU, in bytes."""
     negotiation_seconds: Seconds = 10.0
+    """Seconds from the connection to the complete A-ASSOCIATE-RQ."""
     idle_seconds: Seconds = 600.0
+    """Seconds that an association may be idle between two messages."""
     message_seconds: Seconds = 60.0
+    """Seconds to receive a message that has begun, and to wait for the response of a peer."""
     least_rate: Annotated[int, Field(ge=0, le=10_000_000)] = 1024
+    """Bytes per second that a message must bring beyond `message_seconds`, 0 for any rate."""
     write_seconds: Seconds = 60.0
+    """Seconds to wait for a peer that does not read."""
     connect_seconds: Seconds = 10.0
+    """Seconds for a move destination to accept a connection, and again the association."""
     drain_seconds: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 20.0
+    """Seconds for running operations to end when the server stops."""
     cancel_grace: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
+    """Seconds for the running sub-operation to end after a C-CANCEL."""
     identifier_size: Bytes = 1_048_576
+    """Maximum size of the Identifier of a query or retrieve, in bytes."""
     identifier_elements: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """Maximum number of elements and items of an Identifier."""
     elements: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    """Maximum number of elements and items of a data set to store."""
     nesting: Annotated[int, Field(ge=1, le=64)] = 64
+    """Maximum depth of nested sequences."""
     inflated_size: Bytes = 2**31
+    """Maximum size of an inflated data set (Deflated Explicit VR Little Endian), in bytes."""
     free_space: Annotated[int, Field(ge=0, le=2**50)] = 268_435_456
+    """Bytes to keep free on the disk of the files; with less, instances are refused."""
     query_answers: Bound = 0
+    """Maximum number of matches of one query, 0 for no limit; more end it with status A700."""
     query_page: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Number of matches read from the index at a time."""
     query_scan: Count = 200_000
+    """Maximum number of rows that one query compares outside the database, where the index cannot decide."""
     retrieve_studies: Count = 100
+    """Maximum number of studies that one retrieve may select by other than unique keys."""
     pending_every: Count = 1
+    """Number of sub-operations after which a retrieve sends a Pending response."""
     pending_seconds: Seconds = 10.0
+    """Seconds after which a retrieve sends a Pending response at the latest."""
 
 
 class Commitment(Section):
-    """Storage commitment: times in seconds, and how much may be asked for."""
+    """Storage commitment."""
 
     same_association_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
+    """Idle seconds after which the report is sent on the association of the request; 0 always opens a new one."""
     first_retry_seconds: Seconds = 30.0
+    """Seconds before a failed report is repeated; doubled after each further failure."""
     longest_retry_seconds: Seconds = 3600.0
+    """Maximum seconds between two attempts to report."""
     give_up_seconds: Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)] = 259_200.0
+    """Seconds after which a report is no longer attempted."""
     instances: Annotated[int, Field(ge=1, le=100_000)] = 25_000
+    """Maximum number of instances of one request."""
     active: Count = 10_000
+    """Maximum number of transactions without report; AEs outside `peers` may use a tenth of them."""
     active_per_peer: Count = 1_000
+    """Maximum number of transactions without report of one AE title."""
 
 
 class Log(Section):
-    """What is written to standard error."""
+    """The log, written to standard error."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Lowest level that is logged."""
     format: Literal["console", "json"] = "console"
+    """Format of the log: "console" for people, "json" for one JSON object per line."""
 
 
 class Metrics(Section):
-    """What is counted, and shown on the web listener."""
+    """Metrics for Prometheus."""
 
     enabled: bool = True
+    """Whether to count events and serve /metrics."""
 
 
 class Audit(Section):
-    """Who stored, queried, retrieved and deleted what: a file, none where it is ''."""
+    """The audit log."""
 
     file: FilePath = ""
+    """File for records of who stored, queried, retrieved and deleted what, with patient data; "" for none."""
 
 
 class Peer(Section):
-    """A known AE: a move destination, and one that may call where `access.callers` is "peers".
-
-    `manner` is None where the server's applies; `transfer_syntaxes` are UIDs in the order in which they are preferred
-    in what this peer proposes, empty where the peer's own order decides. `associations` is how many one C-MOVE opens
-    to this peer at once, at most. `destinations` is None where this peer may have images moved to all peers.
-    """
+    """A known remote AE: a move destination, and a permitted caller where `access.callers` is "peers"."""
 
     ae_title: AETitle
+    """AE title of the peer."""
     host: Host
+    """Host name or address of the peer as move destination."""
     port: PeerPort
+    """TCP port of the peer as move destination."""
     manner: MannerName | None = None
+    """Matching mode for this peer; without it, `query.manner`."""
     transfer_syntaxes: tuple[Annotated[str, AfterValidator(_transfer_syntax)], ...] = ()
+    """Preferred transfer syntaxes, as UIDs or keywords, among those the peer proposes; empty: the order of the peer."""
     associations: Annotated[int, Field(ge=1, le=16)] = 1
+    """Maximum number of parallel associations of one C-MOVE to this peer."""
     services: tuple[ServiceName, ...] = EVERY_SERVICE
+    """Services that the peer may use."""
     addresses: tuple[Network, ...] = ()
+    """Addresses and networks from which the peer may call, such as "10.0.0.0/24"; empty for any."""
     destinations: tuple[AETitle, ...] | None = None
+    """AE titles of `peers` to which the peer may move instances; without it, all."""
     tls: bool = False
+    """Whether to connect to the peer with TLS."""
     certificates: tuple[Fingerprint, ...] = ()
+    """SHA-256 fingerprints of which the peer's certificate must have one, as requestor and as acceptor."""
     explain: bool = False
+    """Whether to log how each request of this peer was interpreted, with patient data."""
 
 
 class User(Section):
-    """A user who may be named when an association is made; `passcode` is a hash, '' where the name is enough."""
+    """A user who may be named in the User Identity of an association request."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
+    """User name."""
     passcode: Annotated[str, AfterValidator(_passcode)] = Field("", repr=False)
+    """Hash of the passcode, printed by `pacs passcode`; "" accepts the name alone."""
 
 
 class Config(Section):
-    """The whole configuration. `Config()` is the defaults; `load` makes one from all sources."""
+    """The whole configuration. `Config()` has the defaults; `load` reads all sources."""
 
     server: Server = Server()
     database: Database = Database()
@@ -340,7 +418,7 @@ class Config(Section):
     users: tuple[User, ...] = ()
 
     @model_validator(mode="after")
-    def _peers_have_titles_of_their_own(self) -> Self:
+    def _check_unique_peers(self) -> Self:
         titles = [peer.ae_title for peer in self.peers]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
@@ -348,23 +426,25 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _users_have_names_of_their_own(self) -> Self:
+    def _check_unique_users(self) -> Self:
         if len({user.name for user in self.users}) < len(self.users):
             raise ValueError("expected each name once in [[users]]")
         return self
 
     @model_validator(mode="after")
-    def _somebody_is_let_in(self) -> Self:
+    def _check_users_and_certificates(self) -> Self:
         if self.access.users == "required" and not (self.users or self.jwt.key):
-            raise ValueError('access.users = "required": expected [[users]] or jwt.key, or nobody is let in')
+            raise ValueError(
+                'access.users = "required": expected [[users]] or jwt.key, else every association is rejected'
+            )
         pinned = next((peer.ae_title for peer in self.peers if peer.certificates), "")
         if pinned and self.tls.enabled and self.tls.client_certificates == "none":
-            why = f"{pinned} in [[peers]] has certificates, and is asked for none"
+            why = f"[[peers]] has certificates for {pinned}, but no certificate is requested"
             raise ValueError(f'{why}: expected tls.client_certificates = "optional" or "required"')
         return self
 
     @model_validator(mode="after")
-    def _destinations_are_peers(self) -> Self:
+    def _check_destinations(self) -> Self:
         titles = {peer.ae_title for peer in self.peers}
         for peer in self.peers:
             for title in peer.destinations or ():
@@ -373,30 +453,32 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _encryption_has_what_it_needs(self) -> Self:
+    def _check_tls(self) -> Self:
         tls = self.tls
         if tls.enabled and not (tls.certificate and tls.key):
             raise ValueError("tls.enabled = true needs tls.certificate and tls.key: expected the paths of PEM files")
         if self.web.tls and not (tls.certificate and tls.key):
             raise ValueError("web.tls = true needs tls.certificate and tls.key: expected the paths of PEM files")
         if tls.only and not tls.enabled:
-            raise ValueError("tls.only = true: expected tls.enabled = true as well, or nothing is listened on")
+            raise ValueError(
+                "tls.only = true: expected tls.enabled = true as well, else the server has no port to listen on"
+            )
         if tls.client_certificates != "none" and not tls.ca:
-            raise ValueError("tls.client_certificates: expected tls.ca, the file of who signs them")
+            raise ValueError("tls.client_certificates: expected tls.ca, the file of the CA certificates that sign them")
         return self
 
     @model_validator(mode="after")
-    def _the_network_is_meant(self) -> Self:
+    def _check_open_to_network(self) -> Self:
         if self.access.callers == "anyone" and not self.access.open_to_network:
-            for name, host in self._listened_on():
+            for name, host in self._listen_hosts():
                 if not is_loopback(host):
                     raise ValueError(
-                        f"{name} = {host!r} listens beyond this machine while anyone may call: "
-                        'expected access.callers = "peers", or access.open_to_network = true if that is meant'
+                        f"{name} = {host!r} accepts connections from the network while anyone may call: "
+                        'expected access.callers = "peers", or access.open_to_network = true if this is intended'
                     )
         return self
 
-    def _listened_on(self) -> Iterator[tuple[str, str]]:
+    def _listen_hosts(self) -> Iterator[tuple[str, str]]:
         yield "server.host", self.server.host
         for address in self.server.listen:
             yield "server.listen", split_address(address)[0]
@@ -405,7 +487,7 @@ class Config(Section):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` is reached from this machine only."""
+    """Return whether a listener on `host` is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -413,4 +495,4 @@ def is_loopback(host: str) -> bool:
 
 
 LISTS: dict[str, type[Section]] = {"peers": Peer, "users": User}
-"""The keys that are lists of tables, and what an entry of each is."""
+"""The keys that are lists of tables, with the class of their entries."""

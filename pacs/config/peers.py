@@ -1,4 +1,4 @@
-"""Adding a peer to the configuration file."""
+"""Adds a peer to the configuration file."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from pacs.errors import ConfigurationError
 
 
 def add_peer(file: Path, **values: Any) -> str:
-    """Append a `[[peers]]` block with `values` to the configuration file, made if it is not there; return the block.
+    """Append a `[[peers]]` block with `values` to the configuration file, created if missing; return the block.
 
-    The whole is validated before the file is replaced in one step. Raises ConfigurationError.
+    The new file is validated before it replaces the old one atomically. Raises ConfigurationError.
     """
     block = "\n".join(["[[peers]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]) + "\n"
     before = file.read_bytes() if file.exists() else b""
@@ -30,4 +30,4 @@ def _replace(file: Path, content: bytes) -> None:
         os.chmod(out.name, file.stat().st_mode & 0o777 if file.exists() else 0o644)
         os.replace(out.name, file)
     except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be written ({error.strerror})") from error
+        raise ConfigurationError(f"cannot write {str(file)!r} ({error.strerror})") from error

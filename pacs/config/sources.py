@@ -1,4 +1,4 @@
-"""Putting the sources of a configuration together: the file, the environment, the flags."""
+"""Reads the configuration from file, environment and flags."""
 
 import json
 import os
@@ -14,17 +14,17 @@ from pacs.config.model import LISTS, Config, Section
 from pacs.errors import ConfigurationError
 
 PREFIX = "PACS_"
-SECRET_SUFFIX = "_FILE"  # noqa: S105 - the name of a habit, not a secret
+SECRET_SUFFIX = "_FILE"  # noqa: S105 - not a secret
 DEFAULT_FILE = "config.toml"
 
 
 def load(
     file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """The configuration from `file` (./config.toml where None and it is there), `environment` and `flags`.
+    """Load the configuration from `file` (None: ./config.toml if it exists), `environment` and `flags`.
 
-    `flags` has values by dotted key, such as `{"server.port": 0}`. Relative paths become absolute from the file's
-    folder, else from the working directory. Raises ConfigurationError that lists everything wrong.
+    `flags` has values by dotted key, such as `{"server.port": 0}`. Relative paths start from the folder of the file,
+    else from the working directory. Raises ConfigurationError that lists all errors.
     """
     file = find_file(file)
     table = parse(_read(file), file) if file else {}
@@ -33,24 +33,26 @@ def load(
 
 
 def from_settings(settings: Mapping[str, Any]) -> Config:
-    """The defaults with `settings` by dotted key, whatever file and environment say. Raises ConfigurationError."""
+    """Return the defaults with `settings` by dotted key, without file and environment. Raises ConfigurationError."""
     return validate({}, None, {}, settings, "settings")
 
 
 def revalidated(config: Config) -> Config:
-    """A configuration that was put together of several, as one. Raises ConfigurationError when they do not fit."""
+    """Validate a configuration that was combined from two. Raises ConfigurationError."""
     try:
         return Config.model_validate(config.model_dump())
     except ValidationError as error:
-        raise ConfigurationError("; ".join(complaints(error, {}, "with what only the next start changes"))) from error
+        raise ConfigurationError(
+            "; ".join(complaints(error, {}, "with the keys that need a restart unchanged"))
+        ) from error
 
 
 def find_file(file: Path | None) -> Path | None:
-    """The configuration file to read: the one named, or ./config.toml where it is there. Raises ConfigurationError."""
+    """Return `file`, or ./config.toml if it exists, else None. Raises ConfigurationError if `file` does not exist."""
     if file is None:
         return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
     if not file.is_file():
-        raise ConfigurationError(f"{file}: there is no such configuration file; expected --config FILE that exists")
+        raise ConfigurationError(f"configuration file {str(file)!r} does not exist; check --config or PACS_CONFIG")
     return file
 
 
@@ -58,15 +60,15 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from error
+        raise ConfigurationError(f"cannot read configuration file {str(file)!r} ({error.strerror})") from error
 
 
 def parse(content: bytes, file: Path) -> dict[str, Any]:
-    """The table in the bytes of a TOML file. Raises ConfigurationError naming the file, line and column."""
+    """Parse the bytes of a TOML file. Raises ConfigurationError with file, line and column."""
     try:
         return tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file}: is not TOML in UTF-8: {error}") from error
+        raise ConfigurationError(f"{str(file)!r} is not TOML in UTF-8: {error}") from error
 
 
 def validate(
@@ -76,13 +78,13 @@ def validate(
     flags: Mapping[str, Any],
     flags_origin: str,
 ) -> Config:
-    """`table` of `file`, overlaid by environment and flags, as a Config. Raises ConfigurationError.
+    """Return the Config of `table`, read from `file`, overridden by environment and flags. Raises ConfigurationError.
 
-    `flags_origin` is what a complaint calls the place the flags come from.
+    `flags_origin` names the origin of the flags in error messages.
     """
-    merged = json.loads(json.dumps(table, default=str))  # a deep copy; dates, which no key takes, become text
+    merged = json.loads(json.dumps(table, default=str))  # a deep copy; dates become text, as no key takes one
     for section in set(Config.model_fields) - set(LISTS):
-        merged.setdefault(section, {})  # so that the defaults of a missing section are made absolute as well
+        merged.setdefault(section, {})  # so that default paths of a missing section become absolute
     origins: dict[str, str] = {}
     overlays = [(key, value, name) for key, (name, value) in environment.items()]
     overlays += [(key, value, flags_origin) for key, value in flags.items()]
@@ -97,7 +99,7 @@ def validate(
 
 
 def _listed(key: str, value: Any) -> Any:
-    """What is written where only text can be, as a list where the key is one: in JSON, or separated by commas."""
+    """Parse the text of a list key, as JSON or separated by commas; return other values unchanged."""
     section, _, name = key.partition(".")
     inside = Config.model_fields[section].annotation if section in Config.model_fields else None
     fields = inside.model_fields if isinstance(inside, type) and issubclass(inside, Section) else {}
@@ -109,18 +111,18 @@ def _listed(key: str, value: Any) -> Any:
 
 
 def _put(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value at dotted `key`, making tables on the way."""
+    """Set the value at dotted `key`, creating missing tables."""
     *sections, last = key.split(".")
     for section in sections:
         inner = table.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigurationError(f"{key}: expected [{section}] to be a table")
+            raise ConfigurationError(f"{key}: expected {section!r} to be a table")
         table = inner
     table[last] = value
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    """Dotted key -> (name of the variable, value), from PACS_SECTION__KEY, PACS_SECTION__KEY_FILE, PACS_PEERS..."""
+    """Return variable name and value by dotted key, from PACS_SECTION__KEY, PACS_SECTION__KEY_FILE, PACS_PEERS..."""
     found: dict[str, tuple[str, Any]] = {}
     _refuse_single_underscores(environment)
     for name, text in sorted(environment.items()):
@@ -129,37 +131,35 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
         is_secret = name.endswith(SECRET_SUFFIX) and not name.endswith("_" + SECRET_SUFFIX)  # audit.file is a key
         key = (name.removesuffix(SECRET_SUFFIX) if is_secret else name).removeprefix(PREFIX).lower().replace("__", ".")
         if key in found:
-            raise ConfigurationError(f"{found[key][0]} and {name} are both set: expected one of them")
+            raise ConfigurationError(f"{found[key][0]} and {name} are both set; unset one of them")
         value = _secret(name, text) if is_secret else text
         found[key] = (name, _json(name, value) if key in LISTS else value)
     return found
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a variable sets a key; others with our prefix, such as PACS_CONFIG, mean something else."""
+    """Return whether a variable sets a key, unlike PACS_CONFIG."""
     key = name.removeprefix(PREFIX).removesuffix(SECRET_SUFFIX).lower()
     return name.startswith(PREFIX) and ("__" in name or key in LISTS)
 
 
 def _refuse_single_underscores(environment: Mapping[str, str]) -> None:
-    """PACS_SERVER_PORT is meant as PACS_SERVER__PORT, unless Kubernetes set it for a service called pacs-server."""
+    """Raise ConfigurationError for PACS_SERVER_PORT, unless set by Kubernetes for a service named pacs-server."""
     for key in keys():
         wrong, right = (PREFIX + key.upper().replace(".", separator) for separator in ("_", "__"))
         if wrong in environment and not environment[wrong].startswith("tcp://"):
-            raise ConfigurationError(f"{wrong}: there is no such variable; did you mean {right}?")
+            raise ConfigurationError(f"unknown variable {wrong}; did you mean {right}?")
 
 
 def _secret(name: str, path: str) -> str:
     try:
         return Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{name}: the file it names cannot be read ({path})") from error
+        raise ConfigurationError(f"{name}: cannot read file {path!r}") from error
 
 
 def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigurationError(
-            f"{name}: expected a list in JSON, of what config.toml has in a block ({error})"
-        ) from error
+        raise ConfigurationError(f"{name}: expected a JSON list ({error})") from error

@@ -1,1 +1,1 @@
-"""Misbehaving on purpose: what a test has a server do wrong, put between its socket, its policy and its handlers."""
+"""Fault injection for tests: a server with faults between its socket, its acceptor policy and its handlers."""

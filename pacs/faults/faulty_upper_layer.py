@@ -1,7 +1,7 @@
-"""The upper layer of an association that misbehaves: what it says and hears goes through here, PDU by PDU.
+"""An upper layer that applies faults to sent and received PDUs.
 
-Outgoing messages are put together again from their PDUs, so that it does not matter how a handler sends them:
-responses go through `Tampering`, and what is to be sent then, PDU by PDU, past the faults that count those.
+Outgoing messages are first reassembled from their PDUs, because handlers send them in different ways. `Tampering`
+changes the responses; the resulting PDUs then pass the faults that count PDUs.
 """
 
 import select
@@ -16,117 +16,119 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import COMMAND, LAST, Buffer, p_data, pdvs
 from pacs.dimse.upper.upper_layer import Primitive, UpperLayer
 from pacs.errors import AssociationLost, ProtocolViolation
-from pacs.faults.selection import Chosen
-from pacs.faults.tampering import Answer, Tampering, is_report
+from pacs.faults.selection import ChosenFaults
+from pacs.faults.tampering import OutgoingMessage, Tampering, is_report
 
-SLICE = 0.02
-"""Seconds of a pause after which the peer is looked at."""
+SLICE_SECONDS = 0.02
+"""Maximum seconds of a pause between two checks whether the connection is closed."""
 
 _HEADER = struct.Struct(">BxL")
 _PDV_HEADER = struct.Struct(">LBB")
 _A_ASSOCIATE_RJ = 0x03
-GONE = getattr(select, "POLLRDHUP", 0)
+CLOSED_EVENT = getattr(select, "POLLRDHUP", 0)
 
 
 def pause(descriptor: int, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Wait so long, or until the peer or we have closed the connection; `meanwhile` is called in between."""
+    """Wait this time, or until either side closes the connection; call `meanwhile` repeatedly."""
     end = time.monotonic() + seconds
     poller = select.poll()
-    poller.register(descriptor, GONE)
+    poller.register(descriptor, CLOSED_EVENT)
     while (left := end - time.monotonic()) > 0:
-        if poller.poll(min(left, SLICE) * 1000):
+        if poller.poll(min(left, SLICE_SECONDS) * 1000):
             return
         meanwhile()
 
 
 @dataclass(slots=True, eq=False)
-class Count:
-    """The PDUs that one fault counts: those of an operation or of an association, which has had one each way."""
+class PduCounter:
+    """Counts the PDUs of an operation or association for one fault. An association starts with one each way."""
 
-    chosen: Chosen
+    chosen: ChosenFaults
     sent: int = 0
     received: int = 0
 
 
 @dataclass(slots=True)
-class Conduct:
-    """How one operation is answered: in which context, with what tampering; `told` hears of what is sent."""
+class FaultyOperation:
+    """An operation with faults: its presentation context and its tampering. `on_response` is called before each
+    response.
+    """
 
     message_id: int
     context_id: int
     tampering: Tampering
-    count: Count
+    count: PduCounter
     max_pdu: int
-    told: Callable[[Command], None]
+    on_response: Callable[[Command], None]
     is_first: bool = field(default=True)
-    """Whether nothing has been answered yet."""
+    """Whether no response has been sent yet."""
     went_out: Command | None = None
-    """The last response that was written, None where there is none."""
+    """The last response that was written, None if there was none."""
 
 
-class Line(UpperLayer):
-    """An upper layer that does what faults say; without any it does what every upper layer does."""
+class FaultyUpperLayer(UpperLayer):
+    """An upper layer with faults; without any fault it behaves like its base class."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._conduct: Conduct | None = None
-        self._counts: list[Count] = []
+        self._operation: FaultyOperation | None = None
+        self._counts: list[PduCounter] = []
         self._message: list[bytes] = []
-        """The PDUs of an outgoing message of which it is not known yet what becomes of it."""
+        """The PDUs of an outgoing message that is not complete yet."""
         self._command = bytearray()
         self._data: list[memoryview] = []
-        self._going: tuple[Command, Conduct | None] | None = None
-        """The command of the message whose PDUs are coming by, and what becomes of it."""
+        self._current: tuple[Command, FaultyOperation | None] | None = None
+        """The command of the message that is being sent, and its operation."""
         self._received = 0
-        self._report: Count | None = None
-        """The PDUs of the last request of ours that met a fault."""
-        self.rejects_with: tuple[int, int, int] | None = None
-        """Result, source and reason of an A-ASSOCIATE-RJ, where they are none that the standard has."""
-        self.report_conduct: Callable[[Command, int], Conduct | None] = lambda _command, _context_id: None
-        """Chooses what becomes of a request of ours."""
-        self.cancel_heard: Callable[[int], None] = lambda _message_id: None
-        """Hears of every C-CANCEL, heeded or not."""
+        self._report: PduCounter | None = None
+        """The counter of our last request to which a fault applied."""
+        self.reject_codes: tuple[int, int, int] | None = None
+        """Result, source and reason of an A-ASSOCIATE-RJ that are not defined by the standard."""
+        self.operation_for_report: Callable[[Command, int], FaultyOperation | None] = lambda _command, _context_id: None
+        """Returns the faults for a request of our own."""
+        self.on_cancel: Callable[[int], None] = lambda _message_id: None
+        """Called for each C-CANCEL, whether it is ignored or not."""
 
-    # --- what it is told ------------------------------------------------------------------------------------------
+    # --- configuration --------------------------------------------------------------------------------------------
 
-    def watch(self, count: Count) -> None:
+    def watch(self, count: PduCounter) -> None:
         """Count the PDUs of this association for a fault."""
         self._counts.append(count)
 
     @property
     def received(self) -> int:
-        """How many P-DATA-TF PDUs have come."""
+        """Number of received P-DATA-TF PDUs."""
         return self._received
 
-    def begin(self, conduct: Conduct) -> None:
-        """Answer an operation in this way from now on. Raises AssociationLost when what has come is enough."""
-        self._conduct = conduct
-        self._counts.append(conduct.count)
+    def begin_operation(self, operation: FaultyOperation) -> None:
+        """Apply the faults of an operation from now on. Raises AssociationLost if one ends the association already."""
+        self._operation = operation
+        self._counts.append(operation.count)
         if not self._allows_received():
-            raise AssociationLost("The association was ended on purpose")
+            raise AssociationLost("The association was ended by a fault")
 
-    def finish(self) -> None:
-        """The operation is over."""
-        if self._conduct is not None:
-            self._counts.remove(self._conduct.count)
-            self._conduct = None
+    def finish_operation(self) -> None:
+        """End the current operation."""
+        if self._operation is not None:
+            self._counts.remove(self._operation.count)
+            self._operation = None
 
-    # --- in -------------------------------------------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------------------------------
 
     def take(self) -> memoryview | Primitive | None:
-        """As the base class, without what is not heard, and with an end where it is to be."""
+        """Return the next PDU as the base class does. Drop ignored C-CANCELs; end the association if a fault does."""
         while isinstance(found := super().take(), memoryview):
             self._received += 1
             for each in self._counts:
                 each.received += 1
             if not self._allows_received():
                 return super().take()
-            if not self._is_unheard(found):
+            if not self._is_ignored_cancel(found):
                 break
         return found
 
     def _allows_received(self) -> bool:
-        """Whether the association goes on after what has come; else it has been ended."""
+        """Return whether the association continues after the received PDUs; otherwise end it."""
         for each in self._counts:
             fault = each.chosen.fault
             if 0 < fault.drop_received <= each.received:
@@ -137,33 +139,33 @@ class Line(UpperLayer):
                 return False
         return True
 
-    def _is_unheard(self, body: memoryview) -> bool:
-        """Whether a PDU holds a C-CANCEL that is to be ignored."""
-        cancelled = _cancelled(body)
+    def _is_ignored_cancel(self, body: memoryview) -> bool:
+        """Return whether a PDU holds a C-CANCEL that a fault ignores."""
+        cancelled = _cancelled_message_id(body)
         if cancelled is None:
             return False
-        self.cancel_heard(cancelled)
-        return self._conduct is not None and self._conduct.tampering.fault.ignore_cancel
+        self.on_cancel(cancelled)
+        return self._operation is not None and self._operation.tampering.fault.ignore_cancel
 
-    # --- out ------------------------------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------------------------
 
     def write(self, buffers: Sequence[Buffer], wait_for_room: Callable[[], None]) -> None:
-        """As the base class. Raises AssociationLost, too, when the association is ended on purpose."""
-        for each in _pdus(b"".join(buffers)):
-            self._take_out(each, wait_for_room)
+        """Write as the base class. Also raises AssociationLost if a fault ends the association."""
+        for each in _split_pdus(b"".join(buffers)):
+            self._collect(each, wait_for_room)
 
     def write_each(
         self, messages: Sequence[bytes], wait_for_room: Callable[[], None], wanted: Callable[[], bool]
     ) -> int:
-        """As the base class: a message that is held back or doubled counts as one that went."""
+        """Write as the base class. A message that is held back or duplicated counts as one."""
         for sent, message in enumerate(messages):
             if not wanted():
                 return sent
             self.write([message], wait_for_room)
         return len(messages)
 
-    def _take_out(self, pdu: bytes, wait_for_room: Callable[[], None]) -> None:
-        """One PDU of one PDV, as our own messages have them."""
+    def _collect(self, pdu: bytes, wait_for_room: Callable[[], None]) -> None:
+        """Add one PDU with one PDV, as our messages have, to the current message."""
         _, context_id, control = _PDV_HEADER.unpack_from(pdu, _HEADER.size)
         fragment = memoryview(pdu)[_HEADER.size + _PDV_HEADER.size :]
         self._message.append(pdu)
@@ -172,70 +174,70 @@ class Line(UpperLayer):
             if control & LAST:
                 command = Command.decode(bytes(self._command))
                 self._command.clear()
-                self._going = command, self._conduct_of(command, context_id)
+                self._current = command, self._operation_of(command, context_id)
         else:
             self._data.append(fragment)
-        if self._going is not None:
-            self._go_on(*self._going, bool(control & LAST), wait_for_room)
+        if self._current is not None:
+            self._forward(*self._current, bool(control & LAST), wait_for_room)
 
-    def _go_on(
-        self, command: Command, conduct: Conduct | None, is_last: bool, wait_for_room: Callable[[], None]
+    def _forward(
+        self, command: Command, operation: FaultyOperation | None, is_last: bool, wait_for_room: Callable[[], None]
     ) -> None:
-        """Send what has gathered of a message, if it goes as it is or is all there."""
+        """Send the collected PDUs if the message has no faults or is complete."""
         is_whole = is_last and (bool(self._data) or not command.has_data_set)
-        if conduct is None:
-            self._let_go(wait_for_room)
+        if operation is None:
+            self._send_unchanged(wait_for_room)
         elif is_whole:
-            self._send(conduct, command, wait_for_room)
+            self._send(operation, command, wait_for_room)
         if is_whole:
-            self._going = None
+            self._current = None
 
-    def _conduct_of(self, command: Command, context_id: int) -> Conduct | None:
-        conduct = self._conduct
+    def _operation_of(self, command: Command, context_id: int) -> FaultyOperation | None:
+        operation = self._operation
         if is_report(command):
-            return self._conduct_of_report(command, context_id)
-        if conduct is None or not command.is_response or command.responding_to != conduct.message_id:
+            return self._operation_of_report(command, context_id)
+        if operation is None or not command.is_response or command.responding_to != operation.message_id:
             return None
-        return conduct
+        return operation
 
-    def _conduct_of_report(self, command: Command, context_id: int) -> Conduct | None:
-        """What becomes of a request of ours, whose PDUs and those of its answer are counted from now on."""
-        conduct = self.report_conduct(command, context_id)
+    def _operation_of_report(self, command: Command, context_id: int) -> FaultyOperation | None:
+        """Return the faults for a request of our own; its PDUs and those of the response are counted from now on."""
+        operation = self.operation_for_report(command, context_id)
         if self._report is not None:
             self._counts.remove(self._report)
-        self._report = conduct.count if conduct is not None else None
+        self._report = operation.count if operation is not None else None
         if self._report is not None:
             self._counts.append(self._report)
-        return conduct
+        return operation
 
-    def _let_go(self, wait_for_room: Callable[[], None]) -> None:
-        """Send what has gathered of a message as it is."""
-        going, self._message, self._data = self._message, [], []
-        for each in going:
+    def _send_unchanged(self, wait_for_room: Callable[[], None]) -> None:
+        """Send the collected PDUs unchanged."""
+        pdus, self._message, self._data = self._message, [], []
+        for each in pdus:
             self._emit(each, wait_for_room)
 
-    def _send(self, conduct: Conduct, command: Command, wait_for_room: Callable[[], None]) -> None:
-        """Send what becomes of a whole message."""
+    def _send(self, operation: FaultyOperation, command: Command, wait_for_room: Callable[[], None]) -> None:
+        """Send the messages that replace a complete message."""
         data = b"".join(self._data) if command.has_data_set else None
         self._message, self._data = [], []
-        tampering, answer = conduct.tampering, Answer(command, data)
-        several = tampering.report(answer) if is_report(command) else tampering.answers(answer)
-        for each in several:
-            self._pause(conduct, wait_for_room)
-            conduct.told(each.command)
+        tampering, answer = operation.tampering, OutgoingMessage(command, data)
+        messages = tampering.report_for(answer) if is_report(command) else tampering.responses_for(answer)
+        for each in messages:
+            self._pause(operation, wait_for_room)
+            operation.on_response(each.command)
             encoded = each.command.announcing(data_set=each.data is not None).encode()
             chunks = None if each.data is None else (each.data,)
-            for batch in p_data(conduct.context_id, encoded, chunks, conduct.max_pdu or UNLIMITED_PDU):
-                for pdu in _pdus(b"".join(batch)):
+            for batch in p_data(operation.context_id, encoded, chunks, operation.max_pdu or UNLIMITED_PDU):
+                for pdu in _split_pdus(b"".join(batch)):
                     self._emit(pdu, wait_for_room)
-            conduct.went_out = each.command
+            operation.went_out = each.command
 
-    def _pause(self, conduct: Conduct, wait_for_room: Callable[[], None]) -> None:
-        fault = conduct.tampering.fault
-        seconds = fault.delay_each + (fault.delay if conduct.is_first else 0.0)
-        if fault.jitter and (conduct.is_first or fault.delay_each):
-            seconds += fault.jitter * conduct.tampering.random.random()
-        conduct.is_first = False
+    def _pause(self, operation: FaultyOperation, wait_for_room: Callable[[], None]) -> None:
+        fault = operation.tampering.fault
+        seconds = fault.delay_each + (fault.delay if operation.is_first else 0.0)
+        if fault.jitter and (operation.is_first or fault.delay_each):
+            seconds += fault.jitter * operation.tampering.random.random()
+        operation.is_first = False
         if seconds:
             pause(self.wire.fileno(), seconds, wait_for_room)
 
@@ -245,48 +247,48 @@ class Line(UpperLayer):
         rate = 0
         for each in self._counts:
             each.sent += 1
-            pdu = self._damaged(each, pdu)
+            pdu = self._apply_faults(each, pdu)
             rate = min(filter(None, (rate, each.chosen.fault.bytes_per_second)), default=0)
         if not rate:
             super().write([pdu], wait_for_room)
             return
-        portion = max(1, round(rate * SLICE))
+        portion = max(1, round(rate * SLICE_SECONDS))
         for offset in range(0, len(pdu), portion):
             part = pdu[offset : offset + portion]
             super().write([part], wait_for_room)
             pause(self.wire.fileno(), len(part) / rate, wait_for_room)
 
-    def _damaged(self, count: Count, pdu: bytes) -> bytes:
-        """What becomes of one PDU. Raises AssociationLost when it is the end of the association instead."""
+    def _apply_faults(self, count: PduCounter, pdu: bytes) -> bytes:
+        """Return the PDU to send. Raises AssociationLost if a fault ends the association instead."""
         fault = count.chosen.fault
         if count.sent == fault.drop_sent:
             self._drop()
-            raise AssociationLost("The connection was closed on purpose")
+            raise AssociationLost("The connection was closed by a fault")
         if count.sent == fault.abort_sent:
             self.abort()
-            raise AssociationLost("The association was aborted on purpose")
+            raise AssociationLost("The association was aborted by a fault")
         if count.sent == fault.truncate:
-            return _truncated(pdu)
+            return _truncate(pdu)
         if count.sent == fault.garble:
             head = _HEADER.size + _PDV_HEADER.size
             return pdu[:head] + count.chosen.random.randbytes(len(pdu) - head)
         return pdu
 
     def _put(self, outgoing: Sequence[bytes]) -> None:
-        super()._put([self._rejecting(each) for each in outgoing])
+        super()._put([self._with_reject_codes(each) for each in outgoing])
 
-    def _rejecting(self, pdu: bytes) -> bytes:
-        """An A-ASSOCIATE-RJ (PS3.8 9.3.4) with what it is to say; any other PDU as it is."""
-        if self.rejects_with is None or pdu[0] != _A_ASSOCIATE_RJ:
+    def _with_reject_codes(self, pdu: bytes) -> bytes:
+        """Return an A-ASSOCIATE-RJ (PS3.8 9.3.4) with the given codes; other PDUs unchanged."""
+        if self.reject_codes is None or pdu[0] != _A_ASSOCIATE_RJ:
             return pdu
-        return pdu[:-3] + bytes(self.rejects_with)
+        return pdu[:-3] + bytes(self.reject_codes)
 
     def _drop(self) -> None:
         self.wire.shut_down()
         self.connection_lost()
 
 
-def _pdus(encoded: bytes) -> Iterator[bytes]:
+def _split_pdus(encoded: bytes) -> Iterator[bytes]:
     offset = 0
     while offset < len(encoded):
         end = offset + _HEADER.size + _HEADER.unpack_from(encoded, offset)[1]
@@ -294,14 +296,14 @@ def _pdus(encoded: bytes) -> Iterator[bytes]:
         offset = end
 
 
-def _truncated(pdu: bytes) -> bytes:
-    """A P-DATA-TF that is over in the middle of its PDV, by its own length."""
+def _truncate(pdu: bytes) -> bytes:
+    """Return a P-DATA-TF whose own length ends in the middle of its PDV."""
     kept = (len(pdu) + _HEADER.size + _PDV_HEADER.size) // 2
     return _HEADER.pack(pdu[0], kept - _HEADER.size) + pdu[_HEADER.size : kept]
 
 
-def _cancelled(body: memoryview) -> int | None:
-    """The Message ID that a P-DATA-TF with nothing else in it cancels, None for any other."""
+def _cancelled_message_id(body: memoryview) -> int | None:
+    """Return the Message ID that a P-DATA-TF cancels, None if it is not a single C-CANCEL."""
     try:
         (_, control, fragment), *others = pdvs(body)
         if others or control != COMMAND | LAST:

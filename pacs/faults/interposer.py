@@ -1,4 +1,4 @@
-"""Putting faults, and a witness, between a server and the settings it goes by. Without this nothing of it is there."""
+"""Inserts faults and an observer between a server and its settings; only servers with faults import it."""
 
 import contextlib
 import threading
@@ -20,26 +20,26 @@ from pacs.dimse.scp.handlers import Handler, Handlers
 from pacs.dimse.scp.operation import Publish, operating
 from pacs.dimse.server.server import Settings
 from pacs.errors import AssociationLost, OutOfResources, PacsError
-from pacs.faults.fault_log import fired, truthful
-from pacs.faults.faulty_upper_layer import Conduct, Count, Line
+from pacs.faults.fault_log import fault_events, publish_sent_status
+from pacs.faults.faulty_policy import FaultyPolicy
+from pacs.faults.faulty_upper_layer import FaultyOperation, FaultyUpperLayer, PduCounter
 from pacs.faults.model import Fault, Scenario
-from pacs.faults.negotiation import Negotiation
-from pacs.faults.observer import Nobody, Requested, Witness
-from pacs.faults.selection import Chooser, Chosen, Occasion
-from pacs.faults.services import misbehaving
+from pacs.faults.observer import AssociationRequest, NullObserver, Observer
+from pacs.faults.selection import ArmedFaults, ChosenFaults, MessageInfo
+from pacs.faults.services import faulty_handlers
 from pacs.faults.tampering import Tampering
 from pacs.observability.events import Event
 from pacs.support.cancellation import Cancellation
 from pacs.support.wakeup import WakeUp
 
-LARGEST = 1 << 24
-"""How many bytes of a data set are looked at to know what a request is about."""
+MAX_DATA_BYTES = 1 << 24
+"""Maximum size of a data set that is read to select faults."""
 
-PATIENCE = 10.0
-"""Seconds that a retrieve which goes on after its answer has to come to an end, when the server stops."""
+STOP_SECONDS = 10.0
+"""Seconds to wait for a retrieve that runs after its response, when the server stops."""
 
 OUT_OF_RESOURCES = status.refusal(Service.STORE, OutOfResources("")).status
-"""What a full disk is where there is no file store."""
+"""Status for a full disk in a server without a file store."""
 
 _SERVICES = {
     CommandField.C_ECHO: Service.ECHO,
@@ -49,124 +49,137 @@ _SERVICES = {
     CommandField.C_GET: Service.GET,
     CommandField.N_ACTION: Service.COMMIT,
 }
-_SHORT = frozenset(_SERVICES) - {CommandField.C_ECHO, CommandField.C_STORE}
-"""The operations whose data sets are small: an Identifier, or a list of instances."""
+_WITH_SMALL_DATA = frozenset(_SERVICES) - {CommandField.C_ECHO, CommandField.C_STORE}
+"""Operations with a small data set: an Identifier or a list of instances."""
 
 
-class Interposition:
-    """Faults and a witness, between one server and its settings, however often those are replaced."""
+class Interposer:
+    """The faults and the observer of one server, kept when its settings are replaced."""
 
-    def __init__(self, scenario: Scenario | None = None, witness: Witness | None = None) -> None:
-        self.faults = Chooser(scenario or Scenario())
-        self._witness = witness or Nobody()
-        self._lines: WeakKeyDictionary[Association, Line] = WeakKeyDictionary()
-        self._late = _Late()
-        self._publish: Publish = _unheard
+    def __init__(self, scenario: Scenario | None = None, observer: Observer | None = None) -> None:
+        self.faults = ArmedFaults(scenario or Scenario())
+        self._observer = observer or NullObserver()
+        self._upper_layers: WeakKeyDictionary[Association, FaultyUpperLayer] = WeakKeyDictionary()
+        self._background = _BackgroundRetrieves()
+        self._publish: Publish = _discard_event
 
     def on(self, settings: Settings, handlers: Handlers | None = None) -> Settings:
-        """Settings that misbehave. `handlers` are those of its table, whose services can be made to fail."""
+        """Return settings with faults. The services of `handlers`, which are those of the settings, can be made to
+        fail.
+        """
         if handlers is not None:
             self._publish = handlers.publish
         table = {field: self._handler(field, each, handlers) for field, each in settings.handlers.items()}
         return replace(settings, handlers=table, associate=self._associate)
 
     def close(self) -> None:
-        """End what goes on behind an answer; the server has stopped."""
-        self._late.close()
+        """Stop the retrieves that run after their response; the server has stopped."""
+        self._background.close()
 
     # --- associations ---------------------------------------------------------------------------------------------
 
     def _associate(
         self, connection: Any, address: tuple[str, int], policy: Any, *rest: Any, tls: Any = None
     ) -> Association | RejectedAssociation:
-        lines: list[Line] = []
+        upper_layers: list[FaultyUpperLayer] = []
 
-        def layer(*arguments: Any, **named: Any) -> Line:
-            lines.append(Line(*arguments, **named))
-            negotiation.line = lines[0]
-            return lines[0]
+        def layer(*arguments: Any, **named: Any) -> FaultyUpperLayer:
+            upper_layers.append(FaultyUpperLayer(*arguments, **named))
+            faulty_policy.upper_layer = upper_layers[0]
+            return upper_layers[0]
 
-        negotiation = Negotiation(policy, self._choose, self._witness, connection, address)
+        faulty_policy = FaultyPolicy(policy, self._choose_faults, self._observer, connection, address)
         found: Association | RejectedAssociation | None = None
         try:
-            found = accept(connection, address, negotiation, *rest, tls=tls, layer=layer)
+            found = accept(connection, address, faulty_policy, *rest, tls=tls, layer=layer)
         finally:
-            if negotiation.requested is not None:
-                self._tell(negotiation.requested, found, lines[0])
+            if faulty_policy.requested is not None:
+                self._report_outcome(faulty_policy.requested, found, upper_layers[0])
         if isinstance(found, Association):
-            self._take_on(found, lines[0], negotiation.chosen)
+            self._attach(found, upper_layers[0], faulty_policy.chosen)
         return found
 
-    def _tell(self, requested: Requested, found: Association | RejectedAssociation | None, line: Line) -> None:
-        """Tell what became of a request in the end: there may be no place for what was accepted."""
+    def _report_outcome(
+        self,
+        requested: AssociationRequest,
+        found: Association | RejectedAssociation | None,
+        upper_layer: FaultyUpperLayer,
+    ) -> None:
+        """Tell the observer the result: an accepted association may still be rejected for lack of slots."""
         if isinstance(found, Association):
-            self._witness.associated(requested, found)
+            self._observer.associated(requested, found)
         elif found is None:
-            self._witness.answered(requested, None)
-        elif line.rejects_with is None:
-            self._witness.answered(requested, found.rejection)
+            self._observer.answered(requested, None)
+        elif upper_layer.reject_codes is None:
+            self._observer.answered(requested, found.rejection)
 
-    def _take_on(self, association: Association, line: Line, chosen: Chosen | None) -> None:
-        """Know an association by its line, which must not keep it when it is over."""
-        self._lines[association] = line
+    def _attach(self, association: Association, upper_layer: FaultyUpperLayer, chosen: ChosenFaults | None) -> None:
+        """Map an association to its upper layer, without keeping the association alive."""
+        self._upper_layers[association] = upper_layer
         here = ref(association)
 
         def cancelled(message_id: int) -> None:
             if (found := here()) is not None:
-                self._witness.cancelled(found, message_id)
+                self._observer.cancelled(found, message_id)
 
-        def reported(command: Command, context_id: int) -> Conduct | None:
+        def reported(command: Command, context_id: int) -> FaultyOperation | None:
             if (found := here()) is None:
                 return None
-            occasion = Occasion("N-EVENT-REPORT", found.calling_ae_title, found.called_ae_title)
-            return self._conduct(found, occasion, command.message_id, context_id)
+            info = MessageInfo("N-EVENT-REPORT", found.calling_ae_title, found.called_ae_title)
+            return self._operation(found, info, command.message_id, context_id)
 
-        line.cancel_heard, line.report_conduct = cancelled, reported
+        upper_layer.on_cancel, upper_layer.operation_for_report = cancelled, reported
         if chosen is not None:
-            line.watch(Count(chosen, sent=1, received=1))
+            upper_layer.watch(PduCounter(chosen, sent=1, received=1))
 
     # --- operations -----------------------------------------------------------------------------------------------
 
     def _handler(self, field: int, original: Handler, handlers: Handlers | None) -> Handler:
         def handle(association: Association, message: Message) -> None:
-            line = self._lines[association]
-            before = line.received - 1
-            data = _looked_at(message) if field in _SHORT else b""
-            occasion = _occasion(association, message, data)
-            conduct = self._conduct(association, occasion, message.command.message_id, message.context.id)
-            conduct.count.received = line.received - before
-            conduct.told = self._witness.request(association, message, data)
+            upper_layer = self._upper_layers[association]
+            before = upper_layer.received - 1
+            data = _peek_data(message) if field in _WITH_SMALL_DATA else b""
+            info = _message_info(association, message, data)
+            operation = self._operation(association, info, message.command.message_id, message.context.id)
+            operation.count.received = upper_layer.received - before
+            operation.on_response = self._observer.request(association, message, data)
             try:
-                line.begin(conduct)
-                truth = replace(handlers, publish=truthful(handlers.publish, conduct)) if handlers is not None else None
-                self._carry_out(association, message, conduct.tampering, original, truth)
+                upper_layer.begin_operation(operation)
+                truth = (
+                    replace(handlers, publish=publish_sent_status(handlers.publish, operation))
+                    if handlers is not None
+                    else None
+                )
+                self._run(association, message, operation.tampering, original, truth)
             finally:
-                line.finish()
-                conduct.told(None)
+                upper_layer.finish_operation()
+                operation.on_response(None)
 
         return handle
 
-    def _choose(self, occasion: Occasion, association_id: str = "") -> Chosen | None:
-        """The faults that a message meets, each of which the log is told of."""
-        chosen = self.faults.choose(occasion)
-        for each in fired(chosen, occasion, association_id) if chosen is not None else ():
+    def _choose_faults(self, info: MessageInfo, association_id: str = "") -> ChosenFaults | None:
+        """Return the faults that apply to a message, and log each of them."""
+        chosen = self.faults.choose(info)
+        for each in fault_events(chosen, info, association_id) if chosen is not None else ():
             self._publish(each)
         return chosen
 
-    def _conduct(self, association: Association, occasion: Occasion, message_id: int, context_id: int) -> Conduct:
-        """How one operation will be answered: as its faults say, as always where it meets none."""
-        chosen = self._choose(occasion, association.id) or Chosen(Fault(occasion.operation), Random(0))  # noqa: S311
+    def _operation(
+        self, association: Association, info: MessageInfo, message_id: int, context_id: int
+    ) -> FaultyOperation:
+        """Return an operation with its faults; without faults it runs unchanged."""
+        chosen = self._choose_faults(info, association.id) or ChosenFaults(Fault(info.operation), Random(0))  # noqa: S311
         transfer_syntax = association.contexts[context_id].transfer_syntax
-        return Conduct(
+        return FaultyOperation(
             message_id=message_id,
             context_id=context_id,
             tampering=Tampering(chosen, transfer_syntax),
-            count=Count(chosen),
+            count=PduCounter(chosen),
             max_pdu=association.max_pdu,
-            told=lambda _command: None,
+            on_response=lambda _command: None,
         )
 
-    def _carry_out(
+    def _run(
         self,
         association: Association,
         message: Message,
@@ -175,59 +188,59 @@ class Interposition:
         handlers: Handlers | None,
     ) -> None:
         fault, field = tampering.fault, message.command.field
-        publish: Publish = handlers.publish if handlers is not None else _unheard
+        publish: Publish = handlers.publish if handlers is not None else _discard_event
         if fault.status is not None and not fault.after:
-            _answer(association, message, Refusal(fault.status, fault.comment, fault.offending), publish)
+            _respond(association, message, Refusal(fault.status, fault.comment, fault.offending), publish)
         elif handlers is None and fault.full_disk:
-            _answer(association, message, Refusal(OUT_OF_RESOURCES, fault.comment, ()), publish)
+            _respond(association, message, Refusal(OUT_OF_RESOURCES, fault.comment, ()), publish)
         elif handlers is None or not fault.effects:
             original(association, message)
         elif fault.success_first:
             again = _copy(message)
-            _answer(association, message, Refusal(status.SUCCESS, "", ()), publish)
-            self._late.run(association, again, tampering, handlers)
+            _respond(association, message, Refusal(status.SUCCESS, "", ()), publish)
+            self._background.run(association, again, tampering, handlers)
         else:
-            with misbehaving(handlers, tampering) as changed:
+            with faulty_handlers(handlers, tampering) as changed:
                 changed.table()[field](association, message)
 
 
-def _unheard(_event: Event) -> None:
-    """Nobody listens."""
+def _discard_event(_event: Event) -> None:
+    """Do nothing."""
 
 
-def _answer(association: Association, message: Message, refusal: Refusal, publish: Publish) -> None:
-    """Answer at once, and do nothing."""
+def _respond(association: Association, message: Message, refusal: Refusal, publish: Publish) -> None:
+    """Respond without running the operation."""
     message.drain()
     with operating(_SERVICES[CommandField(message.command.field)], association, message, publish) as operation:
         operation.refuse(refusal)
 
 
 def _copy(message: Message) -> Message:
-    """The same message, for another thread: its owner lets the data set of the first go by."""
-    data = message.read(LARGEST)
-    again = Message(message.context, message.command, _nothing_comes)
+    """Return a copy of the message for another thread, which can outlive the data set of the original."""
+    data = message.read(MAX_DATA_BYTES)
+    again = Message(message.context, message.command, _no_more_data)
     again.hold(data)
     again.is_complete = True
     return again
 
 
-def _nothing_comes(_message: Message) -> memoryview:
-    raise AssociationLost("The message is all there")
+def _no_more_data(_message: Message) -> memoryview:
+    raise AssociationLost("The message is complete")
 
 
-def _looked_at(message: Message) -> bytes:
-    """The data set of a message, which can be read again. Raises AssociationLost."""
+def _peek_data(message: Message) -> bytes:
+    """Return the data set of a message and keep it readable. Raises AssociationLost."""
     data = bytearray()
     for fragment in message.fragments():
         data += fragment
-        if len(data) > LARGEST:
-            break  # whoever reads it will refuse it for its length
+        if len(data) > MAX_DATA_BYTES:
+            break  # the handler refuses it for its length
     message.hold(data)
     return bytes(data)
 
 
-def _occasion(association: Association, message: Message, data: bytes) -> Occasion:
-    return Occasion(
+def _message_info(association: Association, message: Message, data: bytes) -> MessageInfo:
+    return MessageInfo(
         operation=CommandField(message.command.field).name.replace("_", "-", 1),
         calling=association.calling_ae_title,
         called=association.called_ae_title,
@@ -237,7 +250,7 @@ def _occasion(association: Association, message: Message, data: bytes) -> Occasi
 
 
 def _level(data: bytes, transfer_syntax: str) -> str:
-    """The Query/Retrieve Level of an Identifier, '' where there is none to be read."""
+    """Return the Query/Retrieve Level of an Identifier, '' if it has none."""
     try:
         stated = identifier.key_values(identifier.decode(data, transfer_syntax))
     except PacsError:
@@ -245,11 +258,11 @@ def _level(data: bytes, transfer_syntax: str) -> str:
     return str(stated.get("QueryRetrieveLevel", ""))
 
 
-# --- sub-operations behind the answer -----------------------------------------------------------------------------
+# --- retrieves after the response ---------------------------------------------------------------------------------
 
 
-class _Detached:
-    """Stands for the association of a retrieve that was answered before it began: whatever is said is lost."""
+class _DetachedAssociation:
+    """Stands in for the association of a retrieve that runs after its response; nothing is sent."""
 
     is_established = True
     wants_input = True
@@ -262,36 +275,36 @@ class _Detached:
         return getattr(self._association, name)
 
     def fileno(self) -> int:
-        """Return what becomes readable when the server stops."""
+        """Return the descriptor that becomes readable when the server stops."""
         return self._wake_up.fileno()
 
     def process_input(self) -> None:
-        """Read the wake-up: nothing else arrives."""
+        """Clear the wake-up; nothing else arrives."""
         self._wake_up.clear()
 
     @contextmanager
     def operation(self, _request: Message) -> Iterator[Cancellation]:
-        """Only the end of the server cancels it."""
+        """Only the end of the server cancels the operation."""
         yield self._cancellation
 
     @contextmanager
     def busy(self, *_wait_context: object) -> Iterator[None]:
-        """There is nothing to attend to."""
+        """Do nothing: there is no input to process."""
         yield
 
     def send(self, *_message: object, **_named: object) -> None:
-        """Nobody hears it."""
+        """Send nothing."""
 
     def prepare(self, *_message: object) -> tuple[()]:
-        """There is nothing to make ready."""
+        """Prepare nothing."""
         return ()
 
     def send_prepared(self, *_message: object, **_named: object) -> None:
-        """Nobody hears it."""
+        """Send nothing."""
 
 
-class _Late:
-    """The retrieves that go on after they were answered, each in a thread."""
+class _BackgroundRetrieves:
+    """Retrieves that run after their response, each in a thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -299,18 +312,18 @@ class _Late:
         self._is_closed = False
 
     def run(self, association: Association, message: Message, tampering: Tampering, handlers: Handlers) -> None:
-        """Carry out what was answered already."""
+        """Run an operation whose response has been sent."""
         cancellation, wake_up = Cancellation(), WakeUp()
-        detached = cast(Association, _Detached(association, cancellation, wake_up))
+        detached = cast(Association, _DetachedAssociation(association, cancellation, wake_up))
 
         def work() -> None:
-            with contextlib.suppress(AssociationLost), misbehaving(handlers, tampering) as changed:
+            with contextlib.suppress(AssociationLost), faulty_handlers(handlers, tampering) as changed:
                 changed.table()[message.command.field](detached, message)
             with self._lock:
                 self._running.pop(threading.current_thread(), None)
                 wake_up.close()
 
-        thread = threading.Thread(target=work, name="pacs-late", daemon=True)
+        thread = threading.Thread(target=work, name="pacs-late-retrieve", daemon=True)
         with self._lock:
             if self._is_closed:
                 wake_up.close()
@@ -319,12 +332,12 @@ class _Late:
             thread.start()
 
     def close(self) -> None:
-        """Have all end, and wait for them."""
+        """Cancel all retrieves and wait for them."""
         with self._lock:
             self._is_closed = True
             running = list(self._running)
             for cancellation, wake_up in self._running.values():
-                cancellation.cancel("the server stops")
+                cancellation.cancel("the server is stopping")
                 wake_up.wake()
         for thread in running:
-            thread.join(PATIENCE)
+            thread.join(STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""Who sees what comes and goes on the associations of a server: nobody, unless a test does."""
+"""Observes the associations of a server; tests use it to record messages."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,24 +8,15 @@ from pacs.dimse.association.association import Association
 from pacs.dimse.messages.command import Command
 from pacs.dimse.messages.message import Message
 from pacs.dimse.upper.rejections import Rejection
-from pacs.dimse.upper.user_information import Agreement
+from pacs.dimse.upper.user_information import Agreement, ProposedContext
 
-Told = Callable[[Command | None], None]
-"""Hears of every response to one request when it goes out, and None when its operation is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """A presentation context as it was proposed."""
-
-    id: int
-    abstract_syntax: str
-    transfer_syntaxes: tuple[str, ...]
+OnResponse = Callable[[Command | None], None]
+"""Called with each response to one request before it is sent, and with None at the end of the operation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
-class Requested:
-    """An association request (PS3.8 9.3.2), in plain values; each is itself alone, whatever another one says.
+class AssociationRequest:
+    """An association request (PS3.8 9.3.2) in plain values, compared by identity.
 
     `roles` are (SCU, SCP) by SOP Class UID.
     """
@@ -33,41 +24,41 @@ class Requested:
     calling_ae_title: str
     called_ae_title: str
     address: tuple[str, int]
-    contexts: tuple[Proposed, ...]
+    contexts: tuple[ProposedContext, ...]
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     extended: Mapping[str, bytes] = field(default_factory=dict)
     max_pdu: int = 0
     implementation: str = ""
 
 
-class Witness(Protocol):
-    """Is told what happens, in the thread in which it does."""
+class Observer(Protocol):
+    """Receives events in the thread in which they happen."""
 
-    def answered(self, requested: Requested, answer: Agreement | Rejection | None) -> None:
-        """A request is about to be answered so, None where it will not be; told again where that changes."""
+    def answered(self, requested: AssociationRequest, answer: Agreement | Rejection | None) -> None:
+        """Called before a request is answered; None means no answer. Called again if the answer changes."""
 
-    def associated(self, requested: Requested, association: Association) -> None:
-        """A request became an association."""
+    def associated(self, requested: AssociationRequest, association: Association) -> None:
+        """Called when a request has become an association."""
 
-    def request(self, association: Association, message: Message, data: bytes) -> Told:
-        """A request came; `data` is its data set where that is an Identifier or the like, else empty."""
+    def request(self, association: Association, message: Message, data: bytes) -> OnResponse:
+        """Called for each request; `data` is a small data set such as an Identifier, otherwise empty."""
 
     def cancelled(self, association: Association, message_id: int) -> None:
-        """A C-CANCEL came, be it heeded or not."""
+        """Called for each C-CANCEL, whether it is ignored or not."""
 
 
-class Nobody:
-    """A witness that looks away."""
+class NullObserver:
+    """An observer that does nothing."""
 
-    def answered(self, requested: Requested, answer: Agreement | Rejection | None) -> None:
-        """Nothing is noted."""
+    def answered(self, requested: AssociationRequest, answer: Agreement | Rejection | None) -> None:
+        """Do nothing."""
 
-    def associated(self, requested: Requested, association: Association) -> None:
-        """Nothing is noted."""
+    def associated(self, requested: AssociationRequest, association: Association) -> None:
+        """Do nothing."""
 
-    def request(self, _association: Association, _message: Message, _data: bytes) -> Told:
-        """Nothing is noted."""
+    def request(self, _association: Association, _message: Message, _data: bytes) -> OnResponse:
+        """Do nothing."""
         return lambda _command: None
 
     def cancelled(self, association: Association, message_id: int) -> None:
-        """Nothing is noted."""
+        """Do nothing."""

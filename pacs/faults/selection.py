@@ -1,4 +1,4 @@
-"""Which faults a message meets: each counts the messages it is about, and chance has a seed."""
+"""Selects the faults that apply to a message, with counters and a seeded random generator."""
 
 import threading
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from pacs.faults.model import Fault, Scenario, is_among, merged
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
-    """What is known of a message when its faults are chosen: whose it is and what it is about."""
+class MessageInfo:
+    """The properties of a message that conditions refer to."""
 
     operation: str
     calling: str
@@ -19,41 +19,41 @@ class Occasion:
     sop_class: str = ""
 
 
-class Armed:
-    """A fault of a running server: how often it met a message is in `fired`; `remove` ends it."""
+class ArmedFault:
+    """An active fault of a running server: `fired` counts its messages, `remove` ends it."""
 
-    def __init__(self, fault: Fault, place: int, chooser: "Chooser") -> None:
+    def __init__(self, fault: Fault, place: int, owner: "ArmedFaults") -> None:
         self.fault = fault
         self.place = place
         self.seen = 0
-        """How many messages it was about, met or not."""
+        """Number of messages that matched the conditions, whether the fault applied or not."""
         self.fired = 0
-        self._chooser = chooser
+        self._owner = owner
 
     def __repr__(self) -> str:
-        return f"<{self.fault!r}, number {self.place}: {self.fired} of {self.seen} met it>"
+        return f"<{self.fault!r}, number {self.place}: applied to {self.fired} of {self.seen} messages>"
 
     def remove(self) -> None:
-        """Do this no more. Removing it twice does no harm."""
-        self._chooser.remove(self)
+        """End this fault. A second call does nothing."""
+        self._owner.remove(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What becomes of one message: all faults it met as one, the chance it has, and which those are."""
+class ChosenFaults:
+    """The faults that apply to one message, merged into one, with a random generator."""
 
     fault: Fault
     random: Random
-    met: tuple[Armed, ...] = ()
+    met: tuple[ArmedFault, ...] = ()
 
 
-class Chooser:
-    """The faults of one server, in the order in which they came; safe to use from several threads."""
+class ArmedFaults:
+    """The active faults of one server, in the order of adding; thread-safe."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._lock = threading.Lock()
         self._seed = scenario.seed
-        self._armed: list[Armed] = []
+        self._armed: list[ArmedFault] = []
         self._place = 0
         for each in scenario.faults:
             self.add(each)
@@ -61,39 +61,39 @@ class Chooser:
     def __repr__(self) -> str:
         return f"<faults: {', '.join(map(repr, self.armed)) or 'none'}>"
 
-    def add(self, fault: Fault) -> Armed:
-        """One more fault, which counts from now on."""
+    def add(self, fault: Fault) -> ArmedFault:
+        """Add a fault; it counts messages from now on."""
         with self._lock:
             self._place += 1
-            armed = Armed(fault, self._place, self)
+            armed = ArmedFault(fault, self._place, self)
             self._armed.append(armed)
             return armed
 
-    def remove(self, armed: Armed) -> None:
-        """One less, if it is there."""
+    def remove(self, armed: ArmedFault) -> None:
+        """Remove a fault, if it is present."""
         with self._lock:
             self._armed = [each for each in self._armed if each is not armed]
 
     def clear(self) -> None:
-        """Behave from now on."""
+        """Remove all faults."""
         with self._lock:
             self._armed = []
 
     @property
-    def armed(self) -> tuple[Armed, ...]:
-        """The faults there are."""
+    def armed(self) -> tuple[ArmedFault, ...]:
+        """The active faults."""
         return tuple(self._armed)
 
-    def choose(self, occasion: Occasion) -> Chosen | None:
-        """What a message meets, None when nothing. It is counted by every fault that is about it."""
+    def choose(self, info: MessageInfo) -> ChosenFaults | None:
+        """Return the faults that apply to a message, None if there are none. Each matching fault counts the message."""
         with self._lock:
-            met = [each for each in self._armed if _is_about(each.fault, occasion) and self._meets(each)]
+            met = [each for each in self._armed if _matches(each.fault, info) and self._applies(each)]
             if not met:
                 return None
             chance = Random("/".join([str(self._seed), *(f"{each.place}.{each.seen}" for each in met)]))  # noqa: S311
-        return Chosen(merged([each.fault for each in met], occasion.operation), chance, tuple(met))
+        return ChosenFaults(merged([each.fault for each in met], info.operation), chance, tuple(met))
 
-    def _meets(self, armed: Armed) -> bool:
+    def _applies(self, armed: ArmedFault) -> bool:
         armed.seen += 1
         fault = armed.fault
         chance = Random(f"{self._seed}/{armed.place}/{armed.seen}").random()  # noqa: S311 - repeatable on purpose
@@ -103,15 +103,15 @@ class Chooser:
         return True
 
 
-def _is_about(fault: Fault, occasion: Occasion) -> bool:
+def _matches(fault: Fault, info: MessageInfo) -> bool:
     if fault.operation:
-        if fault.operation != occasion.operation:
+        if fault.operation != info.operation:
             return False
-    elif occasion.operation in ("association", "N-EVENT-REPORT"):
+    elif info.operation in ("association", "N-EVENT-REPORT"):
         return False
     return (
-        fnmatchcase(occasion.calling, fault.calling)
-        and fnmatchcase(occasion.called, fault.called)
-        and fault.level in ("", occasion.level)
-        and (not fault.sop_class or fnmatchcase(occasion.sop_class, fault.sop_class))
+        fnmatchcase(info.calling, fault.calling)
+        and fnmatchcase(info.called, fault.called)
+        and fault.level in ("", info.level)
+        and (not fault.sop_class or fnmatchcase(info.sop_class, fault.sop_class))
     )

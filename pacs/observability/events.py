@@ -117,6 +117,19 @@ class AssociationEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperationStarted(Event):
+    """A request other than C-STORE was received; `kind` is as in `OperationFinished`."""
+
+    TITLE: ClassVar[str] = "operation started"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    kind: str
+    message_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperationFinished(Event):
     """A DIMSE operation has had its final response.
 

@@ -1,4 +1,4 @@
-"""Whether the archive can do its work: looked at when somebody asks, and never in a way that holds up who asks."""
+"""Health checks of the archive: probes with a timeout, readiness, and the condition for the systemd watchdog."""
 
 import logging
 import threading
@@ -9,127 +9,126 @@ from dataclasses import dataclass
 from pacs.errors import PacsError
 
 PATIENCE = 3.0
-"""Seconds a look may take before what is looked at is said to give no answer."""
+"""Seconds to wait for a probe before it counts as failed."""
 
 FRESH = 1.0
-"""Seconds for which an answer is good for everybody who asks."""
+"""Seconds for which the result of a probe is reused."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a look: why it is not well ('' where it is), and how many seconds the look took."""
+class ProbeResult:
+    """The result of a probe: the reason of a failure ('' if there is none), and its duration in seconds."""
 
     reason: str
     seconds: float
 
 
 class Probe:
-    """Looks at one thing, in a thread of its own and once at a time: whoever asks waits no longer than he wants to.
+    """Checks one thing in a thread of its own, at most once at a time.
 
-    `look` raises a PacsError where it is not well. A look that hangs is one thread, however many ask.
+    `check` raises a PacsError if something is wrong. A check that hangs blocks one thread, but no caller.
     """
 
-    def __init__(self, look: Callable[[], object], fresh: float = FRESH) -> None:
-        self._look, self._fresh = look, fresh
+    def __init__(self, check: Callable[[], object], fresh: float = FRESH) -> None:
+        self._check, self._fresh = check, fresh
         self._changed = threading.Condition()
-        self._answer = Answer("was not looked at yet", float("nan"))
-        self._answered = 0
-        self._answered_at = float("-inf")
-        self._is_looking = False
+        self._result = ProbeResult("was not checked yet", float("nan"))
+        self._finished = 0
+        self._finished_at = float("-inf")
+        self._is_running = False
 
-    def ask(self, patience: float = PATIENCE) -> Answer:
-        """The answer of a moment ago, or of a look now, which may take `patience` seconds."""
+    def ask(self, patience: float = PATIENCE) -> ProbeResult:
+        """Return a result that is at most `fresh` seconds old, or that of a check now, within `patience` seconds."""
         with self._changed:
-            if time.monotonic() - self._answered_at < self._fresh:
-                return self._answer
-            before = self._answered
-            if not self._is_looking and not self._begin():
-                return Answer("there is no thread left to look", float("nan"))
-            if self._changed.wait_for(lambda: self._answered != before, patience):
-                return self._answer
-        return Answer(f"no answer within {patience:g} s", float("nan"))
+            if time.monotonic() - self._finished_at < self._fresh:
+                return self._result
+            before = self._finished
+            if not self._is_running and not self._start():
+                return ProbeResult("cannot start a thread for the check", float("nan"))
+            if self._changed.wait_for(lambda: self._finished != before, patience):
+                return self._result
+        return ProbeResult(f"no answer within {patience:g} s", float("nan"))
 
-    def _begin(self) -> bool:
+    def _start(self) -> bool:
         try:
             threading.Thread(target=self._run, name="pacs-probe", daemon=True).start()
         except RuntimeError:
             return False
-        self._is_looking = True
+        self._is_running = True
         return True
 
     def _run(self) -> None:
         began = time.monotonic()
         reason = self._reason()
         with self._changed:
-            self._answered_at = time.monotonic()
-            self._answer = Answer(reason, self._answered_at - began)
-            self._answered += 1
-            self._is_looking = False
+            self._finished_at = time.monotonic()
+            self._result = ProbeResult(reason, self._finished_at - began)
+            self._finished += 1
+            self._is_running = False
             self._changed.notify_all()
 
     def _reason(self) -> str:
         try:
-            self._look()
+            self._check()
         except PacsError as error:
             return error.comment
         except Exception:
-            logging.getLogger("pacs").exception("a look at the archive's health failed")
-            return "it cannot be looked at, see the server's log"
+            logging.getLogger("pacs").exception("a health check failed")
+            return "the check itself failed, see the log of the server"
         return ""
 
 
 class Health:
-    """What readiness is made of: whether associations are accepted, and what its probes say, by name."""
+    """The readiness of the archive: whether it accepts associations, and the results of its probes, by name."""
 
     def __init__(self, is_accepting: Callable[[], bool], probes: Mapping[str, Probe]) -> None:
         self._is_accepting = is_accepting
         self._probes = dict(probes)
 
-    def ask(self, name: str) -> Answer:
-        """What one probe says."""
+    def ask(self, name: str) -> ProbeResult:
+        """Return the result of one probe."""
         return self._probes[name].ask()
 
     def reasons(self) -> dict[str, str]:
-        """Why no work can be done, by what is at fault; empty where all is well."""
+        """Return why the archive is not ready, by failing part; empty if it is ready."""
         found = {} if self._is_accepting() else {"associations": "none are accepted: starting or stopping"}
-        answers = {name: probe.ask() for name, probe in self._probes.items()}
-        return found | {name: answer.reason for name, answer in answers.items() if answer.reason}
+        results = {name: probe.ask() for name, probe in self._probes.items()}
+        return found | {name: result.reason for name, result in results.items() if result.reason}
 
 
-class Watch:
-    """Says again and again that all is well, as long as it is: every `period` seconds, in a thread of its own.
+class Watchdog:
+    """Calls `notify` every `period` seconds, from a thread of its own, while all probes succeed.
 
-    All looks together may take as long as a period. `say` is called when every probe says so, `tell` with a sentence
-    when one ceases to.
+    All probes together may take one period. `warn` is called with a sentence when the first probe fails.
     """
 
     def __init__(
-        self, probes: Mapping[str, Probe], period: float, say: Callable[[], object], tell: Callable[[str], object]
+        self, probes: Mapping[str, Probe], period: float, notify: Callable[[], object], warn: Callable[[str], object]
     ) -> None:
         self._probes, self._period = dict(probes), period
-        self._say, self._tell = say, tell
-        self._is_over = threading.Event()
-        self._was_well = True
+        self._notify, self._warn = notify, warn
+        self._stopped = threading.Event()
+        self._was_healthy = True
 
     def start(self) -> None:
-        """Begin, with a look at once."""
-        threading.Thread(target=self._run, name="pacs-watch", daemon=True).start()
+        """Start with a first check."""
+        threading.Thread(target=self._run, name="pacs-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """End it; a look under way may still go on."""
-        self._is_over.set()
+        """Stop; a running check may still end later."""
+        self._stopped.set()
 
     def _run(self) -> None:
-        while not self._is_over.is_set():
+        while not self._stopped.is_set():
             due = time.monotonic() + self._period
-            self._look(due)
-            self._is_over.wait(max(0.0, due - time.monotonic()))
+            self._check(due)
+            self._stopped.wait(max(0.0, due - time.monotonic()))
 
-    def _look(self, deadline: float) -> None:
-        answers = {name: probe.ask(max(0.0, deadline - time.monotonic())) for name, probe in self._probes.items()}
-        wrong = [f"{name}: {answer.reason}" for name, answer in answers.items() if answer.reason]
-        if not wrong:
-            self._say()
-        elif self._was_well and not self._is_over.is_set():
-            self._tell(f"the watchdog is not told that all is well: {'; '.join(wrong)}")
-        self._was_well = not wrong
+    def _check(self, deadline: float) -> None:
+        results = {name: probe.ask(max(0.0, deadline - time.monotonic())) for name, probe in self._probes.items()}
+        failed = [f"{name}: {result.reason}" for name, result in results.items() if result.reason]
+        if not failed:
+            self._notify()
+        elif self._was_healthy and not self._stopped.is_set():
+            self._warn(f"the watchdog is no longer notified; {'; '.join(failed)}")
+        self._was_healthy = not failed

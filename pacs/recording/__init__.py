@@ -1,5 +1,5 @@
-"""Associations on tape: recorded between two AEs, de-identified, in a file people can read; and replayed from it.
+"""Records associations between two AEs, de-identified, to a readable file, and replays them.
 
-`relay` stands between the two and listens, `pseudonyms` takes out who it is about, `script` is the file, `replay`
-answers as the recorded acceptor did.
+`relay` forwards connections, `sniffer` decodes them, `pseudonyms` de-identifies them, `file_format` reads and writes
+the file, and `replay` answers as the recorded acceptor did.
 """

@@ -1,4 +1,4 @@
-"""The data sets of a recording: from the wire, onto it again, and by keywords for a file that people can read."""
+"""Data sets of a recording: decoding, encoding, and conversion to and from JSON."""
 
 import zlib
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ from pydicom.uid import UID
 from pacs.dicom.dataset import dictionary_vr
 
 FIRST_OF_PIXELS, PIXEL_DATA = 0x7FE00008, 0x7FE00010
-MOST_PIXELS = 1 << 28
-"""How many bytes of zeros stand for pixels, at most: of one instance that is recorded, and in all of a recording."""
+MAX_PIXEL_BYTES = 1 << 28
+"""Maximum size of zeros that replace pixels, for one recorded instance and for a whole recording."""
 
-MOST_INFLATED = 4 << 20
-"""How much of a deflated data set is looked at, in bytes."""
+MAX_INFLATED_BYTES = 4 << 20
+"""Maximum number of bytes of a deflated data set that are inflated."""
 
 
-def decoded(data: bytes, size: int, transfer_syntax: str) -> Dataset:
-    """The data set of a message of `size` bytes, of which `data` is the beginning; pixels are zeros of their length.
+def decode(data: bytes, size: int, transfer_syntax: str) -> Dataset:
+    """Return the data set of a message of `size` bytes that begins with `data`; pixels become zeros of the same length.
 
-    Raises whatever the bytes make pydicom stumble over.
+    Raises any exception of pydicom for invalid data.
     """
     syntax = UID(transfer_syntax)
     if syntax.is_deflated:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MOST_INFLATED)
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MAX_INFLATED_BYTES)
         size = len(data)
     stream = BytesIO(data)
     implicit = syntax.is_implicit_VR
@@ -47,12 +47,12 @@ def decoded(data: bytes, size: int, transfer_syntax: str) -> Dataset:
     dataset = read_dataset(stream, implicit, syntax.is_little_endian, stop_when=at_pixels)
     left = size - stream.tell() - (8 if implicit else 12)
     if found and found[-1] == PIXEL_DATA and left >= 0:
-        dataset.add_new(PIXEL_DATA, "OW", bytes(min(left, MOST_PIXELS)))
+        dataset.add_new(PIXEL_DATA, "OW", bytes(min(left, MAX_PIXEL_BYTES)))
     return dataset
 
 
-def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """A data set in a transfer syntax; with compressed pixels, what stands for them is one fragment of zeros."""
+def encode(dataset: Dataset, transfer_syntax: str) -> bytes:
+    """Encode a data set in a transfer syntax; compressed pixels become one fragment of zeros."""
     syntax = UID(transfer_syntax)
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = syntax.is_little_endian, syntax.is_implicit_VR
@@ -69,47 +69,47 @@ def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
     return deflated + bytes(len(deflated) % 2)
 
 
-def plain(dataset: Dataset) -> dict[str, Any]:
-    """A data set by keywords, for JSON: texts and numbers, lists of them, items of sequences as the same again."""
-    return {_key(element.tag): _plain(element) for element in dataset}
+def to_json(dataset: Dataset) -> dict[str, Any]:
+    """Return a data set as a dictionary of texts, numbers, lists and sequence items, by keyword."""
+    return {_key(element.tag): _element_to_json(element) for element in dataset}
 
 
 def _key(tag: BaseTag) -> str:
-    """The keyword of an element, or gggg,eeee where that does not tell which of several it is: overlays."""
+    """Return the keyword of an element, or gggg,eeee for an ambiguous one such as an overlay."""
     keyword = keyword_for_tag(tag)
     return keyword if tag_for_keyword(keyword) == tag else f"{tag.group:04X},{tag.element:04X}"
 
 
-def _plain(element: DataElement) -> Any:
+def _element_to_json(element: DataElement) -> Any:
     if element.VR == "SQ":
-        return [plain(item) for item in element.value]
+        return [to_json(item) for item in element.value]
     if isinstance(element.value, bytes):
         return {"zeros": len(element.value)}
     values = list(element.value) if isinstance(element.value, MultiValue | list) else [element.value]
-    told = [_told(each, element.VR) for each in values]
-    return told[0] if len(told) == 1 else told
+    json_values = [_value_to_json(each, element.VR) for each in values]
+    return json_values[0] if len(json_values) == 1 else json_values
 
 
-def _told(value: Any, vr: str) -> Any:
+def _value_to_json(value: Any, vr: str) -> Any:
     if value is None:
         return ""
     return value if isinstance(value, int | float) and vr not in ("IS", "DS") else str(value)
 
 
-def rebuilt(told: Mapping[str, Any]) -> Dataset:
-    """The data set that `plain` told of. Raises ValueError for what is none."""
+def from_json(json_values: Mapping[str, Any]) -> Dataset:
+    """Return the data set from `to_json`. Raises ValueError for invalid input."""
     dataset = Dataset()
-    for keyword, value in told.items():
+    for keyword, value in json_values.items():
         tag = tag_for_keyword(keyword) if "," not in keyword else int(keyword.replace(",", ""), 16)
         if not keyword or tag is None:
-            raise ValueError(f"{keyword!r} is no keyword of PS3.6")
+            raise ValueError(f"{keyword!r} is not a keyword of PS3.6")
         dataset.add(_element(tag, dictionary_vr(tag), value))
     return dataset
 
 
 def _element(tag: int, vr: str, value: Any) -> DataElement:
     if vr == "SQ":
-        return DataElement(tag, vr, [rebuilt(item) for item in value])
+        return DataElement(tag, vr, [from_json(item) for item in value])
     if isinstance(value, dict):
         return DataElement(tag, vr, bytes(value["zeros"]))
     if vr == "AT":
@@ -117,13 +117,13 @@ def _element(tag: int, vr: str, value: Any) -> DataElement:
     return DataElement(tag, vr, value, validation_mode=IGNORE)
 
 
-def zeros(told: Any) -> int:
-    """How many bytes of zeros a part of a line stands for. Raises ValueError for less than none."""
-    if isinstance(told, list):
-        return sum(map(zeros, told))
-    if not isinstance(told, dict):
+def count_zeros(json_values: Any) -> int:
+    """Return the number of zero bytes in a part of a line. Raises ValueError for a negative number."""
+    if isinstance(json_values, list):
+        return sum(map(count_zeros, json_values))
+    if not isinstance(json_values, dict):
         return 0
-    count = int(told["zeros"]) if "zeros" in told else 0
+    count = int(json_values["zeros"]) if "zeros" in json_values else 0
     if count < 0:
-        raise ValueError("fewer bytes than none")
-    return count + sum(map(zeros, told.values()))
+        raise ValueError("a number of bytes is negative")
+    return count + sum(map(count_zeros, json_values.values()))

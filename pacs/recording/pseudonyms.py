@@ -1,10 +1,9 @@
-"""Who an association is about, taken out of it: the same original has the same pseudonym all through a recording.
+"""De-identifies recorded messages; within a recording, equal originals get equal pseudonyms.
 
-By the VR that PS3.6 has for an element, whatever was sent, in the spirit of PS3.15 Annex E: names and texts become
-numbered words, UIDs other ones, dates move by some thousand days, pixels and all else that is bulk become zeros,
-private elements and ages go. Wild cards, ranges, lists and empty values stay what they are, so that a query still asks
-the same kind of question. Numbers, times and codes stay where they are none but that: a recording is for those who mend
-software, not for the public.
+The VR in PS3.6 decides, not the one received, in the spirit of PS3.15 Annex E. Names and texts become numbered words,
+UIDs new UIDs; dates move by some thousand days; pixels and other bulk data become zeros; private elements and ages are
+removed. Wild cards, ranges, lists and empty values remain, so that a query keeps its meaning. Valid numbers, times and
+codes remain: a recording is for developers, not for publication.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from pacs.dicom.dataset import dictionary_vr
 from pacs.dicom.sop_classes import STORAGE
 
 BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-"""The VRs whose values become zeros."""
+"""VRs whose values become zeros."""
 
 TEXTS = ("LO", "LT", "SH", "ST", "UC", "UR", "UT")
 NUMBERS = frozenset({"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV", "AT"})
@@ -41,7 +40,7 @@ _TIME = r"\d{2}(?::?\d{2}(?::?\d{2}(?:\.\d{1,6})?)?)?"
 
 
 def _whole(pattern: str) -> "re.Pattern[str]":
-    """A value or a range of values, and nothing else."""
+    """Return a pattern for a value or a range of values."""
     return re.compile(rf"(?:{pattern})?\s*-?\s*(?:{pattern})?")
 
 
@@ -53,11 +52,11 @@ _GRAMMARS = {
     "IS": re.compile(r" *[+-]?[0-9]{0,12} *|\*"),
     "DS": re.compile(r" *[+-]?[0-9]*\.?[0-9]*(?:[eE][+-]?[0-9]+)? *|\*"),
 }
-"""What a value of these VRs looks like (PS3.5 6.2), with the wild cards of a query: anything else does not stay."""
+"""Valid values of these VRs (PS3.5 6.2), including wild cards; other values are removed."""
 
 
 class Pseudonyms:
-    """The pseudonyms of one recording. What leads back from them is kept nowhere."""
+    """The pseudonyms of one recording. Originals are not stored."""
 
     def __init__(self) -> None:
         self._salt = secrets.token_bytes(16)
@@ -70,39 +69,39 @@ class Pseudonyms:
             "AE": lambda _tag, text: self.ae_title(text),
             "AS": lambda _tag, _text: "",
             **dict.fromkeys(TEXTS, self._text),
-            **dict.fromkeys(_GRAMMARS, self._plain),
+            **dict.fromkeys(_GRAMMARS, self._valid_value),
         }
 
-    def know(self, titles: Iterable[str]) -> None:
-        """These AE titles are those of an association: they stay where they stand in messages too."""
+    def keep_titles(self, titles: Iterable[str]) -> None:
+        """Keep these AE titles of the associations unchanged in messages too."""
         self._titles.update(titles)
 
     def dataset(self, dataset: Dataset) -> Dataset:
-        """The same data set about somebody else. Raises RecursionError where it is nested too deep."""
-        told = Dataset()
-        for tag in dataset.keys():  # noqa: SIM118 - not its elements, which are converted then
+        """Return the de-identified data set. Raises RecursionError if it is nested too deeply."""
+        result = Dataset()
+        for tag in dataset.keys():  # noqa: SIM118 - iterating over elements converts them
             if not tag.is_private and keyword_for_tag(tag):
-                told.add(self._about_nobody(dataset, tag))
-        return told
+                result.add(self._pseudonymized(dataset, tag))
+        return result
 
-    def _about_nobody(self, dataset: Dataset, tag: BaseTag) -> DataElement:
-        """An element about somebody else; one whose value is none of its VR is empty."""
+    def _pseudonymized(self, dataset: Dataset, tag: BaseTag) -> DataElement:
+        """Return the de-identified element, empty if its value is invalid for its VR."""
         try:
             return self._element(dataset[tag])
         except RecursionError:
             raise
-        except Exception:  # whatever values make pydicom stumble over
+        except Exception:  # any exception of pydicom for invalid values
             return DataElement(tag, dictionary_vr(tag), None)
 
     def uid(self, text: str) -> str:
-        """Another UID, always the same for the same one; those that PS3.6 lists stay."""
+        """Return the pseudonym of a UID; those listed in PS3.6 remain."""
         if not text or text in UID_dictionary or text in STORAGE or text == "*":
             return text
         digest = hashlib.sha256(self._salt + text.encode("utf-8", "replace")).digest()
         return f"2.25.{int.from_bytes(digest[:15], 'big')}"
 
     def ae_title(self, text: str) -> str:
-        """An AE title of the associations as it is, another one as a numbered word."""
+        """Return an AE title of the associations unchanged, another one as a numbered word."""
         return text if text.strip() in self._titles else self._number("AE", text.strip())
 
     def _element(self, element: DataElement) -> DataElement:
@@ -112,7 +111,7 @@ class Pseudonyms:
             return DataElement(tag, vr, [self.dataset(item) for item in items])
         if vr in BULK:
             return DataElement(tag, vr, bytes(len(element.value or b"")))
-        if isinstance(element.value, bytes):  # sent as another VR
+        if isinstance(element.value, bytes):  # received with another VR
             return DataElement(tag, vr, None)
         if vr in NUMBERS:
             values = _values(element.value)
@@ -120,7 +119,7 @@ class Pseudonyms:
             return DataElement(tag, vr, values if is_told else None)
         change = self._by_vr[vr]
         if element.keyword == "SpecificCharacterSet":
-            change = self._plain
+            change = self._valid_value
         return DataElement(tag, vr, [change(tag, str(each)) for each in _values(element.value)])
 
     def _text(self, tag: int, text: str) -> str:
@@ -132,16 +131,16 @@ class Pseudonyms:
             return ""
         return f"{kind}{self._numbers.setdefault((kind, original), len(self._numbers) + 1)}"
 
-    def _plain(self, tag: int, text: str) -> str:
-        """What is a value of its VR and no more: dates moved, the rest as it is, but not what tells of a patient."""
+    def _valid_value(self, tag: int, text: str) -> str:
+        """Return a valid value with shifted dates, '' for an invalid one or one that describes the patient."""
         vr = dictionary_vr(tag)
         if not _GRAMMARS[vr].fullmatch(text):
             return ""
         if tag >> 16 == PATIENT_GROUP and vr in ("CS", "DS", "IS"):
             return text if text in SEXES else ""
-        return _DAY.sub(self._another_day, text) if vr in ("DA", "DT") else text
+        return _DAY.sub(self._shifted_day, text) if vr in ("DA", "DT") else text
 
-    def _another_day(self, found: "re.Match[str]") -> str:
+    def _shifted_day(self, found: "re.Match[str]") -> str:
         try:
             return (date.fromisoformat(f"{found[0][:4]}-{found[0][4:6]}-{found[0][6:]}") - self._days).strftime(
                 "%Y%m%d"
@@ -151,7 +150,7 @@ class Pseudonyms:
 
 
 def _values(value: object) -> list[object]:
-    """The values of an element."""
+    """Return the values of an element."""
     if value is None:
         return []
     return list(value) if isinstance(value, MultiValue | list) else [value]

@@ -1,4 +1,4 @@
-"""A port that leads on to another one: what goes by is passed on byte for byte, and overheard."""
+"""Forwards connections to another port byte for byte, and decodes them."""
 
 import selectors
 import socket
@@ -9,37 +9,37 @@ from contextlib import suppress
 from itertools import count
 from typing import Self
 
-from pacs.recording.sniffer import Heard, Overhearing, Side
+from pacs.recording.sniffer import Side, SniffedEvent, Sniffer
 from pacs.support.sockets import listening
 from pacs.support.wakeup import WakeUp
 
-Witness = Callable[[int, float, Heard], None]
-"""Told the number of the association, the seconds since the relay was opened, and what was said."""
+OnEvent = Callable[[int, float, SniffedEvent], None]
+"""Receives the number of the association, the seconds since the relay opened, and the event."""
 
 CHUNK = 1 << 17
 CONNECT_SECONDS = 10.0
 BACKLOG = 16
-MOST_AT_ONCE = 32
-"""How many connections are led on at the same time; one more is closed."""
+MAX_CONNECTIONS = 32
+"""Maximum number of simultaneous connections; further ones are closed."""
 
 
 class Relay:
-    """Accepts connections on (host, port) while its `with` block runs, each led on to `target`.
+    """Accepts connections on (host, port) during a `with` block and forwards them to `target`.
 
-    `witness` is called by one thread at a time. Raises OSError when the address cannot be listened on.
+    `on_event` is called by one thread at a time. Raises OSError if the address is not available.
     """
 
-    def __init__(self, address: tuple[str, int], target: tuple[str, int], witness: Witness) -> None:
+    def __init__(self, address: tuple[str, int], target: tuple[str, int], on_event: OnEvent) -> None:
         self._address = address
         self._target = target
-        self._witness = witness
+        self._on_event = on_event
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._numbers = count(1)
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
         self.failure: Exception | None = None
-        """What ended the telling; the passing on goes on."""
+        """The exception that ended the recording; forwarding continues."""
         self._wake_up = WakeUp()
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Relay:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         port: int = self._listener.getsockname()[1]
         return port
 
@@ -74,59 +74,59 @@ class Relay:
                 with suppress(BlockingIOError):
                     connection, _ = self._listener.accept()
                     self._threads = [each for each in self._threads if each.is_alive()]
-                    if len(self._threads) >= MOST_AT_ONCE:
+                    if len(self._threads) >= MAX_CONNECTIONS:
                         connection.close()
                         continue
                     self._threads.append(
-                        threading.Thread(target=self._lead_on, args=(connection,), name="pacs-relay", daemon=True)
+                        threading.Thread(target=self._forward, args=(connection,), name="pacs-relay", daemon=True)
                     )
                     self._threads[-1].start()
 
-    def _lead_on(self, connection: socket.socket) -> None:
-        """The life of one connection. Where the target cannot be reached it is closed, which its caller sees."""
+    def _forward(self, connection: socket.socket) -> None:
+        """Forward one connection; close it if the target cannot be reached."""
         with connection:
             connection.setblocking(True)
-            with suppress(OSError), socket.create_connection(self._target, CONNECT_SECONDS) as onwards:
-                onwards.settimeout(None)
+            with suppress(OSError), socket.create_connection(self._target, CONNECT_SECONDS) as onward:
+                onward.settimeout(None)
                 with self._lock:
-                    self._sockets |= {connection, onwards}
+                    self._sockets |= {connection, onward}
                 try:
-                    self._both_ways(connection, onwards)
+                    self._forward_both_ways(connection, onward)
                 finally:
                     with self._lock:
-                        self._sockets -= {connection, onwards}
+                        self._sockets -= {connection, onward}
 
-    def _both_ways(self, requestor: socket.socket, acceptor: socket.socket) -> None:
-        """Pass on what comes from either side, each in a thread: who does not read holds up nobody else."""
-        overhearing, number = Overhearing(), next(self._numbers)
+    def _forward_both_ways(self, requestor: socket.socket, acceptor: socket.socket) -> None:
+        """Forward each direction in a thread, so that a slow reader does not block the other direction."""
+        sniffer, number = Sniffer(), next(self._numbers)
 
-        def pass_on(side: Side, source: socket.socket, target: socket.socket) -> None:
+        def forward(side: Side, source: socket.socket, target: socket.socket) -> None:
             with suppress(OSError):
                 chunk = b"?"
                 while chunk:
                     chunk = source.recv(CHUNK)
-                    self._tell(number, overhearing, side, chunk)
+                    self._report(number, sniffer, side, chunk)
                     target.sendall(chunk)
                 target.shutdown(socket.SHUT_WR)
                 return
-            for each in (source, target):  # one is gone: the other hears it
+            for each in (source, target):  # one side is closed: close the other
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
         for each in (requestor, acceptor):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        back = threading.Thread(target=pass_on, args=("acceptor", acceptor, requestor), name="pacs-relay", daemon=True)
+        back = threading.Thread(target=forward, args=("acceptor", acceptor, requestor), name="pacs-relay", daemon=True)
         back.start()
-        pass_on("requestor", requestor, acceptor)
+        forward("requestor", requestor, acceptor)
         back.join()
 
-    def _tell(self, number: int, overhearing: Overhearing, side: Side, chunk: bytes) -> None:
-        """Tell the witness, before the other side can answer; what goes wrong with that is no matter of the two."""
+    def _report(self, number: int, sniffer: Sniffer, side: Side, chunk: bytes) -> None:
+        """Report the events before the other side can respond; an error here does not disturb the connection."""
         with self._lock:
             if self.failure is not None:
                 return
             try:
-                for heard in overhearing.hear(side, chunk):
-                    self._witness(number, time.monotonic() - self._began, heard)
-            except Exception as error:  # a full disk, or a defect of ours
+                for event in sniffer.feed(side, chunk):
+                    self._on_event(number, time.monotonic() - self._began, event)
+            except Exception as error:  # a full disk, or a defect in the sniffer
                 self.failure = error

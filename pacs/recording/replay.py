@@ -1,7 +1,7 @@
 """A server that answers as the acceptor of a recording did.
 
-A request is answered with what was answered to the most similar one that has not been used yet: of the same operation,
-with the same Identifier, else with the same keys, else any. When all have been used they are used again.
+A request gets the responses to the most similar recorded request that has not been used yet: of the same operation,
+with the same Identifier, otherwise with the same keys, otherwise any. When all have been used, they are reused.
 """
 
 import threading
@@ -20,80 +20,84 @@ from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy, Choice, choose_transfer_syntax
 from pacs.dimse.server.server import Settings
 from pacs.dimse.upper.rejections import Rejection
-from pacs.recording import script
-from pacs.recording.datasets import decoded, encoded
-from pacs.recording.sniffer import Accepted, Rejected
+from pacs.recording.datasets import decode, encode
+from pacs.recording.file_format import RecordedAssociation, RecordedMessage
+from pacs.recording.sniffer import AssociateAC, AssociateRJ
 from pacs.support.cancellation import Cancellation
 
 CANNOT_UNDERSTAND = 0xC000
-LONGEST_REQUEST = 1 << 20
-"""The longest data set of a request that is looked at, in bytes; what is longer counts as it begins."""
+MAX_REQUEST_BYTES = 1 << 20
+"""Maximum number of bytes of a request's data set that are compared."""
 
-ANSWER_SECONDS = 30.0
-"""For the answer to what the acceptor itself asks: a C-STORE of a C-GET."""
+RESPONSE_SECONDS = 30.0
+"""Timeout for the response to a request of the acceptor, a C-STORE of a C-GET."""
 
 
 @dataclass(slots=True)
-class Exchange:
-    """A request on tape, and all that the acceptor said until the next one."""
+class RecordedExchange:
+    """A recorded request, and the messages of the acceptor until the next request."""
 
     command: Command
     data: Dataset | None
-    said: list[script.Message] = field(default_factory=list)
+    messages: list[RecordedMessage] = field(default_factory=list)
     uses: int = 0
 
     @property
     def is_over(self) -> bool:
-        """Whether its final response is on tape."""
-        return any(each.command.is_response and not each.command.is_pending for each in self.said)
+        """Whether its final response was recorded."""
+        return any(each.command.is_response and not each.command.is_pending for each in self.messages)
 
-    def likeness(self, other: Dataset | None) -> int:
-        """How much a request is like this one: 2 with the same data set, 1 with the same keys, 0 otherwise."""
+    def similarity(self, other: Dataset | None) -> int:
+        """Return the similarity to a data set: 2 if it is equal, 1 if it has the same keys, otherwise 0."""
         if _keys(self.data) != _keys(other):
             return 0
         return 2 if self.data == other else 1
 
 
-def exchanges(associations: Sequence[script.Association]) -> Iterator[Exchange]:
-    """The requests on tape, in order. C-CANCELs are part of what they cancel."""
+def exchanges(associations: Sequence[RecordedAssociation]) -> Iterator[RecordedExchange]:
+    """Yield the recorded requests in order. A C-CANCEL belongs to the request that it cancels."""
     for association in associations:
-        yield from _of_one(association.messages)
+        yield from _exchanges_of(association.messages)
 
 
-def _of_one(messages: Sequence[script.Message]) -> list[Exchange]:
-    """The requests of one association. A refusal may have come before the data set of its request had: it is early."""
-    found: list[Exchange] = []
-    by_id: dict[int, Exchange] = {}
-    early: dict[int, list[script.Message]] = {}
+def _exchanges_of(messages: Sequence[RecordedMessage]) -> list[RecordedExchange]:
+    """Return the requests of one association. A refusal may have been recorded before the end of its request's data
+    set.
+    """
+    found: list[RecordedExchange] = []
+    by_id: dict[int, RecordedExchange] = {}
+    early: dict[int, list[RecordedMessage]] = {}
     for message in messages:
         command = message.command
         if message.side == "requestor":
             if not command.is_response and command.field != CommandField.C_CANCEL:
-                exchange = Exchange(command, message.data, early.pop(command.message_id, []))
+                exchange = RecordedExchange(command, message.data, early.pop(command.message_id, []))
                 found.append(exchange)
                 by_id[command.message_id] = exchange
         elif not command.is_response:
             if found:
-                found[-1].said.append(message)
+                found[-1].messages.append(message)
         elif command.responding_to in by_id and not by_id[command.responding_to].is_over:
-            by_id[command.responding_to].said.append(message)
+            by_id[command.responding_to].messages.append(message)
         else:
             early.setdefault(command.responding_to, []).append(message)
     return found
 
 
 class Replay:
-    """What a server needs to be the acceptor of a recording: `settings` for `pacs.dimse.server.server.Server`."""
+    """The settings of a server that replays a recording: `settings` for `pacs.dimse.server.server.Server`."""
 
-    def __init__(self, associations: Sequence[script.Association]) -> None:
+    def __init__(self, associations: Sequence[RecordedAssociation]) -> None:
         self._exchanges = list(exchanges(associations))
         self._lock = threading.Lock()
-        policy = _Recorded(transfer_syntaxes=(), answers=_answers(associations), rejection=_rejection(associations))
+        policy = _RecordedPolicy(
+            transfer_syntaxes=(), accepted_syntaxes=_accepted_syntaxes(associations), rejection=_rejection(associations)
+        )
         handled = (each for each in CommandField if each is not CommandField.C_CANCEL)
         self.settings = Settings(policy=policy, handlers=dict.fromkeys(handled, self.answer))
 
     def answer(self, association: Association, message: Message) -> None:
-        """Say again what was said to the most similar request. Raises AssociationLost."""
+        """Send the messages recorded for the most similar request. Raises AssociationLost."""
         dataset = _dataset(message)
         exchange = self._choose(message.command.field, dataset)
         with association.operation(message) as cancellation:
@@ -101,65 +105,67 @@ class Replay:
                 comment = "The recording has no such request"
                 association.send(message.context.id, message.command.response(CANNOT_UNDERSTAND, error_comment=comment))
             else:
-                self._say(association, message, exchange, cancellation)
+                self._replay(association, message, exchange, cancellation)
 
-    def _choose(self, operation: int, dataset: Dataset | None) -> Exchange | None:
+    def _choose(self, operation: int, dataset: Dataset | None) -> RecordedExchange | None:
         with self._lock:
-            of_this = [each for each in self._exchanges if each.command.field == operation]
-            if not of_this:
+            same_operation = [each for each in self._exchanges if each.command.field == operation]
+            if not same_operation:
                 return None
-            chosen = min(of_this, key=lambda each: (each.uses, -each.likeness(dataset)))
-            if chosen.uses:  # all have been used: the most similar one again
-                chosen = max(of_this, key=lambda each: each.likeness(dataset))
+            chosen = min(same_operation, key=lambda each: (each.uses, -each.similarity(dataset)))
+            if chosen.uses:  # all have been used: reuse the most similar one
+                chosen = max(same_operation, key=lambda each: each.similarity(dataset))
             chosen.uses += 1
             return chosen
 
-    def _say(self, association: Association, message: Message, exchange: Exchange, cancellation: Cancellation) -> None:
-        for said in exchange.said:
-            if cancellation.requested and said.command.is_pending:
+    def _replay(
+        self, association: Association, message: Message, exchange: RecordedExchange, cancellation: Cancellation
+    ) -> None:
+        for recorded in exchange.messages:
+            if cancellation.requested and recorded.command.is_pending:
                 continue
-            if said.command.is_response:
-                association.send(message.context.id, *_addressed(said, message, cancelled=cancellation.requested))
+            if recorded.command.is_response:
+                association.send(message.context.id, *_adapt(recorded, message, cancelled=cancellation.requested))
             else:
-                _ask(association, said)
+                _send_request(association, recorded)
         if not exchange.is_over:
-            association.abort()  # on tape it was not answered to its end either: nobody is left waiting
+            association.abort()  # the recording has no final response
 
 
-def _addressed(said: script.Message, message: Message, *, cancelled: bool) -> tuple[Command, bytes | None]:
-    """A response on tape as the response to another request, in the transfer syntax of that one's context."""
-    response = said.command.changed(responding_to=message.command.message_id)
+def _adapt(recorded: RecordedMessage, message: Message, *, cancelled: bool) -> tuple[Command, bytes | None]:
+    """Return a recorded response for another request, in the transfer syntax of its presentation context."""
+    response = recorded.command.changed(responding_to=message.command.message_id)
     if cancelled and message.command.field in CANCELLABLE:
         response = response.changed(status=status.CANCEL)
-    data = encoded(said.data, message.context.transfer_syntax) if said.data is not None else None
+    data = encode(recorded.data, message.context.transfer_syntax) if recorded.data is not None else None
     return response, data
 
 
-def _ask(association: Association, said: script.Message) -> None:
-    """Ask what the acceptor asked, where the requestor takes it, and wait for the answer."""
+def _send_request(association: Association, recorded: RecordedMessage) -> None:
+    """Send a recorded request of the acceptor, if the requestor accepts it, and wait for the response."""
     context = next(
-        (each for each in association.contexts.values() if each.abstract_syntax == said.abstract_syntax), None
+        (each for each in association.contexts.values() if each.abstract_syntax == recorded.abstract_syntax), None
     )
     if context is not None:
-        data = encoded(said.data, context.transfer_syntax) if said.data is not None else None
-        association.send(context.id, said.command, data)
-        association.receive(ANSWER_SECONDS)
+        data = encode(recorded.data, context.transfer_syntax) if recorded.data is not None else None
+        association.send(context.id, recorded.command, data)
+        association.receive(RESPONSE_SECONDS)
 
 
-# --- what is asked -----------------------------------------------------------------------------------------------
+# --- requests ----------------------------------------------------------------------------------------------------
 
 
 def _dataset(message: Message) -> Dataset | None:
-    """The data set of a request, None for none, empty for one that nobody can read."""
+    """Return the data set of a request, None if it has none, an empty one if it cannot be decoded."""
     if not message.command.has_data_set:
         return None
     data, size = bytearray(), 0
     for fragment in message.fragments():
         size += len(fragment)
-        data += fragment[: max(0, LONGEST_REQUEST - len(data))]
+        data += fragment[: max(0, MAX_REQUEST_BYTES - len(data))]
     try:
-        return decoded(bytes(data), size, message.context.transfer_syntax)
-    except Exception:  # whatever the bytes make pydicom stumble over
+        return decode(bytes(data), size, message.context.transfer_syntax)
+    except Exception:  # any exception of pydicom for invalid data
         return Dataset()
 
 
@@ -167,26 +173,26 @@ def _keys(dataset: Dataset | None) -> frozenset[int]:
     return frozenset(dataset.keys()) if dataset is not None else frozenset()
 
 
-# --- how associations are answered -------------------------------------------------------------------------------
+# --- association negotiation -------------------------------------------------------------------------------------
 
-Answers = Mapping[str, tuple[str, ...]]
-"""The transfer syntaxes that were accepted, by abstract syntax."""
+AcceptedSyntaxes = Mapping[str, tuple[str, ...]]
+"""The accepted transfer syntaxes, by abstract syntax."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Recorded(AcceptorPolicy):
-    """Accepts the contexts that were accepted, or rejects all associations as all were rejected."""
+class _RecordedPolicy(AcceptorPolicy):
+    """Accepts the recorded presentation contexts, or rejects every association if all were rejected."""
 
-    answers: Answers = field(default_factory=dict)
+    accepted_syntaxes: AcceptedSyntaxes = field(default_factory=dict)
     rejection: Rejection | None = None
 
     def answer(self, request: Any, caller: CallingAE, max_pdu: int) -> Any:
-        """As on tape."""
+        """Answer as recorded."""
         return self.rejection or AcceptorPolicy.answer(self, request, caller, max_pdu)
 
     def choose(self, proposed: Any, order: Sequence[str]) -> Choice:
-        """A transfer syntax that was accepted on tape, else any native one: there is nothing to decompress."""
-        syntaxes = self.answers.get(str(proposed.abstract_syntax))
+        """Choose a transfer syntax that was accepted, otherwise any native one."""
+        syntaxes = self.accepted_syntaxes.get(str(proposed.abstract_syntax))
         if syntaxes is None:
             return False, False, None
         return (
@@ -197,10 +203,10 @@ class _Recorded(AcceptorPolicy):
         )
 
 
-def _answers(associations: Sequence[script.Association]) -> Answers:
+def _accepted_syntaxes(associations: Sequence[RecordedAssociation]) -> AcceptedSyntaxes:
     accepted: dict[str, dict[str, None]] = {}
     for each in associations:
-        if each.request is not None and isinstance(each.answer, Accepted):
+        if each.request is not None and isinstance(each.answer, AssociateAC):
             abstract = {proposed.id: proposed.abstract_syntax for proposed in each.request.contexts}
             for context in each.answer.contexts:
                 if context.result == 0 and context.id in abstract:
@@ -208,11 +214,11 @@ def _answers(associations: Sequence[script.Association]) -> Answers:
     return {uid: tuple(syntaxes) for uid, syntaxes in accepted.items()}
 
 
-def _rejection(associations: Sequence[script.Association]) -> Rejection | None:
-    """How all were rejected, None where some were accepted."""
-    answers = [each.answer for each in associations if each.answer is not None]
-    if answers and all(isinstance(each, Rejected) for each in answers):
-        first = answers[0]
-        assert isinstance(first, Rejected)
-        return Rejection(first.result, first.source, first.reason, "Rejected as on tape")
+def _rejection(associations: Sequence[RecordedAssociation]) -> Rejection | None:
+    """Return the rejection if all associations were rejected, otherwise None."""
+    accepted_syntaxes = [each.answer for each in associations if each.answer is not None]
+    if accepted_syntaxes and all(isinstance(each, AssociateRJ) for each in accepted_syntaxes):
+        first = accepted_syntaxes[0]
+        assert isinstance(first, AssociateRJ)
+        return Rejection(first.result, first.source, first.reason, "Rejected as recorded")
     return None

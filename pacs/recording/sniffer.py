@@ -1,4 +1,4 @@
-"""What two AEs say to each other, understood from the bytes that pass by: nothing is sent, nothing altered."""
+"""Decodes the PDUs and messages of a connection between two AEs from a copy of its bytes."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -10,36 +10,29 @@ from pacs.dimse.upper.pdus import ASSOCIATE_AC, ASSOCIATE_RQ, InvalidPDU, decode
 from pacs.dimse.upper.user_information import (
     AssociatePrimitive,
     Context,
+    ProposedContext,
     extended_of,
     implementation_of,
     max_pdu_of,
+    proposed_contexts,
     roles_of,
 )
 from pacs.errors import ProtocolViolation
 
 Side = Literal["requestor", "acceptor"]
 
-LONGEST_PDU = 4 << 20
-"""A PDU that claims to be longer is not waited for, in bytes: who says so is not understood any more."""
+MAX_PDU_BYTES = 4 << 20
+"""Maximum length of a PDU; a longer one makes the direction invalid."""
 
-MOST_KEPT = 1 << 20
-"""How much of one data set is kept, in bytes: all of an Identifier, and the header of an image."""
+MAX_KEPT_BYTES = 1 << 20
+"""Number of bytes kept of one data set: all of an Identifier, and the header of an image."""
 
 _HEADER = struct.Struct(">BxL")
 
 
 @dataclass(frozen=True, slots=True)
-class Proposed:
-    """A presentation context of a request."""
-
-    id: int
-    abstract_syntax: str
-    transfer_syntaxes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The answer to one: 0 is acceptance (PS3.8 Table 9-18)."""
+class ContextResult:
+    """The result for one presentation context; 0 is acceptance (PS3.8 Table 9-18)."""
 
     id: int
     result: int
@@ -51,12 +44,12 @@ Roles = Mapping[str, tuple[bool, bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requested:
+class AssociateRQ:
     """An A-ASSOCIATE-RQ."""
 
     calling_ae_title: str
     called_ae_title: str
-    contexts: tuple[Proposed, ...]
+    contexts: tuple[ProposedContext, ...]
     max_pdu: int
     roles: Roles = field(default_factory=dict)
     extended: Mapping[str, bytes] = field(default_factory=dict)
@@ -64,10 +57,10 @@ class Requested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class AssociateAC:
     """An A-ASSOCIATE-AC."""
 
-    contexts: tuple[Answered, ...]
+    contexts: tuple[ContextResult, ...]
     max_pdu: int
     roles: Roles = field(default_factory=dict)
     extended: Mapping[str, bytes] = field(default_factory=dict)
@@ -75,7 +68,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class AssociateRJ:
     """An A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
 
     result: int
@@ -84,8 +77,8 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A whole message: `data` is the beginning of its data set, at most `MOST_KEPT` bytes, of `size`; None for none."""
+class SniffedMessage:
+    """A complete message. `data` is the beginning of its data set of `size` bytes, None without a data set."""
 
     side: Side
     context: Context
@@ -95,22 +88,22 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """An A-RELEASE-RQ or -RP, an A-ABORT, or the end of what one side sends."""
+class AssociationEnd:
+    """An A-RELEASE-RQ or -RP, an A-ABORT, or the end of the connection in one direction."""
 
     side: Side
     how: Literal["A-RELEASE-RQ", "A-RELEASE-RP", "A-ABORT", "connection closed"]
 
 
 @dataclass(frozen=True, slots=True)
-class NotUnderstood:
-    """What came from a side is no DICOM Upper Layer any more; nothing of it is understood from here on."""
+class InvalidData:
+    """A side sent data that are no DICOM Upper Layer PDUs; nothing is decoded from here on."""
 
     side: Side
     why: str
 
 
-Heard = Requested | Accepted | Rejected | Said | Ended | NotUnderstood
+SniffedEvent = AssociateRQ | AssociateAC | AssociateRJ | SniffedMessage | AssociationEnd | InvalidData
 
 _ENDS: dict[int, Literal["A-RELEASE-RQ", "A-RELEASE-RP", "A-ABORT"]] = {
     0x05: "A-RELEASE-RQ",
@@ -119,47 +112,44 @@ _ENDS: dict[int, Literal["A-RELEASE-RQ", "A-RELEASE-RP", "A-ABORT"]] = {
 }
 
 
-class Overhearing:
-    """Listens to one connection. The bytes of both sides have to come in the order in which they went by."""
+class Sniffer:
+    """Decodes one connection. The bytes of both sides must be fed in the order of transmission."""
 
     def __init__(self) -> None:
-        self._proposed: dict[int, Proposed] = {}
+        self._proposed: dict[int, ProposedContext] = {}
         self._contexts: dict[int, Context] = {}
-        self._ears = {side: _Ear(side, self._contexts) for side in _SIDES}
+        self._directions = {side: _Direction(side, self._contexts) for side in _SIDES}
 
-    def hear(self, side: Side, chunk: bytes) -> Iterator[Heard]:
-        """What is said with the next bytes of a side; the end of what it sends is b''."""
-        ear = self._ears[side]
+    def feed(self, side: Side, chunk: bytes) -> Iterator[SniffedEvent]:
+        """Yield the events in the next bytes of a side; b'' is the end of its data."""
+        direction = self._directions[side]
         if not chunk:
-            yield Ended(side, "connection closed")
+            yield AssociationEnd(side, "connection closed")
         try:
-            for kind, encoded in ear.pdus(chunk):
-                yield from self._said(ear, kind, encoded)
+            for kind, encoded in direction.pdus(chunk):
+                yield from self._events(direction, kind, encoded)
         except (InvalidPDU, ProtocolViolation) as error:
-            ear.is_deaf = True
-            yield NotUnderstood(side, getattr(error, "comment", "") or "It is no PDU that PS3.8 knows")
+            direction.is_invalid = True
+            yield InvalidData(side, getattr(error, "comment", "") or "Not a PDU of PS3.8")
 
-    def _said(self, ear: "_Ear", kind: int, encoded: bytes) -> Iterator[Heard]:
+    def _events(self, direction: "_Direction", kind: int, encoded: bytes) -> Iterator[SniffedEvent]:
         if kind == 0x04:
-            yield from ear.messages(memoryview(encoded)[6:])
+            yield from direction.messages(memoryview(encoded)[6:])
         elif kind == 0x01:
-            yield self._requested(decode(ASSOCIATE_RQ, encoded).to_primitive())
+            yield self._read_request(decode(ASSOCIATE_RQ, encoded).to_primitive())
         elif kind == 0x02:
-            yield self._accepted(decode(ASSOCIATE_AC, encoded).to_primitive())
+            yield self._read_answer(decode(ASSOCIATE_AC, encoded).to_primitive())
         elif kind == 0x03 and len(encoded) >= 10:
-            yield Rejected(*encoded[7:10])
+            yield AssociateRJ(*encoded[7:10])
         elif kind in _ENDS:
-            yield Ended(ear.side, _ENDS[kind])
+            yield AssociationEnd(direction.side, _ENDS[kind])
         else:
             raise InvalidPDU
 
-    def _requested(self, request: AssociatePrimitive) -> Requested:
-        contexts = tuple(
-            Proposed(each.context_id or 0, str(each.abstract_syntax), tuple(map(str, each.transfer_syntax)))
-            for each in request.presentation_context_definition_list
-        )
+    def _read_request(self, request: AssociatePrimitive) -> AssociateRQ:
+        contexts = proposed_contexts(request)
         self._proposed |= {each.id: each for each in contexts}
-        return Requested(
+        return AssociateRQ(
             calling_ae_title=request.calling_ae_title.strip(),
             called_ae_title=request.called_ae_title.strip(),
             contexts=contexts,
@@ -169,10 +159,10 @@ class Overhearing:
             implementation=implementation_of(request),
         )
 
-    def _accepted(self, answer: AssociatePrimitive) -> Accepted:
+    def _read_answer(self, answer: AssociatePrimitive) -> AssociateAC:
         results = answer.presentation_context_definition_results_list
         contexts = tuple(
-            Answered(
+            ContextResult(
                 each.context_id or 0, each.result or 0, str(each.transfer_syntax[0]) if each.transfer_syntax else ""
             )
             for each in results
@@ -181,7 +171,7 @@ class Overhearing:
             if each.result == 0 and each.id in self._proposed:
                 abstract = self._proposed[each.id].abstract_syntax
                 self._contexts[each.id] = Context(each.id, abstract, each.transfer_syntax, as_scu=True, as_scp=True)
-        return Accepted(
+        return AssociateAC(
             contexts=contexts,
             max_pdu=max_pdu_of(answer),
             roles=roles_of(answer),
@@ -193,25 +183,25 @@ class Overhearing:
 _SIDES: tuple[Side, Side] = ("requestor", "acceptor")
 
 
-class _Ear:
-    """What one side sends: bytes into PDUs, and fragments into messages."""
+class _Direction:
+    """Decodes the bytes of one side to PDUs and messages."""
 
     def __init__(self, side: Side, contexts: Mapping[int, Context]) -> None:
         self.side = side
-        self.is_deaf = False
+        self.is_invalid = False
         self._buffer = bytearray()
-        self._assembler = Assembler(contexts, _nothing_more)
+        self._assembler = Assembler(contexts, _no_more_data)
         self._data = bytearray()
         self._size = 0
 
     def pdus(self, chunk: bytes) -> Iterator[tuple[int, bytes]]:
-        """The type and all bytes of each PDU that is whole now. Raises InvalidPDU."""
-        if self.is_deaf:
+        """Yield the type and bytes of each complete PDU. Raises InvalidPDU."""
+        if self.is_invalid:
             return
         self._buffer += chunk
         while len(self._buffer) >= _HEADER.size:
             kind, length = _HEADER.unpack_from(self._buffer)
-            if length > LONGEST_PDU:
+            if length > MAX_PDU_BYTES:
                 raise InvalidPDU
             if len(self._buffer) < _HEADER.size + length:
                 return
@@ -219,24 +209,24 @@ class _Ear:
             del self._buffer[: _HEADER.size + length]
             yield kind, encoded
 
-    def messages(self, body: memoryview) -> Iterator[Said]:
-        """The messages that the inside of a P-DATA-TF completes. Raises ProtocolViolation."""
+    def messages(self, body: memoryview) -> Iterator[SniffedMessage]:
+        """Yield the messages that a P-DATA-TF completes. Raises ProtocolViolation."""
         for context_id, control, fragment in pdvs(body):
             if control & COMMAND:
                 message = self._assembler.command(context_id, control, fragment)
                 if message is not None and message.is_complete:
-                    yield Said(self.side, message.context, message.command, None)
+                    yield SniffedMessage(self.side, message.context, message.command, None)
             else:
                 yield from self._add(self._assembler.data(context_id, control), fragment)
 
-    def _add(self, message: Message, fragment: memoryview) -> Iterator[Said]:
+    def _add(self, message: Message, fragment: memoryview) -> Iterator[SniffedMessage]:
         self._size += len(fragment)
-        self._data += fragment[: max(0, MOST_KEPT - len(self._data))]
+        self._data += fragment[: max(0, MAX_KEPT_BYTES - len(self._data))]
         if message.is_complete:
             data, size, self._data, self._size = bytes(self._data), self._size, bytearray(), 0
-            yield Said(self.side, message.context, message.command, data, size)
+            yield SniffedMessage(self.side, message.context, message.command, data, size)
 
 
-def _nothing_more(_message: Message) -> memoryview:
-    """Messages are never read here."""
-    raise ProtocolViolation("There is nothing to wait for")
+def _no_more_data(_message: Message) -> memoryview:
+    """Raise ProtocolViolation: messages are never read here."""
+    raise ProtocolViolation("No more data can arrive")

@@ -1,12 +1,12 @@
-"""A pytest plugin for whoever tests a program that speaks DICOM; this project is tested with it too.
+"""A pytest plugin for testing DICOM programs; the tests of this project use it too.
 
-- `pacs_server` is a fixture: the real archive, in this process, on a free port of 127.0.0.1, with a folder of its own,
-  which sees what comes (`.received`) and misbehaves when it is told to (`.faults`).
-- `storage_scp` is a fixture: where a C-MOVE of `pacs_server` can send to.
+- `pacs_server` is a fixture: the real archive, in this process, on a free port of 127.0.0.1, with its own folder. It
+  records what it receives (`.received`) and can misbehave (`.faults`).
+- `storage_scp` is a fixture: a move destination of `pacs_server`.
 - `serving` and `storing` are the same as context managers, for any program.
-- `study` and `studies` make data sets: valid, and the same for the same arguments.
+- `study` and `studies` make data sets: valid, and identical for identical arguments.
 
-Nothing heavy is imported before it is used.
+Heavy modules are imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -44,10 +44,10 @@ _LATE = {
     "pacs_server": "plugin",
     "storage_scp": "plugin",
 }
-"""What is imported when it is asked for, and from where. The fixtures need pytest: `__all__` is without them."""
+"""Names that are imported on first use, and their modules. The fixtures need pytest, so `__all__` omits them."""
 
 pytest_plugins = ("pacs.testing.plugin",)
-"""The plugin, for a pytest that loads this package by an entry point from before the plugin had its own."""
+"""The plugin, for a pytest that loads this package by the entry point of an earlier version."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Data sets for tests: valid, and the same for the same arguments. pydicom is imported when the first is built."""
+"""Valid data sets for tests, identical for identical arguments. pydicom is imported on first use."""
 
 import hashlib
 import inspect
@@ -28,7 +28,7 @@ MODALITIES: dict[str, tuple[str, dict[str, Any]]] = {
     "OT": ("1.2.840.10008.5.1.4.1.1.7", {"ConversionType": "WSD"}),
     "DOC": ("1.2.840.10008.5.1.4.1.1.104.1", DOCUMENT),
 }
-"""Modality -> the Storage SOP Class its instances are of and attributes of its modules."""
+"""The Storage SOP Class and the attributes of its modules, by modality."""
 
 
 def study(
@@ -44,20 +44,20 @@ def study(
     transfer_syntax: str = EXPLICIT_LITTLE,
     **attributes: Any,
 ) -> list["Dataset"]:
-    """The data sets of one study with `series` series of `instances` instances each, with File Meta Information.
+    """Return the data sets of a study with `series` series of `instances` instances each, with File Meta Information.
 
-    `number` tells the studies of one patient apart; UIDs come from it, `patient_id` and `modality`. `size` is Rows and
-    Columns. `attributes` are set in every data set by keyword. Texts beyond ASCII are in UTF-8 where no
-    `character_set` is named. In an encapsulated `transfer_syntax` the pixels are compressed where pydicom finds an
-    encoder (RLE always, with its extras JPEG-LS and from 32 pixels on JPEG 2000), else they are a placeholder that no
-    codec decodes.
+    `number` distinguishes the studies of a patient; UIDs are derived from it, `patient_id` and `modality`. `size` is
+    Rows and Columns. `attributes` are set in every data set, by keyword. Without `character_set`, non-ASCII texts are
+    encoded in UTF-8. In an encapsulated `transfer_syntax`, pixels are compressed if pydicom has an encoder (always RLE;
+    with its extras JPEG-LS, and JPEG 2000 for a size of 32 or more), otherwise they are a placeholder that no codec
+    decodes.
 
-    Raises ValueError for a `modality` that is none of `MODALITIES`, and for an attribute that is no keyword.
+    Raises ValueError for an unknown `modality` or attribute.
     """
     from pacs.testing.keyword_check import check_keywords
 
     if modality not in MODALITIES:
-        raise ValueError(f"modality {modality!r} is none of {', '.join(MODALITIES)}")
+        raise ValueError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}")
     check_keywords(attributes, PARAMETERS)
     if character_set is None and not f"{patient}{patient_id}{attributes}".isascii():
         character_set = "ISO_IR 192"
@@ -78,11 +78,11 @@ def study(
 
 
 PARAMETERS = tuple(each for each in inspect.signature(study).parameters if each != "attributes")
-"""What `study` can be told beside attributes."""
+"""The parameters of `study` other than attributes."""
 
 
 def studies(patients: int = 3, per_patient: int = 2, **arguments: Any) -> list["Dataset"]:
-    """The data sets of several patients, P1, P2 and so on, with some studies each; `arguments` are those of `study`."""
+    """Return the data sets of patients P1, P2, ..., with some studies each; `arguments` are those of `study`."""
     built: list[Dataset] = []
     for patient in range(1, patients + 1):
         for number in range(1, per_patient + 1):
@@ -92,12 +92,12 @@ def studies(patients: int = 3, per_patient: int = 2, **arguments: Any) -> list["
 
 
 def uid(text: str) -> str:
-    """A UID that is always the same for the same text (PS3.5 B.2)."""
+    """Return the UID derived from a text (PS3.5 B.2)."""
     return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
 
 
 def _of_study(modality: str, number: int, root: str) -> dict[str, Any]:
-    """The attributes all instances of a study share, its patient's names aside."""
+    """Return the attributes that all instances of a study share, except those of the patient."""
     return {
         "PatientBirthDate": "19700101",
         "PatientSex": "O",
@@ -116,7 +116,7 @@ def _of_study(modality: str, number: int, root: str) -> dict[str, Any]:
 
 
 def _of_instance(modality: str, root: str, series: int, instance: int) -> dict[str, Any]:
-    """The attributes of one instance and its series, its content aside."""
+    """Return the attributes of one instance and its series, except its content."""
     sop_class, own = MODALITIES[modality]
     place = {"ImagePositionPatient": [0, 0, instance]} if "ImagePositionPatient" in own else {}
     return own | place | {
@@ -143,7 +143,7 @@ def _dataset(values: Mapping[str, Any], attributes: Mapping[str, Any], syntax: s
 
 
 def _content(modality: str, instance: int, size: int, syntax: str) -> dict[str, Any]:
-    """What an instance is about: a page, or an image of `size` by `size` pixels with a gradient in it."""
+    """Return the content of an instance: a page, or an image of `size` by `size` pixels with a gradient."""
     if modality == "DOC":
         return {"MIMETypeOfEncapsulatedDocument": "application/pdf", "EncapsulatedDocument": b"%PDF-1.4\n%%EOF \n"}
     return {
@@ -169,7 +169,7 @@ def _pixels(instance: int, size: int, syntax: str) -> bytes:
 
 
 def _encapsulated(instance: int, size: int, native: bytes, syntax: str) -> bytes:
-    """One frame: compressed without loss where there is an encoder for it."""
+    """Return one frame, losslessly compressed if there is an encoder."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels.encoders.base import get_encoder
     from pydicom.uid import UID
@@ -189,7 +189,7 @@ def _encapsulated(instance: int, size: int, native: bytes, syntax: str) -> bytes
             photometric_interpretation="MONOCHROME2",
             number_of_frames=1,
         )
-    except (NotImplementedError, RuntimeError, ValueError):  # none for this syntax, or one that wants to be told more
+    except (NotImplementedError, RuntimeError, ValueError):  # no encoder, or one that needs more parameters
         frame = b"a placeholder of frame %d " % instance
     return encapsulate([frame])
 
@@ -209,7 +209,7 @@ def _file_meta(dataset: "Dataset", syntax: str) -> Any:
 
 
 def write(datasets: Iterable["Dataset"], folder: Path) -> list[Path]:
-    """Write data sets as Part 10 files named by their place in a fresh or existing folder; return the paths."""
+    """Write data sets as numbered Part 10 files to a new or existing folder; return the paths."""
     from pydicom import dcmwrite
 
     folder.mkdir(parents=True, exist_ok=True)

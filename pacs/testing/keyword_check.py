@@ -1,4 +1,4 @@
-"""Keywords in tests: a test that is mistyped must not pass, nor puzzle anybody."""
+"""Rejects misspelt keywords in tests."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from pacs.support.suggestion import suggestion
 
 
 def check_keywords(keywords: Iterable[str], others: Iterable[str] = ()) -> None:
-    """Raises ValueError for the first that is no keyword of PS3.6. `others` may have been meant, too."""
+    """Raise ValueError for the first keyword that PS3.6 does not define; `others` are further names to suggest."""
     from pydicom.datadict import keyword_dict
 
     for each in keywords:

@@ -1,4 +1,4 @@
-"""Noting what comes to a server: the side of `Received` that the server sees."""
+"""Records the messages of a server for `Received`."""
 
 import threading
 import time
@@ -10,68 +10,68 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.upper.rejections import Rejection
 from pacs.dimse.upper.user_information import Agreement
-from pacs.faults.observer import Requested, Told
+from pacs.faults.observer import AssociationRequest, OnResponse
 from pacs.testing.records import ReceivedAssociation, ReceivedRequest, Response
 
 
-class Notebook:
-    """A witness that writes down what it is told, for a `Received` to read; safe to use from several threads."""
+class MessageLog:
+    """An observer that records associations and requests; thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._associations: list[ReceivedAssociation] = []
         self._requests: list[ReceivedRequest] = []
         self._by_id: dict[str, ReceivedAssociation] = {}
-        self._requested: WeakKeyDictionary[Requested, ReceivedAssociation] = WeakKeyDictionary()
-        """Those that are just being answered."""
+        self._requested: WeakKeyDictionary[AssociationRequest, ReceivedAssociation] = WeakKeyDictionary()
+        """Requests that are being answered."""
 
-    # --- for who reads --------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------------
 
     @property
     def associations(self) -> list[ReceivedAssociation]:
-        """Every association that was asked for, in the order of coming."""
+        """Every requested association, in order of arrival."""
         with self._changed:
             return list(self._associations)
 
     @property
     def requests(self) -> list[ReceivedRequest]:
-        """Every request, in the order of coming."""
+        """Every request, in order of arrival."""
         with self._changed:
             return list(self._requests)
 
     def clear(self) -> None:
-        """Forget what was noted so far."""
+        """Delete all records."""
         with self._changed:
             self._associations.clear()
             self._requests.clear()
 
     def wait_for(self, condition: Callable[[], object], seconds: float) -> bool:
-        """Wait until `condition` holds, which is looked at whenever something is noted; whether it did in time."""
+        """Wait until `condition` holds, checking it after each new record; return whether it holds in time."""
         with self._changed:
             return bool(self._changed.wait_for(condition, seconds))
 
-    # --- for the server -------------------------------------------------------------------------------------------
+    # --- recording ------------------------------------------------------------------------------------------------
 
-    def answered(self, requested: Requested, answer: Agreement | Rejection | None) -> None:
-        """Note a request, and how it is answered."""
+    def answered(self, requested: AssociationRequest, answer: Agreement | Rejection | None) -> None:
+        """Record an association request and its answer."""
         with self._changed:
-            noted = self._requested.get(requested)
-            if noted is None:
-                noted = self._requested[requested] = _noted(requested)
-                self._associations.append(noted)
-            _note_answer(noted, answer)
+            record = self._requested.get(requested)
+            if record is None:
+                record = self._requested[requested] = _record_of(requested)
+                self._associations.append(record)
+            _set_answer(record, answer)
             self._changed.notify_all()
 
-    def associated(self, requested: Requested, association: Association) -> None:
-        """Note that a request became an association."""
+    def associated(self, requested: AssociationRequest, association: Association) -> None:
+        """Record that a request became an association."""
         with self._changed:
-            noted = self._by_id[association.id] = self._requested[requested]
-            noted.id = association.id
+            record = self._by_id[association.id] = self._requested[requested]
+            record.id = association.id
 
-    def request(self, association: Association, message: Message, data: bytes) -> Told:
-        """Note a request; what is returned notes its responses."""
+    def request(self, association: Association, message: Message, data: bytes) -> OnResponse:
+        """Record a request; return a function that records its responses."""
         command = message.command
-        noted = ReceivedRequest(
+        record = ReceivedRequest(
             operation=CommandField(command.field).name.replace("_", "-", 1),
             association=self._by_id[association.id],
             message_id=command.message_id,
@@ -84,39 +84,39 @@ class Notebook:
             data=data,
         )
         with self._changed:
-            self._requests.append(noted)
+            self._requests.append(record)
             self._changed.notify_all()
 
-        def told(response: Command | None) -> None:
+        def on_response(response: Command | None) -> None:
             with self._changed:
                 if response is None:
-                    noted.is_over = True
+                    record.is_over = True
                 else:
-                    noted.responses.append(_response(response, time.monotonic() - noted.began))
+                    record.responses.append(_response(response, time.monotonic() - record.began))
                 self._changed.notify_all()
 
-        return told
+        return on_response
 
     def cancelled(self, association: Association, message_id: int) -> None:
-        """Note a C-CANCEL."""
-        noted = self._by_id.get(association.id)
+        """Record a C-CANCEL."""
+        record = self._by_id.get(association.id)
         with self._changed:
             for each in reversed(self._requests):
-                if each.association is noted and each.message_id == message_id:
+                if each.association is record and each.message_id == message_id:
                     each.cancelled = True
                     break
             self._changed.notify_all()
 
     def ended(self, association_id: str, how: str, duration: float) -> None:
-        """Note the end of an association."""
+        """Record the end of an association."""
         with self._changed:
-            noted = self._by_id.pop(association_id, None)
-            if noted is not None:
-                noted.ended_by, noted.duration = how, duration
+            record = self._by_id.pop(association_id, None)
+            if record is not None:
+                record.ended_by, record.duration = how, duration
             self._changed.notify_all()
 
 
-def _noted(requested: Requested) -> ReceivedAssociation:
+def _record_of(requested: AssociationRequest) -> ReceivedAssociation:
     return ReceivedAssociation(
         calling_ae_title=requested.calling_ae_title,
         called_ae_title=requested.called_ae_title,
@@ -130,13 +130,13 @@ def _noted(requested: Requested) -> ReceivedAssociation:
     )
 
 
-def _note_answer(noted: ReceivedAssociation, answer: Agreement | Rejection | None) -> None:
+def _set_answer(record: ReceivedAssociation, answer: Agreement | Rejection | None) -> None:
     if isinstance(answer, Agreement):
-        noted.accepted = tuple(answer.contexts.values())
+        record.accepted = tuple(answer.contexts.values())
         return
-    noted.accepted = ()
-    noted.ended_by = "ended before it began" if answer is None else "rejected"
-    noted.rejection = None if answer is None else (answer.result, answer.source, answer.reason)
+    record.accepted = ()
+    record.ended_by = "ended before it began" if answer is None else "rejected"
+    record.rejection = None if answer is None else (answer.result, answer.source, answer.reason)
 
 
 def _response(command: Command, after: float) -> Response:

@@ -1,20 +1,19 @@
-"""Associations and requests that came to a server, as a test looks at them."""
+"""Records of the associations and requests that a server received."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pacs.dicom import identifier
-from pacs.dimse.upper.user_information import Context
+from pacs.dimse.upper.user_information import Context, ProposedContext
 from pacs.errors import PacsError
-from pacs.faults.observer import Proposed
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response as it goes out, so many seconds after its request had come; counts are None where it has none.
+    """A response, and the seconds since its request; counts are None if it has none.
 
-    It is noted before it is written: a fault that counts PDUs may end the association instead.
+    It is recorded before it is written, because a fault may end the association instead.
     """
 
     status: int
@@ -26,41 +25,41 @@ class Response:
     comment: str = ""
 
     def __repr__(self) -> str:
-        said = [(each.name, getattr(self, each.name)) for each in fields(self)[2:]]
-        more = "".join(f", {name}={value!r}" for name, value in said if value not in (None, ""))
+        values = [(each.name, getattr(self, each.name)) for each in fields(self)[2:]]
+        more = "".join(f", {name}={value!r}" for name, value in values if value not in (None, ""))
         return f"Response(status=0x{self.status:04X}, after={self.after:.4f}{more})"
 
 
 @dataclass(slots=True)
 class ReceivedAssociation:
-    """An association that was asked for. `began` is on the monotonic clock."""
+    """An association request and its result. `began` is on the monotonic clock."""
 
     calling_ae_title: str
     called_ae_title: str
     address: tuple[str, int]
-    proposed: tuple[Proposed, ...]
-    """The presentation contexts that were proposed."""
+    proposed: tuple[ProposedContext, ...]
+    """The proposed presentation contexts."""
     roles: Mapping[str, tuple[bool, bool]]
-    """The (SCU, SCP) roles that were proposed, by SOP Class UID."""
+    """The proposed (SCU, SCP) roles, by SOP Class UID."""
     extended: Mapping[str, bytes]
-    """The SOP Class Extended Negotiation that was proposed, by SOP Class UID."""
+    """The proposed SOP Class Extended Negotiation, by SOP Class UID."""
     max_pdu: int
     implementation: str
     began: float
     accepted: tuple[Context, ...] = ()
-    """The presentation contexts that were accepted."""
+    """The accepted presentation contexts."""
     rejection: tuple[int, int, int] | None = None
-    """Result, source and reason, where it was rejected."""
+    """Result, source and reason of a rejection."""
     ended_by: str | None = None
-    """How it ended: "A-RELEASE", "A-ABORT", "connection lost", "rejected"...; None while it has not."""
+    """How it ended: "A-RELEASE", "A-ABORT", "connection lost", "rejected"...; None before its end."""
     duration: float | None = None
-    """Seconds, once it has ended."""
+    """Duration in seconds, None before its end."""
     id: str = ""
 
 
 @dataclass(slots=True)
 class ReceivedRequest:
-    """A request, and how it was answered so far. `began` is on the monotonic clock."""
+    """A request and its responses so far. `began` is on the monotonic clock."""
 
     operation: str
     association: ReceivedAssociation = field(repr=False)
@@ -73,22 +72,22 @@ class ReceivedRequest:
     destination: str = ""
     """The move destination."""
     data: bytes = field(default=b"", repr=False)
-    """The Identifier of a C-FIND, C-MOVE or C-GET, or the information of an N-ACTION, as it came."""
+    """The Identifier of a C-FIND, C-MOVE or C-GET, or the information of an N-ACTION, as received."""
     responses: list[Response] = field(default_factory=list)
     is_over: bool = False
     cancelled: bool = False
-    """Whether a C-CANCEL came for it, heeded or not."""
+    """Whether a C-CANCEL arrived, even if it was ignored."""
 
     @property
     def calling_ae_title(self) -> str:
-        """Whose request it is."""
+        """The calling AE title of its association."""
         return self.association.calling_ae_title
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The Identifier by keyword: texts as they were sent, '' for universal matching, lists for sequences.
+        """The Identifier by keyword: texts as received, '' for universal matching, lists for sequences.
 
-        Empty for what is no Identifier.
+        Empty for a request without an Identifier.
         """
         if not self.data:
             return {}
@@ -102,20 +101,20 @@ class ReceivedRequest:
 
     @property
     def level(self) -> str:
-        """The Query/Retrieve Level, '' for none."""
+        """The Query/Retrieve Level, '' if there is none."""
         return str(self.keys.get("QueryRetrieveLevel", ""))
 
     @property
     def status(self) -> int | None:
-        """The status of the last response, None where there was none."""
+        """The status of the last response, None before the first."""
         return self.responses[-1].status if self.responses else None
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the request to its last response, None where there was none."""
+        """Seconds from the request to its last response, None before the first."""
         return self.responses[-1].after if self.responses else None
 
     @property
     def first_response(self) -> float | None:
-        """Seconds from the request to its first response, None where there was none."""
+        """Seconds from the request to its first response, None before the first."""
         return self.responses[0].after if self.responses else None

@@ -1,4 +1,4 @@
-"""Servers for a `with` block: for fixtures, and for programs that have no pytest."""
+"""Context managers that run servers, for fixtures and for programs without pytest."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,14 +23,14 @@ def serving(
     scenario: "Scenario | str | Path | None" = None,
     watched: bool = False,
 ) -> Iterator["PacsServer"]:
-    """A running archive that keeps its data in `folder`, a temporary one where there is none; stopped at the end.
+    """Run an archive during the `with` block, with its data in `folder` or in a temporary folder.
 
-    It listens on a free port of 127.0.0.1, `.port`, and answers no HTTP unless told to. `settings` has values by dotted
-    key, as in config.toml: `{"storage.duplicates": "replace", "peers": [...]}`; they count before those of the
-    `scenario`, which is one, the file of one, or the name of a preset.
+    It listens on a free port of 127.0.0.1, `.port`, and has no web server unless `settings` enable it. `settings` are
+    values by dotted key as in config.toml: `{"storage.duplicates": "replace", "peers": [...]}`. They override those of
+    the `scenario`, which is a Scenario, a scenario file or the name of a preset.
 
-    A `watched` one, and any with a scenario, has `.received` and `.faults`; others are served exactly as `pacs serve`
-    does, with nothing in between. Raises ConfigurationError as `pacs serve` would.
+    With `watched` or a scenario, the server has `.received` and `.faults`; otherwise it runs exactly as `pacs serve`
+    does. Raises ConfigurationError as `pacs serve` does.
     """
     from pacs.testing.server import PacsServer
 
@@ -46,9 +46,9 @@ def serving(
 def storing(
     ae_title: str = STORAGE_AE_TITLE, *, port: int = 0, scenario: "Scenario | None" = None
 ) -> Iterator["StorageSCP"]:
-    """A storage SCP that keeps what it is sent in memory: a move destination; stopped at the end of the `with` block.
+    """Run a storage SCP during the `with` block that keeps the received instances in memory: a move destination.
 
-    It listens on a free port of 127.0.0.1 unless one is given.
+    It listens on a free port of 127.0.0.1 unless `port` is given.
     """
     from pacs.testing.storage import StorageSCP
 

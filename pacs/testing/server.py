@@ -1,4 +1,4 @@
-"""The archive as a test target: the real one, with what tests want beside it."""
+"""The real archive as a test server."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -11,12 +11,12 @@ from pacs.archive import Archive
 from pacs.config import from_settings, load_scenario
 from pacs.dicom.part10 import read_file_meta
 from pacs.errors import MissingUID, PacsError
-from pacs.faults.interposer import Interposition
+from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
-from pacs.faults.selection import Chooser
+from pacs.faults.selection import ArmedFaults
 from pacs.observability.events import AssociationEnded, Event, EventStream
 from pacs.testing.builders import EXPLICIT_LITTLE
-from pacs.testing.message_log import Notebook
+from pacs.testing.message_log import MessageLog
 from pacs.testing.received import Received, counted
 
 Addable = Dataset | str | Path | Iterable[Any]
@@ -24,9 +24,9 @@ Addable = Dataset | str | Path | Iterable[Any]
 
 
 class PacsServer(Archive):
-    """A running archive. All of `Archive` is there: `events`, `config`, `storage`, `drain` and what else a test needs.
+    """A running archive with everything that `Archive` has: `events`, `config`, `storage`, `drain` and more.
 
-    `scenario` is one, the file of one or the name of a preset. See `pacs.testing.serving`.
+    `scenario` is a Scenario, a scenario file or the name of a preset. See `pacs.testing.serving`.
     """
 
     def __init__(
@@ -37,31 +37,31 @@ class PacsServer(Archive):
         scenario: Scenario | str | Path | None = None,
         watched: bool = False,
     ) -> None:
-        found = load_scenario(scenario) if isinstance(scenario, str | Path) else scenario
-        self._given = {
+        loaded = load_scenario(scenario) if isinstance(scenario, str | Path) else scenario
+        self._given_settings = {
             "server.port": 0,
             "database.url": f"sqlite:///{folder}/pacs.db",
             "files.url": str(folder / "files"),
             "limits.drain_seconds": 1,
             "web.enabled": False,
-            **(found.settings if found is not None else {}),
+            **(loaded.settings if loaded is not None else {}),
             **settings,
         }
-        self._notes = Notebook()
-        self._received = Received(self._notes)
-        self._watching = Interposition(found, self._notes) if watched or found is not None else None
-        super().__init__(from_settings(self._given), EventStream(), self._watching)
-        self.events.subscribe(self._ended)
+        self._message_log = MessageLog()
+        self._received = Received(self._message_log)
+        self._test_interposer = Interposer(loaded, self._message_log) if watched or loaded is not None else None
+        super().__init__(from_settings(self._given_settings), EventStream(), self._test_interposer)
+        self.events.subscribe(self._on_event)
 
     def __repr__(self) -> str:
-        came = f": {counted(self._received)}" if self._watching is not None else ""
+        came = f": {counted(self._received)}" if self._test_interposer is not None else ""
         return f"<PacsServer {self.address}{came}>"
 
-    # --- where it is ----------------------------------------------------------------------------------------------
+    # --- address --------------------------------------------------------------------------------------------------
 
     @property
     def host(self) -> str:
-        """The address it listens on."""
+        """The address that it listens on."""
         return self.config.server.host
 
     @property
@@ -71,20 +71,20 @@ class PacsServer(Archive):
 
     @property
     def address(self) -> str:
-        """All of it as people write it: PACS@127.0.0.1:11112."""
+        """Its full address: PACS@127.0.0.1:11112."""
         return f"{self.ae_title}@{self.host}:{self.port}"
 
-    # --- what it holds --------------------------------------------------------------------------------------------
+    # --- contents -------------------------------------------------------------------------------------------------
 
     def add(self, *what: Addable) -> None:
-        """Take in data sets, Part 10 files, all files of folders, and lists of these, as a C-STORE would.
+        """Store data sets, Part 10 files, all files in folders, and lists of these, as a C-STORE would.
 
-        Raises PacsError for what is not taken in, with the reason, and the file where it is one; TypeError for what is
-        none of these.
+        Raises PacsError with the reason, and with the path of a file, for what cannot be stored; TypeError for other
+        arguments.
         """
         for each in what:
             if isinstance(each, Dataset):
-                self._take_in(each)
+                self._store(each)
             elif isinstance(each, str | Path):
                 for path in _files(Path(each)):
                     self._import(path)
@@ -99,10 +99,10 @@ class PacsServer(Archive):
         except PacsError as error:
             raise type(error)(f"{path}: {error.comment}", error.tags) from error
 
-    def _take_in(self, dataset: Dataset) -> None:
+    def _store(self, dataset: Dataset) -> None:
         lacking = [each for each in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(each)]
         if lacking:
-            raise MissingUID(f"The data set has no {' and no '.join(lacking)}; pacs.testing.study makes whole ones")
+            raise MissingUID(f"The data set has no {' and no '.join(lacking)}; pacs.testing.study makes complete ones")
         file, syntax, offset = io.BytesIO(), EXPLICIT_LITTLE, 0
         if "TransferSyntaxUID" in getattr(dataset, "file_meta", ()):
             dcmwrite(file, dataset, enforce_file_format=True)
@@ -115,41 +115,42 @@ class PacsServer(Archive):
             reception.write(file.getvalue()[offset:])
             reception.finish()
 
-    # --- whom it knows --------------------------------------------------------------------------------------------
+    # --- peers ----------------------------------------------------------------------------------------------------
 
     def add_peer(self, ae_title: str, host: str, port: int, **more: Any) -> None:
-        """One more peer, from now on: a move destination. `more` are other keys of [[peers]].
+        """Add a peer, for example a move destination; `more` are other keys of [[peers]].
 
         Raises ConfigurationError.
         """
         peer = {"ae_title": ae_title, "host": host, "port": port, **more}
-        self._given["peers"] = [*self._given.get("peers", ()), peer]
-        self.reload(from_settings(self._given))
+        self._given_settings["peers"] = [*self._given_settings.get("peers", ()), peer]
+        self.reload(from_settings(self._given_settings))
 
-    # --- what came, and what becomes of it ------------------------------------------------------------------------
+    # --- observation and faults -----------------------------------------------------------------------------------
 
     @property
     def received(self) -> Received:
-        """What has come. Raises RuntimeError for a server that is not watched."""
+        """What the server received. Raises RuntimeError for a server that is not watched."""
         self._require_watched()
         return self._received
 
     @property
-    def faults(self) -> Chooser:
-        """What it does wrong: `add(Fault(...))` gives what has `.fired` and `.remove()`; `clear()` ends all.
+    def faults(self) -> ArmedFaults:
+        """The faults of the server: `add(Fault(...))` returns a fault with `.fired` and `.remove()`; `clear()` removes
+        all.
 
         Raises RuntimeError for a server that is not watched.
         """
         return self._require_watched().faults
 
-    def _require_watched(self) -> Interposition:
-        if self._watching is None:
+    def _require_watched(self) -> Interposer:
+        if self._test_interposer is None:
             raise RuntimeError("this server is not watched: use the fixture pacs_server, or serving(watched=True)")
-        return self._watching
+        return self._test_interposer
 
-    def _ended(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, AssociationEnded):
-            self._notes.ended(event.association, event.how, event.duration)
+            self._message_log.ended(event.association, event.how, event.duration)
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A storage SCP for tests: takes whatever it is sent, and keeps it in memory. A move destination."""
+"""A storage SCP for tests that accepts all instances and keeps them in memory."""
 
 import threading
 from dataclasses import dataclass, field
@@ -12,55 +12,55 @@ from pacs.dimse.messages.message import Message
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.server import Handler, Server, Settings
-from pacs.faults.interposer import Interposition
+from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
-from pacs.faults.selection import Chooser
+from pacs.faults.selection import ArmedFaults
 from pacs.observability.events import AssociationEnded, Event
-from pacs.testing.message_log import Notebook
+from pacs.testing.message_log import MessageLog
 from pacs.testing.received import Received, counted, number_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-PATIENCE = 10.0
-"""Seconds that instances may take to come."""
+WAIT_SECONDS = 10.0
+"""Default timeout in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredHere:
-    """An instance that was sent."""
+    """An instance that was received."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax: str
     calling_ae_title: str
     move_originator: tuple[str, int] | None
-    """The AE title that asked for the C-MOVE and the Message ID it asked with."""
+    """The AE title and Message ID of the C-MOVE request that caused it."""
     data: bytes = field(repr=False)
-    """The data set as it came."""
+    """The data set as received."""
 
     @property
     def dataset(self) -> "Dataset":
-        """The data set, with as much File Meta Information as pydicom needs to decode its pixels or write it."""
+        """The data set, with the File Meta Information that pydicom needs to decode its pixels or to write it."""
         return _dataset(self)
 
 
 class StorageSCP:
-    """A storage SCP while its `with` block runs. `faults` are what it does wrong, `received` what came."""
+    """A storage SCP during a `with` block; `faults` are its faults, `received` what it received."""
 
     host = "127.0.0.1"
 
     def __init__(self, ae_title: str = "STORAGE_SCP", port: int = 0, scenario: Scenario | None = None) -> None:
         self.ae_title = ae_title
-        self._notes = Notebook()
-        self.received = Received(self._notes)
+        self._log = MessageLog()
+        self.received = Received(self._log)
         self._changed = threading.Condition()
         self._instances: list[StoredHere] = []
-        self._interposition = Interposition(scenario, self._notes)
+        self._interposer = Interposer(scenario, self._log)
         policy = AcceptorPolicy(transfer_syntaxes=KEPT, unknown_sop_classes=True)
         handlers: dict[int, Handler] = {CommandField.C_ECHO: _echo, CommandField.C_STORE: self._store}
-        settings = self._interposition.on(Settings(policy=policy, handlers=handlers))
-        self._server = Server([(self.host, port)], settings, observer=AssociationEvents(self._heard))
+        settings = self._interposer.on(Settings(policy=policy, handlers=handlers))
+        self._server = Server([(self.host, port)], settings, observer=AssociationEvents(self._on_event))
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -68,46 +68,48 @@ class StorageSCP:
 
     def __exit__(self, *exc: object) -> None:
         self._server.stop()
-        self._interposition.close()
+        self._interposer.close()
 
     def __repr__(self) -> str:
         return f"<StorageSCP {self.address}: {number_of(self.instances, 'instance')}, {counted(self.received)}>"
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return self._server.port
 
     @property
     def address(self) -> str:
-        """All of it as people write it: STORAGE_SCP@127.0.0.1:11113."""
+        """Its full address: STORAGE_SCP@127.0.0.1:11113."""
         return f"{self.ae_title}@{self.host}:{self.port}"
 
     @property
-    def faults(self) -> Chooser:
-        """What it does wrong: `add(Fault(...))`, `clear()`."""
-        return self._interposition.faults
+    def faults(self) -> ArmedFaults:
+        """Its faults: `add(Fault(...))`, `clear()`."""
+        return self._interposer.faults
 
     @property
     def instances(self) -> list[StoredHere]:
-        """What was sent, in the order in which it came."""
+        """The received instances, in order of arrival."""
         with self._changed:
             return list(self._instances)
 
     @property
     def datasets(self) -> list["Dataset"]:
-        """The data sets of what was sent, in the order in which it came."""
+        """The data sets of the received instances, in order of arrival."""
         return [each.dataset for each in self.instances]
 
-    def wait_for(self, count: int, seconds: float = PATIENCE) -> list[StoredHere]:
-        """What was sent, once there are so many instances. Raises AssertionError when they do not come in time."""
+    def wait_for(self, count: int, seconds: float = WAIT_SECONDS) -> list[StoredHere]:
+        """Return the received instances when there are this many. Raises AssertionError on timeout."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._instances) >= count, seconds):
-                raise AssertionError(f"{len(self._instances)} instances came within {seconds:g} s, expected {count}")
+                raise AssertionError(
+                    f"{len(self._instances)} instances received within {seconds:g} s, expected {count}"
+                )
             return list(self._instances)
 
     def clear(self) -> None:
-        """Forget what was sent so far."""
+        """Forget everything received so far."""
         with self._changed:
             self._instances.clear()
         self.received.clear()
@@ -129,9 +131,9 @@ class StorageSCP:
             self._changed.notify_all()
         association.send(message.context.id, command.response(status.SUCCESS))
 
-    def _heard(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, AssociationEnded):
-            self._notes.ended(event.association, event.how, event.duration)
+            self._log.ended(event.association, event.how, event.duration)
 
 
 def _echo(association: Association, message: Message) -> None:

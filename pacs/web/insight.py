@@ -1,19 +1,16 @@
-"""What the web mouth is told by the house, as plain callables."""
+"""What the web application shows of the archive, as plain callables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insight:
-    """What the archive says of itself; all of it may take seconds.
+    """Functions that describe the state of the archive; each may take seconds.
 
-    `reasons` says why no work can be done, by what is at fault; `metrics` gives the text and its media type, and is
-    None where nothing is counted. `explanations` gives the last ones, newest first, each with its "number": patient
-    data. It gives None where nothing is explained.
+    `reasons` returns why the archive is not ready, by failing part. `metrics` returns a text and its media type; it is
+    None if nothing is counted.
     """
 
     reasons: Callable[[], Mapping[str, str]]
     metrics: Callable[[], tuple[bytes, str]] | None = None
-    explanations: Callable[[], Sequence[Mapping[str, Any]] | None] = lambda: None

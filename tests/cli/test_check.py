@@ -42,7 +42,7 @@ def test_a_web_port_that_is_taken_is_found_unless_by_our_own_server(pacs, tmp_pa
         taken.settimeout(0)
         port = taken.getsockname()[1]
         found = checked(pacs, f"web.port={port}").stdout
-    assert f"FAIL web: cannot listen on 127.0.0.1:{port} (Address already in use): change web.host or web.port" in found
+    assert f"FAIL web: cannot listen on 127.0.0.1:{port} (Address already in use); change web.host or web.port" in found
     with serving(tmp_path / "running", {"web.enabled": True, "web.port": 0}) as archive:
         port = archive.web_port
         found = checked(pacs, f"web.port={port}").stdout
@@ -69,8 +69,8 @@ def test_files_that_cannot_be_written_are_found(pacs, tmp_path):
     (tmp_path / "taken").write_text("")
     result = checked(pacs, "files.url=taken")
     assert result.exit_code == 1
-    sentence = f"The file store cannot be used (File exists): {tmp_path}/taken has to be a folder we may write to"
-    assert ("FAIL", f"files: {sentence}, see files.url") in lines(result)
+    sentence = f"check that files.url = '{tmp_path}/taken' is a writable folder"
+    assert ("FAIL", f"files: The file store cannot be used (File exists); {sentence}") in lines(result)
 
 
 def test_a_database_server_that_is_not_there_is_found(pacs):
@@ -108,9 +108,8 @@ def test_a_peer_that_answers_is_well(pacs, tmp_path):
     with serving(tmp_path / "other") as other:
         result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
     assert result.exit_code == 0
-    told = f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO, and does not know us as a destination: to have it"
-    assert told in result.stdout
-    assert "    AE title MINE, the address of this machine, port 104" in result.stdout
+    assert f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO, but does not have this server" in result.stdout
+    assert "    AE title MINE, the address of this host, port 104" in result.stdout
 
 
 def test_a_peer_that_would_send_to_us_is_said_to(pacs, tmp_path):
@@ -118,9 +117,10 @@ def test_a_peer_that_would_send_to_us_is_said_to(pacs, tmp_path):
     us = {"peers": [{"ae_title": "PACS", "host": "127.0.0.1", "port": 104}]}
     with serving(tmp_path / "other", us) as other:
         result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
-    assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO, and would send to us (C-MOVE)") in lines(
-        result
-    )
+    assert (
+        "ok",
+        f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO and has this server as a move destination (C-MOVE)",
+    ) in lines(result)
 
 
 def test_a_peer_that_looks_at_no_destination_is_not_said_to_send_to_us(pacs, tmp_path):
@@ -144,7 +144,7 @@ def test_a_peer_that_does_not_know_us_gets_the_line_to_enter_there(pacs, tmp_pat
     with serving(tmp_path / "other", {"access.callers": "peers"}) as other:
         result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
     assert result.exit_code == 1
-    assert "it does not know us" in result.stdout
+    assert "the peer does not accept this calling AE title" in result.stdout
     assert "AE title MINE, " in result.stdout
     assert "port 104" in result.stdout
 
@@ -154,7 +154,7 @@ def test_a_peer_that_goes_by_another_title_is_told_so(pacs, tmp_path):
     with serving(tmp_path / "other", {"access.called_ae": "ours"}) as other:
         result = checked(pacs, peers=[("WRONG", "127.0.0.1", other.port)])
     assert result.exit_code == 1
-    assert "it does not go by the AE title WRONG" in result.stdout
+    assert "the called AE title 'WRONG' is not that of the peer" in result.stdout
     assert 'ae_title = "' in result.stdout
 
 
@@ -203,5 +203,5 @@ def test_what_has_no_effect_is_found(pacs):
     """Users that nobody looks at, and peers only where there are none."""
     users = '[{"name": "alice"}]'
     shown = pacs("check", "--set", "access.callers=peers", env={"PACS_USERS": users}).stdout
-    assert 'FAIL users: have no effect: set access.users = "optional"' in shown
-    assert "FAIL peers: nobody is let in" in shown
+    assert 'FAIL users: have no effect; set access.users = "optional"' in shown
+    assert 'FAIL peers: access.callers is "peers" and there are none' in shown

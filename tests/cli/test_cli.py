@@ -42,7 +42,7 @@ def test_a_mistake_in_the_configuration_is_a_sentence_and_exit_status_2(pacs):
     result = pacs("db", "check", "--set", "server.prot=1", "--set", "query.manner=rude")
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "pacs: server.prot: there is no such key; did you mean server.port? (command line)",
+        "pacs: server.prot: unknown key; did you mean server.port? (command line)",
         "pacs: query.manner = 'rude': expected 'tolerant' or 'strict' (command line)",
     ]
 
@@ -51,7 +51,7 @@ def test_a_setting_without_a_value_is_refused(pacs):
     """And shown how."""
     result = pacs("db", "check", "--set", "server.port")
     assert result.exit_code == 2
-    assert "is not KEY=VALUE, such as server.port=0" in result.stderr
+    assert "is not KEY=VALUE; expected for example server.port=0" in result.stderr
 
 
 def test_the_configuration_file_can_be_named_in_the_environment(pacs, tmp_path):

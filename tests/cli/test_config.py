@@ -126,7 +126,7 @@ def test_peers_can_be_given_in_the_environment_as_json(file):
     file.write_text("")
     config = load(file, {"PACS_PEERS": '[{"ae_title": "WS", "host": "ws.local", "port": 104}]'})
     assert config.peers == (Peer(ae_title="WS", host="ws.local", port=104),)
-    assert "PACS_PEERS: expected a list in JSON" in complaint(file, "", {"PACS_PEERS": "WS"})
+    assert "PACS_PEERS: expected a JSON list" in complaint(file, "", {"PACS_PEERS": "WS"})
 
 
 def test_an_empty_variable_is_as_good_as_none(file):
@@ -165,7 +165,7 @@ def test_other_variables_with_our_prefix_are_left_alone(file):
         ("[limits]\nidle_seconds = inf\n", "limits.idle_seconds = inf: expected a finite number"),
         ("server = 3\n", "server = 3: expected a table"),
         ("peers = 3\n", "peers = 3: expected a list"),
-        ("[[peers]]\nae_title = 'X'\n", "peers[1].host: is missing"),
+        ("[[peers]]\nae_title = 'X'\n", "peers[1].host: missing"),
         ("[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 0\n", "peers[1].port = 0: expected at least 1"),
         (
             "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = ['CT']\n",
@@ -185,14 +185,14 @@ def test_a_bad_value_is_refused_with_the_key_the_value_and_what_was_expected(fil
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[server]\nprot = 5\n", "server.prot: there is no such key; did you mean server.port?"),
-        ("port = 5\n", "port: there is no such key; did you mean server.port?"),
-        ("[sever]\nport = 5\n", "sever: there is no such key; did you mean server?"),
+        ("[server]\nprot = 5\n", "server.prot: unknown key; did you mean server.port?"),
+        ("port = 5\n", "port: unknown key; did you mean server.port?"),
+        ("[sever]\nport = 5\n", "sever: unknown key; did you mean server?"),
         (
             "[[peers]]\nae_title='X'\nhots='h'\nport=1\n",
-            "peers[1].hots: there is no such key; did you mean peers[1].host?",
+            "peers[1].hots: unknown key; did you mean peers[1].host?",
         ),
-        ("[server]\nfrobnicate = 5\n", "server.frobnicate: there is no such key (/"),
+        ("[server]\nfrobnicate = 5\n", "server.frobnicate: unknown key (/"),
     ],
 )
 def test_an_unknown_key_is_refused_and_the_nearest_known_one_named(file, text, said):
@@ -203,14 +203,14 @@ def test_an_unknown_key_is_refused_and_the_nearest_known_one_named(file, text, s
 def test_an_unknown_key_of_the_environment_is_refused_and_the_variable_named(file):
     """Not only those of the file."""
     said = complaint(file, "", {"PACS_SERVER__PROT": "5"})
-    assert said == "server.prot: there is no such key; did you mean server.port? (PACS_SERVER__PROT)"
+    assert said == "server.prot: unknown key; did you mean server.port? (PACS_SERVER__PROT)"
 
 
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"PACS_SERVR__PORT": "5"}, "servr: there is no such key; did you mean server? (PACS_SERVR__PORT)"),
-        ({"PACS_SERVER_PORT": "5"}, "PACS_SERVER_PORT: there is no such variable; did you mean PACS_SERVER__PORT?"),
+        ({"PACS_SERVR__PORT": "5"}, "servr: unknown key; did you mean server? (PACS_SERVR__PORT)"),
+        ({"PACS_SERVER_PORT": "5"}, "unknown variable PACS_SERVER_PORT; did you mean PACS_SERVER__PORT?"),
         ({"PACS_PEERS": '[{"ae_title": "X", "host": "h", "port": 0}]'}, "peers[1].port = 0: expected at least 1 (PACS"),
     ],
 )
@@ -234,7 +234,7 @@ def test_true_is_no_number(file):
 
 def test_without_a_file_none_is_blamed():
     """What several keys say together has no place of its own."""
-    with pytest.raises(ConfigurationError, match=r"open_to_network = true if that is meant$"):
+    with pytest.raises(ConfigurationError, match=r"open_to_network = true if this is intended$"):
         from_settings({"server.host": "0.0.0.0"})
 
 
@@ -255,7 +255,7 @@ def test_a_password_is_never_shown(file):
 
 def test_a_configuration_file_that_is_not_there_is_an_error(tmp_path):
     """A named file is meant; only ./config.toml may be missing."""
-    with pytest.raises(ConfigurationError, match="no such configuration file"):
+    with pytest.raises(ConfigurationError, match="does not exist; check --config"):
         load(tmp_path / "nowhere.toml", {}, {})
 
 
@@ -325,18 +325,18 @@ def test_a_list_can_be_given_where_only_text_can_be(text):
     """In the environment and by --set: in JSON, or separated by commas."""
     assert load(None, {"PACS_SERVER__ALIASES": text}).server.aliases == ("OLD", "OLDER")
     assert load(None, {}, {"server.aliases": text}).server.aliases == ("OLD", "OLDER")
-    with pytest.raises(ConfigurationError, match="expected a list in JSON"):
+    with pytest.raises(ConfigurationError, match="expected a JSON list"):
         load(None, {"PACS_SERVER__ALIASES": "[OLD"})
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('[access]\nusers = "required"\n', "or nobody is let in"),
+        ('[access]\nusers = "required"\n', "else every association is rejected"),
         (
             '[tls]\nenabled = true\ncertificate = "a"\nkey = "b"\n[[peers]]\nae_title = "X"\nhost = "h"\nport = 1\n'
             f'certificates = ["{"ab" * 32}"]\n',
-            "X in [[peers]] has certificates, and is asked for none",
+            "[[peers]] has certificates for X, but no certificate is requested",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, f
     """Counts on standard output, reasons with their files on standard error, exit status 1."""
     result = pacs("import", folder)
     assert result.exit_code == 1
-    assert result.stdout == "8 stored, 0 known already, 1 refused\n"
+    assert result.stdout == "8 stored, 0 already stored, 1 refused\n"
     assert result.stderr.startswith("1 refused: No DICOM file")
     assert "notes.txt" in result.stderr
 
@@ -45,7 +45,7 @@ def test_import_of_what_is_known_already_is_no_failure(filled, folder):
     """The same files again, named one by one."""
     result = filled("import", *sorted(folder.rglob("*.dcm")))
     assert result.exit_code == 0
-    assert result.stdout == "0 stored, 8 known already, 0 refused\n"
+    assert result.stdout == "0 stored, 8 already stored, 0 refused\n"
 
 
 def test_import_of_many_bad_files_shows_some_of_them(pacs, tmp_path):
@@ -55,7 +55,7 @@ def test_import_of_many_bad_files_shows_some_of_them(pacs, tmp_path):
     for place in range(5):
         (bad / f"{place}\x1b.txt").write_text("not an image")
     result = pacs("import", bad)
-    assert "0 stored, 0 known already, 5 refused" in result.stdout
+    assert "0 stored, 0 already stored, 5 refused" in result.stdout
     assert "and 2 more" in result.stderr
     assert r"0\x1b.txt" in result.stderr
 
@@ -81,7 +81,7 @@ def test_import_waits_for_no_pipe(pacs, tmp_path):
     """In a folder it is passed over, named it is refused."""
     os.mkfifo(tmp_path / "pipe")
     assert "is neither a file nor a folder" in pacs("import", tmp_path / "pipe").stderr
-    assert pacs("import", tmp_path).stdout == "0 stored, 0 known already, 0 refused\n"
+    assert pacs("import", tmp_path).stdout == "0 stored, 0 already stored, 0 refused\n"
 
 
 @pytest.mark.parametrize(("level", "number"), [("patients", 2), ("studies", 2), ("series", 3), ("images", 8)])
@@ -121,7 +121,7 @@ def test_ls_prints_csv_where_nobody_watches(filled):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["planets"], "'planets' is none of patients, studies, series, images"),
+        (["planets"], "'planets' is not a level; expected one of patients, studies, series, images"),
         (["studies", "PatientID"], "is not KEYWORD=VALUE"),
         (["studies", "PatientID="], "is not KEYWORD=VALUE"),
         (["studies", "PatientNmae=X"], "PatientNmae is not a keyword of PS3.6; did you mean PatientName?"),
@@ -152,7 +152,7 @@ def test_delete_shows_what_matches_and_asks(filled):
     result = filled("delete", "PatientID=P2", input="\n")
     assert result.exit_code == 1
     assert "ROE^JANE" in result.stdout
-    assert "Delete 2 instances of 1 study for good? [y/N]" in result.stdout
+    assert "Permanently delete 2 instances of 1 study? [y/N]" in result.stdout
     assert len(listed(filled, "images")) == 8
 
 
@@ -167,7 +167,7 @@ def test_delete_forgets_instances_and_their_files(filled, tmp_path):
 
 def test_delete_of_what_is_not_there_says_so(filled):
     """It is no failure."""
-    assert filled("delete", "PatientID=P9").stdout == "nothing matches\n"
+    assert filled("delete", "PatientID=P9").stdout == "no matches\n"
 
 
 @pytest.mark.parametrize("words", [["delete"], ["delete", "--all", "PatientID=P1"], ["export", "out"]])

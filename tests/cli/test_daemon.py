@@ -78,7 +78,7 @@ def test_who_presses_ctrl_c_on_a_terminal_is_told_what_is_waited_for(tmp_path):
     with os.fdopen(ours) as screen, process(tmp_path, *words, stderr=theirs) as server:
         os.close(theirs)
         server.send_signal(signal.SIGINT)
-        assert "in 3 s at the latest; Ctrl-C again stops it at once" in screen.readline()
+        assert "up to 3 s for running operations; press Ctrl-C again to stop immediately" in screen.readline()
         assert server.wait(20) == 0
 
 
@@ -143,9 +143,9 @@ def test_a_port_that_is_taken_is_a_sentence_and_not_a_traceback(pacs):
         web = pacs("serve", "--port", 0, "--set", f"web.port={port}")
     assert (result.exit_code, web.exit_code) == (2, 2)
     assert f"pacs: cannot listen on 127.0.0.1:{port}" in result.stderr
-    assert "expected server.host to be ours and server.port to be free" in result.stderr
+    assert "check server.host, and choose a free server.port" in result.stderr
     assert f"pacs: cannot listen for HTTP on 127.0.0.1:{port}" in web.stderr
-    assert "web.port to be free: name another one, or set web.enabled = false" in web.stderr
+    assert "check web.host, choose a free web.port, or set web.enabled = false" in web.stderr
 
 
 def test_the_default_web_port_that_is_taken_keeps_nobody_from_storing(tmp_path):
@@ -158,14 +158,14 @@ def test_the_default_web_port_that_is_taken_keeps_nobody_from_storing(tmp_path):
             echo("127.0.0.1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
             server.send_signal(signal.SIGTERM)
             _, err = server.communicate(timeout=20)
-    assert "HTTP is not answered: expected web.host to be ours and web.port to be free" in err
+    assert "the server runs without HTTP; check web.host, choose a free web.port" in err
 
 
 def test_an_object_store_is_refused_until_there_is_one(pacs):
     """The key is valid, the part that does it comes later."""
     result = pacs("serve", "--set", "files.url=s3://bucket/prefix")
     assert result.exit_code == 2
-    assert "object stores are not supported yet" in result.stderr
+    assert "object storage is not supported yet" in result.stderr
 
 
 def test_what_happens_is_published(pacs_server):

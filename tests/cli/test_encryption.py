@@ -12,7 +12,6 @@ from contextlib import nullcontext
 import pytest
 from pydicom import dcmread
 
-from pacs.archive import protection_of
 from pacs.config import from_settings
 from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
@@ -20,6 +19,7 @@ from pacs.dimse.association.establishment import request
 from pacs.dimse.scu import echo
 from pacs.errors import ConfigurationError, DestinationUnreachable
 from pacs.observability.events import AssociationAccepted, AssociationRequestRejected
+from pacs.settings import peer_protection
 from pacs.testing import serving, study, write
 from tests.archives import take_in
 from tests.certificates import Authority
@@ -133,7 +133,7 @@ def asked(archive, authority, host="localhost", ae_title="PACS", **peer):
         "peers": [{"ae_title": ae_title, "host": host, "port": 104, "tls": True} | peer],
     }
     config = from_settings(settings)
-    protection = protection_of(config, config.peers[0])
+    protection = peer_protection(config, config.peers[0])
     request(
         host, archive.secure_port, "OURS", ae_title, [(VERIFICATION, SERVICE_SYNTAXES)], protection=protection
     ).release()
@@ -270,4 +270,4 @@ def test_a_server_that_only_speaks_tls_finds_itself_alive(tmp_path, authority, c
         other = Authority(tmp_path / "elsewhere").sign("renewed", *HERE)
         os.replace(other.certificate, ours.certificate)
         os.replace(other.key, ours.key)
-        archive.oversight._ask_ourselves()
+        archive.monitoring._echo_this_server()

@@ -3,13 +3,13 @@
 import click
 import pytest
 
-from pacs.cli.keys import question_of
+from pacs.cli.keys import query_arguments
 from pacs.dicom.levels import QueryLevel, Root
 
 
 def identifier(words):
     """The Identifier of some words."""
-    return question_of(words).identifier
+    return query_arguments(words).identifier
 
 
 def test_a_key_is_a_keyword_a_tag_or_a_path():
@@ -85,4 +85,4 @@ def test_a_word_that_is_no_key_is_refused_with_what_was_probably_meant(word, sai
 )
 def test_the_level_is_the_lowest_of_which_a_key_is_asked_for(words, root, level):
     """As far as the model has it."""
-    assert question_of(words, root.name).level is level
+    assert query_arguments(words, root.name).level is level

@@ -61,7 +61,7 @@ def test_ready_and_stopping_are_told_by_the_main_process(tmp_path, workers, abst
     """In this order, once each, whatever number of workers serve; NotifyAccess=main hears nobody else."""
     address = f"@pacs-test-{os.getpid()}-{workers}" if abstract else str(tmp_path / "notify")
     with systemd(address) as listening, started(tmp_path, address, "--workers", str(workers)) as server:
-        status = f"STATUS=Serves as PACS on 127.0.0.1:{server.port}"
+        status = f"STATUS=Serving as PACS on 127.0.0.1:{server.port}"
         assert heard(listening) == (server.pid, ["READY=1", status])
         server.send_signal(signal.SIGTERM)
         assert heard(listening) == (server.pid, ["STOPPING=1", "STATUS=Draining: waiting for running operations"])
@@ -81,7 +81,7 @@ def test_the_watchdog_hears_nothing_while_the_database_is_gone(tmp_path, workers
         for _ in range(3):
             assert heard(listening) == (server.pid, ["WATCHDOG=1"])
         (tmp_path / "pacs.db").rename(tmp_path / "away")
-        told = "the watchdog is not told that all is well: database: the file of the index is gone"
+        told = "the watchdog is no longer notified; database: the file of the index is gone"
         assert sum(told in server.stderr.readline() for _ in range(workers)) == workers
         waiting(listening)
         listening.settimeout(1)

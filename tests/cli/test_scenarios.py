@@ -13,7 +13,7 @@ from pacs.errors import ConfigurationError
 from pacs.faults.model import Fault
 from tests.programs import run
 
-READY = re.compile(r"pacs is ready: AE title (\w+) on 127\.0\.0\.1:(\d+), MISBEHAVES ON PURPOSE: scenario moody\n")
+READY = re.compile(r"pacs is ready: AE title (\w+) on 127\.0\.0\.1:(\d+), INJECTS FAULTS: scenario moody\n")
 MOODY = """
 name = "moody"
 description = "For a test."
@@ -84,12 +84,12 @@ def test_a_file_without_a_name_is_called_after_itself(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("sed = 3", "sed: there is no such key; did you mean seed?"),
+        ("sed = 3", "sed: unknown key; did you mean seed?"),
         ("seed = 'x'", "seed = 'x': expected a number"),
         ("seed = true", "seed = True: expected a number"),
         ("faults = 3", "faults = 3: expected [[faults]] blocks"),
         ("faults = [3]", "faults[1]: expected a [[faults]] block"),
-        ("[[faults]]\noperaton = 'C-ECHO'", "faults[1].operaton: there is no such key; did you mean operation?"),
+        ("[[faults]]\noperaton = 'C-ECHO'", "faults[1].operaton: unknown key; did you mean operation?"),
         ("[[faults]]\nstatus = 'x'", "faults[1].status = 'x': expected a number"),
         ("[[faults]]\nsilent = 1", "faults[1].silent = 1: expected true or false"),
         (
@@ -101,13 +101,13 @@ def test_a_file_without_a_name_is_called_after_itself(tmp_path):
         ("[[faults]]\noperation = 'C-FIN'", "faults[1].operation: expected one of association, C-ECHO"),
         ("[[faults]]\nstatus = 2024-01-01", "faults[1]: expected text, numbers, true or false and lists of them"),
         ("[[faults]]\n[[faults]]\nreject = [1, 1, 1]", "faults[2].reject: expected operation to be one of association"),
-        ("[settings]\nquery.maner = 1", "query.maner: there is no such key; did you mean query.manner?"),
+        ("[settings]\nquery.maner = 1", "query.maner: unknown key; did you mean query.manner?"),
         (
             "[settings.files]\nurl = 'theirs'",
-            "settings.files.url: a scenario has no say in that; expected one of access",
+            "settings.files.url: a scenario cannot set this key; expected one of access",
         ),
-        ("[settings]\nquery.explain = true", "settings.query.explain: a scenario has no say in that"),
-        ("[settings]\nweb.host = '0.0.0.0'", "settings.web.host: a scenario has no say in that"),
+        ("[settings]\nquery.explain = true", "settings.query.explain: a scenario cannot set this key"),
+        ("[settings]\nweb.host = '0.0.0.0'", "settings.web.host: a scenario cannot set this key"),
         ("seed = ", "is not TOML in UTF-8"),
     ],
 )
@@ -137,7 +137,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
 @pytest.mark.parametrize("name", ["nobody", "../config", "scenarios/strict-a900"])
 def test_what_is_neither_a_file_nor_a_preset_says_where_the_presets_are(name):
     """No path leads to a preset."""
-    with pytest.raises(ConfigurationError, match="no such scenario file or preset; `pacs serve --scenario list`"):
+    with pytest.raises(ConfigurationError, match=r"no scenario file or preset .*; run `pacs serve --scenario list`"):
         load_scenario(name)
 
 
@@ -162,7 +162,7 @@ def test_a_mistake_in_a_scenario_ends_the_command_as_one_in_the_configuration(pa
     refused = pacs("serve", "--scenario", "bad.toml")
     assert (refused.exit_code, refused.stderr) == (
         2,
-        "pacs: sed: there is no such key; did you mean seed? (bad.toml)\n",
+        "pacs: sed: unknown key; did you mean seed? (bad.toml)\n",
     )
 
 
@@ -195,6 +195,4 @@ def test_a_server_with_a_scenario_misbehaves_and_says_so_loudly(file, tmp_path):
     assert "(Success)" in first
     assert "0x122" in second
     assert "Local Limit Exceeded" in evil
-    assert (
-        "misbehaves on purpose (scenario moody with 3 faults, seed 7): never use it for real images" in log.read_text()
-    )
+    assert "injects faults (scenario moody with 3 faults, seed 7); do not use it for real images" in log.read_text()

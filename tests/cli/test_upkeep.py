@@ -75,7 +75,7 @@ def new(request, pacs, tmp_path):
 def test_fsck_says_that_all_is_well(typed):
     """In a sentence for people, in nothing for programs."""
     result = typed("fsck")
-    assert (result.stdout, result.stderr) == ("", "6 instances, 6 files: all is well\n")
+    assert (result.stdout, result.stderr) == ("", "6 instances, 6 files: no problems\n")
     assert json.loads(typed("fsck", "--json").stdout) == []
 
 
@@ -84,14 +84,14 @@ def test_fsck_lists_what_is_wrong_and_how_it_was_mended(typed):
     key = typed.damage()
     assert typed("fsck", "--quick").stdout == ""
     result = typed("fsck", status=1)
-    assert "6 files: 1 wrong, 0 mended\npacs fsck --repair mends" in result.stderr
+    assert "6 files: 1 problem, 0 repaired\nrun `pacs fsck --repair`" in result.stderr
     heads, line = result.stdout.splitlines()
     assert heads == "Problem,File,SOPInstanceUID,Explanation,Done"
     assert line.startswith(f"digest,{key},2.25.")
     (found,) = json.loads(typed("fsck", "--repair", "--json").stdout)
     assert (found["Problem"], found["File"]) == ("digest", key)
     assert found["Done"] == f"row removed, file moved to quarantine/{key}: send it again"
-    assert typed("fsck").stderr == "5 instances, 5 files: all is well\n"
+    assert typed("fsck").stderr == "5 instances, 5 files: no problems\n"
 
 
 def test_reindex_makes_a_lost_index_anew(typed, new):
@@ -109,7 +109,7 @@ def test_reindex_names_what_it_could_not_take_in(typed):
     path.write_bytes(b"nothing")
     result = typed("reindex", status=1)
     assert "5 instances in the index: 0 added, 0 rows corrected, 1 removed" in result.stdout
-    assert result.stderr.startswith("1 file not taken in:\n    2")
+    assert result.stderr.startswith("1 file not indexed:\n    2")
     assert "No DICOM file" in result.stderr
 
 
@@ -121,7 +121,7 @@ def test_a_backup_is_restored_into_either_database(typed, new, tmp_path):
     assert new("restore", tmp_path / "backup").stdout.startswith("6 instances, ")
     assert new.rows() == typed.rows()
     assert tree(new.root) == tree(typed.root)
-    assert new("fsck").stderr == "6 instances, 6 files: all is well\n"
+    assert new("fsck").stderr == "6 instances, 6 files: no problems\n"
     assert "the archive is not empty" in new("restore", tmp_path / "backup", status=2).stderr
 
 
@@ -130,7 +130,7 @@ def test_a_backup_of_a_damaged_archive_names_what_is_left_out(typed, tmp_path):
     key = typed.damage()
     result = typed("backup", tmp_path / "backup", status=1)
     assert result.stdout.startswith("5 instances")
-    assert f"1 file left out; `pacs fsck --repair` says more:\n    {key}: " in result.stderr
+    assert f"1 file left out; run `pacs fsck --repair` for details:\n    {key}: " in result.stderr
 
 
 class Sender:
@@ -168,11 +168,11 @@ def test_everything_beside_a_server_that_takes_images_in(pacs, tmp_path):
     with process(tmp_path) as server, Sender(server.port) as sender:
         while len(sender.sent) < 50:
             time.sleep(0.01)
-        assert typed("fsck").stderr.endswith("all is well\n")
+        assert typed("fsck").stderr.endswith("no problems\n")
         assert re.search(r": \d+ added, 0 rows corrected, 0 removed", typed("reindex").stdout)
         before = dict(sender.sent)
         typed("backup", tmp_path / "backup")
-        assert typed("fsck", "--repair").stderr.endswith("all is well\n")
+        assert typed("fsck", "--repair").stderr.endswith("no problems\n")
     new = Typed(pacs, f"sqlite:///{tmp_path}/new.db", tmp_path / "new")
     new("restore", tmp_path / "backup")
     with serving(tmp_path, {"database.url": new.url, "files.url": str(new.root)}) as archive:

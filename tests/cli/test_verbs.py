@@ -65,7 +65,7 @@ def test_an_ae_is_called_by_its_address(pacs, archive):
     for words in ([at(archive)], ["127.0.0.1", archive.port, "-aec", "PACS"]):
         result = pacs("echo", *words)
         assert result.exit_code == 0, result.output
-        assert "answers C-ECHO in " in result.stdout
+        assert "answered the C-ECHO in " in result.stdout
 
 
 def test_an_ae_is_called_by_its_name_in_the_configuration(pacs, archive, tmp_path):
@@ -74,8 +74,8 @@ def test_an_ae_is_called_by_its_name_in_the_configuration(pacs, archive, tmp_pat
         f'[server]\nae_title = "MINE"\nport = {archive.port}\n'
         f'[[peers]]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {archive.port}\n'
     )
-    assert pacs("echo", "PACS").stdout.startswith(f"PACS@127.0.0.1:{archive.port} answers")
-    assert pacs("echo", "MINE").stdout.startswith(f"MINE@127.0.0.1:{archive.port} answers")
+    assert pacs("echo", "PACS").stdout.startswith(f"PACS@127.0.0.1:{archive.port} answered the C-ECHO")
+    assert pacs("echo", "MINE").stdout.startswith(f"MINE@127.0.0.1:{archive.port} answered the C-ECHO")
     unknown = pacs("echo", "OTHER")
     assert unknown.exit_code == 2
     assert "known are: PACS" in unknown.stderr
@@ -92,8 +92,8 @@ def test_an_ae_that_is_not_there_is_told_from_a_failure(pacs):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"access.callers": "peers"}, "enter there a peer with\n    AE title SCANNER, the address of this machine"),
-        ({"access.called_ae": "ours"}, "does not go by the AE title WRONG: look up the one it has"),
+        ({"access.callers": "peers"}, "add a peer there with\n    AE title SCANNER, the address of this host"),
+        ({"access.called_ae": "ours"}, "the called AE title 'WRONG' is not that of the peer; look it up there"),
     ],
 )
 def test_a_mismatch_of_ae_titles_is_explained_with_the_side_to_mend(pacs, tmp_path, settings, sentence):
@@ -209,9 +209,9 @@ def test_on_a_terminal_it_is_a_table_and_long_work_has_a_bar(archive, tmp_path):
 def test_nothing_that_matches_is_said(pacs, archive, tmp_path):
     """A query that finds nothing is well, a retrieve that brings nothing is not."""
     found = pacs("find", at(archive), "-k", "PatientName=NOBODY")
-    assert (found.exit_code, found.stderr) == (0, "nothing matches\n")
+    assert (found.exit_code, found.stderr) == (0, "no matches\n")
     got = pacs("get", at(archive), "-k", "StudyInstanceUID=1.2.3", "--to", tmp_path / "out")
-    assert (got.exit_code, got.stderr) == (1, "pacs: nothing matches\n")
+    assert (got.exit_code, got.stderr) == (1, "pacs: no matches\n")
     assert pacs("fetch", at(archive), "-k", "StudyInstanceUID=1.2.3", "--to", tmp_path / "out").exit_code == 1
 
 
@@ -232,7 +232,7 @@ def test_folders_are_sent_and_what_is_no_dicom_is_left_out(pacs, archive, tmp_pa
     result = pacs("store", at(archive), tmp_path / "in")
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{COUNT} instances, ")
-    assert "0 failed, 1 file left out" in result.stdout
+    assert "0 failed, 1 file skipped" in result.stdout
 
 
 def test_what_is_refused_is_named_with_its_status(pacs, tmp_path):
@@ -259,7 +259,7 @@ def test_a_folder_without_any_is_said_to_have_none(pacs, archive, tmp_path):
     (tmp_path / "empty").mkdir()
     result = pacs("store", at(archive), tmp_path / "empty")
     assert result.exit_code == 1
-    assert "there is no DICOM file in " in result.stderr
+    assert "no DICOM file found in " in result.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["nowhere.dcm"]])
@@ -399,9 +399,9 @@ def test_what_is_fetched_once_is_not_fetched_again(pacs, archive, tmp_path):
     again = pacs("fetch", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
     assert first.stdout.startswith(f"{COUNT} instances, ")
     assert again.stdout.startswith("0 instances, ")
-    assert f"{COUNT} there already" in again.stdout
+    assert f"{COUNT} already present" in again.stdout
     in_vain = pacs("get", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
-    assert "`pacs fetch` asks only for what is missing" in in_vain.stdout
+    assert "`pacs fetch` retrieves only missing instances" in in_vain.stdout
 
 
 # --- commit ------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
     paths = write(specimen(), tmp_path / "in")
     result = pacs("commit", at(archive), *paths)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"committed to {COUNT} instances, not to 0\n"
+    assert result.stdout == f"{COUNT} instances committed, 0 not committed\n"
     strangers = write(study(series=1, instances=1, number=9), tmp_path / "strangers")
     partly = pacs("commit", at(archive), *paths, *strangers)
     assert partly.exit_code == 3

@@ -171,7 +171,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tm
             assert association.found() >= acknowledged
         _, err = stopped(server)
     assert server.returncode == 0
-    assert f"worker {victim:x} was ended by signal 9: another one takes its place" in err
+    assert f"worker {victim:x} was killed by signal 9; starting another one" in err
     assert len(list((tmp_path / "files" / "running").iterdir())) == 1
     journals = tmp_path / "files" / "journal"
     assert len(list(journals.iterdir())) == 1
@@ -192,14 +192,14 @@ def settings(folder, **others):
 
 FAILING = """
 import sys
-from pacs import supervisor
+from pacs import workers
 from pacs.cli import main
 from pacs.errors import StorageUnavailable
 
 def fail(*_):
     raise StorageUnavailable("no worker today")
 
-supervisor.Archive.join = fail
+workers.Archive.join = fail
 main(sys.argv[1:])
 """
 
@@ -212,8 +212,8 @@ def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path)
         timeout=30, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "pacs: workers end before they are ready: the log says why" in ran.stderr
-    assert 5 <= ran.stderr.count("cannot go on: no worker today") <= 6
+    assert "pacs: workers end before they are ready; see the log for the reason" in ran.stderr
+    assert 5 <= ran.stderr.count("ends: no worker today") <= 6
     assert "Traceback" not in ran.stderr
 
 

@@ -82,7 +82,7 @@ def test_without_a_terminal_it_needs_to_be_told_yes(strict):
     command = [sys.executable, "-m", "pacs", "conformance", "run", "--against", f"PACS@127.0.0.1:{strict.port}"]
     ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=40, check=False)
     assert ran.returncode == 2
-    assert "instances are stored and stay there, and there is no terminal to ask on: add --yes" in ran.stderr
+    assert "confirm with --yes, as there is no terminal" in ran.stderr
     assert ran.stdout == ""
 
 
@@ -109,7 +109,7 @@ def test_as_markdown_it_is_a_table(run):
         (["--against", "PACS"], "is not AET@host:port"),
         (["--receive", "PACS"], "is not AET:PORT"),
         (["--receive", "A:99999"], "is not AET:PORT"),
-        (["--only", "nothing"], "'nothing' is no check"),
+        (["--only", "nothing"], "'nothing' is not a check"),
         (["--prefix", "a/b"], "letters, digits and hyphens"),
     ],
 )
@@ -134,7 +134,7 @@ def test_on_a_terminal_it_asks_first(strict, words, answer, status):
         os.close(ours)
         os.close(theirs)
     assert ran.returncode == status, ran.stderr
-    assert ("Go on?" in ran.stderr) == (not words)
+    assert ("Continue?" in ran.stderr) == (not words)
     assert ("N1," in ran.stdout) == (status == 0)
 
 

@@ -1,4 +1,4 @@
-"""What was found wrong with the software we stand on (P1 to P16) stays mended: each has tests with its number."""
+"""Each defect found in pynetdicom and its application (P1 to P16, docs/checklist.md) has tests named after it."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ NAMED = re.compile(r"def test(?:_[a-z]\d+[a-z]?)*?_(p\d+)_")
 
 
 def numbers():
-    """The findings that tests are named after, and how many tests each has."""
+    """Return the test files of each finding that a test is named after."""
     found = {}
     for path in TESTS.rglob("test_*.py"):
         for line in path.read_text("utf-8").splitlines():
@@ -20,6 +20,6 @@ def numbers():
 
 
 @pytest.mark.parametrize("finding", [f"p{number}" for number in range(1, 17)])
-def test_every_finding_has_tests_of_its_name(finding):
-    """Somewhere under tests."""
+def test_every_finding_has_a_test(finding):
+    """Named test_p1_..., anywhere under tests."""
     assert numbers().get(finding), f"no test is named test_{finding}_..."

@@ -1,11 +1,14 @@
 """What a peer asks on an association is explained once it is answered, where that is wanted, and only there."""
 
+import json
 import logging
+import re
 from threading import Thread
 
 import pytest
 
 from pacs.config import from_settings
+from pacs.dimse.scp import explain_hook
 from pacs.observability.events import Event
 from pacs.services.explaining import Explainer
 from pacs.testing import Fault, serving, study
@@ -37,17 +40,36 @@ def ask(archive, level="STUDY", model=FIND, field=raw.C_FIND, calling="WS", extr
     return responses
 
 
-def explained(archive, count=1):
-    """The last explanation, once there are so many."""
-    assert eventually(lambda: len(archive.explanations.latest()) >= count)
-    return archive.explanations.latest()[0]
+@pytest.fixture(autouse=True)
+def explanations(monkeypatch):
+    """The explanations that were logged, newest first."""
+    logged, log = [], explain_hook.log_explanation
+
+    def record(operation, explanation):
+        log(operation, explanation)
+        described = json.loads(json.dumps(explanation.described()))
+        logged.insert(0, {"calling_ae_title": operation.association.calling_ae_title, **described})
+
+    monkeypatch.setattr(explain_hook, "log_explanation", record)
+    return logged
 
 
-def test_a_query_is_explained_with_what_came_of_it(archive):
+@pytest.fixture
+def explained(explanations):
+    """Wait for a number of explanations; return the last one."""
+
+    def wait(count=1):
+        assert eventually(lambda: len(explanations) >= count)
+        return explanations[0]
+
+    return wait
+
+
+def test_a_query_is_explained_with_what_came_of_it(archive, explained):
     """Who asked, what each key was, by which SQL, how it was answered and how many matched."""
     *matches, final = ask(archive, PatientName="doe*", StudyInstanceUID="", SeriesInstanceUID="")
-    found = explained(archive)
-    assert (found["calling_ae_title"], found["message_id"], found["operation"]) == ("WS", 1, "C-FIND")
+    found = explained()
+    assert (found["calling_ae_title"], found["operation"]) == ("WS", "C-FIND")
     assert found["outcome"] == {"status": "0000", "comment": "", "counts": {"matches": 1}, "without": {}}
     assert (len(matches), matches[0].status, final.status) == (1, 0xFF01, 0x0000)
     assert found["answer"]["statuses"] == ["FF01", "0000"]
@@ -62,58 +84,48 @@ def test_a_query_is_explained_with_what_came_of_it(archive):
     assert found["other"]["statuses"] == ["A900"]
 
 
-def test_a_query_that_is_refused_is_explained(archive):
+def test_a_query_that_is_refused_is_explained(archive, explained):
     """With the reason that the response had."""
     (refused,) = ask(archive, StudyDate="yesterday")
-    found = explained(archive)
+    found = explained()
     assert refused.status == 0xA900
     assert found["outcome"]["status"] == "A900"
     assert found["outcome"]["comment"] == "No date or range of dates: StudyDate"
     assert [each["key"] for each in found["keys"] if each["use"] == "refused"] == ["StudyDate"]
 
 
-def test_what_was_negotiated_on_the_association_is_what_is_explained(archive):
+def test_what_was_negotiated_on_the_association_is_what_is_explained(archive, explained):
     """Fuzzy matching of names, the third byte of PS3.4 C.5.1."""
     ask(archive, extra=extended(FIND, b"\0\0\1"), PatientName="DO", StudyInstanceUID="")
-    found = explained(archive)
+    found = explained()
     assert found["negotiated"] == ["fuzzy_names"]
     assert [each["matching"] for each in found["keys"] if each["key"] == "PatientName"] == ["fuzzy semantic"]
     assert found["without_negotiation"]["statuses"] == ["FF00", "0000"]
 
 
-def test_a_retrieve_is_explained_with_its_counts(archive):
+def test_a_retrieve_is_explained_with_its_counts(archive, explained):
     """C-GET without a context to store in: what was selected failed; C-MOVE to nobody: what it would have sent."""
     (patient,) = study(NAME, series=1, instances=1, patient_id="P1")
     ask(archive, model=GET, field=raw.C_GET, StudyInstanceUID=patient.StudyInstanceUID)
-    found = explained(archive)
+    found = explained()
     assert (found["operation"], found["outcome"]["counts"]["failed"]) == ("C-GET", 2)
     assert found["statements"][-1]["purpose"] == "the instances"
     ask(archive, model=MOVE, field=raw.C_MOVE, command=[raw.element(0x0600, b"WS")], PatientName="D*")
-    found = explained(archive, 2)
+    found = explained(2)
     assert (found["operation"], found["outcome"]["status"]) == ("C-MOVE", "A900")
 
 
-def test_only_the_peers_that_are_to_be_explained_are(tmp_path):
+def test_only_the_peers_that_are_to_be_explained_are(tmp_path, explanations, explained):
     """`explain = true` of one peer is no matter of the others."""
     with serving(tmp_path, {"peers": [WS | {"explain": True}, WS | {"ae_title": "OTHER"}]}) as archive:
         for calling in ("OTHER", "STRANGER", "WS"):
             ask(archive, calling=calling, StudyInstanceUID="")
-        explained(archive)
-        assert [each["calling_ae_title"] for each in archive.explanations.latest()] == ["WS"]
+        explained()
+        assert [each["calling_ae_title"] for each in explanations] == ["WS"]
 
 
-def test_what_is_switched_off_is_forgotten_though_others_are_explained(tmp_path):
-    """What everybody asked is not shown any more where one peer is explained on."""
-    explaining = {"query.explain": True, "peers": [WS | {"explain": True}]}
-    with serving(tmp_path, explaining) as archive:
-        ask(archive, calling="STRANGER", StudyInstanceUID="")
-        explained(archive)
-        archive.reload(from_settings({**here(archive), "peers": [WS | {"explain": True}]}))
-        assert archive.explanations.latest() == []
-
-
-def test_a_request_that_is_answered_after_the_switch_is_not_explained(tmp_path, caplog):
-    """It was asked before, and is told neither in the log nor on the web."""
+def test_a_request_that_is_answered_after_the_switch_is_not_explained(tmp_path, caplog, explanations):
+    """Nor logged, although it was received before."""
     caplog.set_level(logging.INFO)
     with serving(tmp_path, {"query.explain": True}, watched=True) as archive:
         take_in(archive, study(NAME, series=1, instances=1))
@@ -124,7 +136,7 @@ def test_a_request_that_is_answered_after_the_switch_is_not_explained(tmp_path, 
         archive.reload(from_settings(here(archive)))
         asking.join()
         archive.drain()
-        assert archive.explanations.latest() == []
+        assert explanations == []
     assert NAME not in caplog.text
 
 
@@ -135,40 +147,41 @@ def here(archive):
     return plain | {"server.port": 0}
 
 
-def test_nothing_is_explained_unless_it_is_asked_for(tmp_path):
+def test_nothing_is_explained_unless_it_is_asked_for(tmp_path, explanations):
     """As it is by default: no handler has anything to do with it."""
     with serving(tmp_path) as archive:
         ask(archive, StudyInstanceUID="")
         archive.drain()
-        assert archive.explanations.latest() == []
+        assert explanations == []
 
 
-def test_no_event_has_what_was_asked(archive):
+def test_no_event_has_what_was_asked(archive, explained):
     """Explanations are no events: the stream has no patient data, whoever listens."""
     events: list[Event] = []
     archive.events.subscribe(events.append)
     ask(archive, PatientName="SECRET*", StudyInstanceUID="")
-    explained(archive)
+    explained()
     assert events
     assert "secret" not in str(events).lower()
 
 
-def test_the_log_has_a_line_for_each_thing_there_is_to_say(archive, caplog):
-    """All begin with the number of the explanation."""
+def test_the_log_has_a_line_for_each_thing_there_is_to_say(archive, caplog, explained):
+    """All begin with the association and the Message ID."""
     with caplog.at_level(logging.INFO, "pacs"):
         ask(archive, PatientName="doe*", StudyInstanceUID="")
-        number = explained(archive)["number"]
+        explained()
         assert eventually(lambda: "answered" in caplog.text)
     lines = [each.getMessage() for each in caplog.records if "explanation" in each.getMessage()]
-    assert all(line.startswith(f"explanation {number}: ") for line in lines)
+    assert len({line.partition(": ")[0] for line in lines}) == 1
+    assert re.fullmatch(r"explanation [0-9a-f]+-\d+/1", lines[0].partition(": ")[0])
     said = "\n".join(lines)
-    assert "of WS, message 1 of association" in said
+    assert "request of WS" in said
     assert "PatientName 'doe*': matched, wild card doe*, in column patient.patient_name" in said
     assert "strict: Pending FF00, then 0000" in said
     assert "answered: 0000, matches: 1" in said
 
 
-def test_what_fails_while_explaining_harms_nobody(archive, caplog):
+def test_what_fails_while_explaining_harms_nobody(archive, caplog, explanations):
     """The request has been answered, the association goes on, and the log says so."""
     archive.explainer = Explainer(archive.index, lambda *_: 1 / 0)
     archive.reload(archive.config)
@@ -179,4 +192,4 @@ def test_what_fails_while_explaining_harms_nobody(archive, caplog):
             assert client.until_final()[-1].status == 0x0000
         client.release()
     assert eventually(lambda: caplog.text.count("a request could not be explained") == 2)
-    assert archive.explanations.latest() == []
+    assert explanations == []

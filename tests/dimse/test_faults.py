@@ -287,7 +287,7 @@ def test_the_log_says_what_went_out(target, told, fault, ask, status):
     ("fault", "comment"),
     [
         (Fault("C-ECHO", final_status=0x0122, comment="Not today"), "Not today"),
-        (Fault("C-ECHO", silent=True), "no response went out, on purpose"),
+        (Fault("C-ECHO", silent=True), "a fault suppressed the response"),
     ],
     ids=repr,
 )
@@ -331,7 +331,7 @@ def test_the_log_says_of_a_fault_that_has_nothing_for_an_operation_that_it_does_
     armed = target.server.faults.add(Fault(fail=1))
     assert "Success" in echo(target)
     assert armed.fired == 1
-    assert [each.does for each in told if isinstance(each, FaultFired)] == ["nothing to this operation"]
+    assert [each.does for each in told if isinstance(each, FaultFired)] == ["no effect on this operation"]
 
 
 @pytest.mark.parametrize("ask", [echo, find, move, get, store], ids=lambda each: each.__name__)

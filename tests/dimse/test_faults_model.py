@@ -9,9 +9,9 @@ import pytest
 from pydicom import Dataset
 
 from pacs.faults.model import DIMSE, Fault, Scenario, is_among, merged
-from pacs.faults.selection import Chooser, Occasion
+from pacs.faults.selection import ArmedFaults, MessageInfo
 from pacs.testing import serving, study
-from pacs.testing.message_log import Notebook
+from pacs.testing.message_log import MessageLog
 from tests.archives import FIND, MOVE, identifier
 from tests.committing import references, requester
 from tests.committing import request as ask
@@ -20,7 +20,7 @@ from tests.waiting import eventually
 
 VERIFICATION = "1.2.840.10008.1.1"
 
-ECHO = Occasion("C-ECHO", "ME", "PACS")
+ECHO = MessageInfo("C-ECHO", "ME", "PACS")
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_a_fault_is_shown_as_it_would_be_written(fault, written):
 
 def test_a_fault_of_a_running_server_shows_how_often_it_was_met():
     """And so do all of them together."""
-    chooser = Chooser(Scenario())
+    chooser = ArmedFaults(Scenario())
     assert repr(chooser) == "<faults: none>"
     armed = chooser.add(Fault("C-ECHO", nth=2, status=0x0122))
     chooser.choose(ECHO)
     chooser.choose(ECHO)
-    assert repr(armed) == "<Fault('C-ECHO', nth=2, status=0x0122), number 1: 1 of 2 met it>"
+    assert repr(armed) == "<Fault('C-ECHO', nth=2, status=0x0122), number 1: applied to 1 of 2 messages>"
     assert repr(chooser) == f"<faults: {armed!r}>"
 
 
@@ -75,17 +75,17 @@ def test_a_fault_of_a_running_server_shows_how_often_it_was_met():
     [
         ({"operation": "C-FIN"}, "operation: expected one of association, C-ECHO"),
         ({"nth": "each 3"}, 'nth: expected a number, a list of numbers, "every 3"'),
-        ({"nth": 0}, "nth: expected numbers from 1 on"),
+        ({"nth": 0}, "nth: expected numbers of 1 or more"),
         ({"probability": 1.5}, "probability: expected 0 to 1"),
         ({"level": "study"}, "level: expected one of PATIENT"),
         ({"operation": "C-ECHO", "status": 0x10000}, "status: expected 0 to 0xFFFF"),
         ({"operation": "C-ECHO", "full_disk": True}, "full_disk: expected operation to be one of C-STORE"),
         ({"reject": (1, 1, 1)}, "reject: expected operation to be one of association"),
         ({"operation": "association", "reject": (0, 1, 1)}, "reject: expected result, source and reason"),
-        ({"operation": "C-FIND", "delay": -1.0}, "delay: expected no negative number"),
+        ({"operation": "C-FIND", "delay": -1.0}, "delay: expected a number of 0 or more"),
         ({"operation": "C-FIND", "pendings": "sometimes"}, 'pendings: expected "none", "every 3" or "at the end"'),
         ({"operation": "C-MOVE", "counts": "odd"}, 'counts: expected "missing", "wrong" or "zero at failure", not'),
-        ({"operation": "C-MOVE", "fail": 1.5}, "fail: expected a share"),
+        ({"operation": "C-MOVE", "fail": 1.5}, "fail: expected a fraction"),
         ({"operation": "C-MOVE", "fail": "some"}, "fail: expected a number"),
         ({"operation": "association", "refuse": ("*",), "refuse_result": 9}, "refuse_result: expected 1, 2, 3 or 4"),
     ],
@@ -97,32 +97,32 @@ def test_a_fault_that_makes_no_sense_says_what_was_expected(said, expected):
 
 
 @pytest.mark.parametrize(
-    ("fault", "occasion"),
+    ("fault", "info"),
     [
         (Fault("C-FIND", status=1), ECHO),
         (Fault(calling="YOU*", status=1), ECHO),
         (Fault(called="OTHER", status=1), ECHO),
-        (Fault(level="SERIES", status=1), Occasion("C-FIND", "ME", "PACS", level="STUDY")),
+        (Fault(level="SERIES", status=1), MessageInfo("C-FIND", "ME", "PACS", level="STUDY")),
         (
             Fault(sop_class="1.2.840.10008.5*", status=1),
-            Occasion("C-ECHO", "ME", "PACS", sop_class="1.2.840.10008.1.1"),
+            MessageInfo("C-ECHO", "ME", "PACS", sop_class="1.2.840.10008.1.1"),
         ),
-        (Fault(status=1), Occasion("association", "ME", "PACS")),
-        (Fault(delay=1.0), Occasion("N-EVENT-REPORT", "ME", "PACS")),
+        (Fault(status=1), MessageInfo("association", "ME", "PACS")),
+        (Fault(delay=1.0), MessageInfo("N-EVENT-REPORT", "ME", "PACS")),
     ],
 )
-def test_a_message_that_a_fault_is_not_about_neither_meets_it_nor_counts(fault, occasion):
+def test_a_message_that_a_fault_is_not_about_neither_meets_it_nor_counts(fault, info):
     """The second that fits is the second of those that fit."""
-    chooser = Chooser(Scenario())
+    chooser = ArmedFaults(Scenario())
     armed = chooser.add(fault)
-    assert chooser.choose(occasion) is None
+    assert chooser.choose(info) is None
     assert (armed.seen, armed.fired) == (0, 0)
 
 
 def test_a_fault_counts_the_messages_it_is_about():
     """Whatever else comes in between."""
-    chooser = Chooser(Scenario(faults=(Fault("C-ECHO", calling="M?", nth="every 2", status=1),)))
-    other = Occasion("C-ECHO", "OTHER", "PACS")
+    chooser = ArmedFaults(Scenario(faults=(Fault("C-ECHO", calling="M?", nth="every 2", status=1),)))
+    other = MessageInfo("C-ECHO", "OTHER", "PACS")
     met = [chooser.choose(each) is not None for each in (ECHO, other, ECHO, other, ECHO, ECHO)]
     assert met == [False, False, True, False, False, True]
     assert (chooser.armed[0].seen, chooser.armed[0].fired) == (4, 2)
@@ -130,7 +130,7 @@ def test_a_fault_counts_the_messages_it_is_about():
 
 def test_what_is_removed_or_cleared_does_nothing_any_more():
     """One of them, or all."""
-    chooser = Chooser(Scenario())
+    chooser = ArmedFaults(Scenario())
     first, _ = chooser.add(Fault(status=1)), chooser.add(Fault(delay=1.0))
     first.remove()
     first.remove()
@@ -151,7 +151,7 @@ def test_chance_is_the_same_for_the_same_seed():
     """And another for another."""
 
     def met(seed):
-        chooser = Chooser(Scenario(seed=seed, faults=(Fault(probability=0.5, status=1),)))
+        chooser = ArmedFaults(Scenario(seed=seed, faults=(Fault(probability=0.5, status=1),)))
         return [chooser.choose(ECHO) is not None for _ in range(64)]
 
     assert met(1) == met(1) != met(2)
@@ -247,13 +247,13 @@ def test_a_report_can_be_withheld(committing):
 def test_an_association_that_is_over_is_not_kept(tmp_path, monkeypatch):
     """Neither its buffers nor its socket: a test target may run for days."""
     seen = []
-    noted = Notebook.associated
+    noted = MessageLog.associated
 
     def associated(notebook, requested, association):
         seen.append(weakref.ref(association))
         noted(notebook, requested, association)
 
-    monkeypatch.setattr(Notebook, "associated", associated)
+    monkeypatch.setattr(MessageLog, "associated", associated)
     with serving(tmp_path, watched=True) as server:
         with Raw(server.port) as client:
             client.associate((3, VERIFICATION, [IMPLICIT]))

@@ -1,4 +1,4 @@
-"""The container image and the compose file: no engine runs here, so they are read and linted."""
+"""The container image and the compose file. The tests read and lint them; no container engine is needed."""
 
 import shutil
 import subprocess
@@ -16,13 +16,13 @@ INSTRUCTIONS = [line.strip() for line in (ROOT / "Dockerfile").read_text().repla
 
 
 def environment_of_the_image():
-    """The variables of the last ENV instruction."""
+    """Return the variables of the last ENV instruction."""
     (env,) = (line for line in INSTRUCTIONS if line.startswith("ENV "))
     return dict(pair.split("=", 1) for pair in env.split()[1:])
 
 
-def test_the_dockerfile_has_no_complaint_of_its_linter():
-    """`hadolint`, all rules."""
+def test_hadolint_accepts_the_dockerfile():
+    """With all rules."""
     program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if program is None:
         missing("hadolint")
@@ -31,19 +31,19 @@ def test_the_dockerfile_has_no_complaint_of_its_linter():
 
 
 @pytest.mark.parametrize("line", ["USER 10001:10001", "VOLUME /data", "STOPSIGNAL SIGTERM", 'CMD ["serve"]'])
-def test_the_image_runs_as_nobody_in_particular_and_stops_in_order(line):
-    """What the compose file and Kubernetes manifests rely on."""
+def test_the_image_runs_as_an_unprivileged_user_and_stops_on_sigterm(line):
+    """The compose file and Kubernetes manifests rely on this."""
     assert line in INSTRUCTIONS
 
 
-def test_the_health_check_asks_for_an_echo():
-    """Not merely whether the process is there."""
+def test_the_health_check_sends_a_c_echo():
+    """A running process is not enough."""
     (line,) = (line for line in INSTRUCTIONS if line.startswith("HEALTHCHECK"))
     assert line.endswith('CMD ["pacs", "check", "--live"]')
 
 
-def test_what_is_copied_into_the_image_is_let_through_by_dockerignore():
-    """Everything else, data and secrets too, stays out of the build."""
+def test_dockerignore_admits_exactly_what_the_image_copies():
+    """Data and secrets stay out of the build."""
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copies = [line.split()[1:-1] for line in INSTRUCTIONS if line.startswith("COPY") and "--from" not in line]
     copied = {source for sources in copies for source in sources}
@@ -51,8 +51,8 @@ def test_what_is_copied_into_the_image_is_let_through_by_dockerignore():
     assert all((ROOT / each).exists() for each in allowed)
 
 
-def test_the_image_with_the_compose_file_is_a_configuration_that_serves(tmp_path):
-    """All addresses of the container, data in the volume, and the consent that needs."""
+def test_the_image_and_the_compose_file_are_a_valid_configuration(tmp_path):
+    """It listens on all addresses of the container, and keeps its data in the volume."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     (service,) = compose["services"].values()
     file = tmp_path / "config.toml"
@@ -66,7 +66,7 @@ def test_the_image_with_the_compose_file_is_a_configuration_that_serves(tmp_path
 
 
 def test_the_compose_file_publishes_to_this_machine_only():
-    """The ports we listen on, and no longer wait for the end than the server needs."""
+    """The ports are those of the server, and the grace period is longer than its drain time."""
     (service,) = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     config = load(ROOT / "config.toml", {})
     ports = (config.server.port, config.web.port)

@@ -1,4 +1,4 @@
-"""What is given along for those who run the archive: a unit for systemd, a dashboard, a scrape configuration."""
+"""contrib/: the systemd unit, the Grafana dashboard and the Prometheus configuration fit the server."""
 
 import json
 import re
@@ -21,13 +21,13 @@ WORDS_OF_PROMQL = {"sum", "by", "rate", "increase", "histogram_quantile", "label
 
 
 def settings_of_the_unit():
-    """The settings of the unit by name; of those that stand there several times, the last."""
+    """Return the settings of the unit by name; of a repeated one the last."""
     pairs = (line.partition("=") for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
     return {name: value for name, _, value in pairs}
 
 
-def test_the_unit_waits_for_what_the_server_tells():
-    """Ready, reload, alive; no longer for its end than it needs, and for its signals to the main process alone."""
+def test_the_unit_fits_the_notifications_and_times_of_the_server():
+    """Ready, reload, watchdog; a stop timeout longer than the drain time; signals to the main process."""
     settings, config = settings_of_the_unit(), load(ROOT / "config.toml", {})
     assert (settings["Type"], settings["NotifyAccess"], settings["KillMode"]) == ("notify", "main", "mixed")
     assert settings["ExecReload"].endswith("kill -HUP $MAINPID")
@@ -37,8 +37,8 @@ def test_the_unit_waits_for_what_the_server_tells():
     assert settings["ProtectSystem"] == "strict"
 
 
-def test_the_unit_names_keys_and_options_there_are():
-    """The keys it asks for put the data where it may write; its command is one of ours."""
+def test_the_keys_and_options_in_the_unit_exist():
+    """Its keys put the data where the unit may write, and its command exists."""
     settings = settings_of_the_unit()
     asked = dict(re.findall(r'(database\.url|files\.url) = "([^"]+)"', UNIT.read_text()))
     config = load(None, {}, asked)
@@ -47,8 +47,8 @@ def test_the_unit_names_keys_and_options_there_are():
     assert settings["ExecStart"].split()[1:] == ["serve", "--config", "/etc/pacs/config.toml"]
 
 
-def test_systemd_has_no_complaint_of_the_unit(tmp_path):
-    """`systemd-analyze verify`, with a command that is there."""
+def test_systemd_accepts_the_unit(tmp_path):
+    """`systemd-analyze verify`, with an existing command."""
     program = shutil.which("systemd-analyze")
     if program is None:
         missing("systemd-analyze")
@@ -60,7 +60,7 @@ def test_systemd_has_no_complaint_of_the_unit(tmp_path):
 
 
 def exposed(text):
-    """The names of all samples there may be: those of a family that has none yet, too."""
+    """Yield the names of all possible samples, including those of families without any."""
     for line in text.splitlines():
         if line.startswith("# TYPE "):
             _, _, family, kind = line.split()
@@ -71,7 +71,7 @@ def exposed(text):
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """The names of the metrics of a running archive."""
+    """Return the names of the metrics of a running archive."""
     settings = {"web.enabled": True, "web.port": 0}
     with serving(tmp_path_factory.mktemp("pacs"), settings) as archive:
         return set(exposed(get(archive.web_port, "/metrics")[2]))
@@ -81,23 +81,23 @@ EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in pan
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_the_dashboard_asks_only_for_what_there_is(names, expression):
-    """Each name outside of braces and brackets is a metric, a function or a label to sum by."""
+def test_the_dashboard_uses_existing_metrics_only(names, expression):
+    """Each name outside of braces and brackets is a metric, a function, or a label to sum by."""
     bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)", " ", expression)
     asked = set(re.findall(r"[a-z_]{2,}", bare)) - WORDS_OF_PROMQL
     assert asked
     assert asked <= names
 
 
-def test_the_dashboard_shows_every_metric_that_says_something_of_work(names):
-    """Whoever adds a counter finds a place for it."""
+def test_the_dashboard_shows_every_counter(names):
+    """A new counter needs a panel."""
     shown = set(re.findall(r"pacs_[a-z_]+", " ".join(EXPRESSIONS)))
     counted = {name for name in names if name.startswith("pacs_") and name.endswith("_total")}
     assert counted <= shown
 
 
-def test_the_panels_do_not_lie_upon_each_other():
-    """Each has its place on the grid of 24 columns."""
+def test_the_panels_do_not_overlap():
+    """On the grid of 24 columns."""
     taken = [
         (x, y)
         for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
@@ -108,7 +108,7 @@ def test_the_panels_do_not_lie_upon_each_other():
     assert max(x for x, _ in taken) < 24
 
 
-def test_prometheus_is_sent_to_our_port():
+def test_prometheus_scrapes_the_default_port():
     """The default of `web.port`."""
     (job,) = yaml.safe_load((ROOT / "contrib" / "prometheus.yml").read_text())["scrape_configs"]
     config = load(ROOT / "config.toml", {})

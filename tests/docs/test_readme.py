@@ -53,7 +53,7 @@ def test_the_first_command_of_the_readme_serves_from_a_fresh_clone(tmp_path):
         ready = re.fullmatch(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n", shell.stdout.readline())
         assert ready, "the server did not say that it is ready"
         run(f"{sys.executable}", "-m", "pynetdicom", "echoscu", "127.0.0.1", ready[1])
-        assert re.fullmatch(r"pacs answers http://127\.0\.0\.1:\d+/healthz.*\n", shell.stdout.readline())
+        assert re.fullmatch(r"pacs serves http://127\.0\.0\.1:\d+/healthz.*\n", shell.stdout.readline())
         os.killpg(shell.pid, signal.SIGTERM)
         assert shell.communicate(timeout=30)[0] == "ended with 0\n"
     finally:

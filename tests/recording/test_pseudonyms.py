@@ -12,7 +12,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from pacs.recording.datasets import decoded, plain, rebuilt
+from pacs.recording.datasets import decode, from_json, to_json
 from pacs.recording.pseudonyms import Pseudonyms
 
 TEXTS = st.text(
@@ -112,7 +112,7 @@ def test_what_was_typed_into_the_wrong_field_does_not_stay(keyword, value):
     tag = tag_for_keyword(keyword)
     text = value.encode().ljust(len(value) + len(value) % 2)
     data = struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text
-    dataset = decoded(data, len(data), "1.2.840.10008.1.2")
+    dataset = decode(data, len(data), "1.2.840.10008.1.2")
     assert "DOE" not in str(Pseudonyms().dataset(dataset)[keyword].value).upper()
 
 
@@ -129,7 +129,7 @@ def test_it_is_the_vr_of_the_dictionary_that_counts(vr):
 def test_ae_titles_of_the_associations_stay_and_others_do_not():
     """The SCU that replays needs the one in its answers."""
     pseudonyms = Pseudonyms()
-    pseudonyms.know(["PACS"])
+    pseudonyms.keep_titles(["PACS"])
     assert changed("RetrieveAETitle", "PACS", pseudonyms) == "PACS"
     assert changed("RetrieveAETitle", "ELSEWHERE", pseudonyms).startswith("AE")
 
@@ -142,5 +142,5 @@ def test_zero_is_a_number(keyword, value):
     """And stays one in the file."""
     dataset = Dataset()
     setattr(dataset, keyword, value)
-    told = plain(Pseudonyms().dataset(dataset))
-    assert rebuilt(json.loads(json.dumps(told))) == dataset
+    told = to_json(Pseudonyms().dataset(dataset))
+    assert from_json(json.loads(json.dumps(told))) == dataset

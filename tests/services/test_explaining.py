@@ -1,8 +1,6 @@
-"""Explanations as the core makes and keeps them: what they say, that they are printable, that they are bounded."""
+"""Explanations of queries and retrieves: what they say, and that they are printable and bounded."""
 
 import json
-import sys
-import threading
 
 import pytest
 
@@ -10,9 +8,7 @@ from pacs.dicom.levels import MODELS
 from pacs.dicom.matching_mode import STRICT, TOLERANT, Negotiated
 from pacs.dimse.scp.explain_hook import statuses
 from pacs.services.explaining import Explainer, ExplainRequest
-from pacs.services.explanations import KEPT, SLOT, Explanations
 from tests.dicom.build import dataset
-from tests.programs import run
 
 FIND, MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.1"], MODELS["1.2.840.10008.5.1.4.1.2.2.2"]
 
@@ -63,7 +59,7 @@ def test_where_strict_is_in_force_the_tolerant_answer_is_told(explain):
     assert found.answer.statuses == ("A900",)
     assert (found.other.manner, found.other.statuses) == ("tolerant", ("FF01", "0000"))
     assert found.statements == ()
-    assert "SeriesInstanceUID is ignored (belongs to level SERIES, below the one asked for)" in found.other.differences
+    assert "SeriesInstanceUID is ignored (belongs to level SERIES, below the query level)" in found.other.differences
 
 
 def test_what_extended_negotiation_changed_is_told(explain):
@@ -148,94 +144,3 @@ def test_what_is_described_can_be_written_as_json(explain):
     described = explain(PatientName="DOE*").described()
     assert json.loads(json.dumps(described))["keys"] == json.loads(json.dumps(described["keys"]))
     assert {each["indexed"] for each in described["statements"]} <= {True, False}
-
-
-# --- kept --------------------------------------------------------------------------------------------------------
-
-
-def test_the_last_explanations_are_kept_the_newest_first():
-    """No more than so many, by their numbers."""
-    kept = Explanations()
-    numbers = [kept.keep({"operation": "C-FIND", "at": place}) for place in range(KEPT + 10)]
-    assert numbers == list(range(1, KEPT + 11))
-    found = kept.latest()
-    assert [each["number"] for each in found] == numbers[:9:-1]
-    assert [each["at"] for each in found] == list(range(KEPT + 9, 9, -1))
-
-
-def test_an_explanation_that_is_too_long_loses_its_plans_then_its_sql():
-    """It says that it was cut; what stays is whole."""
-    kept = Explanations()
-    long = "x" * SLOT
-    kept.keep({"keys": ["k"], "statements": [{"sql": "SELECT", "plan": [long]}]})
-    kept.keep({"keys": ["k"] * 100, "statements": [{"sql": long, "plan": []}]})
-    kept.keep({"keys": [long], "operation": "C-FIND", "statements": []})
-    least, short, plans = kept.latest()
-    assert (plans["statements"], plans["cut"]) == ([{"sql": "SELECT", "plan": []}], True)
-    assert (short["statements"], len(short["keys"]), short["cut"]) == ([], 20, True)
-    assert (least["operation"], least["cut"], "keys" in least) == ("C-FIND", True, False)
-
-
-WORKERS = """
-import os
-from pacs.services.explanations import Explanations
-
-prepared = Explanations(2)
-pid = os.fork()
-worker = Explanations(2)
-worker.join(prepared, 0 if pid else 1)
-if not pid:
-    worker.keep({"whose": "the child's"})
-    os._exit(0)
-os.waitpid(pid, 0)
-worker.keep({"whose": "ours"})
-print([each["whose"] for each in worker.latest()], len({each["number"] for each in worker.latest()}))
-"""
-
-
-def test_each_worker_keeps_its_own_and_shows_those_of_all():
-    """In memory they share: what one process keeps another one shows."""
-    assert run(sys.executable, "-c", WORKERS).strip() == """['ours', "the child's"] 2"""
-
-
-def test_who_takes_the_place_of_a_dead_worker_goes_on_with_its_numbers():
-    """So that a number is one explanation."""
-    prepared = Explanations(2)
-    dead, heir = Explanations(2), Explanations(2)
-    dead.join(prepared, 1)
-    before = [dead.keep({}) for _ in range(3)]
-    heir.join(prepared, 1)
-    assert heir.keep({}) not in before
-    assert len(heir.latest()) == 4
-
-
-def test_what_was_forgotten_is_nowhere_in_memory():
-    """It is patient data."""
-    kept = Explanations()
-    kept.keep({"keys": "DOE^JOHN"})
-    kept.forget()
-    assert kept.latest() == []
-    kept.keep({"keys": "ROE^JANE"})
-    assert [each["keys"] for each in kept.latest()] == ["ROE^JANE"]
-
-
-def test_who_reads_while_others_write_sees_whole_explanations():
-    """One that is being written is left out."""
-    kept = Explanations()
-    done = threading.Event()
-
-    def write():
-        while not done.is_set():
-            kept.keep({"a": "x" * 5000, "b": "x" * 5000})
-
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for each in writers:
-        each.start()
-    try:
-        for _ in range(30):
-            for each in kept.latest():
-                assert each["a"] == each["b"] == "x" * 5000
-    finally:
-        done.set()
-        for each in writers:
-            each.join()

@@ -68,7 +68,7 @@ def test_texts_beyond_ascii_are_in_utf_8_where_no_character_set_is_named(tmp_pat
 
 def test_a_modality_that_cannot_be_built_is_refused():
     """With those that can."""
-    with pytest.raises(ValueError, match="'XX' is none of CT, MR"):
+    with pytest.raises(ValueError, match="unknown modality 'XX'; expected one of CT, MR"):
         study(modality="XX")
 
 

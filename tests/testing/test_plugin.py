@@ -57,8 +57,8 @@ def test_title_and_port_can_be_chosen(tmp_path):
 
 
 WRONG_MARKERS = {
-    "settings={'server.prt': 1}": "server.prt: there is no such key; did you mean server.port?",
-    "scenario='rude'": "rude: there is no such scenario file or preset",
+    "settings={'server.prt': 1}": "server.prt: unknown key; did you mean server.port?",
+    "scenario='rude'": "no scenario file or preset 'rude'",
     "'strict-a900'": "pacs('strict-a900'): expected keywords; did you mean pacs(scenario='strict-a900')?",
     "{'server.ae_title': 'A'}": "did you mean pacs(settings={...})?",
     "sceanrio='strict-a900'": "pacs(sceanrio=...): expected settings and scenario; did you mean scenario?",

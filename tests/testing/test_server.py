@@ -213,8 +213,8 @@ def test_an_expectation_that_fails_says_which_key_differs(pacs_server):
     with pytest.raises(AssertionError) as told:
         pacs_server.received.expect_c_find(PatientID="P1", Modality="CT", message_id=1)
     assert str(told.value).splitlines() == [
-        "no C-FIND came with PatientID='P1', Modality='CT', message_id=1",
-        "  C-FIND number 1, from CLIENT: PatientID is 'P2', expected 'P1'; Modality is not there, expected 'CT'",
+        "no C-FIND received with PatientID='P1', Modality='CT', message_id=1",
+        "  C-FIND number 1, from CLIENT: PatientID is 'P2', expected 'P1'; Modality is missing, expected 'CT'",
         "    its keys: StudyDate='', QueryRetrieveLevel='STUDY', PatientID='P2'",
     ]
     assert pacs_server.received.expect_c_find(PatientID="P2", message_id=1).level == "STUDY"
@@ -222,10 +222,10 @@ def test_an_expectation_that_fails_says_which_key_differs(pacs_server):
 
 def test_an_expectation_of_what_never_came_says_what_did(pacs_server):
     """Or that nothing came."""
-    with pytest.raises(AssertionError, match="no C-MOVE came\n  nothing came at all"):
+    with pytest.raises(AssertionError, match="no C-MOVE received\n  no request received"):
         pacs_server.received.expect_c_move()
     find(pacs_server, PatientID="")
-    with pytest.raises(AssertionError, match=r"no C-GET came\n  what came: C-FIND \(1\)"):
+    with pytest.raises(AssertionError, match=r"no C-GET received\n  operations: C-FIND \(1\)"):
         pacs_server.received.expect_c_get(PatientID="P1")
 
 
@@ -260,7 +260,7 @@ def test_what_is_shown_in_a_failing_test_says_where_and_how_much(pacs_server, st
     move(pacs_server, "STORAGE_SCP", PatientID="", StudyInstanceUID=study()[0].StudyInstanceUID)
     find(pacs_server, PatientID="P1")
     assert repr(pacs_server) == f"<PacsServer {pacs_server.address}: 2 associations, 2 requests>"
-    assert repr(pacs_server.received) == ("<Received: 2 associations, 2 requests; what came: C-MOVE (1), C-FIND (1)>")
+    assert repr(pacs_server.received) == ("<Received: 2 associations, 2 requests; operations: C-MOVE (1), C-FIND (1)>")
     assert repr(storage_scp) == f"<StorageSCP {storage_scp.address}: 1 instance, 1 association, 1 request>"
     pending, final = pacs_server.received.c_find[0].responses
     assert repr(pending).startswith("Response(status=0xFF00, after=0.")
@@ -295,9 +295,9 @@ def test_a_prompt_completes_what_there_is(package):
 
 def test_waiting_for_what_never_comes_says_what_came(pacs_server, storage_scp):
     """After the time it was given."""
-    with pytest.raises(AssertionError, match=r"did not come within 0\.05 s; nothing came at all"):
+    with pytest.raises(AssertionError, match=r"did not hold within 0\.05 s; no request received"):
         pacs_server.received.wait_for(lambda received: received.c_echo, 0.05)
-    with pytest.raises(AssertionError, match=r"0 instances came within 0\.05 s, expected 1"):
+    with pytest.raises(AssertionError, match=r"0 instances received within 0\.05 s, expected 1"):
         storage_scp.wait_for(1, 0.05)
 
 

@@ -7,7 +7,7 @@ from http.client import HTTPConnection
 from tests.cli.test_daemon import process
 from tests.raw import IMPLICIT, Raw
 
-WEB = re.compile(r"pacs answers http://127\.0\.0\.1:(\d+)/healthz, /readyz and /metrics\n")
+WEB = re.compile(r"pacs serves http://127\.0\.0\.1:(\d+)/healthz, /readyz and /metrics\n")
 WORDS = ("--set", "web.enabled=true", "--set", "web.port=0")
 VERIFICATION = "1.2.840.10008.1.1"
 

@@ -117,8 +117,8 @@ def test_the_numbers_are_those_of_all_workers_whoever_is_asked(tmp_path):
 # --- the memory --------------------------------------------------------------------------------------------------
 
 
-def test_a_region_is_gone_on_in_by_who_takes_its_place():
-    """What it finds there is its own, and the sum is that of all."""
+def test_a_new_worker_continues_in_the_region_of_the_dead_one():
+    """It finds the numbers there, and the totals are those of all workers."""
     shared = Counters(2)
     first = shared.of(0)
     first.add(("stored", "CT"), 3)
@@ -132,14 +132,14 @@ def test_a_region_is_gone_on_in_by_who_takes_its_place():
     assert shared.each()[1] == {("stored", "CT"): 1}
 
 
-def test_a_region_that_is_full_takes_no_new_series_and_counts_on(monkeypatch):
-    """Those it has are counted; nothing is written elsewhere."""
-    monkeypatch.setattr(counters, "REGION", 4096)
+def test_a_full_region_takes_no_new_series_and_still_counts_the_others(monkeypatch):
+    """Its series are counted; the other region stays empty."""
+    monkeypatch.setattr(counters, "MOST_SERIES", 100)
     shared = Counters(2)
     region = shared.of(0)
     for number in range(1000):
         region.add(("series", str(number)))
     region.add(("series", "0"))
-    assert 10 < len(shared.each()[0]) < 300
+    assert len(shared.each()[0]) == 100
     assert shared.totals()[("series", "0")] == 2
     assert shared.each()[1] == {}

@@ -3,9 +3,10 @@
 import socket
 from collections.abc import Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Literal, Protocol
+from typing import Literal
 
 from pacs.client.peer import Peer
+from pacs.dimse.association.establishment import CallingAE
 from pacs.errors import CalledTitleUnknown, CallerUnknown, DestinationUnreachable, InvalidArgument
 
 Senders = Literal["peer", "anyone"] | Collection[str]
@@ -19,18 +20,6 @@ LOOPBACK = "127.0.0.1"
 
 MAX_REFUSALS = 3
 """Maximum number of refused associations in an error message."""
-
-
-class CallingAE(Protocol):
-    """The requestor of an association."""
-
-    @property
-    def called_ae_title(self) -> str:
-        """The called AE title in its request."""
-
-    @property
-    def address(self) -> str:
-        """Its IP address."""
 
 
 class SenderFilter:

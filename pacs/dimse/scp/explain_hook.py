@@ -1,10 +1,9 @@
-"""Explain queries and retrieves of peers once they are answered: in the log, and in the store of explanations."""
+"""Explain queries and retrieves of peers in the log, once they are answered."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from pydicom import Dataset
 
@@ -32,13 +31,11 @@ def statuses(operation: levels.DimseOperation, error: PacsError | None, ignored:
 class ExplainHook:
     """Explains requests of principals for whom that is configured, once they are answered.
 
-    `access` returns the rules in force: explaining may be switched off while a request is answered. `keep` saves an
-    explanation and returns its number.
+    `access` returns the rules in force: explaining may be switched off while a request is answered.
     """
 
     explainer: Explainer
     access: Callable[[], Access]
-    keep: Callable[[Mapping[str, Any]], int]
 
     def note(self, operation: Operation, principal: Principal, model: Model, identifier: Dataset) -> None:
         """Have a request explained once it is answered, if the principal's requests are to be explained."""
@@ -51,18 +48,8 @@ class ExplainHook:
         """Explain a request. Errors are only logged: the request has been answered."""
         try:
             explanation = replace(self.explainer.explain(asked), outcome=_outcome(operation))
-            association = operation.association
-            if not self.access().principal(association.calling_ae_title).is_explained:
-                return
-            number = self.keep(
-                {
-                    "calling_ae_title": association.calling_ae_title,
-                    "association": association.id,
-                    "message_id": operation.request.message_id,
-                    **explanation.described(),
-                }
-            )
-            _log(number, operation, explanation)
+            if self.access().principal(operation.association.calling_ae_title).is_explained:
+                log_explanation(operation, explanation)
         except Exception:
             logging.getLogger("pacs").exception("a request could not be explained")
 
@@ -74,11 +61,9 @@ def _outcome(operation: Operation) -> RequestOutcome | None:
     return RequestOutcome(f"{operation.status:04X}", operation.comment, dict(operation.counts))
 
 
-def _log(number: int, operation: Operation, explanation: Explanation) -> None:
-    """Log an explanation, each line with its number."""
+def log_explanation(operation: Operation, explanation: Explanation) -> None:
+    """Log an explanation, each line with the association and the Message ID."""
     log = logging.getLogger("pacs")
     association = operation.association
-    whose = f"of {association.calling_ae_title}, message {operation.request.message_id} of association {association.id}"
-    log.info("explanation %d: %s", number, whose)
-    for line in explanation.lines():
-        log.info("explanation %d: %s", number, line)
+    for line in (f"request of {association.calling_ae_title}", *explanation.lines()):
+        log.info("explanation %s/%d: %s", association.id, operation.request.message_id, line)

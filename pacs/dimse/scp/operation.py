@@ -14,7 +14,7 @@ from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Refusal, Service
 from pacs.errors import AssociationLost, PacsError
 from pacs.observability.audit import NOTHING, Auditor, Record
-from pacs.observability.events import Event, OperationFinished
+from pacs.observability.events import Event, OperationFinished, OperationStarted
 from pacs.support.cancellation import Cancellation
 
 Publish = Callable[[Event], None]
@@ -107,6 +107,8 @@ def operating(
     began = time.monotonic()
     with association.operation(message) as cancellation:
         operation = Operation(association, message, cancellation)
+        if service is not Service.STORE:
+            publish(_started(service, operation))
         try:
             yield operation
         except AssociationLost:
@@ -128,6 +130,17 @@ def _refuse(operation: Operation, refusal: Refusal) -> None:
     """Send the final response for a failure unless the association has ended."""
     if operation.association.is_established:
         operation.refuse(refusal)
+
+
+def _started(service: Service, operation: Operation) -> OperationStarted:
+    association = operation.association
+    return OperationStarted(
+        association=association.id,
+        calling_ae_title=association.calling_ae_title,
+        called_ae_title=association.called_ae_title,
+        kind=service.value,
+        message_id=operation.request.message_id,
+    )
 
 
 def _finished(service: Service, operation: Operation, duration: float) -> OperationFinished:

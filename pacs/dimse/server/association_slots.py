@@ -6,7 +6,6 @@ only that worker writes.
 """
 
 import fcntl
-import mmap
 import os
 import sys
 import tempfile
@@ -14,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
 
 from pacs.errors import TooManyAssociations
+from pacs.support.shared_memory import shared_bytes
 
 MOST_SLOTS = 10_000
 
@@ -37,11 +36,11 @@ class AssociationSlots:
     """The slots of one server in all its `workers`, which are forked from this process."""
 
     def __init__(self, workers: int = 1) -> None:
-        self.owners = _shared(MOST_SLOTS, "B")
+        self.owners = shared_bytes(MOST_SLOTS)
         """The owner of each slot: the number of a worker plus one, 0 for a free slot."""
-        self.addresses, self.titles = _shared(MOST_SLOTS, "Q"), _shared(MOST_SLOTS, "Q")
+        self.addresses, self.titles = shared_bytes(8 * MOST_SLOTS).cast("Q"), shared_bytes(8 * MOST_SLOTS).cast("Q")
         """The address and the calling AE title of each slot, as `_key` hashes them."""
-        numbers = _shared(workers * _ROW, "I")
+        numbers = shared_bytes(4 * workers * _ROW).cast("I")
         self.rows = [numbers[each * _ROW : (each + 1) * _ROW] for each in range(workers)]
         self._lock_file = _unnamed_file() if workers > 1 else None
 
@@ -135,12 +134,6 @@ def _check(bounds: AssociationBounds, slots: AssociationSlots, owners: bytes, ke
 
 def _key(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _shared(count: int, kind: Literal["B", "I", "Q"]) -> "memoryview[int]":
-    """Return numbers in anonymous memory, which is shared with all processes forked from this one."""
-    width = memoryview(bytes(8)).cast(kind).itemsize
-    return memoryview(mmap.mmap(-1, count * width)).cast(kind)
 
 
 def _unnamed_file() -> int:

@@ -188,8 +188,25 @@ def extended_of(primitive: A_ASSOCIATE) -> dict[str, bytes]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class ProposedContext:
+    """A presentation context of an association request."""
+
+    id: int
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+
+
+def proposed_contexts(request: A_ASSOCIATE) -> tuple[ProposedContext, ...]:
+    """Return the presentation contexts of an association request."""
+    return tuple(
+        ProposedContext(each.context_id or 0, str(each.abstract_syntax), tuple(map(str, each.transfer_syntax)))
+        for each in request.presentation_context_definition_list
+    )
+
+
 def roles_of(primitive: A_ASSOCIATE) -> dict[str, tuple[bool, bool]]:
-    """Return the roles (SCU, SCP) of role selection by SOP Class UID (PS3.7 D.3.3.4)."""
+    """Return the (SCU, SCP) roles by SOP Class UID (PS3.7 D.3.3.4)."""
     return {
         str(each.sop_class_uid): (bool(each.scu_role), bool(each.scp_role))
         for each in items_of(primitive, SCP_SCU_RoleSelectionNegotiation)

@@ -1,45 +1,55 @@
-"""Numbers that the processes of a server count up in memory they share, each in a region of its own.
+"""Numbers that the processes of a server count in shared memory, each process in its own region.
 
-A worker alone writes its region, so that none waits for another; whoever shows the numbers adds up all of them. The
-one that takes a dead worker's place goes on in its region: no count ever goes back.
-
-A region is the number of bytes in use and records behind each other: the length of the name, the name in whole words,
-the number. A record counts when the bytes in use include it, whenever the process that wrote it dies.
+Only the worker itself writes its region, so no worker waits for another; readers add up all regions. A worker that
+replaces a dead one continues in the region of that one, so that no count ever decreases.
 """
 
-import mmap
-import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+
+from pacs.support.shared_memory import Slots, shared_bytes
 
 Series = tuple[str, ...]
 """The name of a number and the values of its labels."""
 
-REGION = 1 << 20
-"""Bytes of memory each worker may use, of which the system gives what is used: enough for thousands of series."""
+MOST_SERIES, LONGEST_NAME = 4096, 248
+"""Number of series of one worker, and bytes of the name of each."""
 
-_WORD = 8
-_IN_USE, _HOMELESS = 0, 1
-"""Words of a region: how many bytes are in use, and what has no room of its own."""
+
+class _Memory:
+    """The names and the numbers of one worker; series `i` has its name in slot `i`.
+
+    The last number is that of all series beyond the limits, and is not shown.
+    """
+
+    def __init__(self) -> None:
+        self.names = Slots(MOST_SERIES, LONGEST_NAME)
+        self.numbers = shared_bytes((MOST_SERIES + 1) * 8).cast("d")
+
+    def series(self) -> dict[Series, int]:
+        """Return the index of each series."""
+        found: dict[Series, int] = {}
+        while len(found) < self.names.count and (name := self.names.read(len(found))):
+            found[tuple(name.decode().split("\0"))] = len(found)
+        return found
 
 
 class Counters:
-    """The numbers of one server, in all `workers` together, which are forked from this process."""
+    """The numbers of one server, of all `workers` that are forked from this process."""
 
     def __init__(self, workers: int = 1) -> None:
-        whole = memoryview(mmap.mmap(-1, workers * REGION))  # anonymous memory is shared after a fork
-        self._memories = [whole[at : at + REGION] for at in range(0, workers * REGION, REGION)]
+        self._memories = [_Memory() for _ in range(workers)]
 
-    def of(self, worker: int) -> "Region":
-        """The region of a worker, for its process alone to write."""
-        return Region(self._memories[worker])
+    def of(self, worker: int) -> "CounterRegion":
+        """Return the region of a worker; only its process may write it."""
+        return CounterRegion(self._memories[worker])
 
     def each(self) -> list[dict[Series, float]]:
-        """The numbers of each worker at this moment."""
-        return [dict(_records(memory)) for memory in self._memories]
+        """Return the current numbers of each worker."""
+        return [{series: each.numbers[index] for series, index in each.series().items()} for each in self._memories]
 
     def totals(self) -> dict[Series, float]:
-        """The numbers of the whole server at this moment."""
+        """Return the current numbers of the whole server."""
         sums: dict[Series, float] = {}
         for region in self.each():
             for series, number in region.items():
@@ -47,80 +57,46 @@ class Counters:
         return sums
 
 
-class Region:
-    """The numbers of one worker; any of its threads may count."""
+class CounterRegion:
+    """The numbers of one worker. Safe to use from many threads."""
 
-    def __init__(self, memory: memoryview) -> None:
-        self._memory = memory
-        self._numbers = memory.cast("d")
+    def __init__(self, memory: _Memory) -> None:
+        self._names, self._numbers = memory.names, memory.numbers
         self._lock = threading.Lock()
-        self._places = {series: at // _WORD for series, at in _places(memory)}
-        if not self._in_use:
-            self._in_use = 2 * _WORD
+        self._indexes = memory.series()
+        self._used = len(self._indexes)
 
     def add(self, series: Series, amount: float = 1.0) -> None:
-        """Count: `series` is so much more, from 0 on."""
+        """Add to the number of a series, which begins at 0."""
         self.add_each((series, amount))
 
     def add_each(self, *amounts: tuple[Series, float]) -> None:
-        """As `add`, for several series at once."""
-        numbers, places = self._numbers, self._places
+        """Add to the numbers of several series."""
+        numbers, indexes = self._numbers, self._indexes
         with self._lock:
             for series, amount in amounts:
-                place = places.get(series)
-                numbers[self._new(series) if place is None else place] += amount
+                index = indexes.get(series)
+                numbers[self._new(series) if index is None else index] += amount
 
     def set(self, values: Mapping[Series, float]) -> None:
-        """Have each of these series be so much."""
+        """Set the numbers of series."""
         with self._lock:
             for series, number in values.items():
-                place = self._places.get(series)
-                self._numbers[self._new(series) if place is None else place] = number
+                index = self._indexes.get(series)
+                self._numbers[self._new(series) if index is None else index] = number
 
     def clear(self, names: Iterable[str]) -> None:
-        """Have all series of these names be 0."""
+        """Set all series of these names to 0."""
         chosen = set(names)
-        self.set({series: 0.0 for series in self._places if series[0] in chosen})
-
-    @property
-    def _in_use(self) -> int:
-        return int(struct.unpack_from("=Q", self._memory, _IN_USE)[0])
-
-    @_in_use.setter
-    def _in_use(self, size: int) -> None:
-        struct.pack_into("=Q", self._memory, _IN_USE, size)
+        self.set({series: 0.0 for series in self._indexes if series[0] in chosen})
 
     def _new(self, series: Series) -> int:
-        """A place for a series that has none; the lock is held."""
+        """Return the index for a new series; the caller holds the lock."""
         name = "\0".join(series).encode()
-        begin = self._in_use
-        place = begin + _WORD + _whole_words(len(name))
-        if place + _WORD > len(self._memory):
-            return _HOMELESS
-        struct.pack_into("=Q", self._memory, begin, len(name))
-        self._memory[begin + _WORD : begin + _WORD + len(name)] = name
-        self._numbers[place // _WORD] = 0.0
-        self._in_use = place + _WORD
-        self._places[series] = place // _WORD
-        return place // _WORD
-
-
-def _records(memory: memoryview) -> Iterator[tuple[Series, float]]:
-    for series, place in _places(memory):
-        yield series, struct.unpack_from("=d", memory, place)[0]
-
-
-def _places(memory: memoryview) -> Iterator[tuple[Series, int]]:
-    """Each series of a region, and at which byte its number is."""
-    (in_use,) = struct.unpack_from("=Q", memory, _IN_USE)
-    at = 2 * _WORD
-    while at < in_use:
-        (length,) = struct.unpack_from("=Q", memory, at)
-        name = bytes(memory[at + _WORD : at + _WORD + length]).decode()
-        at += _WORD + _whole_words(length)
-        yield tuple(name.split("\0")), at
-        at += _WORD
-
-
-def _whole_words(length: int) -> int:
-    return length + -length % _WORD
+        if self._used == self._names.count or len(name) > self._names.capacity:
+            return self._names.count
+        index, self._used = self._used, self._used + 1
+        self._numbers[index] = 0.0
+        self._names.write(index, name)
+        self._indexes[series] = index
+        return index

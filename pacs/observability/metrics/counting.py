@@ -22,7 +22,7 @@ from pacs.observability.events import (
     OperationFinished,
     SubOperationFinished,
 )
-from pacs.observability.metrics.counters import Region
+from pacs.observability.metrics.counters import CounterRegion
 
 OTHER = "other"
 
@@ -50,7 +50,7 @@ DIED = "died"
 class Counting:
     """Counts events in the region of one worker. `is_peer` says whether an AE title is that of a configured peer."""
 
-    def __init__(self, region: Region, is_peer: Callable[[str], bool]) -> None:
+    def __init__(self, region: CounterRegion, is_peer: Callable[[str], bool]) -> None:
         self._add, self._add_each = region.add, region.add_each
         self._is_peer = is_peer
         self._counts: dict[type[Event], Callable[[Any], None]] = {

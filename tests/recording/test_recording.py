@@ -10,9 +10,9 @@ from pydicom.dataset import Dataset
 from pacs.dimse.server.server import Server
 from pacs.errors import RecordingUnusable
 from pacs.recording import datasets
+from pacs.recording.file_format import RecordingWriter, read
 from pacs.recording.relay import Relay
 from pacs.recording.replay import Replay, exchanges
-from pacs.recording.script import Writer, read
 from pacs.testing import serving, study, write
 from tests.archives import take_in
 from tests.programs import free_port, run
@@ -34,8 +34,8 @@ def archive(tmp_path):
 def recording(archive, file):
     """A recording of what is said to an archive on the port given, in a file that is whole after the block."""
     with file.open("w", encoding="utf-8") as stream:
-        writer = Writer(stream)
-        with Relay(("127.0.0.1", 0), ("127.0.0.1", archive.port), writer.witness) as relay:
+        writer = RecordingWriter(stream)
+        with Relay(("127.0.0.1", 0), ("127.0.0.1", archive.port), writer.write) as relay:
             yield relay.port
 
 
@@ -211,10 +211,10 @@ def test_what_goes_by_is_passed_on_byte_for_byte(archive, tmp_path):
         ('{"pacs recording": 1}\n{"at": 1}\n', "'association' is missing"),
         (HEAD + MESSAGE.replace('"CommandField": 32, ', "") % "{}", "CommandField"),
         (HEAD + MESSAGE % '{"PixelData": {"zeros": 1000000000000}}', "expected at most"),
-        (HEAD + MESSAGE % '{"PixelData": {"zeros": -1}}', "fewer bytes than none"),
+        (HEAD + MESSAGE % '{"PixelData": {"zeros": -1}}', "is negative"),
         (HEAD + MESSAGE % ('{"RequestAttributesSequence": [' * 2000 + "]}" * 2000), "line 3"),
-        (HEAD + MESSAGE % '{"Nonsense": 1}', "'Nonsense' is no keyword"),
-        (HEAD + MESSAGE.replace("32", '"32"') % "{}", "none of its VR"),
+        (HEAD + MESSAGE % '{"Nonsense": 1}', "'Nonsense' is not a keyword"),
+        (HEAD + MESSAGE.replace("32", '"32"') % "{}", "invalid value for its VR"),
         (HEAD + MESSAGE.replace('"context": 1', '"context": 9') % "{}", "9 is missing"),
     ],
 )
@@ -239,7 +239,7 @@ def test_a_data_set_on_tape_is_the_same_when_it_is_read():
     item.ScheduledProcedureStepID = "S"
     dataset.RequestAttributesSequence = [item, Dataset()]
     dataset.add_new("PixelData", "OW", bytes(10))
-    assert datasets.rebuilt(json.loads(json.dumps(datasets.plain(dataset)))) == dataset
+    assert datasets.from_json(json.loads(json.dumps(datasets.to_json(dataset)))) == dataset
 
 
 def test_a_value_that_is_none_is_passed_on_all_the_same(archive, tmp_path):
@@ -269,11 +269,11 @@ def test_overlays_are_told_apart_and_what_pads_a_data_set_is_no_picture():
     dataset = Dataset()
     dataset.add_new(0x60003000, "OW", bytes(2))
     dataset.add_new(0x60023000, "OW", bytes(4))
-    told = datasets.rebuilt(json.loads(json.dumps(datasets.plain(dataset))))
+    told = datasets.from_json(json.loads(json.dumps(datasets.to_json(dataset))))
     assert [len(each.value) for each in told] == [2, 4]
     dataset.add_new(0xFFFCFFFC, "OB", bytes(8))
-    data = datasets.encoded(dataset, "1.2.840.10008.1.2.1")
-    assert "PixelData" not in datasets.decoded(data, len(data), "1.2.840.10008.1.2.1")
+    data = datasets.encode(dataset, "1.2.840.10008.1.2.1")
+    assert "PixelData" not in datasets.decode(data, len(data), "1.2.840.10008.1.2.1")
 
 
 def test_a_request_that_was_never_answered_ends_the_association_on_replay_too(tmp_path):
@@ -294,5 +294,5 @@ def test_a_refusal_that_came_before_the_rest_of_its_request_belongs_to_it(tmp_pa
     tape = tmp_path / "tape.jsonl"
     asked = MESSAGE % '{"PatientID": "%s"}'
     tape.write_text(HEAD + early % 0xA700 + asked % "A" + early % 0xC123 + asked % "B", "utf-8")
-    statuses = [[said.command.status for said in each.said] for each in exchanges(read(tape))]
+    statuses = [[each_message.command.status for each_message in each.messages] for each in exchanges(read(tape))]
     assert statuses == [[0xA700], [0xC123]]
