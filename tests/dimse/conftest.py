@@ -32,7 +32,7 @@ def echo(association: Association, message: Message) -> None:
 
 @dataclass
 class Archive:
-    """A running server, what it published, and what its store handler received."""
+    """A running server with its events and what its store handler received."""
 
     server: Server
     events: list[Event]
@@ -42,11 +42,11 @@ class Archive:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port of the server."""
         return self.server.port
 
     def ended_by(self, count: int = 1) -> list[str]:
-        """How the associations ended, once `count` of them have."""
+        """Return how the associations ended, once `count` of them have."""
         with self.ended:
             assert self.ended.wait_for(lambda: len(self._ends()) >= count, timeout=20), self.events
             return self._ends()
@@ -60,7 +60,7 @@ Serve = Callable[..., Archive]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers: `serve(find=handler, limits=..., bounds=..., access=...)`, and what else a policy has."""
+    """Start servers: `serve(find=handler, limits=..., bounds=..., access=...)` and further fields of the policy."""
     servers: list[Server] = []
 
     def start(

@@ -1,4 +1,4 @@
-"""A peer that writes its PDUs byte by byte, so that it can also write wrong ones. It shares no code with the server."""
+"""A peer that writes its PDUs byte by byte, valid or invalid. It shares no code with the server."""
 
 import socket
 import struct
@@ -25,18 +25,18 @@ ECHO_CONTEXT, CT_CONTEXT, FIND_CONTEXT = 1, 3, 5
 
 
 def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
-    """A PDU; `length` may lie about its body."""
+    """Return a PDU; `length` may differ from that of its body."""
     return struct.pack(">BxL", kind, len(body) if length is None else length) + body
 
 
 def context_item(context_id: int, abstract: str, transfer: tuple[str, ...]) -> bytes:
-    """A presentation context as it is proposed."""
+    """Return the item of a proposed presentation context."""
     syntaxes = b"".join(item(0x40, each.encode()) for each in transfer)
     return item(0x20, bytes([context_id, 0, 0, 0]) + item(0x30, abstract.encode()) + syntaxes)
 
 
 def user_information(max_pdu: int = 16384, *more: bytes) -> bytes:
-    """The User Information item with a maximum length and whatever else is given."""
+    """Return the User Information item with a maximum length and further sub-items."""
     return item(0x50, item(0x51, struct.pack(">L", max_pdu)) + item(0x52, b"1.2.3.4") + b"".join(more))
 
 
@@ -50,7 +50,7 @@ def associate_rq(
     information: bytes | None = None,
     more: bytes = b"",
 ) -> bytes:
-    """An A-ASSOCIATE-RQ with context IDs 1, 3, 5, ..."""
+    """Return an A-ASSOCIATE-RQ with context IDs 1, 3, 5, ..."""
     proposed = b"".join(context_item(2 * n + 1, *each) for n, each in enumerate(contexts))
     fixed = struct.pack(">Hxx", version) + called.ljust(16).encode() + calling.ljust(16).encode() + bytes(32)
     items = item(0x10, application_context.encode()) + proposed + (information or user_information()) + more
@@ -58,34 +58,34 @@ def associate_rq(
 
 
 def pdv(context_id: int, control: int, data: bytes, length: int | None = None) -> bytes:
-    """A Presentation Data Value; `length` may lie."""
+    """Return a Presentation Data Value; `length` may be wrong."""
     return struct.pack(">LBB", len(data) + 2 if length is None else length, context_id, control) + data
 
 
 def p_data(*pdvs: bytes) -> bytes:
-    """A P-DATA-TF."""
+    """Return a P-DATA-TF."""
     return pdu(DATA, b"".join(pdvs))
 
 
 def uid(tag: int, value: str) -> bytes:
-    """A UI element of group 0000."""
+    """Return a UI element of group 0000."""
     return element(tag, value.encode() + b"\0" * (len(value) % 2))
 
 
 def command(sop_class: str, field: int, message_id: int = 1, *, data_set: bool = False, more: bytes = b"") -> bytes:
-    """A request's command set."""
+    """Return the command set of a request."""
     body = uid(0x0002, sop_class) + number(0x0100, field) + number(0x0110, message_id)
     body += number(0x0700, 0) + number(0x0800, 0x0001 if data_set else 0x0101) + more
     return command_set([body])
 
 
 def echo_rq(message_id: int = 1) -> bytes:
-    """A whole C-ECHO-RQ as one P-DATA-TF."""
+    """Return a whole C-ECHO-RQ as one P-DATA-TF."""
     return p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, command(VERIFICATION, 0x0030, message_id)))
 
 
 def find_rq(message_id: int = 1, identifier: bytes = b"\x08\x00\x52\x00\x06\x00\x00\x00STUDY ") -> bytes:
-    """A whole C-FIND-RQ as one P-DATA-TF of two PDVs."""
+    """Return a whole C-FIND-RQ as one P-DATA-TF of two PDVs."""
     return p_data(
         pdv(FIND_CONTEXT, COMMAND | LAST, command(STUDY_FIND, 0x0020, message_id, data_set=True)),
         pdv(FIND_CONTEXT, DATA_SET | LAST, identifier),
@@ -93,19 +93,19 @@ def find_rq(message_id: int = 1, identifier: bytes = b"\x08\x00\x52\x00\x06\x00\
 
 
 def cancel_rq(message_id: int = 1) -> bytes:
-    """A C-CANCEL-RQ as one P-DATA-TF."""
+    """Return a C-CANCEL-RQ as one P-DATA-TF."""
     body = number(0x0100, 0x0FFF) + number(0x0120, message_id) + number(0x0800, 0x0101)
     return p_data(pdv(FIND_CONTEXT, COMMAND | LAST, command_set([body])))
 
 
 def store_rq(message_id: int = 1, instance: str = "1.2.3") -> bytes:
-    """The command of a C-STORE-RQ, whose data set is to follow."""
+    """Return the command of a C-STORE-RQ; its data set must follow."""
     encoded = command(CT, 0x0001, message_id, data_set=True, more=uid(0x1000, instance))
     return p_data(pdv(CT_CONTEXT, COMMAND | LAST, encoded))
 
 
 class Peer:
-    """A TCP connection to the server and what can be done on it by hand."""
+    """A TCP connection to the server, driven by hand."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection((host, port), timeout=10)
@@ -118,11 +118,11 @@ class Peer:
         self.socket.close()
 
     def send(self, *pdus: bytes) -> None:
-        """Write PDUs in one packet, as far as that goes."""
+        """Write PDUs in one packet, if they fit."""
         self.socket.sendall(b"".join(pdus))
 
     def read(self, count: int) -> bytes:
-        """Exactly so many bytes, fewer only at the end of the connection."""
+        """Return exactly so many bytes, fewer only at the end of the connection."""
         data = b""
         while len(data) < count:
             more = self.socket.recv(count - len(data))
@@ -132,7 +132,7 @@ class Peer:
         return data
 
     def receive(self) -> tuple[int, bytes]:
-        """The next PDU's type and body; (0, b'') when the connection was closed instead."""
+        """Return type and body of the next PDU; (0, b'') when the connection was closed."""
         head = self.read(6)
         if len(head) < 6:
             return 0, b""
@@ -147,7 +147,7 @@ class Peer:
         return body
 
     def response(self) -> dict[int, bytes]:
-        """The next response's command elements, raw, by element number; its data set is under 0xFFFF."""
+        """Return the command elements of the next response, raw, by element number; its data set is under 0xFFFF."""
         elements, data, kept = {}, b"", b""
         while True:
             kind, body = self.receive()
@@ -167,19 +167,19 @@ class Peer:
                         return elements
 
     def status(self) -> int:
-        """The status of the next response."""
+        """Return the status of the next response."""
         value: int = struct.unpack("<H", self.response()[0x0900])[0]
         return value
 
     def release(self) -> None:
-        """Release and see the connection closed in good order."""
+        """Release, and check that the connection is closed in order."""
         self.send(pdu(RELEASE_RQ, bytes(4)))
         assert self.receive()[0] == RELEASE_RP
         self.socket.shutdown(socket.SHUT_WR)
         assert self.receive() == (0, b"")
 
     def aborted(self) -> tuple[int, int]:
-        """Source and reason of the A-ABORT that must come next (other data of a running answer may precede it)."""
+        """Return source and reason of the A-ABORT that must come next; other data of a response may precede it."""
         kind, body = self.receive()
         while kind == DATA:
             kind, body = self.receive()
@@ -188,5 +188,5 @@ class Peer:
 
 
 def information_of(accept: bytes) -> list[tuple[int, bytes]]:
-    """The sub-items of the User Information in the body of an A-ASSOCIATE-AC."""
+    """Return the sub-items of the User Information in the body of an A-ASSOCIATE-AC."""
     return [each for kind, body in items(accept[68:]) if kind == 0x50 for each in items(body)]

@@ -39,7 +39,7 @@ AT_ONCE = 3.0
 
 
 def answering(matches: int, data: bytes = b"\0\0") -> Callable[[Association, Message], None]:
-    """A C-FIND that has so many matches, and stops when it is cancelled."""
+    """Return a C-FIND handler with so many matches that stops when it is cancelled."""
 
     def find(association: Association, message: Message) -> None:
         message.read(1 << 20)
@@ -55,7 +55,7 @@ def answering(matches: int, data: bytes = b"\0\0") -> Callable[[Association, Mes
 
 
 def statuses(peer: Peer) -> list[int]:
-    """The statuses of one operation, to its final one."""
+    """Return the statuses of one operation, up to the final one."""
     found = [peer.status()]
     while found[-1] == PENDING:
         found.append(peer.status())
@@ -66,7 +66,7 @@ def statuses(peer: Peer) -> list[int]:
 
 
 def test_p4_a_cancel_in_the_same_packet_as_its_request_is_seen(serve: Serve) -> None:
-    """Thirty times of thirty, with not a single answer before it (P5 too)."""
+    """Thirty times out of thirty, before the first match (P5 too)."""
     archive = serve(find=answering(1000))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -76,7 +76,7 @@ def test_p4_a_cancel_in_the_same_packet_as_its_request_is_seen(serve: Serve) -> 
 
 
 def test_x1_a_cancel_between_answers_is_seen_before_the_next_two(serve: Serve) -> None:
-    """The sender looks at what arrives after every answer."""
+    """The sender processes input after every response."""
     seen: list[int] = []
 
     def find(association: Association, message: Message) -> None:
@@ -130,8 +130,8 @@ def test_x5_a_message_id_that_was_cancelled_can_be_used_again(serve: Serve) -> N
             assert statuses(peer) == [PENDING, PENDING, SUCCESS]
 
 
-def test_a_cancel_for_a_request_that_still_waits_is_kept_for_it(serve: Serve) -> None:
-    """Two requests and a cancel of the second in one packet: the first is not touched."""
+def test_a_cancel_for_a_queued_request_is_kept_for_it(serve: Serve) -> None:
+    """Two requests and a cancel of the second in one packet: the first is not cancelled."""
     archive = serve(find=answering(2))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -157,7 +157,7 @@ COUNT_FOR_EVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n
     ids=["cancel", "release", "abort", "violation", "loss"],
 )
 def test_x1_what_arrives_interrupts_the_sql_that_runs(serve: Serve, sent: bytes | None, reason: str) -> None:
-    """A query that would never end ends at once, and the operation knows why."""
+    """A query without end ends at once, and the operation has the reason."""
     reasons: list[str | None] = []
     running, done = threading.Event(), threading.Event()
 
@@ -194,7 +194,7 @@ def test_x1_what_arrives_interrupts_the_sql_that_runs(serve: Serve, sent: bytes 
 
 
 def test_v7_pending_responses_go_out_while_the_thread_is_busy(serve: Serve) -> None:
-    """The watcher sends them when they are due, and none after the final response."""
+    """The cancel monitor sends them when they are due, and none after the final response."""
 
     def find(association: Association, message: Message) -> None:
         with association.operation(message) as cancellation:
@@ -232,10 +232,10 @@ def test_many_busy_associations_are_watched_by_one_thread(serve: Serve) -> None:
                 reasons.append(cancellation.reason)
         association.send(message.context.id, message.command.response(CANCELLED))
 
-    def watchers() -> list[threading.Thread]:
+    def monitors() -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name == "pacs-cancel-monitor"]
 
-    others = set(watchers())  # of other tests of this process
+    others = set(monitors())  # of other tests of this process
     archive = serve(find=find)
     peers = [Peer(archive.port) for _ in range(8)]
     for peer in peers:
@@ -246,13 +246,13 @@ def test_many_busy_associations_are_watched_by_one_thread(serve: Serve) -> None:
         peer.send(cancel_rq())
     assert [peer.status() for peer in peers] == [CANCELLED] * 8
     assert reasons == ["C-CANCEL"] * 8
-    assert len(set(watchers()) - others) <= 1
+    assert len(set(monitors()) - others) <= 1
     for peer in peers:
         peer.socket.close()
 
 
-def test_a_peer_that_does_not_wait_is_held_back_and_then_served(serve: Serve) -> None:
-    """What it sends while its thread is busy is held up to a bound, then left to TCP; nothing of it is lost."""
+def test_the_input_of_a_peer_that_does_not_wait_is_queued_up_to_a_limit(serve: Serve) -> None:
+    """Input while its thread is busy is queued up to a limit, then left to TCP; no message is lost."""
     release, busy = threading.Event(), threading.Event()
 
     def find(association: Association, message: Message) -> None:
@@ -294,7 +294,7 @@ def test_a_peer_that_does_not_wait_is_held_back_and_then_served(serve: Serve) ->
 
 
 def store(peer: Peer, size: int, piece: int, message_id: int = 1) -> str:
-    """Store so many bytes in PDUs of `piece` bytes each; the digest of what was sent."""
+    """Store so many bytes in PDUs of `piece` bytes each; return their digest."""
     digest = hashlib.sha256()
     peer.send(store_rq(message_id))
     for at in range(0, size, piece):
@@ -305,7 +305,7 @@ def store(peer: Peer, size: int, piece: int, message_id: int = 1) -> str:
 
 
 def test_a_large_instance_streams_through_in_bounded_memory(serve: Serve) -> None:
-    """128 MiB come in, and the process does not grow by 5."""
+    """128 MiB arrive, and the process grows by less than 5."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -320,8 +320,8 @@ def test_a_large_instance_streams_through_in_bounded_memory(serve: Serve) -> Non
 
 
 @pytest.mark.parametrize("max_pdu", [4096, 131_072, 1 << 20])
-def test_pdus_as_long_as_announced_are_taken(serve: Serve, max_pdu: int) -> None:
-    """To the last byte, at each of our own maximum lengths."""
+def test_pdus_of_the_announced_length_are_accepted(serve: Serve, max_pdu: int) -> None:
+    """Exactly of the announced length, for several maximum lengths."""
     archive = serve(limits=AssociationLimits(max_pdu=max_pdu))
     with Peer(archive.port) as peer:
         accept = peer.associate()
@@ -332,8 +332,8 @@ def test_pdus_as_long_as_announced_are_taken(serve: Serve, max_pdu: int) -> None
 
 
 @pytest.mark.parametrize("max_pdu", [8, 9, 512, 4096, 16_384, 0])
-def test_answers_are_cut_to_what_the_peer_takes(serve: Serve, max_pdu: int) -> None:
-    """No PDU is longer than it said; 0 is without limit."""
+def test_responses_keep_to_the_maximum_length_of_the_peer(serve: Serve, max_pdu: int) -> None:
+    """No PDU is longer than the peer's maximum length; 0 is without limit."""
     answer = bytes(range(256)) * (400 if max_pdu > 100 or max_pdu == 0 else 8)
     archive = serve(find=answering(2, answer))
     with Peer(archive.port) as peer:
@@ -353,8 +353,8 @@ def test_answers_are_cut_to_what_the_peer_takes(serve: Serve, max_pdu: int) -> N
     assert max(lengths) <= (max_pdu or 131_072)
 
 
-def test_what_a_handler_does_not_read_goes_by(serve: Serve) -> None:
-    """The rest of a refused data set is no command."""
+def test_a_data_set_that_the_handler_does_not_read_is_discarded(serve: Serve) -> None:
+    """The rest of a refused data set is not read as a command."""
 
     def refuse(association: Association, message: Message) -> None:
         association.send(message.context.id, message.command.response(0xA700, error_comment="No space"))
@@ -369,7 +369,7 @@ def test_what_a_handler_does_not_read_goes_by(serve: Serve) -> None:
         assert peer.status() == SUCCESS
 
 
-def test_a_data_set_that_breaks_off_is_lost_and_said_so(serve: Serve) -> None:
+def test_an_incomplete_data_set_raises_association_lost(serve: Serve) -> None:
     """The handler sees AssociationLost, not a shorter data set."""
     outcome: list[str] = []
 
@@ -391,7 +391,7 @@ def test_a_data_set_that_breaks_off_is_lost_and_said_so(serve: Serve) -> None:
 
 
 def test_a_data_set_that_stops_half_way_times_out(serve: Serve) -> None:
-    """The message time runs between its PDUs too."""
+    """The message time also runs between its PDUs."""
     archive = serve(limits=AssociationLimits(message=0.3, idle=None))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -404,7 +404,7 @@ def test_a_data_set_that_stops_half_way_times_out(serve: Serve) -> None:
 
 
 def test_f11_a_peer_that_does_not_read_hits_the_write_deadline(serve: Serve) -> None:
-    """Its answers fill its socket and then nothing more: no queue grows behind it."""
+    """Its responses fill the socket's buffer; no further queue grows."""
     archive = serve(find=answering(1_000_000, bytes(60_000)), limits=AssociationLimits(write=0.5))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -415,7 +415,7 @@ def test_f11_a_peer_that_does_not_read_hits_the_write_deadline(serve: Serve) -> 
 
 
 def test_x1_a_cancel_is_seen_while_the_peer_does_not_read(serve: Serve) -> None:
-    """The thread that waits for room also looks at what comes in."""
+    """The thread that waits to write also processes input."""
     archive = serve(find=answering(1_000_000, bytes(60_000)))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -427,7 +427,7 @@ def test_x1_a_cancel_is_seen_while_the_peer_does_not_read(serve: Serve) -> None:
 
 
 def test_f11_an_abort_is_seen_while_the_peer_does_not_read(serve: Serve) -> None:
-    """So is a closed connection."""
+    """A closed connection, too."""
     archive = serve(find=answering(1_000_000, bytes(60_000)))
     for last in (pdu(ABORT, bytes(4)), b""):
         with Peer(archive.port) as peer:
@@ -444,7 +444,7 @@ def test_f11_an_abort_is_seen_while_the_peer_does_not_read(serve: Serve) -> None
 
 
 def ending(end: Callable[[Association], None]) -> Callable[[Association, Message], None]:
-    """A C-FIND at which the acceptor itself ends the association."""
+    """Return a C-FIND handler that ends the association."""
 
     def find(association: Association, message: Message) -> None:
         message.read(1 << 20)
@@ -454,7 +454,7 @@ def ending(end: Callable[[Association], None]) -> Callable[[Association, Message
 
 
 def test_the_acceptor_can_release_too(serve: Serve) -> None:
-    """Nothing in PS3.8 reserves it for the requestor."""
+    """PS3.8 7.2.2 allows it to both sides."""
     archive = serve(find=ending(lambda association: association.release()))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -483,7 +483,7 @@ def test_releases_that_collide_end_well_for_the_acceptor(serve: Serve) -> None:
 
 
 def test_a_release_that_is_not_answered_ends_in_an_abort(serve: Serve) -> None:
-    """What the peer still sends of its data is let go by meanwhile."""
+    """Data that the peer still sends is discarded meanwhile."""
     archive = serve(find=ending(lambda association: association.release(0.3)))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -495,7 +495,7 @@ def test_a_release_that_is_not_answered_ends_in_an_abort(serve: Serve) -> None:
 
 
 def test_another_thread_can_abort_an_association_that_waits(serve: Serve) -> None:
-    """Its owner wakes up at once."""
+    """The owner wakes at once."""
     held: list[Association] = []
     archive = serve(find=ending(held.append))
     with Peer(archive.port) as peer:
@@ -512,7 +512,7 @@ def test_another_thread_can_abort_an_association_that_waits(serve: Serve) -> Non
 
 
 def test_nothing_can_be_sent_once_it_is_over(serve: Serve) -> None:
-    """AssociationLost, with how it ended."""
+    """AssociationLost says how it ended."""
     seen: list[str] = []
 
     def find(association: Association, message: Message) -> None:
@@ -532,8 +532,8 @@ def test_nothing_can_be_sent_once_it_is_over(serve: Serve) -> None:
     assert seen == ["The association is over: aborted here"]
 
 
-def test_a_message_that_breaks_off_on_our_side_aborts_the_association(serve: Serve) -> None:
-    """Half a data set cannot be taken back; what made it break off goes up."""
+def test_a_failing_data_source_aborts_the_association(serve: Serve) -> None:
+    """Half a data set cannot be completed; the error of its source is raised."""
 
     def find(association: Association, message: Message) -> None:
         def data() -> object:
@@ -552,8 +552,8 @@ def test_a_message_that_breaks_off_on_our_side_aborts_the_association(serve: Ser
     assert archive.ended_by() == ["aborted here"]
 
 
-def test_an_operation_on_an_association_that_has_gone_is_cancelled_from_its_beginning(serve: Serve) -> None:
-    """The request and the abort came together."""
+def test_an_operation_on_a_lost_association_begins_cancelled(serve: Serve) -> None:
+    """The request and the abort arrived together."""
     reasons: list[str | None] = []
 
     def find(association: Association, message: Message) -> None:
@@ -570,8 +570,8 @@ def test_an_operation_on_an_association_that_has_gone_is_cancelled_from_its_begi
     assert reasons == ["A-ABORT"]
 
 
-def test_the_wait_context_waits_out_its_grace(archive_of_nothing: Archive) -> None:
-    """A wait that is graceful goes on after the cancel, for as long as the grace; one that is not ends at once."""
+def test_a_wait_after_a_cancel_lasts_for_the_grace(archive_of_nothing: Archive) -> None:
+    """A graceful wait goes on after the cancel for the grace time; another wait ends at once."""
     import select
 
     from pacs.dimse.upper.waiting import wait
@@ -588,8 +588,8 @@ def test_the_wait_context_waits_out_its_grace(archive_of_nothing: Archive) -> No
             assert least <= time.monotonic() - began < least + AT_ONCE
 
 
-def test_x2_the_clock_of_a_wait_context_stops_with_the_cancel() -> None:
-    """No Pending response goes out for an operation that is being ended."""
+def test_x2_there_is_no_tick_after_a_cancel() -> None:
+    """There is no Pending response after a cancel."""
     ticks: list[int] = []
     wait_context = WaitContext(Cancellation(), every=0.0, tick=lambda: ticks.append(1))
     assert wait_context.tick_if_due()
@@ -601,5 +601,5 @@ def test_x2_the_clock_of_a_wait_context_stops_with_the_cancel() -> None:
 
 @pytest.fixture
 def archive_of_nothing(serve: Serve) -> Archive:
-    """A server that is only there to be connected to."""
+    """A server to connect to."""
     return serve()

@@ -1,4 +1,4 @@
-"""AssociationSlots: counted over all workers, given back for the dead."""
+"""Association slots: counted over all workers, released for dead ones."""
 
 import subprocess
 import sys
@@ -10,17 +10,17 @@ from pacs.errors import TooManyAssociations
 
 
 def take(
-    share: WorkerSlots, most: int = 100, address: str = "10.0.0.1", ae_title: str = "WS", **bounds: int
+    worker: WorkerSlots, most: int = 100, address: str = "10.0.0.1", ae_title: str = "WS", **bounds: int
 ) -> int | None:
-    """The slot an association gets, None where there is none."""
+    """Return the slot that an association gets, None without one."""
     try:
-        return share.take(AssociationBounds(in_all=most, **bounds), address, ae_title)
+        return worker.take(AssociationBounds(in_all=most, **bounds), address, ae_title)
     except TooManyAssociations:
         return None
 
 
-def test_there_are_no_more_places_than_all_workers_have_together():
-    """Whoever takes them; one that is given back is there for everybody."""
+def test_the_limit_counts_the_slots_of_all_workers():
+    """Any worker may take a released slot."""
     slots = AssociationSlots(workers=2)
     one, two = slots.of(0), slots.of(1)
     assert [take(each, 3) for each in (one, two, one, two, one)] == [0, 1, 2, None, None]
@@ -28,8 +28,8 @@ def test_there_are_no_more_places_than_all_workers_have_together():
     assert [take(two, 3), take(one, 3)] == [0, None]
 
 
-def test_one_address_and_one_ae_title_have_no_more_than_their_part():
-    """In all workers together; what is given back is theirs again, and others are not kept out."""
+def test_the_slots_of_one_address_and_one_ae_title_are_limited():
+    """Over all workers; other addresses and AE titles are not affected."""
     slots = AssociationSlots(workers=2)
     one, two = slots.of(0), slots.of(1)
     here = {"per_address": 2, "per_ae": 3}
@@ -51,16 +51,16 @@ def test_one_address_and_one_ae_title_have_no_more_than_their_part():
         (AssociationBounds(per_ae=1), "limits.associations_per_ae allows 1"),
     ],
 )
-def test_who_gets_no_place_is_told_which_limit_it_was(bounds, key):
+def test_the_error_names_the_limit(bounds, key):
     """By the key of the configuration."""
-    share = AssociationSlots().of(0)
-    share.take(bounds, "10.0.0.1", "WS")
+    worker = AssociationSlots().of(0)
+    worker.take(bounds, "10.0.0.1", "WS")
     with pytest.raises(TooManyAssociations, match=key):
-        share.take(bounds, "10.0.0.1", "WS")
+        worker.take(bounds, "10.0.0.1", "WS")
 
 
-def test_what_a_dead_worker_had_taken_is_free_again():
-    """And it counts no more among those who serve."""
+def test_the_slots_of_a_dead_worker_are_released():
+    """And its connections count no more."""
     slots = AssociationSlots(workers=2)
     dead, living = slots.of(0), slots.of(1)
     dead.set_serving(True)
@@ -73,21 +73,21 @@ def test_what_a_dead_worker_had_taken_is_free_again():
     assert take(living, 2) == 0
 
 
-def test_who_has_more_connections_than_another_one_that_serves_is_ahead():
-    """Who serves nobody yet, or no more, is left out; who is alone is never ahead."""
+def test_a_worker_with_more_connections_than_another_is_ahead():
+    """Only workers that accept connections are compared."""
     slots = AssociationSlots(workers=3)
-    one, two, _ = shares = [slots.of(each) for each in range(3)]
+    one, two, _ = workers = [slots.of(each) for each in range(3)]
     one.set_serving(True)
     two.set_serving(True)
     one.set_counts(connections=2, unassociated=0)
     two.set_counts(connections=1, unassociated=1)
-    assert [each.is_ahead for each in shares] == [True, False, False]
+    assert [each.is_ahead for each in workers] == [True, False, False]
     two.set_serving(False)
     assert not one.is_ahead
 
 
-def test_the_connections_without_an_association_are_those_of_all_workers():
-    """When there are too many, those give up some who have more than their part of them."""
+def test_connections_without_an_association_are_counted_over_all_workers():
+    """If there are too many, only a worker with more than its share must close some."""
     slots = AssociationSlots(workers=2)
     one, two = slots.of(0), slots.of(1)
     one.set_counts(connections=9, unassociated=9)
@@ -115,6 +115,6 @@ os.waitpid(pid, 0)
 """
 
 
-def test_a_process_that_dies_while_it_counts_keeps_nobody_out():
-    """The kernel takes its lock from it."""
+def test_a_process_that_dies_with_the_lock_blocks_no_other():
+    """The kernel releases the lock."""
     subprocess.run([sys.executable, "-c", DYING], check=True, timeout=30)

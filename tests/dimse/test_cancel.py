@@ -1,4 +1,4 @@
-"""C-CANCEL (PS3.7 9.3.2.3, checklist 3.7): honoured at once, whenever it comes, and for nothing else."""
+"""C-CANCEL (PS3.7 9.3.2.3, checklist 3.7) takes effect at once, at any time, and only for its Message ID."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ from tests.raw import IMPLICIT, Raw, cancel
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """A running archive of one series of 300 images, and a move destination that takes and never answers."""
+    """A running archive with one series of 300 images, and a move destination that accepts and never responds."""
     silent = socket.create_server(("127.0.0.1", 0))
     folder = tmp_path_factory.mktemp("cancel")
     peers = [{"ae_title": "SILENT", "host": "127.0.0.1", "port": silent.getsockname()[1]}]
@@ -28,13 +28,13 @@ def archive(tmp_path_factory):
 
 
 def find_images(message_id: int) -> bytes:
-    """A C-FIND-RQ for all images."""
+    """Return a C-FIND-RQ for all images."""
     keys = identifier("IMAGE", PatientID="P1", SOPInstanceUID="")
     return raw.request(raw.C_FIND, 1, FIND, message_id, keys)
 
 
 def test_x1_p4_a_cancel_in_the_same_packet_as_the_request_is_honoured(archive):
-    """The cancel that came right behind the C-FIND ends it with FE00 after at most two Pendings."""
+    """A C-CANCEL right behind the C-FIND ends it with FE00 after at most two Pending responses."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(find_images(7), cancel(1, 7))
@@ -46,7 +46,9 @@ def test_x1_p4_a_cancel_in_the_same_packet_as_the_request_is_honoured(archive):
 
 
 def test_x2_after_a_cancel_no_further_pending_than_what_was_on_its_way(archive):
-    """A client that stops reading, cancels, and reads on gets what was on the wire, and FE00, not all 300."""
+    """A client that stops reading, cancels, and reads on gets the responses that were already sent, and FE00; not all
+    300.
+    """
     with Raw(archive.port) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.associate((1, FIND, [IMPLICIT]))
@@ -60,7 +62,7 @@ def test_x2_after_a_cancel_no_further_pending_than_what_was_on_its_way(archive):
 
 
 def test_p5_a_cancel_behind_twenty_others_still_counts(archive):
-    """Cancels for operations that do not exist neither matter nor push out the one that does (X3)."""
+    """Cancels of unknown operations have no effect and do not displace that of a known one (X3)."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(find_images(99), *(cancel(1, number) for number in range(1, 21)), cancel(1, 99))
@@ -70,7 +72,7 @@ def test_p5_a_cancel_behind_twenty_others_still_counts(archive):
 
 
 def test_x3_x4_a_stray_cancel_is_ignored(archive):
-    """A cancel for nothing, and one for what is finished, change nothing."""
+    """A cancel of an unknown operation, or of a finished one, has no effect."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(cancel(1, 5))
@@ -85,7 +87,7 @@ def test_x3_x4_a_stray_cancel_is_ignored(archive):
 
 
 def test_x5_the_same_message_id_works_again_after_a_cancel(archive):
-    """A cancelled Message ID is as good as new."""
+    """A cancelled Message ID can be used again."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(find_images(3), cancel(1, 3))
@@ -96,13 +98,13 @@ def test_x5_the_same_message_id_works_again_after_a_cancel(archive):
 
 
 def move_all(destination: str, message_id: int, uid: str) -> bytes:
-    """A C-MOVE-RQ for a whole study."""
+    """Return a C-MOVE-RQ for a whole study."""
     keys = identifier("STUDY", StudyInstanceUID=uid)
     return raw.request(raw.C_MOVE, 1, MOVE, message_id, keys, [raw.element(0x0600, destination.encode())])
 
 
 def test_x1_x6_a_cancel_while_the_destination_hangs_ends_the_move(archive):
-    """A destination that accepts the connection and says nothing holds nobody: FE00 well before any timeout."""
+    """FE00 comes well before any timeout when the destination accepts and never responds."""
     uid = study(series=1, instances=1)[0].StudyInstanceUID
     with Raw(archive.port) as client:
         client.associate((1, MOVE, [IMPLICIT]))
@@ -122,7 +124,7 @@ def test_x1_x6_a_cancel_while_the_destination_hangs_ends_the_move(archive):
 
 
 def test_x1_a_cancel_between_the_suboperations_of_a_get_ends_it(archive):
-    """A C-CANCEL that comes instead of the answer to a sub-operation, and the answer behind it, end in FE00."""
+    """A C-CANCEL before the response to a sub-operation, and the response behind it, end in FE00."""
     ct = "1.2.840.10008.5.1.4.1.1.2"
     role = raw.item(0x54, len(ct).to_bytes(2, "big") + ct.encode() + b"\x00\x01")
     uid = study(series=1, instances=1)[0].StudyInstanceUID
@@ -144,7 +146,7 @@ def test_x1_a_cancel_between_the_suboperations_of_a_get_ends_it(archive):
 
 
 def store_response(asked: raw.Response, sop_class: str) -> bytes:
-    """A C-STORE-RSP of success."""
+    """Return a C-STORE-RSP of success."""
     elements = [
         raw.element(0x0002, sop_class.encode()),
         raw.us(0x0100, 0x8001),
@@ -158,7 +160,7 @@ def store_response(asked: raw.Response, sop_class: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["close", "abort", "release"])
 def test_f11_a_peer_that_goes_during_a_find_stops_it(archive, how):
-    """Whoever closes, aborts or releases in the middle of the answers leaves no operation behind."""
+    """A requestor that closes, aborts or releases between the responses leaves no operation behind."""
     finished = []
     unsubscribe = archive.events.subscribe(finished.append)
     done = threading.Event()
@@ -182,7 +184,9 @@ def test_f11_a_peer_that_goes_during_a_find_stops_it(archive, how):
 
 @pytest.mark.parametrize("how", ["cancel", "abort", "close"])
 def test_x1_a_cancel_while_the_database_still_searches(request, tmp_path, how):
-    """A query that waits for PostgreSQL, here for a lock, is stopped by a cancel at once, and by the peer's end."""
+    """A query that waits for PostgreSQL, here for a lock, is stopped at once by a cancel, and by the end of the
+    association.
+    """
     finished = threading.Event()
     with (
         fresh_database("postgresql", request, tmp_path) as url,

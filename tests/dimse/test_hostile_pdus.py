@@ -1,4 +1,4 @@
-"""What hostile and broken clients do below the messages: PDUs cut anywhere, connections without end."""
+"""Hostile and broken clients below the messages: PDUs cut anywhere, and any number of connections."""
 
 import socket
 import struct
@@ -22,7 +22,7 @@ from tests.dimse.raw import CT, DATA, EXPLICIT, RELEASE_RP, RELEASE_RQ, Peer, as
 
 
 def established() -> tuple[socket.socket, UpperLayer]:
-    """A peer's end of a TCP connection, and the upper layer of an association at our end of it."""
+    """Return a peer's end of a TCP connection, and the upper layer of an association at our end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname(), timeout=10)
         upper = UpperLayer(listener.accept()[0], is_requestor=False, artim=1, max_pdu=1 << 17)
@@ -38,7 +38,7 @@ def established() -> tuple[socket.socket, UpperLayer]:
 
 
 def taken(upper: UpperLayer) -> object:
-    """The next thing the upper layer has to say, within ten seconds."""
+    """Return the next indication of the upper layer, within ten seconds."""
     deadline = time.monotonic() + 10
     while (found := upper.take()) is None and time.monotonic() < deadline:
         upper.wire.fill() or time.sleep(0.001)
@@ -46,8 +46,8 @@ def taken(upper: UpperLayer) -> object:
 
 
 @pytest.mark.parametrize("arrived", range(7))
-def test_p6_a_header_that_the_end_of_the_buffer_cuts_is_read_when_its_rest_comes(arrived: int) -> None:
-    """However few bytes of a header fit behind what came before it, its PDU is understood and nobody waits in vain."""
+def test_p6_a_header_at_the_end_of_the_buffer_is_read_whole(arrived: int) -> None:
+    """A PDU is read however few bytes of its header fit at the end of the buffer."""
     peer, upper = established()
     with peer:
         first = pdu(DATA, bytes(1 << 17))
@@ -68,7 +68,7 @@ TRANSFER = item(0x40, EXPLICIT.encode())
 
 
 def proposing(*inside: bytes) -> bytes:
-    """An A-ASSOCIATE-RQ that proposes one context with these items inside, besides the usual ones."""
+    """Return an A-ASSOCIATE-RQ that proposes one context with these items, besides the usual ones."""
     return associate_rq(more=item(0x20, struct.pack(">Bxxx", 99) + b"".join(inside)))
 
 
@@ -83,10 +83,10 @@ def proposing(*inside: bytes) -> bytes:
     ],
     ids=["no abstract syntax", "two of them", "a storm of transfer syntaxes", "no calling AE title", "HTTP"],
 )
-def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
+def test_an_invalid_association_request_is_aborted_with_one_event(
     serve: Serve, request_pdu: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The peer gets an A-ABORT, the log one event that says so, and no traceback."""
+    """The peer gets an A-ABORT; the log has one event and no traceback."""
     archive = serve(limits=AssociationLimits(artim=0.2))
     with Peer(archive.port) as peer:
         peer.send(request_pdu)
@@ -104,7 +104,7 @@ def test_an_association_request_that_is_none_is_aborted_and_told_of_once(
 
 @pytest.mark.parametrize("said", [b"", associate_rq() + pdu(RELEASE_RQ, bytes(4))], ids=["silent", "released"])
 def test_p7_connections_without_an_association_are_bounded_before_it_and_after_it(serve: Serve, said: bytes) -> None:
-    """However many connect and stay, only so many have a thread, and the next peer is served."""
+    """Only a limited number of connections has a thread, and the next peer is served."""
     before = threading.active_count()
     archive = serve(limits=AssociationLimits(artim=60.0, negotiation=60.0), bounds=AssociationBounds(in_all=5))
     peers = []
@@ -122,10 +122,10 @@ def test_p7_connections_without_an_association_are_bounded_before_it_and_after_i
             each.close()
 
 
-def test_p7_who_goes_on_sending_when_all_is_said_is_not_listened_to_for_longer_than_the_artim_time(
+def test_p7_input_after_the_release_is_read_for_the_artim_time_only(
     serve: Serve,
 ) -> None:
-    """Bytes behind the release do not hold the connection: it is closed when the time is over."""
+    """Bytes behind the release do not keep the connection open: it is closed after the ARTIM time."""
     archive = serve(limits=AssociationLimits(artim=0.3))
     with Peer(archive.port) as peer:
         peer.associate()

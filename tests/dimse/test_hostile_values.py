@@ -1,4 +1,4 @@
-"""What hostile and broken clients put into values, on a running archive (checklist 5.2, group 6)."""
+"""Values of hostile and broken clients, on a running archive (checklist 5.2, group 6)."""
 
 import pytest
 
@@ -16,15 +16,15 @@ def archive(tmp_path_factory):
 
 
 def store(client, dataset, data, message_id=1):
-    """The response to a C-STORE of these bytes as an instance."""
+    """Return the response to a C-STORE of these bytes as an instance."""
     instance = element(0x1000, dataset.SOPInstanceUID.encode())
     client.send(request(raw.C_STORE, 1, dataset.SOPClassUID, message_id, data, [instance]))
     return client.message()
 
 
 @pytest.mark.parametrize("term", [b"\0\xff", b"A\0B ", b"nonsense", b"../../x ", b"idna", b"ISO 2022 IR 87\\\\x"])
-def test_m14_a_character_set_that_is_none_does_not_stop_an_instance(archive, term):
-    """Whatever stands in (0008,0005), beside empty numbers and foreign bytes, it is kept and found again."""
+def test_m14_an_invalid_character_set_does_not_prevent_storage(archive, term):
+    """With any value in (0008,0005), and with empty numbers and foreign bytes, it is stored and found again."""
     number = 1 + sum(term)
     (dataset,) = study(series=1, instances=1, patient_id=f"P{number}")
     for keyword in ("PatientSize", "SeriesNumber", "Rows", "NumberOfFrames", "AccessionNumber"):

@@ -1,4 +1,4 @@
-"""Command sets to and from bytes, and messages cut into fragments and put together again."""
+"""Command sets to and from bytes, and messages split into fragments and assembled again."""
 
 import struct
 
@@ -18,20 +18,20 @@ CONTEXT = Context(3, raw.CT, raw.EXPLICIT, as_scu=False, as_scp=True)
 
 
 def encoded(command: Command, *, data_set: bool = False) -> bytes:
-    """As it goes out."""
+    """Return the encoded command."""
     return command.announcing(data_set=data_set).encode()
 
 
 def nothing(_message: Message) -> memoryview:
-    """There is no wire to pull from."""
+    """Fail: there is no connection to read from."""
     raise AssertionError("nothing more can come")
 
 
 # --- command sets ------------------------------------------------------------------------------------------------
 
 
-def test_a_command_reads_in_pydicom_as_it_was_meant() -> None:
-    """The encoding is that of another implementation: Implicit VR Little Endian, group length first, even padding."""
+def test_pydicom_decodes_an_encoded_command() -> None:
+    """pydicom decodes it: Implicit VR Little Endian, group length first, even padding."""
     command = Command.request(
         CommandField.C_STORE,
         7,
@@ -52,7 +52,7 @@ def test_a_command_reads_in_pydicom_as_it_was_meant() -> None:
 
 @pytest.mark.parametrize("uid", ["1.2.3", "1.2.34", "2.25." + "9" * 39])
 def test_a_template_is_encoded_as_the_command_would_be(uid: str) -> None:
-    """What changes is put in, the group length and padding of it too; all else stays, from message to message."""
+    """Only the changing elements, the group length and the padding differ from message to message."""
     fields = {"priority": 1, "move_originator_ae_title": "ASKER", "move_originator_message_id": 3}
     command = Command.request(CommandField.C_STORE, 0, raw.CT, affected_sop_instance_uid="", **fields)
     template = Template(command, data_set=True, changing=("message_id", "affected_sop_instance_uid"))
@@ -62,7 +62,7 @@ def test_a_template_is_encoded_as_the_command_would_be(uid: str) -> None:
 
 
 def test_a_template_of_a_response_changes_its_counts() -> None:
-    """The Pending responses of a retrieve differ in nothing else (V6)."""
+    """The Pending responses of a retrieve differ only in the counts (V6)."""
     request = Command.request(CommandField.C_MOVE, 7, raw.STUDY_FIND)
     names = ("remaining", "completed", "failed", "warning")
     template = Template(request.response(0xFF00, **dict.fromkeys(names, 0)), data_set=False, changing=names)
@@ -71,14 +71,14 @@ def test_a_template_of_a_response_changes_its_counts() -> None:
 
 
 def test_a_command_without_a_data_set_says_0101() -> None:
-    """Whether a data set follows is decided when it is sent, not before."""
+    """The Command Data Set Type is set when the command is sent."""
     command = Command.request(CommandField.C_ECHO, 1, raw.VERIFICATION)
     assert not Command.decode(encoded(command)).has_data_set
     assert Command.decode(encoded(command, data_set=True)).has_data_set
 
 
 def test_a_response_answers_its_request() -> None:
-    """Its field has bit 15, it names the Message ID, and says class and instance again where the request did."""
+    """Its field has bit 15; it has the Message ID, and the SOP Class and Instance of the request."""
     request = Command.request(CommandField.C_STORE, 9, raw.CT, affected_sop_instance_uid="1.2.3")
     response = Command.decode(
         encoded(request.response(0xA700, error_comment="No space", offending_elements=[0x0020000D]))
@@ -91,8 +91,8 @@ def test_a_response_answers_its_request() -> None:
     assert find.affected_sop_instance_uid is None
 
 
-def test_counts_stand_in_a_response_only_where_given() -> None:
-    """V6: a count of 0 is a count, None is no element."""
+def test_a_response_has_only_the_given_counts() -> None:
+    """V6: a count of 0 is an element, None is not."""
     request = Command.request(CommandField.C_MOVE, 1, raw.STUDY_FIND)
     some = Command.decode(encoded(request.response(0, completed=0, failed=2, warning=0)))
     assert (some.remaining, some.completed, some.failed, some.warning) == (None, 0, 2, 0)
@@ -102,21 +102,21 @@ def test_counts_stand_in_a_response_only_where_given() -> None:
     ("comment", "sent"),
     [("x" * 100, "x" * 64), ("a\\b", "a/b"), ("a\nb\x1b", "a b"), ("Ärger", "?rger")],
 )
-def test_an_error_comment_is_made_to_fit(comment: str, sent: str) -> None:
-    """One value of an LO in the default character set, 64 characters long at most."""
+def test_an_error_comment_is_cut_to_a_valid_lo(comment: str, sent: str) -> None:
+    """One value of an LO in the default character set, at most 64 characters long."""
     request = Command.request(CommandField.C_ECHO, 1, raw.VERIFICATION)
     assert Command.decode(encoded(request.response(0x0110, error_comment=comment))).error_comment == sent
 
 
-def test_what_is_no_uid_is_given_back_as_it_came() -> None:
-    """Bytes beyond ASCII do not keep a request from being answered."""
+def test_an_invalid_uid_is_echoed_unchanged() -> None:
+    """Bytes beyond ASCII do not prevent a response."""
     odd = raw.command(raw.CT, 0x0001, data_set=True, more=raw.element(0x1000, b"\xff../x\0"))
     command = Command.decode(odd)
     assert command.affected_sop_instance_uid == "\xff../x"
     assert b"\xff../x" in encoded(command.response(0xA901))
 
 
-def test_padding_of_uids_and_titles_is_taken_off() -> None:
+def test_the_padding_of_uids_and_titles_is_removed() -> None:
     """UIDs end in NUL, some in a space; AE titles in spaces."""
     more = raw.element(0x0600, b"  DEST  ") + raw.element(0x1000, b"1.2\0")
     command = Command.decode(raw.command(raw.CT, 0x0021, more=more))
@@ -125,7 +125,7 @@ def test_padding_of_uids_and_titles_is_taken_off() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_command_or_a_protocol_violation(data: bytes) -> None:
-    """No other error, whatever comes."""
+    """There is no other error."""
     try:
         Command.decode(data)
     except ProtocolViolation:
@@ -134,7 +134,7 @@ def test_any_bytes_are_a_command_or_a_protocol_violation(data: bytes) -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 80))
 def test_a_damaged_command_is_a_command_or_a_protocol_violation(damage: bytes, where: int) -> None:
-    """Starting from a right one, so that the damage reaches every part of it."""
+    """It begins with a valid one, so that the damage reaches every part of it."""
     right = raw.command(raw.CT, 0x0001, data_set=True, more=raw.uid(0x1000, "1.2.3"))
     try:
         command = Command.decode(right[:where] + damage + right[where + len(damage) :])
@@ -147,7 +147,7 @@ def test_a_damaged_command_is_a_command_or_a_protocol_violation(damage: bytes, w
 
 
 def cut_up(command: bytes, data: list[bytes] | None, max_pdu: int) -> list[bytes]:
-    """The PDUs of a message, each on its own."""
+    """Return the PDUs of a message."""
     stream = b"".join(bytes(each) for batch in p_data(3, command, data, max_pdu) for each in batch)
     found = []
     while stream:
@@ -160,7 +160,7 @@ def cut_up(command: bytes, data: list[bytes] | None, max_pdu: int) -> list[bytes
 
 
 def put_together(bodies: list[bytes]) -> tuple[bytes, bytes, list[int]]:
-    """The command, the data set and the lengths of its fragments."""
+    """Return the command, the data set and the lengths of its fragments."""
     command, data, lengths = b"", b"", []
     for body in bodies:
         for context_id, control, fragment in pdvs(memoryview(body)):
@@ -178,8 +178,8 @@ def put_together(bodies: list[bytes]) -> tuple[bytes, bytes, list[int]]:
     max_pdu=st.integers(8, 100),
     command=st.binary(min_size=2, max_size=60),
 )
-def test_a_message_comes_out_of_its_fragments_as_it_went_in(data: list[bytes], max_pdu: int, command: bytes) -> None:
-    """Whatever the chunks and the longest PDU: no PDU is too long, every fragment but the last is even and full."""
+def test_a_message_is_assembled_as_it_was_split(data: list[bytes], max_pdu: int, command: bytes) -> None:
+    """For any chunks and maximum length: no PDU is too long, and all fragments but the last are even and full."""
     bodies = cut_up(command, data, max_pdu)
     came, stream, lengths = put_together(bodies)
     assert (came, stream) == (command, b"".join(data))
@@ -213,8 +213,8 @@ def test_a_data_set_longer_than_the_limit_is_not_kept() -> None:
     assert message.held == 0
 
 
-def test_what_was_held_is_read_first() -> None:
-    """Fragments come out in the order in which they came in."""
+def test_queued_fragments_are_read_first() -> None:
+    """Fragments are read in the order of their arrival."""
     message = Message(CONTEXT, Command.decode(raw.command(raw.CT, 1, data_set=True)), nothing)
     message.hold(b"ab")
     message.hold(b"cd")
@@ -224,8 +224,8 @@ def test_what_was_held_is_read_first() -> None:
     assert message.held == 0
 
 
-def test_an_assembler_knows_what_is_still_due() -> None:
-    """Amid a command, amid a data set, and at rest."""
+def test_an_assembler_knows_what_is_missing() -> None:
+    """In a command set, in a data set, and between messages."""
     assembler = Assembler({3: CONTEXT}, nothing)
     command = memoryview(raw.command(raw.CT, 1, data_set=True))
     assert not assembler.is_amid_message

@@ -1,4 +1,4 @@
-"""Which associations and contexts are accepted, asked of a running server with requests written by hand."""
+"""Which associations and contexts a running server accepts, for requests written by hand."""
 
 import struct
 
@@ -45,7 +45,7 @@ ACCEPTED, REJECTED_BY_USER, NO_ABSTRACT, NO_TRANSFER = 0, 1, 3, 4
 
 
 def answers(archive_port: int, *contexts: tuple[str, tuple[str, ...]], calling: str = "RAW") -> list[tuple[int, str]]:
-    """The result and transfer syntax of each proposed context, in order."""
+    """Return the result and transfer syntax of each proposed context, in order."""
     with Peer(archive_port) as peer:
         found = contexts_of(peer.associate(contexts=contexts, calling=calling))
         return [found[2 * n + 1] for n in range(len(contexts))]
@@ -55,7 +55,7 @@ def answers(archive_port: int, *contexts: tuple[str, tuple[str, ...]], calling: 
 
 
 def rejected(port: int, **options: object) -> tuple[int, int, int]:
-    """Result, source and reason of the A-ASSOCIATE-RJ."""
+    """Return result, source and reason of the A-ASSOCIATE-RJ."""
     with Peer(port) as peer:
         peer.send(associate_rq(**options))  # type: ignore[arg-type]
         kind, body = peer.receive()
@@ -64,7 +64,7 @@ def rejected(port: int, **options: object) -> tuple[int, int, int]:
 
 
 def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None:
-    """Only where we insist on our own."""
+    """Only where access.called_ae requires our own."""
     strict, open_one = serve(access=OURS_ALONE), serve()
     assert rejected(strict.port, called="OTHER") == (1, 1, 7)
     for port in (strict.port, open_one.port):
@@ -74,7 +74,7 @@ def test_an_unknown_called_ae_title_is_rejected_with_1_1_7(serve: Serve) -> None
 
 
 def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> None:
-    """The padding of a title does not count. The log says what to add to the configuration."""
+    """The padding of an AE title is ignored. The log says what to add to the configuration."""
     friend = PeerAE("FRIEND", "127.0.0.1", 104)
     archive = serve(access=Access(Rules(any_caller=False), Peers([friend])))
     assert rejected(archive.port, calling="STRANGER") == (1, 1, 3)
@@ -85,7 +85,7 @@ def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> Non
 
 
 def test_another_application_context_is_rejected_with_1_1_2(serve: Serve) -> None:
-    """There is only one."""
+    """The standard has only one."""
     assert rejected(serve().port, application_context="1.2.840.10008.3.1.1.2") == (1, 1, 2)
 
 
@@ -97,7 +97,7 @@ def test_another_protocol_version_is_rejected_with_1_2_2(serve: Serve) -> None:
         peer.associate(version=3)
 
 
-def test_a_peer_that_takes_no_pdu_long_enough_is_rejected(serve: Serve) -> None:
+def test_a_peer_with_too_small_a_maximum_length_is_rejected(serve: Serve) -> None:
     """Seven bytes hold no fragment; 0 is without limit."""
     archive = serve()
     assert rejected(archive.port, information=raw.user_information(7)) == (1, 1, 1)
@@ -108,8 +108,8 @@ def test_a_peer_that_takes_no_pdu_long_enough_is_rejected(serve: Serve) -> None:
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-def test_the_first_proposed_syntax_that_is_kept_is_taken(serve: Serve) -> None:
-    """The requestor's order counts, not ours."""
+def test_the_first_supported_transfer_syntax_is_accepted(serve: Serve) -> None:
+    """The requestor's order decides."""
     assert answers(
         serve().port,
         (CT, (JPEG, EXPLICIT)),
@@ -119,7 +119,7 @@ def test_the_first_proposed_syntax_that_is_kept_is_taken(serve: Serve) -> None:
     ) == [(ACCEPTED, JPEG), (ACCEPTED, EXPLICIT), (ACCEPTED, BIG_ENDIAN), (ACCEPTED, DEFLATED)]
 
 
-def test_implicit_vr_is_taken_only_when_nothing_explicit_is_proposed(serve: Serve) -> None:
+def test_implicit_vr_is_accepted_only_without_an_explicit_one(serve: Serve) -> None:
     """Private elements would lose their VRs."""
     assert answers(serve().port, (CT, (IMPLICIT, EXPLICIT)), (CT, (IMPLICIT, JPEG)), (CT, (IMPLICIT,))) == [
         (ACCEPTED, EXPLICIT),
@@ -128,21 +128,21 @@ def test_implicit_vr_is_taken_only_when_nothing_explicit_is_proposed(serve: Serv
     ]
 
 
-def test_a_peer_may_have_an_order_of_its_own(serve: Serve) -> None:
-    """What it does not list comes after what it does."""
+def test_a_peer_may_have_its_own_order_of_transfer_syntaxes(serve: Serve) -> None:
+    """Transfer syntaxes that it does not list follow those that it does."""
     archive = serve(order_for=lambda ae_title: (IMPLICIT, JPEG) if ae_title == "ODD" else ())
     proposed = ((CT, (EXPLICIT, IMPLICIT)), (CT, (EXPLICIT, JPEG)), (CT, (EXPLICIT,)))
     assert [each for _, each in answers(archive.port, *proposed, calling="ODD")] == [IMPLICIT, JPEG, EXPLICIT]
     assert [each for _, each in answers(archive.port, *proposed)] == [EXPLICIT, EXPLICIT, EXPLICIT]
 
 
-def test_a_syntax_that_is_not_kept_is_refused_with_result_4(serve: Serve) -> None:
-    """And an abstract syntax nobody knows with result 3."""
+def test_an_unsupported_transfer_syntax_is_rejected_with_result_4(serve: Serve) -> None:
+    """And an unknown abstract syntax with result 3."""
     found = answers(serve().port, (CT, (JPIP,)), (PRIVATE, (IMPLICIT,)), (PRINT, (IMPLICIT,)), (CT, ()))
     assert [result for result, _ in found] == [NO_TRANSFER, NO_ABSTRACT, NO_ABSTRACT, NO_TRANSFER]
 
 
-def test_unknown_and_private_classes_are_taken_when_switched_on(serve: Serve) -> None:
+def test_unknown_and_private_classes_are_accepted_when_enabled(serve: Serve) -> None:
     """Known ones that are no Storage stay refused, Non-Patient Object Storage by name."""
     found = answers(
         serve(unknown_sop_classes=True).port,
@@ -179,13 +179,13 @@ def test_every_kept_syntax_is_accepted_for_storage(serve: Serve) -> None:
 
 
 def test_an_association_without_an_accepted_context_is_still_accepted(serve: Serve) -> None:
-    """It can be released, and do nothing else."""
+    """Only a release is possible."""
     with Peer(serve().port) as peer:
         assert contexts_of(peer.associate(contexts=((PRINT, (IMPLICIT,)),))) == {1: (NO_ABSTRACT, IMPLICIT)}
         peer.release()
 
 
-def test_nothing_is_chosen_from_nothing() -> None:
+def test_no_transfer_syntax_is_chosen_without_a_supported_proposal() -> None:
     """No proposal, or none that is kept."""
     assert choose_transfer_syntax((), KEPT) is None
     assert choose_transfer_syntax((JPIP,), KEPT) is None
@@ -196,32 +196,32 @@ def test_nothing_is_chosen_from_nothing() -> None:
 
 
 def role(sop_class: str, scu: int, scp: int) -> bytes:
-    """An SCP/SCU Role Selection sub-item."""
+    """Return an SCP/SCU Role Selection sub-item."""
     return item(0x54, struct.pack(">H", len(sop_class)) + sop_class.encode() + bytes([scu, scp]))
 
 
 def roles_of(accept: bytes) -> dict[str, tuple[int, int]]:
-    """The roles answered, (SCU, SCP) by SOP Class."""
+    """Return the roles in the answer, (SCU, SCP) by SOP Class."""
     return {body[2:-2].decode(): (body[-2], body[-1]) for kind, body in information_of(accept) if kind == 0x54}
 
 
 @pytest.mark.parametrize(("scu", "scp"), [(0, 1), (1, 1), (1, 0)])
 def test_the_requestor_may_take_both_roles_of_storage(serve: Serve, scu: int, scp: int) -> None:
-    """As SCP for a C-GET; what it does not propose it does not get."""
+    """As SCP for a C-GET; roles that it does not propose are not accepted."""
     with Peer(serve().port) as peer:
         accept = peer.associate(information=raw.user_information(16384, role(CT, scu, scp)))
         assert roles_of(accept) == {CT: (scu, scp)}
 
 
 def test_no_role_is_selected_for_queries_and_where_none_was_proposed(serve: Serve) -> None:
-    """The default roles are not said."""
+    """The default roles have no sub-item."""
     with Peer(serve().port) as peer:
         accept = peer.associate(information=raw.user_information(16384, role(STUDY_FIND, 1, 1)))
         assert roles_of(accept) == {}
 
 
 def test_a_context_without_any_role_is_rejected(serve: Serve) -> None:
-    """Who can be neither SCU nor SCP can do nothing in it."""
+    """Neither SCU nor SCP is proposed."""
     with Peer(serve().port) as peer:
         accept = peer.associate(information=raw.user_information(16384, role(CT, 0, 0)))
         assert contexts_of(accept)[raw.CT_CONTEXT][0] == REJECTED_BY_USER
@@ -231,12 +231,12 @@ def test_a_context_without_any_role_is_rejected(serve: Serve) -> None:
 
 
 def extended(sop_class: str, information: bytes) -> bytes:
-    """A SOP Class Extended Negotiation sub-item."""
+    """Return a SOP Class Extended Negotiation sub-item."""
     return item(0x56, struct.pack(">H", len(sop_class)) + sop_class.encode() + information)
 
 
 def extended_of(accept: bytes) -> dict[str, bytes]:
-    """What was answered, by SOP Class."""
+    """Return the answers by SOP Class."""
     found = {}
     for kind, body in information_of(accept):
         if kind == 0x56:
@@ -258,27 +258,27 @@ def extended_of(accept: bytes) -> dict[str, bytes]:
         (b"", None),
     ],
 )
-def test_each_offered_byte_is_echoed_or_turned_down(serve: Serve, offered: bytes, answered: bytes | None) -> None:
-    """One byte gets one byte; time zones and views are turned down; nothing offered is not answered."""
+def test_each_offered_byte_is_echoed_or_declined(serve: Serve, offered: bytes, answered: bytes | None) -> None:
+    """One byte gets one byte; time zones and views are declined; an empty offer has no answer."""
     with Peer(serve().port) as peer:
         accept = peer.associate(information=raw.user_information(16384, extended(STUDY_FIND, offered)))
         assert extended_of(accept) == ({} if answered is None else {STUDY_FIND: answered})
 
 
-def test_nothing_is_answered_for_what_was_not_offered_or_not_accepted(serve: Serve) -> None:
-    """No sub-item for Storage, for a class without a context, nor out of the blue."""
+def test_only_offers_of_accepted_contexts_are_answered(serve: Serve) -> None:
+    """There is no sub-item for Storage, for a class without a context, or without an offer."""
     offers = extended(CT, b"\1\1") + extended(STUDY_MOVE, b"\1")
     with Peer(serve().port) as peer:
         assert extended_of(peer.associate(information=raw.user_information(16384, offers))) == {}
 
 
 def test_retrieves_agree_to_relational_only() -> None:
-    """Byte 2, views, is turned down."""
+    """Byte 2, views, is declined."""
     assert extended_answer(STUDY_MOVE, b"\1\1") == b"\1\0"
 
 
-def test_the_agreed_bytes_say_what_a_query_may() -> None:
-    """In the terms of the core."""
+def test_the_agreed_bytes_are_decoded() -> None:
+    """As `Negotiated`."""
     assert negotiated(STUDY_FIND, b"\1\0\1\0\0\1\0") == Negotiated(relational=True, fuzzy_names=True, empty_values=True)
     assert negotiated(STUDY_FIND, None) == Negotiated()
     assert negotiated(STUDY_MOVE, b"\1\1") == Negotiated(relational=True)
@@ -288,7 +288,7 @@ def test_the_agreed_bytes_say_what_a_query_may() -> None:
 
 
 def test_async_operations_are_answered_with_one_and_one(serve: Serve) -> None:
-    """Where they were asked for, and nowhere else."""
+    """If they were proposed, and only then."""
     archive = serve()
     with Peer(archive.port) as peer:
         window = item(0x53, struct.pack(">HH", 0, 5))
@@ -298,7 +298,7 @@ def test_async_operations_are_answered_with_one_and_one(serve: Serve) -> None:
 
 
 def identity(kind: int, primary: bytes, secondary: bytes = b"", *, asked: bool = True) -> bytes:
-    """A User Identity sub-item."""
+    """Return a User Identity sub-item."""
     return item(
         0x58,
         bytes([kind, asked])
@@ -318,9 +318,7 @@ def identity(kind: int, primary: bytes, secondary: bytes = b"", *, asked: bool =
         (identity(3, b"ticket"), False),
     ],
 )
-def test_a_user_identity_is_answered_where_a_response_was_asked_for(
-    serve: Serve, sub_item: bytes, answered: bool
-) -> None:
+def test_a_user_identity_is_answered_if_a_response_is_requested(serve: Serve, sub_item: bytes, answered: bool) -> None:
     """Types 1 and 2; the response is empty."""
     with Peer(serve().port) as peer:
         found = dict(information_of(peer.associate(information=raw.user_information(16384, sub_item))))
@@ -328,7 +326,7 @@ def test_a_user_identity_is_answered_where_a_response_was_asked_for(
 
 
 def test_a_user_identity_can_be_checked(serve: Serve) -> None:
-    """The hook sees type and fields; its refusal is a rejection."""
+    """The callable gets type and fields; its refusal is a rejection."""
     seen: list[UserIdentity] = []
 
     def identify(user: UserIdentity | None) -> str:

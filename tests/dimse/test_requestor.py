@@ -1,4 +1,4 @@
-"""Our own association requests: to pynetdicom's AE, to DCMTK, to ourselves, and to peers that misbehave."""
+"""Association requests to pynetdicom, to DCMTK, to our own server, and to peers that misbehave."""
 
 import contextlib
 import hashlib
@@ -35,7 +35,7 @@ STORE = [(CT, [EXPLICIT]), (CT, [IMPLICIT])]
 
 
 def instance(size: int = 0) -> bytes:
-    """A small CT instance in Explicit VR Little Endian, with `size` bytes of something private."""
+    """Return a small CT instance in Explicit VR Little Endian, with `size` bytes in a private element."""
     dataset = Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = CT, "1.2.3.4"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.PatientID = "1.2.3", "1.2.3.1", "P"
@@ -49,12 +49,12 @@ def instance(size: int = 0) -> bytes:
 
 
 def store_rq(message_id: int = 1) -> Command:
-    """A C-STORE-RQ for that instance."""
+    """Return a C-STORE-RQ for that instance."""
     return Command.request(CommandField.C_STORE, message_id, CT, affected_sop_instance_uid="1.2.3.4", priority=0)
 
 
 def answered(association: Association, timeout: float = 10) -> Command:
-    """The response that comes next."""
+    """Return the next response."""
     message = association.receive(timeout)
     assert message is not None, association.ended_by
     return message.command
@@ -62,7 +62,7 @@ def answered(association: Association, timeout: float = 10) -> Command:
 
 @contextlib.contextmanager
 def pynetdicom_scp(**options: object) -> Iterator[tuple[int, list[bytes]]]:
-    """pynetdicom's own storage and verification SCP: its port and the data sets it received."""
+    """Run pynetdicom's storage and verification SCP; yield its port and the data sets it received."""
     received: list[bytes] = []
 
     def handle(event: evt.Event) -> int:
@@ -82,7 +82,7 @@ def pynetdicom_scp(**options: object) -> Iterator[tuple[int, list[bytes]]]:
 
 @pytest.mark.parametrize("max_pdu", [4096, 512, 16_382, 0])
 def test_pynetdicom_receives_what_we_store(max_pdu: int) -> None:
-    """Bit for bit, in PDUs as long as it takes."""
+    """Bit for bit, in PDUs of its maximum length."""
     data = instance(300_000)
     with pynetdicom_scp(maximum_pdu_size=max_pdu) as (port, received):
         association = request(HOST, port, "OURS", "THEIRS", STORE)
@@ -101,7 +101,7 @@ def test_pynetdicom_receives_what_we_store(max_pdu: int) -> None:
 
 
 def test_dcmtk_receives_what_we_store(tmp_path: Path) -> None:
-    """Bit preserving, with the Move Originator that it logs."""
+    """Bit for bit, with the Move Originator that it logs."""
     data = instance(1000)
     with storescp(tmp_path / "out") as theirs:
         association = request(HOST, theirs.port, "OURS", theirs.ae_title, STORE)
@@ -124,7 +124,7 @@ def test_dcmtk_receives_what_we_store(tmp_path: Path) -> None:
 
 
 def test_pynetdicom_and_dcmtk_store_to_us(serve: Serve, tmp_path: Path) -> None:
-    """Both are served, and what they send arrives as it left."""
+    """Both are served, and their instances arrive unchanged."""
     archive = serve()
     data = instance(200_000)
     path = tmp_path / "one.dcm"
@@ -143,7 +143,7 @@ def test_pynetdicom_and_dcmtk_store_to_us(serve: Serve, tmp_path: Path) -> None:
 
 
 def raw_part10(data: bytes) -> bytes:
-    """A Part 10 file around an Explicit VR Little Endian data set, its head written by hand."""
+    """Return a Part 10 file with an Explicit VR Little Endian data set, its head written by hand."""
 
     def ui(element: int, value: str) -> bytes:
         padded = value.encode() + b"\0" * (len(value) % 2)
@@ -155,7 +155,7 @@ def raw_part10(data: bytes) -> bytes:
 
 
 def test_the_requestor_can_offer_the_scp_role(serve: Serve) -> None:
-    """The C-GET way: the acceptor sends a C-STORE on the requestor's association."""
+    """As in a C-GET: the acceptor sends a C-STORE on the requestor's association."""
 
     def get(association: Association, message: Message) -> None:
         message.read(1000)
@@ -181,7 +181,7 @@ def test_the_requestor_can_offer_the_scp_role(serve: Serve) -> None:
 
 
 def test_pynetdicom_gets_instances_on_its_own_association(serve: Serve) -> None:
-    """Role selection understood the same on both sides."""
+    """Both sides agree on the roles."""
     received: list[bytes] = []
 
     def get(association: Association, message: Message) -> None:
@@ -212,7 +212,7 @@ def test_pynetdicom_gets_instances_on_its_own_association(serve: Serve) -> None:
 
 
 def test_extended_negotiation_comes_back_agreed(serve: Serve) -> None:
-    """Both sides know the same bytes."""
+    """Both sides have the same bytes."""
     archive = serve()
     association = request(
         HOST, archive.port, "OURS", "PACS", [(STUDY_FIND, [IMPLICIT])], extended={STUDY_FIND: b"\1\1\1\1"}
@@ -225,8 +225,8 @@ def test_extended_negotiation_comes_back_agreed(serve: Serve) -> None:
 # --- peers that refuse -------------------------------------------------------------------------------------------
 
 
-def test_a_rejection_is_told_with_its_triplet(serve: Serve) -> None:
-    """As a destination that is unreachable, in words that fit into an Error Comment."""
+def test_a_rejection_has_result_source_and_reason(serve: Serve) -> None:
+    """As an unreachable destination, in words that fit into an Error Comment."""
     archive = serve(access=OURS_ALONE)
     with pytest.raises(AssociationRejected) as caught:
         request(HOST, archive.port, "OURS", "NOBODY", VERIFY)
@@ -236,15 +236,15 @@ def test_a_rejection_is_told_with_its_triplet(serve: Serve) -> None:
     assert isinstance(caught.value, DestinationUnreachable)
 
 
-def test_dcmtk_s_rejection_is_understood(tmp_path: Path) -> None:
-    """storescp with --refuse says 'no reason'."""
+def test_the_rejection_of_dcmtk_is_read(tmp_path: Path) -> None:
+    """storescp with --refuse gives no reason."""
     with storescp(tmp_path / "out", "STORE_SCP", "--refuse") as theirs, pytest.raises(AssociationRejected) as caught:
         request(HOST, theirs.port, "OURS", "STORE_SCP", VERIFY)
     assert caught.value.result == 1
 
 
-def test_a_port_that_nobody_listens_on_is_unreachable() -> None:
-    """The system's own words are the reason."""
+def test_a_port_without_a_listener_is_unreachable() -> None:
+    """The message has the reason of the system."""
     with pytest.raises(DestinationUnreachable, match="refused"):
         request(HOST, free_port(), "OURS", "THEIRS", VERIFY)
 
@@ -257,7 +257,7 @@ def test_a_host_that_does_not_exist_is_unreachable() -> None:
 
 @contextlib.contextmanager
 def acceptor(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Somebody who listens, takes one connection and does with it what `behave` does."""
+    """Listen, accept one connection and call `behave` with it."""
     with socket.create_server((HOST, 0)) as listener:
 
         def run_it() -> None:
@@ -276,7 +276,7 @@ def acceptor(behave: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def read_pdu(connection: socket.socket) -> tuple[int, bytes]:
-    """One PDU by type and body."""
+    """Return type and body of one PDU."""
     head = connection.recv(6, socket.MSG_WAITALL)
     if len(head) < 6:
         return 0, b""
@@ -299,7 +299,7 @@ def until_closed(connection: socket.socket) -> None:
 
 
 def answering_with(answer: bytes) -> Callable[[socket.socket], None]:
-    """Answer whatever comes first with these bytes."""
+    """Answer the first PDU with these bytes."""
 
     def behave(connection: socket.socket) -> None:
         read_pdu(connection)
@@ -310,7 +310,7 @@ def answering_with(answer: bytes) -> Callable[[socket.socket], None]:
 
 
 def taking_nothing(connection: socket.socket) -> None:
-    """Accept, and say that no PDU may be longer than four bytes."""
+    """Accept, with a maximum length of four bytes."""
     accepting(connection, max_pdu=4)
     until_closed(connection)
 
@@ -326,13 +326,13 @@ MISBEHAVIOUR: dict[str, Callable[[socket.socket], None]] = {
 
 
 @pytest.mark.parametrize("behave", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR.keys())
-def test_a_peer_that_does_not_answer_rightly_is_unreachable(behave: Callable[[socket.socket], None]) -> None:
-    """Whatever it sends instead of an A-ASSOCIATE-AC."""
+def test_a_peer_with_another_answer_is_unreachable(behave: Callable[[socket.socket], None]) -> None:
+    """For any other PDU instead of an A-ASSOCIATE-AC."""
     with acceptor(behave) as port, pytest.raises(DestinationUnreachable):
         request(HOST, port, "OURS", "THEIRS", VERIFY)
 
 
-def test_a_peer_that_never_answers_is_given_up() -> None:
+def test_a_peer_that_never_answers_is_aborted() -> None:
     """After the negotiation time, with an A-ABORT."""
     with acceptor(until_closed) as port:
         began = time.monotonic()
@@ -342,7 +342,7 @@ def test_a_peer_that_never_answers_is_given_up() -> None:
 
 
 def test_a_transfer_syntax_that_was_not_proposed_is_not_used() -> None:
-    """Accepting something else is no acceptance; nor is a rejected context one."""
+    """An unproposed transfer syntax is no acceptance; nor is a rejected context."""
     for result, transfer in ((0, EXPLICIT), (3, IMPLICIT)):
 
         def behave(connection: socket.socket, result: int = result, transfer: str = transfer) -> None:
@@ -357,7 +357,7 @@ def test_a_transfer_syntax_that_was_not_proposed_is_not_used() -> None:
 
 
 def test_releases_that_collide_end_well_for_the_requestor() -> None:
-    """PS3.8 7.2.2.7: we confirm first, and wait for the acceptor's confirmation."""
+    """PS3.8 7.2.2.7: the requestor confirms first, and waits for the acceptor's confirmation."""
     seen: list[int] = []
 
     def behave(connection: socket.socket) -> None:
@@ -376,7 +376,7 @@ def test_releases_that_collide_end_well_for_the_requestor() -> None:
 
 
 def test_v10_a_destination_that_closes_is_lost() -> None:
-    """While we wait for its answer, and while we send."""
+    """During the wait for its response, and during a write."""
     with acceptor(accepting) as port:
         association = request(HOST, port, "OURS", "THEIRS", VERIFY)
         assert association.receive(10) is None
@@ -390,7 +390,7 @@ def test_v10_a_destination_that_closes_is_lost() -> None:
 
 
 def hanging(connection: socket.socket) -> None:
-    """Accept, and never read or say anything again."""
+    """Accept, and never read or write again."""
     accepting(connection)
     time.sleep(0.1)
     connection.recv(1, socket.MSG_PEEK)
@@ -402,7 +402,7 @@ stop_hanging = threading.Event()
 
 @pytest.fixture
 def black_hole() -> Iterator[int]:
-    """The port of a destination that accepts associations and then hangs."""
+    """Return the port of a destination that accepts associations and then hangs."""
     stop_hanging.clear()
     with acceptor(hanging) as port:
         try:
@@ -431,7 +431,7 @@ def test_a_destination_that_does_not_read_times_out(black_hole: int) -> None:
 
 @pytest.mark.parametrize("stage", ["connecting", "sending", "receiving"])
 def test_x6_a_cancel_reaches_an_operation_whose_destination_hangs(serve: Serve, stage: str) -> None:
-    """The requester's socket is looked at while we wait for the destination's; then the grace runs."""
+    """The requestor's socket is read during the wait for the destination; then the grace runs."""
     reached = threading.Event()
     why: list[str | None] = []
 
@@ -465,7 +465,7 @@ ports: list[int] = []
 
 
 def until_stopped(connection: socket.socket) -> None:
-    """Not even an answer to the association request."""
+    """Never answer, not even the association request."""
     assert connection
     stop_hanging.wait(20)
 
@@ -497,7 +497,7 @@ def to_nowhere(wait_context: WaitContext, stage: str, reached: threading.Event) 
 
 
 def test_v7_pending_responses_go_out_while_a_destination_hangs(serve: Serve) -> None:
-    """The wait_context's clock runs in the wait for the destination."""
+    """The tick is called during the wait for the destination."""
 
     def move(association: Association, message: Message) -> None:
         message.read(1000)
@@ -529,7 +529,7 @@ def test_v7_pending_responses_go_out_while_a_destination_hangs(serve: Serve) -> 
 
 
 def test_v7_pending_responses_go_out_between_the_messages_of_one_association(serve: Serve) -> None:
-    """The C-GET way: the wait_context attends to the very association that is waited for."""
+    """As in a C-GET: the source of the wait context is the association that is waited for."""
 
     def get(association: Association, message: Message) -> None:
         message.read(1000)
@@ -561,7 +561,7 @@ def test_v7_pending_responses_go_out_between_the_messages_of_one_association(ser
 
 
 def test_a_cancelled_wait_context_keeps_a_request_from_connecting() -> None:
-    """Nothing is begun for an operation that is over."""
+    """No association begins for an operation that is over."""
     cancellation = Cancellation()
     cancellation.cancel("A-ABORT")
     with pytest.raises(Cancelled):

@@ -1,4 +1,4 @@
-"""TLS under a wire: what is sent in pieces arrives whole, and what is no data costs neither memory nor time."""
+"""The encrypting wire: pieces arrive whole, and TLS messages without data cost neither memory nor time."""
 
 import select
 import socket
@@ -13,7 +13,7 @@ from tests.certificates import Authority
 
 @pytest.fixture
 def wires(tmp_path):
-    """Both ends of an encrypted connection: ours that was called, and ours that called."""
+    """Both ends of an encrypted connection: acceptor and requestor."""
     authority = Authority(tmp_path)
     pair = authority.sign("pacs", "localhost")
     files = Certificates(certificate=pair.certificate, key=pair.key, ca=authority.path)
@@ -32,7 +32,7 @@ def wires(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_tcp(monkeypatch):
-    """Socket pairs have no options of TCP."""
+    """Ignore TCP options, which socket pairs do not have."""
     monkeypatch.setattr(SecureWire, "acknowledge", lambda _self: None)
     original = socket.socket.setsockopt
 
@@ -43,14 +43,14 @@ def _no_tcp(monkeypatch):
 
 
 def wait(wire, events):
-    """Until the socket has one of some events."""
+    """Wait until the socket has one of some events."""
     poller = select.poll()
     poller.register(wire.fileno(), events)
     assert poller.poll(20_000)
 
 
 def taken(wire, count):
-    """So many bytes that arrive."""
+    """Return so many bytes that arrive."""
     received = bytearray()
     while len(received) < count:
         if not wire.fill():
@@ -62,8 +62,8 @@ def taken(wire, count):
 
 
 @pytest.mark.parametrize("sizes", [(1,), (0, 3, 0), (100_000, 5, 300_000), (1,) * 700])
-def test_many_buffers_arrive_whole_though_the_socket_takes_little_at_a_time(wires, sizes):
-    """In order, nothing lost and nothing doubled."""
+def test_many_buffers_arrive_whole_through_a_small_socket_buffer(wires, sizes):
+    """In order, each byte once."""
     calling, called = wires
     buffers = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
     reader = threading.Thread(target=lambda: found.append(taken(called, sum(sizes))))
@@ -74,8 +74,8 @@ def test_many_buffers_arrive_whole_though_the_socket_takes_little_at_a_time(wire
     assert found == [b"".join(buffers)]
 
 
-def test_p6_what_is_encrypted_and_says_nothing_ends_the_connection(wires, monkeypatch):
-    """TLS has messages of its own, such as KeyUpdate, which a peer could send for ever before any of ours."""
+def test_p6_tls_messages_without_data_end_the_connection(wires, monkeypatch):
+    """TLS has messages of its own, such as KeyUpdate, which a peer could send for ever."""
     calling, called = wires
 
     class Silent:
@@ -91,7 +91,7 @@ def test_p6_what_is_encrypted_and_says_nothing_ends_the_connection(wires, monkey
     assert sent <= 2 * MOST_OVERHEAD
 
 
-def test_the_end_of_the_connection_is_seen_behind_what_was_sent_before(wires):
+def test_the_end_of_the_connection_follows_the_last_bytes(wires):
     """The last bytes first."""
     calling, called = wires
     calling.write([b"last words"], lambda: wait(calling, select.POLLOUT))

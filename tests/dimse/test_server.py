@@ -1,4 +1,4 @@
-"""The server as a whole: limits, many peers at once, handlers that fail, draining and stopping."""
+"""The server as a whole: limits, many peers at once, failing handlers, draining and stopping."""
 
 import select
 import socket
@@ -45,7 +45,7 @@ VERIFY = [(VERIFICATION, [IMPLICIT])]
 # --- limits ------------------------------------------------------------------------------------------------------
 
 
-def test_p7_connections_that_say_nothing_hold_no_place(serve: Serve) -> None:
+def test_p7_silent_connections_take_no_slot(serve: Serve) -> None:
     """Ten silent sockets before a server that serves one association: echoes get through at once."""
     archive = serve(bounds=AssociationBounds(in_all=1))
     silent = [socket.create_connection(("127.0.0.1", archive.port)) for _ in range(10)]
@@ -57,8 +57,8 @@ def test_p7_connections_that_say_nothing_hold_no_place(serve: Serve) -> None:
         each.close()
 
 
-def test_p7_a_connection_that_says_nothing_is_closed_soon(serve: Serve) -> None:
-    """After the negotiation time, not after the idle time of an association; so is one that says it drop by drop."""
+def test_p7_a_silent_connection_is_closed_soon(serve: Serve) -> None:
+    """After the negotiation time, not the idle time; so is one that sends its request byte by byte."""
     archive = serve(limits=AssociationLimits(negotiation=0.3))
     with Peer(archive.port) as silent, Peer(archive.port) as slow:
         slow.send(associate_rq()[:50])
@@ -67,8 +67,8 @@ def test_p7_a_connection_that_says_nothing_is_closed_soon(serve: Serve) -> None:
     assert archive.ended_by(0) == []
 
 
-def test_p7_of_too_many_silent_connections_the_oldest_goes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who connects and speaks is served however many are silent."""
+def test_p7_of_too_many_silent_connections_the_oldest_is_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that sends a request is served, whatever the number of silent connections."""
     monkeypatch.setattr(servers, "MOST_UNASSOCIATED", 5)
     archive = serve()
     silent = [Peer(archive.port) for _ in range(5)]
@@ -80,7 +80,7 @@ def test_p7_of_too_many_silent_connections_the_oldest_goes(serve: Serve, monkeyp
 
 
 def test_p7_silent_connections_are_counted_over_all_workers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two that share a listener: one more than both may have together, and an oldest goes."""
+    """Two workers share a listener: beyond their common limit, an oldest connection is closed."""
     monkeypatch.setattr(servers, "MOST_UNASSOCIATED", 6)
     slots = AssociationSlots(workers=2)
     settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
@@ -100,13 +100,13 @@ def test_p7_silent_connections_are_counted_over_all_workers(serve: Serve, monkey
 
 
 def gone(connections: list[socket.socket]) -> list[socket.socket]:
-    """Those that the server has given up."""
+    """Return the connections that the server has closed."""
     readable, _, _ = select.select(connections, [], [], 0)
     return readable
 
 
 def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
-    """And accepted again as soon as one has ended."""
+    """And accepted again after one has ended."""
     archive = serve(bounds=AssociationBounds(in_all=2))
     first, second, third = (Peer(archive.port) for _ in range(3))
     first.associate()
@@ -123,8 +123,8 @@ def test_one_association_too_many_is_rejected_with_2_3_2(serve: Serve) -> None:
         each.socket.close()
 
 
-def test_a_rejection_by_rule_takes_no_place(serve: Serve) -> None:
-    """Strangers cannot lock friends out."""
+def test_a_rejected_association_takes_no_slot(serve: Serve) -> None:
+    """Unknown callers cannot take the slots of known ones."""
     archive = serve(bounds=AssociationBounds(in_all=1), access=OURS_ALONE)
     for _ in range(5):
         with pytest.raises(AssociationRejected, match="called"):
@@ -133,7 +133,7 @@ def test_a_rejection_by_rule_takes_no_place(serve: Serve) -> None:
 
 
 def test_health_checks_leave_nothing_behind(serve: Serve) -> None:
-    """A hundred connections that open and close: no thread, no slot, no event stays."""
+    """After a hundred connections that open and close there is no thread, slot or event."""
     archive = serve(bounds=AssociationBounds(in_all=1))
     before = threading.active_count()
     for _ in range(100):
@@ -147,7 +147,7 @@ def test_health_checks_leave_nothing_behind(serve: Serve) -> None:
 
 
 def test_an_operation_without_a_handler_is_answered_with_0211(serve: Serve) -> None:
-    """C-FIND here, and N-ACTION; the association goes on, and their data sets go by."""
+    """C-FIND here, and N-ACTION; the association goes on, and their data sets are discarded."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -164,7 +164,7 @@ def test_an_operation_without_a_handler_is_answered_with_0211(serve: Serve) -> N
 
 
 def test_a_sop_class_that_is_not_the_context_s_is_answered_with_0122(serve: Serve) -> None:
-    """Another one, or none at all."""
+    """Another SOP Class, or none."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -175,8 +175,8 @@ def test_a_sop_class_that_is_not_the_context_s_is_answered_with_0122(serve: Serv
         assert peer.status() == 0x0000
 
 
-def test_a_request_in_a_role_we_did_not_take_is_answered_with_0122(serve: Serve) -> None:
-    """Where the requestor is SCP only, it may not ask."""
+def test_a_request_in_a_role_that_was_not_negotiated_is_answered_with_0122(serve: Serve) -> None:
+    """The requestor negotiated to be SCP only."""
     archive = serve()
     role = raw.item(0x54, bytes([0, len(raw.CT)]) + raw.CT.encode() + b"\0\1")
     with Peer(archive.port) as peer:
@@ -185,8 +185,8 @@ def test_a_request_in_a_role_we_did_not_take_is_answered_with_0122(serve: Serve)
         assert peer.status() == 0x0122
 
 
-def test_a_response_to_nothing_ends_the_association(serve: Serve) -> None:
-    """Who answers what was not asked cannot be understood."""
+def test_a_response_without_a_request_ends_the_association(serve: Serve) -> None:
+    """A response without a request breaks the protocol."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -196,10 +196,8 @@ def test_a_response_to_nothing_ends_the_association(serve: Serve) -> None:
         assert peer.aborted() == (0, 0)
 
 
-def test_a_handler_that_fails_costs_its_association_and_nothing_else(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The failure is logged, the peer gets an A-ABORT, the process lives."""
+def test_a_failing_handler_ends_only_its_association(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged, the peer gets an A-ABORT, and the process goes on."""
 
     def fail(association: Association, message: Message) -> None:
         raise RuntimeError(f"on {association.id}, {message.context.id}")
@@ -241,7 +239,7 @@ def test_many_peers_are_served_at_once(serve: Serve) -> None:
 
 
 def test_several_addresses_are_listened_on() -> None:
-    """IPv6 among them, where the machine has it."""
+    """IPv6, too, if the machine has it."""
     addresses = [("127.0.0.1", 0)]
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
@@ -257,8 +255,8 @@ def test_several_addresses_are_listened_on() -> None:
         server.stop()
 
 
-def test_an_address_that_is_taken_says_so(serve: Serve) -> None:
-    """And leaves no listener behind on the others."""
+def test_an_address_in_use_is_an_error(serve: Serve) -> None:
+    """And no listener stays on the other addresses."""
     taken = serve().port
     settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
     server = Server([("127.0.0.1", 0), ("127.0.0.1", taken)], settings)
@@ -270,7 +268,7 @@ def test_an_address_that_is_taken_says_so(serve: Serve) -> None:
 
 
 def waiting(archive: Archive) -> tuple[Peer, Peer]:
-    """One peer amid an operation, one at rest."""
+    """One peer with a running operation, and one idle peer."""
     amid, idle = Peer(archive.port), Peer(archive.port)
     amid.associate()
     idle.associate()
@@ -279,7 +277,7 @@ def waiting(archive: Archive) -> tuple[Peer, Peer]:
 
 
 def test_draining_lets_associations_end_and_accepts_no_more(serve: Serve) -> None:
-    """What runs is finished; when it has, draining is over before its time."""
+    """Draining ends with the last operation, before its time limit."""
     go_on, begun = threading.Event(), threading.Event()
 
     def find(association: Association, message: Message) -> None:
@@ -308,7 +306,7 @@ def test_draining_lets_associations_end_and_accepts_no_more(serve: Serve) -> Non
 
 
 def test_draining_is_bounded_and_stopping_aborts_the_rest(serve: Serve) -> None:
-    """Peers amid an operation and peers at rest get an A-ABORT; an operation sees that it is cancelled."""
+    """Busy and idle peers get an A-ABORT; the running operation is cancelled."""
     reasons: list[str | None] = []
 
     def find(association: Association, message: Message) -> None:
@@ -337,7 +335,7 @@ def test_draining_is_bounded_and_stopping_aborts_the_rest(serve: Serve) -> None:
 
 
 def test_stopping_twice_is_stopping(serve: Serve) -> None:
-    """Also a server that has never served anybody."""
+    """Also for a server that was never started."""
     archive = serve()
     archive.server.stop()
     archive.server.stop()

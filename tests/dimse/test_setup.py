@@ -1,4 +1,4 @@
-"""Association set-up: what is remembered from one request to the next changes no answer, to the byte."""
+"""Association establishment: cached contexts do not change any answer, to the byte."""
 
 import pytest
 from hypothesis import given, settings
@@ -38,19 +38,19 @@ roles = st.dictionaries(st.sampled_from(ABSTRACT[:7]), st.tuples(st.booleans(), 
 
 
 def role_item(uid: str, scu: bool, scp: bool) -> bytes:
-    """An SCP/SCU Role Selection sub-item."""
+    """Return an SCP/SCU Role Selection sub-item."""
     return raw.item(0x54, len(uid).to_bytes(2, "big") + uid.encode() + bytes((scu, scp)))
 
 
 def decoded_by_pynetdicom(encoded: bytes) -> A_ASSOCIATE:
-    """The primitive of a request, with nothing of ours."""
+    """Return the primitive of a request, decoded by pynetdicom alone."""
     received = pdu.A_ASSOCIATE_RQ()
     received.decode(encoded)
     return received.to_primitive()
 
 
 def negotiated_by_pynetdicom(request: A_ASSOCIATE) -> list[PresentationContext]:
-    """The answer to each context, with nothing of ours but the choice of a transfer syntax."""
+    """Return pynetdicom's answer to each context, for our choice of a transfer syntax."""
     proposed_roles = {
         item.sop_class_uid: (item.scu_role, item.scp_role)
         for item in items_of(request, SCP_SCU_RoleSelectionNegotiation)
@@ -69,13 +69,13 @@ def negotiated_by_pynetdicom(request: A_ASSOCIATE) -> list[PresentationContext]:
 
 
 def told(context: PresentationContext) -> tuple:
-    """All that a context says."""
+    """Return all fields of a context."""
     syntaxes = list(map(str, context.transfer_syntax))
     return context.context_id, context.abstract_syntax, syntaxes, context.result, context.as_scu, context.as_scp
 
 
 def accepting(request: A_ASSOCIATE) -> A_ASSOCIATE:
-    """Our answer, which is no rejection."""
+    """Return our answer, which is no rejection."""
     answer = POLICY.answer(request, CALLER, 16384)
     assert isinstance(answer, tuple)
     return answer[0]
@@ -83,8 +83,8 @@ def accepting(request: A_ASSOCIATE) -> A_ASSOCIATE:
 
 @settings(deadline=None)
 @given(proposed=contexts, asked=roles)
-def test_p16_what_is_remembered_changes_no_context(proposed, asked):
-    """Requests are decoded, and their contexts answered, as pynetdicom does it anew each time."""
+def test_p16_the_cache_changes_no_context(proposed, asked):
+    """The same contexts and answers as from pynetdicom without a cache."""
     numbered = [(2 * place + 1, *each) for place, each in enumerate(proposed)]
     extra = b"".join(role_item(uid, *role) for uid, role in asked.items())
     encoded = raw.associate_rq(numbered, extra=extra)
@@ -99,7 +99,7 @@ def test_p16_what_is_remembered_changes_no_context(proposed, asked):
 
 
 def test_p16_the_answer_to_128_contexts_is_the_same_to_the_byte():
-    """128 contexts of four transfer syntaxes, the first time, and when all of them are remembered."""
+    """128 contexts of four transfer syntaxes, uncached and cached."""
     uids = sorted(STORAGE)[:100] + [f"1.2.3.{number}" for number in range(28)]
     encoded = raw.associate_rq([(2 * place + 1, uid, TRANSFER[:4]) for place, uid in enumerate(uids)])
     request = decoded_by_pynetdicom(encoded)
@@ -111,23 +111,23 @@ def test_p16_the_answer_to_128_contexts_is_the_same_to_the_byte():
 
 
 def encoded_answer(primitive: A_ASSOCIATE) -> bytes:
-    """The A-ASSOCIATE-AC."""
+    """Return the encoded A-ASSOCIATE-AC."""
     answer = pdu.A_ASSOCIATE_AC()
     answer.from_primitive(primitive)
     return answer.encode()
 
 
 @pytest.mark.parametrize("number", [0, 2, 256 - 2])
-def test_p6_a_context_of_an_even_id_is_refused_however_often_it_comes(number):
-    """What is remembered of its inside makes its ID no better."""
+def test_p6_a_context_with_an_even_id_is_always_refused(number):
+    """A cached content does not make its ID valid."""
     good, bad = (raw.associate_rq([(each, FIND, [raw.EXPLICIT])]) for each in (1, number))
     pdus.decode(pdus.ASSOCIATE_RQ, good)
     with pytest.raises(pdus.InvalidPDU):
         pdus.decode(pdus.ASSOCIATE_RQ, bad)
 
 
-def test_p6_what_is_remembered_of_requests_is_bounded():
-    """Neither how many contexts nor how long they are: a hostile peer cannot fill our memory."""
+def test_p6_the_cache_of_contexts_is_bounded():
+    """In number and length of the contexts: a hostile peer cannot fill the memory."""
     many = ".".join(["1.2.840.10008.1"] + ["1"] * 24)
     before = pdus._context_of.cache_info().currsize
     pdus.decode(pdus.ASSOCIATE_RQ, raw.associate_rq([(1, FIND, [many] * 100)]))

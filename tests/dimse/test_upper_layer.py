@@ -1,4 +1,4 @@
-"""PDUs that are wrong, too long, too slow or out of place, and the state machine that answers them (PS3.8 9)."""
+"""PDUs that are invalid, too long, too slow or unexpected, and the state machine that answers them (PS3.8 9)."""
 
 import ast
 import inspect
@@ -41,7 +41,7 @@ PROVIDER = 2
 
 
 def still_serves(archive: Archive) -> None:
-    """The process lives: the next peer is served."""
+    """Check that the process lives: the next peer is served."""
     with Peer(archive.port) as peer:
         peer.associate()
         peer.send(echo_rq())
@@ -56,7 +56,7 @@ LONGEST = {0x01: 1 << 20, 0x02: 1 << 20, 0x03: 64, 0x04: 131_072 + 4096, 0x05: 6
 
 @pytest.mark.parametrize("kind", [0x00, 0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0xFF])
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 2**31, 2**20 + 1])
-def test_p6_a_pdu_that_says_it_is_longer_than_its_type_can_be_is_refused_by_its_first_six_bytes(
+def test_p6_a_pdu_longer_than_its_type_allows_is_refused_by_its_first_six_bytes(
     serve: Serve, kind: int, length: int
 ) -> None:
     """Before and after the association began, the answer comes without a further byte."""
@@ -72,14 +72,14 @@ def test_p6_a_pdu_that_says_it_is_longer_than_its_type_can_be_is_refused_by_its_
 
 
 def resident_kib() -> int:
-    """How much memory this process, the server in it included, holds right now."""
+    """Return the memory of this process, which includes the server."""
     if not Path("/proc/self/statm").exists():
         pytest.skip("reads /proc")
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
 
 
-def test_p6_what_is_sent_behind_a_length_of_4_gib_is_not_kept(serve: Serve) -> None:
-    """Fifty megabytes behind an unauthenticated header do not make the process grow by five."""
+def test_p6_a_length_of_4_gib_costs_no_memory(serve: Serve) -> None:
+    """Fifty megabytes behind a header before any association do not make the process grow by five."""
     archive = serve()
     chunk = bytes(1 << 20)
     before = grown = resident_kib()
@@ -96,7 +96,7 @@ def test_p6_what_is_sent_behind_a_length_of_4_gib_is_not_kept(serve: Serve) -> N
 
 
 def test_p6_a_p_data_longer_than_announced_is_refused(serve: Serve) -> None:
-    """We say how long a PDU we take, and take no much longer one."""
+    """A P-DATA-TF may exceed our maximum length by little only."""
     archive = serve(limits=AssociationLimits(max_pdu=4096))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -120,7 +120,7 @@ def test_p6_a_p_data_longer_than_announced_is_refused(serve: Serve) -> None:
     ],
     ids=["type 0", "type 8", "type 255", "empty data", "one byte", "AC", "RJ", "RELEASE-RP", "second RQ"],
 )
-def test_a_pdu_that_must_not_come_in_an_association_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
+def test_an_unexpected_pdu_in_an_association_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
     """Among them a second A-ASSOCIATE-RQ (AA-8)."""
     archive = serve()
     with Peer(archive.port) as peer:
@@ -136,7 +136,7 @@ def test_a_pdu_that_must_not_come_in_an_association_is_answered_with_a_p_abort(s
     [echo_rq(), pdu(AC, bytes(70)), pdu(RELEASE_RQ, bytes(4)), pdu(RELEASE_RP, bytes(4)), pdu(0x01, b"")],
     ids=["data", "AC", "release", "released", "empty RQ"],
 )
-def test_a_pdu_that_must_not_come_before_the_association_is_answered_with_an_abort(serve: Serve, wrong: bytes) -> None:
+def test_an_unexpected_pdu_before_the_association_is_answered_with_an_abort(serve: Serve, wrong: bytes) -> None:
     """No association began, so that none is announced or counted."""
     archive = serve()
     with Peer(archive.port) as peer:
@@ -147,7 +147,7 @@ def test_a_pdu_that_must_not_come_before_the_association_is_answered_with_an_abo
 
 
 def test_an_abort_at_any_time_ends_without_an_answer(serve: Serve) -> None:
-    """Before the request, after it, and in the middle of a message; whatever reason the A-ABORT states."""
+    """Before the request, after it, and within a message; for any reason in the A-ABORT."""
     archive = serve()
     for begun, rest in ((False, b""), (True, b""), (True, raw.store_rq())):
         with Peer(archive.port) as peer:
@@ -159,7 +159,7 @@ def test_an_abort_at_any_time_ends_without_an_answer(serve: Serve) -> None:
 
 
 def test_a_truncated_pdu_and_a_closed_connection_end_the_association(serve: Serve) -> None:
-    """Nothing waits for the rest of a PDU that cannot come any more."""
+    """There is no wait for the rest of a PDU that cannot come."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -167,8 +167,8 @@ def test_a_truncated_pdu_and_a_closed_connection_end_the_association(serve: Serv
     assert archive.ended_by() == ["connection lost"]
 
 
-def test_trickled_bytes_are_put_together(serve: Serve) -> None:
-    """A request that arrives byte by byte is a request."""
+def test_a_request_may_arrive_byte_by_byte(serve: Serve) -> None:
+    """A request may arrive byte by byte."""
     archive = serve()
     with Peer(archive.port) as peer:
         for byte in associate_rq():
@@ -180,7 +180,7 @@ def test_trickled_bytes_are_put_together(serve: Serve) -> None:
 
 
 def test_a_pdu_that_does_not_end_in_time_ends_the_association(serve: Serve) -> None:
-    """The message time runs from the first byte of a PDU, however steadily its bytes drip."""
+    """The message time runs from the first byte of a PDU, also while its bytes trickle."""
     archive = serve(limits=AssociationLimits(message=0.5, idle=None))
     with Peer(archive.port) as peer:
         peer.associate()
@@ -235,8 +235,8 @@ ABUSES = {
 
 
 @pytest.mark.parametrize("wrong", ABUSES.values(), ids=ABUSES.keys())
-def test_a_pdv_that_breaks_the_rules_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
-    """The association ends, the process does not."""
+def test_an_invalid_pdv_is_answered_with_a_p_abort(serve: Serve, wrong: bytes) -> None:
+    """The association ends, the process goes on."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -262,8 +262,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
-def test_a_command_set_that_is_none_is_answered_with_a_p_abort(serve: Serve, garbage: bytes) -> None:
-    """There is no status to answer it with: what it asks, and as which message, is not known."""
+def test_an_invalid_command_set_is_answered_with_a_p_abort(serve: Serve, garbage: bytes) -> None:
+    """No status can be sent: the operation and the Message ID are unknown."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -272,8 +272,8 @@ def test_a_command_set_that_is_none_is_answered_with_a_p_abort(serve: Serve, gar
     still_serves(archive)
 
 
-def test_a_wrong_group_length_does_no_harm(serve: Serve) -> None:
-    """The elements are counted, not believed."""
+def test_a_wrong_group_length_is_ignored(serve: Serve) -> None:
+    """The decoder ignores the group length."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -283,7 +283,7 @@ def test_a_wrong_group_length_does_no_harm(serve: Serve) -> None:
 
 
 def test_a_command_may_come_in_many_fragments_and_pdus(serve: Serve) -> None:
-    """Empty fragments among them."""
+    """Including empty fragments."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -311,7 +311,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("wrong", BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
-def test_an_association_request_that_cannot_be_understood_is_aborted(serve: Serve, wrong: bytes) -> None:
+def test_an_invalid_association_request_is_aborted(serve: Serve, wrong: bytes) -> None:
     """At the price of one short-lived connection."""
     archive = serve()
     with Peer(archive.port) as peer:
@@ -334,8 +334,8 @@ def test_a_request_for_more_contexts_than_ids_exist_is_aborted(serve: Serve) -> 
         assert len(raw.contexts_of(body)) == 128
 
 
-def test_items_that_nobody_knows_are_passed_over(serve: Serve) -> None:
-    """At the top, in a context and in the user information."""
+def test_unknown_items_are_ignored(serve: Serve) -> None:
+    """At the top level, in a context and in the User Information."""
     archive = serve()
     unknown = item(0x99, b"whatever this is")
     context = item(
@@ -347,7 +347,7 @@ def test_items_that_nobody_knows_are_passed_over(serve: Serve) -> None:
 
 
 def test_a_request_of_a_mebibyte_of_tiny_items_costs_little(serve: Serve) -> None:
-    """A quarter of a million items are looked at once, and not believed."""
+    """A quarter of a million items are walked through once."""
     archive = serve()
     with Peer(archive.port) as peer:
         began = time.monotonic()
@@ -370,8 +370,8 @@ def test_a_release_is_confirmed_and_the_connection_closed(serve: Serve) -> None:
     assert archive.ended_by() == ["A-RELEASE"]
 
 
-def test_what_was_asked_before_the_release_is_answered_before_it(serve: Serve) -> None:
-    """A request and a release in one packet: both answers, in their order."""
+def test_a_request_before_the_release_is_answered_before_it(serve: Serve) -> None:
+    """A request and a release in one packet get both answers, in order."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -381,7 +381,7 @@ def test_what_was_asked_before_the_release_is_answered_before_it(serve: Serve) -
 
 
 def test_data_after_a_release_request_is_a_violation(serve: Serve) -> None:
-    """Who has asked for the release sends nothing more (AA-8 in Sta8)."""
+    """After its release request a peer must not send data (AA-8 in Sta8)."""
     archive = serve()
     with Peer(archive.port) as peer:
         peer.associate()
@@ -395,20 +395,20 @@ def test_data_after_a_release_request_is_a_violation(serve: Serve) -> None:
 
 
 def attributes_used() -> set[str]:
-    """Every name that pynetdicom's actions look up on the service provider, or on what they reach through it."""
+    """Return every name that pynetdicom's actions use of the service provider and its attributes."""
     tree = ast.parse(Path(inspect.getsourcefile(fsm) or "").read_text())
     actions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
     assert len(actions) == 28, "pynetdicom has other actions than those this was written for"
     return {node.attr for action in actions for node in ast.walk(action) if isinstance(node, ast.Attribute)}
 
 
-def test_the_private_names_of_pynetdicom_we_play_are_the_ones_its_actions_use() -> None:
-    """A new release that touches others is noticed here, not on the wire."""
+def test_the_provider_has_the_private_names_that_actions_of_pynetdicom_use() -> None:
+    """A new release of pynetdicom that uses others fails here."""
     assert {name for name in attributes_used() if name.startswith("_")} == set(upper_layer.PRIVATE_NAMES)
 
 
-def test_every_other_room_leaves_pynetdicom_s_private_names_alone() -> None:
-    """No `pynetdicom` import of an underscore anywhere, and no private module."""
+def test_only_the_upper_layer_uses_private_names_of_pynetdicom() -> None:
+    """No import of an underscore name or a private module from pynetdicom."""
     for path in Path(upper_layer.__file__).parents[1].rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pynetdicom"):
@@ -416,8 +416,8 @@ def test_every_other_room_leaves_pynetdicom_s_private_names_alone() -> None:
                 assert not [name for name in names if name.startswith("_")], path
 
 
-def test_the_state_machine_finds_all_it_looks_for() -> None:
-    """Every event in every state it has an action for runs through without a missing attribute."""
+def test_the_state_machine_finds_all_attributes() -> None:
+    """Every event in every state that has an action for it runs without a missing attribute."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for event, state in fsm.TRANSITION_TABLE:
             connection = socket.create_connection(listener.getsockname())
@@ -430,14 +430,14 @@ def test_the_state_machine_finds_all_it_looks_for() -> None:
 
 
 def released() -> object:
-    """Any primitive will do for what a PDU carried."""
+    """Return a primitive for a PDU; any will do."""
     from pynetdicom.pdu_primitives import A_RELEASE
 
     return A_RELEASE()
 
 
 def primitive_for(event: str) -> object:
-    """What the service user has asked for when `event` happens."""
+    """Return the primitive of the service user for `event`."""
     from pynetdicom.pdu_primitives import A_ABORT, A_RELEASE, P_DATA
     from pynetdicom.transport import T_CONNECT
 
