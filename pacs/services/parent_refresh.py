@@ -65,7 +65,7 @@ def _refreshed(index: Index, read: _Read, parent: ParentRow, removed: Header | N
         if row_elements.merge(said, asked) == said:  # nothing that is asked for is missing: nobody can add to it
             break
     if said is not None and removed is not None:
-        said = row_elements.exchanged(parent.kept, asked, said)
+        said = row_elements.replace_elements(parent.kept, asked, said)
     if said is None or said == parent.kept:
         return True
     return True if upkeep.rewrite(index, parent, said, newest) else None
