@@ -24,7 +24,7 @@ from pacs.observability.events import (
 from pacs.testing import Fault, serving, study
 from tests.archives import take_in
 from tests.dimse.test_explained import ask
-from tests.programs import run
+from tests.programs import run, start
 from tests.waiting import eventually
 
 AES = {"calling_ae_title": "WS", "called_ae_title": "PACS"}
@@ -211,7 +211,7 @@ def test_the_supervisor_reads_what_its_workers_have_done(tmp_path):
     """Operations of both, and its own notice of the death of one, whose associations are not running any more."""
     command = [sys.executable, "-c", SERVER]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with start(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             port = int(server.stdout.readline())
             for _ in range(20):
