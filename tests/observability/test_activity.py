@@ -85,7 +85,17 @@ def test_associations_and_operations_are_running_until_they_end(activity, record
 def test_single_instances_are_not_recorded(activity, record):
     """Neither C-STOREs nor sub-operations."""
     record(finished(kind="C-STORE"))
-    record(InstanceStored(sop_class_uid="1", transfer_syntax="2", size=3, source_ae="WS"))
+    record(
+        InstanceStored(
+            sop_class_uid="1",
+            transfer_syntax="2",
+            size=3,
+            source_ae="WS",
+            sop_instance_uid="4",
+            series_instance_uid="5",
+            study_instance_uid="6",
+        )
+    )
     record(
         SubOperationFinished(
             association="a", destination="D", sop_class_uid="1", transfer_syntax="2", status=0xA700, duration=1.0
