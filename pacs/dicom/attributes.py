@@ -1,9 +1,8 @@
-"""The attribute table: every attribute the archive knows at a level, how it is kept and how it may be matched.
+"""The attribute table: the level of each attribute in the index, where its value is kept and how it can be matched.
 
-One table as data drives ingest (which level an element belongs to, which column it fills), the SQL of queries, the
-validation of Identifiers, the answers, and the conformance statement. The level of an attribute is the Information
-Entity whose module lists it in PS3.3 (Patient, Study, Series and Equipment with Frame of Reference); an attribute in
-no list belongs to IMAGE.
+The table drives storage (the level and column of an element), the SQL of queries, the validation of Identifiers, the
+responses, and the conformance statement. The level of an attribute is the Information Entity whose module lists it in
+PS3.3 (Patient, Study, Series and Equipment with Frame of Reference); an attribute in no list belongs to IMAGE.
 """
 
 from dataclasses import dataclass
@@ -26,23 +25,23 @@ class KeyType(Enum):
 
 
 class Kept(Enum):
-    """Where the value of an attribute is found when a query asks for it."""
+    """Where a query finds the value of an attribute."""
 
     COLUMN = "column"
-    """In the level's kept elements, and normalised in a column of its own: matched in SQL."""
+    """In the row elements of the level, and normalised in a column of its own: matched in SQL."""
     ROW = "row"
-    """In the level's kept elements only: matched row by row over what SQL left."""
+    """In the row elements of the level only: matched row by row, over the rows that SQL selects."""
     COMPUTED = "computed"
-    """Made from the index (PS3.4 C.3.4); never copied from an instance."""
+    """Computed from the index (PS3.4 C.3.4); never copied from an instance."""
     FILE = "file"
-    """In the stored file only: read from there when a query at IMAGE level asks for it."""
+    """In the stored file only: read from there for a query at IMAGE level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute at its level. `tag` is an int, `vr` and `keyword` are PS3.6's.
+    """An attribute at its level. `tag` is an int; `vr` and `keyword` are those of PS3.6.
 
-    A private one has no keyword but a `creator`, who may have reserved another block elsewhere than `tag` says.
+    A private attribute has a `creator` and no keyword; a data set may have it in another block than that of `tag`.
     """
 
     keyword: str
@@ -82,7 +81,7 @@ COMPUTED: dict[QueryLevel, tuple[str, ...]] = {
     SERIES: ("NumberOfSeriesRelatedInstances",),
     IMAGE: ("AvailableTransferSyntaxUID",),
 }  # fmt: skip
-"""The attributes made from the index (K5). RetrieveAETitle and InstanceAvailability are added to every answer."""
+"""The attributes computed from the index (K5). Each response also has RetrieveAETitle and InstanceAvailability."""
 
 ROWS: dict[QueryLevel, tuple[str, ...]] = {
     # C.7.1.1 Patient, C.7.1.3 Clinical Trial Subject, C.2.3 Patient Demographic
@@ -147,7 +146,7 @@ ROWS: dict[QueryLevel, tuple[str, ...]] = {
         "DateOfManufacture", "DateOfInstallation", "DateOfLastCalibration", "TimeOfLastCalibration",
         "FrameOfReferenceUID", "PositionReferenceIndicator",
     ),
-    # What readers ask for image by image; the rest of an instance is read from its file.
+    # Attributes that viewers often query for each image; all others are read from the file.
     IMAGE: (
         "ImageType", "Rows", "Columns", "NumberOfFrames", "BitsAllocated", "BitsStored", "SamplesPerPixel",
         "PhotometricInterpretation", "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime",
@@ -159,7 +158,7 @@ ROWS: dict[QueryLevel, tuple[str, ...]] = {
         "PresentationCreationTime", "ReferencedRequestSequence", "TimezoneOffsetFromUTC",
     ),
 }  # fmt: skip
-"""The attributes kept with the level's row and matched row by row, by level."""
+"""The attributes that are in the row elements only and matched row by row, by level."""
 
 
 def _table() -> dict[int, Attribute]:
@@ -181,7 +180,7 @@ def _key_type(keyword: str) -> KeyType:
 
 
 ATTRIBUTES: dict[int, Attribute] = _table()
-"""Every attribute the index knows, by tag."""
+"""Every attribute in the index, by tag."""
 
 NOT_KEYS = {
     0x00080005: "SpecificCharacterSet",
@@ -197,9 +196,9 @@ NOT_KEYS = {
 
 
 def attribute(tag: int) -> Attribute | None:
-    """The attribute with this tag: from the table, else a public one of IMAGE level, else None.
+    """Return the attribute with a tag: that of the table, else a standard one at IMAGE level.
 
-    None stands for group lengths, private elements and tags PS3.6 does not list.
+    Returns None for group lengths, private elements and tags that are not in PS3.6.
     """
     known = ATTRIBUTES.get(tag)
     if known is not None:
@@ -211,7 +210,7 @@ def attribute(tag: int) -> Attribute | None:
 
 
 def by_keyword(keyword: str) -> Attribute:
-    """The attribute with this keyword of PS3.6. Raises KeyError when there is none."""
+    """Return the attribute with a keyword of PS3.6. Raises KeyError for an unknown keyword."""
     tag = tag_for_keyword(keyword)
     found = attribute(tag) if tag is not None else None
     if found is None:
@@ -220,14 +219,14 @@ def by_keyword(keyword: str) -> Attribute:
 
 
 def level_of(tag: int) -> QueryLevel:
-    """The level whose row an element of an instance belongs to."""
+    """Return the level of an element of an instance."""
     known = ATTRIBUTES.get(tag)
     return known.level if known is not None else IMAGE
 
 
 @cache
 def column_name(keyword: str) -> str:
-    """The column of an attribute: its keyword in snake case, with runs of capitals kept together."""
+    """Return the column of an attribute: its keyword in snake case, with an acronym as one word."""
     out: list[str] = []
     for index, char in enumerate(keyword):
         follows_lower = index > 0 and (keyword[index - 1].islower() or keyword[index - 1].isdigit())

@@ -1,9 +1,9 @@
-"""Which character set decodes a text, and which one an answer is written in (PS3.3 C.12.1.1.2, PS3.5 6.1).
+"""Character sets: decoding of text and the choice of the set for a response (PS3.3 C.12.1.1.2, PS3.5 6.1).
 
-A character set is the tuple of its Defined Terms as (0008,0005) lists them, spelled correctly; `()` stands for none
-stated. Decoding never raises and never loses: what the stated set cannot read is read as UTF-8, and what is not UTF-8
-as Latin-1. The Python codec of each Defined Term comes from pydicom; the code extensions of ISO 2022 are done here,
-because pydicom's own functions replace what they cannot read.
+A character set is the tuple of the Defined Terms of (0008,0005), in the spelling of the standard; `()` means that the
+data set states none. Decoding never raises and never loses bytes: text that is not valid in the stated set is decoded
+as UTF-8, and otherwise as Latin-1. pydicom gives the Python codec of each Defined Term. The ISO 2022 code extensions
+are implemented here, because those of pydicom replace bytes that they cannot decode.
 """
 
 import re
@@ -18,7 +18,7 @@ LATIN_1: Terms = ("ISO_IR 100",)
 UTF_8: Terms = ("ISO_IR 192",)
 
 CUSTOMIZABLE = frozenset({"SH", "LO", "ST", "LT", "UC", "UT", "PN"})
-"""The VRs whose text is in the data set's own character set (PS3.5 6.1.2.2)."""
+"""The VRs whose text depends on Specific Character Set (PS3.5 6.1.2.2)."""
 
 _ALIASES = {
     "UTF8": "ISO_IR 192", "LATIN1": "ISO_IR 100", "ISO88591": "ISO_IR 100", "ASCII": "ISO_IR 6",
@@ -35,9 +35,9 @@ _CODECS = {
 
 
 def spelled(term: str) -> str:
-    """A Defined Term as PS3.3 spells it, from one as devices spell it (`ISO-IR 192`, `ISO_IR_100`, `utf8`).
+    """Return a Defined Term in the spelling of PS3.3; devices also write `ISO-IR 192`, `ISO_IR_100` or `utf8`.
 
-    An unknown one comes back as it is.
+    An unknown term is returned unchanged.
     """
     letters = _NOT_ALPHANUMERIC.sub("", term.upper())
     if letters in _ALIASES:
@@ -50,15 +50,15 @@ def spelled(term: str) -> str:
 
 
 DEFINED_TERMS = tuple(sorted(term for term in _CODECS if term and spelled(term) == term))
-"""Every Defined Term that is understood, as PS3.3 spells it."""
+"""The supported Defined Terms, in the spelling of PS3.3."""
 
 
 def parse(value: str) -> Terms:
-    r"""The Defined Terms of a (0008,0005): `\ISO 2022 IR 87` is `('', 'ISO 2022 IR 87')`, zero length is `()`."""
+    r"""Return the Defined Terms of a (0008,0005): `('', 'ISO 2022 IR 87')` for `\ISO 2022 IR 87`, `()` for none."""
     terms = [spelled(term) if term.strip(" \0") else "" for term in value.split("\\")]
     if not any(terms):
         return ()
-    # A set without code extensions stands alone, whatever is listed beside it (PS3.3 Table C.12-5).
+    # A set without code extensions excludes all others (PS3.3 Table C.12-5).
     return (terms[0],) if terms[0] in _ALONE else tuple(terms)
 
 
@@ -68,7 +68,7 @@ def is_known(terms: Terms) -> bool:
 
 
 def python_codec(term: str) -> str:
-    """The Python codec of a Defined Term; UTF-8 for an unknown one."""
+    """Return the Python codec of a Defined Term; UTF-8 for an unknown one."""
     return _CODECS.get(term, "utf_8")
 
 
@@ -95,7 +95,7 @@ _DELIMITERS = "\\^=\r\n\f\t"
 
 
 def decode(value: bytes, terms: Terms) -> str:
-    """The text of a value. What its character set cannot read is read as UTF-8, then as Latin-1."""
+    """Return the text of a value, decoded in its character set, else as UTF-8, else as Latin-1."""
     if value.isascii() and b"\x1b" not in value:
         return value.decode("ascii")
     for attempt in (_decode_stated, _decode_utf_8):
@@ -121,7 +121,7 @@ def _codec(terms: Terms) -> str:
 
 
 def _decoded_fragments(value: bytes, first: str) -> Iterator[str]:
-    """Each stretch between escape sequences, read in the code element that the last one designated."""
+    """Yield the fragments between escape sequences, each decoded in the code element that was designated last."""
     starts = [found.start() for found in _ESCAPE.finditer(value)]
     g1 = first
     for start, end in pairwise([0, *starts, len(value)]):
@@ -135,7 +135,7 @@ def _decoded_fragments(value: bytes, first: str) -> Iterator[str]:
 
 
 def _decode_g1(fragment: bytes, g1: str, first: str) -> str:
-    """A delimiter goes back to the first set; one that cannot read what follows leaves the last one in force."""
+    """Decode a fragment; from a delimiter on in the first set, unless that cannot decode it."""
     head, delimiter, tail = re.fullmatch(rb"(?s)([^\\^=\r\n\f\t]*)(.?)(.*)", fragment).groups()  # type: ignore[union-attr]
     if not delimiter:
         return fragment.decode(g1)
@@ -149,7 +149,7 @@ def _decode_g1(fragment: bytes, g1: str, first: str) -> str:
 
 
 def encode(text: str, terms: Terms) -> bytes:
-    """The text in this character set. Raises UnicodeEncodeError when it cannot hold it."""
+    """Encode the text in this character set. Raises UnicodeEncodeError for characters that it does not have."""
     if len(terms) > 1:
         return b"".join(_encode_component(part, terms) for part in re.split(r"([\\^=\r\n\f\t])", text))
     return b"".join(_encode_char(char, terms[0]) for char in text) if _is_jis(terms) else text.encode(_codec(terms))
@@ -160,7 +160,7 @@ def _is_jis(terms: Terms) -> bool:
 
 
 def _encode_component(text: str, terms: Terms) -> bytes:
-    """One component: escape sequences where the set changes, and back to the first set at its end (PS3.5 6.1.2.5.3)."""
+    """Encode one component: escape sequences where the set changes, the first set at its end (PS3.5 6.1.2.5.3)."""
     out, current = bytearray(), terms[0]
     for char in text:
         wanted = next((term for term in _candidates(current, terms) if _can_hold(char, term)), None)
@@ -197,7 +197,7 @@ def _can_hold(char: str, term: str) -> bool:
 
 
 def _encode_char(char: str, term: str) -> bytes:
-    """One character in the code element of a Defined Term, without its escape sequence."""
+    """Encode one character in the code element of a Defined Term, without its escape sequence."""
     codec = _CODECS.get(term, term)
     encoded = char.encode(codec)
     if codec == "shift_jis" and len(encoded) > 1:
@@ -211,7 +211,7 @@ def _encode_char(char: str, term: str) -> bytes:
 
 
 def can_hold(texts: Iterable[str], terms: Terms) -> bool:
-    """Whether every text comes back unchanged when it is written in this character set and read again."""
+    """Whether every text is unchanged after encoding and decoding in this character set."""
     try:
         return is_known(terms) and all(decode(encode(text, terms), terms) == text for text in texts)
     except (UnicodeError, LookupError):
@@ -219,7 +219,7 @@ def can_hold(texts: Iterable[str], terms: Terms) -> bool:
 
 
 def choose(texts: Sequence[str], preferred: Terms) -> Terms:
-    """The set an answer is written in: none for ASCII, else the requester's, Latin-1 or UTF-8, the first that holds."""
+    """Return the character set of a response: none for ASCII, else the first that fits: preferred, Latin-1, UTF-8."""
     if all(text.isascii() and "\x1b" not in text for text in texts):
         return ()
     return next((terms for terms in (preferred, LATIN_1) if terms and can_hold(texts, terms)), UTF_8)

@@ -49,7 +49,7 @@ def read(data: bytes, encoding: Encoding, bounds: DataSetBounds = DEFAULT_BOUNDS
     """
     source = Source(io.BytesIO(data), encoding, bounds.inflated)
     builder = _Builder(source)
-    for token in bounds.counted(walk(source, encoding, bounds.depth)):
+    for token in bounds.limited(walk(source, encoding, bounds.depth)):
         builder.take(token)
     return builder.data_set()
 

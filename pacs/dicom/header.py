@@ -128,7 +128,7 @@ def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds) -
     """The header of a plain data set. Raises Unusual."""
     start = file.tell()
     encoding = encoding_of(transfer_syntax)
-    if not bounds.are_kept_by(file.seek(0, SEEK_END) - start):
+    if not bounds.need_no_check_for(file.seek(0, SEEK_END) - start):
         raise FastScanUnsupported
     file.seek(start)
     plain = FastScan(file, encoding, _SEEN, _BULK)
@@ -201,7 +201,7 @@ class _Scan:
     def run(self, until: int | None = None) -> None:
         """Walk to the end, or to the first element beyond the tag `until`."""
         intruder: int | None = None
-        for token in self._bounds.counted(walk(self._source, self._encoding, self._bounds.depth)):
+        for token in self._bounds.limited(walk(self._source, self._encoding, self._bounds.depth)):
             if token.kind is TokenKind.SEQUENCE_END and token.depth == 1:
                 self._end_recording(token)
             if token.depth or token.kind not in _BEGINNINGS:

@@ -1,8 +1,8 @@
-"""Identifier ⇄ `Query`: what a C-FIND, C-MOVE or C-GET asks, checked against its information model (PS3.4 C.4).
+"""Parses the Identifier of a C-FIND, C-MOVE or C-GET into a `Query`, and checks it (PS3.4 C.4).
 
-What is wrong is answered A900 with the attributes at fault; what is merely not supported is ignored in a query, with
-FF01 for it, and refused in a retrieve, where ignoring a key would send too much. Where the standard leaves a choice,
-the mode makes it.
+An invalid Identifier is refused with A900 and the attributes at fault. A key that is not supported is ignored in a
+query, with status FF01, and refused in a retrieve, where ignoring it would send too much. The matching mode decides
+what the standard leaves open.
 """
 
 from dataclasses import dataclass, replace
@@ -35,12 +35,12 @@ __all__ = [
 ]  # fmt: skip
 
 LONGEST = 16 << 20
-"""The longest Identifier, in bytes; a list of 100,000 UIDs takes less than half."""
+"""The longest Identifier, in bytes; a list of 100,000 UIDs needs less than half."""
 IDENTIFIER_BOUNDS = DataSetBounds(elements=20_000)
-"""How deep an Identifier may be nested, and how many elements and items it may have, unless that is configured."""
+"""The default limits on the nesting and the number of elements of an Identifier."""
 
 BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-"""The VRs whose values are nothing to read."""
+"""The VRs whose values are not shown as text."""
 
 QUERY_LEVEL = 0x00080052
 _ENCODINGS = {
@@ -54,17 +54,17 @@ _NOT_EMPTY_IN_A_REQUEST = (CHARACTER_SET, 0x00080201)
 
 @dataclass(frozen=True, slots=True)
 class RetrieveSelection:
-    """What a retrieve is about: the instances that `query`, at IMAGE level, finds; `level` is the one asked for."""
+    """The instances of a retrieve: those that `query` finds at IMAGE level; `level` is the level of the request."""
 
     query: Query
     level: QueryLevel
 
 
 def decode(data: bytes, transfer_syntax: str, bounds: DataSetBounds = IDENTIFIER_BOUNDS) -> Dataset:
-    """The Identifier these bytes hold, in bounded time and memory.
+    """Return the Identifier that is encoded in `data`, in bounded time and memory.
 
-    Raises UndecodableDataSet for what is longer than `LONGEST`, beyond `bounds`, or no data set in this transfer
-    syntax; a deflated one is refused (checklist P9, P10).
+    Raises UndecodableDataSet for data longer than `LONGEST`, beyond `bounds`, or not valid in this transfer syntax; a
+    deflated Identifier is refused (docs/checklist.md P9, P10).
     """
     encoding = encoding_of(transfer_syntax)
     if len(data) > LONGEST:
@@ -73,9 +73,9 @@ def decode(data: bytes, transfer_syntax: str, bounds: DataSetBounds = IDENTIFIER
 
 
 def key_values(dataset: Dataset) -> dict[str, Any]:
-    """The elements of an Identifier that have a value, as texts by keyword: for showing what was asked.
+    """Return the elements of an Identifier that have a value, as text by keyword, to show them.
 
-    The items of a sequence are of the same form; of what is neither text nor number there is the length.
+    The items of a sequence have the same form; values that are neither text nor numbers are shown as their length.
     """
     return _key_values(View.of(dataset))
 
@@ -86,7 +86,7 @@ def _key_values(view: View) -> dict[str, Any]:
 
 
 def shown(view: View, element: Element) -> Any:
-    """The value of an element of an Identifier, as `key_values` has it."""
+    """Return the value of an element as `key_values` shows it."""
     name = vr(element)
     if name == "SQ":
         return [_key_values(View.of(item, view.terms)) for item in items(element)]
@@ -98,20 +98,20 @@ def shown(view: View, element: Element) -> Any:
 
 
 def encode(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """An answer in its transfer syntax. Raises UndecodableDataSet for one that no Identifier is sent in."""
+    """Encode a response Identifier. Raises UndecodableDataSet for a transfer syntax that Identifiers do not have."""
     return write(View.of(dataset), encoding_of(transfer_syntax))
 
 
 def encoding_of(transfer_syntax: str) -> Encoding:
-    """How data sets are encoded in a transfer syntax. Raises UndecodableDataSet where no Identifier is sent in it."""
+    """Return the encoding of a transfer syntax. Raises UndecodableDataSet for one that Identifiers do not have."""
     encoding = _ENCODINGS.get(transfer_syntax)
     if encoding is None:
-        raise UndecodableDataSet("no transfer syntax for an Identifier")
+        raise UndecodableDataSet("an Identifier cannot have this transfer syntax")
     return encoding
 
 
 def parse_query(dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Negotiated) -> Query:
-    """What a C-FIND asks (C.4.1). Raises IdentifierError with the Offending Elements."""
+    """Parse the Identifier of a C-FIND (C.4.1). Raises IdentifierError with the Offending Elements."""
     request = _IdentifierParser(View.of(dataset), root, mode, negotiated)
     request.check_request_only()
     query = Query(root, request.level, unknown_matches=mode.unknown_matches, character_set=request.view.terms)
@@ -126,7 +126,7 @@ def parse_query(dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Ne
         query,
         keys=keys,
         combined=combined,
-        requested=tuple(request.requested),
+        return_keys=tuple(request.return_keys),
         ignored=tuple(request.ignored),
         nothing_matches=_is_reversed(keys, combined),
     )
@@ -135,11 +135,11 @@ def parse_query(dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Ne
 def parse_retrieve(
     dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Negotiated | None = None
 ) -> RetrieveSelection:
-    """What a C-MOVE or C-GET is about (C.4.2, V1, K4). Raises IdentifierError with the Offending Elements.
+    """Parse the Identifier of a C-MOVE or C-GET (C.4.2, V1, K4). Raises IdentifierError with the Offending Elements.
 
-    In the strict mode unique keys alone select, those of the levels above may be missing only where relational
-    retrieves were negotiated (C.4.2.2.2). In the tolerant one every supported key may, without wild cards; at
-    least one must be a single value or list of UID, and one must be of the level asked for.
+    In the strict mode only unique keys are allowed, and those of the levels above may be missing only with negotiated
+    relational retrieve (C.4.2.2.2). In the tolerant mode all supported keys are allowed, without wild cards; at least
+    one must be a single value or list of UID, and one must belong to the level of the request.
     """
     request = _IdentifierParser(View.of(dataset), root, mode, negotiated or Negotiated())
     request.check_request_only()
@@ -153,7 +153,7 @@ def parse_retrieve(
 
 
 class _IdentifierParser:
-    """An Identifier while it is being read."""
+    """Parses one Identifier; collects its keys, return keys and ignored tags."""
 
     def __init__(self, view: View, root: Root, mode: MatchingMode, negotiated: Negotiated) -> None:
         self.view = view
@@ -162,12 +162,12 @@ class _IdentifierParser:
         self.level = level_asked(view, root)
         self.is_relational = mode.relational or negotiated.relational
         self.keys: list[Key] = []
-        self.requested: list[ReturnKey] = []
+        self.return_keys: list[ReturnKey] = []
         self.ignored: list[int] = []
         self._reader = KeyReader(mode, negotiated)
 
     def check_request_only(self) -> None:
-        """Refuse what must not stand in a request, or not without a value, where the mode is strict (F6)."""
+        """In the strict mode, refuse elements that a request must not have, or not without a value (F6)."""
         if self.mode.ignore_request_only:
             return
         present = [tag for tag in _NOT_IN_A_REQUEST if tag in self.view.dataset]
@@ -179,7 +179,7 @@ class _IdentifierParser:
         return self.view.text(self.view.dataset.get_item(tag)).strip(" \0\\")
 
     def asked(self) -> list[Attribute]:
-        """The attributes asked for, by tag; those not supported go to `ignored` (K3, M18)."""
+        """Return the attributes of all keys, by tag; add those that are not supported to `ignored` (K3, M18)."""
         found = []
         for tag in key_tags(self.view):
             asked = attribute_of(tag, self.view)
@@ -190,27 +190,27 @@ class _IdentifierParser:
         return found
 
     def read(self, asked: list[Attribute]) -> None:
-        """Make keys and return keys of what is asked for."""
+        """Read the keys and return keys of these attributes."""
         for each in asked:
             key, requested = self._reader.key(each, self.view, self.ignored)
             self.keys += [key] if key else []
-            self.requested.append(requested)
+            self.return_keys.append(requested)
 
     # --- rules of a query ------------------------------------------------------------------------------------
 
     def check_below(self, asked: list[Attribute]) -> None:
-        """Keys below the level are refused, or ignored where the mode is tolerant (F5)."""
+        """Refuse keys below the level; ignore them in the tolerant mode (F5)."""
         below = [each for each in asked if not self.is_answerable(each)]
         if below and not self.mode.ignore_lower_keys:
             raise identifier_error("Below the query level", *below)
         self.ignored += [each.tag for each in below]
 
     def is_answerable(self, asked: Attribute) -> bool:
-        """Whether the level asked for has this attribute, itself or from above."""
+        """Whether an attribute belongs to the level of the request or one above it."""
         return asked.level <= self.level
 
     def check_unique_keys(self) -> None:
-        """Without relational queries: the level's unique key present, one value of each above it (F3, F4)."""
+        """Without relational queries, require the unique key of the level and one value of those above it (F3, F4)."""
         if not self.is_relational:
             self.check_unique_keys_above()
         own = by_keyword(self.level.unique_key)
@@ -218,7 +218,7 @@ class _IdentifierParser:
             raise identifier_error("Missing", own)
 
     def check_unique_keys_above(self) -> None:
-        """One value of the unique key of every level above (C.4.1.3.1.1)."""
+        """Require a single value of the unique key of every level above (C.4.1.3.1.1)."""
         for level in self.root.above(self.level):
             own = by_keyword(level.unique_key)
             if not any(key.attribute == own and _is_single_value(key) for key in self.keys):
@@ -227,7 +227,7 @@ class _IdentifierParser:
     # --- rules of a retrieve ---------------------------------------------------------------------------------
 
     def retrievable(self, asked: list[Attribute]) -> list[Attribute]:
-        """The attributes that select what is retrieved: those with a value, and the level's unique key in any case."""
+        """Return the attributes that select instances: those with a value, and always the unique key of the level."""
         is_strict = not self.mode.retrieve_by_other_keys
         unsupported = [tag for tag in self.ignored if is_strict or self.view.dataset.get_item(tag).value]
         if unsupported:
@@ -246,9 +246,9 @@ class _IdentifierParser:
         return bool(self.view.texts(asked) or self.view.items(asked))
 
     def check_selective(self) -> None:
-        """Nothing is universal or wild, and something selects, also at the level itself."""
+        """Refuse universal keys and wild cards; require a selecting key, and one at the level of the request."""
         keyed = {key.attribute for key in self.keys}
-        universal = [each.attribute for each in self.requested if each.attribute not in keyed]
+        universal = [each.attribute for each in self.return_keys if each.attribute not in keyed]
         if universal:
             raise identifier_error("Universal matching in a retrieve", *universal)
         if self.ignored:
@@ -271,9 +271,9 @@ class _IdentifierParser:
             raise identifier_error("Single value or list of UID needed", own)
 
     def _is_of_level(self, attribute: Attribute, own: Attribute) -> bool:
-        """Whether a key selects at the level itself: its unique key or, in the tolerant mode, any that belongs to it.
+        """Whether a key belongs to the level of the request; in the strict mode only its unique key does.
 
-        In Study Root that is Patient ID too at STUDY, where it is a required key (C.6.2.1).
+        In Study Root, Patient ID is a key of the STUDY level (C.6.2.1).
         """
         if not self.mode.retrieve_by_other_keys:
             return attribute.tag == own.tag
@@ -281,9 +281,9 @@ class _IdentifierParser:
 
 
 def level_asked(view: View, root: Root) -> QueryLevel:
-    """The level asked for; it is never guessed (F1, F2), only its case and padding do not matter (M18).
+    """Return the Query/Retrieve Level, without regard to case and padding (F1, F2, M18).
 
-    Raises IdentifierError for one that is missing or none of the model's.
+    Raises IdentifierError when it is missing or not a level of the model.
     """
     text = view.text(view.dataset.get_item(QUERY_LEVEL)) if QUERY_LEVEL in view.dataset else ""
     name = text.strip(" \0").upper()
@@ -295,7 +295,7 @@ def level_asked(view: View, root: Root) -> QueryLevel:
     return level
 
 
-# --- what a key is like ------------------------------------------------------------------------------------------
+# --- kinds of keys ------------------------------------------------------------------------------------------
 
 
 def _is_single_value(key: Key) -> bool:
@@ -314,7 +314,7 @@ def _is_wild(key: Key) -> bool:
 
 
 def _selects(key: Key) -> bool:
-    """Whether a key narrows a retrieve enough: a single value, a name, or a list of UID."""
+    """Whether a key is specific enough for a retrieve: a single value, a name, or a list of UID."""
     match key.matching:
         case Single(values):
             return len(values) == 1 or key.attribute.vr == "UI"
@@ -327,7 +327,7 @@ def _selects(key: Key) -> bool:
 
 
 def _combined(keys: list[Key]) -> tuple[tuple[Key, ...], tuple[DateTimeRange, ...]]:
-    """The keys left over, and the pairs of date and time ranges of one form that make one range (M7, C.2.2.2.5.4)."""
+    """Join pairs of a date and a time range of the same form (M7, C.2.2.2.5.4); return the other keys and the pairs."""
     by_keyword = {key.attribute.keyword: key for key in keys}
     pairs = [(key, by_keyword.get(key.attribute.keyword.replace("Date", "Time"))) for key in keys]
     joined = [(date, time, both) for date, time in pairs if time and (both := _joined(date, time))]
@@ -349,7 +349,7 @@ def _joined(date: Key, time: Key) -> DateTimeRange | None:
 
 
 def _is_reversed(keys: tuple[Key, ...], combined: tuple[DateTimeRange, ...]) -> bool:
-    """Whether some range ends before it begins, so that nothing can match (M6)."""
+    """Whether a range ends before it begins, so that nothing can match (M6)."""
     ranges: list[Range | DateTimeRange] = [key.matching for key in keys if isinstance(key.matching, Range)]
     bounds = [(each.low, each.high) for each in (*ranges, *combined)]
     return any(low is not None and high is not None and low > high for low, high in bounds)

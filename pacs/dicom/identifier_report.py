@@ -1,8 +1,7 @@
-"""How an Identifier is understood, element by element: for people who wonder why a query finds what it finds.
+"""Reports how an Identifier is interpreted, element by element, to explain the result of a query.
 
 `make_report` lets `pacs.dicom.identifier` parse the Identifier again and reports how each element is used. The parser
-does not keep the reason why it ignores an element; that comes from the tables here. Only explaining runs this module,
-never the answering of a query.
+does not keep the reason why it ignores an element; the tables here give it. Queries are answered without this module.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,15 +33,15 @@ from pacs.dicom.query import (
 )
 from pacs.errors import IdentifierError
 
-MOST_PARTS = 500
-"""So many elements of an Identifier are looked at."""
+MAX_ELEMENTS = 500
+"""The most elements of an Identifier that a report has."""
 
-MOST_VALUES = 10
-"""So many values of a list are shown."""
+MAX_VALUES = 10
+"""The most values of a list that are shown."""
 
 
 class ElementUse(Enum):
-    """What became of an element of an Identifier."""
+    """How an element of an Identifier is used."""
 
     MATCHED = "matched"
     RETURNED = "returned only"
@@ -53,11 +52,11 @@ class ElementUse(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReportedElement:
-    """One element of an Identifier and what became of it.
+    """One element of an Identifier and its use.
 
-    `path` is its keyword, behind those of the sequences around it; a tag where there is no keyword. `asked` is its
-    value as it came. `matching` is None for universal matching and for what is not matched, `attribute` for what is not
-    supported.
+    `path` is its keyword, preceded by those of the enclosing sequences; the tag where there is no keyword. `asked` is
+    its value as received. `matching` is None for universal matching and for elements that are not matched, `attribute`
+    for elements that are not supported.
     """
 
     path: str
@@ -72,10 +71,9 @@ class ReportedElement:
 
 @dataclass(frozen=True, slots=True)
 class IdentifierReport:
-    """How an Identifier is understood in one mode. `query` is None where it is refused, with `error`.
+    """The interpretation of an Identifier in one matching mode. `query` is None when it is refused, with `error`.
 
-    For a retrieve `query` is the one at IMAGE level that selects the instances; `level` is the one asked for, None
-    where none was.
+    For a retrieve, `query` selects the instances at IMAGE level. `level` is that of the request, None when missing.
     """
 
     parts: tuple[ReportedElement, ...]
@@ -85,7 +83,7 @@ class IdentifierReport:
 
 
 def make_report(dataset: Dataset, model: Model, mode: MatchingMode, negotiated: Negotiated) -> IdentifierReport:
-    """How the Identifier of an operation is understood."""
+    """Return the report of an Identifier."""
     query, error = _parsed(dataset, model, mode, negotiated)
     view = View.of(dataset)
     try:
@@ -93,8 +91,8 @@ def make_report(dataset: Dataset, model: Model, mode: MatchingMode, negotiated: 
     except IdentifierError:
         level = None
     walk = _ReportBuilder(level, model.operation is not DimseOperation.FIND, mode, KeyReader(mode, negotiated))
-    parts = islice(walk.parts(view), MOST_PARTS)
-    return IdentifierReport(tuple(_judged(parts, query, error)), level, query, error)
+    parts = islice(walk.parts(view), MAX_ELEMENTS)
+    return IdentifierReport(tuple(_with_parser_result(parts, query, error)), level, query, error)
 
 
 def _parsed(
@@ -108,10 +106,10 @@ def _parsed(
         return None, error
 
 
-def _judged(
+def _with_parser_result(
     parts: Iterator[ReportedElement], query: Query | None, error: IdentifierError | None
 ) -> Iterator[ReportedElement]:
-    """The parts, with what the parser said about the whole: which are at fault, and which were combined."""
+    """Yield the elements, with those that the parser found at fault or combined marked."""
     combined = {each: both for both in (query.combined if query else ()) for each in (both.date, both.time)}
     at_fault = set(error.tags) if error else set()
     for part in parts:
@@ -128,7 +126,7 @@ def _judged(
 
 @dataclass(frozen=True, slots=True)
 class _ReportBuilder:
-    """Goes through an Identifier. `level` is None where none was asked for."""
+    """Reports the elements of an Identifier. `level` is None when the Identifier has none."""
 
     level: QueryLevel | None
     is_retrieve: bool
@@ -136,12 +134,12 @@ class _ReportBuilder:
     reader: KeyReader
 
     def parts(self, view: View, prefix: str = "") -> Iterator[ReportedElement]:
-        """Each element of a data set, and those of its items behind it."""
+        """Yield each element of a data set, followed by those of its items."""
         asked = set(key_tags(view))
         for tag in sorted(view.dataset.keys()):
             part = self._part(int(tag), view, prefix)
             if tag not in asked:
-                yield replace(part, use=ElementUse.NO_KEY, reason=_why_no_key(part.tag))
+                yield replace(part, use=ElementUse.NO_KEY, reason=_reason_not_a_key(part.tag))
                 continue
             found = attribute_of(part.tag, view)
             judged = self._judge(part, found, view, is_nested=bool(prefix))
@@ -158,7 +156,7 @@ class _ReportBuilder:
 
     def _judge(self, part: ReportedElement, found: Attribute | None, view: View, *, is_nested: bool) -> ReportedElement:
         if found is None:
-            return replace(part, reason=_why_unsupported(part.tag, view))
+            return replace(part, reason=_reason_not_supported(part.tag, view))
         part = replace(part, attribute=found)
         if not is_nested:
             level = self.level if self.level is not None else QueryLevel.IMAGE
@@ -166,7 +164,7 @@ class _ReportBuilder:
                 return replace(part, reason=_ONLY_IN_FILES)
             if found.level > level:
                 use = ElementUse.IGNORED if self.mode.ignore_lower_keys else ElementUse.REFUSED
-                return replace(part, use=use, reason=f"belongs to level {found.level.name}, below the one asked for")
+                return replace(part, use=use, reason=f"belongs to level {found.level.name}, below the query level")
         return self._read(part, found, view)
 
     def _read(self, part: ReportedElement, found: Attribute, view: View) -> ReportedElement:
@@ -178,7 +176,7 @@ class _ReportBuilder:
             reason = _FOLDED if found.vr == "PN" else ""
             return replace(part, use=ElementUse.MATCHED, matching=key.matching, reason=reason)
         if self.is_retrieve:
-            return replace(part, reason="no value to match, and a retrieve returns nothing")
+            return replace(part, reason="has no value to match, and a retrieve returns no keys")
         return replace(part, use=ElementUse.RETURNED)
 
 
@@ -186,42 +184,42 @@ def _name(tag: int) -> str:
     return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-_ONLY_IN_FILES = "is kept in the files alone, where only a query at IMAGE level looks"
+_ONLY_IN_FILES = "is only in the files, which are read only for a query at IMAGE level"
 
 _FOLDED = "names are compared without case and accents"
 
 _NOT_KEYS = {
-    "SpecificCharacterSet": "the character set of what is asked, and of the answers",
-    "QueryRetrieveLevel": "the level",
-    "QueryRetrieveView": "only what is stored is seen: there is no enhanced or classic view",
-    "TimezoneOffsetFromUTC": "the dates and times of keys are compared as they stand",
+    "SpecificCharacterSet": "the character set of the keys and the responses",
+    "QueryRetrieveLevel": "the query level",
+    "QueryRetrieveView": "only stored instances are found: there is no enhanced or classic view",
+    "TimezoneOffsetFromUTC": "dates and times of keys are compared without conversion",
 }
-"""What the elements that are no keys say, by keyword; the others are in answers."""
+"""Reasons why an element is not a key, by keyword."""
 
 _NO_KEYS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (lambda tag: tag in NOT_KEYS, "stands in answers, and is nothing to ask for"),
-    (lambda tag: not tag & 0xFFFF or tag == 0x00080001, "a length, which says nothing"),
-    (lambda tag: tag >> 16 < 0x0008, "no group of a data set"),
-    (lambda tag: True, "names who the private elements beside it are from"),
+    (lambda tag: tag in NOT_KEYS, "is in responses and is not a key"),
+    (lambda tag: not tag & 0xFFFF or tag == 0x00080001, "a length, which is not a key"),
+    (lambda tag: tag >> 16 < 0x0008, "its group does not belong in a data set"),
+    (lambda tag: True, "the creator of private elements"),
 )
-"""Why an element is never a key: the first that is so."""
+"""Reasons why an element is not a key: the first that applies."""
 
 
-def _why_no_key(tag: int) -> str:
-    return _NOT_KEYS.get(NOT_KEYS.get(tag, "")) or next(why for is_so, why in _NO_KEYS if is_so(tag))
+def _reason_not_a_key(tag: int) -> str:
+    return _NOT_KEYS.get(NOT_KEYS.get(tag, "")) or next(why for applies, why in _NO_KEYS if applies(tag))
 
 
 _UNSUPPORTED: tuple[tuple[Callable[[int, View], bool], str], ...] = (
-    (lambda tag, view: not tag >> 16 & 1 and attribute(tag) is None, "no element of PS3.6"),
-    (lambda tag, view: not tag >> 16 & 1, "its value is bulk data, which is not matched"),
-    (lambda tag, view: not _creator(tag, view), "private, and its creator is not named beside it"),
-    (lambda tag, view: True, "private, and of a VR that is not known or not matched"),
+    (lambda tag, view: not tag >> 16 & 1 and attribute(tag) is None, "not an element of PS3.6"),
+    (lambda tag, view: not tag >> 16 & 1, "bulk data, which is not matched"),
+    (lambda tag, view: not _creator(tag, view), "private, and the Identifier does not have its creator"),
+    (lambda tag, view: True, "private, with a VR that is not known or not matched"),
 )
-"""Why an element is not supported (K3, M17): the first that is so."""
+"""Reasons why an element is not supported (K3, M17): the first that applies."""
 
 
-def _why_unsupported(tag: int, view: View) -> str:
-    return "not supported: " + next(why for is_so, why in _UNSUPPORTED if is_so(tag, view))
+def _reason_not_supported(tag: int, view: View) -> str:
+    return "not supported: " + next(why for applies, why in _UNSUPPORTED if applies(tag, view))
 
 
 def _creator(tag: int, view: View) -> str:
@@ -229,11 +227,11 @@ def _creator(tag: int, view: View) -> str:
     return view.text(view.dataset.get_item(creator)).strip(" \0") if creator in view.dataset else ""
 
 
-# --- in words ----------------------------------------------------------------------------------------------------
+# --- as text ----------------------------------------------------------------------------------------------------
 
 
 def matching_kind(part: ReportedElement) -> str:
-    """The kind of matching (PS3.4 C.2.2.2) of a part that is matched or returned, '' for others."""
+    """Return the kind of matching (PS3.4 C.2.2.2) of an element that is matched or returned, '' for others."""
     matching = part.matching
     if part.use is ElementUse.RETURNED:
         return "universal"
@@ -257,7 +255,7 @@ _KINDS: dict[type[Matching | DateTimeRange], str] = {
 
 
 def matching_text(part: ReportedElement) -> str:
-    """What is compared: the value asked for in its comparable form."""
+    """Return the values that are compared, as text."""
     match part.matching:
         case Single(values) | Wildcard(values):
             return _any_of(values)
@@ -270,40 +268,40 @@ def matching_text(part: ReportedElement) -> str:
         case Empty():
             return "no value"
         case SequenceKeys():
-            return "one item with all that is matched of it"
+            return "one item that matches all its keys"
     return ""
 
 
 def _any_of(values: tuple[Comparable, ...] | list[str]) -> str:
-    more = len(values) - MOST_VALUES
-    return " or ".join(map(str, values[:MOST_VALUES])) + (f" or {more} more" if more > 0 else "")
+    more = len(values) - MAX_VALUES
+    return " or ".join(map(str, values[:MAX_VALUES])) + (f" or {more} more" if more > 0 else "")
 
 
-# --- compared ----------------------------------------------------------------------------------------------------
+# --- comparison ----------------------------------------------------------------------------------------------------
 
 
 def differences(one: IdentifierReport, other: IdentifierReport) -> tuple[str, ...]:
-    """What the first reading makes of an Identifier where the other makes something else of it."""
+    """Return where the first report differs from the other, as sentences about the first."""
     before = {(part.path, part.tag): part for part in other.parts}
     found = [
-        f"{part.path} is {_told(part)}"
+        f"{part.path} is {_use_text(part)}"
         for part in one.parts
-        if (was := before.get((part.path, part.tag))) is not None and _told(was) != _told(part)
+        if (was := before.get((part.path, part.tag))) is not None and _use_text(was) != _use_text(part)
     ]
-    return (*found, *_differing_wholes(one.query, other.query))
+    return (*found, *_query_differences(one.query, other.query))
 
 
-def _told(part: ReportedElement) -> str:
+def _use_text(part: ReportedElement) -> str:
     how = " ".join(filter(None, (matching_kind(part), matching_text(part))))
     return part.use.value + f" ({how or part.reason})" * bool(how or part.reason)
 
 
-def _differing_wholes(one: Query | None, other: Query | None) -> Iterator[str]:
+def _query_differences(one: Query | None, other: Query | None) -> Iterator[str]:
     if one is None or other is None:
         return
     if one.unknown_matches and not other.unknown_matches and one.keys:
-        yield "a value that is unknown matches too (C.2.2.1.2)"
+        yield "an unknown value matches too (C.2.2.1.2)"
     if other.unknown_matches and not one.unknown_matches and one.keys:
-        yield "a value that is unknown matches nothing"
+        yield "an unknown value matches nothing"
     if one.nothing_matches != other.nothing_matches:
-        yield "nothing matches" if one.nothing_matches else "it may match something"
+        yield "nothing matches" if one.nothing_matches else "something may match"

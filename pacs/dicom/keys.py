@@ -1,8 +1,7 @@
-"""One element of an Identifier: which attribute it asks for, and which kind of matching its value means (C.2.2.2).
+"""Reads the elements of an Identifier as keys: the attribute, and the kind of matching of its value (PS3.4 C.2.2.2).
 
-A key that cannot mean what its VR allows is refused with `IdentifierError`, never ignored: a date that is none, a
-number that is none, a wild card in a UID, several values where they were not negotiated. The comments name the
-attribute and never its value.
+A key whose value is not valid for its VR is refused with `IdentifierError`, never ignored: an invalid date or number, a
+wild card in a UID, several values without negotiation. The error comment names the attribute and never its value.
 """
 
 import re
@@ -43,10 +42,10 @@ from pacs.dicom.values import (
 from pacs.errors import IdentifierError
 
 LONGEST_PATTERN = 1024
-"""How many characters a wild card or a name may have; longer ones cost too much to match."""
+"""The longest wild card pattern or name, in characters; longer ones take too long to match."""
 
 LONGEST_COMMENT = 64
-"""How many characters an Error Comment has (0000,0902)."""
+"""The longest Error Comment (0000,0902), in characters."""
 
 _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW", "US or SS or OW"})
 _LENGTH_TO_END = 0x00080001
@@ -55,10 +54,10 @@ _ANY_LAST_COMPONENTS = re.compile(r"(.+?)\^[\^*]*\*[\^*]*")
 
 
 def attribute_of(tag: int, view: View) -> Attribute | None:
-    """The attribute that the element with this tag asks for; None for one that is not supported (K3, M17).
+    """Return the attribute of an element of an Identifier; None for one that is not supported (K3, M17).
 
-    A private one is supported where its creator is named beside it and its VR is known, from the element itself or
-    from pydicom's dictionary; it is found in the stored files only.
+    A private attribute is supported when the Identifier has its creator and its VR is known, from the element or from
+    pydicom's dictionary. Its values are in the stored files only.
     """
     if tag >> 16 & 1:
         return _private(tag, view)
@@ -86,7 +85,7 @@ def _private_vr(tag: int, creator: str) -> str:
 
 
 def identifier_error(meaning: str, *attributes: Attribute) -> IdentifierError:
-    """What is wrong with attributes of the Identifier: the first by name, meaning first, and all by tag."""
+    """Return an error about attributes of the Identifier: its comment names the first, its tags are those of all."""
     first = attributes[0]
     name = first.keyword or f"({first.tag >> 16:04X},{first.tag & 0xFFFF:04X})"
     return IdentifierError(f"{meaning}: {name}"[:LONGEST_COMMENT], [each.tag for each in attributes])
@@ -94,13 +93,13 @@ def identifier_error(meaning: str, *attributes: Attribute) -> IdentifierError:
 
 @dataclass(frozen=True, slots=True)
 class KeyReader:
-    """Reads keys as one mode and one negotiation understand them."""
+    """Reads keys according to a matching mode and the negotiated options."""
 
     mode: MatchingMode
     negotiated: Negotiated
 
     def sequence(self, sequence: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, ReturnKey]:
-        """The key and the return key that a sequence element means (M8); tags not supported go to `ignored`."""
+        """Return the key and the return key of a sequence (M8); adds tags that are not supported to `ignored`."""
         self._check_shape(sequence, view)
         items = view.items(sequence)
         if len(items) > 1:
@@ -115,7 +114,7 @@ class KeyReader:
         return Key(sequence, SequenceKeys(tuple(keys))) if keys else None, ReturnKey(sequence, tuple(requested))
 
     def key(self, asked: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, ReturnKey]:
-        """The key (None for universal matching) and the return key that an element means. Raises IdentifierError."""
+        """Return the key (None for universal matching) and the return key of an element. Raises IdentifierError."""
         if asked.vr == "SQ":
             return self.sequence(asked, view, ignored)
         self._check_shape(asked, view)
@@ -162,7 +161,7 @@ class KeyReader:
 
 
 def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
-    """What an item of a sequence asks for; tags not supported go to `ignored`."""
+    """Return the attributes of an item of a sequence; adds tags that are not supported to `ignored`."""
     found = []
     for tag in key_tags(item):
         asked = attribute_of(tag, item)
@@ -174,7 +173,7 @@ def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
 
 
 def key_tags(view: View) -> list[BaseTag]:
-    """The tags of a data set that ask for something: no group length, no group below 0008, no NOT_KEYS (M18, F6)."""
+    """Return the tags of keys in a data set: no group lengths, no groups below 0008, none of NOT_KEYS (M18, F6)."""
     return [tag for tag in sorted(view.dataset.keys()) if tag.group >= 0x0008 and tag.element and not _is_no_key(tag)]
 
 
@@ -231,13 +230,13 @@ def _pattern(asked: Attribute, text: str) -> str:
 
 
 def _name_patterns(asked: Attribute, text: str) -> list[tuple[str, ...]]:
-    """The alternatives of one name: patterns of its groups, '' for a group that may be anything; () for any name."""
+    """Return the alternatives of one name: a pattern for each group, '' where any group matches; () for any name."""
     groups = [_group_patterns(_pattern(asked, fold(group))) for group in text.split("=")[:3]]
     return [_without_empty_end(patterns) for patterns in product(*groups)]
 
 
 def _group_patterns(pattern: str) -> list[str]:
-    """A pattern, and the one for names that end before its last components: `DOE^*` is for `DOE` too (M15)."""
+    """Return a pattern, and that for names without its last components: `DOE^*` also matches `DOE` (M15)."""
     found = _ANY_LAST_COMPONENTS.fullmatch(pattern)
     variants = [found[1] + "^*", found[1]] if found else [pattern]
     return [""] if "*" in variants else variants

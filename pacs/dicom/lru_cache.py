@@ -1,4 +1,4 @@
-"""What was worked out before, for as long as it is asked for and there is room: bounded in entries and in bytes."""
+"""A thread-safe LRU cache with a limit on its entries and on its bytes."""
 
 import threading
 from collections import OrderedDict
@@ -10,34 +10,34 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Key, Value]):
-    """A cache of at most `size` bytes and `entries` entries; the longest unused ones go first. Any thread may use it.
+    """A cache of at most `size` bytes and `entries` entries; it drops the least recently used first. Thread-safe.
 
-    Values are shared by all who get them: they must not be changed.
+    All callers get the same object, so values must not be changed.
     """
 
     def __init__(self, entries: int, size: int) -> None:
         self._entries, self._size = entries, size
-        self._held: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._cached: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
-        """What was put under this key, None when it is no longer known."""
+        """Return the value of a key, None when the cache does not have it."""
         with self._lock:
-            found = self._held.get(key)
+            found = self._cached.get(key)
             if found is None:
                 return None
-            self._held.move_to_end(key)
+            self._cached.move_to_end(key)
             return found[0]
 
     def put(self, key: Key, value: Value, size: int) -> None:
-        """Remember a value that takes about `size` bytes with its key, unless it would fill more than a quarter."""
+        """Add a value that takes about `size` bytes with its key, unless it fills more than a quarter."""
         if size > self._size // 4:
             return
         with self._lock:
-            former = self._held.pop(key, None)
-            self._held[key] = value, size
+            former = self._cached.pop(key, None)
+            self._cached[key] = value, size
             self._bytes += size - (former[1] if former else 0)
-            while self._bytes > self._size or len(self._held) > self._entries:
-                _, (_, dropped) = self._held.popitem(last=False)
+            while self._bytes > self._size or len(self._cached) > self._entries:
+                _, (_, dropped) = self._cached.popitem(last=False)
                 self._bytes -= dropped

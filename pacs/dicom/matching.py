@@ -1,8 +1,8 @@
-"""Matching row by row (PS3.4 C.2.2.2): what a `Key` means for the kept elements of one entity, or for any data set.
+"""Matching row by row (PS3.4 C.2.2.2): applies a `Key` to the row elements of one entity, or to any data set.
 
-`pacs.index.search` says the same in SQL. A value is unknown when its attribute is absent, zero length or padding only;
-it matches a key only where `unknown_matches` says so (K2). Of several values any one may match (M4b); one that breaks
-the rules of its VR is known and matches nothing but itself being asked for as text.
+`pacs.index.search` does the same in SQL. A value is unknown when its attribute is absent, of zero length or padding
+only; it matches a key only with `unknown_matches` (K2). Of several values any one may match (M4b). A value that breaks
+the rules of its VR is known, and matches nothing.
 """
 
 import re
@@ -35,49 +35,49 @@ Computed = Mapping[str, int | tuple[str, ...]]
 
 
 def matches(key: Key, kept: Mapping[QueryLevel, Dataset], computed: Computed, unknown_matches: bool) -> bool:
-    """Whether an entity matches a key, given the kept elements of its level and those above, and computed values."""
+    """Whether an entity matches a key, by the row elements of its level and those above and its computed values."""
     if key.attribute.kept is not Kept.COMPUTED:
         return matches_dataset(key, kept[key.attribute.level], unknown_matches)
     found = computed.get(key.attribute.keyword, ())
     texts = (str(found),) if isinstance(found, int) else found
-    return _decided(key.matching, tuple(comparable(key.attribute.vr, text) for text in texts), unknown_matches)
+    return _values_match(key.matching, tuple(comparable(key.attribute.vr, text) for text in texts), unknown_matches)
 
 
 def matches_dataset(key: Key, dataset: Dataset, unknown_matches: bool) -> bool:
-    """Whether one data set matches a key, whatever level the attribute has."""
+    """Whether a data set matches a key, regardless of the level of the attribute."""
     return _matches_view(key, View.of(dataset), unknown_matches)
 
 
 def matches_combined(combined: DateTimeRange, kept: Mapping[QueryLevel, Dataset], unknown_matches: bool) -> bool:
-    """Whether a date and a time, put together, lie within a combined range (M7); unknown when either is."""
+    """Whether date and time are within a combined range (M7); unknown when either is unknown."""
     dates, times = (_values_of(attribute, kept) for attribute in (combined.date, combined.time))
     moments = [f"{date}{time}" if date and time else None for date in dates for time in times]
-    return _decided(Range(combined.low, combined.high), moments, unknown_matches)
+    return _values_match(Range(combined.low, combined.high), moments, unknown_matches)
 
 
 def matching_items(key: Key | None, attribute: Attribute, view: View, unknown_matches: bool) -> tuple[View, ...]:
-    """The items of a sequence that satisfy its key, all of them where there is none (M8)."""
+    """Return the items of a sequence that match its key; all of them without a key (M8)."""
     found = view.items(attribute)
     if key is None or not isinstance(key.matching, SequenceKeys):
         return found
-    return tuple(item for item in found if _satisfies(key.matching, item, unknown_matches))
+    return tuple(item for item in found if _item_matches(key.matching, item, unknown_matches))
 
 
 def matches_pattern(pattern: str, text: str) -> bool:
-    """Wild card matching: `*` is any run of characters, also none, `?` exactly one (C.2.2.2.4).
+    """Whether a text matches a wild card pattern: `*` is any number of characters, `?` exactly one (C.2.2.2.4).
 
-    The stretches between asterisks are looked for one after the other, each at the first place where it fits, so that
-    no pattern takes more than length of text times length of pattern.
+    The segments between asterisks are searched one after the other, each at its first occurrence, so that the time is
+    bounded by the length of the text times that of the pattern.
     """
-    first, *middle = _stretches(pattern)
+    first, *middle = _segments(pattern)
     if not middle:
-        return first.shape.fullmatch(text) is not None
+        return first.regex.fullmatch(text) is not None
     *middle, last = middle
     begin, end = first.length, len(text) - last.length
-    if begin > end or not first.shape.match(text) or not last.shape.fullmatch(text, end):
+    if begin > end or not first.regex.match(text) or not last.regex.fullmatch(text, end):
         return False
-    for stretch in middle:
-        found = stretch.shape.search(text, begin, end)
+    for segment in middle:
+        found = segment.regex.search(text, begin, end)
         if found is None:
             return False
         begin = found.end()
@@ -85,17 +85,17 @@ def matches_pattern(pattern: str, text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """What stands between two asterisks."""
+class _Segment:
+    """The part of a pattern between two asterisks."""
 
-    shape: re.Pattern[str]
+    regex: re.Pattern[str]
     length: int
 
 
 @lru_cache(maxsize=256)
-def _stretches(pattern: str) -> tuple[_Stretch, ...]:
+def _segments(pattern: str) -> tuple[_Segment, ...]:
     parts = re.sub(r"\*+", "*", pattern).split("*")
-    return tuple(_Stretch(re.compile(re.escape(part).replace(r"\?", "."), re.DOTALL), len(part)) for part in parts)
+    return tuple(_Segment(re.compile(re.escape(part).replace(r"\?", "."), re.DOTALL), len(part)) for part in parts)
 
 
 # --- keys --------------------------------------------------------------------------------------------------------
@@ -109,17 +109,17 @@ def _matches_view(key: Key, view: View, unknown_matches: bool) -> bool:
     attribute, matching = key.attribute, key.matching
     if isinstance(matching, SequenceKeys):
         found = view.items(attribute)
-        return any(_satisfies(matching, item, unknown_matches) for item in found) if found else unknown_matches
+        return any(_item_matches(matching, item, unknown_matches) for item in found) if found else unknown_matches
     if attribute.vr == "PN":
-        return _name_decided(matching, view.names(attribute), unknown_matches)
-    return _decided(matching, view.values(attribute), unknown_matches)
+        return _name_matches(matching, view.names(attribute), unknown_matches)
+    return _values_match(matching, view.values(attribute), unknown_matches)
 
 
-def _satisfies(item: SequenceKeys, view: View, unknown_matches: bool) -> bool:
+def _item_matches(item: SequenceKeys, view: View, unknown_matches: bool) -> bool:
     return all(_matches_view(key, view, unknown_matches) for key in item.keys)
 
 
-def _decided(matching: Matching, values: Values, unknown_matches: bool) -> bool:
+def _values_match(matching: Matching, values: Values, unknown_matches: bool) -> bool:
     if isinstance(matching, Empty):
         return not values
     return _any_matches(matching, values) if values else unknown_matches
@@ -145,7 +145,7 @@ def _test(matching: Matching) -> Callable[[Comparable], bool]:
 # --- names -------------------------------------------------------------------------------------------------------
 
 
-def _name_decided(matching: Matching, names: Sequence[tuple[str, ...]], unknown_matches: bool) -> bool:
+def _name_matches(matching: Matching, names: Sequence[tuple[str, ...]], unknown_matches: bool) -> bool:
     if isinstance(matching, Empty):
         return not names
     if not names:
@@ -153,12 +153,12 @@ def _name_decided(matching: Matching, names: Sequence[tuple[str, ...]], unknown_
     if isinstance(matching, SoundsLike):
         return any(set(matching.keys) <= set(sounds(groups)) for groups in names)
     if isinstance(matching, Names):
-        return any(_matches_name(patterns, groups) for patterns in matching.alternatives for groups in names)
+        return any(_groups_match(patterns, groups) for patterns in matching.alternatives for groups in names)
     raise TypeError(f"{type(matching).__name__} is no matching of names")
 
 
-def _matches_name(patterns: tuple[str, ...], groups: tuple[str, ...]) -> bool:
-    """One pattern may match any group; several match the groups at their places (M15)."""
+def _groups_match(patterns: tuple[str, ...], groups: tuple[str, ...]) -> bool:
+    """Whether a name matches: one pattern any of its groups, several patterns the groups at their positions (M15)."""
     if len(patterns) == 1:
         return any(group and matches_pattern(patterns[0], group) for group in groups)
     filled = (*groups, "", "", "")

@@ -1,27 +1,30 @@
-"""Manners: named bundles of switches for what the standard leaves open or real clients do anyway."""
+"""Matching modes: named sets of switches for what the standard leaves open and real clients do anyway.
+
+The configuration key is `query.manner`.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class MatchingMode:
-    """How one peer's queries and retrieves are understood. Every switch says what happens when it is on."""
+    """How the Identifiers of queries and retrieves are interpreted. Each switch describes its effect when on."""
 
     name: str
     relational: bool
-    """Unique keys of higher levels may be missing though relational queries were not negotiated (C.4.1.2.2.1)."""
+    """Unique keys of higher levels may be missing without negotiated relational queries (C.4.1.2.2.1)."""
     ignore_lower_keys: bool
-    """Keys below the queried level are ignored and answered with FF01; otherwise A900."""
+    """Keys below the query level are ignored, with status FF01; otherwise the query is refused with A900."""
     unknown_matches: bool
-    """A key whose stored value is zero length (unknown) matches any value asked for (C.2.2.1.2, K2)."""
+    """A stored value of zero length (unknown) matches any key value (C.2.2.1.2, K2)."""
     multiple_values: bool
-    """Backslash lists in keys that are no UIDs match any of their values though not negotiated (M10)."""
+    """A key with several values that are not UIDs matches any of them without negotiation (M10)."""
     bare_level_lists_all: bool
-    """A query with no key at all, or without the unique key of its level, treats it as universal (F3)."""
+    """A query without any key, or without the unique key of its level, treats that key as universal (F3)."""
     retrieve_by_other_keys: bool
-    """A retrieve may select by supported keys other than the unique ones (K4)."""
+    """A retrieve may use supported keys other than the unique ones (K4)."""
     ignore_request_only: bool
-    """Query/Retrieve View, Instance Availability, and empty charset or timezone in a request are ignored (F6)."""
+    """Query/Retrieve View, Instance Availability, and an empty character set or timezone are ignored (F6)."""
 
 
 TOLERANT = MatchingMode(
@@ -47,11 +50,12 @@ STRICT = MatchingMode(
 )
 
 MATCHING_MODES = {mode.name: mode for mode in (TOLERANT, STRICT)}
+"""The modes by the name that `query.manner` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """What SOP Class Extended Negotiation agreed for one Query/Retrieve SOP Class (PS3.4 C.5); all off by default."""
+    """The result of SOP Class Extended Negotiation for a Query/Retrieve SOP Class (PS3.4 C.5); all off by default."""
 
     relational: bool = False
     combined_date_time: bool = False

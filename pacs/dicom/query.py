@@ -1,11 +1,11 @@
-"""What a C-FIND (or QIDO) asks, free of any protocol: a `Query` of `Key`s, each with one kind of matching.
+"""A query, independent of the protocol (C-FIND or QIDO): a `Query` has `Key`s, each with one kind of matching.
 
 `pacs.dicom.identifier` makes a `Query` from an Identifier; `pacs.index.search` makes SQL from it;
-`pacs.dicom.matching` applies to single rows what SQL could not decide. Both read these classes and nothing else, so
-they agree on what a key means.
+`pacs.dicom.matching` matches the rows that SQL cannot decide about. Both use only these classes, so a key means the
+same in both.
 
-Values inside a matching are *comparable* (`pacs.dicom.values.comparable`): padding gone, names folded, dates, times
-and numbers in their normal form.
+The values of a matching are *comparable* (`pacs.dicom.values.comparable`): without padding, names folded, dates, times
+and numbers in a normal form.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from pacs.dicom.attributes import Attribute
 from pacs.dicom.levels import QueryLevel, Root
 
 Comparable = str | int | float
-"""A value in the form in which it is compared: text for everything but IS, DS and binary numbers."""
+"""A value in its comparable form: text for everything but IS, DS and binary numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """A person's name (C.2.2.2.1.1, M15): a pattern per component group, folded, wild cards allowed.
+    """Matching of a person's name (C.2.2.2.1.1, M15): folded patterns, one for each component group, with wild cards.
 
-    With `groups` of length one the pattern may match any of the three stored groups; longer, each non-empty pattern
-    must match the stored group at its place. Any of `alternatives` matches.
+    A single pattern may match any of the three stored groups; of several, each non-empty pattern must match the stored
+    group at its position. Any of `alternatives` matches.
     """
 
     alternatives: tuple[tuple[str, ...], ...]
@@ -64,7 +64,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class SequenceKeys:
-    """Sequence matching (C.2.2.2.6): one and the same stored item satisfies every key."""
+    """Sequence matching (C.2.2.2.6): one stored item matches every key."""
 
     keys: tuple["Key", ...]
 
@@ -74,7 +74,7 @@ Matching = Single | Wildcard | Range | Names | SoundsLike | Empty | SequenceKeys
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An attribute that must match. Universal matching (C.2.2.2.3) leaves no key behind."""
+    """An attribute that must match. Universal matching (C.2.2.2.3) gives no key."""
 
     attribute: Attribute
     matching: Matching
@@ -82,7 +82,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class DateTimeRange:
-    """A date and a time range combined into one (M7, C.2.2.2.5.4): two concatenated bounds, compared as one text."""
+    """A combined date and time range (M7, C.2.2.2.5.4): date and time are concatenated and compared as one text."""
 
     date: Attribute
     time: Attribute
@@ -92,7 +92,7 @@ class DateTimeRange:
 
 @dataclass(frozen=True, slots=True)
 class ReturnKey:
-    """An attribute to be returned; of a sequence only `items`, or the whole of it where `items` is empty (M8)."""
+    """An attribute to return; of a sequence only `items`, or all of it where `items` is empty (M8)."""
 
     attribute: Attribute
     items: tuple["ReturnKey", ...] = ()
@@ -100,19 +100,20 @@ class ReturnKey:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question to the index.
+    """A query to the index.
 
-    `keys` are joined by AND. `requested` is what the answers carry besides the unique keys of the levels above and the
-    elements every answer has. `ignored` lists the tags asked for that are not supported or not at this level: with any
-    of them the Pending status is FF01 (F8). `nothing_matches` says that the request is valid and matches nothing (F3,
-    a reversed range). `unknown_matches` is the manner's switch (K2). `character_set` is the requester's (0008,0005).
+    `keys` are joined by AND. `return_keys` are the attributes of a response, besides the unique keys of the levels
+    above and the elements of every response. `ignored` lists the tags of keys that are not supported or not at this
+    level; with any of them the Pending status is FF01 (F8). `nothing_matches` marks a valid query that cannot match
+    (F3, a reversed range). `unknown_matches` is the switch of the matching mode (K2). `character_set` is the
+    (0008,0005) of the requestor.
     """
 
     root: Root
     level: QueryLevel
     keys: tuple[Key, ...] = ()
     combined: tuple[DateTimeRange, ...] = ()
-    requested: tuple[ReturnKey, ...] = ()
+    return_keys: tuple[ReturnKey, ...] = ()
     ignored: tuple[int, ...] = ()
     nothing_matches: bool = False
     unknown_matches: bool = False
@@ -121,11 +122,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One answer: an entity at the level of its query.
+    """A match: an entity at the level of the query.
 
-    `kept` holds the kept elements (`pacs.dicom.row_elements`) of its own level and those above, by level. `computed`
-    holds the computed attributes that were asked for, by keyword: an int, or a tuple of texts. `file_key` names the
-    stored file at IMAGE level, None above.
+    `kept` has the encoded row elements (`pacs.dicom.row_elements`) of its level and those above, by level. `computed`
+    has the requested computed attributes, by keyword: an int, or a tuple of texts. `file_key` is the stored file at
+    IMAGE level, None above.
     """
 
     level: QueryLevel

@@ -26,18 +26,18 @@ _TEXT = frozenset(vr.encode() for vr in CUSTOMIZABLE)
 _NOT_PLAIN = frozenset((b"SQ", b"UN"))
 _TIMEZONE = by_keyword("TimezoneOffsetFromUTC")
 _HEADS = 4096
-"""How many heads of elements are remembered: tags and lengths recur from answer to answer."""
+"""The number of cached element headers: tags and lengths are often the same in many responses."""
 
-Places = dict[bytes, int]
-"""Where the elements of a row go in an answer, by their tags as they are encoded in a row."""
-Placed = list[tuple[int, bytes]]
-"""Encoded elements, each with its place in the answer."""
+Positions = dict[bytes, int]
+"""The position of row elements in a response, by their encoded tags."""
+PlacedElements = list[tuple[int, bytes]]
+"""Encoded elements, each with its position in the response."""
 
 
 class ResponseEncoder:
-    """Makes the Identifiers that answer one query in one transfer syntax.
+    """Encodes the response Identifiers of one query in one transfer syntax.
 
-    Raises UndecodableDataSet for a transfer syntax that no Identifier is sent in.
+    Raises UndecodableDataSet for a transfer syntax that Identifiers do not have.
     """
 
     def __init__(self, query: Query, retrieve_ae_title: str, transfer_syntax: str) -> None:
@@ -46,74 +46,74 @@ class ResponseEncoder:
         self._transfer_syntax = transfer_syntax
         self._encoding = encoding_of(transfer_syntax)
         self._head = lru_cache(_HEADS)(partial(_head, self._encoding))
-        self._places: dict[QueryLevel, Places] = {level: {} for level in QueryLevel}
+        self._positions: dict[QueryLevel, Positions] = {level: {} for level in QueryLevel}
         self._computed: list[tuple[int, Attribute]] = []
-        self._empty = list(self._laid_out())
-        self._is_plain = not any(each.items or not _is_plain(each.attribute) for each in query.requested)
-        self._last: dict[QueryLevel, tuple[bytes, Placed | None]] = {}
+        self._defaults = list(self._default_elements())
+        self._is_plain = not any(each.items or not _is_plain(each.attribute) for each in query.return_keys)
+        self._last: dict[QueryLevel, tuple[bytes, PlacedElements | None]] = {}
 
     def identifier(self, match: Match, from_file: Dataset | None = None) -> bytes:
-        """The Identifier for one match; `from_file` has what was read from its file."""
-        encoded = self._chosen(match) if self._is_plain and from_file is None else None
+        """Return the encoded Identifier of a match; `from_file` has the attributes that were read from its file."""
+        encoded = self._from_rows(match) if self._is_plain and from_file is None else None
         if encoded is None:
             found = make_response_identifier(match, self._query, self._retrieve_ae_title, from_file)
             encoded = encode(found, self._transfer_syntax)
         return encoded
 
-    # --- where everything goes ---------------------------------------------------------------------------------
+    # --- layout ---------------------------------------------------------------------------------
 
-    def _laid_out(self) -> Iterator[bytes]:
-        """What stands at each place of an answer where a row has nothing for it, by tag; notes what goes where."""
-        attributes = {each.tag: each for each in _answered(self._query)}
-        same_in_all = {
+    def _default_elements(self) -> Iterator[bytes]:
+        """Yield the default of each element of a response, by tag, and note the positions of all elements."""
+        attributes = {each.tag: each for each in _attributes_of_response(self._query)}
+        constant = {
             tag: (vr, value) for tag, vr, value in constant_elements(self._query.level, self._retrieve_ae_title)
         }
-        for place, tag in enumerate(sorted(attributes.keys() | same_in_all.keys())):
-            if tag in same_in_all:
-                vr, value = same_in_all[tag]
+        for position, tag in enumerate(sorted(attributes.keys() | constant.keys())):
+            if tag in constant:
+                vr, value = constant[tag]
                 yield self._element(_encoded_tag(tag), vr.encode(), value)
             else:
-                yield self._empty_at(place, attributes[tag])
+                yield self._empty_element(position, attributes[tag])
 
-    def _empty_at(self, place: int, attribute: Attribute) -> bytes:
-        """An attribute of zero length; nothing at all for the one that nobody asks for."""
+    def _empty_element(self, position: int, attribute: Attribute) -> bytes:
+        """Return an element of zero length, or nothing for Timezone Offset From UTC, and note its position."""
         tag = _encoded_tag(attribute.tag)
         if attribute.kept is Kept.COMPUTED:
-            self._computed.append((place, attribute))
+            self._computed.append((position, attribute))
         else:
-            self._places[attribute.level][tag] = place
+            self._positions[attribute.level][tag] = position
         vr = AMBIGUOUS.get(attribute.vr, attribute.vr)
         return b"" if attribute is _TIMEZONE else self._element(tag, vr.encode(), b"")
 
-    # --- one answer --------------------------------------------------------------------------------------------
+    # --- one response --------------------------------------------------------------------------------------------
 
-    def _chosen(self, match: Match) -> bytes | None:
-        """The elements asked for out of those of the rows; None when they cannot be taken as they are."""
-        elements = self._empty.copy()
+    def _from_rows(self, match: Match) -> bytes | None:
+        """Return the encoded response from row elements; None when some cannot be copied unchanged."""
+        elements = self._defaults.copy()
         for level, row in match.kept.items():
             placed = self._of_row(level, row)
             if placed is None:
                 return None
-            for place, element in placed:
-                elements[place] = element
-        for place, attribute in self._computed:
+            for position, element in placed:
+                elements[position] = element
+        for position, attribute in self._computed:
             value = computed_value(attribute, match.computed.get(attribute.keyword, ()))
-            elements[place] = self._element(_encoded_tag(attribute.tag), attribute.vr.encode(), value)
+            elements[position] = self._element(_encoded_tag(attribute.tag), attribute.vr.encode(), value)
         return b"".join(elements)
 
-    def _of_row(self, level: QueryLevel, row: bytes) -> Placed | None:
-        """What is taken from a row; neighbours often share those of the levels above."""
+    def _of_row(self, level: QueryLevel, row: bytes) -> PlacedElements | None:
+        """Return the elements to copy from a row; successive matches often share the rows of the levels above."""
         last = self._last.get(level)
         if last is None or last[0] != row:
-            places = self._places[level]
-            last = self._last[level] = (row, self._taken(row, places) if places else [])
+            positions = self._positions[level]
+            last = self._last[level] = (row, self._copied(row, positions) if positions else [])
         return last[1]
 
-    def _taken(self, row: bytes, places: Places) -> Placed | None:
-        placed: Placed = []
+    def _copied(self, row: bytes, positions: Positions) -> PlacedElements | None:
+        placed: PlacedElements = []
         is_same = self._encoding == EXPLICIT_LITTLE
         end = 0
-        while end < len(row) and len(placed) < len(places):
+        while end < len(row) and len(placed) < len(positions):
             start = end
             tag, vr, length = _HEAD.unpack_from(row, start)
             at = start + 8
@@ -121,12 +121,12 @@ class ResponseEncoder:
                 (length,) = _LONG_LENGTH.unpack_from(row, at)
                 at += 4
             end = at + length
-            place = places.get(tag)
-            if place is not None:
+            position = positions.get(tag)
+            if position is not None:
                 value = row[at:end]
                 if vr in _NOT_PLAIN or (vr in _TEXT and (not value.isascii() or b"\x1b" in value)):
                     return None
-                placed.append((place, row[start:end] if is_same else self._element(tag, vr, value)))
+                placed.append((position, row[start:end] if is_same else self._element(tag, vr, value)))
         return placed
 
     def _element(self, tag: bytes, vr: bytes, value: bytes) -> bytes:
@@ -135,9 +135,9 @@ class ResponseEncoder:
         return self._head(tag, vr, len(value)) + value
 
 
-def _answered(query: Query) -> Iterator[Attribute]:
-    """The attributes an answer has besides those that are the same in all."""
-    yield from (each.attribute for each in query.requested)
+def _attributes_of_response(query: Query) -> Iterator[Attribute]:
+    """Yield the attributes of a response besides the constant elements."""
+    yield from (each.attribute for each in query.return_keys)
     yield from (by_keyword(level.unique_key) for level in (*query.root.above(query.level), query.level))
     if query.level is QueryLevel.IMAGE:
         yield _TIMEZONE

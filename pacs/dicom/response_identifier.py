@@ -1,8 +1,8 @@
-"""The Identifier of one Pending response (PS3.4 C.4.1.1.3.2, checklist F6): what was asked for, and the keys above it.
+"""Makes the Identifier of a Pending C-FIND response (PS3.4 C.4.1.1.3.2, docs/checklist.md F6).
 
-Every supported attribute asked for is there, with zero length where its value is unknown; nothing else is, but the
-level, the unique keys of it and of the levels above, Retrieve AE Title, Instance Availability, and the character set
-where there is other text than ASCII.
+It has each supported attribute of the request, with zero length where the value is unknown. Besides these it has only
+the level, the unique keys of the level and those above, Retrieve AE Title, Instance Availability, and the character set
+where text is not ASCII.
 """
 
 from collections.abc import Iterable
@@ -74,21 +74,21 @@ class _MatchElements:
         query = self._query
         levels = (*query.root.above(query.level), query.level)
         unique = [ReturnKey(by_keyword(level.unique_key)) for level in levels]
-        found = [self._element(each) for each in (*query.requested, *unique)]
-        found += _creators(each.attribute for each in query.requested)
+        found = [self._element(each) for each in (*query.return_keys, *unique)]
+        found += _creators(each.attribute for each in query.return_keys)
         found += self._timezone()
         return {element.tag: element for element in found}
 
-    def _element(self, requested: ReturnKey) -> Element:
-        attribute = requested.attribute
+    def _element(self, return_key: ReturnKey) -> Element:
+        attribute = return_key.attribute
         if attribute.kept is Kept.COMPUTED:
             value = computed_value(attribute, self._match.computed.get(attribute.keyword, ()))
             return raw(attribute.tag, attribute.vr, value)
         source = self._extra if attribute.kept is Kept.FILE else self._rows.get(attribute.level, self._extra)
-        return _returned(requested, self._keys.get(attribute), source, self._query.unknown_matches)
+        return _returned(return_key, self._keys.get(attribute), source, self._query.unknown_matches)
 
     def _timezone(self) -> list[Element]:
-        """The offset from UTC of the dates and times of an instance, where it is known."""
+        """Return Timezone Offset From UTC of an instance, where it is known."""
         row = self._rows.get(QueryLevel.IMAGE)
         if self._query.level is not QueryLevel.IMAGE or row is None or _TIMEZONE not in row.dataset:
             return []
@@ -105,22 +105,22 @@ def constant_elements(level: QueryLevel, retrieve_ae_title: str) -> tuple[tuple[
 
 
 def computed_value(attribute: Attribute, value: int | tuple[str, ...]) -> bytes:
-    """A computed attribute as it is encoded."""
+    """Encode the value of a computed attribute."""
     text = str(value) if isinstance(value, int) else "\\".join(value)
     return _even(text, b"\0" if attribute.vr == "UI" else b" ")
 
 
-def _returned(requested: ReturnKey, key: Key | None, source: View, unknown_matches: bool) -> Element:
-    """An attribute of a data set as it is answered, in UTF-8; of a sequence the items that match (M8)."""
-    attribute = requested.attribute
-    if requested.items:
+def _returned(return_key: ReturnKey, key: Key | None, source: View, unknown_matches: bool) -> Element:
+    """Return the element of a return key, in UTF-8; of a sequence the items that match (M8)."""
+    attribute = return_key.attribute
+    if return_key.items:
         items = matching_items(key, attribute, source, unknown_matches)
         nested = (
             {each.attribute: each for each in key.matching.keys}
             if key and isinstance(key.matching, SequenceKeys)
             else {}
         )
-        chosen = [_item(requested.items, nested, item, unknown_matches) for item in items]
+        chosen = [_item(return_key.items, nested, item, unknown_matches) for item in items]
         return DataElement(BaseTag(attribute.tag), "SQ", Sequence(chosen))
     found = source.element(attribute)
     if found is not None and source.terms == UTF_8 and is_plain(found):
@@ -131,14 +131,14 @@ def _returned(requested: ReturnKey, key: Key | None, source: View, unknown_match
     return raw(attribute.tag, AMBIGUOUS.get(attribute.vr, attribute.vr), b"")
 
 
-def _item(wanted: Iterable[ReturnKey], keys: dict[Attribute, Key], item: View, unknown_matches: bool) -> Dataset:
-    found = [_returned(each, keys.get(each.attribute), item, unknown_matches) for each in wanted]
-    found += _creators(each.attribute for each in wanted)
+def _item(return_keys: Iterable[ReturnKey], keys: dict[Attribute, Key], item: View, unknown_matches: bool) -> Dataset:
+    found = [_returned(each, keys.get(each.attribute), item, unknown_matches) for each in return_keys]
+    found += _creators(each.attribute for each in return_keys)
     return Dataset({element.tag: element for element in found})
 
 
 def _creators(attributes: Iterable[Attribute]) -> list[Element]:
-    """The private creators of what is answered, in the blocks where they were asked for."""
+    """Return the private creators of these attributes, in the blocks of the request."""
     private = {each.tag & 0xFFFF0000 | each.tag >> 8 & 0xFF: each.creator for each in attributes if each.creator}
     return [raw(tag, "LO", creator.encode()) for tag, creator in private.items()]
 

@@ -1,4 +1,4 @@
-"""SOP Classes: the services by UID, and the Storage SOP Classes that the archive takes (PS3.4 B.5 and GG.3)."""
+"""SOP Classes: the services by UID, and the Storage SOP Classes that the archive stores (PS3.4 B.5 and GG.3)."""
 
 from pydicom.uid import UID_dictionary
 
@@ -24,10 +24,10 @@ NON_PATIENT = frozenset(
         "1.2.840.10008.5.1.4.45.1",  # Implant Template Group
     )
 )
-"""The Non-Patient Object Storage SOP Classes (PS3.4 GG.3): their instances have no study to be found by."""
+"""The Non-Patient Object Storage SOP Classes (PS3.4 GG.3): their instances belong to no study."""
 
 _NO_INSTANCES = frozenset((MEDIA_STORAGE_DIRECTORY, STORAGE_COMMITMENT, "1.2.840.10008.1.20.2"))
-"""SOP Classes with Storage in their name: a DICOMDIR, and the services that commit to storage."""
+"""SOP Classes with "Storage" in their name that have no instances to store: DICOMDIR and Storage Commitment."""
 
 _NEWER_THAN_PYDICOM = frozenset(
     (
@@ -45,11 +45,11 @@ STORAGE = (
 """Every Storage SOP Class of the standard whose instances belong to a study, retired ones too."""
 
 
-def check_kept(sop_class_uid: str, unknown: bool) -> None:
-    """Raise SOPClassNotSupported unless instances of this class are kept; with `unknown`, private ones are too."""
+def check_storable(sop_class_uid: str, unknown: bool) -> None:
+    """Raise SOPClassNotSupported unless the archive stores this class; `unknown` allows private classes too."""
     if sop_class_uid == MEDIA_STORAGE_DIRECTORY:
-        raise SOPClassNotSupported("A DICOMDIR is a directory, send what it lists", [0x00080016])
+        raise SOPClassNotSupported("A DICOMDIR is a directory: send the instances it lists", [0x00080016])
     if sop_class_uid in NON_PATIENT:
-        raise SOPClassNotSupported("Non-Patient Objects are not kept here", [0x00080016])
+        raise SOPClassNotSupported("Non-Patient Objects are not stored", [0x00080016])
     if sop_class_uid not in STORAGE and not (unknown and sop_class_uid not in _NO_INSTANCES):
         raise SOPClassNotSupported("Unknown SOP Class: storage.unknown_sop_classes is off", [0x00080016])

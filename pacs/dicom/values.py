@@ -1,8 +1,8 @@
-"""What a value means, by Value Representation (PS3.5 6.2): its comparable form, ranges of dates and times, names, UIDs.
+"""The comparable form of values by Value Representation (PS3.5 6.2): dates, times and their ranges, names, UIDs.
 
-Nothing here knows a data set: text comes in, and the form in which it is compared goes out. Padding never counts
-(checklist M2), dates and times are compared by meaning (M1), numbers as numbers (M13), names without case, accents or
-trailing delimiters (M15); everything else exactly, letter by letter.
+The functions take text and know no data set. The comparable form has no padding (docs/checklist.md M2). Dates and times
+are compared by value (M1), numbers as numbers (M13), names without case, accents and trailing delimiters (M15), and
+everything else character by character.
 """
 
 import re
@@ -34,15 +34,15 @@ _LONGEST_DATE_TIME = 256
 
 
 def stripped(vr: str, text: str) -> str:
-    """The text without the padding that never influences a match (M2)."""
+    """Return the text without padding, which never influences a match (M2)."""
     return text.rstrip(_PADDING) if vr in TRAILING_PADDING_ONLY else text.strip(_PADDING)
 
 
 def comparable(vr: str, text: str) -> Comparable | None:
-    """The form in which one value of this VR is compared; None when it is empty or breaks the rules of its VR.
+    """Return the comparable form of one value; None when it is empty or breaks the rules of its VR.
 
     DA gives `YYYYMMDD`, TM `HHMMSS.FFFFFF`, DT `YYYYMMDDHHMMSS.FFFFFF` in UTC (a value without offset is taken as
-    UTC); components left out are filled with their lowest value. IS and binary integers give an int, DS and binary
+    UTC); missing components get their lowest value. IS and binary integers give an int, DS and binary
     floats a number, PN its folded text, and everything else the text without padding.
     """
     bare = stripped(vr, text)
@@ -65,7 +65,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?
 
 
 def _number(text: str) -> int | float | None:
-    """A whole number as int, another one as float; None for no number, infinity and what 64 bits cannot hold."""
+    """Return an integral number as int, others as float; None for text that is no number and for infinity."""
     if len(text) > 64 or not _NUMBER.fullmatch(text):
         return None
     exact = Decimal(text)
@@ -88,7 +88,7 @@ _DT = re.compile(
 _SHAPES = {"DA": _DA, "TM": _TM, "DT": _DT}
 _LIMITS = {"m": (1, 12), "d": (1, 31), "H": (0, 23), "M": (0, 59), "S": (0, 60)}
 
-# A hyphen before four digits that can be an offset is one; "2020-2021" is a range, "2020-0500" an offset.
+# A hyphen before four digits that can be an offset from UTC belongs to it: "2020-0500" is a value, not a range.
 _DT_TOKEN = r"[0-9]{4,14}(?:\.[0-9]{1,6})?(?:\+[0-9]{4}|-(?:0[0-9]|1[0-2])[0-5][0-9](?![0-9]))?"  # noqa: S105
 _RANGE = {
     "DA": re.compile(r"([0-9.]*) *(-?) *([0-9.]*)"),
@@ -98,12 +98,12 @@ _RANGE = {
 
 
 def parse_range(vr: str, text: str) -> Range:
-    """The bounds that a DA, TM or DT key asks for (C.2.2.2.5, M6); a single value gives itself twice.
+    """Return the bounds of a DA, TM or DT key (C.2.2.2.5, M6); a single value is both bounds.
 
-    `a-b`, `a-`, `-b`, with spaces around the hyphen if need be; `-` alone is open at both ends, which is universal
-    matching. A lower bound or single value of reduced precision starts its unit, an upper bound ends it: `-1030`
-    includes 10:30:59.999999 and a leap second. A reversed range is returned as it is and matches nothing. In DT a
-    hyphen before four digits that can be an offset from UTC belongs to the value. Raises ValueError.
+    Accepts `a-b`, `a-`, `-b`, with optional spaces around the hyphen; `-` alone is open at both ends: universal
+    matching. A lower bound or single value of reduced precision is the beginning of its unit, an upper bound the end:
+    `-1030` includes 10:30:59.999999 and a leap second. A reversed range is returned unchanged and matches nothing. In
+    DT a hyphen before four digits that can be an offset from UTC belongs to the value. Raises ValueError.
     """
     bare = text.strip(_PADDING)
     found = _RANGE[vr].fullmatch(bare) if len(bare) <= _LONGEST_DATE_TIME else None
@@ -126,7 +126,7 @@ def _required_bounds(vr: str, text: str) -> tuple[str, str]:
 
 
 def _bounds(vr: str, text: str) -> tuple[str, str] | None:
-    """The first and the last moment that a date or time of any precision stands for; None when it is none."""
+    """Return the first and last moment of a date or time of any precision; None for an invalid one."""
     found = _SHAPES[vr].fullmatch(text)
     if found is None:
         return None
@@ -151,7 +151,7 @@ def _is_possible(given: dict[str, str]) -> bool:
 
 
 def _days(given: dict[str, str]) -> int:
-    """How many days the month has; a day before the first of the next one is its last."""
+    """Return the number of days of the month."""
     year, month = int(given.get("Y", "2000")), int(given.get("m", "12"))
     return 31 if month == 12 else (datetime(year, month + 1, 1) - timedelta(days=1)).day
 
@@ -161,7 +161,7 @@ def _lowest(name: str, _: dict[str, str]) -> str:
 
 
 def _highest(name: str, given: dict[str, str]) -> str:
-    # A minute without seconds ends with its leap second, so that 23:59:60 is within 2359.
+    # A minute without seconds includes a leap second, so that 23:59:60 is within 2359.
     return {"Y": "0000", "m": "12", "d": f"{_days(given):02}", "H": "23", "M": "59", "S": "60"}[name]
 
 
@@ -178,13 +178,13 @@ def _in_utc(low: str, high: str, offset: str | None) -> tuple[str, str] | None:
     if int(offset[3:5]) > 59 or not -12 * 60 <= signed <= 14 * 60:
         return None
     try:
-        return _moved(low, -signed), _moved(high, -signed)
+        return _shifted(low, -signed), _shifted(high, -signed)
     except OverflowError:
         return None
 
 
-def _moved(moment: str, minutes: int) -> str:
-    """The moment so many minutes later; seconds, which may be a leap second, stay as they are."""
+def _shifted(moment: str, minutes: int) -> str:
+    """Return the moment `minutes` later; seconds, which may be a leap second, do not change."""
     moved = datetime.strptime(moment[:12], "%Y%m%d%H%M") + timedelta(minutes=minutes)
     return f"{moved.year:04}{moved:%m%d%H%M}{moment[12:]}"
 
@@ -192,7 +192,7 @@ def _moved(moment: str, minutes: int) -> str:
 # --- names -------------------------------------------------------------------------------------------------------
 
 _ACCENTS = ((0x0300, 0x036F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF), (0xFE20, 0xFE2F))
-# Letters that Unicode does not take apart, and wide signs that would become wild cards.
+# Letters that Unicode does not decompose, and wide characters that would become wild cards.
 _LETTERS = str.maketrans(
     {
         "ł": "l", "ø": "o", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "ħ": "h", "ŧ": "t",
@@ -206,16 +206,16 @@ _WORDS = re.compile(r"[^\w]+|_")
 
 
 def fold(text: str) -> str:
-    """A name as it is compared: small letters without accents, spaces collapsed, trailing delimiters gone (M15).
+    """Return a name in comparable form: lower case, no accents, single spaces, no trailing delimiters (M15).
 
-    Full and half width forms are one; Japanese voicing marks and the vowel signs of other scripts stay.
+    Full and half width forms are equal; Japanese voicing marks and the vowel signs of other scripts are kept.
     """
-    letters = text.casefold() if text.isascii() else _plain_letters(text)
+    letters = text.casefold() if text.isascii() else _without_accents(text)
     spaced = _SPACES.sub(" ", letters.strip(_PADDING))
     return _AROUND_DELIMITERS.sub("^", spaced).rstrip(" ^")
 
 
-def _plain_letters(text: str) -> str:
+def _without_accents(text: str) -> str:
     apart = unicodedata.normalize("NFKD", text.translate(_NO_WILDCARDS))
     apart = unicodedata.normalize("NFKD", apart.casefold())
     letters = "".join(char for char in apart if not _is_accent(char))
@@ -227,7 +227,7 @@ def _is_accent(char: str) -> bool:
 
 
 def name_groups(text: str) -> tuple[str, ...]:
-    """The folded component groups of a name, at most three (PS3.5 6.2.1.2), without empty ones at the end."""
+    """Return the folded component groups of a name, at most three (PS3.5 6.2.1.2), without empty ones at the end."""
     groups = [fold(group) for group in text.split("=")[:3]]
     while groups and not groups[-1]:
         groups.pop()
@@ -235,12 +235,12 @@ def name_groups(text: str) -> tuple[str, ...]:
 
 
 def sounds(groups: Sequence[str]) -> tuple[str, ...]:
-    """A phonetic key for each word of a name's folded groups: Soundex where it is Latin, the word itself elsewhere."""
+    """Return a phonetic key for each word of the folded groups: Soundex for Latin words, else the word."""
     words = (word for group in groups for word in _WORDS.split(group))
-    return tuple(dict.fromkeys(_sound(word) for word in words if word))
+    return tuple(dict.fromkeys(_phonetic_key(word) for word in words if word))
 
 
-def _sound(word: str) -> str:
+def _phonetic_key(word: str) -> str:
     latin = "".join(char for char in word if char.isascii() and char.isalpha())
     return jellyfish.soundex(latin) if latin and word.isascii() else word
 
@@ -248,12 +248,12 @@ def _sound(word: str) -> str:
 # --- UIDs --------------------------------------------------------------------------------------------------------
 
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*")
-_SLOPPY_UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_TOLERANT_UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 
 def is_uid(text: str, strict: bool = False) -> bool:
-    """Whether this is a UID of at most 64 characters (PS3.5 9.1).
+    """Whether the text is a UID of at most 64 characters (PS3.5 9.1).
 
-    Components with leading zeros break the standard and are common in the field, so only `strict` refuses them.
+    Components with leading zeros violate the standard but are common, so only `strict` rejects them.
     """
-    return len(text) <= 64 and (_UID if strict else _SLOPPY_UID).fullmatch(text) is not None
+    return len(text) <= 64 and (_UID if strict else _TOLERANT_UID).fullmatch(text) is not None

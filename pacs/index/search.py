@@ -77,7 +77,7 @@ def pages(
     index: Index, query: Query, cancellation: Cancellation, page: int = PAGE, scan_limit: int = SCAN_LIMIT
 ) -> Iterator[Iterator[Match]]:
     """The same as `matches`, in portions between which the index is asked; each is to be used up before the next."""
-    asked_for = [each.attribute.keyword for each in query.requested if each.attribute.kept is Kept.COMPUTED]
+    asked_for = [each.attribute.keyword for each in query.return_keys if each.attribute.kept is Kept.COMPUTED]
     levels = levels_to(query.level)
     for candidates in _selected(index, query, cancellation, page, scan_limit):
         yield (
@@ -256,7 +256,7 @@ def parts(query: Query) -> Iterator[Query]:
 
 def _needed(query: Query) -> set[str]:
     """The computed attributes that a page needs, of the query's level and those above."""
-    attributes = [*(each.attribute for each in query.requested), *(key.attribute for key in query.keys)]
+    attributes = [*(each.attribute for each in query.return_keys), *(key.attribute for key in query.keys)]
     return {each.keyword for each in attributes if each.kept is Kept.COMPUTED and each.level <= query.level}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
-from pacs.dicom.sop_classes import check_kept
+from pacs.dicom.sop_classes import check_storable
 from pacs.errors import InstanceUnreadable, OutOfResources, PacsError, SOPClassNotSupported, StorageUnavailable
 from pacs.files.store import ObjectStore
 from pacs.index import commitments, writer
@@ -285,7 +285,7 @@ class Commitments:
 
     def _is_kept(self, reference: Reference) -> bool:
         try:
-            check_kept(reference.sop_class_uid, self._unknown_sop_classes)
+            check_storable(reference.sop_class_uid, self._unknown_sop_classes)
         except SOPClassNotSupported:
             return False
         return True

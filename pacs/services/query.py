@@ -98,5 +98,5 @@ class QueryService:
 def _in_files(query: Query) -> tuple[frozenset[int], tuple[Key, ...]]:
     """Return the tags that a query matches or returns from the files, and the keys among them."""
     keys = tuple(key for key in query.keys if key.attribute.kept is Kept.FILE)
-    wanted = (each.attribute for each in query.requested if each.attribute.kept is Kept.FILE)
+    wanted = (each.attribute for each in query.return_keys if each.attribute.kept is Kept.FILE)
     return frozenset(key.attribute.tag for key in keys) | {attribute.tag for attribute in wanted}, keys

@@ -17,7 +17,7 @@ from pacs.dicom import part10
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
-from pacs.dicom.sop_classes import check_kept
+from pacs.dicom.sop_classes import check_storable
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, KEPT
 from pacs.dicom.values import is_uid
 from pacs.errors import (
@@ -39,7 +39,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 Duplicates = Literal["keep", "replace", "reject"]
 """What happens to an instance whose SOP Instance UID is stored already.
@@ -114,7 +114,7 @@ class Storage:
         announced = _Announced(_stripped(sop_class_uid), _stripped(sop_instance_uid), transfer_syntax, source_ae)
         try:
             if announced.sop_class_uid is not None:
-                check_kept(announced.sop_class_uid, self.unknown_sop_classes)
+                check_storable(announced.sop_class_uid, self.unknown_sop_classes)
             if transfer_syntax not in KEPT:
                 raise NotSupported("Instances in this transfer syntax are not stored")
             if announced.sop_instance_uid is not None and not is_uid(announced.sop_instance_uid):
@@ -140,7 +140,7 @@ class Storage:
 
     def _import(self, file: BinaryIO) -> Stored:
         head = _head_of(file)
-        check_kept(head.sop_class_uid, unknown=True)
+        check_storable(head.sop_class_uid, unknown=True)
         header = _header_of(file, head)
         file.seek(head.data_offset)
         with self.receive(
@@ -226,7 +226,7 @@ class _FileCleanup:
     def remove_replaced(self, former: StoredInstance) -> None:
         """Delete the file of a replaced instance, and what its study has from it alone. A failure is published."""
         try:
-            header = arrival_of(self._files, former.file_key, verify=False).header
+            header = read_stored_file(self._files, former.file_key, verify=False).header
         except (InstanceUnreadable, UndecodableDataSet):
             header = None
         self.delete(former.file_key)
@@ -381,7 +381,7 @@ class Reception:
         if wrong:
             raise SOPClassMismatch("The data set is not the instance its command names", wrong)
         if self._announced.sop_class_uid is None:
-            check_kept(header.sop_class_uid, self._storage.unknown_sop_classes)
+            check_storable(header.sop_class_uid, self._storage.unknown_sop_classes)
         return header
 
     def _read_header(self) -> Header:

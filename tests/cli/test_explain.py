@@ -50,7 +50,7 @@ def test_a_line_for_each_key_says_what_became_of_it(filled):
     assert said[0] == "C-FIND, Study Root, level STUDY, matching mode tolerant"
     assert "StudyDate '': returned only, universal, from kept elements" in said
     assert any(each.startswith("PatientName 'doe*': matched, wild card doe*, in column ") for each in said)
-    assert "SeriesNumber '': ignored, belongs to level SERIES, below the one asked for" in said
+    assert "SeriesNumber '': ignored, belongs to level SERIES, below the query level" in said
     assert any(each.startswith("SQL for the first 20 candidates: patient: uses its primary key") for each in said)
     assert said[-2] == "tolerant: Pending FF01, then 0000"
     assert said[-1].startswith("strict: A900, Below the query level: SeriesNumber")

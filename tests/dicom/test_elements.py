@@ -67,7 +67,7 @@ def check(data: bytes, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOU
     """Walk through a data set to its end."""
     encoding = encoding_of(transfer_syntax)
     source = Source(io.BytesIO(data), encoding, bounds.inflated)
-    for _ in bounds.counted(walk(source, encoding, bounds.depth)):
+    for _ in bounds.limited(walk(source, encoding, bounds.depth)):
         pass
 
 

@@ -244,7 +244,7 @@ def test_f5_keys_below_the_level_are_refused_or_ignored():
     query = ask("STUDY", mode=TOLERANT, **keys)
     assert set(query.ignored) == {0x00080018, 0x00080060}
     assert not query.keys
-    assert {each.attribute.keyword for each in query.requested} == {"StudyInstanceUID"}
+    assert {each.attribute.keyword for each in query.return_keys} == {"StudyInstanceUID"}
 
 
 @BOTH
@@ -292,7 +292,7 @@ def test_k3_what_is_not_supported_is_ignored_and_told(mode, tag):
     asked[tag] = raw(tag, "UN", b"")
     query = parse_query(asked, Root.STUDY, mode, RELATIONAL)
     assert query.ignored == (tag,)
-    assert tag not in {each.attribute.tag for each in query.requested}
+    assert tag not in {each.attribute.tag for each in query.return_keys}
 
 
 @BOTH

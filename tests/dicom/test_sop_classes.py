@@ -4,7 +4,7 @@ import pytest
 from pydicom.uid import UID_dictionary
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
-from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, check_kept
+from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, check_storable
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.errors import SOPClassNotSupported
 
@@ -32,7 +32,7 @@ def test_what_is_negotiated_is_what_is_stored(unknown: bool):
     policy = AcceptorPolicy(transfer_syntaxes=(), unknown_sop_classes=unknown)
     for uid in (*UID_dictionary, *STORAGE, *NON_PATIENT, "1.2.3.4"):
         if policy.stores(uid):
-            check_kept(uid, unknown)
+            check_storable(uid, unknown)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_s8_unknown_classes_depend_on_the_switch(uid: str, when_off: bool, when_
     """Known classes always, unknown ones when switched on, Non-Patient Objects and directories never."""
     for unknown, kept in ((False, when_off), (True, when_on)):
         if kept:
-            check_kept(uid, unknown)
+            check_storable(uid, unknown)
         else:
             with pytest.raises(SOPClassNotSupported) as refused:
-                check_kept(uid, unknown)
+                check_storable(uid, unknown)
             assert len(refused.value.comment) <= 64

@@ -34,7 +34,7 @@ def query(level: QueryLevel, keys: dict[str, Matching] | None = None, **rest) ->
     """A query with keys by keyword; `returning` names computed attributes."""
     requested = tuple(ReturnKey(by_keyword(keyword)) for keyword in rest.pop("returning", ()))
     made = tuple(Key(by_keyword(keyword), matching) for keyword, matching in (keys or {}).items())
-    return Query(root=Root.PATIENT, level=level, keys=made, requested=requested, **rest)
+    return Query(root=Root.PATIENT, level=level, keys=made, return_keys=requested, **rest)
 
 
 def answers(index: Index, asked: Query, **how) -> Iterator[Match]:

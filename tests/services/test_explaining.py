@@ -59,7 +59,7 @@ def test_where_strict_is_in_force_the_tolerant_answer_is_told(explain):
     assert found.answer.statuses == ("A900",)
     assert (found.other.manner, found.other.statuses) == ("tolerant", ("FF01", "0000"))
     assert found.statements == ()
-    assert "SeriesInstanceUID is ignored (belongs to level SERIES, below the one asked for)" in found.other.differences
+    assert "SeriesInstanceUID is ignored (belongs to level SERIES, below the query level)" in found.other.differences
 
 
 def test_what_extended_negotiation_changed_is_told(explain):
