@@ -1,8 +1,8 @@
-"""The same with plain pynetdicom: a storage SCP, a C-MOVE to it, its counts, and a C-CANCEL at a limit.
+"""Download a study in plain pynetdicom: with a storage SCP, a C-MOVE, its counts, and a C-CANCEL.
 
     python examples/download_study_pynetdicom.py 127.0.0.1 11112 PACS 1.2.3 downloads --ours ME --port 11113 --limit 100
 
-The PACS has to know the AE title ME at this host and port: `pacs peers add ME 127.0.0.1 11113`, then SIGHUP.
+The PACS must know the AE title ME at this host and port: `pacs peers add ME 127.0.0.1 11113`, then SIGHUP.
 """
 
 import argparse
@@ -17,13 +17,13 @@ SUCCESS, CANCELLED, PENDING = 0x0000, 0xFE00, (0xFF00, 0xFF01)
 
 
 def main(options: argparse.Namespace) -> int:
-    """Download a study up to the limit. Return the final status."""
+    """Download a study, or as much as arrives before the limit; return the final status."""
     options.folder.mkdir(parents=True, exist_ok=True)
     received = []
 
     def keep(event: evt.Event) -> int:
         received.append(event.request.AffectedSOPInstanceUID)
-        path = options.folder / f"{len(received):06}.dcm"  # never named after what a peer sent
+        path = options.folder / f"{len(received):06}.dcm"  # never use a name sent by a peer
         path.write_bytes(event.encoded_dataset())
         return SUCCESS
 
@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def move(options: argparse.Namespace) -> int:
-    """Request the C-MOVE and print its counts; cancel it at the limit. Return the final status."""
+    """Send the C-MOVE and print its counts; cancel it at the limit. Return the final status."""
     scu = AE(options.ours)
     scu.add_requested_context(StudyRootMove)
     association = scu.associate(options.host, options.pacs_port, ae_title=options.pacs)

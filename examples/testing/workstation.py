@@ -1,6 +1,6 @@
-"""A small SCU with plain pynetdicom: queries the studies of a patient, and stores instances.
+"""An example SCU in plain pynetdicom: queries the studies of a patient and stores instances.
 
-It is here to be tested: `test_workstation.py` beside it shows how, with a PACS that misbehaves when it is told to.
+`test_workstation.py` tests it with a PACS that can misbehave.
 """
 
 import time
@@ -15,19 +15,19 @@ SUCCESS, PENDING, OUT_OF_RESOURCES = 0x0000, (0xFF00, 0xFF01), 0xA700
 
 
 class PacsBusy(Exception):
-    """The PACS is out of resources; a later try may work."""
+    """The PACS is out of resources; a later attempt may succeed."""
 
 
 class Incomplete(Exception):
-    """The responses ended early; `matches` are those that arrived."""
+    """The responses ended early; `matches` are those received before."""
 
-    def __init__(self, why: str, matches: list[Dataset]) -> None:
-        super().__init__(f"{why} after {len(matches)} matches")
+    def __init__(self, reason: str, matches: list[Dataset]) -> None:
+        super().__init__(f"{reason} after {len(matches)} matches")
         self.matches = matches
 
 
 class Workstation:
-    """An SCU for one PACS. `timeout` is in seconds for each response, `tries` the number of association requests."""
+    """An SCU of one PACS. `timeout` is in seconds for each response, `tries` the number of association attempts."""
 
     def __init__(self, host: str, port: int, pacs: str, *, timeout: float = 5.0, tries: int = 3) -> None:
         self.host, self.port, self.pacs = host, port, pacs
@@ -45,7 +45,7 @@ class Workstation:
         association, matches = self._associate(), []
         for response, match in association.send_c_find(identifier, StudyRootFind):
             if not response:
-                raise Incomplete("the PACS went away, or does not answer", matches)
+                raise Incomplete("the PACS does not respond", matches)
             if response.Status in PENDING:
                 matches.append(match)
             elif response.Status != SUCCESS:
@@ -55,7 +55,7 @@ class Workstation:
         return matches
 
     def send(self, instances: Iterable[Dataset]) -> list[str]:
-        """Store instances. Return the SOP Instance UIDs that the PACS refused. Raises ConnectionError."""
+        """Send instances; return the SOP Instance UIDs that were refused. Raises ConnectionError."""
         instances = list(instances)
         self.ae.requested_contexts = []
         for kind in {(each.SOPClassUID, each.file_meta.TransferSyntaxUID) for each in instances}:
@@ -74,4 +74,4 @@ class Workstation:
             if association.is_established:
                 return association
             time.sleep(self.pause)
-        raise ConnectionError(f"{self.pacs} takes no association")
+        raise ConnectionError(f"{self.pacs} accepts no association")

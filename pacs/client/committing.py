@@ -125,9 +125,15 @@ class _ReportReceiver:
     def listener(self, hosts: Sequence[str], port: int, sender_filter: SenderFilter, deadlines: Deadlines) -> Listener:
         """Return a listener for associations on which the peer reports as SCP of Storage Commitment."""
         handlers: dict[int, Handler] = {CommandField.N_EVENT_REPORT: self.take}
-        ours = (STORAGE_COMMITMENT,)
+        services = (STORAGE_COMMITMENT,)
         return Listener(
-            hosts, port, handlers, sender_filter=sender_filter, deadlines=deadlines, services=ours, peers_provide=ours
+            hosts,
+            port,
+            handlers,
+            sender_filter=sender_filter,
+            deadlines=deadlines,
+            services=services,
+            peers_provide=services,
         )
 
     def take(self, association: Association, message: Message) -> None:

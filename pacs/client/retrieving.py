@@ -27,7 +27,7 @@ def move(
     model: Model = "study",
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
-    """Have a PACS send the selected instances to a third AE, the move destination, by C-MOVE.
+    """Have a PACS send the selected instances to a third AE (the move destination) by C-MOVE.
 
     Each response must arrive within `Deadlines.response`; for a PACS that sends no Pending responses, this is the time
     for the whole retrieve. Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and

@@ -28,12 +28,12 @@ def fault_events(chosen: ChosenFaults, info: MessageInfo, association_id: str = 
 def publish_sent_status(publish: Publish, operation: FaultyOperation) -> Publish:
     """Return a publisher that replaces the status of a finished operation by the one that was sent."""
 
-    def told(event: Event) -> None:
+    def publish_as_sent(event: Event) -> None:
         if isinstance(event, OperationFinished) and operation.tampering.fault.effects:
             event = _with_sent_status(event, operation)
         publish(event)
 
-    return told
+    return publish_as_sent
 
 
 def _with_sent_status(event: OperationFinished, operation: FaultyOperation) -> OperationFinished:

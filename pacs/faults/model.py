@@ -128,8 +128,8 @@ class Fault:
 
     def __repr__(self) -> str:
         conditions = {each.name: getattr(self, each.name) for each in fields(self) if _is_condition(self, each)}
-        said = _as_text(conditions | dict(self.effects))
-        return f"Fault({said.removeprefix('operation=')})"
+        text = _as_text(conditions | dict(self.effects))
+        return f"Fault({text.removeprefix('operation=')})"
 
     def __post_init__(self) -> None:
         _check_conditions(self)

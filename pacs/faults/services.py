@@ -86,7 +86,7 @@ class _FailingRetrieves(_ServiceProxy):
     def data(self, instance: "StoredInstance", transfer_syntax: str) -> Iterator[bytes]:
         """Return the data, unless the instance was chosen to fail. Raises InstanceUnreadable."""
         if instance.sop_instance_uid in self._failing:
-            raise InstanceUnreadable("The instance fails by a fault")
+            raise InstanceUnreadable("A fault makes this instance fail")
         return cast(RetrieveService, self._service).data(instance, transfer_syntax)
 
 
@@ -126,13 +126,13 @@ def _silent_listener() -> Iterator[tuple[str, int]]:
 def _stopping(publish: Callable[[Event], None], tampering: Tampering, stop: OperationStop) -> Callable[[Event], None]:
     """Return a publisher that stops the operation at the first failed sub-operation."""
 
-    def told(event: Event) -> None:
+    def publish_and_stop(event: Event) -> None:
         publish(event)
         if isinstance(event, SubOperationFinished) and is_failure(event.status) and not tampering.is_stopped:
             tampering.is_stopped = True
             stop.stop("stopped by a fault at the first failure")
 
-    return told
+    return publish_and_stop
 
 
 @contextmanager

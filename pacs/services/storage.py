@@ -39,7 +39,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 Duplicates = Literal["keep", "replace", "reject"]
 """What happens to an instance whose SOP Instance UID is stored already.
@@ -226,7 +226,7 @@ class _FileCleanup:
     def remove_replaced(self, former: StoredInstance) -> None:
         """Delete the file of a replaced instance, and what its study has from it alone. A failure is published."""
         try:
-            header = arrival_of(self._files, former.file_key, verify=False).header
+            header = read_stored_file(self._files, former.file_key, verify=False).header
         except (InstanceUnreadable, UndecodableDataSet):
             header = None
         self.delete(former.file_key)

@@ -25,8 +25,8 @@ class Response:
     comment: str = ""
 
     def __repr__(self) -> str:
-        said = [(each.name, getattr(self, each.name)) for each in fields(self)[2:]]
-        more = "".join(f", {name}={value!r}" for name, value in said if value not in (None, ""))
+        values = [(each.name, getattr(self, each.name)) for each in fields(self)[2:]]
+        more = "".join(f", {name}={value!r}" for name, value in values if value not in (None, ""))
         return f"Response(status=0x{self.status:04X}, after={self.after:.4f}{more})"
 
 

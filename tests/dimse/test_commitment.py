@@ -46,12 +46,12 @@ SOON = {"commitment.same_association_seconds": 0.05, "commitment.first_retry_sec
 NEVER_THERE = {"commitment.same_association_seconds": 0, "commitment.first_retry_seconds": 0.05}
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""pynetdicom leaves the socket of an association that was aborted to the garbage collector."""
+"""pynetdicom does not close the socket of an aborted association."""
 
 
 @contextmanager
 def archive_of(folder: Path, *requesters: Requester, **settings: object) -> Iterator[object]:
-    """A running archive with three instances and these peers; what it publishes is in `.published`."""
+    """Run an archive with three instances and these peers; its events are in `.published`."""
     rows = [each.row for each in requesters]
     with serving(folder / "pacs", {"peers": rows, **SOON, **settings}) as archive:
         archive.published = []
@@ -69,20 +69,20 @@ def eventually(condition, seconds=20):
 
 
 def published(archive, kind):
-    """The events of a kind so far."""
+    """Return the events of a class so far."""
     return [each for each in archive.published if isinstance(each, kind)]
 
 
 def is_done(archive) -> bool:
-    """Whether no transaction is active."""
+    """Return whether no transaction is active."""
     return archive.commitments.seconds_until_due() is None
 
 
-# --- on an association of our own --------------------------------------------------------------------------------
+# --- on a new association ---------------------------------------------------------------------------------------
 
 
-def test_who_releases_at_once_is_called_and_told(tmp_path):
-    """The report comes on a new association of which we are the SCP, once, and the transaction is retired."""
+def test_a_requestor_that_releases_gets_the_report_on_a_new_association(tmp_path):
+    """The report is sent once, on a new association with the archive as SCP, and the transaction is deleted."""
     peer = requester()
     with archive_of(tmp_path, peer) as archive, peer.listening():
         assert peer.ask(archive.port, [*STORED, UNKNOWN]) == 0x0000
@@ -99,7 +99,7 @@ def test_who_releases_at_once_is_called_and_told(tmp_path):
 
 
 def test_everything_committed_is_event_type_1(tmp_path):
-    """And there is no Failed SOP Sequence."""
+    """The report has no Failed SOP Sequence."""
     peer = requester()
     with archive_of(tmp_path, peer) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -109,7 +109,7 @@ def test_everything_committed_is_event_type_1(tmp_path):
 
 
 def test_a_damaged_and_a_missing_file_are_failures(tmp_path):
-    """What is not whole any more is never committed to."""
+    """A damaged or missing instance is never committed to."""
     peer = requester()
     with archive_of(tmp_path, peer) as archive, peer.listening():
         files = sorted((tmp_path / "pacs" / "files").rglob("*.dcm"))
@@ -121,8 +121,8 @@ def test_a_damaged_and_a_missing_file_are_failures(tmp_path):
     assert told.failed == [(*each, 0x0110) for each in STORED[:2]]
 
 
-def test_a_peer_that_comes_back_is_told(tmp_path):
-    """Nobody listens at first: it is tried again, and the event says how often it failed."""
+def test_a_report_is_retried_until_the_peer_listens(tmp_path):
+    """The peer does not listen at first: the report is retried, and the event says how often it failed."""
     peer = requester()
     with archive_of(tmp_path, peer) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -136,8 +136,8 @@ def test_a_peer_that_comes_back_is_told(tmp_path):
     assert peer.reports.empty()
 
 
-def test_a_report_that_is_not_taken_is_sent_again(tmp_path):
-    """A status that is no success is none: the same report comes until it is 0000."""
+def test_a_refused_report_is_sent_again(tmp_path):
+    """The same report is sent until its status is 0000."""
     peer = requester(answers=[0x0110, 0x0213])
     with archive_of(tmp_path, peer) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -148,8 +148,8 @@ def test_a_report_that_is_not_taken_is_sent_again(tmp_path):
     assert peer.reports.empty()
 
 
-def test_a_peer_that_never_comes_back_is_given_up(tmp_path):
-    """All it waits for at once; the log says so, and its Transaction UIDs can be used again."""
+def test_the_reports_to_an_unreachable_peer_are_given_up(tmp_path):
+    """All its transactions are given up at once; the log says so, and their UIDs can be used again."""
     peer = requester()
     settings = {**NEVER_THERE, "commitment.give_up_seconds": 0.5}
     with archive_of(tmp_path, peer, **settings) as archive:
@@ -164,8 +164,8 @@ def test_a_peer_that_never_comes_back_is_given_up(tmp_path):
         assert is_done(archive)
 
 
-def test_who_is_no_peer_is_told_of_in_the_log(tmp_path):
-    """With the line that adds it; an association it waits on would do."""
+def test_the_log_tells_how_to_add_an_unknown_requestor(tmp_path):
+    """The log has the command that adds it."""
     peer = requester()
     with archive_of(tmp_path, **NEVER_THERE) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -173,8 +173,8 @@ def test_who_is_no_peer_is_told_of_in_the_log(tmp_path):
     assert "pacs peers add REQUESTER HOST PORT" in published(archive, Notice)[0].sentence
 
 
-def test_a_peer_that_is_added_is_told_after_the_restart(tmp_path):
-    """Without waiting for a pause to end."""
+def test_an_added_peer_gets_its_report_after_the_restart(tmp_path):
+    """The pause before the next attempt does not matter."""
     peer = requester()
     slow = {**NEVER_THERE, "commitment.first_retry_seconds": 3600}
     with archive_of(tmp_path, **slow) as archive:
@@ -184,8 +184,8 @@ def test_a_peer_that_is_added_is_told_after_the_restart(tmp_path):
         assert peer.report().committed == STORED
 
 
-def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
-    """Without the role nothing is sent: it is tried again."""
+def test_a_peer_that_does_not_accept_the_scp_role_gets_no_report(tmp_path):
+    """Without the role nothing is sent, and the report is retried."""
     peer = requester(accepts_role=False)
     with archive_of(tmp_path, peer) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -194,8 +194,8 @@ def test_a_peer_that_takes_us_for_an_scu_only_gets_no_report(tmp_path):
     assert peer.reports.empty()
 
 
-def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
-    """Nothing is read for it, however often it is looked for among the peers; the second line is the last."""
+def test_an_unknown_requestor_is_logged_once_and_given_up_soon(tmp_path, monkeypatch):
+    """Its files are not read, and the log has one line for the first failure and one for the last."""
     monkeypatch.setattr(commitment, "UNKNOWN_GIVE_UP", 1.0)
     with archive_of(tmp_path, **NEVER_THERE) as archive:
         monkeypatch.setattr(archive.commitments, "_read_files", None)
@@ -206,8 +206,8 @@ def test_who_is_no_peer_is_said_once_and_dropped_soon(tmp_path, monkeypatch):
     assert "given up: 1" in last
 
 
-def test_a_peer_that_is_added_while_the_server_runs_is_told(tmp_path):
-    """It is looked for again as long as its transaction is kept."""
+def test_a_peer_added_while_the_server_runs_gets_its_report(tmp_path):
+    """It is looked up again as long as its transaction exists."""
     peer = requester()
     with archive_of(tmp_path, **NEVER_THERE) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -220,8 +220,8 @@ def test_a_peer_that_is_added_while_the_server_runs_is_told(tmp_path):
 # --- on the association of the request ---------------------------------------------------------------------------
 
 
-def test_who_waits_is_told_on_the_same_association(tmp_path):
-    """Also an AE that is no peer, and it can go on with that association afterwards."""
+def test_a_waiting_requestor_gets_the_report_on_its_association(tmp_path):
+    """Also an AE that is not a peer; it can use the association afterwards."""
     peer = requester()
     with archive_of(tmp_path) as archive, peer.associated(archive.port) as association:
         for number in range(2):
@@ -238,8 +238,8 @@ def test_who_waits_is_told_on_the_same_association(tmp_path):
     assert [bool(each.association) for each in events] == [True] * 3
 
 
-def test_what_waits_for_its_turn_keeps_no_association(tmp_path):
-    """Its buffers are given back when the association is over, though its transaction has not been looked at."""
+def test_a_scheduled_transaction_keeps_no_association(tmp_path):
+    """Its buffers are freed when the association ends, although its transaction is not verified yet."""
     with archive_of(tmp_path) as archive:
         reporter = archive._reporter
         reporter.stop()
@@ -253,8 +253,8 @@ def test_what_waits_for_its_turn_keeps_no_association(tmp_path):
         eventually(lambda: gc.collect() >= 0 and kept and kept[0]() is None)
 
 
-def test_peers_that_wait_have_their_turns(tmp_path):
-    """Who asks three times on an association is not served three times before who asks once."""
+def test_waiting_peers_take_turns(tmp_path):
+    """A peer with three transactions is not served three times before a peer with one."""
     several, once = requester(), requester(ae_title="ONCE")
     with archive_of(tmp_path, several, once) as archive:
         reporter = archive._reporter
@@ -269,7 +269,7 @@ def test_peers_that_wait_have_their_turns(tmp_path):
 
 
 def test_a_report_does_not_come_between_two_stores(tmp_path):
-    """Who goes on storing is not idle: the report comes behind the last one."""
+    """An association with C-STOREs is not idle: the report is sent after the last one."""
     peer = requester()
     wait = {"commitment.same_association_seconds": 0.3}
     with archive_of(tmp_path, **wait) as archive, peer.associated(archive.port) as association:
@@ -280,8 +280,8 @@ def test_a_report_does_not_come_between_two_stores(tmp_path):
         assert peer.report().is_same
 
 
-def test_who_is_gone_without_an_answer_is_called(tmp_path):
-    """A report on an association that ends before its response comes again on one of our own."""
+def test_an_unanswered_report_is_sent_again_on_a_new_association(tmp_path):
+    """A report on an association that ends before its response is sent again on a new one."""
     peer = requester()
     with archive_of(tmp_path, peer) as archive, Raw(archive.port) as client:
         ask(client, action(STORED), calling="REQUESTER")
@@ -293,8 +293,8 @@ def test_who_is_gone_without_an_answer_is_called(tmp_path):
             eventually(lambda: is_done(archive))
 
 
-def test_who_refuses_a_report_on_its_association_is_called(tmp_path):
-    """At once, whatever the pauses are: here it may be what it cannot take."""
+def test_a_report_refused_on_its_association_is_sent_on_a_new_one(tmp_path):
+    """The next attempt does not wait for a pause: on a new association the peer may accept it."""
     peer = requester(answers=[0x0211])
     slow = {"commitment.first_retry_seconds": 3600}
     with (
@@ -308,7 +308,7 @@ def test_who_refuses_a_report_on_its_association_is_called(tmp_path):
 
 
 def test_a_request_that_crosses_a_report_is_served(tmp_path):
-    """A C-ECHO comes where the response to the report is due, which comes after it: both count."""
+    """A C-ECHO arrives before the response to the report: both are processed."""
     with archive_of(tmp_path) as archive, Raw(archive.port) as client:
         verification = "1.2.840.10008.1.1"
         ask(client, action(STORED), more=[(3, verification, [EXPLICIT])])
@@ -321,8 +321,8 @@ def test_a_request_that_crosses_a_report_is_served(tmp_path):
         assert client.message().status == 0x0000
 
 
-def test_a_peer_that_does_not_answer_on_its_association_is_called(tmp_path, monkeypatch):
-    """The message time is over: the report goes on an association of our own, while the other is still open."""
+def test_a_report_without_a_response_in_time_is_sent_on_a_new_association(tmp_path, monkeypatch):
+    """After the message time the report is sent on a new association, while the other is still open."""
     monkeypatch.setattr(event_reports, "CLAIM_MARGIN", 0.1)
     peer = requester()
     settings = {"limits.message_seconds": 0.5}
@@ -344,7 +344,7 @@ def ask(
     instance: str = PUSH_MODEL_INSTANCE,
     more=(),
 ) -> Response:
-    """Associate, and the response to an N-ACTION."""
+    """Associate, send an N-ACTION and return the response."""
     client.associate((1, PUSH_MODEL, [EXPLICIT]), *more, calling=calling)
     return again(client, asked, action_type=action_type, instance=instance)
 
@@ -352,7 +352,7 @@ def ask(
 def again(
     client: Raw, asked: Dataset | bytes | None, *, action_type: int | None = 1, instance: str = PUSH_MODEL_INSTANCE
 ) -> Response:
-    """The response to an N-ACTION on an association that is there."""
+    """Send an N-ACTION on an open association and return the response."""
     data = raw.encoded(asked, EXPLICIT) if isinstance(asked, Dataset) else asked
     elements = [
         raw.element(0x0003, PUSH_MODEL.encode()),
@@ -373,7 +373,7 @@ def again(
 
 
 def nameless() -> Dataset:
-    """A request without a Transaction UID."""
+    """Return a request without a Transaction UID."""
     asked = action(STORED)
     del asked.TransactionUID
     return asked
@@ -381,7 +381,7 @@ def nameless() -> Dataset:
 
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory):
-    """An archive that nobody has to be told anything by."""
+    """An archive without peers and transactions."""
     with archive_of(tmp_path_factory.mktemp("lonely"), **{"commitment.same_association_seconds": 0}) as archive:
         yield archive
 
@@ -402,8 +402,8 @@ def lonely(tmp_path_factory):
         (0x0112, action(STORED), {"instance": ""}),
     ],
 )
-def test_what_cannot_be_understood_is_refused(lonely, code, asked, options):
-    """With a status of PS3.7 10.1.4.1.10 and an Error Comment; the association goes on, and nothing is kept."""
+def test_an_invalid_request_is_refused(lonely, code, asked, options):
+    """The status is one of PS3.7 10.1.4.1.10 with an Error Comment; the association goes on, nothing is saved."""
     with Raw(lonely.port) as client:
         refused = ask(client, asked, **options)
         assert (refused.status, bool(refused.text(0x0902))) == (code, True)
@@ -414,7 +414,7 @@ def test_what_cannot_be_understood_is_refused(lonely, code, asked, options):
 
 
 def test_a_transaction_uid_that_is_active_is_refused(tmp_path):
-    """With 0131, for the same AE; and it is taken once it is retired."""
+    """The status is 0131 for the same AE; after the report the UID can be used again."""
     peer = requester()
     with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -429,18 +429,18 @@ def test_a_transaction_uid_that_is_active_is_refused(tmp_path):
 
 
 def ui(element, uid):
-    """An element of group 0008 and VR UI; pydicom would take ten seconds for as many as are needed here."""
+    """Encode an element of group 0008 and VR UI; pydicom would take ten seconds for all that are needed here."""
     value = uid.encode() + b"\0" * (len(uid) % 2)
     return struct.pack("<HH2sH", 0x0008, element, b"UI", len(value)) + value
 
 
 def items(contents):
-    """Items of these contents."""
+    """Encode items with these contents."""
     return b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in contents)
 
 
 def test_twenty_thousand_instances_are_one_request(tmp_path):
-    """The one that is stored is committed to, each of the others is told."""
+    """The report commits to the stored one and lists all others as failed."""
     asked = [STORED[0], *((CT, f"1.2.3.{number}") for number in range(19_999))]
     named = [ui(0x1150, sop_class) + ui(0x1155, instance) for sop_class, instance in asked]
     request = ui(0x1195, "1.2.3.4") + struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, len(items(named))) + items(named)
@@ -455,8 +455,8 @@ def test_twenty_thousand_instances_are_one_request(tmp_path):
     assert report.data.endswith(items(named[:1]))
 
 
-def test_more_than_is_taken_is_refused(tmp_path):
-    """Instances of a request, bytes of it, and transactions of a peer: 0213, and others are not hurt."""
+def test_requests_above_the_limits_are_refused(tmp_path):
+    """Too many instances or bytes in a request, or transactions of a peer: 0213; others are not affected."""
     limits = {"commitment.instances": 3, "commitment.active_per_peer": 2}
     with archive_of(tmp_path, **NEVER_THERE, **limits) as archive, Raw(archive.port) as client:
         assert ask(client, action([*STORED, UNKNOWN])).status == 0x0213
@@ -469,8 +469,8 @@ def test_more_than_is_taken_is_refused(tmp_path):
             assert ask(other, action(STORED), calling="OTHER").status == 0x0000
 
 
-def test_who_may_not_ask_is_refused(tmp_path):
-    """With 0124, before anything is looked at."""
+def test_a_requestor_without_the_right_is_refused(tmp_path):
+    """The status is 0124, before the request is read."""
     peers = [{"ae_title": "OTHER", "host": "127.0.0.1", "port": 1}]
     settings = NEVER_THERE | {"access.services": ["store", "find"], "peers": peers}
     with archive_of(tmp_path, **settings) as archive, Raw(archive.port) as client:
@@ -479,8 +479,8 @@ def test_who_may_not_ask_is_refused(tmp_path):
             assert ask(other, action(STORED), calling="OTHER").status == 0x0000
 
 
-def test_an_index_that_does_not_answer_is_told(tmp_path):
-    """0213, and nothing is promised."""
+def test_a_request_is_refused_while_the_index_does_not_answer(tmp_path):
+    """The status is 0213, and nothing is saved."""
     with archive_of(tmp_path, **NEVER_THERE) as archive, Raw(archive.port) as client:
         with archive.index.write() as connection:
             connection.execute(text("ALTER TABLE commitment RENAME TO gone"))
@@ -490,8 +490,8 @@ def test_an_index_that_does_not_answer_is_told(tmp_path):
         assert again(client, action(STORED)).status == 0x0000
 
 
-def test_the_role_of_scp_is_not_given_away(lonely):
-    """A requestor that proposes to be SCP of storage commitment stays SCU: its reports are refused."""
+def test_a_requestor_cannot_be_scp(lonely):
+    """A requestor that proposes the role of SCP of storage commitment stays SCU: its reports are refused."""
     ae = AE("FALSE")
     ae.add_requested_context(PUSH_MODEL)
     association = ae.associate("127.0.0.1", lonely.port, ext_neg=[build_role(PUSH_MODEL, scu_role=True, scp_role=True)])
@@ -506,11 +506,11 @@ def test_the_role_of_scp_is_not_given_away(lonely):
         assert client.message().status == 0x0211
 
 
-# --- the end -----------------------------------------------------------------------------------------------------
+# --- stopping ----------------------------------------------------------------------------------------------------
 
 
 def test_a_stop_does_not_wait_for_a_silent_peer(tmp_path):
-    """A report that nobody answers is left, and the next start sends it."""
+    """An unanswered report is given up, and sent after the next start."""
     peer = requester()
     with socket.create_server(("127.0.0.1", peer.port)) as silent:
         with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
@@ -524,11 +524,11 @@ def test_a_stop_does_not_wait_for_a_silent_peer(tmp_path):
 
 
 class Stuck(Requester):
-    """A requester that takes the association of a report, and stops reading in the middle of the report."""
+    """A peer that accepts the association for a report and stops reading in the middle of the report."""
 
     @contextmanager
     def taken(self) -> Iterator[socket.socket]:
-        """The connection on which a report has begun to arrive, when it has."""
+        """Yield the connection on which a report has begun to arrive."""
         with socket.create_server(("127.0.0.1", self.port)) as listener:
             listener.settimeout(20)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -541,13 +541,13 @@ class Stuck(Requester):
 
 
 def received(connection: socket.socket) -> bytes:
-    """The body of the next PDU."""
+    """Return the body of the next PDU."""
     head = connection.recv(6, socket.MSG_WAITALL)
     return connection.recv(struct.unpack(">L", head[2:])[0], socket.MSG_WAITALL)
 
 
 def accepting(proposal: bytes) -> bytes:
-    """An A-ASSOCIATE-AC that takes what a report proposes, the role with it."""
+    """Return an A-ASSOCIATE-AC that accepts what a report proposes, including the role."""
     context = raw.item(0x21, struct.pack(">BxBx", 1, 0) + raw.item(0x40, raw.EXPLICIT.encode()))
     role_selection = raw.item(0x54, struct.pack(">H", len(PUSH_MODEL)) + PUSH_MODEL.encode() + b"\0\1")
     user = raw.item(0x51, struct.pack(">L", 16384)) + raw.item(0x52, b"1.2.826.0.1.3680043.8.498.1") + role_selection
@@ -556,17 +556,17 @@ def accepting(proposal: bytes) -> bytes:
 
 
 MANY = [(CT, f"1.2.3.{'9' * 50}.{number}") for number in range(25_000)]
-"""A report on so many is longer than what the sockets of both sides hold."""
+"""A report on so many instances is longer than the socket buffers of both sides."""
 
 
 def bytes_asking(asked) -> bytes:
-    """The data set of a request; pydicom would take ten seconds for as many as are needed here."""
+    """Encode the data set of a request; pydicom would take ten seconds for all that are needed here."""
     named = items(ui(0x1150, sop_class) + ui(0x1155, instance) for sop_class, instance in asked)
     return ui(0x1195, "1.2.3.4") + struct.pack("<HH2sHL", 0x0008, 0x1199, b"SQ", 0, len(named)) + named
 
 
-def test_a_stop_does_not_wait_for_a_peer_that_reads_no_more(tmp_path):
-    """In the middle of a report of several mebibytes: it is cut off, however long a peer may take for one."""
+def test_a_stop_does_not_wait_for_a_peer_that_stops_reading(tmp_path):
+    """A report of several mebibytes is interrupted, however long its time limit is."""
     peer = Stuck(free_port())
     with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
         with Raw(archive.port) as client:
@@ -578,8 +578,8 @@ def test_a_stop_does_not_wait_for_a_peer_that_reads_no_more(tmp_path):
             assert not stopping.is_alive()
 
 
-def test_a_stop_does_not_wait_for_what_nobody_can_end(tmp_path, monkeypatch):
-    """A name server that does not answer: the thread is left behind."""
+def test_a_stop_does_not_wait_for_a_blocked_thread(tmp_path, monkeypatch):
+    """A name server does not answer: the thread is abandoned."""
     monkeypatch.setattr(event_reports, "STOP_SECONDS", 0.1)
     asked, answered = threading.Event(), threading.Event()
 
@@ -601,8 +601,8 @@ def test_a_stop_does_not_wait_for_what_nobody_can_end(tmp_path, monkeypatch):
     assert was_left
 
 
-def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
-    """Before the claim to it runs out, though each mebibyte is taken in time."""
+def test_a_report_that_is_read_too_slowly_is_aborted(tmp_path, monkeypatch):
+    """It is aborted before the claim expires, although each mebibyte is taken in time."""
     monkeypatch.setattr(EventReporter, "_seconds", 0.5)
     peer = Stuck(free_port())
     with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
@@ -613,13 +613,13 @@ def test_a_report_that_is_taken_too_slowly_is_broken_off(tmp_path, monkeypatch):
     assert "does not take the report in time" in published(archive, Notice)[0].sentence
 
 
-def test_a_reporter_that_never_began_can_be_stopped(lonely):
-    """As in the process that only forks workers."""
+def test_a_reporter_that_was_not_started_can_be_stopped(lonely):
+    """The process that only forks workers does so."""
     EventReporter(lonely.commitments, lonely.peers.destination, print, "PACS").stop()
 
 
-def test_a_request_that_is_cut_off_keeps_nothing(lonely):
-    """Wherever the connection ends in its data set."""
+def test_an_incomplete_request_leaves_no_transaction(lonely):
+    """The connection may end anywhere in the data set."""
     whole = raw.encoded(action(STORED), EXPLICIT)
     for cut in range(0, len(whole), 16):
         with Raw(lonely.port) as client:

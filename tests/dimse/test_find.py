@@ -1,4 +1,4 @@
-"""C-FIND on the wire (PS3.4 C.4.1, checklist 3.4): what its answers carry, in which order, at what cost."""
+"""C-FIND on the wire (PS3.4 C.4.1, checklist 3.4): content, order and memory of the responses."""
 
 import resource
 
@@ -27,7 +27,7 @@ def archive(tmp_path_factory):
 
 
 def find(archive, level, model=FIND, syntax=IMPLICIT, **keys):
-    """All responses to a C-FIND."""
+    """Return all responses to a C-FIND."""
     with Raw(archive.port) as client:
         client.associate((1, model, [syntax]))
         client.send(request(raw.C_FIND, 1, model, 1, identifier(level, syntax, **keys)))
@@ -50,8 +50,8 @@ def find(archive, level, model=FIND, syntax=IMPLICIT, **keys):
         (PATIENT_STUDY_FIND, "STUDY", 4),
     ],
 )
-def test_p12_f7_one_answer_for_each_entity_at_the_level(archive, model, level, count):
-    """Each patient, study, series or image is answered once, in the order of its unique key, then 0000."""
+def test_p12_f7_one_response_for_each_entity_at_the_level(archive, model, level, count):
+    """Each patient, study, series or image is returned once, in the order of its unique key, then 0000."""
     key = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID"}.get(
         level, "SOPInstanceUID"
     )
@@ -71,8 +71,8 @@ def test_f2_patient_study_only_has_no_lower_levels(archive, level):
     assert refused.text(0x0902)
 
 
-def test_f6_an_answer_carries_what_was_asked_and_the_unique_keys_above(archive):
-    """Nothing else is in it; what is asked for and unknown has zero length."""
+def test_f6_a_response_has_the_return_keys_and_the_unique_keys_above(archive):
+    """A response has nothing else; return keys with an unknown value have zero length."""
     keys = {"SeriesInstanceUID": "", "Modality": "", "ProtocolName": "", "PatientName": "NAME^A"}
     match = find(archive, "SERIES", PATIENT_FIND, **keys)[0].dataset()
     expected = {*ALWAYS, *keys, "PatientID", "StudyInstanceUID"}
@@ -83,7 +83,7 @@ def test_f6_an_answer_carries_what_was_asked_and_the_unique_keys_above(archive):
 
 
 def test_f8_supported_keys_are_ff00_and_unsupported_ones_ff01(archive):
-    """A key below the level, a private one and an unknown one make the answers FF01; they are not returned."""
+    """A key below the level, a private one and an unknown one make the responses FF01 and are not returned."""
     fine = find(archive, "STUDY", StudyInstanceUID="", StudyDescription="", NumberOfStudyRelatedInstances="")
     assert {each.status for each in fine[:-1]} == {0xFF00}
     ignored = find(archive, "STUDY", StudyInstanceUID="", SOPInstanceUID="")
@@ -94,7 +94,7 @@ def test_f8_supported_keys_are_ff00_and_unsupported_ones_ff01(archive):
 @pytest.mark.parametrize(
     ("value", "count"), [("NAME^A", 2), ("name^a", 2), ("nAmE^?", 4), ("NAM%", 0), ("NAM__A", 0), ("N%*", 0)]
 )
-def test_p13_case_does_not_matter_in_names_and_sql_wild_cards_are_letters(archive, value, count):
+def test_p13_names_ignore_case_and_sql_wild_cards_are_literals(archive, value, count):
     """A name without wild cards is compared like one with them; `%` and `_` stand for themselves."""
     assert len(find(archive, "STUDY", StudyInstanceUID="", PatientName=value)) == count + 1
 
@@ -103,7 +103,7 @@ def test_p13_case_does_not_matter_in_names_and_sql_wild_cards_are_letters(archiv
     "keys", [{"StudyInstanceUID": ""}, {"StudyInstanceUID": "1.2.3"}, {"StudyDate": "nonsense"}, {"SOPInstanceUID": ""}]
 )
 def test_p15_there_is_exactly_one_final_response(archive, keys):
-    """After a success or a refusal the next message on the association is the answer to the next request."""
+    """After Success or a failure the next message on the association is the response to the next request."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(request(raw.C_FIND, 1, FIND, 1, identifier("STUDY", **keys)))
@@ -115,14 +115,14 @@ def test_p15_there_is_exactly_one_final_response(archive, keys):
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, raw.EXPLICIT])
-def test_answers_are_in_the_negotiated_transfer_syntax(archive, syntax):
+def test_responses_are_in_the_negotiated_transfer_syntax(archive, syntax):
     """Implicit in an implicit context, explicit in an explicit one."""
     match = find(archive, "STUDY", syntax=syntax, StudyInstanceUID="", PatientName="NAME^B")[0]
     assert match.dataset(syntax).PatientName == "NAME^B"
 
 
 def test_k5_the_numbers_of_related_entities(archive):
-    """The computed attributes of a study and a patient."""
+    """The Number of Related attributes of a study and a patient are counted."""
     asked = dict.fromkeys(["NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "ModalitiesInStudy"], "")
     match = find(archive, "STUDY", StudyInstanceUID="", **asked)[0].dataset()
     assert (match.NumberOfStudyRelatedSeries, match.NumberOfStudyRelatedInstances) == (2, 4)
@@ -132,8 +132,8 @@ def test_k5_the_numbers_of_related_entities(archive):
     assert [int(match[each].value) for each in asked] == [2, 4, 8]
 
 
-def test_f3_a_level_without_any_key_lists_all_or_nothing(archive, tmp_path):
-    """The tolerant manner treats the missing unique key as universal; the strict one finds nothing, with 0000."""
+def test_f3_a_query_without_keys_returns_all_or_nothing(archive, tmp_path):
+    """The tolerant mode treats the missing unique key as universal; the strict one finds nothing, with 0000."""
     assert len(find(archive, "STUDY")) == 5
     with serving(tmp_path, {"query.manner": "strict"}) as strict:
         take_in(strict, study(series=1, instances=1))
@@ -141,8 +141,8 @@ def test_f3_a_level_without_any_key_lists_all_or_nothing(archive, tmp_path):
     assert [each.status for each in responses] == [0x0000]
 
 
-def test_a_peer_may_have_a_manner_of_its_own(tmp_path):
-    """One AE is understood strictly by a server that is tolerant to all others."""
+def test_a_peer_may_have_its_own_matching_mode(tmp_path):
+    """The requests of one AE are matched in the strict mode, those of all others in the tolerant mode."""
     peer = {"ae_title": "PEDANT", "host": "127.0.0.1", "port": 104, "manner": "strict"}
     with serving(tmp_path, {"peers": [peer]}) as archive:
         statuses = {}
@@ -169,7 +169,7 @@ def test_a_command_of_another_class_than_its_context_is_0122(archive):
         client.release()
 
 
-def test_an_identifier_that_is_no_data_set_is_refused(archive):
+def test_an_invalid_identifier_is_refused(archive):
     """Garbage is Cxxx with an Error Comment; the association goes on."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
@@ -183,7 +183,7 @@ def test_an_identifier_that_is_no_data_set_is_refused(archive):
 
 
 def test_p10_a_deeply_nested_identifier_is_refused(archive):
-    """10,000 sequences inside of each other are Cxxx, not a crash."""
+    """10,000 nested sequences are Cxxx, not a crash."""
     nested = b"\x08\x00\x40\x11\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 900
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]), max_pdu=65536)
@@ -193,7 +193,7 @@ def test_p10_a_deeply_nested_identifier_is_refused(archive):
 
 
 def test_f11_memory_does_not_grow_with_the_matches(tmp_path):
-    """3,000 answers to a client that reads slowly cost the server no memory worth mentioning."""
+    """3,000 responses to a client that reads slowly do not increase the memory of the server."""
     with serving(tmp_path, {"limits.query_page": 100}) as archive:
         datasets = study(series=1, instances=1, size=1)
         for number in range(300):

@@ -28,7 +28,7 @@ JPEG = "1.2.840.10008.1.2.4.50"
 
 @contextmanager
 def destination(ae_title, answer, syntaxes=(raw.EXPLICIT, IMPLICIT), classes=(CTImageStorage,)):
-    """A storage SCP of pynetdicom's: `answer(event)` gives the status. Yields its row for the table of peers."""
+    """Run a pynetdicom storage SCP whose status is `answer(event)`. Yield its row for the table of peers."""
     ae = AE(ae_title)
     for each in classes:
         ae.add_supported_context(each, list(syntaxes))
@@ -40,7 +40,7 @@ def destination(ae_title, answer, syntaxes=(raw.EXPLICIT, IMPLICIT), classes=(CT
 
 
 def move(archive, where, level="STUDY", model=MOVE, syntax=IMPLICIT, message_id=1, **keys):
-    """All responses to a C-MOVE, raw."""
+    """Return all responses to a C-MOVE."""
     with Raw(archive.port) as client:
         client.associate((1, model, [syntax]), calling="ASKER")
         extra = [raw.element(0x0600, where.encode())]
@@ -51,12 +51,12 @@ def move(archive, where, level="STUDY", model=MOVE, syntax=IMPLICIT, message_id=
 
 
 def counts(response):
-    """remaining, completed, failed, warning; None where absent."""
+    """Return remaining, completed, failed and warning; None where absent."""
     return tuple(response.number(tag) for tag in (REMAINING, COMPLETED, FAILED, WARNING))
 
 
 def failed_list(response, syntax=IMPLICIT):
-    """The Failed SOP Instance UID List as a list."""
+    """Return the Failed SOP Instance UID List."""
     value = response.dataset(syntax).FailedSOPInstanceUIDList
     return [value] if isinstance(value, str) else list(value)
 
@@ -68,13 +68,13 @@ UIDS = [each.SOPInstanceUID for each in DATASETS]
 
 @pytest.fixture(scope="module")
 def answers():
-    """What the destination of the module answers, by SOP Instance UID; 0000 else. Tests fill it."""
+    """Statuses that the destination answers by SOP Instance UID, 0000 otherwise. Tests fill it."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory, answers):
-    """A running archive of one study of four images, with a destination that answers what `answers` say."""
+    """A running archive with one study of four images, and a destination that answers as in `answers`."""
 
     def answer(event):
         return answers.get(event.request.AffectedSOPInstanceUID, 0x0000)
@@ -90,7 +90,7 @@ def archive(tmp_path_factory, answers):
 
 @pytest.fixture(autouse=True)
 def everything_is_taken(answers):
-    """Each test begins with a destination that answers 0000."""
+    """Reset the answers of the destination to 0000 before each test."""
     answers.clear()
 
 
@@ -99,14 +99,14 @@ def everything_is_taken(answers):
 
 @pytest.mark.parametrize("code", [0xB000, 0xB006, 0xB007, 0x0107, 0x0116])
 def test_v5_the_statuses_that_count_as_warning(archive, answers, code):
-    """An instance answered with a warning status counts as warning, and the whole ends in B000 without a list (V6)."""
+    """A sub-operation with a warning status counts as warning, and the retrieve ends with B000 without a list (V6)."""
     answers[UIDS[1]] = code
     final = move(archive, "TAKER", StudyInstanceUID=STUDY_UID)[-1]
     assert (final.status, counts(final), final.data) == (0xB000, (None, 3, 0, 1), None)
 
 
 def test_v6_all_warned_is_b000(archive, answers):
-    """When every sub-operation warned the final status is B000, without an Identifier."""
+    """When all sub-operations end with a warning, the final status is B000, without an Identifier."""
     answers.update(dict.fromkeys(UIDS, 0xB000))
     final = move(archive, "TAKER", StudyInstanceUID=STUDY_UID)[-1]
     assert (final.status, counts(final), final.data) == (0xB000, (None, 0, 0, 4), None)
@@ -163,8 +163,8 @@ def test_v2_an_unknown_destination_is_a801_before_anything_else(archive):
         assert responses[0].text(0x0902)
 
 
-def test_v2_the_log_names_the_known_titles(archive):
-    """Whoever runs the server reads which AE titles it knows, and how to add one."""
+def test_v2_the_log_names_the_known_ae_titles(archive):
+    """The log says which AE titles are known, and how to add one."""
     told = []
     unsubscribe = archive.events.subscribe(told.append)
     move(archive, "NOBODY", StudyInstanceUID=STUDY_UID)
@@ -174,8 +174,8 @@ def test_v2_the_log_names_the_known_titles(archive):
     assert all(part in sentences[0] for part in ("NOBODY", "TAKER", "REFUSING", "pacs peers add"))
 
 
-def test_what_was_sent_is_noted_as_used(archive, answers):
-    """The index keeps when an instance was sent last; one that failed was not used."""
+def test_sent_instances_are_marked_as_used(archive, answers):
+    """The index stores when an instance was sent last; a failed sub-operation does not count."""
     answers[UIDS[0]] = 0xA700
     began = time.time_ns() // 1000
     move(archive, "TAKER", StudyInstanceUID=STUDY_UID)
@@ -191,7 +191,7 @@ def test_v2_padding_of_the_destination_does_not_matter(archive, title):
     assert move(archive, title, StudyInstanceUID=STUDY_UID)[-1].status == 0x0000
 
 
-def test_v2_the_case_of_the_destination_does(archive):
+def test_v2_the_case_of_the_destination_matters(archive):
     """AE titles are compared exactly."""
     assert move(archive, "taker", StudyInstanceUID=STUDY_UID)[-1].status == 0xA801
 
@@ -215,7 +215,7 @@ def test_v3_nothing_found_is_success_with_zero_counts(archive):
         ("STUDY", {"StudyInstanceUID": STUDY_UID, "WindowCenter": "1"}),
     ],
 )
-def test_v1_what_does_not_select_is_a900(archive, level, keys):
+def test_v1_an_identifier_that_selects_nothing_is_a900(archive, level, keys):
     """A missing, universal or wild unique key, a level that is not in the model, a key that is not supported."""
     final = move(archive, "TAKER", level, **keys)[-1]
     assert final.status == 0xA900
@@ -236,8 +236,8 @@ def test_v1b_patient_root_by_patient_id(archive):
     assert move(archive, "TAKER", "PATIENT", PATIENT_MOVE, PatientID=["P1", "P2"])[-1].status == 0xA900
 
 
-def test_k4_other_keys_may_select_and_not_too_much(archive):
-    """An Accession Number alone selects in the tolerant manner; more studies than the limit are A900."""
+def test_k4_other_keys_may_select_a_limited_number_of_studies(archive):
+    """An Accession Number alone selects in the tolerant mode; more studies than the limit are A900."""
     more = [
         study(series=1, instances=1, number=number, patient_id="MANY", AccessionNumber="ACC")[0] for number in (1, 2, 3)
     ]
@@ -249,8 +249,8 @@ def test_k4_other_keys_may_select_and_not_too_much(archive):
     assert "3" in refused.text(0x0902)
 
 
-def test_k4_strict_takes_unique_keys_only(tmp_path):
-    """In the strict manner an Accession Number in a retrieve is A900, with the Offending Element."""
+def test_k4_the_strict_mode_accepts_unique_keys_only(tmp_path):
+    """In the strict mode an Accession Number in a retrieve is A900, with the Offending Element."""
     with serving(tmp_path, {"query.manner": "strict", "peers": [peer_row("X", free_port())]}) as archive:
         refused = move(archive, "X", AccessionNumber="1", StudyInstanceUID="1.2")[-1]
     assert refused.status == 0xA900
@@ -258,15 +258,15 @@ def test_k4_strict_takes_unique_keys_only(tmp_path):
 
 
 def peer_row(title, port):
-    """A row of the table of peers."""
+    """Return a row of the table of peers."""
     return {"ae_title": title, "host": "127.0.0.1", "port": port}
 
 
 # --- C-MOVE: the other association -------------------------------------------------------------------------------
 
 
-def test_p1_v8_the_move_originator_is_who_asked(tmp_path):
-    """Move Originator AE Title and Message ID are those of the C-MOVE; we call with our own AE title."""
+def test_p1_v8_the_move_originator_is_the_requestor_of_the_move(tmp_path):
+    """Move Originator AE Title and Message ID are those of the C-MOVE; the calling AE title is that of the archive."""
     seen = []
 
     def answer(event):
@@ -283,8 +283,8 @@ def test_p1_v8_the_move_originator_is_who_asked(tmp_path):
 
 @pytest.mark.parametrize("accepted", [IMPLICIT, raw.EXPLICIT, BIG, DEFLATED])
 @pytest.mark.parametrize("stored", [IMPLICIT, raw.EXPLICIT, BIG, DEFLATED])
-def test_v9_native_syntaxes_become_each_other(tmp_path, stored, accepted):
-    """What is stored in one native transfer syntax arrives in the one the destination takes, with the same values."""
+def test_v9_native_transfer_syntaxes_are_converted(tmp_path, stored, accepted):
+    """An instance in one native transfer syntax arrives in the one the destination accepts, with the same values."""
     arrived = []
 
     def answer(event):
@@ -302,7 +302,7 @@ def test_v9_native_syntaxes_become_each_other(tmp_path, stored, accepted):
 
 
 def values(dataset, syntax):
-    """The values of a data set by tag, its 16 bit pixels in little endian."""
+    """Return the values of a data set by tag, its 16 bit pixels in little endian."""
     found = {str(each.tag): each.value for each in dataset if each.keyword != "PixelData"}
     pixels = array("H", dataset.PixelData)
     if syntax == BIG:
@@ -311,7 +311,7 @@ def values(dataset, syntax):
 
 
 def send(archive, dataset, syntax):
-    """C-STORE a data set by pynetdicom in this transfer syntax."""
+    """Send a data set by C-STORE of pynetdicom in this transfer syntax."""
     ae = AE("SENDER")
     ae.add_requested_context(dataset.SOPClassUID, syntax)
     association = ae.associate("127.0.0.1", archive.port)
@@ -333,7 +333,7 @@ def test_v9_an_encapsulated_instance_that_is_not_accepted_fails_alone(tmp_path):
 
 
 def test_v5_a_sop_class_without_a_context_fails_alone(tmp_path):
-    """A destination that takes CT only gets the CT; the MR is failed and listed."""
+    """A destination that accepts only CT receives the CT; the MR fails and is listed."""
     mr = study(modality="MR", series=1, instances=1)[0]
     mr.StudyInstanceUID = STUDY_UID
     with destination("TAKER", lambda _event: 0x0000) as taker, serving(tmp_path, {"peers": [taker]}) as archive:
@@ -342,8 +342,8 @@ def test_v5_a_sop_class_without_a_context_fails_alone(tmp_path):
     assert (final.status, counts(final), failed_list(final)) == (0xB000, (None, 1, 1, 0), [mr.SOPInstanceUID])
 
 
-def test_v5_a_file_that_is_gone_or_shorter_fails_alone(tmp_path):
-    """A missing and a truncated file are failed and listed, without a word of them on the wire."""
+def test_v5_a_missing_or_truncated_file_fails_alone(tmp_path):
+    """A missing and a truncated file fail and are listed; nothing of them is sent."""
     with destination("TAKER", lambda _event: 0x0000) as taker, serving(tmp_path, {"peers": [taker]}) as archive:
         take_in(archive, DATASETS)
         gone, short, *_ = sorted((tmp_path / "files").rglob("*.dcm"))
@@ -376,7 +376,7 @@ def test_p16_v9_more_than_128_contexts_make_several_associations(tmp_path):
 
 
 def test_v10_a_destination_that_aborts_is_called_again(tmp_path):
-    """An abort in the middle fails one instance; the others go over a new association."""
+    """An abort fails one instance; the others are sent on a new association."""
     seen = []
 
     def answer(event):
@@ -393,7 +393,7 @@ def test_v10_a_destination_that_aborts_is_called_again(tmp_path):
 
 
 def test_v10_a_destination_that_is_lost_for_good_fails_what_remains(tmp_path):
-    """A destination that always aborts costs two calls, not one for every instance."""
+    """A destination that always aborts is called twice, not once for every instance."""
     calls = []
 
     def answer(event):
@@ -409,7 +409,7 @@ def test_v10_a_destination_that_is_lost_for_good_fails_what_remains(tmp_path):
 
 
 def test_v7_pendings_come_while_one_suboperation_is_slow(tmp_path):
-    """A Pending response is sent every `pending_seconds` though nothing is done: the requester is kept patient."""
+    """A Pending response is sent every `pending_seconds` even when no sub-operation ends."""
 
     def answer(_event):
         time.sleep(1.0)
@@ -424,7 +424,7 @@ def test_v7_pendings_come_while_one_suboperation_is_slow(tmp_path):
     assert counts(pendings[0]) == (1, 0, 0, 0)
 
 
-def test_v7_a_pending_after_every_n(tmp_path):
+def test_v7_a_pending_response_after_every_n_suboperations(tmp_path):
     """`pending_every = 2` halves the Pendings."""
     settings = {"limits.pending_every": 2}
     with (
@@ -436,8 +436,8 @@ def test_v7_a_pending_after_every_n(tmp_path):
     assert [counts(each)[0] for each in pendings] == [2, 0]
 
 
-def test_v11_when_the_requester_is_gone_nothing_more_is_sent(tmp_path):
-    """A requester that closes its connection stops the move after the running sub-operation."""
+def test_v11_nothing_more_is_sent_when_the_requestor_is_gone(tmp_path):
+    """When the requestor closes its connection, the move stops after the running sub-operation."""
     seen = []
     first = threading.Event()
 
@@ -462,7 +462,7 @@ def test_v11_when_the_requester_is_gone_nothing_more_is_sent(tmp_path):
 
 
 def test_v12_the_server_itself_may_be_the_destination(tmp_path):
-    """A move to ourselves ends well: what arrives is known already."""
+    """A move to the server itself succeeds: the instances that arrive are known already."""
     port = free_port()
     with serving(tmp_path, {"server.port": port, "peers": [peer_row("PACS", port)]}) as archive:
         take_in(archive, DATASETS)
@@ -475,7 +475,7 @@ def test_v12_the_server_itself_may_be_the_destination(tmp_path):
 
 
 def get(archive, datasets, classes=(CTImageStorage,), answer=0x0000, syntaxes=(raw.EXPLICIT,)):
-    """C-GET of their study by pynetdicom: the responses, and the data sets that came."""
+    """Send a C-GET for their study by pynetdicom. Return the responses and the received data sets."""
     came = []
 
     def keep(event):
@@ -497,7 +497,7 @@ def get(archive, datasets, classes=(CTImageStorage,), answer=0x0000, syntaxes=(r
     return responses, came
 
 
-def test_a_get_brings_the_instances_on_the_same_association(archive):
+def test_a_get_sends_the_instances_on_the_same_association(archive):
     """All four images, bit for bit the same values, and 0000."""
     responses, came = get(archive, DATASETS)
     assert sorted(each.SOPInstanceUID for each in came) == sorted(UIDS)
@@ -509,8 +509,8 @@ def test_a_get_brings_the_instances_on_the_same_association(archive):
     }
 
 
-def test_a_get_without_the_right_context_fails_what_it_cannot_send(archive):
-    """A requestor that takes MR only gets nothing of a CT study: A702 and the list."""
+def test_a_get_without_the_right_context_fails(archive):
+    """A requestor that accepts only MR receives nothing of a CT study: A702 and the list."""
     responses, came = get(archive, DATASETS, [MRImageStorage])
     final, failed = responses[-1]
     assert came == []
@@ -518,7 +518,7 @@ def test_a_get_without_the_right_context_fails_what_it_cannot_send(archive):
     assert sorted(failed.FailedSOPInstanceUIDList) == sorted(UIDS)
 
 
-def test_a_get_converts_for_a_requestor_that_takes_implicit_only(archive):
+def test_a_get_converts_to_implicit_vr(archive):
     """Explicit becomes Implicit VR for a requestor that accepts nothing else."""
     responses, came = get(archive, DATASETS, syntaxes=[IMPLICIT])
     assert responses[-1][0].Status == 0x0000

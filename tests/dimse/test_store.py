@@ -1,4 +1,4 @@
-"""C-STORE on the wire (PS3.4 Annex B, checklist 3.8): what is answered, and what is left behind."""
+"""C-STORE on the wire (PS3.4 Annex B, checklist 3.8): statuses, stored files and memory."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ HANGING_PROTOCOL = "1.2.840.10008.5.1.4.38.1"
 
 
 def dataset(**values):
-    """One CT image, with attributes changed, or deleted where None."""
+    """Return a CT image with changed attributes; None deletes one."""
     made = study(series=1, instances=1)[0]
     for keyword, value in values.items():
         if value is None:
@@ -30,7 +30,7 @@ def dataset(**values):
 
 
 def store(archive, data, *, sop_class=CT, instance=None, syntax=raw.EXPLICIT, message_id=1):
-    """The response to a C-STORE of these bytes under this SOP Instance UID, and whether the context was accepted."""
+    """Send these bytes by C-STORE under this SOP Instance UID, and return the response."""
     uid = instance or str(dataset().SOPInstanceUID)
     with Raw(archive.port) as client:
         client.associate((1, sop_class, [syntax]))
@@ -41,7 +41,7 @@ def store(archive, data, *, sop_class=CT, instance=None, syntax=raw.EXPLICIT, me
 
 
 def files(archive):
-    """Every file in the store, half-written ones too, but for the journal."""
+    """Return every file in the store except the journal, incomplete ones too."""
     from pathlib import Path
 
     root = Path(archive.config.files.url)
@@ -50,12 +50,12 @@ def files(archive):
 
 @pytest.fixture
 def archive(tmp_path):
-    """A running archive with nothing in it."""
+    """An empty running archive."""
     with serving(tmp_path) as running:
         yield running
 
 
-def test_an_instance_is_stored_bit_for_bit_under_our_own_file_meta(archive):
+def test_an_instance_is_stored_bit_for_bit_with_new_file_meta_information(archive):
     """The data set is what was sent; the File Meta Information is ours; the response repeats the UIDs (S4)."""
     sent = encoded(dataset(), raw.EXPLICIT)
     response = store(archive, sent)
@@ -82,8 +82,8 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("values", "how", "status", "tag"), [each[1:] for each in REFUSED], ids=[x[0] for x in REFUSED]
 )
-def test_s1_s2_p11_what_cannot_be_kept_is_refused(archive, values, how, status, tag):
-    """The standard's status, an Error Comment and the Offending Element; nothing is left behind."""
+def test_s1_s2_p11_an_invalid_instance_is_refused(archive, values, how, status, tag):
+    """The status of the standard, an Error Comment and the Offending Element; no file remains."""
     response = store(archive, encoded(dataset(**values), raw.EXPLICIT), **how)
     assert response.status == status
     assert response.text(0x0902)
@@ -92,8 +92,8 @@ def test_s1_s2_p11_what_cannot_be_kept_is_refused(archive, values, how, status, 
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 100, b"DICM" * 50], ids=["empty", "noise", "text"])
-def test_s3_what_is_no_data_set_is_refused(archive, data):
-    """Cxxx or A9xx with an Error Comment, and nothing left behind; the association goes on."""
+def test_s3_an_invalid_data_set_is_refused(archive, data):
+    """Cxxx or A9xx with an Error Comment; no file remains, and the association goes on."""
     response = store(archive, data)
     assert response.status >> 12 in (0xA, 0xC)
     assert response.text(0x0902)
@@ -101,11 +101,11 @@ def test_s3_what_is_no_data_set_is_refused(archive, data):
 
 
 def test_s3_implicit_data_in_an_explicit_context_is_refused(archive):
-    """The data set counts in the negotiated transfer syntax only."""
+    """The data set is decoded in the negotiated transfer syntax only."""
     assert store(archive, encoded(dataset(), IMPLICIT)).status == 0xC000
 
 
-def test_s6_the_same_again_is_success_and_stored_once(archive):
+def test_s6_an_identical_instance_is_success_and_stored_once(archive):
     """An identical resend, and the same values in another encoding, are answered 0000."""
     assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
     assert store(archive, encoded(dataset(), raw.EXPLICIT)).status == 0x0000
@@ -113,7 +113,7 @@ def test_s6_the_same_again_is_success_and_stored_once(archive):
     assert len(files(archive)) == 1
 
 
-def test_s7_other_content_is_refused_and_the_first_stays(archive):
+def test_s7_other_content_is_refused_and_the_first_instance_stays(archive):
     """`keep`: another instance under the same UID is refused with a comment; the stored one is untouched."""
     first = encoded(dataset(), raw.EXPLICIT)
     store(archive, first)
@@ -124,8 +124,8 @@ def test_s7_other_content_is_refused_and_the_first_stays(archive):
     assert path.read_bytes().endswith(first)
 
 
-def test_s7_replace_keeps_the_newer(tmp_path):
-    """`replace`: the newer is there, the older gone."""
+def test_s7_replace_keeps_the_newer_instance(tmp_path):
+    """`replace`: the newer instance replaces the older one."""
     with serving(tmp_path, {"storage.duplicates": "replace"}) as archive:
         store(archive, encoded(dataset(), raw.EXPLICIT))
         second = encoded(dataset(PatientComments="changed"), raw.EXPLICIT)
@@ -143,7 +143,7 @@ def test_s7_reject_refuses_any_known_uid(tmp_path):
 
 
 def accepted(archive, sop_class):
-    """Whether a presentation context for this SOP class is accepted."""
+    """Return whether a presentation context for this SOP Class is accepted."""
     with Raw(archive.port) as client:
         answer = client.associate((1, sop_class, [raw.EXPLICIT]))
         client.release()
@@ -151,8 +151,8 @@ def accepted(archive, sop_class):
     return answer[found + 6] == 0
 
 
-def test_s8_unknown_classes_are_taken_when_switched_on(archive, tmp_path):
-    """A private SOP class is refused by default and stored with the switch; Non-Patient Objects are never taken."""
+def test_s8_unknown_sop_classes_are_accepted_when_enabled(archive, tmp_path):
+    """A private SOP Class is rejected by default and accepted with the switch; Non-Patient Objects never are."""
     assert not accepted(archive, PRIVATE)
     with serving(tmp_path / "open", {"storage.unknown_sop_classes": True}) as generous:
         assert not accepted(generous, HANGING_PROTOCOL)
@@ -172,8 +172,8 @@ def test_conflicting_parents_are_kept_with_a_warning(archive):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_p14_when_the_index_fails_nothing_is_acknowledged_and_nothing_stays(kind, request, tmp_path):
-    """A700 with an Error Comment while the index cannot be written; no file stays; afterwards all is well again."""
+def test_p14_when_the_index_fails_nothing_is_acknowledged_or_stored(kind, request, tmp_path):
+    """A700 with an Error Comment while the index cannot be written; no file remains; afterwards C-STORE succeeds."""
     with (
         fresh_database(kind, request, tmp_path) as url,
         serving(tmp_path / "pacs", {"database.url": url}) as archive,
@@ -189,13 +189,13 @@ def test_p14_when_the_index_fails_nothing_is_acknowledged_and_nothing_stays(kind
 
 
 def rename(archive, table, name):
-    """Rename a table of the index, which breaks it, or mends it."""
+    """Rename a table of the index, which breaks or repairs it."""
     with archive.index.write() as connection:
         connection.execute(text(f"ALTER TABLE {table} RENAME TO {name}"))
 
 
 def test_p14_when_the_folder_cannot_be_written_nothing_is_acknowledged(archive):
-    """A file where the folder of the hour has to be: A700 with an Error Comment."""
+    """A file in the place of the folder of the hour: A700 with an Error Comment."""
     from datetime import UTC, datetime
     from pathlib import Path
 
@@ -228,7 +228,7 @@ def test_many_senders_of_one_patient_make_one_patient(kind, request, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_object(archive):
-    """A data set of 64 MB goes by in fragments: the process does not hold it."""
+    """A data set of 64 MB is written fragment by fragment: the process does not hold it."""
     import resource
 
     def big(megabytes):
@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_object(archive):
 
 
 def send_in_pieces(archive, data, uid):
-    """C-STORE in PDUs of 64 KiB; the status."""
+    """Send a C-STORE in PDUs of 64 KiB and return the status."""
     with Raw(archive.port) as client:
         client.associate((1, CT, [raw.EXPLICIT]))
         command = raw.request(raw.C_STORE, 1, CT, 1, b"", [raw.element(0x1000, uid.encode())])
@@ -258,7 +258,7 @@ def send_in_pieces(archive, data, uid):
     return status
 
 
-def test_s5_the_boundaries_and_the_order_of_associations_mean_nothing(archive):
+def test_s5_the_order_and_the_associations_of_instances_do_not_matter(archive):
     """Two series of one study, last image first, each over an association of its own, are one study of two series."""
     for made in reversed(study(series=2, instances=2)):
         uid = str(made.SOPInstanceUID)

@@ -54,7 +54,7 @@ def test_the_newest_study_is_downloaded_with_a_progress_bar(archive, tmp_path):
     assert first.returncode == 0, first.stderr
     assert "CT study 2" in first.stdout
     assert came(tmp_path / "downloads") == uids(2)
-    assert f"{COUNT} of them were there already" in second.stdout
+    assert f"{COUNT} of them were already present" in second.stdout
 
 
 def test_the_same_from_plain_pynetdicom(archive, tmp_path, port):

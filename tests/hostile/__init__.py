@@ -13,7 +13,7 @@ descriptors and threads are back, and the log has one line for the mishap, with 
 | 5 data sets | `test_5_data_sets`; tests/dicom/test_elements |
 | 6 values | `test_6_values`; tests/dimse/test_hostile_values |
 | 7 queries | `test_7_queries`; tests/dimse/test_find, tests/index/test_search |
-| 8 retrieves | `test_8_retrieves`; tests/dimse/test_retrieve, test_sending, test_requestor |
+| 8 retrieves | `test_8_retrieves`; tests/dimse/test_retrieve, test_store_suboperations, test_requestor |
 | 9 connections, TLS | `test_9_connections`, `test_encryption`; tests/dimse/test_server, tests/cli/test_encryption |
 | users and access | `test_users`; tests/services/test_users, test_access |
 | by chance | `test_fuzz`, and `python -m tests.hostile fuzz` |

@@ -1,11 +1,11 @@
-"""Who may associate, from where, with which certificate, and what each may do."""
+"""Which AEs may associate, from which addresses, with which certificate, and their rights."""
 
 from ipaddress import ip_network
 
 import pytest
 
 from pacs.errors import CalledTitleUnknown, CallerUnknown, NotAuthorized, UnknownDestination
-from pacs.services.access import Access, Caller, Rules
+from pacs.services.access import Access, AssociationRequestor, Rules
 from pacs.services.peers import Peer, Peers, Right
 
 ROOM = Peer(
@@ -21,48 +21,50 @@ FREE = Peer("FREE", "10.0.0.7", 104, destinations=None)
 PEERS = Peers([ROOM, SAFE, FREE])
 
 
-def caller(ae_title: str, address: str = "10.0.0.5", called: str = "PACS", certificate: str = "") -> Caller:
-    """Somebody who calls."""
-    return Caller(ae_title=ae_title, called_ae_title=called, address=address, certificate=certificate)
+def caller(
+    ae_title: str, address: str = "10.0.0.5", called: str = "PACS", certificate: str = ""
+) -> AssociationRequestor:
+    """Return a request to associate."""
+    return AssociationRequestor(ae_title=ae_title, called_ae_title=called, address=address, certificate=certificate)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.255", "fd00::1", "fd12::1%eth0"])
 def test_a_peer_may_call_from_its_networks(address):
-    """IPv4 and IPv6, whatever the zone of a link-local address."""
+    """IPv4 and IPv6, also with the zone of a link-local address."""
     Access(Rules(), PEERS).admit(caller("ROOM", address))
 
 
 @pytest.mark.parametrize("address", ["10.0.1.5", "127.0.0.1", "::1", "fe80::1%eth0"])
-def test_nobody_else_may_call_with_its_title(address):
-    """Also where anybody may call: a title that is bound is its peer's. The reason names the key to mend."""
+def test_another_address_may_not_use_the_title_of_a_peer(address):
+    """Also where any AE may associate: a peer's title is only its own. The reason names the key to change."""
     with pytest.raises(CallerUnknown, match=r"is not in addresses of the \[\[peers\]\] block of ROOM"):
         Access(Rules(), PEERS).admit(caller("ROOM", address))
 
 
 @pytest.mark.parametrize(("shown", "why"), [("", "has to call with TLS"), ("cd" * 32, "SHA-256 cdcd")])
-def test_a_peer_with_certificates_has_to_show_one_of_them(shown, why):
-    """Without TLS it shows none."""
+def test_a_peer_with_certificates_must_present_one_of_them(shown, why):
+    """Without TLS there is none."""
     access = Access(Rules(), PEERS)
     access.admit(caller("SAFE", certificate="ab" * 32))
     with pytest.raises(CallerUnknown, match=why):
         access.admit(caller("SAFE", certificate=shown))
 
 
-def test_strangers_are_let_in_only_where_anybody_is():
-    """And what to add is said."""
+def test_unknown_aes_may_associate_only_where_any_caller_may():
+    """The reason names the command that adds a peer."""
     Access(Rules(), PEERS).admit(caller("STRANGER"))
     with pytest.raises(CallerUnknown, match=r"pacs peers add STRANGER 10\.0\.0\.5 PORT"):
         Access(Rules(any_caller=False), PEERS).admit(caller("STRANGER"))
 
 
-def test_what_to_add_is_harmless_where_it_is_pasted():
-    """An AE title may be what a shell would run."""
+def test_the_command_that_adds_a_peer_is_quoted_for_the_shell():
+    """An AE title may contain shell syntax."""
     with pytest.raises(CallerUnknown, match=r"pacs peers add '\$\(reboot\)' 10\.0\.0\.5 PORT"):
         Access(Rules(any_caller=False), PEERS).admit(caller("$(reboot)"))
 
 
-def test_our_aliases_are_ours():
-    """Where the called title has to be ours."""
+def test_aliases_are_accepted_as_called_ae_titles():
+    """Where the called AE title has to be one of the server."""
     access = Access(Rules(titles=("PACS", "OLD"), any_called_title=False), PEERS)
     for title in ("PACS", "OLD"):
         access.admit(caller("FREE", called=title))
@@ -70,8 +72,8 @@ def test_our_aliases_are_ours():
         access.admit(caller("FREE", called="NEW"))
 
 
-def test_a_peer_may_do_what_its_block_says_and_a_stranger_what_all_strangers_may():
-    """The comment fits into an Error Comment, and names the key."""
+def test_a_peer_has_the_rights_of_its_block_and_an_unknown_ae_those_of_the_rules():
+    """The comment fits into an Error Comment and names the key."""
     access = Access(Rules(rights=frozenset({Right.FIND})), PEERS)
     access.require(access.principal("ROOM"), Right.STORE)
     access.require(access.principal("STRANGER"), Right.FIND)
@@ -83,8 +85,8 @@ def test_a_peer_may_do_what_its_block_says_and_a_stranger_what_all_strangers_may
         assert len(refused.value.comment) <= 64
 
 
-def test_a_peer_may_have_images_moved_to_its_destinations_only():
-    """One that is not known at all is unknown to everybody."""
+def test_a_peer_may_retrieve_to_its_destinations_only():
+    """A destination that is no peer is unknown for all."""
     access = Access(Rules(), PEERS)
     assert access.destination(access.principal("ROOM"), "ROOM") is ROOM
     assert access.destination(access.principal("FREE"), "SAFE") is SAFE

@@ -1,4 +1,4 @@
-"""The retrieve service: what it selects, how much at once, and the bytes it gives out."""
+"""The retrieve service: selection, limits, counts, and the bytes of data sets."""
 
 import pytest
 from pydicom import Dataset
@@ -19,7 +19,7 @@ from tests.raw import IMPLICIT, Raw, request
 
 
 def selection(level="STUDY", **keys):
-    """What a retrieve with these keys is about."""
+    """Parse the selection of a retrieve with these keys."""
     asked = Dataset()
     asked.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -41,7 +41,7 @@ UID = study(series=1, instances=1)[0].StudyInstanceUID
 
 
 def test_v5_more_instances_than_a_response_can_count_are_refused(tmp_path):
-    """65,535 instances are selected, one more is OutOfResources before anything is sent: A701 on the wire."""
+    """65,535 instances are selected, one more is OutOfResources before any is sent: A701 on the wire."""
     with serving(tmp_path) as archive:
         take_in(archive, study(series=1, instances=1))
         multiply(archive, MAX_SUBOPERATIONS - 1)
@@ -72,15 +72,15 @@ def multiply(archive, count, prefix="1.9"):
 
 
 def test_k4_too_many_studies_by_other_keys_are_refused_with_their_number(archive):
-    """Unique keys may name any number of studies, other keys only so many."""
+    """Unique keys may select any number of studies, other keys a limited number."""
     service = RetrieveService(archive.index, archive.files, most_studies=0)
     with pytest.raises(TooManyMatches, match="1 studies match"):
         service.select(selection(PatientName="DOE^JOHN"), Cancellation())
     assert service.select(selection(StudyInstanceUID=UID), Cancellation()).total == 3
 
 
-def test_the_data_set_is_given_out_as_it_lies(archive):
-    """The bytes of the data set, in the stored transfer syntax, from the file."""
+def test_the_data_set_is_read_as_it_is_stored(archive):
+    """The data set is read from the file in the stored transfer syntax."""
     retrieval = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation())
     expected = [raw.encoded(each, raw.EXPLICIT) for each in study(series=1, instances=3)]
     given = [b"".join(archive.retrieves.data(each, raw.EXPLICIT)) for each in retrieval.instances]
@@ -88,14 +88,14 @@ def test_the_data_set_is_given_out_as_it_lies(archive):
 
 
 def test_pixels_are_not_transcoded(archive):
-    """A native instance is not given out in JPEG."""
+    """A native instance is not converted to JPEG."""
     (first, *_) = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
     with pytest.raises(NotSupported):
         list(archive.retrieves.data(first, "1.2.840.10008.1.2.4.50"))
 
 
 def test_a_file_of_another_length_is_unreadable(tmp_path):
-    """A stored file that is longer or shorter than it was is not sent."""
+    """A stored file that is longer or shorter than before is not sent."""
     with serving(tmp_path) as archive:
         take_in(archive, study(series=1, instances=1))
         (first,) = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
@@ -124,8 +124,8 @@ def test_v5_v6_the_counts_and_the_result_follow_from_the_outcomes(archive):
     assert Retrieval(()).result is Outcome.COMPLETED
 
 
-def test_what_was_sent_and_what_failed_does_not_depend_on_the_order_of_the_outcomes(archive):
-    """Several associations finish in any order: the failed are listed in the order of the instances."""
+def test_the_lists_of_sent_and_failed_do_not_depend_on_the_order_of_outcomes(archive):
+    """Several associations finish in any order: failed instances are listed in the order of the selection."""
     first, second, third = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
     retrieval = Retrieval((first, second, third))
     for instance, outcome in ((third, Outcome.FAILED), (second, Outcome.WARNING), (first, Outcome.FAILED)):

@@ -1,4 +1,4 @@
-"""Users show who they are: by name, by passcode, by a signed token."""
+"""Identification of users by name, by passcode, and by a signed token."""
 
 import time
 
@@ -15,8 +15,8 @@ ALICE, BOB = User("alice", hash_passcode("open sesame")), User("bob")
 SECRET = "a secret of more than thirty-two bytes"
 
 
-def test_the_right_passcode_is_taken_and_no_other():
-    """Nor none, nor somebody else's name."""
+def test_only_the_right_passcode_is_accepted():
+    """No passcode and another user's name are refused too."""
     users = Users([ALICE, BOB], "optional")
     assert users.identify(Credentials(name="alice", passcode="open sesame")) == "alice"
     for name, passcode in (("alice", "open"), ("alice", ""), ("alice", None), ("eve", "open sesame"), ("", "")):
@@ -25,14 +25,14 @@ def test_the_right_passcode_is_taken_and_no_other():
 
 
 def test_a_name_is_enough_where_the_user_has_no_passcode():
-    """Whatever passcode is shown with it."""
+    """Any passcode is accepted with it."""
     users = Users([ALICE, BOB], "required")
     assert users.identify(Credentials(name="bob")) == "bob"
     assert users.identify(Credentials(name="bob", passcode="x")) == "bob"
 
 
-def test_a_user_is_asked_for_only_where_one_is_required():
-    """Ignored: nobody is looked at. Optional: who is named must be known."""
+def test_a_user_must_be_named_only_where_one_is_required():
+    """With "ignored" no user is identified; with "optional" a user that is named must be known."""
     assert Users(demand="ignored").identify(Credentials(name="eve", passcode="x")) == ""
     assert Users(demand="optional").identify(None) == ""
     with pytest.raises(UserRefused, match=r"access\.users"):
@@ -41,8 +41,8 @@ def test_a_user_is_asked_for_only_where_one_is_required():
         Users(demand="optional").identify(Credentials())
 
 
-def test_a_hash_says_nothing_of_the_passcode_and_is_another_each_time():
-    """It is salted, and what is no hash is refused."""
+def test_a_hash_does_not_reveal_the_passcode_and_differs_each_time():
+    """It is salted, and other texts are refused as hash."""
     assert hash_passcode("open sesame") != hash_passcode("open sesame")
     assert "sesame" not in hash_passcode("open sesame")
     check_hash(ALICE.passcode)
@@ -52,12 +52,12 @@ def test_a_hash_says_nothing_of_the_passcode_and_is_another_each_time():
 
 
 def claims(**others: object) -> dict[str, object]:
-    """Those of a good token."""
+    """Return the claims of a valid token."""
     return {"sub": "carol", "exp": time.time() + 60, "aud": "pacs", "iss": "door"} | others
 
 
 def test_a_token_signed_with_the_secret_names_its_subject():
-    """HS256."""
+    """The algorithm is HS256."""
     users = Users(demand="required", subject_of=subject_checker(SECRET, "HS256", "pacs", "door"))
     assert users.identify(Credentials(token=jwt.encode(claims(), SECRET, "HS256"))) == "carol"
 
@@ -76,8 +76,8 @@ def test_a_token_signed_with_the_secret_names_its_subject():
         ({}, None, "none"),
     ],
 )
-def test_a_token_that_is_not_in_force_for_us_or_not_signed_so_is_refused(changed, key, algorithm):
-    """Expired, for others, by others, of nobody, or with another key or algorithm."""
+def test_an_invalid_token_is_refused(changed, key, algorithm):
+    """Expired, other audience or issuer, no subject, or another key or algorithm."""
     kept = {name: value for name, value in (claims() | changed).items() if value is not None}
     users = Users(demand="optional", subject_of=subject_checker(SECRET, "HS256", "pacs", "door"))
     with pytest.raises(UserRefused):
@@ -85,8 +85,8 @@ def test_a_token_that_is_not_in_force_for_us_or_not_signed_so_is_refused(changed
 
 
 @pytest.mark.parametrize("token", ["", "a.b.c", "x" * 10_000, "\0", "é"])
-def test_what_is_no_token_is_refused(token):
-    """Whatever it is."""
+def test_a_text_that_is_no_token_is_refused(token):
+    """It may be any text."""
     with pytest.raises(UserRefused):
         Users(demand="optional", subject_of=subject_checker(SECRET, "HS256")).identify(Credentials(token=token))
     with pytest.raises(UserRefused, match=r"jwt\.key"):
@@ -94,7 +94,7 @@ def test_what_is_no_token_is_refused(token):
 
 
 def test_a_token_signed_with_a_private_key_is_checked_with_the_public_one():
-    """ES256; the public key is no secret for HS256."""
+    """ES256; the public key is no secret for The algorithm is HS256."""
     private = ec.generate_private_key(ec.SECP256R1())
     public = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo

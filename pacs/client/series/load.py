@@ -178,9 +178,7 @@ def _load(paths: tuple[Path, ...], series_keys: SeriesKeys, *, as_datasets: bool
         each for each in read_planes(paths, [key.attribute.tag for key in wanted]) if series_keys.takes(each.header)
     ]
     if not planes:
-        raise NothingFound(
-            f"None of the {len(paths)} instances of the series matches what was series_keys of its images"
-        )
+        raise NothingFound(f"None of the {len(paths)} instances of the series matches the image keys")
     volume = build_volume(planes)
     if as_datasets:
         return [dcmread(path) for path in volume.paths]

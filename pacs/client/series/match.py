@@ -214,8 +214,8 @@ def _compare(matches: Sequence[Dataset], keys: Sequence[Key]) -> tuple[list[bool
 
     If any match has a value for a key, the PACS supports the key; an empty value is then unknown and matches nothing.
     """
-    said = [key for key in keys if any(_has(match, key) for match in matches)]
-    return [_all_match(said, match) for match in matches], tuple(key for key in keys if key not in said)
+    answered = [key for key in keys if any(_has(match, key) for match in matches)]
+    return [_all_match(answered, match) for match in matches], tuple(key for key in keys if key not in answered)
 
 
 def _has(match: Dataset, key: Key) -> bool:

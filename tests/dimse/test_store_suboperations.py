@@ -1,4 +1,4 @@
-"""How stored instances are sent: as they lie, one prepared while another is answered, on several associations."""
+"""Sub-operations of a C-MOVE: bytes that are sent, read-ahead, and several associations at once."""
 
 import random
 import socket
@@ -22,14 +22,14 @@ from tests.raw import IMPLICIT, Raw, cancel, request
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 REMAINING, COMPLETED, FAILED, WARNING = 0x1020, 0x1021, 0x1022, 0x1023
-# pynetdicom does not close the socket of a peer that aborted and has gone.
+# pynetdicom does not close the socket of a peer that aborted.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 STUDY_UID = study(series=1, instances=1)[0].StudyInstanceUID
 
 
 class Destination:
-    """A storage SCP of pynetdicom's that keeps what it was sent. `answer(event)` gives the status."""
+    """A storage SCP of pynetdicom that keeps what it receives and answers with the status `answer(event)`."""
 
     def __init__(self, answer=lambda _event: 0x0000, max_pdu=16384, most=100, syntaxes=(raw.EXPLICIT,), classes=None):
         self.answer = answer
@@ -56,7 +56,7 @@ class Destination:
         self._listener.shutdown()
 
     def peer(self, **more):
-        """Its row for the table of peers."""
+        """Return its row for the table of peers."""
         return {"ae_title": "TAKER", "host": "127.0.0.1", "port": self._listener.server_address[1], **more}
 
     def _store(self, event):
@@ -79,7 +79,7 @@ class Destination:
 
 @contextmanager
 def archive_with(folder, taker, datasets=(), associations=1, **limits):
-    """A running archive that knows `taker` as TAKER and has some data sets."""
+    """Run an archive that knows `taker` as TAKER and has some data sets."""
     peers = [taker.peer(associations=associations)]
     limited = {f"limits.{key}": each for key, each in limits.items()}
     with serving(folder, {"peers": peers, **limited}) as running:
@@ -89,7 +89,7 @@ def archive_with(folder, taker, datasets=(), associations=1, **limits):
 
 @contextmanager
 def moving(archive, uid=STUDY_UID):
-    """A raw requester that has asked to move a study to TAKER."""
+    """Yield a raw client that has requested to move a study to TAKER."""
     with Raw(archive.port) as client:
         client.associate((1, MOVE, [IMPLICIT]))
         extra = [raw.element(0x0600, b"TAKER ")]
@@ -99,24 +99,24 @@ def moving(archive, uid=STUDY_UID):
 
 
 def move(archive, uid=STUDY_UID):
-    """All responses to a C-MOVE of a study to TAKER."""
+    """Return all responses to a C-MOVE of a study to TAKER."""
     with moving(archive, uid) as client:
         return client.until_final()
 
 
 def counts(response):
-    """remaining, completed, failed, warning; None where absent."""
+    """Return remaining, completed, failed and warning; None where absent."""
     return tuple(response.number(tag) for tag in (REMAINING, COMPLETED, FAILED, WARNING))
 
 
 def failed_list(response):
-    """The Failed SOP Instance UID List as a list."""
+    """Return the Failed SOP Instance UID List."""
     value = response.dataset(IMPLICIT).FailedSOPInstanceUIDList
     return [value] if isinstance(value, str) else list(value)
 
 
 def sized(length, number):
-    """A data set that is `length` bytes long in explicit VR little endian, of pixels by chance."""
+    """Return a data set of `length` bytes in explicit VR little endian, with random pixels."""
     dataset = study(series=1, instances=number)[-1]
     dataset.PixelData = b""
     dataset.PixelData = random.Random(length).randbytes(length - len(raw.encoded(dataset, raw.EXPLICIT)))
@@ -124,12 +124,12 @@ def sized(length, number):
     return dataset
 
 
-# --- to the bit --------------------------------------------------------------------------------------------------
+# --- bytes -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_pdu", [8, 4099, 16384, 131_072, 0], ids=lambda each: f"max_pdu={each}")
-def test_v9_every_bit_arrives_whatever_the_lengths(tmp_path, max_pdu):
-    """Data sets as long as a PDU or a piece of a file, and two bytes more or less, arrive as they are stored."""
+def test_v9_every_bit_arrives_for_all_lengths(tmp_path, max_pdu):
+    """Data sets as long as a PDU or a read of a file, and two bytes more or less, arrive as they are stored."""
     fragment = (max_pdu or 131_072) - 6 & ~1
     lengths = [1400, 1402]
     if max_pdu > 8:
@@ -147,8 +147,8 @@ def test_v9_every_bit_arrives_whatever_the_lengths(tmp_path, max_pdu):
     assert taker.fragments_are_even
 
 
-def test_a_deflated_data_set_of_odd_length_arrives_with_the_nul_that_was_left_out(tmp_path):
-    """The stream is sent as it lies, and made even (PS3.5 A.5)."""
+def test_a_deflated_data_set_of_odd_length_is_padded(tmp_path):
+    """The stream is sent as it is stored, and made even (PS3.5 A.5)."""
     dataset = study(series=1, instances=1)[0]
     stream = deflated_oddly(dataset)
     with Destination(syntaxes=(DEFLATED,)) as taker, archive_with(tmp_path, taker) as archive:
@@ -160,7 +160,7 @@ def test_a_deflated_data_set_of_odd_length_arrives_with_the_nul_that_was_left_ou
 
 
 def deflated_oddly(dataset):
-    """A deflate stream of odd length of a data set, whose pixels are changed until it is one."""
+    """Return a deflate stream of odd length of a data set, whose pixels are changed until it has one."""
     for each in range(100):
         dataset.PixelData = bytes([each]) * 128
         deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -190,8 +190,8 @@ def test_a_file_that_shrinks_while_it_is_sent_fails_alone(tmp_path):
 # --- one after the other -----------------------------------------------------------------------------------------
 
 
-def test_v7_the_pending_of_one_suboperation_comes_while_the_next_runs(tmp_path):
-    """The requester learns that the first is done before the second is answered; that one still remains."""
+def test_v7_the_pending_response_for_one_suboperation_comes_while_the_next_runs(tmp_path):
+    """The Pending response for the first comes before the second is answered, which counts as remaining."""
     told = threading.Event()
 
     def answer(_event):
@@ -207,8 +207,8 @@ def test_v7_the_pending_of_one_suboperation_comes_while_the_next_runs(tmp_path):
 
 
 @pytest.mark.parametrize("associations", [1, 3])
-def test_v7_pendings_come_after_every_so_many(tmp_path, associations):
-    """With `pending_every = 2`, seven sub-operations are told of after the second, fourth and sixth."""
+def test_v7_pending_responses_come_after_every_n_suboperations(tmp_path, associations):
+    """With `pending_every = 2`, seven sub-operations make Pendings after the second, fourth and sixth."""
     datasets = study(series=1, instances=7)
     with (
         Destination() as taker,
@@ -220,8 +220,8 @@ def test_v7_pendings_come_after_every_so_many(tmp_path, associations):
 
 
 @pytest.mark.parametrize("associations", [1, 3])
-def test_x6_what_was_prepared_is_not_sent_after_a_cancel(tmp_path, associations):
-    """Running sub-operations end, none begins any more, though the next was read ahead; the others remain."""
+def test_x6_an_instance_read_ahead_is_not_sent_after_a_cancel(tmp_path, associations):
+    """Running sub-operations end, none begins, though the next was read ahead; the others remain."""
     running, cancelled = threading.Semaphore(0), threading.Event()
 
     def answer(_event):
@@ -245,8 +245,8 @@ def test_x6_what_was_prepared_is_not_sent_after_a_cancel(tmp_path, associations)
 
 
 @pytest.mark.parametrize("associations", [1, 2])
-def test_v5_files_that_are_gone_fail_alone_and_are_listed_in_order(tmp_path, associations):
-    """Every second of ten files is missing: what is there arrives, what is not is listed in the order of the study."""
+def test_v5_missing_files_fail_alone_and_are_listed_in_order(tmp_path, associations):
+    """Every second of ten files is missing: the others arrive, the missing are listed in the order of the study."""
     datasets = study(series=1, instances=10)
     with Destination() as taker, archive_with(tmp_path, taker, datasets, associations) as archive:
         for file in sorted((tmp_path / "files").rglob("*.dcm"))[::2]:
@@ -263,7 +263,7 @@ def test_v5_files_that_are_gone_fail_alone_and_are_listed_in_order(tmp_path, ass
 
 
 def test_several_associations_send_at_the_same_time(tmp_path):
-    """With `associations = 3` three instances are on their way at once, and every count is exact (V5, V6)."""
+    """With `associations = 3` three instances are sent at once, and every count is exact (V5, V6)."""
     together = threading.Barrier(3, timeout=10)
 
     def answer(_event):
@@ -311,8 +311,8 @@ def test_v5_every_outcome_is_counted_once_on_several_associations(tmp_path):
     assert failed_list(again) == failed_list(final)
 
 
-def test_a_destination_that_takes_one_association_gets_everything_on_it(tmp_path):
-    """What the destination refuses costs no instance: the association it does take carries all of them."""
+def test_a_destination_that_accepts_one_association_gets_everything_on_it(tmp_path):
+    """No instance fails for the rejected associations: all are sent on the accepted one."""
     datasets = study(series=1, instances=10)
     with Destination(most=1) as taker, archive_with(tmp_path, taker, datasets, 4) as archive:
         final = move(archive)[-1]
@@ -321,7 +321,7 @@ def test_a_destination_that_takes_one_association_gets_everything_on_it(tmp_path
 
 
 def test_an_association_that_is_not_answered_delays_nothing(tmp_path):
-    """A destination that serves one association at a time, as DCMTK's storescp: nothing waits for a second."""
+    """A destination serves one association at a time, as DCMTK's storescp: the move does not wait for a second."""
     datasets = study(series=1, instances=10)
     with Destination() as taker, one_at_a_time(taker.peer()["port"]) as port:
         peers = [taker.peer(associations=4) | {"port": port}]
@@ -337,7 +337,7 @@ def test_an_association_that_is_not_answered_delays_nothing(tmp_path):
 
 @contextmanager
 def one_at_a_time(port):
-    """A port whose first connection leads to another port, and whose others wait for good."""
+    """Yield a port whose first connection is relayed to another port, and whose others wait for ever."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
 
         def lead():
@@ -351,7 +351,7 @@ def one_at_a_time(port):
 
 
 def pump(source, target):
-    """Pass on what comes until one side ends."""
+    """Relay bytes until one side closes."""
     with suppress(OSError):
         while piece := source.recv(65536):
             target.sendall(piece)
@@ -359,7 +359,7 @@ def pump(source, target):
 
 
 def test_v10_one_of_several_associations_that_is_aborted_costs_one_instance(tmp_path):
-    """It is opened again, and the others go on meanwhile."""
+    """It is reopened, and the others go on meanwhile."""
     datasets = study(series=1, instances=20)
     victim = datasets[3].SOPInstanceUID
 
@@ -392,7 +392,7 @@ def test_v10_a_destination_that_always_aborts_is_called_twice_for_each_associati
 
 
 def test_x6_hanging_associations_have_their_grace_after_a_cancel_and_no_more(tmp_path):
-    """A destination that never answers: FE00 as soon as the grace of all three is over, what ran has failed."""
+    """A destination never answers: FE00 as soon as the grace is over, and the running sub-operations have failed."""
     running, ended = threading.Semaphore(0), threading.Event()
 
     def answer(_event):
@@ -418,7 +418,7 @@ def test_x6_hanging_associations_have_their_grace_after_a_cancel_and_no_more(tmp
 
 
 def test_v7_pendings_come_while_all_associations_are_slow(tmp_path):
-    """The requester is kept patient from its own thread while the destination takes its time."""
+    """Pending responses are sent while the destination is slow."""
 
     def answer(_event):
         time.sleep(1.0)
@@ -436,7 +436,7 @@ def test_v7_pendings_come_while_all_associations_are_slow(tmp_path):
 
 
 def test_v11_a_requester_that_goes_stops_all_associations(tmp_path):
-    """After the running sub-operations nothing more is sent, and no thread is left."""
+    """After the running sub-operations nothing more is sent, and no thread remains."""
     started, ended = threading.Event(), threading.Event()
 
     def answer(_event):
@@ -470,7 +470,7 @@ def test_p16_v9_more_than_128_contexts_on_several_associations(tmp_path):
 
 
 def of_class(uid: str, number: int) -> Dataset:
-    """A data set of any SOP Class."""
+    """Return a data set of any SOP Class."""
     dataset = study(series=1, instances=1)[0]
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid
     dataset.SOPInstanceUID = f"1.2.3.{number}"

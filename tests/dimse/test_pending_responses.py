@@ -1,4 +1,4 @@
-"""Pending responses that are gathered for one write: what goes when, and what a cancel still lets through."""
+"""Pending responses buffered for one write: when they are sent, and which after a cancel."""
 
 import socket
 import threading
@@ -26,7 +26,7 @@ Find = Callable[[Association, Message], None]
 
 @contextmanager
 def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a TCP connection."""
+    """Yield both ends of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()
@@ -35,7 +35,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def received(connection: socket.socket, count: int) -> bytes:
-    """Exactly so many bytes."""
+    """Receive exactly `count` bytes."""
     data = b""
     while len(data) < count:
         data += connection.recv(count - len(data))
@@ -43,12 +43,12 @@ def received(connection: socket.socket, count: int) -> bytes:
 
 
 def never() -> None:
-    """There is room."""
+    """Return at once."""
     raise AssertionError("the socket takes everything")
 
 
-def test_messages_go_whole_and_in_order_however_many_they_are() -> None:
-    """More than one system call takes, of all lengths."""
+def test_many_messages_are_sent_whole_and_in_order() -> None:
+    """They are more than one system call takes, and of all lengths."""
     messages = [bytes([number % 256]) * (number % 7 + 1) for number in range(3 * MOST_AT_ONCE)]
     with connected() as (ours, theirs):
         wire = Wire(ours)
@@ -56,8 +56,8 @@ def test_messages_go_whole_and_in_order_however_many_they_are() -> None:
         assert received(theirs, sum(map(len, messages))) == b"".join(messages)
 
 
-def test_x1_when_the_socket_is_full_no_message_begins_that_is_not_wanted() -> None:
-    """The one that was cut is finished, and those behind it are not sent."""
+def test_x1_no_message_begins_after_a_cancel_while_the_socket_is_full() -> None:
+    """The one that was sent in part is finished, and those behind it are not sent."""
     with connected() as (ours, theirs):
         wire, wanted = Wire(ours), [True]
         messages = [bytes([number]) * 100_000 for number in range(50)]
@@ -94,7 +94,7 @@ def test_a_message_that_cannot_be_finished_leaves_the_wire_torn() -> None:
 
 
 def finding(body: Callable[[PendingResponses, Cancellation, list[int]], None], counts: list[int]) -> Find:
-    """A C-FIND that answers with what `body` adds, and notes how many were sent."""
+    """Return a C-FIND handler that sends what `body` adds, and appends how many were sent to `counts`."""
 
     def find(association: Association, message: Message) -> None:
         message.read(1 << 20)
@@ -112,8 +112,8 @@ def finding(body: Callable[[PendingResponses, Cancellation, list[int]], None], c
     return find
 
 
-def test_the_first_answer_waits_for_no_other(serve: Serve) -> None:
-    """It has been read by the peer before there is a second."""
+def test_the_first_response_is_sent_at_once(serve: Serve) -> None:
+    """The peer reads it before there is a second."""
     was_read = threading.Event()
     counts: list[int] = []
 
@@ -135,8 +135,8 @@ def test_the_first_answer_waits_for_no_other(serve: Serve) -> None:
     assert counts == [2001]
 
 
-def test_no_more_is_gathered_than_a_bounded_number_of_bytes(serve: Serve) -> None:
-    """Not one write for everything: what is sent follows what is added by at most `MAX_WRITE` bytes."""
+def test_a_limited_number_of_bytes_is_buffered(serve: Serve) -> None:
+    """At most `MAX_WRITE` bytes are buffered."""
     counts: list[int] = []
 
     def body(responses: PendingResponses, _: Cancellation, behind: list[int]) -> None:
@@ -154,8 +154,8 @@ def test_no_more_is_gathered_than_a_bounded_number_of_bytes(serve: Serve) -> Non
     assert 1 < max(counts[:-1]) <= MAX_WRITE // 1000
 
 
-def test_x1_what_is_gathered_when_a_cancel_arrives_is_not_sent(serve: Serve) -> None:
-    """Answers wait for their write, the cancel comes, and none of them goes out."""
+def test_x1_buffered_responses_are_not_sent_after_a_cancel(serve: Serve) -> None:
+    """Responses are buffered when the C-CANCEL arrives, and none of them is sent."""
     gathered, cancel_sent = threading.Event(), threading.Event()
     counts: list[int] = []
 
@@ -173,7 +173,7 @@ def test_x1_what_is_gathered_when_a_cancel_arrives_is_not_sent(serve: Serve) -> 
         peer.send(find_rq())
         assert gathered.wait(10)
         peer.send(cancel_rq())
-        # The server's socket has it before it goes on: this is loopback.
+        # On loopback the server's socket has it at once.
         cancel_sent.set()
         assert statuses(peer) == [PENDING, CANCELLED]
     assert counts == [1]
