@@ -16,4 +16,4 @@ def require(digest: str, pieces: Iterable[bytes], head_size: int = 0) -> None:
         found.update(memoryview(piece)[max(0, head_size - seen) :])
         seen += len(piece)
     if found.hexdigest() != digest:
-        raise InstanceDamaged("The stored file does not hold what was received")
+        raise InstanceDamaged("The stored file does not contain what was received")

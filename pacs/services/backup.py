@@ -31,9 +31,9 @@ from pacs.index import index_diff, schema, upkeep, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.parent_refresh import refresh
-from pacs.services.progress import Progress, silent
+from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 MANIFEST, FILES = "manifest.json", "files"
 MARK = "this-is-a-pacs-backup"
@@ -89,7 +89,7 @@ class Backups:
     def __init__(self, index: Index, files: FolderStore) -> None:
         self.index, self.files = index, files
 
-    def make(self, dest: Path, *, link: bool = False, prune: bool = False, progress: Progress = silent) -> Copied:
+    def make(self, dest: Path, *, link: bool = False, prune: bool = False, progress: Progress = no_progress) -> Copied:
         """Copy index and files into the folder `dest`, which is empty or contains an earlier backup.
 
         With `link` files are hard links instead of copies; `dest` has to be on the same file system. With `prune` files
@@ -106,7 +106,7 @@ class Backups:
                 run = _BackupRun(self, dest, snapshot, copies, link=link)
                 return run.run(prune=prune, progress=progress)
 
-    def restore(self, source: Path, progress: Progress = silent) -> Copied:
+    def restore(self, source: Path, progress: Progress = no_progress) -> Copied:
         """Restore a backup into this archive, which is empty or has an interrupted restore of the same backup.
 
         Each file is compared with its digest. Raises ConfigurationError when there is no complete backup or this
@@ -243,7 +243,7 @@ class _BackupRun:
                 return
             key = now.file_key
             try:
-                arrival = arrival_of(self._backups.files, key, verify=False)
+                arrival = read_stored_file(self._backups.files, key, verify=False)
                 self._done.copied += self._put(now, is_trusted=False)
             except InstanceMissing as error:
                 why = error.comment

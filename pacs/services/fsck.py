@@ -28,8 +28,8 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
-from pacs.services.progress import Progress, silent
-from pacs.services.stored_file import arrival_of
+from pacs.services.progress import Progress, no_progress
+from pacs.services.stored_file import read_stored_file
 
 GRACE = 3.0
 """Seconds until what looks wrong is checked again."""
@@ -87,7 +87,7 @@ class Fsck:
         self._index, self._files = index, files
         self._grace = GRACE if grace is None else grace
 
-    def run(self, *, quick: bool = False, repair: bool = False, progress: Progress = silent) -> Report:
+    def run(self, *, quick: bool = False, repair: bool = False, progress: Progress = no_progress) -> Report:
         """Check all rows and files, and with `repair` repair what is wrong.
 
         With `quick` only names and sizes are checked, and files in a row are not read. Raises IndexUnavailable,
@@ -237,7 +237,7 @@ class _Check:
     def _wrong_file(self, key: str) -> Inconsistency | None:
         """Return what is wrong with a file in no row; None when it is gone or in a row by now."""
         try:
-            uid = arrival_of(self._files, key).header.sop_instance_uid
+            uid = read_stored_file(self._files, key).header.sop_instance_uid
         except InstanceMissing:
             return None
         except InstanceUnreadable as error:
@@ -282,7 +282,7 @@ class _Repair:
     def _disagreeing(self, finding: Inconsistency) -> str:
         """Index and file disagree: if the file is complete the row is made from it, else both go."""
         try:
-            arrival_of(self._files, finding.file)
+            read_stored_file(self._files, finding.file)
         except UndecodableDataSet:
             self._remove_row(finding)
             return f"row removed, file moved to {self._files.quarantine(finding.file)}: send it again"

@@ -1,7 +1,7 @@
-"""What an administrator does with the archive's content: list it, delete from it, copy out of it.
+"""Listing, deleting and exporting instances, for `pacs ls`, `pacs delete` and `pacs export`.
 
-Entities are selected by attribute values as in a C-FIND, wild cards, ranges and lists included: the selection
-`{"PatientName": "DOE*", "StudyDate": "20260101-"}` means the same here as there.
+Entities are selected by attribute values as in a C-FIND, with wild cards, ranges and lists:
+`{"PatientName": "DOE*", "StudyDate": "20260101-"}`.
 """
 
 import os
@@ -42,14 +42,14 @@ PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 KEYWORDS = [each.keyword for each in ATTRIBUTES.values()]
 
 BATCH = 500
-"""Instances deleted in one transaction, and told by one line of the audit log."""
+"""Instances deleted in one transaction and recorded in one line of the audit log."""
 
 CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """How much was copied out."""
+    """The result of an export."""
 
     instances: int
     size: int
@@ -57,8 +57,9 @@ class Exported:
 
 
 class Maintenance:
-    """List, delete and export. Selections map keywords of PS3.6 to values; all methods raise IdentifierError for a
-    selection that cannot be understood, and IndexUnavailable.
+    """Lists, deletes and exports instances. Selections map keywords of PS3.6 to values.
+
+    All methods raise IdentifierError for a selection that is not valid, and IndexUnavailable.
     """
 
     def __init__(
@@ -78,16 +79,16 @@ class Maintenance:
         self._auditor = auditor or Auditor()
 
     def entities(self, level: QueryLevel, selection: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """The selected patients, studies, series or instances, with the texts of `USUAL_KEYS`, '' for none."""
+        """Yield the selected patients, studies, series or instances, with the texts of `USUAL_KEYS`, '' for none."""
         matches = search.matches(self._index, _query(level, selection, USUAL_KEYS[level]), Cancellation())
         return ({keyword: _text(match, keyword) for keyword in USUAL_KEYS[level]} for match in matches)
 
     def instances(self, selection: Mapping[str, str]) -> list[StoredInstance]:
-        """The selected instances."""
+        """Return the selected instances."""
         return list(search.instances(self._index, _query(IMAGE, selection), Cancellation()))
 
     def delete(self, instances: Sequence[StoredInstance], progress: Callable[[int], None] = lambda count: None) -> int:
-        """Forget instances, then delete their files; return how many there still were.
+        """Remove instances from the index, delete their files, and return how many there still were.
 
         `progress` is called with the number of instances of each batch that is done.
         """
@@ -105,8 +106,8 @@ class Maintenance:
 
     @contextmanager
     def _audited(self, operation: str, instances: Sequence[StoredInstance]) -> Iterator[None]:
-        """Has the audit log tell what the body does with these instances, and whether it was done."""
-        comment = "it was broken off"
+        """Record an operation on these instances, the `with` block, in the audit log."""
+        comment = "interrupted"
         try:
             yield
             comment = ""
@@ -128,15 +129,15 @@ class Maintenance:
         try:
             self._files.delete(key)
         except StorageUnavailable:
-            self._publish(Notice(sentence=f"file {key} could not be deleted and is in no row: delete it by hand"))
+            self._publish(Notice(sentence=f"file {key} is not in the index and cannot be deleted: delete it by hand"))
 
     def export(
         self, instances: Sequence[StoredInstance], folder: Path, progress: Callable[[int], None] = lambda count: None
     ) -> Exported:
         """Copy instances as Part 10 files to `folder`/patient/study/series/instance.dcm, over older copies.
 
-        No name is taken over unchecked from what was received. Raises InstanceUnreadable when a stored file cannot
-        be read, StorageUnavailable when the folder cannot be written; what was copied until then stays.
+        Received names are made safe first. Raises InstanceUnreadable when a stored file cannot be read,
+        StorageUnavailable when the folder cannot be written; files copied until then stay.
         """
         size = 0
         for start in range(0, len(instances), BATCH):
@@ -170,7 +171,7 @@ class Maintenance:
 
 
 def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[str] = ()) -> Query:
-    """The question that a selection is. Nothing of it is ignored: who deletes must be understood exactly."""
+    """Return the query of a selection. No key is ignored, because a deletion has to select exactly."""
     stated = {"SpecificCharacterSet": UTF_8[0], "QueryRetrieveLevel": level.name}
     elements = [_element(*each) for each in (stated | dict.fromkeys(returned, "") | dict(selection)).items()]
     identifier = labelled(Dataset({each.tag: each for each in elements}), EXPLICIT_LITTLE, UTF_8)
@@ -188,12 +189,12 @@ def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[s
 def _element(keyword: str, text: str) -> RawDataElement:
     tag = tag_for_keyword(keyword)
     if tag is None:
-        raise IdentifierError(f"{printable(keyword, 30)} is no keyword of PS3.6{suggestion(keyword, KEYWORDS)}")
+        raise IdentifierError(f"{printable(keyword, 30)} is not a keyword of PS3.6{suggestion(keyword, KEYWORDS)}")
     return raw(tag, dictionary_VR(tag), text.encode())
 
 
 def _text(match: Match, keyword: str) -> str:
-    """The text of an attribute of a match, several values joined by backslashes."""
+    """Return the text of an attribute of a match, several values joined by backslashes."""
     if keyword in match.computed:
         value = match.computed[keyword]
         return str(value) if isinstance(value, int) else "\\".join(value)
@@ -207,7 +208,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def safe_name(text: str) -> str:
-    """`text` as the name of a file or folder on any system: it leads nowhere, is never empty and never hidden."""
+    """Make a name of a file or folder from `text`: valid on any system, in this folder, not empty and not hidden."""
     name = _UNSAFE.sub("_", text).strip("._-")[:64].rstrip("._-")
     return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
 

@@ -1,20 +1,20 @@
-"""Files that are in no row are taken in again."""
+"""Orphans: files in no row, and how they are added to the index."""
 
 from pacs.errors import DuplicateInstance, InstanceMissing
 from pacs.files.store import ObjectStore
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 
 def adopt(index: Index, files: ObjectStore, key: str) -> str:
-    """Take in a file that is in no row, also in the place of a row whose own file is missing; its SOP Instance UID.
+    """Add a file to the index, or to the row of its instance when that row's file is missing.
 
-    One that somebody else has entered meanwhile is taken in as well. Raises DuplicateInstance when another file has its
-    instance, IndexUnavailable, and as `arrival_of`.
+    Return its SOP Instance UID, also when another process has added the file meanwhile. Raises DuplicateInstance when
+    another file has its instance, IndexUnavailable, and as `read_stored_file`.
     """
-    arrival = arrival_of(files, key)
+    arrival = read_stored_file(files, key)
     try:
         writer.add(index, arrival)
     except DuplicateInstance:

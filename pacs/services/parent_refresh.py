@@ -1,8 +1,8 @@
-"""Rows of patients, studies and series say what the files of their instances say, oldest first.
+"""Keeps the rows of patients, studies and series equal to what the files of their instances say, oldest first.
 
-When an instance is taken in, its row's parents are filled from it, and what was said first stays (`pacs.index.writer`).
-When one goes, what it alone said has to go as well: else the index could not be made again from the files, and the
-wrong name under which one image came would outlive that image.
+When an instance is stored, its parents are filled from it, and earlier values stay (`pacs.index.writer`). When one is
+removed, the values that only it had have to go as well: else the index could not be rebuilt from the files, and the
+wrong name of a single image would outlive that image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,71 +20,73 @@ from pacs.index.rows import patient_identity
 from pacs.index.upkeep import ParentRow
 from pacs.index.writer import StoredInstance
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 ATTEMPTS = 10
-"""How often it is begun again because something arrived or went meanwhile."""
+"""How often a refresh starts again because instances arrived or were removed meanwhile."""
 
 FEW, MANY = 3, 500
-"""How many files are looked up at first, and then."""
+"""How many files are looked up at first, and in each later step."""
 
 
-def refresh(index: Index, files: ObjectStore, removed: Sequence[StoredInstance], said: Header | None = None) -> None:
-    """Have the rows that instances were removed from say what those say that are left there.
+def refresh(
+    index: Index, files: ObjectStore, removed: Sequence[StoredInstance], removed_header: Header | None = None
+) -> None:
+    """Set the parents of removed instances to the values of the instances that remain.
 
-    Where all agree, as they should, one file is read. With `said`, what the only removed instance said, this goes for
-    all that others said alone as well: it is not asked for. Raises IndexUnavailable, StorageUnavailable.
+    Where all instances agree one file is read. `removed_header` is that of the only removed instance: then values that
+    differ from it are kept without reading files. Raises IndexUnavailable, StorageUnavailable.
     """
     misplaced: list[str] = []
-    read = lru_cache(MANY)(lambda key: arrival_of(files, key, verify=False).header)
+    read = lru_cache(MANY)(lambda key: read_stored_file(files, key, verify=False).header)
     for _ in range(ATTEMPTS if removed else 0):
-        outcomes = [_refreshed(index, read, parent, said) for parent in upkeep.parents(index, removed)]
+        outcomes = [_refresh_row(index, read, parent, removed_header) for parent in upkeep.parents(index, removed)]
         misplaced = [each for each in outcomes if isinstance(each, str)]
         if None not in outcomes:
             break
     if misplaced:
-        _place_anew(index, files, misplaced)
+        _rebuild_patients(index, files, misplaced)
 
 
 _Read = Callable[[str], Header]
-"""What a file says, by its key."""
+"""Returns the header of a file, by its key."""
 
 
-def _refreshed(index: Index, read: _Read, parent: ParentRow, removed: Header | None) -> bool | str | None:
-    """Whether a row is right now, None if it changed meanwhile; or the file of an instance that belongs elsewhere."""
+def _refresh_row(index: Index, read: _Read, parent: ParentRow, removed: Header | None) -> bool | str | None:
+    """Correct a row and return True; None if it changed meanwhile; or the key of a file that belongs to another row."""
     newest = upkeep.newest(index, parent)
-    # What the row says otherwise than the removed one did it has from somebody else.
-    asked = parent.kept if removed is None else row_elements.common(parent.kept, removed.kept[parent.level])
-    said: bytes | None = None
+    # Values that differ from the removed instance's come from other instances, and stay.
+    wanted = parent.kept if removed is None else row_elements.common(parent.kept, removed.kept[parent.level])
+    values: bytes | None = None
     for place, (key, header, study) in enumerate(_headers(index, read, parent)):
-        if not _contributes(parent, header, study, is_first=said is None):
-            if said is None and place == 0:
+        if not _contributes(parent, header, study, is_first=values is None):
+            if values is None and place == 0:
                 return key
             continue
-        said = header.kept[parent.level] if said is None else row_elements.merge(said, header.kept[parent.level])
-        if row_elements.merge(said, asked) == said:  # nothing that is asked for is missing: nobody can add to it
+        values = header.kept[parent.level] if values is None else row_elements.merge(values, header.kept[parent.level])
+        if row_elements.merge(values, wanted) == values:  # all wanted values are found
             break
-    if said is not None and removed is not None:
-        said = row_elements.exchanged(parent.kept, asked, said)
-    if said is None or said == parent.kept:
+    if values is not None and removed is not None:
+        values = row_elements.replace_elements(parent.kept, wanted, values)
+    if values is None or values == parent.kept:
         return True
-    return True if upkeep.rewrite(index, parent, said, newest) else None
+    return True if upkeep.rewrite(index, parent, values, newest) else None
 
 
 def _headers(index: Index, read: _Read, parent: ParentRow) -> Iterator[tuple[str, Header, str]]:
-    """The instances of a row, oldest first: file key, header, and the Study Instance UID of the row each is under."""
+    """Yield the instances below a row, oldest first: file key, header, and the Study Instance UID of their row."""
     after, limit = "", FEW
     while page := upkeep.files_under(index, parent, after, limit):
         for key, study in page:
             try:
                 yield key, read(key), study
-            except (UndecodableDataSet, InstanceUnreadable):  # fsck tells
+            except (UndecodableDataSet, InstanceUnreadable):  # reported by fsck
                 continue
         after, limit = page[-1][0], MANY
 
 
 def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: bool) -> bool:
-    """Whether a row says what an instance below it says; the first one also has to belong where the row is."""
+    """Whether an instance below a row contributes to its values; the first one also has to belong below that row."""
     identity = tuple(patient_identity(header).values())
     if parent.level is QueryLevel.PATIENT:
         return header.study_instance_uid == study and identity == parent.identity
@@ -93,11 +95,11 @@ def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: boo
     return not is_first or header.study_instance_uid == study
 
 
-# --- where things belong ------------------------------------------------------------------------------------------
+# --- misplaced rows -----------------------------------------------------------------------------------------------
 
 
-def _place_anew(index: Index, files: ObjectStore, seeds: Sequence[str]) -> None:
-    """Make anew the rows of the patients that the instances with these files belong to, or should belong to."""
+def _rebuild_patients(index: Index, files: ObjectStore, seeds: Sequence[str]) -> None:
+    """Rebuild the rows of the patients that the instances with these files belong to, or should belong to."""
     keys = set(upkeep.files_of_patients(index, seeds))
     for _ in range(ATTEMPTS):
         try:
@@ -110,10 +112,11 @@ def _place_anew(index: Index, files: ObjectStore, seeds: Sequence[str]) -> None:
 
 
 def _correct(index: Index, files: ObjectStore, keys: set[str]) -> None:
+    """Derive a temporary index from the files, and correct the index where it differs."""
     with scratch_index() as derived:
         for key in sorted(keys):
             try:
-                writer.add(derived, arrival_of(files, key, verify=False))
+                writer.add(derived, read_stored_file(files, key, verify=False))
             except (DuplicateInstance, UndecodableDataSet, InstanceUnreadable):
                 continue
         for places in index_diff.batch_groups(derived):

@@ -19,7 +19,7 @@ from pacs.index.database import Index
 from pacs.observability.events import Event, Notice
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 MARGIN = timedelta(days=1)
 """How much older than the newest instance of the index a lost file may be: some instances arrive slowly."""
@@ -97,7 +97,7 @@ class Recovery:
         content, as when a sender has sent again, or is the older of two, as when the instance was replaced. Otherwise
         raises DuplicateInstance.
         """
-        arrival = arrival_of(self._files, key)
+        arrival = read_stored_file(self._files, key)
         known = writer.find(self._index, arrival.header.sop_instance_uid)
         if known is not None and known.file_key == key:
             return True
@@ -105,7 +105,7 @@ class Recovery:
             raise DuplicateInstance("the row of its SOP Instance UID has just been removed")
         is_same = (known.digest, known.transfer_syntax) == (arrival.digest, arrival.transfer_syntax)
         try:
-            arrival_of(self._files, known.file_key)
+            read_stored_file(self._files, known.file_key)
         except (InstanceUnreadable, UndecodableDataSet) as error:
             if not is_same:
                 raise DuplicateInstance("another file has its SOP Instance UID, and is damaged") from error

@@ -28,9 +28,9 @@ from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer
 from pacs.index.writer import NewInstance, StoredInstance
 from pacs.services.fsck import GRACE
 from pacs.services.parent_refresh import refresh
-from pacs.services.progress import Progress, silent
+from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 BATCH = 500
 
@@ -70,7 +70,7 @@ class Reindex:
         self._index, self._files = index, files
         self._newest, self._grace = newest, GRACE if grace is None else grace
 
-    def run(self, progress: Progress = silent) -> Reindexed:
+    def run(self, progress: Progress = no_progress) -> Reindexed:
         """Correct the index where it differs from the files.
 
         Raises IndexUnavailable, StorageUnavailable; the latter also, without a change, when there is no file at all but
@@ -127,7 +127,7 @@ class _Run:
         found = []
         for key in keys:
             try:
-                found.append(arrival_of(self._files, key, verify=False))
+                found.append(read_stored_file(self._files, key, verify=False))
             except InstanceMissing:  # deleted meanwhile
                 continue
             except (UndecodableDataSet, InstanceUnreadable) as error:
@@ -232,7 +232,7 @@ class _Run:
 
     def _contains_none(self, key: str) -> bool:
         try:
-            arrival_of(self._files, key, verify=False)
+            read_stored_file(self._files, key, verify=False)
         except UndecodableDataSet:
             return True
         except InstanceUnreadable:

@@ -39,7 +39,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 Duplicates = Literal["keep", "replace", "reject"]
 """What happens to an instance whose SOP Instance UID is stored already.
@@ -226,7 +226,7 @@ class _FileCleanup:
     def remove_replaced(self, former: StoredInstance) -> None:
         """Delete the file of a replaced instance, and what its study has from it alone. A failure is published."""
         try:
-            header = arrival_of(self._files, former.file_key, verify=False).header
+            header = read_stored_file(self._files, former.file_key, verify=False).header
         except (InstanceUnreadable, UndecodableDataSet):
             header = None
         self.delete(former.file_key)
@@ -264,7 +264,7 @@ def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     except (UndecodableDataSet, MissingUID) as error:
         if head.data_offset:
             raise
-        raise UndecodableDataSet("No DICOM file: neither a File Meta Information nor a data set") from error
+        raise UndecodableDataSet("Not a DICOM file: neither File Meta Information nor a data set") from error
 
 
 def _stripped(uid: str | None) -> str | None:
@@ -370,8 +370,8 @@ class Reception:
     def _checked(self) -> Header:
         """Return the header of the data set, which is the announced instance and has no foreign groups left."""
         header = self._read_header()
-        if header.intruders:
-            self._leave_out(header.intruders)
+        if header.misplaced:
+            self._leave_out(header.misplaced)
             header = self._read_header()
         pairs = {
             SOP_CLASS_UID: (self._announced.sop_class_uid, header.sop_class_uid),

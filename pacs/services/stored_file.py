@@ -1,4 +1,4 @@
-"""What a row needs to know of an instance stands in its file: the index can be made again from the files."""
+"""Reading a stored file: it contains everything that the row of its instance needs."""
 
 from pacs.dicom import part10
 from pacs.dicom.header import read_header
@@ -9,30 +9,31 @@ from pacs.files.store import ObjectStore
 from pacs.index.writer import NewInstance
 
 
-def arrival_of(files: ObjectStore, key: str, *, verify: bool = True) -> NewInstance:
-    """What a file of ours says of itself, which is what it said when it arrived; with `verify` its digest is compared.
+def read_stored_file(files: ObjectStore, key: str, *, verify: bool = True) -> NewInstance:
+    """Read the instance in a stored file, as it was when it arrived; with `verify` compare its digest.
 
-    Raises UndecodableDataSet when it is no whole instance of ours, InstanceUnreadable when it cannot be read.
+    Raises UndecodableDataSet when the file does not contain a complete instance that this software stored,
+    InstanceUnreadable when it cannot be read.
     """
     size = files.size(key)
     with files.open(key) as file:
         head = part10.read_file_meta(file)
         if head.received_at is None or head.digest is None or head.transfer_syntax not in KEPT:
-            raise UndecodableDataSet("It is no file of ours")
+            raise UndecodableDataSet("The file was not written by this software")
         if verify:
             try:
                 digest.require(head.digest, files.pieces(key, size, head.data_offset))
             except InstanceDamaged as error:
-                raise UndecodableDataSet("It does not hold what was received") from error
+                raise UndecodableDataSet("The file does not contain what was received") from error
         file.seek(head.data_offset)
         try:
             header = read_header(file, head.transfer_syntax)
         except InstanceUnreadable:
             raise
         except PacsError as error:
-            raise UndecodableDataSet("It holds no whole instance") from error
+            raise UndecodableDataSet("The file contains no complete instance") from error
     if (header.sop_class_uid, header.sop_instance_uid) != (head.sop_class_uid, head.sop_instance_uid):
-        raise UndecodableDataSet("Its head names another instance than it holds")
+        raise UndecodableDataSet("The File Meta Information names another instance than the data set")
     return NewInstance(
         header=header,
         file_key=key,

@@ -59,7 +59,7 @@ class StorageSCP:
         self._interposer = Interposer(scenario, self._log)
         policy = AcceptorPolicy(transfer_syntaxes=KEPT, unknown_sop_classes=True)
         handlers: dict[int, Handler] = {CommandField.C_ECHO: _echo, CommandField.C_STORE: self._store}
-        settings = self._interposer.on(Settings(policy=policy, handlers=handlers))
+        settings = self._interposer.apply(Settings(policy=policy, handlers=handlers))
         self._server = Server([(self.host, port)], settings, observer=AssociationEvents(self._on_event))
 
     def __enter__(self) -> Self:

@@ -37,7 +37,7 @@ def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, f
     result = pacs("import", folder)
     assert result.exit_code == 1
     assert result.stdout == "8 stored, 0 already stored, 1 refused\n"
-    assert result.stderr.startswith("1 refused: No DICOM file")
+    assert result.stderr.startswith("1 refused: Not a DICOM file")
     assert "notes.txt" in result.stderr
 
 
@@ -124,7 +124,7 @@ def test_ls_prints_csv_where_nobody_watches(filled):
         (["planets"], "'planets' is not a level; expected one of patients, studies, series, images"),
         (["studies", "PatientID"], "is not KEYWORD=VALUE"),
         (["studies", "PatientID="], "is not KEYWORD=VALUE"),
-        (["studies", "PatientNmae=X"], "PatientNmae is no keyword of PS3.6; did you mean PatientName?"),
+        (["studies", "PatientNmae=X"], "PatientNmae is not a keyword of PS3.6; did you mean PatientName?"),
         (["studies", "studydate=20260101"], "did you mean StudyDate?"),
         (["patients", "SeriesNumber=1"], "SeriesNumber=1 selects nothing at PATIENT level"),
         (["patients", "PatientName=*"], "PatientName=* matches everything: leave it out"),

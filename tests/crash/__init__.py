@@ -1,5 +1,5 @@
-"""What an archive still has after the worst moment: killed, without power, without room, without its database.
+"""Crash tests: what an archive still has after a kill, a power cut, a full disk or the loss of its database.
 
 `python -m tests.crash kills|cuts|faults` runs the long forms and prints their totals; the tests in this folder are
-short ones. docs/reliability.md says what came out of them.
+short forms. docs/reliability.md has the results.
 """

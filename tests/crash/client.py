@@ -1,4 +1,4 @@
-"""An association with an archive on this machine, by which it is filled and looked through."""
+"""A client of the crash tests: stores, queries and retrieves on one association."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 STORING, ASKING, RETRIEVING, VERIFYING = 1, 3, 5, 7
-"""The presentation contexts; in the first the archive is SCP on one kind of association, and SCU on the other."""
+"""The presentation context IDs. In the first, the archive is the SCP, and the SCU of a C-GET's sub-operations."""
 
 PDU = 1 << 17
-"""The longest PDU we take, in bytes."""
+"""The longest PDU this client accepts, in bytes."""
 
 PATIENCE = 60
-"""Seconds an archive may stay silent."""
+"""Seconds to wait for a response."""
 
 LEVEL = (0x0008, 0x0052)
 SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = (0x0008, 0x0018), (0x0020, 0x000D), (0x0020, 0x000E)
@@ -32,7 +32,7 @@ Keys = Mapping[tuple[int, int], str]
 
 
 class Client(Raw):
-    """An open association. Whatever ends it is a ConnectionError, or another OSError."""
+    """An open association. Its end raises ConnectionError or another OSError."""
 
     def __init__(self, port: int, called: str = "PACS", *, retrieves: bool = False) -> None:
         super().__init__(port, PATIENCE)
@@ -45,50 +45,50 @@ class Client(Raw):
             self.send(raw.associate_rq(contexts, called=called, max_pdu=PDU, extra=extra, calling="CRASH"))
             kind, _ = self.pdu()
             if kind != 0x02:
-                raise ConnectionError(f"the association was answered by a PDU of type {kind}")
+                raise ConnectionError(f"expected A-ASSOCIATE-AC, received a PDU of type {kind}")
         except BaseException:
             self.socket.close()
             raise
         self._sent = 0
 
     def pdu(self) -> tuple[int, bytes]:
-        """The next PDU. Raises ConnectionError for an A-ABORT, as for the end of the connection."""
+        """Read the next PDU. Raises ConnectionError for an A-ABORT and for the end of the connection."""
         kind, body = super().pdu()
         if kind == 0x07:
             raise ConnectionError("aborted by the server")
         return kind, body
 
     def echo(self) -> int:
-        """The status of a C-ECHO."""
+        """Send a C-ECHO and return its status."""
         self.send(raw.request(raw.C_ECHO, VERIFYING, VERIFICATION, self._message_id(), None))
         return self.message().status
 
     def store(self, uid: str, data: bytes) -> Response:
-        """The response to a C-STORE of a CT image in explicit VR little endian."""
+        """Store a CT image in explicit VR little endian and return the response."""
         named = [raw.element(0x1000, uid.encode())]
         self.send(raw.request(raw.C_STORE, STORING, CT, self._message_id(), data, named))
         return self.message()
 
     def find(self, level: str, keys: Keys) -> list[Elements]:
-        """The answers to a C-FIND of the Study Root model; an empty key asks for what is there."""
+        """Return the matches of a C-FIND in the Study Root model."""
         self.send(raw.request(raw.C_FIND, ASKING, FIND, self._message_id(), _identifier(level, keys)))
         *answers, final = self.until_final()
         if final.status:
-            raise ConnectionError(f"C-FIND was answered with {final.status:04X}")
+            raise ConnectionError(f"C-FIND ended with status {final.status:04X}")
         return [_texts(each.data or b"") for each in answers]
 
     def get(self, study: str) -> dict[str, str]:
-        """The SHA-256 of the data sets of a study by SOP Instance UID, as far as a C-GET brings them."""
+        """Retrieve a study by C-GET and return the SHA-256 of each data set, by SOP Instance UID."""
         identifier = _identifier("STUDY", {STUDY_INSTANCE_UID: study})
         self.send(raw.request(raw.C_GET, RETRIEVING, GET, self._message_id(), identifier))
-        brought: dict[str, str] = {}
+        received: dict[str, str] = {}
         while True:
             message = self.message()
             if message.number(0x0100) == raw.C_GET | 0x8000:
                 if message.status == 0xFF00:
                     continue
-                return brought
-            brought[message.text(0x1000)] = sha256(message.data or b"").hexdigest()
+                return received
+            received[message.text(0x1000)] = sha256(message.data or b"").hexdigest()
             self.send(raw.success(message.context, message.elements))
 
     def _message_id(self) -> int:
@@ -98,14 +98,14 @@ class Client(Raw):
 
 @contextmanager
 def associated(port: int, called: str = "PACS", *, retrieves: bool = False) -> Iterator[Client]:
-    """An association, released at the end."""
+    """Open an association, and release it at the end."""
     with Client(port, called, retrieves=retrieves) as client:
         yield client
         client.release()
 
 
 def _identifier(level: str, keys: Keys) -> bytes:
-    """An Identifier in implicit VR little endian."""
+    """Encode an Identifier in implicit VR little endian."""
     values = {LEVEL: level, **keys}
     return b"".join(_element(tag, values[tag]) for tag in sorted(values))
 
@@ -116,7 +116,7 @@ def _element(tag: tuple[int, int], text: str) -> bytes:
 
 
 def _texts(data: bytes) -> Elements:
-    """The texts of an Identifier in implicit VR little endian without sequences, by tag."""
+    """Decode an Identifier in implicit VR little endian without sequences: texts by tag."""
     found, at = {}, 0
     while at < len(data):
         group, element, length = struct.unpack_from("<HHL", data, at)

@@ -1,9 +1,8 @@
-"""Power cuts: what an archive did to its disk, cut off at every point, and what the next start makes of it.
+"""Power cuts: the recorded disk operations of an archive, cut off at every point, and the recovery after each cut.
 
-SIGKILL leaves the page cache alone, so nothing that is only killed says anything of a power cut. Here the daemon is
-recorded by strace while it takes instances in, and `tests.crash.disk` does its file operations again up to a point,
-with what is not synced dropped, or partly so. The real recovery starts on what is left. The recovery is recorded and
-cut off as well.
+SIGKILL keeps the page cache, so that a kill proves nothing about power cuts. Here strace records the daemon while it
+stores instances, and `tests.crash.disk` repeats its file operations up to a point and drops unsynced data, all of it or
+in part. The real recovery starts on the resulting disk. The recovery is recorded and cut as well.
 """
 
 import random
@@ -36,7 +35,7 @@ SENDERS = {
     "large": (1_200_000,),
     "both": (9_000, 1_100_000, 900_000),
 }
-"""Who sends, and how large: bytes of pixels, in turn. Each fourth instance is sent again with other pixels."""
+"""Senders and the sizes of their instances, in bytes of pixels. Each fourth is sent again with other pixels."""
 
 
 # --- the recording -----------------------------------------------------------------------------------------------
@@ -44,22 +43,22 @@ SENDERS = {
 
 @dataclass
 class Recording:
-    """What was done to a disk, and what was sent meanwhile: the digests of the contents of each SOP Instance UID."""
+    """Recorded disk operations, and the sent instances: digests of the versions by SOP Instance UID."""
 
     root: Path
-    """The folder that was recorded, as it was before."""
+    """The recorded folder, as it was before."""
     calls: list[Call]
     sent: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def answers(self) -> list[tuple[int, str]]:
-        """When which SOP Instance UID was answered with success."""
+        """Return the position and SOP Instance UID of each success response."""
         return [(place, name) for place, name, status in trace.answers(self.calls) if status == 0]
 
 
 def record(folder: Path, instances: int, *, seconds: float = 0) -> Recording:
-    """A daemon that begins with nothing, is sent so many instances by each sender, and stops in order.
+    """Record a daemon that starts empty, receives `instances` from each sender, and stops cleanly.
 
-    `seconds` is how long it is left alone before it stops: its journal is settled after five.
+    It is idle for `seconds` before it stops; its journal is settled after five.
     """
     strace()
     root = folder / "disk"
@@ -84,18 +83,18 @@ def record(folder: Path, instances: int, *, seconds: float = 0) -> Recording:
 
 @contextmanager
 def _recorded(site: Site, log: Path) -> Iterator[Server]:
-    """`pacs serve` of a site while strace writes down what it does; the log is whole at the end."""
+    """Run `pacs serve` of a site under strace; the log is complete at the end."""
     server = site.start(*trace.command(log))
     try:
         yield server
     finally:
         server.kill()
         assert eventually(server.is_gone)
-        assert eventually(lambda: _is_whole(log)), "strace did not end"
+        assert eventually(lambda: _is_complete(log)), "strace did not end"
 
 
-def _is_whole(log: Path) -> bool:
-    """Whether nobody writes to a log any more."""
+def _is_complete(log: Path) -> bool:
+    """Whether no process has a log open any more."""
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if descriptor.readlink() == log:
@@ -124,26 +123,26 @@ def _send(port: int, name: str, count: int, sizes: Sequence[int], sent: dict[str
 # --- the cuts ----------------------------------------------------------------------------------------------------
 
 Contents = Mapping[str, Sequence[str]]
-"""SOP Instance UIDs, and the digests of what may be under each."""
+"""SOP Instance UIDs, and the digests of their possible contents."""
 
 
 @dataclass
 class Point:
-    """A moment at which the power goes: the disk as it is then, what is under way, and what was acknowledged."""
+    """The moment of a power cut: the disk, the running calls, and the acknowledged instances."""
 
     disk: Disk
     place: int
     under_way: Sequence[Call]
     required: Contents
-    """What must be there: the content that was acknowledged last, or the next one."""
+    """Instances that must be there, with the content that was acknowledged last or the next one."""
     allowed: Contents
-    """What may be there."""
+    """Instances that may be there."""
 
 
 def points(recording: Recording, base: Disk, required: Contents | None = None) -> Iterator[Point]:
-    """Every moment between two changes of the disk, with all that was acknowledged until the second one.
+    """Yield every moment between two changes of the disk, with the instances acknowledged before the second one.
 
-    `required` is what must be there from the beginning on, where nothing is sent.
+    `required` are the instances that must be there from the beginning, where none are sent.
     """
     under_way: dict[int, Call] = {}
     answers = iter(recording.answers())
@@ -168,7 +167,7 @@ def points(recording: Recording, base: Disk, required: Contents | None = None) -
 
 
 def _events(calls: Sequence[Call]) -> Iterator[tuple[int, Call, bool]]:
-    """The beginnings and ends of calls, in order."""
+    """Yield the beginnings and ends of calls, in order."""
     events = [(call.began, 0, call) for call in calls] + [
         (call.ended, 1, call) for call in calls if call.ended != NEVER
     ]
@@ -182,17 +181,17 @@ def _required(sent: Contents, counts: Mapping[str, int]) -> Contents:
 
 @dataclass
 class Totals:
-    """What came of cuts: how many, by what survived of that which was not synced, and what was found."""
+    """The results of cuts, by what survived of the unsynced data."""
 
     cuts: Counter[str] = field(default_factory=Counter)
     acknowledged: Counter[str] = field(default_factory=Counter)
-    """Acknowledged instances that were looked for."""
+    """Acknowledged instances looked for."""
     faults: dict[str, Faults] = field(default_factory=dict)
     worst: list[str] = field(default_factory=list)
-    """Where something was wrong."""
+    """Descriptions of the cuts with a fault."""
 
     def add(self, survival: str, point: Point, faults: Faults) -> None:
-        """Note a cut."""
+        """Add a cut."""
         self.cuts[survival] += 1
         self.acknowledged[survival] += len(point.required)
         self.faults[survival] = self.faults.get(survival, Counter()) + faults
@@ -200,7 +199,7 @@ class Totals:
             self.worst.append(f"{dict(faults)} with {survival} at {point.place}")
 
     def __str__(self) -> str:
-        head = ("what survives besides what is synced", "cuts", "acknowledged", LOST, ALTERED, HALF, STRAY)
+        head = ("unsynced data that survives", "cuts", "acknowledged", LOST, ALTERED, HALF, STRAY)
         rows = [
             (name, self.cuts[name], self.acknowledged[name], *(self.faults[name][kind] for kind in head[3:]))
             for name in self.cuts
@@ -210,16 +209,16 @@ class Totals:
 
 
 def cut(recording: Recording, totals: Totals, chosen: Callable[[int], Collection[str]]) -> None:
-    """Cut a recording off at its points; `chosen` says by the number of a point which survivals to try there."""
+    """Cut a recording at its points; `chosen` returns the survivals to try, by the number of a point."""
     for number, point in enumerate(points(recording, Disk(recording.root))):
         for survival in chosen(number):
-            with _left(point, survival, number) as folder:
-                totals.add(survival, point, recovered(folder, point))
+            with _disk_after(point, survival, number) as folder:
+                totals.add(survival, point, recover(folder, point))
 
 
 @contextmanager
-def _left(point: Point, survival: str, seed: int) -> Iterator[Path]:
-    """What is left of the disk, in a folder of its own."""
+def _disk_after(point: Point, survival: str, seed: int) -> Iterator[Path]:
+    """Write the disk after a cut to a temporary folder."""
     parent = Path(tempfile.mkdtemp(prefix="pacs-cut-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
         point.disk.leave(parent / "disk", SURVIVALS[survival](seed), point.under_way)
@@ -228,8 +227,8 @@ def _left(point: Point, survival: str, seed: int) -> Iterator[Path]:
         shutil.rmtree(parent)
 
 
-def recovered(root: Path, point: Point) -> Faults:
-    """Start the archive on what is left, and compare what it has with what it must have."""
+def recover(root: Path, point: Point) -> Faults:
+    """Start the archive on a disk after a cut, and compare its content with the required one."""
     data = root / "data"
     settings = {"server.port": 0, "database.url": f"sqlite:///{data}/pacs.db", "files.url": f"{data}/files"}
     with Archive(from_settings(settings)) as archive:
@@ -252,11 +251,11 @@ def recovered(root: Path, point: Point) -> Faults:
     )
 
 
-# --- the recovery, cut off ---------------------------------------------------------------------------------------
+# --- cuts of the recovery ----------------------------------------------------------------------------------------
 
 
 def record_recovery(point: Point, survival: str, seed: int, folder: Path) -> Recording:
-    """What `pacs serve` does to what a cut left, until it is ready."""
+    """Record the start of `pacs serve` on the disk after a cut."""
     point.disk.leave(folder / "disk", SURVIVALS[survival](seed), point.under_way)
     shutil.copytree(folder / "disk", folder / "before")
     site = Site(folder / "disk" / "data", log=folder / "serve.log")
@@ -268,24 +267,24 @@ def record_recovery(point: Point, survival: str, seed: int, folder: Path) -> Rec
 
 
 def cut_recovery(recording: Recording, point: Point, totals: Totals, chosen: Callable[[int], Collection[str]]) -> None:
-    """Cut off a recovery that began with what was left at `point`."""
+    """Cut the recovery that followed a cut at `point`."""
     for number, second in enumerate(points(recording, Disk(recording.root), point.required)):
         second.allowed = point.allowed
         for survival in chosen(number):
-            with _left(second, survival, number) as folder:
-                totals.add(survival, second, recovered(folder, second))
+            with _disk_after(second, survival, number) as folder:
+                totals.add(survival, second, recover(folder, second))
 
 
 # --- long and short ----------------------------------------------------------------------------------------------
 
 
-def all_of_them(_number: int) -> Collection[str]:
-    """Every survival at every point."""
+def every_survival(_number: int) -> Collection[str]:
+    """Choose every survival at every point."""
     return SURVIVALS
 
 
 def one_in(count: int, seed: int) -> Callable[[int], Collection[str]]:
-    """One survival, by chance, at one point in so many."""
+    """Choose one random survival at every `count`-th point."""
     chance = random.Random(seed)
     names = list(SURVIVALS)
 
@@ -303,15 +302,15 @@ def run(
     recoveries: int,
     chosen: Callable[[int], Collection[str]],
     seed: int = 0,
-    tell: Callable[[str], None] = lambda _sentence: None,
+    report: Callable[[str], None] = lambda _sentence: None,
 ) -> dict[str, Totals]:
-    """Record, cut, record the recovery of some cuts, and cut these; the totals of both."""
+    """Record and cut, then record and cut the recovery of some cuts; return the totals of both."""
     recording = record(folder, instances, seconds=seconds)
     count = sum(1 for _ in points(recording, Disk(recording.root)))
-    tell(f"{len(recording.calls)} system calls, {count} points, {len(recording.answers())} instances acknowledged")
+    report(f"{len(recording.calls)} system calls, {count} points, {len(recording.answers())} instances acknowledged")
     first, second = Totals(), Totals()
     cut(recording, first, chosen)
-    tell(f"{first.cuts.total()} cuts done")
+    report(f"{first.cuts.total()} cuts done")
     places = set(random.Random(seed).sample(range(count // 2, count), recoveries))
     for number, point in enumerate(points(recording, Disk(recording.root))):
         if number in places:
@@ -320,5 +319,5 @@ def run(
             survival = list(SURVIVALS)[number % len(SURVIVALS)]
             cut_recovery(record_recovery(point, survival, number, own), point, second, chosen)
             shutil.rmtree(own)
-            tell(f"{second.cuts.total()} cuts of recoveries done")
+            report(f"{second.cuts.total()} cuts of recoveries done")
     return {"Power cuts while instances arrive": first, "Power cuts while the archive recovers": second}

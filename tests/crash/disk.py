@@ -1,20 +1,19 @@
-"""A disk as a power cut may leave it: the file operations of a trace, done again, with what is durable kept apart.
+"""A model of a disk and of power cuts: it repeats the file operations of a trace and keeps durable data apart.
 
-What the model assumes, which is what POSIX promises and no more:
+The model assumes what POSIX promises and no more:
 
-- What was written to a file is durable when an fsync, fdatasync or syncfs that began after the write had ended has
-  itself ended; what is written to a file opened with O_DSYNC (or O_SYNC), when that write has ended. Before that any
-  part of it may be on the disk, in sectors of 512 bytes and in any order, or nothing. A sector is never torn, and a
-  write damages no sector but its own (SQLite assumes both, too).
-- A name in a folder (of a file that was made, renamed or removed, of a folder) is durable when an fsync of *that*
-  folder or a syncfs has ended. An fsync of the file is none of its name; an fsync of a folder is none of its own name
-  in the folder above. Before that each change may be on the disk or not, changes of one name in their order. Both
-  sides of a rename come together, unless one was made durable alone.
+- Written bytes are durable when an fsync, fdatasync or syncfs that began after the write has ended; in a file opened
+  with O_DSYNC or O_SYNC, when the write has ended. Before that, any sectors of 512 bytes may be on the disk, in any
+  order, or none. A sector is never torn, and a write damages no other sector (SQLite assumes both as well).
+- A name in a folder (of a file or folder that was made, renamed or removed) is durable when an fsync of *that* folder
+  or a syncfs has ended. An fsync of a file does not sync its name, nor does an fsync of a folder sync its own name.
+  Before that, each change may be on the disk or not, changes of one name in their order. Both sides of a rename come
+  together, unless one was made durable alone.
 - The length of a file may be on the disk before its content, which then reads as zeros.
-- Which of two operations of two threads came first is what strace saw; the one that had not ended when the power went
-  may have been done, partly or not at all.
-- What is durable stays: a disk that forgets what it has confirmed is outside of it. So is shared memory (SQLite's -shm,
-  which is made anew), and everything outside the folder that is looked at.
+- The order of operations of two threads is the one that strace saw. One that had not ended at the cut may have been
+  done completely, partly or not at all.
+- Durable data stays durable: disks that lose confirmed data are not modelled, nor are shared memory (SQLite's -shm,
+  which SQLite makes again) and anything outside the recorded folder.
 """
 
 import itertools
@@ -33,14 +32,14 @@ SYNCED_WRITES = ("O_DSYNC", "O_SYNC")
 
 @dataclass(slots=True)
 class Change:
-    """What was done to a file and is not durable yet: content at a place, or with None a new length."""
+    """A change of a file that is not durable yet: content at a position, or with None a new length."""
 
     ended: int
     place: int
     content: bytes | None = None
 
     def apply(self, data: bytearray) -> None:
-        """Do it to the content of a file."""
+        """Apply it to the content of a file."""
         if self.content is None:
             del data[self.place :]
             data.extend(bytes(self.place - len(data)))
@@ -49,7 +48,7 @@ class Change:
             data[self.place : self.place + len(self.content)] = self.content
 
     def torn(self, chance: random.Random) -> "Iterator[Change]":
-        """Some of the sectors of it."""
+        """Yield some of its sectors."""
         if self.content is None:
             if chance.random() < 0.5:
                 yield self
@@ -63,14 +62,14 @@ class Change:
 
 @dataclass(eq=False, slots=True)
 class File:
-    """A file: what processes read, what is durable, and what lies between."""
+    """A file: its content for processes, its durable content, and the changes in between."""
 
     seen: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Change] = field(default_factory=list)
 
     def change(self, change: Change, *, is_durable: bool = False) -> None:
-        """Do something to it."""
+        """Change the file."""
         change.apply(self.seen)
         if is_durable:
             change.apply(self.durable)
@@ -78,7 +77,7 @@ class File:
             self.pending.append(change)
 
     def sync(self, began: int) -> None:
-        """Make durable what had ended before a sync began."""
+        """Make changes durable that had ended before a sync began."""
         for change in self.pending:
             if change.ended <= began:
                 change.apply(self.durable)
@@ -87,7 +86,7 @@ class File:
 
 @dataclass(slots=True)
 class Naming:
-    """A change of a name that is not durable yet: what it stands for from then on. `act` is the same for one rename."""
+    """A change of a name that is not durable yet. Both changes of a rename have the same `act`."""
 
     ended: int
     name: str
@@ -97,7 +96,7 @@ class Naming:
 
 @dataclass(eq=False, slots=True)
 class Folder:
-    """A folder: the names that processes see, those that are durable, and what lies between."""
+    """A folder: its names for processes, its durable names, and the changes in between."""
 
     seen: "dict[str, Node]" = field(default_factory=dict)
     durable: "dict[str, Node]" = field(default_factory=dict)
@@ -109,7 +108,7 @@ class Folder:
         self.pending.append(naming)
 
     def sync(self, began: int) -> None:
-        """Make durable what had ended before a sync began."""
+        """Make changes durable that had ended before a sync began."""
         for naming in self.pending:
             if naming.ended <= began:
                 _rename(self.durable, naming)
@@ -130,27 +129,27 @@ def _rename(names: "dict[str, Node]", naming: Naming) -> None:
 
 
 class Disk:
-    """What is below `root`, from what is there now on. The calls of a trace are done to it one after the other."""
+    """The files below `root` as they are now; the calls of a trace are applied to them one after the other."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._tree = _loaded(root) if root.exists() else Folder()
         self._open: dict[int, tuple[Node, bool, bool]] = {}
-        """By descriptor: what is open, whether its writes are synced, and whether they go to its end."""
+        """By descriptor: the open file, whether its writes are synced, and whether they append."""
         self._acts = itertools.count()
 
     def begin(self, call: Call) -> None:
-        """Do what a call does as soon as it begins."""
+        """Apply the effect of a call when it begins."""
         if call.name == "close":  # from now on its number may be that of another file
             self._open.pop(call.descriptor, None)
 
     def end(self, call: Call) -> None:
-        """Do what a call has done when it ended."""
+        """Apply the effect of a call when it ends."""
         if call.result >= 0 and call.name in _EFFECTS:
             _EFFECTS[call.name](self, call)
 
     def is_concerned(self, call: Call) -> bool:
-        """Whether a call changes what is below the root, or makes it durable; asked when it begins."""
+        """Whether a call that begins will change files below the root, or make them durable."""
         if call.name in ("close", "sendmsg"):
             return False
         if call.name == "openat":
@@ -182,11 +181,11 @@ class Disk:
             file.change(self.change_of(call, call.ended), is_durable=is_durable)
 
     def change_of(self, call: Call, ended: int) -> Change:
-        """What a writing call does to its file."""
+        """Return the change of a writing call."""
         file, _, appends = self._open[call.descriptor]
         assert isinstance(file, File)
         if call.name == "write":
-            assert appends, "only what is appended has a place"
+            assert appends, "the position of a write is known in an appending file only"
             return Change(ended, len(file.seen), call.content)
         return Change(ended, int(call.words[-2 if call.name == "pwritev2" else -1]), call.content)
 
@@ -220,7 +219,7 @@ class Disk:
     def _renamed(self, call: Call) -> None:
         source, target = (self._parts(text) for text in call.texts)
         if not source or not target:
-            raise AssertionError("a name has come from outside, or gone there")
+            raise AssertionError("a rename from or to a path outside of the root")
         act = next(self._acts)
         self._name(target, self._found(source), call.ended, act)
         self._name(source, None, call.ended, act)
@@ -231,7 +230,7 @@ class Disk:
         folder.name(Naming(ended, parts[-1], node, next(self._acts) if act is None else act))
 
     def _parts(self, path: bytes) -> tuple[str, ...] | None:
-        """The names that lead from the root to a path; None for what is elsewhere, or not to be looked at."""
+        """Return the parts of a path below the root; None for other paths and for shared memory."""
         given = Path(os.fsdecode(path))
         if not given.is_relative_to(self._root) or given.name.endswith("-shm"):
             return None
@@ -243,10 +242,10 @@ class Disk:
             node = node.seen.get(part) if isinstance(node, Folder) else None
         return node
 
-    # --- the cut
+    # --- power cut
 
     def leave(self, target: Path, survival: "Survival", under_way: Sequence[Call] = ()) -> None:
-        """Write what a power cut leaves to a new folder. `under_way` are the calls that had begun and not ended."""
+        """Write the disk after a power cut to a new folder. `under_way` are calls that had begun and not ended."""
         torn: dict[int, list[Change]] = {}
         for call in under_way:
             if call.name in ("pwrite64", "pwritev", "pwritev2", "write") and call.descriptor in self._open:
@@ -273,12 +272,12 @@ _EFFECTS: dict[str, Callable[[Disk, Call], None]] = {
 
 
 def unknown(log: Sequence[Call]) -> set[str]:
-    """The calls that this model knows no effect of, of those that have one."""
+    """Return the calls in a log whose effect this model does not know."""
     return {call.name for call in log} - _EFFECTS.keys() - {"close", "sendmsg", "fallocate"}
 
 
 def _loaded(path: Path) -> Folder:
-    """What is in a folder, all of it durable."""
+    """Load a folder; all of it is durable."""
     names: dict[str, Node] = {}
     for each in path.iterdir():
         if each.is_dir():
@@ -298,12 +297,12 @@ def _everything(folder: Folder) -> Iterator[Node]:
             yield node
 
 
-# --- what survives -----------------------------------------------------------------------------------------------
+# --- survival ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Survival:
-    """What of that which is not durable survives a cut: of names, and of the content of files."""
+    """Which unsynced names and content survive a cut."""
 
     names: "Callable[[Folder], dict[str, Node]]"
     content: Callable[[File, Sequence[Change]], bytes]
@@ -319,22 +318,22 @@ def _write(folder: Folder, target: Path, survival: Survival, torn: dict[int, lis
 
 
 def nothing() -> Survival:
-    """Only what is durable."""
+    """Durable data only."""
     return Survival(lambda folder: folder.durable, lambda file, _: bytes(file.durable))
 
 
 def everything() -> Survival:
-    """All that had ended: what the death of the process alone leaves."""
+    """All completed calls, as after a kill."""
     return Survival(lambda folder: folder.seen, lambda file, _: bytes(file.seen))
 
 
 def names_only() -> Survival:
-    """All names, and of their content what is durable: files that are empty."""
+    """All names, with durable content only: new files are empty."""
     return Survival(lambda folder: folder.seen, lambda file, _: bytes(file.durable))
 
 
 def lengths_only() -> Survival:
-    """All names and lengths, and of their content what is durable: files of zeros."""
+    """All names and lengths, with durable content only: new files have zeros."""
 
     def content(file: File, _: Sequence[Change]) -> bytes:
         return bytes(file.durable[: len(file.seen)].ljust(len(file.seen), b"\0"))
@@ -343,7 +342,7 @@ def lengths_only() -> Survival:
 
 
 def anything(seed: int) -> Survival:
-    """Some names, some sectors, as chance has it; of a call that was under way too."""
+    """Random names and sectors, also of calls that were under way."""
     chance = random.Random(seed)
     acts: dict[int, bool] = {}
 
@@ -352,7 +351,7 @@ def anything(seed: int) -> Survival:
         for naming in folder.pending:
             is_kept = acts.setdefault(naming.act, chance.random() < 0.5)
             if not is_kept:
-                refused.add(naming.name)  # and so is what came of this name later
+                refused.add(naming.name)  # and later changes of this name
             elif naming.name not in refused:
                 _rename(left, naming)
         return left
@@ -370,10 +369,10 @@ def anything(seed: int) -> Survival:
 
 
 SURVIVALS: dict[str, Callable[[int], Survival]] = {
-    "nothing that is not synced": lambda _: nothing(),
+    "none": lambda _: nothing(),
     "all names, no content": lambda _: names_only(),
-    "all names and lengths, content of zeros": lambda _: lengths_only(),
+    "all names and lengths, content zeros": lambda _: lengths_only(),
     "any names, any sectors": anything,
     "everything": lambda _: everything(),
 }
-"""What may survive of what is not synced, by name; each takes a seed."""
+"""The kinds of survival by name, each made from a seed."""

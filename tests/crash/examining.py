@@ -1,4 +1,4 @@
-"""What an archive has, asked from outside after it was started again, beside what the senders were told."""
+"""Compares the content of a restarted archive with the responses that the senders received."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,42 +16,42 @@ from tests.crash.client import (
 from tests.crash.load import Ledger, uid
 
 Faults = Counter[str]
-"""How often each fault was found, by what it is; none is what is hoped for."""
+"""The number of faults of each kind; none is expected."""
 
-LOST, ALTERED, HALF, RISEN = "acknowledged and lost", "altered", "half-written and visible", "deleted and back"
+LOST, ALTERED, HALF, RETURNED = "acknowledged and lost", "altered", "half-written and visible", "deleted and back"
 STRAY, MISCOUNTED = "files in no row or left over", "counts that disagree"
-KINDS = (LOST, ALTERED, HALF, RISEN, STRAY, MISCOUNTED)
+KINDS = (LOST, ALTERED, HALF, RETURNED, STRAY, MISCOUNTED)
 
 
 def examine(port: int, ledger: Ledger, studies: Sequence[str], ae_title: str = "PACS") -> Faults:
-    """Find and retrieve every instance of these studies, and compare: by C-FIND, and by the bytes that C-GET brings."""
+    """Query and retrieve all instances of these studies, and compare the results with the ledger."""
     faults: Faults = Counter()
     for study in studies:
         with associated(port, ae_title, retrieves=True) as client:
             keys = {STUDY_INSTANCE_UID: study, SERIES_INSTANCE_UID: uid("series", study), SOP_INSTANCE_UID: ""}
             found = {each[SOP_INSTANCE_UID] for each in client.find("IMAGE", keys)}
-            brought = client.get(study) if found else {}
-        faults += _compared(ledger, study, found, brought)
+            received = client.get(study) if found else {}
+        faults += _compared(ledger, study, found, received)
     return faults
 
 
-def _compared(ledger: Ledger, study: str, found: set[str], brought: dict[str, str]) -> Faults:
+def _compared(ledger: Ledger, study: str, found: set[str], received: dict[str, str]) -> Faults:
     acknowledged = {each for each in ledger.acknowledged if ledger.sent[each].study == study}
-    whole = {each for each, digest in brought.items() if ledger.digests.get(each) == digest}
+    whole = {each for each, digest in received.items() if ledger.digests.get(each) == digest}
     return Counter(
         {
-            LOST: len(acknowledged - (found & brought.keys())),
-            ALTERED: len((acknowledged & brought.keys()) - whole),
-            HALF: len((found | brought.keys()) - acknowledged - whole),
-            RISEN: len(ledger.gone & (found | brought.keys())),
+            LOST: len(acknowledged - (found & received.keys())),
+            ALTERED: len((acknowledged & received.keys()) - whole),
+            HALF: len((found | received.keys()) - acknowledged - whole),
+            RETURNED: len(ledger.gone & (found | received.keys())),
         }
     )
 
 
-def examine_house(port: int, files: Path, *, others: int = 0) -> Faults:
-    """Compare rows with files and counts with rows, and look for what was left over, while nobody stores.
+def examine_consistency(port: int, files: Path, *, others: int = 0) -> Faults:
+    """Compare rows with files and counts with rows, and look for leftovers, while no instance is stored.
 
-    `others` is how many files are known to be in no row.
+    `others` is the number of files that are expected to be in no row.
     """
     with associated(port, retrieves=True) as client:
         studies = client.find("STUDY", {STUDY_INSTANCE_UID: "", INSTANCES_OF_STUDY: ""})
@@ -62,7 +62,7 @@ def examine_house(port: int, files: Path, *, others: int = 0) -> Faults:
 
 
 def _is_miscounted(client: Client, study: dict[tuple[int, int], str]) -> bool:
-    """Whether the counts of a study and of its series are not those of the instances that are found."""
+    """Whether the counts of a study or of its series differ from the number of instances found."""
     keys = {STUDY_INSTANCE_UID: study[STUDY_INSTANCE_UID], SERIES_INSTANCE_UID: ""}
     series = client.find("SERIES", keys | {INSTANCES_OF_SERIES: ""})
     counted = sum(int(each[INSTANCES_OF_SERIES]) for each in series)

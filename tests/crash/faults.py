@@ -1,9 +1,8 @@
-"""What the daemon says while something it needs is missing, and after that: no room, no database, nothing to write to.
+"""Responses of the daemon during and after a fault: a full disk, a read-only or missing folder, no database.
 
-An association is open when the fault begins. What is sent by it then is answered with A7xx and an Error Comment, or
-with 0000 where it could be stored all the same; a C-ECHO is answered; when the fault is over the next instance is
-stored by the same association and the same process. At the end the daemon is killed, and what it acknowledged is
-looked for.
+An association is open when the fault begins. A C-STORE on it is answered with A7xx and an Error Comment, or with 0000
+where the instance could be stored; a C-ECHO is answered with 0000. After the fault the next instance is stored on the
+same association by the same process. At the end the daemon is killed, and all acknowledged instances are looked for.
 """
 
 import os
@@ -31,17 +30,17 @@ from tests.crash.servers import Postgres, Server, Site
 from tests.crash.table import table
 
 SIZES = (9_000, 1_200_000, 200_000)
-"""Bytes of pixels of what is sent in turn: by the journal, and synced by itself."""
+"""Bytes of pixels of the instances, in turn: through the journal, and synced one by one."""
 
 ROOM = 48 << 20
-"""Bytes of the file systems that can be filled."""
+"""Bytes of the file systems that are filled."""
 
 INODES = 120
 
 
 @dataclass
 class Place:
-    """Where the archive of one fault is: its site, the server once it runs, its PostgreSQL if it has one."""
+    """The archive of one fault: its site, its running server, and its PostgreSQL if it has one."""
 
     site: Site
     server: Server | None = None
@@ -50,10 +49,10 @@ class Place:
 
 @dataclass
 class Result:
-    """What was seen."""
+    """The responses and the content afterwards."""
 
     answers: Counter[int] = field(default_factory=Counter)
-    """The statuses of what was sent while the fault was there."""
+    """C-STORE statuses during the fault."""
     comments: set[str] = field(default_factory=set)
     echoes: Counter[int] = field(default_factory=Counter)
     resumed: bool = False
@@ -61,7 +60,7 @@ class Result:
     faults: Faults = field(default_factory=Counter)
 
     def row(self) -> tuple[object, ...]:
-        """One line of the table, but for its name."""
+        """Return its line of the table, without the name."""
         said = ", ".join(f"{count} × {status:04X}" for status, count in sorted(self.answers.items()))
         echoed = "yes" if set(self.echoes) == {0} else "no"
         return (said, "; ".join(sorted(self.comments)), echoed, "yes" if self.resumed else "no", self.acknowledged,
@@ -71,12 +70,12 @@ class Result:
 HEAD = ("fault", "answers meanwhile", "Error Comment", "C-ECHO", "resumed by itself", "acknowledged", "lost or wrong")
 
 
-# --- what can be missing -----------------------------------------------------------------------------------------
+# --- faults -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def full(folder: Path, _place: Place) -> Iterator[None]:
-    """No room is left on the file system of a folder."""
+    """Fill the file system of a folder."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         for size in (1 << 16, 1 << 12, 1):
@@ -89,7 +88,7 @@ def full(folder: Path, _place: Place) -> Iterator[None]:
 
 @contextmanager
 def without_inodes(folder: Path, _place: Place) -> Iterator[None]:
-    """Not one more file can be made on the file system of a folder."""
+    """Use all inodes of the file system of a folder."""
     fillers = folder / "fillers"
     fillers.mkdir()
     made = []
@@ -104,7 +103,7 @@ def without_inodes(folder: Path, _place: Place) -> Iterator[None]:
 
 @contextmanager
 def read_only(_folder: Path, place: Place) -> Iterator[None]:
-    """The folder of the file store can only be read."""
+    """Make the folder of the file store read-only."""
     files = place.site.files
     with mounted("--bind", files, files):
         _mount("-o", "remount,bind,ro", files)
@@ -113,11 +112,11 @@ def read_only(_folder: Path, place: Place) -> Iterator[None]:
 
 @contextmanager
 def gone(_folder: Path, place: Place) -> Iterator[None]:
-    """The folder of the file store is not there, as when its mount is lost."""
+    """Remove the folder of the file store, as when its mount is lost."""
     away = place.site.files.with_name("away")
     place.site.files.rename(away)
     yield
-    # What the archive may have made in its place meanwhile is empty.
+    # The archive may have made empty folders in its place.
     for path in sorted(place.site.files.rglob("*"), reverse=True):
         path.rmdir()
     with suppress(FileNotFoundError):
@@ -127,7 +126,7 @@ def gone(_folder: Path, place: Place) -> Iterator[None]:
 
 @contextmanager
 def short_files(_folder: Path, place: Place) -> Iterator[None]:
-    """The process may write no file beyond 4096 bytes: as a full disk, where nothing can be mounted."""
+    """Limit files of the process to 4096 bytes, which is like a full disk and needs no mount."""
     assert place.server is not None
     pid = place.server.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -137,7 +136,7 @@ def short_files(_folder: Path, place: Place) -> Iterator[None]:
 
 @contextmanager
 def locked_sqlite(_folder: Path, place: Place) -> Iterator[None]:
-    """Somebody else is writing to the index, and does not come to an end."""
+    """Hold a write transaction on the index."""
     path = place.site.database.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
@@ -147,7 +146,7 @@ def locked_sqlite(_folder: Path, place: Place) -> Iterator[None]:
 
 @contextmanager
 def locked_postgres(_folder: Path, place: Place) -> Iterator[None]:
-    """Somebody else has a table of the index for himself."""
+    """Lock a table of the index."""
     engine = create_engine(place.site.database)
     with engine.connect() as connection:
         connection.execute(text("LOCK TABLE image IN ACCESS EXCLUSIVE MODE"))
@@ -158,7 +157,7 @@ def locked_postgres(_folder: Path, place: Place) -> Iterator[None]:
 
 @contextmanager
 def stopped_postgres(_folder: Path, place: Place) -> Iterator[None]:
-    """The database is not there."""
+    """Stop the database."""
     assert place.postgres is not None
     place.postgres.end(signal.SIGINT)
     yield
@@ -167,13 +166,13 @@ def stopped_postgres(_folder: Path, place: Place) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is missing for a while, and on which file systems the archive is meanwhile."""
+    """A fault, and the file systems on which the archive runs during it."""
 
     lasts: Callable[[Path, Place], AbstractContextManager[None]]
     mounts: str = ""
-    """Options of the tmpfs that has the files, or all of the archive."""
+    """Mount options of the tmpfs with the files, or with the whole archive."""
     is_index_apart: bool = False
-    """Whether that is where the index is, and not the files."""
+    """Whether the tmpfs has the index only."""
     on_postgres: bool = False
 
 
@@ -201,7 +200,7 @@ def _mount(*words: object) -> None:
 
 @contextmanager
 def mounted(*words: object) -> Iterator[None]:
-    """Something mounted, of which the last word is where."""
+    """Mount a file system at the last word, and unmount it afterwards."""
     _mount(*words)
     try:
         yield
@@ -219,12 +218,12 @@ def may_mount() -> bool:
 
 
 def _site(folder: Path, fault: Fault, stack: ExitStack) -> tuple[Path, Place]:
-    """The folder that the fault is about, and an archive that waits a moment for its database, not thirty seconds."""
+    """Return the folder that the fault concerns, and an archive with a short timeout for its database."""
     disk = folder / "disk"
     disk.mkdir()
     if fault.mounts:
         if not may_mount():
-            pytest.skip("this machine lets nobody mount a file system")
+            pytest.skip("this machine does not allow mounts")
         stack.enter_context(mounted("-t", "tmpfs", "-o", fault.mounts, "pacs", disk))
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
@@ -235,11 +234,11 @@ def _site(folder: Path, fault: Fault, stack: ExitStack) -> tuple[Path, Place]:
     return disk, Place(site, postgres=postgres)
 
 
-# --- what is seen ------------------------------------------------------------------------------------------------
+# --- runs --------------------------------------------------------------------------------------------------------
 
 
 def run(folder: Path, name: str) -> Result:
-    """Run an archive into one of `FAULTS` and out of it again."""
+    """Run an archive before, during and after one of `FAULTS`."""
     fault, result, ledger = FAULTS[name], Result(), Ledger()
     with ExitStack() as stack:
         disk, place = _site(folder, fault, stack)
@@ -256,7 +255,7 @@ def run(folder: Path, name: str) -> Result:
         with _served(place.site) as server:
             result.acknowledged = len(ledger.acknowledged)
             result.faults = examining.examine(server.port, ledger, ledger.studies())
-            result.faults += examining.examine_house(server.port, place.site.files)
+            result.faults += examining.examine_consistency(server.port, place.site.files)
             assert server.stop() == 0
     return result
 
@@ -271,7 +270,7 @@ def _served(site: Site) -> Iterator[Server]:
 
 
 class _Sender:
-    """Stores one instance after the other on one association."""
+    """Stores instances one after the other on one association."""
 
     def __init__(self, port: int, ledger: Ledger) -> None:
         self.client = Client(port)
@@ -279,7 +278,7 @@ class _Sender:
         self._sent = 0
 
     def store(self, result: Result | None = None) -> int:
-        """The status of the next instance; what the response says is noted if wanted."""
+        """Store the next instance and return its status; note the response in `result` if given."""
         self._sent += 1
         instance = Instance(
             uid("fault", os.getpid(), self._sent), uid("study", "fault"), SIZES[self._sent % len(SIZES)]
@@ -293,7 +292,7 @@ class _Sender:
         return response.status
 
     def meanwhile(self, result: Result) -> None:
-        """Store each size twice, and verify after each; ask for the small ones once more, a while later."""
+        """Store each size twice with a C-ECHO after each, and pause in between."""
         for number in range(2 * len(SIZES)):
             self.store(result)
             result.echoes[self.client.echo()] += 1
@@ -302,5 +301,5 @@ class _Sender:
 
 
 def totals(results: dict[str, Result]) -> str:
-    """The table of all."""
+    """Return the table of all results."""
     return table(HEAD, [(name, *each.row()) for name, each in results.items()])

@@ -1,11 +1,11 @@
-"""SIGKILL under load, again and again: at any moment, and at every step of ingest.
+"""SIGKILL under load, many times: at any moment, and at each step of storing an instance.
 
-The steps are system calls of the daemon. strace ends the process when a thread of it enters the N-th call of one kind,
-which is then not done; the last line of its log tells which step that was. What is killed between two steps has done
-the one and not begun the other, so all that can be left by a kill is left by these.
+The steps are system calls of the daemon. strace kills the process when a thread enters the N-th call of one kind, which
+is then not done; the last line of its log tells the step. A kill between two steps leaves the same as a kill at the
+second one, so that these kills cover all states.
 
-After each kill the archive starts again on the same folder, and what it has is compared with what the senders were
-told.
+After each kill the archive starts again on the same folder, and its content is compared with the responses that the
+senders received.
 """
 
 import random
@@ -21,7 +21,7 @@ from pathlib import Path
 from tests import databases
 from tests.crash import examining
 from tests.crash.examining import KINDS, LOST, Faults
-from tests.crash.load import LARGE, MIXED, SMALL, Ledger, Sender, ended, eventually
+from tests.crash.load import LARGE, MIXED, SMALL, Ledger, Sender, eventually, stop_all
 from tests.crash.servers import PEERS, Died, Peer, Postgres, Server, Site, peer, strace
 from tests.crash.table import table
 
@@ -37,39 +37,39 @@ TARGETS: Sequence[tuple[str, Sequence[int]]] = (
     ("sendmsg", MIXED),
     ("syncfs", SMALL),
 )
-"""The calls at which a process is killed, and the sizes of what is sent meanwhile."""
+"""The calls at which a process is killed, and the sizes of the instances sent meanwhile."""
 
 OFTEN = {"syncfs": (1, 1), "pwrite64": (60, 150)}
-"""At which call of a thread it is killed, where it is not one of the 12th to 30th: a commit writes many pages."""
+"""The range of calls of a thread at one of which it is killed; default: the 12th to 30th."""
 
 TRACED = ("flock", "pwritev2", "fsync", "rename", "pwrite64", "sendto", "sendmsg", "syncfs", "fdatasync")
 
 STEPS: Sequence[tuple[str, str, str]] = (
-    ("temporary file made, nothing in it", "flock", r"/incoming/"),
-    ("temporary file in part, or not yet written", "pwritev2", r"/incoming/"),
+    ("temporary file created, empty", "flock", r"/incoming/"),
+    ("temporary file partly or not yet written", "pwritev2", r"/incoming/"),
     ("temporary file written, before its fsync", "fsync", r"/incoming/"),
     ("written (small) or fsynced (large), before the rename", "rename", r"/incoming/"),
     ("renamed, before the write into the journal", "pwritev2", r"\.segment"),
-    ("journal grown or voided in part", "pwrite64", r"\.segment"),
+    ("journal partly grown or invalidated", "pwrite64", r"\.segment"),
     ("renamed, before the fsync of the folder", "fsync", r"/\d\d/\d\d>"),
     ("durable, in the commit of its row (SQLite)", "pwrite64", r"pacs\.db"),
     ("durable, before or in the transaction of its row (PostgreSQL)", "sendto", r"socket"),
-    ("row committed, before the answer", "sendmsg", r"socket"),
+    ("row committed, before the response", "sendmsg", r"socket"),
     ("journal full, before its files are synced", "syncfs", r""),
 )
-"""What a process that is killed was about to do: the step, its system call, and what that was about."""
+"""The steps at which a process is killed: name, system call, and pattern of its arguments."""
 
-RANDOM, RECOVERING, ELSEWHERE = "any moment", "while it recovers", "another system call"
+RANDOM, RECOVERING, ELSEWHERE = "any moment", "during recovery", "another system call"
 WORKER, SUPERVISOR, ALL = "one worker", "the supervisor", "all processes"
 DATABASE = {signal.SIGKILL: "PostgreSQL, by SIGKILL", signal.SIGQUIT: "PostgreSQL, immediate shutdown"}
 
 ROUNDS_OF_A_FOLDER = 12
-"""After how many kills another folder is begun: what a disk holds is bounded."""
+"""Kills of one folder, so that it does not grow without limit."""
 
 
 @dataclass
 class Totals:
-    """What came of kills."""
+    """The results of kills."""
 
     kills: Counter[str] = field(default_factory=Counter)
     """By step."""
@@ -78,20 +78,20 @@ class Totals:
     refused: Counter[int] = field(default_factory=Counter)
     faults: Faults = field(default_factory=Counter)
     unable: int = 0
-    """How often it did not start again."""
+    """Starts that failed."""
 
-    def book(self, ledger: Ledger) -> None:
-        """Add what a ledger has when its folder is left."""
+    def add(self, ledger: Ledger) -> None:
+        """Add the ledger of a folder."""
         self.acknowledged += ledger.answers[0]
         self.deleted += len(ledger.gone)
         self.refused += Counter({status: count for status, count in ledger.answers.items() if status})
 
     def steps(self) -> str:
-        """The kills by step, as a table."""
+        """Return the kills by step as a table."""
         return table(("killed at", "kills"), [*self.kills.items(), ("all", self.kills.total())])
 
     def row(self) -> Sequence[object]:
-        """One line of the table of totals, but for its name."""
+        """Return its line of the table of totals, without the name."""
         return (
             self.kills.total(),
             self.acknowledged,
@@ -108,48 +108,48 @@ HEAD = ("archive", "kills", "acknowledged", "deleted", *KINDS, "did not start ag
 
 
 class Campaign:
-    """An archive that is filled, killed, started again and examined, on one folder after the other."""
+    """Fills, kills, restarts and examines an archive, on one folder after the other."""
 
     senders = 8
-    """How many send to it at once."""
+    """The number of concurrent senders."""
 
-    def __init__(self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None]) -> None:
-        self.folder, self.totals, self.tell = folder, totals, tell
+    def __init__(self, folder: Path, totals: Totals, seed: int, report: Callable[[str], None]) -> None:
+        self.folder, self.totals, self.report = folder, totals, report
         self.chance = random.Random(seed)
         self.ledger = Ledger()
         self._folders = self._rounds = 0
         self._seen: set[str] = set()
 
     def start(self) -> Server:
-        """The archive, on the folder it has now. Raises Died."""
+        """Start the archive on its current folder. Raises Died."""
         raise NotImplementedError
 
     def kill(self, server: Server) -> str:
-        """End it while it is sent to; the step at which."""
+        """Kill it under load, and return the step."""
         time.sleep(self.chance.uniform(0.05, 0.8))
         server.kill()
         return RANDOM
 
     def round(self) -> None:
-        """Start it, examine what it has, fill it and kill it."""
+        """Start, examine, fill and kill it."""
         server = self.start()
         try:
             self.examine(server)
             senders = self.fill(server, MIXED)
             step = self.kill(server)
-            ended(senders)
+            stop_all(senders)
         finally:
             server.kill()
         assert eventually(server.is_gone)
         self.note(step)
 
     def note(self, step: str) -> None:
-        """Note a kill."""
+        """Count a kill."""
         self.totals.kills[step] += 1
-        self.tell(f"{self.totals.kills.total()} kills, {step}: {dict(+self.totals.faults) or 'nothing wrong'}")
+        self.report(f"{self.totals.kills.total()} kills, {step}: {dict(+self.totals.faults) or 'no faults'}")
 
     def fill(self, server: Server, sizes: Sequence[int]) -> list[Sender]:
-        """Senders at work."""
+        """Start senders."""
         self._rounds += 1
         name = f"{self.folder.name}/{self._folders}/{self._rounds}"
         return [
@@ -158,67 +158,67 @@ class Campaign:
         ]
 
     def examine(self, server: Server, *, everything: bool = False) -> None:
-        """Compare what it has with what the senders know: the studies of the last round, or all of them."""
+        """Compare its content with the ledger: the studies of the last round, or all of them."""
         studies = [each for each in self.ledger.studies() if everything or each not in self._seen]
         self.totals.faults += examining.examine(server.port, self.ledger, studies, server.ae_title)
         self._seen.update(studies)
 
     def finish(self) -> None:
-        """Examine all there is on this folder, and go on with another one."""
+        """Examine everything in this folder, and change to another one."""
         server = self.start()
         self.examine(server, everything=True)
         server.stop()
-        self.totals.book(self.ledger)
+        self.totals.add(self.ledger)
         self.ledger, self._seen = Ledger(), set()
         self._folders += 1
 
     def run(self, kills: int) -> Totals:
-        """Kill it so many times at least."""
+        """Kill it at least `kills` times."""
         while self.totals.kills.total() < kills:
             for _ in range(min(ROUNDS_OF_A_FOLDER, kills - self.totals.kills.total())):
                 try:
                     self.round()
                 except Died as died:
                     self.totals.unable += 1
-                    self.tell(str(died))
+                    self.report(str(died))
             self.finish()
         return self.totals
 
 
-class OfOurs(Campaign):
+class PacsCampaign(Campaign):
     """`pacs serve`."""
 
     def __init__(
-        self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None], *, url: str = "", workers: int = 1
+        self, folder: Path, totals: Totals, seed: int, report: Callable[[str], None], *, url: str = "", workers: int = 1
     ) -> None:
-        super().__init__(folder, totals, seed, tell)
+        super().__init__(folder, totals, seed, report)
         self._url, self._workers = url, workers
 
     @property
     def site(self) -> Site:
-        """Where the archive is now."""
+        """The current site of the archive."""
         folder = self.folder / str(self._folders)
         settings = (f"server.workers={self._workers}", "limits.drain_seconds=2")
         return Site(folder, self._url, settings, self.folder / "serve.log")
 
     def start(self) -> Server:
-        """`pacs serve`, after which no file is in no row, nor any half-written one left."""
+        """Start `pacs serve`, which recovers: then every file is in a row, and no half-written one is left."""
         return self.site.start()
 
     def examine(self, server: Server, *, everything: bool = False) -> None:
-        """Compare rows, files and counts too; PostgreSQL has the rows of earlier folders beside these."""
+        """Compare rows, files and counts as well."""
         super().examine(server, everything=everything)
-        self.totals.faults += examining.examine_house(server.port, self.site.files)
+        self.totals.faults += examining.examine_consistency(server.port, self.site.files)
 
     def finish(self) -> None:
-        """Delete what there is on PostgreSQL: the next folder begins with nothing."""
+        """Empty PostgreSQL for the next folder."""
         super().finish()
         if self._url:
             databases.emptied(self._url)
 
 
-class AtSteps(OfOurs):
-    """One process, killed by strace at the steps of ingest, and in between at any moment, while studies are deleted."""
+class StepCampaign(PacsCampaign):
+    """One process, killed by strace at the steps of storing, and at any moment while studies are deleted."""
 
     def __init__(self, *words: object, **options: object) -> None:
         super().__init__(*words, **options)  # type: ignore[arg-type]
@@ -227,9 +227,9 @@ class AtSteps(OfOurs):
         self._deleted: set[str] = set()
 
     def round(self) -> None:
-        """At a step, and then at any moment: the start in between is not traced, and examined.
+        """Kill at a step, then, after a start without strace and an examination, at any moment.
 
-        Mostly the step is one of ingest: what a recovery would do before is done. Else it may be one of the recovery.
+        A clean start before most rounds does the recovery, so that the step is one of storing.
         """
         if self.chance.random() < 0.8:
             assert self.start().stop() == 0
@@ -238,7 +238,7 @@ class AtSteps(OfOurs):
         super().round()
 
     def kill(self, server: Server) -> str:
-        """At any moment, a deletion under way; that one may be killed too."""
+        """Kill at any moment during a deletion, which may be killed as well."""
         studies = [each for each in self.ledger.studies() if each in self._seen - self._deleted]
         if not studies:
             return super().kill(server)
@@ -254,7 +254,7 @@ class AtSteps(OfOurs):
         return step
 
     def at_step(self, call: str, sizes: Sequence[int]) -> None:
-        """Fill a process that is killed when it enters such a call."""
+        """Fill a process that is killed when it enters such a call, and count the step."""
         strace()
         log = self.folder / "trace"
         log.unlink(missing_ok=True)
@@ -271,24 +271,24 @@ class AtSteps(OfOurs):
         senders = self.fill(server, sizes)
         has_died = eventually(lambda: server.process.poll() is not None, 20)
         server.kill()
-        ended(senders)
+        stop_all(senders)
         assert eventually(server.is_gone)
         self.note(step_of(log, call) if has_died else RANDOM)
 
 
 def step_of(log: Path, call: str) -> str:
-    """The step at which the process was killed when it entered `call`, by strace's log."""
+    """Return the step at which the process was killed in `call`, from the log of strace."""
     for line in reversed(log.read_text().splitlines()):
         if re.match(rf"\d+ +{call}\(", line):
             return next((name for name, each, about in STEPS if each == call and re.search(about, line)), ELSEWHERE)
     return ELSEWHERE
 
 
-class Workers(OfOurs):
-    """Several processes, of which one worker, the supervisor, or all are killed."""
+class WorkersCampaign(PacsCampaign):
+    """Several processes: one worker, the supervisor, or all are killed."""
 
     def kill(self, server: Server) -> str:
-        """One of the three."""
+        """Kill one of the three."""
         time.sleep(self.chance.uniform(0.05, 0.8))
         who = (WORKER, SUPERVISOR, ALL)[self.totals.kills.total() % 3]
         if who == WORKER:
@@ -306,15 +306,15 @@ class Workers(OfOurs):
         return who
 
 
-class Database(OfOurs):
-    """One process that lives, while its PostgreSQL is killed and comes back."""
+class DatabaseCampaign(PacsCampaign):
+    """One process that keeps running while its PostgreSQL is killed and restarted."""
 
     def __init__(self, *words: object, postgres: Postgres, **options: object) -> None:
         super().__init__(*words, **options)  # type: ignore[arg-type]
         self._postgres = postgres
 
     def round(self) -> None:
-        """Kill the database; the archive goes on by itself when it is back."""
+        """Kill the database; the archive stores again once it is back."""
         server = self.start()
         try:
             self.examine(server)
@@ -325,23 +325,23 @@ class Database(OfOurs):
             time.sleep(self.chance.uniform(0.0, 0.5))
             self._postgres.start()
             before = self.ledger.answers[0]
-            assert eventually(lambda: self.ledger.answers[0] > before), "the archive does not go on"
-            ended(senders)
+            assert eventually(lambda: self.ledger.answers[0] > before), "the archive does not store again"
+            stop_all(senders)
             assert server.stop() == 0
         finally:
             server.kill()
         self.note(DATABASE[how])
 
 
-class OfAPeer(Campaign):
+class PeerCampaign(Campaign):
     """Another archive, killed at any moment."""
 
-    def __init__(self, folder: Path, totals: Totals, seed: int, tell: Callable[[str], None], *, name: str) -> None:
-        super().__init__(folder, totals, seed, tell)
+    def __init__(self, folder: Path, totals: Totals, seed: int, report: Callable[[str], None], *, name: str) -> None:
+        super().__init__(folder, totals, seed, report)
         self._name = name
 
     def start(self) -> Server:
-        """The peer."""
+        """Start the peer."""
         found: Peer = peer(self._name, self.folder / str(self._folders))
         return found.start()
 
@@ -355,33 +355,35 @@ def run(
     kills: int,
     *,
     seed: int = 0,
-    tell: Callable[[str], None] = lambda _sentence: None,
+    report: Callable[[str], None] = lambda _sentence: None,
 ) -> Totals:
-    """Kill one of `CAMPAIGNS` so many times; what came of it."""
+    """Kill one of `CAMPAIGNS` so many times, and return the totals."""
     own = folder / what.replace(" ", "-")
     own.mkdir()
-    words = (own, Totals(), seed, tell)
+    words = (own, Totals(), seed, report)
     if what in PEERS:
-        return OfAPeer(*words, name=what).run(kills)
+        return PeerCampaign(*words, name=what).run(kills)
     with ExitStack() as stack:
         if "PostgreSQL" not in what:
-            return (Workers(*words, workers=2) if "workers" in what else AtSteps(*words)).run(kills)
+            return (WorkersCampaign(*words, workers=2) if "workers" in what else StepCampaign(*words)).run(kills)
         postgres = stack.enter_context(Postgres.running())
         if "killed" in what:
-            return Database(*words, url=postgres.text, postgres=postgres).run(kills)
+            return DatabaseCampaign(*words, url=postgres.text, postgres=postgres).run(kills)
         options = {"url": postgres.text}
-        return (Workers(*words, workers=2, **options) if "workers" in what else AtSteps(*words, **options)).run(kills)
+        return (
+            WorkersCampaign(*words, workers=2, **options) if "workers" in what else StepCampaign(*words, **options)
+        ).run(kills)
 
 
 CAMPAIGNS = ("SQLite", "PostgreSQL", "SQLite, 2 workers", "PostgreSQL, 2 workers", "PostgreSQL is killed", *PEERS)
-"""What can be killed: the archive on a database, that database, and the peers."""
+"""The targets: the archive on a database, that database, and other archives."""
 
 
 def totals(results: dict[str, Totals]) -> str:
-    """The table of all."""
+    """Return the table of all results."""
     return table(HEAD, [(name, *each.row()) for name, each in results.items()])
 
 
 def is_clean(result: Totals) -> bool:
-    """Whether nothing at all was wrong."""
+    """Whether nothing was wrong."""
     return not result.faults.total() and not result.unable and result.faults[LOST] == 0

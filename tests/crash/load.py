@@ -1,4 +1,4 @@
-"""What is sent to an archive until it is no more, and what it said to that."""
+"""Load for an archive until it is killed, and a ledger of its responses."""
 
 import random
 import struct
@@ -16,26 +16,26 @@ from tests import raw
 from tests.crash.client import Client
 
 SMALL, LARGE = (1_000, 9_000, 9_000, 9_000, 40_000, 400_000), (1_200_000, 3_000_000)
-"""Bytes of pixel data: what goes by the journal (decision 32), and what is synced by itself."""
+"""Bytes of pixel data: of instances written through the journal (decision 32), and of those synced one by one."""
 
 MIXED = (*SMALL, *SMALL, *SMALL, *SMALL, *LARGE)
 
 STUDY_OF = 40
-"""Instances after which a sender begins another study."""
+"""Instances of a study."""
 
 
 # --- instances ---------------------------------------------------------------------------------------------------
 
 
 def uid(kind: str, *numbers: object) -> str:
-    """A UID of 44 characters that is always the same for the same words."""
+    """Return a UID of 44 characters that depends on the arguments only."""
     text = f"{kind}/{'/'.join(map(str, numbers))}"
     return f"2.25.1{int.from_bytes(sha256(text.encode()).digest()[:15], 'big'):037}"
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A CT image: its UIDs, how many bytes of pixels, and what tells its content from another of the same UID."""
+    """A CT image: its UIDs, its size in bytes of pixels, and the version of its content."""
 
     uid: str
     study: str
@@ -44,7 +44,7 @@ class Instance:
 
     @property
     def data(self) -> bytes:
-        """Its data set in explicit VR little endian; no two have the same pixels."""
+        """The data set in explicit VR little endian; no two have the same pixels."""
         pixels = sha256(f"{self.uid}/{self.version}".encode()).digest() * (self.size // 32 + 1)
         series = uid("series", self.study)
         head = _head().replace(_SOP, self.uid.encode()).replace(_STUDY, self.study.encode())
@@ -57,7 +57,7 @@ _SOP, _STUDY, _SERIES = (uid("place", number).encode() for number in range(3))
 
 @cache
 def _head() -> bytes:
-    """All of a CT image but its pixels, with places for the UIDs."""
+    """Encode a CT image without pixels, with placeholders for the UIDs."""
     (dataset,) = built(series=1, instances=1)
     del dataset.PixelData
     dataset.SOPInstanceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (
@@ -66,28 +66,28 @@ def _head() -> bytes:
     return raw.encoded(dataset, raw.EXPLICIT)
 
 
-# --- what was sent, and what was said to it ----------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Ledger:
-    """The sender's book: every instance that was ever begun to be sent, and what the archive said about it."""
+    """All instances whose sending began, and the responses of the archive."""
 
     sent: dict[str, Instance] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
-    """The SHA-256 of what was sent, by SOP Instance UID."""
+    """SHA-256 of the sent data sets, by SOP Instance UID."""
     acknowledged: set[str] = field(default_factory=set)
-    """Answered with 0000, and not deleted since."""
+    """SOP Instance UIDs of instances that were acknowledged with 0000 and not deleted since."""
     gone: set[str] = field(default_factory=set)
-    """Deleted, and that was reported as done."""
-    doubtful: set[str] = field(default_factory=set)
-    """In a deletion that did not come to its end: both is right."""
+    """Those of instances whose deletion was reported as complete."""
+    uncertain: set[str] = field(default_factory=set)
+    """Those of instances whose deletion was interrupted: they may be there or not."""
     answers: Counter[int] = field(default_factory=Counter)
-    """How often each status was answered."""
+    """The number of responses with each status."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, instance: Instance) -> bytes:
-        """Note that an instance is sent from now on; its data set."""
+        """Note that an instance is being sent, and return its data set."""
         data = instance.data
         digest = sha256(data).hexdigest()
         with self._lock:
@@ -95,36 +95,36 @@ class Ledger:
         return data
 
     def answer(self, instance: Instance, status: int) -> None:
-        """Note what was answered."""
+        """Note the status of a response."""
         with self._lock:
             self.answers[status] += 1
             if status == 0:
                 self.acknowledged.add(instance.uid)
 
     def begin_deleting(self, study: str) -> set[str]:
-        """Note that a study is deleted from now on; its instances."""
+        """Note that a study is being deleted, and return its instances."""
         with self._lock:
             chosen = {each.uid for each in self.sent.values() if each.study == study}
-            self.doubtful |= chosen
+            self.uncertain |= chosen
             self.acknowledged -= chosen
             return chosen
 
     def deleted(self, uids: set[str]) -> None:
-        """Note that a deletion was reported as done."""
+        """Note that a deletion was reported as complete."""
         with self._lock:
             self.gone |= uids
-            self.doubtful -= uids
+            self.uncertain -= uids
 
     def studies(self) -> list[str]:
-        """Every study of which something was sent, in the order in which they were begun."""
+        """Return all studies, in the order in which their sending began."""
         with self._lock:
             return list(dict.fromkeys(each.study for each in self.sent.values()))
 
 
 class Sender(threading.Thread):
-    """Stores on one association after the other, until it is stopped or the archive cannot be reached any more.
+    """Stores instances on one association after the other, until it is stopped or the archive refuses connections.
 
-    One in eight is sent again, which is answered with success too (`storage.duplicates`).
+    One instance in eight is sent again, which is a success too (`storage.duplicates`).
     """
 
     def __init__(self, ledger: Ledger, port: int, name: str, sizes: Sequence[int], called: str = "PACS") -> None:
@@ -135,7 +135,7 @@ class Sender(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Send; an association that ends is followed by another one."""
+        """Send; open a new association when one ends."""
         instances = self._instances()
         while not self._stopping.is_set():
             try:
@@ -149,7 +149,7 @@ class Sender(threading.Thread):
                 time.sleep(0.02)
 
     def stop(self) -> None:
-        """Send no more, once what is being sent is answered."""
+        """Stop after the response to the current instance."""
         self._stopping.set()
 
     def _store(self, client: Client, instance: Instance) -> None:
@@ -165,17 +165,17 @@ class Sender(threading.Thread):
                 yield instance
 
 
-def ended(senders: Sequence[Sender]) -> None:
-    """Stop senders, and wait until they are."""
+def stop_all(senders: Sequence[Sender]) -> None:
+    """Stop senders, and wait until they have stopped."""
     for each in senders:
         each.stop()
     for each in senders:
         each.join(120)
-        assert not each.is_alive(), "a sender waits for ever"
+        assert not each.is_alive(), "a sender does not stop"
 
 
 def eventually(condition: Callable[[], object], seconds: float = 60) -> bool:
-    """Whether a condition comes true within some seconds."""
+    """Wait until a condition is true, and return whether it was in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -184,7 +184,7 @@ def eventually(condition: Callable[[], object], seconds: float = 60) -> bool:
     return True
 
 
-def quietly(call: Callable[[], object]) -> None:
-    """Do something whose object may be gone."""
+def ignoring_missing(call: Callable[[], object]) -> None:
+    """Call a function on a process that may have ended."""
     with suppress(ProcessLookupError):
         call()

@@ -1,4 +1,4 @@
-"""Archives as processes of their own, started on a folder, killed and started again: `pacs serve`, and two peers."""
+"""Archives in processes that are started, killed and restarted on a folder: `pacs serve`, Orthanc and dcmqrscp."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from typing import Self
 import pytest
 
 from tests import databases
-from tests.crash.load import eventually, quietly
-from tests.programs import free_port, missing, needs
+from tests.crash.load import eventually, ignoring_missing
+from tests.programs import free_port, missing, needs, start
 
 ROOT = Path(__file__).parents[2]
 READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n")
@@ -34,46 +34,46 @@ class Died(Exception):
 
 @dataclass
 class Server:
-    """A server that runs: the process, the port it listens on, and the AE title it has."""
+    """A running server: its process, port and AE title."""
 
     process: "subprocess.Popen[str]"
     port: int
     ae_title: str = "PACS"
 
     def kill(self) -> None:
-        """End the process and all it forked, at once."""
-        quietly(lambda: os.killpg(self.process.pid, signal.SIGKILL))
+        """Kill the process and all it forked."""
+        ignoring_missing(lambda: os.killpg(self.process.pid, signal.SIGKILL))
         self.process.wait(PATIENCE)
 
     def stop(self) -> int:
-        """End it in order; its exit status."""
+        """Stop it cleanly, and return its exit status."""
         self.process.terminate()
         return self.process.wait(PATIENCE)
 
     def workers(self) -> list[int]:
-        """The ids of the processes it forked."""
+        """Return the ids of its child processes."""
         return _children(self.process.pid)
 
     def kill_one(self, pid: int) -> None:
-        """End one process of it at once."""
-        quietly(lambda: os.kill(pid, signal.SIGKILL))
+        """Kill one of its processes."""
+        ignoring_missing(lambda: os.kill(pid, signal.SIGKILL))
         if pid == self.process.pid:
             self.process.wait(PATIENCE)
 
     def is_gone(self) -> bool:
-        """Whether no process of it is left; one that outlives its supervisor ends by itself."""
+        """Whether all its processes have ended; a worker without supervisor ends by itself."""
         return not _group_lives(self.process.pid)
 
 
 def _children(pid: int) -> list[int]:
-    """The processes that a process of one thread has forked."""
+    """Return the child processes of a process with one thread."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def _state(path: Path) -> tuple[str, int]:
-    """The state and the process group of a process; a zombie's where there is none."""
+    """Return the state and the process group of a process; those of a zombie where there is none."""
     with suppress(FileNotFoundError, ProcessLookupError):
         state, _, group = path.read_text().rpartition(")")[2].split()[:3]
         return state, int(group)
@@ -91,22 +91,22 @@ def _group_lives(group: int) -> bool:
     return any(state != "Z" and its_group == group for state, its_group in states)
 
 
-# --- ours --------------------------------------------------------------------------------------------------------
+# --- pacs --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Site:
-    """Where an archive of ours keeps what it has: its folder, its database, and settings as `--set` takes them."""
+    """The folder, the database and the settings (as for `--set`) of an archive."""
 
     folder: Path
     url: str = ""
     settings: Sequence[str] = field(default=())
     log: Path = Path(os.devnull)
-    """Where what it says on standard error goes."""
+    """The file for its standard error."""
 
     @property
     def database(self) -> str:
-        """The URL of its database: SQLite beside the files, where none is given."""
+        """The URL of its database; default: SQLite beside the files."""
         return self.url or f"sqlite:///{self.folder}/pacs.db"
 
     @property
@@ -115,16 +115,16 @@ class Site:
         return self.folder / "files"
 
     def command(self, *words: object) -> list[str]:
-        """The command `pacs` with these words and the settings of the site."""
+        """Return the command line of `pacs` with these words and the settings of the site."""
         settings = (f"files.url={self.files}", f"database.url={self.database}", *self.settings)
         chosen = [part for each in settings for part in ("--set", each)]
         return [sys.executable, "-m", "pacs", *map(str, words), *chosen]
 
     def start(self, *prefix: object) -> Server:
-        """`pacs serve`, ready, in a process group of its own. Raises Died. `prefix` is a program that runs it."""
+        """Start `pacs serve` in a new process group and wait until it is ready. `prefix` runs it. Raises Died."""
         with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [*map(str, prefix), *self.command("serve", "--port", "0")],
+            process = start(
+                [*prefix, *self.command("serve", "--port", "0")],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         assert process.stdout is not None
@@ -136,24 +136,22 @@ class Site:
         return Server(process, int(ready[1]))
 
     def delete(self, study: str, *prefix: object) -> "subprocess.Popen[str]":
-        """`pacs delete` of a study, begun."""
+        """Start `pacs delete` of a study."""
         command = self.command("delete", f"StudyInstanceUID={study}", "--yes")
-        return subprocess.Popen(
-            [*map(str, prefix), *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-        )
+        return start([*prefix, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
 
 
 def strace() -> str:
-    """The path of strace; without it the test is skipped, or fails where CI=true."""
+    """Return the path of strace; without it skip the test, or fail where CI=true."""
     program = needs("strace")
     if not _may_trace(program):
-        pytest.skip("this machine lets nobody trace a process")
+        pytest.skip("this machine does not allow strace")
     return program
 
 
 @cache
 def _may_trace(program: str) -> bool:
-    """Whether processes may be traced: a right that containers often lack, whatever is installed."""
+    """Whether processes may be traced, which containers often forbid."""
     return subprocess.run([program, "-qq", "-o", os.devnull, "true"], capture_output=True, check=False).returncode == 0
 
 
@@ -162,7 +160,7 @@ def _may_trace(program: str) -> bool:
 
 @dataclass
 class Peer:
-    """Another archive on a folder: how it is started, and what it is called."""
+    """Another archive on a folder."""
 
     name: str
     ae_title: str
@@ -171,11 +169,11 @@ class Peer:
     folder: Path
 
     def start(self) -> Server:
-        """The archive, listening, in a process group of its own. Raises Died."""
+        """Start the archive in a new process group and wait until it listens. Raises Died."""
         self.folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         with (self.folder.parent / f"{self.name}.log").open("a") as log:
-            process = subprocess.Popen(
+            process = start(
                 [_program(self.program), *map(str, self.configure(self.folder, port))],
                 cwd=self.folder, stdout=log, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
@@ -201,7 +199,7 @@ def _listens(port: int) -> bool:
 
 
 def _orthanc(folder: Path, port: int) -> Sequence[object]:
-    """As it ships, but for longer PDUs and who may ask."""
+    """Its defaults, with longer PDUs and open access."""
     settings = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
@@ -230,7 +228,7 @@ def _dcmqrscp(folder: Path, port: int) -> Sequence[object]:
 
 
 def peer(name: str, folder: Path) -> Peer:
-    """The peer of this name, on a folder."""
+    """Return the peer of this name, on a folder."""
     return {
         "orthanc": Peer("orthanc", "ORTHANC", "Orthanc", _orthanc, folder),
         "dcmqrscp": Peer("dcmqrscp", "DCMQRSCP", "dcmqrscp", _dcmqrscp, folder),
@@ -243,7 +241,7 @@ PEERS = ("orthanc", "dcmqrscp")
 # --- PostgreSQL --------------------------------------------------------------------------------------------------
 
 DURABLE = ("listen_addresses=", "fsync=off", "full_page_writes=off", "max_connections=100")
-"""What a server that is only killed has to have: its memory is lost, the page cache is not."""
+"""Settings for a server that is only killed: it loses its memory, but not the page cache."""
 
 
 class Postgres:
@@ -257,7 +255,7 @@ class Postgres:
     @classmethod
     @contextmanager
     def running(cls) -> Iterator[Self]:
-        """A new one, ended afterwards."""
+        """Start a new server, and stop it afterwards."""
         programs = next(databases.postgres_programs(), None)
         if programs is None:
             missing("PostgreSQL")
@@ -271,20 +269,20 @@ class Postgres:
 
     @property
     def text(self) -> str:
-        """Its URL as `database.url` takes it."""
+        """Its URL for `database.url`."""
         return self.url.render_as_string(hide_password=False)
 
     def end(self, how: signal.Signals) -> None:
-        """SIGKILL for all its processes, or SIGQUIT: its "immediate shutdown"; SIGINT is the fast one."""
+        """Kill all its processes with SIGKILL, or send SIGQUIT for its immediate or SIGINT for its fast shutdown."""
         processes = [self._server.pid, *_children(self._server.pid)]
         if how == signal.SIGKILL:
             for each in processes:
-                quietly(lambda each=each: os.kill(each, how))
+                ignoring_missing(lambda each=each: os.kill(each, how))
         else:
             self._server.send_signal(how)
         self._server.wait(PATIENCE)
         assert eventually(lambda: not any(map(_lives, processes))), "a process of PostgreSQL does not end"
 
     def start(self) -> None:
-        """Come back."""
+        """Start it again."""
         self._server = databases.start_postgres(self._programs, self._folder, DURABLE)

@@ -1,10 +1,10 @@
-"""Totals as a small table of text."""
+"""Totals as a Markdown table."""
 
 from collections.abc import Sequence
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown, its columns aligned; numbers stand at the right."""
+    """Return a Markdown table with aligned columns; numbers are aligned to the right."""
     texts = [[str(each) for each in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(head))]
     right = [all(isinstance(row[column], int) for row in rows) for column in range(len(head))]

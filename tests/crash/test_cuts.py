@@ -1,4 +1,4 @@
-"""Power cuts: some of those that `python -m tests.crash cuts` makes, and the disk that they are made on."""
+"""Power cuts: some of those of `python -m tests.crash cuts`, and tests of the disk model."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.crash.trace import Call
 
 @pytest.mark.timeout(180)
 def test_nothing_acknowledged_is_lost_when_the_power_goes(tmp_path: Path):
-    """At one point in so many of what was done to the disk, and again while the archive recovers from that."""
+    """At some points of the disk operations, and again during the recovery."""
     results = cuts.run(tmp_path, instances=4, seconds=0, recoveries=1, chosen=cuts.one_in(20, 1))
     for each in results.values():
         assert each.cuts.total() > 0
@@ -22,16 +22,16 @@ def test_nothing_acknowledged_is_lost_when_the_power_goes(tmp_path: Path):
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_nothing_acknowledged_is_lost_whenever_the_power_goes(tmp_path: Path):
-    """At every point, whatever survives of what was not synced."""
-    results = cuts.run(tmp_path, instances=8, seconds=6, recoveries=3, chosen=cuts.all_of_them)
+    """At every point, with every kind of survival."""
+    results = cuts.run(tmp_path, instances=8, seconds=6, recoveries=3, chosen=cuts.every_survival)
     assert [each.worst for each in results.values()] == [[], []]
 
 
 # --- the model of a disk -----------------------------------------------------------------------------------------
 
 
-class Doing:
-    """Calls as a process makes them, one after the other, on a disk that begins empty."""
+class DiskDriver:
+    """Makes calls as a process would, one after the other, on a disk that begins empty."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "disk"
@@ -39,7 +39,7 @@ class Doing:
         self._folder, self._time, self._cuts = folder, 0, 0
 
     def call(self, name: str, *arguments: object, result: int = 0) -> None:
-        """Begin and end a call; paths are given below the root, and bytes are what is written."""
+        """Begin and end a call. Texts are paths below the root, bytes are content."""
         texts = [each if isinstance(each, bytes) else f"{self.root}/{each}".encode() for each in arguments
                  if isinstance(each, bytes | str) and not str(each).startswith("O_")]  # fmt: skip
         is_text = [isinstance(each, bytes) or f"{self.root}/{each}".encode() in texts for each in arguments]
@@ -63,7 +63,7 @@ class Doing:
         self.call("openat", path, "O_RDONLY", result=descriptor)
 
     def after(self, survival: Survival) -> dict[str, bytes]:
-        """What a power cut leaves: files by path."""
+        """Return the files after a power cut, by path."""
         self._cuts += 1
         target = self._folder / str(self._cuts)
         self.disk.leave(target, survival)
@@ -71,78 +71,78 @@ class Doing:
 
 
 @pytest.fixture
-def doing(tmp_path: Path) -> Doing:
+def disk(tmp_path: Path) -> DiskDriver:
     """An empty disk."""
-    return Doing(tmp_path)
+    return DiskDriver(tmp_path)
 
 
-def test_a_file_is_durable_when_it_and_its_name_are_synced(doing: Doing):
+def test_a_file_is_durable_when_it_and_its_name_are_synced(disk: DiskDriver):
     """Either alone is not enough: the content without a name is lost, the name without content is an empty file."""
-    doing.make("a", 3)
-    doing.write(3, b"content")
-    assert doing.after(nothing()) == {}
-    doing.call("fsync", 3)
-    assert doing.after(nothing()) == {}
-    doing.open_folder("", 4)
-    doing.call("fsync", 4)
-    assert doing.after(nothing()) == {"a": b"content"}
+    disk.make("a", 3)
+    disk.write(3, b"content")
+    assert disk.after(nothing()) == {}
+    disk.call("fsync", 3)
+    assert disk.after(nothing()) == {}
+    disk.open_folder("", 4)
+    disk.call("fsync", 4)
+    assert disk.after(nothing()) == {"a": b"content"}
 
 
-def test_what_a_cut_may_leave_of_a_file_that_was_not_synced(doing: Doing):
+def test_an_unsynced_file_may_survive_in_part(disk: DiskDriver):
     """All of it, its name, its name and length."""
-    doing.make("a", 3)
-    doing.write(3, b"content")
-    assert doing.after(everything()) == {"a": b"content"}
-    assert doing.after(names_only()) == {"a": b""}
-    assert doing.after(lengths_only()) == {"a": bytes(7)}
+    disk.make("a", 3)
+    disk.write(3, b"content")
+    assert disk.after(everything()) == {"a": b"content"}
+    assert disk.after(names_only()) == {"a": b""}
+    assert disk.after(lengths_only()) == {"a": bytes(7)}
 
 
-def test_a_synced_write_is_durable_at_once_and_a_later_one_is_not(doing: Doing):
+def test_a_synced_write_is_durable_at_once_and_a_later_one_is_not(disk: DiskDriver):
     """By O_DSYNC, and by an fsync that the second write came after."""
-    doing.make("a", 3, "O_RDWR|O_CREAT|O_DSYNC")
-    doing.write(3, b"at once")
-    doing.make("b", 4)
-    doing.write(4, b"before")
-    doing.call("syncfs", 4)
-    doing.write(4, b"later!")
-    assert doing.after(nothing()) == {"a": b"at once", "b": b"before"}
+    disk.make("a", 3, "O_RDWR|O_CREAT|O_DSYNC")
+    disk.write(3, b"at once")
+    disk.make("b", 4)
+    disk.write(4, b"before")
+    disk.call("syncfs", 4)
+    disk.write(4, b"later!")
+    assert disk.after(nothing()) == {"a": b"at once", "b": b"before"}
 
 
-def test_a_rename_comes_whole_or_not_at_all(doing: Doing):
-    """Before a folder is synced; whatever chance decides."""
-    doing.make("a", 3)
-    doing.call("syncfs", 3)
-    doing.call("rename", "a", "b")
-    left = [doing.after(anything(seed)) for seed in range(20)]
+def test_a_rename_survives_completely_or_not_at_all(disk: DiskDriver):
+    """Before the folder is synced, with any seed."""
+    disk.make("a", 3)
+    disk.call("syncfs", 3)
+    disk.call("rename", "a", "b")
+    left = [disk.after(anything(seed)) for seed in range(20)]
     assert {tuple(each) for each in left} == {("a",), ("b",)}
 
 
-def test_a_write_is_torn_at_sectors_only(doing: Doing):
+def test_a_write_is_torn_at_sectors_only(disk: DiskDriver):
     """Each sector is as before or as after; some cut leaves both kinds."""
-    doing.make("a", 3)
-    doing.write(3, bytes(8 * 512))
-    doing.call("syncfs", 3)
-    doing.write(3, b"x" * 8 * 512)
+    disk.make("a", 3)
+    disk.write(3, bytes(8 * 512))
+    disk.call("syncfs", 3)
+    disk.write(3, b"x" * 8 * 512)
     for seed in range(10):
-        content = doing.after(anything(seed))["a"]
+        content = disk.after(anything(seed))["a"]
         sectors = {content[at : at + 512] for at in range(0, len(content), 512)}
         assert sectors <= {bytes(512), b"x" * 512}
     assert len(sectors) == 2
 
 
 @pytest.mark.timeout(180)
-def test_a_disk_that_forgets_a_sync_is_told_on(tmp_path: Path):
-    """The harness finds what is lost: a recording without its syncs loses what was acknowledged."""
+def test_the_harness_finds_missing_syncs(tmp_path: Path):
+    """A recording without its syncs loses acknowledged instances."""
     recording = cuts.record(tmp_path, 2)
     for call in recording.calls:
         call.words = [word.replace("O_DSYNC", "0") for word in call.words]
     recording.calls = [each for each in recording.calls if each.name not in ("fsync", "fdatasync", "syncfs")]
     totals = cuts.Totals()
-    cuts.cut(recording, totals, lambda number: ["nothing that is not synced"] if number % 100 == 99 else ())
+    cuts.cut(recording, totals, lambda number: ["none"] if number % 100 == 99 else ())
     assert totals.worst
 
 
-def test_every_way_to_survive_is_tried():
-    """One at each point that is chosen, and all of them sooner or later."""
+def test_every_kind_of_survival_is_tried():
+    """One at each chosen point, and all of them over many points."""
     chosen = cuts.one_in(2, 1)
     assert {name for number in range(200) for name in chosen(number)} == set(SURVIVALS)

@@ -1,4 +1,4 @@
-"""The daemon while something it needs is missing: each of the faults of `python -m tests.crash faults`."""
+"""The daemon during a fault: each of the faults of `python -m tests.crash faults`."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from tests.crash.faults import FAULTS
 
 LONG = ("the disk of the index is full", "the file store is not there", "files may not grow", "no inodes are left",
         "the index is locked (PostgreSQL)")  # fmt: skip
-"""What is much the same as another one, for the long form."""
+"""Faults that are similar to another one, for the long form only."""
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.long] * (each in LONG)) for each in FAULTS])
-def test_a_fault_is_told_to_the_sender_and_ends_with_its_cause(tmp_path: Path, name: str):
-    """A7xx with an Error Comment, and a living association; afterwards it goes on by itself, and nothing is lost."""
+def test_a_fault_is_reported_to_the_sender_and_ends_with_its_cause(tmp_path: Path, name: str):
+    """A7xx with an Error Comment on an association that stays open; storing works again afterwards, nothing is lost."""
     result = faults.run(tmp_path, name)
     refused = {status for status in result.answers if status}
     assert refused

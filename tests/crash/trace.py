@@ -1,4 +1,4 @@
-"""The system calls of a process as strace writes them with -f -xx: what was called with what, and in which order."""
+"""Reads the system calls of a process from a log of `strace -f -xx`."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +10,10 @@ CALLS = (
     "syncfs", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat",
     "sendmsg",
 )  # fmt: skip
-"""What changes files, makes changes durable, or says something to a peer."""
+"""The calls that change files, make changes durable, or send to a peer."""
 
 NEVER = 1 << 60
-"""When a call ended that did not."""
+"""The end of a call that did not end."""
 
 _BEGINNING = re.compile(r"(\d+) +(\w+)\((.*)")
 _REST = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)")
@@ -23,36 +23,36 @@ _UNFINISHED = " <unfinished ...>"
 
 @dataclass(slots=True)
 class Call:
-    """One system call. `began` and `ended` are places in the order of everything that was traced."""
+    """A system call. `began` and `ended` are line numbers of the log."""
 
     name: str
     texts: Sequence[bytes]
-    """Its arguments of text: paths, and what is written."""
+    """Its text arguments: paths and written bytes."""
     words: Sequence[str]
-    """Its arguments, with `%` in the place of texts."""
+    """Its arguments, with `%` for texts."""
     began: int
     ended: int = NEVER
     result: int = -1
 
     @property
     def descriptor(self) -> int:
-        """Its first argument."""
+        """The first argument."""
         return int(self.words[0])
 
     @property
     def content(self) -> bytes:
-        """All of its texts, one behind the other, as far as they were taken."""
+        """Its texts joined, as far as they were written."""
         return b"".join(self.texts)[: max(self.result, 0)] if self.ended != NEVER else b"".join(self.texts)
 
 
 def command(log: Path, calls: Iterable[str] = CALLS) -> list[str]:
-    """The beginning of a command that records what the rest of it does; the process itself remains our child."""
+    """Return the prefix of a command that records it; the process itself remains the caller's child."""
     traced = f"trace={','.join(calls)}"
     return ["strace", "-f", "-DD", "-qq", "--seccomp-bpf", "-xx", "-s", str(1 << 28), "-e", traced, "-o", str(log)]
 
 
 def calls(log: Path) -> list[Call]:
-    """The calls in a log, in the order in which they began."""
+    """Read the calls of a log, in the order in which they began."""
     found: list[Call] = []
     under_way: dict[str, Call] = {}
     with log.open(encoding="ascii") as lines:
@@ -75,7 +75,7 @@ def calls(log: Path) -> list[Call]:
 
 
 def _parted(rest: str) -> tuple[str, int | None]:
-    """The arguments, and the result; None where the call never came back."""
+    """Split a call into arguments and result; None for a call that did not return."""
     arguments, _, said = rest.rpartition(") ")
     word = said.split("= ", 1)[1].split()[0]
     return arguments, None if word == "?" else int(word, 0)
@@ -84,13 +84,13 @@ def _parted(rest: str) -> tuple[str, int | None]:
 def _arguments(text: str) -> tuple[list[bytes], list[str]]:
     texts = []
     for hexadecimal, is_cut in _TEXT.findall(text):
-        assert not is_cut, "strace has left bytes out"
+        assert not is_cut, "strace has truncated a text"
         texts.append(bytes.fromhex(hexadecimal.replace("\\x", "")))
     return texts, [word.strip() for word in _TEXT.sub("%", text).split(",")]
 
 
 def answers(log: Sequence[Call]) -> Iterator[tuple[int, str, int]]:
-    """The C-STORE responses that were sent: when, for which SOP Instance UID, with which status."""
+    """Yield the C-STORE responses that were sent: position, SOP Instance UID, status."""
     from tests.raw import messages
 
     for call in log:
@@ -103,7 +103,7 @@ def answers(log: Sequence[Call]) -> Iterator[tuple[int, str, int]]:
 
 
 def _bodies(data: bytes) -> Iterator[bytes]:
-    """The bodies of the P-DATA-TF PDUs in what was sent at once."""
+    """Yield the bodies of the P-DATA-TF PDUs in one write."""
     while data:
         length = int.from_bytes(data[2:6], "big")
         yield data[6 : 6 + length]

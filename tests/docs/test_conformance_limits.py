@@ -306,9 +306,9 @@ LIMITS = (
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see collect_quietly
 @asks(
-    "A peer that is late otherwise",
-    "Other keys than unique ones select at most `limits.retrieve_studies` studies",
-    "what runs has `limits.cancel_grace` seconds",
+    "A peer that exceeds another time limit",
+    "Keys other than unique keys select at most `limits.retrieve_studies` studies",
+    "the running ones have `limits.cancel_grace` seconds",
     "A Pending response follows `limits.pending_every` sub-operations or `limits.pending_seconds`",
 )
 @pytest.mark.parametrize("row", rows("2.2 Associations", "limit"), ids=lambda row: row[0])
@@ -376,7 +376,7 @@ def an_identifier(archive, size):
 FIXED = {
     "an A-ASSOCIATE-RQ or -AC": an_associate_pdu,
     "a P-DATA-TF PDU beyond `limits.pdu_size`": p_data,
-    "connections that are no association yet": connections,
+    "connections without an association": connections,
     "an Identifier, whatever is configured": an_identifier,
 }
 NOT_ASKED_LIMITS = {
@@ -384,7 +384,7 @@ NOT_ASKED_LIMITS = {
 }
 
 
-@asks("A connection that has not become an association in time is closed, and holds none of the places")
+@asks("A connection without an association request is closed after a time limit, and occupies no association slot")
 @pytest.mark.parametrize("row", rows("2.2 Associations", "fixed limit"), ids=lambda row: row[0])
 def test_every_fixed_limit_acts(generous, row):
     """What is just within a limit is taken, what is just beyond it is not."""

@@ -28,7 +28,7 @@ from pacs.services.orphans import adopt
 from pacs.services.progress import Progress
 from pacs.services.reindex import Reindex
 from pacs.services.storage import Storage
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 from tests.files.bad_sectors import bad_sectors
 from tests.upkeep import rows, send, series_of, tree
 
@@ -191,7 +191,7 @@ def test_what_is_in_a_row_meanwhile_is_not_set_aside(house: House, problem: str)
 
     def enter() -> None:
         newer.write_bytes(content)
-        arrival = arrival_of(house.files, key)
+        arrival = read_stored_file(house.files, key)
         if problem == "orphan":
             writer.add(house.index, arrival)
             newer.write_bytes(content[:-2])  # nor when it was damaged since

@@ -23,7 +23,7 @@ from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Notice
 from pacs.services.orphans import adopt
-from pacs.services.stored_file import arrival_of
+from pacs.services.stored_file import read_stored_file
 
 
 def archive(folder: Path) -> Archive:
@@ -219,7 +219,7 @@ def test_a_copy_that_takes_the_place_of_the_file_of_a_row_meanwhile_stays(tmp_pa
     (tmp_path / "files" / "running" / "dead").mkdir()
 
     def replace(index: Index, files: LocalFiles, key: str) -> None:
-        writer.replace(index, arrival_of(files, str(copy.relative_to(tmp_path / "files"))))
+        writer.replace(index, read_stored_file(files, str(copy.relative_to(tmp_path / "files"))))
 
     with archive(tmp_path) as second:
         on_opening(second, {row.file_key: replace})

@@ -68,7 +68,7 @@ class Settings:
 
 
 class AssociationObserver:
-    """Told of the associations of a server, in their threads. This base class does nothing."""
+    """Callbacks of a server, called in the threads of its associations. This base class does nothing."""
 
     def accepted(self, association: Association) -> None:
         """Note that an association is established."""
