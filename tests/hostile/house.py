@@ -33,7 +33,7 @@ SPARE = 64
 segments of the journal. Whatever a peer leaves behind each time soon is more.
 """
 
-READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, encrypted on port (\d+))?\n")
+READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, TLS on port (\d+))?\n")
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z \[(\w+) *\] (.*)")
 """A line of the log: its level, and what it says."""
 

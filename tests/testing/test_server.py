@@ -85,14 +85,14 @@ def test_a_data_set_without_file_meta_information_is_taken_too(pacs_server):
 def test_what_cannot_be_taken_says_why(pacs_server, tmp_path):
     """As an import would."""
     (tmp_path / "note.txt").write_text("no image")
-    with pytest.raises(UndecodableDataSet, match="No DICOM file"):
+    with pytest.raises(UndecodableDataSet, match="Not a DICOM file"):
         pacs_server.add(tmp_path / "note.txt")
 
 
 def test_what_cannot_be_taken_is_named(pacs_server, tmp_path):
     """The path, or what the data set lacks, in the error itself."""
     (tmp_path / "note.txt").write_text("no image")
-    with pytest.raises(UndecodableDataSet, match="^" + re.escape(f"{tmp_path}/note.txt: No DICOM file")):
+    with pytest.raises(UndecodableDataSet, match="^" + re.escape(f"{tmp_path}/note.txt: Not a DICOM file")):
         pacs_server.add(tmp_path)
     with pytest.raises(InstanceUnreadable, match=r"^/nope: The file cannot be read"):
         pacs_server.add("/nope")
