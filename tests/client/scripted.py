@@ -18,7 +18,7 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Buffer, Message, p_data
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.server import Server, Settings
+from pacs.dimse.server.server import DimseServer, Settings
 from pacs.errors import AssociationLost
 from pacs.observability.events import AssociationEnded, Event
 from tests.raw import encoded
@@ -31,7 +31,7 @@ Handler = Callable[[Association, Message], None]
 class Scripted:
     """The running PACS: its address and its events."""
 
-    server: Server
+    server: DimseServer
     events: list[Event]
 
     @property
@@ -64,7 +64,7 @@ def scripted(syntaxes: Sequence[str] = KEPT, **handlers: Handler) -> Iterator[Sc
         policy=AcceptorPolicy(transfer_syntaxes=syntaxes),
         handlers={fields[name]: handler for name, handler in handlers.items()},
     )
-    server = Server([("127.0.0.1", 0)], settings, observer=AssociationEvents(events.append))
+    server = DimseServer([("127.0.0.1", 0)], settings, observer=AssociationEvents(events.append))
     server.start()
     try:
         yield Scripted(server, events)

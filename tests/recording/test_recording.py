@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from pydicom.dataset import Dataset
 
-from pacs.dimse.server.server import Server
+from pacs.dimse.server.server import DimseServer
 from pacs.errors import RecordingUnusable
 from pacs.recording import datasets
 from pacs.recording.file_format import RecordingWriter, read
@@ -42,7 +42,7 @@ def recording(archive, file):
 @contextmanager
 def replaying(file):
     """Run a server that replays a recording."""
-    server = Server([("127.0.0.1", 0)], Replay(read(file)).settings)
+    server = DimseServer([("127.0.0.1", 0)], Replay(read(file)).settings)
     server.start()
     try:
         yield server.port
