@@ -16,6 +16,7 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, identifier
 from tests.docs.asking import CT, VERIFICATION, role
+from tests.programs import start
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
 
@@ -250,7 +251,7 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
     command = [sys.executable, "-m", "pacs", "serve", "--config", str(inside / "config.toml")]
     with (
         log.open("wb") as err,
-        subprocess.Popen(command, cwd=inside / "run", stdout=subprocess.PIPE, stderr=err, text=True) as process,
+        start(command, cwd=inside / "run", stdout=subprocess.PIPE, stderr=err, text=True) as process,
     ):
         try:
             assert process.stdout is not None
