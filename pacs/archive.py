@@ -106,7 +106,7 @@ class Archive:
         self.queries = QueryService(
             self.index,
             self.files,
-            page=limits.query_page,
+            page=settings.QUERY_PAGE,
             scan_limit=limits.query_scan,
             max_matches=limits.query_answers,
         )
