@@ -171,6 +171,6 @@ def test_a_traceback_shows_where_but_quotes_no_message_unless_debugging():
             logging.getLogger("pacs").exception("it failed")
         line = json.loads(out.getvalue())
         assert "RuntimeError" in line["exception"]
-        assert "for which the reason was" in line["exception"]
+        assert "caused by" in line["exception"]
         assert "test_telemetry.py" in line["exception"]
         assert ("invalid literal" in line["exception"]) is told
