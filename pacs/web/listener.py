@@ -1,8 +1,8 @@
 """The HTTP server: uvicorn in a thread, with limits on what a client can cost.
 
-uvicorn has a timeout only between two requests. This server also closes a connection that sends no complete request for
-`WAIT` seconds, or that does not read its response for that time. Beyond `MOST_CONNECTIONS` it closes the connection that
-has waited longest for a request.
+uvicorn has a timeout only between two requests. This server also closes a connection that sends no complete request
+for `WAIT` seconds, or that does not read its response for that time. Beyond `MOST_CONNECTIONS` it closes the connection
+that has waited longest for a request.
 """
 
 import asyncio

@@ -215,7 +215,7 @@ def test_an_audit_log_that_cannot_be_written_is_said_at_the_start(pacs, tmp_path
         result = pacs(*words, *settings)
         assert result.exit_code == 2
         assert f"audit.file = '{tmp_path}/missing/audit.log': cannot write (No such file" in result.stderr
-    assert "FAIL audit log: audit.file:" in pacs("check", *settings).stdout
+    assert "FAIL audit log: audit.file =" in pacs("check", *settings).stdout
 
 
 def test_it_is_off_unless_a_file_is_named(tmp_path):

@@ -59,7 +59,7 @@ def test_a_failing_subscriber_hurts_nobody_and_is_logged():
     stream.subscribe(heard.append)
     stream.publish(Notice(sentence="DOE^JOHN"))
     assert len(heard) == 1
-    assert "a subscriber failed on Notice" in out.getvalue()
+    assert "a subscriber failed for Notice" in out.getvalue()
     assert "KeyError" in out.getvalue()
     assert "JOHN" not in out.getvalue()
 
