@@ -10,12 +10,13 @@ from benchmarks import client, processes, wire
 from benchmarks.bench import Bench, Better, Line, Row
 from benchmarks.client import Association
 from benchmarks.peers import System
-from benchmarks.wire import Context
+from benchmarks.wire import ProposedContext
+from pacs.conformance.checks.wire import EXPLICIT, IMPLICIT
 from pacs.dicom.sop_classes import STORAGE
 
 NAMES = ("pacs", "pacs-postgres", "sink", "orthanc", "dcmqrscp", "qrscp")
 
-SYNTAXES = (wire.EXPLICIT_LITTLE, wire.IMPLICIT_LITTLE, wire.EXPLICIT_BIG, wire.JPEG_BASELINE)
+SYNTAXES = (EXPLICIT, IMPLICIT, wire.EXPLICIT_BIG, wire.JPEG_BASELINE)
 
 
 def setup(bench: Bench) -> Iterator[Row]:
@@ -27,7 +28,7 @@ def setup(bench: Bench) -> Iterator[Row]:
             yield from bench.interleave([line], systems, partial(_set_up, contexts, times))
 
 
-def _proposals() -> Iterator[tuple[str, str, list[Context]]]:
+def _proposals() -> Iterator[tuple[str, str, list[ProposedContext]]]:
     yield "setup.1", "1 context", [client.STORAGE]
     yield "setup.128", "128 contexts of 4 transfer syntaxes", [(each, SYNTAXES) for each in _storage_classes(128)]
 
@@ -37,7 +38,7 @@ def _storage_classes(count: int) -> list[str]:
     return [wire.CT_IMAGE_STORAGE, *sorted(STORAGE - {wire.CT_IMAGE_STORAGE})][:count]
 
 
-def _set_up(contexts: list[Context], times: int, system: System, _run: int) -> list[float]:
+def _set_up(contexts: list[ProposedContext], times: int, system: System, _run: int) -> list[float]:
     """The median of so many set-ups, in milliseconds."""
     taken = []
     for _ in range(times):

@@ -15,14 +15,29 @@ from functools import partial
 from typing import Self
 
 from benchmarks import wire
-from benchmarks.wire import Context
+from benchmarks.wire import ProposedContext, number_of
+from pacs.conformance.checks.wire import (
+    ASSOCIATE_AC,
+    C_FIND,
+    C_MOVE,
+    EXPLICIT,
+    IMPLICIT,
+    NO_DATA_SET,
+    P_DATA,
+    PENDING,
+    RELEASE_RP,
+    RELEASE_RQ,
+    AssociateAccept,
+    pdu,
+    pdvs,
+)
 
 PATIENCE = 120
 """Seconds a server may stay silent before it has failed."""
 
-STORAGE: Context = (wire.CT_IMAGE_STORAGE, [wire.EXPLICIT_LITTLE])
-QUERY: Context = (wire.STUDY_ROOT_FIND, [wire.IMPLICIT_LITTLE])
-RETRIEVE: Context = (wire.STUDY_ROOT_MOVE, [wire.IMPLICIT_LITTLE])
+STORAGE: ProposedContext = (wire.CT_IMAGE_STORAGE, [EXPLICIT])
+QUERY: ProposedContext = (wire.STUDY_ROOT_FIND, [IMPLICIT])
+RETRIEVE: ProposedContext = (wire.STUDY_ROOT_MOVE, [IMPLICIT])
 
 Instance = tuple[str, bytes]
 """A SOP Instance UID and the data set of a CT image in explicit VR little endian."""
@@ -36,17 +51,18 @@ class Association:
     """An open association with a server on this machine."""
 
     def __init__(
-        self, port: int, called: str, contexts: Sequence[Context] = (STORAGE,), *, delays: bool = False
+        self, port: int, called: str, contexts: Sequence[ProposedContext] = (STORAGE,), *, delays: bool = False
     ) -> None:
         self._socket = sockets.create_connection(("127.0.0.1", port), PATIENCE)
         self._socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self._received, self._at, self._delays = b"", 0, delays
         self.send(wire.associate_rq(called, contexts))
-        kind, answer = self._pdu()
-        if kind != wire.ASSOCIATE_AC:
+        kind, body = self._pdu()
+        if kind != ASSOCIATE_AC:
             raise Refused(f"the association was answered by a PDU of type {kind}")
-        self.accepted = wire.accepted(answer)
-        self.longest_pdu = wire.longest_pdu(answer)
+        answer = AssociateAccept.decode(body)
+        self.accepted = [number for number, (result, _) in answer.results.items() if result == 0]
+        self.longest_pdu = answer.max_pdu or wire.MAX_PDU
         if not self.accepted:
             raise Refused("no presentation context was accepted")
 
@@ -56,8 +72,8 @@ class Association:
     def __exit__(self, kind: object, *rest: object) -> None:
         with self._socket:
             if kind is None:
-                self.send(wire.pdu(wire.RELEASE_RQ, bytes(4)))
-                if self._pdu()[0] != wire.RELEASE_RP:
+                self.send(pdu(RELEASE_RQ, bytes(4)))
+                if self._pdu()[0] != RELEASE_RP:
                     raise Refused("the release was not answered")
 
     def send(self, data: bytes) -> None:
@@ -72,21 +88,21 @@ class Association:
     def expect_success(self) -> None:
         """Take the final response. Raises Refused when it is another than success."""
         for command in self.responses():
-            status = wire.number_of(command, 0x0900)
-            if status not in (0x0000, *wire.PENDING):
+            status = number_of(command, 0x0900)
+            if status not in (0x0000, *PENDING):
                 raise Refused(f"the response has status {status:04X}")
 
     def responses(self) -> Iterator[bytes]:
         """The command sets of the responses up to the final one, each when its data set is there too."""
-        status, command = wire.PENDING[0], b""
-        while status in wire.PENDING:
+        status, command = PENDING[0], b""
+        while status in PENDING:
             kind, body = self._pdu()
-            if kind != wire.P_DATA:
+            if kind != P_DATA:
                 raise Refused(f"a PDU of type {kind} came instead of a response")
-            for _, header, data in wire.pdvs(body):
+            for _, header, data in pdvs(body):
                 command = data if header & 1 else command
-                if header & 2 and not (header & 1 and wire.number_of(command, 0x0800) != wire.NO_DATA_SET):
-                    status = wire.number_of(command, 0x0900)
+                if header & 2 and not (header & 1 and number_of(command, 0x0800) != NO_DATA_SET):
+                    status = number_of(command, 0x0900)
                     yield command
 
     def _pdu(self) -> tuple[int, bytes]:
@@ -171,15 +187,15 @@ class Answered:
 def find(association: Association, keys: bytes) -> Answered:
     """Run a C-FIND of the Study Root model on the first accepted context. Raises Refused."""
     context = association.accepted[0]
-    return _ask(association, wire.query_rq(wire.C_FIND_RQ, context, wire.STUDY_ROOT_FIND, keys))[0]
+    return _ask(association, wire.query_rq(C_FIND, context, wire.STUDY_ROOT_FIND, keys))[0]
 
 
 def move(association: Association, keys: bytes, destination: str) -> Answered:
     """Run a C-MOVE of the Study Root model; its matches are the instances that were moved. Raises Refused."""
     context = association.accepted[0]
-    message = wire.query_rq(wire.C_MOVE_RQ, context, wire.STUDY_ROOT_MOVE, keys, destination)
+    message = wire.query_rq(C_MOVE, context, wire.STUDY_ROOT_MOVE, keys, destination)
     answered, command = _ask(association, message)
-    return replace(answered, matches=wire.number_of(command, 0x1021))
+    return replace(answered, matches=number_of(command, 0x1021))
 
 
 def _ask(association: Association, message: bytes) -> tuple[Answered, bytes]:
@@ -191,7 +207,7 @@ def _ask(association: Association, message: bytes) -> tuple[Answered, bytes]:
         first = first or time.perf_counter() - began
         pending, command = pending + 1, response
     last = time.perf_counter() - began
-    status = wire.number_of(command, 0x0900)
+    status = number_of(command, 0x0900)
     if status:
         raise Refused(f"the final response has status {status:04X}")
     return Answered(pending, first, last), command

@@ -15,6 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import wire
+from pacs.conformance.checks.wire import (
+    ASSOCIATE_RQ,
+    COMMAND,
+    LAST,
+    P_DATA,
+    RELEASE_RP,
+    RELEASE_RQ,
+    SOP_INSTANCE,
+    command_value,
+    pdu,
+)
 
 BUFFER = 1 << 20
 """Bytes read at once; the longest PDU we take fits in."""
@@ -33,13 +44,13 @@ def _serve(connection: sockets.socket, folder: Path | None) -> None:
     connection.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
     with connection, suppress(ConnectionError):
         for kind, body in _pdus(connection):
-            if kind == wire.ASSOCIATE_RQ:
+            if kind == ASSOCIATE_RQ:
                 connection.sendall(wire.associate_ac(bytes(body)))
                 reception = _Reception(connection, folder)
-            elif kind == wire.P_DATA:
+            elif kind == P_DATA:
                 reception.take(body)
-            elif kind == wire.RELEASE_RQ:
-                connection.sendall(wire.pdu(wire.RELEASE_RP, bytes(4)))
+            elif kind == RELEASE_RQ:
+                connection.sendall(pdu(RELEASE_RP, bytes(4)))
 
 
 def _pdus(connection: sockets.socket) -> Iterator[tuple[int, memoryview]]:
@@ -79,19 +90,18 @@ class _Reception:
             at += 4 + length
 
     def _fragment(self, context: int, header: int, data: memoryview) -> None:
-        if header & 1:
+        if header & COMMAND:
             self._command = bytes(data)
             return
         if self._folder is not None:
             self._write(self._folder, data)
-        if header & 2:
+        if header & LAST:
             self._finish()
-            answer = wire.p_data(context, wire.store_rsp(self._command), command=True, longest=wire.MAX_PDU)
-            self._connection.sendall(answer)
+            self._connection.sendall(wire.store_rsp(context, self._command))
 
     def _write(self, folder: Path, data: memoryview) -> None:
         if self._file is None:
-            name = wire.value_of(self._command, 0x1000).decode().strip("\0")
+            name = command_value(self._command, SOP_INSTANCE).decode().strip("\0")
             self._file = os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         while data:
             data = data[os.write(self._file, data) :]

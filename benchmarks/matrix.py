@@ -1,7 +1,7 @@
-"""`python -m benchmarks.matrix`: the conformance run against this archive and three others, as `docs/matrix.md`.
+"""`python -m benchmarks.matrix`: check this archive and three other servers, and write `docs/matrix.md`.
 
-Each that is installed is started on loopback as for the benchmarks, one after the other: as it ships, but that the
-receiver of the run is listed as a move destination, and that longer PDUs and everybody's queries are taken.
+Each installed server is started on loopback, one after the other, with its default configuration, except that the
+storage SCP of the checks is a known move destination, everybody may query, and longer PDUs are accepted.
 """
 
 import argparse
@@ -18,14 +18,16 @@ from benchmarks import peers
 from benchmarks.peers import SINK, Site
 from benchmarks.processes import free_port, program
 from pacs import __version__
-from pacs.conformance.checks import Column, Peer, Specimens, examine
-from pacs.conformance.checks.printing import markdown, totals
+from pacs.conformance.checks.association import CheckedServer
+from pacs.conformance.checks.matrix import markdown, totals
+from pacs.conformance.checks.runner import ServerResults, run_checks
+from pacs.conformance.checks.sample_data import SampleData
 
 TEXT = Path(__file__).with_name("matrix.md")
-"""How the matrix is read; what is in braces is filled in."""
+"""The template of the page."""
 
 RECEIVER = SINK
-"""Our AE title: the benchmarks' systems know it as a move destination."""
+"""Our AE title, which the servers of the benchmarks know as a move destination."""
 
 SYSTEMS = {
     "pacs": ("pacs", ()),
@@ -34,35 +36,37 @@ SYSTEMS = {
     "dcmqrscp": ("dcmqrscp", ()),
     "qrscp": ("qrscp", ()),
 }
-"""The columns: how the benchmarks call the system, and its settings."""
+"""The columns: the name of the server in the benchmarks, and its settings."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Examine the systems and write the matrix."""
+    """Check the servers and write the matrix."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.matrix", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("docs/matrix.md"), help="where the matrix goes")
-    parser.add_argument("--system", action="append", choices=SYSTEMS, help="only this one; several times")
+    parser.add_argument("--output", type=Path, default=Path("docs/matrix.md"), help="file to write")
+    parser.add_argument(
+        "--system", action="append", choices=SYSTEMS, help="check only this server; may be given several times"
+    )
     asked = parser.parse_args(arguments)
     chosen = [name for name in asked.system or SYSTEMS if peers.is_installed(SYSTEMS[name][0])]
-    asked.output.write_text(_document({name: _examined(name) for name in chosen}), "utf-8")
+    asked.output.write_text(_document({name: _check(name) for name in chosen}), "utf-8")
 
 
-def _examined(name: str) -> Column:
-    """What came of the checks on one system."""
+def _check(name: str) -> ServerResults:
+    """Start a server and return the results of the checks."""
     system, settings = SYSTEMS[name]
     folder, port = Path(tempfile.mkdtemp(prefix="matrix-")), free_port()
     try:
         with peers.SYSTEMS[system](Site(folder / system, port, settings)) as running:
-            peer = Peer(running.ae_title, "127.0.0.1", running.port, calling=RECEIVER)
-            column = examine(peer, Specimens(), (RECEIVER, port))
+            peer = CheckedServer(running.ae_title, "127.0.0.1", running.port, calling=RECEIVER)
+            column = run_checks(peer, SampleData(), (RECEIVER, port))
     finally:
         shutil.rmtree(folder)
     print(f"{name}: {totals(column)}", file=sys.stderr)
     return column
 
 
-def _document(columns: dict[str, Column]) -> str:
-    """The text of the page."""
+def _document(columns: dict[str, ServerResults]) -> str:
+    """Return the page."""
     versions = ", ".join(dict.fromkeys(_version(SYSTEMS[name][0]) for name in columns))
     table = markdown(list(columns.values()), list(columns))
     date = datetime.now(UTC).strftime("%Y-%m-%d")
@@ -70,7 +74,7 @@ def _document(columns: dict[str, Column]) -> str:
 
 
 def _version(system: str) -> str:
-    """A system and its version, as it says it itself."""
+    """Return the name and version of a server as it reports them."""
     if system == "pacs":
         return f"pacs {__version__}"
     if system == "qrscp":

@@ -13,6 +13,7 @@ from benchmarks.bench import Bench, Better, Line, Row
 from benchmarks.client import Association
 from benchmarks.peers import System
 from pacs import testing
+from pacs.conformance.checks.wire import COMMAND, EXPLICIT, LAST, fragment
 
 PIXEL_DATA = struct.pack("<HH2sxx", 0x7FE0, 0x0010, b"OW")
 ENCAPSULATED = struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0)
@@ -45,12 +46,12 @@ def _grown(syntax: str, encoded: "Pieces", mebibytes: int, system: System, _run:
     began, size = time.perf_counter(), 0
     with Association(system.port, system.ae_title, [(wire.CT_IMAGE_STORAGE, [syntax])]) as association:
         context, longest = association.accepted[0], association.longest_pdu
-        association.send(wire.p_data(context, wire.store_command(_uid(syntax), 1), command=True, longest=longest))
+        association.send(fragment(context, COMMAND | LAST, wire.store_command(_uid(syntax), 1)))
         for piece in encoded(mebibytes):
             size += len(piece)
             for at in range(0, len(piece), longest - 6):
-                association.send(wire.fragment(context, piece[at : at + longest - 6], 0))
-        association.send(wire.fragment(context, b"", 2))
+                association.send(fragment(context, 0, piece[at : at + longest - 6]))
+        association.send(fragment(context, LAST, b""))
         association.expect_success()
     seconds = time.perf_counter() - began
     return max(0.0, processes.peak_megabytes(system.pid) - before), size / seconds / 1e6
@@ -67,7 +68,7 @@ def _head(syntax: str) -> bytes:
     return data.encode(dataset)
 
 
-def _native(mebibytes: int, syntax: str = wire.EXPLICIT_LITTLE) -> Iterator[bytes]:
+def _native(mebibytes: int, syntax: str = EXPLICIT) -> Iterator[bytes]:
     yield _head(syntax) + PIXEL_DATA + struct.pack("<L", mebibytes << 20)
     for _ in range(mebibytes):
         yield NOISE
@@ -93,7 +94,7 @@ def _encapsulated(mebibytes: int) -> Iterator[bytes]:
 Pieces = Callable[[int], Iterator[bytes]]
 
 KINDS: tuple[tuple[str, str, str, Pieces], ...] = (
-    ("native", "native", wire.EXPLICIT_LITTLE, _native),
+    ("native", "native", EXPLICIT, _native),
     ("deflated", "deflated", wire.DEFLATED_LITTLE, _deflated),
     ("encapsulated", "encapsulated, undefined length", wire.JPEG_BASELINE, _encapsulated),
 )

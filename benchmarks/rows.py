@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.bench import say
 from benchmarks.data import PLACES, Study, Template, encode, population_prototype
-from benchmarks.wire import EXPLICIT_LITTLE
+from pacs.conformance.checks.wire import EXPLICIT
 from pacs.dicom import row_elements
 from pacs.dicom.attributes import COLUMNS, column_name
 from pacs.dicom.header import read_header
@@ -31,7 +31,7 @@ class Level:
 
     def __init__(self, level: QueryLevel) -> None:
         prototype = population_prototype()
-        blob = read_header(BytesIO(encode(prototype)), EXPLICIT_LITTLE).kept[level]
+        blob = read_header(BytesIO(encode(prototype)), EXPLICIT).kept[level]
         self._level = level
         self._keywords = [keyword for keyword in COLUMNS[level] if keyword in PLACES]
         self._template = Template(blob, prototype, self._keywords)
@@ -81,7 +81,7 @@ def _file(values: dict[str, str]) -> dict[str, object]:
         "file_key": values["SOPInstanceUID"],
         "size": 1200,
         "digest": "",
-        "transfer_syntax": EXPLICIT_LITTLE,
+        "transfer_syntax": EXPLICIT,
         "data_offset": 344,
         "bulk_offset": 700,
         "received_at": 0,

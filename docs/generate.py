@@ -171,7 +171,8 @@ def _command(name: str, command: click.Command) -> str:
     usage = " ".join([name, *command.collect_usage_pieces(ctx)])
     records = [each for parameter in command.get_params(ctx) if (each := parameter.get_help_record(ctx))]
     options = table(
-        ("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in records if "--help" not in names)
+        ("option", "meaning"),
+        ((f"`{names}`", meaning) for names, meaning in records if meaning and "--help" not in names),
     )
     text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{options}\n"

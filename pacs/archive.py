@@ -16,11 +16,11 @@ from pacs.dimse.scp.association_access import AssociationAccess, credentials
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.scp.event_reports import EventReporter
 from pacs.dimse.scp.explain_hook import ExplainHook, statuses
-from pacs.dimse.scp.fault_hook import Interposes, Nothing
+from pacs.dimse.scp.fault_hook import FaultHook, NoFaults
 from pacs.dimse.scp.handlers import Handlers
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import WorkerSlots
-from pacs.dimse.server.server import Server, Settings
+from pacs.dimse.server.server import DimseServer, Settings
 from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError
@@ -54,15 +54,13 @@ class Archive:
     calls `prepare` on its archive, and each forked worker calls `join` on an archive of its own: see `pacs.workers`.
 
     `events` is the event stream, to which subscribers can be added before the start. `port` is the port for
-    associations, after the start also where the configuration has 0. `interposition` injects faults or observes.
+    associations, after the start also where the configuration has 0. `fault_hook` injects faults or observes.
     """
 
-    def __init__(
-        self, config: Config, events: EventStream | None = None, interposition: Interposes | None = None
-    ) -> None:
+    def __init__(self, config: Config, events: EventStream | None = None, fault_hook: FaultHook | None = None) -> None:
         self.config = config
         self.events = events or EventStream()
-        self._interposition = interposition or Nothing()
+        self._fault_hook = fault_hook or NoFaults()
         self._closing = threading.Lock()
         self._build_stores(config)
         self._build_services(config)
@@ -108,7 +106,7 @@ class Archive:
         self.queries = QueryService(
             self.index,
             self.files,
-            page=limits.query_page,
+            page=settings.QUERY_PAGE,
             scan_limit=limits.query_scan,
             max_matches=limits.query_answers,
         )
@@ -131,7 +129,9 @@ class Archive:
         self.monitoring = self._new_monitoring(config)
         self._reporter = self._new_reporter(config)
         without_services = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
-        self._server = Server(self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish))
+        self._server = DimseServer(
+            self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish)
+        )
 
     def _new_monitoring(self, config: Config) -> Monitoring:
         return Monitoring(
@@ -327,7 +327,7 @@ class Archive:
             bounds=settings.association_bounds(config.limits),
             tls=acceptor_tls,
         )
-        return self._interposition.on(server_settings, handlers)
+        return self._fault_hook.apply(server_settings, handlers)
 
     def _handlers(self, config: Config, protections: Mapping[str, Protection | None]) -> Handlers:
         limits = config.limits
@@ -381,7 +381,7 @@ class Archive:
     def close(self) -> None:
         """Stop immediately and close the stores. Does nothing the second time; safe to call from two threads."""
         self._server.stop()
-        self._interposition.close()
+        self._fault_hook.close()
         with self._closing:
             self._reporter.stop()
             if self._web is not None:

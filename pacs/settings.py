@@ -28,6 +28,9 @@ MOST_CONNECTIONS = 32
 ALL_CONNECTIONS, LEAST_CONNECTIONS = 64, 8
 """Maximum size of the pools of all workers together, and minimum of each; PostgreSQL allows 100 by default."""
 
+QUERY_PAGE = 200
+"""Number of matches that a query reads from the index at a time."""
+
 # --- reload -------------------------------------------------------------------------------------------------------
 
 AT_START: dict[str, tuple[str, ...]] = {
@@ -142,12 +145,12 @@ def association_bounds(limits: configuration.Limits) -> AssociationBounds:
 
 def data_set_bounds(limits: configuration.Limits) -> DataSetBounds:
     """Return the limits of a data set to store."""
-    return DataSetBounds(depth=limits.nesting, elements=limits.elements, inflated=limits.inflated_size)
+    return DataSetBounds(elements=limits.elements, inflated=limits.inflated_size)
 
 
 def identifier_bounds(limits: configuration.Limits) -> DataSetBounds:
     """Return the limits of the Identifier of a query or retrieve."""
-    return DataSetBounds(depth=limits.nesting, elements=limits.identifier_elements)
+    return DataSetBounds(elements=limits.identifier_elements)
 
 
 def retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,11 +57,20 @@ def run(program: str, *arguments: object, check: bool = True) -> str:
     return output
 
 
+END_WITH_PARENT: Sequence[str] = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
+"""A prefix for commands: Linux kills the process when its parent dies, however that came about."""
+
+
+def start(command: Sequence[object], **options: Any) -> "subprocess.Popen[Any]":
+    """Start a program that must not outlive the test process; `options` are those of `Popen`."""
+    return subprocess.Popen([*END_WITH_PARENT, *map(str, command)], **options)
+
+
 @contextmanager
 def running(command: Sequence[object], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program for the `with` block; what it says goes to a file."""
+    """Run a program for the `with` block; its output goes to a file."""
     with log.open("wb") as out:
-        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=subprocess.STDOUT)
+        process = start(command, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -94,7 +104,7 @@ def storescp(folder: Path, ae_title: str = "STORE_SCP", *options: object, port: 
     port = port or free_port()
     chosen = options or ("+xa", "+B")
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        process = start(
             [program, "-d", "-aet", ae_title, *map(str, chosen), "-od", str(folder), str(port)],
             stdout=out,
             stderr=subprocess.STDOUT,

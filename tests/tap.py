@@ -1,47 +1,44 @@
-"""What really went over the wire: a tap between a client and a server, which alters nothing and forgets nothing."""
+"""A proxy between a client and a server that records what the client sends."""
 
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 
-from tests import raw
+from tests.raw import C_STORE, messages, pdus
 
 PATIENCE = 20
-"""Seconds after which a connection on which nothing comes is given up."""
+"""Seconds without data after which a connection is closed."""
 
 
 @dataclass
 class Tap:
-    """A port of 127.0.0.1 that leads on to another one, and the bytes every client sent to it."""
+    """A port of 127.0.0.1 that forwards to another one, and the bytes that each client sent to it."""
 
     target: int
     listener: socket.socket
-    said: list[bytearray] = field(default_factory=list)
+    sent: list[bytearray] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
 
     @property
     def port(self) -> int:
-        """Where clients connect."""
+        """The port that clients connect to."""
         return int(self.listener.getsockname()[1])
 
     def data_sets(self) -> dict[str, bytes]:
-        """The data sets of the C-STORE requests that were sent, by Affected SOP Instance UID.
+        """Return the data sets of the C-STORE requests by Affected SOP Instance UID.
 
         All clients must have closed their connections.
         """
         for thread in self.threads:
             thread.join(PATIENCE)
-        stored = [
-            message for said in self.said for message in raw.messages(_values(said)) if message.number(0x0100) == 1
-        ]
-        return {message.text(0x1000): message.data or b"" for message in stored}
+        sent = [message for side in self.sent for message in messages(_p_data_bodies(side))]
+        return {each.text(0x1000): each.data or b"" for each in sent if each.field == C_STORE}
 
     def serve(self) -> None:
-        """Take in one client after the other until the listener is closed."""
+        """Accept clients until the listener is closed."""
         while True:
             try:
                 client, _ = self.listener.accept()
@@ -50,17 +47,17 @@ class Tap:
             self._start(client, socket.create_connection(("127.0.0.1", self.target)))
 
     def _start(self, client: socket.socket, server: socket.socket) -> None:
-        self.said.append(bytearray())
+        self.sent.append(bytearray())
         self.sockets += [client, server]
-        for source, target, record in ((client, server, self.said[-1]), (server, client, bytearray())):
+        for source, target, record in ((client, server, self.sent[-1]), (server, client, bytearray())):
             source.settimeout(PATIENCE)
-            self.threads.append(Thread(target=_pass_on, args=(source, target, record), daemon=True))
+            self.threads.append(Thread(target=_forward, args=(source, target, record), daemon=True))
             self.threads[-1].start()
 
 
 @contextmanager
 def tapping(target: int) -> Iterator[Tap]:
-    """A tap in front of a port of 127.0.0.1, for the `with` block."""
+    """Run a tap in front of a port of 127.0.0.1."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         tap = Tap(target, listener)
         thread = Thread(target=tap.serve, daemon=True)
@@ -75,8 +72,8 @@ def tapping(target: int) -> Iterator[Tap]:
                 connected.close()
 
 
-def _pass_on(source: socket.socket, target: socket.socket, record: bytearray) -> None:
-    """Copy what comes until the source closes; then nothing more is sent to the target."""
+def _forward(source: socket.socket, target: socket.socket, record: bytearray) -> None:
+    """Forward and record bytes until the source closes its side, then close that side of the target."""
     try:
         while piece := source.recv(1 << 17):
             record += piece
@@ -86,11 +83,6 @@ def _pass_on(source: socket.socket, target: socket.socket, record: bytearray) ->
         target.close()
 
 
-def _values(said: bytearray) -> Iterator[bytes]:
-    """The bodies of the P-DATA-TF PDUs among the bytes of one side."""
-    at = 0
-    while at < len(said):
-        kind, length = struct.unpack_from(">BxL", said, at)
-        if kind == 0x04:
-            yield bytes(said[at + 6 : at + 6 + length])
-        at += 6 + length
+def _p_data_bodies(sent: bytearray) -> Iterator[bytes]:
+    """Yield the bodies of the P-DATA-TF PDUs among the bytes of one side."""
+    return (body for kind, body in pdus(bytes(sent)) if kind == 0x04)

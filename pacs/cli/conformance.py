@@ -13,7 +13,10 @@ from pacs.cli.progress import progress
 
 if TYPE_CHECKING:
     from pacs.config import Config
-    from pacs.conformance.checks import Check, Column, Peer, Specimens
+    from pacs.conformance.checks.association import CheckedServer
+    from pacs.conformance.checks.results import Check
+    from pacs.conformance.checks.runner import ServerResults
+    from pacs.conformance.checks.sample_data import SampleData
 
 Result = TypeVar("Result")
 
@@ -25,9 +28,9 @@ RECEIVER = "PACSRUN:11119"
 def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
     if click.get_current_context().invoked_subcommand is None:
-        from pacs.conformance.statement import statement
+        from pacs.conformance.statement.render import conformance_statement
 
-        click.echo(statement(read()), nl=False)
+        click.echo(conformance_statement(read()), nl=False)
 
 
 @conformance.command(short_help="Run conformance checks against servers.")
@@ -74,21 +77,21 @@ def run(
     """
     title, port = _receiver(receive)
     servers = [_peer(each, title, timeout) for each in written]
-    checks, specimens = _selected(only), _specimens(prefix)
+    checks, samples = _selected(only), _sample_data(prefix)
     _require_consent(yes=yes)
     reachable = _for_reachable(servers, _reached)
     if reachable:
-        _announce(reachable, specimens, yes=yes)
-    columns = _for_reachable(reachable, lambda each: _examined(each, specimens, (title, port), checks))
+        _announce(reachable, samples, yes=yes)
+    columns = _for_reachable(reachable, lambda each: _examined(each, samples, (title, port), checks))
     _print(columns, as_json=as_json, as_markdown=as_markdown)
     if len(columns) < len(servers):
         raise click.exceptions.Exit(UNREACHABLE)
     _conclude(columns)
 
 
-def _for_reachable(servers: "Iterable[Peer]", ask: "Callable[[Peer], Result]") -> "list[Result]":
+def _for_reachable(servers: "Iterable[CheckedServer]", ask: "Callable[[CheckedServer], Result]") -> "list[Result]":
     """Return the results of the reachable servers; print an error for the others."""
-    from pacs.conformance.checks import Unreachable
+    from pacs.conformance.checks.association import Unreachable
 
     answers = []
     for each in servers:
@@ -99,24 +102,24 @@ def _for_reachable(servers: "Iterable[Peer]", ask: "Callable[[Peer], Result]") -
     return answers
 
 
-def _reached(peer: "Peer") -> "Peer":
+def _reached(peer: "CheckedServer") -> "CheckedServer":
     """Return the server once it has accepted an association. Raises Unreachable."""
-    from pacs.conformance.checks import introduced
+    from pacs.conformance.checks.runner import implementation_name
 
-    introduced(peer)
+    implementation_name(peer)
     return peer
 
 
-def _print(columns: "Sequence[Column]", *, as_json: bool, as_markdown: bool) -> None:
-    from pacs.conformance.checks import printing
+def _print(columns: "Sequence[ServerResults]", *, as_json: bool, as_markdown: bool) -> None:
+    from pacs.conformance.checks import matrix
 
-    names = [str(each.peer) for each in columns]
+    names = [str(each.server) for each in columns]
     if as_json:
-        show_json(printing.as_json(columns))
+        show_json(matrix.as_json(columns))
     elif as_markdown:
-        click.echo(printing.markdown(columns, names), nl=False)
+        click.echo(matrix.markdown(columns, names), nl=False)
     elif columns:
-        show(("check", "question", *names), printing.rows(columns))
+        show(("check", "question", *names), matrix.rows(columns))
 
 
 def _receiver(text: str) -> tuple[str, int]:
@@ -126,27 +129,27 @@ def _receiver(text: str) -> tuple[str, int]:
     return title.strip(), int(port)
 
 
-def _peer(text: str, calling: str, timeout: float) -> "Peer":
-    from pacs.conformance.checks import Peer
+def _peer(text: str, calling: str, timeout: float) -> "CheckedServer":
+    from pacs.conformance.checks.association import CheckedServer
 
     try:
-        return Peer.parse(text, calling, timeout)
+        return CheckedServer.parse(text, calling, timeout)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--against") from error
 
 
-def _specimens(prefix: str) -> "Specimens":
-    from pacs.conformance.checks import Specimens
+def _sample_data(prefix: str) -> "SampleData":
+    from pacs.conformance.checks.sample_data import SampleData
 
     if not (prefix.isascii() and prefix.replace("-", "").isalnum() and len(prefix) <= 32):
         raise click.BadParameter(
             f"{prefix!r} is not a prefix; expected up to 32 letters, digits and hyphens", param_hint="--prefix"
         )
-    return Specimens(prefix)
+    return SampleData(prefix)
 
 
 def _selected(words: Iterable[str]) -> "list[Check]":
-    from pacs.conformance.checks import CHECKS, selected
+    from pacs.conformance.checks.runner import CHECKS, selected
 
     try:
         return selected(words)
@@ -165,13 +168,13 @@ def _require_consent(*, yes: bool) -> None:
         )
 
 
-def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -> None:
+def _announce(servers: "Sequence[CheckedServer]", samples: "SampleData", *, yes: bool) -> None:
     """Print what will be stored on which servers, and ask for confirmation on a terminal."""
-    from pacs.conformance.checks.specimens import PROBES
+    from pacs.conformance.checks.sample_data import PROBES
 
     click.echo(
-        f"Stores {len(list(specimens))} small instances, and up to {PROBES} more that may be refused, on "
-        f"{', '.join(map(str, servers))}, where they remain. Their Patient IDs begin with {specimens.prefix}-; one "
+        f"Stores {len(list(samples))} small instances, and up to {PROBES} more that may be refused, on "
+        f"{', '.join(map(str, servers))}, where they remain. Their Patient IDs begin with {samples.prefix}-; one "
         "instance has none.",
         err=True,
     )
@@ -179,24 +182,26 @@ def _announce(servers: "Sequence[Peer]", specimens: "Specimens", *, yes: bool) -
         click.confirm("Continue?", abort=True, err=True)
 
 
-def _examined(peer: "Peer", specimens: "Specimens", receiving: tuple[str, int], checks: "Sequence[Check]") -> "Column":
+def _examined(
+    peer: "CheckedServer", samples: "SampleData", receiving: tuple[str, int], checks: "Sequence[Check]"
+) -> "ServerResults":
     """Run the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
-    from pacs.conformance.checks import examine
+    from pacs.conformance.checks.runner import run_checks
 
     with progress(str(peer), len(checks)) as advance:
         try:
-            return examine(peer, specimens, receiving, checks=checks, on_check=lambda *_: advance(1))
+            return run_checks(peer, samples, receiving, checks=checks, on_check=lambda *_: advance(1))
         except OSError as error:
             why = f"cannot listen on port {receiving[1]} ({error.strerror})"
             raise click.BadParameter(why, param_hint="--receive") from error
 
 
-def _conclude(columns: "Sequence[Column]") -> None:
+def _conclude(columns: "Sequence[ServerResults]") -> None:
     """Print the totals, and end with exit status 1 if there are deviations."""
-    from pacs.conformance.checks import Kind
-    from pacs.conformance.checks.printing import totals
+    from pacs.conformance.checks.matrix import totals
+    from pacs.conformance.checks.results import ResultKind
 
     for each in columns:
-        click.echo(f"{each.peer} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
-    if any(each.count(Kind.DEVIATES) for each in columns):
+        click.echo(f"{each.server} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
+    if any(each.count(ResultKind.DEVIATES) for each in columns):
         raise click.exceptions.Exit(FAILED)

@@ -77,7 +77,7 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
 
     config = read()
     setup_logging(config.log.level, config.log.format)
-    with Archive(config, interposition=_interposition(scenario, config)) as archive:
+    with Archive(config, fault_hook=_fault_hook(scenario, config)) as archive:
         archive.events.subscribe(log_event)
         _warn(scenario, archive.events)
         archive.events.subscribe(announce)
@@ -86,7 +86,7 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
         run(archive, stopping=announce_stop, read=read, notifier=notifier)
 
 
-def _interposition(scenario: "Scenario | None", config: "Config") -> Any:
+def _fault_hook(scenario: "Scenario | None", config: "Config") -> Any:
     """Return the fault injection of a scenario, None without one. Raises ConfigurationError."""
     from pacs.errors import ConfigurationError
 

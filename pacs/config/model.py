@@ -297,16 +297,12 @@ class Limits(Section):
     """Maximum number of elements and items of an Identifier."""
     elements: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Maximum number of elements and items of a data set to store."""
-    nesting: Annotated[int, Field(ge=1, le=64)] = 64
-    """Maximum depth of nested sequences."""
     inflated_size: Bytes = 2**31
     """Maximum size of an inflated data set (Deflated Explicit VR Little Endian), in bytes."""
     free_space: Annotated[int, Field(ge=0, le=2**50)] = 268_435_456
     """Bytes to keep free on the disk of the files; with less, instances are refused."""
     query_answers: Bound = 0
     """Maximum number of matches of one query, 0 for no limit; more end it with status A700."""
-    query_page: Annotated[int, Field(ge=1, le=10_000)] = 200
-    """Number of matches read from the index at a time."""
     query_scan: Count = 200_000
     """Maximum number of rows that one query compares outside the database, where the index cannot decide."""
     retrieve_studies: Count = 100
@@ -493,6 +489,9 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return host.lower() == "localhost"
 
+
+REMOVED = ("limits.nesting", "limits.query_page")
+"""Keys of the previous release, which are ignored."""
 
 LISTS: dict[str, type[Section]] = {"peers": Peer, "users": User}
 """The keys that are lists of tables, with the class of their entries."""

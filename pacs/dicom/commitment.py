@@ -1,7 +1,6 @@
-"""What a request for storage commitment and its report say (PS3.3 C.14, PS3.4 J.3.2 and J.3.3): from and into bytes.
+"""Encodes and parses the data sets of storage commitment requests and reports (PS3.3 C.14, PS3.4 J.3.2 and J.3.3).
 
-A request may name tens of thousands of instances: it is walked through element by element, and nothing of it is kept
-but its UIDs.
+A request may reference tens of thousands of instances, so it is parsed element by element, and only UIDs are kept.
 """
 
 import io
@@ -18,7 +17,7 @@ from pacs.dicom.values import is_uid
 from pacs.errors import CommitmentRequestError, OutOfResources
 
 BYTES_PER_REFERENCE = 256
-"""The most that an item with a reference takes, and as much again for what else a requester puts into it."""
+"""The size of an item with a reference, in bytes, with as much again for other elements of the requestor."""
 
 REQUEST_STORAGE_COMMITMENT = 1
 """The Action Type ID of a request (PS3.4 Table J.3-1)."""
@@ -33,14 +32,14 @@ _TOKENS_PER_REFERENCE = 16
 
 
 class Reference(NamedTuple):
-    """An instance by its SOP Class and SOP Instance UID."""
+    """A reference to an instance: its SOP Class and SOP Instance UID."""
 
     sop_class_uid: str
     sop_instance_uid: str
 
 
 class FailureReason(IntEnum):
-    """Why there is no commitment to an instance: Failure Reason (0008,1197), PS3.3 C.14.1.1."""
+    """Failure Reason (0008,1197) of an instance without commitment (PS3.3 C.14.1.1)."""
 
     PROCESSING_FAILURE = 0x0110
     NO_SUCH_INSTANCE = 0x0112
@@ -50,7 +49,7 @@ class FailureReason(IntEnum):
 
 
 class Failure(NamedTuple):
-    """A reference to which there is no commitment, and why."""
+    """A reference without commitment, and the Failure Reason."""
 
     reference: Reference
     reason: int
@@ -58,7 +57,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CommitmentRequest:
-    """The instances somebody asks us to commit to, under the Transaction UID they chose."""
+    """A request for commitment: its Transaction UID and the instances."""
 
     transaction_uid: str
     references: Sequence[Reference]
@@ -66,7 +65,7 @@ class CommitmentRequest:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentReport:
-    """What became of a request: each of its references is in one of both lists."""
+    """The result of a request: each of its references is in one of the two lists."""
 
     transaction_uid: str
     committed: Sequence[Reference]
@@ -77,10 +76,11 @@ class CommitmentReport:
 
 
 def parse_request(data: bytes, transfer_syntax: str, most: int) -> CommitmentRequest:
-    """What a data set asks for. Raises UndecodableDataSet for one that cannot be read in this transfer syntax.
+    """Parse the data set of a request.
 
-    Raises CommitmentRequestError without a valid Transaction UID, without any reference, or for a reference without
-    valid UIDs, and OutOfResources for more than `most` references.
+    Raises UndecodableDataSet when it is not valid in this transfer syntax, CommitmentRequestError without a valid
+    Transaction UID, without any reference, or for a reference without valid UIDs, and OutOfResources for more than
+    `most` references.
     """
     reader = _RequestReader(data, encoding_of(transfer_syntax), most)
     reader.read()
@@ -88,7 +88,7 @@ def parse_request(data: bytes, transfer_syntax: str, most: int) -> CommitmentReq
 
 
 class _ReferenceReader:
-    """Takes the UIDs out of the tokens of a data set that names at most `most` instances."""
+    """Reads the UIDs of a data set with at most `most` references from its tokens."""
 
     def __init__(self, data: bytes, encoding: Encoding, most: int) -> None:
         self._source, self._encoding, self._most = Source(io.BytesIO(data), encoding), encoding, most
@@ -96,17 +96,17 @@ class _ReferenceReader:
         self._count = 0
         self._item: dict[int, str] = {}
         self._classes: dict[str, str] = {}
-        """Every SOP Class UID once: most references have the same."""
+        """Each SOP Class UID as one object: most references have the same."""
 
     def read(self) -> None:
-        """Look at all of it. Raises UndecodableDataSet, CommitmentRequestError, OutOfResources."""
+        """Read the whole data set. Raises UndecodableDataSet, CommitmentRequestError, OutOfResources."""
         for count, token in enumerate(walk(self._source, self._encoding), start=1):
             if count > _TOKENS_PER_REFERENCE * (self._most + 1):
-                raise OutOfResources("There are more elements than are taken")
-            self._take(token)
+                raise OutOfResources("The data set has too many elements")
+            self._process(token)
 
-    def _take(self, token: Token) -> None:
-        """Look at the next token."""
+    def _process(self, token: Token) -> None:
+        """Process the next token."""
         if token.kind is TokenKind.ELEMENT and token.depth == 0 and token.tag == TRANSACTION_UID:
             self._transaction_uid = self._uid(token)
         if token.depth != 1:
@@ -117,12 +117,12 @@ class _ReferenceReader:
             self._item = {}
 
     def _reference(self) -> Reference:
-        """That of the item that ends."""
+        """Return the reference of the item that ends."""
         sop_class, instance = (self._item.get(tag, "") for tag in (REFERENCED_SOP_CLASS, REFERENCED_SOP_INSTANCE))
         if not (is_uid(sop_class) and is_uid(instance)):
             raise CommitmentRequestError("A reference has no valid SOP Class and Instance UID")
         if self._count >= self._most:
-            raise OutOfResources(f"More than {self._most} instances: ask in several requests")
+            raise OutOfResources(f"More than {self._most} instances: send several requests")
         self._count += 1
         return Reference(self._classes.setdefault(sop_class, sop_class), instance)
 
@@ -138,23 +138,23 @@ class _RequestReader(_ReferenceReader):
         self._references: list[Reference] = []
 
     def request(self) -> CommitmentRequest:
-        """What was found. Raises CommitmentRequestError."""
+        """Return the request. Raises CommitmentRequestError."""
         if not is_uid(self._transaction_uid):
             raise CommitmentRequestError("There is no valid Transaction UID (0008,1195)")
         if not self._references:
             raise CommitmentRequestError("Referenced SOP Sequence (0008,1199) names no instance")
         return CommitmentRequest(self._transaction_uid, self._references)
 
-    def _take(self, token: Token) -> None:
-        super()._take(token)
+    def _process(self, token: Token) -> None:
+        super()._process(token)
         if token.depth == 1 and token.kind is TokenKind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
             self._references.append(self._reference())
 
 
 def encode_request(request: CommitmentRequest, transfer_syntax: str) -> bytes:
-    """The data set of a request (PS3.4 Table J.3-1)."""
+    """Encode the data set of a request (PS3.4 Table J.3-1)."""
     encoding = encoding_of(transfer_syntax)
-    items = (b"".join(_named(encoding, each)) for each in request.references)
+    items = (b"".join(_reference_elements(encoding, each)) for each in request.references)
     uid = _uid(encoding, TRANSACTION_UID, request.transaction_uid)
     return uid + _sequence(encoding, REFERENCED_SEQUENCE, items)
 
@@ -163,9 +163,9 @@ def encode_request(request: CommitmentRequest, transfer_syntax: str) -> bytes:
 
 
 def encode_report(report: CommitmentReport, retrieve_ae_title: str, transfer_syntax: str) -> bytes:
-    """The data set of a report; `retrieve_ae_title` is where what is committed can be retrieved from.
+    """Encode the data set of a report. Committed instances can be retrieved from `retrieve_ae_title`.
 
-    A sequence without items is left out, as PS3.4 Table J.3-2 has it.
+    Omits a sequence without items (PS3.4 Table J.3-2).
     """
     encoding = encoding_of(transfer_syntax)
     parts = []
@@ -173,18 +173,18 @@ def encode_report(report: CommitmentReport, retrieve_ae_title: str, transfer_syn
         parts.append(_element(encoding, RETRIEVE_AE_TITLE, "AE", _padded(retrieve_ae_title, b" ")))
     parts.append(_uid(encoding, TRANSACTION_UID, report.transaction_uid))
     if report.failed:
-        parts.append(_sequence(encoding, FAILED_SEQUENCE, (_failed(encoding, each) for each in report.failed)))
+        parts.append(_sequence(encoding, FAILED_SEQUENCE, (_failed_item(encoding, each) for each in report.failed)))
     if report.committed:
-        items = (b"".join(_named(encoding, each)) for each in report.committed)
+        items = (b"".join(_reference_elements(encoding, each)) for each in report.committed)
         parts.append(_sequence(encoding, REFERENCED_SEQUENCE, items))
     return b"".join(parts)
 
 
 def parse_report(data: bytes, transfer_syntax: str, request: CommitmentRequest) -> CommitmentReport:
-    """What a data set reports of a request; a failure without a reason is a processing failure.
+    """Parse the data set of a report to a request; a failure without a reason is a processing failure.
 
-    Raises UndecodableDataSet, CommitmentRequestError for a report to another request, before its references are looked
-    at, and for one without valid UIDs, and OutOfResources where it names more than twice what was asked for.
+    Raises UndecodableDataSet; CommitmentRequestError for a report to another request, before its references are read,
+    and for one without valid UIDs; OutOfResources for more than twice as many references as the request has.
     """
     reader = _ReportReader(data, encoding_of(transfer_syntax), request)
     reader.read()
@@ -197,19 +197,19 @@ class _ReportReader(_ReferenceReader):
         self._request = request
         self._reason: int = FailureReason.PROCESSING_FAILURE
         self._committed: list[Reference] = []
-        self._failed: list[Failure] = []
+        self._failed_item: list[Failure] = []
 
     def report(self) -> CommitmentReport:
-        """What was found. Raises CommitmentRequestError."""
+        """Return the report. Raises CommitmentRequestError."""
         self._check()
-        return CommitmentReport(self._transaction_uid, self._committed, self._failed)
+        return CommitmentReport(self._transaction_uid, self._committed, self._failed_item)
 
     def _check(self) -> None:
         if self._transaction_uid != self._request.transaction_uid:
-            raise CommitmentRequestError("The report is to another request")
+            raise CommitmentRequestError("The report is for another request")
 
-    def _take(self, token: Token) -> None:
-        super()._take(token)
+    def _process(self, token: Token) -> None:
+        super()._process(token)
         if token.depth == 0 and token.tag > TRANSACTION_UID:
             self._check()
         elif token.depth == 1 and token.kind is TokenKind.ITEM:
@@ -219,7 +219,7 @@ class _ReportReader(_ReferenceReader):
         elif token.depth == 1 and token.kind is TokenKind.ITEM_END and token.tag == REFERENCED_SEQUENCE:
             self._committed.append(self._reference())
         elif token.depth == 1 and token.kind is TokenKind.ITEM_END and token.tag == FAILED_SEQUENCE:
-            self._failed.append(Failure(self._reference(), self._reason))
+            self._failed_item.append(Failure(self._reference(), self._reason))
 
     def _number(self, token: Token) -> int:
         if token.length != 2:
@@ -227,16 +227,18 @@ class _ReportReader(_ReferenceReader):
         return int.from_bytes(self._source.read(2), "little" if self._encoding.little else "big")
 
 
-def _named(encoding: Encoding, reference: Reference) -> tuple[bytes, bytes]:
+def _reference_elements(encoding: Encoding, reference: Reference) -> tuple[bytes, bytes]:
     return (
         _uid(encoding, REFERENCED_SOP_CLASS, reference.sop_class_uid),
         _uid(encoding, REFERENCED_SOP_INSTANCE, reference.sop_instance_uid),
     )
 
 
-def _failed(encoding: Encoding, failure: Failure) -> bytes:
+def _failed_item(encoding: Encoding, failure: Failure) -> bytes:
     reason = struct.pack("<H" if encoding.little else ">H", failure.reason)
-    return b"".join((*_named(encoding, failure.reference), _element(encoding, FAILURE_REASON, "US", reason)))
+    return b"".join(
+        (*_reference_elements(encoding, failure.reference), _element(encoding, FAILURE_REASON, "US", reason))
+    )
 
 
 def _sequence(encoding: Encoding, tag: int, items: Iterable[bytes]) -> bytes:

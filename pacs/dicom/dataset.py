@@ -1,7 +1,7 @@
-"""A data set in memory as a stranger sent it: read within bounds, looked at without raising, written without loss.
+"""Received data sets in memory: reads them within bounds, gives their values without raising, writes them without loss.
 
-pydicom's `Dataset` carries the elements; its conversion of values is not used here, because it raises, warns or
-replaces where a value breaks the rules of its Value Representation, and what was received is kept as it was received.
+pydicom's `Dataset` has the elements. Its conversion of values is not used, because it raises, warns or replaces where a
+value breaks the rules of its Value Representation, and received values must not change.
 """
 
 import io
@@ -31,21 +31,21 @@ CHARACTER_SET = 0x00080005
 IMPLICIT_LITTLE, EXPLICIT_LITTLE = Encoding(implicit=True), Encoding()
 
 AMBIGUOUS = {"US or SS": "US", "US or SS or OW": "OW", "US or OW": "OW", "OB or OW": "OW"}
-"""Which VR stands for several in PS3.6 where the data set does not say."""
+"""The VR that is used for an attribute with several in PS3.6, where the data set does not state it."""
 _WORDS = {
     "US": "H", "SS": "h", "AT": "H", "OW": "H", "UL": "L", "SL": "l", "FL": "f", "OL": "L", "OF": "L", "FD": "d",
     "OD": "Q", "SV": "q", "UV": "Q", "OV": "Q",
 }  # fmt: skip
-"""The struct format of one word of a binary VR: what byte order swaps."""
+"""The struct format of one word of each binary VR: the unit of byte order."""
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
 def read(data: bytes, encoding: Encoding, bounds: DataSetBounds = DEFAULT_BOUNDS) -> Dataset:
-    """The data set these bytes hold, its values untouched.
+    """Return the data set that is encoded in `data`, with its values unchanged.
 
-    Raises UndecodableDataSet for bytes that are no data set in this encoding, or beyond `bounds`.
+    Raises UndecodableDataSet for bytes that are not a data set in this encoding, or beyond `bounds`.
     """
     source = Source(io.BytesIO(data), encoding, bounds.inflated)
     builder = _Builder(source)
@@ -55,7 +55,7 @@ def read(data: bytes, encoding: Encoding, bounds: DataSetBounds = DEFAULT_BOUNDS
 
 
 class _Builder:
-    """Makes nested data sets of the tokens of a walk."""
+    """Builds nested data sets from the tokens of a walk."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -63,7 +63,7 @@ class _Builder:
         self._items: list[list[Dataset]] = []
 
     def take(self, token: Token) -> None:
-        """Put the next token into its place."""
+        """Add the next token."""
         elements, _ = self._open[-1]
         match token.kind:
             case TokenKind.ELEMENT:
@@ -84,7 +84,7 @@ class _Builder:
                 raise UndecodableDataSet("encapsulated data", (token.tag,))
 
     def data_set(self) -> Dataset:
-        """The innermost open data set, with what it has by now."""
+        """Return the innermost open data set with its elements so far."""
         elements, encoding = self._open[-1]
         return labelled(Dataset(elements), encoding, self._terms())
 
@@ -95,19 +95,19 @@ class _Builder:
 
 
 def labelled(dataset: Dataset, encoding: Encoding, terms: Terms) -> Dataset:
-    """The same data set, told how pydicom is to read its values."""
+    """Set the encoding in which pydicom reads the values of a data set, and return it."""
     codecs = [charset.python_codec(term) for term in terms] or ["utf_8"]
     dataset.set_original_encoding(encoding.implicit, encoding.little, codecs)
     return dataset
 
 
 def raw(tag: int, vr: str, value: bytes, encoding: Encoding = EXPLICIT_LITTLE) -> RawDataElement:
-    """An element with its value as it is encoded."""
+    """Return an element with an encoded value."""
     return RawDataElement(BaseTag(tag), vr, len(value), value, 0, encoding.implicit, encoding.little)
 
 
 def items_of(vr: str, value: bytes, encoding: Encoding) -> tuple[Dataset, ...]:
-    """The items of an encoded sequence; none where it is damaged, for what is looked at here was accepted before."""
+    """Return the items of an encoded sequence; none when it is damaged, as stored data sets were checked before."""
     if vr == "UN":  # PS3.5 6.2.2: within UN items are in Implicit VR Little Endian
         encoding = IMPLICIT_LITTLE
     head = struct.pack("<HH" if encoding.little else ">HH", 0x0040, 0x0275)
@@ -120,24 +120,24 @@ def items_of(vr: str, value: bytes, encoding: Encoding) -> tuple[Dataset, ...]:
     return tuple(item for element in found.values() for item in items(element))
 
 
-# --- looking -----------------------------------------------------------------------------------------------------
+# --- views -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A data set together with the character set that its text is in, its own or that of the data set around it."""
+    """A data set and the character set of its text: its own or that of the enclosing data set."""
 
     dataset: Dataset
     terms: Terms
 
     @classmethod
     def of(cls, dataset: Dataset, inherited: Terms = ()) -> "View":
-        """The view of a data set; without a character set of its own it has the `inherited` one."""
+        """Return the view of a data set; without a character set of its own it gets the `inherited` one."""
         stated = dataset.get_item(CHARACTER_SET) if CHARACTER_SET in dataset else None
         return cls(dataset, charset.parse(_ascii(stated)) if stated is not None else inherited)
 
     def element(self, attribute: Attribute) -> Element | None:
-        """The element of an attribute, None when it is absent; a private one is looked for under its creator."""
+        """Return the element of an attribute, None when it is absent; find a private one by its creator."""
         tag = self._private_tag(attribute) if attribute.creator else attribute.tag
         if tag is None or tag not in self.dataset:
             return None
@@ -147,7 +147,7 @@ class View:
         return found
 
     def _private_tag(self, attribute: Attribute) -> int | None:
-        """Where this data set has the attribute: its creator may have reserved another block (PS3.5 7.8.1)."""
+        """Return the tag of a private attribute here: its creator may have reserved another block (PS3.5 7.8.1)."""
         group = attribute.tag & 0xFFFF0000
         for block in range(0x10, 0x100):
             reserved = self.dataset.get_item(group | block) if (group | block) in self.dataset else None
@@ -156,14 +156,14 @@ class View:
         return None
 
     def text(self, element: Element) -> str:
-        """The whole text of an element, its values joined by backslashes."""
+        """Return the text of an element, its values joined by backslashes."""
         if not isinstance(element, RawDataElement):
             return "\\".join(str(value) for value in _converted(element))
         value = element.value or b""
         return charset.decode(value, self.terms) if vr(element) in CUSTOMIZABLE else value.decode("latin_1")
 
     def texts(self, attribute: Attribute) -> tuple[str, ...]:
-        """The values of an attribute as text, without those that are empty or padding only."""
+        """Return the values of an attribute as text, without those that are empty or padding only."""
         element = self.element(attribute)
         if element is None or vr(element) == "SQ":
             return ()
@@ -174,22 +174,22 @@ class View:
         return tuple(value for value in values if stripped(attribute.vr, value))
 
     def values(self, attribute: Attribute) -> tuple[Comparable | None, ...]:
-        """The comparable form of each non-empty value, None for one that breaks the rules of its VR."""
+        """Return the comparable form of each non-empty value, None for one that breaks the rules of its VR."""
         return tuple(comparable(attribute.vr, text) for text in self.texts(attribute))
 
     def names(self, attribute: Attribute) -> tuple[tuple[str, ...], ...]:
-        """The folded component groups of each name in an attribute of VR PN, without names of delimiters only."""
+        """Return the folded component groups of each name in an attribute of VR PN, without empty names."""
         return tuple(groups for text in self.texts(attribute) if (groups := name_groups(text)))
 
     def items(self, attribute: Attribute) -> tuple["View", ...]:
-        """The items of a sequence, none when it is absent."""
+        """Return the items of a sequence, none when it is absent."""
         element = self.element(attribute)
         if element is None:
             return ()
         return tuple(View.of(item, self.terms) for item in items(element))
 
     def all_texts(self) -> Iterator[str]:
-        """Every text whose character set is the data set's, those in sequences included."""
+        """Yield every text that depends on the character set, those in sequences included."""
         for element in self.dataset.values():
             if vr(element) in CUSTOMIZABLE:
                 yield self.text(element)
@@ -199,7 +199,7 @@ class View:
 
 
 def vr(element: Element) -> str:
-    """The VR of an element: the declared one, PS3.6's where there is none or UN, UN for one that nobody knows."""
+    """Return the VR of an element: the declared one; where it is missing or UN, that of PS3.6, or UN."""
     declared = str(element.VR) if element.VR else "UN"
     if declared not in SHORT_VRS and declared not in LONG_VRS:
         declared = AMBIGUOUS.get(declared, "UN")
@@ -209,18 +209,18 @@ def vr(element: Element) -> str:
 
 
 def dictionary_vr(tag: int) -> str:
-    """The VR that PS3.6 has for a tag, one where it has several; UN for one that nobody knows."""
+    """Return the VR of a tag in PS3.6, one where it has several; UN for an unknown tag."""
     known = vr_of(tag)
     return AMBIGUOUS.get(known, known)
 
 
 def is_plain(element: Element) -> TypeGuard[RawDataElement]:
-    """Whether an element is encoded in Explicit VR Little Endian already."""
+    """Whether an element is encoded in Explicit VR Little Endian."""
     return isinstance(element, RawDataElement) and not element.is_implicit_VR and element.is_little_endian
 
 
 def items(element: Element) -> tuple[Dataset, ...]:
-    """The items of a sequence element; none for any other."""
+    """Return the items of a sequence element; none for any other element."""
     if not isinstance(element, RawDataElement):
         return tuple(element.value or ()) if element.VR == "SQ" else ()
     if vr(element) != "SQ":
@@ -229,7 +229,7 @@ def items(element: Element) -> tuple[Dataset, ...]:
 
 
 def numbers(element: Element) -> tuple[int | float, ...]:
-    """The values of a binary element; bytes that are no whole word are left out. AT gives the tag as one number."""
+    """Return the values of a binary element, without an incomplete word at the end. A value of AT is one number."""
     if not isinstance(element, RawDataElement):
         return tuple(value for value in _converted(element) if isinstance(value, (int, float)))
     found = _unpacked(element.value or b"", vr(element), element.is_little_endian)
@@ -255,7 +255,7 @@ def _ascii(element: Element) -> str:
 
 
 def _converted(element: DataElement) -> list[object]:
-    """The values of an element that pydicom has converted, or that was made with a Python value."""
+    """Return the values of an element that pydicom has converted, or that was made with a Python value."""
     if element.value is None:
         return []
     if isinstance(element.value, bytes):
@@ -267,11 +267,11 @@ def _converted(element: DataElement) -> list[object]:
 
 
 def write(view: View, encoding: Encoding, terms: Terms | None = None, longest: int | None = None) -> bytes:
-    """The data set in a native encoding, sequences with defined lengths, without group lengths.
+    """Encode the data set in a native encoding, with defined lengths of sequences and without group lengths.
 
-    With `terms` all text is written in that character set and (0008,0005) is left out everywhere; without, text stays
-    as it is. An element whose value is longer than `longest` bytes is left out. Raises UnicodeEncodeError when the
-    character set cannot hold a text.
+    With `terms` all text is encoded in that character set and (0008,0005) is omitted everywhere; without, text does not
+    change. An element whose value is longer than `longest` bytes is omitted. Raises UnicodeEncodeError for a text that
+    the character set cannot encode.
     """
     return _Writer(encoding, terms, longest).data_set(view)
 
@@ -300,7 +300,7 @@ class _Writer:
         return element_head(self.encoding, element.tag, name, len(value)) + value
 
     def _value(self, view: View, element: Element) -> bytes | None:
-        """The encoded value; None for a converted one that cannot be written in its VR."""
+        """Return the encoded value; None for a converted value that cannot be encoded in its VR."""
         name = vr(element)
         if name == "SQ":
             return b"".join(self._item(View.of(item, view.terms)) for item in items(element))
@@ -316,19 +316,19 @@ class _Writer:
 
 
 def element_head(encoding: Encoding, tag: int, name: str, length: int) -> bytes:
-    """The tag, VR and length of an element (PS3.5 7.1)."""
+    """Return the encoded tag, VR and length of an element (PS3.5 7.1)."""
     order = "<" if encoding.little else ">"
     head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
     if encoding.implicit:
         return head + struct.pack(order + "L", length)
     if name in SHORT_VRS and length <= 0xFFFE:
         return head + name.encode() + struct.pack(order + "H", length)
-    long_name = name if name in LONG_VRS else "UN"  # PS3.5 6.2.2: what is too long for a 16 bit length
+    long_name = name if name in LONG_VRS else "UN"  # PS3.5 6.2.2: for a value that is too long for a 16 bit length
     return head + long_name.encode() + struct.pack(order + "HL", 0, length)
 
 
 def in_order(value: bytes, vr: str, was_little: bool, little: bool) -> bytes:
-    """The same words in another byte order."""
+    """Return a value with its words in another byte order."""
     if was_little == little or vr not in _WORDS:
         return value
     size = struct.calcsize("<" + _WORDS[vr])

@@ -1,7 +1,7 @@
-"""The Data Elements of a data set one by one (PS3.5 section 7): no recursion, no values read, nothing trusted.
+"""Walks through the Data Elements of a data set (PS3.5 section 7) without recursion, and without reading values.
 
-`walk` gives a `Token` for every element, item and delimiter, in any encoding, from a file of any size, in constant
-memory. What reads, checks, converts or compares stored data sets stands on it.
+`walk` yields a `Token` for every element, item and delimiter, in any encoding, from a file of any size, in constant
+memory. Everything that reads, checks, converts or compares stored data sets uses it.
 """
 
 import io
@@ -18,13 +18,13 @@ from pydicom.datadict import dictionary_VR
 from pacs.errors import UndecodableDataSet
 
 DEPTH_LIMIT = 64
-"""Sequences may be nested this deep (the limit DCMTK chose): far beyond any IOD, far below any stack."""
+"""The deepest nesting of sequences, as in DCMTK: far more than any IOD needs, far less than a stack has."""
 
 INFLATED_LIMIT = 1 << 31
-"""A deflated data set may have this many bytes when inflated."""
+"""The largest size of a deflated data set when inflated, in bytes."""
 
 CUT_OFF = "The data set ends in the middle of an element: send it whole"
-"""Half an instance is never kept: who is told of success may delete the only whole one."""
+"""The comment for a truncated data set. It is never stored: after a success the sender may delete its only copy."""
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -52,8 +52,8 @@ class Encoding:
     implicit: bool = False
     little: bool = True
     deflated: bool = False
-    doubtful: bool = False
-    """Whether only the first element tells if VRs are implicit: with compressed pixels some writers leave them out."""
+    decided_by_first_element: bool = False
+    """Whether the first element decides if VRs are implicit: some writers omit them with compressed pixel data."""
 
 
 _ENCODINGS = {
@@ -65,12 +65,12 @@ _ENCODINGS = {
 
 
 def encoding_of(transfer_syntax: str) -> Encoding:
-    """The encoding of a transfer syntax: a native one's, else Explicit VR Little Endian as PS3.5 A.4 has it."""
-    return _ENCODINGS.get(transfer_syntax, Encoding(doubtful=True))
+    """Return the encoding of a transfer syntax: Explicit VR Little Endian unless it is native (PS3.5 A.4)."""
+    return _ENCODINGS.get(transfer_syntax, Encoding(decided_by_first_element=True))
 
 
 class TokenKind(Enum):
-    """What a token stands for."""
+    """The kind of a token."""
 
     ELEMENT = "element"
     """A Data Element whose value is the next `length` bytes of the source."""
@@ -86,29 +86,29 @@ class TokenKind(Enum):
 
 
 class Token(NamedTuple):
-    """One step through a data set. Offsets count from its first byte, `depth` counts the sequences around it."""
+    """One step through a data set. Offsets count from its first byte; `depth` is the number of enclosing sequences."""
 
     kind: TokenKind
     tag: int
     vr: str
-    """As declared; where VRs are implicit, PS3.6's (`US or SS` and the like unresolved), and UN if it knows none."""
+    """The declared VR; with implicit VRs that of PS3.6 (`US or SS` is not resolved), or UN for an unknown tag."""
     length: int
-    """Bytes of the value; `UNDEFINED` where delimiters tell."""
+    """The length of the value in bytes; `UNDEFINED` when a delimiter ends it."""
     start: int
-    """Where the element begins."""
+    """The offset of the element."""
     depth: int
     encoding: Encoding
 
 
 class Source:
-    """A data set to be walked through: from where `file` stands to its end, inflated if need be, up to a limit."""
+    """The bytes of a data set, from the position of `file` to its end; deflated data is inflated, up to a limit."""
 
     def __init__(self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT) -> None:
         self.position = 0
         self.size: int | None = None
         self._file = file
-        self._tape: bytearray | None = None
-        self._tape_limit = 0
+        self._recording: bytearray | None = None
+        self._recording_limit = 0
         if encoding.deflated:
             self._reader = io.BufferedReader(Inflated(file, inflated), 1 << 16)
             return
@@ -117,27 +117,27 @@ class Source:
         file.seek(start)
 
     def read(self, length: int) -> bytes:
-        """Exactly `length` bytes. Raises UndecodableDataSet when the data set ends before."""
+        """Read exactly `length` bytes. Raises UndecodableDataSet when the data set ends before."""
         data = (self._file if self.size is not None else self._reader).read(length)
         self.position += len(data)
         if len(data) < length:
             raise UndecodableDataSet(CUT_OFF)
-        if self._tape is not None and len(self._tape) <= self._tape_limit:
-            self._tape += data
+        if self._recording is not None and len(self._recording) <= self._recording_limit:
+            self._recording += data
         return data
 
     def record(self, limit: int) -> None:
-        """Keep a copy of what is passed from here on, as far as it is not longer than `limit`."""
-        self._tape, self._tape_limit = bytearray(), limit
+        """Start to record the bytes that are passed, up to `limit`."""
+        self._recording, self._recording_limit = bytearray(), limit
 
     def recorded(self) -> bytes | None:
-        """What was passed since `record`, None if that was too long; the recording is over."""
-        tape, self._tape = self._tape, None
-        return None if tape is None or len(tape) > self._tape_limit else bytes(tape)
+        """Stop recording and return the bytes since `record`, None when there were more than its limit."""
+        recording, self._recording = self._recording, None
+        return None if recording is None or len(recording) > self._recording_limit else bytes(recording)
 
     def skip_to(self, position: int) -> None:
-        """Go forward to `position`."""
-        if self.size is not None and (self._tape is None or len(self._tape) > self._tape_limit):
+        """Skip forward to `position`."""
+        if self.size is not None and (self._recording is None or len(self._recording) > self._recording_limit):
             self._file.seek(position - self.position, io.SEEK_CUR)
             self.position = position
             return
@@ -145,36 +145,36 @@ class Source:
             self.read(min(position - self.position, 1 << 16))
 
     def is_blank(self) -> bool:
-        """Whether nothing but zero bytes is left, which are passed then; never said of what has to be inflated."""
+        """Whether all remaining bytes are zero, and pass them; always False for deflated data."""
         while self.size is not None and not self.at_end():
             if any(self.read(min(self.size - self.position, 1 << 16))):
                 return False
         return self.size is not None
 
     def at_end(self) -> bool:
-        """Whether no byte is left."""
+        """Whether the position is at the end."""
         return self.position >= self.size if self.size is not None else not self._reader.peek(1)
 
 
 class Inflated(io.RawIOBase):
-    """What a raw deflate stream (PS3.5 A.5) inflates to, in bounded memory and up to `limit` bytes."""
+    """Reads an inflated raw deflate stream (PS3.5 A.5) in bounded memory, up to `limit` bytes."""
 
     def __init__(self, file: BinaryIO, limit: int = INFLATED_LIMIT) -> None:
         self._file = file
-        self._left = limit
+        self._remaining = limit
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """The next bytes, none at the end. Raises UndecodableDataSet for what is no or too much deflated data."""
+        """Read the next bytes; none at the end. Raises UndecodableDataSet for invalid or too much data."""
         inflated = b""
         while not inflated and not self._inflater.eof:
             inflated = self._inflate(len(buffer))
-        self._left -= len(inflated)
-        if self._left < 0:
+        self._remaining -= len(inflated)
+        if self._remaining < 0:
             raise UndecodableDataSet("The deflated data set is too large")
         buffer[: len(inflated)] = inflated
         return len(inflated)
@@ -191,16 +191,16 @@ class Inflated(io.RawIOBase):
 
 @dataclass(slots=True)
 class _Frame:
-    """What the walk is inside of: a data set (ITEM), a sequence or encapsulated Pixel Data."""
+    """An open level of the walk: a data set (ITEM), a sequence or encapsulated Pixel Data."""
 
     kind: TokenKind
     tag: int
     encoding: Encoding
     end: int | None
-    """Where it ends; None where a delimiter tells."""
+    """The offset of its end; None when a delimiter ends it."""
     depth: int
     undecided: bool = False
-    """Whether the first element tells if this item is implicit: some writers change over within private sequences."""
+    """Whether the first element decides if VRs are implicit: some writers change that within private sequences."""
 
 
 _ENDS = {
@@ -211,12 +211,12 @@ _ENDS = {
 
 
 def walk(source: Source, encoding: Encoding, depth_limit: int = DEPTH_LIMIT) -> Iterator[Token]:
-    """Every token of a data set, in order.
+    """Yield every token of a data set, in order.
 
-    After an ELEMENT or FRAGMENT the caller may read its value, or part of it, from `source`. What some writers do
-    wrong without losing a value is understood: zero bytes behind the data set (an ELEMENT of group 0000), no delimiter
-    behind the last fragment, Implicit VR in a compressed transfer syntax. Raises UndecodableDataSet where the bytes
-    are no data set in this encoding, end too early or are nested too deep.
+    After an ELEMENT or FRAGMENT the caller may read its value, or part of it, from `source`. Common errors of writers
+    that lose no value are accepted: zero bytes after the data set (an ELEMENT of group 0000), no delimiter after the
+    last fragment, Implicit VR in a compressed transfer syntax. Raises UndecodableDataSet for bytes that are not a data
+    set in this encoding, end too early or are nested too deep.
     """
     return _TokenWalk(source, encoding, depth_limit).tokens()
 
@@ -225,13 +225,13 @@ class _TokenWalk:
     def __init__(self, source: Source, encoding: Encoding, depth_limit: int) -> None:
         self._source = source
         self._depth_limit = depth_limit
-        self._stack = [_Frame(TokenKind.ITEM, 0, encoding, source.size, 0, encoding.doubtful)]
+        self._stack = [_Frame(TokenKind.ITEM, 0, encoding, source.size, 0, encoding.decided_by_first_element)]
 
     def tokens(self) -> Iterator[Token]:
         source, stack = self._source, self._stack
         while stack:
             frame = stack[-1]
-            if self._is_over(frame):
+            if self._is_at_end(frame):
                 stack.pop()
                 if stack:
                     yield self._end_of(frame, source.position)
@@ -248,7 +248,7 @@ class _TokenWalk:
                 self._enter(frame, token)
                 yield token
 
-    def _is_over(self, frame: _Frame) -> bool:
+    def _is_at_end(self, frame: _Frame) -> bool:
         if frame.end is not None:
             return self._source.position >= frame.end
         is_last = len(self._stack) == 1 or (len(self._stack) == 2 and frame.kind is TokenKind.ENCAPSULATED)
@@ -258,16 +258,16 @@ class _TokenWalk:
         return Token(_ENDS[frame.kind], frame.tag, "", 0, start, frame.depth, frame.encoding)
 
     def _end_within(self, frame: _Frame, token: Token) -> int:
-        """Where the value ends, which must be inside of all that is around it."""
+        """Return the end of the value, which must be within all enclosing levels."""
         end = self._source.position + token.length
         limit = frame.end if frame.end is not None else self._source.size
         if limit is not None and end > limit:
-            comment = CUT_OFF if limit == self._source.size else "An element is longer than what is around it"
+            comment = CUT_OFF if limit == self._source.size else "An element is longer than its sequence or item"
             raise UndecodableDataSet(comment, [token.tag])
         return end
 
     def _enter(self, frame: _Frame, token: Token) -> None:
-        """Step into a sequence, an item or encapsulated Pixel Data."""
+        """Open a sequence, an item or encapsulated Pixel Data."""
         end = None if token.length == UNDEFINED else self._end_within(frame, token)
         encoding, undecided, depth = token.encoding, False, frame.depth
         if token.kind is TokenKind.SEQUENCE:
@@ -279,7 +279,7 @@ class _TokenWalk:
         self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided))
 
     def _item(self, frame: _Frame) -> Token | None:
-        """The next item or fragment; None for the delimiter of the sequence."""
+        """Read the next item or fragment; None for the delimiter of the sequence."""
         start = self._source.position
         head = self._source.read(8)
         encoding = frame.encoding
@@ -294,13 +294,13 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
-            raise UndecodableDataSet("Something else than an item stands in a sequence", [frame.tag])
+            raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
         return Token(TokenKind.FRAGMENT, frame.tag, "OB", length, start, frame.depth, encoding)
 
     def _element(self, frame: _Frame) -> Token | None:
-        """The next element of a data set; None for the delimiter of an item."""
+        """Read the next element of a data set; None for the delimiter of an item."""
         start = self._source.position
         head = self._source.read(8 if frame.end is None else min(8, frame.end - start))
         if not any(head) and self._is_padding(frame, start, len(head)):
@@ -312,7 +312,7 @@ class _TokenWalk:
         if group == 0xFFFE:
             if tag == ITEM_DELIMITER and len(self._stack) > 1:
                 return None
-            raise UndecodableDataSet("A delimiter stands where an element must be")
+            raise UndecodableDataSet("There is a delimiter where an element must be")
         if frame.undecided or start == 0:
             self._decide(frame, head)
         if frame.encoding.implicit:
@@ -322,17 +322,17 @@ class _TokenWalk:
         return self._classify(tag, vr, length, start, frame)
 
     def _is_padding(self, frame: _Frame, start: int, length: int) -> bool:
-        """Whether zero bytes that stand where an element must be go on to the end of the data set, which is passed.
+        """Whether only zero bytes follow to the end of the data set, and pass them.
 
-        Eight of them are an element where VRs are implicit: one of group 0000, as good as padding.
+        With implicit VRs eight of them are an element of group 0000, which is treated as padding.
         """
         is_behind = start > 0 and len(self._stack) == 1 and (length < 8 or not frame.encoding.implicit)
         return is_behind and self._source.is_blank()
 
     def _decide(self, frame: _Frame, head: bytes) -> None:
-        """Settle whether a data set is implicit by its first element: no first element is 16 KiB long.
+        """Decide by the first element whether VRs are implicit: no first element is 16 KiB long.
 
-        Only an item may differ from what the transfer syntax says (checklist S3).
+        Only an item may differ from the transfer syntax (docs/checklist.md S3).
         """
         implicit = not (head[4:6].isalpha() and head[4:6].isupper())
         if frame.undecided:
@@ -350,7 +350,7 @@ class _TokenWalk:
             if not (letters.isalpha() and letters.isupper()):
                 raise UndecodableDataSet("An element has no Value Representation", [tag])
             vr = "UN"
-            if length:  # a VR of the future has two zero bytes and 32 bits of length (PS3.5 7.1.2), an invented one not
+            if length:  # a future VR has two zero bytes and a 32 bit length (PS3.5 7.1.2), an invalid one does not
                 return vr, length
         return vr, _LENGTH[frame.encoding.little].unpack(self._source.read(4))[0]
 
@@ -368,12 +368,12 @@ class _TokenWalk:
 
 
 ENCAPSULATING = frozenset(("OB", "OW", "OB or OW"))
-"""The VRs that encapsulated Pixel Data has, or by PS3.6 may have."""
+"""The VRs of encapsulated Pixel Data."""
 
 
 @lru_cache(maxsize=8192)
 def vr_of(tag: int) -> str:
-    """The VR by PS3.6 of an element whose own is not told; UN where there is none (PS3.5 7.8 for private creators)."""
+    """Return the VR of a tag in PS3.6, for implicit VRs; UN for an unknown tag (private creators: PS3.5 7.8)."""
     if tag & 0xFFFF == 0:
         return "UL"
     if tag >> 16 & 1:

@@ -1,8 +1,8 @@
-"""The fast way through a plain data set: one pass over its bytes, without an object per element.
+"""The fast path through a plain data set: one pass over its bytes, without an object per element.
 
-It takes what nearly every instance is: little endian, not deflated, its tags ascending, nothing wrong with it. Of
-anything else it says so, and the general way through (`pacs.dicom.elements.walk`) decides. It gives nothing that the
-general way would not give; a test holds both against each other.
+It supports what nearly all instances are: little endian, not deflated, with ascending tags and without errors. For any
+other data set it raises, and the general path (`pacs.dicom.elements.walk`) is used. Both give the same result; a test
+compares them.
 """
 
 import io
@@ -26,31 +26,31 @@ from pacs.dicom.elements import (
 from pacs.dicom.levels import LEVELS
 
 WINDOW = 1 << 15
-"""Bytes looked at at once."""
+"""The bytes that are read at once."""
 
 _LONGEST = 0xFFFE
-"""The longest wanted value that is plain, in bytes: what a 16 bit length can say."""
+"""The longest required value that is supported, in bytes: the largest 16 bit length."""
 
 _EXPLICIT, _IMPLICIT, _LENGTH = Struct("<HH2sH"), Struct("<HHL"), Struct("<L")
 _VRS = {vr.encode(): (vr, vr in SHORT_VRS) for vr in SHORT_VRS | LONG_VRS}
-"""VR as encoded -> its name, and whether its length has 16 bits."""
+"""Encoded VR -> its name, and whether its length has 16 bits."""
 _SHORT = {vr.encode(): vr in CUSTOMIZABLE for vr in SHORT_VRS}
-"""VR with a length of 16 bits, as encoded -> whether its values depend on the character set."""
+"""Encoded VR with a 16 bit length -> whether its values depend on the character set."""
 
 _FIRST = 0x00080000
-"""Below are the groups that are no part of a data set."""
+"""Lower tags do not belong in a data set."""
 _LEVELS = {tag: each.level for tag, each in ATTRIBUTES.items() if each.kept in (Kept.COLUMN, Kept.ROW)}
-"""The level that keeps an element."""
+"""The level whose row has an element, by tag."""
 
 
 class FastScanUnsupported(Exception):
-    """The data set is not plain, or no data set at all."""
+    """The data set is not plain, or not a data set."""
 
 
 class FastScan:
-    """What one pass over a plain data set finds. Raises Unusual where it is not plain.
+    """The result of one pass over a plain data set. Raises FastScanUnsupported when it is not plain.
 
-    `is_bulk` says of tag, VR and length whether an element is bulk; the values of `wanted` tags are in `values`.
+    `bulk` decides which elements are bulk data; the values of `wanted` tags are in `values`.
     """
 
     def __init__(self, file: BinaryIO, encoding: Encoding, wanted: frozenset[int], bulk: "BulkRule") -> None:
@@ -59,8 +59,8 @@ class FastScan:
         self.values: dict[int, bytes] = {}
         self.bulk_offset: int | None = None
         self.levels: tuple[list[bytes], ...] = tuple([] for _ in LEVELS)
-        """The elements each level keeps, in the kept form where `is_kept_form` says so and as they were sent else."""
-        self.is_kept_form = [True] * len(LEVELS)
+        """The row elements of each level: encoded for the row where `is_row_form`, else as received."""
+        self.is_row_form = [True] * len(LEVELS)
         self._wanted = wanted
         self._bulk = bulk
         self._special = bulk.tags
@@ -71,7 +71,7 @@ class FastScan:
         self._window, self._base = b"", 0
         try:
             self._run()
-        except error as end:  # a header that is cut off
+        except error as end:  # a truncated element header
             raise FastScanUnsupported from end
 
     def _run(self) -> None:
@@ -98,9 +98,9 @@ class FastScan:
             at = end
 
     def _run_of_short(self, at: int, last: int) -> tuple[int, int]:
-        """Go through elements as long as they are in the window and nothing is special about them.
+        """Process elements as long as they are in the window and need no special handling.
 
-        Returns where it stopped, and the last tag before. Most elements of most instances are seen in this loop alone.
+        Returns the offset where it stopped, and the last tag. Most elements of most instances need only this loop.
         """
         window, wanted, levels, level_of = self._window, self._wanted, self.levels, _LEVELS.get
         here, end, most = at - self._base, len(window), len(window) - 8
@@ -115,15 +115,15 @@ class FastScan:
             level = level_of(tag)
             if level is not None:
                 if length & 1 or (is_text and not _is_ascii(window[value : value + length])):
-                    self.is_kept_form[level] = False
+                    self.is_row_form[level] = False
                 levels[level].append(window[here : value + length])
             here, last = value + length, tag
         return self._base + here, last
 
     def _head(self, at: int) -> tuple[int, str, int, int]:
-        """Tag, VR, length and place of the value of the element at `at`. Raises struct.error at the end."""
+        """Return tag, VR, length and value offset of the element at `at`. Raises struct.error at the end."""
         if at + 12 > self._base + len(self._window):
-            self._look(at, 12)
+            self._read_window(at, 12)
         here = at - self._base
         if self._implicit:
             group, number, length = _IMPLICIT.unpack_from(self._window, here)
@@ -145,18 +145,18 @@ class FastScan:
             raise FastScanUnsupported
         return tag, "", 0, self._base + here + 8
 
-    def _look(self, at: int, length: int) -> None:
-        """Have the next `length` bytes from `at` in the window, or all there are."""
+    def _read_window(self, at: int, length: int) -> None:
+        """Read the window from `at`, with at least `length` bytes if there are as many."""
         self._file.seek(self._start + at)
         self._window, self._base = self._file.read(max(WINDOW, length)), at
 
     def _bytes(self, start: int, end: int) -> bytes:
         if end > self._base + len(self._window) or start < self._base:
-            self._look(start, end - start)
+            self._read_window(start, end - start)
         return self._window[start - self._base : end - self._base]
 
     def _take(self, tag: int, vr: str, start: int, value: int, end: int) -> None:
-        """Keep an element that is wanted."""
+        """Keep a required element."""
         if end - value > _LONGEST:
             raise FastScanUnsupported
         element = self._bytes(start, end)
@@ -167,15 +167,15 @@ class FastScan:
         if level is None:
             return
         if vr not in SHORT_VRS or len(content) & 1 or (vr in CUSTOMIZABLE and not _is_ascii(content)):
-            self.is_kept_form[level] = False
+            self.is_row_form[level] = False
         elif self._implicit:
             element = _EXPLICIT.pack(tag >> 16, tag & 0xFFFF, vr.encode(), len(content)) + content
         self.levels[level].append(element)
 
-    # --- what is nested -----------------------------------------------------------------------------------------
+    # --- sequences and fragments -------------------------------------------------------------------------------
 
     def _nest(self, tag: int, vr: str, length: int, start: int, value: int) -> int:
-        """Go through a sequence or encapsulated Pixel Data; where it ends."""
+        """Pass a sequence or encapsulated Pixel Data; return its end."""
         if vr != "SQ":
             if vr not in ENCAPSULATING:
                 raise FastScanUnsupported
@@ -191,7 +191,7 @@ class FastScan:
         if level is not None:
             if end - start > _LONGEST:
                 raise FastScanUnsupported
-            self.is_kept_form[level] = False
+            self.is_row_form[level] = False
             self.levels[level].append(self._bytes(start, end))
         return end
 
@@ -206,7 +206,7 @@ class FastScan:
                 raise FastScanUnsupported
 
     def _items(self, at: int, end: int | None, depth: int) -> int:
-        """Go through the items of a sequence that ends at `end` or at its delimiter; where it ends."""
+        """Pass the items of a sequence that ends at `end` or at its delimiter; return its end."""
         if depth > DEPTH_LIMIT or (end is not None and end > self._size):
             raise FastScanUnsupported
         while at != end:
@@ -222,12 +222,12 @@ class FastScan:
 
     def _item(self, at: int) -> tuple[int, int]:
         if at + 8 > self._base + len(self._window):
-            self._look(at, 8)
+            self._read_window(at, 8)
         group, number, length = _IMPLICIT.unpack_from(self._window, at - self._base)
         return group << 16 | number, length
 
     def _elements(self, at: int, end: int | None, depth: int) -> int:
-        """Go through the elements of an item that ends at `end` or at its delimiter; where it ends."""
+        """Pass the elements of an item that ends at `end` or at its delimiter; return its end."""
         while at != end:
             tag, vr, length, value = self._head(at)
             if tag == ITEM_DELIMITER and end is None:
@@ -244,16 +244,16 @@ class FastScan:
 
 
 class BulkRule:
-    """Which elements are bulk: those with `tags`, and those of `vrs` that are longer than `limit`."""
+    """Decides which elements are bulk data: those with `tags`, and those of `vrs` longer than `limit`."""
 
     def __init__(self, tags: frozenset[int], vrs: frozenset[str], limit: int) -> None:
         self.tags, self._vrs, self._limit = tags, vrs, limit
 
     def holds(self, tag: int, vr: str, length: int) -> bool:
-        """Whether an element with this tag, VR and length is bulk."""
+        """Whether an element with this tag, VR and length is bulk data."""
         return tag in self.tags or (length > self._limit and vr in self._vrs)
 
 
 def _is_ascii(text: bytes) -> bool:
-    """Whether the text says the same in every character set, and is its own kept form."""
+    """Whether a text is the same in every character set, so that it needs no conversion for the row."""
     return text.isascii() and b"\x1b" not in text

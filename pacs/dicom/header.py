@@ -1,8 +1,8 @@
-"""What the index wants from an instance, and single attributes from a stored one.
+"""Reads what the index needs from an instance, and single attributes of a stored instance.
 
-The whole data set is walked through once, in constant memory and without reading its bulk: what is cut off, nested
-too deep or in another transfer syntax than announced is found here, before anything is stored. Plain data sets take the
-fast way (`pacs.dicom.fast_scan`); of others the elements that are wanted are given to pydicom.
+The whole data set is walked through once, in constant memory and without reading bulk data. A data set that is
+truncated, nested too deep or not in the announced transfer syntax is found here, before anything is stored. Plain data
+sets take the fast path (`pacs.dicom.fast_scan`); of others the required elements become a pydicom data set.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -27,39 +27,39 @@ from pacs.dicom.values import is_uid
 from pacs.errors import MissingUID
 
 VALUE_LIMIT = 1 << 16
-"""An element longer than this is bulk, and is not read."""
+"""A longer element is bulk data, which is not read."""
 
 BULK = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010, 0x00420011, 0x54000100, 0x56000010, 0x56000020))
-"""Pixel Data in its forms, encapsulated documents, waveforms and spectra: bulk whatever their length."""
+"""Bulk data of any length: the forms of Pixel Data, encapsulated documents, waveforms and spectra."""
 
 BULK_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "OB or OW", "US or OW", "US or SS or OW", "UN", "UT", "UC"))
-"""The VRs whose values are bulk when they are longer than `VALUE_LIMIT`."""
+"""The VRs whose values are bulk data when they are longer than `VALUE_LIMIT`."""
 
 NOT_IN_A_DATA_SET = frozenset((0x0000, 0x0002))
-"""The groups of command sets and of File Meta Information (PS3.7 E, PS3.10 7.1), which senders leave in data sets."""
+"""The groups of command sets and of File Meta Information (PS3.7 E, PS3.10 7.1), which some data sets contain."""
 
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
 STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
 UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 
 _ALWAYS_READ = frozenset((0x00080005, 0x00280103))
-"""Specific Character Set and Pixel Representation: other values cannot be understood without them."""
+"""Specific Character Set and Pixel Representation: the interpretation of other values depends on them."""
 
 _WANTED = frozenset(ATTRIBUTES) | frozenset(UIDS) | _ALWAYS_READ
 
-_SEEN = frozenset((*UIDS, CHARACTER_SET))
+_FAST_SCAN_TAGS = frozenset((*UIDS, CHARACTER_SET))
 _BULK = BulkRule(BULK, BULK_VRS, VALUE_LIMIT)
 
-_Foreign = tuple[QueryLevel, bool, bytes, bytes]
-"""Level, whether VRs are implicit, character set, and elements as they were sent, in another form than the kept one."""
+_ReceivedElements = tuple[QueryLevel, bool, bytes, bytes]
+"""Level, whether VRs are implicit, character set, and the received elements, which are not in the encoding of rows."""
 
-_known_forms: LRUCache[_Foreign, bytes] = LRUCache(4096, 8 << 20)
-"""Their kept form: a series repeats itself."""
+_row_elements_cache: LRUCache[_ReceivedElements, bytes] = LRUCache(4096, 8 << 20)
+"""The row elements of received elements: the instances of a series often have the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the index keeps of an instance. Texts are without padding; '' where patient ID or issuer is unknown."""
+    """What the index keeps of an instance. Texts have no padding; an unknown Patient ID or issuer is ''."""
 
     patient_id: str
     issuer: str
@@ -68,19 +68,18 @@ class Header:
     sop_instance_uid: str
     sop_class_uid: str
     kept: dict[QueryLevel, bytes]
-    """The elements of each level, encoded by `pacs.dicom.row_elements`."""
+    """The encoded row elements of each level (`pacs.dicom.row_elements`)."""
     bulk_offset: int | None
-    """Where the first bulk element begins, in bytes from the beginning of the data set; None if there is none or the
-    data set is deflated."""
-    intruders: tuple[tuple[int, int], ...] = ()
-    """From where to where elements of `NOT_IN_A_DATA_SET` stand (checklist S4): to be left out when it is stored."""
+    """The offset of the first bulk element in the data set, in bytes; None without one and in a deflated data set."""
+    misplaced: tuple[tuple[int, int], ...] = ()
+    """The ranges with elements of `NOT_IN_A_DATA_SET`, which are not stored (docs/checklist.md S4): (start, end)."""
 
 
 def read_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOUNDS) -> Header:
-    """The header of the data set at which `file` stands, which is read to its end.
+    """Read the data set at the position of `file` to its end and return its header.
 
-    Raises UndecodableDataSet when it is no whole data set in this transfer syntax (PS3.5 section 7) or beyond `bounds`,
-    MissingUID with the tags of the UIDs it lacks.
+    Raises UndecodableDataSet when it is not a complete data set in this transfer syntax (PS3.5 section 7) or beyond
+    `bounds`, MissingUID with the tags of the missing UIDs.
     """
     start = file.tell()
     try:
@@ -91,7 +90,7 @@ def read_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds = DE
 
 
 def general_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds = DEFAULT_BOUNDS) -> Header:
-    """As `read_header`, by the way that is open to every data set; the fast one has to give the same."""
+    """Read a header as `read_header` does, by the general path; the fast path must give the same result."""
     scan = _Scan(file, transfer_syntax, _WANTED.__contains__, bounds)
     scan.run()
     uids = {tag: _uid(element.value) if (element := scan.elements.get(tag)) else "" for tag in UIDS}
@@ -101,14 +100,14 @@ def general_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds =
         raise MissingUID(f"Missing or not valid: {keyword_for_tag(missing[0])}{rest}", missing)
     dataset = scan.dataset()
     levels = {level: row_elements.encode(row_elements.select(level, dataset)) for level in QueryLevel}
-    return _header(uids, levels, scan.bulk_offset, tuple(scan.intruders))
+    return _header(uids, levels, scan.bulk_offset, tuple(scan.misplaced))
 
 
 def _header(
     uids: Mapping[int, str],
     levels: dict[QueryLevel, bytes],
     bulk_offset: int | None,
-    intruders: tuple[tuple[int, int], ...] = (),
+    misplaced: tuple[tuple[int, int], ...] = (),
 ) -> Header:
     patient = row_elements.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])
     return Header(
@@ -120,50 +119,50 @@ def _header(
         sop_class_uid=uids[SOP_CLASS_UID],
         kept=levels,
         bulk_offset=bulk_offset,
-        intruders=intruders,
+        misplaced=misplaced,
     )
 
 
 def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds) -> Header:
-    """The header of a plain data set. Raises Unusual."""
+    """Return the header of a plain data set. Raises FastScanUnsupported."""
     start = file.tell()
     encoding = encoding_of(transfer_syntax)
     if not bounds.need_no_check_for(file.seek(0, SEEK_END) - start):
         raise FastScanUnsupported
     file.seek(start)
-    plain = FastScan(file, encoding, _SEEN, _BULK)
+    plain = FastScan(file, encoding, _FAST_SCAN_TAGS, _BULK)
     uids = {tag: _uid(plain.values.get(tag)) for tag in UIDS}
     if not all(map(is_uid, uids.values())):
         raise FastScanUnsupported
     levels = {level: b"".join(elements) for level, elements in zip(LEVELS, plain.levels, strict=True)}
-    if all(plain.is_kept_form):
+    if all(plain.is_row_form):
         return _header(uids, levels, plain.bulk_offset)
     character_set = plain.values.get(CHARACTER_SET, b"")
-    foreign = {
+    received = {
         level: (level, encoding.implicit, character_set, levels[level])
         for level in LEVELS
-        if not plain.is_kept_form[level]
+        if not plain.is_row_form[level]
     }
-    for level, key in foreign.items():
-        known = _known_forms.get(key)
+    for level, key in received.items():
+        known = _row_elements_cache.get(key)
         if known is None:
             file.seek(start)
-            return _remembered(general_header(file, transfer_syntax, bounds), foreign)
+            return _cached(general_header(file, transfer_syntax, bounds), received)
         levels[level] = known
     return _header(uids, levels, plain.bulk_offset)
 
 
-def _remembered(header: Header, foreign: dict[QueryLevel, _Foreign]) -> Header:
-    for level, key in foreign.items():
-        _known_forms.put(key, header.kept[level], len(key[-1]) + len(header.kept[level]))
+def _cached(header: Header, received: dict[QueryLevel, _ReceivedElements]) -> Header:
+    for level, key in received.items():
+        _row_elements_cache.put(key, header.kept[level], len(key[-1]) + len(header.kept[level]))
     return header
 
 
 def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int]) -> Dataset:
-    """The attributes with these tags of the data set at which `file` stands, as far as it has them.
+    """Return the attributes with these tags of the data set at the position of `file`, those that it has.
 
-    Of private attributes those of the same group and last two digits are given, each block with its creator, as
-    another instance may have them in another block (PS3.5 7.8.1). Values beyond `VALUE_LIMIT` are left out. Raises
+    For a private tag, returns the elements with its group and last two digits in all blocks, with their creators, as
+    another instance may have it in another block (PS3.5 7.8.1). Omits values beyond `VALUE_LIMIT`. Raises
     UndecodableDataSet.
     """
     private = {tag & 0xFFFF00FF for tag in tags if tag >> 16 & 1}
@@ -184,14 +183,14 @@ def _uid(value: object) -> str:
 
 
 class _Scan:
-    """One way through a data set, collecting the wanted top-level elements."""
+    """Walks through a data set and collects top-level elements."""
 
     def __init__(
         self, file: BinaryIO, transfer_syntax: str, wanted: Callable[[int], bool], bounds: DataSetBounds
     ) -> None:
         self.elements: dict[int, RawDataElement] = {}
         self.bulk_offset: int | None = None
-        self.intruders: list[tuple[int, int]] = []
+        self.misplaced: list[tuple[int, int]] = []
         self._encoding = encoding_of(transfer_syntax)
         self._bounds = bounds
         self._source = Source(file, self._encoding, bounds.inflated)
@@ -199,8 +198,8 @@ class _Scan:
         self._recording: tuple[Token, int] | None = None
 
     def run(self, until: int | None = None) -> None:
-        """Walk to the end, or to the first element beyond the tag `until`."""
-        intruder: int | None = None
+        """Walk to the end, or to the first element with a tag greater than `until`."""
+        misplaced_start: int | None = None
         for token in self._bounds.limited(walk(self._source, self._encoding, self._bounds.depth)):
             if token.kind is TokenKind.SEQUENCE_END and token.depth == 1:
                 self._end_recording(token)
@@ -208,15 +207,15 @@ class _Scan:
                 continue
             if until is not None and token.tag > until:
                 return
-            if intruder is not None:
-                self.intruders.append((intruder, token.start))
-            intruder = token.start if token.tag >> 16 in NOT_IN_A_DATA_SET else None
+            if misplaced_start is not None:
+                self.misplaced.append((misplaced_start, token.start))
+            misplaced_start = token.start if token.tag >> 16 in NOT_IN_A_DATA_SET else None
             self._element(token)
-        if intruder is not None:
-            self.intruders.append((intruder, self._source.position))
+        if misplaced_start is not None:
+            self.misplaced.append((misplaced_start, self._source.position))
 
     def dataset(self) -> Dataset:
-        """The elements collected, as pydicom has them before it converts their values."""
+        """Return the collected elements as a data set whose values pydicom has not converted."""
         dataset = Dataset({BaseTag(tag): element for tag, element in self.elements.items()})
         dataset.set_original_encoding(self._encoding.implicit, self._encoding.little)
         return dataset
@@ -243,7 +242,7 @@ class _Scan:
 
     def _collect(self, token: Token, value: bytes, encoding: Encoding) -> None:
         vr = None if encoding.implicit and token.kind is TokenKind.ELEMENT else token.vr
-        # Never None for an empty value: pydicom would convert it, in whatever the character set is said to be.
+        # An empty value is b"" and not None, which pydicom would convert in the stated character set.
         self.elements[token.tag] = RawDataElement(
             BaseTag(token.tag), vr, len(value), value, 0, encoding.implicit, encoding.little
         )
@@ -253,6 +252,6 @@ _BEGINNINGS = frozenset((TokenKind.ELEMENT, TokenKind.SEQUENCE, TokenKind.ENCAPS
 
 
 def _is_bulk(token: Token) -> bool:
-    """Whether an element holds what a reader of attributes never wants to read."""
+    """Whether an element is bulk data."""
     is_long = token.kind is TokenKind.ELEMENT and token.length > VALUE_LIMIT and token.vr in BULK_VRS
     return token.tag in BULK or token.kind is TokenKind.ENCAPSULATED or is_long

@@ -1,8 +1,8 @@
-"""Our File Meta Information (PS3.10 section 7): what stands before a data set in a stored file.
+"""Writes and reads File Meta Information (PS3.10 section 7), which precedes the data set in a stored file.
 
-Everything the index cannot take from the data set itself stands here, so that it can be rebuilt from the files alone:
-who sent the instance (Source Application Entity Title), when it arrived and the digest of its data set (Private
-Information). The head has a length that is known before the data set has arrived, and is written after it.
+It has everything that the index cannot take from the data set, so that the index can be rebuilt from the files alone:
+the sender (Source Application Entity Title), and the time of arrival and the digest of the data set (Private
+Information). Its length is known before the data set arrives; it is written afterwards.
 """
 
 import io
@@ -21,7 +21,7 @@ IMPLEMENTATION_VERSION_NAME = f"PACS_{__version__}"[:16]
 PRIVATE_INFORMATION_CREATOR_UID = "2.25.81824888521754768302199493534358913837"
 
 PREAMBLE = b"\0" * 128 + b"DICM"
-"""Ours is all zero, whatever the sender's was (CVE-2019-11687)."""
+"""The preamble is always zero, regardless of that of the sender (CVE-2019-11687)."""
 
 _DIGEST, _NO_DIGEST = "sha256=", "0" * 64
 _PRIVATE_INFORMATION = re.compile(rb"received=(\d{20}) sha256=([0-9a-f]{64}) ?")
@@ -30,27 +30,27 @@ _META_LIMIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """What a file says about its data set. Texts are '' where it says nothing."""
+    """The File Meta Information of a file. A text is '' where it is missing."""
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax: str
     source_ae: str
     received_at: int | None
-    """Microseconds since 1970, UTC; None in a file that is not ours."""
+    """Microseconds since 1970, UTC; None in a file of another implementation."""
     digest: str | None
-    """SHA-256 of the data set in hexadecimal; None in a file that is not ours."""
+    """SHA-256 of the data set in hexadecimal; None in a file of another implementation."""
     data_offset: int
-    """Where the data set begins, in bytes from the beginning of the file."""
+    """The offset of the data set in the file, in bytes."""
 
 
 def build_file_meta(
     sop_class_uid: str, sop_instance_uid: str, transfer_syntax: str, source_ae: str, *, received_at: int, size: int = 0
 ) -> bytes:
-    """Preamble and File Meta Information, with room for the digest (`with_digest`).
+    """Encode preamble and File Meta Information, with a placeholder for the digest (`with_digest`).
 
-    `received_at` is in microseconds since 1970, UTC. UIDs must have been checked before (`values.is_uid`). It is padded
-    to `size` bytes, an even number, if it is shorter.
+    `received_at` is in microseconds since 1970, UTC. The caller has checked the UIDs (`values.is_uid`). The
+    result is padded to `size` bytes, an even number, if it is shorter.
     """
     private = f"received={received_at:020d} {_DIGEST}{_NO_DIGEST}".encode("ascii")
     before, after = _shared(sop_class_uid, transfer_syntax, source_ae)
@@ -64,7 +64,7 @@ def build_file_meta(
 
 @lru_cache(maxsize=256)
 def _shared(sop_class_uid: str, transfer_syntax: str, source_ae: str) -> tuple[bytes, bytes]:
-    """The elements that all instances of a series from one sender share, before and after the SOP Instance UID."""
+    """Encode the elements before and after the SOP Instance UID, which are the same for all instances of a series."""
     before = _element(0x0001, "OB", b"\0\1") + _element(0x0002, "UI", sop_class_uid.encode("ascii"))
     after = (
         _element(0x0010, "UI", transfer_syntax.encode("ascii")),
@@ -76,14 +76,14 @@ def _shared(sop_class_uid: str, transfer_syntax: str, source_ae: str) -> tuple[b
     return before, b"".join(after)
 
 
-def with_digest(build_file_meta: bytes, digest: str) -> bytes:
-    """A head of ours, equally long, that says the SHA-256 of the data set in hexadecimal."""
-    start = build_file_meta.rindex(_DIGEST.encode("ascii")) + len(_DIGEST)
-    return build_file_meta[:start] + digest.encode("ascii") + build_file_meta[start + len(digest) :]
+def with_digest(file_meta: bytes, digest: str) -> bytes:
+    """Return the File Meta Information with the digest, SHA-256 in hexadecimal; the length does not change."""
+    start = file_meta.rindex(_DIGEST.encode("ascii")) + len(_DIGEST)
+    return file_meta[:start] + digest.encode("ascii") + file_meta[start + len(digest) :]
 
 
 def ae_title(text: str) -> str:
-    """At most 16 printable ASCII characters without backslash (PS3.5 VR AE), whatever the peer called itself."""
+    """Return a text as valid AE value: at most 16 printable ASCII characters without backslash (PS3.5 VR AE)."""
     shown = (char if " " <= char <= "~" and char != "\\" else "?" for char in text.strip()[:16])
     return "".join(shown).strip()
 
@@ -97,17 +97,17 @@ def _element(element: int, vr: str, value: bytes) -> bytes:
 
 
 def read_file_meta(file: BinaryIO) -> FileMeta:
-    """What the File Meta Information of `file`, ours or foreign, says; the preamble may be missing.
+    """Read the File Meta Information of a file of any implementation; the preamble may be missing.
 
-    `file` stands at its beginning; afterwards it stands at its data set. Raises UndecodableDataSet when the file has
-    no File Meta Information or it is damaged.
+    `file` is at its beginning, and at its data set afterwards. Raises UndecodableDataSet when the file has no File Meta
+    Information or it is damaged.
     """
     start = file.read(len(PREAMBLE))
     if start[128:] != b"DICM":
         file.seek(4 if start[:4] == b"DICM" else 0)
     elements = _read_elements(file)
     if not elements:
-        raise UndecodableDataSet("No DICOM file: it has no File Meta Information")
+        raise UndecodableDataSet("Not a DICOM file: it has no File Meta Information")
     received_at, digest = _private_information(elements)
     return FileMeta(
         _text(elements, 0x0002),
@@ -121,7 +121,7 @@ def read_file_meta(file: BinaryIO) -> FileMeta:
 
 
 def _read_elements(file: BinaryIO) -> dict[int, bytes]:
-    """The values of group 0002 by element number: up to where the group ends, as group lengths are often wrong."""
+    """Read the values of group 0002 by element number, to the end of the group: group lengths are often wrong."""
     elements: dict[int, bytes] = {}
     left = _META_LIMIT
     while len(start := file.read(8)) == 8 and start[:2] == b"\2\0":
@@ -145,7 +145,7 @@ def _text(elements: dict[int, bytes], element: int) -> str:
 
 
 def _private_information(elements: dict[int, bytes]) -> tuple[int | None, str | None]:
-    """When the file was received and its digest, in a file that is ours."""
+    """Return the time of arrival and the digest from the Private Information of this implementation, or None twice."""
     found = _PRIVATE_INFORMATION.fullmatch(elements.get(0x0102, b"").rstrip(b"\0"))
     if found is None or _text(elements, 0x0100) != PRIVATE_INFORMATION_CREATOR_UID:
         return None, None
@@ -153,9 +153,9 @@ def _private_information(elements: dict[int, bytes]) -> tuple[int | None, str | 
 
 
 def guess_transfer_syntax(file: BinaryIO) -> str:
-    """The native transfer syntax which the first element of a data set without File Meta Information is written in.
+    """Guess the native transfer syntax of a data set without File Meta Information by its first element.
 
-    A file that is no data set at all gets one too, in which it cannot be read. `file` stays where it stands.
+    For a file that is not a data set the result is arbitrary. The position of `file` does not change.
     """
     start = file.read(6)
     file.seek(-len(start), io.SEEK_CUR)

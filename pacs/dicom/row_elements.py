@@ -1,8 +1,8 @@
-"""The kept elements of a level: one lossless encoded form per row, merging two of them, and the columns they fill.
+"""The elements that the index keeps in the row of a level (the column `kept`): encoding, merging, and column values.
 
-The form is Explicit VR Little Endian with all text in UTF-8, without group lengths and without (0008,0005): byte for
-byte the same for the same values, however they were sent. Values are kept as they were received, even when they break
-the rules of their VR; only an element longer than `LONGEST` is left out, and is then found in the stored file alone.
+They are encoded in Explicit VR Little Endian with all text in UTF-8, without group lengths and without (0008,0005). The
+same values have the same bytes, in whatever encoding they were received. Values that break the rules of their VR are
+kept unchanged. Only an element longer than `LONGEST` is omitted; it is in the stored file.
 """
 
 import re
@@ -26,9 +26,9 @@ BINARY = BINARY_INTEGERS | BINARY_FLOATS | {"SQ", "UN"}
 Column = str | int | float | bool | None
 
 LONGEST = 0xFFFE
-"""The longest value that is kept, in bytes of the kept form: what a 16 bit length can say."""
+"""The longest value of a row element, in encoded bytes: the largest 16 bit length."""
 LONGEST_COLUMN = 1024
-"""The longest value of a column, in bytes of UTF-8: what an index of a database takes."""
+"""The longest value of a column, in bytes of UTF-8: the limit of database indexes."""
 
 _HEAD = Struct("<HH2sH")
 _LONG_LENGTH = Struct("<L")
@@ -36,7 +36,7 @@ _LONG_VRS = frozenset(vr.encode() for vr in LONG_VRS)
 
 
 def select(level: QueryLevel, dataset: Dataset) -> Dataset:
-    """The elements of an instance that the row of this level keeps, and the character set they are in."""
+    """Return the elements of an instance for the row of a level, with its character set."""
     chosen: dict[BaseTag, Element] = {
         tag: dataset.get_item(tag) for tag in list(dataset.keys()) if tag == CHARACTER_SET or _is_kept(tag, level)
     }
@@ -49,12 +49,12 @@ def _is_kept(tag: int, level: QueryLevel) -> bool:
 
 
 def encode(dataset: Dataset) -> bytes:
-    """The kept form of a data set. Never raises on strange values."""
+    """Encode the row elements of a data set. Never raises for invalid values."""
     return write(View.of(dataset), EXPLICIT_LITTLE, UTF_8, LONGEST)
 
 
 def decode(blob: bytes) -> Dataset:
-    """The data set of a kept form; its sequences are read when they are asked for."""
+    """Decode row elements to a data set; its sequences are decoded on access."""
     elements: dict[BaseTag, Element] = {}
     at = 0
     while at < len(blob):
@@ -71,7 +71,7 @@ def decode(blob: bytes) -> Dataset:
 
 
 def merge(first: bytes, later: bytes) -> bytes:
-    """The first received elements, those absent or empty among them filled from the later ones."""
+    """Return the first row elements, with absent and empty ones filled from the later."""
     received, found = _elements(first), _elements(later)
     filling = {
         tag: element
@@ -82,13 +82,13 @@ def merge(first: bytes, later: bytes) -> bytes:
 
 
 def common(first: bytes, second: bytes) -> bytes:
-    """The elements that both have with the same value."""
+    """Return the elements that both have with the same value."""
     ours, theirs = _elements(first), _elements(second)
     return encode(Dataset({tag: each for tag, each in ours.items() if tag in theirs and _is_same(each, theirs[tag])}))
 
 
-def exchanged(blob: bytes, former: bytes, later: bytes) -> bytes:
-    """The elements without the former ones, with what later ones there are under their tags."""
+def replace_elements(blob: bytes, former: bytes, later: bytes) -> bytes:
+    """Return the elements with those that `former` has replaced by those of `later` with the same tags."""
     rest, gone, come = _elements(blob), _elements(former), _elements(later)
     kept = {tag: element for tag, element in rest.items() if tag not in gone}
     return encode(Dataset(kept | {tag: element for tag, element in come.items() if tag in gone}))
@@ -111,34 +111,34 @@ def _is_empty(element: Element) -> bool:
 
 
 def columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
-    """The comparable values of the columns of a level, by column name; None where the value is unknown.
+    """Return the comparable values of the columns of a level, by column name; None for an unknown value.
 
-    A person's name fills four: its folded component groups and, in `_sounds`, its phonetic keys between spaces.
-    `irregular` says that some value does not fit its column (several values, none by the rules of its VR, too long, a
-    NUL within): that column is None, and the row has to be matched row by row.
+    A person's name has four columns: its folded component groups and, in `_sounds`, its phonetic keys between spaces.
+    `irregular` is true when a value does not fit its column (several values, invalid for its VR, too long, a NUL
+    within): that column is None, and the row is matched outside SQL.
     """
     if level is QueryLevel.IMAGE:
         return _plain_image_columns(blob) or general_columns(level, blob)
-    known = _known_columns.get((level, blob))
+    known = _columns_cache.get((level, blob))
     if known is None:
         known = general_columns(level, blob)
-        _known_columns.put((level, blob), known, 2 * len(blob) + 2000)
+        _columns_cache.put((level, blob), known, 2 * len(blob) + 2000)
     return dict(known)
 
 
-_known_columns: LRUCache[tuple[QueryLevel, bytes], Mapping[str, Column]] = LRUCache(4096, 16 << 20)
-"""The columns above an image are the same for all images of a series."""
+_columns_cache: LRUCache[tuple[QueryLevel, bytes], Mapping[str, Column]] = LRUCache(4096, 16 << 20)
+"""The columns of patient, study and series, which are the same for all images of a series."""
 
 _IMAGE_COLUMNS = {by_keyword(each).tag: (column_name(each), by_keyword(each).vr) for each in COLUMNS[QueryLevel.IMAGE]}
 _PLAIN: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], Column]]] = {
     "UI": (re.compile(rb"[0-9.]{1,64}"), lambda value: value.decode("ascii")),
     "IS": (re.compile(rb"[+-]?[0-9]{1,18}"), int),
 }
-"""For each VR of the columns of an image what a plain value looks like, and what its column holds."""
+"""For each VR of the columns of an image: the pattern of a plain value, and its conversion to the column value."""
 
 
 def _plain_image_columns(blob: bytes) -> dict[str, Column] | None:
-    """The columns of an image whose values are plain; None where one is not."""
+    """Return the columns of an image when all values are plain, else None."""
     filled: dict[str, Column] = {"irregular": False, **{name: None for name, _ in _IMAGE_COLUMNS.values()}}
     at, last = 0, max(_IMAGE_COLUMNS)
     while at < len(blob):
@@ -159,7 +159,7 @@ def _plain_image_columns(blob: bytes) -> dict[str, Column] | None:
 
 
 def general_columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
-    """As `columns`, by the way that is open to all values; the fast one has to give the same."""
+    """Return the same as `columns`, by the general path for all values."""
     view = View.of(decode(blob))
     filled: dict[str, Column] = {"irregular": False}
     for keyword in COLUMNS[level]:
@@ -169,7 +169,7 @@ def general_columns(level: QueryLevel, blob: bytes) -> dict[str, Column]:
 
 
 def _fill(filled: dict[str, Column], name: str, attribute: Attribute, view: View) -> bool:
-    """Put an attribute's value into its columns; whether it fits them."""
+    """Fill the columns of an attribute; return whether its value fits."""
     values: tuple[object, ...]
     if attribute.vr == "PN":
         values = names = view.names(attribute)

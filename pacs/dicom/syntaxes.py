@@ -1,7 +1,7 @@
-"""The transfer syntaxes the archive keeps, and how the native ones are converted into each other.
+"""The transfer syntaxes that the archive stores, and the conversion between native ones.
 
-Every kept instance stays as it was received. When a destination needs another encoding, `convert` gives the same
-values in it, element by element and in constant memory.
+A stored instance stays as it was received. When a destination needs another encoding, `convert` encodes the same values
+in it, element by element and in constant memory.
 """
 
 import zlib
@@ -37,7 +37,7 @@ SERVICE_SYNTAXES = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG)
 """The transfer syntaxes of all services but Storage. No Deflated: an Identifier must not inflate without limit (P9)."""
 
 NATIVE = (EXPLICIT_LITTLE, DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE)
-"""The transfer syntaxes without encapsulation, in order of preference: all of them can become each other."""
+"""The transfer syntaxes without encapsulation, in order of preference; each can be converted to any other."""
 
 KEPT = (
     EXPLICIT_LITTLE,
@@ -79,37 +79,37 @@ KEPT = (
     "1.2.840.10008.1.2.4.100",
     IMPLICIT_LITTLE,
 )
-"""The transfer syntaxes instances are kept in, in order of preference: exact before lossy, implicit VR last.
+"""The transfer syntaxes that are stored, in order of preference: lossless before lossy, Implicit VR last.
 
-All of pydicom's and pynetdicom's but JPIP and SMPTE ST 2110, whose data sets do not hold their pixels.
+All of pydicom and pynetdicom except JPIP and SMPTE ST 2110, whose data sets do not contain their pixels.
 """
 
 CHUNK = 1 << 16
-"""Bytes of one value that are in memory at a time; a multiple of every word."""
+"""The bytes of a value that are in memory at once; a multiple of every word size."""
 
 WORDS = {
     "AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4, "UL": 4,
     "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8,
 }  # fmt: skip
-"""The bytes of one word of the VRs whose byte order differs between little and big endian (PS3.5 7.3)."""
+"""The word size, in bytes, of VRs whose values depend on byte order (PS3.5 7.3)."""
 
 _WORD_CODES = {2: "H", 4: "I", 8: "Q"}
 _PIXEL_REPRESENTATION = 0x00280103
 
 
 def is_native(transfer_syntax: str) -> bool:
-    """Whether Pixel Data is uncompressed in this transfer syntax, so that `convert` can read it."""
+    """Whether `convert` supports a transfer syntax: Pixel Data is not encapsulated."""
     return transfer_syntax in NATIVE
 
 
 def convert(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
-    """The data set `data` stands at, up to the end of the file, in pieces and in the transfer syntax `target`.
+    """Yield the data set from the position of `data` to the end of the file, in the transfer syntax `target`.
 
-    Values stay what they are, bit for bit in their own byte order. Group lengths go, sequences get delimiters. What
-    PS3.6 does not know is UN where it was implicit (PS3.5 6.2.2), and the same again on the way back. With `source`
-    as `target` nothing changes, but what `even` does.
+    Values do not change, except for byte order. Group lengths are omitted, sequences get delimiters. Elements that are
+    not in PS3.6 become UN when they were implicit (PS3.5 6.2.2), and are the same again after conversion back. With
+    `source` equal to `target` only `even` applies.
 
-    Raises NotSupported, at once, unless both are native or the same; UndecodableDataSet while it goes on.
+    Raises NotSupported, before the first piece, unless both are native or the same; UndecodableDataSet while iterated.
     """
     return even(_pieces(data, source, target), target)
 
@@ -123,7 +123,7 @@ def _pieces(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
         return iter(partial(Inflated(data).read, CHUNK), b"")
     if source == EXPLICIT_LITTLE and target == DEFLATED_LITTLE:
         return _deflated(iter(partial(data.read, CHUNK), b""))
-    pieces = _gathered(_converted(data, encoding_of(source), encoding_of(target)))
+    pieces = _joined(_converted(data, encoding_of(source), encoding_of(target)))
     return _deflated(pieces) if target == DEFLATED_LITTLE else pieces
 
 
@@ -135,9 +135,9 @@ def _converted(data: BinaryIO, encoding: Encoding, target: Encoding) -> Iterator
             signed[token.depth :] = [signed[token.depth - 1]]
         if token.kind is not TokenKind.ELEMENT:
             yield _framing(token, target)
-        elif token.tag & 0xFFFF:  # a group length would not be true any more
+        elif token.tag & 0xFFFF:  # group lengths would be wrong now
             vr = resolved(token, signed[token.depth])
-            yield _head(token.tag, vr, token.length, target)
+            yield _element_head(token.tag, vr, token.length, target)
             for piece in value(source, token, vr, target.little):
                 if token.tag == _PIXEL_REPRESENTATION:
                     signed[token.depth] = any(piece)
@@ -145,7 +145,7 @@ def _converted(data: BinaryIO, encoding: Encoding, target: Encoding) -> Iterator
 
 
 def _is_signed(data: BinaryIO, encoding: Encoding) -> bool:
-    """Pixel Representation of the whole data set, which tells US from SS where no VR is written, even ahead of it."""
+    """Whether Pixel Representation is signed, which decides between US and SS with implicit VRs."""
     if not encoding.implicit:
         return False
     start = data.tell()
@@ -159,7 +159,7 @@ def _is_signed(data: BinaryIO, encoding: Encoding) -> bool:
 
 
 def resolved(token: Token, signed: bool) -> str:
-    """The VR an element has where VRs are written: never an ambiguous one, UN if it is too long for its own."""
+    """Return the explicit VR of an element: never ambiguous, UN when the value is too long for its VR."""
     vr = token.vr
     if " or " in vr:
         vr = "OW" if "OW" in vr else "SS" if signed else "US"
@@ -169,12 +169,12 @@ def resolved(token: Token, signed: bool) -> str:
 
 
 def value(source: Source, token: Token, vr: str, little: bool) -> Iterator[bytes]:
-    """The value of the element just walked to, in pieces, its words in the byte order asked for."""
+    """Yield the value of the current element in pieces, in this byte order."""
     width = WORDS.get(vr, 1) if token.encoding.little != little else 1
-    left = token.length
-    while left:
-        piece = source.read(min(left, CHUNK))
-        left -= len(piece)
+    remaining = token.length
+    while remaining:
+        piece = source.read(min(remaining, CHUNK))
+        remaining -= len(piece)
         yield _swapped(piece, width) if width > 1 else piece
 
 
@@ -194,14 +194,14 @@ _FRAMING = {
 
 def _framing(token: Token, target: Encoding) -> bytes:
     if token.kind is TokenKind.SEQUENCE:
-        return _head(token.tag, "SQ", UNDEFINED, target)
+        return _element_head(token.tag, "SQ", UNDEFINED, target)
     if token.kind not in _FRAMING:
-        raise UndecodableDataSet("Pixel data is in fragments though its transfer syntax has none", [token.tag])
+        raise UndecodableDataSet("Pixel data is in fragments, but its transfer syntax is native", [token.tag])
     tag, length = _FRAMING[token.kind]
     return pack("<HHL" if target.little else ">HHL", tag >> 16, tag & 0xFFFF, length)
 
 
-def _head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
+def _element_head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
     order = "<" if target.little else ">"
     if target.implicit:
         return pack(order + "HHL", tag >> 16, tag & 0xFFFF, length)
@@ -210,20 +210,20 @@ def _head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
     return pack(order + "HH2sHL", tag >> 16, tag & 0xFFFF, vr.encode(), 0, length)
 
 
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Small pieces put together, so that nobody has to send element by element."""
-    gathered = bytearray()
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield small pieces joined to larger ones, which are more efficient to send."""
+    joined = bytearray()
     for piece in pieces:
-        gathered += piece
-        if len(gathered) >= CHUNK:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)
+        joined += piece
+        if len(joined) >= CHUNK:
+            yield bytes(joined)
+            joined.clear()
+    if joined:
+        yield bytes(joined)
 
 
 def _deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """A raw deflate stream (PS3.5 A.5) of what the pieces are together."""
+    """Yield the pieces as a raw deflate stream (PS3.5 A.5)."""
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     for piece in pieces:
         if compressed := deflater.compress(piece):
@@ -232,7 +232,7 @@ def _deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def even(pieces: Iterator[bytes], transfer_syntax: str) -> Iterator[bytes]:
-    """The pieces of a data set; a deflate stream of odd length gets the NUL its writer left out (PS3.5 A.5)."""
+    """Return the pieces of a data set; a deflate stream of odd length gets a trailing NUL (PS3.5 A.5)."""
     return _padded(pieces) if transfer_syntax == DEFLATED_LITTLE else pieces
 
 

@@ -63,7 +63,7 @@ class Interposer:
         self._background = _BackgroundRetrieves()
         self._publish: Publish = _discard_event
 
-    def on(self, settings: Settings, handlers: Handlers | None = None) -> Settings:
+    def apply(self, settings: Settings, handlers: Handlers | None = None) -> Settings:
         """Return settings with faults. The services of `handlers`, which are those of the settings, can be made to
         fail.
         """

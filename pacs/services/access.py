@@ -14,7 +14,7 @@ CACHED_PRINCIPALS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class AssociationRequestor:
     """The requestor of an association. `certificate` is the SHA-256 fingerprint of its TLS certificate, or ''."""
 
     ae_title: str
@@ -57,7 +57,7 @@ class Access:
         self._rules, self._peers = rules, peers
         self._principals = lru_cache(CACHED_PRINCIPALS)(self._make_principal)
 
-    def admit(self, caller: Caller) -> None:
+    def admit(self, caller: AssociationRequestor) -> None:
         """Check that a caller may associate. Raises CalledTitleUnknown or CallerUnknown, which say what to change."""
         rules = self._rules
         if not rules.any_called_title and caller.called_ae_title not in rules.titles:
@@ -98,7 +98,7 @@ class Access:
         return destination
 
 
-def _check_origin(peer: Peer, caller: Caller) -> None:
+def _check_origin(peer: Peer, caller: AssociationRequestor) -> None:
     """Check address and certificate of a caller with the AE title of a peer. Raises CallerUnknown."""
     address = ip_address(caller.address.partition("%")[0])  # without the zone of a link-local address
     if peer.addresses and not any(address in network for network in peer.addresses):

@@ -67,7 +67,7 @@ def _refresh_row(index: Index, read: _Read, parent: ParentRow, removed: Header |
         if row_elements.merge(values, wanted) == values:  # all wanted values are found
             break
     if values is not None and removed is not None:
-        values = row_elements.exchanged(parent.kept, wanted, values)
+        values = row_elements.replace_elements(parent.kept, wanted, values)
     if values is None or values == parent.kept:
         return True
     return True if upkeep.rewrite(index, parent, values, newest) else None

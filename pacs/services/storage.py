@@ -264,7 +264,7 @@ def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     except (UndecodableDataSet, MissingUID) as error:
         if head.data_offset:
             raise
-        raise UndecodableDataSet("No DICOM file: neither a File Meta Information nor a data set") from error
+        raise UndecodableDataSet("Not a DICOM file: neither File Meta Information nor a data set") from error
 
 
 def _stripped(uid: str | None) -> str | None:
@@ -370,8 +370,8 @@ class Reception:
     def _checked(self) -> Header:
         """Return the header of the data set, which is the announced instance and has no foreign groups left."""
         header = self._read_header()
-        if header.intruders:
-            self._leave_out(header.intruders)
+        if header.misplaced:
+            self._leave_out(header.misplaced)
             header = self._read_header()
         pairs = {
             SOP_CLASS_UID: (self._announced.sop_class_uid, header.sop_class_uid),

@@ -11,7 +11,7 @@ from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.server import Handler, Server, Settings
+from pacs.dimse.server.server import DimseServer, Handler, Settings
 from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
 from pacs.faults.selection import ArmedFaults
@@ -59,8 +59,8 @@ class StorageSCP:
         self._interposer = Interposer(scenario, self._log)
         policy = AcceptorPolicy(transfer_syntaxes=KEPT, unknown_sop_classes=True)
         handlers: dict[int, Handler] = {CommandField.C_ECHO: _echo, CommandField.C_STORE: self._store}
-        settings = self._interposer.on(Settings(policy=policy, handlers=handlers))
-        self._server = Server([(self.host, port)], settings, observer=AssociationEvents(self._on_event))
+        settings = self._interposer.apply(Settings(policy=policy, handlers=handlers))
+        self._server = DimseServer([(self.host, port)], settings, observer=AssociationEvents(self._on_event))
 
     def __enter__(self) -> Self:
         self._server.start()

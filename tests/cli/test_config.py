@@ -346,3 +346,9 @@ def test_what_would_let_nobody_in_is_refused(file, text, why):
     with pytest.raises(ConfigurationError) as refused:
         load(file, {})
     assert why in refused.value.comment
+
+
+def test_removed_keys_are_ignored(file):
+    """A configuration of the previous release still works, whatever the value was."""
+    file.write_text("[limits]\nnesting = 7\nquery_page = 3\nelements = 5\n")
+    assert load(file, {"PACS_LIMITS__QUERY_PAGE": "9"}).limits.elements == 5

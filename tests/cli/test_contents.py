@@ -37,7 +37,7 @@ def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, f
     result = pacs("import", folder)
     assert result.exit_code == 1
     assert result.stdout == "8 stored, 0 already stored, 1 refused\n"
-    assert result.stderr.startswith("1 refused: No DICOM file")
+    assert result.stderr.startswith("1 refused: Not a DICOM file")
     assert "notes.txt" in result.stderr
 
 

@@ -17,6 +17,7 @@ from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, ConfigurationError, DestinationUnreachable, SchemaMismatch
 from pacs.observability.events import AssociationEnded, OperationFinished, ServerReady, WebReady
 from pacs.testing import serving, study, write
+from tests.programs import start
 
 ROOT = Path(__file__).parents[2]
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -36,7 +37,7 @@ def process(folder, *words, stderr=subprocess.PIPE, **options):
     """
     command = [sys.executable, "-m", "pacs", "serve", "--port", "0", "--set", f"files.url={folder}/files"]
     command += ["--set", f"database.url=sqlite:///{folder}/pacs.db", "--set", "web.enabled=false", *words]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, **options) as serving:
+    with start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, **options) as serving:
         try:
             ready = READY.fullmatch(serving.stdout.readline())
             assert ready, serving.communicate(timeout=10)

@@ -10,14 +10,14 @@ import pytest
 
 from pacs.testing import serving, study
 from tests.archives import take_in
-from tests.programs import PATIENCE, run
+from tests.programs import PATIENCE, run, start
 
 
 @contextmanager
 def started(*words):
     """A command that runs until it is interrupted: the port it says, and what it says at the end."""
     command = [sys.executable, "-m", "pacs", *map(str, words)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = start(command, stdout=subprocess.PIPE, text=True)
     said = process.stdout.readline()
     rest = []
     try:

@@ -11,7 +11,7 @@ from pacs.archive import Archive
 from pacs.config import from_settings
 from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, CallerUnknown, ConfigurationError
-from pacs.services.access import Caller
+from pacs.services.access import AssociationRequestor
 from pacs.testing import serving
 from tests.certificates import Authority
 from tests.cli.test_daemon import associated, process
@@ -142,7 +142,7 @@ def test_a_reload_does_not_open_to_anybody_what_still_listens_to_the_network(tmp
             archive.reload(from_settings(paths))
         assert archive.config.access.callers == "peers"
         with pytest.raises(CallerUnknown):
-            archive.access.admit(Caller(ae_title="STRANGER", called_ae_title="PACS", address="10.0.0.1"))
+            archive.access.admit(AssociationRequestor(ae_title="STRANGER", called_ae_title="PACS", address="10.0.0.1"))
 
 
 def test_a_reload_that_cannot_be_done_in_full_is_not_done_in_part(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from pacs.config import load_scenario, presets
 from pacs.errors import ConfigurationError
 from pacs.faults.model import Fault
-from tests.programs import run
+from tests.programs import run, start
 
 READY = re.compile(r"pacs is ready: AE title (\w+) on 127\.0\.0\.1:(\d+), INJECTS FAULTS: scenario moody\n")
 MOODY = """
@@ -172,7 +172,7 @@ def test_a_server_with_a_scenario_misbehaves_and_says_so_loudly(file, tmp_path):
     command = [sys.executable, "-m", "pacs", *map(str, words)]
     log = tmp_path / "log"
     with log.open("w") as errors:
-        server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True)
+        server = start(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert server.stdout is not None
         ready = READY.fullmatch(server.stdout.readline())

@@ -110,7 +110,7 @@ def test_reindex_names_what_it_could_not_take_in(typed):
     result = typed("reindex", status=1)
     assert "5 instances in the index: 0 added, 0 rows corrected, 1 removed" in result.stdout
     assert result.stderr.startswith("1 file not indexed:\n    2")
-    assert "No DICOM file" in result.stderr
+    assert "Not a DICOM file" in result.stderr
 
 
 def test_a_backup_is_restored_into_either_database(typed, new, tmp_path):

@@ -19,7 +19,8 @@ from pacs.errors import AssociationRejected
 from pacs.testing import study
 from tests import raw
 from tests.archives import identifier
-from tests.cli.test_daemon import FIND, READY, associated, process, wait_until_nobody_listens
+from tests.cli.test_daemon import FIND, READY, ROOT, associated, process, wait_until_nobody_listens
+from tests.programs import start
 from tests.raw import Raw
 from tests.waiting import eventually
 
@@ -232,6 +233,28 @@ def test_ctrl_c_on_a_terminal_drains_the_whole_and_counts_once(tmp_path):
         assert server.returncode == 0
         assert not any(map(lives, pids))
     assert list((tmp_path / "files" / "running").iterdir()) == []
+
+
+STARTING = """
+import sys, time
+from pathlib import Path
+from tests.cli.test_workers import children, workers
+
+with workers(Path(sys.argv[1]), 2) as server:
+    print(server.pid, *children(server), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_server_of_a_test_ends_when_the_test_process_is_killed(tmp_path):
+    """Supervisor and workers, although no `finally` of that process runs."""
+    command = [sys.executable, "-c", STARTING, tmp_path]
+    with start(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as testing:
+        pids = list(map(int, testing.stdout.readline().split()))
+        assert len(pids) == 3
+        assert all(map(lives, pids))
+        testing.kill()
+    assert eventually(lambda: not any(map(lives, pids)))
 
 
 def test_workers_do_not_outlive_their_supervisor(tmp_path):

@@ -1,4 +1,4 @@
-"""`pacs conformance run`: what it prints, asks, and ends with."""
+"""`pacs conformance run`: output, consent and exit status."""
 
 import csv
 import io
@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from pacs.cli import main
-from pacs.conformance.checks import CHECKS
+from pacs.conformance.checks.runner import CHECKS
 from tests.conformance.conftest import TITLE
 
 
 @pytest.fixture
 def run(strict):
-    """Type `pacs conformance run --against` the strict server, and more words."""
+    """Run `pacs conformance run --against` the strict server with further arguments."""
 
     def typed(*words, against=None, **options):
         server = against or f"PACS@127.0.0.1:{strict.port}"
@@ -28,20 +28,20 @@ def run(strict):
     return typed
 
 
-def test_without_deviations_it_ends_with_0(run, strict):
-    """It says before what it will store, and after how it came out; what is piped is CSV."""
+def test_the_exit_status_is_0_without_deviations(run, strict):
+    """It announces what it stores, and prints totals; piped output is CSV."""
     result = run("--only", "negotiation")
     assert result.exit_code == 0, result.output
     assert "50 small instances" in result.stderr
-    assert "Patient IDs beginning with PACSRUN-" in result.stderr
+    assert "Patient IDs begin with PACSRUN-" in result.stderr
     rows = list(csv.reader(io.StringIO(result.stdout)))
     assert rows[0] == ["check", "question", f"PACS@127.0.0.1:{strict.port}"]
     assert [row[0] for row in rows[1:]] == [check.id for check in CHECKS if check.theme == "negotiation"]
     assert "0 ✗ deviates" in result.stderr
 
 
-def test_with_a_deviation_it_ends_with_1(pacs_server):
-    """K2 is one in the tolerant manner."""
+def test_the_exit_status_is_1_with_a_deviation(pacs_server):
+    """K2 deviates in the tolerant matching mode."""
     command = [
         "conformance",
         "run",
@@ -58,8 +58,8 @@ def test_with_a_deviation_it_ends_with_1(pacs_server):
     assert "✗ the study without Accession Number is not found" in result.stdout
 
 
-def test_what_cannot_be_reached_ends_with_4_and_the_others_are_printed(run, free_receiver):
-    """One column each for those that answer."""
+def test_the_exit_status_is_4_if_a_server_is_unreachable(run, free_receiver):
+    """The results of the other servers are printed."""
     result = run("--against", f"GONE@127.0.0.1:{free_receiver}", "--only", "N1")
     assert result.exit_code == 4
     assert f"no connection to 127.0.0.1:{free_receiver}" in result.stderr
@@ -69,16 +69,16 @@ def test_what_cannot_be_reached_ends_with_4_and_the_others_are_printed(run, free
     assert "GONE@" not in result.stderr[announced:]
 
 
-def test_where_no_server_can_be_reached_nothing_is_announced(run, free_receiver):
-    """There is nothing to agree to."""
+def test_nothing_is_announced_if_no_server_is_reachable(run, free_receiver):
+    """Nothing would be stored."""
     result = run(against=f"GONE@127.0.0.1:{free_receiver}")
     assert result.exit_code == 4
     assert result.stderr == f"pacs: no connection to 127.0.0.1:{free_receiver}: Connection refused\n"
     assert result.stdout == ""
 
 
-def test_without_a_terminal_it_needs_to_be_told_yes(strict):
-    """Else it asks nobody, and stores nothing."""
+def test_without_a_terminal_yes_is_required(strict):
+    """Otherwise nothing is stored, and the exit status is 2."""
     command = [sys.executable, "-m", "pacs", "conformance", "run", "--against", f"PACS@127.0.0.1:{strict.port}"]
     ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=40, check=False)
     assert ran.returncode == 2
@@ -86,8 +86,8 @@ def test_without_a_terminal_it_needs_to_be_told_yes(strict):
     assert ran.stdout == ""
 
 
-def test_several_servers_have_a_column_each(run, pacs_server):
-    """In the order in which they were named."""
+def test_each_server_has_a_column(run, pacs_server):
+    """In the order of the command line."""
     other = f"PACS@127.0.0.1:{pacs_server.port}"
     result = run("--against", other, "--only", "K2", "--json")
     found = json.loads(result.stdout)
@@ -97,8 +97,8 @@ def test_several_servers_have_a_column_each(run, pacs_server):
     assert {each["id"] for each in found["checks"]} == {each.id for each in CHECKS}
 
 
-def test_as_markdown_it_is_a_table(run):
-    """With the sign of each verdict."""
+def test_markdown_is_a_table(run):
+    """With the sign of each result."""
     result = run("--only", "N1", "--markdown")
     assert "| N1 | Does the server answer a C-ECHO with Success? | PS3.4 A.4 | ✓ |" in result.stdout
 
@@ -113,7 +113,7 @@ def test_as_markdown_it_is_a_table(run):
         (["--prefix", "a/b"], "letters, digits and hyphens"),
     ],
 )
-def test_a_mistake_ends_with_2_and_what_was_expected(run, words, said):
+def test_the_exit_status_is_2_after_a_usage_error(run, words, said):
     """Nothing is stored."""
     result = run(*words)
     assert result.exit_code == 2
@@ -122,8 +122,8 @@ def test_a_mistake_ends_with_2_and_what_was_expected(run, words, said):
 
 
 @pytest.mark.parametrize(("words", "answer", "status"), [((), b"n\n", 1), ((), b"y\n", 0), (("--yes",), b"", 0)])
-def test_on_a_terminal_it_asks_first(strict, words, answer, status):
-    """A no ends it before anything is stored; --yes does not ask."""
+def test_on_a_terminal_it_asks_before_storing(strict, words, answer, status):
+    """After "n" nothing is stored; --yes suppresses the question."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "pacs", "conformance", "run", "--against", f"PACS@127.0.0.1:{strict.port}"]
     command += ["--receive", f"{TITLE}:{strict.receiving}", "--only", "N1", *words]
@@ -138,8 +138,8 @@ def test_on_a_terminal_it_asks_first(strict, words, answer, status):
     assert ("N1," in ran.stdout) == (status == 0)
 
 
-def test_conformance_alone_still_prints_the_statement():
-    """As it did."""
+def test_conformance_without_a_command_prints_the_statement():
+    """The conformance statement of this archive."""
     result = CliRunner().invoke(main, ["conformance"])
     assert result.exit_code == 0
     assert result.stdout.startswith("# DICOM conformance statement")

@@ -20,7 +20,7 @@ import pytest
 
 from tests import databases
 from tests.crash.load import eventually, ignoring_missing
-from tests.programs import free_port, missing, needs
+from tests.programs import free_port, missing, needs, start
 
 ROOT = Path(__file__).parents[2]
 READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n")
@@ -123,8 +123,8 @@ class Site:
     def start(self, *prefix: object) -> Server:
         """Start `pacs serve` in a new process group and wait until it is ready. `prefix` runs it. Raises Died."""
         with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [*map(str, prefix), *self.command("serve", "--port", "0")],
+            process = start(
+                [*prefix, *self.command("serve", "--port", "0")],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         assert process.stdout is not None
@@ -138,9 +138,7 @@ class Site:
     def delete(self, study: str, *prefix: object) -> "subprocess.Popen[str]":
         """Start `pacs delete` of a study."""
         command = self.command("delete", f"StudyInstanceUID={study}", "--yes")
-        return subprocess.Popen(
-            [*map(str, prefix), *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-        )
+        return start([*prefix, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
 
 
 def strace() -> str:
@@ -175,7 +173,7 @@ class Peer:
         self.folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         with (self.folder.parent / f"{self.name}.log").open("a") as log:
-            process = subprocess.Popen(
+            process = start(
                 [_program(self.program), *map(str, self.configure(self.folder, port))],
                 cwd=self.folder, stdout=log, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip

@@ -127,9 +127,9 @@ def test_elements_of_groups_0000_and_0002_are_ignored_and_reported():
     command = element(0x00001000, b"9.9.9 ")
     found = header(command + intruder + instance())
     assert found.sop_instance_uid == "1.2.3"
-    assert found.intruders[0][0] == 0
-    assert found.intruders[-1][1] == len(command + intruder)
-    assert header(instance()).intruders == ()
+    assert found.misplaced[0][0] == 0
+    assert found.misplaced[-1][1] == len(command + intruder)
+    assert header(instance()).misplaced == ()
 
 
 @pytest.mark.parametrize(

@@ -339,14 +339,14 @@ def test_responses_keep_to_the_maximum_length_of_the_peer(serve: Serve, max_pdu:
     with Peer(archive.port) as peer:
         peer.associate(information=raw.user_information(max_pdu))
         lengths: list[int] = []
-        receive = peer.receive
+        read = peer.pdu
 
         def measured() -> tuple[int, bytes]:
-            kind, body = receive()
+            kind, body = read()
             lengths.append(len(body))
             return kind, body
 
-        peer.receive = measured  # type: ignore[method-assign]
+        peer.pdu = measured  # type: ignore[method-assign]
         peer.send(find_rq())
         assert [peer.response()[0xFFFF] for _ in range(2)] == [answer, answer]
         assert peer.status() == SUCCESS

@@ -1,4 +1,4 @@
-"""What a peer asks on an association is explained once it is answered, where that is wanted, and only there."""
+"""Queries and retrieves on an association are explained once they are answered, if configured."""
 
 import json
 import logging
@@ -24,14 +24,14 @@ WS = {"ae_title": "WS", "host": "127.0.0.1", "port": 104}
 
 @pytest.fixture
 def archive(database_url, tmp_path):
-    """A running archive with one study of two series that explains everything, on each kind of database in turn."""
+    """A running archive with one study of two series that explains all requests, on each database."""
     with serving(tmp_path, {"database.url": database_url, "query.explain": True, "peers": [WS]}) as running:
         take_in(running, study(NAME, series=2, instances=1, patient_id="P1"))
         yield running
 
 
 def ask(archive, level="STUDY", model=FIND, field=raw.C_FIND, calling="WS", extra=b"", command=(), **keys):
-    """All responses to a query or retrieve."""
+    """Return all responses to a query or retrieve."""
     with Raw(archive.port) as client:
         client.associate((1, model, [IMPLICIT]), calling=calling, extra=extra)
         client.send(request(field, 1, model, 1, identifier(level, **keys), list(command)))
@@ -42,7 +42,7 @@ def ask(archive, level="STUDY", model=FIND, field=raw.C_FIND, calling="WS", extr
 
 @pytest.fixture(autouse=True)
 def explanations(monkeypatch):
-    """The explanations that were logged, newest first."""
+    """Logged explanations, newest first."""
     logged, log = [], explain_hook.log_explanation
 
     def record(operation, explanation):
@@ -56,7 +56,7 @@ def explanations(monkeypatch):
 
 @pytest.fixture
 def explained(explanations):
-    """Wait for a number of explanations; return the last one."""
+    """Function that waits for a number of explanations and returns the last one."""
 
     def wait(count=1):
         assert eventually(lambda: len(explanations) >= count)
@@ -65,8 +65,8 @@ def explained(explanations):
     return wait
 
 
-def test_a_query_is_explained_with_what_came_of_it(archive, explained):
-    """Who asked, what each key was, by which SQL, how it was answered and how many matched."""
+def test_a_query_is_explained_with_its_outcome(archive, explained):
+    """The explanation has the requestor, the keys, the SQL, the status and the number of matches."""
     *matches, final = ask(archive, PatientName="doe*", StudyInstanceUID="", SeriesInstanceUID="")
     found = explained()
     assert (found["calling_ae_title"], found["operation"]) == ("WS", "C-FIND")
@@ -85,7 +85,7 @@ def test_a_query_is_explained_with_what_came_of_it(archive, explained):
 
 
 def test_a_query_that_is_refused_is_explained(archive, explained):
-    """With the reason that the response had."""
+    """The explanation has the Error Comment of the response."""
     (refused,) = ask(archive, StudyDate="yesterday")
     found = explained()
     assert refused.status == 0xA900
@@ -94,8 +94,8 @@ def test_a_query_that_is_refused_is_explained(archive, explained):
     assert [each["key"] for each in found["keys"] if each["use"] == "refused"] == ["StudyDate"]
 
 
-def test_what_was_negotiated_on_the_association_is_what_is_explained(archive, explained):
-    """Fuzzy matching of names, the third byte of PS3.4 C.5.1."""
+def test_the_negotiation_of_the_association_is_explained(archive, explained):
+    """Fuzzy matching of names is negotiated (the third byte of PS3.4 C.5.1)."""
     ask(archive, extra=extended(FIND, b"\0\0\1"), PatientName="DO", StudyInstanceUID="")
     found = explained()
     assert found["negotiated"] == ["fuzzy_names"]
@@ -104,7 +104,7 @@ def test_what_was_negotiated_on_the_association_is_what_is_explained(archive, ex
 
 
 def test_a_retrieve_is_explained_with_its_counts(archive, explained):
-    """C-GET without a context to store in: what was selected failed; C-MOVE to nobody: what it would have sent."""
+    """A C-GET without a storage context counts failures; a C-MOVE without unique keys is refused."""
     (patient,) = study(NAME, series=1, instances=1, patient_id="P1")
     ask(archive, model=GET, field=raw.C_GET, StudyInstanceUID=patient.StudyInstanceUID)
     found = explained()
@@ -115,8 +115,8 @@ def test_a_retrieve_is_explained_with_its_counts(archive, explained):
     assert (found["operation"], found["outcome"]["status"]) == ("C-MOVE", "A900")
 
 
-def test_only_the_peers_that_are_to_be_explained_are(tmp_path, explanations, explained):
-    """`explain = true` of one peer is no matter of the others."""
+def test_only_the_configured_peers_are_explained(tmp_path, explanations, explained):
+    """`explain = true` of one peer does not concern the others."""
     with serving(tmp_path, {"peers": [WS | {"explain": True}, WS | {"ae_title": "OTHER"}]}) as archive:
         for calling in ("OTHER", "STRANGER", "WS"):
             ask(archive, calling=calling, StudyInstanceUID="")
@@ -125,7 +125,7 @@ def test_only_the_peers_that_are_to_be_explained_are(tmp_path, explanations, exp
 
 
 def test_a_request_that_is_answered_after_the_switch_is_not_explained(tmp_path, caplog, explanations):
-    """Nor logged, although it was received before."""
+    """It is not logged either, although it was received before."""
     caplog.set_level(logging.INFO)
     with serving(tmp_path, {"query.explain": True}, watched=True) as archive:
         take_in(archive, study(NAME, series=1, instances=1))
@@ -141,22 +141,22 @@ def test_a_request_that_is_answered_after_the_switch_is_not_explained(tmp_path, 
 
 
 def here(archive):
-    """The settings of an archive that explains nothing."""
+    """Return the settings of an archive that explains nothing."""
     config = archive.config
     plain = {"database.url": config.database.url, "files.url": config.files.url, "web.enabled": False}
     return plain | {"server.port": 0}
 
 
-def test_nothing_is_explained_unless_it_is_asked_for(tmp_path, explanations):
-    """As it is by default: no handler has anything to do with it."""
+def test_nothing_is_explained_by_default(tmp_path, explanations):
+    """By default the handlers have no explain hook."""
     with serving(tmp_path) as archive:
         ask(archive, StudyInstanceUID="")
         archive.drain()
         assert explanations == []
 
 
-def test_no_event_has_what_was_asked(archive, explained):
-    """Explanations are no events: the stream has no patient data, whoever listens."""
+def test_no_event_has_the_keys_of_a_request(archive, explained):
+    """The event stream has no patient data."""
     events: list[Event] = []
     archive.events.subscribe(events.append)
     ask(archive, PatientName="SECRET*", StudyInstanceUID="")
@@ -165,8 +165,8 @@ def test_no_event_has_what_was_asked(archive, explained):
     assert "secret" not in str(events).lower()
 
 
-def test_the_log_has_a_line_for_each_thing_there_is_to_say(archive, caplog, explained):
-    """All begin with the association and the Message ID."""
+def test_the_log_has_the_lines_of_an_explanation(archive, caplog, explained):
+    """Each line begins with the association and the Message ID."""
     with caplog.at_level(logging.INFO, "pacs"):
         ask(archive, PatientName="doe*", StudyInstanceUID="")
         explained()
@@ -181,8 +181,8 @@ def test_the_log_has_a_line_for_each_thing_there_is_to_say(archive, caplog, expl
     assert "answered: 0000, matches: 1" in said
 
 
-def test_what_fails_while_explaining_harms_nobody(archive, caplog, explanations):
-    """The request has been answered, the association goes on, and the log says so."""
+def test_an_error_while_explaining_is_logged_only(archive, caplog, explanations):
+    """The request has been answered, the association goes on, and the error is logged."""
     archive.explainer = Explainer(archive.index, lambda *_: 1 / 0)
     archive.reload(archive.config)
     with Raw(archive.port) as client:

@@ -6,6 +6,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE
 
+from pacs import settings
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import FIND, identifier, take_in
@@ -19,7 +20,9 @@ ALWAYS = {"QueryRetrieveLevel", "RetrieveAETitle", "InstanceAvailability"}
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """A running archive of two patients with two studies each, of two series of two images."""
-    with serving(tmp_path_factory.mktemp("find"), {"limits.query_page": 3}) as running:
+    with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("find")) as running:
+        patch.setattr(settings, "QUERY_PAGE", 3)
+        running.reload(running.config)
         for patient in ("A", "B"):
             for number in (1, 2):
                 take_in(running, study(f"NAME^{patient}", series=2, instances=2, patient_id=patient, number=number))
@@ -192,9 +195,10 @@ def test_p10_a_deeply_nested_identifier_is_refused(archive):
         client.release()
 
 
-def test_f11_memory_does_not_grow_with_the_matches(tmp_path):
+def test_f11_memory_does_not_grow_with_the_matches(tmp_path, monkeypatch):
     """3,000 responses to a client that reads slowly do not increase the memory of the server."""
-    with serving(tmp_path, {"limits.query_page": 100}) as archive:
+    monkeypatch.setattr(settings, "QUERY_PAGE", 100)
+    with serving(tmp_path) as archive:
         datasets = study(series=1, instances=1, size=1)
         for number in range(300):
             copy = Dataset(datasets[0])

@@ -228,13 +228,13 @@ def test_an_assembler_knows_what_is_missing() -> None:
     """In a command set, in a data set, and between messages."""
     assembler = Assembler({3: CONTEXT}, nothing)
     command = memoryview(raw.command(raw.CT, 1, data_set=True))
-    assert not assembler.is_amid_message
+    assert not assembler.has_partial_message
     assert assembler.command(3, COMMAND, command[:9]) is None
-    assert assembler.is_amid_command
+    assert assembler.has_partial_command
     message = assembler.command(3, COMMAND | LAST, command[9:])
     assert message is not None
-    assert not assembler.is_amid_command
-    assert assembler.is_amid_message
+    assert not assembler.has_partial_command
+    assert assembler.has_partial_message
     assert assembler.data(3, LAST) is message
     assert message.is_complete
-    assert not assembler.is_amid_message
+    assert not assembler.has_partial_message

@@ -86,7 +86,7 @@ def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> Non
 
 def test_another_application_context_is_rejected_with_1_1_2(serve: Serve) -> None:
     """The standard has only one."""
-    assert rejected(serve().port, application_context="1.2.840.10008.3.1.1.2") == (1, 1, 2)
+    assert rejected(serve().port, application="1.2.840.10008.3.1.1.2") == (1, 1, 2)
 
 
 def test_another_protocol_version_is_rejected_with_1_2_2(serve: Serve) -> None:

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
+from pacs.conformance.checks.wire import COMPLETED, FAILED, REMAINING, VERIFICATION, WARNING
+from pacs.conformance.checks.wire import ERROR_COMMENT as COMMENT
+from pacs.conformance.checks.wire import OFFENDING_ELEMENT as ELEMENT  # noqa: F401  # for the tests
+from pacs.conformance.checks.wire import extended_negotiation as extended
+from pacs.conformance.checks.wire import role_selection as role  # noqa: F401  # for the tests
 from tests import raw
 from tests.archives import identifier
 from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
 
-VERIFICATION = "1.2.840.10008.1.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ROOTS = {"Patient Root": "1", "Study Root": "2", "Patient/Study Only": "3"}
 OPERATIONS = {"FIND": "1", "MOVE": "2", "GET": "3"}
-COMMENT, ELEMENT = 0x0902, 0x0901
-REMAINING, COMPLETED, FAILED, WARNING = 0x1020, 0x1021, 0x1022, 0x1023
 
 
 def model(root: str, operation: str) -> str:
@@ -132,16 +134,6 @@ def store_command(sop_class: str, instance: str = "1.2.3") -> bytes:
 def counts(response: Response) -> tuple[int | None, ...]:
     """remaining, completed, failed, warning; None where absent."""
     return tuple(response.number(tag) for tag in (REMAINING, COMPLETED, FAILED, WARNING))
-
-
-def extended(sop_class: str, information: bytes) -> bytes:
-    """A SOP Class Extended Negotiation sub-item."""
-    return raw.item(0x56, struct.pack(">H", len(sop_class)) + sop_class.encode() + information)
-
-
-def role(sop_class: str, scu: int, scp: int) -> bytes:
-    """An SCP/SCU Role Selection sub-item."""
-    return raw.item(0x54, struct.pack(">H", len(sop_class)) + sop_class.encode() + bytes([scu, scp]))
 
 
 def user_items(accept: bytes) -> list[tuple[int, bytes]]:

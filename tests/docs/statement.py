@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pacs.config import Config
-from pacs.conformance.statement import statement
+from pacs.conformance.statement.render import conformance_statement
 
-TEXT = statement(Config())
+TEXT = conformance_statement(Config())
 
 Function = TypeVar("Function", bound=Callable)
 

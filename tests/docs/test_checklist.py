@@ -5,7 +5,7 @@ import re
 import tokenize
 from pathlib import Path
 
-from pacs.conformance.checks import CHECKS
+from pacs.conformance.checks.runner import CHECKS
 
 ROOT = Path(__file__).parents[2]
 ID = re.compile(r"\b[FGJKMNPSVX]\d{1,2}[a-z]?\b")

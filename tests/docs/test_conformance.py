@@ -34,10 +34,10 @@ ASKING = (
 
 NOT_ASKED = {
     "structured after PS3.2": "of the document, not of the server",
-    "`pacs conformance` prints it from the tables the server runs on": "of the command: see the tests of this module",
-    "The programs that come with it and ask others": "section 7 says it, and is asked",
+    "`pacs conformance` prints it from the tables that the server uses": "of the command: see the tests of this module",
+    "The client programs that come with it": "section 7 says it, and is asked",
     "More than 65,535 instances are refused with A701": "takes too long over the wire: tests/services/test_retrieve.py",
-    "The log holds no patient data": "no answer of the server: tests/cli/test_telemetry.py reads the log",
+    "The log contains no patient data": "no answer of the server: tests/cli/test_telemetry.py reads the log",
 }
 """Words of the statement that no test can ask a server about, and why."""
 
@@ -58,8 +58,8 @@ def test_the_command_prints_it_for_its_configuration(tmp_path):
     printed = CliRunner().invoke(main, ["conformance", "--config", str(file)], catch_exceptions=False).stdout
     assert "| AE title | MINE |" in printed
     assert "| limits.associations | 7 |" in printed
-    assert "| storage.duplicates | reject | it is refused with 0111 | yes |" in printed
-    assert "| OTHER | strict | JPEG Baseline (Process 1) | 3 | find | nobody | no |" in printed
+    assert "| storage.duplicates | reject | the instance is refused with 0111 | yes |" in printed
+    assert "| OTHER | strict | JPEG Baseline (Process 1) | 3 | find | none | no |" in printed
 
 
 def test_the_words_are_about_the_tables_of_the_code():

@@ -87,7 +87,7 @@ def test_every_character_set_in_requests_and_instances(archive, term):
         assert {f"CS{2 * number}", f"CS{2 * number + 1}"} <= found, asked
 
 
-@asks("Bytes that are not in the stated character set")
+@asks("Bytes that are invalid in the stated character set")
 @pytest.mark.parametrize(
     ("stated", "stored", "name"),
     [
@@ -107,7 +107,7 @@ def test_bytes_in_no_stated_character_set(archive, stated, stored, name):
     assert found.PatientName == name
 
 
-@asks("A response is written without a character set where it is ASCII")
+@asks("A response is written without a character set if it is ASCII")
 @pytest.mark.parametrize(
     ("name", "asked", "answered"),
     [

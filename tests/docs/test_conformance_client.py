@@ -34,7 +34,7 @@ def called(pacs_server):
 @asks(
     "`pacs.client`, and the commands `pacs echo`",
     "SCU of Verification, of Query/Retrieve, of Storage",
-    "It asks for no asynchronous operations and names no user",
+    "It proposes no asynchronous operations and no user identity",
 )
 def test_it_is_scu_of_all_services_under_a_title_of_its_own(called, tmp_path):
     """Each verb proposes its service; and while it moves it is SCP of Storage."""
@@ -51,14 +51,18 @@ def test_it_is_scu_of_all_services_under_a_title_of_its_own(called, tmp_path):
     assert {each.calling_ae_title for each in called.received.associations} == {"PACSCU"}
 
 
-@asks("Its AE title is PACSCU unless another one is said")
+@asks("Its AE title is PACSCU unless another one is given")
 def test_its_title_can_be_said(called):
     """Where the peer is."""
     client.echo(client.Peer.parse(called.address, calling_ae_title="SOMEBODY"))
     assert called.received.associations[0].calling_ae_title == "SOMEBODY"
 
 
-@asks("it listens on the address by which the archive is reached", "A receiver that nobody asked", "others may send")
+@asks(
+    "it listens on the address from which the archive is reached",
+    "A receiver without a C-MOVE",
+    "the user may allow other senders",
+)
 def test_only_the_archive_sends_and_by_the_title_it_was_given(called, tmp_path):
     """Another host and another title are rejected while a move runs; others get in where that is said."""
     port, kinds = free_port(), []
@@ -97,7 +101,10 @@ def answered(port, origin, title):
         return connection.recv(1)
 
 
-@asks("So it does for a report of storage commitment", "A report of storage commitment is held against its request")
+@asks(
+    "The same holds while it waits for a report of storage commitment",
+    "A report of storage commitment is compared with its request",
+)
 def test_a_report_is_taken_from_the_peer_and_held_against_its_request(tmp_path):
     """What it does not name has failed, and who is not the peer cannot associate to report."""
     port, kinds = free_port(), []
@@ -117,7 +124,10 @@ def test_a_report_is_taken_from_the_peer_and_held_against_its_request(tmp_path):
 
 
 @asks(
-    "One that comes again with other content", "each instance counts once", "Deadlines begin anew", "a Pending response"
+    "An instance that is received again with other content",
+    "each instance counts once",
+    "Timeouts begin again",
+    "a Pending response",
 )
 def test_what_comes_again_and_what_says_nothing(tmp_path):
     """Other content is C011 and a failure; a repeat stands for nothing else; Pending to a C-ECHO ends it."""
@@ -151,7 +161,9 @@ def test_what_comes_again_and_what_says_nothing(tmp_path):
     assert refused == [0xC011]
 
 
-@asks("A C-FIND, C-MOVE or C-GET always has a Query/Retrieve Level", "Extended negotiation is offered where it is said")
+@asks(
+    "A C-FIND, C-MOVE or C-GET always has a Query/Retrieve Level", "Extended negotiation is proposed only if requested"
+)
 def test_there_is_always_a_level_and_extended_negotiation_where_it_is_said(called):
     """That of the lowest key."""
     list(client.find(called.address, {"PatientID": "P1", "Modality": ""}))
@@ -162,7 +174,7 @@ def test_there_is_always_a_level_and_extended_negotiation_where_it_is_said(calle
     assert second.extended[FIND][:1] == b"\1"
 
 
-@asks("A loop over matches that is left before its end")
+@asks("If a loop over matches ends early")
 def test_who_has_seen_enough_cancels_and_waits_for_the_end(called, tmp_path):
     """By leaving a loop, by a limit, by an exception."""
     called.faults.add(Fault("C-FIND", delay_each=0.05))
@@ -181,7 +193,7 @@ def test_who_has_seen_enough_cancels_and_waits_for_the_end(called, tmp_path):
     assert {each.ended_by for each in called.received.associations} == {"A-RELEASE"}
 
 
-@asks("Instances are sent as they lie, each transfer syntax in a context of its own")
+@asks("Instances are sent in the transfer syntax of their files, each transfer syntax in a context of its own")
 def test_instances_are_sent_as_they_lie_and_converted_only_among_native_syntaxes(called, tmp_path):
     """Two contexts for a native one, of which the first has its own syntax alone."""
     native = study(patient_id="P2", series=1, instances=1)
@@ -196,7 +208,7 @@ def test_instances_are_sent_as_they_lie_and_converted_only_among_native_syntaxes
         assert implicit.instances[0].transfer_syntax == own
 
 
-@asks("A refused instance ends nothing")
+@asks("A refused instance does not end the operation")
 def test_a_refused_instance_ends_nothing(called, tmp_path):
     """The others are stored."""
     called.faults.add(Fault("C-STORE", nth=2, status=0xA700))
@@ -204,7 +216,7 @@ def test_a_refused_instance_ends_nothing(called, tmp_path):
     assert (done.completed, [each.status for each in done.failed]) == (2, [0xA700])
 
 
-@asks("In a C-GET the SCP role is proposed for the Storage SOP Classes")
+@asks("In a C-GET the SCP role is proposed for the given Storage SOP Classes")
 def test_a_get_takes_the_scp_role_for_what_may_come(called, tmp_path):
     """For the usual classes, or those that are named."""
     client.get(called.address, THE_STUDY, to=tmp_path / "usual")
@@ -214,7 +226,7 @@ def test_a_get_takes_the_scp_role_for_what_may_come(called, tmp_path):
     assert dict(named.roles) == {CT: (False, True)}
 
 
-@asks("Retrieved instances are kept as they come, with every element")
+@asks("Retrieved instances are stored as they are received, with every element")
 def test_what_comes_is_kept_with_every_element(called, tmp_path):
     """In the transfer syntax it came in, private elements too."""
     (dataset,) = study(patient_id="P7", series=1, instances=1, transfer_syntax=RLE)
@@ -226,7 +238,7 @@ def test_what_comes_is_kept_with_every_element(called, tmp_path):
     assert {element.tag: element.value for element in kept} == {element.tag: element.value for element in dataset}
 
 
-@asks("An instance of another study, series or UID than was asked for")
+@asks("An instance of another study, series or UID than was requested")
 def test_what_nobody_asked_for_is_refused_and_not_kept(called, tmp_path):
     """0124, by the sender's account of it; a stranger sends it while a move runs."""
     port = free_port()
@@ -244,7 +256,7 @@ def test_what_nobody_asked_for_is_refused_and_not_kept(called, tmp_path):
     assert done.unasked == 1
 
 
-@asks("A retrieve has failed where its status is neither success nor a warning")
+@asks("A retrieve fails if its status is neither success nor a warning")
 @pytest.mark.parametrize("fault", [{"status": 0xC123}, {"fail": 2}], ids=str)
 def test_a_retrieve_fails_by_status_and_by_a_failed_instance(called, tmp_path, fault):
     """Whatever came is kept."""

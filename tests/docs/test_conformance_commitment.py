@@ -58,7 +58,7 @@ def told(tmp_path_factory):
     "An N-ACTION is answered with 0000 as soon as the request is durable",
     "Its transaction is active until the report is acknowledged or given up, across restarts",
     "A request with the Transaction UID of an active transaction",
-    "A retired one is not remembered",
+    "A Transaction UID can be used again after its transaction ended",
 )
 def test_a_transaction_is_active_until_it_is_reported(tmp_path):
     """Refused while it is active, also after a restart; reported then, and taken again."""
@@ -79,8 +79,8 @@ def test_a_transaction_is_active_until_it_is_reported(tmp_path):
 
 
 @asks(
-    "There is commitment to an instance when it is stored under the SOP Class of the reference",
-    "There is no commitment to an instance for one of these reasons",
+    "The server commits to an instance if it is stored under the SOP Class of the reference",
+    "An instance is not committed to for one of these reasons",
 )
 def test_there_is_commitment_to_what_is_whole(told):
     """Every instance that is stored and whole; the overview names the service."""
@@ -142,7 +142,7 @@ def test_no_file_is_read_again_for_a_report_that_is_repeated(tmp_path):
         assert peer.report().dataset == first.dataset
 
 
-@asks("Before each sending of its report it is looked whether what was found whole is still stored")
+@asks("Before each attempt to send the report the server checks that the committed instances are still stored")
 def test_a_report_that_is_repeated_does_not_say_what_is_true_no_more(tmp_path):
     """One is deleted and one is cut short while the peer is asked to wait."""
     peer = requester(answers=[0x0110])
@@ -167,7 +167,7 @@ def test_what_is_committed_is_retrieved_from_where_the_report_says(told):
     assert final.number(0x1022) == 1  # found, though there is no context here to send it in
 
 
-@asks("An instance to which there is commitment is kept until an operator deletes it")
+@asks("A committed instance is kept until an operator deletes it")
 def test_no_request_deletes_what_is_committed(told):
     """There is no operation that deletes, and one that is sent again with other content is refused."""
     report, archive = told
@@ -186,7 +186,7 @@ def test_no_request_deletes_what_is_committed(told):
 
 
 @asks(
-    "An N-EVENT-REPORT has Event Type ID 1 where there is commitment to every instance, else 2",
+    "An N-EVENT-REPORT has Event Type ID 1 if the server commits to every instance, else 2",
     "Every reference of the request is in one of its two sequences",
 )
 def test_every_reference_is_reported_as_often_as_it_was_named(tmp_path):
@@ -203,7 +203,7 @@ def test_every_reference_is_reported_as_often_as_it_was_named(tmp_path):
     assert (alone.event_type, "ReferencedSOPSequence" in alone.dataset) == (2, False)
 
 
-@asks("It goes on the association of the request, once that has been without a message")
+@asks("The report is sent on the association of the request, once that has been idle")
 def test_who_waits_is_told_on_the_association_of_the_request(tmp_path):
     """Not before the time is over."""
     peer = requester()
@@ -216,9 +216,9 @@ def test_who_waits_is_told_on_the_association_of_the_request(tmp_path):
 
 
 @asks(
-    "Where that association has ended, does not become idle, or the report is not answered with 0000 on it",
-    "That one is requested from the peer of the table of peers that has the calling AE title",
-    "A peer that does not accept this role gets no report",
+    "If that association has ended, does not become idle, or the response to the report on it is not 0000",
+    "The new association is requested from the peer of the table of peers that has the calling AE title",
+    "A peer that does not accept this role receives no report",
 )
 @pytest.mark.parametrize("accepts", [True, False])
 def test_who_has_released_is_called(tmp_path, accepts):
@@ -236,8 +236,8 @@ def test_who_has_released_is_called(tmp_path, accepts):
 
 
 @asks(
-    "A report that is answered with 0000 is not sent again",
-    "One that is answered with another status, or not at all, is sent again after a pause",
+    "A report that was answered with 0000 is not sent again",
+    "A report with another response, or without one, is sent again after a pause",
 )
 def test_a_report_is_sent_until_it_is_taken(tmp_path):
     """Three times, of which the last is answered with 0000."""
@@ -251,7 +251,7 @@ def test_a_report_is_sent_until_it_is_taken(tmp_path):
 
 
 @asks(
-    "The other transactions of that peer wait as well",
+    "Other transactions of that peer wait as well",
     "A start of the server ends all pauses",
 )
 def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
@@ -270,7 +270,7 @@ def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
         assert {peer.report().transaction for _ in range(2)} == {"1.2.0", "1.2.1"}
 
 
-@asks("A report that is given up is in the log, with what is to be mended")
+@asks("A report that is given up is logged, with what the operator can do")
 def test_what_is_given_up_is_said(tmp_path):
     """An AE that is no peer: the line says how it becomes one."""
     peer = requester()
@@ -282,7 +282,7 @@ def test_what_is_given_up_is_said(tmp_path):
     assert sentence.endswith("reports given up: 1")
 
 
-@asks("An AE title that is not in the table of peers cannot be called")
+@asks("An AE title that is not in the table of peers cannot be connected to")
 def test_titles_that_are_no_peers_share_a_tenth(tmp_path):
     """The second of two is refused where ten are active in all, and a peer is not."""
     peer = requester()
@@ -375,13 +375,13 @@ PROVOKED = {
 }
 """How each status is provoked, as often as it stands in the table."""
 
-A_FAILURE_OF_OURS = "A failure of the server itself, see its log."
+INTERNAL_ERROR = "An internal error of the server, see its log."
 
 
 @pytest.mark.parametrize("code", sorted({row[0] for row in rows(SECTION, "status")}))
 def test_every_status(tmp_path, code):
     """Each comes from its cause, with the related fields that the table tells."""
-    told = [row[2] for row in rows(SECTION, "status") if row[0] == code and row[1] != A_FAILURE_OF_OURS]
+    told = [row[2] for row in rows(SECTION, "status") if row[0] == code and row[1] != INTERNAL_ERROR]
     assert len(told) == len(PROVOKED[code])
     for place, (related, provoke) in enumerate(zip(told, PROVOKED[code], strict=True)):
         response = provoke(tmp_path / str(place))

@@ -171,7 +171,7 @@ KINDS = {
 @asks(
     "U is a unique, R a required and O an optional key",
     "In Study Root the keys of PATIENT belong to STUDY",
-    "The key types that are not unique make no difference",
+    "Required and optional keys are treated alike",
     "A key whose place is",
 )
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key[1])
@@ -248,7 +248,7 @@ def test_attributes_in_no_list_come_from_the_instance(archive):
         assert asker.found("IMAGE", PatientID="FILE", WindowCenter="41") == []
 
 
-@asks("What is bulk data, what PS3.6 does not list, and above IMAGE level what is in none of these lists")
+@asks("Bulk data, attributes that PS3.6 does not list, and above IMAGE level attributes in none of these lists")
 @pytest.mark.parametrize(
     ("level", "tag"),
     [
@@ -287,7 +287,7 @@ def test_what_is_never_a_key(asker):
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-@asks("Every entity that matches is answered once")
+@asks("Every matching entity is returned once")
 def test_answers_come_once_and_in_byte_order(asker):
     """At every level, however many instances an entity has."""
     for level in LEVELS:
@@ -296,7 +296,10 @@ def test_answers_come_once_and_in_byte_order(asker):
         assert keys == sorted(set(keys), key=str.encode)
 
 
-@asks("An answer has the supported attributes that were asked for", "Nothing else is in it but Specific Character Set")
+@asks(
+    "A match has the supported attributes that were requested",
+    "It contains nothing else, except Specific Character Set",
+)
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_an_answer_has(asker, level):
     """What was asked for, what always is there, and nothing else."""
@@ -319,7 +322,7 @@ def test_an_attribute_without_a_value_has_zero_length(asker):
     assert (found["InstanceNumber"].value, found["Rows"].value, len(found.ContentTemplateSequence)) == (None, None, 0)
 
 
-@asks("At IMAGE level it has Timezone Offset From UTC where the instance does")
+@asks("At IMAGE level it has Timezone Offset From UTC if the instance does")
 def test_the_time_zone_of_an_instance_is_told(archive):
     """Where it has one."""
     first, second = study(series=1, instances=2, patient_id="ZONE")

@@ -164,7 +164,7 @@ def key(content: object) -> object:
     return made
 
 
-@asks("A key that cannot be what its VR demands")
+@asks("A key with a value that its VR does not allow")
 @pytest.mark.parametrize("row", rows("Matching", "kind"), ids=lambda row: row[0])
 def test_every_kind_of_matching(people, row):
     """Each example of a kind finds the studies it has to find, or is refused."""
@@ -220,7 +220,7 @@ def test_a_key_may_be_longer_than_its_vr(people):
         assert asker.found("STUDY", AccessionNumber="A" * 5000) == []
 
 
-@asks("An attribute with several values is returned with all of them")
+@asks("All values of a multi-valued attribute are returned")
 def test_all_values_are_returned(people):
     """Whichever of them was asked for."""
     with Asker(people[0].port) as asker:

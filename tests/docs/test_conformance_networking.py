@@ -87,7 +87,7 @@ def test_every_service_is_offered_as_scp(archive, row):
     assert final.status == (0xA801 if sop_class.endswith(".2") else 0x0000)
 
 
-@asks("pacs is an archive", "Conformant to PS3.4 Annex A", "One application entity does it all")
+@asks("pacs is an archive", "Conformant to PS3.4 Annex A", "One application entity performs all services")
 def test_verification_as_scp_and_scu(archive, tmp_path):
     """DCMTK's echoscu is answered; `pacs check` echoes a peer under our AE title."""
     run("echoscu", "-aec", "PACS", "127.0.0.1", archive.port)
@@ -145,7 +145,7 @@ def test_requests_are_performed_one_after_the_other(archive):
     assert order == [1, 1, 1, 2, 2, 2]
 
 
-@asks("Where an asynchronous operations window is proposed")
+@asks("A proposed asynchronous operations window is answered")
 def test_one_operation_at_a_time_is_said_where_it_was_asked(archive):
     """(1, 1), and nothing where nothing was proposed."""
     assert (0x53, b"\0\1\0\1") in answered(archive.port, raw.item(0x53, struct.pack(">HH", 0, 9)))
@@ -153,9 +153,9 @@ def test_one_operation_at_a_time_is_said_where_it_was_asked(archive):
 
 
 @asks(
-    "A user identity is a name (type 1)",
-    "Kerberos and SAML are no user",
-    "The positive response is given where it is asked",
+    "The accepted types of user identity are name (type 1)",
+    "Kerberos and SAML users are unknown",
+    "The positive response is sent when it was requested",
 )
 @pytest.mark.parametrize(("kind", "response"), [(1, b"\0\0"), (2, b"\0\0"), (3, None), (4, None), (5, None)])
 def test_a_user_identity_is_taken(archive, kind, response):
@@ -173,7 +173,7 @@ def test_common_extended_negotiation_is_not_answered(archive):
     assert 0x57 not in dict(answered(archive.port, struct.pack(">BBH", 0x57, 0, len(body)) + body))
 
 
-@asks("An association of which no presentation context is accepted is accepted")
+@asks("An association is accepted even if none of its presentation contexts is")
 def test_an_association_without_an_accepted_context(archive):
     """An A-ASSOCIATE-AC comes, and a release is answered."""
     with Raw(archive.port) as client:
@@ -226,7 +226,7 @@ def test_a_user_that_is_proposed_has_to_be_known_where_users_are_looked_at(guard
         assert client.pdu()[0] == (0x02 if accepted else REJECT)
 
 
-@asks("An AE may do what `services`", "Everybody may do Verification", "A peer with `destinations` may have")
+@asks("The key `services` of a peer names", "Every AE may use Verification", "A peer with `destinations` may move")
 @pytest.mark.parametrize("calling", ["LIMITED", "STRANGER"])
 def test_who_may_do_nothing_is_answered_with_0124_and_echoed(tmp_path, calling):
     """A peer whose block names no services, and a stranger where `access.services` names none."""
@@ -267,7 +267,7 @@ def test_every_option_of_access(archive, guarded, tmp_path, row):
         assert triplet(guarded.port, **({"called": "MINE"} | asked)) == reason
 
 
-@asks("breaks PS3.7 or PS3.8, is answered with an A-ABORT")
+@asks("violates PS3.7 or PS3.8, receives an A-ABORT")
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -299,7 +299,7 @@ def test_every_service_takes_each_of_its_transfer_syntaxes(archive, row):
 
 @asks(
     "Every proposed presentation context is answered on its own, with the first of its transfer syntaxes",
-    "A context whose SOP Class is not supported is refused with result 3",
+    "A context with an unsupported SOP Class is rejected with result 3",
 )
 @pytest.mark.parametrize(
     ("sop_class", "proposed", "answer"),
@@ -324,7 +324,7 @@ def test_which_transfer_syntax_is_accepted(archive, sop_class, proposed, answer)
     assert found == [answer, (ACCEPTED, IMPLICIT), answer]
 
 
-@asks("For a peer with `transfer_syntaxes` in the table of peers their order decides")
+@asks("If a peer has `transfer_syntaxes` in the table of peers, their order decides")
 def test_a_peer_with_an_order_of_its_own(archive):
     """Its order decides for Storage and not for queries; what is not in it counts last."""
     proposals = [
@@ -337,7 +337,7 @@ def test_a_peer_with_an_order_of_its_own(archive):
     assert found == [JPEG, IMPLICIT, BIG, EXPLICIT]
 
 
-@asks("Of a Storage SOP Class the requestor gets the roles", "Role selection for other SOP Classes is not answered")
+@asks("For a Storage SOP Class the requestor gets the roles", "Role selection for other SOP Classes is not answered")
 @pytest.mark.parametrize(("scu", "scp"), [(0, 1), (1, 1), (1, 0)])
 def test_role_selection(archive, scu, scp):
     """The roles of Storage are given as proposed; for a query nothing is said, nor where nothing was proposed."""
@@ -356,7 +356,7 @@ def agreed(port, sop_class, offered):
     return found[0].removeprefix(prefix) if found else None
 
 
-@asks("Each byte that is offered is answered: 1 where it was 1 and is agreed to, else 0")
+@asks("Each proposed byte is answered: with 1 if it was 1 and the option is supported, otherwise with 0")
 @pytest.mark.parametrize(
     "row", rows("2.4 SOP Class Extended Negotiation", "service"), ids=lambda row: " ".join(row[:2])
 )
@@ -370,7 +370,7 @@ def test_every_byte_of_extended_negotiation(archive, row):
                 assert found == bytes(int(place) - 1) + bytes([expected])
 
 
-@asks("Bytes that are not offered are not answered")
+@asks("Bytes that are not proposed are not answered")
 def test_what_is_not_offered_is_not_answered(archive):
     """More bytes than there are, none at all, a SOP Class without a table, and one without a context."""
     here = [row for row in rows("2.4 SOP Class Extended Negotiation", "service") if row[0] == "C-FIND"]
@@ -396,7 +396,9 @@ def test_every_status_of_verification(archive, row):
     assert row[0] == NOT_PROVOKED or (response.status, 0x0902 in response.elements) == (0x0000, False)
 
 
-@asks("A request in a presentation context of another SOP Class is answered with 0122, one for an operation that its")
+@asks(
+    "A request in a presentation context of another SOP Class is refused with 0122, and one for an operation that its"
+)
 def test_requests_that_are_no_part_of_the_services(archive):
     """0122 for the context's fault, 0211 for an operation of another class or of none; the association goes on."""
     assert store(archive.port, study(series=1, instances=1)[0], context="1.2.840.10008.5.1.4.1.1.4").status == 0x0122
@@ -419,7 +421,7 @@ def test_what_can_be_configured_is_there():
     assert [each for each in named if each[1] not in example[each[0]]] == []
 
 
-@asks("Flags of `pacs` beat the environment, which beats `config.toml`")
+@asks("Flags of `pacs` override the environment, which overrides `config.toml`")
 def test_flags_beat_the_environment_which_beats_the_file(tmp_path):
     """`pacs conformance` tells the AE title of each."""
     file = tmp_path / "config.toml"
@@ -435,7 +437,10 @@ def test_flags_beat_the_environment_which_beats_the_file(tmp_path):
     assert told("--set", "server.ae_title=FLAG", env=environment) == "FLAG"
 
 
-@asks("The server listens on 127.0.0.1", "Listening beyond its own machine while anybody may call is refused")
+@asks(
+    "The server listens on 127.0.0.1",
+    "Listening on other addresses than loopback while everybody may associate is refused",
+)
 def test_the_server_listens_on_this_machine_unless_it_is_meant(archive, tmp_path):
     """The port is taken on 127.0.0.1 and free on another address of this machine; all addresses are refused."""
     with socket.socket() as other:
@@ -448,9 +453,9 @@ def test_the_server_listens_on_this_machine_unless_it_is_meant(archive, tmp_path
 
 @asks(
     "Associations can be encrypted by TLS 1.2 or newer",
-    "Those who call can be asked for a certificate",
-    "Peers with `tls` are called with TLS",
-    "A user identity is checked where `access.users` says so",
+    "The server can request a certificate from requestors",
+    "Connections to peers with `tls` use TLS",
+    "A user identity is checked as `access.users` says",
 )
 def test_there_is_tls_where_it_is_configured(archive, tmp_path):
     """A ClientHello on the plain port is answered with an A-ABORT; tests/cli/test_encryption.py asks the rest."""

@@ -45,14 +45,14 @@ MANNERS = {
         0x0000,
         0xFF00,
     ),
-    "several values of a key that is no UID, not negotiated": (
+    "several values of a key other than a UID, not negotiated": (
         lambda: identifier("STUDY", StudyInstanceUID="", AccessionNumber=["A1", "A2"]),
         "FIND",
         0xFF00,
         0xA900,
     ),
     "a query without the unique key of its level": (lambda: identifier("STUDY", StudyID=""), "FIND", 0xFF00, 0xA900),
-    "a retrieve by other keys than unique ones": (
+    "a retrieve by keys other than unique keys": (
         lambda: identifier("STUDY", AccessionNumber="A9"),
         "GET",
         0x0000,
@@ -78,7 +78,7 @@ def tolerant(tmp_path_factory):
         yield running
 
 
-@asks("A query is understood in one of two manners", "The manner of this server is `tolerant`")
+@asks("There are two matching modes", "The matching mode of this server is `tolerant`")
 @pytest.mark.parametrize("row", rows("3.3 Query", "in a request"), ids=lambda row: row[0])
 def test_every_switch_of_the_manners(tolerant, strict, row):
     """Tolerant by default and strict where it is configured, also for a single peer."""

@@ -136,10 +136,10 @@ def test_unique_keys_select(archive, taker, asker, root, level, keys, number):
 
 
 @asks(
-    "The key of the level is always needed in the strict manner",
-    "In the tolerant one the unique keys above may be missing",
-    "Wild cards, and keys with a value that are not supported, are refused with A900",
-    "An instance whose value of a key is unknown is not retrieved",
+    "The strict matching mode requires the key of the level",
+    "In the tolerant matching mode the unique keys above may be missing",
+    "Wild cards, and unsupported keys with a value, are refused with A900",
+    "An instance without a value for a key is not retrieved",
 )
 @pytest.mark.parametrize(
     ("level", "keys", "tolerant", "strict"),
@@ -177,7 +177,7 @@ def strictly(tmp_path_factory):
         yield running
 
 
-@asks("Where nothing is found the status is 0000 with counts of zero")
+@asks("If nothing is found, the status is 0000 with counts of zero")
 def test_nothing_found(taker, asker):
     """Neither a list nor a sub-operation."""
     for response in (
@@ -191,7 +191,7 @@ def test_nothing_found(taker, asker):
 # --- destinations ------------------------------------------------------------------------------------------------
 
 
-@asks("A move destination is an AE title of the table of peers", "It is looked at before anything else")
+@asks("A move destination is an AE title of the table of peers", "The destination is checked first")
 @pytest.mark.parametrize(
     ("title", "status"), [("TAKER", 0), (" TAKER ", 0), ("taker", 0xA801), ("PACS", 0xA801), ("", 0xA801)]
 )
@@ -225,9 +225,9 @@ def test_the_requestor_and_the_server_itself_as_destinations(tmp_path):
 
 
 @asks(
-    "The instances are sent on associations of their own for a C-MOVE",
+    "A C-MOVE sends the instances on associations of its own",
     "A C-STORE request carries the priority of the retrieve",
-    "It starts associations only to send what a C-MOVE asked for",
+    "It requests associations only to send the instances of a C-MOVE",
 )
 @pytest.mark.parametrize("priority", [0, 1, 2])
 def test_what_a_store_request_carries(archive, taker, priority):
@@ -245,8 +245,8 @@ def test_what_a_store_request_carries(archive, taker, priority):
 
 
 @asks(
-    "Contexts are proposed for what will be sent and nothing else",
-    "An instance is sent as it is stored where that was accepted",
+    "Only contexts for the selected instances are proposed",
+    "An instance is sent unchanged if its transfer syntax was accepted",
     "Encapsulated pixel data are not transcoded",
 )
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_more_contexts_than_an_association_has(tmp_path):
     assert len({id(each.assoc) for each in taker.events}) == 2
 
 
-@asks("A peer with `associations` in the table of peers gets those of a C-MOVE on as many at once")
+@asks("For a peer with `associations` in the table of peers a C-MOVE uses that many associations at once")
 @pytest.mark.parametrize(("configured", "opened"), [(3, 3), (16, 4)])
 def test_several_associations_to_a_destination(tmp_path, configured, opened):
     """Each has one of the four instances before any is answered, and they are begun after one another."""
@@ -320,7 +320,7 @@ def test_several_associations_to_a_destination(tmp_path, configured, opened):
     assert len({id(each.assoc) for each in events}) == opened
 
 
-@asks("Where there are several associations, each is given up after two failures in a row")
+@asks("With several associations, each is given up after two failures in a row")
 def test_several_associations_that_are_lost(tmp_path):
     """A destination that always aborts is called twice for each of two associations, and all four have failed."""
     called = []
@@ -338,7 +338,7 @@ def test_several_associations_that_are_lost(tmp_path):
     assert len(dict.fromkeys(called)) <= 4
 
 
-@asks("In a C-GET the contexts count in which the requestor is SCP")
+@asks("A C-GET uses the contexts in which the requestor is SCP")
 def test_a_get_sends_where_the_requestor_is_scp(archive):
     """With the role everything comes, on the association of the request; without it everything fails."""
     selection = identifier("STUDY", StudyInstanceUID=STUDY)
@@ -356,10 +356,8 @@ def test_a_get_sends_where_the_requestor_is_scp(archive):
         assert counts(final) == (None, came, 4 - came, 0)
 
 
-@asks(
-    "A sub-operation is completed when it is answered with 0000", "It counts as warning when it is answered with 0107"
-)
-@asks("It has failed with every other status", "The others go on")
+@asks("A sub-operation is completed if its status is 0000", "It counts as warning if its status is 0107")
+@asks("It has failed with any other status", "A failure does not end the other sub-operations")
 def test_how_sub_operations_count(archive, taker, asker):
     """Every status of the table of warnings is one, others are failures, and nothing is left out because of them."""
     (said,) = (each for each in sentences() if each.startswith("It counts as warning"))
@@ -373,7 +371,7 @@ def test_how_sub_operations_count(archive, taker, asker):
         assert final.dataset().FailedSOPInstanceUIDList == UIDS[1]
 
 
-@asks("without an answer in time", "when the stored file cannot be read")
+@asks("without a response in time", "if the stored file cannot be read")
 def test_other_ways_to_fail(tmp_path):
     """No context, no file, no answer: each fails alone."""
     other, gone, late, fine = study(series=1, instances=4)
@@ -398,7 +396,7 @@ def test_other_ways_to_fail(tmp_path):
     assert set(final.dataset().FailedSOPInstanceUIDList) == {each.SOPInstanceUID for each in (other, gone, late)}
 
 
-@asks("Where `files.verify` is true, the digest of each instance is compared")
+@asks("If `files.verify` is true, the digest of each instance is verified")
 def test_what_is_not_what_was_received_is_not_sent(tmp_path, taker):
     """It fails alone, and nothing of it reaches the destination, neither by a C-MOVE nor by a C-GET."""
     first, bad, last = study(series=1, instances=3)
@@ -413,7 +411,7 @@ def test_what_is_not_what_was_received_is_not_sent(tmp_path, taker):
     assert sorted(taker.taken) == sorted((first.SOPInstanceUID, last.SOPInstanceUID))
 
 
-@asks("A destination that cannot be reached, or is lost, is called again for the next instance")
+@asks("A destination that cannot be reached, or whose association is lost, is connected again for the next instance")
 @pytest.mark.parametrize(("lost", "completed", "calls"), [(1, 3, 2), (2, 2, 3), (3, 0, 2)])
 def test_a_destination_that_is_lost(tmp_path, lost, completed, calls):
     """Lost once, or again after a success, it is called again; twice in a row, and the rest has failed."""
@@ -441,7 +439,7 @@ def begin(client: Raw, **associate: object) -> None:
     client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, data, [raw.element(0x0600, b"TAKER ")]))
 
 
-@asks("The next sub-operation may have begun by then, and is one of the remaining")
+@asks("The next sub-operation may have begun by then, and counts as remaining")
 def test_a_pending_response_while_the_next_runs(tmp_path):
     """The first is told of while the second has no answer yet: three of four remain."""
     seen, told = [], threading.Event()
@@ -462,7 +460,7 @@ def test_a_pending_response_while_the_next_runs(tmp_path):
     assert [counts(each)[0] for each in (first, *rest)] == [3, 2, 1, 0, None]
 
 
-@asks("When the association of the requester is lost, no further sub-operation begins")
+@asks("After the association of the requestor is lost, no further sub-operation begins")
 def test_a_requester_that_is_lost(archive, taker):
     """The sub-operation that runs is the last one; the association to the destination ends."""
     taker.hang.clear()
@@ -482,7 +480,7 @@ def test_a_requester_that_is_lost(archive, taker):
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-@asks("Completed, failed, warning and remaining add up", "The final response tells completed, failed and warning")
+@asks("Completed, failed, warning and remaining add up", "The final response contains completed, failed and warning")
 def test_the_counts_of_every_response(taker, asker):
     """Always four in all; remaining in Pending responses only, and a list where one failed."""
     taker.answers.update({UIDS[0]: 0xB000, UIDS[2]: 0xC000})
@@ -497,7 +495,7 @@ def test_the_counts_of_every_response(taker, asker):
 # --- cancel ------------------------------------------------------------------------------------------------------
 
 
-@asks("A C-CANCEL is honoured from the packet of its request on", "The operation ends with FE00 and at most")
+@asks("A C-CANCEL takes effect from the packet of its request on", "The operation ends with FE00, after at most")
 @pytest.mark.parametrize("operation", ["FIND", "MOVE", "GET"])
 def test_a_cancel_in_the_packet_of_the_request(archive, taker, operation):
     """FE00, nothing sent, and the Message ID is good for another request."""
@@ -514,7 +512,7 @@ def test_a_cancel_in_the_packet_of_the_request(archive, taker, operation):
         assert client.until_final()[-1].status != 0xFE00
 
 
-@asks("No new sub-operation begins", "Remaining counts those that had not begun")
+@asks("No new sub-operation begins", "Remaining counts the sub-operations that had not begun")
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_cancel_during_a_sub_operation(archive, taker, answers):
     """The running one ends as it would within the time it has, and has failed after it; no other begins."""
@@ -532,7 +530,7 @@ def test_a_cancel_during_a_sub_operation(archive, taker, answers):
     assert len(taker.taken) == 1
 
 
-@asks("A C-CANCEL for anything else is ignored, and the Message ID can be used again")
+@asks("A C-CANCEL for any other Message ID is ignored, and the Message ID can be used again")
 def test_a_cancel_for_something_else(archive, taker):
     """Another Message ID, none that runs: the operation goes on to its end, and so does the next of the same ID."""
     with Raw(archive.port) as client:
@@ -655,7 +653,7 @@ def test_every_status(archive, taker, tmp_path, operation, code):
         assert f"{response.status:04X}" == code, response.text(COMMENT)
         assert (COMMENT in response.elements) == ("0902" in related)
         assert ELEMENT not in response.elements or "0901" in related
-        if not related.startswith("once"):
+        if not related.startswith("if "):
             for number in ("1020", "1021", "1022", "1023"):
                 assert (int(number, 16) in response.elements) == (number in related)
         assert (response.data is not None) == (code in ("A702", "B000"))

@@ -112,7 +112,7 @@ def test_every_transfer_syntax_is_accepted_and_stored(archive, row):
     assert found.AvailableTransferSyntaxUID == row[1]
 
 
-@asks("the Non-Patient Object Storage SOP Classes, Media Storage Directory and Storage Commitment never are")
+@asks("the Non-Patient Object Storage SOP Classes, Media Storage Directory and Storage Commitment are never accepted")
 @pytest.mark.parametrize("sop_class", NEVER.values(), ids=NEVER)
 def test_what_is_never_taken(archive, open_to_all, sop_class):
     """Refused as an unknown abstract syntax, or where the service is offered as its instance, switch or not."""
@@ -157,7 +157,7 @@ def fetched(archive, dataset: Dataset) -> bytes:
     return sent.data
 
 
-@asks("The data set is kept byte by byte as it was received", "No attribute is coerced")
+@asks("The data set is stored byte by byte as it was received", "No attribute is coerced")
 def test_the_data_set_comes_back_byte_by_byte(archive):
     """With private elements, values that break their VR, odd order of nothing, and without groups 0000 and 0002."""
     made = instance("BYTES", StudyDate="20269999", PatientSex="X", SpecificCharacterSet="ISO_IR 100")
@@ -169,7 +169,7 @@ def test_the_data_set_comes_back_byte_by_byte(archive):
     assert fetched(archive, made) == sent
 
 
-@asks("No meaning is attached to the limits or the order of associations")
+@asks("The boundaries and the order of associations have no meaning")
 def test_associations_mean_nothing(archive):
     """Instances of two studies in any order, two associations in the middle of each other: all are there."""
     one, two = (study(series=2, instances=2, patient_id="ORDER", number=number) for number in (1, 2))
@@ -180,7 +180,7 @@ def test_associations_mean_nothing(archive):
     assert [(each.NumberOfStudyRelatedSeries, each.NumberOfStudyRelatedInstances) for each in found] == [(2, 4)] * 2
 
 
-@asks("Status B000 means that an instance names another patient", "It is kept as it is and found under the patient")
+@asks("Status B000 means that an instance names another patient", "It is stored unchanged, and found under the patient")
 def test_conflicting_parents(archive):
     """A study under a second patient, a series under a second study: stored, and found where the first were."""
     first, second, third = study(series=1, instances=3, patient_id="FIRST")
@@ -199,7 +199,7 @@ def test_conflicting_parents(archive):
     assert [store(archive.port, each).status for each in (lone[0], lone[1])] == [0x0000, 0xB000]
 
 
-@asks("A patient is known by Patient ID and Issuer of Patient ID")
+@asks("A patient is identified by Patient ID and Issuer of Patient ID")
 def test_who_is_one_patient(archive):
     """The same ID of two issuers is two patients; without an ID every study has a patient of its own."""
     for number, issuer in ((1, "A"), (2, "B"), (3, "A")):
@@ -214,7 +214,7 @@ def test_who_is_one_patient(archive):
         assert len(asker.found("PATIENT", "Patient Root", PatientName="NO^ID")) == 2
 
 
-@asks("Of an attribute of a patient, study or series the first value that was received counts")
+@asks("For an attribute of a patient, study or series, queries use the first value that was received")
 def test_the_first_value_counts(archive):
     """What comes later fills what was empty, and changes nothing else."""
     first, second = study(series=1, instances=2, patient_id="VALUES")
@@ -245,7 +245,7 @@ DUPLICATES = {
 """What the same bytes, the same values in another encoding, and other values are answered with, and which stay."""
 
 
-@asks("Status 0000 means that the bytes have reached the disk and the index is committed")
+@asks("Status 0000 means that the bytes are on disk and the index is committed")
 @pytest.mark.parametrize(
     "row", [row for row in rows("3.2 Storage", "option") if row[0] == "storage.duplicates"], ids=lambda row: row[1]
 )
@@ -262,7 +262,7 @@ def test_duplicates(tmp_path, row):
         assert (*statuses, stored_comments(archive, made)) == DUPLICATES[row[1]]
 
 
-@asks("An instance of at most 1 MiB may have reached it in a journal only, from which the next start restores its file")
+@asks("An instance of at most 1 MiB may be on disk in a journal only, from which the next start restores its file")
 @pytest.mark.parametrize("side", [8, 720])
 def test_what_was_answered_is_restored_from_the_journal(tmp_path, side):
     """An image of 1 MiB and a small one whose files the disk never got; a larger one is not in the journal."""

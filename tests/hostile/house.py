@@ -16,6 +16,7 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, identifier
 from tests.docs.asking import CT, VERIFICATION, role
+from tests.programs import start
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
 
@@ -32,7 +33,7 @@ SPARE = 64
 segments of the journal. Whatever a peer leaves behind each time soon is more.
 """
 
-READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, encrypted on port (\d+))?\n")
+READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, TLS on port (\d+))?\n")
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z \[(\w+) *\] (.*)")
 """A line of the log: its level, and what it says."""
 
@@ -251,7 +252,7 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
     command = [sys.executable, "-m", "pacs", "serve", "--config", str(inside / "config.toml")]
     with (
         log.open("wb") as err,
-        subprocess.Popen(command, cwd=inside / "run", stdout=subprocess.PIPE, stderr=err, text=True) as process,
+        start(command, cwd=inside / "run", stdout=subprocess.PIPE, stderr=err, text=True) as process,
     ):
         try:
             assert process.stdout is not None

@@ -24,7 +24,7 @@ from pacs.observability.events import (
 from pacs.testing import Fault, serving, study
 from tests.archives import take_in
 from tests.dimse.test_explained import ask
-from tests.programs import run
+from tests.programs import run, start
 from tests.waiting import eventually
 
 AES = {"calling_ae_title": "WS", "called_ae_title": "PACS"}
@@ -85,7 +85,17 @@ def test_associations_and_operations_are_running_until_they_end(activity, record
 def test_single_instances_are_not_recorded(activity, record):
     """Neither C-STOREs nor sub-operations."""
     record(finished(kind="C-STORE"))
-    record(InstanceStored(sop_class_uid="1", transfer_syntax="2", size=3, source_ae="WS"))
+    record(
+        InstanceStored(
+            sop_class_uid="1",
+            transfer_syntax="2",
+            size=3,
+            source_ae="WS",
+            sop_instance_uid="4",
+            series_instance_uid="5",
+            study_instance_uid="6",
+        )
+    )
     record(
         SubOperationFinished(
             association="a", destination="D", sop_class_uid="1", transfer_syntax="2", status=0xA700, duration=1.0
@@ -211,7 +221,7 @@ def test_the_supervisor_reads_what_its_workers_have_done(tmp_path):
     """Operations of both, and its own notice of the death of one, whose associations are not running any more."""
     command = [sys.executable, "-c", SERVER]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with start(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             port = int(server.stdout.readline())
             for _ in range(20):

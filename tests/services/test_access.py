@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from pacs.errors import CalledTitleUnknown, CallerUnknown, NotAuthorized, UnknownDestination
-from pacs.services.access import Access, Caller, Rules
+from pacs.services.access import Access, AssociationRequestor, Rules
 from pacs.services.peers import Peer, Peers, Right
 
 ROOM = Peer(
@@ -21,9 +21,11 @@ FREE = Peer("FREE", "10.0.0.7", 104, destinations=None)
 PEERS = Peers([ROOM, SAFE, FREE])
 
 
-def caller(ae_title: str, address: str = "10.0.0.5", called: str = "PACS", certificate: str = "") -> Caller:
+def caller(
+    ae_title: str, address: str = "10.0.0.5", called: str = "PACS", certificate: str = ""
+) -> AssociationRequestor:
     """Return a request to associate."""
-    return Caller(ae_title=ae_title, called_ae_title=called, address=address, certificate=certificate)
+    return AssociationRequestor(ae_title=ae_title, called_ae_title=called, address=address, certificate=certificate)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.255", "fd00::1", "fd12::1%eth0"])

@@ -1,4 +1,4 @@
-"""Explanations of queries and retrieves: what they say, and that they are printable and bounded."""
+"""Explanations of queries and retrieves: their content, printable and of limited length."""
 
 import json
 
@@ -15,7 +15,7 @@ FIND, MOVE = MODELS["1.2.840.10008.5.1.4.1.2.2.1"], MODELS["1.2.840.10008.5.1.4.
 
 @pytest.fixture
 def explain(index):
-    """Explain an Identifier to an empty index, on each kind of database in turn."""
+    """Function that explains an Identifier with an empty index, on each database."""
 
     def explained(level="STUDY", model=FIND, manner=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008
         asked = ExplainRequest(dataset("", QueryRetrieveLevel=level, **keys), model, manner, negotiated)
@@ -25,12 +25,12 @@ def explain(index):
 
 
 def key(explanation, path):
-    """What is said of one key."""
+    """Return the explanation of one key."""
     return next(each for each in explanation.keys if each.key == path)
 
 
 def test_a_query_is_explained_from_its_keys_to_its_sql(explain):
-    """As it came, what it means, how and where it is matched; the SQL with its parameters and its plan."""
+    """Each key has its value, meaning, matching and column; the SQL has parameters and plan."""
     found = explain(PatientName="Doe^J*", StudyDate="", SeriesInstanceUID="")
     assert (found.operation, found.model, found.level, found.manner) == ("C-FIND", "Study Root", "STUDY", "tolerant")
     name = key(found, "PatientName")
@@ -44,8 +44,8 @@ def test_a_query_is_explained_from_its_keys_to_its_sql(explain):
     assert any("doe^j*" in map(str, each.parameters) or "doe^j%" in each.parameters for each in found.statements)
 
 
-def test_what_the_strict_manner_would_have_answered_is_told(explain):
-    """Status, reason, and what it makes of each key."""
+def test_the_answer_of_the_strict_mode_is_stated(explain):
+    """The answer has status, Error Comment and the different keys."""
     found = explain("SERIES", Modality="CT", SeriesInstanceUID="")
     assert found.answer.statuses == ("FF00", "0000")
     assert (found.other.manner, found.other.statuses) == ("strict", ("A900",))
@@ -53,8 +53,8 @@ def test_what_the_strict_manner_would_have_answered_is_told(explain):
     assert str(found.other) == "A900, One single value needed: StudyInstanceUID"
 
 
-def test_where_strict_is_in_force_the_tolerant_answer_is_told(explain):
-    """FF01, as it ignores what is refused."""
+def test_the_tolerant_answer_is_stated_where_strict_is_in_force(explain):
+    """It is FF01, because it ignores unsupported keys."""
     found = explain(manner=STRICT, StudyInstanceUID="", SeriesInstanceUID="")
     assert found.answer.statuses == ("A900",)
     assert (found.other.manner, found.other.statuses) == ("tolerant", ("FF01", "0000"))
@@ -62,8 +62,8 @@ def test_where_strict_is_in_force_the_tolerant_answer_is_told(explain):
     assert "SeriesInstanceUID is ignored (belongs to level SERIES, below the query level)" in found.other.differences
 
 
-def test_what_extended_negotiation_changed_is_told(explain):
-    """The answer without it, and what each key would have been."""
+def test_the_effect_of_extended_negotiation_is_stated(explain):
+    """The answer without it, and the different keys, are stated."""
     found = explain(negotiated=Negotiated(fuzzy_names=True), PatientName="DOE")
     assert found.negotiated == ("fuzzy_names",)
     assert key(found, "PatientName").where == "column patient.patient_name_sounds"
@@ -72,15 +72,15 @@ def test_what_extended_negotiation_changed_is_told(explain):
     assert explain(PatientName="DOE").without_negotiation is None
 
 
-def test_relational_queries_are_what_a_strict_server_was_asked_for(explain):
-    """Without them the same Identifier is refused."""
+def test_negotiated_relational_queries_are_allowed_in_the_strict_mode(explain):
+    """Without relational queries the same Identifier is refused."""
     found = explain("SERIES", manner=STRICT, negotiated=Negotiated(relational=True), SeriesInstanceUID="")
     assert found.answer.statuses == ("FF00", "0000")
     assert found.without_negotiation.statuses == ("A900",)
 
 
 def test_a_retrieve_is_explained_too(explain):
-    """Which instances, by which statement, or why none."""
+    """The statement that selects instances, or the reason for none, is stated."""
     found = explain(model=MOVE, StudyInstanceUID="1.2")
     assert found.operation == "C-MOVE"
     assert [each.purpose for each in found.statements] == ["the instances"]
@@ -95,18 +95,18 @@ def test_a_retrieve_is_explained_too(explain):
         ({"StudyInstanceUID": ""}, "no key restricts the matches: everything at level STUDY matches"),
     ],
 )
-def test_why_nothing_or_everything_matches_is_noted(explain, keys, note):
-    """Though each key may be understood."""
+def test_the_reason_why_nothing_or_everything_matches_is_noted(explain, keys, note):
+    """Each key may be valid."""
     assert note in explain(**keys).notes
 
 
-def test_f3_a_strict_query_without_any_key_is_said_to_match_nothing(explain):
-    """As it is answered."""
+def test_f3_a_strict_query_without_any_key_matches_nothing(explain):
+    """The response is Success without matches."""
     assert explain(manner=STRICT).notes == ("nothing matches: the Identifier has no key (F3)",)
 
 
 def test_every_text_of_an_explanation_is_printable(explain):
-    """Whatever a peer sent: no escape reaches a terminal, no line ends in the middle."""
+    """Control characters of a peer are escaped."""
     evil = "A\x1b[31m\u202e\nB"
     found = explain("IMAGE", PatientID=evil, PatientComments=f"{evil}*", StudyInstanceUID=evil, KVP=evil)
     assert all(line.isprintable() for line in found.lines())
@@ -117,15 +117,15 @@ def test_every_text_of_an_explanation_is_printable(explain):
 
 
 def test_a_long_value_is_cut(explain):
-    """A list of a thousand UIDs is told by the first of them."""
+    """A list of a thousand UIDs is shortened to the first."""
     found = explain(StudyInstanceUID="\\".join(f"1.2.{number}" for number in range(1000)))
     told = key(found, "StudyInstanceUID")
     assert told.meaning.endswith("or 1.2.9 or 990 more")
     assert len(told.asked) == 201
 
 
-def test_an_index_that_does_not_answer_is_told_and_the_rest_as_well(index, tmp_path):
-    """The keys and the verdicts need no index."""
+def test_without_an_index_the_rest_is_explained(index, tmp_path):
+    """Keys and answers need no index."""
     asked = ExplainRequest(
         dataset("", QueryRetrieveLevel="STUDY", StudyInstanceUID="1.2"), FIND, TOLERANT, Negotiated()
     )
@@ -139,8 +139,8 @@ def test_an_index_that_does_not_answer_is_told_and_the_rest_as_well(index, tmp_p
     assert any("the statements are not shown" in line for line in found.lines())
 
 
-def test_what_is_described_can_be_written_as_json(explain):
-    """Every value is plain."""
+def test_an_explanation_can_be_encoded_as_json(explain):
+    """Every value can be encoded."""
     described = explain(PatientName="DOE*").described()
     assert json.loads(json.dumps(described))["keys"] == json.loads(json.dumps(described["keys"]))
     assert {each["indexed"] for each in described["statements"]} <= {True, False}

@@ -44,9 +44,7 @@ class _Watch:
 
 
 class CancelMonitor:
-    """One thread that watches the associations of all busy threads. It starts with the first watch, and never blocks
-    on an association.
-    """
+    """One thread that watches the associations of all busy threads; it starts with the first watch."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

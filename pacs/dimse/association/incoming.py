@@ -141,7 +141,7 @@ class Incoming:
         return None
 
     def _note_progress(self) -> None:
-        if not (self._upper.has_partial_pdu or self._assembler.is_amid_message):
+        if not (self._upper.has_partial_pdu or self._assembler.has_partial_message):
             self.partial_since, self.waited, self._began_at = None, 0.0, self._upper.wire.received
         elif self.partial_since is None:
             self.partial_since = time.monotonic()
@@ -178,7 +178,7 @@ class Incoming:
     def _release(self, primitive: A_RELEASE) -> None:
         """Act on a release request or its confirmation; both sides may request at once (PS3.8 7.2.2.7)."""
         if self._upper.state == RELEASE_INDICATED:
-            if self._assembler.is_amid_message:
+            if self._assembler.has_partial_message:
                 raise ProtocolViolation("A release came where the rest of a message was due")
             self.release_indicated = True
             self._cancel_all(RELEASED)

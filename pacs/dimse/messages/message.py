@@ -92,7 +92,7 @@ def pdvs(body: memoryview) -> Iterator[PDV]:
         length, context_id, control = _PDV.unpack_from(body, offset)
         end = offset + 4 + length
         if length < 2 or end > len(body):
-            raise ProtocolViolation("A PDV is longer or shorter than it can be")
+            raise ProtocolViolation("A PDV has an invalid length")
         yield context_id, control, body[offset + _PDV.size : end]
         offset = end
         if offset == len(body):
@@ -110,14 +110,14 @@ class Assembler:
         self._open: Message | None = None
 
     @property
-    def is_amid_command(self) -> bool:
+    def has_partial_command(self) -> bool:
         """Whether only a part of a command set has arrived."""
         return self._context_id is not None
 
     @property
-    def is_amid_message(self) -> bool:
+    def has_partial_message(self) -> bool:
         """Whether the rest of a command set or of a data set is missing."""
-        return self.is_amid_command or self._open is not None
+        return self.has_partial_command or self._open is not None
 
     def command(self, context_id: int, control: int, fragment: memoryview) -> Message | None:
         """Add a fragment of a command set. Return the message it completes, if any. Raises ProtocolViolation."""
@@ -145,7 +145,7 @@ class Assembler:
     def data(self, context_id: int, control: int) -> Message:
         """Return the message that a fragment of a data set belongs to. Raises ProtocolViolation."""
         message = self._open
-        if message is None or self.is_amid_command or message.context.id != context_id:
+        if message is None or self.has_partial_command or message.context.id != context_id:
             raise ProtocolViolation("A fragment of a data set belongs to no command")
         if control & LAST:
             message.is_complete = True

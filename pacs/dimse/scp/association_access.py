@@ -1,4 +1,4 @@
-"""Who may associate, decided by the services: access by AE title, address and certificate, and user identity."""
+"""Access of associations by the rules of `services.access` and `services.users`."""
 
 from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.upper.user_information import UserIdentity
@@ -17,7 +17,7 @@ class AssociationAccess:
     def admit(self, caller: CallingAE) -> None:
         """Check that a caller may associate. Raises NotAuthorized."""
         self._service.admit(
-            access.Caller(
+            access.AssociationRequestor(
                 ae_title=caller.ae_title,
                 called_ae_title=caller.called_ae_title,
                 address=caller.address,

@@ -1,4 +1,4 @@
-"""Where something may come between a server and the settings it goes by. Mostly nothing does."""
+"""Where fault injection and observation of tests attach to a server: its settings can be replaced."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,22 +7,22 @@ if TYPE_CHECKING:
     from pacs.dimse.server.server import Settings
 
 
-class Interposes(Protocol):
-    """What may change the settings of a server as they are made."""
+class FaultHook(Protocol):
+    """Replaces the settings of a server whenever they are made."""
 
-    def on(self, settings: "Settings", handlers: "Handlers | None" = None) -> "Settings":
-        """The settings that are gone by instead; `handlers` are those in the table of `settings`."""
+    def apply(self, settings: "Settings", handlers: "Handlers | None" = None) -> "Settings":
+        """Return the settings to use instead; `handlers` are those in the table of `settings`."""
 
     def close(self) -> None:
-        """The server has stopped."""
+        """End what still runs after the server has stopped."""
 
 
-class Nothing:
-    """Lets a server go by its settings as they are."""
+class NoFaults:
+    """The hook of a server without fault injection."""
 
-    def on(self, settings: "Settings", _handlers: "Handlers | None" = None) -> "Settings":
-        """The same."""
+    def apply(self, settings: "Settings", _handlers: "Handlers | None" = None) -> "Settings":
+        """Return the settings unchanged."""
         return settings
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing."""

@@ -297,9 +297,9 @@ class Handlers:
 def _check_action(request: Command) -> None:
     """Raise NoSuchInstance or NoSuchAction unless it is the action of the Push Model (PS3.4 J.3.2, J.3.5)."""
     if request.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
-        raise NoSuchInstance(f"Storage commitment is asked of {STORAGE_COMMITMENT_INSTANCE}")
+        raise NoSuchInstance(f"Requested SOP Instance UID is not {STORAGE_COMMITMENT_INSTANCE}")
     if request.action_type != REQUEST_STORAGE_COMMITMENT:
-        raise NoSuchAction(f"The Action Type ID of a request is {REQUEST_STORAGE_COMMITMENT}")
+        raise NoSuchAction(f"Action Type ID is not {REQUEST_STORAGE_COMMITMENT}")
 
 
 def _subject(subject: Subject, instances: Sequence[StoredInstance]) -> Subject:

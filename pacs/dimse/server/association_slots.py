@@ -107,10 +107,10 @@ class WorkerSlots:
         return any(row[_CONNECTIONS] < mine for row in self._slots.rows if row[_IS_SERVING])
 
     def has_too_many(self, most: int) -> bool:
-        """Whether all workers have more than `most` connections without an association, and this one more than its
-        share of them.
+        """Return whether this worker must close connections without an association.
 
-        Only workers above their share close connections, so that a flood of one worker does not block the others.
+        It must if all workers have more than `most` of them, and this one more than its share: a flood of one worker
+        must not block the others.
         """
         rows = self._slots.rows
         return sum(row[_UNASSOCIATED] for row in rows) > most and self._row[_UNASSOCIATED] * len(rows) > most

@@ -68,7 +68,7 @@ class Settings:
 
 
 class AssociationObserver:
-    """Told of the associations of a server, in their threads. This base class does nothing."""
+    """Callbacks of a server, called in the threads of its associations. This base class does nothing."""
 
     def accepted(self, association: Association) -> None:
         """Note that an association is established."""
@@ -95,7 +95,7 @@ class _Connection:
     is_secure: bool
 
 
-class Server:
+class DimseServer:
     """Accepts associations on one or more addresses and serves each in a thread of its own.
 
     An association takes a slot when its request arrives; a connection without a request takes none (P7). The server

@@ -26,7 +26,7 @@ class InputSource(Protocol):
 
 @dataclass
 class WaitContext:
-    """What a thread serves in every wait of one operation.
+    """The input sources, wake-up, timer and cancellation of every wait of one operation.
 
     `sources` are associations whose C-CANCEL, release or loss must be noticed meanwhile, such as that of the C-MOVE
     requestor. A call of `wake_up.wake()` ends a wait. Once `cancellation` is requested, waits go on for at most `grace`

@@ -1,7 +1,6 @@
-"""The small data the checks need: the same for the same prefix, and told by it from everything else on the server.
+"""The instances that the checks store: the same ones for the same prefix, which tells them from other data.
 
-Run again, the same instances are stored again: nothing piles up. Patient IDs begin with the prefix, UIDs with a root
-that is made of it; no other data is looked at.
+A second run stores the same instances again. Patient IDs begin with the prefix, and UIDs with a root derived from it.
 """
 
 import hashlib
@@ -20,15 +19,15 @@ MODALITIES = {CT: "CT", MR: "MR", SC: "OT"}
 RLE = "1.2.840.10008.1.2.5"
 
 MANY = 40
-"""Instances of the study on which cancels are tried."""
+"""The number of instances in the study for cancels."""
 
 PROBES = 9
-"""How many instances the checks store besides, some of which a server may refuse."""
+"""The number of further instances that checks store; a server may refuse some of them."""
 
 
 @dataclass(frozen=True)
-class Specimen:
-    """An instance: its data set, and the transfer syntax it is stored in."""
+class SampleInstance:
+    """A data set and the transfer syntax that it is stored in."""
 
     dataset: Dataset
     syntax: str = wire.EXPLICIT
@@ -44,13 +43,13 @@ class Specimen:
         return str(self.dataset.SOPClassUID)
 
     def encode(self) -> bytes:
-        """The data set's bytes in its transfer syntax."""
+        """Return the data set in its transfer syntax."""
         return wire.encoded(self.dataset, self.syntax)
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study of the specimens: what is said of it, and its series as (SOP Class, instances)."""
+class SampleStudy:
+    """A study of the samples: attribute values, and its series as (SOP Class, number of instances)."""
 
     label: str
     patient: str
@@ -68,78 +67,78 @@ class Study:
 ALPHA = "Pacsrun^Alpha^Middle"
 
 STUDIES = (
-    Study(
+    SampleStudy(
         "1", "1", ALPHA, "20200115", "101530.250", "ACC-a1", "Id-11", "Chest 100%_[x]", series=((CT, 2), (MR, 1))
     ),
-    Study("2", "1", ALPHA, "20200120", "2230", "acc-a1", "id-11", "Abdomen"),
-    Study("3", "1", ALPHA, "20200131", "235959"),
-    Study("4", "1", ALPHA, "20210601", "08", "ACC_a1", "Other_22", "Abdomen", series=((SC, 1),)),
-    Study(
+    SampleStudy("2", "1", ALPHA, "20200120", "2230", "acc-a1", "id-11", "Abdomen"),
+    SampleStudy("3", "1", ALPHA, "20200131", "235959"),
+    SampleStudy("4", "1", ALPHA, "20210601", "08", "ACC_a1", "Other_22", "Abdomen", series=((SC, 1),)),
+    SampleStudy(
         "5", "2", "Pacsrun-Yamada^Tarou=山田^太郎=やまだ^たろう", "20200201", "120000", "ACC-5", "5",
         charset=("", "ISO 2022 IR 87"),
     ),
-    Study("6", "3", "Pacsrun-Müller^Jürgen", "20200202", "120000", "ACC-6", "6", charset="ISO_IR 100"),
-    Study("7", "4", "Pacsrun-Ωmega^Σofia", "20200203", "120000", "ACC-7", "7", charset="ISO_IR 192"),
-    Study("8", "5", "Pacsrun^Rle", "20200204", "120000", "ACC-8", "8", series=((SC, 1),), syntax=RLE),
-    Study("9", "6", "Pacsrun^Many", "20200205", "120000", "ACC-9", "9", series=((SC, MANY),)),
+    SampleStudy("6", "3", "Pacsrun-Müller^Jürgen", "20200202", "120000", "ACC-6", "6", charset="ISO_IR 100"),
+    SampleStudy("7", "4", "Pacsrun-Ωmega^Σofia", "20200203", "120000", "ACC-7", "7", charset="ISO_IR 192"),
+    SampleStudy("8", "5", "Pacsrun^Rle", "20200204", "120000", "ACC-8", "8", series=((SC, 1),), syntax=RLE),
+    SampleStudy("9", "6", "Pacsrun^Many", "20200205", "120000", "ACC-9", "9", series=((SC, MANY),)),
 )  # fmt: skip
 
 LABELS = frozenset(each.label for each in STUDIES)
 
 
 @dataclass
-class Specimens:
-    """The specimens of a run with one prefix, such as PACSRUN."""
+class SampleData:
+    """The samples of a run with one prefix, such as PACSRUN."""
 
     prefix: str = "PACSRUN"
     root: str = field(init=False)
-    """What every UID begins with."""
+    """The prefix of all UIDs."""
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.prefix.encode()).digest()[:12]
         self.root = f"2.25.{int.from_bytes(digest, 'big')}."
 
-    def __iter__(self) -> Iterator[Specimen]:
+    def __iter__(self) -> Iterator[SampleInstance]:
         for each in STUDIES:
             yield from self.study(each.label)
 
     def patient_id(self, number: str) -> str:
-        """The Patient ID of a patient of the specimens."""
+        """Return the Patient ID of a patient of the samples."""
         return f"{self.prefix}-{number}"
 
     def uid(self, *places: object) -> str:
-        """The UID of a study, of one of its series, or of an instance in that, by label and numbers from 1."""
+        """Return the UID of a study, series or instance, given the label of the study and numbers from 1."""
         return self.root + ".".join(map(str, places))
 
     def label(self, study_uid: str) -> str:
-        """The label of a study, '' for one that is none of these."""
+        """Return the label of a study, '' if it does not belong to the samples."""
         return study_uid.removeprefix(self.root) if study_uid.startswith(self.root) else ""
 
-    def study(self, label: str) -> list[Specimen]:
-        """The instances of a study."""
+    def study(self, label: str) -> list[SampleInstance]:
+        """Return the instances of a study."""
         study = next(each for each in STUDIES if each.label == label)
         return [
-            Specimen(self._instance(study, sop_class, place, number), study.syntax)
+            SampleInstance(self._instance(study, sop_class, place, number), study.syntax)
             for place, (sop_class, count) in enumerate(study.series, 1)
             for number in range(1, count + 1)
         ]
 
-    def instance(self, label: str, series: int = 1, number: int = 1) -> Specimen:
-        """One instance."""
+    def instance(self, label: str, series: int = 1, number: int = 1) -> SampleInstance:
+        """Return one instance."""
         return next(each for each in self.study(label) if each.uid == self.uid(label, series, number))
 
-    def probe(self, place: int, **attributes: Any) -> Specimen:
-        """An instance that a check stores: in a study of its own under patient S, with attributes by keyword."""
-        study = Study(str(100 + place), "S", "Pacsrun^Probe", "20200301", "120000", f"ACC-{100 + place}")
+    def probe(self, place: int, **attributes: Any) -> SampleInstance:
+        """Return an instance for a check to store, in a study of its own under patient S; attributes are by keyword."""
+        study = SampleStudy(str(100 + place), "S", "Pacsrun^Probe", "20200301", "120000", f"ACC-{100 + place}")
         dataset = self._instance(study, CT, 1, 1)
         for keyword, value in attributes.items():
             if value is None:
                 del dataset[keyword]
             else:
                 setattr(dataset, keyword, value)
-        return Specimen(dataset)
+        return SampleInstance(dataset)
 
-    def _instance(self, study: Study, sop_class: str, series: int, number: int) -> Dataset:
+    def _instance(self, study: SampleStudy, sop_class: str, series: int, number: int) -> Dataset:
         dataset = Dataset()
         if study.charset:
             dataset.SpecificCharacterSet = study.charset if isinstance(study.charset, str) else list(study.charset)
@@ -158,7 +157,7 @@ class Specimens:
         _picture(dataset, 64 if study.label == "1" else 8, study.syntax)
         return dataset
 
-    def _describe(self, dataset: Dataset, study: Study) -> None:
+    def _describe(self, dataset: Dataset, study: SampleStudy) -> None:
         dataset.PatientName = study.name
         dataset.PatientID = self.patient_id(study.patient)
         dataset.PatientBirthDate = "19700101"
@@ -194,7 +193,7 @@ def _picture(dataset: Dataset, size: int, syntax: str) -> None:
 
 
 def _run_lengths(pixels: int) -> bytes:
-    """One frame of 16 bits in RLE (PS3.5 Annex G), all pixels alike, with an empty Basic Offset Table."""
+    """Return a 16-bit frame of equal pixels in RLE (PS3.5 Annex G), after an empty Basic Offset Table."""
     assert pixels <= 128, "one run holds no more"
     runs = [bytes((257 - pixels, value)) for value in (0x02, 0x10)]
     head = b"".join(each.to_bytes(4, "little") for each in (2, 64, 66)).ljust(64, b"\0")
