@@ -1,4 +1,4 @@
-"""A disk that cannot read a stored file to its end: the status of each service (checklist P10)."""
+"""A disk that cannot read a stored file to its end: the status of each service."""
 
 import pytest
 from pydicom import Dataset
