@@ -1,7 +1,7 @@
 """The tables and sentences of the conformance statement, and which of them tests cover.
 
-A test says which words of the statement it asks the server about with `asks`, and takes the rows it asks for from
-`rows`; `tests/docs/test_conformance.py` finds what nobody has asked about.
+A test marks the sentences that it checks on a server with `covers`, and takes table rows from `rows`;
+`tests/docs/test_conformance.py` finds what no test covers.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The conformance statement equals the output of the server, and a test covers each sentence and table of it.
 
-The tests that ask are in the modules `test_conformance_*` beside this one.
+The modules `test_conformance_*` have these tests.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from pacs.dimse.messages.status import Service
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]
-ASKING = (
+MODULES = (
     "networking",
     "limits",
     "storage",
@@ -32,12 +32,12 @@ ASKING = (
     "client",
 )
 
-NOT_ASKED = {
-    "structured after PS3.2": "of the document, not of the server",
-    "`pacs conformance` prints it from the tables that the server uses": "of the command: see the tests of this module",
-    "The client programs that come with it": "section 7 says it, and is asked",
+NOT_TESTED = {
+    "structured after PS3.2": "describes the document, not the server",
+    "`pacs conformance` prints it from the tables that the server uses": "describes the command: see below",
+    "The client programs that come with it": "section 7 describes them, and is tested",
     "More than 65,535 instances are refused with A701": "takes too long over the wire: tests/services/test_retrieve.py",
-    "The log contains no patient data": "no answer of the server: tests/cli/test_telemetry.py reads the log",
+    "The log contains no patient data": "is not visible in a response: tests/cli/test_telemetry.py reads the log",
 }
 """Texts of the statement that no test can check on a server, with the reason."""
 
@@ -73,26 +73,26 @@ def test_the_texts_match_the_tables_of_the_code():
 
 
 @pytest.fixture(scope="module")
-def asked():
+def covered():
     """The texts that tests cover."""
-    for name in ASKING:
+    for name in MODULES:
         importlib.import_module(f"tests.docs.test_conformance_{name}")
-    return [*statement.covered_texts, *NOT_ASKED]
+    return [*statement.covered_texts, *NOT_TESTED]
 
 
 @pytest.mark.parametrize("sentence", statement.sentences())
-def test_every_sentence_is_covered(asked, sentence):
+def test_every_sentence_is_covered(covered, sentence):
     """By a test, or by a reason why there is none."""
-    assert [each for each in asked if each in sentence], f"no test asks about: {sentence}"
+    assert [each for each in covered if each in sentence], f"no test covers: {sentence}"
 
 
 @pytest.mark.parametrize("name", sorted({table.name for table in statement.tables()}), ids=" ".join)
-def test_every_table_is_covered(asked, name):
+def test_every_table_is_covered(covered, name):
     """Row by row."""
     assert name in statement.covered_tables
 
 
-def test_every_covered_text_exists(asked):
+def test_every_covered_text_exists(covered):
     """No test covers a text that the statement no longer has."""
     text = " ".join(statement.TEXT.split())
-    assert [each for each in asked if each not in text] == []
+    assert [each for each in covered if each not in text] == []
