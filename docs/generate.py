@@ -180,6 +180,12 @@ def _command(name: str, command: click.Command) -> str:
 
 # --- Python ------------------------------------------------------------------------------------------------------
 
+LONGEST_SIGNATURE = 100
+"""Characters of a signature on one line."""
+
+FIXTURES = {"pacs.testing": {"pacs_server": "pacs.testing.plugin", "storage_scp": "pacs.testing.plugin"}}
+"""The pytest fixtures of a package, and their modules."""
+
 PYTHON = """# Python
 
 {notice}
@@ -206,7 +212,8 @@ def _package(name: str) -> str:
         for each in tree.body
         if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"
     )
-    objects = "".join(_object(name, each, homes.get(each)) for each in exported)
+    homes |= FIXTURES.get(name, {})
+    objects = "".join(_object(name, each, homes.get(each)) for each in (*exported, *FIXTURES.get(name, {})))
     return f"\n## {name}\n\n{ast.get_docstring(tree)}\n{objects}"
 
 
@@ -220,7 +227,9 @@ def _object(package: str, name: str, module: str | None) -> str:
     for node, text in _documented(_tree(module or package).body):
         if _name(node) == name:
             body = "".join(_member(*each) for each in _documented(getattr(node, "body", [])) if _is_member(node, *each))
-            return f"\n### {name}\n\n```python\n{_signature(node)}\n```\n\n{text}\n" + (f"\n{body}" if body else "")
+            return f"\n### {name}\n\n```python\n{_signature(node, is_block=True)}\n```\n\n{text}\n" + (
+                f"\n{body}" if body else ""
+            )
     raise LookupError(f"{package} exports {name}, which is not defined in {module}")
 
 
@@ -250,7 +259,7 @@ def _member(node: ast.stmt, text: str) -> str:
     return f"- `{_signature(node)}`" + (f": {told}" if told else "") + "\n"
 
 
-def _signature(node: ast.stmt) -> str:
+def _signature(node: ast.stmt, *, is_block: bool = False) -> str:
     if isinstance(node, ast.ClassDef):
         return f"class {node.name}" + (f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else "")
     if not isinstance(node, ast.FunctionDef):
@@ -259,7 +268,22 @@ def _signature(node: ast.stmt) -> str:
     if any(ast.unparse(each) in ("property", "cached_property") for each in node.decorator_list):
         return f"{node.name}: {returned}"
     arguments = re.sub(r"^self(, )?", "", ast.unparse(node.args))
-    return f"{node.name}({arguments}) -> {returned}"
+    signature = f"{node.name}({arguments}) -> {returned}"
+    if len(signature) <= LONGEST_SIGNATURE or not is_block:
+        return signature
+    lines = "".join(f"    {each},\n" for each in _split(arguments))
+    return f"{node.name}(\n{lines}) -> {returned}"
+
+
+def _split(arguments: str) -> Iterator[str]:
+    """Yield each argument; a comma inside of brackets does not separate two."""
+    depth, start = 0, 0
+    for at, character in enumerate(arguments):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            yield arguments[start:at].strip()
+            start = at + 1
+    yield arguments[start:].strip()
 
 
 # --- faults ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pacs.dimse.scp.fault_hook import FaultHook, NoFaults
 from pacs.dimse.scp.handlers import Handlers
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import WorkerSlots
-from pacs.dimse.server.server import Server, Settings
+from pacs.dimse.server.server import DimseServer, Settings
 from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError
@@ -106,7 +106,7 @@ class Archive:
         self.queries = QueryService(
             self.index,
             self.files,
-            page=limits.query_page,
+            page=settings.QUERY_PAGE,
             scan_limit=limits.query_scan,
             max_matches=limits.query_answers,
         )
@@ -129,7 +129,9 @@ class Archive:
         self.monitoring = self._new_monitoring(config)
         self._reporter = self._new_reporter(config)
         without_services = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
-        self._server = Server(self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish))
+        self._server = DimseServer(
+            self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish)
+        )
 
     def _new_monitoring(self, config: Config) -> Monitoring:
         return Monitoring(
@@ -266,7 +268,7 @@ class Archive:
             web = self.config.web
             why = f"cannot listen for HTTP on {web.host}:{web.port} ({error.strerror})"
             hint = "check web.host, choose a free web.port, or set web.enabled = false"
-            if error.errno != errno.EADDRINUSE or web.port != configuration.Web().port:
+            if error.errno != errno.EADDRINUSE or web.port != configuration.WebSection().port:
                 raise ConfigurationError(f"{why}; {hint}") from error
             self._web = None
             self.events.publish(Notice(sentence=f"{why}, the server runs without HTTP; {hint}"))

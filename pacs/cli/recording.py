@@ -69,12 +69,12 @@ def replay(file: Path, host: str, port: int) -> None:
     A request gets the responses of the most similar recorded request of the same operation that was not used yet. Keys
     are not matched, and a request that is similar to none gets some recorded response, too.
     """
-    from pacs.dimse.server.server import Server
+    from pacs.dimse.server.server import DimseServer
     from pacs.recording.file_format import read
     from pacs.recording.replay import Replay
 
     settings = Replay(read(file)).settings
-    server = Server([(host, port)], settings)
+    server = DimseServer([(host, port)], settings)
     with _until_signalled() as wait:
         with _listening(host, port):
             server.start()

@@ -10,7 +10,7 @@ from typing import Any, get_origin
 from pydantic import ValidationError
 
 from pacs.config.complaints import complaints, keys
-from pacs.config.model import LISTS, Config, Section
+from pacs.config.model import LISTS, REMOVED, Config, Section
 from pacs.errors import ConfigurationError
 
 PREFIX = "PACS_"
@@ -91,6 +91,9 @@ def validate(
     for key, value, origin in overlays:
         _put(merged, key, _listed(key, value))
         origins[key] = origin
+    for section, _, key in (each.partition(".") for each in REMOVED):
+        if isinstance(merged[section], dict):
+            merged[section].pop(key, None)
     base = (file.absolute().parent if file else Path.cwd()).resolve()
     try:
         return Config.model_validate(merged, context={"base": base})

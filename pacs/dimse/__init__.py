@@ -1,1 +1,1 @@
-"""DIMSE: the upper layer, messages, associations, and both sides of the services of PS3.4."""
+"""DIMSE: upper layer, messages, associations, server, and the services of PS3.4 as SCP and SCU."""

@@ -85,7 +85,7 @@ def _exchanges_of(messages: Sequence[RecordedMessage]) -> list[RecordedExchange]
 
 
 class Replay:
-    """The settings of a server that replays a recording: `settings` for `pacs.dimse.server.server.Server`."""
+    """The settings of a server that replays a recording: `settings` for `pacs.dimse.server.server.DimseServer`."""
 
     def __init__(self, associations: Sequence[RecordedAssociation]) -> None:
         self._exchanges = list(exchanges(associations))

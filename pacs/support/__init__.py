@@ -1,1 +1,1 @@
-"""Helpers that know nothing of DICOM and are used by more than one folder."""
+"""Helpers without DICOM, used by more than one folder."""

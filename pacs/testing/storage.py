@@ -11,7 +11,7 @@ from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.server import Handler, Server, Settings
+from pacs.dimse.server.server import DimseServer, Handler, Settings
 from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
 from pacs.faults.selection import ArmedFaults
@@ -60,7 +60,7 @@ class StorageSCP:
         policy = AcceptorPolicy(transfer_syntaxes=KEPT, unknown_sop_classes=True)
         handlers: dict[int, Handler] = {CommandField.C_ECHO: _echo, CommandField.C_STORE: self._store}
         settings = self._interposer.apply(Settings(policy=policy, handlers=handlers))
-        self._server = Server([(self.host, port)], settings, observer=AssociationEvents(self._on_event))
+        self._server = DimseServer([(self.host, port)], settings, observer=AssociationEvents(self._on_event))
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -117,13 +117,13 @@ class StorageSCP:
     def _store(self, association: Association, message: Message) -> None:
         data = b"".join(map(bytes, message.fragments()))
         command = message.command
-        title, asked = command.move_originator_ae_title, command.move_originator_message_id
+        title, message_id = command.move_originator_ae_title, command.move_originator_message_id
         stored = StoredHere(
             sop_class_uid=command.affected_sop_class_uid or "",
             sop_instance_uid=command.affected_sop_instance_uid or "",
             transfer_syntax=message.context.transfer_syntax,
             calling_ae_title=association.calling_ae_title,
-            move_originator=(title, asked) if title is not None and asked is not None else None,
+            move_originator=(title, message_id) if title is not None and message_id is not None else None,
             data=data,
         )
         with self._changed:

@@ -1,1 +1,1 @@
-"""The client against the archive itself, against other PACS, and against peers that behave badly."""
+"""Tests of the client with this archive, with other PACS, and with misbehaving peers."""

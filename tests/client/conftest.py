@@ -1,4 +1,4 @@
-"""An archive with two studies in it, and a client that it knows as HOME at a free port."""
+"""Fixtures: an archive that holds two studies and knows the client as HOME at a free port."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tests.waiting import eventually
 
 @dataclass
 class Known:
-    """A running archive, how we call it, where it knows us, and what it published."""
+    """A running archive, its address, the port it knows for HOME, and its events."""
 
     archive: Archive
     peer: Peer
@@ -26,7 +26,7 @@ class Known:
     events: list[Event]
 
     def statuses(self, kind: str, count: int = 1) -> list[int]:
-        """The final statuses of the operations of a kind, once there are so many."""
+        """Return the final statuses of the operations of a kind, once there are this many."""
         eventually(lambda: len(self._statuses(kind)) >= count)
         return self._statuses(kind)
 
@@ -36,7 +36,7 @@ class Known:
 
 @pytest.fixture
 def known(tmp_path: Path) -> Iterator[Known]:
-    """An archive without instances that knows HOME."""
+    """An empty archive that knows HOME."""
     port = free_port()
     home = {"ae_title": "HOME", "host": "127.0.0.1", "port": port}
     with serving(tmp_path / "pacs", {"peers": [home]}) as archive:
@@ -53,6 +53,6 @@ def datasets() -> list[Dataset]:
 
 @pytest.fixture
 def full(known: Known, datasets: list[Dataset]) -> Known:
-    """The archive with that study in it."""
+    """The archive with that study."""
     assert client.store(known.peer, *datasets).failed == ()
     return known

@@ -1,4 +1,4 @@
-"""What SimpleITK alone reads, and whether two images are the same."""
+"""Reads images with SimpleITK alone, and compares images."""
 
 import random
 
@@ -12,7 +12,7 @@ CLOSE = 1e-6
 
 
 def same(one, other):
-    """Whether pixel type, size and every pixel are equal; spacing, origin and direction have to be close."""
+    """Return whether pixel type, size and all pixels are equal, and spacing, origin and direction are close."""
     assert one.GetPixelID() == other.GetPixelID()
     assert one.GetNumberOfComponentsPerPixel() == other.GetNumberOfComponentsPerPixel()
     assert one.GetSize() == other.GetSize()
@@ -22,7 +22,7 @@ def same(one, other):
 
 
 def read(folder, datasets):
-    """What SimpleITK alone reads of a series: GDCM chooses the order."""
+    """Return what SimpleITK alone reads of a series; GDCM chooses the order."""
     write(random.sample(datasets, len(datasets)), folder)
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), datasets[0].SeriesInstanceUID))

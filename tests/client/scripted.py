@@ -1,4 +1,4 @@
-"""A PACS that does what a test tells it: a real server of ours with handlers of the test's."""
+"""A PACS with scripted behaviour: a real server whose handlers come from a test."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Buffer, Message, p_data
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
-from pacs.dimse.server.server import Server, Settings
+from pacs.dimse.server.server import DimseServer, Settings
 from pacs.errors import AssociationLost
 from pacs.observability.events import AssociationEnded, Event
 from tests.raw import encoded
@@ -29,18 +29,18 @@ Handler = Callable[[Association, Message], None]
 
 @dataclass
 class Scripted:
-    """It while it runs: how it is called, and what it published."""
+    """The running PACS: its address and its events."""
 
-    server: Server
+    server: DimseServer
     events: list[Event]
 
     @property
     def peer(self) -> Peer:
-        """As whom it is called."""
+        """The peer to connect to."""
         return Peer("SCRIPTED", "127.0.0.1", self.server.port)
 
     def ends(self, count: int = 1) -> list[str]:
-        """How its associations ended, once so many have."""
+        """Return how its associations ended, once there are this many."""
         eventually(lambda: len(self._ends()) >= count)
         return self._ends()
 
@@ -50,7 +50,7 @@ class Scripted:
 
 @contextmanager
 def scripted(syntaxes: Sequence[str] = KEPT, **handlers: Handler) -> Iterator[Scripted]:
-    """Such a PACS for the `with` block: `move=`, `get=`, `find=`, `store=`, `commit=`, `echo=` are what it does."""
+    """Run such a PACS; `move=`, `get=`, `find=`, `store=`, `commit=` and `echo=` are its handlers."""
     fields = {
         "echo": CommandField.C_ECHO,
         "move": CommandField.C_MOVE,
@@ -64,7 +64,7 @@ def scripted(syntaxes: Sequence[str] = KEPT, **handlers: Handler) -> Iterator[Sc
         policy=AcceptorPolicy(transfer_syntaxes=syntaxes),
         handlers={fields[name]: handler for name, handler in handlers.items()},
     )
-    server = Server([("127.0.0.1", 0)], settings, observer=AssociationEvents(events.append))
+    server = DimseServer([("127.0.0.1", 0)], settings, observer=AssociationEvents(events.append))
     server.start()
     try:
         yield Scripted(server, events)
@@ -85,22 +85,24 @@ def matches(association: Association, message: Message, datasets: list[Dataset],
         answer(association, message, status, encoded(each, message.context.transfer_syntax))
 
 
-def dawdle(association: Association, message: Message, status: int, data: bytes, pause: float, most: int = 64) -> None:
-    """Send a response in PDUs of at most `most` bytes with a pause behind each, until the peer has had enough."""
+def send_slowly(
+    association: Association, message: Message, status: int, data: bytes, pause: float, most: int = 64
+) -> None:
+    """Send a response in PDUs of at most `most` bytes, with a pause after each, until the peer ends the association."""
     command = message.command.response(status).announcing(data_set=True).encode()
     with suppress(AssociationLost):
         association.send_prepared(_paused(p_data(message.context.id, command, (data,), most), pause))
 
 
 def _paused(batches: Iterator[list[Buffer]], pause: float) -> Iterator[list[Buffer]]:
-    """Each buffer alone, with a pause behind it."""
+    """Yield each buffer alone, followed by a pause."""
     for each in chain.from_iterable(batches):
         yield [each]
         time.sleep(pause)
 
 
 def report(association: Association, message: Message, data: bytes) -> int | None:
-    """Send a report of storage commitment behind the answer to its request: the status it is answered with."""
+    """Send a storage commitment report after the response to its request; return the status of its response."""
     uid = STORAGE_COMMITMENT_INSTANCE
     command = Command.request(
         CommandField.N_EVENT_REPORT, 1, STORAGE_COMMITMENT, event_type=1, affected_sop_instance_uid=uid
@@ -113,6 +115,6 @@ def report(association: Association, message: Message, data: bytes) -> int | Non
 def deliver(
     port: int, datasets: list[Dataset], calling: str = "SOMEBODY", called: str = CALLING_AE_TITLE
 ) -> list[int | None]:
-    """Send data sets to a port, as whoever, on one association: the statuses of those that were refused."""
+    """Send data sets to a port on one association, with any calling AE title; return the statuses of refusals."""
     sent = client.store(Peer(called, "127.0.0.1", port, calling_ae_title=calling), *datasets)
     return [each.status for each in sent.failed]

@@ -18,8 +18,8 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 ONE, TWO, FOREIGN = (Reference(CT, f"1.2.3.{number}") for number in range(3))
 
 
-def test_a_report_comes_on_the_same_association(full, tmp_path, datasets):
-    """Of files and data sets alike."""
+def test_a_report_arrives_on_the_same_association(full, tmp_path, datasets):
+    """For files and data sets alike."""
     folder = tmp_path / "out"
     write(datasets[:2], folder)
     got = client.commit(full.peer, [folder, datasets[2]], timeout=20)
@@ -28,8 +28,8 @@ def test_a_report_comes_on_the_same_association(full, tmp_path, datasets):
     assert got.transaction_uid.startswith("2.25.")
 
 
-def test_a_report_comes_on_an_association_to_us(tmp_path, datasets, known):
-    """Where the archive reports on associations of its own only, it finds our listener."""
+def test_a_report_arrives_on_a_new_association(tmp_path, datasets, known):
+    """The archive reports on new associations only and reaches the listener."""
     home = {"ae_title": "HOME", "host": "127.0.0.1", "port": known.port}
     with serving(tmp_path / "other", {"peers": [home], "commitment.same_association_seconds": 0}) as archive:
         peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
@@ -38,8 +38,8 @@ def test_a_report_comes_on_an_association_to_us(tmp_path, datasets, known):
     assert len(got.committed) == 6
 
 
-def test_what_is_not_there_fails_with_its_reason(full, datasets):
-    """No such object instance (0112), by the reference that was given."""
+def test_an_unknown_instance_fails_with_its_reason(full, datasets):
+    """No such object instance (0112), for the given reference."""
     there, gone = (
         Reference(datasets[0].SOPClassUID, datasets[0].SOPInstanceUID),
         Reference(datasets[0].SOPClassUID, "1.2.3.4"),
@@ -49,15 +49,15 @@ def test_what_is_not_there_fails_with_its_reason(full, datasets):
     assert got.failed == ((gone, 0x0112),)
 
 
-def test_a_report_that_does_not_come_is_not_waited_for_longer(tmp_path, datasets, known):
-    """And what to look at is said."""
+def test_a_missing_report_times_out(tmp_path, datasets, known):
+    """The error names what to check."""
     with serving(tmp_path / "other", {"commitment.same_association_seconds": 0}) as archive:
         peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
         with pytest.raises(PeerTimeout, match="new association"):
             client.commit(peer, datasets, timeout=0.5)
 
 
-def test_a_refused_request_says_why(tmp_path, datasets):
+def test_a_refused_request_raises_its_status(tmp_path, datasets):
     """Not authorized is 0124."""
     home = {"ae_title": "HOME", "host": "127.0.0.1", "port": 1, "services": ["store"]}
     with serving(tmp_path / "other", {"peers": [home]}) as archive:
@@ -68,8 +68,8 @@ def test_a_refused_request_says_why(tmp_path, datasets):
 
 
 @pytest.mark.parametrize("what", [[], "nowhere.dcm", [3]])
-def test_what_is_no_instance_is_said_at_once(what):
-    """Before anybody is called."""
+def test_an_invalid_instance_is_rejected_at_once(what):
+    """Before an association begins."""
     with pytest.raises(InvalidArgument):
         client.commit("PACS@127.0.0.1:1", what)
 
@@ -78,7 +78,7 @@ def test_what_is_no_instance_is_said_at_once(what):
 
 
 def reporting(committed=(), failed=(), before=lambda _association, _message: None):
-    """A peer that takes a request, does something, and reports these references."""
+    """Run a peer that accepts a request, runs an action, and reports these references."""
 
     def commit(association, message):
         asked = parse_request(message.read(1 << 20), message.context.transfer_syntax, 9)
@@ -91,14 +91,14 @@ def reporting(committed=(), failed=(), before=lambda _association, _message: Non
     return scripted(commit=commit)
 
 
-def test_what_is_not_reported_has_failed():
-    """With 0110, and a list of its own; and what was not asked for is no matter of ours."""
+def test_unreported_instances_have_failed():
+    """With 0110, and listed separately; references that were not requested are ignored."""
     with reporting([ONE, FOREIGN], [Failure(FOREIGN, 0x0112)]) as peer:
         got = client.commit(peer.peer, [ONE, TWO], timeout=20)
     assert (got.committed, got.failed, got.unreported) == ((ONE,), (Failure(TWO, 0x0110),), (TWO,))
 
 
-def test_a_report_that_names_nothing_commits_to_nothing():
+def test_an_empty_report_commits_nothing():
     """However it is encoded."""
     with reporting() as peer:
         got = client.commit(peer.peer, [ONE, TWO], timeout=20)
@@ -106,21 +106,21 @@ def test_a_report_that_names_nothing_commits_to_nothing():
     assert got.unreported == (ONE, TWO)
 
 
-def test_what_is_reported_as_both_has_failed():
-    """Nobody deletes an instance on the word of somebody who says two things."""
+def test_contradictory_references_have_failed():
+    """A contradictory report must not lead to a deletion."""
     with reporting([ONE, TWO], [Failure(TWO, 0x0112)]) as peer:
         got = client.commit(peer.peer, [ONE, TWO], timeout=20)
     assert (got.committed, got.failed, got.unreported) == ((ONE,), (Failure(TWO, 0x0112),), ())
 
 
-def test_an_instance_of_another_class_is_not_the_one_that_was_asked_for():
-    """A reference is both UIDs."""
+def test_another_sop_class_does_not_match_the_reference():
+    """A reference consists of both UIDs."""
     with reporting([Reference("1.2.840.10008.5.1.4.1.1.7", ONE.sop_instance_uid)]) as peer:
         assert client.commit(peer.peer, ONE, timeout=20).unreported == (ONE,)
 
 
-def test_a_report_of_far_more_than_was_asked_for_is_refused_unread():
-    """By a stranger too, whose report is a megabyte of empty items; ours is taken all the same."""
+def test_an_oversized_report_is_refused_unread():
+    """A megabyte of empty items, also from another peer; the report of our peer is still accepted."""
     statuses = []
     items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * (1 << 17)
     bomb = struct.pack("<HHL", 8, 0x1199, len(items)) + items
@@ -134,7 +134,7 @@ def test_a_report_of_far_more_than_was_asked_for_is_refused_unread():
 
 
 def test_only_the_host_of_the_peer_may_report(tmp_path):
-    """Where we listen for the report, as where we listen for instances; others may where that is said."""
+    """As for instances; `senders` allows others."""
     port, kinds = free_port(), []
 
     def stranger(_association, _message):

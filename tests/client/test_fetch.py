@@ -1,4 +1,4 @@
-"""`fetch`: only what is missing, by whichever way works."""
+"""`fetch`: retrieves only missing instances, by C-GET or C-MOVE."""
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -11,27 +11,27 @@ from tests.client.scripted import answer, matches, scripted
 
 
 def uids(paths):
-    """The SOP Instance UIDs of files, sorted."""
+    """Return the SOP Instance UIDs of files, sorted."""
     return sorted(dcmread(path).SOPInstanceUID for path in paths)
 
 
 def retrieves(known):
-    """Kind, level and completed sub-operations of each retrieve that the archive finished."""
+    """Return kind, level and completed sub-operations of each finished retrieve of the archive."""
     kinds = ("C-GET", "C-MOVE")
     finished = [each for each in known.events if isinstance(each, OperationFinished) and each.kind in kinds]
     return [(each.kind, each.retrieve_level, each.counts["completed"]) for each in finished]
 
 
-def test_everything_comes_at_once_into_an_empty_folder(full, tmp_path, datasets):
-    """By C-GET, at the level that was asked for."""
+def test_an_empty_folder_gets_everything_in_one_retrieve(full, tmp_path, datasets):
+    """By C-GET, at the requested level."""
     got = client.fetch(full.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID}, to=tmp_path / "home")
     assert uids(got.paths) == sorted(each.SOPInstanceUID for each in datasets)
     assert (got.skipped, got.completed) == ((), 6)
     assert retrieves(full) == [("C-GET", "STUDY", 6)]
 
 
-def test_a_second_time_nothing_comes(full, tmp_path, datasets):
-    """The PACS is asked what there is, and nothing else."""
+def test_a_second_fetch_retrieves_nothing(full, tmp_path, datasets):
+    """The PACS is only queried."""
     asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID}
     first = client.fetch(full.peer, asked, to=tmp_path / "home")
     second = client.fetch(full.peer, asked, to=tmp_path / "home")
@@ -39,8 +39,8 @@ def test_a_second_time_nothing_comes(full, tmp_path, datasets):
     assert len(retrieves(full)) == 1
 
 
-def test_what_is_missing_comes_by_its_uids(full, tmp_path, datasets):
-    """One instance of the first series, and the second series as a whole; progress counts what is missing."""
+def test_missing_instances_are_requested_by_uid(full, tmp_path, datasets):
+    """One instance of the first series and the whole second series; progress counts the missing instances."""
     asked, told = {"StudyInstanceUID": datasets[0].StudyInstanceUID}, []
     first = client.fetch(full.peer, asked, to=tmp_path / "home")
     gone = [path for path in first.paths if path.stem in [each.SOPInstanceUID for each in datasets[2:]]]
@@ -54,7 +54,7 @@ def test_what_is_missing_comes_by_its_uids(full, tmp_path, datasets):
 
 
 def test_other_keys_are_looked_up(full, tmp_path, datasets):
-    """The one series with a number, the study with an accession number, all of a patient."""
+    """A series by its number, a study by its accession number, all studies of a patient."""
     keys = {"PatientID": "P1", "StudyInstanceUID": datasets[0].StudyInstanceUID, "SeriesNumber": 2}
     assert uids(client.fetch(full.peer, keys, to=tmp_path / "a").paths) == sorted(
         each.SOPInstanceUID for each in datasets[3:]
@@ -66,7 +66,7 @@ def test_other_keys_are_looked_up(full, tmp_path, datasets):
 
 
 def test_nothing_found_is_an_error(full, tmp_path):
-    """By a UID or by another key; and nothing asked for is one as well."""
+    """By UID or by another key; a request without keys is an error too."""
     for keys in ({"StudyInstanceUID": "1.2.3"}, {"AccessionNumber": "none"}):
         with pytest.raises(NothingFound):
             client.fetch(full.peer, keys, to=tmp_path / "home")
@@ -74,8 +74,8 @@ def test_nothing_found_is_an_error(full, tmp_path):
         client.fetch(full.peer, {"PatientName": ""}, to=tmp_path / "home")
 
 
-def test_a_pacs_without_c_get_is_asked_to_move(tmp_path, datasets, known):
-    """An archive that allows this peer no C-GET sends to the built-in receiver instead."""
+def test_c_move_replaces_an_unsupported_c_get(tmp_path, datasets, known):
+    """The archive does not allow C-GET for this peer and sends to the built-in receiver instead."""
     home = {"ae_title": "HOME", "host": "127.0.0.1", "port": known.port, "services": ["store", "find", "move"]}
     with serving(tmp_path / "other", {"peers": [home]}) as archive:
         peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
@@ -86,8 +86,8 @@ def test_a_pacs_without_c_get_is_asked_to_move(tmp_path, datasets, known):
     assert len(got.paths) == 6
 
 
-def test_what_no_usual_context_carries_is_got_with_more(known, tmp_path):
-    """JPEG that is only accepted as such, when nothing was known of what there is: asked for once more, by C-GET."""
+def test_failed_instances_are_retried_with_their_contexts(known, tmp_path):
+    """JPEG that the archive does not decompress: a second C-GET proposes its transfer syntax."""
     jpeg = study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.50")
     plain = study(series=2, instances=2)[2:]
     assert client.store(known.peer, *jpeg, *plain).failed == ()
@@ -101,8 +101,8 @@ def test_what_no_usual_context_carries_is_got_with_more(known, tmp_path):
     assert {kind for kind, _, _ in retrieves(known)} == {"C-GET"}
 
 
-def test_a_get_that_fails_is_tried_as_a_move(tmp_path):
-    """What the PACS says to the C-GET is noted where the C-MOVE fails as well."""
+def test_c_move_follows_a_failed_c_get(tmp_path):
+    """If the C-MOVE fails too, its error mentions the C-GET."""
 
     def get(association, message):
         answer(association, message, 0xC001, error_comment="no")
@@ -115,8 +115,8 @@ def test_a_get_that_fails_is_tried_as_a_move(tmp_path):
     assert 'C-GET ended with status 0xC001, Failed: unable to process ("no")' in raised.value.__notes__[0]
 
 
-def test_a_pacs_that_answers_with_too_much_confuses_nobody(tmp_path):
-    """Matches of other series than was asked for, and twice: nothing is missing, and nothing is retrieved."""
+def test_surplus_matches_are_ignored(tmp_path):
+    """Matches of other series and duplicate matches: nothing is missing, so nothing is retrieved."""
     datasets = study(series=2, instances=2)
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 

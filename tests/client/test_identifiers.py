@@ -1,4 +1,4 @@
-"""From a mapping or a data set to the Identifier that is sent."""
+"""Identifiers built from mappings and data sets."""
 
 from datetime import date, time
 
@@ -12,7 +12,7 @@ from tests.raw import EXPLICIT
 
 
 def sent(identifier, level=None, model="study", **options):
-    """An Identifier as its receiver reads it."""
+    """Return an Identifier as its receiver reads it."""
     dataset = data_set_of(identifier)
     with_level(dataset, level, root_of(model), **options)
     return decode(encoded(dataset, EXPLICIT), EXPLICIT)
@@ -33,19 +33,19 @@ def sent(identifier, level=None, model="study", **options):
     ],
 )
 def test_the_level_is_that_of_the_lowest_key(identifier, model, level):
-    """Unless it is given; and it is always sent."""
+    """Unless the level is given; it is always sent."""
     assert sent(identifier, model=model).QueryRetrieveLevel == level
     assert sent(identifier, "study", model).QueryRetrieveLevel == "STUDY"
 
 
 def test_a_retrieve_is_at_the_level_of_its_lowest_unique_key():
-    """Those without a value select nothing."""
+    """Keys without a value do not count."""
     keys = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "", "Modality": "CT"}
     assert sent(keys, unique_only=True).QueryRetrieveLevel == "STUDY"
 
 
 def test_keys_are_keywords_tags_and_paths():
-    """All of them lead to the same kind of element."""
+    """They all produce the same kind of element."""
     found = sent(
         {
             "PatientID": "1",
@@ -71,8 +71,8 @@ def test_keys_are_keywords_tags_and_paths():
 
 @pytest.mark.parametrize("identifier", [{"PatientName": "Müller*"}, {"PatientName": "Лев*"}])
 @pytest.mark.parametrize("kind", [dict, Dataset])
-def test_a_character_set_is_named_where_one_is_needed(identifier, kind):
-    """Latin-1 if that holds it, else UTF-8; none for plain ASCII."""
+def test_a_character_set_is_added_where_needed(identifier, kind):
+    """Latin-1 if it suffices, otherwise UTF-8; none for ASCII."""
     given = identifier
     if kind is Dataset:
         given = Dataset()
@@ -83,7 +83,7 @@ def test_a_character_set_is_named_where_one_is_needed(identifier, kind):
     assert "SpecificCharacterSet" not in sent({"PatientName": "DOE"})
 
 
-def test_the_data_set_of_the_caller_stays_as_it_is():
+def test_the_data_set_of_the_caller_is_not_changed():
     """The level is set in a copy."""
     given = Dataset()
     given.PatientName = "Müller"
@@ -106,7 +106,7 @@ def test_the_data_set_of_the_caller_stays_as_it_is():
         ({"PatientName": "Лев", "SpecificCharacterSet": "ISO_IR 100"}, None, "study"),
     ],
 )
-def test_what_cannot_be_asked_is_said_before_anybody_is(identifier, level, model):
-    """As an error of the argument."""
+def test_invalid_keys_are_rejected_before_associating(identifier, level, model):
+    """With InvalidArgument."""
     with pytest.raises(InvalidArgument):
         sent(identifier, level, model)

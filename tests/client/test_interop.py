@@ -1,4 +1,4 @@
-"""The client against PACS of others: Orthanc, DCMTK's dcmqrscp and storescp."""
+"""The client with other PACS: Orthanc, DCMTK's dcmqrscp and storescp."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.programs import free_port, needs, running, storescp, wait_for_port
 
 @dataclass(frozen=True)
 class Other:
-    """A running PACS, called as HOME, and the port at which it knows HOME."""
+    """A running PACS, which knows HOME at `port`."""
 
     name: str
     peer: Peer
@@ -26,7 +26,7 @@ class Other:
 
 
 def settings_of_orthanc(folder: Path, port: int, home: int) -> list[object]:
-    """Its arguments; it knows HOME, without HTTP."""
+    """Return its arguments; it knows HOME and has no HTTP server."""
     storage = str(folder / "storage")
     settings = {
         "StorageDirectory": storage,
@@ -42,7 +42,7 @@ def settings_of_orthanc(folder: Path, port: int, home: int) -> list[object]:
 
 
 def settings_of_dcmqrscp(folder: Path, port: int, home: int) -> list[object]:
-    """Its arguments; it knows HOME."""
+    """Return its arguments; it knows HOME."""
     storage = folder / "storage"
     storage.mkdir()
     (folder / "dcmqrscp.cfg").write_text(
@@ -56,7 +56,7 @@ def settings_of_dcmqrscp(folder: Path, port: int, home: int) -> list[object]:
 
 @contextmanager
 def other(name: str, folder: Path) -> Iterator[Other]:
-    """A PACS of somebody else for the `with` block."""
+    """Run another PACS for the `with` block."""
     port, home = free_port(), free_port()
     settings = {"orthanc": settings_of_orthanc, "dcmqrscp": settings_of_dcmqrscp}[name]
     folder.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def other(name: str, folder: Path) -> Iterator[Other]:
 
 @pytest.fixture(params=["orthanc", "dcmqrscp"])
 def pacs(request, tmp_path) -> Iterator[Other]:
-    """Each of them, with a study in it."""
+    """Each of them, with a study."""
     with other(request.param, tmp_path / "other") as running_one:
         sent = client.store(running_one.peer, *study(series=2, instances=3))
         assert (sent.completed, sent.failed) == (6, ())
@@ -79,12 +79,12 @@ STUDY = study(series=1, instances=1)[0].StudyInstanceUID
 
 
 def uids(paths):
-    """The SOP Instance UIDs of files, sorted."""
+    """Return the SOP Instance UIDs of files, sorted."""
     return sorted(dcmread(path).SOPInstanceUID for path in paths)
 
 
 def test_others_echo_and_find(pacs):
-    """At each level, and stopping early does no harm."""
+    """At each level, including a query that stops early."""
     assert client.echo(pacs.peer) > 0
     (match,) = client.find(pacs.peer, {"PatientName": "DOE*", "StudyInstanceUID": ""})
     assert (match.StudyInstanceUID, match.PatientName) == (STUDY, "DOE^JOHN")
@@ -96,7 +96,7 @@ def test_others_echo_and_find(pacs):
 
 
 def test_others_move_to_the_built_in_receiver(pacs, tmp_path):
-    """And progress ends with all of it."""
+    """Progress ends with all instances."""
     told = []
     got = client.move_and_store(
         pacs.peer, {"StudyInstanceUID": STUDY}, to=tmp_path / "home", port=pacs.home, on_progress=told.append
@@ -111,8 +111,8 @@ def test_others_get(pacs, tmp_path):
     assert uids(got.paths) == EXPECTED
 
 
-def test_others_are_asked_for_what_is_missing(pacs, tmp_path):
-    """Without one file of the first series and all of the second."""
+def test_others_send_only_missing_instances(pacs, tmp_path):
+    """One file of the first series and all of the second."""
     first = client.fetch(pacs.peer, {"StudyInstanceUID": STUDY}, to=tmp_path / "home", port=pacs.home)
     gone = [path for path in first.paths if dcmread(path).SeriesNumber == 2 or dcmread(path).InstanceNumber == 1]
     for path in gone:
@@ -122,8 +122,8 @@ def test_others_are_asked_for_what_is_missing(pacs, tmp_path):
     assert sorted(set(again.paths) - set(again.skipped)) == sorted(gone)
 
 
-def test_others_do_not_know_a_stranger(pacs, tmp_path):
-    """Whatever they call it, the AE title and the port are in the message where it is A801."""
+def test_others_refuse_an_unknown_ae_title(pacs, tmp_path):
+    """If the status is A801, the message names the AE title and the port."""
     with pytest.raises(OperationFailed) as raised:
         client.move_and_store(pacs.peer, {"StudyInstanceUID": STUDY}, to=tmp_path, ae_title="STRANGER")
     assert raised.value.status != 0
@@ -131,7 +131,7 @@ def test_others_do_not_know_a_stranger(pacs, tmp_path):
 
 
 def test_orthanc_commits(tmp_path):
-    """Its report comes on an association of its own, to our listener."""
+    """It reports on a new association to our listener."""
     with other("orthanc", tmp_path / "other") as pacs:
         datasets = study(series=1, instances=2)
         client.store(pacs.peer, *datasets)
@@ -143,8 +143,8 @@ def test_orthanc_commits(tmp_path):
 
 @pytest.mark.parametrize("option", ["+xi", "+xe", "+xb", "+xd"])
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
-def test_native_data_sets_are_converted_into_what_a_peer_takes(option, syntax, tmp_path):
-    """DCMTK's storescp that takes only implicit, or prefers another, gets the same values."""
+def test_native_data_sets_are_converted_to_an_accepted_syntax(option, syntax, tmp_path):
+    """DCMTK's storescp accepts only implicit VR or prefers another syntax; the values stay equal."""
     datasets = study(series=1, instances=2, transfer_syntax=syntax)
     with storescp(tmp_path / "scp", "SCP", option) as scp:
         sent = client.store(f"SCP@127.0.0.1:{scp.port}", write(datasets, tmp_path / "out"))
@@ -157,8 +157,8 @@ def test_native_data_sets_are_converted_into_what_a_peer_takes(option, syntax, t
     assert values == [int.from_bytes(expected.PixelData[at : at + 2], "little") for at in range(0, 128, 2)]
 
 
-def test_orthanc_aborts_the_query_of_a_stranger(tmp_path):
-    """Which it accepted the association of: what to look at is said."""
+def test_orthanc_aborts_the_query_of_an_unknown_ae_title(tmp_path):
+    """It accepts the association first; the error names what to check."""
     with (
         other("orthanc", tmp_path / "other") as pacs,
         pytest.raises(AssociationLost, match="is our AE title STRANGER listed"),

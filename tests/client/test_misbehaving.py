@@ -1,4 +1,4 @@
-"""PACS that count nothing, answer too early, send what nobody asked for, hang, die, or ignore a cancel."""
+"""PACS that report no counts, respond too early, send other instances than requested, hang, die, or ignore a cancel."""
 
 import shutil
 import socket
@@ -38,19 +38,19 @@ ASKED = {"StudyInstanceUID": DATASETS[0].StudyInstanceUID}
 
 
 class Enough(Exception):
-    """Raised by who is told how far it is."""
+    """Raised by a progress callback."""
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_running():
-    """Whatever happened, no thread of ours is left and nobody listens any more."""
+    """After each test, no thread of the client runs and no port is open."""
     before = set(threading.enumerate())
     yield
     eventually(lambda: not [each for each in set(threading.enumerate()) - before if each.name.startswith("pacs-as")])
 
 
 def hasty(pacs):
-    """The same PACS, called by somebody with little patience."""
+    """Return the same PACS with short deadlines."""
     return replace(pacs.peer, deadlines=Deadlines(response=0.5, cancel=0.5))
 
 
@@ -58,7 +58,7 @@ def hasty(pacs):
 
 
 def test_a_pacs_that_sends_no_pendings_and_counts_nothing(tmp_path):
-    """What arrived is returned, each arrival was told of, and nothing is known of counts."""
+    """The result has the arrived instances, progress reports each arrival, and counts are None."""
     port, told = free_port(), []
 
     def move(association, message):
@@ -73,7 +73,7 @@ def test_a_pacs_that_sends_no_pendings_and_counts_nothing(tmp_path):
 
 @pytest.mark.parametrize("counts", [{"completed": 4, "failed": 0, "warning": 0}, {}])
 def test_a_pacs_that_answers_success_before_it_sends(tmp_path, counts):
-    """What it announced, or what comes soon where it announced nothing, is waited for."""
+    """The client waits for the announced instances, or for those that arrive soon if none are announced."""
     port = free_port()
     senders = []
 
@@ -89,7 +89,7 @@ def test_a_pacs_that_answers_success_before_it_sends(tmp_path, counts):
 
 
 def test_a_pacs_that_sends_less_than_it_says(tmp_path):
-    """Success is no success: the error says how many are missing, and has what came."""
+    """Success becomes an error that says how many are missing and has those that arrived."""
     port = free_port()
 
     def move(association, message):
@@ -101,8 +101,8 @@ def test_a_pacs_that_sends_less_than_it_says(tmp_path):
     assert len(raised.value.retrieved.paths) == 3
 
 
-def test_an_association_for_each_instance_and_from_whoever(tmp_path):
-    """The sender needs not be the PACS that was asked, nor use one association."""
+def test_several_associations_from_another_sender(tmp_path):
+    """The sender may be another AE than the PACS and may use several associations."""
     port = free_port()
 
     def move(association, message):
@@ -115,8 +115,8 @@ def test_an_association_for_each_instance_and_from_whoever(tmp_path):
         assert len(client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port).paths) == 4
 
 
-def test_a_large_instance_is_told_of_while_it_arrives(tmp_path):
-    """Its bytes count before it does."""
+def test_progress_reports_a_large_instance_while_it_arrives(tmp_path):
+    """Its bytes count before it is complete."""
     port, told = free_port(), []
     large = study(series=1, instances=1, size=3000)
 
@@ -130,7 +130,7 @@ def test_a_large_instance_is_told_of_while_it_arrives(tmp_path):
     assert (told[-1].received, told[-1].bytes > 18_000_000) == (1, True)
 
 
-def test_two_moves_at_once_do_not_meet(tmp_path):
+def test_two_simultaneous_moves_are_independent(tmp_path):
     """Each has its own port and folder."""
     ports = {"ONE": free_port(), "TWO": free_port()}
     parts = {"ONE": DATASETS[:2], "TWO": DATASETS[2:]}
@@ -157,8 +157,8 @@ def test_two_moves_at_once_do_not_meet(tmp_path):
         assert sorted(path.stem for path in got[title].paths) == sorted(each.SOPInstanceUID for each in part)
 
 
-def test_instances_twice_are_one(tmp_path):
-    """The second is answered with success, and counts for what was announced."""
+def test_a_repeated_instance_counts_once(tmp_path):
+    """The second is answered with success and counts as announced."""
     port = free_port()
 
     def move(association, message):
@@ -174,14 +174,14 @@ def test_instances_twice_are_one(tmp_path):
 
 
 def failed_list(message, uids):
-    """The data set of a final response with a Failed SOP Instance UID List."""
+    """Return the data set of a final response with a Failed SOP Instance UID List."""
     identifier = Dataset()
     identifier.FailedSOPInstanceUIDList = uids
     return encoded(identifier, message.context.transfer_syntax)
 
 
 def test_failed_instances_are_an_error_with_their_uids(tmp_path):
-    """B000 with a failed list: what came is in the error."""
+    """B000 with a failed list; the error has the arrived instances."""
     port = free_port()
 
     def move(association, message):
@@ -196,7 +196,7 @@ def test_failed_instances_are_an_error_with_their_uids(tmp_path):
 
 
 def test_warnings_alone_are_no_error(tmp_path):
-    """B000 because the receiver had coerced something is a success with a warning."""
+    """B000 after a coercion at the receiver is a success with a warning."""
     port = free_port()
 
     def move(association, message):
@@ -208,8 +208,8 @@ def test_warnings_alone_are_no_error(tmp_path):
     assert (got.status, got.warning, len(got.paths)) == (0xB000, 4, 4)
 
 
-def test_a_failure_says_what_the_pacs_said(tmp_path):
-    """Error Comment and Offending Element, and what 0xC123 means."""
+def test_a_failure_has_the_details_of_the_response(tmp_path):
+    """Error Comment, Offending Element, and the meaning of 0xC123."""
 
     def move(association, message):
         answer(association, message, 0xC123, error_comment="disk on fire", offending_elements=[0x0020000D])
@@ -227,7 +227,7 @@ def test_a_failure_says_what_the_pacs_said(tmp_path):
 # --- what arrives ------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_asked_for_is_refused_and_counted(tmp_path):
+def test_unrequested_instances_are_refused_and_counted(tmp_path):
     """An instance of another study gets 0124 and no file."""
     port, refused = free_port(), []
     strange = study("OTHER^ONE", series=1, instances=1, patient_id="P2")
@@ -243,8 +243,8 @@ def test_what_nobody_asked_for_is_refused_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("hostile", ["../../../etc/x", "/etc/x", "..", "1.2.3/../..", "", "1.2\n3"])
-def test_no_path_is_made_of_what_a_peer_sent(tmp_path, hostile):
-    """A data set whose UIDs are no UIDs is refused, and nothing is left of it."""
+def test_invalid_uids_do_not_become_a_path(tmp_path, hostile):
+    """A data set with invalid UIDs is refused and leaves no file."""
     to = tmp_path / "to"
     broken = study(series=1, instances=1)[0]
     broken.StudyInstanceUID = hostile
@@ -271,8 +271,8 @@ def test_garbage_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_takes_nothing_ends_the_move_with_its_reason(tmp_path):
-    """The sender is told A700, the PACS that it is cancelled, and the caller which folder and why."""
+def test_an_unwritable_folder_ends_the_move_with_its_reason(tmp_path):
+    """The sender gets A700, the PACS a cancel, and the caller the folder and the reason."""
     port, refused, to = free_port(), [], tmp_path / "to"
     cancelled = threading.Event()
 
@@ -294,12 +294,12 @@ def test_a_folder_that_takes_nothing_ends_the_move_with_its_reason(tmp_path):
 
 
 def silent(association, message):
-    """Say nothing until the association ends."""
+    """Send nothing until the association ends."""
     association.receive(20)
 
 
-def test_a_pacs_that_does_not_answer_is_not_waited_for_for_ever(tmp_path):
-    """Each verb gives it up when its deadline is over."""
+def test_a_silent_pacs_times_out(tmp_path):
+    """Each operation ends at its deadline."""
     with scripted(move=silent, get=silent, find=silent, store=silent, commit=silent) as pacs:
         peer = hasty(pacs)
         began = time.monotonic()
@@ -316,8 +316,8 @@ def test_a_pacs_that_does_not_answer_is_not_waited_for_for_ever(tmp_path):
         assert time.monotonic() - began < 20
 
 
-def test_a_pacs_that_dies_is_told_of(tmp_path):
-    """In the middle of the answers, with what came before it."""
+def test_a_lost_association_raises(tmp_path):
+    """In the middle of the responses; the error has those received before."""
 
     def die(association, message):
         matches(association, message, [Dataset()])
@@ -333,8 +333,8 @@ def test_a_pacs_that_dies_is_told_of(tmp_path):
                 retrieve(pacs.peer, ASKED, to=tmp_path)
 
 
-def test_arrivals_are_signs_of_life(tmp_path):
-    """A PACS that sends slowly and says nothing meanwhile is not given up."""
+def test_arrivals_restart_the_deadline(tmp_path):
+    """A PACS that sends slowly without any response does not time out."""
     port = free_port()
 
     def move(association, message):
@@ -352,14 +352,16 @@ def test_arrivals_are_signs_of_life(tmp_path):
 
 
 def endless(association, message):
-    """Answer Pending until the peer is gone."""
+    """Send Pending responses until the peer is gone."""
     while association.is_established:
         answer(association, message, 0xFF00, remaining=9, completed=1, failed=0, warning=0)
         time.sleep(0.01)
 
 
-def test_a_pacs_that_ignores_a_cancel_is_left(tmp_path):
-    """After its time for the final response the association is aborted; the exception is the callback's."""
+def test_a_pacs_that_ignores_a_cancel_is_aborted(tmp_path):
+    """After the deadline for the final response the association is aborted, and the exception of the callback is
+    raised.
+    """
 
     def stop(progress):
         raise Enough
@@ -373,8 +375,8 @@ def test_a_pacs_that_ignores_a_cancel_is_left(tmp_path):
         assert set(pacs.ends(2)) == {"A-ABORT"}
 
 
-def test_a_find_without_end_can_be_left():
-    """Breaking out of the loop cancels it; a PACS that goes on is aborted."""
+def test_an_endless_find_can_be_stopped():
+    """Leaving the loop cancels the query; a PACS that continues is aborted."""
 
     def find(association, message):
         while association.is_established:
@@ -386,8 +388,8 @@ def test_a_find_without_end_can_be_left():
         assert pacs.ends() == ["A-ABORT"]
 
 
-def test_the_first_match_is_there_when_it_came():
-    """Not when all have come: the second is only sent once the first was seen; and the cancel arrives."""
+def test_a_match_is_yielded_when_it_arrives():
+    """The second match is sent only after the client has yielded the first; the cancel arrives."""
     seen, cancelled = threading.Event(), threading.Event()
 
     def find(association, message):
@@ -410,7 +412,7 @@ def test_the_first_match_is_there_when_it_came():
 
 
 def test_a_limit_cancels():
-    """As soon as the last match that is wanted has come, in good order."""
+    """As soon as the last match within the limit has arrived; the association is released."""
     cancelled = threading.Event()
 
     def find(association, message):
@@ -426,8 +428,8 @@ def test_a_limit_cancels():
         assert pacs.ends() == ["A-RELEASE"]
 
 
-def test_an_answer_that_is_no_data_set_ends_a_find():
-    """The association is released all the same."""
+def test_an_undecodable_match_ends_a_find():
+    """The association is still released."""
 
     def find(association, message):
         answer(association, message, 0xFF00, b"\xff" * 11)
@@ -439,14 +441,14 @@ def test_an_answer_that_is_no_data_set_ends_a_find():
         assert pacs.ends() == ["A-RELEASE"]
 
 
-def test_a_model_that_is_refused_is_said(tmp_path):
-    """A storage SCP takes no query."""
+def test_a_refused_information_model_raises(tmp_path):
+    """A storage SCP accepts no query."""
     with client.receiving(tmp_path) as receiver, pytest.raises(NotSupported, match="no presentation context"):
         list(client.find(f"X@127.0.0.1:{receiver.port}", ASKED))
 
 
 def test_pendings_that_count_and_a_final_response_that_does_not(tmp_path):
-    """The most that was ever announced is waited for."""
+    """The client waits for the largest announced number."""
     port, senders = free_port(), []
 
     def move(association, message):
@@ -465,8 +467,8 @@ def test_pendings_that_count_and_a_final_response_that_does_not(tmp_path):
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x02\x00\xff\xff\xff\xff", bytes(64)])
-def test_what_speaks_no_dicom_is_told_apart_in_time(said):
-    """Whether it says something else, or closes at once."""
+def test_other_protocols_are_detected_in_time(said):
+    """Whether it sends other data or closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         answering = threading.Thread(target=say, args=(listener, said))
         answering.start()
@@ -476,7 +478,7 @@ def test_what_speaks_no_dicom_is_told_apart_in_time(said):
 
 
 def say(listener, said):
-    """Take one connection, say something and close it."""
+    """Accept one connection, send some bytes and close it."""
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(20)
@@ -484,8 +486,8 @@ def say(listener, said):
         connection.sendall(said)
 
 
-def test_who_takes_a_connection_and_says_nothing_is_given_up():
-    """When the time for its answer is over."""
+def test_a_silent_connection_times_out():
+    """At the negotiation deadline."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = Peer("X", "127.0.0.1", listener.getsockname()[1], deadlines=Deadlines(negotiation=0.3))
         with pytest.raises(DestinationUnreachable, match="does not answer"):
@@ -493,7 +495,7 @@ def test_who_takes_a_connection_and_says_nothing_is_given_up():
 
 
 def store_of(dataset, message_id):
-    """The C-STORE request for a data set."""
+    """Return the C-STORE request for a data set."""
     return Command.request(
         CommandField.C_STORE,
         message_id,
@@ -504,7 +506,7 @@ def store_of(dataset, message_id):
 
 
 def test_a_sender_that_dies_leaves_nothing(tmp_path):
-    """Half an instance is no instance; what comes on another association is taken all the same."""
+    """Half an instance leaves no file; another association still stores its instances."""
     port = free_port()
 
     def move(association, message):
@@ -523,8 +525,8 @@ def test_a_sender_that_dies_leaves_nothing(tmp_path):
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
 
 
-def test_a_report_to_another_request_is_left_to_others(tmp_path):
-    """It is answered with a processing failure, so that it is sent again; ours is taken."""
+def test_a_report_for_another_request_is_refused(tmp_path):
+    """It is answered with processing failure, so that it is sent again; the report for our request is accepted."""
     answered = []
 
     def commit(association, message):
@@ -548,8 +550,8 @@ def test_a_report_to_another_request_is_left_to_others(tmp_path):
     assert answered == [0x0110, 0x0000]
 
 
-def test_a_get_may_bring_what_nobody_asked_for_and_end_early(tmp_path):
-    """The same rules as for a move hold on the one association."""
+def test_a_get_with_unrequested_instances_that_ends_early(tmp_path):
+    """The rules of a C-MOVE also apply on the single association of a C-GET."""
     strange = study("OTHER^ONE", series=1, instances=1, patient_id="P2")
 
     statuses = []

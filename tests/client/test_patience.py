@@ -1,4 +1,4 @@
-"""No wait without an end, whatever a peer sends meanwhile; and no exception of the caller that gets lost on its way."""
+"""Every wait ends, whatever a peer sends meanwhile, and no exception of the caller is lost."""
 
 import signal
 import threading
@@ -13,7 +13,7 @@ from pacs import client
 from pacs.client import Deadlines, Reference
 from pacs.errors import AssociationLost, PeerTimeout
 from pacs.testing import study
-from tests.client.scripted import answer, dawdle, matches, scripted
+from tests.client.scripted import answer, matches, scripted, send_slowly
 from tests.raw import command_set, pdv, us
 
 DATASETS = study(series=1, instances=1)
@@ -30,14 +30,14 @@ LONG = 12
 
 
 def hasty(pacs, **deadlines):
-    """The same PACS, called by somebody with little patience."""
+    """Return the same PACS with short deadlines."""
     return replace(
         pacs.peer, deadlines=Deadlines(**{"response": 1, "message": 2, "cancel": 1, "release": 1} | deadlines)
     )
 
 
 def pending(association, message):
-    """Answer Pending, without a data set, for as long as anybody listens."""
+    """Send Pending responses without a data set until the association ends."""
     until = time.monotonic() + LONG + 5
     while association.is_established and time.monotonic() < until:
         answer(association, message, 0xFF00)
@@ -52,8 +52,8 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_pending_with_nothing_to_wait_for_ends_it(verb):
-    """An operation that has no Pending response, and a C-FIND whose Pending brings no match: the peer is aborted."""
+def test_a_meaningless_pending_response_aborts(verb):
+    """A Pending response to an operation without any, or to a C-FIND without a match: the association is aborted."""
     began = time.monotonic()
     with scripted(**{verb: pending}) as pacs:
         with pytest.raises(AssociationLost, match="Pending"):
@@ -62,7 +62,7 @@ def test_pending_with_nothing_to_wait_for_ends_it(verb):
         assert pacs.ends() == ["A-ABORT"]
 
 
-def test_pending_to_a_store_is_no_answer():
+def test_a_pending_response_to_a_store_is_a_failure():
     """The instance is not stored."""
     with scripted(store=pending) as pacs:
         (failed,) = client.store(hasty(pacs), *DATASETS).failed
@@ -70,20 +70,22 @@ def test_pending_to_a_store_is_no_answer():
 
 
 @pytest.mark.parametrize(("size", "most", "pause"), [(400, 64, 0.3), (12 << 20, 1 << 17, 0.05)], ids=["bytes", "PDUs"])
-def test_a_match_that_trickles_is_not_waited_for(size, most, pause):
-    """However its bytes are spread: a response has the time for a message, and no more."""
+def test_a_slow_match_times_out(size, most, pause):
+    """A response has the deadline of a message, however its bytes are distributed."""
     value = bytes(size)
     data = b"\x08\x00\x52\x00" + len(value).to_bytes(4, "little") + value
     began = time.monotonic()
-    with scripted(find=lambda association, message: dawdle(association, message, 0xFF00, data, pause, most)) as pacs:
+    with scripted(
+        find=lambda association, message: send_slowly(association, message, 0xFF00, data, pause, most)
+    ) as pacs:
         with pytest.raises(PeerTimeout):
             list(client.find(hasty(pacs, message=1), ASKED))
         assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("pause", [0.2, 0])
-def test_what_the_peer_asks_meanwhile_is_no_answer(pause):
-    """Requests that are refused do not put off the deadline of ours, however many come."""
+def test_requests_of_the_peer_do_not_extend_the_deadline(pause):
+    """Refused requests of the peer do not extend our deadline."""
 
     def find(association, message):
         until = time.monotonic() + LONG + 5
@@ -97,8 +99,8 @@ def test_what_the_peer_asks_meanwhile_is_no_answer(pause):
     assert time.monotonic() - began < LONG
 
 
-def test_who_floods_after_our_release_is_aborted():
-    """Its answer to the release has a deadline that nothing else puts off."""
+def test_input_after_a_release_request_does_not_extend_the_deadline():
+    """The deadline for the answer to a release is not extended by other input."""
 
     def flood(association, message):
         answer(association, message, 0x0000)
@@ -117,12 +119,12 @@ def test_who_floods_after_our_release_is_aborted():
 
 
 class Enough(Exception):
-    """Raised by who is told how far it is."""
+    """Raised by a progress callback."""
 
 
 @pytest.mark.parametrize("said", [FAR_TOO_LONG, b"\xff" * 11], ids=["too long", "no data set"])
 def test_a_bad_last_response_hides_no_exception(said):
-    """It is the caller's that comes out; the association is ended one way or the other."""
+    """The caller's exception is raised, and the association ends."""
 
     def move(association, message):
         answer(association, message, 0xFF00, remaining=3, completed=0, failed=0, warning=0)
@@ -138,8 +140,8 @@ def test_a_bad_last_response_hides_no_exception(said):
         assert pacs.ends()
 
 
-def test_a_loop_is_left_whatever_comes_behind():
-    """A match of 17 MiB is nothing that who has left would want to hear of."""
+def test_a_loop_can_be_left_before_a_large_match():
+    """A match of 17 MiB that arrives afterwards is discarded."""
 
     def find(association, message):
         matches(association, message, [Dataset()])
@@ -160,8 +162,8 @@ INTERRUPTED = {
 
 
 @pytest.mark.parametrize("verb", INTERRUPTED)
-def test_ctrl_c_with_a_request_open_aborts(verb):
-    """A peer that does not answer a request would not answer the wish to release either."""
+def test_ctrl_c_during_a_request_aborts(verb):
+    """A peer that does not respond to a request would not answer a release either."""
 
     def interrupt(association, message):
         message.drain()

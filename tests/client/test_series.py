@@ -1,4 +1,4 @@
-"""`load_series`: which series is meant, and how it comes."""
+"""`load_series`: selection and retrieval of the series."""
 
 import subprocess
 import sys
@@ -18,11 +18,11 @@ from tests.client.test_interop import other
 
 
 class Enough(Exception):
-    """Raised by who is told how far it is."""
+    """Raised by a progress callback."""
 
 
 def described(datasets, *descriptions):
-    """The same data sets with other descriptions of their series, by Series Number."""
+    """Return the data sets with new series descriptions, by Series Number."""
     for each in datasets:
         each.SeriesDescription = descriptions[int(each.SeriesNumber) - 1]
     return datasets
@@ -36,7 +36,7 @@ def originals():
 
 @pytest.fixture(params=["pacs", "strict", "orthanc", "dcmqrscp"])
 def peer(request, tmp_path):
-    """Archives that know HOME, with these studies in each."""
+    """Archives that know HOME, with these studies."""
     sent = originals()
     if request.param in ("orthanc", "dcmqrscp"):
         with other(request.param, tmp_path / "other") as pacs:
@@ -50,25 +50,25 @@ def peer(request, tmp_path):
 
 
 def loaded(peer, **keys):
-    """The UIDs of the instances of a series, in the order they are loaded in."""
+    """Return the UIDs of the instances of a series, in the order of loading."""
     return [each.SOPInstanceUID for each in client.load_series(peer, as_datasets=True, **keys)]
 
 
 def uids(number, *, of=1, modality="CT", instances=4, series=3):
-    """The UIDs that a series of the fixture has, in order."""
+    """Return the UIDs of a series of the fixture, in order."""
     sent = study(series=series, instances=instances, number=of, modality=modality)
     return [each.SOPInstanceUID for each in sent if each.SeriesNumber == number]
 
 
-def test_the_one_series_comes_as_an_image(peer, tmp_path):
-    """Chosen by patient, day and description; it is what SimpleITK reads of the original files."""
+def test_the_matching_series_is_loaded_as_an_image(peer, tmp_path):
+    """Selected by patient, date and description; it equals what SimpleITK reads from the original files."""
     image = client.load_series(peer, patient_id="P1", study_date="20260101", series_description="Thorax^soft")
     assert (image.GetSize(), image.GetSpacing(), image.GetOrigin()) == ((8, 8, 4), (1, 1, 1), (0, 0, 1))
     assert same(image, read(tmp_path / "itk", originals()[4:8]))
 
 
-def test_keys_mean_what_they_mean_in_a_query(peer):
-    """Wild cards, a day as a date, ranges, lists of UIDs, numbers; at any level, and of single images."""
+def test_keys_match_as_in_a_query(peer):
+    """Wild cards, a date object, ranges, lists of UIDs, numbers; at any level, including IMAGE."""
     assert loaded(peer, patient_id="P1", series_description="*soft") == uids(2)
     assert loaded(peer, patient_id="P?", modality="MR") == uids(1, of=2, modality="MR", instances=2, series=1)
     assert loaded(peer, study_date=date(2026, 1, 1), SeriesNumber=3) == uids(3)
@@ -79,8 +79,8 @@ def test_keys_mean_what_they_mean_in_a_query(peer):
     assert loaded(peer, patient_id="P1", series_description="*soft", InstanceNumber=3) == uids(2)[2:3]
 
 
-def test_several_that_match_are_listed(peer):
-    """With what tells them apart, and what of it the PACS says."""
+def test_several_matching_series_are_listed(peer):
+    """With their differences, as far as the PACS returns them."""
     with pytest.raises(AmbiguousSeries) as raised:
         client.load_series(peer, patient_id="P1", modality="CT")
     found = raised.value.candidates
@@ -98,8 +98,8 @@ def test_several_that_match_are_listed(peer):
     assert loaded(peer, patient_id="P1", SeriesInstanceUID=found[1].series_uid) == uids(2)
 
 
-def test_nothing_that_matches_is_an_error(peer):
-    """At any level: a patient, a day, a description whose case is another, an image."""
+def test_no_matching_series_is_an_error(peer):
+    """At any level: a patient, a date, a description in another case, an image."""
     for keys in (
         {"patient_id": "P2"},
         {"patient_id": "P1", "study_date": "20250101"},
@@ -119,8 +119,8 @@ def test_a_series_is_found_by_its_uid_alone(peer):
 # --- of this archive alone ---------------------------------------------------------------------------------------
 
 
-def test_what_could_be_any_study_is_not_asked(full):
-    """Nor what is no key, given twice, or no value of its key."""
+def test_keys_that_match_any_study_are_rejected(full):
+    """Nor an invalid key, a key given twice, or an invalid value."""
     for keys in (
         {},
         {"modality": "CT"},
@@ -132,16 +132,16 @@ def test_what_could_be_any_study_is_not_asked(full):
             client.load_series(full.peer, **keys)
 
 
-def test_too_many_studies_are_not_looked_into(full, monkeypatch):
-    """One request for each of them would be too much to ask."""
+def test_too_many_studies_are_an_error(full, monkeypatch):
+    """Each would need a request."""
     client.store(full.peer, *study(series=1, instances=1, number=2))
     monkeypatch.setattr("pacs.client.series.match.MAX_STUDIES", 1)
     with pytest.raises(TooManyMatches, match="add another key"):
         client.load_series(full.peer, patient_id="P1")
 
 
-def test_too_many_series_are_not_looked_into(tmp_path, monkeypatch):
-    """Of each an instance would have to come, to see what no answer of dcmqrscp has."""
+def test_too_many_series_are_an_error(tmp_path, monkeypatch):
+    """Each would need an instance, because dcmqrscp does not return the key."""
     monkeypatch.setattr("pacs.client.series.match.MAX_HEADERS", 1)
     with other("dcmqrscp", tmp_path / "other") as pacs:
         client.store(pacs.peer, *study(series=2, instances=1))
@@ -149,8 +149,8 @@ def test_too_many_series_are_not_looked_into(tmp_path, monkeypatch):
             client.load_series(pacs.peer, patient_id="P1", series_description="series 1")
 
 
-def test_an_empty_value_at_a_pacs_that_knows_the_key_matches_nothing(known):
-    """An unknown description is not the one asked for, and no instance is retrieved to see it."""
+def test_an_empty_value_of_a_supported_key_matches_nothing(known):
+    """An unknown description matches nothing, and no instance is retrieved to compare it."""
     sent = study(series=2, instances=2)
     for each in sent[:2]:
         del each.SeriesDescription
@@ -159,8 +159,8 @@ def test_an_empty_value_at_a_pacs_that_knows_the_key_matches_nothing(known):
     assert len(known.statuses("C-GET")) == 1
 
 
-def test_the_folder_given_is_kept(full, tmp_path, datasets):
-    """And what is there is not retrieved again."""
+def test_a_given_folder_is_kept(full, tmp_path, datasets):
+    """Present instances are not retrieved again."""
     for _ in range(2):
         client.load_series(full.peer, patient_id="P1", SeriesNumber=2, to=tmp_path / "kept")
     assert sorted(each.stem for each in (tmp_path / "kept").rglob("*.dcm")) == sorted(
@@ -170,7 +170,7 @@ def test_the_folder_given_is_kept(full, tmp_path, datasets):
 
 
 def test_a_pacs_without_c_get_sends_to_the_built_in_receiver(tmp_path, known, datasets):
-    """By C-MOVE, with the arguments that `fetch` takes."""
+    """By C-MOVE, with the arguments of `fetch`."""
     home = {"ae_title": "HOME", "host": "127.0.0.1", "port": known.port, "services": ["store", "find", "move"]}
     with serving(tmp_path / "other", {"peers": [home]}) as archive:
         peer = client.Peer("PACS", "127.0.0.1", archive.port, calling_ae_title="HOME")
@@ -179,8 +179,8 @@ def test_a_pacs_without_c_get_sends_to_the_built_in_receiver(tmp_path, known, da
     assert image.GetSize() == (8, 8, 3)
 
 
-def test_progress_is_told_and_what_it_raises_stops_it(full, tmp_path, monkeypatch):
-    """The folder that was made for it is gone, whatever happens."""
+def test_progress_is_reported_and_its_exception_stops_the_retrieve(full, tmp_path, monkeypatch):
+    """The temporary folder is removed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     told = []
     client.load_series(full.peer, patient_id="P1", SeriesNumber=2, on_progress=told.append)
@@ -194,15 +194,15 @@ def test_progress_is_told_and_what_it_raises_stops_it(full, tmp_path, monkeypatc
     assert not list(tmp_path.glob("pacs-series-*"))
 
 
-def test_a_failure_of_the_pacs_comes_out_as_it_is(tmp_path):
-    """One that may not be asked."""
+def test_a_failure_of_the_pacs_is_raised_unchanged(tmp_path):
+    """The PACS does not authorize the query."""
     access = {"access.services": ["store"]}
     with serving(tmp_path / "pacs", access) as archive, pytest.raises(OperationFailed, match="0x0124"):
         client.load_series(f"PACS@127.0.0.1:{archive.port}", patient_id="P1")
 
 
-def test_without_simpleitk_data_sets_come(full, monkeypatch, datasets):
-    """In the order that the image would have."""
+def test_without_simpleitk_data_sets_are_returned(full, monkeypatch, datasets):
+    """In the order of the image."""
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     found = client.load_series(full.peer, patient_id="P1", SeriesNumber=1)
     assert all(isinstance(each, Dataset) for each in found)
@@ -211,14 +211,14 @@ def test_without_simpleitk_data_sets_come(full, monkeypatch, datasets):
 
 
 def example(*arguments):
-    """What examples/load_a_series.py prints, and its exit status."""
+    """Run examples/load_a_series.py; return its output and exit status."""
     program = Path(__file__).parents[2] / "examples" / "load_a_series.py"
     ran = subprocess.run([sys.executable, program, *map(str, arguments)], capture_output=True, text=True, check=False)
     return ran.stdout + ran.stderr, ran.returncode
 
 
 def test_the_example_writes_a_volume(full, tmp_path):
-    """Which SimpleITK reads again; where several series match it lists them and ends."""
+    """SimpleITK reads it; if several series match, the example lists them and exits."""
     peer, file = f"PACS@127.0.0.1:{full.archive.port}", tmp_path / "volume.nii.gz"
     assert example(peer, "P1", "series 2", file) == (f"8 x 8 x 3 voxels of 1 x 1 x 1 mm in {file}\n", 0)
     assert SimpleITK.ReadImage(file).GetSize() == (8, 8, 3)

@@ -1,4 +1,4 @@
-"""What `store` sends, and how it goes on when a peer is difficult."""
+"""`store`: what is sent, and how it continues with difficult peers."""
 
 import shutil
 import tracemalloc
@@ -17,11 +17,11 @@ DATASETS = study(series=1, instances=4)
 
 
 class Enough(Exception):
-    """Raised by who is told how far it is."""
+    """Raised by a progress callback."""
 
 
-def test_what_is_left_goes_on_another_association_when_one_is_lost():
-    """The instance that was on its way fails, without a status."""
+def test_the_rest_is_sent_on_a_new_association():
+    """The instance being sent fails, without a status."""
     seen = []
 
     def store(association, message):
@@ -38,8 +38,8 @@ def test_what_is_left_goes_on_another_association_when_one_is_lost():
         assert len(pacs.ends(2)) == 2
 
 
-def test_a_peer_that_ends_every_association_is_given_up():
-    """After two in a row that came to nothing."""
+def test_a_peer_that_ends_every_association_gets_no_more():
+    """After two consecutive associations without a stored instance."""
 
     def store(association, message):
         association.abort()
@@ -51,7 +51,7 @@ def test_a_peer_that_ends_every_association_is_given_up():
 
 
 def test_an_exception_while_storing_ends_the_association(tmp_path):
-    """Between two data sets as well as in the middle of a large one; it comes out unchanged."""
+    """Between two data sets and in the middle of a large one; it is raised unchanged."""
     large = study(series=1, instances=1, size=2000)
 
     def stop(progress):
@@ -70,8 +70,8 @@ def test_an_exception_while_storing_ends_the_association(tmp_path):
         assert pacs.ends(2) == ["A-RELEASE", "A-ABORT"]
 
 
-def test_what_no_context_is_accepted_for_is_listed():
-    """A receiver that takes no JPEG refuses the context of those alone."""
+def test_instances_without_an_accepted_context_are_listed():
+    """A receiver without JPEG refuses only the contexts of JPEG instances."""
 
     def store(association, message):
         message.drain()
@@ -86,7 +86,7 @@ def test_what_no_context_is_accepted_for_is_listed():
 
 
 def test_data_sets_stream_from_their_files_and_into_them(tmp_path):
-    """Neither sending nor receiving takes memory in proportion to their size."""
+    """Sending and receiving need no memory in proportion to the size."""
     (path,) = write(study(series=1, instances=1, size=4000), tmp_path / "out")
     assert path.stat().st_size > 30 << 20
     with client.receiving(tmp_path / "in") as receiver:
@@ -104,7 +104,7 @@ def test_data_sets_stream_from_their_files_and_into_them(tmp_path):
 
 
 def test_files_without_file_meta_information_are_stored(tmp_path):
-    """In implicit and explicit VR alike: bare data sets, with or without preamble."""
+    """In implicit and explicit VR: bare data sets, with or without preamble."""
     (tmp_path / "implicit").write_bytes(encoded(DATASETS[0]))
     (tmp_path / "explicit").write_bytes(encoded(DATASETS[1], EXPLICIT))
     (tmp_path / "preamble").write_bytes(bytes(128) + b"DICM" + encoded(DATASETS[2], EXPLICIT))
@@ -115,7 +115,7 @@ def test_files_without_file_meta_information_are_stored(tmp_path):
 
 
 def test_a_dicomdir_is_skipped_in_a_folder_and_refused_by_name(tmp_path):
-    """It is no instance, whatever its File Meta Information says."""
+    """It is no instance, despite its File Meta Information."""
     path = get_testdata_file("DICOMDIR")
     shutil.copy(path, tmp_path / "DICOMDIR")
     write(DATASETS[:1], tmp_path / "images")
@@ -126,7 +126,7 @@ def test_a_dicomdir_is_skipped_in_a_folder_and_refused_by_name(tmp_path):
 
 
 def test_many_sop_classes_go_on_several_associations(tmp_path):
-    """No more than 128 contexts fit on one; every instance arrives."""
+    """One association has room for 128 contexts; every instance arrives."""
     datasets = []
     for number, sop_class in enumerate(sorted(STORAGE)[:90]):
         (dataset,) = study(series=1, instances=1, modality="OT", patient_id=f"P{number}")
@@ -137,8 +137,8 @@ def test_many_sop_classes_go_on_several_associations(tmp_path):
         assert len(receiver.arrived) == 90
 
 
-def test_a_text_is_no_broken_instance(pacs_server, tmp_path):
-    """Whoever named it by mistake is told that."""
+def test_a_text_file_is_not_a_dicom_file(pacs_server, tmp_path):
+    """The error says that the file is no DICOM file."""
     text = tmp_path / "notes.txt"
     text.write_text("hi")
     (failed,) = client.store(pacs_server.address, text).failed

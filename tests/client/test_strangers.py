@@ -1,4 +1,4 @@
-"""Who sends to the receiver of a retrieve without having been asked: what it gets, and what it can not do."""
+"""Senders that a retrieve did not ask for: what they receive, and what they cannot do."""
 
 import socket
 import subprocess
@@ -30,26 +30,26 @@ ACCEPTED, REJECTED = b"\2", b"\3"
 
 @pytest.fixture(autouse=True)
 def _no_uid_is_of_both():
-    """What nobody asks for is of another study."""
+    """The other instances belong to another study."""
     assert FOREIGN[0].StudyInstanceUID != DATASETS[0].StudyInstanceUID
 
 
 def altered(dataset):
-    """The same instance with other content."""
+    """Return the same instance with other content."""
     other = deepcopy(dataset)
     other.PatientName = "EVE^WAS^HERE"
     return other
 
 
-def knock(port, origin="127.0.0.2", called="PACSCU"):
-    """Ask for an association from an address of this machine: the type of the PDU that answers, and the socket."""
+def request_association(port, origin="127.0.0.2", called="PACSCU"):
+    """Request an association from an address of this machine; return the type of the answering PDU, and the socket."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(origin, 0))
     connection.sendall(associate_rq([(1, VERIFICATION, [IMPLICIT])], called=called))
     return connection.recv(1), connection
 
 
 def announcing(count, deliveries):
-    """A PACS that makes some deliveries, and says it has sent so many instances."""
+    """Run a PACS that makes some deliveries and reports this many instances."""
 
     def move(association, message):
         deliveries()
@@ -61,8 +61,8 @@ def announcing(count, deliveries):
 # --- what counts -------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_asked_for_stands_for_nothing_that_is_lost(tmp_path):
-    """Three were announced, three came, and none of them was asked for."""
+def test_unrequested_instances_do_not_count_as_announced(tmp_path):
+    """Three announced and three arrived, but none of them was requested."""
     port = free_port()
     with (
         announcing(3, lambda: deliver(port, FOREIGN)) as pacs,
@@ -72,8 +72,8 @@ def test_what_nobody_asked_for_stands_for_nothing_that_is_lost(tmp_path):
     assert (raised.value.retrieved.paths, raised.value.retrieved.unasked) == ((), 3)
 
 
-def test_one_instance_again_and_again_stands_for_no_other(tmp_path):
-    """On other associations than the one that brought it, nobody knows who repeats it."""
+def test_repeats_on_other_associations_do_not_count(tmp_path):
+    """On other associations than the first one, the sender of a repeat is unknown."""
     port = free_port()
 
     def thrice():
@@ -85,8 +85,8 @@ def test_one_instance_again_and_again_stands_for_no_other(tmp_path):
 
 
 @pytest.mark.parametrize("senders", ["peer", "anyone"])
-def test_a_repeat_of_the_pacs_counts_where_nobody_else_can_have_sent_it(tmp_path, senders):
-    """By the same content, on the same association, and only while the door is closed to others."""
+def test_repeats_count_if_only_the_pacs_can_send(tmp_path, senders):
+    """With the same content, on the same association, and only if no other sender is allowed."""
     port = free_port()
     with announcing(2, lambda: deliver(port, [DATASETS[0], DATASETS[0]])) as pacs:
         if senders == "peer":
@@ -97,7 +97,7 @@ def test_a_repeat_of_the_pacs_counts_where_nobody_else_can_have_sent_it(tmp_path
             client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port, wait=0.3, senders=senders)
 
 
-def test_what_was_there_before_counts_as_it_comes_again(tmp_path):
+def test_present_instances_count_when_they_arrive_again(tmp_path):
     """Once, and again on the same association."""
     port = free_port()
     with announcing(3, lambda: deliver(port, DATASETS)) as pacs:
@@ -108,8 +108,8 @@ def test_what_was_there_before_counts_as_it_comes_again(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_instance_that_comes_twice_with_different_content_is_no_success(tmp_path, overwrite):
-    """The second is refused with C011, whoever sent which of them; the first is kept."""
+def test_an_instance_with_two_contents_is_a_failure(tmp_path, overwrite):
+    """The second is refused with C011, whoever sends it; the first is kept."""
     port, refused = free_port(), []
 
     def both():
@@ -124,8 +124,8 @@ def test_an_instance_that_comes_twice_with_different_content_is_no_success(tmp_p
     assert {str(each.PatientName) for each in retrieved.datasets()} == {"EVE^WAS^HERE", str(DATASETS[0].PatientName)}
 
 
-def test_a_fetch_does_not_cover_up_a_conflict_by_another_way(tmp_path):
-    """A C-MOVE would find the first of the two in the folder, and be content."""
+def test_a_fetch_does_not_hide_a_conflict_by_a_second_retrieve(tmp_path):
+    """A C-MOVE would find the first one in the folder and succeed."""
 
     def get(association, message):
         for number, each in enumerate((altered(DATASETS[0]), *DATASETS), start=2):
@@ -143,8 +143,8 @@ def test_a_fetch_does_not_cover_up_a_conflict_by_another_way(tmp_path):
     assert raised.value.retrieved.conflicts == (DATASETS[0].SOPInstanceUID,)
 
 
-def test_who_receives_whatever_comes_may_have_it_replaced(tmp_path):
-    """With `overwrite` the last one is kept, without it the first, and the other is refused."""
+def test_a_receiver_can_replace_instances(tmp_path):
+    """With `overwrite` the last one is kept; without it the first, and the other is refused."""
     for overwrite, statuses, name in ((True, [], "EVE^WAS^HERE"), (False, [0xC011], str(DATASETS[0].PatientName))):
         with client.receiving(tmp_path / name, overwrite=overwrite) as receiver:
             assert deliver(receiver.port, DATASETS[:1]) == []
@@ -157,11 +157,11 @@ def test_who_receives_whatever_comes_may_have_it_replaced(tmp_path):
 
 
 def test_only_the_host_of_the_pacs_may_send(tmp_path):
-    """Another is rejected, and where something is missing then, the error says who tried and what to pass."""
+    """Others are rejected; if instances are missing, the error names them and the argument that allows them."""
     port, answers = free_port(), []
 
     def stranger():
-        kind, connection = knock(port)
+        kind, connection = request_association(port)
         connection.close()
         answers.append(kind)
 
@@ -170,12 +170,12 @@ def test_only_the_host_of_the_pacs_may_send(tmp_path):
     assert answers == [REJECTED]
 
 
-def test_who_was_refused_is_said_too_where_the_pacs_says_that_it_failed(tmp_path):
-    """A node that is not let in makes the PACS answer A702: that is the reason, not the port."""
+def test_refused_senders_are_named_when_the_pacs_fails(tmp_path):
+    """A rejected node makes the PACS respond with A702; the rejection is the reason, not the port."""
     port = free_port()
 
     def move(association, message):
-        knock(port)[1].close()
+        request_association(port)[1].close()
         answer(association, message, 0xA702, failed=3, completed=0, warning=0)
 
     with scripted(move=move) as pacs, pytest.raises(OperationFailed, match=r"A702.*127\.0\.0\.2 was refused"):
@@ -183,13 +183,13 @@ def test_who_was_refused_is_said_too_where_the_pacs_says_that_it_failed(tmp_path
 
 
 @pytest.mark.parametrize("senders", ["anyone", ["127.0.0.2"], ["127.0.0.0/30"]])
-def test_others_may_send_where_that_is_said(tmp_path, senders):
-    """Anyone, an address or a network; whoever they are, they reach us by any address of ours."""
+def test_other_senders_can_be_allowed(tmp_path, senders):
+    """Anyone, an address or a network; they may use any local address."""
     port, answers = free_port(), []
 
     def other():
         for origin in ("127.0.0.1", "127.0.0.2"):
-            kind, connection = knock(port, origin)
+            kind, connection = request_association(port, origin)
             connection.close()
             answers.append(kind)
         socket.create_connection(("127.0.0.9", port), timeout=20).close()
@@ -200,8 +200,8 @@ def test_others_may_send_where_that_is_said(tmp_path, senders):
     assert answers == [ACCEPTED, ACCEPTED]
 
 
-def test_who_calls_us_by_another_title_is_refused(tmp_path):
-    """A PACS calls the destination that it was asked for; who means another was not asked."""
+def test_another_called_ae_title_is_refused(tmp_path):
+    """A PACS uses the AE title of the move destination."""
     port, refused = free_port(), []
 
     def mistaken():
@@ -214,8 +214,8 @@ def test_who_calls_us_by_another_title_is_refused(tmp_path):
     assert refused == [True]
 
 
-def test_it_listens_where_the_pacs_is_reached_and_nowhere_else(tmp_path):
-    """On loopback for a PACS on loopback; and so does a receiver for whom nobody said a host."""
+def test_it_listens_only_where_the_pacs_is_reached(tmp_path):
+    """On loopback for a PACS on loopback; a receiver without a host does the same."""
     port, elsewhere = free_port(), []
 
     def look():
@@ -232,29 +232,29 @@ def test_it_listens_where_the_pacs_is_reached_and_nowhere_else(tmp_path):
         socket.create_connection(("127.0.0.9", receiver.port), timeout=20).close()
 
 
-def test_a_sender_that_is_no_address_is_a_mistake(tmp_path):
-    """And a PACS whose host is not known cannot be listened for."""
+def test_an_invalid_sender_is_an_error(tmp_path):
+    """So is a PACS with an unknown host."""
     with scripted() as pacs, pytest.raises(InvalidArgument, match=r"10\.0\.0\.0/24"):
         client.move_and_store(pacs.peer, ASKED, to=tmp_path, senders=["everybody"])
     with pytest.raises(DestinationUnreachable, match="unknown host"):
         client.move_and_store("PACS@nowhere.invalid:104", ASKED, to=tmp_path)
 
 
-def test_strangers_cannot_take_more_places_than_there_are(tmp_path):
-    """The seventeenth association is rejected, and nothing is the worse for it."""
+def test_the_number_of_associations_is_limited(tmp_path):
+    """The seventeenth association is rejected, and the retrieve succeeds."""
     with client.receiving(tmp_path) as receiver:
-        found = [knock(receiver.port) for _ in range(17)]
+        found = [request_association(receiver.port) for _ in range(17)]
         assert [kind for kind, _ in found] == [ACCEPTED] * 16 + [REJECTED]
         for _, connection in found:
             connection.close()
 
 
-def test_who_associates_and_says_nothing_does_not_keep_its_place(tmp_path):
-    """After `Deadlines.response` it is aborted, while the retrieve goes on."""
+def test_an_idle_association_is_aborted(tmp_path):
+    """It is aborted after `Deadlines.response`, while the retrieve continues."""
     port = free_port()
 
     def move(association, message):
-        _, connection = knock(port, "127.0.0.1")
+        _, connection = request_association(port, "127.0.0.1")
         connection.settimeout(0.1)
         until, rest = time.monotonic() + 15, b"more"
         while rest and time.monotonic() < until:
@@ -274,8 +274,8 @@ def test_who_associates_and_says_nothing_does_not_keep_its_place(tmp_path):
 # --- what it cannot prolong --------------------------------------------------------------------------------------
 
 
-def pestering(port, datasets, ends):
-    """Send the same again and again for a while, until nobody takes it any more."""
+def sending_repeatedly(port, datasets, ends):
+    """Send the same instance repeatedly until it is refused."""
     until = time.monotonic() + 15
     while not ends.is_set() and time.monotonic() < until:
         try:
@@ -287,10 +287,10 @@ def pestering(port, datasets, ends):
 
 @pytest.mark.parametrize("status", [None, 0x0000])
 @pytest.mark.parametrize("datasets", [FOREIGN[:1], DATASETS[:1]], ids=["unasked", "repeated"])
-def test_what_is_refused_or_repeated_is_no_sign_of_life(tmp_path, status, datasets):
-    """Neither while the PACS is silent, nor once it said Success and the rest is waited for."""
+def test_refused_and_repeated_instances_do_not_extend_the_deadline(tmp_path, status, datasets):
+    """Neither before the final response nor while the client waits for the rest."""
     port, ends = free_port(), threading.Event()
-    eve = threading.Thread(target=pestering, args=(port, datasets, ends))
+    eve = threading.Thread(target=sending_repeatedly, args=(port, datasets, ends))
 
     def move(association, message):
         eve.start()
@@ -309,8 +309,8 @@ def test_what_is_refused_or_repeated_is_no_sign_of_life(tmp_path, status, datase
     assert took < 12
 
 
-def test_what_is_refused_in_a_get_is_no_sign_of_life(tmp_path):
-    """A PACS that stores what nobody asked for on our association, for ever, is given up."""
+def test_refused_instances_of_a_get_do_not_extend_the_deadline(tmp_path):
+    """A PACS that keeps storing unrequested instances times out."""
 
     def get(association, message):
         each, until = FOREIGN[0], time.monotonic() + 15
@@ -353,7 +353,7 @@ with scripted(move=move) as pacs:
 
 
 @pytest.mark.parametrize("level", ["STUDY", "IMAGE"])
-def test_what_nobody_asked_for_is_not_written_and_may_be_larger_than_the_disk(tmp_path, level):
-    """It is refused by its UIDs, before a byte of it is in a file: its size ends nothing."""
+def test_an_unrequested_instance_is_not_written(tmp_path, level):
+    """It is refused by its UIDs before anything is written; its size does not matter."""
     ran = subprocess.run([sys.executable, "-c", NARROW, tmp_path, level], capture_output=True, text=True, check=False)
     assert ran.stdout.splitlines() == ["['0x124'] []", "3"], ran.stderr

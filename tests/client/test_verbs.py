@@ -1,4 +1,4 @@
-"""Each verb of the client against this archive."""
+"""Each operation of the client with this archive."""
 
 import ssl
 import subprocess
@@ -17,29 +17,29 @@ from tests.certificates import Authority
 
 
 class Enough(Exception):
-    """Raised by who is told how far it is."""
+    """Raised by a progress callback."""
 
 
 def uids(paths):
-    """The SOP Instance UIDs of files, sorted."""
+    """Return the SOP Instance UIDs of files, sorted."""
     return sorted(dcmread(path).SOPInstanceUID for path in paths)
 
 
 def test_importing_the_client_loads_nothing_of_an_archive():
-    """Neither a database, nor a web server, nor the configuration, nor what prints to terminals."""
+    """No database, web server, configuration or terminal library."""
     heavy = "sqlalchemy alembic pydantic starlette uvicorn structlog rich click prometheus_client numpy SimpleITK"
     ours = "pacs.index pacs.files pacs.config pacs.archive pacs.daemon pacs.web pacs.observability.events"
     asked = f"import sys, pacs.client; print(*(name for name in '{heavy} {ours}'.split() if name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout == "\n"
 
 
-def test_echo_says_how_long_it_took(known):
+def test_echo_returns_its_duration(known):
     """In seconds."""
     assert 0 < client.echo(f"PACS@127.0.0.1:{known.archive.port}") < 20
 
 
-def test_echo_says_why_there_is_no_association(tmp_path, known):
-    """Nobody listens, or nobody by that title."""
+def test_echo_explains_a_failed_association(tmp_path, known):
+    """No listener, or another AE title."""
     with pytest.raises(DestinationUnreachable, match="cannot be reached"):
         client.echo("PACS@127.0.0.1:1")
     with (
@@ -52,13 +52,13 @@ def test_echo_says_why_there_is_no_association(tmp_path, known):
 
 
 @pytest.mark.parametrize("text", ["PACS", "PACS@host", "@host:1", "PACS@host:0", "PACS@host:x", "A" * 17 + "@host:1"])
-def test_what_is_no_peer_is_said_at_once(text):
-    """And it is a ValueError, as of any text that cannot be parsed."""
+def test_an_invalid_peer_is_rejected_at_once(text):
+    """With a ValueError, as for other texts that cannot be parsed."""
     with pytest.raises(ValueError, match=r"AE|port"):
         Peer.parse(text)
 
 
-def test_a_peer_can_have_an_address_of_ipv6():
+def test_a_peer_can_have_an_ipv6_address():
     """In brackets, as in a URL."""
     peer = Peer.parse("PACS@[::1]:104", calling_ae_title="HOME")
     assert (peer.host, peer.port, peer.calling_ae_title, str(peer)) == ("::1", 104, "HOME", "PACS@[::1]:104")
@@ -67,8 +67,8 @@ def test_a_peer_can_have_an_address_of_ipv6():
 # --- find --------------------------------------------------------------------------------------------------------
 
 
-def test_find_brings_each_match(full, datasets):
-    """With the keys that were asked for, at the level of the lowest."""
+def test_find_yields_each_match(full, datasets):
+    """With the requested keys, at the level of the lowest key."""
     (match,) = client.find(full.peer, {"PatientName": "DOE*", "StudyInstanceUID": "", "ModalitiesInStudy": None})
     assert match.StudyInstanceUID == datasets[0].StudyInstanceUID
     assert match.PatientName == "DOE^JOHN"
@@ -79,7 +79,7 @@ def test_find_brings_each_match(full, datasets):
 
 
 def test_leaving_the_loop_cancels(full, datasets):
-    """The archive sees the C-CANCEL, and the association is released in good order."""
+    """The archive receives the C-CANCEL, and the association is released."""
     for match in client.find(full.peer, {"StudyInstanceUID": datasets[0].StudyInstanceUID, "SOPInstanceUID": ""}):
         assert match.SOPInstanceUID
         break
@@ -88,21 +88,21 @@ def test_leaving_the_loop_cancels(full, datasets):
 
 
 def test_a_limit_is_kept(full, datasets):
-    """No more matches than that, and no error."""
+    """No more matches, and no error."""
     asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID, "SOPInstanceUID": ""}
     assert len(list(client.find(full.peer, asked, limit=4))) == 4
     assert len(list(client.find(full.peer, asked, limit=60))) == 6
 
 
-def test_nothing_is_asked_before_the_first_match_is(known):
-    """A generator that nobody has begun has no association; what it cannot ask is said at once all the same."""
+def test_the_query_is_sent_with_the_first_match(known):
+    """A generator that has not started has no association; invalid keys are still rejected at once."""
     client.find("PACS@127.0.0.1:1", {"PatientID": "1"}).close()
     with pytest.raises(InvalidArgument, match="NoSuchKeyword"):
         client.find(known.peer, {"NoSuchKeyword": ""})
 
 
-def test_names_in_any_script_are_asked_for_and_answered(known):
-    """In UTF-8 where Latin-1 is not enough."""
+def test_names_in_any_script_can_be_queried(known):
+    """In UTF-8 if Latin-1 does not suffice."""
     client.store(known.peer, *study("Ванн^Лев", series=1, instances=1, patient_id="P2"))
     client.store(known.peer, *study("Müller^Jörg", series=1, instances=1, patient_id="P3"))
     (lev,) = client.find(known.peer, {"PatientName": "Ванн*", "StudyInstanceUID": ""})
@@ -110,7 +110,7 @@ def test_names_in_any_script_are_asked_for_and_answered(known):
     assert (str(lev.PatientName), str(joerg.PatientName)) == ("Ванн^Лев", "Müller^Jörg")
 
 
-def test_a_failure_is_an_exception_that_says_what_the_standard_calls_it(known):
+def test_a_failure_raises_the_meaning_of_its_status(known):
     """With the Error Comment and the Offending Element of the archive."""
     with pytest.raises(OperationFailed) as raised:
         list(client.find(known.peer, {"StudyDate": "no date", "StudyInstanceUID": ""}))
@@ -125,7 +125,7 @@ def test_a_failure_is_an_exception_that_says_what_the_standard_calls_it(known):
 
 
 def test_store_takes_files_folders_and_data_sets(known, tmp_path, datasets):
-    """What is no instance in a folder is skipped, and progress ends with everything."""
+    """Other files in a folder are skipped, and progress ends with all instances."""
     paths = write(datasets[:4], tmp_path / "out" / "deep")
     (tmp_path / "out" / "README").write_text("no DICOM")
     (tmp_path / "out" / "empty").write_bytes(b"")
@@ -140,8 +140,8 @@ def test_store_takes_files_folders_and_data_sets(known, tmp_path, datasets):
     )
 
 
-def test_what_is_refused_ends_nothing(known, tmp_path, datasets):
-    """Each failure is listed with what it was, its status and a comment."""
+def test_a_refused_instance_does_not_end_a_store(known, tmp_path, datasets):
+    """Each failure is listed with its item, status and comment."""
     strange = study("DOE^JANE", series=1, instances=1, patient_id="P9")[0]
     strange.StudyInstanceUID = "not a uid"
     sent = client.store(known.peer, datasets[0], strange, tmp_path / "nowhere.dcm", datasets[1])
@@ -153,8 +153,8 @@ def test_what_is_refused_ends_nothing(known, tmp_path, datasets):
 # --- move_and_store ----------------------------------------------------------------------------------------------
 
 
-def test_a_study_comes_home_by_one_call(full, tmp_path, datasets):
-    """As files named by their UIDs, with what the archive counted, told in this thread."""
+def test_a_study_is_retrieved_by_one_call(full, tmp_path, datasets):
+    """As files named by their UIDs, with the counts of the archive and progress in this thread."""
     told = []
     got = client.move_and_store(
         full.peer,
@@ -175,14 +175,14 @@ def test_a_study_comes_home_by_one_call(full, tmp_path, datasets):
 
 @pytest.fixture
 def many(known):
-    """The identifier of a study that does not come in a moment."""
+    """The identifier of a study that takes a while to retrieve."""
     datasets = study("LONG^STUDY", series=1, instances=120, patient_id="P8")
     assert client.store(known.peer, *datasets).completed == 120
     return {"StudyInstanceUID": datasets[0].StudyInstanceUID}
 
 
-def test_what_the_callback_raises_cancels_and_comes_out(known, many, tmp_path):
-    """The archive's own log says that the move was cancelled: FE00."""
+def test_an_exception_of_the_callback_cancels_the_move(known, many, tmp_path):
+    """The archive logs the cancel: FE00."""
 
     def stop(progress):
         raise Enough
@@ -198,8 +198,8 @@ def test_what_the_callback_raises_cancels_and_comes_out(known, many, tmp_path):
     assert known.statuses("C-MOVE") == [0xFE00]
 
 
-def test_a_pacs_that_does_not_know_us_is_said_how_to_mend(full, tmp_path, datasets):
-    """A801 names our AE title and the port to list it with."""
+def test_an_unknown_destination_raises_with_advice(full, tmp_path, datasets):
+    """A801 names the AE title and the port to configure."""
     asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID}
     with pytest.raises(OperationFailed, match=f"our AE title STRANGER.*port {full.port}") as raised:
         client.move_and_store(full.peer, asked, to=tmp_path / "home", ae_title="STRANGER", port=full.port)
@@ -207,8 +207,8 @@ def test_a_pacs_that_does_not_know_us_is_said_how_to_mend(full, tmp_path, datase
     assert raised.value.retrieved.paths == ()
 
 
-def test_what_is_there_already_is_kept_unless_it_is_to_be_replaced(full, tmp_path, datasets):
-    """The same study again skips all of it; with `overwrite` all of it is written again."""
+def test_present_files_are_kept_unless_overwritten(full, tmp_path, datasets):
+    """A second retrieve skips all files; with `overwrite` it writes them again."""
     asked, to = {"StudyInstanceUID": datasets[0].StudyInstanceUID}, tmp_path / "home"
     first = client.move_and_store(full.peer, asked, to=to, port=full.port)
     first.paths[0].write_bytes(b"mine")
@@ -221,7 +221,7 @@ def test_what_is_there_already_is_kept_unless_it_is_to_be_replaced(full, tmp_pat
 
 
 def test_get_needs_no_second_association(full, tmp_path, datasets):
-    """And brings the same files and counts."""
+    """It brings the same files and counts."""
     told = []
     asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID}
     got = client.get(full.peer, asked, to=tmp_path / "home", on_progress=told.append)
@@ -230,7 +230,7 @@ def test_get_needs_no_second_association(full, tmp_path, datasets):
 
 
 def test_an_exception_cancels_a_get_too(known, many, tmp_path):
-    """The archive says FE00, and the association was released."""
+    """The archive logs FE00, and the association is released."""
 
     def stop(progress):
         raise Enough
@@ -240,8 +240,8 @@ def test_an_exception_cancels_a_get_too(known, many, tmp_path):
     assert known.statuses("C-GET") == [0xFE00]
 
 
-def test_move_sends_to_a_third(full, tmp_path, datasets):
-    """A receiver that somebody else runs takes what is moved there."""
+def test_move_sends_to_another_destination(full, tmp_path, datasets):
+    """A receiver that another process could run gets the instances."""
     asked = {"StudyInstanceUID": datasets[0].StudyInstanceUID, "SeriesInstanceUID": datasets[0].SeriesInstanceUID}
     with client.receiving(tmp_path / "third", ae_title="HOME", port=full.port) as receiver:
         moved = client.move(full.peer, asked, destination="HOME")
@@ -254,7 +254,7 @@ def test_move_sends_to_a_third(full, tmp_path, datasets):
 
 
 def test_a_peer_can_be_called_with_tls(tmp_path, datasets):
-    """By a context that trusts who signed its certificate; and not by one that does not."""
+    """With a context that trusts the CA of its certificate, and not with another one."""
     authority = Authority(tmp_path)
     ours = authority.sign("pacs", "localhost", "127.0.0.1")
     settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": ours.certificate, "tls.key": ours.key}
@@ -268,8 +268,8 @@ def test_a_peer_can_be_called_with_tls(tmp_path, datasets):
             client.echo(doubting)
 
 
-def test_what_is_moved_can_come_encrypted(tmp_path, datasets):
-    """Where the archive sends to us with TLS, the built-in receiver answers with a certificate."""
+def test_a_move_can_be_received_with_tls(tmp_path, datasets):
+    """The archive sends with TLS, and the built-in receiver presents a certificate."""
     authority, port = Authority(tmp_path), free_port()
     ours, theirs = authority.sign("home", "localhost"), authority.sign("pacs", "localhost")
     settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": theirs.certificate, "tls.key": theirs.key}
@@ -286,8 +286,8 @@ def test_what_is_moved_can_come_encrypted(tmp_path, datasets):
             client.move_and_store(peer, asked, to=tmp_path / "in", port=port)
 
 
-def test_what_is_negotiated_is_used(known):
-    """Fuzzy matching of names finds what sounds alike, where both agreed on it."""
+def test_extended_negotiation_is_used(known):
+    """Negotiated fuzzy matching finds similar names."""
     client.store(known.peer, *study("MEYER^ANNA", series=1, instances=1))
     asked = {"PatientName": "MAIER^ANNA", "StudyInstanceUID": ""}
     assert list(client.find(known.peer, asked)) == []
@@ -314,22 +314,22 @@ except StorageUnavailable as error:
 """
 
 
-def test_a_disk_that_takes_no_more_is_said_to_both_sides(tmp_path):
-    """A700 to the sender, and the folder and the reason to who receives; nothing of the instance is left."""
+def test_a_full_disk_is_reported_to_both_sides(tmp_path):
+    """The sender gets A700, the caller the folder and the reason; no partial file is left."""
     ran = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["['0xa700'] ()", f"Cannot write to {tmp_path}: File too large"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_third_destination_is_not_spoken_of_as_us(pacs_server):
-    """Its own host and port have to be entered, not those of this machine."""
+def test_advice_for_another_destination_names_it(pacs_server):
+    """The advice is about the host and port of the destination, not of this machine."""
     with pytest.raises(OperationFailed, match="does not know the AE title NOBODY: configure it there") as raised:
         client.move(f"PACS@127.0.0.1:{pacs_server.port}", {"StudyInstanceUID": "1.2"}, destination="NOBODY")
     assert "this machine" not in str(raised.value)
 
 
-def test_a_port_of_ours_that_is_taken_is_named(pacs_server, tmp_path):
-    """So that it can be changed."""
+def test_a_port_in_use_is_named(pacs_server, tmp_path):
+    """With its number."""
     with pytest.raises(
         InvalidArgument, match=rf"Cannot listen on 127\.0\.0\.1, port {pacs_server.port}: .*name another"
     ):

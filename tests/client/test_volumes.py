@@ -1,4 +1,4 @@
-"""What `load_series` makes of the images of a series, beside what SimpleITK makes of the original files."""
+"""The volumes that `load_series` builds, compared with what SimpleITK reads from the original files."""
 
 import math
 import random
@@ -30,7 +30,7 @@ def load(known):
 
 
 def stack(count=6, *, orientation=(1, 0, 0, 0, 1, 0), step=2.5, start=(-10, 20, 30), places=None, **attributes):
-    """A series whose slices lie one step after the other along the normal, each with pixels of its own."""
+    """Return a series whose slices follow each other along the normal, each with different pixels."""
     made = study(series=1, instances=count, PixelSpacing=[0.5, 0.75], **attributes)
     (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
     normal = (b * f - c * e, c * d - a * f, a * e - b * d)
@@ -68,15 +68,15 @@ STACKS = {
 
 
 @pytest.mark.parametrize("given", STACKS.values(), ids=list(STACKS))
-def test_a_stack_is_what_simpleitk_reads(load, tmp_path, given):
-    """Whatever its direction, and in whatever order it came."""
+def test_a_stack_equals_what_simpleitk_reads(load, tmp_path, given):
+    """In any direction and any order of arrival."""
     slices = stack(**given)
     assert same(load(*random.sample(slices, len(slices))), read(tmp_path / "itk", slices))
 
 
 @pytest.mark.parametrize("given", [{}, {"step": -2.5}, {"orientation": OBLIQUE}])
-def test_every_slice_is_where_its_header_says(load, given):
-    """The first pixel of each slice, in the image, lies at Image Position (Patient), and is that slice's."""
+def test_every_slice_is_at_its_image_position(load, given):
+    """The first pixel of each slice is at Image Position (Patient), and belongs to that slice."""
     slices = stack(**given)
     image = load(*slices)
     for each in slices:
@@ -86,8 +86,8 @@ def test_every_slice_is_where_its_header_says(load, given):
         assert image[index] == int.from_bytes(each.PixelData[:2], "little") - 1024
 
 
-def test_instance_numbers_say_nothing_of_places(load, tmp_path):
-    """Shuffled ones change nothing; data sets come in the order of the image."""
+def test_instance_numbers_do_not_determine_positions(load, tmp_path):
+    """Shuffled numbers change nothing; data sets are in the order of the image."""
     slices = stack()
     for number, each in zip((3, 1, 6, 2, 5, 4), slices, strict=True):
         each.InstanceNumber = number
@@ -97,7 +97,7 @@ def test_instance_numbers_say_nothing_of_places(load, tmp_path):
 
 
 def test_each_slice_has_its_own_slope(load):
-    """As in PET: no value is cut to the type of the first slice."""
+    """As in PET: no value is truncated to the type of the first slice."""
     slices = stack(count=3)
     for each, slope in zip(slices, ("1", "0.5", "0.25"), strict=True):
         each.RescaleSlope, each.RescaleIntercept = slope, "0"
@@ -107,12 +107,12 @@ def test_each_slice_has_its_own_slope(load):
 
 
 def test_the_spacing_is_that_of_all_slices(load):
-    """Rounded steps of 1.2 and 1.3 mm are 1.26 mm on the whole: each slice is near its place."""
+    """Rounded steps of 1.2 and 1.3 mm average 1.26 mm; each slice is close to its position."""
     assert load(*stack(places=[0, 1.3, 2.5, 3.8, 5.0, 6.3])).GetSpacing()[2] == pytest.approx(1.26, abs=CLOSE)
 
 
-def test_values_that_are_none_do_no_harm(load, tmp_path):
-    """A number that is no number is as if it were not there."""
+def test_invalid_values_are_ignored(load, tmp_path):
+    """An invalid number is treated as absent."""
     slices = stack()
     for each in slices:
         each[0x00200013] = raw(0x00200013, "IS", b"none")
@@ -127,7 +127,7 @@ def test_a_single_slice_is_a_volume_of_one(load, tmp_path):
     assert same(image, read(tmp_path / "itk", [only]))
 
 
-def test_without_positions_instance_numbers_count(load):
+def test_without_positions_instance_numbers_determine_the_order(load):
     """As in secondary captures: 2 before 10."""
     slices = study(modality="OT", series=1, instances=11)
     for number, each in enumerate(slices):
@@ -139,7 +139,7 @@ def test_without_positions_instance_numbers_count(load):
 # --- real files --------------------------------------------------------------------------------------------------
 
 
-def test_a_real_series_is_what_simpleitk_reads(load, tmp_path):
+def test_a_real_series_equals_what_simpleitk_reads(load, tmp_path):
     """CT slices of 2.5 mm, numbered from the head down."""
     slices = [dcmread(path) for path in sorted(named("2062").parent.iterdir())]
     assert len(slices) == 5
@@ -156,13 +156,13 @@ REAL = (
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_real_image_is_what_simpleitk_reads(load, name):
-    """Compressed ones, colours, frames without places, and with places."""
+def test_a_real_image_equals_what_simpleitk_reads(load, name):
+    """Compressed images, colours, frames with and without positions."""
     assert same(load(named(name)), SimpleITK.ReadImage(named(name), imageIO="GDCMImageIO"))
 
 
 def test_real_series_that_are_no_volumes_are_refused(load):
-    """Slices are missing; three planes of a localizer; no pixels. Their data sets come all the same."""
+    """Missing slices; a localizer in three planes; no pixels. Their data sets can still be loaded."""
     for name, count, why in (
         ("17106", 4, "1.25 to 202.5 mm apart"),
         ("4950", 3, "Only 1 of the 3 images .* ImageOrientationPatient"),
@@ -178,7 +178,7 @@ def test_real_series_that_are_no_volumes_are_refused(load):
 
 
 def enhanced(slices, **attributes):
-    """One enhanced instance with the slices as its frames, places in their functional groups."""
+    """Return one enhanced instance with the slices as frames and their positions in functional groups."""
     made = deepcopy(slices[0])
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept"):
         del made[keyword]
@@ -214,7 +214,7 @@ def _groups(dataset, *groups):
 
 @pytest.mark.parametrize("given", [{}, {"orientation": OBLIQUE, "step": 0.8}, {"orientation": (0, 1, 0, 0, 0, -1)}])
 def test_frames_are_slices(load, tmp_path, given):
-    """In order they are what SimpleITK reads of the same file; in any order they are what it reads of single slices."""
+    """In order they equal what SimpleITK reads of the file; shuffled, what it reads of single slices."""
     slices = stack(**given)
     for each in slices:
         each.RescaleSlope = "1"
@@ -225,16 +225,16 @@ def test_frames_are_slices(load, tmp_path, given):
     assert same(image, read(tmp_path / "itk", slices))
 
 
-def test_real_frames_lie_where_simpleitk_puts_them(load):
-    """It has frames against their normal in a left-handed image; in ours they follow the normal."""
+def test_real_frames_are_at_the_positions_of_simpleitk(load):
+    """SimpleITK stores these frames against their normal in a left-handed image; here they follow the normal."""
     file = named("eCT_Supplemental.dcm")
     image = load(file)
     assert same(SimpleITK.Flip(image, (False, False, True)), SimpleITK.ReadImage(file, imageIO="GDCMImageIO"))
 
 
 @pytest.mark.parametrize("order", [(5, 4, 3, 2, 1, 0), (3, 1, 4, 0, 5, 2)])
-def test_frames_in_another_order_are_put_into_that_of_space(load, tmp_path, order):
-    """Reversed, and shuffled."""
+def test_frames_are_sorted_by_position(load, tmp_path, order):
+    """Reversed and shuffled."""
     slices = stack(orientation=OBLIQUE)
     for each in slices:
         each.RescaleSlope = "1"
@@ -242,7 +242,7 @@ def test_frames_in_another_order_are_put_into_that_of_space(load, tmp_path, orde
 
 
 def test_an_enhanced_instance_of_one_frame_is_a_volume_of_one(load):
-    """Where its functional groups say."""
+    """At the position in its functional groups."""
     slices = stack(count=1, RescaleSlope="1")
     image = load(enhanced(slices))
     assert (image.GetSize(), image.GetOrigin()) == ((8, 8, 1), (-10, 20, 30))
@@ -258,7 +258,7 @@ def test_the_frames_of_several_instances_make_one_volume(load, tmp_path):
 
 
 def test_frames_of_different_scales_are_refused(load):
-    """GDCM applies the first one to all."""
+    """GDCM applies the first scale to all."""
     slices = stack()
     for number, each in enumerate(slices):
         each.RescaleSlope = str(number + 1)
@@ -266,7 +266,7 @@ def test_frames_of_different_scales_are_refused(load):
         load(enhanced(slices))
 
 
-def test_instances_of_frames_without_places_are_not_put_together(load):
+def test_multi_frame_instances_without_positions_are_not_combined(load):
     """Two clips of an examination."""
     clips = [dcmread(named("SC_rgb_2frame.dcm")) for _ in range(2)]
     clips[1].SOPInstanceUID = clips[1].file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -279,8 +279,8 @@ def test_instances_of_frames_without_places_are_not_put_together(load):
 # --- what makes no volume ----------------------------------------------------------------------------------------
 
 
-def test_several_images_at_each_position_are_refused_until_one_more_key_is_named(load, tmp_path):
-    """Two echoes: it is said in what they differ, and that attribute is a key then."""
+def test_several_images_at_each_position_need_another_key(load, tmp_path):
+    """Two echoes: the error names the attribute that differs, and that attribute works as a key."""
     slices = stack(count=8, modality="MR", places=[0, 1, 2, 3, 0, 1, 2, 3])
     for each in slices[4:]:
         each.EchoTime = "20"
@@ -293,8 +293,8 @@ def test_several_images_at_each_position_are_refused_until_one_more_key_is_named
     ]  # fmt: skip
 
 
-def test_one_image_twice_is_refused(load):
-    """At one position only, and by its number where nothing else tells."""
+def test_a_duplicate_image_is_refused(load):
+    """At one position only; by its number if nothing else differs."""
     slices = stack(places=[0, 1, 2, 2, 3, 4])
     for each in slices:
         del each.ContentTime
@@ -302,8 +302,8 @@ def test_one_image_twice_is_refused(load):
         load(*slices)
 
 
-def test_frames_at_one_position_are_told_apart_by_their_functional_groups(load, tmp_path):
-    """Two phases in one instance; a key chooses among its frames."""
+def test_frames_at_one_position_differ_in_functional_groups(load, tmp_path):
+    """Two phases in one instance; a key selects its frames."""
     slices = stack(places=[0, 1, 2, 0, 1, 2], RescaleSlope="1")
     both = enhanced(slices)
     for number, groups in enumerate(both.PerFrameFunctionalGroupsSequence):
@@ -316,7 +316,7 @@ def test_frames_at_one_position_are_told_apart_by_their_functional_groups(load, 
 
 @pytest.mark.parametrize("places", [[0, 1, 2, 4, 5, 6], [0, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 8]])
 def test_a_missing_slice_is_refused(load, places):
-    """In the middle or at an end: no slice is shown where it is not."""
+    """In the middle or at an end."""
     with pytest.raises(NotAVolume, match=r"slices are 1 to .* mm apart: slices are missing"):
         load(*stack(places=places))
 
@@ -334,7 +334,7 @@ def test_a_tilted_gantry_is_refused(load):
     ("keyword", "value"), [("ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), ("PixelSpacing", [1, 1])]
 )
 def test_a_localizer_is_left_out_with_a_warning(load, tmp_path, keyword, value):
-    """What has another orientation or size than most; among data sets it is the last."""
+    """An image with another orientation or size than most; it is the last of the data sets."""
     slices = stack()
     localizer = stack(count=7)[6]
     localizer.InstanceNumber = 0
@@ -345,7 +345,7 @@ def test_a_localizer_is_left_out_with_a_warning(load, tmp_path, keyword, value):
     assert load(localizer, *slices, as_datasets=True)[-1].SOPInstanceUID == localizer.SOPInstanceUID
 
 
-def test_what_simpleitk_cannot_read_is_said(load):
-    """A transfer syntax whose pixels are none."""
+def test_unreadable_pixels_are_an_error(load):
+    """Pixels that do not match their transfer syntax."""
     with pytest.raises(NotAVolume, match="SimpleITK cannot read the images"):
         load(*study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.90"))

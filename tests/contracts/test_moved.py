@@ -9,7 +9,7 @@ import pytest
 from pacs._moved import MOVED
 
 PACKAGES = {
-    "pacs.dimse.server": "Server",
+    "pacs.dimse.server": "Settings",
     "pacs.dimse.association": "Association",
     "pacs.dimse.messages": "Message",
     "pacs.client.series": "load_series",

@@ -16,13 +16,13 @@ from pacs.dimse.scp.association_access import AssociationAccess
 from pacs.dimse.scp.association_events import AssociationEvents
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
-from pacs.dimse.server.server import Handler, Server, Settings
+from pacs.dimse.server.server import DimseServer, Handler, Settings
 from pacs.observability.events import AssociationEnded, Event
 from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
 
 OURS_ALONE = Access(Rules(any_called_title=False), Peers())
-"""Whoever calls by another title than PACS is rejected."""
+"""Rejects requests with another called AE title than PACS."""
 
 
 def echo(association: Association, message: Message) -> None:
@@ -34,7 +34,7 @@ def echo(association: Association, message: Message) -> None:
 class Archive:
     """A running server with its events and what its store handler received."""
 
-    server: Server
+    server: DimseServer
     events: list[Event]
     ended: threading.Condition
     received: list[tuple[str, str, int, str]] = field(default_factory=list)
@@ -61,7 +61,7 @@ Serve = Callable[..., Archive]
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Start servers: `serve(find=handler, limits=..., bounds=..., access=...)` and further fields of the policy."""
-    servers: list[Server] = []
+    servers: list[DimseServer] = []
 
     def start(
         find: Handler | None = None,
@@ -102,7 +102,7 @@ def serve() -> Iterator[Serve]:
             limits=limits or AssociationLimits(),
             bounds=bounds or AssociationBounds(),
         )
-        server = Server([("127.0.0.1", 0)], settings, observer=AssociationEvents(publish))
+        server = DimseServer([("127.0.0.1", 0)], settings, observer=AssociationEvents(publish))
         server.start()
         servers.append(server)
         archive = Archive(server, events, ended)

@@ -7,6 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
+from pacs import settings
 from pacs.observability.events import OperationFinished
 from pacs.testing import serving, study
 from tests import raw
@@ -21,8 +22,10 @@ def archive(tmp_path_factory):
     silent = socket.create_server(("127.0.0.1", 0))
     folder = tmp_path_factory.mktemp("cancel")
     peers = [{"ae_title": "SILENT", "host": "127.0.0.1", "port": silent.getsockname()[1]}]
-    settings = {"peers": peers, "limits.query_page": 20, "limits.cancel_grace": 0.5}
-    with silent, serving(folder, settings) as running:
+    chosen = {"peers": peers, "limits.cancel_grace": 0.5}
+    with silent, pytest.MonkeyPatch.context() as patch, serving(folder, chosen) as running:
+        patch.setattr(settings, "QUERY_PAGE", 20)
+        running.reload(running.config)
         take_in(running, study(series=1, instances=300))
         yield running
 

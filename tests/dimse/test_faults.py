@@ -1,4 +1,4 @@
-"""Every fault there is makes a program of DCMTK's react: what it prints is what a tester would see."""
+"""Every fault makes a DCMTK program react; the tests check what the program prints."""
 
 import logging
 import tempfile
@@ -34,13 +34,13 @@ class Target:
 
     @property
     def at(self):
-        """Where DCMTK's tools find it."""
+        """Its address as arguments of DCMTK programs."""
         return (HOST, self.server.port)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """One server for all: each test has faults of its own."""
+    """One server for all tests; each test adds its own faults."""
     needs("echoscu")
     folder = tmp_path_factory.mktemp("faults")
     with serving(folder / "server", {"limits.pending_seconds": 1}, watched=True) as server, storing() as scp:
@@ -51,7 +51,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def target(running):
-    """The server without faults, which nothing has come to yet."""
+    """The server without faults and without records."""
     running.server.faults.clear()
     running.server.received.clear()
     running.scp.faults.clear()
@@ -63,12 +63,12 @@ def target(running):
 
 
 def echo(target, *options):
-    """A C-ECHO."""
+    """Run a C-ECHO."""
     return run_program("echoscu", "-v", "-ta", 1, "-td", 1, *options, *target.at, check=False)
 
 
-def impatient_echo(target):
-    """A C-ECHO of pynetdicom's, which wants the whole of an answer at once."""
+def pynetdicom_echo(target):
+    """Run a C-ECHO with pynetdicom, which expects a complete response at once."""
     ae = AE()
     ae.dimse_timeout = 0.5
     ae.add_requested_context(Verification)
@@ -79,41 +79,41 @@ def impatient_echo(target):
 
 
 def find(target, *options):
-    """A C-FIND with six matches."""
+    """Run a C-FIND with six matches."""
     keys = ("-k", "QueryRetrieveLevel=IMAGE", "-k", f"StudyInstanceUID={UID}", "-k", "SeriesInstanceUID")
     others = ("-k", "SOPInstanceUID", "-k", "PatientName")
     return run_program("findscu", "-d", "-S", "-td", 5, *keys, *others, *options, *target.at, check=False)
 
 
 def find_and_cancel(target):
-    """A C-FIND that is cancelled at its second answer."""
+    """Run a C-FIND that is cancelled at its second response."""
     return find(target, "--cancel", 2)
 
 
 def move(target):
-    """A C-MOVE of six instances."""
+    """Run a C-MOVE of six instances."""
     return run_program("movescu", *MOVE, *target.at, check=False)
 
 
 def move_nothing(target):
-    """A C-MOVE of a study that is not there."""
+    """Run a C-MOVE of an unknown study."""
     keys = ("-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=1.2.3")
     return run_program("movescu", "-d", "-td", 5, "-aem", "STORAGE_SCP", *keys, *target.at, check=False)
 
 
 def move_and_cancel(target):
-    """A C-MOVE that is cancelled at its first Pending response."""
+    """Run a C-MOVE that is cancelled at its first Pending response."""
     return run_program("movescu", *MOVE, "--cancel", 1, *target.at, check=False)
 
 
 def get(target):
-    """A C-GET of six instances."""
+    """Run a C-GET of six instances."""
     folder = tempfile.mkdtemp(dir=target.folder)
     return run_program("getscu", "-d", "-td", 5, "-od", folder, *STUDY_KEYS, *target.at, check=False)
 
 
 def store(target):
-    """A C-STORE of a new instance, in several PDUs."""
+    """Run a C-STORE of a new instance, in several PDUs."""
     (file,) = write(study(series=1, instances=1, patient_id="NEW", size=200), target.folder / "new")
     return run_program("storescu", "-v", "-td", 5, "--max-send-pdu", 16384, *target.at, file, check=False)
 
@@ -125,7 +125,7 @@ ABORTED = "Peer aborted Association"
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, who meets it, what that program says and does not say."""
+    """A fault, the program that it applies to, and what that program prints and does not print."""
 
     fault: Fault
     ask: Callable[..., str]
@@ -134,12 +134,12 @@ class Case:
 
 
 def answer(number):
-    """What findscu prints of an answer."""
+    """Return what findscu prints for a response."""
     return f"Received Find Response {number}\n"
 
 
 def case(fault, ask, *says, never=()):
-    """One case."""
+    """Return one case."""
     return Case(fault, ask, says, never)
 
 
@@ -161,7 +161,7 @@ CASES = [
     case(Fault("C-ECHO", silent=True), echo, "DIMSE No data available (timeout"),
     case(Fault("C-ECHO", delay=3), echo, "DIMSE No data available (timeout"),
     case(Fault("C-ECHO", jitter=50_000), echo, "DIMSE No data available (timeout"),
-    case(Fault("C-ECHO", bytes_per_second=40), impatient_echo, "no answer in time"),
+    case(Fault("C-ECHO", bytes_per_second=40), pynetdicom_echo, "no answer in time"),
     case(Fault("C-ECHO", truncate=1), echo, "PDV lengths don't add up"),
     case(Fault("C-ECHO", garble=1), echo, "DIMSE: receiveCommand: cmdSet->read() Failed"),
     case(Fault("C-ECHO", message_id=99), echo, "Unexpected Response MsgId: 99 (expected: 1)"),
@@ -220,14 +220,14 @@ CASES = [
 
 
 def name(each):
-    """What a case is called."""
+    """Return the name of a case."""
     said = ", ".join(f"{key}={value}" for key, value in each.fault.effects.items())
     return f"{each.fault.operation} {said}"
 
 
 @pytest.mark.parametrize("each", CASES, ids=name)
 def test_a_client_reacts_to_each_fault(target, each):
-    """A program of DCMTK's prints what the fault does to it."""
+    """A DCMTK program prints the effect of the fault."""
     armed = target.server.faults.add(each.fault)
     said = each.ask(target)
     assert armed.fired == 1, said[-3000:]
@@ -237,15 +237,15 @@ def test_a_client_reacts_to_each_fault(target, each):
         target.scp.wait_for(6)  # or another test would get them
 
 
-def test_each_fault_there_is_meets_a_client():
-    """No field of the model is left out of the table above."""
+def test_each_fault_has_a_case():
+    """The table above has every field of the model."""
     shown = {key for each in CASES for key in each.fault.effects}
     assert {each.name for each in fields(Fault) if "does" in each.metadata} - shown == set()
 
 
 @pytest.fixture
 def told(target):
-    """The events of the server while a test runs."""
+    """The events of the server during a test."""
     events = []
     unsubscribe = target.server.events.subscribe(events.append)
     yield events
@@ -253,7 +253,7 @@ def told(target):
 
 
 def finished(target, told):
-    """The ends of operations of the first association of a test: what an earlier one left may end meanwhile."""
+    """Return the finished operations of the test's first association; operations of an earlier test may end later."""
     mine = [each.id for each in target.server.received.associations[:1]]
     return [each for each in told if isinstance(each, OperationFinished) and each.association in mine]
 
@@ -275,8 +275,8 @@ def finished(target, told):
     ],
     ids=lambda each: getattr(each, "__name__", None) or repr(each),
 )
-def test_the_log_says_what_went_out(target, told, fault, ask, status):
-    """Not what the handler meant to say; FE00 as for every operation that had no response."""
+def test_the_log_has_the_status_that_was_sent(target, told, fault, ask, status):
+    """Not the status of the handler; FE00 for an operation without a response."""
     target.server.faults.add(fault)
     ask(target)
     assert eventually(lambda: finished(target, told))
@@ -291,16 +291,16 @@ def test_the_log_says_what_went_out(target, told, fault, ask, status):
     ],
     ids=repr,
 )
-def test_the_log_has_the_error_comment_that_went_out(target, told, fault, comment):
-    """Or says that there was no response to have one."""
+def test_the_log_has_the_error_comment_that_was_sent(target, told, fault, comment):
+    """Or says that there was no response."""
     target.server.faults.add(fault)
     echo(target)
     assert eventually(lambda: finished(target, told))
     assert finished(target, told)[0].comment == comment
 
 
-def test_the_log_says_success_twice_of_a_move_that_sends_behind_its_answer(target, told):
-    """Once when it answers, once when it has sent: both say what the requester was told."""
+def test_the_log_has_two_results_of_a_move_with_success_first(target, told):
+    """Once after the response and once after the sub-operations, both with the status that was sent."""
     target.server.faults.add(Fault("C-MOVE", success_first=True, fail=1))
     move(target)
     assert eventually(lambda: len(finished(target, told)) == 2)
@@ -308,8 +308,8 @@ def test_the_log_says_success_twice_of_a_move_that_sends_behind_its_answer(targe
     assert finished(target, told)[1].counts["failed"] == 1
 
 
-def test_the_log_says_which_faults_fired(target, told):
-    """With their numbers, whom they met at what, and what they do: a warning each."""
+def test_the_log_has_each_fault_that_applied(target, told):
+    """A warning for each, with its number, the AE titles, the operation, and the effects."""
     target.server.faults.add(Fault("C-FIND", status=0xA700))
     first = target.server.faults.add(Fault(calling="ECHOSCU", status=0x0122, delay=0.01))
     second = target.server.faults.add(Fault("C-ECHO", nth="every 2", comment="Not today"))
@@ -326,8 +326,8 @@ def test_the_log_says_which_faults_fired(target, told):
     assert {each.level for each in fired} == {logging.WARNING}
 
 
-def test_the_log_says_of_a_fault_that_has_nothing_for_an_operation_that_it_does_nothing(target, told):
-    """It was met, and counts."""
+def test_the_log_says_that_a_fault_has_no_effect(target, told):
+    """It applied, and counts."""
     armed = target.server.faults.add(Fault(fail=1))
     assert "Success" in echo(target)
     assert armed.fired == 1
@@ -335,15 +335,15 @@ def test_the_log_says_of_a_fault_that_has_nothing_for_an_operation_that_it_does_
 
 
 @pytest.mark.parametrize("ask", [echo, find, move, get, store], ids=lambda each: each.__name__)
-def test_without_a_fault_all_is_as_it_should_be(target, ask):
-    """What watches changes nothing."""
+def test_without_faults_nothing_changes(target, ask):
+    """Observation changes nothing."""
     said = ask(target)
     assert "Success" in said
     assert not [line for line in said.splitlines() if line.startswith(("E:", "F:", "W:"))], said
 
 
-def test_success_first_sends_everything_all_the_same(target):
-    """After the answer, and after the requester has released its association."""
+def test_success_first_still_sends_everything(target):
+    """After the response, and after the requestor has released its association."""
     target.server.faults.add(Fault("C-MOVE", success_first=True))
     move(target)
     arrived = target.scp.wait_for(6)
@@ -351,8 +351,8 @@ def test_success_first_sends_everything_all_the_same(target):
     assert {each.move_originator for each in arrived} == {("MOVESCU", 1)}
 
 
-def test_an_ignored_cancel_is_seen_all_the_same(target):
-    """The retrieve goes on, and a test knows that the client asked for its end."""
+def test_an_ignored_cancel_is_recorded(target):
+    """The retrieve continues, and the cancel is recorded."""
     target.server.faults.add(Fault("C-MOVE", ignore_cancel=True, delay_each=0.1))
     move_and_cancel(target)
     (cancelled,) = target.server.received.c_cancel
@@ -360,8 +360,8 @@ def test_an_ignored_cancel_is_seen_all_the_same(target):
     assert len(target.scp.wait_for(6)) == 6
 
 
-def test_what_a_fault_makes_fail_is_not_sent(target):
-    """The counts and the failed list are those of what really happened."""
+def test_failing_instances_are_not_sent(target):
+    """The counts and the failed list match what was sent."""
     target.server.faults.add(Fault("C-MOVE", fail=(1, 6)))
     said = move(target)
     sent = {each.sop_instance_uid for each in target.scp.instances}
@@ -371,7 +371,7 @@ def test_what_a_fault_makes_fail_is_not_sent(target):
 
 
 def test_a_full_disk_keeps_nothing(target):
-    """Neither a file nor a row: the sender still has the instance."""
+    """Neither a file nor a row; the sender still has the instance."""
     target.server.faults.add(Fault("C-STORE", full_disk=True))
     store(target)
     said = run_program(
@@ -380,8 +380,8 @@ def test_a_full_disk_keeps_nothing(target):
     assert answer(1) not in said
 
 
-def test_a_destination_that_misbehaves_is_as_good_as_a_server_that_does(target):
-    """The storage SCP takes faults too: one of its answers makes the move a warning."""
+def test_the_storage_scp_takes_faults(target):
+    """The storage SCP takes faults too: one of its responses makes the final status of the move a warning."""
     armed = target.scp.faults.add(Fault("C-STORE", nth=2, status=0xA700))
     said = move(target)
     assert armed.fired == 1
@@ -389,8 +389,8 @@ def test_a_destination_that_misbehaves_is_as_good_as_a_server_that_does(target):
     assert "0xb000" in said
 
 
-def test_a_destination_that_drops_its_association_is_called_again(target):
-    """The sub-operation on it failed, the others are sent on another association."""
+def test_a_destination_that_drops_its_association_gets_another(target):
+    """The sub-operation fails; the others are sent on a new association."""
     target.scp.faults.add(Fault("C-STORE", nth=2, drop_received=1))
     said = move(target)
     assert "Failed Suboperations          : 1" in said
@@ -398,7 +398,7 @@ def test_a_destination_that_drops_its_association_is_called_again(target):
 
 
 def test_slow_bytes_end_with_the_client(target):
-    """A server that is stopped, or left by its client, does not sit out what was told to be slow."""
+    """A stopped server, or one whose client is gone, does not finish a slow response."""
     target.server.faults.add(Fault("C-ECHO", bytes_per_second=1))
     with Raw(target.server.port) as client:
         client.associate((1, str(Verification), [IMPLICIT]))

@@ -1,4 +1,4 @@
-"""When a fault applies, and what a scenario makes of chance."""
+"""Conditions of faults, and the reproducible randomness of scenarios."""
 
 import gc
 import threading
@@ -34,8 +34,8 @@ ECHO = MessageInfo("C-ECHO", "ME", "PACS")
         ("first 2", [1, 2]),
     ],
 )
-def test_which_of_several_is_said_in_a_few_ways(which, numbers):
-    """Numbers from 1, and words for the usual."""
+def test_a_selection_has_several_forms(which, numbers):
+    """Numbers from 1, and words for common selections."""
     assert [number for number in range(1, 7) if is_among(which, number)] == numbers
 
 
@@ -53,14 +53,14 @@ def test_which_of_several_is_said_in_a_few_ways(which, numbers):
         ),
     ],
 )
-def test_a_fault_is_shown_as_it_would_be_written(fault, written):
-    """Only what it says, and so that it can be said again."""
+def test_the_repr_of_a_fault_is_code(fault, written):
+    """With the fields that differ from their defaults, as valid code."""
     assert repr(fault) == written
     assert eval(written, {"Fault": Fault}) == fault
 
 
-def test_a_fault_of_a_running_server_shows_how_often_it_was_met():
-    """And so do all of them together."""
+def test_the_repr_of_an_armed_fault_has_its_counts():
+    """Alone and in the list of all faults."""
     chooser = ArmedFaults(Scenario())
     assert repr(chooser) == "<faults: none>"
     armed = chooser.add(Fault("C-ECHO", nth=2, status=0x0122))
@@ -90,8 +90,8 @@ def test_a_fault_of_a_running_server_shows_how_often_it_was_met():
         ({"operation": "association", "refuse": ("*",), "refuse_result": 9}, "refuse_result: expected 1, 2, 3 or 4"),
     ],
 )
-def test_a_fault_that_makes_no_sense_says_what_was_expected(said, expected):
-    """At once, where it is written down."""
+def test_an_invalid_fault_raises_with_the_expected_value(said, expected):
+    """When it is created."""
     with pytest.raises(ValueError, match="^" + expected.replace("(", r"\(")):
         Fault(**said)
 
@@ -111,16 +111,16 @@ def test_a_fault_that_makes_no_sense_says_what_was_expected(said, expected):
         (Fault(delay=1.0), MessageInfo("N-EVENT-REPORT", "ME", "PACS")),
     ],
 )
-def test_a_message_that_a_fault_is_not_about_neither_meets_it_nor_counts(fault, info):
-    """The second that fits is the second of those that fit."""
+def test_other_messages_neither_match_nor_count(fault, info):
+    """Only matching messages are counted."""
     chooser = ArmedFaults(Scenario())
     armed = chooser.add(fault)
     assert chooser.choose(info) is None
     assert (armed.seen, armed.fired) == (0, 0)
 
 
-def test_a_fault_counts_the_messages_it_is_about():
-    """Whatever else comes in between."""
+def test_a_fault_counts_matching_messages():
+    """Other messages in between do not count."""
     chooser = ArmedFaults(Scenario(faults=(Fault("C-ECHO", calling="M?", nth="every 2", status=1),)))
     other = MessageInfo("C-ECHO", "OTHER", "PACS")
     met = [chooser.choose(each) is not None for each in (ECHO, other, ECHO, other, ECHO, ECHO)]
@@ -128,8 +128,8 @@ def test_a_fault_counts_the_messages_it_is_about():
     assert (chooser.armed[0].seen, chooser.armed[0].fired) == (4, 2)
 
 
-def test_what_is_removed_or_cleared_does_nothing_any_more():
-    """One of them, or all."""
+def test_removed_faults_have_no_effect():
+    """One fault, or all."""
     chooser = ArmedFaults(Scenario())
     first, _ = chooser.add(Fault(status=1)), chooser.add(Fault(delay=1.0))
     first.remove()
@@ -141,14 +141,14 @@ def test_what_is_removed_or_cleared_does_nothing_any_more():
     assert chooser.choose(ECHO) is None
 
 
-def test_several_faults_of_one_message_are_one():
-    """The later is right where they differ, and what is of other operations is left out."""
+def test_several_faults_of_one_message_are_merged():
+    """The later one takes precedence; effects for other operations are left out."""
     both = merged([Fault(status=1, delay=2.0), Fault(status=3, full_disk=True)], "C-ECHO")
     assert both == Fault("C-ECHO", status=3, delay=2.0)
 
 
-def test_chance_is_the_same_for_the_same_seed():
-    """And another for another."""
+def test_the_seed_determines_random_choices():
+    """And differs for another seed."""
 
     def met(seed):
         chooser = ArmedFaults(Scenario(seed=seed, faults=(Fault(probability=0.5, status=1),)))
@@ -158,15 +158,15 @@ def test_chance_is_the_same_for_the_same_seed():
     assert 16 < sum(met(1)) < 48
 
 
-def test_every_field_is_explained():
-    """Either when it applies or what it does, and to which operations."""
+def test_every_field_has_a_description():
+    """As a condition, or as an effect with its operations."""
     for each in fields(Fault):
         assert ("when" in each.metadata) != ("does" in each.metadata), each.name
         assert set(each.metadata.get("of", ())) <= {"association", *DIMSE}
 
 
 def exchange(folder, seed):
-    """All bytes that a client gets for a few requests to a server with faults that leave much to chance."""
+    """Return all bytes that a client receives for some requests to a server with random faults."""
     faults = (
         Fault("C-FIND", nth="every 2", garble=2),
         Fault("C-FIND", probability=0.5, character_set="ISO_IR 192", duplicate="pendings"),
@@ -186,7 +186,7 @@ def exchange(folder, seed):
 
 
 def up_to_the_echo(client):
-    """The PDUs up to the answer to a C-ECHO in presentation context 3."""
+    """Return the PDUs up to the response to a C-ECHO in presentation context 3."""
     pdus = [client.pdu()]
     while pdus[-1][1][4] != 3:
         pdus.append(client.pdu())
@@ -194,7 +194,7 @@ def up_to_the_echo(client):
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
-    """Two servers that were given one scenario; another seed gives others."""
+    """From two servers with the same scenario; another seed gives other bytes."""
     first, second, other = (exchange(tmp_path / name, seed) for name, seed in (("a", 7), ("b", 7), ("c", 8)))
     assert first == second
     assert first != other
@@ -202,15 +202,15 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 @pytest.fixture
 def committing(tmp_path):
-    """A watched server that reports soon, and what it holds."""
+    """A watched server that reports soon, and its instances."""
     with serving(tmp_path, {"commitment.same_association_seconds": 0.01}, watched=True) as server:
         held = study(series=1, instances=4)
         server.add(held)
         yield server, held
 
 
-def test_a_report_of_storage_commitment_can_say_that_some_failed(committing):
-    """Event Type 2, with the instances that were chosen among the failed, and the others committed."""
+def test_a_storage_commitment_report_can_have_failures(committing):
+    """Event Type 2, with the chosen instances as failed and the others as committed."""
     server, held = committing
     armed = server.faults.add(Fault("N-EVENT-REPORT", fail=(2, 3)))
     asking = requester()
@@ -224,7 +224,7 @@ def test_a_report_of_storage_commitment_can_say_that_some_failed(committing):
 
 
 def test_a_request_for_commitment_can_be_refused(committing):
-    """With any status; nothing is reported then."""
+    """With any status; then nothing is reported."""
     server, held = committing
     server.faults.add(Fault("N-ACTION", status=0x0213, comment="Too much asked for"))
     assert requester().ask(server.port, references(held)) == 0x0213
@@ -232,7 +232,7 @@ def test_a_request_for_commitment_can_be_refused(committing):
 
 
 def test_a_report_can_be_withheld(committing):
-    """The next one comes all the same."""
+    """The next one arrives."""
     server, held = committing
     armed = server.faults.add(Fault("N-EVENT-REPORT", nth=1, silent=True))
     asking = requester()
@@ -244,8 +244,8 @@ def test_a_report_can_be_withheld(committing):
     assert isinstance(told.dataset, Dataset)
 
 
-def test_an_association_that_is_over_is_not_kept(tmp_path, monkeypatch):
-    """Neither its buffers nor its socket: a test target may run for days."""
+def test_an_ended_association_is_not_kept_in_memory(tmp_path, monkeypatch):
+    """Neither its buffers nor its socket: a test server may run for days."""
     seen = []
     noted = MessageLog.associated
 
@@ -276,8 +276,8 @@ def test_a_report_can_end_the_association_instead(committing):
 
 
 @pytest.mark.parametrize("triplet", [(1, 1, 3), (2, 3, 1), (1, 1, 200), (3, 9, 9)])
-def test_any_rejection_can_be_said(tmp_path, triplet):
-    """Result, source and reason as they were given, also those that no standard knows."""
+def test_any_rejection_can_be_sent(tmp_path, triplet):
+    """With any result, source and reason, even undefined ones."""
     with serving(tmp_path, scenario=Scenario(faults=(Fault("association", reject=triplet),))) as server:
         with Raw(server.port) as client:
             client.send(associate_rq([(1, VERIFICATION, [IMPLICIT])]))
@@ -299,8 +299,8 @@ LONG = 3600.0
     ],
     ids=lambda each: f"{each.operation} {', '.join(each.effects)}",
 )
-def test_a_server_that_stops_does_not_sit_out_what_it_was_told_to_wait(tmp_path, fault):
-    """Whatever waits is over when the `with` block is left, long before the hour that was asked for."""
+def test_a_stopping_server_ends_its_delays(tmp_path, fault):
+    """All delays end when the `with` block ends, long before an hour."""
     with serving(tmp_path, scenario=Scenario(faults=(fault,))) as server:
         server.add(study(series=1, instances=1))
         server.add_peer("SOMEWHERE", "127.0.0.1", 9)

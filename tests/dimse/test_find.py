@@ -6,6 +6,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE
 
+from pacs import settings
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import FIND, identifier, take_in
@@ -19,7 +20,9 @@ ALWAYS = {"QueryRetrieveLevel", "RetrieveAETitle", "InstanceAvailability"}
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """A running archive of two patients with two studies each, of two series of two images."""
-    with serving(tmp_path_factory.mktemp("find"), {"limits.query_page": 3}) as running:
+    with pytest.MonkeyPatch.context() as patch, serving(tmp_path_factory.mktemp("find")) as running:
+        patch.setattr(settings, "QUERY_PAGE", 3)
+        running.reload(running.config)
         for patient in ("A", "B"):
             for number in (1, 2):
                 take_in(running, study(f"NAME^{patient}", series=2, instances=2, patient_id=patient, number=number))
@@ -95,7 +98,7 @@ def test_f8_supported_keys_are_ff00_and_unsupported_ones_ff01(archive):
     ("value", "count"), [("NAME^A", 2), ("name^a", 2), ("nAmE^?", 4), ("NAM%", 0), ("NAM__A", 0), ("N%*", 0)]
 )
 def test_p13_names_ignore_case_and_sql_wild_cards_are_literals(archive, value, count):
-    """A name without wild cards is compared like one with them; `%` and `_` stand for themselves."""
+    """A name is compared the same with and without wild cards; `%` and `_` are literals."""
     assert len(find(archive, "STUDY", StudyInstanceUID="", PatientName=value)) == count + 1
 
 
@@ -192,9 +195,10 @@ def test_p10_a_deeply_nested_identifier_is_refused(archive):
         client.release()
 
 
-def test_f11_memory_does_not_grow_with_the_matches(tmp_path):
+def test_f11_memory_does_not_grow_with_the_matches(tmp_path, monkeypatch):
     """3,000 responses to a client that reads slowly do not increase the memory of the server."""
-    with serving(tmp_path, {"limits.query_page": 100}) as archive:
+    monkeypatch.setattr(settings, "QUERY_PAGE", 100)
+    with serving(tmp_path) as archive:
         datasets = study(series=1, instances=1, size=1)
         for number in range(300):
             copy = Dataset(datasets[0])

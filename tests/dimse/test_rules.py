@@ -1,8 +1,8 @@
-"""The rules of PS3.4 C.2.2.2 and C.4.1, example by example, asked over the wire of a running server.
+"""The matching rules of PS3.4 C.2.2.2 and C.4.1 by example, over the wire of a running server.
 
-Each case runs on SQLite and PostgreSQL and in both manners. What is stored and what is asked is written here byte by
-byte, so that no code is shared with the server. `found` are the labels of the studies that match; a status of a
-refusal stands where a query is refused; (tolerant, strict) stands where the manners differ.
+Each case runs on SQLite and PostgreSQL and in both matching modes. Stored data sets and queries are encoded here, so
+that no code is shared with the server. `found` are the labels of the matching studies, or the status of a refusal;
+(tolerant, strict) gives both if the modes differ.
 """
 
 import struct
@@ -23,7 +23,7 @@ US_VRS = {"US": "<H", "UL": "<L", "FD": "<d"}
 
 
 def encode(values: dict, codec: str = "latin-1") -> bytes:
-    """A data set in Implicit VR Little Endian; a value is text, bytes, a number, or a list of items."""
+    """Encode a data set in Implicit VR Little Endian; a value is text, bytes, a number, or a list of items."""
     elements = {_tag(key): _value(key, value, codec) for key, value in values.items()}
     return b"".join(
         struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value for tag, value in sorted(elements.items())
@@ -101,12 +101,12 @@ LABELS = list(STUDIES)
 
 
 def uid(label: str) -> str:
-    """The Study Instance UID of a study."""
+    """Return the Study Instance UID of a study."""
     return f"{ROOT}.{LABELS.index(label) + 1}"
 
 
 def instance(label: str) -> bytes:
-    """The data set of a study's only instance."""
+    """Return the data set of a study's only instance."""
     own = uid(label)
     uids = {"SOPClassUID": CT, "SOPInstanceUID": own + ".1.1", "StudyInstanceUID": own, "SeriesInstanceUID": own + ".1"}
     return encode(uids | {"Modality": "MR" if label == "lower" else "CT"} | STUDIES[label])
@@ -114,7 +114,7 @@ def instance(label: str) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """One question: its checklist id, keys, and what is found in either manner (or the status of a refusal)."""
+    """A query: its id in docs/checklist.md, its keys, and the expected matches or status in each mode."""
 
     id: str
     keys: dict
@@ -124,17 +124,17 @@ class Case:
     extended: bytes = b""
 
     def expected(self, manner: str) -> object:
-        """The labels found in a manner, or a status."""
+        """Return the expected labels or status in a mode."""
         return self.found[manner == "strict"] if isinstance(self.found, tuple) else self.found
 
 
 def case(id, found, *, level="STUDY", codec="latin-1", extended=b"", **keys):
-    """A case, its keys by keyword."""
+    """Return a case, with its keys by keyword."""
     return Case(id, keys, found, level, codec, extended)
 
 
 def known(*labels, unknown=("unknown",)):
-    """(tolerant, strict): strict also finds the studies whose value is unknown (K2)."""
+    """Return (tolerant, strict); strict also finds studies with an unknown value (K2)."""
     return set(labels), set(labels) | set(unknown)
 
 
@@ -145,7 +145,7 @@ NO_DESCRIPTION = {"old", "unknown", "yamada", "greek", "nodate", "items"}
 NO_REFERRER = ALL - {"doe", "lower"}
 
 CASES = [
-    # M1: single value, letter by letter, but for names; dates and times by meaning
+    # M1: single value, case-sensitive except for names; dates and times by meaning
     case("M1", {"doe"}, PatientID="P1"),
     case("M1", {"lower"}, PatientID="p1"),
     case("M1", known("doe"), AccessionNumber="ABC"),
@@ -254,7 +254,7 @@ CASES = [
     # M11: fuzzy names
     case("M11", known(), PatientName="Muehler^Juergen"),
     case("M11", known("old"), extended=b"\1\0\1", PatientName="Miller^Jurgen"),
-    # M12: the time zone of a query is no key
+    # M12: the time zone of a query is not a key
     case("M12", {"doe"}, PatientID="P1", TimezoneOffsetFromUTC="+0500"),
     # M13: numbers
     case("M13", {"doe"}, level="SERIES", StudyInstanceUID=uid("doe"), SeriesInstanceUID="", SeriesNumber="007"),
@@ -279,7 +279,7 @@ CASES = [
     case("M15", known("doe"), PatientName="Doe^John^^^"),
     # M16: longer than the VR
     case("M16", known("doe", unknown=NO_DESCRIPTION), StudyDescription="100%" + "*" * 70 + "sure*"),
-    # M18: what is no key
+    # M18: attributes that are not keys
     case("M18", {"doe"}, PatientID="P1", **{"QueryRetrieveLevel": "study "}),
     # K5: computed attributes match and are never stored ones
     case("K5", ALL, NumberOfStudyRelatedInstances="1"),
@@ -321,7 +321,7 @@ CASES = [
     scope="module", params=[(kind, manner) for kind in KINDS for manner in ("tolerant", "strict")], ids="-".join
 )
 def asked(request, tmp_path_factory):
-    """A running server of one kind of database in one manner, with all the studies stored over the wire."""
+    """A running server with one kind of database in one mode, with all studies stored over the wire."""
     kind, manner = request.param
     folder = tmp_path_factory.mktemp(manner)
     with (
@@ -340,7 +340,7 @@ def asked(request, tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.id}-{CASES.index(case)}")
 def test_the_rules_of_matching(asked, case):
-    """A query finds what the standard says, or is refused with A900, an Error Comment and the Offending Element."""
+    """A query finds what the standard requires, or is refused with A900, an Error Comment and the Offending Element."""
     archive, manner = asked
     responses = ask(archive, case)
     expected = case.expected(manner)
@@ -355,7 +355,7 @@ def test_the_rules_of_matching(asked, case):
 
 
 def ask(archive, case: Case) -> list[raw.Response]:
-    """All responses to a case's C-FIND."""
+    """Return all responses to the C-FIND of a case."""
     level = {"QueryRetrieveLevel": case.level} | ({} if case.level != "STUDY" else {"StudyInstanceUID": ""})
     extra = b""
     if case.extended:
@@ -370,7 +370,7 @@ def ask(archive, case: Case) -> list[raw.Response]:
 
 
 def c_find(identifier: bytes) -> list[bytes]:
-    """A C-FIND-RQ whose Identifier may take several PDUs."""
+    """Return a C-FIND-RQ, whose Identifier may need several PDUs."""
     command = raw.request(raw.C_FIND, 1, FIND, 1, b"")
     command = command[: -len(raw.pdv(1, b"", command=False))]
     cut = [identifier[start : start + 16000] for start in range(0, len(identifier), 16000)]

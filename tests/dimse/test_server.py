@@ -14,7 +14,7 @@ from pacs.dimse.messages.message import Command, CommandField, Message
 from pacs.dimse.server import server as servers
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots
-from pacs.dimse.server.server import Server, Settings
+from pacs.dimse.server.server import DimseServer, Settings
 from pacs.errors import AssociationRejected
 from pacs.observability.events import AssociationAccepted, AssociationEnded, AssociationRequestRejected
 from tests.dimse import raw
@@ -84,7 +84,7 @@ def test_p7_silent_connections_are_counted_over_all_workers(serve: Serve, monkey
     monkeypatch.setattr(servers, "MOST_UNASSOCIATED", 6)
     slots = AssociationSlots(workers=2)
     settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
-    supervisor, *workers = (Server([("127.0.0.1", 0)], settings) for _ in range(3))
+    supervisor, *workers = (DimseServer([("127.0.0.1", 0)], settings) for _ in range(3))
     supervisor.listen()
     for number, worker in enumerate(workers):
         worker.join([each.dup() for each in supervisor.listeners], slots.of(number))
@@ -246,7 +246,7 @@ def test_several_addresses_are_listened_on() -> None:
             addresses.append(("::1", 0))
     except OSError:
         pass
-    server = Server(addresses, Settings(policy=AcceptorPolicy(transfer_syntaxes=(IMPLICIT,))))
+    server = DimseServer(addresses, Settings(policy=AcceptorPolicy(transfer_syntaxes=(IMPLICIT,))))
     server.start()
     try:
         for (host, _), port in zip(addresses, server.ports, strict=True):
@@ -259,7 +259,7 @@ def test_an_address_in_use_is_an_error(serve: Serve) -> None:
     """And no listener stays on the other addresses."""
     taken = serve().port
     settings = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
-    server = Server([("127.0.0.1", 0), ("127.0.0.1", taken)], settings)
+    server = DimseServer([("127.0.0.1", 0), ("127.0.0.1", taken)], settings)
     with pytest.raises(OSError, match="in use"):
         server.start()
 

@@ -375,13 +375,13 @@ PROVOKED = {
 }
 """How each status is provoked, as often as it stands in the table."""
 
-A_FAILURE_OF_OURS = "A failure of the server itself, see its log."
+INTERNAL_ERROR = "An internal error of the server, see its log."
 
 
 @pytest.mark.parametrize("code", sorted({row[0] for row in rows(SECTION, "status")}))
 def test_every_status(tmp_path, code):
     """Each comes from its cause, with the related fields that the table tells."""
-    told = [row[2] for row in rows(SECTION, "status") if row[0] == code and row[1] != A_FAILURE_OF_OURS]
+    told = [row[2] for row in rows(SECTION, "status") if row[0] == code and row[1] != INTERNAL_ERROR]
     assert len(told) == len(PROVOKED[code])
     for place, (related, provoke) in enumerate(zip(told, PROVOKED[code], strict=True)):
         response = provoke(tmp_path / str(place))

@@ -7,8 +7,6 @@ import time
 import zlib
 
 import pytest
-from pydicom.dataelem import RawDataElement
-from pydicom.tag import Tag
 
 from pacs.observability.events import AssociationEnded
 from pacs.testing import serving, study
@@ -206,21 +204,6 @@ def elements(serve):
         assert store(archive.port, made).status == status
 
 
-def nesting(serve):
-    """Sequences inside of sequences, in an Identifier and in what is stored."""
-    depth = 3
-    archive = serve(depth)
-    for more, status in ((0, 0x0000), (1, 0xC000)):
-        data = b""
-        for _ in range(depth + more):
-            item = struct.pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
-            data = struct.pack("<HHL", 0x0040, 0x0275, len(item)) + item
-        assert asked(archive, identifier("STUDY", PatientID="NOBODY") + data) == status
-        (made,) = study(series=1, instances=1)
-        made.add(RawDataElement(Tag(0x00400275), "SQ", len(data) - 8, data[8:], 0, True, True))
-        assert store(archive.port, made, syntax=IMPLICIT).status == status
-
-
 def inflated_size(serve):
     """A data set of 8 kB of zeros, deflated."""
     archive = serve(4096)
@@ -244,16 +227,6 @@ def query_answers(serve):
     with Asker(archive.port) as asker:
         assert [each.status for each in asker.find("IMAGE", SOPInstanceUID="")] == [0xFF00, 0xA700]
         assert [each.status for each in asker.find("STUDY", StudyInstanceUID="")] == [0xFF00, 0x0000]
-
-
-def query_page(serve):
-    """More answers than a page come all, and in order."""
-    archive = serve(1)
-    sent = study(series=1, instances=5)
-    take_in(archive, sent)
-    with Asker(archive.port) as asker:
-        found = [each.SOPInstanceUID for each in asker.found("IMAGE", SOPInstanceUID="")]
-    assert found == sorted(each.SOPInstanceUID for each in sent)
 
 
 def query_scan(serve):
@@ -299,7 +272,7 @@ def pending_seconds(serve):
 LIMITS = (
     associations, associations_per_address, associations_per_ae, pdu_size, negotiation_seconds, idle_seconds,
     message_seconds, least_rate, write_seconds, connect_seconds, drain_seconds, cancel_grace, identifier_size,
-    identifier_elements, elements, nesting, inflated_size, free_space, query_answers, query_page, query_scan,
+    identifier_elements, elements, inflated_size, free_space, query_answers, query_scan,
     retrieve_studies, pending_every, pending_seconds,
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say, as they stand there."""
+"""The programs in examples/ run as they are."""
 
 import subprocess
 import sys
@@ -18,13 +18,13 @@ COUNT = 5
 
 @pytest.fixture
 def port():
-    """Where the example listens."""
+    """The port that the example listens on."""
     return free_port()
 
 
 @pytest.fixture
 def archive(tmp_path, port):
-    """An archive with two studies of one patient, that knows ME."""
+    """An archive that knows ME and has two studies of one patient."""
     with serving(tmp_path / "archive", {"peers": [{"ae_title": "ME", "host": "127.0.0.1", "port": port}]}) as archive:
         for number in (1, 2):
             take_in(archive, study(series=1, instances=COUNT, number=number))
@@ -32,12 +32,12 @@ def archive(tmp_path, port):
 
 
 def uids(number):
-    """The instances of one study."""
+    """Return the instances of one study."""
     return sorted(each.SOPInstanceUID for each in study(series=1, instances=COUNT, number=number))
 
 
 def came(folder):
-    """The instances in a folder."""
+    """Return the instances in a folder."""
     return sorted(dcmread(path).SOPInstanceUID for path in folder.rglob("*") if path.is_file())
 
 
@@ -48,7 +48,7 @@ def example(name, *arguments):
 
 
 def test_the_newest_study_is_downloaded_with_a_progress_bar(archive, tmp_path):
-    """And what is there is not downloaded again."""
+    """A second run downloads nothing."""
     words = (f"PACS@127.0.0.1:{archive.port}", "P1", tmp_path / "downloads")
     first, second = example("download_study.py", *words), example("download_study.py", *words)
     assert first.returncode == 0, first.stderr
@@ -57,8 +57,8 @@ def test_the_newest_study_is_downloaded_with_a_progress_bar(archive, tmp_path):
     assert f"{COUNT} of them were already present" in second.stdout
 
 
-def test_the_same_from_plain_pynetdicom(archive, tmp_path, port):
-    """The counts rise, everything comes."""
+def test_plain_pynetdicom_downloads_a_study(archive, tmp_path, port):
+    """The counts rise, and all instances arrive."""
     chosen = study(number=1)[0].StudyInstanceUID
     words = ("127.0.0.1", archive.port, "PACS", chosen, tmp_path / "downloads", "--ours", "ME", "--port", port)
     done = example("download_study_pynetdicom.py", *words)
@@ -67,8 +67,8 @@ def test_the_same_from_plain_pynetdicom(archive, tmp_path, port):
     assert came(tmp_path / "downloads") == uids(1)
 
 
-def test_plain_pynetdicom_cancels_when_it_has_seen_enough(archive, tmp_path, port):
-    """The archive ends the move with FE00, and has not sent everything."""
+def test_plain_pynetdicom_cancels_at_the_limit(archive, tmp_path, port):
+    """The archive ends the move with FE00 before it has sent everything."""
     many = study(series=1, instances=60, number=7)
     take_in(archive, many)
     finished = []
@@ -81,7 +81,7 @@ def test_plain_pynetdicom_cancels_when_it_has_seen_enough(archive, tmp_path, por
     assert [each.status for each in finished if each.kind == "C-MOVE"] == [0xFE00]
 
 
-def test_the_same_from_java_with_pixelmed(archive, tmp_path, port):
+def test_pixelmed_downloads_a_study(archive, tmp_path, port):
     """Compiled and run from its source."""
     chosen = study(number=1)[0].StudyInstanceUID
     words = ("127.0.0.1", archive.port, "PACS", "ME", port, chosen, tmp_path / "downloads")
@@ -91,8 +91,8 @@ def test_the_same_from_java_with_pixelmed(archive, tmp_path, port):
     assert came(tmp_path / "downloads") == uids(1)
 
 
-def test_the_tests_of_a_toy_scu_pass_for_whoever_has_only_pytest_and_pacs():
-    """Six of them, in a folder of their own: five faults, and a PACS that is well."""
+def test_the_tests_of_the_example_scu_pass():
+    """Six tests in their own folder: five faults and a working PACS."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
     ran = subprocess.run(
         command, cwd=EXAMPLES / "testing", capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -110,8 +110,8 @@ def test_the_tests_of_a_toy_scu_pass_for_whoever_has_only_pytest_and_pacs():
         ("if not response or response.Status != SUCCESS:", "if not response:"),
     ],
 )
-def test_a_toy_scu_that_does_not_mind_faults_fails_its_tests(tmp_path, mended, broken):
-    """Each of its cares is needed: without it a test says so."""
+def test_an_scu_that_ignores_faults_fails_its_tests(tmp_path, mended, broken):
+    """Each check of a fault is needed: without it a test fails."""
     for name in ("pytest.ini", "test_workstation.py", "workstation.py"):
         text = (EXAMPLES / "testing" / name).read_text("utf-8")
         (tmp_path / name).write_text(text.replace(mended, broken), "utf-8")

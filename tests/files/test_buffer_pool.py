@@ -1,4 +1,4 @@
-"""Memory for small objects on their way in."""
+"""The buffer pool of the file store."""
 
 import resource
 import subprocess
@@ -28,13 +28,13 @@ print(bytes(mine.content).decode())
 """
 
 
-def test_what_was_at_rest_before_a_fork_is_shared_by_nobody_after_it():
-    """A supervisor that has replayed a journal leaves memory at rest, and each of its workers takes it into use."""
+def test_pooled_memory_is_not_shared_after_a_fork():
+    """A supervisor that replayed a journal has pooled buffers, and each of its workers uses a copy of them."""
     ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=30, check=True)
     assert ran.stdout == "ours..\n"
 
 
-def test_memory_that_the_system_refuses_is_an_error_of_the_store():
+def test_missing_memory_is_an_error_of_the_store():
     """A buffer that cannot grow raises StorageUnavailable, not OSError, and keeps what it has."""
     buffer, more = ObjectBuffer(), bytes(SMALL)
     buffer.append(b"x")

@@ -1,4 +1,4 @@
-"""The journal of small objects: what was committed survives a power cut, whatever of its file the cut took."""
+"""The journal of small objects: committed objects survive a power cut, whatever it does to their files."""
 
 import errno
 import fcntl
@@ -28,14 +28,14 @@ PATIENCE = 10.0
 
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[LocalFiles]:
-    """A store that serves, in the folder `files`."""
+    """A store with a journal, in the folder `files`."""
     with closing(LocalFiles(tmp_path / "files")) as store:
         store.start()
         yield store
 
 
 def after_a_power_cut(before: Path, damage: Callable[[Path], None]) -> LocalFiles:
-    """A store as it starts again: what was synced is there, every stored file went through `damage`."""
+    """Start a copy of a store in which `damage` was done to each stored file, as by a power cut."""
     after = Path(f"{before} after {len(list(before.parent.iterdir()))} cuts")
     shutil.copytree(before, after)
     for path in after.rglob("*.dcm"):
@@ -46,40 +46,40 @@ def after_a_power_cut(before: Path, damage: Callable[[Path], None]) -> LocalFile
 
 
 def contents(files: LocalFiles) -> dict[str, bytes]:
-    """Everything in a store."""
+    """Return all objects of a store, by key."""
     return {key: content(files, key) for key in list(files.keys())}
 
 
 def emptied(path: Path) -> None:
-    """What ext4 leaves of a file that was not synced."""
+    """Empty a file, as ext4 may leave one that was not synced."""
     path.write_bytes(b"")
 
 
 def zeroed(path: Path) -> None:
-    """What other file systems may leave."""
+    """Fill a file with zeros, as other file systems may leave one that was not synced."""
     path.write_bytes(bytes(path.stat().st_size))
 
 
 def lost(path: Path) -> None:
-    """Neither name was synced."""
+    """Remove a file, as when no name of it was synced."""
     path.unlink()
 
 
 def unnamed(path: Path) -> None:
-    """The name under which it was on its way was synced, the other was not."""
+    """Move a file back to its temporary name, as when the rename was not synced."""
     path.rename(path.parents[4] / "incoming" / path.stem)
 
 
 @pytest.mark.parametrize("damage", [emptied, zeroed, lost, unnamed, lambda path: None])
-def test_what_was_committed_is_there_after_a_power_cut(tmp_path: Path, files: LocalFiles, damage):
-    """Whatever the cut left of the file itself."""
+def test_committed_objects_survive_a_power_cut(tmp_path: Path, files: LocalFiles, damage):
+    """Whatever the power cut left of their files."""
     keys = {put(files, b"%d" % number * number): b"head" + b"%d" % number * number for number in range(50)}
     with closing(after_a_power_cut(tmp_path / "files", damage)) as again:
         assert contents(again) == keys
 
 
 def test_a_journal_is_replayed_once(tmp_path: Path, files: LocalFiles):
-    """After a start there is no journal left, and nothing for a second one to do."""
+    """After a start there is no journal left, and a second start has nothing to replay."""
     key = put(files, b"x")
     with closing(after_a_power_cut(tmp_path / "files", lost)) as again:
         assert content(again, key) == b"headx"
@@ -92,8 +92,8 @@ def test_a_journal_is_replayed_once(tmp_path: Path, files: LocalFiles):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 50_000), flip=st.none() | st.integers(0, 50_000))
-def test_a_record_that_is_not_whole_is_none(tmp_path: Path, files: LocalFiles, cut: int, flip: int | None):
-    """Cut off anywhere, or with any bit changed: what is before comes back, what is behind does not."""
+def test_an_incomplete_record_ends_the_journal(tmp_path: Path, files: LocalFiles, cut: int, flip: int | None):
+    """With a record cut off anywhere, or with any bit changed, the objects before it are restored, and no others."""
     root = tmp_path / "files"
     for key in list(files.keys()):
         files.delete(key)
@@ -136,8 +136,8 @@ local.LocalFiles(Path(sys.argv[1])).replay_journals()
 """
 
 
-def test_a_replay_that_was_killed_can_be_done_again_before_any_server_starts(tmp_path: Path, files: LocalFiles):
-    """As fsck, reindex and backup do it: what the dead one left half-restored is in nobody's way."""
+def test_a_replay_that_was_killed_can_be_repeated(tmp_path: Path, files: LocalFiles):
+    """By fsck, reindex or backup, before a server starts."""
     keys = {put(files, b"%d" % number): b"head%d" % number for number in range(3)}
     after = tmp_path / "after"
     shutil.copytree(tmp_path / "files", after)
@@ -155,8 +155,8 @@ def test_a_replay_that_was_killed_can_be_done_again_before_any_server_starts(tmp
     assert again.abandoned_journals() == 0
 
 
-def test_what_was_deleted_does_not_come_back(tmp_path: Path, files: LocalFiles):
-    """Whichever process deleted it: a server that has no journal of its own may."""
+def test_deleted_objects_are_not_restored(tmp_path: Path, files: LocalFiles):
+    """Whichever process deleted them, also one without a journal of its own."""
     gone, gone_elsewhere, stays = (put(files, b"x") for _ in range(3))
     files.delete(gone)
     LocalFiles(tmp_path / "files").delete(gone_elsewhere)
@@ -164,8 +164,8 @@ def test_what_was_deleted_does_not_come_back(tmp_path: Path, files: LocalFiles):
         assert list(again.keys()) == [stays]
 
 
-def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path, files: LocalFiles):
-    """Another one that starts takes nothing away from it, and forgets no deletion."""
+def test_the_journal_of_a_running_process_is_not_replayed(tmp_path: Path, files: LocalFiles):
+    """A process that starts beside it removes neither its journal nor the notes of deletions."""
     keys = [put(files, b"x") for _ in range(2)]
     with closing(LocalFiles(tmp_path / "files")) as other:
         other.delete(keys[0])
@@ -174,14 +174,14 @@ def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path, files: Lo
         assert list(again.keys()) == [keys[1]]
 
 
-def test_a_large_object_is_synced_by_itself(tmp_path: Path, files: LocalFiles):
-    """Its bytes are written once."""
+def test_a_large_object_is_not_written_to_the_journal(tmp_path: Path, files: LocalFiles):
+    """It is synced itself, so that its bytes are written once."""
     put(files, LARGE)
     assert not (tmp_path / "files" / "journal").exists()
 
 
-def test_many_at_once_share_syncs_and_lose_nothing(tmp_path: Path, files: LocalFiles, monkeypatch):
-    """Sixteen threads, fewer syncs than objects, each object its own bytes."""
+def test_concurrent_objects_share_syncs(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """Sixteen threads need fewer syncs than objects, and each object has its own bytes."""
     syncs: list[int] = []
     real = journal.write_at
 
@@ -206,8 +206,8 @@ class TestSegments:
         """Segments of eight objects."""
         monkeypatch.setattr(journal, "CAPACITY", 8 * 8192)
 
-    def test_they_are_used_again(self, tmp_path: Path, files: LocalFiles):
-        """Many times as much as fits goes through them; nothing is lost, nothing comes back twice."""
+    def test_segments_are_used_again(self, tmp_path: Path, files: LocalFiles):
+        """Many times their capacity is written; no object is lost or restored twice."""
         keys = {put(files, b"%d" % number): b"head%d" % number for number in range(300)}
         segments = list((tmp_path / "files" / "journal").glob("*/*.segment"))
         assert 1 <= len(segments) <= journal.SEGMENTS
@@ -217,7 +217,7 @@ class TestSegments:
 
     @pytest.mark.parametrize("by", ["syncfs", "fsync"])
     def test_a_segment_is_used_again_when_its_files_are_durable(self, tmp_path, files, monkeypatch, by: str):
-        """Its objects are synced before: all at once, or one by one where the system cannot."""
+        """Its objects are synced before: together, or one by one where the system cannot do that."""
         synced: list[int] = []
         inodes: dict[str, set[int]] = {"before": set(), "again": set()}
         fsync, whole = os.fsync, threading.Event()
@@ -239,8 +239,8 @@ class TestSegments:
         inodes["before"] = {path.stat().st_ino for path in paths} | {paths[0].parent.stat().st_ino}
         assert (inodes["before"] <= set(synced)) == (by == "fsync")
 
-    def test_without_room_objects_are_synced_by_themselves(self, tmp_path: Path, files, monkeypatch):
-        """While nothing can be settled segments run out; what is committed is durable all the same."""
+    def test_without_a_free_segment_objects_are_synced_one_by_one(self, tmp_path: Path, files, monkeypatch):
+        """While nothing can be settled there is no free segment; committed objects are durable as well."""
         stuck = threading.Event()
 
         def settle(_descriptor: int) -> bool:
@@ -258,8 +258,10 @@ class TestSegments:
         with closing(after_a_power_cut(tmp_path / "files", lambda path: None)) as again:
             assert sorted(again.keys()) == sorted([*keys, late])
 
-    def test_what_could_not_be_synced_is_written_anew(self, tmp_path: Path, files: LocalFiles, monkeypatch, caplog):
-        """The system tells of a failed write only once: no later sync is believed. What was deleted stays so."""
+    def test_objects_that_could_not_be_synced_are_written_again(
+        self, tmp_path: Path, files: LocalFiles, monkeypatch, caplog
+    ):
+        """The system reports a failed write once, so that later syncs prove nothing. Deleted objects stay deleted."""
         monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.2)
         syncs: list[int] = []
 
@@ -283,8 +285,8 @@ class TestSegments:
         assert "stay in the journal" in caplog.text
         assert list((tmp_path / "files" / "journal").glob("*/")) == []
 
-    def test_what_cannot_be_settled_at_the_end_is_left_for_the_next_start(self, tmp_path: Path, files, monkeypatch):
-        """A clean stop does not throw away what only the journal has."""
+    def test_objects_that_cannot_be_settled_stay_in_the_journal(self, tmp_path: Path, files, monkeypatch):
+        """A clean stop keeps them for the next start."""
         key = put(files, b"x")
 
         def fails(_descriptor: int) -> bool:
@@ -300,8 +302,8 @@ class TestSegments:
 
 @pytest.mark.parametrize("step", ["pwritev", "pwrite", "fsync", "rename"])
 @pytest.mark.parametrize("after", range(3))
-def test_a_step_that_fails_leaves_nothing_under_a_key(files: LocalFiles, monkeypatch, step: str, after: int):
-    """StorageUnavailable or success, and the next one is taken in."""
+def test_a_failing_step_leaves_no_object(files: LocalFiles, monkeypatch, step: str, after: int):
+    """StorageUnavailable or success; the next object is stored."""
     with monkeypatch.context() as broken:
         fail(broken, step, errno.ENOSPC, after)
         try:
@@ -313,15 +315,15 @@ def test_a_step_that_fails_leaves_nothing_under_a_key(files: LocalFiles, monkeyp
 
 
 def test_a_clean_stop_leaves_no_journal(tmp_path: Path, files: LocalFiles):
-    """Everything is where it belongs."""
+    """All objects are in their files."""
     put(files, b"x")
     assert list((tmp_path / "files" / "journal").iterdir())
     files.close()
     assert list((tmp_path / "files" / "journal").iterdir()) == []
 
 
-def test_a_lone_object_is_settled_after_a_while(files: LocalFiles, monkeypatch):
-    """An idle server keeps nothing in its journal that its files do not have."""
+def test_a_single_object_is_settled_after_a_while(files: LocalFiles, monkeypatch):
+    """The journal of an idle server contains nothing that is not in the files."""
     monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.05)
     settled = threading.Event()
     monkeypatch.setattr(local, "sync_file_system", lambda _descriptor: settled.set() or True)
@@ -329,8 +331,8 @@ def test_a_lone_object_is_settled_after_a_while(files: LocalFiles, monkeypatch):
     assert settled.wait(PATIENCE)
 
 
-def test_a_stop_in_the_middle_of_a_moment(files: LocalFiles):
-    """An object that was begun before the stop and is committed after it is synced by itself."""
+def test_an_object_committed_after_the_stop_is_durable(files: LocalFiles):
+    """An object that was begun before the stop is synced one by one."""
     with files.create(len(HEAD), datetime.now(UTC)) as incoming:
         incoming.write(b"x")
         files.close()
@@ -338,8 +340,8 @@ def test_a_stop_in_the_middle_of_a_moment(files: LocalFiles):
     assert content(files, incoming.key) == b"headx"
 
 
-def test_a_file_system_without_direct_writes_serves_as_well(tmp_path: Path, files: LocalFiles, monkeypatch):
-    """There each write goes by the page cache, and is durable all the same."""
+def test_a_file_system_without_direct_writes_is_supported(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """There the writes go through the page cache, and are durable as well."""
     real, flags = os.pwrite, []
 
     def refused(descriptor: int, data: bytes, position: int) -> int:
@@ -356,8 +358,8 @@ def test_a_file_system_without_direct_writes_serves_as_well(tmp_path: Path, file
         assert content(again, key) == b"headx"
 
 
-def test_a_head_of_more_than_a_page_is_synced_by_itself(files: LocalFiles):
-    """It has no room in a record."""
+def test_an_object_with_a_long_head_is_synced_by_itself(files: LocalFiles):
+    """A head of more than a page does not fit into a record."""
     with files.create(5000, NOON) as incoming:
         incoming.write(b"x")
         incoming.commit(b"h" * 5000)
@@ -365,7 +367,7 @@ def test_a_head_of_more_than_a_page_is_synced_by_itself(files: LocalFiles):
 
 
 def test_a_settled_segment_has_nothing_to_replay(tmp_path: Path, files: LocalFiles, monkeypatch):
-    """What is where it belongs is not written again, nor need it be known to be deleted."""
+    """Objects in durable files are not written again, and their deletion needs no note."""
     monkeypatch.setattr(journal, "SETTLE_SECONDS", 0.05)
     put(files, b"x")
     (segment,) = (tmp_path / "files" / "journal").glob("*/*.segment")
@@ -375,8 +377,8 @@ def test_a_settled_segment_has_nothing_to_replay(tmp_path: Path, files: LocalFil
         threading.Event().wait(0.01)
 
 
-def test_what_is_deleted_while_a_journal_is_replayed_does_not_come_back(tmp_path: Path, files: LocalFiles):
-    """The deletion may come between the look at what was deleted and the writing."""
+def test_an_object_deleted_during_a_replay_is_not_restored(tmp_path: Path, files: LocalFiles):
+    """The deletion may come between reading the deletions and restoring the object."""
     keys = [put(files, b"x") for _ in range(3)]
     after = tmp_path / "after"
     shutil.copytree(tmp_path / "files", after)
@@ -395,8 +397,8 @@ def test_what_is_deleted_while_a_journal_is_replayed_does_not_come_back(tmp_path
         assert list(store.keys()) == [keys[2]]
 
 
-def test_an_object_that_was_refused_is_noted_as_deleted(tmp_path: Path, files: LocalFiles, monkeypatch):
-    """A write may reach the disk although the system says that it failed: what is in the journal does not come back."""
+def test_a_refused_object_is_noted_as_deleted(tmp_path: Path, files: LocalFiles, monkeypatch):
+    """A write that failed may still be on the disk: its record must not be restored."""
     put(files, b"before")
     settled = threading.Event()
     monkeypatch.setattr(local, "sync_file_system", lambda _descriptor: settled.wait(PATIENCE))
@@ -416,8 +418,8 @@ def test_an_object_that_was_refused_is_noted_as_deleted(tmp_path: Path, files: L
 
 
 @pytest.mark.parametrize("call", ["open", "pwrite"])
-def test_direct_writes_may_be_refused_at_once(tmp_path: Path, monkeypatch, call: str):
-    """Some file systems refuse to open a file so, some to write to it."""
+def test_direct_writes_may_be_refused_at_open_or_at_write(tmp_path: Path, monkeypatch, call: str):
+    """Some file systems refuse the open, others the first write."""
     real = getattr(os, call)
 
     def refused(*arguments, **options):

@@ -1,8 +1,9 @@
-"""The contract of every file store, and what a folder promises beyond it: issue 2 point 5, checklist 5.1."""
+"""The file store: the contract of every store, and the guarantees of the local one (P11 in docs/checklist.md)."""
 
 import errno
 import io
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -30,7 +31,7 @@ LARGE = bytes(2_000_000)
 
 @pytest.fixture(params=["folder", "folder that serves"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    """An empty file store of each kind."""
+    """An empty file store, with and without a journal."""
     store = LocalFiles(tmp_path / "files")
     if request.param == "folder that serves":
         assert store.start() == 0
@@ -48,31 +49,31 @@ def put(files: ObjectStore, *pieces: bytes, arrived: datetime = NOON) -> str:
 
 
 def content(files: ObjectStore, key: str) -> bytes:
-    """All bytes of a stored object."""
+    """Return all bytes of a stored object."""
     with files.open(key) as file:
         return file.read()
 
 
 class TestEveryStore:
-    """What services rely on, whichever store there is."""
+    """What services need of any file store."""
 
-    def test_what_was_written_comes_back_behind_its_head(self, files: ObjectStore):
-        """Head and pieces come back in order, in full length."""
+    def test_written_bytes_are_read_after_the_head(self, files: ObjectStore):
+        """Head and pieces are read in order and completely."""
         key = put(files, b"one ", b"", b"two")
         assert content(files, key) == b"headone two"
         assert files.size(key) == 11
 
     @settings(max_examples=50, deadline=None)
     @given(cuts=st.lists(st.tuples(st.binary(max_size=30), st.sampled_from((1, 1, 1, 5_000, 100_000))), max_size=12))
-    def test_bytes_out_are_bytes_in_however_they_were_cut(self, tmp_path_factory, cuts: list[tuple[bytes, int]]):
-        """Any chunking of any bytes gives the same object."""
+    def test_any_chunking_of_any_bytes_gives_the_same_object(self, tmp_path_factory, cuts: list[tuple[bytes, int]]):
+        """Bytes out are bytes in."""
         pieces = [piece * times for piece, times in cuts]
         files = LocalFiles(tmp_path_factory.mktemp("cut"))
         assert content(files, put(files, *pieces)) == HEAD + b"".join(pieces)
 
     @pytest.mark.parametrize("length", [0, 1, PIECE - 4, PIECE, 3 * PIECE + 1])
-    def test_a_range_comes_in_pieces(self, files: ObjectStore, length: int):
-        """From the start that is asked for up to the end, in order and never too much at once."""
+    def test_a_range_is_read_in_pieces(self, files: ObjectStore, length: int):
+        """From the start to the end, in order, and no piece is too large."""
         body = os.urandom(length)
         key = put(files, body)
         pieces = list(files.pieces(key, len(HEAD) + length, len(HEAD)))
@@ -80,8 +81,8 @@ class TestEveryStore:
         assert all(0 < len(each) <= PIECE for each in pieces)
         assert b"".join(files.pieces(key, len(HEAD) + length, 2)) == b"ad" + body
 
-    def test_pieces_of_what_is_gone_or_of_another_length_are_refused_before_any_is_given(self, files: ObjectStore):
-        """The first piece says so, and nothing was given out that would be too little."""
+    def test_pieces_of_a_missing_or_changed_file_are_refused_at_the_first(self, files: ObjectStore):
+        """A file that is gone or has another size is InstanceUnreadable before any piece is read."""
         key = put(files, b"0123456789")
         for wrong in (13, 15):
             with pytest.raises(InstanceUnreadable):
@@ -91,12 +92,12 @@ class TestEveryStore:
             next(files.pieces(key, 14, 0))
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    def test_any_kind_of_bytes_is_taken(self, files: ObjectStore, kind: Callable[[bytes], bytes]):
+    def test_any_kind_of_buffer_is_written(self, files: ObjectStore, kind: Callable[[bytes], bytes]):
         """Fragments may be views into a receive buffer."""
         assert content(files, put(files, kind(b"abc"))) == b"headabc"
 
     def test_the_body_can_be_read_before_it_is_committed(self, files: ObjectStore):
-        """A reader of what was written starts behind the head, seeks, and does not disturb the writer."""
+        """A reader starts after the head, can seek, and does not disturb the writer."""
         with files.create(len(HEAD), NOON) as incoming:
             incoming.write(b"0123456789")
             with incoming.body() as body:
@@ -108,8 +109,8 @@ class TestEveryStore:
             incoming.commit(HEAD)
         assert content(files, incoming.key) == b"head0123456789!"
 
-    def test_a_range_can_be_read(self, files: ObjectStore):
-        """A stored object is seekable."""
+    def test_a_stored_object_is_seekable(self, files: ObjectStore):
+        """A range can be read."""
         with files.open(put(files, b"0123456789")) as file:
             file.seek(6)
             assert file.read(3) == b"234"
@@ -119,12 +120,25 @@ class TestEveryStore:
         [lambda file: file.read(), lambda file: file.read(50_000), lambda file: file.seek(-1, 2) and file.read(1)],
     )
     def test_a_read_that_fails_in_the_middle_is_an_error_of_the_store(self, files: ObjectStore, read):
-        """What was read before is fine; no OSError leaves the store, however the file is read."""
+        """Bytes read before are fine; no OSError leaves the store, however the file is read."""
         with files.open(put(files, bytes(100_000))) as file:
             damage_after_buffer(file)
             assert file.read(4) == HEAD
             with pytest.raises(InstanceUnreadable, match="Bad file descriptor"):
                 read(file)
+
+    def test_too_many_open_files_say_nothing_about_an_object(self, files: ObjectStore):
+        """Opening and reading raise StorageUnavailable then, not InstanceUnreadable."""
+        key = put(files, b"body")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            for read in (files.open, lambda key: next(files.pieces(key, 8, 0))):
+                with pytest.raises(StorageUnavailable, match="Too many open files"):
+                    read(key)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert content(files, key) == HEAD + b"body"
 
     def test_nothing_is_visible_before_commit(self, files: ObjectStore):
         """Until then there is no key and nothing to open."""
@@ -134,8 +148,8 @@ class TestEveryStore:
             with pytest.raises(InstanceUnreadable):
                 files.open(incoming.key)
 
-    def test_what_is_not_committed_is_discarded(self, files: ObjectStore):
-        """Leaving the block without commit, by an error or not, leaves nothing."""
+    def test_an_uncommitted_object_is_discarded(self, files: ObjectStore):
+        """Leaving the block without commit, with an error or without, leaves nothing."""
         with pytest.raises(ZeroDivisionError), files.create(len(HEAD), NOON) as incoming:
             incoming.write(b"x")
             raise ZeroDivisionError
@@ -146,19 +160,19 @@ class TestEveryStore:
         assert files.start() == 0
 
     def test_a_head_of_another_length_is_refused(self, files: ObjectStore):
-        """The room that was announced is the room there is."""
+        """The head has to have the announced length."""
         with files.create(4, NOON) as incoming, pytest.raises(ValueError, match="4 bytes"):
             incoming.commit(b"longer")
         assert list(files.keys()) == []
 
-    def test_keys_come_in_order_of_arrival(self, files: ObjectStore):
+    def test_keys_are_in_order_of_arrival(self, files: ObjectStore):
         """Keys in byte order are in order of arrival, within an hour and across years."""
         moments = [NOON + timedelta(hours=hours) for hours in (0, 0, 0, 1, 24, 24 * 40, 24 * 400)]
         keys = [put(files, b"x", arrived=moment) for moment in moments]
         assert keys == sorted(keys)
         assert list(files.keys()) == keys
 
-    def test_keys_since_an_hour_leave_out_what_is_older(self, files: ObjectStore):
+    def test_keys_since_an_hour_leave_out_older_ones(self, files: ObjectStore):
         """An unclean start scans only the last hours."""
         old = put(files, b"x", arrived=NOON - timedelta(hours=1))
         new = [put(files, b"x", arrived=NOON + timedelta(days=days)) for days in (0, 1, 366)]
@@ -166,7 +180,7 @@ class TestEveryStore:
         assert list(files.keys(since=NOON - timedelta(days=3))) == [old, *new]
 
     def test_a_key_names_the_hour_of_arrival_in_utc(self, files: ObjectStore):
-        """Keys are made of the time of arrival, wherever the clock's owner lives."""
+        """Keys are made of the time of arrival, whatever the local time zone is."""
         elsewhere = datetime(2026, 1, 1, 1, 0, tzinfo=UTC).astimezone()
         assert put(files, b"x", arrived=elsewhere).startswith("2026/01/01/01/")
 
@@ -186,14 +200,14 @@ class TestEveryStore:
          "2026/11/21/12/x.dcm", "2026/11/21/12/00000000-0000-0000-0000-000000000000.dcm\n", "2026/11/21/12/\0.dcm"],
     )  # fmt: skip
     def test_p11_no_key_leads_out_of_the_store(self, files: ObjectStore, key: str):
-        """Only keys that the store makes are looked at; any other is unreadable, and deleting it does nothing."""
+        """Only keys made by the store are valid; any other is unreadable, and deleting it does nothing."""
         for look in (files.open, files.size):
             with pytest.raises(InstanceUnreadable):
                 look(key)
         files.delete(key)
 
-    def test_many_objects_at_once_have_keys_of_their_own(self, files: ObjectStore):
-        """Objects that are open together do not meet."""
+    def test_concurrent_objects_have_different_keys(self, files: ObjectStore):
+        """Objects that are open at the same time do not mix."""
         incomings = [files.create(len(HEAD), NOON) for _ in range(50)]
         for number, incoming in enumerate(incomings):
             incoming.write(b"%d" % number)
@@ -202,8 +216,8 @@ class TestEveryStore:
         assert [content(files, incoming.key) for incoming in incomings] == [b"head%d" % each for each in range(50)]
 
     @pytest.mark.parametrize("count", [1, FEW + 1])
-    def test_what_is_stored_can_be_secured(self, files: ObjectStore, count: int):
-        """Few objects and many, one that is gone among them: what is there stays as it is."""
+    def test_stored_objects_can_be_made_durable(self, files: ObjectStore, count: int):
+        """Few objects and many, with a deleted one among them; their content does not change."""
         keys = [put(files, b"%d" % number) for number in range(count + 1)]
         gone = keys.pop()
         files.delete(gone)
@@ -212,20 +226,20 @@ class TestEveryStore:
 
 
 def tree(folder: Path) -> set[str]:
-    """Every file below a folder."""
+    """Return every file below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 class TestAFolder:
-    """What a folder promises: nothing half-written under a key, nothing stray, and errors by name."""
+    """What the local store guarantees: no half-written object under a key, no stray file, named errors."""
 
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
         """The folder of a store."""
         return tmp_path / "deep" / "down" / "files"
 
-    def test_a_start_leaves_alone_what_is_being_written(self, root: Path):
-        """A server that starts while `pacs import` runs on the same folder takes nothing away from it."""
+    def test_a_start_leaves_half_written_files_of_running_processes(self, root: Path):
+        """A server that starts while `pacs import` runs on the same folder removes nothing of it."""
         with LocalFiles(root).create(4, NOON) as incoming:
             incoming.write(LARGE)
             with closing(LocalFiles(root)) as other:
@@ -235,8 +249,8 @@ class TestAFolder:
         assert len(list(LocalFiles(root).keys())) == 1
 
     @pytest.mark.parametrize("count", [1, FEW + 1])
-    def test_what_cannot_be_synced_is_not_secure(self, root: Path, monkeypatch: pytest.MonkeyPatch, count: int):
-        """One by one and all at once: StorageUnavailable, and well again when the disk is."""
+    def test_a_failed_sync_is_reported(self, root: Path, monkeypatch: pytest.MonkeyPatch, count: int):
+        """One by one and all at once: StorageUnavailable, and success once the disk works again."""
         files = LocalFiles(root)
         keys = [put(files, b"body") for _ in range(count)]
 
@@ -250,8 +264,8 @@ class TestAFolder:
                 files.make_durable(keys)
         files.make_durable(keys)
 
-    def test_a_start_removes_what_an_unclean_stop_left(self, root: Path):
-        """Half-written files are removed and counted, committed ones stay."""
+    def test_a_start_removes_half_written_files(self, root: Path):
+        """They are removed and counted, committed objects stay."""
         key = put(LocalFiles(root), b"x")
         dies = "import os, sys, datetime, pathlib; from pacs.files.local import LocalFiles\n"
         dies += "left = LocalFiles(pathlib.Path(sys.argv[1])).create(4, datetime.datetime.now(datetime.UTC))\n"
@@ -262,14 +276,14 @@ class TestAFolder:
                 assert again.start() == removed
         assert tree(root) == {key}
 
-    def test_files_are_for_us_and_our_group_only(self, root: Path):
-        """Patients' data is not for everybody on the machine."""
+    def test_files_are_readable_by_owner_and_group_only(self, root: Path):
+        """Patient data is not readable by other users of the machine."""
         key = put(LocalFiles(root), b"x")
         assert stat.S_IMODE((root / key).stat().st_mode) & 0o007 == 0
         assert stat.S_IMODE(root.stat().st_mode) & 0o007 == 0
 
-    def test_a_stranger_in_the_folder_has_no_key(self, root: Path):
-        """Files and links that are not ours are not listed."""
+    def test_foreign_files_have_no_key(self, root: Path):
+        """Files and links that the store did not make are not listed."""
         key = put(LocalFiles(root), b"x")
         (root / "README").write_text("hello")
         (root / key).parent.joinpath("notes.txt").write_text("hello")
@@ -279,8 +293,8 @@ class TestAFolder:
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
     @pytest.mark.parametrize("step", ["pwritev", "fsync", "open"])
     @pytest.mark.parametrize("after", range(4))
-    def test_a_step_that_fails_leaves_nothing(self, root: Path, monkeypatch, code: int, step: str, after: int):
-        """Whichever call of the system fails, and however often it went well before: StorageUnavailable or success."""
+    def test_a_failing_step_leaves_nothing(self, root: Path, monkeypatch, code: int, step: str, after: int):
+        """Whichever system call fails, and however often it succeeded before: StorageUnavailable or success."""
         files = LocalFiles(root)
         calls = fail(monkeypatch, step, code, after)
         try:
@@ -296,7 +310,7 @@ class TestAFolder:
         assert tree(root) == set()
 
     def test_the_order_is_sync_the_file_rename_sync_the_folder(self, root: Path, monkeypatch):
-        """0000 means durable: the file is synced before it has its name, its folder after."""
+        """0000 means durable: the file is synced before it has its name, its folder afterwards."""
         files = LocalFiles(root)
         put(files, b"x")
         steps: list[str] = []
@@ -315,7 +329,7 @@ class TestAFolder:
         put(files, b"x")
         assert steps == ["sync file", "rename", "sync folder"]
 
-    def test_a_new_hour_is_durable_before_anything_is_in_it(self, root: Path, monkeypatch):
+    def test_a_new_folder_is_durable_before_a_file_is_in_it(self, root: Path, monkeypatch):
         """Each new folder is synced into its parent before a file is renamed into it."""
         files = LocalFiles(root)
         synced: list[Path] = []
@@ -324,8 +338,8 @@ class TestAFolder:
         hour = (root / key).parent
         assert synced == [root, hour.parents[2], hour.parents[1], hour.parent, hour]
 
-    def test_the_names_that_lead_to_a_store_are_durable(self, tmp_path: Path, monkeypatch):
-        """Each folder above it is synced, whoever made it, and again by the next start."""
+    def test_the_parents_of_a_store_are_durable(self, tmp_path: Path, monkeypatch):
+        """Each folder above it is synced, whichever process made it, and again by the next start."""
         for _ in range(2):
             synced: list[Path] = []
             with monkeypatch.context() as watched:
@@ -333,21 +347,21 @@ class TestAFolder:
                 LocalFiles(tmp_path / "data" / "files")
             assert synced[:3] == [tmp_path / "data", tmp_path, tmp_path.parent]
 
-    def test_a_store_in_a_place_that_cannot_be_is_unavailable(self, tmp_path: Path):
-        """A file where a folder must be gives a named error."""
+    def test_a_store_in_an_impossible_place_is_unavailable(self, tmp_path: Path):
+        """A file in the place of a folder gives a named error."""
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageUnavailable):
             LocalFiles(tmp_path / "file" / "store")
 
-    def test_a_cut_off_write_is_continued(self, root: Path, monkeypatch):
-        """The system may take fewer bytes than it was given."""
+    def test_a_partial_write_is_continued(self, root: Path, monkeypatch):
+        """The system may write fewer bytes than it was given."""
         monkeypatch.setattr(os, "pwritev", lambda fd, buffers, at: os.pwrite(fd, b"".join(buffers)[:3], at))
         files = LocalFiles(root)
         assert content(files, put(files, b"0123456789")) == b"head0123456789"
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, step: str, code: int, after: int) -> Iterator[int]:
-    """Let a call of the system fail once it went well `after` times; give how often it was called."""
+    """Make a system call fail after `after` successes; return a function that counts its calls."""
     real = getattr(os, step)
     count = 0
 
@@ -377,7 +391,7 @@ class TestNames:
         assert name.int >> 80 == int(NOON.timestamp() * 1000)
 
     def test_names_grow_whatever_the_clock_does(self):
-        """Thousands within one millisecond, and a clock that goes back, do not break the order."""
+        """Thousands within one millisecond and a clock that goes back keep the order."""
         names = TimeOrderedNames()
         made = [names.next(NOON) for _ in range(10_000)]
         made += [names.next(NOON - timedelta(hours=1)) for _ in range(10)]
@@ -385,10 +399,10 @@ class TestNames:
 
 
 class TestFilesThatChange:
-    """What somebody else does to a file while it is read."""
+    """Files that are changed or deleted while they are read."""
 
     def test_a_file_that_shrinks_between_two_pieces_is_unreadable(self, tmp_path: Path):
-        """What was there is given out, then InstanceUnreadable is raised."""
+        """The first pieces are read, then InstanceUnreadable is raised."""
         files = LocalFiles(tmp_path)
         key = put(files, bytes(3 * PIECE))
         pieces = files.pieces(key, len(HEAD) + 3 * PIECE, 0)
@@ -398,8 +412,8 @@ class TestFilesThatChange:
         with pytest.raises(InstanceUnreadable):
             next(pieces)
 
-    def test_a_file_that_was_begun_is_read_to_its_end_though_it_is_deleted(self, tmp_path: Path):
-        """Deleting an instance does not disturb who is sending it."""
+    def test_an_open_file_is_read_to_its_end_after_its_deletion(self, tmp_path: Path):
+        """Deleting an instance does not disturb its sender."""
         files = LocalFiles(tmp_path)
         key = put(files, bytes(2 * PIECE))
         pieces = files.pieces(key, len(HEAD) + 2 * PIECE, 0)
@@ -408,8 +422,8 @@ class TestFilesThatChange:
         assert first + sum(map(len, pieces)) == len(HEAD) + 2 * PIECE
 
     @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
-    def test_pieces_that_are_not_wanted_any_more_leave_no_file_open(self, tmp_path: Path):
-        """Whoever stops asking closes the file."""
+    def test_an_abandoned_read_closes_its_file(self, tmp_path: Path):
+        """Closing the iterator closes the file."""
         files = LocalFiles(tmp_path)
         key = put(files, bytes(2 * PIECE))
         before = len(os.listdir("/proc/self/fd"))
@@ -422,8 +436,8 @@ class TestFilesThatChange:
     @pytest.mark.parametrize(
         "name", ["../outside", "2026/../../outside", "/etc/passwd", "2026//x", "2026/./x", "incoming/x", "", "2026/\0"]
     )
-    def test_p11_nothing_outside_of_the_folders_of_objects_is_ever_set_aside(self, tmp_path: Path, name: str):
-        """A name that leads elsewhere is that of no file here."""
+    def test_p11_only_files_among_the_objects_are_quarantined(self, tmp_path: Path, name: str):
+        """A name that leads elsewhere is not that of a file of the store."""
         (tmp_path / "outside").write_text("theirs")
         files = LocalFiles(tmp_path / "files")
         put(files, b"x")
@@ -433,8 +447,8 @@ class TestFilesThatChange:
         assert (tmp_path / "outside").exists()
         assert (tmp_path / "files" / "incoming" / "x").exists()
 
-    def test_what_is_set_aside_is_no_object_any_more_and_never_overwrites_another(self, tmp_path: Path):
-        """Twice the same key: both are in the quarantine, and no journal brings one back."""
+    def test_a_quarantined_object_is_gone_and_overwrites_no_other(self, tmp_path: Path):
+        """The same key twice: both files are in the quarantine, and no journal restores one."""
         files = LocalFiles(tmp_path)
         files.start()
         key = put(files, b"one")

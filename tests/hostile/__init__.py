@@ -1,10 +1,10 @@
-"""What hostile and broken peers do to the running daemon, and that it is as it was before when they are done.
+"""Hostile and broken input for the running daemon.
 
-`house` starts the daemon and has the one check that follows every input: the process lives, a C-ECHO is answered within
-two seconds, what is stored is found and comes back bit-identical, nothing is written outside of its folder, memory,
-descriptors and threads are back, and the log has one line for the mishap, with nothing in it that acts on a terminal.
+`daemons` starts the daemon, and has the check after every test: the process runs, a C-ECHO is answered within two
+seconds, stored instances are found and returned bit-identical, nothing is written outside its folder, memory,
+descriptors and threads are back to normal, and the log has one line about the incident, without control characters.
 
-| group of the checklist (5.2) | where |
+| input | tests |
 |---|---|
 | 1 names | `test_1_names` |
 | 2 PDUs | `test_2_pdus`; tests/dimse/test_upper_layer, test_hostile_pdus |
@@ -16,8 +16,8 @@ descriptors and threads are back, and the log has one line for the mishap, with 
 | 8 retrieves | `test_8_retrieves`; tests/dimse/test_retrieve, test_store_suboperations, test_requestor |
 | 9 connections, TLS | `test_9_connections`, `test_encryption`; tests/dimse/test_server, tests/cli/test_encryption |
 | users and access | `test_users`; tests/services/test_users, test_access |
-| by chance | `test_fuzz`, and `python -m tests.hostile fuzz` |
+| mutated | `test_fuzz`, and `python -m tests.hostile fuzz` |
 
-The findings about the software we stand on (checklist section 2) are in the names of tests all over tests/:
-tests/contracts/test_findings.py sees that each of P1 to P16 is.
+The ids P1 to P16 (docs/checklist.md) are in the names of tests; tests/contracts/test_findings.py checks that each has
+one.
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.hostile fuzz`: put mutated input to the running daemon, and to others, and print what came of it."""
+"""`python -m tests.hostile fuzz`: send mutated input to the daemon and to other servers, and print the results."""
 
 import argparse
 import sys
@@ -8,18 +8,18 @@ from tests.hostile import fuzz
 
 
 def main() -> int:
-    """Parse the words of the command."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    fuzzing = commands.add_parser("fuzz", help="mutated PDUs, command sets, identifiers and data sets")
-    fuzzing.add_argument("--seconds", type=float, default=60, help="for each server")
-    fuzzing.add_argument("--seed", default="1", help="the same inputs for the same seed")
+    fuzzing = commands.add_parser("fuzz", help="send mutated PDUs, command sets, Identifiers and data sets")
+    fuzzing.add_argument("--seconds", type=float, default=60, help="duration for each server")
+    fuzzing.add_argument("--seed", default="1", help="seed of the inputs; the same seed makes the same inputs")
     fuzzing.add_argument(
         "--peer", action="append", choices=[each for each in fuzz.TARGETS if each != "pacs"], default=[]
     )
-    fuzzing.add_argument("--folder", help="where the servers keep their data, a real disk")
+    fuzzing.add_argument("--folder", help="folder for the data of the servers, on a real disk")
     asked = parser.parse_args()
-    warnings.simplefilter("ignore")  # pydicom warns of values that are meant to be bad
+    warnings.simplefilter("ignore")  # pydicom warns about the invalid values
     return fuzz.main(asked.seconds, asked.seed, ["pacs", *asked.peer], asked.folder)
 
 

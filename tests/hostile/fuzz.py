@@ -1,8 +1,8 @@
-"""Mutated input by the thousand for a running server, beside an association that is in order: what came of it.
+"""Thousands of mutated inputs for a running server, next to a harmless association.
 
-The server may be this archive's daemon, Orthanc or dcmqrscp. An input counts as survived when the server closes the
-connection, or has nothing more to say, soon after we have said all; as a hang when it does neither; as a crash when its
-process is gone, which is started again then.
+The server may be this archive's daemon, Orthanc or dcmqrscp. An input counts as survived if the server closes the
+connection soon after our A-ABORT, as a hang if it does not, and as a crash if its process is gone, which is then
+restarted.
 """
 
 import re
@@ -24,29 +24,29 @@ from benchmarks import peers, processes
 from benchmarks.peers import Site, System
 from tests import raw
 from tests.docs.asking import VERIFICATION
-from tests.hostile import house
+from tests.hostile import daemons
 from tests.hostile.mutations import CONTEXTS, KINDS, Input, made
 from tests.raw import IMPLICIT, Raw
 
 GLANCE = 0.05
-"""Seconds in which an answer is looked for before we say that there will be no more."""
+"""Seconds to wait for a first answer."""
 
 PATIENCE = 10.0
-"""Seconds in which a server has to be done with an input that has ended."""
+"""Seconds within which a server must close after the end of an input."""
 
 ABORT = raw.pdu(0x07, bytes(4))
-"""How we end an input: an association that the input has left as it was ends in order by it."""
+"""The PDU after an input: it ends an association that is still open."""
 
 BATCH = 500
-"""After so many inputs what the process has is read."""
+"""The number of inputs between two samples of the process."""
 
 WARM = 2
-"""So many batches make what is made once; growth counts from then on."""
+"""The number of batches for warm-up; growth is counted after them."""
 
 
 @dataclass
 class Totals:
-    """What came of the inputs for one server."""
+    """The results for one server."""
 
     name: str
     seed: object
@@ -55,50 +55,50 @@ class Totals:
     answered: Counter[str] = field(default_factory=Counter)
     hangs: list[int] = field(default_factory=list)
     crashes: list[int] = field(default_factory=list)
-    """By which inputs, or with several at once near which, the process was gone."""
+    """The numbers of the inputs at, or near, which the process crashed."""
     children: int = 0
-    """How many processes for one association crashed, of a server that forks."""
+    """The number of crashed child processes of a server that forks."""
     signals: Counter[int] = field(default_factory=Counter)
-    """By which signals; 0 where it ended by itself."""
+    """The signals that ended the process; 0 if it exited."""
     late: int = 0
-    """Echoes of the association that is in order that were not answered within two seconds."""
+    """The number of C-ECHOs on the harmless association that were not answered within two seconds."""
     lines: int = 0
     unescaped: int = 0
     tracebacks: int = 0
     samples: list[tuple[float, int, int]] = field(default_factory=list)
-    """Mebibytes, descriptors and threads after each batch since the process was started."""
+    """Mebibytes, descriptors and threads after each batch since the start of the process."""
 
     @property
     def survived(self) -> int:
-        """How many inputs did no harm."""
+        """The number of inputs that did no harm."""
         return sum(self.inputs.values()) - len(self.hangs) - len(self.crashes) - self.children
 
     def grown(self, what: int) -> float:
-        """How much more there is of something at the end than when all was warm."""
+        """Return the growth of one of the samples since warm-up."""
         return self.samples[-1][what] - self.samples[min(WARM, len(self.samples)) - 1][what] if self.samples else 0
 
 
 @dataclass
 class Target:
-    """A server to be fuzzed."""
+    """A server to fuzz."""
 
     name: str
     start: Callable[[Path], AbstractContextManager[System]]
     deaths: str = ""
-    """Where strace says, in its folder, by which signals its processes ended, if it forks for each association."""
+    """The file, in its folder, in which strace logs the signals that ended child processes, if the server forks."""
     log: str = ""
-    """Its log in its folder, where we know how its lines look."""
+    """Its log, in its folder, if the format of its lines is known."""
 
 
 @contextmanager
 def _ours(folder: Path) -> Iterator[System]:
-    with house.daemon(folder, {"limits.message_seconds": 5.0}) as daemon:
+    with daemons.daemon(folder, {"limits.message_seconds": 5.0}) as daemon:
         yield System("pacs", "PACS", daemon.port, daemon.process.pid, daemon.root)
 
 
 @contextmanager
 def _dcmqrscp(folder: Path) -> Iterator[System]:
-    """DCMTK's archive, which forks for each association: strace sees how its children end.
+    """Run DCMTK's archive, which forks for each association; strace logs how its children end.
 
     As a single process it crashes after every association, also one in order (3.6.7).
     """
@@ -128,8 +128,8 @@ TARGETS = {
 # --- one input ---------------------------------------------------------------------------------------------------
 
 
-def put(system: System, given: Input) -> str:
-    """Send an input and say what came of it: the kind of the first PDU of the answer, "closed", or "hangs"."""
+def send_input(system: System, given: Input) -> str:
+    """Send an input and return the result: the type of the first PDU of the answer, "closed", "refused" or "hangs"."""
     try:
         with Raw(system.port, PATIENCE) as client:
             if not given.is_request:
@@ -142,7 +142,7 @@ def put(system: System, given: Input) -> str:
 
 
 def _answered(client: Raw, sent: bytes) -> str:
-    """What is answered first; then the server has to close as soon as we abort."""
+    """Return the first answer; the server must close after our A-ABORT."""
     first = "closed"
     with suppress(ConnectionError):
         client.send(sent)
@@ -159,19 +159,19 @@ def _answered(client: Raw, sent: bytes) -> str:
     return first
 
 
-class Beside:
-    """An association in order that asks again and again whether somebody is there."""
+class HarmlessAssociation:
+    """A harmless association that sends C-ECHOs during the run."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._client: Raw | None = None
 
     def echo(self) -> bool:
-        """Whether a C-ECHO is answered in time, on the association as it is, or on a new one where it has ended."""
+        """Return whether a C-ECHO is answered in time, on this association or, if it has ended, on a new one."""
         for _ in range(2):
             try:
                 if self._client is None:
-                    self._client = Raw(self._system.port, house.AT_ONCE)
+                    self._client = Raw(self._system.port, daemons.AT_ONCE)
                     self._client.associate((1, VERIFICATION, [IMPLICIT]), called=self._system.ae_title, calling="CHECK")
                 self._client.send(raw.request(raw.C_ECHO, 1, VERIFICATION, 1, None))
                 return self._client.message().status == 0
@@ -180,7 +180,7 @@ class Beside:
         return False
 
     def close(self) -> None:
-        """Give it up."""
+        """Close the connection."""
         if self._client is not None:
             self._client.socket.close()
         self._client = None
@@ -189,11 +189,11 @@ class Beside:
 # --- all of them -------------------------------------------------------------------------------------------------
 
 AT_ONCE = 6
-"""How many inputs are put at the same time."""
+"""The number of inputs at the same time."""
 
 
 def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 40) -> Totals:
-    """Put inputs to a server for some seconds, `most` at most; a crashed one is started again."""
+    """Send inputs to a server for some seconds, at most `most`; restart a crashed one."""
     target, totals = TARGETS[name], Totals(name, seed)
     began = time.monotonic()
     inputs = Inputs(seed, most, began + seconds)
@@ -201,7 +201,7 @@ def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 
         place = folder / f"{name}-{len(totals.crashes)}"
         with target.start(place) as system:
             totals.samples.clear()
-            _until_it_is_gone(system, totals, inputs)
+            _send_until_crash(system, totals, inputs)
         if target.log:
             _read_log(totals, place / target.log)
         if target.deaths:
@@ -211,7 +211,7 @@ def run(name: str, seconds: float, seed: object, folder: Path, most: int = 1 << 
 
 
 class Inputs:
-    """The inputs of a seed one after the other, for several threads, until enough were made or the time is over."""
+    """The inputs of a seed, for several threads, until there are enough or the time is over."""
 
     def __init__(self, seed: object, most: int, end: float) -> None:
         self._seed, self._most, self._end = seed, most, end
@@ -220,11 +220,11 @@ class Inputs:
 
     @property
     def are_over(self) -> bool:
-        """Whether there are no more."""
+        """Whether there are no more inputs."""
         return self.taken >= self._most or time.monotonic() >= self._end
 
     def next(self) -> tuple[int, Input] | None:
-        """The next one and its number, None when there are no more."""
+        """Return the next input and its number, None if there are no more."""
         with self._lock:
             if self.are_over:
                 return None
@@ -233,25 +233,25 @@ class Inputs:
         return number, made(self._seed, number)
 
 
-def _until_it_is_gone(system: System, totals: Totals, inputs: Inputs) -> None:
-    """Put inputs to a running server until it crashes or there are no more."""
-    lock, beside = threading.Lock(), Beside(system)
+def _send_until_crash(system: System, totals: Totals, inputs: Inputs) -> None:
+    """Send inputs to a running server until it crashes or there are no more."""
+    lock, harmless = threading.Lock(), HarmlessAssociation(system)
 
     def work() -> None:
         while _is_alive(system.pid) and (found := inputs.next()) is not None:
             number, given = found
-            answer = put(system, given)
+            answer = send_input(system, given)
             with lock:
                 _count(totals, number, given, answer)
                 if number % 20 == 0 and _is_alive(system.pid):
-                    totals.late += not beside.echo()
+                    totals.late += not harmless.echo()
                 if number % BATCH == 0 and _is_alive(system.pid):
                     totals.samples.append(_sample(system.pid))
 
     with ThreadPoolExecutor(AT_ONCE) as workers:
         for each in [workers.submit(work) for _ in range(AT_ONCE)]:
             each.result()
-    beside.close()
+    harmless.close()
     if not _is_alive(system.pid):
         totals.crashes.append(inputs.taken - 1)
         totals.signals[_signal(system.pid)] += 1
@@ -275,46 +275,49 @@ def _is_alive(pid: int) -> bool:
 
 
 def _signal(pid: int) -> int:
-    """The signal that has ended a process whose status nobody has asked for yet, 0 for none."""
+    """Return the signal that ended a zombie process, 0 for none."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[49]) & 0x7F
     return 0
 
 
 def _cause(number: int) -> str:
-    return signal.Signals(number).name if number else "ended by itself"
+    return signal.Signals(number).name if number else "exited"
 
 
 def _sample(pid: int) -> tuple[float, int, int]:
-    return house.megabytes(pid), house.count(pid, "fd"), house.count(pid, "task")
+    return daemons.megabytes(pid), daemons.count(pid, "fd"), daemons.count(pid, "task")
 
 
 def _read_log(totals: Totals, log: Path) -> None:
-    """Count the lines of our log, those that are none, and tracebacks."""
+    """Count the lines of our log, invalid lines and tracebacks."""
     text = log.read_text(errors="surrogateescape")
     lines = [line for line in text.split("\n") if line]
     totals.lines += len(lines)
     totals.tracebacks += len(re.findall(r"^Traceback|^  File ", text, re.MULTILINE))
-    totals.unescaped += sum(not line.isprintable() or not house.LINE.fullmatch(line) for line in lines)
+    totals.unescaped += sum(not line.isprintable() or not daemons.LINE.fullmatch(line) for line in lines)
 
 
 # --- what is printed ---------------------------------------------------------------------------------------------
 
 
 def table(found: Sequence[Totals]) -> str:
-    """The totals in Markdown, one column for each server."""
+    """Return the totals in Markdown, with a column for each server."""
     rows: list[tuple[str, Callable[[Totals], object]]] = [
         ("seconds", lambda each: f"{each.seconds:.0f}"),
         *((f"inputs: {kind}", partial(_inputs, kind)) for kind in KINDS),
-        ("inputs in all", lambda each: f"{sum(each.inputs.values()):,}"),
+        ("all inputs", lambda each: f"{sum(each.inputs.values()):,}"),
         ("survived", lambda each: f"{each.survived:,}"),
         ("crashes", lambda each: len(each.crashes)),
-        ("crashes of a child", lambda each: each.children if TARGETS[each.name].deaths else "-"),
-        ("by", lambda each: ", ".join(f"{_cause(name)} {count}" for name, count in each.signals.most_common()) or "-"),
+        ("crashed child processes", lambda each: each.children if TARGETS[each.name].deaths else "-"),
+        (
+            "signals",
+            lambda each: ", ".join(f"{_cause(name)} {count}" for name, count in each.signals.most_common()) or "-",
+        ),
         ("hangs", lambda each: len(each.hangs)),
-        ("echoes beside that came late", lambda each: each.late),
-        ("lines of the log", lambda each: f"{each.lines:,}" if TARGETS[each.name].log else "-"),
-        ("of them not escaped, or none", lambda each: each.unescaped if TARGETS[each.name].log else "-"),
+        ("late C-ECHOs of the harmless association", lambda each: each.late),
+        ("log lines", lambda each: f"{each.lines:,}" if TARGETS[each.name].log else "-"),
+        ("invalid lines", lambda each: each.unescaped if TARGETS[each.name].log else "-"),
         ("tracebacks", lambda each: each.tracebacks if TARGETS[each.name].log else "-"),
         ("memory, MiB", lambda each: f"{each.samples[-1][0]:.1f} ({each.grown(0):+.1f})" if each.samples else "-"),
         ("descriptors", lambda each: f"{each.samples[-1][1]} ({each.grown(1):+.0f})" if each.samples else "-"),
@@ -330,7 +333,7 @@ def _inputs(kind: str, totals: Totals) -> str:
 
 
 def main(seconds: float, seed: object, names: Sequence[str], folder: str | None) -> int:
-    """Fuzz the daemon, and other servers for as long each; print the totals. 1 where the daemon came to harm."""
+    """Fuzz the daemon and other servers, and print the totals. Return 1 if the daemon was harmed."""
     found = []
     with tempfile.TemporaryDirectory(dir=folder) as place:
         for name in names:

@@ -1,4 +1,4 @@
-"""Valid bytes of every kind that a peer may send, and what becomes of them by chance: always the same for a seed."""
+"""Valid input of every kind that a peer may send, and random mutations of it, the same for the same seed."""
 
 import random
 import re
@@ -26,21 +26,21 @@ CONTEXTS: tuple[tuple[int, str, Sequence[str]], ...] = (
     (15, CT, [BIG]),
     (17, CT, [JPEG]),
 )
-"""The contexts of the association that messages are sent on."""
+"""The presentation contexts for the messages."""
 
 KINDS = ("association request", "PDU", "command set", "identifier", "data set")
 
 
 @dataclass(frozen=True)
 class Input:
-    """What is sent: `messages` on an association of `CONTEXTS`, or in place of its request."""
+    """An input: `messages` on an association with `CONTEXTS`, or instead of its request."""
 
     kind: str
     messages: bytes
 
     @property
     def is_request(self) -> bool:
-        """Whether it comes in place of an association request."""
+        """Whether it replaces an association request."""
         return self.kind == "association request"
 
 
@@ -70,7 +70,7 @@ def _identifiers() -> list[bytes]:
 
 
 def _data_sets() -> list[tuple[int, bytes]]:
-    """Encoded data sets by the context that has their transfer syntax."""
+    """Return encoded data sets by the context with their transfer syntax."""
     (made,) = study("FUZZ^^^Dr=山田^太郎", patient_id="FUZZ", series=1, instances=1, size=4)
     found = [(9, raw.encoded(made, EXPLICIT)), (11, raw.encoded(made, IMPLICIT))]
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -96,7 +96,7 @@ OPERATIONS = ((3, FIND, C_FIND), (5, MOVE, C_MOVE), (7, GET, C_GET))
 
 
 def _command(kind: int, sop_class: str, *, has_data: bool) -> list[bytes]:
-    """The elements of a request."""
+    """Return the command elements of a request."""
     elements = [element(0x0002, sop_class.encode()), us(0x0100, kind), us(0x0110, 1)]
     elements += [us(0x0700, 0)] if kind != C_ECHO else []
     elements += [element(0x0600, b"NOBODY")] if kind == C_MOVE else []
@@ -104,7 +104,7 @@ def _command(kind: int, sop_class: str, *, has_data: bool) -> list[bytes]:
     return elements + ([element(0x1000, b"1.2.3")] if kind == C_STORE else [])
 
 
-# --- what becomes of it ------------------------------------------------------------------------------------------
+# --- mutations ------------------------------------------------------------------------------------------
 
 INTERESTING = (
     0,
@@ -182,7 +182,7 @@ def _cut(chance: random.Random, data: bytearray) -> None:
 
 
 def _mix(chance: random.Random, data: bytearray) -> None:
-    """Another valid one from some place on."""
+    """Return a sample that continues as another one from a random position."""
     other = chance.choice((*IDENTIFIERS, *(each for _, each in DATA_SETS)))
     data[chance.randrange(len(data)) :] = other[chance.randrange(len(other)) :]
 
@@ -193,7 +193,7 @@ WAYS: tuple[Callable[[random.Random, bytearray], None], ...] = (
 
 
 def mutated(chance: random.Random, valid: bytes) -> bytes:
-    """Some bytes after one to eight accidents."""
+    """Return bytes after one to eight random changes."""
     data = bytearray(valid)
     for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
         if data:
@@ -202,7 +202,7 @@ def mutated(chance: random.Random, valid: bytes) -> bytes:
 
 
 def _elements_mutated(chance: random.Random, elements: list[bytes]) -> bytes:
-    """A command set whose elements are other ones, in another order, or of other bytes."""
+    """Return a command set with other elements, another order, or other bytes."""
     elements = list(elements)
     for _ in range(chance.choice((1, 1, 2, 3))):
         at = chance.randrange(len(elements))
@@ -223,7 +223,7 @@ def _elements_mutated(chance: random.Random, elements: list[bytes]) -> bytes:
 
 
 def _pieces(chance: random.Random, context: int, data: bytes, *, command: bool) -> bytes:
-    """P-DATA-TF PDUs of a command set or data set, in one or more fragments."""
+    """Return P-DATA-TF PDUs of a command set or data set, in one or more fragments."""
     if chance.random() < 0.7 or len(data) < 2:
         return pdv(context, data, command=command)
     at = chance.randrange(1, len(data))
@@ -231,7 +231,7 @@ def _pieces(chance: random.Random, context: int, data: bytes, *, command: bool) 
 
 
 def _message(chance: random.Random) -> tuple[int, list[bytes], bytes | None]:
-    """A valid message: its context, the elements of its command, its data set."""
+    """Return a valid message: its context, command elements and data set."""
     pick = chance.random()
     if pick < 0.15:
         return 1, _command(C_ECHO, VERIFICATION, has_data=False), None
@@ -243,7 +243,7 @@ def _message(chance: random.Random) -> tuple[int, list[bytes], bytes | None]:
 
 
 def made(seed: object, number: int) -> Input:
-    """The input of this number: the same whenever the seed is the same."""
+    """Return the input of this number, the same for the same seed."""
     chance = random.Random(f"{seed}/{number}")
     kind = KINDS[number % len(KINDS)]
     if kind == "association request":
@@ -266,7 +266,7 @@ def made(seed: object, number: int) -> Input:
 
 
 def _data_set(chance: random.Random, context: int, valid: bytes) -> tuple[bytes, bytes]:
-    """The SOP Instance UID of a new instance and its data set, mutated; one is deflated then, or before."""
+    """Return the SOP Instance UID of a new instance and its mutated data set, possibly deflated."""
     if context != 13:
         uid, renamed = _renamed(chance, valid)
         return uid, mutated(chance, renamed)
@@ -278,7 +278,7 @@ def _data_set(chance: random.Random, context: int, valid: bytes) -> tuple[bytes,
 
 
 def _renamed(chance: random.Random, data: bytes) -> tuple[bytes, bytes]:
-    """Another SOP Instance UID, as long as the one it had, and the data set with it."""
+    """Return a new SOP Instance UID of the same length, and the data set with it."""
     found = _UID.search(data)
     assert found is not None
     uid = b"2.25.1" + b"%0*d" % (len(found[0]) - 6, chance.getrandbits(100))

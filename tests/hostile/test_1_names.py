@@ -1,4 +1,4 @@
-"""Names that are paths, commands or escapes (checklist 5.2, group 1): whatever they are, they lead nowhere."""
+"""Names that are paths, commands or escape sequences: none has an effect outside the data."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, MOVE, identifier
 from tests.docs.asking import VERIFICATION, store
-from tests.hostile.house import Daemon, ended
+from tests.hostile.daemons import Daemon, ended
 from tests.raw import EXPLICIT, IMPLICIT, Raw, element, request
 
 NAMES = {
@@ -29,7 +29,7 @@ NAMES = {
     "SQL": "1'; DROP TABLE study; --",
     "spaces": "   ",
 }
-"""What a peer may call itself, an image, or a destination; by what is wrong with it."""
+"""Values that a peer may send as an AE title, UID, key or destination."""
 
 each_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
@@ -38,7 +38,7 @@ PLACE = "X" * 8
 
 
 def put(data: bytes, name: str) -> bytes:
-    """A data set in implicit VR with a name where it had `PLACE`."""
+    """Return a data set in implicit VR with a name instead of `PLACE`."""
     value = name.encode() + b"\0" * (len(name.encode()) % 2)
     head = data.index(PLACE.encode()) - 4
     return data[:head] + len(value).to_bytes(4, "little") + value + data[head + 12 :]
@@ -46,7 +46,7 @@ def put(data: bytes, name: str) -> bytes:
 
 @each_name
 def test_p11_no_name_of_an_instance_is_a_path(daemon: Daemon, name: str) -> None:
-    """The instance is refused, or kept under a name of ours; what is refused has one line."""
+    """The instance is refused with one log line, or stored under a generated file name."""
     statuses = {}
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID"):
         (dataset,) = study(series=1, instances=1, patient_id=keyword, number=list(NAMES.values()).index(name) + 1)
@@ -62,14 +62,14 @@ def test_p11_no_name_of_an_instance_is_a_path(daemon: Daemon, name: str) -> None
 
 @each_name
 def test_p11_no_instance_of_a_command_is_a_path(daemon: Daemon, name: str) -> None:
-    """A command that names another instance than its data set is refused."""
+    """A command set that names another instance than its data set is refused."""
     (dataset,) = study(series=1, instances=1, patient_id="COMMAND")
     status = store(daemon.port, dataset, instance=name or " ").status
     assert status >> 12 in (0xA, 0xC)
 
 
 def titled(**titles: str) -> bytes:
-    """An association request with such AE titles, in the 16 bytes that each has."""
+    """Return an association request with these AE titles, in 16 bytes each."""
     sent = raw.associate_rq([(1, VERIFICATION, [IMPLICIT])])
     fields = {"called": (10, 26), "calling": (26, 42)}
     for name, title in titles.items():
@@ -79,8 +79,8 @@ def titled(**titles: str) -> bytes:
 
 
 @each_name
-def test_no_ae_title_is_more_than_a_text(daemon: Daemon, name: str) -> None:
-    """Who is let in is served; who is not has one line in the log, and nothing of its title acts in it."""
+def test_an_ae_title_is_only_text(daemon: Daemon, name: str) -> None:
+    """An accepted association is served; a rejected one has one log line without control characters."""
     daemon.lines = 0
     for which in ("calling", "called"):
         with Raw(daemon.port) as client:
@@ -95,8 +95,8 @@ def test_no_ae_title_is_more_than_a_text(daemon: Daemon, name: str) -> None:
 
 
 @each_name
-def test_a_destination_is_one_of_the_peers_or_nothing(daemon: Daemon, name: str) -> None:
-    """A801; the log has a line for the answer, and one that says what the destinations are."""
+def test_an_unlisted_destination_is_refused(daemon: Daemon, name: str) -> None:
+    """A801; the log has a line about the response, and one with the known destinations."""
     with Raw(daemon.port) as client:
         client.associate((1, MOVE, [IMPLICIT]))
         extra = [element(0x0600, name.encode()[:16])]
@@ -107,8 +107,8 @@ def test_a_destination_is_one_of_the_peers_or_nothing(daemon: Daemon, name: str)
 
 
 @each_name
-def test_a_key_is_compared_and_nothing_else(daemon: Daemon, name: str) -> None:
-    """It is answered, or refused with one line."""
+def test_a_key_is_only_compared(daemon: Daemon, name: str) -> None:
+    """The query is answered, or refused with one log line."""
     statuses = []
     with Raw(daemon.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
@@ -122,8 +122,8 @@ def test_a_key_is_compared_and_nothing_else(daemon: Daemon, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "/etc/x", "1.2.840\0", "x" * 65000, "\x1b[2J"])
-def test_no_syntax_of_a_context_is_more_than_a_text(daemon: Daemon, name: str) -> None:
-    """It is refused alone, or the request is aborted."""
+def test_a_syntax_of_a_context_is_only_text(daemon: Daemon, name: str) -> None:
+    """The context is rejected, or the association request is aborted."""
     with Raw(daemon.port) as client:
         client.send(raw.associate_rq([(1, name, [EXPLICIT]), (3, VERIFICATION, [name, IMPLICIT])]))
         kind, body = client.pdu()

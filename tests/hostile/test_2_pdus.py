@@ -1,4 +1,4 @@
-"""PDUs that are none, too long, too early or too late (checklist 5.2, group 2): the association ends, and only that."""
+"""PDUs that are invalid, too long, too early or too late: they end their association and nothing else."""
 
 import select
 import struct
@@ -10,7 +10,7 @@ import pytest
 
 from tests import raw
 from tests.docs.asking import FIND, VERIFICATION
-from tests.hostile.house import Daemon, connected, ended, megabytes, served
+from tests.hostile.daemons import Daemon, associated, connected, ended, megabytes
 from tests.raw import IMPLICIT, Raw, associate_rq, item, pdu
 
 SETTINGS = {"limits.negotiation_seconds": 1.0, "limits.message_seconds": 1.0, "limits.least_rate": 4096}
@@ -21,13 +21,13 @@ RELEASE, ABORT = pdu(0x05, bytes(4)), pdu(0x07, bytes(4))
 
 
 def request_with(body: bytes, length: int | None = None) -> bytes:
-    """An A-ASSOCIATE-RQ of the usual fixed fields and other items, which may say that it is of another length."""
+    """Return an A-ASSOCIATE-RQ with these items; `length` is announced instead of its own."""
     whole = USUAL[6:74] + body
     return struct.pack(">BxL", 1, len(whole) if length is None else length) + whole
 
 
 def proposing(number: int, *inside: bytes) -> bytes:
-    """A presentation context item."""
+    """Return a presentation context item."""
     return item(0x20, struct.pack(">Bxxx", number) + b"".join(inside))
 
 
@@ -67,12 +67,12 @@ BEFORE = {
     "protocol version 0": associate_rq([(1, VERIFICATION, [IMPLICIT])], version=0),
     "another application context": associate_rq([(1, VERIFICATION, [IMPLICIT])], application="1.2.3"),
 }
-"""What comes where an association request should: by what it is."""
+"""Bytes instead of an association request."""
 
 
 @pytest.mark.parametrize("sent", BEFORE.values(), ids=BEFORE)
-def test_what_is_no_association_request_is_refused(daemon: Daemon, sent: bytes) -> None:
-    """A-ABORT or A-ASSOCIATE-RJ, or a context that is not accepted; one line where it was refused."""
+def test_an_invalid_association_request_is_refused(daemon: Daemon, sent: bytes) -> None:
+    """With A-ABORT or A-ASSOCIATE-RJ and one log line, or the context is not accepted."""
     with Raw(daemon.port) as client:
         client.send(sent)
         try:
@@ -105,12 +105,12 @@ STRANGE = {
     "a longest PDU of 1 byte": associate_rq([(1, VERIFICATION, [IMPLICIT])], max_pdu=1),
     "a longest PDU of 4 GiB": associate_rq([(1, VERIFICATION, [IMPLICIT])], max_pdu=0xFFFFFFFF),
 }
-"""Association requests that a server may find strange."""
+"""Unusual association requests."""
 
 
 @pytest.mark.parametrize("sent", STRANGE.values(), ids=STRANGE)
-def test_what_is_strange_is_served_or_refused(daemon: Daemon, sent: bytes) -> None:
-    """An A-ASSOCIATE-AC and an echo, or an A-ABORT or A-ASSOCIATE-RJ and one line."""
+def test_an_unusual_association_request_is_served_or_refused(daemon: Daemon, sent: bytes) -> None:
+    """With an A-ASSOCIATE-AC and a C-ECHO, or with an A-ABORT or A-ASSOCIATE-RJ and one log line."""
     sent = sent[:2] + struct.pack(">L", len(sent) - 6) + sent[6:]
     with Raw(daemon.port) as client:
         client.send(sent)
@@ -141,12 +141,12 @@ WITHIN = {
     "an abort before its end": ECHO[:40] + ABORT,
     "A-ABORT without a body": pdu(7, b""),
 }
-"""What comes on an association and should not."""
+"""Bytes that are not allowed on an association."""
 
 
 @pytest.mark.parametrize("sent", WITHIN.values(), ids=WITHIN)
-def test_what_must_not_come_ends_the_association(daemon: Daemon, sent: bytes) -> None:
-    """It ends, with one line."""
+def test_invalid_input_ends_the_association(daemon: Daemon, sent: bytes) -> None:
+    """With one log line."""
     with Raw(daemon.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]))
         with suppress(ConnectionError):
@@ -155,31 +155,31 @@ def test_what_must_not_come_ends_the_association(daemon: Daemon, sent: bytes) ->
 
 
 @pytest.mark.parametrize("at", [1, 5, 6, 7, 11, 12, 40, len(ECHO) - 1])
-def test_a_peer_that_is_gone_in_the_middle_of_a_pdu_has_one_line(daemon: Daemon, at: int) -> None:
-    """The association ends, wherever it was cut."""
+def test_a_connection_closed_within_a_pdu_has_one_log_line(daemon: Daemon, at: int) -> None:
+    """Wherever the PDU is cut."""
     with Raw(daemon.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]))
         client.send(ECHO[:at])
 
 
 @pytest.mark.parametrize("sent", [USUAL, ECHO], ids=["a request", "a message"])
-def test_what_trickles_is_given_up_and_keeps_nobody_waiting(daemon: Daemon, sent: bytes) -> None:
-    """A byte every twentieth of a second is too slow: others are served meanwhile, and it ends."""
+def test_a_slow_association_ends_and_delays_no_other(daemon: Daemon, sent: bytes) -> None:
+    """A byte each 50 ms is too slow: the association ends, and others are served meanwhile."""
     with Raw(daemon.port) as client:
         if sent is ECHO:
             client.associate((1, VERIFICATION, [IMPLICIT]))
         for place in range(1000):
             client.send(sent[place % len(sent) :][:1])
             if place % 10 == 0:
-                daemon.answers()
+                daemon.check_echo()
             if select.select([client.socket], [], [], 0.05)[0]:
                 break
         assert ended(client) is not None
     daemon.lines = 1 if sent is ECHO else 0
 
 
-def test_p6_what_is_announced_is_not_set_aside(daemon: Daemon) -> None:
-    """Twenty requests and twenty messages of 4 GiB, with a mebibyte each: the process does not grow by it."""
+def test_p6_an_announced_length_allocates_no_memory(daemon: Daemon) -> None:
+    """Twenty requests and twenty messages announce 4 GiB and send one mebibyte each; memory does not grow."""
     clients = [Raw(daemon.port) for _ in range(40)]
     for each in clients[20:]:
         each.associate((1, FIND, [IMPLICIT]))
@@ -188,29 +188,29 @@ def test_p6_what_is_announced_is_not_set_aside(daemon: Daemon) -> None:
         with suppress(OSError):
             each.send(struct.pack(">BxL", kind, 0xFFFFFFFF) + bytes(1 << 20))
     assert megabytes(daemon.process.pid) < before + 20
-    daemon.answers()
+    daemon.check_echo()
     for each in clients:
         assert ended(each) is not None
         each.socket.close()
     daemon.lines = 40
 
 
-def test_p6_requests_that_fill_all_they_may_cost_what_they_are(daemon: Daemon) -> None:
-    """Ten peers send all but the last byte of a request of a mebibyte, and wait."""
+def test_p6_the_longest_requests_cost_only_their_length(daemon: Daemon) -> None:
+    """Ten peers send all but the last byte of a request of one mebibyte, and wait."""
     body = APPLICATION + proposing(1, ABSTRACT, TRANSFER) + USER
     body += item(0x99, bytes(60000)) * ((1 << 20) // 60004 - 1)
     clients = [Raw(daemon.port) for _ in range(10)]
     for each in clients:
         each.send(request_with(body)[:-1])
-    daemon.answers()
+    daemon.check_echo()
     for each in clients:
         assert ended(each) is not None
         each.socket.close()
     daemon.lines = 0
 
 
-def test_300_that_trickle_keep_nobody_waiting(daemon: Daemon) -> None:
-    """Three hundred connections bring a byte of a request now and then, from another address and from ours."""
+def test_300_slow_connections_delay_no_other(daemon: Daemon) -> None:
+    """Three hundred connections send a byte of a request now and then, from another address and from the same one."""
     over = threading.Event()
     sockets = [connected(daemon.port, "127.0.0.2" if each % 2 else "127.0.0.1") for each in range(300)]
 
@@ -226,7 +226,7 @@ def test_300_that_trickle_keep_nobody_waiting(daemon: Daemon) -> None:
     thread.start()
     try:
         for _ in range(10):
-            with served(daemon.port) as client:
+            with associated(daemon.port) as client:
                 client.send(ECHO)
                 assert client.message().status == 0x0000
                 client.release()

@@ -1,4 +1,4 @@
-"""PDVs and their headers (checklist 5.2, group 3): what cannot be put together ends the association."""
+"""PDVs and their headers: fragments that cannot be assembled end the association."""
 
 import struct
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.archives import FIND, identifier
 from tests.docs.asking import CT, VERIFICATION, store_command
-from tests.hostile.house import Daemon, ended
+from tests.hostile.daemons import Daemon, ended
 from tests.raw import EXPLICIT, IMPLICIT, Raw, command_set, element, pdu, pdv, us
 
 ECHO = [element(0x0002, VERIFICATION.encode()), us(0x0100, 0x30), us(0x0110, 1), us(0x0800, 0x0101)]
@@ -14,7 +14,7 @@ QUERY = [element(0x0002, FIND.encode()), us(0x0100, 0x20), us(0x0110, 1), us(0x0
 
 
 def bare(length: int, rest: bytes) -> bytes:
-    """A P-DATA-TF with one PDV that says it has such a length."""
+    """Return a P-DATA-TF with one PDV that announces this length."""
     return pdu(0x04, struct.pack(">L", length) + rest)
 
 
@@ -46,12 +46,12 @@ BROKEN = {
     "a command of 1 MiB": b"".join(pdv(1, b"\0" * 16000, command=True, last=False) for _ in range(66)),
     "reserved bits": pdu(0x04, struct.pack(">LBB", len(COMMAND) + 2, 1, 0xFF) + COMMAND[:-2]),
 }
-"""What P-DATA-TF PDUs may not be."""
+"""Invalid P-DATA-TF PDUs."""
 
 
 @pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
-def test_what_cannot_be_put_together_ends_the_association(daemon: Daemon, sent: bytes) -> None:
-    """A-P-ABORT, and one line."""
+def test_invalid_fragments_end_the_association(daemon: Daemon, sent: bytes) -> None:
+    """With A-P-ABORT and one log line."""
     with Raw(daemon.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]), (3, FIND, [IMPLICIT]), (5, CT, [EXPLICIT]), (9, "1.2", ["1.2"]))
         client.send(sent)
@@ -68,8 +68,8 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("sent", WHOLE.values(), ids=WHOLE)
-def test_what_is_only_odd_is_answered(daemon: Daemon, sent: list[bytes]) -> None:
-    """However a command is cut."""
+def test_unusual_fragments_are_assembled(daemon: Daemon, sent: list[bytes]) -> None:
+    """However the command set is fragmented."""
     with Raw(daemon.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]))
         client.send(*sent)
@@ -79,8 +79,8 @@ def test_what_is_only_odd_is_answered(daemon: Daemon, sent: list[bytes]) -> None
 
 
 @pytest.mark.parametrize("last", [b"", pdu(0x05, bytes(4)), pdu(0x07, bytes(4))], ids=["closed", "released", "aborted"])
-def test_a_data_set_without_its_last_fragment_is_not_kept(daemon: Daemon, last: bytes) -> None:
-    """Nothing is stored of it, whether the peer closes, releases or aborts instead."""
+def test_a_data_set_without_its_last_fragment_is_not_stored(daemon: Daemon, last: bytes) -> None:
+    """Nothing is stored if the peer closes, releases or aborts instead."""
     with Raw(daemon.port) as client:
         client.associate((1, CT, [EXPLICIT]))
         client.send(store_command(CT), pdv(1, bytes(10000), command=False, last=False), last)

@@ -1,4 +1,4 @@
-"""Command sets that lie, lack something or mean nothing (checklist 5.2, group 4)."""
+"""Command sets with wrong, missing or meaningless elements."""
 
 import struct
 
@@ -7,7 +7,7 @@ import pytest
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
 from tests.docs.asking import CT, VERIFICATION
-from tests.hostile.house import KEPT, Daemon, ended
+from tests.hostile.daemons import STORED, Daemon, ended
 from tests.raw import EXPLICIT, IMPLICIT, Raw, command_set, element, pdv, us
 
 ECHO = {
@@ -16,7 +16,7 @@ ECHO = {
     0x0110: us(0x0110, 1),
     0x0800: us(0x0800, 0x0101),
 }
-"""A C-ECHO-RQ by element."""
+"""The elements of a C-ECHO-RQ."""
 
 EXPLICIT_ECHO = b"".join(
     struct.pack("<HH2sH", 0, each, b"US", 2) + struct.pack("<H", value)
@@ -54,12 +54,12 @@ SETS = {
     "zeros": bytes(300),
     "a data set that does not come": command_set((ECHO | {0x0800: us(0x0800, 1)}).values()),
 }
-"""Command sets that a C-ECHO-RQ may not be."""
+"""Invalid command sets of a C-ECHO-RQ."""
 
 
 @pytest.mark.parametrize("sent", SETS.values(), ids=SETS)
 def test_a_command_set_is_answered_or_ends_the_association(daemon: Daemon, sent: bytes) -> None:
-    """Then a C-ECHO is answered, where the association goes on. One line for its end, or for an answer that refuses."""
+    """If the association continues, a C-ECHO is answered. A refusal or an abort has one log line."""
     answers: list[int] = []
     with Raw(daemon.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]))
@@ -84,7 +84,7 @@ OPERATIONS = {raw.C_STORE: CT, raw.C_FIND: FIND, raw.C_MOVE: MOVE, raw.C_GET: GE
 
 @pytest.mark.parametrize("kind", OPERATIONS)
 def test_a_request_in_the_context_of_another_service_is_refused(daemon: Daemon, kind: int) -> None:
-    """0122 where it names its own, 0211 where it names that of the context; the association goes on."""
+    """0122 if it names its own SOP Class, 0211 if it names that of the context; the association continues."""
     data = identifier("STUDY", PatientID="X") if kind != raw.C_ECHO else None
     others = [(place, each) for place, each in enumerate(OPERATIONS.values()) if each != OPERATIONS[kind]]
     with Raw(daemon.port) as client:
@@ -102,8 +102,8 @@ def test_a_request_in_the_context_of_another_service_is_refused(daemon: Daemon, 
 
 
 @pytest.mark.parametrize("kind", [raw.C_STORE, raw.C_FIND, raw.C_MOVE, raw.C_GET])
-def test_a_request_that_says_it_has_no_data_set_is_refused(daemon: Daemon, kind: int) -> None:
-    """It is answered with a failure, not waited for; one line."""
+def test_a_request_without_a_data_set_is_refused(daemon: Daemon, kind: int) -> None:
+    """The response is a failure with one log line; the server does not wait for a data set."""
     extra = [element(0x0600, b"NOBODY")] if kind == raw.C_MOVE else [element(0x1000, b"1.2.3")]
     with Raw(daemon.port) as client:
         client.associate((1, OPERATIONS[kind], [IMPLICIT]))
@@ -113,9 +113,9 @@ def test_a_request_that_says_it_has_no_data_set_is_refused(daemon: Daemon, kind:
     daemon.lines = 2 if kind == raw.C_MOVE else 1
 
 
-def test_a_message_id_that_is_in_use_is_no_harm(daemon: Daemon) -> None:
-    """Two hundred queries with the same one, without waiting for an answer: each is answered, in order."""
-    keys = {"StudyInstanceUID": KEPT[0].StudyInstanceUID}
+def test_a_message_id_in_use_does_no_harm(daemon: Daemon) -> None:
+    """Two hundred queries with the same Message ID, sent without waiting, are all answered in order."""
+    keys = {"StudyInstanceUID": STORED[0].StudyInstanceUID}
     sent = raw.request(raw.C_FIND, 1, FIND, 7, identifier("STUDY", **keys)) + raw.cancel(1, 8)
     with Raw(daemon.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
@@ -127,7 +127,7 @@ def test_a_message_id_that_is_in_use_is_no_harm(daemon: Daemon) -> None:
 
 
 def test_p5_cancels_by_the_thousand_are_ignored(daemon: Daemon) -> None:
-    """Each for another message that there is not; then an echo is answered."""
+    """Each for another unknown Message ID; then a C-ECHO is answered."""
     with Raw(daemon.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]), (3, FIND, [IMPLICIT]))
         client.send(*[raw.cancel(3, each) for each in range(5000)])

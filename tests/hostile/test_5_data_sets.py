@@ -1,4 +1,4 @@
-"""Data sets that are none, or too much (checklist 5.2, group 5): each is refused, or kept as it came."""
+"""Data sets that are invalid or too large: each is refused, or stored unchanged."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, identifier
 from tests.docs.asking import store
-from tests.hostile.house import Daemon, megabytes
+from tests.hostile.daemons import Daemon, megabytes
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
 SETTINGS = {"limits.elements": 100_000, "limits.inflated_size": 48 << 20}
@@ -21,14 +21,14 @@ UNDEFINED = b"\xff" * 4
 
 
 def valid(number: int, syntax: str = IMPLICIT) -> tuple[str, str, bytes]:
-    """SOP Class, SOP Instance and data set of an instance without pixels."""
+    """Return SOP Class, SOP Instance UID and data set of an instance without pixels."""
     (made,) = study(series=1, instances=1, patient_id="DATASETS", number=number)
     del made.PixelData
     return made.SOPClassUID, made.SOPInstanceUID, raw.encoded(made, syntax)
 
 
 def nested(depth: int, *, is_defined: bool = False) -> bytes:
-    """Sequences inside of each other."""
+    """Return nested sequences."""
     if not is_defined:
         return (SEQUENCE + UNDEFINED + ITEM + UNDEFINED) * depth + (ITEM_END + END) * depth
     data = b""
@@ -39,7 +39,7 @@ def nested(depth: int, *, is_defined: bool = False) -> bytes:
 
 
 def implicit(group: int, number: int, value: bytes, length: int | None = None) -> bytes:
-    """An element in implicit VR, which may say that it is of another length."""
+    """Return an element in implicit VR; `length` is announced instead of its own."""
     return struct.pack("<HHL", group, number, len(value) if length is None else length) + value
 
 
@@ -71,7 +71,7 @@ BEHIND = {
     "zeros": bytes(1001),
     "noise": bytes((each * 131 + 17) % 256 for each in range(999)),
 }
-"""What comes behind a valid data set in Implicit VR."""
+"""Bytes after a valid data set in Implicit VR."""
 
 BEFORE = {
     "group 0000": implicit(0x0000, 0x0002, b"1.2.3\0"),
@@ -80,14 +80,14 @@ BEFORE = {
     "a UID again": implicit(0x0008, 0x0018, b"1.2.3.4\0"),
     "a delimiter": ITEM_END,
 }
-"""What comes before it."""
+"""Bytes before it."""
 
 INPUTS = {name: (b"", data) for name, data in BEHIND.items()} | {name: (data, b"") for name, data in BEFORE.items()}
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_p10_a_data_set_is_kept_or_refused(daemon: Daemon, name: str) -> None:
-    """The association goes on; what is refused has one line, and what is kept is found."""
+def test_p10_a_data_set_is_stored_or_refused(daemon: Daemon, name: str) -> None:
+    """A refusal has one log line, a stored instance is found; the association continues."""
     sop_class, uid, data = valid(1 + list(INPUTS).index(name))
     before, behind = INPUTS[name]
     held = megabytes(daemon.process.pid)
@@ -100,7 +100,7 @@ def test_p10_a_data_set_is_kept_or_refused(daemon: Daemon, name: str) -> None:
 
 
 def found(daemon: Daemon, uid: str) -> bool:
-    """Whether an instance is in the index."""
+    """Return whether an instance is in the index."""
     with Raw(daemon.port) as client:
         client.associate((1, FIND, [IMPLICIT]), calling="CHECK")
         client.send(raw.request(raw.C_FIND, 1, FIND, 1, identifier("IMAGE", SOPInstanceUID=uid)))
@@ -108,7 +108,7 @@ def found(daemon: Daemon, uid: str) -> bool:
 
 
 def bomb(size: int) -> bytes:
-    """A deflated data set that inflates to a value of so many mebibytes."""
+    """Return a deflated data set that inflates to a value of this many mebibytes."""
     deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     _, _, data = valid(900, EXPLICIT)
     head = struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", size << 20)
@@ -141,12 +141,12 @@ OTHERS = {
         EXPLICITLY + struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + (ITEM + bytes(4)) * 50_000 + END,
     ),
 }  # fmt: skip
-"""Data sets in other transfer syntaxes than they say, or broken as only those can be."""
+"""Data sets in another transfer syntax than announced, or broken in ways specific to one."""
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_data_set_is_what_its_transfer_syntax_says_or_refused(daemon: Daemon, name: str) -> None:
-    """As above."""
+def test_a_data_set_in_another_transfer_syntax_is_refused_or_stored(daemon: Daemon, name: str) -> None:
+    """A refusal has one log line; the association continues."""
     syntax, data = OTHERS[name]
     sop_class, uid, _ = valid(901 if data.startswith(EXPLICITLY) else 902)
     status = store(daemon.port, data, syntax=syntax, sop_class=sop_class, instance=uid).status
@@ -155,7 +155,7 @@ def test_a_data_set_is_what_its_transfer_syntax_says_or_refused(daemon: Daemon, 
 
 
 def test_p9_a_deflated_data_set_may_be_large_and_costs_no_memory(daemon: Daemon) -> None:
-    """As much as may be is kept as it came, more is refused: the process stays as it is."""
+    """One at the limit is stored unchanged, a larger one is refused; memory does not grow."""
     sop_class, uid, _ = valid(900)
     held = megabytes(daemon.process.pid)
     for size, expected in ((64, 0xC000), (40, 0x0000)):
@@ -181,8 +181,8 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_p9_an_identifier_that_is_none_is_refused(daemon: Daemon, name: str) -> None:
-    """With a failure and one line, or answered where it is only odd; the association goes on."""
+def test_p9_an_invalid_identifier_is_refused(daemon: Daemon, name: str) -> None:
+    """With a failure and one log line, or it is answered if it is only unusual; the association continues."""
     with Raw(daemon.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(raw.request(raw.C_FIND, 1, FIND, 1, QUERIES[name]))

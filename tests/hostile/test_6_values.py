@@ -1,6 +1,6 @@
-"""Values that are none of their VR (checklist 5.2, group 6): the instance is kept, and is found by what is right in it.
+"""Values that their VR does not allow: the instance is stored, and found by its valid values.
 
-tests/dimse/test_hostile_values.py has character sets that are none.
+tests/dimse/test_hostile_values.py has invalid character sets.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, identifier
 from tests.docs.asking import store
-from tests.hostile.house import Daemon
+from tests.hostile.daemons import Daemon
 from tests.raw import IMPLICIT, Raw, request
 
 VALUES = {
@@ -40,8 +40,8 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_an_instance_of_bad_values_is_kept_and_found(daemon: Daemon, name: str) -> None:
-    """With 0000, or refused with a line; a query that asks for all of its values is answered."""
+def test_an_instance_with_invalid_values_is_stored_and_found(daemon: Daemon, name: str) -> None:
+    """With 0000, or refused with a log line; a query for all of its values is answered."""
     number = 1 + list(VALUES).index(name)
     (dataset,) = study(series=1, instances=1, patient_id=f"VALUES{number}")
     places = {keyword: f"PLACE{place}X" for place, keyword in enumerate(VALUES[name])}

@@ -1,6 +1,4 @@
-"""Queries that are meant to cost (checklist 5.2, group 7): each is answered or refused soon, and runs no longer than
-its requester is there.
-"""
+"""Expensive queries: each is answered or refused in time, and ends with the association of its requestor."""
 
 import struct
 import time
@@ -11,7 +9,7 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, identifier
 from tests.docs.asking import store
-from tests.hostile.house import KEPT, Daemon
+from tests.hostile.daemons import STORED, Daemon
 from tests.raw import IMPLICIT, Raw, request
 
 ALIKE = "A" * 60
@@ -19,7 +17,7 @@ ALIKE = "A" * 60
 
 @pytest.fixture
 def alike(daemon: Daemon) -> Daemon:
-    """The daemon, with a study whose texts are what patterns with many wild cards take longest for."""
+    """The daemon with a study whose texts are the worst case for patterns with many wild cards."""
     (dataset,) = study(
         ALIKE, patient_id="ALIKE", series=1, instances=1, StudyDescription=ALIKE, PatientComments="a" * 9000
     )
@@ -44,8 +42,8 @@ PATTERNS = {
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 @pytest.mark.parametrize("keyword", ["PatientName", "StudyDescription", "PatientComments"])
-def test_a_pattern_takes_no_longer_than_its_length(alike: Daemon, keyword: str, pattern: str) -> None:
-    """It is answered at once, by the index or value by value."""
+def test_the_time_for_a_pattern_is_bounded(alike: Daemon, keyword: str, pattern: str) -> None:
+    """The query is answered in time, by SQL or row by row."""
     with Raw(alike.port, 5) as client:
         client.associate((1, FIND, [IMPLICIT]))
         data = identifier("STUDY", **{keyword: "X" * 8})
@@ -70,7 +68,7 @@ LISTS = {
 
 @pytest.mark.parametrize("uids", LISTS.values(), ids=LISTS)
 def test_a_list_of_uids_is_looked_up_or_refused(daemon: Daemon, uids: list[str]) -> None:
-    """However long."""
+    """Of any length."""
     value = "\\".join(uids).encode()
     value += b"\0" * (len(value) % 2)
     data = struct.pack("<HHL", 0x0008, 0x0052, 6) + b"STUDY " + struct.pack("<HHL", 0x0020, 0x000D, len(value)) + value
@@ -84,7 +82,7 @@ def test_a_list_of_uids_is_looked_up_or_refused(daemon: Daemon, uids: list[str])
 
 
 def sequence(*items: bytes) -> bytes:
-    """Request Attributes Sequence with these items."""
+    """Return a Request Attributes Sequence with these items."""
     value = b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in items)
     return struct.pack("<HHL", 0x0040, 0x0275, len(value)) + value
 
@@ -101,12 +99,12 @@ KEYS = {
     "pixels": identifier("IMAGE", SOPInstanceUID="") + struct.pack("<HHL", 0x7FE0, 0x0010, 0),
     "everything": identifier("STUDY") + b"".join(struct.pack("<HHL", 0x0010, each, 0) for each in range(1, 9000)),
 }
-"""Identifiers whose keys are odd."""
+"""Identifiers with unusual keys."""
 
 
 @pytest.mark.parametrize("data", KEYS.values(), ids=KEYS)
-def test_keys_that_are_odd_are_answered_or_refused(daemon: Daemon, data: bytes) -> None:
-    """As the rules say; the association goes on."""
+def test_unusual_keys_are_answered_or_refused(daemon: Daemon, data: bytes) -> None:
+    """The association continues."""
     with Raw(daemon.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         client.send(request(raw.C_FIND, 1, FIND, 1, data))
@@ -119,8 +117,8 @@ def test_keys_that_are_odd_are_answered_or_refused(daemon: Daemon, data: bytes) 
 @pytest.mark.parametrize(
     "ending", [b"", raw.pdu(0x07, bytes(4)), raw.pdu(0x05, bytes(4))], ids=["gone", "abort", "release"]
 )
-def test_who_asks_and_goes_costs_nothing(daemon: Daemon, ending: bytes) -> None:
-    """Thirty peers ask for everything and are gone before the second answer."""
+def test_a_requestor_that_leaves_ends_its_query(daemon: Daemon, ending: bytes) -> None:
+    """Thirty peers query everything and leave before the second response."""
     asked = request(raw.C_FIND, 1, FIND, 1, identifier("IMAGE", SOPInstanceUID="", StudyInstanceUID=""))
     for _ in range(30):
         with Raw(daemon.port) as client:
@@ -129,14 +127,14 @@ def test_who_asks_and_goes_costs_nothing(daemon: Daemon, ending: bytes) -> None:
             client.pdu()
             client.send(ending)
     time.sleep(0.1)
-    said = daemon.said()
+    said = daemon.incidents()
     daemon.lines = 0
     assert len(said) <= 30 * 2
 
 
-def test_who_does_not_read_its_answers_keeps_nobody_waiting(daemon: Daemon) -> None:
-    """Twenty peers ask without end and read nothing."""
-    keys = {"StudyInstanceUID": KEPT[0].StudyInstanceUID, "PatientName": ""}
+def test_requestors_that_do_not_read_delay_no_other(daemon: Daemon) -> None:
+    """Twenty peers send queries without end and read nothing."""
+    keys = {"StudyInstanceUID": STORED[0].StudyInstanceUID, "PatientName": ""}
     asked = request(raw.C_FIND, 1, FIND, 1, identifier("STUDY", **keys))
     clients = [Raw(daemon.port) for _ in range(20)]
     for client in clients:
@@ -147,7 +145,7 @@ def test_who_does_not_read_its_answers_keeps_nobody_waiting(daemon: Daemon) -> N
                 client.socket.send(asked * 100)
         except BlockingIOError:
             pass
-    daemon.answers()
+    daemon.check_echo()
     for client in clients:
         client.socket.close()
     daemon.lines = 20

@@ -1,4 +1,4 @@
-"""Move destinations that are broken or hostile, and files that are not what they were (checklist 5.2, group 8)."""
+"""Broken and hostile move destinations, and changed files."""
 
 import os
 import socket
@@ -14,15 +14,15 @@ from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
 from tests.docs.asking import CT, VERIFICATION, role
-from tests.hostile import house
-from tests.hostile.house import KEPT, Daemon
+from tests.hostile import daemons
+from tests.hostile.daemons import STORED, Daemon
 from tests.raw import EXPLICIT, IMPLICIT, Raw, item, pdu, request
 
 Behaviour = Callable[[socket.socket], None]
 
 
 def receive(peer: socket.socket) -> tuple[int, bytes]:
-    """The next PDU of the archive."""
+    """Receive a PDU of the archive."""
     head = _exactly(peer, 6)
     return head[0], _exactly(peer, struct.unpack(">xxL", head)[0])
 
@@ -38,7 +38,7 @@ def _exactly(peer: socket.socket, count: int) -> bytes:
 
 
 def accepting(body: bytes, result: int = 0, syntax: str = EXPLICIT) -> bytes:
-    """An A-ASSOCIATE-AC that answers every context of a request in the same way."""
+    """Return an A-ASSOCIATE-AC with the same result for every context of a request."""
     proposed = [inner[0] for kind, inner in raw.items(body[68:]) if kind == 0x20]
     items = item(0x10, raw.APPLICATION_CONTEXT.encode())
     for number in proposed:
@@ -48,13 +48,13 @@ def accepting(body: bytes, result: int = 0, syntax: str = EXPLICIT) -> bytes:
 
 
 def accept(peer: socket.socket) -> None:
-    """Accept what is proposed."""
+    """Accept every context."""
     _, body = receive(peer)
     peer.sendall(accepting(body))
 
 
 def store(peer: socket.socket) -> raw.Response:
-    """Accept, and take the first C-STORE in."""
+    """Accept, and receive the first C-STORE request."""
     accept(peer)
     return next(raw.messages(_bodies(peer)))
 
@@ -68,7 +68,7 @@ def _bodies(peer: socket.socket) -> Iterator[bytes]:
 
 
 def answering(status: bytes) -> Behaviour:
-    """A peer whose C-STORE responses have another element in place of their Status."""
+    """Return a peer whose C-STORE responses have another element instead of their Status."""
 
     def behave(peer: socket.socket) -> None:
         accept(peer)
@@ -82,52 +82,52 @@ def answering(status: bytes) -> Behaviour:
 
 
 def rejecting(peer: socket.socket) -> None:
-    """Reject, with a result that there is not."""
+    """Reject with an undefined result."""
     receive(peer)
     peer.sendall(pdu(0x03, b"\0\x63\x63\x63"))
 
 
 def accepting_nothing(peer: socket.socket) -> None:
-    """Accept the association, and no context of it."""
+    """Accept the association without any context."""
     _, body = receive(peer)
     peer.sendall(accepting(body, 3))
     receive(peer)
 
 
 def accepting_noise(peer: socket.socket) -> None:
-    """Accept in a transfer syntax that nobody proposed."""
+    """Accept in a transfer syntax that was not proposed."""
     _, body = receive(peer)
     peer.sendall(accepting(body, 0, "1.2.3"))
     receive(peer)
 
 
 def closing(peer: socket.socket) -> None:
-    """Close in the middle of the first store."""
+    """Close during the first C-STORE."""
     accept(peer)
     peer.recv(100)
 
 
 def aborting(peer: socket.socket) -> None:
-    """Abort on the first store."""
+    """Abort during the first C-STORE."""
     store(peer)
     peer.sendall(pdu(0x07, bytes(4)))
 
 
 def releasing(peer: socket.socket) -> None:
-    """Release instead of an answer."""
+    """Release instead of responding."""
     store(peer)
     peer.sendall(pdu(0x05, bytes(4)))
     receive(peer)
 
 
 def shouting(peer: socket.socket) -> None:
-    """Send noise instead of an answer."""
+    """Send noise instead of a response."""
     store(peer)
     peer.sendall(os.urandom(4096))
 
 
 def flooding(peer: socket.socket) -> None:
-    """Announce a PDU of 4 GiB, and begin it."""
+    """Announce a PDU of 4 GiB and send its beginning."""
     receive(peer)
     peer.sendall(struct.pack(">BxL", 2, 0xFFFFFFFF))
     for _ in range(100):
@@ -135,20 +135,20 @@ def flooding(peer: socket.socket) -> None:
 
 
 def hanging(peer: socket.socket) -> None:
-    """Accept, read, and never answer."""
+    """Accept, read, and never respond."""
     accept(peer)
     while peer.recv(1 << 16):
         pass
 
 
 def silent(peer: socket.socket) -> None:
-    """Read, and say nothing."""
+    """Read, and send nothing."""
     while peer.recv(1 << 16):
         pass
 
 
 def requesting(peer: socket.socket) -> None:
-    """Ask instead of answering."""
+    """Send a request instead of a response."""
     store(peer)
     peer.sendall(request(raw.C_ECHO, 1, VERIFICATION, 1, None))
     receive(peer)
@@ -174,7 +174,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 
 
 class Destinations:
-    """Peers that listen, and misbehave, each on a port of its own."""
+    """Misbehaving peers, each listening on a port of its own."""
 
     def __init__(self) -> None:
         self.listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in BEHAVIOURS}
@@ -182,12 +182,12 @@ class Destinations:
             threading.Thread(target=self._serve, args=(listener, BEHAVIOURS[name]), daemon=True).start()
 
     def rows(self) -> list[dict[str, object]]:
-        """Their rows for the table of peers."""
+        """The rows for the table of peers."""
         ports = {name: each.getsockname()[1] for name, each in self.listeners.items()}
         return [{"ae_title": name, "host": "127.0.0.1", "port": port} for name, port in ports.items()]
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for each in self.listeners.values():
             each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -205,7 +205,7 @@ class Destinations:
 
 @contextmanager
 def full() -> Iterator[int]:
-    """The port of a listener whose queue is full: who connects gets no answer at all."""
+    """The port of a listener with a full backlog, so that connections get no answer."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -220,32 +220,32 @@ TIMES = {"limits.connect_seconds": 0.5, "limits.negotiation_seconds": 0.5, "limi
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """The daemon, with all these destinations, and a port that is its own as another one."""
+    """The daemon with all these destinations, and itself as a destination."""
     destinations = Destinations()
-    with full() as blackhole, socket.socket() as nobody, socket.socket() as ours:
-        nobody.bind(("127.0.0.1", 0))
+    with full() as blackhole, socket.socket() as unused, socket.socket() as ours:
+        unused.bind(("127.0.0.1", 0))
         ours.bind(("127.0.0.1", 0))
         rows = destinations.rows()
         rows.append({"ae_title": "BLACKHOLE", "host": "127.0.0.1", "port": blackhole})
-        rows.append({"ae_title": "NOBODY", "host": "127.0.0.1", "port": nobody.getsockname()[1]})
+        rows.append({"ae_title": "UNUSED", "host": "127.0.0.1", "port": unused.getsockname()[1]})
         port = ours.getsockname()[1]
         ours.close()
         rows.append({"ae_title": "OURSELVES", "host": "127.0.0.1", "port": port})
         settings = {"peers": rows, "server.port": port, **TIMES}
-        with house.daemon(tmp_path_factory.mktemp("retrieves"), settings) as daemon:
+        with daemons.daemon(tmp_path_factory.mktemp("retrieves"), settings) as daemon:
             yield daemon
     destinations.close()
 
 
 @pytest.fixture
 def daemon(running: Daemon) -> Iterator[Daemon]:
-    """The daemon of this module, which has to be as it was when the test is over."""
+    """The daemon of this module, checked after the test."""
     yield running
     running.check()
 
 
-def moved(daemon: Daemon, destination: str, study_uid: str = KEPT[0].StudyInstanceUID) -> raw.Response:
-    """The final response to a C-MOVE of a study; what is kept, unless another one is named."""
+def moved(daemon: Daemon, destination: str, study_uid: str = STORED[0].StudyInstanceUID) -> raw.Response:
+    """Return the final response to a C-MOVE of a study, by default the stored one."""
     with Raw(daemon.port) as client:
         client.associate((1, MOVE, [IMPLICIT]))
         extra = [raw.element(0x0600, destination.encode())]
@@ -255,30 +255,28 @@ def moved(daemon: Daemon, destination: str, study_uid: str = KEPT[0].StudyInstan
     return final
 
 
-@pytest.mark.parametrize("destination", [*BEHAVIOURS, "BLACKHOLE", "NOBODY"])
-def test_p2_a_destination_that_takes_nothing_is_a702_with_all_that_failed(daemon: Daemon, destination: str) -> None:
-    """Others are served meanwhile; the response lists all instances. The log says what is wrong with the destination,
-    and how the retrieve ended.
-    """
+@pytest.mark.parametrize("destination", [*BEHAVIOURS, "BLACKHOLE", "UNUSED"])
+def test_p2_a_destination_that_stores_nothing_is_a702_with_all_instances(daemon: Daemon, destination: str) -> None:
+    """The response lists all instances, and the log names the error; others are served meanwhile."""
     over: list[raw.Response] = []
     thread = threading.Thread(target=lambda: over.append(moved(daemon, destination)))
     thread.start()
-    daemon.answers()
+    daemon.check_echo()
     thread.join()
     (final,) = over
     assert final.status == 0xA702
-    assert set(final.dataset().FailedSOPInstanceUIDList) == {each.SOPInstanceUID for each in KEPT}
+    assert set(final.dataset().FailedSOPInstanceUIDList) == {each.SOPInstanceUID for each in STORED}
     daemon.lines = 0
-    assert 1 <= len(daemon.said()) <= 1 + 2 * len(KEPT)
+    assert 1 <= len(daemon.incidents()) <= 1 + 2 * len(STORED)
 
 
-def test_v12_a_destination_that_is_ourselves_locks_nobody(daemon: Daemon) -> None:
-    """Ten at once: what is there is stored again, and is the same."""
+def test_v12_the_server_itself_as_destination_blocks_no_other(daemon: Daemon) -> None:
+    """Ten at once: the same instances are stored again."""
     finals: list[int] = []
     threads = [threading.Thread(target=lambda: finals.append(moved(daemon, "OURSELVES").status)) for _ in range(10)]
     for each in threads:
         each.start()
-    daemon.answers()
+    daemon.check_echo()
     for each in threads:
         each.join()
     assert finals == [0x0000] * 10
@@ -286,34 +284,34 @@ def test_v12_a_destination_that_is_ourselves_locks_nobody(daemon: Daemon) -> Non
 
 
 def files(daemon: Daemon) -> set[Path]:
-    """The stored files."""
+    """Return the stored files."""
     return set((daemon.root / "inside" / "files").glob("2*/**/*.dcm"))
 
 
 def vanish(path: Path) -> None:
-    """It is not there any more."""
+    """Delete the file."""
     path.unlink()
 
 
 def shorten(path: Path) -> None:
-    """It is cut."""
+    """Shorten the file."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 def lengthen(path: Path) -> None:
-    """It has grown."""
+    """Lengthen the file."""
     with path.open("ab") as file:
         file.write(b"x" * 100)
 
 
 def be_a_folder(path: Path) -> None:
-    """It is a folder."""
+    """Replace the file by a folder."""
     path.unlink()
     path.mkdir()
 
 
 def lead_elsewhere(path: Path) -> None:
-    """It is a link to something else."""
+    """Replace the file by a link to another file."""
     path.unlink()
     path.symlink_to("/etc/passwd")
 
@@ -322,8 +320,8 @@ HARMS = (vanish, shorten, lengthen, be_a_folder, lead_elsewhere)
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_file_that_is_not_what_it_was_fails_alone(daemon: Daemon, harm: Callable[[Path], None]) -> None:
-    """The other instance of its study comes, by C-GET, and nothing of what stands in its place."""
+def test_a_changed_file_fails_alone(daemon: Daemon, harm: Callable[[Path], None]) -> None:
+    """A C-GET returns the other instance of the study, and nothing of the replacement."""
     made = study(series=1, instances=2, patient_id="HARMED", number=1 + HARMS.index(harm))
     before = files(daemon)
     assert daemon.store(made[0]) == 0x0000
@@ -342,13 +340,13 @@ def test_a_file_that_is_not_what_it_was_fails_alone(daemon: Daemon, harm: Callab
         final = client.until_final()[-1]
         client.release()
     assert (final.status, final.number(0x1021), final.number(0x1022)) == (0xB000, 1, 1)
-    said = daemon.said()
+    said = daemon.incidents()
     assert 1 <= len(said) <= 2
     daemon.lines = 0
 
 
-def test_files_that_are_not_what_they_were_do_not_stop_a_query(daemon: Daemon) -> None:
-    """What the index has is answered; what stands in a file that is gone is a failure."""
+def test_changed_files_do_not_stop_a_query(daemon: Daemon) -> None:
+    """Values in the index are returned; a query that needs a missing file fails."""
     (made,) = study(series=1, instances=1, patient_id="GONE")
     before = files(daemon)
     assert daemon.store(made) == 0x0000

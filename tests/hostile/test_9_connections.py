@@ -1,4 +1,4 @@
-"""Connections by the thousand, silent, slow or short (checklist 5.2, group 9): whoever they are, others are served."""
+"""Thousands of silent, slow or short connections: other peers are served."""
 
 import socket
 import threading
@@ -10,8 +10,8 @@ import pytest
 
 from tests import raw
 from tests.docs.asking import CT, VERIFICATION, store_command
-from tests.hostile import house
-from tests.hostile.house import Daemon, connected, ended, megabytes, served
+from tests.hostile import daemons
+from tests.hostile.daemons import Daemon, associated, connected, ended, megabytes
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
 
@@ -24,28 +24,28 @@ SETTINGS = {
 }
 ECHO = raw.request(raw.C_ECHO, 1, VERIFICATION, 1, None)
 HOSTILE = "127.0.0.2"
-"""Where hostile peers call from; others call from 127.0.0.1."""
+"""The address of hostile peers; others have 127.0.0.1."""
 
 
 @contextmanager
 def silent(port: int, count: int, address: str) -> Iterator[list[socket.socket]]:
-    """Connections that say nothing."""
+    """Open silent connections."""
     with ExitStack() as stack:
         yield [stack.enter_context(connected(port, address)) for _ in range(count)]
 
 
 @pytest.mark.parametrize("address", [HOSTILE, "127.0.0.1"])
-def test_p7_300_silent_sockets_keep_nobody_waiting(daemon: Daemon, address: str) -> None:
-    """From another address, or from the very same: a C-ECHO is answered in time, again and again; nothing is logged."""
+def test_p7_300_silent_connections_delay_no_other(daemon: Daemon, address: str) -> None:
+    """From another or the same address: C-ECHOs are answered in time, and nothing is logged."""
     with silent(daemon.port, 300, address):
         for _ in range(5):
-            daemon.answers()
+            daemon.check_echo()
     daemon.lines = 0
 
 
 @contextmanager
 def idle(port: int, count: int, title: str, address: str = HOSTILE) -> Iterator[list[Raw]]:
-    """Associations that do nothing; at the end they are gone."""
+    """Open idle associations, and close them at the end."""
     clients = []
     try:
         for _ in range(count):
@@ -57,28 +57,28 @@ def idle(port: int, count: int, title: str, address: str = HOSTILE) -> Iterator[
             each.socket.close()
 
 
-def test_p7_associations_of_one_address_that_do_nothing_keep_nobody_waiting(daemon: Daemon) -> None:
-    """As many as it may have; one more is rejected with 2/3/2, and another address is served. One line for each."""
+def test_p7_idle_associations_of_one_address_block_no_other(daemon: Daemon) -> None:
+    """One above the limit is rejected with 2/3/2, and another address is served. Each has one log line."""
     with idle(daemon.port, 20, "IDLE1"), idle(daemon.port, 20, "IDLE2"):
         with Raw(daemon.port, source=HOSTILE) as client:
             client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], calling="OTHER"))
             assert client.pdu() == (0x03, b"\0\2\3\2")
-        daemon.answers()
+        daemon.check_echo()
     daemon.lines = 41
 
 
-def test_p7_associations_of_one_title_that_do_nothing_keep_nobody_waiting(daemon: Daemon) -> None:
-    """As many as it may have; one more is rejected with 2/3/2, wherever it calls from."""
+def test_p7_idle_associations_of_one_ae_title_block_no_other(daemon: Daemon) -> None:
+    """One above the limit is rejected with 2/3/2, from any address."""
     with idle(daemon.port, 20, "IDLE"):
         with Raw(daemon.port) as client:
             client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], calling="IDLE"))
             assert client.pdu() == (0x03, b"\0\2\3\2")
-        daemon.answers()
+        daemon.check_echo()
     daemon.lines = 21
 
 
-def test_data_sets_that_trickle_keep_nobody_waiting(daemon: Daemon) -> None:
-    """Forty peers send a byte of a data set now and then: others are served, and they are given up."""
+def test_slow_data_sets_delay_no_other(daemon: Daemon) -> None:
+    """Forty peers send a byte of a data set now and then: they are aborted, and others are served."""
     with idle(daemon.port, 20, "SLOW1") as some, idle(daemon.port, 20, "SLOW2") as others:
         clients = some + others
         for each in clients:
@@ -88,15 +88,15 @@ def test_data_sets_that_trickle_keep_nobody_waiting(daemon: Daemon) -> None:
                 with suppress(OSError):
                     each.send(raw.pdv(1, b"\0", command=False, last=False))
             if place % 5 == 0:
-                daemon.answers()
+                daemon.check_echo()
             time.sleep(0.05)
         for each in clients:
             assert ended(each) is not None
     daemon.lines = 40
 
 
-def test_many_who_come_at_once_are_served_or_rejected(daemon: Daemon) -> None:
-    """Two hundred associations in the same moment: each gets an answer, and places are given back."""
+def test_many_associations_at_once_are_served_or_rejected(daemon: Daemon) -> None:
+    """Two hundred associations at once: each gets an answer, and slots are released."""
     answers = []
 
     def call(number: int) -> None:
@@ -112,19 +112,19 @@ def test_many_who_come_at_once_are_served_or_rejected(daemon: Daemon) -> None:
     threads = [threading.Thread(target=call, args=(number,)) for number in range(200)]
     for each in threads:
         each.start()
-    daemon.answers()
+    daemon.check_echo()
     for each in threads:
         each.join()
     assert len(answers) == 200
     assert set(answers) <= {0x00, 0x02, 0x03}
     daemon.lines = answers.count(0x03)
     with idle(daemon.port, 20, "AFTER1"), idle(daemon.port, 20, "AFTER2"):
-        daemon.answers()
+        daemon.check_echo()
     daemon.lines += 40
 
 
-def test_p7_health_checks_by_the_hundred_leave_nothing_behind(daemon: Daemon) -> None:
-    """Connections that open and close, orderly or by a reset: no line, no thread, no descriptor."""
+def test_p7_hundreds_of_health_checks_leave_nothing_behind(daemon: Daemon) -> None:
+    """Connections that are closed or reset at once leave no log line, thread or descriptor."""
     for number in range(300):
         with socket.create_connection(("127.0.0.1", daemon.port)) as probe:
             if number % 2:
@@ -134,22 +134,22 @@ def test_p7_health_checks_by_the_hundred_leave_nothing_behind(daemon: Daemon) ->
 
 @pytest.mark.parametrize("batches", [3, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.timeout(240)
-def test_p7_thousands_of_sockets_cost_what_some_hundred_do(daemon: Daemon, batches: int) -> None:
-    """Five hundred at a time, ten thousand in the long form: no more than 256 have a thread, and memory stays."""
+def test_p7_thousands_of_connections_cost_as_much_as_hundreds(daemon: Daemon, batches: int) -> None:
+    """Five hundred at a time, ten thousand with --long: at most 256 have a thread, and memory does not grow."""
     before, most = megabytes(daemon.process.pid), 0
     for batch in range(batches):
         with silent(daemon.port, 500, HOSTILE):
-            most = max(most, house.count(daemon.process.pid, "task"))
+            most = max(most, daemons.count(daemon.process.pid, "task"))
             if batch % 2 == 0:
-                daemon.answers()
-    eventually(lambda: house.count(daemon.process.pid, "task") <= daemon.sound.threads)
+                daemon.check_echo()
+    eventually(lambda: daemons.count(daemon.process.pid, "task") <= daemon.normal.threads)
     assert most <= 256 + 30
-    assert megabytes(daemon.process.pid) <= before + house.GROWTH
+    assert megabytes(daemon.process.pid) <= before + daemons.GROWTH
     daemon.lines = 0
 
 
-def test_an_association_in_order_is_not_disturbed(daemon: Daemon) -> None:
-    """It is answered in time while others connect, send noise, and go."""
+def test_a_harmless_association_is_not_disturbed(daemon: Daemon) -> None:
+    """Its requests are answered in time while others connect, send noise, and leave."""
     over = threading.Event()
 
     def disturb() -> None:
@@ -157,7 +157,7 @@ def test_an_association_in_order_is_not_disturbed(daemon: Daemon) -> None:
             with suppress(OSError), connected(daemon.port, HOSTILE) as peer:
                 peer.sendall(b"\xff" * 100)
 
-    with served(daemon.port) as client:
+    with associated(daemon.port) as client:
         threads = [threading.Thread(target=disturb) for _ in range(4)]
         for each in threads:
             each.start()
@@ -170,5 +170,5 @@ def test_an_association_in_order_is_not_disturbed(daemon: Daemon) -> None:
             each.join()
         client.release()
     time.sleep(0.1)
-    assert all("no valid association request" in each for each in daemon.said())
+    assert all("no valid association request" in each for each in daemon.incidents())
     daemon.lines = 0

@@ -1,4 +1,4 @@
-"""TLS with peers that do not mean it (checklist 5.2, group 9, and P8), on the running daemon."""
+"""Hostile peers on the TLS port of the running daemon (P8, docs/checklist.md)."""
 
 import datetime
 import socket
@@ -14,20 +14,20 @@ import trustme
 from tests import raw
 from tests.certificates import Authority
 from tests.docs.asking import VERIFICATION
-from tests.hostile import house
-from tests.hostile.house import Daemon
+from tests.hostile import daemons
+from tests.hostile.daemons import Daemon
 from tests.raw import IMPLICIT
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the certificates that are right."""
+    """The certificate authority that the daemon trusts."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Daemon]:
-    """The daemon with TLS, which asks its clients for a certificate."""
+    """The daemon with TLS and client certificates."""
     ours = authority.sign("pacs", "localhost", "127.0.0.1")
     settings = {
         "tls.enabled": True,
@@ -38,13 +38,13 @@ def running(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> I
         "tls.client_certificates": "required",
         "limits.negotiation_seconds": 2.0,
     }
-    with house.daemon(tmp_path_factory.mktemp("encryption"), settings) as daemon:
+    with daemons.daemon(tmp_path_factory.mktemp("encryption"), settings) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def daemon(running: Daemon, authority: Authority) -> Iterator[Daemon]:
-    """The daemon of this module, which has to be as it was, and serve by TLS, when the test is over."""
+    """The daemon of this module, checked after the test, also by TLS."""
     yield running
     right = authority.sign("right")
     assert echo(running, client(authority, right.certificate, right.key)) == 0x0000
@@ -52,7 +52,7 @@ def daemon(running: Daemon, authority: Authority) -> Iterator[Daemon]:
 
 
 def client(authority: Authority, certificate: str = "", key: str = "") -> ssl.SSLContext:
-    """How somebody calls."""
+    """Return the SSL context of a client."""
     context = ssl.create_default_context(cafile=authority.path)
     if certificate:
         context.load_cert_chain(certificate, key)
@@ -60,7 +60,7 @@ def client(authority: Authority, certificate: str = "", key: str = "") -> ssl.SS
 
 
 def echo(daemon: Daemon, context: ssl.SSLContext) -> int:
-    """The status of a C-ECHO by TLS. Raises OSError where that is not spoken."""
+    """Return the status of a C-ECHO by TLS. Raises OSError if the handshake fails."""
     with (
         socket.create_connection(("127.0.0.1", daemon.secure_port), 10) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secured,
@@ -75,7 +75,7 @@ def echo(daemon: Daemon, context: ssl.SSLContext) -> int:
 
 
 def read(secured: ssl.SSLSocket) -> tuple[int, bytes]:
-    """The next PDU. Raises ConnectionError at the end."""
+    """Receive a PDU. Raises ConnectionError at the end."""
     data = b""
     while len(data) < 6 or len(data) < 6 + struct.unpack(">xxL", data[:6])[0]:
         piece = secured.recv(1 << 16)
@@ -97,20 +97,20 @@ NOISE = {
 
 
 @pytest.mark.parametrize("sent", NOISE.values(), ids=NOISE)
-def test_p8_what_is_no_handshake_is_refused(daemon: Daemon, sent: bytes) -> None:
-    """One line says that TLS failed; none where the peer just goes."""
+def test_p8_an_invalid_handshake_is_refused(daemon: Daemon, sent: bytes) -> None:
+    """One log line says that TLS failed; none if the peer just closes."""
     with socket.create_connection(("127.0.0.1", daemon.secure_port), 10) as peer, suppress(ConnectionError):
         peer.sendall(sent)
         while peer.recv(4096):
             pass
-    said = daemon.said()
+    said = daemon.incidents()
     assert len(said) <= 1
     assert all("TLS failed" in each for each in said)
     daemon.lines = 0
 
 
-def test_p8_two_hundred_without_a_client_hello_keep_nobody_waiting(daemon: Daemon, authority: Authority) -> None:
-    """Neither who calls plainly nor who calls by TLS; each is given up in time, without a line."""
+def test_p8_200_connections_without_a_client_hello_delay_no_other(daemon: Daemon, authority: Authority) -> None:
+    """Neither on the plain nor on the TLS port; each is closed in time, without a log line."""
     right = authority.sign("waiting")
     context = client(authority, right.certificate, right.key)
     with ExitStack() as stack:
@@ -120,7 +120,7 @@ def test_p8_two_hundred_without_a_client_hello_keep_nobody_waiting(daemon: Daemo
         for each in peers[::2]:
             each.sendall(b"\x16\x03\x01\x02\x00\x01")
         for _ in range(3):
-            daemon.answers()
+            daemon.check_echo()
             assert echo(daemon, context) == 0x0000
         for each in peers:
             with suppress(ConnectionError):
@@ -130,7 +130,7 @@ def test_p8_two_hundred_without_a_client_hello_keep_nobody_waiting(daemon: Daemo
 
 
 def issued(folder: Path, signer: trustme.CA, name: str, **options: object) -> tuple[str, str]:
-    """The paths of a certificate and its key."""
+    """Issue a certificate; return the paths of it and its key."""
     made = signer.issue_cert(f"{name}.example", **options)
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     made.cert_chain_pems[0].write_to_path(certificate)
@@ -139,10 +139,8 @@ def issued(folder: Path, signer: trustme.CA, name: str, **options: object) -> tu
 
 
 @pytest.mark.parametrize("wrong", ["none", "expired", "self-signed", "of another authority", "an authority's own"])
-def test_a_certificate_that_is_not_right_is_refused(
-    daemon: Daemon, authority: Authority, tmp_path: Path, wrong: str
-) -> None:
-    """One line says what is wrong with it."""
+def test_an_invalid_certificate_is_refused(daemon: Daemon, authority: Authority, tmp_path: Path, wrong: str) -> None:
+    """One log line says what is wrong."""
     signer = authority._signer if wrong == "expired" else trustme.CA()
     options: dict[str, object] = {}
     if wrong == "expired":
@@ -156,15 +154,15 @@ def test_a_certificate_that_is_not_right_is_refused(
         shown = issued(tmp_path, signer, "wrong", **options)
     with pytest.raises(OSError):  # noqa: PT011 - an alert, or the end
         echo(daemon, client(authority, *shown))
-    said = daemon.said()
+    said = daemon.incidents()
     assert len(said) == 1
     assert "TLS failed" in said[0]
     assert "certificate" in said[0]
     daemon.lines = 0
 
 
-def test_renegotiation_is_not_done(daemon: Daemon, authority: Authority) -> None:
-    """A client of TLS 1.2 that asks for it on a connection in order costs itself the connection, or is not heard.
+def test_renegotiation_is_refused(daemon: Daemon, authority: Authority) -> None:
+    """A TLS 1.2 client that requests it loses its connection, or the request is ignored.
 
     What Python's TLS cannot ask for is sent by OpenSSL's own client: `R` on a line of its own.
     """
@@ -177,5 +175,5 @@ def test_renegotiation_is_not_done(daemon: Daemon, authority: Authority) -> None
     words += ["-cert", right.certificate, "-key", right.key, "-CAfile", authority.path]
     ran = subprocess.run(words, input=b"R\n" * 20, capture_output=True, timeout=20, check=False)
     assert b"RENEGOTIATING" in ran.stdout + ran.stderr
-    assert len(daemon.said()) <= 1
+    assert len(daemon.incidents()) <= 1
     daemon.lines = 0

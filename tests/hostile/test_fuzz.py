@@ -1,5 +1,6 @@
-"""Mutated input for the running daemon: some hundred of each kind here, more with --long, any number by
-`python -m tests.hostile fuzz`; and what hypothesis makes of command sets and identifiers.
+"""Mutated input for the running daemon, more of it with --long, and command sets and Identifiers by hypothesis.
+
+`python -m tests.hostile fuzz` sends any number of inputs.
 """
 
 from pathlib import Path
@@ -12,14 +13,14 @@ from tests import raw
 from tests.archives import FIND, identifier
 from tests.docs.asking import VERIFICATION
 from tests.hostile import fuzz
-from tests.hostile.house import Daemon
+from tests.hostile.daemons import Daemon
 from tests.hostile.mutations import KINDS, made
 from tests.programs import needs
 from tests.raw import IMPLICIT, Raw
 
 
-def harmless(totals: fuzz.Totals, inputs: int) -> None:
-    """See that every input was survived, and that nothing is left of them."""
+def check_harmless(totals: fuzz.Totals, inputs: int) -> None:
+    """Check that no input did harm or left anything behind."""
     assert sum(totals.inputs.values()) == inputs == totals.survived
     assert (totals.crashes, totals.hangs, totals.late) == ([], [], 0)
     assert (totals.tracebacks, totals.unescaped) == (0, 0)
@@ -28,27 +29,27 @@ def harmless(totals: fuzz.Totals, inputs: int) -> None:
 
 def test_mutated_input_of_every_kind_does_no_harm(tmp_path: Path) -> None:
     """The same inputs each time."""
-    harmless(fuzz.run("pacs", 1000, "tests", tmp_path, most=300), 300)
+    check_harmless(fuzz.run("pacs", 1000, "tests", tmp_path, most=300), 300)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(5))
-def test_much_mutated_input_of_every_kind_does_no_harm(tmp_path: Path, seed: int) -> None:
-    """Twenty thousand in all."""
-    harmless(fuzz.run("pacs", 1000, seed, tmp_path, most=4000), 4000)
+def test_more_mutated_input_of_every_kind_does_no_harm(tmp_path: Path, seed: int) -> None:
+    """Twenty thousand inputs."""
+    check_harmless(fuzz.run("pacs", 1000, seed, tmp_path, most=4000), 4000)
 
 
 def test_the_same_seed_makes_the_same_input() -> None:
-    """And all kinds of it."""
+    """Of all kinds."""
     inputs = [made("a", number) for number in range(50)]
     assert inputs == [made("a", number) for number in range(50)]
     assert {each.kind for each in inputs} == set(KINDS)
     assert inputs != [made("b", number) for number in range(50)]
 
 
-def test_a_peer_is_put_through_the_same(tmp_path: Path) -> None:
-    """Its totals stand beside ours; what crashes of it is seen."""
+def test_another_server_can_be_fuzzed(tmp_path: Path) -> None:
+    """Its totals are in the same table, with the crashes of its children."""
     for program in ("dcmqrscp", "strace"):
         needs(program)
     totals = fuzz.run("dcmqrscp", 30, "tests", tmp_path, most=50)
@@ -78,7 +79,7 @@ ELEMENTS = st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=40))
 def test_any_command_set_is_answered_or_ends_the_association(
     daemon: Daemon, elements: list[tuple[int, bytes]], usual: bool, is_command: int
 ) -> None:
-    """One status of those there are, or an A-ABORT; a line for each at most, which the check at the end leaves out."""
+    """With a response, a release or an A-ABORT; the log lines are not counted."""
     sent = [raw.element(0x0002, VERIFICATION.encode()), raw.us(0x0100, is_command), raw.us(0x0110, 1)] if usual else []
     sent += [raw.element(tag, value) for tag, value in elements]
     with Raw(daemon.port) as client:
@@ -86,7 +87,7 @@ def test_any_command_set_is_answered_or_ends_the_association(
         client.send(raw.pdv(1, raw.command_set(sent), command=True), raw.pdu(0x05, bytes(4)))
         kind, _ = client.pdu()
     assert kind in (0x04, 0x06, 0x07)
-    daemon.said()
+    daemon.incidents()
     daemon.lines = 0
 
 
@@ -103,7 +104,7 @@ def test_any_command_set_is_answered_or_ends_the_association(
 def test_any_identifier_is_answered_or_refused(
     daemon: Daemon, level: str, elements: list[tuple[int, int, bytes]]
 ) -> None:
-    """With a status of a query; the association goes on."""
+    """With a status of C-FIND; the association continues."""
     data = identifier(level) + b"".join(
         int.to_bytes(group, 2, "little") + int.to_bytes(number, 2, "little") + len(value).to_bytes(4, "little") + value
         for group, number, value in sorted(elements)

@@ -1,4 +1,4 @@
-"""Who says who it is, and is not (user identity, access rules), on the running daemon."""
+"""Wrong user identities and AE titles on the running daemon."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from pacs.services.users import hash_passcode
 from tests import raw
 from tests.docs.asking import VERIFICATION, identity
 from tests.hostile.conftest import Start
-from tests.hostile.house import Daemon
+from tests.hostile.daemons import Daemon
 from tests.raw import IMPLICIT, Raw
 
 SETTINGS = {
@@ -28,7 +28,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def running(start: Start) -> Daemon:
-    """The daemon with these settings, whose threads that hash have begun, and have the memory that they keep."""
+    """The daemon with these settings, after its hashing threads have started and allocated memory."""
     daemon = start(SETTINGS)
     at_once(20, lambda: answer(daemon, identity(2, b"alice", b"wrong")))
     daemon.settle()
@@ -37,13 +37,13 @@ def running(start: Start) -> Daemon:
 
 @pytest.fixture
 def daemon(running: Daemon) -> Iterator[Daemon]:
-    """The daemon of this module, which has to be as it was when the test is over."""
+    """The daemon of this module, checked after the test."""
     yield running
     running.check()
 
 
 def at_once(count: int, call: Callable[[], object]) -> None:
-    """Do something in so many threads, which are waited for."""
+    """Run a function in this many threads, and wait for them."""
     threads = [threading.Thread(target=call) for _ in range(count)]
     for each in threads:
         each.start()
@@ -70,11 +70,11 @@ IDENTITIES = {
     "a kind that is none": identity(99, b"alice"),
     "two of them": identity(1, b"nobody") + identity(1, b"bob"),
 }
-"""What a peer may say of its user, none of it right."""
+"""Wrong user identities."""
 
 
 def answer(daemon: Daemon, extra: bytes = b"", calling: str = "RAW") -> tuple[int, bytes]:
-    """The PDU that a request is answered with."""
+    """Return the PDU that answers an association request."""
     with Raw(daemon.port) as client:
         client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], calling=calling, extra=extra))
         kind, body = client.pdu()
@@ -84,8 +84,8 @@ def answer(daemon: Daemon, extra: bytes = b"", calling: str = "RAW") -> tuple[in
 
 
 @pytest.mark.parametrize("said", IDENTITIES.values(), ids=IDENTITIES)
-def test_nobody_is_let_in_by_what_is_not_right(daemon: Daemon, said: bytes) -> None:
-    """An A-ASSOCIATE-RJ, or an A-ABORT for what is no item; one line."""
+def test_a_wrong_user_identity_is_rejected(daemon: Daemon, said: bytes) -> None:
+    """With an A-ASSOCIATE-RJ, or an A-ABORT for an invalid item; one log line."""
     assert answer(daemon, said)[0] in (0x03, 0x07)
 
 
@@ -93,19 +93,17 @@ TITLES = ["STRANGER", "$(reboot)", "`reboot`", "a;b|c&d", "'", "\\", "-rf", "ROO
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_nobody_is_let_in_by_a_title_that_is_not_its_own(daemon: Daemon, title: str) -> None:
-    """1/1/3, or an A-ABORT for what is no title; the line says what to add, in words that a shell takes as they are."""
+def test_an_unknown_ae_title_is_rejected(daemon: Daemon, title: str) -> None:
+    """With 1/1/3, or an A-ABORT for an invalid title; the log line has the command that adds it, safe to paste."""
     kind, body = answer(daemon, calling=title)
     assert (kind, body) == (0x03, b"\0\1\1\3") or kind == 0x07
-    (line,) = daemon.said()
+    (line,) = daemon.incidents()
     assert f"pacs peers add {title} " not in line or title.isalnum() or title == "-rf"
     daemon.lines = 0
 
 
-def test_passcodes_by_the_hundred_keep_nobody_waiting(daemon: Daemon) -> None:
-    """A hundred wrong ones at once, each of which is costly to see: who names no user is served in time, and the
-    memory they take is that of a few.
-    """
+def test_hundreds_of_passcodes_delay_no_other(daemon: Daemon) -> None:
+    """A hundred wrong passcodes at once, each costly to hash: other peers are served in time, and memory is bounded."""
     kinds = []
 
     def call() -> None:
@@ -118,13 +116,13 @@ def test_passcodes_by_the_hundred_keep_nobody_waiting(daemon: Daemon) -> None:
     for each in threads:
         each.start()
     for _ in range(5):
-        daemon.answers()
+        daemon.check_echo()
         time.sleep(0.1)
     for each in threads:
         each.join()
     assert set(kinds) <= {0x03, 0}
     assert kinds.count(0x03) >= 50
     time.sleep(0.2)
-    assert len(daemon.said()) >= kinds.count(0x03)
+    assert len(daemon.incidents()) >= kinds.count(0x03)
     daemon.lines = 0
     assert answer(daemon, identity(2, b"alice", b"secret"))[0] == 0x02

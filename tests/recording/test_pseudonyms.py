@@ -1,4 +1,4 @@
-"""What a recording keeps of whom it is about: nothing, and yet the same kind of question."""
+"""De-identification of recordings: no patient data remain, but queries keep their meaning."""
 
 import json
 import re
@@ -21,7 +21,7 @@ TEXTS = st.text(
 
 
 def changed(keyword, value, pseudonyms=None):
-    """The value of an attribute after it was replaced, as text."""
+    """Return the replaced value of an attribute as text."""
     dataset = Dataset()
     setattr(dataset, keyword, value)
     told = (pseudonyms or Pseudonyms()).dataset(dataset)
@@ -50,13 +50,13 @@ def changed(keyword, value, pseudonyms=None):
         ("PatientName", "", ""),
     ],
 )
-def test_a_value_is_replaced_by_one_that_asks_the_same_kind_of_question(keyword, value, kind):
-    """Wild cards, ranges, component groups and empty values stay."""
+def test_a_replaced_value_keeps_its_kind_of_matching(keyword, value, kind):
+    """Wild cards, ranges, component groups and empty values remain."""
     assert re.fullmatch(kind, changed(keyword, value))
 
 
-def test_the_same_original_has_the_same_pseudonym_and_another_one_another():
-    """Through all data sets of a recording, and differently in the next one."""
+def test_pseudonyms_are_consistent_within_a_recording():
+    """In all data sets of a recording, and differently in the next recording."""
     pseudonyms = Pseudonyms()
     first = changed("StudyInstanceUID", "1.2.3", pseudonyms)
     assert changed("SeriesInstanceUID", "1.2.3", pseudonyms) == first
@@ -65,7 +65,7 @@ def test_the_same_original_has_the_same_pseudonym_and_another_one_another():
 
 
 def test_dates_keep_their_distance():
-    """A week is a week."""
+    """A week remains a week."""
     pseudonyms = Pseudonyms()
     first, last = changed("StudyDate", "20260301-20260308", pseudonyms).split("-")
     from datetime import date
@@ -74,8 +74,8 @@ def test_dates_keep_their_distance():
     assert (parts[1] - parts[0]).days == 7
 
 
-def test_private_elements_and_bulk_do_not_stay():
-    """Nobody knows what is in there."""
+def test_private_elements_and_bulk_data_are_removed():
+    """Their content is unknown."""
     dataset = Dataset()
     dataset.private_block(0x0011, "SECRET", create=True).add_new(1, "LO", "DOE")
     dataset.add_new("PixelData", "OW", b"\1\2\3\4")
@@ -85,8 +85,8 @@ def test_private_elements_and_bulk_do_not_stay():
 
 
 @given(TEXTS)
-def test_no_text_is_found_again(text):
-    """Whatever a name or an ID is made of, nothing of three characters or more of it stays."""
+def test_no_original_text_remains(text):
+    """No part of a name or an ID with three or more characters remains."""
     for keyword in ("PatientName", "PatientID", "StudyDescription", "AccessionNumber"):
         assert text.strip() == "" or text.strip() not in changed(keyword, text) or re.fullmatch(r"[A-Z]+\d*", text)
 
@@ -107,8 +107,8 @@ def test_no_text_is_found_again(text):
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_was_typed_into_the_wrong_field_does_not_stay(keyword, value):
-    """A value stays only where it is one of its VR, whole."""
+def test_invalid_values_are_removed(keyword, value):
+    """A value remains only if it is completely valid for its VR."""
     tag = tag_for_keyword(keyword)
     text = value.encode().ljust(len(value) + len(value) % 2)
     data = struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text
@@ -118,16 +118,16 @@ def test_what_was_typed_into_the_wrong_field_does_not_stay(keyword, value):
 
 @pytest.mark.parametrize("vr", ["CS", "AE", "TM", "LT", "UN", "OB"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_it_is_the_vr_of_the_dictionary_that_counts(vr):
-    """A name is one, whatever VR it was sent as."""
+def test_the_vr_of_the_dictionary_counts(vr):
+    """A name is replaced whatever VR it was sent with."""
     dataset = Dataset()
     value = b"DOE^JOHN" if vr in ("UN", "OB") else "DOE^JOHN"
     dataset.add(DataElement(0x00100010, vr, value, validation_mode=IGNORE))
     assert "DOE" not in str(Pseudonyms().dataset(dataset).get("PatientName", ""))
 
 
-def test_ae_titles_of_the_associations_stay_and_others_do_not():
-    """The SCU that replays needs the one in its answers."""
+def test_only_ae_titles_of_the_associations_remain():
+    """The replaying SCU needs them in the responses."""
     pseudonyms = Pseudonyms()
     pseudonyms.keep_titles(["PACS"])
     assert changed("RetrieveAETitle", "PACS", pseudonyms) == "PACS"
@@ -138,8 +138,8 @@ def test_ae_titles_of_the_associations_stay_and_others_do_not():
     ("keyword", "value"),
     [("InstanceNumber", "0"), ("RescaleIntercept", "0"), ("Rows", 0), ("ImageOrientationPatient", [1, 0, 0, 0, 1, 0])],
 )
-def test_zero_is_a_number(keyword, value):
-    """And stays one in the file."""
+def test_zero_remains_zero(keyword, value):
+    """Also in the file."""
     dataset = Dataset()
     setattr(dataset, keyword, value)
     told = to_json(Pseudonyms().dataset(dataset))

@@ -1,4 +1,4 @@
-"""Associations recorded between real programs, and replayed to them."""
+"""Associations between real programs are recorded and replayed."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from pydicom.dataset import Dataset
 
-from pacs.dimse.server.server import Server
+from pacs.dimse.server.server import DimseServer
 from pacs.errors import RecordingUnusable
 from pacs.recording import datasets
 from pacs.recording.file_format import RecordingWriter, read
@@ -32,7 +32,7 @@ def archive(tmp_path):
 
 @contextmanager
 def recording(archive, file):
-    """A recording of what is said to an archive on the port given, in a file that is whole after the block."""
+    """Record associations to an archive on the given port; the file is complete after the block."""
     with file.open("w", encoding="utf-8") as stream:
         writer = RecordingWriter(stream)
         with Relay(("127.0.0.1", 0), ("127.0.0.1", archive.port), writer.write) as relay:
@@ -41,8 +41,8 @@ def recording(archive, file):
 
 @contextmanager
 def replaying(file):
-    """A server that answers as on tape."""
-    server = Server([("127.0.0.1", 0)], Replay(read(file)).settings)
+    """Run a server that replays a recording."""
+    server = DimseServer([("127.0.0.1", 0)], Replay(read(file)).settings)
     server.start()
     try:
         yield server.port
@@ -58,13 +58,13 @@ MESSAGE = '{"association": 1, "from": "requestor", "context": 1, "command": ' + 
 
 
 def find(port, *keys, level="STUDY"):
-    """What findscu prints."""
+    """Return what findscu prints."""
     words = [word for key in (f"QueryRetrieveLevel={level}", *keys) for word in ("-k", key)]
     return run("findscu", "-v", "-S", "-aec", "PACS", *words, "127.0.0.1", port)
 
 
-def test_a_query_is_answered_from_tape_as_it_was_by_the_server(archive, tmp_path):
-    """As many matches, with other names; and another association gets the same again."""
+def test_a_query_is_replayed(archive, tmp_path):
+    """The same number of matches, with other names; a second association gets them again."""
     tape = tmp_path / "tape.jsonl"
     with recording(archive, tape) as port:
         original = find(port, "PatientID=MRN-77", "PatientName", "StudyInstanceUID")
@@ -77,8 +77,8 @@ def test_a_query_is_answered_from_tape_as_it_was_by_the_server(archive, tmp_path
     assert "DOE" not in replayed
 
 
-def test_each_question_gets_the_answer_to_its_like(archive, tmp_path):
-    """By the Identifier where it was asked the same, else by its keys."""
+def test_a_request_gets_the_most_similar_response(archive, tmp_path):
+    """By an equal Identifier, otherwise by its keys."""
     tape = tmp_path / "tape.jsonl"
     with recording(archive, tape) as port:
         find(port, "PatientName=NOBODY", "StudyInstanceUID")
@@ -90,8 +90,8 @@ def test_each_question_gets_the_answer_to_its_like(archive, tmp_path):
     assert by_name.count("(Pending)") == 0
 
 
-def test_a_recording_holds_nothing_of_the_person(archive, tmp_path):
-    """Not in Identifiers, answers, data sets that are stored, nor in their UIDs."""
+def test_a_recording_has_no_patient_data(archive, tmp_path):
+    """Not in Identifiers, responses, stored data sets or their UIDs."""
     tape = tmp_path / "tape.jsonl"
     files = write(study(patient_id="MRN-77", series=1, instances=2, number=3), tmp_path / "files")
     uids = {str(each.StudyInstanceUID) for each in study(patient_id="MRN-77", series=1, instances=1, number=3)}
@@ -111,8 +111,8 @@ def test_a_recording_holds_nothing_of_the_person(archive, tmp_path):
     assert {"zeros": 128} in [each.get("PixelData") for each in data]
 
 
-def test_what_is_stored_to_a_replay_is_answered_as_it_was(archive, tmp_path):
-    """Three instances, three times success; in other transfer syntaxes too."""
+def test_a_store_is_replayed(archive, tmp_path):
+    """Three instances, three times success, also in other transfer syntaxes."""
     tape = tmp_path / "tape.jsonl"
     files = write(study(series=1, instances=3, number=4), tmp_path / "files")
     with recording(archive, tape) as port:
@@ -123,7 +123,7 @@ def test_what_is_stored_to_a_replay_is_answered_as_it_was(archive, tmp_path):
 
 
 def test_a_get_is_replayed_with_its_sub_operations(archive, tmp_path):
-    """The instances come again, about somebody else, with zeros for pixels."""
+    """The instances arrive again, de-identified and with zeros for pixels."""
     from pydicom import dcmread
 
     tape = tmp_path / "tape.jsonl"
@@ -146,7 +146,7 @@ def test_a_get_is_replayed_with_its_sub_operations(archive, tmp_path):
 
 
 def test_a_refusal_is_replayed_with_its_status(archive, tmp_path):
-    """The unknown move destination, A801."""
+    """An unknown move destination, A801."""
     tape = tmp_path / "tape.jsonl"
     words = (
         "-v",
@@ -168,7 +168,7 @@ def test_a_refusal_is_replayed_with_its_status(archive, tmp_path):
 
 
 def test_a_rejected_association_is_rejected_again(tmp_path):
-    """With the result, source and reason on tape."""
+    """With the recorded result, source and reason."""
     tape = tmp_path / "tape.jsonl"
     with serving(tmp_path / "closed", {"access.called_ae": "ours"}) as archive, recording(archive, tape) as port:
         first = run("echoscu", "-aec", "SOMEBODY", "127.0.0.1", port, check=False)
@@ -178,8 +178,8 @@ def test_a_rejected_association_is_rejected_again(tmp_path):
     assert "Called AE Title Not Recognized" in again
 
 
-def test_what_was_never_asked_is_refused_with_a_reason(archive, tmp_path):
-    """A tape of a C-ECHO has no C-FIND, and does not even take its context."""
+def test_an_unrecorded_operation_is_refused(archive, tmp_path):
+    """A recording of a C-ECHO has no C-FIND and does not accept its context."""
     tape = tmp_path / "tape.jsonl"
     with recording(archive, tape) as port:
         run("echoscu", "-aec", "PACS", "127.0.0.1", port)
@@ -189,8 +189,8 @@ def test_what_was_never_asked_is_refused_with_a_reason(archive, tmp_path):
     assert "No Acceptable Presentation Contexts" in said
 
 
-def test_what_goes_by_is_passed_on_byte_for_byte(archive, tmp_path):
-    """Also what is no DICOM at all: the recording says so, and the server answers as if nobody listened."""
+def test_the_relay_forwards_all_bytes(archive, tmp_path):
+    """Also other protocols: the recording says so, and the server gets the unchanged bytes."""
     import socket
 
     tape = tmp_path / "tape.jsonl"
@@ -218,8 +218,8 @@ def test_what_goes_by_is_passed_on_byte_for_byte(archive, tmp_path):
         (HEAD + MESSAGE.replace('"context": 1', '"context": 9') % "{}", "9 is missing"),
     ],
 )
-def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path, text, why):
-    """An empty one has no associations."""
+def test_an_invalid_recording_raises_with_its_line(tmp_path, text, why):
+    """An empty file has no associations."""
     file = tmp_path / "tape.jsonl"
     file.write_text(text, "utf-8")
     if not why:
@@ -229,7 +229,7 @@ def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path, text, wh
         read(file)
 
 
-def test_a_data_set_on_tape_is_the_same_when_it_is_read():
+def test_a_recorded_data_set_is_read_back():
     """Sequences, several values, numbers, empty values, pixels."""
     dataset = Dataset()
     dataset.PatientName = "A^B"
@@ -242,8 +242,8 @@ def test_a_data_set_on_tape_is_the_same_when_it_is_read():
     assert datasets.from_json(json.loads(json.dumps(datasets.to_json(dataset)))) == dataset
 
 
-def test_a_value_that_is_none_is_passed_on_all_the_same(archive, tmp_path):
-    """Also where it cannot be put into the recording."""
+def test_an_invalid_value_is_forwarded(archive, tmp_path):
+    """Even if it cannot be recorded."""
     tape = tmp_path / "tape.jsonl"
     with recording(archive, tape) as port:
         said = find(port, "PatientID=MRN-77", "SeriesNumber=*")
@@ -251,8 +251,8 @@ def test_a_value_that_is_none_is_passed_on_all_the_same(archive, tmp_path):
     assert "Received Final Find Response (Success)" in said
 
 
-def test_a_recording_that_cannot_be_written_does_not_harm_what_is_recorded(archive):
-    """The disk is full: the association goes on, and the relay knows why nothing is told any more."""
+def test_a_failed_recording_does_not_disturb_the_association(archive):
+    """On a full disk the association continues, and the relay has the reason."""
 
     def full(*_heard):
         raise OSError(28, "No space left on device")
@@ -264,8 +264,8 @@ def test_a_recording_that_cannot_be_written_does_not_harm_what_is_recorded(archi
         run("echoscu", "-aec", "PACS", "127.0.0.1", nowhere.port, check=False)
 
 
-def test_overlays_are_told_apart_and_what_pads_a_data_set_is_no_picture():
-    """Two overlays of a group each, and (FFFC,FFFC)."""
+def test_overlays_and_padding_are_recorded():
+    """Overlays of two groups, and (FFFC,FFFC)."""
     dataset = Dataset()
     dataset.add_new(0x60003000, "OW", bytes(2))
     dataset.add_new(0x60023000, "OW", bytes(4))
@@ -276,8 +276,8 @@ def test_overlays_are_told_apart_and_what_pads_a_data_set_is_no_picture():
     assert "PixelData" not in datasets.decode(data, len(data), "1.2.840.10008.1.2.1")
 
 
-def test_a_request_that_was_never_answered_ends_the_association_on_replay_too(tmp_path):
-    """Nobody is left waiting for what is not on tape."""
+def test_a_request_without_a_recorded_response_aborts(tmp_path):
+    """The client does not wait for a response that was not recorded."""
     tape = tmp_path / "tape.jsonl"
     answered = '{"contexts": [{"id": 1, "result": 0, "transfer_syntax": "1.2.840.10008.1.2"}], "max_pdu": 0}'
     tape.write_text(HEAD + '{"association": 1, "accept": ' + answered + "}\n" + MESSAGE % '{"PatientID": ""}', "utf-8")
@@ -287,8 +287,8 @@ def test_a_request_that_was_never_answered_ends_the_association_on_replay_too(tm
     assert "Peer aborted Association" in said or "Abort" in said
 
 
-def test_a_refusal_that_came_before_the_rest_of_its_request_belongs_to_it(tmp_path):
-    """A server need not wait for the Identifier to say no; the same Message ID is used again afterwards."""
+def test_an_early_refusal_belongs_to_its_request(tmp_path):
+    """A server may refuse before the Identifier is complete; the same Message ID is used again afterwards."""
     refused = '{"CommandField": 32800, "MessageIDBeingRespondedTo": 1, "Status": %d}'
     early = '{"association": 1, "from": "acceptor", "context": 1, "command": ' + refused + "}\n"
     tape = tmp_path / "tape.jsonl"

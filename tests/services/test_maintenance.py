@@ -1,4 +1,4 @@
-"""What an administrator does: list, delete, export (issue 2 point 10)."""
+"""Listing, deleting and exporting instances."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from pacs.observability.events import Event, Notice
 from pacs.services.maintenance import Exported, Maintenance, safe_name
 from pacs.services.storage import Storage
 from tests import real_files
-from tests.services.test_storage import Failing
+from tests.services.test_storage import FailingFiles
 
 NAMES = ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "test-SR.dcm")
 
@@ -28,7 +28,7 @@ def files(tmp_path: Path) -> LocalFiles:
 
 @pytest.fixture
 def datasets(index: Index, files: LocalFiles) -> Sequence[pydicom.Dataset]:
-    """What is in the archive."""
+    """The data sets in the archive."""
     storage = Storage(index, files)
     for name in NAMES:
         storage.import_file(real_files.named(name))
@@ -43,14 +43,14 @@ def maintenance(index: Index, files: LocalFiles, datasets: Sequence[pydicom.Data
 
 @pytest.mark.parametrize("level", QueryLevel)
 def test_everything_is_listed_at_every_level(maintenance: Maintenance, datasets, level: QueryLevel):
-    """Each entity once, with the texts of its table."""
+    """Each entity once, with its usual attributes."""
     found = list(maintenance.entities(level, {}))
     assert [tuple(entity) for entity in found] == [USUAL_KEYS[level]] * 4
     assert {entity["PatientID"] for entity in found} == {str(each.PatientID) for each in datasets}
 
 
-def test_a_list_says_what_the_instances_say(maintenance: Maintenance, datasets):
-    """Names, dates and counts are those of the stored instances."""
+def test_listed_values_are_those_of_the_instances(maintenance: Maintenance, datasets):
+    """Names, dates and counts."""
     (study,) = maintenance.entities(QueryLevel.STUDY, {"PatientName": "CompressedSamples^CT1"})
     ct = datasets[0]
     assert study["StudyInstanceUID"] == ct.StudyInstanceUID
@@ -71,7 +71,7 @@ def test_a_list_says_what_the_instances_say(maintenance: Maintenance, datasets):
         ({"PatientID": "1CT1", "Modality": "MR"}, 0),
     ],
 )
-def test_a_selection_means_what_it_means_in_a_query(maintenance: Maintenance, selection: dict[str, str], count: int):
+def test_a_selection_matches_as_a_query_does(maintenance: Maintenance, selection: dict[str, str], count: int):
     """Wild cards, ranges, lists, and several keys together."""
     assert len(maintenance.instances(selection)) == count
 
@@ -82,7 +82,7 @@ def test_a_selection_means_what_it_means_in_a_query(maintenance: Maintenance, se
      {"PixelData": "x"}, {"\x1b[31m": "x"}],
 )  # fmt: skip
 def test_a_selection_that_would_be_ignored_is_refused(maintenance: Maintenance, selection: dict[str, str]):
-    """What cannot select must never select everything."""
+    """A key that cannot select must never select everything."""
     with pytest.raises(IdentifierError) as refused:
         maintenance.instances(selection)
     assert refused.value.comment.isprintable()
@@ -91,7 +91,7 @@ def test_a_selection_that_would_be_ignored_is_refused(maintenance: Maintenance, 
 def test_deleted_instances_are_gone_with_their_files_and_parents(
     maintenance: Maintenance, files: LocalFiles, index: Index
 ):
-    """Rows, files and the patients left without children; the others stay."""
+    """Rows, files and patients without children; the others stay."""
     chosen = maintenance.instances({"Modality": "CT\\MR"})
     done: list[int] = []
     assert maintenance.delete(chosen, done.append) == 2
@@ -102,15 +102,15 @@ def test_deleted_instances_are_gone_with_their_files_and_parents(
 
 
 def test_deleting_twice_does_no_harm(maintenance: Maintenance):
-    """What is gone already is not counted."""
+    """Instances that are gone already are not counted."""
     chosen = maintenance.instances({"Modality": "CT"})
     assert (maintenance.delete(chosen), maintenance.delete(chosen)) == (1, 0)
 
 
-def test_a_file_that_cannot_be_deleted_is_told(index: Index, files: LocalFiles, maintenance: Maintenance):
-    """The row is gone, the administrator learns which file is left."""
+def test_a_file_that_cannot_be_deleted_is_reported(index: Index, files: LocalFiles, maintenance: Maintenance):
+    """The row is gone, and a notice names the file that is left."""
     events: list[Event] = []
-    failing = Failing(files, "delete", StorageUnavailable("no"))
+    failing = FailingFiles(files, "delete", StorageUnavailable("no"))
     chosen = maintenance.instances({"Modality": "CT"})
     assert Maintenance(index, failing, publish=events.append).delete(chosen) == 1
     (event,) = events
@@ -118,8 +118,8 @@ def test_a_file_that_cannot_be_deleted_is_told(index: Index, files: LocalFiles, 
     assert chosen[0].file_key in event.sentence
 
 
-def test_exported_files_are_whole_part_10_files(maintenance: Maintenance, datasets, tmp_path: Path):
-    """Patient, study, series and instance name the path; every file is the instance, bit for bit."""
+def test_exported_files_are_complete_part_10_files(maintenance: Maintenance, datasets, tmp_path: Path):
+    """The path names patient, study, series and instance; each file is the instance, bit for bit."""
     done: list[int] = []
     exported = maintenance.export(maintenance.instances({}), tmp_path / "out", done.append)
     paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -131,15 +131,15 @@ def test_exported_files_are_whole_part_10_files(maintenance: Maintenance, datase
         assert real_files.data_set(path) == real_files.data_set(real_files.named(name))
 
 
-def test_exporting_again_puts_the_newer_copy_over_the_older(maintenance: Maintenance, tmp_path: Path):
-    """A second export of the same is the same."""
+def test_exporting_again_overwrites_the_copies(maintenance: Maintenance, tmp_path: Path):
+    """A second export of the same instances gives the same files."""
     for _ in range(2):
         maintenance.export(maintenance.instances({}), tmp_path / "out")
     assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 4
 
 
-def test_an_export_names_what_fails(maintenance: Maintenance, files: LocalFiles, tmp_path: Path):
-    """A place that cannot be written, and a stored file that is gone."""
+def test_an_export_reports_its_failure(maintenance: Maintenance, files: LocalFiles, tmp_path: Path):
+    """A folder that cannot be written, and a stored file that is missing."""
     (tmp_path / "file").write_text("")
     chosen = maintenance.instances({"Modality": "CT"})
     with pytest.raises(StorageUnavailable):
@@ -156,5 +156,5 @@ def test_an_export_names_what_fails(maintenance: Maintenance, files: LocalFiles,
      ("ÄÖ", "_"), ("x" * 100, "x" * 64), ("1.2.840.10008.1", "1.2.840.10008.1")],
 )  # fmt: skip
 def test_p11_no_name_leads_anywhere(text: str, name: str):
-    """Path separators, dots, control characters, reserved names and lengths are made harmless."""
+    """Path separators, dots, control characters, reserved names and long names are made harmless."""
     assert safe_name(text) == name

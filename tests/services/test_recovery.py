@@ -1,4 +1,4 @@
-"""After an unclean stop nothing is missing that was told to be stored: X7 and decision 0030."""
+"""Recovery after an unclean stop: no acknowledged instance is missing (X7 in docs/checklist.md, decision 30)."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ from pacs.services.stored_file import read_stored_file
 
 
 def archive(folder: Path) -> Archive:
-    """An archive that keeps its data in a folder, not started."""
+    """Return an archive that keeps its data in a folder, not started."""
     return Archive(
         from_settings(
             {
@@ -40,10 +40,10 @@ def archive(folder: Path) -> Archive:
     )
 
 
-def told(house: Archive) -> list[str]:
-    """What an archive will say that an administrator should know."""
+def notices(running: Archive) -> list[str]:
+    """Collect the notices of an archive."""
     said: list[str] = []
-    house.events.subscribe(lambda event: said.append(event.sentence) if isinstance(event, Notice) else None)
+    running.events.subscribe(lambda event: said.append(event.sentence) if isinstance(event, Notice) else None)
     return said
 
 
@@ -53,20 +53,20 @@ def paths(tmp_path: Path) -> list[Path]:
     return testing.write(testing.study(series=1, instances=10, size=8), tmp_path / "given")
 
 
-def versions(house: Archive, folder: Path) -> tuple[bytes, StoredInstance]:
-    """Store an instance and replace it by another content: the file that was replaced, and the row there is now."""
-    house.storage.duplicates = "replace"
+def versions(running: Archive, folder: Path) -> tuple[bytes, StoredInstance]:
+    """Store an instance and replace it; return the replaced file and the current row."""
+    running.storage.duplicates = "replace"
     files = []
     for name in ("before", "after"):
         given = testing.write(testing.study(series=1, instances=1, size=8, SeriesDescription=name), folder / name)
-        row = writer.find(house.index, house.storage.import_file(given[0]).sop_instance_uid)
-        with house.files.open(row.file_key) as file:
+        row = writer.find(running.index, running.storage.import_file(given[0]).sop_instance_uid)
+        with running.files.open(row.file_key) as file:
             files.append(file.read())
     return files[0], row
 
 
 def power_cut(before: Path, after: Path, wal: int) -> Path:
-    """A copy of an archive as a power cut leaves it: of the index's log only the first `wal` bytes are on the disk."""
+    """Copy an archive as after a power cut: only the first `wal` bytes of the index's log are there."""
     shutil.copytree(before, after, ignore=shutil.ignore_patterns("*-shm"))
     with (after / "pacs.db-wal").open("r+b") as log:
         log.truncate(wal)
@@ -74,14 +74,14 @@ def power_cut(before: Path, after: Path, wal: int) -> Path:
 
 
 def stored(folder: Path) -> int:
-    """How many instances the index in a folder has."""
+    """Count the instances of the index in a folder."""
     with closing(sqlite3.connect(folder / "pacs.db")) as connection:
         return int(connection.execute("SELECT count(*) FROM image").fetchone()[0])
 
 
 @pytest.mark.parametrize("lost", [0, 1, 100])
-def test_the_lost_tail_of_the_log_is_taken_in_again(tmp_path: Path, paths: list[Path], lost: int):
-    """What was answered with success is there after the cut, found and bit for bit the same, whatever the log lost."""
+def test_instances_in_the_lost_tail_of_the_log_are_recovered(tmp_path: Path, paths: list[Path], lost: int):
+    """Acknowledged instances are found bit for bit after the cut, whatever part of the log is lost."""
     with archive(tmp_path / "first") as first:
         first.start()
         for path in paths[:4]:
@@ -93,7 +93,7 @@ def test_the_lost_tail_of_the_log_is_taken_in_again(tmp_path: Path, paths: list[
     probe = power_cut(cut, tmp_path / "probe", kept - lost)
     assert stored(probe) == (3 if lost else 4)
     with archive(cut) as second:
-        said = told(second)
+        said = notices(second)
         second.start()
         assert stored(cut) == 10
         for path in paths:
@@ -105,8 +105,8 @@ def test_the_lost_tail_of_the_log_is_taken_in_again(tmp_path: Path, paths: list[
         assert said[0].startswith("7 instances" if lost else "6 instances")
 
 
-def test_after_a_clean_stop_nothing_is_looked_for(tmp_path: Path, paths: list[Path]):
-    """A file without a row is no business of a start after a clean stop."""
+def test_after_a_clean_stop_no_recovery_runs(tmp_path: Path, paths: list[Path]):
+    """A file in no row is not added."""
     with archive(tmp_path) as first:
         first.start()
         row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
@@ -123,10 +123,10 @@ import os, sys
 from pathlib import Path
 from tests.services.test_recovery import archive
 from pacs.index import writer
-house = archive(Path(sys.argv[1]))
-house.start()
+running = archive(Path(sys.argv[1]))
+running.start()
 for path in sys.argv[3:]:
-    house.storage.import_file(Path(path))
+    running.storage.import_file(Path(path))
     if sys.argv[2] == "before the row":
         writer.add = lambda *_: os._exit(9)
 os._exit(9)
@@ -134,22 +134,22 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("when", ["before the row", "after the row"])
-def test_a_process_that_died_loses_nothing(tmp_path: Path, paths: list[Path], when: str):
-    """Killed between the file and the row, or right after: the next start has all whole files in the index."""
-    command = [sys.executable, "-c", DIE, str(tmp_path / "house"), when, *map(str, paths[:3])]
+def test_a_killed_process_loses_nothing(tmp_path: Path, paths: list[Path], when: str):
+    """Killed between file and row, or right after: the next start has all complete files in the index."""
+    command = [sys.executable, "-c", DIE, str(tmp_path / "running"), when, *map(str, paths[:3])]
     died = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=60, check=False)
     assert died.returncode == 9
     whole = 2 if when == "before the row" else 3
-    with archive(tmp_path / "house") as second:
+    with archive(tmp_path / "running") as second:
         second.start()
-        assert stored(tmp_path / "house") == whole
+        assert stored(tmp_path / "running") == whole
         assert len(list(second.files.keys())) == whole
-        assert len(list((tmp_path / "house" / "files" / "running").iterdir())) == 1
+        assert len(list((tmp_path / "running" / "files" / "running").iterdir())) == 1
         assert second.storage.import_file(paths[1]).duplicate
 
 
-def test_while_another_process_lives_nothing_is_taken_in(tmp_path: Path, paths: list[Path]):
-    """What is in no row may be on its way into one."""
+def test_while_another_process_runs_no_recovery_runs(tmp_path: Path, paths: list[Path]):
+    """A file in no row may be about to get one."""
     with archive(tmp_path) as first:
         first.start()
         row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
@@ -161,8 +161,8 @@ def test_while_another_process_lives_nothing_is_taken_in(tmp_path: Path, paths: 
         assert (tmp_path / "files" / "running" / "dead").exists()
 
 
-def test_what_cannot_be_taken_in_is_told_and_left(tmp_path: Path, paths: list[Path]):
-    """A damaged file, one that is not ours, a newer one whose instance has another file: named, and still there."""
+def test_files_that_cannot_be_added_are_reported_and_left(tmp_path: Path, paths: list[Path]):
+    """A damaged file, a foreign one, and a newer one whose instance has another file."""
     with archive(tmp_path) as first:
         first.start()
         before, after = versions(first, tmp_path)
@@ -175,15 +175,15 @@ def test_what_cannot_be_taken_in_is_told_and_left(tmp_path: Path, paths: list[Pa
     (folder / f"{name}4.dcm").write_bytes(b"hello")
     (tmp_path / "files" / "running" / "dead").mkdir()
     with archive(tmp_path) as second:
-        said = told(second)
+        said = notices(second)
         second.start()
     assert len(said) == 4
     assert all("was not added" in each for each in said)
     assert len(list(folder.iterdir())) == 6
 
 
-def test_what_a_row_has_already_is_swept(tmp_path: Path):
-    """A copy, as a sender leaves who sends again to a process that dies, and the older one of two, as a replacement."""
+def test_superfluous_files_are_deleted(tmp_path: Path):
+    """A copy that was sent again to a process that died, and the older file of a replaced instance."""
     with archive(tmp_path) as first:
         first.start()
         before, after = versions(first, tmp_path)
@@ -192,15 +192,15 @@ def test_what_a_row_has_already_is_swept(tmp_path: Path):
     file.with_name("00000000-0000-7000-8000-000000000001.dcm").write_bytes(before)
     (tmp_path / "files" / "running" / "dead").mkdir()
     with archive(tmp_path) as second:
-        said = told(second)
+        said = notices(second)
         second.start()
         assert writer.find(second.index, after.sop_instance_uid) == after
     assert said == []
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_files_that_somebody_else_takes_in_at_the_same_time_stay(tmp_path: Path, paths: list[Path]):
-    """A repair beside a server that starts: what that one has entered into a row is nobody's to sweep."""
+def test_files_added_by_others_at_the_same_time_stay(tmp_path: Path, paths: list[Path]):
+    """By a repair beside a starting server."""
     with archive(tmp_path) as first:
         first.start()
         before = [writer.find(first.index, first.storage.import_file(path).sop_instance_uid) for path in paths]
@@ -213,8 +213,8 @@ def test_files_that_somebody_else_takes_in_at_the_same_time_stay(tmp_path: Path,
         assert list(second.files.keys()) == [row.file_key for row in before]
 
 
-def test_a_copy_that_takes_the_place_of_the_file_of_a_row_meanwhile_stays(tmp_path: Path, paths: list[Path]):
-    """As it is compared with that file, somebody replaces this."""
+def test_a_copy_that_gets_into_a_row_meanwhile_stays(tmp_path: Path, paths: list[Path]):
+    """While it is compared with the file of the row, the copy replaces that file."""
     row, _, copy = a_row_and_a_copy(tmp_path, paths[0], "ffffffff-0000-7000-8000-000000000001.dcm")
     (tmp_path / "files" / "running" / "dead").mkdir()
 
@@ -229,7 +229,7 @@ def test_a_copy_that_takes_the_place_of_the_file_of_a_row_meanwhile_stays(tmp_pa
 
 
 def a_row_and_a_copy(folder: Path, path: Path, name: str) -> tuple[StoredInstance, Path, Path]:
-    """An instance in the index, its file, and a copy of that beside it which is in no row."""
+    """Store an instance; return its row, and a copy of its file that is in no row."""
     with archive(folder) as first:
         first.start()
         row = writer.find(first.index, first.storage.import_file(path).sop_instance_uid)
@@ -239,20 +239,20 @@ def a_row_and_a_copy(folder: Path, path: Path, name: str) -> tuple[StoredInstanc
     return row, file, copy
 
 
-def on_opening(house: Archive, work: dict[str, Callable[[Index, LocalFiles, str], object]]) -> None:
-    """Have something happen when a file is opened for the first time, by key."""
-    real = house.files.open
+def on_opening(running: Archive, work: dict[str, Callable[[Index, LocalFiles, str], object]]) -> None:
+    """Call a function when a file is opened for the first time, by key."""
+    real = running.files.open
 
     def opened(key: str) -> BinaryIO:
         if key in work:
-            work.pop(key)(house.index, house.files, key)
+            work.pop(key)(running.index, running.files, key)
         return real(key)
 
-    house.files.open = opened
+    running.files.open = opened
 
 
-def test_a_row_whose_file_is_damaged_gets_the_copy_that_is_not(tmp_path: Path, paths: list[Path]):
-    """The same bytes, whole."""
+def test_a_row_with_a_damaged_file_gets_the_undamaged_copy(tmp_path: Path, paths: list[Path]):
+    """The same bytes, complete."""
     row, file, copy = a_row_and_a_copy(tmp_path, paths[0], "00000000-0000-7000-8000-000000000001.dcm")
     file.write_bytes(bytes(row.size))
     (tmp_path / "files" / "running" / "dead").mkdir()
@@ -261,8 +261,8 @@ def test_a_row_whose_file_is_damaged_gets_the_copy_that_is_not(tmp_path: Path, p
         assert writer.find(second.index, row.sop_instance_uid).file_key.endswith(copy.name)
 
 
-def test_a_row_whose_file_is_gone_gets_the_file_that_has_none(tmp_path: Path, paths: list[Path]):
-    """The instance that is there takes the place of the one that is not."""
+def test_a_row_without_a_file_gets_the_file_of_its_instance(tmp_path: Path, paths: list[Path]):
+    """The existing file takes the place of the missing one."""
     with archive(tmp_path) as first:
         first.start()
         row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
@@ -276,8 +276,8 @@ def test_a_row_whose_file_is_gone_gets_the_file_that_has_none(tmp_path: Path, pa
 
 
 def test_only_new_instances_are_committed_without_a_sync(tmp_path: Path, paths: list[Path]):
-    """And only while a server runs, which will look for them: removing and replacing always wait for the disk."""
-    house = archive(tmp_path)
+    """And only while a server runs, which marks itself; removing and replacing always wait for the disk."""
+    running = archive(tmp_path)
     modes: list[int] = []
 
     def watch(driver: sqlite3.Connection, _record: object) -> None:
@@ -291,16 +291,16 @@ def test_only_new_instances_are_committed_without_a_sync(tmp_path: Path, paths: 
 
         driver.set_trace_callback(note)
 
-    event.listen(house.index._engine, "connect", watch)
-    house.open()
+    event.listen(running.index._engine, "connect", watch)
+    running.open()
     full, normal = 2, 1
-    with house:
-        uid = house.storage.import_file(paths[0]).sop_instance_uid
+    with running:
+        uid = running.storage.import_file(paths[0]).sop_instance_uid
         assert modes[-1] == full
-        house.start()
-        house.storage.import_file(paths[1])
+        running.start()
+        running.storage.import_file(paths[1])
         assert modes[-1] == normal
-        writer.remove(house.index, [uid])
+        writer.remove(running.index, [uid])
         assert modes[-1] == full
-        house.storage.import_file(paths[2])
+        running.storage.import_file(paths[2])
         assert modes[-1] == normal

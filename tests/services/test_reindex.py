@@ -1,4 +1,4 @@
-"""The whole index from the files alone, row for row: issue 4 point 2."""
+"""reindex: the whole index from the files alone, row for row."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def files(tmp_path: Path) -> LocalFiles:
 
 
 def reindex(index: Index, files: LocalFiles, tmp_path: Path, **options) -> Reindexed:
-    """Make the index say what the files say; nobody else is at work, so nothing has to be waited for."""
+    """Run reindex without a grace period, as no other process works here."""
     return Reindex(index, files, grace=0, **options).run()
 
 
@@ -44,8 +44,8 @@ def lose(index: Index) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_the_index_says_what_the_files_say_row_for_row(index: Index, files: LocalFiles, tmp_path: Path):
-    """Real files, conflicts, fills, replaced and deleted instances, character sets: in order, in disorder and lost."""
+def test_the_rebuilt_index_is_the_same_row_for_row(index: Index, files: LocalFiles, tmp_path: Path):
+    """Real files, conflicts, replacements, deletions, character sets: of a correct, a wrong and an empty index."""
     populate(index, files)
     writer.touch(index, [Maintenance(index, files).instances({})[0].sop_instance_uid], 12345)
     before = rows(index)
@@ -64,7 +64,7 @@ def test_the_index_says_what_the_files_say_row_for_row(index: Index, files: Loca
 
 
 def spoil(index: Index) -> None:
-    """Columns of every level, studies under another patient, series in another study, instances in another series."""
+    """Change columns of every level, and move studies, series and instances to other parents."""
     with index.write() as connection:
         for column, value in (
             (patient.c.patient_name, "x"), (patient.c.kept, b""), (study.c.study_date, "19000101"),
@@ -79,18 +79,18 @@ def spoil(index: Index) -> None:
 
 
 def without_use(said):
-    """The same rows, without when an instance was used last."""
+    """Return the same rows without the time of last use."""
     place = 1 + [each.name for each in image.c if each.name not in SURROGATES].index("last_used_at")
     return said | {"image": sorted(((*row[:place], *row[place + 1 :]) for row in said["image"]), key=repr)}
 
 
 def _some(connection, reference) -> int:
-    """One row that all others are to refer to."""
+    """Return one row to which all others will refer."""
     return connection.execute(reference.table.select().limit(1)).mappings().one()[reference.name]
 
 
-def test_rows_without_files_go_and_files_without_rows_come(index: Index, files: LocalFiles, tmp_path: Path):
-    """In both directions, parents included."""
+def test_rows_without_files_are_removed_and_files_without_rows_added(index: Index, files: LocalFiles, tmp_path: Path):
+    """With their parents."""
     storage = Storage(index, files)
     send(storage, *series_of(1))
     before = rows(index)
@@ -103,8 +103,8 @@ def test_rows_without_files_go_and_files_without_rows_come(index: Index, files: 
     assert rows(index) == before
 
 
-def test_a_file_that_holds_no_instance_is_named_and_left(index: Index, files: LocalFiles, tmp_path: Path):
-    """Its row goes, as nothing can be said of it; the file is the business of fsck."""
+def test_a_file_without_an_instance_is_reported_and_left(index: Index, files: LocalFiles, tmp_path: Path):
+    """Its row is removed; fsck deals with the file."""
     storage = Storage(index, files)
     send(storage, *series_of(1))
     victim = Maintenance(index, files).instances({})[0]
@@ -118,10 +118,10 @@ def test_a_file_that_holds_no_instance_is_named_and_left(index: Index, files: Lo
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("newest", [False, True])
 @pytest.mark.parametrize("is_lost", [False, True])
-def test_of_two_files_with_one_instance_the_one_that_is_in_the_index_counts(
+def test_of_two_files_with_one_instance_the_one_in_the_index_counts(
     index: Index, files: LocalFiles, tmp_path: Path, newest: bool, is_lost: bool
 ):
-    """And where it is in no row the older, or the newer where the archive replaces."""
+    """If neither is in it, the older one, or the newer one where the archive replaces."""
     storage = Storage(index, files)
     send(storage, *series_of(1, 1))
     (first,) = Maintenance(index, files).instances({})
@@ -135,16 +135,16 @@ def test_of_two_files_with_one_instance_the_one_that_is_in_the_index_counts(
     assert list(done.unusable) == [other]
 
 
-def test_an_index_whose_files_are_not_there_is_left_alone(index: Index, files: LocalFiles, tmp_path: Path):
-    """Somebody has forgotten to mount a disk."""
+def test_an_index_without_any_file_is_left_alone(index: Index, files: LocalFiles, tmp_path: Path):
+    """The disk may not be mounted."""
     send(Storage(index, files), *series_of(1))
     with pytest.raises(StorageUnavailable, match=r"check files\.url"):
         reindex(index, LocalFiles(tmp_path / "elsewhere"), tmp_path)
     assert len(rows(index)["image"]) == 3
 
 
-def test_what_arrives_and_goes_meanwhile_is_as_if_nothing_had_run(index: Index, files: LocalFiles, tmp_path: Path):
-    """One thread takes in, replaces and deletes while the index is made again and again; nothing is ever missing."""
+def test_a_reindex_does_not_disturb_an_archive_in_use(index: Index, files: LocalFiles, tmp_path: Path):
+    """One thread stores, replaces and deletes during many reindexes; nothing is ever missing."""
     storage = Storage(index, files, duplicates="replace")
     stays = series_of(1, 20, patient_id="STAYS")
     send(storage, *stays)
@@ -207,10 +207,8 @@ Reindex(Index(url), LocalFiles(Path(root)), grace=0).run()
 """
 
 
-def test_a_run_that_was_killed_is_made_up_for_by_the_next(
-    index: Index, database_url: str, files: LocalFiles, tmp_path: Path
-):
-    """What it left beside the files is removed, and the index is what it was."""
+def test_a_killed_reindex_is_completed_by_the_next(index: Index, database_url: str, files: LocalFiles, tmp_path: Path):
+    """Its temporary folder is removed, and the index is as before."""
     storage = Storage(index, files)
     for number in range(1, 6):
         send(storage, *series_of(number))

@@ -15,7 +15,7 @@ from pacs.testing import MODALITIES, studies, study, write
 
 @pytest.mark.parametrize("modality", sorted(MODALITIES))
 def test_a_study_reads_back_as_it_was_built(tmp_path, modality):
-    """Every modality there is."""
+    """For every modality."""
     built = study(modality=modality, series=2, instances=3)
     read = [dcmread(path) for path in write(built, tmp_path)]
     assert read == built
@@ -25,7 +25,7 @@ def test_a_study_reads_back_as_it_was_built(tmp_path, modality):
 
 
 def test_the_same_arguments_make_the_same_study():
-    """And another patient, number or modality another one."""
+    """Another patient, number or modality makes another study."""
     first = study(instances=1)
     assert first == study(instances=1)
     others = [study(patient_id="P2"), study(number=2), study(modality="MR")]
@@ -51,23 +51,23 @@ def test_a_study_can_be_written_in_every_transfer_syntax_pydicom_knows(tmp_path,
         ("Wang^XiaoDong=王^小東", "ISO_IR 192"),
     ],
 )
-def test_a_patient_may_be_called_anything_the_character_set_holds(tmp_path, patient, character_set):
-    """What is read is what was asked for."""
+def test_a_name_can_use_the_whole_character_set(tmp_path, patient, character_set):
+    """The name is read back unchanged."""
     built = study(patient, series=1, instances=1, character_set=character_set)
     assert dcmread(*write(built, tmp_path)).PatientName == patient
 
 
 @pytest.mark.parametrize("where", ["patient", "patient_id", "StudyDescription"])
-def test_texts_beyond_ascii_are_in_utf_8_where_no_character_set_is_named(tmp_path, where):
-    """None is written as a question mark."""
+def test_non_ascii_texts_default_to_utf_8(tmp_path, where):
+    """No character becomes a question mark."""
     built = study(series=1, instances=1, **{where: "Jörg"})
     read = dcmread(*write(built, tmp_path))
     assert read.SpecificCharacterSet == "ISO_IR 192"
     assert "Jörg" in {str(read.PatientName), read.PatientID, read.StudyDescription}
 
 
-def test_a_modality_that_cannot_be_built_is_refused():
-    """With those that can."""
+def test_an_unknown_modality_is_an_error():
+    """The error lists the known ones."""
     with pytest.raises(ValueError, match="unknown modality 'XX'; expected one of CT, MR"):
         study(modality="XX")
 
@@ -80,20 +80,20 @@ def test_a_modality_that_cannot_be_built_is_refused():
         ("colour", "there is no keyword colour"),
     ],
 )
-def test_an_attribute_that_there_is_not_is_refused(mistake, said):
-    """With the one that was probably meant."""
+def test_an_unknown_attribute_is_an_error(mistake, said):
+    """The error suggests a name."""
     with pytest.raises(ValueError, match=re.escape(said)):
         study(**{mistake: "X"})
 
 
 def test_any_attribute_can_be_set_by_its_keyword():
-    """Over what the builder would have put there."""
+    """It replaces the value of the builder."""
     (dataset,) = study(series=1, instances=1, PatientSex="F", BodyPartExamined="KNEE")
     assert (dataset.PatientSex, dataset.BodyPartExamined) == ("F", "KNEE")
 
 
-def test_the_plugin_imports_nothing_heavy_before_it_is_used():
-    """Everybody's test run pays for what a plugin imports."""
+def test_the_plugin_imports_heavy_modules_late():
+    """Every test run pays for the imports of a plugin."""
     heavy = ("pydicom", "pynetdicom", "sqlalchemy", "pydantic")
     program = f"import pacs.testing, sys; print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
@@ -101,7 +101,7 @@ def test_the_plugin_imports_nothing_heavy_before_it_is_used():
 
 
 def test_pixels_are_compressed_where_there_is_an_encoder(tmp_path):
-    """RLE always: pydicom brings it; what comes out of it is what the native study has."""
+    """Always for RLE, which pydicom includes; the decoded pixels equal those of the native study."""
     native, rle = (study(series=1, instances=2, transfer_syntax=each) for each in (ExplicitVRLittleEndian, RLELossless))
     for plain, compressed in zip(native, write(rle, tmp_path), strict=True):
         read = dcmread(compressed)
@@ -111,14 +111,14 @@ def test_pixels_are_compressed_where_there_is_an_encoder(tmp_path):
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
 def test_pixels_are_compressed_by_encoders_that_are_installed(tmp_path, syntax):
-    """Without one they are a placeholder, as in every other syntax that nobody can write."""
+    """Without an encoder, pixels are a placeholder."""
     (dataset,) = study(series=1, instances=1, transfer_syntax=syntax, size=64)
     is_placeholder = b"a placeholder" in dataset.PixelData
     assert is_placeholder != get_encoder(syntax).is_available
 
 
-def test_several_patients_have_names_ids_and_uids_of_their_own():
-    """And what else is asked for is the same for all."""
+def test_each_patient_has_its_own_name_id_and_uids():
+    """Other arguments apply to all."""
     built = studies(patients=2, per_patient=2, series=1, instances=1, modality="MR")
     assert [(each.PatientID, each.StudyID) for each in built] == [("P1", "1"), ("P1", "2"), ("P2", "1"), ("P2", "2")]
     assert len({each.StudyInstanceUID for each in built}) == len({each.SOPInstanceUID for each in built}) == 4

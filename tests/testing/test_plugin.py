@@ -1,4 +1,4 @@
-"""The plugin as pytest loads it in somebody else's project."""
+"""The plugin as pytest loads it in another project."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_nothing_is_left_of_another_test(pacs_server):
 
 
 def run(folder, suite, *options, **variables):
-    """What pytest prints of a suite in a folder of its own."""
+    """Run a suite in its own folder and return what pytest prints."""
     (folder / "test_suite.py").write_text(suite)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | variables
@@ -39,18 +39,18 @@ def run(folder, suite, *options, **variables):
     return ran.stdout + ran.stderr
 
 
-def test_a_suite_needs_nothing_but_the_name_of_the_fixture(tmp_path):
-    """Each test has an archive of its own."""
+def test_a_suite_only_needs_the_fixture(tmp_path):
+    """Each test gets its own archive."""
     assert "2 passed" in run(tmp_path, SUITE)
 
 
-def test_a_suite_may_run_on_several_workers(tmp_path):
-    """Each has ports of its own, also where one is asked for."""
+def test_a_suite_can_run_on_several_workers(tmp_path):
+    """Each has its own ports, also if a port is given."""
     assert "2 passed" in run(tmp_path, SUITE, "-n", "2", "--pacs-port", str(free_port()))
 
 
 def test_title_and_port_can_be_chosen(tmp_path):
-    """For an SCU that cannot be told where its server is."""
+    """For an SCU with a fixed server address."""
     port = free_port()
     suite = f"def test_it(pacs_server):\n    assert pacs_server.address == 'MINE@127.0.0.1:{port}'\n"
     assert "1 passed" in run(tmp_path, suite, "--pacs-aet", "MINE", "--pacs-port", str(port), "-n", "0")
@@ -66,8 +66,8 @@ WRONG_MARKERS = {
 }
 
 
-def test_a_marker_that_makes_no_sense_says_so(tmp_path):
-    """As `pacs serve` would."""
+def test_an_invalid_marker_is_an_error(tmp_path):
+    """With the messages of `pacs serve`."""
     tests = [
         f"@pytest.mark.pacs({marker})\ndef test_{number}(pacs_server):\n    pass\n"
         for number, marker in enumerate(WRONG_MARKERS)
@@ -99,8 +99,8 @@ def before():
     ],
     ids=["used", "unused"],
 )
-def test_what_a_server_needs_is_imported_before_the_first_test_that_has_one(tmp_path, arguments, imported):
-    """And never where none has: everybody's test run pays for what a plugin imports."""
+def test_the_server_is_imported_before_the_first_test(tmp_path, arguments, imported):
+    """And not in a run without such tests."""
     suite = f"{HEAVY}\ndef test_it({arguments}):\n    pass\n"
     said = run(tmp_path, suite, "-n", "0", "-s")
     assert f"imported {imported}" in said
@@ -108,7 +108,7 @@ def test_what_a_server_needs_is_imported_before_the_first_test_that_has_one(tmp_
 
 
 def test_the_package_can_be_named_as_the_plugin(tmp_path):
-    """By whoever loads no plugin by itself, or has an entry point from before the plugin had its own."""
+    """If plugins are not loaded automatically, or the installed entry point names the package."""
     (tmp_path / "conftest.py").write_text("pytest_plugins = ['pacs.testing']\n")
     assert "2 passed" in run(tmp_path, SUITE, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
@@ -116,8 +116,8 @@ def test_the_package_can_be_named_as_the_plugin(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "expected"), [("query.manner = strict", "1 passed"), ("strict", "is not KEY = VALUE")]
 )
-def test_settings_for_all_tests_stand_in_the_ini_file(tmp_path, lines, expected):
-    """A line each; those of a marker count before them."""
+def test_the_ini_file_has_settings_for_all_tests(tmp_path, lines, expected):
+    """One per line; those of a marker take precedence."""
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npacs_settings =\n    {lines}\n")
     suite = "def test_it(pacs_server):\n    assert pacs_server.config.query.manner == 'strict'\n"
     assert expected in run(tmp_path, suite, "-n", "0")

@@ -1,4 +1,4 @@
-"""`pacs_server` and `storage_scp` as somebody uses them who tests an SCU of their own."""
+"""`pacs_server` and `storage_scp`, used as in the tests of an SCU."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 
 def keys(level="STUDY", **values):
-    """An Identifier."""
+    """Return an Identifier."""
     dataset = Dataset()
     dataset.QueryRetrieveLevel = level
     for keyword, value in values.items():
@@ -29,7 +29,7 @@ def keys(level="STUDY", **values):
 
 
 def associate(server, *sop_classes, **options):
-    """An association of pynetdicom's for some SOP Classes."""
+    """Associate with pynetdicom for some SOP Classes."""
     ae = AE("CLIENT")
     for each in sop_classes:
         ae.add_requested_context(each)
@@ -39,7 +39,7 @@ def associate(server, *sop_classes, **options):
 
 
 def find(server, **values):
-    """The data sets that a C-FIND gives, and its final status."""
+    """Return the matches of a C-FIND and its final status."""
     association = associate(server, FIND)
     *matches, (final, _) = association.send_c_find(keys(**values), FIND)
     association.release()
@@ -47,7 +47,7 @@ def find(server, **values):
 
 
 def move(server, destination, **values):
-    """All responses to a C-MOVE."""
+    """Return all responses to a C-MOVE."""
     association = associate(server, MOVE)
     responses = [status for status, _ in association.send_c_move(keys(**values), destination, MOVE)]
     association.release()
@@ -57,14 +57,14 @@ def move(server, destination, **values):
 # --- what it holds ------------------------------------------------------------------------------------------------
 
 
-def test_it_says_where_it_is(pacs_server):
-    """In one text, as people write it."""
+def test_it_has_an_address(pacs_server):
+    """In one text."""
     assert pacs_server.address == f"PACS@127.0.0.1:{pacs_server.port}"
     assert find(pacs_server, PatientID="") == ([], 0x0000)
 
 
-def test_it_takes_data_sets_files_folders_and_lists_of_them(pacs_server, tmp_path):
-    """Each is found by a client afterwards."""
+def test_it_stores_data_sets_files_folders_and_lists(pacs_server, tmp_path):
+    """A client finds each of them."""
     by_itself, *listed = (study(patient_id=f"P{number}", series=1, instances=1) for number in range(1, 4))
     (file,) = write(study(patient_id="FILE", series=1, instances=1), tmp_path / "a")
     write(study(patient_id="FOLDER", series=1, instances=2), tmp_path / "b" / "deeper")
@@ -74,7 +74,7 @@ def test_it_takes_data_sets_files_folders_and_lists_of_them(pacs_server, tmp_pat
     assert sorted(each.PatientID for each in found) == ["FILE", "FOLDER", "P1", "P2", "P3"]
 
 
-def test_a_data_set_without_file_meta_information_is_taken_too(pacs_server):
+def test_it_stores_a_data_set_without_file_meta_information(pacs_server):
     """In explicit VR little endian."""
     (dataset,) = study(series=1, instances=1)
     del dataset.file_meta
@@ -82,15 +82,15 @@ def test_a_data_set_without_file_meta_information_is_taken_too(pacs_server):
     assert len(find(pacs_server, PatientID="P1")[0]) == 1
 
 
-def test_what_cannot_be_taken_says_why(pacs_server, tmp_path):
-    """As an import would."""
+def test_a_refused_data_set_raises_with_the_reason(pacs_server, tmp_path):
+    """As an import does."""
     (tmp_path / "note.txt").write_text("no image")
     with pytest.raises(UndecodableDataSet, match="Not a DICOM file"):
         pacs_server.add(tmp_path / "note.txt")
 
 
-def test_what_cannot_be_taken_is_named(pacs_server, tmp_path):
-    """The path, or what the data set lacks, in the error itself."""
+def test_a_refused_item_is_named(pacs_server, tmp_path):
+    """The error has the path, or the missing attributes."""
     (tmp_path / "note.txt").write_text("no image")
     with pytest.raises(UndecodableDataSet, match="^" + re.escape(f"{tmp_path}/note.txt: Not a DICOM file")):
         pacs_server.add(tmp_path)
@@ -102,8 +102,8 @@ def test_what_cannot_be_taken_is_named(pacs_server, tmp_path):
         pacs_server.add(3)
 
 
-def test_several_patients_with_several_studies_are_one_call(pacs_server):
-    """Each with names and UIDs of its own."""
+def test_studies_builds_several_patients(pacs_server):
+    """Each with its own names and UIDs."""
     pacs_server.add(studies(patients=2, per_patient=3, series=1, instances=1))
     found, _ = find(pacs_server, PatientID="")
     assert [each.PatientID for each in found].count("P1") == 3
@@ -113,8 +113,8 @@ def test_several_patients_with_several_studies_are_one_call(pacs_server):
 # --- what came ----------------------------------------------------------------------------------------------------
 
 
-def test_it_saw_the_keys_of_a_query(pacs_server):
-    """As they were sent, '' for universal matching."""
+def test_it_records_the_keys_of_a_query(pacs_server):
+    """As received, '' for universal matching."""
     pacs_server.add(study(series=1, instances=1))
     find(pacs_server, PatientID="P1", PatientName="")
     (query,) = pacs_server.received.c_find
@@ -126,8 +126,8 @@ def test_it_saw_the_keys_of_a_query(pacs_server):
     assert 0 <= query.first_response <= query.duration
 
 
-def test_it_saw_the_destination_and_the_counts_of_a_move(pacs_server, storage_scp):
-    """And the destination saw on whose behalf it came."""
+def test_it_records_the_destination_and_counts_of_a_move(pacs_server, storage_scp):
+    """The destination has the move originator."""
     pacs_server.add(study(series=1, instances=3))
     responses = move(pacs_server, "STORAGE_SCP", StudyInstanceUID=study()[0].StudyInstanceUID)
     retrieve = pacs_server.received.expect_c_move(destination="STORAGE_SCP")
@@ -141,8 +141,8 @@ def test_it_saw_the_destination_and_the_counts_of_a_move(pacs_server, storage_sc
     assert {each.move_originator for each in storage_scp.wait_for(3)} == {("CLIENT", 1)}
 
 
-def test_it_saw_the_contexts_roles_and_extended_negotiation_of_an_association(pacs_server):
-    """What was proposed and what was accepted, and how it ended."""
+def test_it_records_the_negotiation_of_an_association(pacs_server):
+    """What was proposed and accepted, and how the association ended."""
     item = SOPClassExtendedNegotiation()
     item.sop_class_uid, item.service_class_application_information = FIND, b"\1"
     ct = study()[0].SOPClassUID
@@ -155,20 +155,20 @@ def test_it_saw_the_contexts_roles_and_extended_negotiation_of_an_association(pa
     assert (association.ended_by, association.rejection) == ("A-RELEASE", None)
 
 
-def test_it_saw_the_abort_and_the_rejection(pacs_server):
-    """Whatever became of an association, it is in the list."""
+def test_it_records_aborts_and_rejections(pacs_server):
+    """Every association is in the list."""
     associate(pacs_server, VERIFICATION).abort()
     pacs_server.faults.add(Fault("association", reject=(1, 1, 3)))
     ae = AE("CLIENT")
     ae.add_requested_context(VERIFICATION)
-    # pynetdicom takes the end of the connection for an abort where it sees that first, whoever rejects it
+    # pynetdicom reports an abort if it sees the end of the connection before the rejection
     assert not ae.associate(pacs_server.host, pacs_server.port).is_established
     first, second = pacs_server.received.wait_for_ends()
     assert (first.ended_by, second.ended_by, second.rejection) == ("A-ABORT", "rejected", (1, 1, 3))
 
 
-def test_it_saw_the_cancel(pacs_server):
-    """For the request it was meant for."""
+def test_it_records_a_cancel(pacs_server):
+    """In the request that it cancels."""
     pacs_server.add(studies(patients=3, per_patient=1, series=1, instances=1))
     pacs_server.faults.add(Fault("C-FIND", delay_each=0.1))
     association = associate(pacs_server, FIND)
@@ -181,7 +181,7 @@ def test_it_saw_the_cancel(pacs_server):
     assert [each.message_id for each in pacs_server.received.c_cancel] == [7]
 
 
-def test_it_saw_stores_echoes_and_gets(pacs_server):
+def test_it_records_stores_echoes_and_gets(pacs_server):
     """Each in its list."""
     (image,) = study(series=1, instances=1)
     ae = AE("CLIENT")
@@ -207,8 +207,8 @@ def test_it_saw_stores_echoes_and_gets(pacs_server):
 # --- what was expected --------------------------------------------------------------------------------------------
 
 
-def test_an_expectation_that_fails_says_which_key_differs(pacs_server):
-    """And all keys of what came instead."""
+def test_a_failed_expectation_names_differing_keys(pacs_server):
+    """With all keys of the requests received."""
     find(pacs_server, PatientID="P2", StudyDate="")
     with pytest.raises(AssertionError) as told:
         pacs_server.received.expect_c_find(PatientID="P1", Modality="CT", message_id=1)
@@ -220,8 +220,8 @@ def test_an_expectation_that_fails_says_which_key_differs(pacs_server):
     assert pacs_server.received.expect_c_find(PatientID="P2", message_id=1).level == "STUDY"
 
 
-def test_an_expectation_of_what_never_came_says_what_did(pacs_server):
-    """Or that nothing came."""
+def test_a_failed_expectation_lists_the_received_operations(pacs_server):
+    """Or that no request was received."""
     with pytest.raises(AssertionError, match="no C-MOVE received\n  no request received"):
         pacs_server.received.expect_c_move()
     find(pacs_server, PatientID="")
@@ -236,8 +236,8 @@ def test_an_expectation_of_what_never_came_says_what_did(pacs_server):
         ("mesage_id", "mesage_id: requests have no such attribute; did you mean message_id?"),
     ],
 )
-def test_an_expectation_of_a_key_that_there_is_not_is_a_mistake_of_the_test(pacs_server, mistake, said):
-    """Whatever came."""
+def test_an_unknown_key_of_an_expectation_is_an_error(pacs_server, mistake, said):
+    """Whatever was received."""
     with pytest.raises(ValueError, match=re.escape(said)):
         pacs_server.received.expect_c_find(**{mistake: "P1"})
 
@@ -254,8 +254,8 @@ def test_a_key_without_a_keyword_is_expected_by_its_tag(pacs_server):
         pacs_server.received.expect_c_find(**{"00091001": "Y"})
 
 
-def test_what_is_shown_in_a_failing_test_says_where_and_how_much(pacs_server, storage_scp):
-    """Of the servers, of what came, and of its responses."""
+def test_reprs_have_address_and_counts(pacs_server, storage_scp):
+    """For servers, records and responses."""
     pacs_server.add(study(series=1, instances=1))
     move(pacs_server, "STORAGE_SCP", PatientID="", StudyInstanceUID=study()[0].StudyInstanceUID)
     find(pacs_server, PatientID="P1")
@@ -269,14 +269,14 @@ def test_what_is_shown_in_a_failing_test_says_where_and_how_much(pacs_server, st
     assert "comment" not in repr(final)
 
 
-def test_a_server_that_is_not_watched_shows_where_it_is(tmp_path):
-    """It has no counts."""
+def test_the_repr_of_an_unwatched_server_has_its_address(tmp_path):
+    """Without counts."""
     with serving(tmp_path) as server:
         assert repr(server) == f"<PacsServer {server.address}>"
 
 
-def test_the_view_of_what_came_has_nothing_that_is_not_for_who_looks(pacs_server):
-    """What notes it is another object."""
+def test_received_only_has_methods_for_reading(pacs_server):
+    """Recording is done by another object."""
     shown = {each for each in dir(pacs_server.received) if not each.startswith("_")}
     assert shown == {
         *("associations", "requests", "of", "clear", "expect", "wait_for", "wait_for_ends"),
@@ -286,15 +286,15 @@ def test_the_view_of_what_came_has_nothing_that_is_not_for_who_looks(pacs_server
 
 
 @pytest.mark.parametrize("package", [pacs.client, pacs.testing], ids=lambda each: each.__name__)
-def test_a_prompt_completes_what_there_is(package):
-    """All that is public, also what loads late, and nothing else."""
+def test_dir_lists_the_public_names(package):
+    """All public names, including late imports, and no others."""
     assert dir(package) == sorted(package.__all__)
     assert all(getattr(package, each) is not None for each in dir(package))
     assert not [each for each in dir(package) if each.startswith("pytest_")]
 
 
-def test_waiting_for_what_never_comes_says_what_came(pacs_server, storage_scp):
-    """After the time it was given."""
+def test_a_timeout_lists_the_received_operations(pacs_server, storage_scp):
+    """After its timeout."""
     with pytest.raises(AssertionError, match=r"did not hold within 0\.05 s; no request received"):
         pacs_server.received.wait_for(lambda received: received.c_echo, 0.05)
     with pytest.raises(AssertionError, match=r"0 instances received within 0\.05 s, expected 1"):
@@ -312,19 +312,19 @@ def test_a_marker_configures_it(pacs_server):
 
 
 @pytest.mark.pacs(scenario="strict-a900")
-def test_a_marker_gives_it_manners(pacs_server):
+def test_a_marker_selects_a_scenario(pacs_server):
     """By the name of a preset."""
     assert find(pacs_server, QueryRetrieveLevel="SERIES", PatientID="P1")[1] == 0xA900
 
 
 @pytest.mark.pacs(scenario=Scenario(settings={"query.manner": "strict"}), settings={"query.manner": "tolerant"})
-def test_settings_count_before_those_of_a_scenario(pacs_server):
-    """What a test says itself is what it meant."""
+def test_settings_override_those_of_a_scenario(pacs_server):
+    """Settings of a test take precedence."""
     assert find(pacs_server, QueryRetrieveLevel="SERIES", PatientID="P1")[1] == 0x0000
 
 
-def test_faults_can_be_added_and_ended_while_it_runs(pacs_server):
-    """A fault knows how often it met a message."""
+def test_faults_can_be_added_and_removed_at_run_time(pacs_server):
+    """A fault counts its messages."""
     armed = pacs_server.faults.add(Fault("C-FIND", nth="every 2", status=0xA700))
     assert [find(pacs_server, PatientID="")[1] for _ in range(4)] == [0, 0xA700, 0, 0xA700]
     assert armed.fired == 2
@@ -332,8 +332,8 @@ def test_faults_can_be_added_and_ended_while_it_runs(pacs_server):
     assert [find(pacs_server, PatientID="")[1] for _ in range(2)] == [0, 0]
 
 
-def test_a_fault_can_be_about_one_level_one_caller_or_one_sop_class(pacs_server):
-    """What does not fit neither meets it nor counts."""
+def test_a_fault_can_have_a_level_caller_or_sop_class(pacs_server):
+    """Other messages neither match nor count."""
     level = pacs_server.faults.add(Fault("C-FIND", level="SERIES", status=0xA700))
     caller = pacs_server.faults.add(Fault("C-FIND", calling="SOMEBODY*", status=0xC001))
     sop_class = pacs_server.faults.add(Fault(sop_class="1.2.840.10008.5.1.4.1.2.1.*", status=0xC002))
@@ -342,8 +342,8 @@ def test_a_fault_can_be_about_one_level_one_caller_or_one_sop_class(pacs_server)
     assert [(each.seen, each.fired) for each in (level, caller, sop_class)] == [(1, 1), (0, 0), (0, 0)]
 
 
-def test_a_peer_can_be_added_while_it_runs(pacs_server):
-    """A move to it is refused before, and done after; a bad one is refused with a sentence."""
+def test_a_peer_can_be_added_at_run_time(pacs_server):
+    """A move to it is refused before and runs after; an invalid peer raises ConfigurationError."""
     (image,) = study(series=1, instances=1)
     pacs_server.add(image)
     with storing("LATE") as scp:
@@ -356,8 +356,8 @@ def test_a_peer_can_be_added_while_it_runs(pacs_server):
         pacs_server.add_peer("A TITLE THAT IS TOO LONG", "127.0.0.1", 104)
 
 
-def test_a_program_without_pytest_has_the_same():
-    """In a folder that is gone at the end."""
+def test_a_program_can_use_context_managers():
+    """In a temporary folder."""
     with serving(watched=True) as server:
         folder = Path(server.config.files.url)
         server.add(study(series=1, instances=1))
@@ -381,13 +381,13 @@ def test_a_program_needs_no_pytest():
 
 
 def test_a_fixture_can_be_imported_to_be_wrapped():
-    """From the package, too."""
+    """Also from the package."""
     assert pacs.testing.pacs_server is plugin.pacs_server
     assert pacs.testing.storage_scp is plugin.storage_scp
 
 
-def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
-    """It is served as `pacs serve` serves; what it did not see it does not show."""
+def test_an_unwatched_server_has_no_interposer(tmp_path):
+    """It runs as `pacs serve` does and has no records."""
     with serving(tmp_path) as server:
         assert find(server, PatientID="") == ([], 0x0000)
         with pytest.raises(RuntimeError, match="not watched"):
@@ -396,8 +396,8 @@ def test_a_server_that_is_not_watched_has_nothing_in_between(tmp_path):
             server.faults.clear()
 
 
-def test_a_storage_scp_answers_an_echo_and_can_refuse(storage_scp):
-    """It is a server like others: what came is seen, and faults can be added."""
+def test_a_storage_scp_records_and_takes_faults(storage_scp):
+    """It records requests and takes faults."""
     storage_scp.faults.add(Fault("C-STORE", nth=1, full_disk=True))
     storage_scp.faults.add(Fault("C-STORE", nth=2, status=0xC001, comment="Never"))
     (image,) = study(series=1, instances=1)

@@ -16,7 +16,7 @@ from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
-from pacs.dimse.server.server import Address, Server, Settings
+from pacs.dimse.server.server import Address, DimseServer, Settings
 from pacs.errors import InvalidArgument
 
 Handler = Callable[[Association, Message], None]
@@ -61,7 +61,7 @@ class Listener:
         """The addresses that it listens on."""
         self.sender_filter = sender_filter
         self._requested_port = port
-        self._server = Server([Address(host, port, is_secure=tls is not None) for host in hosts], settings)
+        self._server = DimseServer([Address(host, port, is_secure=tls is not None) for host in hosts], settings)
 
     def __enter__(self) -> "Listener":
         """Start listening. Raises InvalidArgument if the address is not available."""

@@ -1,4 +1,4 @@
-"""Associations: how one is established, what arrives on it, and how a running operation is cancelled."""
+"""Associations: establishment, messages, C-CANCEL, and requests of the SCP."""
 
 from pacs._moved import moved_attributes
 

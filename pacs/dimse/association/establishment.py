@@ -237,14 +237,14 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_cont
         raise DestinationUnreachable("The peer does not answer the association request") from None
     if not isinstance(answer, A_ASSOCIATE):
         if upper.protection:  # with TLS 1.3 the peer rejects a certificate only after the handshake
-            raise EncryptionFailed("The peer ended it before it began: does it want a certificate?")
-        raise DestinationUnreachable("The peer ended the association before it began")
+            raise EncryptionFailed("The peer ended the association: does it want a certificate?")
+        raise DestinationUnreachable("The peer ended the association before it was established")
     if answer.result != 0:
         refused = rejection(answer.result, answer.result_source, answer.diagnostic)
         raise AssociationRejected(refused.comment, refused.result, refused.source, refused.reason)
     agreement = confirmed(proposal, answer)
     if 0 < agreement.max_pdu < SMALLEST_PDU:
-        raise DestinationUnreachable("The peer takes no PDU long enough for a message")
+        raise DestinationUnreachable("The peer's maximum length of a PDU is too small")
     return agreement
 
 

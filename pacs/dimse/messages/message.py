@@ -92,7 +92,7 @@ def pdvs(body: memoryview) -> Iterator[PDV]:
         length, context_id, control = _PDV.unpack_from(body, offset)
         end = offset + 4 + length
         if length < 2 or end > len(body):
-            raise ProtocolViolation("A PDV is longer or shorter than it can be")
+            raise ProtocolViolation("A PDV has an invalid length")
         yield context_id, control, body[offset + _PDV.size : end]
         offset = end
         if offset == len(body):

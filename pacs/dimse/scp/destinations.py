@@ -19,6 +19,8 @@ def send_to_destination(
     association = DestinationAssociation(connect)
     try:
         for batch in batches(instances):
+            if wait_context.cancellation.requested:
+                break
             association.use(batch.proposals)
             yield from send_each(association, batch.instances, wait_context)
         yield None  # the last Pending response need not wait for the release

@@ -1,4 +1,4 @@
-"""The server side of associations: listening, accepting, limits. It knows no service of the archive."""
+"""The DIMSE server: listening, accepting associations, limits. It knows no service of the archive."""
 
 from pacs._moved import moved_attributes
 

@@ -95,7 +95,7 @@ class _Connection:
     is_secure: bool
 
 
-class Server:
+class DimseServer:
     """Accepts associations on one or more addresses and serves each in a thread of its own.
 
     An association takes a slot when its request arrives; a connection without a request takes none (P7). The server

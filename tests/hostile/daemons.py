@@ -1,4 +1,4 @@
-"""The running daemon that hostile input is sent to, and the one check that follows every such input."""
+"""The running daemon, and the check after each test."""
 
 import json
 import os
@@ -21,82 +21,82 @@ from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
 
 AT_ONCE = 2.0
-"""Seconds within which somebody else is served, whatever is going on."""
+"""Seconds within which other peers are served during a test."""
 
 GROWTH = 48.0
-"""Mebibytes of resident memory that the process may have more than when it was warm: the allocator keeps what hundreds
-of threads, or handshakes of TLS, have used at the same time, once: what is left each time soon is more.
+"""The allowed growth of the resident memory after warm-up, in mebibytes: the allocator keeps the memory of hundreds of
+threads or TLS handshakes, once. A leak for each input soon exceeds it.
 """
 
 SPARE = 64
-"""Descriptors that it may have more: up to sixteen connections to the index are kept, of three files each, and the
-segments of the journal. Whatever a peer leaves behind each time soon is more.
+"""The allowed number of further descriptors after warm-up: up to sixteen connections to the index of three files each,
+and the segments of the journal. A leak for each input soon exceeds it.
 """
 
-READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, encrypted on port (\d+))?\n")
+READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)(?:, TLS on port (\d+))?\n")
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z \[(\w+) *\] (.*)")
-"""A line of the log: its level, and what it says."""
+"""A line of the log: level and text."""
 
-KEPT = study("KEPT^SAFE", patient_id="KEPT", series=1, instances=3)
-"""What is stored before anything hostile comes."""
+STORED = study("KEPT^SAFE", patient_id="KEPT", series=1, instances=3)
+"""The instances that are stored before the tests."""
 
 OWN = re.compile(
     r"config\.toml|run|pacs\.db(-\w+)?|files|files/(journal|incoming|running)(/[0-9a-f-]+|/deletions)?(/\d+\.segment)?"
     r"|files/\d{4}(/\d\d){0,3}|files/\d{4}(/\d\d){3}/[0-9a-f-]{36}\.dcm"
 )
-"""The names in the daemon's own folder: none of them comes from a peer."""
+"""The names in the daemon's own folder; none of them comes from a peer."""
 
-MISHAPS = ("warning", "error", "critical")
-IN_ORDER = "how=A-RELEASE"
-OURS = "calling_ae_title=CHECK"
+INCIDENT_LEVELS = ("warning", "error", "critical")
+RELEASED = "how=A-RELEASE"
+HARMLESS = "calling_ae_title=CHECK"
 
 
 @dataclass
 class Daemon:
-    """`pacs serve` as a process in `root/inside`; nothing else of `root` is its business."""
+    """A `pacs serve` process in `root/inside`, which must not touch the rest of `root`."""
 
     root: Path
     process: "subprocess.Popen[str]"
     port: int
     secure_port: int = 0
     lines: int = 1
-    """How many lines the log is to have of what a test does; the check puts it back to one."""
-    sound: "Soundness" = field(init=False)
+    """The number of log lines expected for a test; the check resets it to one."""
+    normal: "ProcessState" = field(init=False)
     _read: int = 0
 
     @property
     def log(self) -> Path:
-        """Where its standard error goes."""
+        """The file with its standard error."""
         return self.root.with_suffix(".log")
 
     def settle(self) -> None:
-        """Take what there is now, warm and at rest, for what there has to be after everything hostile."""
+        """Record the present state, warm and idle, as the one that the check expects."""
         for _ in range(3):
-            self.serves()
+            self.check_service()
         time.sleep(0.2)
-        self.sound = Soundness.of(self)
+        self.normal = ProcessState.of(self)
         self._read = self.log.stat().st_size
 
-    # --- what is asked ----------------------------------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------------------------
 
-    def answers(self, address: str = "127.0.0.1") -> None:
-        """Serve a C-ECHO from an address of this machine, in time."""
-        with served(self.port, address) as client:
+    def check_echo(self, address: str = "127.0.0.1") -> None:
+        """Check that a C-ECHO from an address of this machine is answered in time."""
+        with associated(self.port, address) as client:
             client.send(raw.request(raw.C_ECHO, 1, VERIFICATION, 1, None))
             assert client.message().status == 0x0000
             client.release()
 
-    def serves(self) -> None:
-        """Serve a C-ECHO in time, find what is kept, and give an instance of it back bit by bit."""
-        (first, *_) = KEPT
-        self.answers()
+    def check_service(self) -> None:
+        """Check that a C-ECHO is answered in time, and that stored instances are found and returned bit-identical."""
+        (first, *_) = STORED
+        self.check_echo()
         with Raw(self.port) as client:
             contexts = [(1, FIND, [IMPLICIT]), (3, GET, [IMPLICIT]), (5, CT, [EXPLICIT])]
             client.associate(*contexts, calling="CHECK", extra=role(CT, 1, 1))
             keys = {"StudyInstanceUID": first.StudyInstanceUID}
             client.send(raw.request(raw.C_FIND, 1, FIND, 1, identifier("IMAGE", SOPInstanceUID="", **keys)))
             found = [each.dataset().SOPInstanceUID for each in client.until_final()[:-1]]
-            assert found == sorted(each.SOPInstanceUID for each in KEPT)
+            assert found == sorted(each.SOPInstanceUID for each in STORED)
             keys["SOPInstanceUID"] = first.SOPInstanceUID
             keys["SeriesInstanceUID"] = first.SeriesInstanceUID
             client.send(raw.request(raw.C_GET, 3, GET, 2, identifier("IMAGE", **keys)))
@@ -107,7 +107,7 @@ class Daemon:
             client.release()
 
     def store(self, dataset, data: bytes | None = None, syntax: str = EXPLICIT) -> int:
-        """The status of storing a data set."""
+        """Store a data set and return the status."""
         with Raw(self.port) as client:
             client.associate((1, dataset.SOPClassUID, [syntax]), calling="CHECK")
             instance = raw.element(0x1000, dataset.SOPInstanceUID.encode())
@@ -120,25 +120,24 @@ class Daemon:
     # --- the check --------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """See that the process is as it was, and that it said of what happened what it should.
+        """Check the process and its log.
 
-        It lives; a C-ECHO is answered within two seconds; what is stored is found and comes back bit-identical; its
-        threads and descriptors are as many as before, its memory grew by no more than `GROWTH`; nothing outside of
-        its folder is other than before; the log has `lines` lines of mishaps, whole and harmless, and no traceback.
+        It runs; a C-ECHO is answered within two seconds; stored instances are found and returned bit-identical; the
+        numbers of threads and descriptors are as before, and memory grew by no more than `GROWTH`; nothing outside its
+        folder has changed; the log has `lines` lines about incidents, printable, and no traceback.
         """
         assert self.process.poll() is None
-        self.serves()
-        self.sound.require(self)
-        said, due, self.lines = self.said(), self.lines, 1
+        self.check_service()
+        self.normal.require(self)
+        said, due, self.lines = self.incidents(), self.lines, 1
         assert len(said) == due, "\n".join(said)
 
-    def said(self) -> list[str]:
-        """The lines of mishaps since the last check, once nothing goes on any more: warnings, and associations that did
-        not end in order.
+    def incidents(self) -> list[str]:
+        """Return the log lines about incidents since the last check: warnings, and associations that were not released.
 
-        What is no line of the log, or has in it what a terminal would act on, fails the test.
+        A line that is not a log line, or contains control characters, fails the test.
         """
-        eventually(lambda: count(self.process.pid, "task") <= self.sound.threads)
+        eventually(lambda: count(self.process.pid, "task") <= self.normal.threads)
         with self.log.open("rb") as log:
             log.seek(self._read)
             text = log.read().decode()
@@ -147,20 +146,20 @@ class Daemon:
         for line in lines:
             assert line.isprintable(), ascii(line)
             assert LINE.fullmatch(line), line
-        return [line for line in lines if OURS not in line and is_mishap(line)]
+        return [line for line in lines if HARMLESS not in line and is_incident(line)]
 
 
-def is_mishap(line: str) -> bool:
-    """Whether a line of the log tells of something that an administrator may have to know."""
+def is_incident(line: str) -> bool:
+    """Return whether a log line is about something that an administrator may have to know."""
     found = LINE.fullmatch(line)
-    if found is None or found[1] in MISHAPS:
+    if found is None or found[1] in INCIDENT_LEVELS:
         return True
-    return found[2].startswith("association ended") and IN_ORDER not in line
+    return found[2].startswith("association ended") and RELEASED not in line
 
 
 @dataclass(frozen=True)
-class Soundness:
-    """What a process had at rest: descriptors, threads, mebibytes, and all that is around its folder."""
+class ProcessState:
+    """The state of an idle process: descriptors, threads, mebibytes, and the files around its folder."""
 
     descriptors: int
     threads: int
@@ -168,13 +167,13 @@ class Soundness:
     around: Mapping[str, tuple[int, int, int]]
 
     @classmethod
-    def of(cls, daemon: Daemon) -> "Soundness":
-        """As it is now."""
+    def of(cls, daemon: Daemon) -> "ProcessState":
+        """Return the present state."""
         pid = daemon.process.pid
         return cls(count(pid, "fd"), count(pid, "task"), megabytes(pid), around(daemon.root))
 
     def require(self, daemon: Daemon) -> None:
-        """See that a process is as it was; what it is still closing has its time."""
+        """Check that a process is in this state again; wait for what it is still closing."""
         pid = daemon.process.pid
         eventually(lambda: count(pid, "task") <= self.threads)
         eventually(lambda: count(pid, "fd") <= self.descriptors + SPARE)
@@ -184,17 +183,17 @@ class Soundness:
 
 
 def count(pid: int, what: str) -> int:
-    """How many descriptors ('fd') or threads ('task') a process has."""
+    """Return the number of descriptors ('fd') or threads ('task') of a process."""
     return len(os.listdir(f"/proc/{pid}/{what}"))
 
 
 def megabytes(pid: int) -> float:
-    """The resident memory of a process, in mebibytes."""
+    """Return the resident memory of a process, in mebibytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / (1 << 20)
 
 
 def around(root: Path) -> dict[str, tuple[int, int, int]]:
-    """Inode, size and time of change of everything under a folder, but for the inside of `inside`."""
+    """Return inode, size and modification time of everything under a folder, except in `inside`."""
     found = {}
     for folder, folders, files in os.walk(root):
         if Path(folder) == root:
@@ -207,34 +206,34 @@ def around(root: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def inside(root: Path) -> Iterator[str]:
-    """Everything in the daemon's own folder, by its path from there."""
+    """Yield the relative paths in the daemon's own folder."""
     own = root / "inside"
     for folder, folders, files in os.walk(own):
         yield from (str((Path(folder) / name).relative_to(own)) for name in (*folders, *files))
 
 
 @contextmanager
-def served(port: int, address: str = "127.0.0.1") -> Iterator[Raw]:
-    """An association of somebody harmless, who does not wait longer than `AT_ONCE` for anything."""
+def associated(port: int, address: str = "127.0.0.1") -> Iterator[Raw]:
+    """Associate as a harmless peer with a timeout of `AT_ONCE`."""
     with Raw(port, AT_ONCE, source=address) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]), calling="CHECK")
         yield client
 
 
-def in_toml(value: object) -> str:
-    """A value as a configuration file has it."""
+def as_toml(value: object) -> str:
+    """Return a value as TOML."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {in_toml(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {as_toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(in_toml, value)) + "]"
+        return "[" + ", ".join(map(as_toml, value)) + "]"
     return json.dumps(value)
 
 
 @contextmanager
 def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterator[Daemon]:
-    """The daemon in a folder of its own, with what is kept stored, at rest. Killed at the end if it still runs.
+    """Run the daemon in a folder of its own, with the stored instances, idle. Kill it at the end if it still runs.
 
-    Around its own folder there are others that would be hit by paths that lead out of it.
+    Around its folder are others that a path out of it would hit.
     """
     root = folder / "root"
     inside, log = root / "inside", root.with_suffix(".log")
@@ -247,7 +246,7 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
         "database.url": f"sqlite:///{inside}/pacs.db",
         "limits.drain_seconds": 1,
     }
-    lines = [f"{key} = {in_toml(value)}\n" for key, value in (given | dict(settings or {})).items()]
+    lines = [f"{key} = {as_toml(value)}\n" for key, value in (given | dict(settings or {})).items()]
     (inside / "config.toml").write_text("".join(lines))
     command = [sys.executable, "-m", "pacs", "serve", "--config", str(inside / "config.toml")]
     with (
@@ -259,7 +258,7 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
             ready = READY.fullmatch(process.stdout.readline())
             assert ready, log.read_text()
             running = Daemon(root, process, int(ready[1]), int(ready[2] or 0))
-            assert [running.store(each) for each in KEPT] == [0x0000] * len(KEPT)
+            assert [running.store(each) for each in STORED] == [0x0000] * len(STORED)
             running.settle()
             yield running
         finally:
@@ -267,9 +266,9 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
 
 
 def ended(client: Raw) -> bytes | None:
-    """What the server says before it closes: the body of an A-ABORT, b'' for nothing; answers before it go by.
+    """Return the body of the A-ABORT before the server closes, b'' without one; skip responses before it.
 
-    None when it does not close, and waits for more, or for us.
+    Return None if it does not close.
     """
     try:
         while True:
@@ -283,5 +282,5 @@ def ended(client: Raw) -> bytes | None:
 
 
 def connected(port: int, address: str = "127.0.0.1") -> socket.socket:
-    """A connection from an address of this machine."""
+    """Connect from an address of this machine."""
     return socket.create_connection(("127.0.0.1", port), 10, (address, 0))

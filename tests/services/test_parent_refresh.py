@@ -1,4 +1,4 @@
-"""What an instance said that is no more is said no more: the index is what the files are."""
+"""Parent rows after deletion and replacement: values that only a removed instance had are removed."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -17,8 +17,8 @@ from pacs.services.storage import Storage
 from tests.upkeep import rows, send, series_of
 
 
-class House:
-    """An empty archive that replaces, and what it says."""
+class RefreshSetup:
+    """An empty archive that replaces duplicates, and access to its rows."""
 
     def __init__(self, index: Index, files: LocalFiles) -> None:
         self.index = index
@@ -31,59 +31,59 @@ class House:
             self.maintenance.delete(self.maintenance.instances({"SOPInstanceUID": each.SOPInstanceUID}))
 
     def study(self) -> dict[str, str]:
-        """What is said of the only study."""
+        """Return the values of the only study."""
         (found,) = self.maintenance.entities(QueryLevel.STUDY, {})
         return found
 
     def patients(self) -> list[str]:
-        """The IDs of all patients."""
+        """Return the IDs of all patients."""
         return [each["PatientID"] for each in self.maintenance.entities(QueryLevel.PATIENT, {})]
 
 
 @pytest.fixture
-def house(index: Index, tmp_path) -> House:
+def archive(index: Index, tmp_path) -> RefreshSetup:
     """An empty archive, on each kind of database."""
-    return House(index, LocalFiles(tmp_path / "files"))
+    return RefreshSetup(index, LocalFiles(tmp_path / "files"))
 
 
-def test_the_wrong_name_of_one_image_goes_with_it(house: House):
-    """Once it is deleted the others' is said; what it alone had filled is empty again."""
+def test_the_wrong_name_of_one_image_goes_with_it(archive: RefreshSetup):
+    """After its deletion the name of the others is stored; values that only it had are empty again."""
     first, *others = series_of(1, 3, patient="RIGHT^NAME", StudyDescription="")
     first.PatientName, first.StudyDescription = "WRONG^NAME", "WRONG"
-    send(house.storage, first, *others)
-    assert house.study()["PatientName"] == "WRONG^NAME"
-    house.delete(first)
-    assert (house.study()["PatientName"], house.study()["StudyDescription"]) == ("RIGHT^NAME", "")
+    send(archive.storage, first, *others)
+    assert archive.study()["PatientName"] == "WRONG^NAME"
+    archive.delete(first)
+    assert (archive.study()["PatientName"], archive.study()["StudyDescription"]) == ("RIGHT^NAME", "")
 
 
-def test_a_study_that_is_sent_again_for_another_patient_is_that_patients_then(house: House):
-    """Every instance replaced under a corrected Patient ID: the study moves, and the wrong patient is gone."""
+def test_a_study_sent_again_for_another_patient_moves_to_that_patient(archive: RefreshSetup):
+    """All instances are replaced with a corrected Patient ID, and the wrong patient is gone."""
     study = series_of(1, 4, patient_id="WRONG")
     (other,) = series_of(2, 1, patient_id="RIGHT", patient="RIGHT^NAME")
-    send(house.storage, other, *study)
+    send(archive.storage, other, *study)
     for each in study:
         each.PatientID, each.PatientName = "RIGHT", "RIGHT^NAME"
-    send(house.storage, *study[1:])
-    assert sorted(house.patients()) == ["RIGHT", "WRONG"]
-    send(house.storage, study[0])
-    assert house.patients() == ["RIGHT"]
-    assert len(house.maintenance.instances({"PatientID": "RIGHT"})) == 5
+    send(archive.storage, *study[1:])
+    assert sorted(archive.patients()) == ["RIGHT", "WRONG"]
+    send(archive.storage, study[0])
+    assert archive.patients() == ["RIGHT"]
+    assert len(archive.maintenance.instances({"PatientID": "RIGHT"})) == 5
 
 
-def test_where_all_agree_nothing_is_written_but_what_goes(house: House):
-    """Rows of those that stay are as they were."""
+def test_where_all_instances_agree_rows_are_not_changed(archive: RefreshSetup):
+    """The rows of the remaining instances are as before."""
     study = series_of(1, 5)
-    send(house.storage, *study)
-    before = rows(house.index)
-    house.delete(*study[:2])
-    after = rows(house.index)
+    send(archive.storage, *study)
+    before = rows(archive.index)
+    archive.delete(*study[:2])
+    after = rows(archive.index)
     assert {name: after[name] for name in ("patient", "study", "series")} == {
         name: before[name] for name in ("patient", "study", "series")
     }
 
 
-class Counting(LocalFiles):
-    """Files that count how often one of them is opened."""
+class CountingFiles(LocalFiles):
+    """A file store that counts opened files."""
 
     opened = 0
 
@@ -93,42 +93,42 @@ class Counting(LocalFiles):
         return super().open(key)
 
 
-def test_a_study_that_is_sent_again_does_not_read_all_files_for_each(index: Index, tmp_path: Path):
-    """Whatever one image alone says, each costs a look at the file that goes and one at the oldest that is left.
+def test_replacing_a_study_does_not_read_all_files_for_each_instance(index: Index, tmp_path: Path):
+    """Each replacement reads the replaced file and the oldest remaining one, whatever single images have alone.
 
-    Only when that image itself is sent again all others are asked, once.
+    Only when such an image is replaced itself, all others are read once.
     """
-    files = Counting(tmp_path / "files")
-    house = House(index, files)
+    files = CountingFiles(tmp_path / "files")
+    archive = RefreshSetup(index, files)
     study = series_of(1, 12)
     study[-1].StudyDescription, study[-1].PatientComments = "OF ONE ALONE", "OF ONE ALONE"
     for each in study[:-1]:
         del each.StudyDescription
-    send(house.storage, *study)
-    before = rows(house.index)
+    send(archive.storage, *study)
+    before = rows(archive.index)
     for each in study:
         each.InstanceNumber += 100
     files.opened = 0
-    send(house.storage, *study)
+    send(archive.storage, *study)
     assert files.opened == 2 * len(study) + len(study) - 1
-    after = rows(house.index)
+    after = rows(archive.index)
     assert {name: after[name] for name in ("patient", "study", "series")} == {
         name: before[name] for name in ("patient", "study", "series")
     }
-    assert {instance.file_key for instance in house.maintenance.instances({})} == set(files.keys())
+    assert {instance.file_key for instance in archive.maintenance.instances({})} == set(files.keys())
 
 
-def test_where_a_study_disagrees_what_was_sent_again_is_said_by_the_next(house: House):
-    """The one that is sent again is the newest then: what the oldest of the others says comes first."""
+def test_where_a_study_disagrees_the_oldest_remaining_instance_counts(archive: RefreshSetup):
+    """A replaced instance is the newest: the values of the oldest of the others come first."""
     study = series_of(1, 4)
     for number, each in enumerate(study):
         each.StudyDescription = f"FROM {number}"
     del study[1].StudyDescription
-    send(house.storage, *study)
-    assert house.study()["StudyDescription"] == "FROM 0"
+    send(archive.storage, *study)
+    assert archive.study()["StudyDescription"] == "FROM 0"
     study[0].InstanceNumber += 100
-    send(house.storage, study[0])
-    assert house.study()["StudyDescription"] == "FROM 2"
+    send(archive.storage, study[0])
+    assert archive.study()["StudyDescription"] == "FROM 2"
 
 
 SAID = st.sampled_from([None, "", "A", "B"])
@@ -137,13 +137,13 @@ SAID = st.sampled_from([None, "", "A", "B"])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(st.tuples(st.integers(0, 4), SAID, SAID, SAID), min_size=5, max_size=14))
-def test_whatever_is_replaced_by_what_the_index_is_what_the_files_say(index: Index, tmp_path: Path, sent: list):
-    """Five instances that agree or do not, sent in any order and again: reindex has nothing to correct."""
+def test_whatever_is_replaced_the_index_equals_a_rebuilt_one(index: Index, tmp_path: Path, sent: list):
+    """Five instances that agree or not, sent in any order and again: reindex has nothing to correct."""
     with index.write() as connection:
         for table in ("image", "series", "study", "patient"):
             connection.exec_driver_sql(f"DELETE FROM {table}")
     files = LocalFiles(tmp_path / str(len(list(tmp_path.iterdir()))))
-    house = House(index, files)
+    archive = RefreshSetup(index, files)
     study = series_of(1, 5)
     for number, (place, *values) in enumerate(sent):
         each = study[place]
@@ -153,32 +153,32 @@ def test_whatever_is_replaced_by_what_the_index_is_what_the_files_say(index: Ind
                 each.pop(keyword, None)
             else:
                 setattr(each, keyword, value)
-        send(house.storage, each)
+        send(archive.storage, each)
     before = rows(index)
     assert Reindex(index, files, newest=True, grace=0).run().corrected == 0
     assert rows(index) == before
 
 
-def test_what_the_newer_one_does_not_say_any_more_goes(house: House):
-    """A value taken away, emptied or changed is no more said of the study."""
+def test_values_missing_in_the_newer_instance_are_removed(archive: RefreshSetup):
+    """A value removed, emptied or changed is no longer that of the study."""
     for number, value in enumerate((None, "", "CHANGED"), 1):
         study = series_of(number, 3)
         for each in study:
             del each.StudyDescription
         study[0].StudyDescription = "WRONG"
-        send(house.storage, *study)
+        send(archive.storage, *study)
         if value is None:
             del study[0].StudyDescription
         else:
             study[0].StudyDescription = value
-        send(house.storage, study[0])
-    said = house.maintenance.entities(QueryLevel.STUDY, {})
+        send(archive.storage, study[0])
+    said = archive.maintenance.entities(QueryLevel.STUDY, {})
     assert sorted(each["StudyDescription"] for each in said) == ["", "", "CHANGED"]
 
 
-def test_strangers_without_an_id_are_not_looked_at(house: House):
-    """A patient who is known by a study alone is no relative of others who are."""
+def test_patients_without_an_id_are_not_read(archive: RefreshSetup):
+    """A patient known by a study alone is not related to others."""
     one, other = series_of(1, 2, patient_id=""), series_of(2, 2, patient_id="")
-    send(house.storage, *one, *other)
-    removed = house.maintenance.instances({"StudyInstanceUID": one[0].StudyInstanceUID})
-    assert [each.level.name for each in upkeep.parents(house.index, removed)] == ["PATIENT", "STUDY", "SERIES"]
+    send(archive.storage, *one, *other)
+    removed = archive.maintenance.instances({"StudyInstanceUID": one[0].StudyInstanceUID})
+    assert [each.level.name for each in upkeep.parents(archive.index, removed)] == ["PATIENT", "STUDY", "SERIES"]
