@@ -1,10 +1,9 @@
-"""Every way the archive can fail: one class and one sentence each.
+"""The errors of this project: one class for each kind of failure.
 
-The core raises these and knows nothing of any protocol. Each mouth has one table that says which code an error is:
-`pacs.dimse.messages.status` for DIMSE, later `web/problems` for HTTP.
+They are independent of protocols. `pacs.dimse.messages.status` maps them to DIMSE status codes.
 
-Every error carries `comment`, a sentence for the peer that says how to mend it and never quotes patient data, and
-`tags`, the Data Elements at fault (PS3.7 Annex C "Offending Element"), which may be empty.
+Every error has a `comment`, a sentence for the peer or user without patient data, and `tags`, the Data Elements at
+fault (PS3.7 Annex C "Offending Element"), which may be empty.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 
 class PacsError(Exception):
-    """The root of every failure this project raises on purpose."""
+    """The base class of the errors of this project."""
 
     def __init__(self, comment: str, tags: Iterable[int] = ()) -> None:
         super().__init__(comment)
@@ -21,87 +20,87 @@ class PacsError(Exception):
 
 
 class ConfigurationError(PacsError):
-    """The configuration cannot be used as it is."""
+    """The configuration is not valid, or refers to something that does not exist."""
 
 
 class Cancelled(PacsError):
-    """The requester asked to stop (C-CANCEL) or is no longer there."""
+    """The requestor cancelled the operation (C-CANCEL), or its association ended."""
 
 
 class NotSupported(PacsError):
-    """What was asked is understood and not offered by this server."""
+    """The server does not support the requested operation."""
 
 
 class NotAuthorized(PacsError):
-    """The peer may not do this."""
+    """The peer is not authorized for the operation."""
 
 
-# --- who is not let in -------------------------------------------------------------------------------------------
+# --- access control -----------------------------------------------------------------------------------------------
 
 
 class CalledTitleUnknown(NotAuthorized):
-    """The AE title that was called is none of ours."""
+    """The called AE title is not one of the server."""
 
 
 class CallerUnknown(NotAuthorized):
-    """The calling AE title may not associate, or not from there, or not with that certificate."""
+    """The calling AE title may not associate, or not from this address, or not with this certificate."""
 
 
 class UserRefused(NotAuthorized):
-    """The user did not say who it is, or could not show it."""
+    """The user is missing, unknown, or not authenticated."""
 
 
-# --- what is wrong with a request --------------------------------------------------------------------------------
+# --- requests and data sets ---------------------------------------------------------------------------------------
 
 
 class IdentifierError(PacsError):
-    """The Identifier of a query or retrieve breaks the rules of its information model (PS3.4 C.4)."""
+    """The Identifier of a query or retrieve violates the rules of its information model (PS3.4 C.4)."""
 
 
 class UndecodableDataSet(PacsError):
-    """A data set cannot be decoded in the transfer syntax it was announced in."""
+    """A data set cannot be decoded in its transfer syntax."""
 
 
 class SOPClassMismatch(PacsError):
-    """The data set does not belong to the SOP Class or SOP Instance its command named (PS3.4 B.2.3)."""
+    """The data set is not of the SOP Class or SOP Instance in the command (PS3.4 B.2.3)."""
 
 
 class SOPClassNotSupported(PacsError):
-    """Instances of this SOP Class are not kept here."""
+    """Instances of this SOP Class are not stored."""
 
 
 class MissingUID(PacsError):
-    """An instance names no Study, Series or SOP Instance UID, or one that is no UID."""
+    """An instance has no valid Study, Series or SOP Instance UID."""
 
 
 # --- duplicates --------------------------------------------------------------------------------------------------
 
 
 class DuplicateInstance(PacsError):
-    """The SOP Instance is known already and duplicates are rejected."""
+    """The SOP Instance is already stored, and duplicates are rejected."""
 
 
 class InstanceConflict(PacsError):
-    """The SOP Instance is known already with other content."""
+    """The SOP Instance is already stored with different content."""
 
 
 # --- retrieves ---------------------------------------------------------------------------------------------------
 
 
 class UnknownDestination(PacsError):
-    """The move destination is no AE title of the configured table."""
+    """The move destination is not a configured peer."""
 
 
 class DestinationUnreachable(PacsError):
-    """The move destination is known and does not take an association."""
+    """The move destination does not accept an association."""
 
 
 class EncryptionFailed(DestinationUnreachable):
-    """The peer was reached, and no encryption was agreed on that both sides trust."""
+    """The TLS handshake with the peer failed."""
 
 
 class TooManyMatches(PacsError):
-    """A query or a retrieve selects more than is allowed at once."""
+    """A query or retrieve selects more than the limit."""
 
 
 # --- storage commitment ------------------------------------------------------------------------------------------
@@ -112,15 +111,15 @@ class CommitmentRequestError(PacsError):
 
 
 class DuplicateTransaction(PacsError):
-    """A transaction with this Transaction UID is under way for the peer already."""
+    """The peer already has an active transaction with this Transaction UID."""
 
 
 class NoSuchInstance(PacsError):
-    """The SOP Instance that is asked to do something is none of this server's."""
+    """The SOP Instance of an action is not one of this server."""
 
 
 class NoSuchAction(PacsError):
-    """The action that is asked for is none of its SOP Class."""
+    """The SOP Class does not have the requested action."""
 
 
 # --- associations ------------------------------------------------------------------------------------------------
@@ -137,36 +136,37 @@ class AssociationRejected(DestinationUnreachable):
 
 
 class AssociationLost(PacsError):
-    """The association ended, or had to be ended, before the exchange on it did."""
+    """The association ended before the operation on it."""
 
 
 class PeerTimeout(AssociationLost):
-    """The peer did not send, take or answer in time; the association was aborted."""
+    """The peer did not send, receive or respond in time; the association was aborted."""
 
 
 class ProtocolViolation(PacsError):
-    """What came on an association breaks PS3.7 or PS3.8, so that nothing behind it could be understood either."""
+    """A peer violated PS3.7 or PS3.8, so that the rest of the association cannot be decoded."""
 
 
 # --- recordings --------------------------------------------------------------------------------------------------
 
 
 class RecordingUnusable(PacsError):
-    """A file is no recording of associations, or not a whole one."""
+    """A file is not a recording of associations, or is incomplete."""
 
 
-# --- what we ask of others --------------------------------------------------------------------------------------
+# --- client ---------------------------------------------------------------------------------------------------------
 
 
 class InvalidArgument(PacsError, ValueError):
-    """Who calls `pacs.client` gave something that cannot be understood; nothing was sent."""
+    """An argument of a function of `pacs.client` is not valid; nothing was sent."""
 
 
 class OperationFailed(PacsError):
-    """What we asked of a peer ended with another status than success, or with less than it says it sent.
+    """An operation of a peer ended with a failure or warning status, or fewer instances arrived than it says it sent.
 
-    `operation` is "C-FIND" and so on, `status` the Status (0000,0900), `meaning` what the standard calls it. `mending`
-    says what to do about it, '' where we do not know. `retrieved` is the `pacs.client.Retrieved` of a retrieve so far.
+    `operation` is its name, such as "C-FIND", `status` the Status (0000,0900), `meaning` its meaning in the standard.
+    `mending` says what to do about it, '' if unknown. `retrieved` is the `pacs.client.Retrieved` of a retrieve until
+    the failure.
     """
 
     def __init__(
@@ -181,9 +181,9 @@ class OperationFailed(PacsError):
         mending: str = "",
         retrieved: Any = None,
     ) -> None:
-        said = f' ("{error_comment}")' if error_comment else ""
+        quoted = f' ("{error_comment}")' if error_comment else ""
         failed = f"; {len(failed_uids)} failed" if failed_uids else ""
-        sentence = f"{operation} ended with status 0x{status:04X}, {meaning}{said}{failed}"
+        sentence = f"{operation} ended with status 0x{status:04X}, {meaning}{quoted}{failed}"
         super().__init__(f"{sentence}: {mending}" if mending else sentence, offending_elements)
         self.operation = operation
         self.status = status
@@ -200,17 +200,17 @@ class OperationFailed(PacsError):
 
 
 class NothingFound(PacsError):
-    """Nothing at the peer matches what was asked for."""
+    """A query at the peer has no matches."""
 
 
 class AmbiguousSeries(PacsError):
-    """Several series at the peer match what was asked for as one.
+    """Several series at the peer match, where one was expected.
 
-    `candidates` are `pacs.client.Candidate`s. The text lists them, patients' IDs aside; `comment` does not.
+    `candidates` are `pacs.client.Candidate`s. The text of the error lists them without Patient IDs; `comment` does not.
     """
 
     MOST_LISTED = 20
-    """How many candidates the text lists; `candidates` has all."""
+    """Number of candidates in the text; `candidates` has all."""
 
     def __init__(self, candidates: Iterable[Any]) -> None:
         self.candidates = tuple(candidates)
@@ -225,43 +225,43 @@ class AmbiguousSeries(PacsError):
 
 
 class NotAVolume(PacsError):
-    """The images of a series do not make one volume: the text says why, and what to do."""
+    """The images of a series do not form one volume; the text says why, and what to do."""
 
 
-# --- what is wrong with us ---------------------------------------------------------------------------------------
+# --- the archive itself -------------------------------------------------------------------------------------------
 
 
 class OutOfResources(PacsError):
-    """The archive cannot do this now: no space, no database, too many at once. Trying again later may work."""
+    """The archive lacks a resource: disk space, database, or a limit is reached. A later attempt may succeed."""
 
 
 class TooManyAssociations(OutOfResources):
-    """There are as many associations as there may be, in all or of one peer."""
+    """The limit of associations is reached, in total or for one peer."""
 
 
 class ServerStopping(OutOfResources):
-    """The archive lets what runs end and begins nothing new."""
+    """The server is stopping, and begins nothing new."""
 
 
 class IndexUnavailable(OutOfResources):
-    """The index does not answer, or not in time."""
+    """The database of the index does not respond in time."""
 
 
 class StorageUnavailable(OutOfResources):
-    """The file store cannot take or give bytes."""
+    """The file store cannot be read or written."""
 
 
 class InstanceUnreadable(PacsError):
-    """A stored instance is missing, shorter than it was, damaged or cannot be read."""
+    """A stored instance is missing, truncated, damaged or cannot be read."""
 
 
 class InstanceMissing(InstanceUnreadable):
-    """The file of a stored instance is not there."""
+    """The file of a stored instance is missing."""
 
 
 class InstanceDamaged(InstanceUnreadable):
-    """The file of a stored instance does not hold what was received."""
+    """The file of a stored instance differs from what was received."""
 
 
 class SchemaMismatch(PacsError):
-    """The index was made by another version of the software than this one."""
+    """The database schema of the index is that of another version of pacs."""

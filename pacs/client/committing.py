@@ -124,7 +124,7 @@ class _ReportReceiver:
 
     def listener(self, hosts: Sequence[str], port: int, sender_filter: SenderFilter, deadlines: Deadlines) -> Listener:
         """Return a listener for associations on which the peer reports as SCP of Storage Commitment."""
-        handlers: dict[int, Handler] = {CommandField.N_EVENT_REPORT: self.take}
+        handlers: dict[int, Handler] = {CommandField.N_EVENT_REPORT: self.handle}
         services = (STORAGE_COMMITMENT,)
         return Listener(
             hosts,
@@ -136,7 +136,7 @@ class _ReportReceiver:
             peers_provide=services,
         )
 
-    def take(self, association: Association, message: Message) -> None:
+    def handle(self, association: Association, message: Message) -> None:
         """Answer an N-EVENT-REPORT. A report for another request is refused, so that the peer sends it again later."""
         report = self._parse(message)
         code = _OTHER_REQUEST if report is None else status.SUCCESS
@@ -172,7 +172,7 @@ def _request_report(
     """Send the request and return the report. Raises as `commit`."""
     association = associate(peer, [(STORAGE_COMMITMENT, SERVICE_SYNTAXES)])
     try:
-        serving = {int(CommandField.N_EVENT_REPORT): receiver.take}
+        serving = {int(CommandField.N_EVENT_REPORT): receiver.handle}
         requestor = Requestor(association, peer.deadlines.response, serving, receiver.wake_up)
         _send_request(requestor, request)
         deadline = time.monotonic() + timeout

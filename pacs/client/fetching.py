@@ -57,12 +57,12 @@ def fetch(
     Raises NothingFound if nothing matches, and otherwise as `move_and_store`.
     """
     peer = peer_of(peer)
-    asked, root = _with_values(data_set_of(identifier)), root_of(model)
-    if not asked.keys() - NOT_KEYS.keys():
+    keys, root = _with_values(data_set_of(identifier)), root_of(model)
+    if not keys.keys() - NOT_KEYS.keys():
         raise InvalidArgument("A fetch needs at least one key with a value")
-    lowest = with_level(asked, level, root)
+    lowest = with_level(keys, level, root)
     missing_instances = MissingInstances(partial(find, peer, model=model), Path(to), root)
-    plan = missing_instances.plan(asked, lowest)
+    plan = missing_instances.plan(keys, lowest)
     classes = tuple(sop_classes)
     known = replace(plan, jobs=tuple(replace(each, sop_classes=each.sop_classes or classes) for each in plan.jobs))
     move = partial(move_and_store, peer, model=model, to=to, ae_title=ae_title, host=host, port=port, wait=wait)
@@ -77,9 +77,9 @@ def fetch(
     return operation.run()
 
 
-def _with_values(asked: Dataset) -> Dataset:
+def _with_values(keys: Dataset) -> Dataset:
     """Return the keys that have a value; empty keys select nothing."""
-    return Dataset({tag: element for tag, element in asked.items() if element.value})
+    return Dataset({tag: element for tag, element in keys.items() if element.value})
 
 
 _NO_GET = frozenset((0x0122, 0x0124, 0x0211))
@@ -151,10 +151,10 @@ class _Fetch:
 
     def _retry_get(self, job: RetrieveJob, error: OperationFailed) -> PacsError | None:
         """Repeat a C-GET for the failed instances, with the contexts that their SOP Classes need."""
-        came = error.retrieved
-        if came is None or not (came.failed or came.failed_uids):
+        retrieved = error.retrieved
+        if retrieved is None or not (retrieved.failed or retrieved.failed_uids):
             return error
-        self._done.append(replace(came, failed=0, failed_uids=()))
+        self._done.append(replace(retrieved, failed=0, failed_uids=()))
         rest = self.remaining_jobs(job) if not job.sop_classes else ()
         if not rest or not all(each.sop_classes for each in rest):
             return error

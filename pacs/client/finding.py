@@ -70,10 +70,10 @@ def _extended_bytes(extended: Extended) -> bytes:
     """Return the Service-class-application-information for a proposal. Raises InvalidArgument."""
     if isinstance(extended, bytes):
         return extended
-    wanted, known = set(extended), [name for name, _ in FIND_BYTES]
-    if unknown := wanted.difference(known):
+    proposed, known = set(extended), [name for name, _ in FIND_BYTES]
+    if unknown := proposed.difference(known):
         raise InvalidArgument(f"Extended negotiation options are {', '.join(known)}, not {', '.join(sorted(unknown))}")
-    return bytes(name in wanted for name in known) if wanted else b""
+    return bytes(name in proposed for name in known) if proposed else b""
 
 
 def _matches(

@@ -73,13 +73,13 @@ class MissingInstances:
     to: Path
     root: Root
 
-    def plan(self, asked: Dataset, level: QueryLevel) -> RetrievePlan:
+    def plan(self, requested: Dataset, level: QueryLevel) -> RetrievePlan:
         """Return the plan for the instances that match the keys at a level and are not in the folder.
 
         The plan covers all instances if the folder has none of the studies, or if the PACS cannot list them. Raises
         NothingFound if nothing matches, and what `find` raises.
         """
-        selected = self._select(asked, level)
+        selected = self._select(requested, level)
         if not selected:
             raise NothingFound("Nothing at the peer matches the keys")
         everything = RetrievePlan(tuple(RetrieveJob(keys, level) for keys in selected))
@@ -103,23 +103,23 @@ class MissingInstances:
 
     # --- requested keys -------------------------------------------------------------------------------------------
 
-    def _select(self, asked: Dataset, level: QueryLevel) -> list[Keys]:
+    def _select(self, requested: Dataset, level: QueryLevel) -> list[Keys]:
         """Return the unique keys of the request: the given ones, or those that the PACS finds by the other keys."""
-        given = {keyword: list(uids(asked, keyword)) for keyword in UNIQUE_KEYS.values() if keyword in asked}
+        given = {keyword: list(uids(requested, keyword)) for keyword in UNIQUE_KEYS.values() if keyword in requested}
         names = {by_keyword(keyword).tag for keyword in UNIQUE_KEYS.values()}
         is_wild = any(sign in value for value in given.get(PATIENT_ID, ()) for sign in "*?")
-        if level.unique_key in given and not is_wild and not asked.keys() - names - NOT_KEYS.keys():
+        if level.unique_key in given and not is_wild and not requested.keys() - names - NOT_KEYS.keys():
             return [given]
-        return self._look_up(asked, level)
+        return self._look_up(requested, level)
 
-    def _look_up(self, asked: Dataset, level: QueryLevel) -> list[Keys]:
+    def _look_up(self, requested: Dataset, level: QueryLevel) -> list[Keys]:
         """Return the unique keys of the matches, grouped by their parents."""
         *above, own = [each.unique_key for each in self.root.levels if each <= level]
-        names, keys = (*above, own), Dataset(dict(asked.items()))
+        names, keys = (*above, own), Dataset(dict(requested.items()))
         for name in names:
             if name not in keys:
                 setattr(keys, name, "")
-        matches = [[_value(each, asked, name) for name in names] for each in self.find(keys, level=level)]
+        matches = [[_value(each, requested, name) for name in names] for each in self.find(keys, level=level)]
         found: list[Keys] = []
         for parents, group in groupby(sorted(matches), key=lambda each: each[:-1]):
             uids = list(dict.fromkeys(each[-1] for each in group if each[-1]))
@@ -161,9 +161,9 @@ class MissingInstances:
                 yield each
 
 
-def _value(match: Dataset, asked: Dataset, keyword: str) -> str:
+def _value(match: Dataset, requested: Dataset, keyword: str) -> str:
     """Return a unique key of a match, or of the request if the match omits it; '' for an invalid UID."""
-    value = str(match.get(keyword, "") or asked.get(keyword, "") or "")
+    value = str(match.get(keyword, "") or requested.get(keyword, "") or "")
     return value if keyword == PATIENT_ID or is_uid(value) else ""
 
 

@@ -243,7 +243,7 @@ class RetrieveOperation:
             advice = (
                 f"the PACS reports sending {missing} more than arrived here: {self._refusals or self._address_advice}"
             )
-        raise failure(self.service, final.command, mending=advice, failed_uids=failed_uids, retrieved=retrieved)
+        raise failure(self.service, final.command, advice=advice, failed_uids=failed_uids, retrieved=retrieved)
 
     @property
     def _port(self) -> int | None:

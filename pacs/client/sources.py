@@ -72,13 +72,13 @@ def sources_of(what: Iterable[Storable]) -> Sources:
 
 def _add(found: Sources, what: Storable) -> None:
     if isinstance(what, Dataset):
-        _take(found, what)
+        _add_item(found, what)
     elif isinstance(what, str | os.PathLike):
         path = Path(what)
         if path.is_dir():
             _add_folder(found, path)
         else:
-            _take(found, path)
+            _add_item(found, path)
     elif isinstance(what, Iterable):
         for each in what:
             _add(found, each)
@@ -94,7 +94,7 @@ def _add_folder(found: Sources, folder: Path) -> None:
             found.skipped += 1
 
 
-def _take(found: Sources, what: Path | Dataset) -> None:
+def _add_item(found: Sources, what: Path | Dataset) -> None:
     try:
         found.instances.append(_in_memory(what) if isinstance(what, Dataset) else _in_file(what))
     except PacsError as error:

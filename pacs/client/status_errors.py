@@ -37,7 +37,7 @@ def failure(
     service: Service,
     answer: Command | int,
     *,
-    mending: str = "",
+    advice: str = "",
     failed_uids: tuple[str, ...] = (),
     retrieved: Any = None,
 ) -> OperationFailed:
@@ -50,7 +50,7 @@ def failure(
         error_comment="" if isinstance(answer, int) else answer.error_comment or "",
         offending_elements=() if isinstance(answer, int) else answer.offending_elements,
         failed_uids=failed_uids,
-        mending=mending,
+        mending=advice,
         retrieved=retrieved,
     )
 

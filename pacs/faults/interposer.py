@@ -116,14 +116,14 @@ class Interposer:
     def _attach(self, association: Association, upper_layer: FaultyUpperLayer, chosen: ChosenFaults | None) -> None:
         """Map an association to its upper layer, without keeping the association alive."""
         self._upper_layers[association] = upper_layer
-        here = ref(association)
+        weak_association = ref(association)
 
         def cancelled(message_id: int) -> None:
-            if (found := here()) is not None:
+            if (found := weak_association()) is not None:
                 self._observer.cancelled(found, message_id)
 
         def reported(command: Command, context_id: int) -> FaultyOperation | None:
-            if (found := here()) is None:
+            if (found := weak_association()) is None:
                 return None
             info = MessageInfo("N-EVENT-REPORT", found.calling_ae_title, found.called_ae_title)
             return self._operation(found, info, command.message_id, context_id)
@@ -145,12 +145,12 @@ class Interposer:
             operation.on_response = self._observer.request(association, message, data)
             try:
                 upper_layer.begin_operation(operation)
-                truth = (
+                logging_handlers = (
                     replace(handlers, publish=publish_sent_status(handlers.publish, operation))
                     if handlers is not None
                     else None
                 )
-                self._run(association, message, operation.tampering, original, truth)
+                self._run(association, message, operation.tampering, original, logging_handlers)
             finally:
                 upper_layer.finish_operation()
                 operation.on_response(None)

@@ -1,1 +1,1 @@
-"""What the archive reports about itself: events, log, audit, metrics, health, systemd notification."""
+"""Observability: events, log, activity, audit log, metrics, health checks, notifications to systemd."""

@@ -1,10 +1,9 @@
-"""The audit log: who stored, queried, retrieved and deleted what, a line of JSON for each. Off where no file is named.
+"""The audit log: who stored, queried, retrieved and deleted what, as one line of JSON for each operation.
 
-It holds patient data, and is therefore no subscriber to the event stream, whose events hold none: whoever does
-something writes his record here. Values of peers are escaped as JSON has it, and nothing but ASCII is written.
+It contains patient data, so it does not subscribe to the event stream, whose events have none: services write their
+records here. The file is ASCII; JSON escapes other characters.
 
-What is to be done is never undone for the log's sake: a line that cannot be written is lost, counted and told by
-`AuditLost`, and the operation it is about goes on as it would have.
+A record that cannot be written is lost and reported by `AuditLost`; the operation continues.
 """
 
 import json
@@ -21,12 +20,12 @@ from pacs.errors import ConfigurationError
 from pacs.observability.events import AuditLost, Event
 
 LONGEST_TEXT, MOST_VALUES = 1024, 1000
-"""Characters of one value, and values of one list, in a line; of longer ones the beginning stands there."""
+"""Maximum number of characters of a value, and of values of a list; longer ones are truncated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What an operation was about: UIDs, Patient IDs, and the keys that a request stated."""
+    """The subject of an operation: UIDs, Patient IDs, and the keys of a request."""
 
     studies: Collection[str] = ()
     patients: Collection[str] = ()
@@ -39,10 +38,10 @@ NOTHING = Subject()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One line. `operation` is a DIMSE service such as "C-STORE", or "delete", "export" or "import".
+    """One record. `operation` is a DIMSE service such as "C-STORE", or "delete", "export" or "import".
 
-    `outcome` is the class of a status. `status` is the DIMSE status, None where there is none; `comment` says why it
-    failed. Of an association the AE titles and the address are known, of a command the user of this machine.
+    `outcome` is the class of the status. `status` is the DIMSE status, None for a command; `comment` is the reason of a
+    failure. An association has AE titles and an address, a command the local user.
     """
 
     operation: str
@@ -61,9 +60,9 @@ class Record:
 
 
 class Auditor:
-    """Appends records to the file at `path`, which is made if it is not there; with None it does nothing.
+    """Appends records to the file at `path`, which is created if missing; does nothing if `path` is None.
 
-    Several processes may write to one file: each line is one append. Safe to use from many threads.
+    Several processes may write to the same file, because each record is one append. Safe to use from many threads.
     """
 
     def __init__(self, path: Path | None = None, publish: Callable[[Event], None] = lambda _event: None) -> None:
@@ -74,20 +73,17 @@ class Auditor:
 
     @property
     def is_on(self) -> bool:
-        """Whether records are written at all: whoever has to make an effort for one may ask."""
+        """Whether records are written."""
         return self._path is not None
 
     def open(self) -> None:
-        """Have the file open, for whoever begins something. Raises ConfigurationError when it cannot be had."""
+        """Open the file, to find problems before the first record. Raises ConfigurationError."""
         with self._lock:
             if self._descriptor is None:
                 self._descriptor = self._opened()
 
     def reopen(self) -> None:
-        """Go on in the file that has the path now: after it was renamed, or removed, by who rotates logs.
-
-        Raises ConfigurationError when there can be none; what is written goes where it went then.
-        """
+        """Reopen the file after log rotation. Raises ConfigurationError; the old file stays open then."""
         opened = self._opened()
         with self._lock:
             before, self._descriptor = self._descriptor, opened
@@ -95,14 +91,14 @@ class Auditor:
             os.close(before)
 
     def close(self) -> None:
-        """Let go of the file. Twice does no harm; a record that comes later opens it again."""
+        """Close the file. A later record opens it again."""
         with self._lock:
             if self._descriptor is not None:
                 os.close(self._descriptor)
             self._descriptor = None
 
     def write(self, record: Record) -> None:
-        """Append one line. One that cannot be written is told, and raises nothing."""
+        """Append a record. A failure is published as AuditLost, and raises nothing."""
         if self._path is None:
             return
         line = _line(record)
@@ -111,32 +107,34 @@ class Auditor:
         except (OSError, ConfigurationError) as error:
             why = error.comment if isinstance(error, ConfigurationError) else error.strerror or ""
             repeated, self._has_failed = self._has_failed, True
-            self._publish(AuditLost(comment=f"the audit log cannot be written ({why})", repeated=repeated))
+            self._publish(AuditLost(comment=f"cannot write the audit log ({why})", repeated=repeated))
 
     def _append(self, line: bytes) -> None:
         self.open()
         with self._lock:
             if self._descriptor is None:
-                raise OSError(0, "it was closed")
-            # What failed before may have left a part of a line, which must not be the beginning of this one.
+                raise OSError(0, "the file is closed")
+            # A failed write may have left a partial line, which must not become the beginning of this one.
             whole = b"\n" + line if self._has_failed else line
             if os.write(self._descriptor, whole) != len(whole):
-                raise OSError(0, "only a part of the line went in")
+                raise OSError(0, "partial write")
             self._has_failed = False
 
     def _opened(self) -> int | None:
         if self._path is None:
             return None
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe may have no reader
+        flags = (
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # does not block on a pipe without reader
         try:
             return os.open(self._path, flags, 0o640)
         except OSError as error:
-            why = f"{self._path} cannot be written ({error.strerror})"
-            raise ConfigurationError(f"audit.file: {why}; expected a file in a folder we may write to") from error
+            why = f"audit.file = {str(self._path)!r}: cannot write ({error.strerror})"
+            raise ConfigurationError(f"{why}; expected a file in a writable folder") from error
 
 
 def local_user() -> str:
-    """The name of the user this process runs as: who gave a command on this machine."""
+    """Return the name of the user this process runs as."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -144,9 +142,9 @@ def local_user() -> str:
 
 
 def _line(record: Record) -> bytes:
-    """The record as one line, empty fields left out; `user` always stands there."""
+    """Return a record as a line, without empty fields except `user`."""
     subject = record.subject
-    told = {
+    values = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "operation": record.operation,
         "outcome": record.outcome,
@@ -164,12 +162,12 @@ def _line(record: Record) -> bytes:
         "sop_instance_uids": list(subject.instances),
         "counts": dict(record.counts),
     }
-    fields = {name: _bounded(value) for name, value in told.items() if value not in (None, "", [], {})}
+    fields = {name: _bounded(value) for name, value in values.items() if value not in (None, "", [], {})}
     return json.dumps(fields | {"user": record.user}).encode("ascii") + b"\n"
 
 
 def _bounded(value: Any) -> Any:
-    """The beginning of a long value, marked by `…` at its end."""
+    """Truncate a long value, and mark it with `…`."""
     if isinstance(value, str):
         return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "…"
     if isinstance(value, Mapping):

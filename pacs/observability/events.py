@@ -1,9 +1,8 @@
-"""The event stream, and the log that listens to it.
+"""The event stream: every part of the archive publishes what happens as an event; log, metrics, activity and tests
+subscribe.
 
-Every part of the archive says what happened by publishing one frozen event; the log is one subscriber, metrics, audit,
-tests and pages are others. No event carries patient data: what explains requests, where that is switched on, goes to
-the log without being an event (`pacs.dimse.scp.explain_hook`). Texts that came from a peer are kept in events as they
-came, and made harmless by `printable` where they are shown.
+No event carries patient data. Explanations of requests, which do, are not events (`pacs.dimse.scp.explain_hook`).
+Texts from peers are unchanged in events; `pacs.observability.logging.printable` escapes them where they are shown.
 """
 
 import logging
@@ -20,7 +19,7 @@ from pacs.dicom.status import is_failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """The root of everything that is published. `TITLE` is what the log calls it, `LEVEL` how loud it is."""
+    """The base class of events. `TITLE` is the event's name in the log, `LEVEL` its level."""
 
     TITLE: ClassVar[str] = "event"
     LEVEL: ClassVar[int] = logging.INFO
@@ -29,13 +28,13 @@ class Event:
 
     @property
     def level(self) -> int:
-        """The level of `logging` this event is logged at."""
+        """The level of `logging` for this event."""
         return self.LEVEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReady(Event):
-    """Associations are accepted from now on."""
+    """The server accepts associations."""
 
     TITLE: ClassVar[str] = "ready"
     LEVEL: ClassVar[int] = logging.DEBUG
@@ -43,12 +42,12 @@ class ServerReady(Event):
     host: str
     port: int
     secure_port: int = 0
-    """The port of encrypted associations, 0 for none."""
+    """The port for associations with TLS, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
-    """The configuration was read again and is in force; only the next start takes notice of some keys."""
+    """The configuration was reloaded; the changed keys in `waits_for_restart` take effect at the next start."""
 
     TITLE: ClassVar[str] = "configuration reloaded"
     waits_for_restart: tuple[str, ...] = ()
@@ -56,7 +55,7 @@ class ConfigurationReloaded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebReady(Event):
-    """HTTP is answered from now on."""
+    """The server answers HTTP requests."""
 
     TITLE: ClassVar[str] = "web ready"
     LEVEL: ClassVar[int] = logging.DEBUG
@@ -67,9 +66,9 @@ class WebReady(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationAccepted(Event):
-    """A peer associated with us. `contexts` counts the accepted presentation contexts.
+    """An association was accepted. `contexts` is the number of accepted presentation contexts.
 
-    `protection` is the version of TLS and the cipher suite, '' where nothing is encrypted; `user` who was identified.
+    `protection` is the TLS version and cipher suite, '' without TLS; `user` is the identified user, '' for none.
     """
 
     TITLE: ClassVar[str] = "association accepted"
@@ -85,9 +84,9 @@ class AssociationAccepted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationRequestRejected(Event):
-    """We sent A-ASSOCIATE-RJ (PS3.8 9.3.4), or aborted what is no valid request; `comment` says why in words.
+    """An association request was rejected (A-ASSOCIATE-RJ, PS3.8 9.3.4), or an invalid one aborted.
 
-    Result, source and reason are 0 where nothing was rejected but aborted.
+    Result, source and reason are 0 for an abort; `comment` is the reason in words.
     """
 
     TITLE: ClassVar[str] = "association rejected"
@@ -104,7 +103,7 @@ class AssociationRequestRejected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationEnded(Event):
-    """An association is over: `how` it ended, its duration in seconds, and how many operations of each kind it had."""
+    """An association ended: `how`, its `duration` in seconds, and the number of operations of each kind."""
 
     TITLE: ClassVar[str] = "association ended"
     association: str
@@ -131,12 +130,12 @@ class OperationStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationFinished(Event):
-    """A DIMSE operation has had its final response.
+    """A DIMSE operation has sent its final response.
 
-    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET" or "N-ACTION", which asks for storage commitment, that of
-    an operation we do not do, or "other"; `retrieve_level` is the Query/Retrieve Level or ''. `counts` are matches of a
-    C-FIND ("matches"), "instances" to commit to, or "completed", "failed", "warning" and "remaining" sub-operations.
-    `duration` is in seconds. `comment` is the Error Comment, which never quotes patient data.
+    `kind` is "C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET", "N-ACTION" (storage commitment), the name of an
+    unsupported operation, or "other". `retrieve_level` is the Query/Retrieve Level or ''. `counts` has the "matches" of
+    a C-FIND, the "instances" of a storage commitment, or the "completed", "failed", "warning" and "remaining"
+    sub-operations of a retrieve. `duration` is in seconds. `comment` is the Error Comment, without patient data.
     """
 
     TITLE: ClassVar[str] = "operation"
@@ -154,10 +153,7 @@ class OperationFinished(Event):
 
     @property
     def level(self) -> int:
-        """Louder when the status is a failure (PS3.7 C): neither success, warning, pending nor cancel.
-
-        An image that was stored is a debug line: the end of its association counts them.
-        """
+        """WARNING for a failure status (PS3.7 Annex C), DEBUG for a stored instance, else INFO."""
         if self.kind == "C-STORE" and self.status == 0:
             return logging.DEBUG
         return logging.WARNING if is_failure(self.status) else logging.INFO
@@ -165,9 +161,9 @@ class OperationFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubOperationFinished(Event):
-    """A C-STORE sub-operation of a retrieve had its response, or will have none.
+    """A C-STORE sub-operation of a retrieve has its response, or will not get one.
 
-    `repeated` is whether it failed as the one that failed before it did: a destination that is gone is one warning.
+    `repeated` is whether it failed for the same reason as the failure before.
     """
 
     TITLE: ClassVar[str] = "sub-operation"
@@ -182,13 +178,13 @@ class SubOperationFinished(Event):
 
     @property
     def level(self) -> int:
-        """A debug line, unless the instance did not arrive, for another reason than the one before."""
+        """WARNING for the first failure of a kind, else DEBUG."""
         return logging.WARNING if is_failure(self.status) and not self.repeated else logging.DEBUG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStored(Event):
-    """An instance is durable and in the index. `size` is that of its data set in bytes.
+    """An instance is durable and in the index. `size` is the size of its data set in bytes.
 
     Its UIDs are logged only where the log includes DEBUG.
     """
@@ -210,15 +206,16 @@ class InstanceStored(Event):
 
     @property
     def level(self) -> int:
-        """A debug line, unless its parents were in conflict (status B000)."""
+        """WARNING if attributes of patient, study or series differ from those stored (status B000), else DEBUG."""
         return logging.WARNING if self.warnings else self.LEVEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRefused(Event):
-    """An instance was not taken in; `error` is the class of `pacs.errors`, `comment` its sentence.
+    """An instance was refused; `error` is the name of the class in `pacs.errors`, `comment` its message.
 
-    UIDs are '' where they are unknown or not valid. A debug line: the operation has one with the same sentence.
+    UIDs are '' where they are unknown or invalid. The level is DEBUG, because the operation is logged with the same
+    message.
     """
 
     TITLE: ClassVar[str] = "instance refused"
@@ -234,10 +231,10 @@ class InstanceRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitmentReported(Event):
-    """A peer acknowledged our report of a storage commitment (N-EVENT-REPORT).
+    """A peer acknowledged the report of a storage commitment (N-EVENT-REPORT).
 
-    `counts` are instances "committed" and "failed"; `attempts` how many reports failed before, `duration` the seconds
-    since it was asked for. `association` is that of the request where the report went on it, '' for one of its own.
+    `counts` has the instances "committed" and "failed"; `attempts` is the number of failed reports before, `duration`
+    the seconds since the request. `association` is that of the request if it carried the report, else ''.
     """
 
     TITLE: ClassVar[str] = "commitment reported"
@@ -249,13 +246,13 @@ class CommitmentReported(Event):
 
     @property
     def level(self) -> int:
-        """Louder when there is no commitment to some instance."""
+        """WARNING if instances failed, else INFO."""
         return logging.WARNING if self.counts.get("failed") else logging.INFO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Event):
-    """Something an administrator can mend: `sentence` says what is wrong and how (known titles, a line to add)."""
+    """A problem that an operator can correct: `sentence` says what is wrong and what to do."""
 
     TITLE: ClassVar[str] = "notice"
     LEVEL: ClassVar[int] = logging.WARNING
@@ -265,9 +262,9 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultFired(Event):
-    """A server that misbehaves on purpose is about to: `fault` is its number in the scenario, `does` what it does.
+    """A fault is injected: `fault` is its number in the scenario, `does` its effect.
 
-    `kind` is the operation that meets it, as of `OperationFinished`, or "association", or "N-EVENT-REPORT".
+    `kind` is the affected operation as in `OperationFinished`, or "association", or "N-EVENT-REPORT".
     """
 
     TITLE: ClassVar[str] = "fault"
@@ -282,14 +279,14 @@ class FaultFired(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationFailed(Notice):
-    """A move destination, a configured peer, did not take an association."""
+    """A move destination did not accept an association."""
 
     destination: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditLost(Event):
-    """A line could not be written to the audit log. `repeated` is whether the one before it could not be either."""
+    """A record could not be written to the audit log; `repeated` is whether the previous one could not either."""
 
     TITLE: ClassVar[str] = "audit line lost"
     comment: str
@@ -297,7 +294,7 @@ class AuditLost(Event):
 
     @property
     def level(self) -> int:
-        """A full disk is one warning."""
+        """WARNING for the first lost record, DEBUG for those after it."""
         return logging.DEBUG if self.repeated else logging.WARNING
 
 
@@ -307,15 +304,15 @@ Subscriber = Callable[[Event], None]
 
 
 class EventStream:
-    """Hands every published event to every subscriber, in the publisher's thread and in order of subscription."""
+    """Calls every subscriber for every event, in the thread of the publisher and in order of subscription."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._subscribers: tuple[partial[None], ...] = ()
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber` with every event from now on; the callable returned ends that."""
-        entry = partial(subscriber)  # an object of its own: the same callable may be subscribed twice
+        """Call `subscriber` for every event; return a function that unsubscribes it."""
+        entry = partial(subscriber)  # a distinct object, because a callable may be subscribed twice
         with self._lock:
             self._subscribers = (*self._subscribers, entry)
 
@@ -326,9 +323,9 @@ class EventStream:
         return unsubscribe
 
     def publish(self, event: Event) -> None:
-        """Tell everybody. A subscriber that fails is logged and hurts neither the publisher nor the others."""
+        """Call all subscribers. An exception of a subscriber is logged, and does not reach the publisher."""
         for subscriber in self._subscribers:
             try:
                 subscriber(event)
             except Exception:
-                logging.getLogger("pacs").exception("a subscriber failed on %s", type(event).__name__)
+                logging.getLogger("pacs").exception("a subscriber failed for %s", type(event).__name__)

@@ -12,12 +12,12 @@ import structlog
 from pacs.observability.events import Event
 
 TEXT_LIMIT = 1000
-"""Longest text of one field in the log, in characters."""
+"""Maximum number of characters of one field in the log."""
 
 
 def printable(text: str, limit: int = TEXT_LIMIT) -> str:
-    r"""`text` on one line, harmless on a terminal: what is not printable (newlines, escapes, bidi marks, lone
-    surrogates) becomes `\xNN`, `\uNNNN` or `\UNNNNNNNN`; beyond `limit` characters of it, `…` stands for the rest.
+    r"""Escape unprintable characters (newlines, terminal escapes, bidi marks, lone surrogates) as `\xNN`, `\uNNNN` or
+    `\UNNNNNNNN`, and replace what follows after `limit` characters by `…`.
     """
     shown = text[:limit]
     if not shown.isprintable():
@@ -26,7 +26,7 @@ def printable(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def log_event(event: Event) -> None:
-    """Write one line for `event`: the subscriber that is the log."""
+    """Log an event as one line; the subscriber of the event stream."""
     level, logger = event.level, logging.getLogger("pacs")
     if logger.isEnabledFor(level):
         left_out = frozenset() if logger.isEnabledFor(logging.DEBUG) else event.DEBUG_FIELDS
@@ -57,17 +57,17 @@ QUIET = {
     "alembic": logging.WARNING,
     "uvicorn": logging.ERROR,
 }
-"""Libraries' loggers and from which level on they are heard. Below these they quote what peers sent.
+"""Minimum levels of the loggers of libraries, which quote data from peers below these.
 
-pynetdicom is never heard: it writes a line for every value it does not like, and one A-ASSOCIATE-RQ holds thousands.
+pynetdicom is silent: it logs a line for each invalid value, and one A-ASSOCIATE-RQ can hold thousands.
 """
 
 
 def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: TextIO | None = None) -> None:
-    """Send structlog's and the standard library's loggers through one chain to `stream` (standard error).
+    """Send the loggers of structlog and of the standard library to `stream`, by default standard error.
 
-    `level` is a name of `logging`. Values from outside are made printable, and tracebacks name the frames and the class
-    of an error but quote its message, which may hold patient data, only at level DEBUG.
+    `level` is the name of a level of `logging`. Unprintable characters are escaped. Tracebacks have the message of an
+    error, which may contain patient data, only at level DEBUG.
     """
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
@@ -86,7 +86,7 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.captureWarnings(True)  # pydicom warns of bad values, and quotes them
+    logging.captureWarnings(True)  # pydicom quotes invalid values in warnings
     for name, quiet in QUIET.items():
         logging.getLogger(name).setLevel(quiet)
     structlog.configure(
@@ -102,7 +102,7 @@ def setup_logging(level: str = "INFO", format: LogFormat = "console", stream: Te
 
 
 def set_level(level: str) -> None:
-    """Have the log begin at another level of `logging`, by its name."""
+    """Change the level of the log, given by its name in `logging`."""
     logging.getLogger().setLevel(level.upper())
 
 
@@ -116,7 +116,7 @@ EventDict = MutableMapping[str, Any]
 
 
 def _escape(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
-    """Make every text of the line printable; the traceback, ours, keeps its lines."""
+    """Escape unprintable characters in all texts except the traceback."""
     for key, value in event_dict.items():
         if isinstance(value, str) and key != "exception":
             event_dict[key] = printable(value)
@@ -136,7 +136,7 @@ def _with_traceback(event_dict: EventDict, *, messages: bool) -> EventDict:
     if error is None:
         return event_dict
     record = event_dict.get("_record")
-    if record is not None:  # a foreign record: the formatter must not render its traceback once more
+    if record is not None:  # a record of the standard library: the formatter must not render its traceback again
         record.exc_info = record.exc_text = None
     event_dict["exception"] = _describe(error, messages=messages)
     return event_dict
@@ -151,7 +151,7 @@ def _error_of(exc_info: Any) -> BaseException | None:
 
 
 def _describe(error: BaseException, *, messages: bool) -> str:
-    """The frames and classes of an error and of what caused it, innermost first, at most eight errors deep."""
+    """Return frames and classes of an error and its causes, innermost first, at most eight errors."""
     parts: list[str] = []
     current: BaseException | None = error
     while current is not None and len(parts) < 8:
@@ -159,4 +159,4 @@ def _describe(error: BaseException, *, messages: bool) -> str:
         frames = traceback.format_list(traceback.extract_tb(current.__traceback__, limit=-30))
         parts.append("".join(frames) + type(current).__qualname__ + told)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return "\nfor which the reason was\n".join(parts)
+    return "\ncaused by\n".join(parts)

@@ -87,11 +87,11 @@ class Received:
         suggestion for an unknown key.
         """
         _check(keys)
-        came = self.of(operation)
-        for each in came:
+        candidates = self.of(operation)
+        for each in candidates:
             if not _differences(each, keys):
                 return each
-        raise AssertionError(_explain(operation, keys, came, self.requests))
+        raise AssertionError(_explain(operation, keys, candidates, self.requests))
 
     def expect_c_echo(self, **keys: Any) -> ReceivedRequest:
         """Call `expect("C-ECHO", ...)`."""
@@ -174,17 +174,20 @@ def _differences(request: ReceivedRequest, expected: Mapping[str, Any]) -> list[
 
 
 def _explain(
-    operation: str, keys: Mapping[str, Any], came: Sequence[ReceivedRequest], everything: Sequence[ReceivedRequest]
+    operation: str,
+    keys: Mapping[str, Any],
+    candidates: Sequence[ReceivedRequest],
+    everything: Sequence[ReceivedRequest],
 ) -> str:
-    wanted = ", ".join(f"{key}={value!r}" for key, value in keys.items())
-    lines = [f"no {operation} received with {wanted}" if came and wanted else f"no {operation} received"]
-    for number, each in enumerate(came, 1):
+    expected = ", ".join(f"{key}={value!r}" for key, value in keys.items())
+    lines = [f"no {operation} received with {expected}" if candidates and expected else f"no {operation} received"]
+    for number, each in enumerate(candidates, 1):
         lines.append(
             f"  {operation} number {number}, from {each.calling_ae_title}: {'; '.join(_differences(each, keys))}"
         )
         if each.keys:
             lines.append(f"    its keys: {', '.join(f'{key}={value!r}' for key, value in each.keys.items())}")
-    return "\n".join(lines if came else [*lines, f"  {_summary(everything)}"])
+    return "\n".join(lines if candidates else [*lines, f"  {_summary(everything)}"])
 
 
 def _summary(requests: Sequence[ReceivedRequest]) -> str:

@@ -96,8 +96,8 @@ class ReceivedRequest:
         except PacsError:
             return {}
         stated = identifier.key_values(dataset)
-        asked = [each.keyword or f"{each.tag:08X}" for each in dataset]
-        return {keyword: stated.get(keyword, "") for keyword in asked}
+        keywords = [each.keyword or f"{each.tag:08X}" for each in dataset]
+        return {keyword: stated.get(keyword, "") for keyword in keywords}
 
     @property
     def level(self) -> str:

@@ -54,8 +54,8 @@ class PacsServer(Archive):
         self.events.subscribe(self._on_event)
 
     def __repr__(self) -> str:
-        came = f": {counted(self._received)}" if self._test_interposer is not None else ""
-        return f"<PacsServer {self.address}{came}>"
+        counts = f": {counted(self._received)}" if self._test_interposer is not None else ""
+        return f"<PacsServer {self.address}{counts}>"
 
     # --- address --------------------------------------------------------------------------------------------------
 

@@ -117,13 +117,13 @@ class StorageSCP:
     def _store(self, association: Association, message: Message) -> None:
         data = b"".join(map(bytes, message.fragments()))
         command = message.command
-        title, asked = command.move_originator_ae_title, command.move_originator_message_id
+        title, message_id = command.move_originator_ae_title, command.move_originator_message_id
         stored = StoredHere(
             sop_class_uid=command.affected_sop_class_uid or "",
             sop_instance_uid=command.affected_sop_instance_uid or "",
             transfer_syntax=message.context.transfer_syntax,
             calling_ae_title=association.calling_ae_title,
-            move_originator=(title, asked) if title is not None and asked is not None else None,
+            move_originator=(title, message_id) if title is not None and message_id is not None else None,
             data=data,
         )
         with self._changed:

@@ -1,8 +1,8 @@
-"""Where HTTP is listened for, and the thread it is answered in. uvicorn does HTTP; what a stranger may cost is ours.
+"""The HTTP server: uvicorn in a thread, with limits on what a client can cost.
 
-uvicorn gives up a connection only between two requests. Here one that is without a whole request for `WAIT` seconds is
-given up, whatever it sends, and so is one that reads nothing of its answers for that time; and there is always room
-for one more: beyond `MOST_CONNECTIONS` the one that waits longest makes room.
+uvicorn has a timeout only between two requests. This server also closes a connection that sends no complete request
+for `WAIT` seconds, or that does not read its response for that time. Beyond `MOST_CONNECTIONS` it closes the connection
+that has waited longest for a request.
 """
 
 import asyncio
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 Application = Callable[..., Any]
 
 WAIT = 10.0
-"""Seconds a connection may take for its request, and again after each answer."""
+"""Seconds for a complete request, from the connection or the response before."""
 
 KEEP_ALIVE = 5
-"""Seconds a connection may be silent after an answer."""
+"""Seconds a connection may be idle after a response."""
 
 HANDSHAKE = 3.0
-"""Seconds TLS may take to begin."""
+"""Timeout of the TLS handshake in seconds."""
 
 MOST_CONNECTIONS = 100
 
 BACKLOG = 128
-"""How many connections may wait to be accepted."""
+"""Number of connections that may wait to be accepted."""
 
 LONGEST_HEAD = 16384
-"""Bytes of a request before its body."""
+"""Maximum size of the request line and headers in bytes."""
 
 STOPPING = 5.0
-"""Seconds the end may take."""
+"""Seconds to wait for the thread to end."""
 
 
 class WebServer:
-    """Answers HTTP on one address, with `tls` HTTPS, by the application that `make` makes, in a thread of its own.
+    """Serves the application that `make` returns on one address, with `tls` by HTTPS, in a thread of its own.
 
-    What it needs is imported in that thread: nobody waits for it. It serves alone, or as one of several workers, which
-    share the listener.
+    The thread imports uvicorn and the application, so that the start does not wait for them. Several workers share the
+    listening socket.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class WebServer:
         self._is_over = False
 
     def listen(self) -> None:
-        """Listen, and answer nothing yet. Raises OSError when the address cannot be had."""
+        """Listen, without accepting yet. Raises OSError."""
         self._listener = listening(self._host, self._port, BACKLOG)
 
     @property
     def port(self) -> int:
-        """The port that is listened on, also where 0 was asked for; 0 while nobody listens."""
+        """The port of the listening socket, 0 before `listen`."""
         return int(self._listener.getsockname()[1]) if self._listener is not None else 0
 
     def join(self, listening: "WebServer") -> None:
-        """Share the listener of the server that listened before this process was forked."""
+        """Share the listening socket of the supervisor's server."""
         self._listener = listening._listener
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="pacs-web", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more; what is being answered has a moment. Twice does no harm."""
+        """Stop; a response in progress has a moment to end. Does nothing the second time."""
         with self._lock:
             self._is_over = True
             if self._server is not None:
@@ -101,13 +101,13 @@ class WebServer:
                 self._server = server
             asyncio.run(_serve(server, [listener] if listener is not None else []))
         except Exception:
-            logging.getLogger("pacs").exception("the web listener failed")
+            logging.getLogger("pacs").exception("the HTTP server failed")
 
 
 async def _serve(server: "uvicorn.Server", listeners: list[socket.socket]) -> None:
-    """Answer until the server is told to exit. Who begins with TLS and goes on is waited for as everybody else is."""
+    """Serve until the server is told to exit."""
     loop = asyncio.get_running_loop()
-    if server.config.ssl is not None:  # uvicorn leaves asyncio's own time, a minute, and has no setting for it
+    if server.config.ssl is not None:  # uvicorn has no setting for the handshake timeout, which is a minute in asyncio
         create = partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE)
         loop.create_server = create  # type: ignore[method-assign]
     await server.serve(sockets=listeners)
@@ -118,7 +118,7 @@ def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Se
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Connection(H11Protocol):
-        """A connection that is given up when it is without a whole request for too long."""
+        """A connection that is closed when it sends no complete request for too long."""
 
         _waits_since = 0.0
         _deadline: asyncio.TimerHandle | None = None
@@ -149,13 +149,13 @@ def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Se
             super().on_response_complete()
 
         def _wait(self) -> None:
-            """Wait for a request, for so long from now on."""
+            """Start the timeout for the next request."""
             if self._deadline is not None:
                 self._deadline.cancel()
             self._waits_since = self.loop.time()
-            self._deadline = self.loop.call_later(WAIT, self._give_up)
+            self._deadline = self.loop.call_later(WAIT, self._close_if_waiting)
 
-        def _give_up(self) -> None:
+        def _close_if_waiting(self) -> None:
             if self._is_waiting:
                 self.transport.abort()
 
@@ -164,13 +164,13 @@ def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Se
             return self.cycle is None or self.cycle.response_complete
 
         @property
-        def _is_there(self) -> bool:
+        def _is_open(self) -> bool:
             return not self.transport.is_closing()
 
         def _make_room(self) -> None:
-            there = [each for each in self.connections if isinstance(each, Connection) and each._is_there]
-            waiting = [each for each in there if each._is_waiting]
-            if len(there) > MOST_CONNECTIONS and waiting:
+            opened = [each for each in self.connections if isinstance(each, Connection) and each._is_open]
+            waiting = [each for each in opened if each._is_waiting]
+            if len(opened) > MOST_CONNECTIONS and waiting:
                 min(waiting, key=lambda each: each._waits_since).transport.abort()
 
     config = uvicorn.Config(

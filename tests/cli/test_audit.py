@@ -159,7 +159,7 @@ def test_no_store_is_refused_because_the_audit_log_is_full(tmp_path):
         eventually(lambda: len(lost) == 3)
         assert numbers(archive.web_port)["pacs_audit_lost_total"] == 3
     assert [each.repeated for each in lost] == [False, True, True]
-    assert lost[0].comment == "the audit log cannot be written (No space left on device)"
+    assert lost[0].comment == "cannot write the audit log (No space left on device)"
 
 
 def record(number):
@@ -214,8 +214,8 @@ def test_an_audit_log_that_cannot_be_written_is_said_at_the_start(pacs, tmp_path
     for words in (("serve",), ("delete", "PatientID=P1", "--yes")):
         result = pacs(*words, *settings)
         assert result.exit_code == 2
-        assert f"audit.file: {tmp_path}/missing/audit.log cannot be written (No such file" in result.stderr
-    assert "FAIL audit log: audit.file:" in pacs("check", *settings).stdout
+        assert f"audit.file = '{tmp_path}/missing/audit.log': cannot write (No such file" in result.stderr
+    assert "FAIL audit log: audit.file =" in pacs("check", *settings).stdout
 
 
 def test_it_is_off_unless_a_file_is_named(tmp_path):

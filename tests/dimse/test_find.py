@@ -98,7 +98,7 @@ def test_f8_supported_keys_are_ff00_and_unsupported_ones_ff01(archive):
     ("value", "count"), [("NAME^A", 2), ("name^a", 2), ("nAmE^?", 4), ("NAM%", 0), ("NAM__A", 0), ("N%*", 0)]
 )
 def test_p13_names_ignore_case_and_sql_wild_cards_are_literals(archive, value, count):
-    """A name without wild cards is compared like one with them; `%` and `_` stand for themselves."""
+    """A name is compared the same with and without wild cards; `%` and `_` are literals."""
     assert len(find(archive, "STUDY", StudyInstanceUID="", PatientName=value)) == count + 1
 
 

@@ -79,9 +79,9 @@ def archive(tmp_path_factory, answers):
     def answer(event):
         return answers.get(event.request.AffectedSOPInstanceUID, 0x0000)
 
-    with destination("TAKER", answer) as taker, socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        refusing = {"ae_title": "REFUSING", "host": "127.0.0.1", "port": nobody.getsockname()[1]}
+    with destination("TAKER", answer) as taker, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        refusing = {"ae_title": "REFUSING", "host": "127.0.0.1", "port": unused.getsockname()[1]}
         settings = {"peers": [taker, refusing], "limits.retrieve_studies": 2}
         with serving(tmp_path_factory.mktemp("retrieve"), settings) as running:
             take_in(running, DATASETS)

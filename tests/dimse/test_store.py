@@ -56,7 +56,7 @@ def archive(tmp_path):
 
 
 def test_an_instance_is_stored_bit_for_bit_with_new_file_meta_information(archive):
-    """The data set is what was sent; the File Meta Information is ours; the response repeats the UIDs (S4)."""
+    """The data set is stored as sent, the File Meta Information is new, the response repeats the UIDs (S4)."""
     sent = encoded(dataset(), raw.EXPLICIT)
     response = store(archive, sent)
     assert (response.status, response.number(0x0120), response.text(0x0002)) == (0x0000, 1, CT)

@@ -47,7 +47,7 @@ def find(archive, **keys):
 
 
 def test_a_query_that_needs_the_unreadable_part_is_refused(archive):
-    """C-FIND ends with C003 and a comment; the association goes on, and what stands before that part is answered."""
+    """C-FIND ends with C003 and a comment; the association goes on, and elements before that part are returned."""
     with bad_sectors(archive.files):
         assert [each.status for each in find(archive, SOPInstanceUID="", SliceThickness="")] == [0xFF00, 0x0000]
         (refused,) = find(archive, SOPInstanceUID="", WindowCenter="")

@@ -64,7 +64,12 @@ def load_series(
     stacks or several slices at one position, and otherwise as `find` and `fetch`.
     """
     day = study_date.strftime("%Y%m%d") if isinstance(study_date, date) else study_date
-    named = {"PatientID": patient_id, "StudyDate": day, "SeriesDescription": series_description, "Modality": modality}
+    named = {
+        "PatientID": patient_id,
+        "StudyDate": day,
+        "SeriesDescription": series_description,
+        "Modality": modality,
+    }
     given = {keyword: value for keyword, value in named.items() if value}
     if twice := sorted(given.keys() & keys):
         raise InvalidArgument(f"{', '.join(twice)} is given twice")
@@ -173,9 +178,11 @@ class _Archive:
 
 
 def _load(paths: tuple[Path, ...], series_keys: SeriesKeys, *, as_datasets: bool) -> "SimpleITK.Image | list[Dataset]":
-    wanted = series_keys.at(QueryLevel.IMAGE)
+    image_keys = series_keys.at(QueryLevel.IMAGE)
     planes = [
-        each for each in read_planes(paths, [key.attribute.tag for key in wanted]) if series_keys.takes(each.header)
+        each
+        for each in read_planes(paths, [key.attribute.tag for key in image_keys])
+        if series_keys.matches_image(each.header)
     ]
     if not planes:
         raise NothingFound(f"None of the {len(paths)} instances of the series matches the image keys")

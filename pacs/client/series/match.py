@@ -108,7 +108,7 @@ class SeriesKeys:
             setattr(found, keyword, value)
         return found
 
-    def takes(self, header: Dataset) -> bool:
+    def matches_image(self, header: Dataset) -> bool:
         """Return whether an image matches the image keys."""
         return _all_match(self.at(QueryLevel.IMAGE), header)
 
@@ -174,8 +174,8 @@ class SeriesFinder:
         keys = self.keys.at(QueryLevel.PATIENT, QueryLevel.STUDY)
         if not keys:
             return [Dataset()], ()
-        asked = self.keys.identifier_for(QueryLevel.STUDY, _OF_STUDY)
-        matches = list(self.find(asked, level=QueryLevel.STUDY, limit=MAX_STUDIES + 1))
+        identifier = self.keys.identifier_for(QueryLevel.STUDY, _OF_STUDY)
+        matches = list(self.find(identifier, level=QueryLevel.STUDY, limit=MAX_STUDIES + 1))
         _check_limit(matches, MAX_STUDIES, "studies")
         kept, unanswered = _compare(matches, keys)
         studies = [each for each, is_kept in zip(matches, kept, strict=True) if is_kept]
@@ -186,9 +186,9 @@ class SeriesFinder:
         C.4.1.3).
         """
         study_uid = _text(study, "StudyInstanceUID")
-        asked = self.keys.identifier_for(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=study_uid)
+        identifier = self.keys.identifier_for(QueryLevel.SERIES, _OF_SERIES, StudyInstanceUID=study_uid)
         extended = () if study_uid else ("relational",)
-        matches = list(self.find(asked, level=QueryLevel.SERIES, limit=MAX_SERIES + 1, extended=extended))
+        matches = list(self.find(identifier, level=QueryLevel.SERIES, limit=MAX_SERIES + 1, extended=extended))
         _check_limit(matches, MAX_SERIES, "series")
         return matches
 

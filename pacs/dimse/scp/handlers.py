@@ -80,7 +80,7 @@ class Handlers:
     identifier_bounds: DataSetBounds = IDENTIFIER_BOUNDS
     retrieve_limits: RetrieveLimits = field(default_factory=RetrieveLimits)
     limits: AssociationLimits = field(default_factory=AssociationLimits)
-    """AssociationLimits of associations to move destinations; `limits.message` is the time for a C-STORE response."""
+    """Limits of associations to move destinations; `limits.message` is the time for a C-STORE response."""
     protect: Callable[[Peer], Protection | None] = _without_tls
     """Returns the TLS settings for a peer, None to connect without TLS."""
     auditor: Auditor = field(default_factory=Auditor)
@@ -106,14 +106,14 @@ class Handlers:
     # --- C-ECHO -------------------------------------------------------------------------------------------------
 
     def echo(self, association: Association, message: Message) -> None:
-        """Verification (PS3.4 A.4)."""
+        """Answer a C-ECHO (Verification, PS3.4 A.4)."""
         with operating(Service.ECHO, association, message, self.publish) as operation:
             operation.respond(operation.request.response(status.SUCCESS))
 
     # --- C-STORE ------------------------------------------------------------------------------------------------
 
     def store(self, association: Association, message: Message) -> None:
-        """Storage (PS3.4 B.2): Success means that the bytes are on disk and the row is committed."""
+        """Store an instance (PS3.4 B.2): Success means that its bytes are on disk and its row is committed."""
         with operating(Service.STORE, association, message, self.publish, self.auditor) as operation:
             request = operation.request
             self._authorize(association, Right.STORE)
@@ -134,7 +134,7 @@ class Handlers:
     # --- C-FIND -------------------------------------------------------------------------------------------------
 
     def find(self, association: Association, message: Message) -> None:
-        """Query (PS3.4 C.4.1): a Pending response for each match, sent before the next page of matches is read."""
+        """Answer a query (PS3.4 C.4.1) with a Pending response for each match, sent before the next page is read."""
         with operating(Service.FIND, association, message, self.publish, self.auditor) as operation:
             principal = self._authorize(association, Right.FIND)
             model = MODELS[message.context.abstract_syntax]
@@ -152,7 +152,7 @@ class Handlers:
             for page in self.queries.pages(query, operation.cancellation):
                 for found in page:
                     responses.add(encoder.identifier(found.match, found.from_file))
-                    if found.from_file is not None:  # the next one takes a file: do not keep this one back
+                    if found.from_file is not None:  # reading the next file takes a while
                         responses.flush()
                 responses.flush()
             responses.flush()
@@ -162,7 +162,7 @@ class Handlers:
     # --- C-MOVE and C-GET ---------------------------------------------------------------------------------------
 
     def move(self, association: Association, message: Message) -> None:
-        """Retrieve to a configured AE (PS3.4 C.4.2). The destination is checked before anything else (V2)."""
+        """Send instances to a configured AE (PS3.4 C.4.2). The destination is checked before anything else (V2)."""
         with operating(Service.MOVE, association, message, self.publish, self.auditor) as operation:
             principal = self._authorize(association, Right.MOVE)
             destination = self._destination(operation, principal)
@@ -180,7 +180,7 @@ class Handlers:
             self._run(task, retrieval, sub_operations)
 
     def get(self, association: Association, message: Message) -> None:
-        """Retrieve on the same association (PS3.4 C.4.3), in the contexts where the requestor is SCP of Storage."""
+        """Send instances on the same association (PS3.4 C.4.3), in contexts where the requestor is SCP of Storage."""
         with operating(Service.GET, association, message, self.publish, self.auditor) as operation:
             principal = self._authorize(association, Right.GET)
             retrieval = self._select(operation, message, principal)
@@ -261,7 +261,7 @@ class Handlers:
     # --- N-ACTION -----------------------------------------------------------------------------------------------
 
     def commit(self, association: Association, message: Message) -> None:
-        """Request Storage Commitment (PS3.4 J.3.2): answered when the request is durable, and reported later."""
+        """Take a request for storage commitment (PS3.4 J.3.2); it is durable before the response and reported later."""
         with operating(Service.COMMIT, association, message, self.publish, self.auditor) as operation:
             self._authorize(association, Right.COMMIT)
             _check_action(operation.request)

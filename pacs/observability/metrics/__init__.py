@@ -1,1 +1,1 @@
-"""What happened, counted: by one subscriber to the event stream, over all workers, shown in Prometheus' text format."""
+"""Metrics: counts events of all workers, and shows the numbers in the text format of Prometheus."""

@@ -1,7 +1,7 @@
-"""The subscriber: what each event adds to which number.
+"""The subscriber that counts events.
 
-Every label is of our own making or of the standard, except the AE titles of configured peers: nothing that a peer may
-choose freely makes a series.
+Labels have values from this project, from the standard, or AE titles of configured peers; a value that a peer chooses
+freely never creates a series.
 """
 
 from bisect import bisect_left
@@ -34,21 +34,21 @@ OPERATIONS = {
     "C-GET": "get",
     "N-ACTION": "commit",
 }
-"""What the metrics call an operation, by its kind; any other is `other`."""
+"""Names of operations in the metrics, by kind; any other kind is `other`."""
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
-"""Seconds up to which operations are counted together; those that take longer are the last group."""
+"""Upper bounds of the histogram buckets in seconds."""
 _PLACES = tuple(map(str, range(len(BOUNDS) + 1)))
 
 ACTIVE, PROCESS = "active", "process"
-"""What is so only while its worker lives: its associations, and its process id."""
+"""Series that are valid only while the worker lives: its associations, and its process id."""
 
 DIED = "died"
-"""How many workers died at this place."""
+"""Series with the number of deaths of workers with this number."""
 
 
 class Counting:
-    """Counts events in the region of one worker. `is_peer` says whether an AE title is that of a configured peer."""
+    """Counts events in the region of one worker. `is_peer` tells whether an AE title is that of a configured peer."""
 
     def __init__(self, region: CounterRegion, is_peer: Callable[[str], bool]) -> None:
         self._add, self._add_each = region.add, region.add_each
@@ -66,7 +66,7 @@ class Counting:
         }
 
     def __call__(self, event: Event) -> None:
-        """Count an event: the subscriber."""
+        """Count an event."""
         count = self._counts.get(type(event))
         if count is not None:
             count(event)
@@ -110,6 +110,6 @@ class Counting:
         self._add(("audit_lost",))
 
     def _destination(self, ae_title: str) -> str:
-        """A configured peer's AE title; '' for a C-GET, whose requester is the destination."""
+        """Return the label for a destination: a configured AE title, '' for a C-GET, or `OTHER`."""
         title = ae_title.strip()
         return title if not title or self._is_peer(title) else OTHER

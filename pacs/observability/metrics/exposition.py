@@ -1,4 +1,4 @@
-"""The numbers as Prometheus reads them. The only room that knows prometheus-client."""
+"""The metrics in the text format of Prometheus; the only module that imports prometheus-client."""
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,19 +19,19 @@ Numbers = Mapping[Series, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What is measured when somebody asks, not counted: NaN where there is no answer."""
+    """Values measured at the time of the request, NaN if unknown."""
 
     database_up: bool
     database_seconds: float
     files_up: bool
     files_free: float
     files_total: float
-    """Bytes."""
+    """Bytes of the disk of the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What stays as it is for as long as a server runs."""
+    """Values that do not change while the server runs."""
 
     database: str
     workers: int
@@ -39,12 +39,12 @@ class Facts:
 
 
 def exposition(counters: Counters, facts: Facts, moment: Moment) -> bytes:
-    """All numbers of the server in the text format, version 0.0.4."""
+    """Return all metrics of the server in the text format, version 0.0.4."""
     return generate_latest(_Families(counters, facts, moment))
 
 
 class _Families(CollectorRegistry):
-    """The families of one moment."""
+    """Collects the metric families of one request."""
 
     def __init__(self, counters: Counters, facts: Facts, moment: Moment) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Families(CollectorRegistry):
         self._facts, self._moment = facts, moment
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, also those that nothing was counted in yet."""
+        """Yield every family, also those without counts."""
         yield from self._about_the_server()
         yield from self._about_associations()
         yield from self._about_operations()
@@ -110,7 +110,7 @@ class _Families(CollectorRegistry):
             yield GaugeMetricFamily(family, documentation, value=float(value))
 
     def _counter(self, family: str, documentation: str, name: str, *labels: str) -> Metric:
-        """The family of a counter; one without labels is there from the beginning."""
+        """Return the family of a counter; one without labels begins at 0."""
         if not labels:
             return CounterMetricFamily(family, documentation, value=self._numbers.get((name,), 0.0))
         counter = CounterMetricFamily(family, documentation, labels=labels)
@@ -120,7 +120,7 @@ class _Families(CollectorRegistry):
         return counter
 
     def _durations(self, name: str) -> Metric:
-        """The histogram of the durations of one operation."""
+        """Return the histogram of the durations of one operation."""
         groups = [self._numbers.get(("seconds", name, str(place)), 0.0) for place in range(len(BOUNDS) + 1)]
         bounds = (*map(str, BOUNDS), "+Inf")
         buckets = [(bound, sum(groups[: place + 1])) for place, bound in enumerate(bounds)]
@@ -130,12 +130,12 @@ class _Families(CollectorRegistry):
 
 
 def _sop_class(uid: str) -> str:
-    """The name of a SOP Class in PS3.6, its UID where it is newer than our dictionary."""
+    """Return the name of a SOP Class in PS3.6, or its UID if pydicom does not know it."""
     return UID(uid).name if uid != OTHER else OTHER
 
 
 def _processes(workers: Iterable[Numbers]) -> Iterator[Metric]:
-    """What the system knows of each worker's process, where there is /proc."""
+    """Return the process metrics of each worker, where /proc exists."""
     families: dict[str, Metric] = {}
     for worker, numbers in enumerate(workers):
         pid = int(numbers.get((PROCESS,), 0))
