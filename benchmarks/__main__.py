@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: which systems and measurements, and where the results go."""
+"""`python -m benchmarks`: measure this archive and other servers on this machine, and print a table of the results."""
 
 import argparse
 import shlex
@@ -36,16 +36,16 @@ FAMILIES: dict[str, Family] = {
     "memory": memory,
     "million": million,
 }
-"""Every measurement by the name `--only` takes."""
+"""All measurements by their name for `--only`."""
 
 LARGE = ("memory", "million")
-"""Those that need minutes and gigabytes: run with --large, when named, or small with --quick."""
+"""Measurements that need minutes and gigabytes; they run with --large, if named with --only, or small with --quick."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, then write the table, and what else was asked for."""
+    """Measure and write the results."""
     asked = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the started processes are ended
     bench = Bench(
         runs=asked.runs or (1 if asked.quick else 5),
         quick=asked.quick,
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measured(family: Family, bench: Bench, rows: list[Row]) -> bool:
-    """Add the rows of a family; whether it came to its end. What was measured before it failed is not lost."""
+    """Add the rows of a measurement, also of one that fails; return whether it succeeded."""
     try:
         rows.extend(family(bench))
     except (NotRunning, Refused, OSError, subprocess.SubprocessError) as error:
@@ -87,24 +87,36 @@ def _write(written: Report, asked: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition(": ")[2])
     add = parser.add_argument
-    add("--quick", action="store_true", help="small loads, one run: to see that everything works, not to measure")
-    add("--large", action="store_true", help=f"also {' and '.join(LARGE)}: 2 GB instances, 1,000,000 studies")
-    add("--only", nargs="+", choices=FAMILIES, metavar="NAME", help=f"of {', '.join(FAMILIES)}")
-    add("--systems", nargs="+", choices=SYSTEMS, metavar="NAME", help=f"of {', '.join(SYSTEMS)}")
-    add("--runs", type=_positive, help="interleaved runs (5; 1 with --quick)")
+    add("--quick", action="store_true", help="use small loads and one run, to test the benchmarks themselves")
+    add("--large", action="store_true", help=f"also measure {' and '.join(LARGE)}: 2 GB instances, 1,000,000 studies")
+    add(
+        "--only",
+        nargs="+",
+        choices=FAMILIES,
+        metavar="NAME",
+        help=f"measurements to run: {', '.join(FAMILIES)} (default: all but the large ones)",
+    )
+    add(
+        "--systems",
+        nargs="+",
+        choices=SYSTEMS,
+        metavar="NAME",
+        help=f"servers to measure: {', '.join(SYSTEMS)} (default: all that are installed)",
+    )
+    add("--runs", type=_positive, help="number of interleaved runs (default: 5; 1 with --quick)")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of this archive, as `pacs serve` takes",
+        help="setting of this archive, as for `pacs serve`; may be given several times",
     )
-    add("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where everything is written; a real disk")
-    add("--json", action="store_true", help="JSON instead of a table")
-    add("--out", type=Path, metavar="FILE", help="write the table there too; .json for JSON")
-    add("--chart", type=Path, metavar="FILE", help="draw the medians as SVG")
+    add("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for all data, on a real disk")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--out", type=Path, metavar="FILE", help="also write the table to FILE; JSON if it ends in .json")
+    add("--chart", type=Path, metavar="FILE", help="draw the medians in FILE as SVG")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What associations cost: setting one up, and leaving a hundred open."""
+"""Costs of associations: setting one up, and leaving a hundred open."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ SYNTAXES = (EXPLICIT, IMPLICIT, wire.EXPLICIT_BIG, wire.JPEG_BASELINE)
 
 
 def setup(bench: Bench) -> Iterator[Row]:
-    """From the connection to the A-ASSOCIATE-AC, release and close not counted."""
+    """Measure the time from the connection to the A-ASSOCIATE-AC."""
     with bench.systems(*NAMES) as systems:
         for key, title, contexts in _proposals():
             line = Line(key, f"association set-up, {title}", "ms", Better.LESS)
@@ -34,12 +34,12 @@ def _proposals() -> Iterator[tuple[str, str, list[ProposedContext]]]:
 
 
 def _storage_classes(count: int) -> list[str]:
-    """As many Storage SOP Classes of PS3.4 Annex B, the CT image first."""
+    """Return `count` Storage SOP Classes of PS3.4 Annex B, CT Image Storage first."""
     return [wire.CT_IMAGE_STORAGE, *sorted(STORAGE - {wire.CT_IMAGE_STORAGE})][:count]
 
 
 def _set_up(contexts: list[ProposedContext], times: int, system: System, _run: int) -> list[float]:
-    """The median of so many set-ups, in milliseconds."""
+    """Return the median time of `times` associations, in milliseconds."""
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -49,7 +49,7 @@ def _set_up(contexts: list[ProposedContext], times: int, system: System, _run: i
 
 
 def idle(bench: Bench) -> Iterator[Row]:
-    """A hundred open associations on which nothing happens: the processor's time and the memory they take."""
+    """Measure the processor time and the memory of a hundred idle associations."""
     count, seconds = 100, bench.of(5, 1)
     lines = [
         Line("idle.cpu", f"{count} idle associations", "% of a core", Better.LESS),

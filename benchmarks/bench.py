@@ -1,4 +1,4 @@
-"""What every measurement shares: which systems, how many interleaved runs, and the rows that come of them."""
+"""Settings and result rows of all measurements, and the interleaved runs."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from benchmarks.peers import System
 
 
 class Better(Enum):
-    """Which of two values is the better one."""
+    """Whether higher or lower values are better."""
 
     MORE = "more"
     LESS = "less"
@@ -27,7 +27,7 @@ class Better(Enum):
 
 @dataclass(frozen=True)
 class Line:
-    """What one row of the table is about. `key` names it in goals and in JSON."""
+    """The subject of a row of the table. `key` names it in goals and in JSON."""
 
     key: str
     title: str
@@ -37,7 +37,7 @@ class Line:
 
 @dataclass
 class Row:
-    """The values of one line, one per run, by system; what is to be said of a system; who had an easier load."""
+    """The values of one line by system, one for each run; notes by system; systems with an easier load."""
 
     line: Line
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -45,13 +45,13 @@ class Row:
     eased: frozenset[str] = frozenset()
 
     def median(self, system: str) -> float | None:
-        """The median of a system's runs, None when it has none."""
+        """Return the median of the runs of a system, None without a run."""
         values = self.values.get(system)
         return median(values) if values else None
 
 
 Measure = Callable[[System, int], Sequence[float]]
-"""What is measured of a system in one run: one value for each line."""
+"""Measures a system in one run; returns one value for each line."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Bench:
     parent: Path = Path(tempfile.gettempdir())
 
     def of(self, usual: int, quick: int) -> int:
-        """A count of the load, by whether this is a quick invocation."""
+        """Return the size of a load, depending on --quick."""
         return quick if self.quick else usual
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A new folder, removed at the end."""
+        """Make a folder, and remove it at the end."""
         path = Path(tempfile.mkdtemp(prefix="pacs-benchmark-", dir=self.parent))
         path.chmod(0o755)  # PostgreSQL runs as another user
         try:
@@ -80,7 +80,7 @@ class Bench:
 
     @contextmanager
     def systems(self, *names: str) -> Iterator[list[System]]:
-        """Those of these systems that were chosen and are installed, running side by side."""
+        """Run those of these systems that were chosen and are installed."""
         wanted = [name for name in names if name in self.chosen]
         for name in wanted:
             if not peers.is_installed(name):
@@ -92,9 +92,9 @@ class Bench:
     def interleave(
         self, lines: Sequence[Line], systems: Sequence[System], measure: Measure, eased: Mapping[str, str] | None = None
     ) -> list[Row]:
-        """Measure every system in turn, as often as there are runs. One that fails is left out from then on.
+        """Measure each system in turn, once for each run. A system that fails is omitted from then on.
 
-        `eased` are systems with an easier load than the others, and which: they are no measure for us.
+        `eased` are systems with an easier load than the others, and that load; they are not compared with this archive.
         """
         rows = [Row(line, notes=dict(eased or {}), eased=frozenset(eased or ())) for line in lines]
         failed: set[str] = set()
@@ -118,5 +118,5 @@ class Bench:
 
 
 def say(sentence: str) -> None:
-    """Tell whoever waits what is going on, on standard error."""
+    """Print progress on standard error."""
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)

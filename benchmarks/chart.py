@@ -1,4 +1,4 @@
-"""The chart: bars of the medians by system, one panel for each line, as SVG written by hand."""
+"""The chart as SVG: bars of the medians by system, with a panel for each line."""
 
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
@@ -27,15 +27,15 @@ LINES = (
     "find.patient_id.last", "find.infix.last", "find.all.rate", "find.all.counts.rate", "move", "setup.1", "setup.128",
     "idle.cpu",
 )  # fmt: skip
-"""The lines that are drawn, where they were measured."""
+"""The lines of the chart."""
 
 WIDTH, LEFT, BAR, GAP, HEAD = 860, 130, 15, 4, 26
 SPACE = 500
-"""How long the longest bar of a panel is, in pixels."""
+"""The length of the longest bar of a panel, in pixels."""
 
 
 def svg(rows: Sequence[Row]) -> str:
-    """A chart of the rows in `LINES`; every panel has a scale of its own."""
+    """Return a chart of the rows in `LINES`; each panel has a scale of its own."""
     drawn, top = [], 16
     by_key = {row.line.key: row for row in rows}
     for row in (by_key[key] for key in LINES if key in by_key):

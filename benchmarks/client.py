@@ -1,7 +1,7 @@
-"""The raw client: messages encoded beforehand, command and data set in one write, Nagle off, nothing waited for.
+"""The raw client: it encodes messages beforehand, sends command and data set with one write, and sets TCP_NODELAY.
 
-It acknowledges at once what it receives, which avoids the client's share of the stall between Nagle's algorithm and
-delayed acknowledgements: what it measures is the server. It can be told to delay acknowledgements, as most clients do.
+It acknowledges received data at once, so that a stall between Nagle's algorithm and delayed acknowledgements can only
+come from the server. Optionally it delays acknowledgements, as most clients do.
 """
 
 import socket as sockets
@@ -33,7 +33,7 @@ from pacs.conformance.checks.wire import (
 )
 
 PATIENCE = 120
-"""Seconds a server may stay silent before it has failed."""
+"""Seconds without data after which a server has failed."""
 
 STORAGE: ProposedContext = (wire.CT_IMAGE_STORAGE, [EXPLICIT])
 QUERY: ProposedContext = (wire.STUDY_ROOT_FIND, [IMPLICIT])
@@ -44,7 +44,7 @@ Instance = tuple[str, bytes]
 
 
 class Refused(Exception):
-    """A server did not do what it was asked."""
+    """A server did not perform a request."""
 
 
 class Association:
@@ -81,19 +81,19 @@ class Association:
         self._socket.sendall(data)
 
     def store(self, message: bytes) -> None:
-        """Send a whole C-STORE-RQ and wait for success. Raises Refused."""
+        """Send an encoded C-STORE-RQ and wait for success. Raises Refused."""
         self.send(message)
         self.expect_success()
 
     def expect_success(self) -> None:
-        """Take the final response. Raises Refused when it is another than success."""
+        """Receive the final response. Raises Refused if it is not Success."""
         for command in self.responses():
             status = number_of(command, 0x0900)
             if status not in (0x0000, *PENDING):
                 raise Refused(f"the response has status {status:04X}")
 
     def responses(self) -> Iterator[bytes]:
-        """The command sets of the responses up to the final one, each when its data set is there too."""
+        """Yield the command sets of the responses up to the final one, each after its data set."""
         status, command = PENDING[0], b""
         while status in PENDING:
             kind, body = self._pdu()
@@ -113,7 +113,7 @@ class Association:
         return kind, self._received[start : self._at]
 
     def _need(self, count: int) -> None:
-        """Receive until so many bytes are there."""
+        """Receive until `count` bytes are available."""
         while len(self._received) - self._at < count:
             piece = self._socket.recv(1 << 18)
             if not piece:
@@ -128,7 +128,7 @@ class Association:
 
 @dataclass(frozen=True)
 class Sent:
-    """How many instances were answered with success in how many seconds."""
+    """The number of stored instances, and the time in seconds."""
 
     instances: int
     seconds: float
@@ -140,7 +140,7 @@ class Sent:
 
 
 def store(port: int, called: str, parts: Sequence[Iterable[Instance]], seconds: float = float("inf")) -> Sent:
-    """Store each part on an association of its own, all at once, until all is stored or the time is over.
+    """Store each part on an association of its own, concurrently, until all are stored or the time is over.
 
     Associations are open and messages encoded before the clock starts. Raises what the first failing one raised.
     """
@@ -167,7 +167,7 @@ def _store_until(association: Association, messages: Sequence[bytes], end: float
 
 
 def together(calls: Sequence[Callable[[], int]]) -> list[int]:
-    """What the calls return, each made in a thread of its own. Raises what the first failing one raised."""
+    """Run the calls in threads of their own and return their results. Raises what the first failing one raised."""
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
@@ -177,7 +177,7 @@ def together(calls: Sequence[Callable[[], int]]) -> list[int]:
 
 @dataclass(frozen=True)
 class Answered:
-    """How many matches came, after how many seconds the first response did, and the last."""
+    """The number of matches, and the seconds to the first and the last response."""
 
     matches: int
     first: float
@@ -199,7 +199,7 @@ def move(association: Association, keys: bytes, destination: str) -> Answered:
 
 
 def _ask(association: Association, message: bytes) -> tuple[Answered, bytes]:
-    """Send a request and take its responses; the command set of the final one. Raises Refused unless it succeeded."""
+    """Send a request, receive its responses, return the final command set. Raises Refused if it failed."""
     first, pending, command = 0.0, -1, b""
     began = time.perf_counter()
     association.send(message)

@@ -1,4 +1,4 @@
-"""Generated data: CT images of any size, and a population of studies to be asked about. The same every time."""
+"""Generated data, the same in each run: CT images of any size, and a population of studies for queries."""
 
 import itertools
 import struct
@@ -22,17 +22,17 @@ SPREAD = 7_046_029_254_386_353_131
 """Coprime to ten: multiplying by it modulo a power of ten maps no two numbers to one."""
 
 _numbers = itertools.count(1)
-"""What tells one study sent in this process from every other."""
+"""Numbers the studies that this process sends."""
 
 
 # --- data sets with places to fill -------------------------------------------------------------------------------
 
 
 class Template:
-    """An encoded data set in explicit VR little endian in which the values of some text elements are exchanged."""
+    """An encoded data set in explicit VR little endian in which the values of some text elements can be replaced."""
 
     def __init__(self, encoded: bytes, prototype: Dataset, keywords: Sequence[str]) -> None:
-        """Raises ValueError when `encoded` does not hold an element of `keywords` as `prototype` has it."""
+        """Find the elements. Raises ValueError if `encoded` lacks an element of `keywords`."""
         self._heads: dict[str, bytes] = {}
         rest = encoded
         for keyword in sorted(keywords, key=lambda each: tag_for_keyword(each) or 0):
@@ -43,13 +43,13 @@ class Template:
         self._tail = rest
 
     def fill(self, values: dict[str, str]) -> bytes:
-        """The data set with these values by keyword, one for each place."""
+        """Return the data set with these values, one for each keyword."""
         pieces = [head + text_element(keyword, values[keyword]) for keyword, head in self._heads.items()]
         return b"".join([*pieces, self._tail])
 
 
 def text_element(keyword: str, value: str) -> bytes:
-    """A text element of a short VR in explicit VR little endian."""
+    """Return a text element of a short VR in explicit VR little endian."""
     group, element, vr = _head(keyword)
     encoded = value.encode() + ((b"\0" if vr == b"UI" else b" ") * (len(value) % 2))
     return struct.pack("<HH2sH", group, element, vr, len(encoded)) + encoded
@@ -63,7 +63,7 @@ def _head(keyword: str) -> tuple[int, int, bytes]:
 
 
 def encode(dataset: Dataset) -> bytes:
-    """A data set in explicit VR little endian."""
+    """Return a data set in explicit VR little endian."""
     out = DicomBytesIO()
     out.is_little_endian, out.is_implicit_VR = True, False
     write_dataset(out, dataset)
@@ -74,7 +74,7 @@ def encode(dataset: Dataset) -> bytes:
 
 
 def uid(kind: int, number: int) -> str:
-    """A UID of 26 characters; `kind` tells studies, series and instances apart.
+    """Return a UID of 26 characters; `kind` distinguishes studies, series and instances.
 
     Neighbours differ in every digit: dcmqrscp makes file names of UIDs by a hash that sees little more than their end.
     """
@@ -83,7 +83,7 @@ def uid(kind: int, number: int) -> str:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one new study in one series: sent in order, made when they are asked for."""
+    """The images of a new study with one series, generated on demand."""
 
     number: int
     size: str
@@ -107,7 +107,7 @@ class Images:
 
 
 def images(size: str, count: int) -> Images:
-    """A study that was never sent before in this process, of `count` images of a size in `SIDES`."""
+    """Return a new study of `count` images of a size in `SIDES`."""
     return Images(next(_numbers), size, count)
 
 
@@ -119,7 +119,7 @@ def _images(size: str) -> Template:
 
 
 def write_files(folder: Path, count: int) -> list[Path]:
-    """Part 10 files of a study of 9 kB images that was never written before in this process."""
+    """Write Part 10 files of a new study of 9 kB images."""
     patient = f"FILES{next(_numbers)}"
     study = testing.study(patient_id=patient, series=1, instances=count, size=SIDES["9 kB"])
     return testing.write(study, folder / patient)
@@ -147,12 +147,12 @@ class Study:
 
     @property
     def patient(self) -> dict[str, str]:
-        """The values of its patient."""
+        """The values of the patient."""
         return {"PatientID": f"P{self.number:09}", "PatientName": self.name}
 
     @property
     def study(self) -> dict[str, str]:
-        """The values of itself."""
+        """The values of the study."""
         return {
             "StudyInstanceUID": uid(4, self.number),
             "StudyDate": self.date,
@@ -161,7 +161,7 @@ class Study:
 
     @property
     def series(self) -> list[dict[str, str]]:
-        """The values of its series, and of the image of each."""
+        """The values of each series and its image."""
         return [
             {
                 "SeriesInstanceUID": uid(5, 2 * self.number + place),
@@ -173,7 +173,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The name of its patient: family, given, mostly a middle one."""
+        """The name of the patient: family, given, and often a middle name."""
         mixed = self.number * 2654435761 % 2**32
         family, rest = FAMILIES[mixed % len(FAMILIES)], mixed // len(FAMILIES)
         given, rest = GIVEN[rest % len(GIVEN)], rest // len(GIVEN)
@@ -181,7 +181,7 @@ class Study:
 
     @property
     def date(self) -> str:
-        """Its date, somewhere in ten years, on one of the first 28 days of a month."""
+        """The date, within ten years, on one of the first 28 days of a month."""
         mixed = self.number * 40503 % 2**20
         return f"{MONTHS[mixed % len(MONTHS)]}{mixed // len(MONTHS) % 28 + 1:02}"
 
@@ -191,7 +191,7 @@ PLACES = ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate", "Accessio
 
 
 def population(count: int) -> Iterator[Instance]:
-    """The images of the first `count` studies."""
+    """Yield the images of the first `count` studies."""
     prototype = population_prototype()
     template = Template(encode(prototype), prototype, PLACES)
     for study in map(Study, range(count)):
@@ -200,11 +200,11 @@ def population(count: int) -> Iterator[Instance]:
 
 
 def population_prototype() -> Dataset:
-    """An image of the population before its places are filled."""
+    """Return an image of the population before its values are replaced."""
     return testing.study(series=1, instances=1, size=8)[0]
 
 
 @cache
 def bytes_of(size: str) -> int:
-    """The length of the data set of an image of a size in `SIDES`, in bytes."""
+    """Return the length of the data set of an image of a size in `SIDES`, in bytes."""
     return len(next(iter(images(size, 1)))[1])

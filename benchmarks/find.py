@@ -22,15 +22,15 @@ PLAIN = (
     "StudyDescription",
 )
 COUNTED = (*PLAIN, "ModalitiesInStudy", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances")
-"""What is asked for: attributes of the study and its patient, and those made from its series and instances too."""
+"""The requested attributes: of the study and its patient, and those computed from its series and instances."""
 
 WANTED = Study(321)
-"""The study that is looked for; every system has it but in a quick run, where it is the first."""
+"""The study to find; in a quick run it is the first."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question: what it is called, what it matches, how often one run asks it, and by which kind of client."""
+    """A query: its title, its keys, the repetitions in one run, and the kind of client."""
 
     key: str
     title: str
@@ -40,7 +40,7 @@ class Query:
 
 
 def queries(wanted: Study) -> list[Query]:
-    """The questions, about this study and others."""
+    """Return the queries for this study and others."""
     patient_id = {"PatientID": wanted.patient["PatientID"]}
     return [
         Query("find.patient_id", "by Patient ID", patient_id, 10),
@@ -54,7 +54,7 @@ def queries(wanted: Study) -> list[Query]:
 
 
 def find(bench: Bench) -> Iterator[Row]:
-    """Every question to every system, to the first response and to the last."""
+    """Measure each query: the time to the first response and to the last."""
     names = ("pacs", "pacs-postgres", "orthanc", "orthanc-db", "dcmqrscp", "qrscp")
     studies = bench.of(STUDIES, 100)
     with bench.systems(*names) as systems:
@@ -68,7 +68,7 @@ def find(bench: Bench) -> Iterator[Row]:
 
 
 def fill(system: System, studies: int) -> None:
-    """Store the first studies of the population, on one association: dcmqrscp loses some when there are more."""
+    """Store the first studies of the population on one association; on several, dcmqrscp loses some."""
     say(f"{system.name}: storing {studies} studies")
     client.store(system.port, system.ae_title, [data.population(studies)])
 
@@ -76,7 +76,7 @@ def fill(system: System, studies: int) -> None:
 def asked(
     bench: Bench, systems: Sequence[System], query: Query, notes: Mapping[str, str], *, counts: bool
 ) -> list[Row]:
-    """The rows of one question: to the first response and to the last, and answers per second of all studies."""
+    """Measure one query: the time to the first and the last response, and matches per second for all studies."""
     key = f"{query.key}.counts" if counts else query.key
     title = f"studies {query.title}{', with counts' if counts else ''}"
     lines = [
@@ -101,7 +101,7 @@ def asked(
 
 
 def _tell_matches(row: Row, matches: Mapping[str, int]) -> None:
-    """Add to a row how many matches there were, and note which systems found another number."""
+    """Add the number of matches to a row, and note systems with another number."""
     usual = next(iter(matches.values()), 0)
     row.line = replace(row.line, title=f"{row.line.title} ({usual:,} match{'es' if usual != 1 else ''})")
     for name, count in matches.items():

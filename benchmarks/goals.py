@@ -1,4 +1,4 @@
-"""What is to be reached: ratios between medians of one invocation, and bounds."""
+"""The goals: bounds of medians, and of ratios between medians of one invocation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from benchmarks.peers import PEERS
 
 @dataclass(frozen=True)
 class Goal:
-    """What this archive is to reach in one line: against the best of `systems`, against another line, or by itself."""
+    """A goal for one line: relative to the best of `systems`, relative to another line, or absolute."""
 
     title: str
     key: str
@@ -21,7 +21,7 @@ class Goal:
 
     @property
     def at_most(self) -> bool:
-        """Whether the bound is an upper one."""
+        """Whether the bound is an upper bound."""
         return not self.systems
 
 
@@ -53,23 +53,23 @@ GOALS = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a goal."""
+class GoalResult:
+    """The result of a goal."""
 
     goal: Goal
     value: float
 
     @property
     def reached(self) -> bool:
-        """Whether the value is on the right side of the bound."""
+        """Whether the value satisfies the bound."""
         return self.value <= self.goal.bound if self.goal.at_most else self.value >= self.goal.bound
 
 
-def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """What became of the goals that were measured."""
+def goal_results(rows: Sequence[Row]) -> list[GoalResult]:
+    """Return the results of the goals that were measured."""
     by_key = {row.line.key: row for row in rows}
     values = ((goal, _value(goal, by_key)) for goal in GOALS)
-    return [Verdict(goal, value) for goal, value in values if value is not None]
+    return [GoalResult(goal, value) for goal, value in values if value is not None]
 
 
 def _value(goal: Goal, rows: Mapping[str, Row]) -> float | None:
@@ -86,7 +86,7 @@ def _value(goal: Goal, rows: Mapping[str, Row]) -> float | None:
 
 
 def ratio(row: Row, ours: str, systems: Sequence[str]) -> float | None:
-    """How many times better ours is than the best of these with the same load: the median of the runs' ratios."""
+    """Return how many times better `ours` is than the best of `systems` with the same load (median of the runs)."""
     names = (ours, *(name for name in systems if name not in row.eased))
     complete = [row.values[name] for name in names if name in row.values and len(row.values[name]) == _runs(row)]
     if ours not in row.values or len(complete) < 2 or complete[0] is not row.values[ours]:

@@ -1,4 +1,4 @@
-"""Ingest: DCMTK's storescu as it ships, and the raw client on open associations."""
+"""Ingest by DCMTK's storescu and by the raw client."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ from benchmarks.processes import program
 ASSOCIATIONS = (1, 4, 16)
 
 SECONDS = 3.0
-"""How long one run of the raw client may store at most."""
+"""The longest run of the raw client, in seconds."""
 
 
 def storescu(bench: Bench) -> Iterator[Row]:
-    """One storescu with Nagle's algorithm on, as it ships, one association, images of 9 kB."""
+    """Measure storescu with its defaults (Nagle's algorithm on): one association, images of 9 kB."""
     if program("storescu") is None:
         return
     count = bench.of(200, 10)
@@ -38,7 +38,7 @@ def _send(system: System, files: list[Path]) -> float:
 
 
 def raw(bench: Bench) -> Iterator[Row]:
-    """The raw client, durable: 1, 4 and 16 open associations, 9 kB and 512 kB."""
+    """Measure the raw client: 1, 4 and 16 open associations, images of 9 kB and 512 kB."""
     names = ("pacs", "pacs-2", "pacs-postgres", "limit", "orthanc", "dcmqrscp", "qrscp")
     with bench.systems(*names) as systems:
         for size, most in (("9 kB", bench.of(2000, 40)), ("512 kB", bench.of(400, 16))):
@@ -48,7 +48,7 @@ def raw(bench: Bench) -> Iterator[Row]:
 
 
 def stored(bench: Bench, systems: list[System], key: str, *, size: str, associations: int, most: int) -> list[Row]:
-    """The row of storing so many images of a size at most, on so many associations."""
+    """Measure storing at most `count` images of a size on several associations."""
     title = f"raw client, {size}, {associations} association{'s' if associations > 1 else ''}"
     lines = [Line(key, title, "inst/s", Better.MORE), Line(f"{key}.mb", title, "MB/s", Better.MORE)]
     able = [system for system in systems if system.most_associations >= associations]

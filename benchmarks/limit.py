@@ -1,8 +1,8 @@
-"""The limit: a program that only reads, writes and fsyncs what a C-STORE brings, and answers.
+"""The limit: a program that reads, writes and fsyncs the data sets of C-STORE requests, and does nothing else.
 
 `python -m benchmarks.limit PORT [FOLDER]` accepts every association and presentation context. With a folder, each data
-set becomes a file there, written as it arrives and fsynced before the answer; no header is read and no index kept.
-Without one it is a sink that only answers.
+set is written to a file as it is received, and fsynced before the response; no header is read and there is no index.
+Without a folder it is a sink that only responds.
 """
 
 import os
@@ -28,11 +28,11 @@ from pacs.conformance.checks.wire import (
 )
 
 BUFFER = 1 << 20
-"""Bytes read at once; the longest PDU we take fits in."""
+"""Bytes read at once; the longest accepted PDU fits in."""
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is killed."""
     port, folder = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
     with sockets.create_server(("127.0.0.1", port), backlog=128) as listener:
         while True:
@@ -54,7 +54,7 @@ def _serve(connection: sockets.socket, folder: Path | None) -> None:
 
 
 def _pdus(connection: sockets.socket) -> Iterator[tuple[int, memoryview]]:
-    """The PDUs that come: types and bodies, which are good until the next one is asked for."""
+    """Yield types and bodies of the received PDUs; a body is valid until the next one is read."""
     view = memoryview(bytearray(BUFFER))
     start = end = 0
     while True:
@@ -74,7 +74,7 @@ def _pdus(connection: sockets.socket) -> Iterator[tuple[int, memoryview]]:
 
 
 class _Reception:
-    """What arrives on one association."""
+    """The messages of one association."""
 
     def __init__(self, connection: sockets.socket, folder: Path | None) -> None:
         self._connection, self._folder = connection, folder
@@ -82,7 +82,7 @@ class _Reception:
         self._file: int | None = None
 
     def take(self, body: memoryview) -> None:
-        """Take in the PDVs of a P-DATA-TF."""
+        """Process the PDVs of a P-DATA-TF."""
         at = 0
         while at < len(body):
             length, context, header = struct.unpack_from(">LBB", body, at)

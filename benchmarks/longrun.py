@@ -1,8 +1,8 @@
-"""`python -m benchmarks.longrun`: one process for a long time, and whether it stays as it was.
+"""`python -m benchmarks.longrun`: run a server for a long time, and report whether its resources grow.
 
-Connections that open and close, associations, and instances, by the ten thousand: after each twentieth of each the
-resident memory, the threads and the descriptors of the server are read. What is printed is how much more of each there
-is at the end than after the first fifth, when all that is made once has been made.
+The phases are connections that open and close, associations, and C-STORE requests. Resident memory, threads and
+descriptors of the server are read twenty times in each phase. The table shows their growth from the first fifth of a
+phase, after warm-up, to its end.
 """
 
 import argparse
@@ -20,18 +20,18 @@ from benchmarks.client import Association
 from benchmarks.peers import System
 
 SAMPLES = 20
-"""How often each phase is looked at."""
+"""The number of samples of each phase."""
 
 SETTLED = SAMPLES // 5
-"""From which sample on nothing may grow."""
+"""The sample after which nothing may grow."""
 
 LANES = 4
-"""Associations that instances are sent on at once."""
+"""The number of concurrent associations for C-STORE."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server had after so many of a phase."""
+    """The resources of the server after a number of operations."""
 
     done: int
     megabytes: float
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass
 class Phase:
-    """What was done how often, in how many seconds, and what the server had meanwhile."""
+    """The operations of a phase, their number and time, and the samples."""
 
     name: str
     total: int
@@ -49,12 +49,12 @@ class Phase:
     samples: list[Sample] = field(default_factory=list)
 
     def grown(self, what: Callable[[Sample], float]) -> float:
-        """How much more there is at the end than when all was settled."""
+        """Return the growth of a resource since the server had settled."""
         return what(self.samples[-1]) - what(self.samples[SETTLED - 1])
 
 
 def probes(system: System, count: int) -> None:
-    """Connect and close, as a load balancer does that looks whether somebody is there."""
+    """Connect and close, as a health check of a load balancer does."""
     for _ in range(count):
         socket.create_connection(("127.0.0.1", system.port), client.PATIENCE).close()
 
@@ -67,7 +67,7 @@ def associations(system: System, count: int) -> None:
 
 
 def instances(system: System, count: int) -> None:
-    """Store images of 9 kB, each answered with success."""
+    """Store images of 9 kB."""
     shares = [count // LANES + (lane < count % LANES) for lane in range(LANES)]
     client.store(system.port, system.ae_title, [data.images("9 kB", share) for share in shares if share])
 
@@ -83,7 +83,7 @@ TITLES = {
 
 
 def run(system: System, totals: dict[str, int]) -> Iterator[Phase]:
-    """Go through the phases; each is given when it is done."""
+    """Run the phases, and yield each when it is done."""
     for name, total in totals.items():
         phase = Phase(TITLES[name], total)
         began = time.perf_counter()
@@ -96,7 +96,7 @@ def run(system: System, totals: dict[str, int]) -> Iterator[Phase]:
 
 
 def _sample(pid: int, done: int) -> Sample:
-    """What the server has, once what it still closes is closed: nothing moves any more, or two seconds are over."""
+    """Return the resources of the server once they are stable, or after two seconds."""
     counted = _counted(pid)
     for _ in range(20):
         time.sleep(0.05)
@@ -114,7 +114,7 @@ def _counted(pid: int) -> tuple[int, int]:
 
 
 def table(found: dict[str, list[Phase]]) -> str:
-    """The totals of each system in Markdown."""
+    """Return the totals of each system in Markdown."""
     heads = ("system", "what", "how many", "seconds", "memory, MB", "more MB", "more threads", "more descriptors")
     lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
     for name, phases in found.items():
@@ -134,7 +134,7 @@ COLOURS = {"pacs": "#0b6e99", "pacs-postgres": "#5aa9c7", "orthanc": "#b5651d", 
 
 
 def curve(found: dict[str, list[Phase]]) -> str:
-    """The resident memory over all phases as SVG: a line for each system, a column for each phase."""
+    """Return the resident memory over all phases as SVG: a line for each system, a column for each phase."""
     highest = max(each.megabytes for phases in found.values() for phase in phases for each in phase.samples) * 1.1
     width, height = WIDTH - LEFT - 20, HEIGHT - TOP - 40
     drawn = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>']
@@ -164,14 +164,20 @@ def curve(found: dict[str, list[Phase]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, print the totals, and draw the curve where that was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.longrun", description=__doc__)
-    parser.add_argument("--systems", nargs="+", choices=peers.SYSTEMS, default=["pacs"], metavar="NAME")
-    parser.add_argument("--probes", type=int, default=10_000)
-    parser.add_argument("--associations", type=int, default=10_000)
-    parser.add_argument("--instances", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="a real disk")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the memory as SVG")
+    """Run, print the totals, and optionally draw the chart."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.longrun", description=(__doc__ or "").partition(": ")[2]
+    )
+    parser.add_argument(
+        "--systems", nargs="+", choices=peers.SYSTEMS, default=["pacs"], metavar="NAME", help="servers to run"
+    )
+    parser.add_argument("--probes", type=int, default=10_000, help="number of connections that open and close")
+    parser.add_argument("--associations", type=int, default=10_000, help="number of associations")
+    parser.add_argument("--instances", type=int, default=100_000, help="number of instances to store")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for all data, on a real disk"
+    )
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the resident memory in FILE as SVG")
     asked = parser.parse_args(arguments)
     totals = {name: getattr(asked, name) for name in PHASES}
     found = {}

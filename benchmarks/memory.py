@@ -1,4 +1,4 @@
-"""Memory: how much a server grows while an instance of 2 GB comes in, native, deflated and encapsulated."""
+"""Memory growth of a server while it receives an instance of 2 GB, native, deflated and encapsulated."""
 
 import random
 import struct
@@ -20,11 +20,11 @@ ENCAPSULATED = struct.pack("<HH2sxxL", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + stru
 DELIMITER = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 
 NOISE = random.Random(3).randbytes(1 << 20)
-"""A mebibyte that cannot be compressed."""
+"""A mebibyte of incompressible data."""
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """One C-STORE of each kind into this archive: growth of its resident memory, and the rate on the way."""
+    """Measure one C-STORE of each kind: growth of the resident memory, and the rate."""
     mebibytes = bench.of(1900, 16)  # 2 GB, and below the 2 GiB to which a deflated data set may inflate here
     with bench.systems("pacs", "pacs-postgres") as systems:
         for system in systems:  # what is imported and allocated once is no growth
@@ -40,7 +40,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 
 def _grown(syntax: str, encoded: "Pieces", mebibytes: int, system: System, _run: int) -> tuple[float, float]:
-    """By how many megabytes a server grew while it took in a data set, and megabytes per second."""
+    """Store a data set; return the growth of the server in megabytes, and megabytes per second."""
     before = processes.resident_megabytes(system.pid)
     processes.forget_peak(system.pid)
     began, size = time.perf_counter(), 0
@@ -62,7 +62,7 @@ def _uid(syntax: str) -> str:
 
 
 def _head(syntax: str) -> bytes:
-    """The data set up to its pixels."""
+    """Return the data set up to Pixel Data."""
     dataset = testing.study(series=1, instances=1, SOPInstanceUID=_uid(syntax))[0]
     del dataset.PixelData
     return data.encode(dataset)
@@ -75,7 +75,7 @@ def _native(mebibytes: int, syntax: str = EXPLICIT) -> Iterator[bytes]:
 
 
 def _deflated(mebibytes: int) -> Iterator[bytes]:
-    """As native, deflated in stored blocks: as many bytes on the wire as in the data set."""
+    """Yield the native data set, deflated in stored blocks, so that it has the same size on the wire."""
     deflate = zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
     for piece in _native(mebibytes, wire.DEFLATED_LITTLE):
         yield deflate.compress(piece)
@@ -84,7 +84,7 @@ def _deflated(mebibytes: int) -> Iterator[bytes]:
 
 
 def _encapsulated(mebibytes: int) -> Iterator[bytes]:
-    """Undefined length, a fragment for each mebibyte."""
+    """Yield a data set with encapsulated pixel data, a fragment for each mebibyte."""
     yield _head(wire.JPEG_BASELINE) + ENCAPSULATED
     for _ in range(mebibytes):
         yield struct.pack("<HHL", 0xFFFE, 0xE000, len(NOISE)) + NOISE
@@ -98,4 +98,4 @@ KINDS: tuple[tuple[str, str, str, Pieces], ...] = (
     ("deflated", "deflated", wire.DEFLATED_LITTLE, _deflated),
     ("encapsulated", "encapsulated, undefined length", wire.JPEG_BASELINE, _encapsulated),
 )
-"""Each kind of instance: key, title, transfer syntax and what makes its bytes."""
+"""The kinds of instances: key, title, transfer syntax and generator of the bytes."""

@@ -1,4 +1,4 @@
-"""C-FIND with a million studies in our index, on SQLite and on PostgreSQL, and the memory that all of them cost."""
+"""C-FIND with a million studies in the index, on SQLite and PostgreSQL, and the memory of a query for all of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ STUDIES = 1_000_000
 
 
 def million(bench: Bench) -> Iterator[Row]:
-    """The questions of `find`, and then all million matches once, in answers per second and in memory."""
+    """Measure the queries of `find`, and one query for all studies: matches per second and memory."""
     studies = bench.of(STUDIES, 2000)
     with bench.folder() as folder, _systems(bench, folder, studies) as systems:
         for query in find.queries(Study(studies * 2 // 3))[:-1]:  # all of them are asked for below
@@ -50,7 +50,7 @@ def _all(bench: Bench, systems: Sequence[System], studies: int) -> list[Row]:
 
 @contextmanager
 def _systems(bench: Bench, folder: Path, studies: int) -> Iterator[list[System]]:
-    """Our archive over indexes that were filled by SQL."""
+    """Run this archive with indexes that were filled by SQL."""
     with ExitStack() as stack:
         started = []
         if "pacs" in bench.chosen:

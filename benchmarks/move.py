@@ -1,4 +1,4 @@
-"""C-MOVE of a study to a sink that only answers."""
+"""C-MOVE of a study to a sink that stores nothing."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from benchmarks.peers import SINK, System
 
 
 def move(bench: Bench) -> Iterator[Row]:
-    """100 instances of 512 kB, one association to the sink."""
+    """Measure a C-MOVE of 100 instances of 512 kB on one association to the sink."""
     count = bench.of(100, 5)
     lines = [
         Line("move", f"C-MOVE of {count} × 512 kB to a sink", "MB/s", Better.MORE),
@@ -27,14 +27,14 @@ def move(bench: Bench) -> Iterator[Row]:
 
 
 def _stored(system: System, count: int) -> str:
-    """The Study Instance UID of a new study in a system."""
+    """Store a new study and return its Study Instance UID."""
     images = data.images("512 kB", count)
     client.store(system.port, system.ae_title, [images])
     return images.study_instance_uid
 
 
 def _moved(system: System, study_instance_uid: str, count: int) -> float:
-    """How many seconds a C-MOVE took. Raises Refused unless everything arrived."""
+    """Return the seconds of a C-MOVE. Raises Refused if instances are missing."""
     identifier = wire.identifier("STUDY", {"StudyInstanceUID": study_instance_uid})
     with Association(system.port, system.ae_title, [client.RETRIEVE]) as association:
         answered = client.move(association, identifier, SINK)

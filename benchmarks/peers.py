@@ -1,7 +1,7 @@
-"""The systems that are measured: this archive, three others, and the limit. Each is a process of its own.
+"""The measured systems: this archive, three other servers, and the limit. Each is a process of its own.
 
 Every system writes to a folder of its own on the same disk, listens on a free port of 127.0.0.1, and knows the sink as
-the move destination SINK. They run as they ship, but for what the loads need: longer PDUs, enough associations.
+the move destination SINK. They have their default configuration, except for longer PDUs and enough associations.
 """
 
 import json
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class System:
-    """A running system, and what it can hold."""
+    """A running system and its capacity."""
 
     name: str
     ae_title: str
@@ -35,7 +35,7 @@ class System:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a system is started: its folder, the port of the sink, and settings of this archive as `--set` takes."""
+    """The environment of a system: its folder, the port of the sink, and settings of this archive as for `--set`."""
 
     folder: Path
     sink_port: int = 1
@@ -47,7 +47,7 @@ Start = Callable[[Site], AbstractContextManager[System]]
 
 @contextmanager
 def pacs(site: Site, url: str = "", name: str = "pacs", workers: int = 1) -> Iterator[System]:
-    """Our archive, on SQLite unless another database is given, by so many processes."""
+    """Run this archive, by default on SQLite, with `workers` processes."""
     port = free_port()
     site.folder.mkdir(parents=True, exist_ok=True)
     configuration = site.folder / "config.toml"
@@ -65,7 +65,7 @@ def pacs(site: Site, url: str = "", name: str = "pacs", workers: int = 1) -> Ite
 
 @contextmanager
 def pacs_on_postgres(site: Site, name: str = "pacs-postgres", workers: int = 1) -> Iterator[System]:
-    """Our archive on a PostgreSQL of its own."""
+    """Run this archive with a PostgreSQL server of its own."""
     site.folder.mkdir(parents=True)
     with postgres(site.folder) as url, pacs(site, url, name, workers) as system:
         yield system
@@ -73,7 +73,7 @@ def pacs_on_postgres(site: Site, name: str = "pacs-postgres", workers: int = 1) 
 
 @contextmanager
 def orthanc(site: Site, name: str = "orthanc", find: str = "Always") -> Iterator[System]:
-    """Orthanc; `find` says whether it reads files to answer a C-FIND, as it ships, or its database alone."""
+    """Run Orthanc; `find` says whether a C-FIND reads files (the default) or only the database."""
     port = free_port()
     site.folder.mkdir(parents=True)
     settings = {
@@ -98,13 +98,13 @@ def orthanc(site: Site, name: str = "orthanc", find: str = "Always") -> Iterator
 
 
 def orthanc_on_database(site: Site) -> AbstractContextManager[System]:
-    """Orthanc that answers a C-FIND from its database alone."""
+    """Run Orthanc with C-FIND responses from its database only."""
     return orthanc(site, "orthanc-db", "Never")
 
 
 @contextmanager
 def dcmqrscp(site: Site) -> Iterator[System]:
-    """DCMTK's archive: one index file that is read from its beginning, at most some hundred studies."""
+    """Run DCMTK's archive: it reads one index file from its beginning, and holds some hundred studies."""
     port, storage = free_port(), site.folder / "storage"
     storage.mkdir(parents=True)
     configuration = site.folder / "dcmqrscp.cfg"
@@ -120,7 +120,7 @@ def dcmqrscp(site: Site) -> Iterator[System]:
 
 @contextmanager
 def qrscp(site: Site) -> Iterator[System]:
-    """pynetdicom's archive; it takes ten associations at a time, of which some may linger."""
+    """Run pynetdicom's archive; it accepts ten associations at a time."""
     port = free_port()
     site.folder.mkdir(parents=True)
     configuration = site.folder / "qrscp.ini"
@@ -136,7 +136,7 @@ def qrscp(site: Site) -> Iterator[System]:
 
 @contextmanager
 def limit(site: Site) -> Iterator[System]:
-    """The program that only reads, writes and fsyncs."""
+    """Run the program that only reads, writes and fsyncs."""
     port, storage = free_port(), site.folder / "storage"
     storage.mkdir(parents=True)
     with _limit("limit", site.folder, port, storage) as system:
@@ -145,7 +145,7 @@ def limit(site: Site) -> Iterator[System]:
 
 @contextmanager
 def sink(site: Site) -> Iterator[System]:
-    """The program that only answers."""
+    """Run the program that only responds."""
     with _limit("sink", site.folder, free_port()) as system:
         yield system
 
@@ -161,7 +161,7 @@ WORKERS = {
     "SQLite": {1: "pacs", 2: "pacs-2", 4: "pacs-4"},
     "PostgreSQL": {1: "pacs-postgres", 2: "pacs-postgres-2", 4: "pacs-postgres-4"},
 }
-"""This archive with several workers: the systems by database and number of workers."""
+"""This archive with several workers: the system names by database and number of workers."""
 
 SYSTEMS: dict[str, Start] = {
     **{name: partial(pacs, name=name, workers=count) for count, name in WORKERS["SQLite"].items()},
@@ -173,17 +173,17 @@ SYSTEMS: dict[str, Start] = {
     "limit": limit,
     "sink": sink,
 }
-"""How each system is started, in the order of the table's columns."""
+"""Starts each system, in the order of the columns of the table."""
 
 PEERS = ("orthanc", "orthanc-db", "dcmqrscp", "qrscp")
-"""What this archive is compared with."""
+"""The systems that this archive is compared with."""
 
 NEEDS = {"orthanc": "Orthanc", "orthanc-db": "Orthanc", "dcmqrscp": "dcmqrscp"}
 """The program that must be installed for a system."""
 
 
 def is_installed(name: str) -> bool:
-    """Whether a system can be started here."""
+    """Return whether a system is installed."""
     if name in WORKERS["PostgreSQL"].values():
         from benchmarks.postgres import programs
 
@@ -193,7 +193,7 @@ def is_installed(name: str) -> bool:
 
 @contextmanager
 def systems(names: Sequence[str], folder: Path, settings: Sequence[str]) -> Iterator[list[System]]:
-    """These systems, running side by side, each in a folder of its own. Raises NotRunning."""
+    """Run these systems, each in a folder of its own. Raises NotRunning."""
     with ExitStack() as stack:
         destination = stack.enter_context(sink(Site(folder / "destination")))
         sites = {name: Site(folder / name, destination.port, settings) for name in names}

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, durable as it ships, on a socket in a folder of its own."""
+"""A PostgreSQL server with default durability, on a socket in a folder of its own."""
 
 import os
 import pwd
@@ -18,14 +18,14 @@ SETTINGS = ("listen_addresses=", "max_connections=200", "shared_buffers=512MB", 
 
 
 def programs() -> Path | None:
-    """The folder of the newest server's programs, None where there is none."""
+    """Return the folder with the programs of the newest version, None if there is none."""
     versions = (path for path in DEBIAN.glob("*/bin") if (path / "initdb").exists())
     return max(versions, key=lambda path: float(path.parent.name), default=None)
 
 
 @contextmanager
 def postgres(parent: Path) -> Iterator[str]:
-    """The URL of an empty database in UTF-8, with the schema of the archive. Raises NotRunning."""
+    """Yield the URL of an empty UTF-8 database with the schema of the archive. Raises NotRunning."""
     found = programs()
     if found is None:
         raise NotRunning("PostgreSQL is not installed")
@@ -70,7 +70,7 @@ def _upgrade(url: str) -> None:
 
 
 def _user() -> str | None:
-    """Whom the server runs as: it refuses to be root."""
+    """Return the user for the server, which refuses to run as root."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}

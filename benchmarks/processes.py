@@ -1,4 +1,4 @@
-"""Processes of ours: started, found ready, measured in /proc, ended by their own id."""
+"""Child processes: start, readiness, measurements in /proc, and end by process id."""
 
 import itertools
 import os
@@ -12,17 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE = 60
-"""Seconds a process may take to be ready, or to end."""
+"""Seconds for a process to become ready, or to end."""
 
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 class NotRunning(Exception):
-    """A process did not start; the end of its log says why."""
+    """A process did not start; the message has the end of its log."""
 
 
 def _ports() -> Iterator[int]:
-    """Ports below those that systems give out themselves, another part of them for each worker of a test run."""
+    """Return ports below the ephemeral range, a different part of them for each pytest worker."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     part = range(20_000 + 1_500 * worker, 20_000 + 1_500 * (worker + 1))
     begin = os.getpid() % len(part)  # another run beside this one begins elsewhere
@@ -33,9 +33,9 @@ PORTS = _ports()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, for what is started later.
+    """Return a free port of 127.0.0.1, for a process that starts later.
 
-    It is none that the system gives to whoever asks for any, or connects: those could be taken before that is started.
+    It is not an ephemeral port, because the system could assign that to another process before.
     """
     for port in PORTS:
         with socket.socket() as probe, suppress(OSError):
@@ -48,7 +48,7 @@ def free_port() -> int:
 def running(
     command: Sequence[object], folder: Path, port: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """A process in `folder` that listens on `port`, and its id; ended with the `with` block. Raises NotRunning."""
+    """Run a process in `folder` that listens on `port`, and yield its id. Raises NotRunning."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "output.log"
     with log.open("wb") as output:
@@ -80,7 +80,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) 
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a session of its own, and what it forked."""
+    """End a process that leads a session, and its children."""
     process.terminate()
     try:
         process.wait(PATIENCE)
@@ -92,7 +92,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def program(name: str) -> str | None:
-    """The path of an installed program, also of those that only root has on the path."""
+    """Return the path of an installed program, also in folders of system programs."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
@@ -100,28 +100,28 @@ def program(name: str) -> str | None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The time processors have spent on a process and its descendants, in seconds."""
+    """Return the processor time of a process and its descendants, in seconds."""
     return sum(sum(int(ticks) for ticks in _stat(each)[11:15]) for each in _family(pid)) / TICK
 
 
 def resident_megabytes(pid: int) -> float:
-    """The resident memory of a process and its descendants; shared pages count for each."""
+    """Return the resident memory of a process and its descendants; shared pages count for each."""
     return sum(_status(each, "VmRSS") for each in _family(pid)) / 1024
 
 
 def peak_megabytes(pid: int) -> float:
-    """The highest resident memory since `forget_peak`, each process taken by itself."""
+    """Return the highest resident memory since `forget_peak`, summed over the processes."""
     return sum(_status(each, "VmHWM") for each in _family(pid)) / 1024
 
 
 def forget_peak(pid: int) -> None:
-    """Let the highest resident memory begin at what is resident now."""
+    """Reset the highest resident memory to the present value."""
     for each in _family(pid):
         Path(f"/proc/{each}/clear_refs").write_text("5")
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """Return a process and its descendants."""
     everybody = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     parents = {each: int(stat[1]) for each in everybody if (stat := _stat(each))}
     family = [pid]
@@ -131,7 +131,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third, the state, on; none when the process is gone."""
+    """Return the fields of /proc/PID/stat from the third (state) on; none if the process has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return []

@@ -1,4 +1,4 @@
-"""The table: on a terminal with colours, as Markdown where it is piped, as JSON for programs."""
+"""The results as a table with colours on a terminal, as Markdown when piped, or as JSON."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from benchmarks.bench import Better, Row
-from benchmarks.goals import Verdict, ratio, verdicts
+from benchmarks.goals import GoalResult, goal_results, ratio
 from benchmarks.peers import PEERS, SYSTEMS
 from benchmarks.workers import Best, best
 
@@ -19,21 +19,21 @@ AGAINST = "pacs ÷ best peer"
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, and by which command; the loads of a quick one say nothing about goals."""
+    """The results and the command that made them; a quick run has no goals."""
 
     rows: Sequence[Row]
     command: str
     quick: bool
 
     @property
-    def verdicts(self) -> list[Verdict]:
-        """What became of the goals."""
-        return [] if self.quick else verdicts(self.rows)
+    def goal_results(self) -> list[GoalResult]:
+        """The results of the goals."""
+        return [] if self.quick else goal_results(self.rows)
 
     @property
     def heading(self) -> list[str]:
-        """What the values are, and where they come from."""
-        small = ["Quick loads, which show that everything works and measure nothing."] if self.quick else []
+        """The lines above the table."""
+        small = ["Quick loads: they test the benchmarks, and are no measurement."] if self.quick else []
         how = "Medians of the runs (least–most); ↑ more is better, ↓ less is better."
         return [f"`{self.command}`", f"On {machine()}. {how}", *small]
 
@@ -43,7 +43,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def machine() -> str:
-    """The kind of machine, without its name."""
+    """Return a description of the machine, without its name."""
     model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "")
     memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     facts = (f"{os.cpu_count()} cores", model, f"{memory / 2**20:.0f} GB of memory", platform.system())
@@ -55,7 +55,7 @@ def _lines(path: str) -> list[str]:
 
 
 def results(rows: Sequence[Row]) -> Table:
-    """Medians, and the least and the most of the runs, by system; and how many times better this archive is."""
+    """Return medians, least and greatest values by system, and the ratio of this archive to the best peer."""
     names = [name for name in SYSTEMS if any(name in row.values for row in rows)]
     headings = [*HEADINGS, *names, *([AGAINST] if any(name in PEERS for name in names) else [])]
     return headings, [_cells(row, names)[: len(headings)] for row in rows]
@@ -82,14 +82,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count, thousands with commas."""
+    """Return a number with three significant digits and commas for thousands."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What is to be said about single cells, each thing once."""
+    """Return the notes on single cells, each once."""
     keys: dict[str, list[str]] = {}
     for row in rows:
         for name, note in row.notes.items():
@@ -101,31 +101,31 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys) if len(keys) <= 3 else f"{keys[0]} to {keys[-1]}, {len(keys)} rows"
 
 
-def goals(judged: Sequence[Verdict]) -> Table:
-    """What was to be reached, and what was."""
-    return ["goal", "bound", "measured", "reached"], [_goal(verdict) for verdict in judged]
+def goals(judged: Sequence[GoalResult]) -> Table:
+    """Return the table of goals."""
+    return ["goal", "bound", "measured", "reached"], [_goal(result) for result in judged]
 
 
 def workers(found: Sequence[Best]) -> Table:
-    """Which number of workers was best."""
+    """Return the table of the best number of workers."""
     headings = ["database", "load", "best number of workers", "÷ one worker"]
     return headings, [[each.database, each.load, str(each.workers), f"{number(each.times)} ×"] for each in found]
 
 
-def _goal(verdict: Verdict) -> list[str]:
-    word, unit = ("at most", "") if verdict.goal.at_most else ("at least", " ×")
-    reached = "yes" if verdict.reached else "no"
-    return [verdict.goal.title, f"{word} {verdict.goal.bound:g}{unit}", f"{number(verdict.value)}{unit}", reached]
+def _goal(result: GoalResult) -> list[str]:
+    word, unit = ("at most", "") if result.goal.at_most else ("at least", " ×")
+    reached = "yes" if result.reached else "no"
+    return [result.goal.title, f"{word} {result.goal.bound:g}{unit}", f"{number(result.value)}{unit}", reached]
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
 def markdown(report: Report) -> str:
-    """Everything as Markdown."""
+    """Return the report as Markdown."""
     parts = [*(line for sentence in report.heading for line in (sentence, "")), *_markdown_table(results(report.rows))]
-    if report.verdicts:
-        parts += ["", *_markdown_table(goals(report.verdicts))]
+    if report.goal_results:
+        parts += ["", *_markdown_table(goals(report.goal_results))]
     if best(report.rows):
         parts += ["", *_markdown_table(workers(best(report.rows)))]
     if notes(report.rows):
@@ -143,27 +143,27 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def as_json(report: Report) -> str:
-    """Everything as JSON, every run's value included."""
+    """Return the report as JSON, with the values of all runs."""
     found = [
         {**asdict(row.line), "better": row.line.better.value, "values": row.values, "notes": row.notes}
         for row in report.rows
     ]
-    judged = [{"goal": each.goal.title, "value": each.value, "reached": each.reached} for each in report.verdicts]
+    judged = [{"goal": each.goal.title, "value": each.value, "reached": each.reached} for each in report.goal_results]
     whole = {"command": report.command, "machine": machine(), "quick": report.quick, "rows": found, "goals": judged}
     whole["workers"] = [asdict(each) for each in best(report.rows)]
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def show(report: Report) -> None:
-    """Everything on a terminal."""
+    """Print the report on a terminal."""
     from rich.console import Console
 
     console = Console()
     for sentence in report.heading:
         console.print(sentence, markup=False, highlight=False)
     console.print(_rich(results(report.rows)))
-    if report.verdicts:
-        console.print(_rich(goals(report.verdicts)))
+    if report.goal_results:
+        console.print(_rich(goals(report.goal_results)))
     if best(report.rows):
         console.print(_rich(workers(best(report.rows))))
     for note in notes(report.rows):

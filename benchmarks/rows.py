@@ -1,7 +1,7 @@
-"""The population of studies as rows of the index, put in by SQL: what C-STORE would take hours for.
+"""The population of studies as rows of the index, inserted by SQL, because C-STORE would take hours.
 
-Each row is what `pacs.index.writer` would have written, made from one prototype by exchanging values; every so often
-that is checked.
+Each row is what `pacs.index.writer` would have written, made from a prototype by replacing values; some of the rows are
+checked for that.
 """
 
 import sqlite3
@@ -27,7 +27,7 @@ Rows = tuple[dict[str, object], list[dict[str, object]], list[dict[str, object]]
 
 
 class Level:
-    """What is the same in all rows of a level, and the places in its kept elements."""
+    """The constant values of the rows of a level, and the positions of the others in its row elements."""
 
     def __init__(self, level: QueryLevel) -> None:
         prototype = population_prototype()
@@ -39,17 +39,17 @@ class Level:
         self._names: dict[str, dict[str, row_elements.Column]] = {}
 
     def row(self, values: dict[str, str], check: bool) -> dict[str, object]:
-        """The columns of a row with these values, and its kept elements. Raises ValueError when they do not agree."""
+        """Return the columns of a row with these values. Raises ValueError if they contradict its row elements."""
         blob = self._template.fill(values)
         row = self._same | {column_name(keyword): values[keyword] for keyword in self._keywords}
         if "PatientName" in self._keywords:
             row |= self._name(values["PatientName"], blob)
         if check and row != row_elements.columns(self._level, blob):
-            raise ValueError(f"rows of {self._level.name} are not what the archive would write")
+            raise ValueError(f"rows of {self._level.name} differ from what the archive would write")
         return row | {"kept": blob}
 
     def _name(self, name: str, blob: bytes) -> dict[str, row_elements.Column]:
-        """The columns of a patient's name, which is in these kept elements."""
+        """Return the columns of the Patient's Name in these row elements."""
         if name not in self._names:
             found = row_elements.columns(self._level, blob).items()
             self._names[name] = {column: value for column, value in found if column.startswith("patient_name")}
@@ -57,7 +57,7 @@ class Level:
 
 
 def rows(studies: int) -> Iterator[tuple[dict[str, object], ...]]:
-    """The rows of each study: its patient's, its own, then those of each series and image. Ids count from 1."""
+    """Yield the rows of each study: patient, study, then each series and image. Ids count from 1."""
     levels = {level: Level(level) for level in QueryLevel}
     series_id = 0
     for study in map(Study, range(studies)):
@@ -75,7 +75,7 @@ def rows(studies: int) -> Iterator[tuple[dict[str, object], ...]]:
 
 
 def _file(values: dict[str, str]) -> dict[str, object]:
-    """What a row says about its file, which is not there."""
+    """Return the columns about the file, which does not exist."""
     return {
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
         "file_key": values["SOPInstanceUID"],
@@ -95,7 +95,7 @@ Write = Callable[[str, Sequence[str], list[tuple[object, ...]]], None]
 
 
 def _write(studies: int, write: Write) -> None:
-    """Give the rows to `write` in batches: table, columns, values."""
+    """Pass the rows to `write` in batches: table, columns, values."""
     batches: dict[str, list[dict[str, object]]] = {table: [] for table in TABLES}
     for done, (of_patient, of_study, *below) in enumerate(rows(studies), 1):
         for table, each in zip(TABLES, ([of_patient], [of_study], below[::2], below[1::2]), strict=True):
@@ -109,7 +109,7 @@ def _write(studies: int, write: Write) -> None:
 
 
 def fill_sqlite(path: Path, studies: int) -> None:
-    """Make an index in a SQLite file, trigrams included, and put the population in."""
+    """Create an index in a SQLite file, with trigrams, and insert the population."""
     _upgrade(f"sqlite:///{path}")
     connection = sqlite3.connect(path)
     for setting in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
@@ -125,7 +125,7 @@ def fill_sqlite(path: Path, studies: int) -> None:
 
 
 def fill_postgres(url: str, studies: int) -> None:
-    """Put the population into an empty index in PostgreSQL by COPY, and let it take its statistics."""
+    """Insert the population into an empty PostgreSQL index by COPY, and run ANALYZE."""
     import psycopg
 
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""How many worker processes are best: what many associations at once store and ask, with one, two and four."""
+"""The best number of worker processes: ingest and C-FIND on many associations, with one, two and four workers."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ ASSOCIATIONS = (4, 16)
 STUDIES = 2000
 
 PREFIX = "workers."
-"""What the keys of these lines begin with."""
+"""The prefix of the keys of these lines."""
 
 
 def workers(bench: Bench) -> Iterator[Row]:
-    """Ingest and C-FIND by 4 and 16 associations, on both databases."""
+    """Measure ingest and C-FIND on 4 and 16 associations, on both databases."""
     with bench.systems(*(name for names in WORKERS.values() for name in names.values())) as systems:
         for size, most in (("9 kB", bench.of(4000, 32)), ("512 kB", bench.of(400, 16))):
             for count in ASSOCIATIONS:
@@ -38,7 +38,7 @@ def workers(bench: Bench) -> Iterator[Row]:
 
 
 def _asked(bench: Bench, systems: Sequence[System], count: int, studies: int) -> list[Row]:
-    """The row of asking for one study after the other by Patient ID, on so many associations."""
+    """Measure queries by Patient ID on several associations."""
     title = f"studies by Patient ID, {count} associations"
     line = Line(f"{PREFIX}find.{count}", title, "C-FIND/s", Better.MORE)
     keys = [{"PatientID": Study(each).patient["PatientID"]} for each in range(studies)]
@@ -58,7 +58,7 @@ def _asked(bench: Bench, systems: Sequence[System], count: int, studies: int) ->
 
 
 def _ask_until(association: Association, identifiers: Sequence[bytes], end: float) -> int:
-    """Ask one question after the other, and again from the first, until it is time: how many were answered."""
+    """Repeat the queries until the deadline, and return the number of responses."""
     done = 0
     while time.perf_counter() < end:
         client.find(association, identifiers[done % len(identifiers)])
@@ -71,7 +71,7 @@ def _ask_until(association: Association, identifiers: Sequence[bytes], end: floa
 
 @dataclass(frozen=True)
 class Best:
-    """The best number of workers for a load on a database, and how many times better than one that is."""
+    """The best number of workers for a load on a database, and its ratio to one worker."""
 
     database: str
     load: str
@@ -80,7 +80,7 @@ class Best:
 
 
 def best(rows: Sequence[Row]) -> list[Best]:
-    """Which number was best in each line of this family, and in all of them by the geometric mean."""
+    """Return the best number for each line, and for all lines by the geometric mean."""
     measured = [row for row in rows if row.line.key.startswith(PREFIX)]
     found = []
     for database in WORKERS:
@@ -94,7 +94,7 @@ def best(rows: Sequence[Row]) -> list[Best]:
 
 
 def _times(row: Row, database: str) -> dict[int, float]:
-    """How many times better than one worker each number of them was; nothing where one was not measured."""
+    """Return the ratio to one worker by number of workers; empty if one worker was not measured."""
     medians = {count: row.median(name) for count, name in WORKERS[database].items()}
     one = medians[1]
     return {count: value / one for count, value in medians.items() if value} if one else {}

@@ -26,6 +26,7 @@ from pacs.index.statements import ORDER, PER_LEVEL, levels_to
 from pacs.index.tables import TABLES, image
 from pacs.index.writer import StoredInstance
 from pacs.support.cancellation import Cancellation
+from pacs.support.chunks import chunks
 
 FIRST_PAGE, GROWTH, PAGE, LARGEST_PAGE = 20, 4, 200, 2000
 """How many candidates are read at once: the first answers come soon, and the pages behind them grow."""
@@ -247,8 +248,8 @@ def parts(query: Query) -> Iterator[Query]:
     for at, key in enumerate(query.keys):
         if key.attribute.keyword == query.level.unique_key and _is_exact(key) and isinstance(key.matching, Single):
             values = sorted({str(value) for value in key.matching.values}, key=str.encode)
-            for start in range(0, len(values), LIST_PART):
-                part = Key(key.attribute, Single(tuple(values[start : start + LIST_PART])))
+            for chunk in chunks(values, LIST_PART):
+                part = Key(key.attribute, Single(tuple(chunk)))
                 yield replace(query, keys=(*query.keys[:at], part, *query.keys[at + 1 :]))
             return
     yield query
