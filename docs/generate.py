@@ -296,7 +296,7 @@ METRICS = """# Metrics
 
 {notice}
 
-`/metrics` on the web port serves these to Prometheus, summed over all workers except where a label `worker` says otherwise.
+`/metrics` on the web port serves these to Prometheus. Values without a label `worker` are sums over all workers.
 No label contains patient data; AE titles are those of configured peers, or `other`.
 
 {rows}
