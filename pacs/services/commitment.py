@@ -308,7 +308,7 @@ class _Verification:
     def verify(self, sop_instance_uids: Sequence[str]) -> None:
         """Check row, size and digest of some instances, and that their files are durable.
 
-        Raises IndexUnavailable, Cancelled.
+        Raises IndexUnavailable, Cancelled, StorageUnavailable when files cannot be opened for lack of resources.
         """
         whole = []
         for instance in writer.find_all(self._index, sop_instance_uids):
