@@ -268,7 +268,7 @@ class Archive:
             web = self.config.web
             why = f"cannot listen for HTTP on {web.host}:{web.port} ({error.strerror})"
             hint = "check web.host, choose a free web.port, or set web.enabled = false"
-            if error.errno != errno.EADDRINUSE or web.port != configuration.Web().port:
+            if error.errno != errno.EADDRINUSE or web.port != configuration.WebSection().port:
                 raise ConfigurationError(f"{why}; {hint}") from error
             self._web = None
             self.events.publish(Notice(sentence=f"{why}, the server runs without HTTP; {hint}"))

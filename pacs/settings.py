@@ -34,15 +34,15 @@ QUERY_PAGE = 200
 # --- reload -------------------------------------------------------------------------------------------------------
 
 AT_START: dict[str, tuple[str, ...]] = {
-    "server": tuple(configuration.Server.model_fields),
-    "database": tuple(configuration.Database.model_fields),
+    "server": tuple(configuration.ServerSection.model_fields),
+    "database": tuple(configuration.DatabaseSection.model_fields),
     "files": ("url",),
-    "web": tuple(configuration.Web.model_fields),
+    "web": tuple(configuration.WebSection.model_fields),
     "tls": ("enabled", "port", "only"),
     "log": ("format",),
-    "metrics": tuple(configuration.Metrics.model_fields),
-    "commitment": tuple(configuration.Commitment.model_fields),
-    "audit": tuple(configuration.Audit.model_fields),
+    "metrics": tuple(configuration.MetricsSection.model_fields),
+    "commitment": tuple(configuration.CommitmentSection.model_fields),
+    "audit": tuple(configuration.AuditSection.model_fields),
 }
 """The keys that take effect only when the server starts, by section."""
 
@@ -91,7 +91,7 @@ def certificates(config: Config) -> tls.Certificates:
     return tls.Certificates(certificate=keys.certificate, key=keys.key, ca=keys.ca, of_clients=keys.client_certificates)
 
 
-def peer_protection(config: Config, peer: configuration.Peer) -> Protection | None:
+def peer_protection(config: Config, peer: configuration.PeerEntry) -> Protection | None:
     """Return how to connect to a peer with TLS, None without TLS. Raises ConfigurationError."""
     if not peer.tls:
         return None
@@ -118,7 +118,7 @@ def listen_addresses(config: Config) -> list[Address]:
     return secure if keys.only else plain + secure
 
 
-def association_limits(limits: configuration.Limits) -> association.AssociationLimits:
+def association_limits(limits: configuration.LimitsSection) -> association.AssociationLimits:
     """Return the timeouts and sizes of one association."""
     return association.AssociationLimits(
         negotiation=limits.negotiation_seconds,
@@ -131,7 +131,7 @@ def association_limits(limits: configuration.Limits) -> association.AssociationL
     )
 
 
-def association_bounds(limits: configuration.Limits) -> AssociationBounds:
+def association_bounds(limits: configuration.LimitsSection) -> AssociationBounds:
     """Return the maximum numbers of associations."""
     return AssociationBounds(
         in_all=limits.associations,
@@ -143,31 +143,31 @@ def association_bounds(limits: configuration.Limits) -> AssociationBounds:
 # --- services -----------------------------------------------------------------------------------------------------
 
 
-def data_set_bounds(limits: configuration.Limits) -> DataSetBounds:
+def data_set_bounds(limits: configuration.LimitsSection) -> DataSetBounds:
     """Return the limits of a data set to store."""
     return DataSetBounds(elements=limits.elements, inflated=limits.inflated_size)
 
 
-def identifier_bounds(limits: configuration.Limits) -> DataSetBounds:
+def identifier_bounds(limits: configuration.LimitsSection) -> DataSetBounds:
     """Return the limits of the Identifier of a query or retrieve."""
     return DataSetBounds(elements=limits.identifier_elements)
 
 
-def retrieve_limits(limits: configuration.Limits) -> RetrieveLimits:
+def retrieve_limits(limits: configuration.LimitsSection) -> RetrieveLimits:
     """Return when a retrieve sends Pending responses, and how long it continues after a C-CANCEL."""
     return RetrieveLimits(
         pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
     )
 
 
-def commitment_schedule(keys: configuration.Commitment) -> commitment.RetrySchedule:
+def commitment_schedule(keys: configuration.CommitmentSection) -> commitment.RetrySchedule:
     """Return when reports of storage commitment are repeated."""
     return commitment.RetrySchedule(
         first=keys.first_retry_seconds, longest=keys.longest_retry_seconds, give_up=keys.give_up_seconds
     )
 
 
-def commitment_bounds(keys: configuration.Commitment) -> commitment.CommitmentBounds:
+def commitment_bounds(keys: configuration.CommitmentSection) -> commitment.CommitmentBounds:
     """Return the limits of storage commitment."""
     return commitment.CommitmentBounds(
         instances=keys.instances, active=keys.active, active_of_peer=keys.active_per_peer
@@ -179,7 +179,7 @@ def peers(config: Config) -> Peers:
     return Peers(map(_peer, config.peers), MATCHING_MODES[config.query.manner], explain=config.query.explain)
 
 
-def _peer(peer: configuration.Peer) -> Peer:
+def _peer(peer: configuration.PeerEntry) -> Peer:
     return Peer(
         ae_title=peer.ae_title,
         host=peer.host,

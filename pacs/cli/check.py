@@ -19,7 +19,7 @@ from pacs.support.sockets import listening, reached
 
 if TYPE_CHECKING:
     from pacs import client
-    from pacs.config import Config, Peer
+    from pacs.config import Config, PeerEntry
     from pacs.dimse.association.establishment import Protection
     from pacs.dimse.server.server import Address
 
@@ -32,7 +32,7 @@ FREE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckOutcome:
     """The result of one check: its subject, whether it passed, and a sentence."""
 
     subject: str
@@ -58,8 +58,8 @@ def check(config: "Config", *, live: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _results(config: "Config") -> Iterator[CheckResult]:
-    yield CheckResult("configuration", True, "valid")
+def _results(config: "Config") -> Iterator[CheckOutcome]:
+    yield CheckOutcome("configuration", True, "valid")
     yield _index(config)
     yield _files(config)
     yield _free_space(config)
@@ -76,7 +76,7 @@ def _results(config: "Config") -> Iterator[CheckResult]:
         yield _peer(config, peer)
 
 
-def _index(config: "Config") -> CheckResult:
+def _index(config: "Config") -> CheckOutcome:
     from pacs.index import schema
     from pacs.index.database import Index
 
@@ -88,12 +88,12 @@ def _index(config: "Config") -> CheckResult:
                 schema.check(index)
             facts = index.describe()
     except PacsError as error:
-        return CheckResult("index", False, error.comment)
+        return CheckOutcome("index", False, error.comment)
     facts |= {"schema": "created when the server starts"} if is_new else {}
-    return CheckResult("index", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
+    return CheckOutcome("index", True, ", ".join(f"{name} {value}" for name, value in facts.items()))
 
 
-def _files(config: "Config") -> CheckResult:
+def _files(config: "Config") -> CheckOutcome:
     from pacs.settings import file_store
 
     try:
@@ -103,21 +103,21 @@ def _files(config: "Config") -> CheckResult:
             probe.commit(b"")
         store.delete(probe.key)
     except PacsError as error:
-        return CheckResult("files", False, error.comment)
-    return CheckResult("files", True, f"{config.files.url!r} is writable")
+        return CheckOutcome("files", False, error.comment)
+    return CheckOutcome("files", True, f"{config.files.url!r} is writable")
 
 
-def _free_space(config: "Config") -> CheckResult:
+def _free_space(config: "Config") -> CheckOutcome:
     folder = next((each for each in (Path(config.files.url), *Path(config.files.url).parents) if each.exists()), Path())
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
-        return CheckResult(
+        return CheckOutcome(
             "free space", False, f"only {free / 2**20:.0f} MiB free on the disk of files.url; free some space"
         )
-    return CheckResult("free space", True, f"{free / 2**30:.1f} GiB")
+    return CheckOutcome("free space", True, f"{free / 2**30:.1f} GiB")
 
 
-def _addresses(config: "Config") -> Iterator[CheckResult]:
+def _addresses(config: "Config") -> Iterator[CheckOutcome]:
     """Check that each listen address is free, or that the server of this configuration answers there."""
     from pacs.settings import listen_addresses
 
@@ -125,15 +125,15 @@ def _addresses(config: "Config") -> Iterator[CheckResult]:
         yield _address(config, address)
 
 
-def _address(config: "Config", address: "Address") -> CheckResult:
+def _address(config: "Config", address: "Address") -> CheckOutcome:
     why, is_taken = _listen_failure(address.host, address.port)
     if is_taken and (running := _server_at(config, address)).is_ok:
         return running
     if why:
         keys = "server.host or tls.port" if address.is_secure else "server.host or server.port"
-        return CheckResult("server", False, f"{why}; change {keys}, or stop the program that uses the port")
+        return CheckOutcome("server", False, f"{why}; change {keys}, or stop the program that uses the port")
     where = f"{address.host}:{address.port}"
-    return CheckResult("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
+    return CheckOutcome("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
 
 
 def _listen_failure(host: str, port: int) -> tuple[str, bool]:
@@ -146,7 +146,7 @@ def _listen_failure(host: str, port: int) -> tuple[str, bool]:
     return "", False
 
 
-def _certificate(config: "Config") -> CheckResult:
+def _certificate(config: "Config") -> CheckOutcome:
     from pacs.dimse.upper.tls import acceptor_context, valid_until
     from pacs.settings import certificates
 
@@ -154,37 +154,37 @@ def _certificate(config: "Config") -> CheckResult:
         acceptor_context(certificates(config))
         until = valid_until(certificates(config))
     except PacsError as error:
-        return CheckResult("certificate", False, error.comment)
-    return CheckResult("certificate", True, f"{config.tls.certificate} is valid until {until}")
+        return CheckOutcome("certificate", False, error.comment)
+    return CheckOutcome("certificate", True, f"{config.tls.certificate} is valid until {until}")
 
 
-def _without_effect(config: "Config") -> Iterator[CheckResult]:
+def _without_effect(config: "Config") -> Iterator[CheckOutcome]:
     """Report settings that have no effect, or that reject every association."""
     if (config.users or config.jwt.key) and config.access.users == "ignored":
-        yield CheckResult("users", False, 'have no effect; set access.users = "optional" or "required"')
+        yield CheckOutcome("users", False, 'have no effect; set access.users = "optional" or "required"')
     if config.access.callers == "peers" and not config.peers:
         why = 'access.callers is "peers" and there are none, so every association is rejected'
-        yield CheckResult("peers", False, f'{why}; run `pacs peers add`, or set access.callers = "anyone"')
+        yield CheckOutcome("peers", False, f'{why}; run `pacs peers add`, or set access.callers = "anyone"')
 
 
-def _explaining(config: "Config") -> Iterator[CheckResult]:
+def _explaining(config: "Config") -> Iterator[CheckOutcome]:
     """Report that the log holds patient data, because requests are explained."""
     peers = [peer.ae_title for peer in config.peers if peer.explain]
     if config.query.explain or peers:
         whose = "all peers" if config.query.explain else ", ".join(peers)
-        yield CheckResult("explain", True, f"the log explains requests of {whose}, with patient data")
+        yield CheckOutcome("explain", True, f"the log explains requests of {whose}, with patient data")
 
 
-def _web(config: "Config") -> CheckResult:
+def _web(config: "Config") -> CheckOutcome:
     """Check that the web address is free, or that a server answers there."""
     web = config.web
     why, is_taken = _listen_failure(web.host, web.port)
     if is_taken and _answers_http(config):  # this server, or one with the same paths
         scheme = "https" if web.tls else "http"
-        return CheckResult("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
+        return CheckOutcome("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
     if why:
-        return CheckResult("web", False, f"{why}; change web.host or web.port, or set web.enabled = false")
-    return CheckResult("web", True, f"{web.host}:{web.port} is free to listen on")
+        return CheckOutcome("web", False, f"{why}; change web.host or web.port, or set web.enabled = false")
+    return CheckOutcome("web", True, f"{web.host}:{web.port} is free to listen on")
 
 
 def _answers_http(config: "Config") -> bool:
@@ -204,21 +204,21 @@ def _answers_http(config: "Config") -> bool:
             return False
 
 
-def _audit(config: "Config") -> CheckResult:
+def _audit(config: "Config") -> CheckOutcome:
     from pacs.observability.audit import Auditor
 
     with closing(Auditor(Path(config.audit.file))) as auditor:
         try:
             auditor.open()
         except PacsError as error:
-            return CheckResult("audit log", False, error.comment)
-    return CheckResult("audit log", True, f"{config.audit.file!r} is writable")
+            return CheckOutcome("audit log", False, error.comment)
+    return CheckOutcome("audit log", True, f"{config.audit.file!r} is writable")
 
 
 # --- peers -------------------------------------------------------------------------------------------------------
 
 
-def _peer(config: "Config", peer: "Peer") -> CheckResult:
+def _peer(config: "Config", peer: "PeerEntry") -> CheckOutcome:
     """Check that a peer answers a C-ECHO, and whether it knows this server as a move destination."""
     from pacs.settings import peer_protection
 
@@ -230,20 +230,20 @@ def _peer(config: "Config", peer: "Peer") -> CheckResult:
         _echo(peer.host, peer.port, config.server.ae_title, peer.ae_title, seconds=seconds, protection=protection)
     except AssociationRejected as error:
         where = 'the [[peers]] block here to\n    ae_title = "ITS_AE_TITLE"'
-        return CheckResult(subject, False, rejected(error, us, peer.ae_title, where=where))
+        return CheckOutcome(subject, False, rejected(error, us, peer.ae_title, where=where))
     except ConfigurationError as error:
-        return CheckResult(subject, False, error.comment)
+        return CheckOutcome(subject, False, error.comment)
     except PacsError as error:
-        return CheckResult(subject, False, f"{error.comment}; check host and port, and that the peer is running")
+        return CheckOutcome(subject, False, f"{error.comment}; check host and port, and that the peer is running")
     knows_us = {
         True: " and has this server as a move destination (C-MOVE)",
         False: f", but does not have this server as a move destination: {not_a_destination(us)}",
         None: "",
     }
-    return CheckResult(subject, True, "answers C-ECHO" + knows_us[_knows_this_server(config, peer, protection)])
+    return CheckOutcome(subject, True, "answers C-ECHO" + knows_us[_knows_this_server(config, peer, protection)])
 
 
-def _knows_this_server(config: "Config", peer: "Peer", protection: "Protection | None") -> bool | None:
+def _knows_this_server(config: "Config", peer: "PeerEntry", protection: "Protection | None") -> bool | None:
     """Return whether a peer has this server as a move destination, None if unknown. Sends a C-MOVE without matches."""
     from pacs import client
 
@@ -279,16 +279,16 @@ def _knows(peer: "client.Peer", destination: str) -> bool | None:
     return True
 
 
-def _running_server(config: "Config") -> CheckResult:
+def _running_server(config: "Config") -> CheckOutcome:
     """Check that the server of this configuration answers on its first address."""
     from pacs.settings import listen_addresses
 
     if config.access.callers == "peers" and config.web.enabled and _answers_http(config):
-        return CheckResult("server", True, "answers HTTP")  # a C-ECHO would be rejected, with a log line each time
+        return CheckOutcome("server", True, "answers HTTP")  # a C-ECHO would be rejected, with a log line each time
     return _server_at(config, listen_addresses(config)[0])
 
 
-def _server_at(config: "Config", address: "Address") -> CheckResult:
+def _server_at(config: "Config", address: "Address") -> CheckOutcome:
     """Check that the server of this configuration answers on an address."""
     from pacs.settings import own_protection
 
@@ -298,10 +298,10 @@ def _server_at(config: "Config", address: "Address") -> CheckResult:
         protection = own_protection(config) if address.is_secure else None
         _echo(host, address.port, title, title, seconds=config.limits.connect_seconds, protection=protection)
     except AssociationRejected:
-        return CheckResult("server", True, "answers, and rejects its own AE title as configured")
+        return CheckOutcome("server", True, "answers, and rejects its own AE title as configured")
     except PacsError as error:
-        return CheckResult("server", False, error.comment)
-    return CheckResult("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
+        return CheckOutcome("server", False, error.comment)
+    return CheckOutcome("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
 
 
 def _echo(

@@ -9,7 +9,7 @@ from pacs.cli.options import config_option, configured
 from pacs.cli.output import json_option, show
 
 if TYPE_CHECKING:
-    from pacs.config import Config, Peer
+    from pacs.config import Config, PeerEntry
 
 COLUMNS = ("ae_title", "host", "port", "tls", "manner", "services", "destinations", "addresses", "associations")
 
@@ -27,7 +27,7 @@ def list_peers(config: "Config", *, as_json: bool) -> None:
     show(COLUMNS, [_row(config, each) for each in config.peers], as_json=as_json)
 
 
-def _row(config: "Config", peer: "Peer") -> tuple[object, ...]:
+def _row(config: "Config", peer: "PeerEntry") -> tuple[object, ...]:
     return (
         peer.ae_title,
         peer.host,

@@ -151,7 +151,7 @@ class Section(BaseModel):
         return value
 
 
-class Server(Section):
+class ServerSection(Section):
     """AE title, addresses and processes of the server."""
 
     ae_title: AETitle = "PACS"
@@ -168,7 +168,7 @@ class Server(Section):
     """Number of worker processes; more than one uses several CPU cores."""
 
 
-class Database(Section):
+class DatabaseSection(Section):
     """The database of the index."""
 
     url: Annotated[str, AfterValidator(_database_url)] = Field("sqlite:///pacs-data/pacs.db", repr=False)
@@ -177,7 +177,7 @@ class Database(Section):
     """Seconds to wait for a database connection or lock; then the operation fails with an out-of-resources status."""
 
 
-class Files(Section):
+class FilesSection(Section):
     """The file store."""
 
     url: Annotated[str, AfterValidator(_files_url)] = "pacs-data/files"
@@ -186,7 +186,7 @@ class Files(Section):
     """Whether to compare each instance with its digest before it is sent or exported."""
 
 
-class Access(Section):
+class AccessSection(Section):
     """Access control of associations."""
 
     callers: Literal["anyone", "peers"] = "anyone"
@@ -201,7 +201,7 @@ class Access(Section):
     """Must be true to listen on other than loopback addresses while `callers` is "anyone"."""
 
 
-class Tls(Section):
+class TlsSection(Section):
     """Associations with TLS 1.2 or newer (BCP 195), on a port of their own."""
 
     enabled: bool = False
@@ -220,7 +220,7 @@ class Tls(Section):
     """Whether to accept only associations with TLS."""
 
 
-class Jwt(Section):
+class JwtSection(Section):
     """Verification of JSON Web Tokens that identify users; needs the extra "jwt"."""
 
     key: str = Field("", repr=False)
@@ -233,7 +233,7 @@ class Jwt(Section):
     """Required issuer of a token, "" for any."""
 
 
-class Query(Section):
+class QuerySection(Section):
     """Interpretation of queries and retrieves."""
 
     manner: MannerName = "tolerant"
@@ -242,7 +242,7 @@ class Query(Section):
     """Whether to log how each request was interpreted, with patient data."""
 
 
-class Storage(Section):
+class StorageSection(Section):
     """Rules for received instances."""
 
     duplicates: Literal["keep", "replace", "reject"] = "keep"
@@ -251,7 +251,7 @@ class Storage(Section):
     """Whether to store instances of SOP Classes that are not in the standard."""
 
 
-class Web(Section):
+class WebSection(Section):
     """The HTTP server."""
 
     enabled: bool = True
@@ -264,7 +264,7 @@ class Web(Section):
     """Whether to serve HTTPS, with the certificate and key of `tls`."""
 
 
-class Limits(Section):
+class LimitsSection(Section):
     """Limits that protect the server: seconds, bytes and counts."""
 
     associations: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -313,7 +313,7 @@ class Limits(Section):
     """Seconds after which a retrieve sends a Pending response at the latest."""
 
 
-class Commitment(Section):
+class CommitmentSection(Section):
     """Storage commitment."""
 
     same_association_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 1.0
@@ -332,7 +332,7 @@ class Commitment(Section):
     """Maximum number of transactions without report of one AE title."""
 
 
-class Log(Section):
+class LogSection(Section):
     """The log, written to standard error."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -341,21 +341,21 @@ class Log(Section):
     """Format of the log: "console" for people, "json" for one JSON object per line."""
 
 
-class Metrics(Section):
+class MetricsSection(Section):
     """Metrics for Prometheus."""
 
     enabled: bool = True
     """Whether to count events and serve /metrics."""
 
 
-class Audit(Section):
+class AuditSection(Section):
     """The audit log."""
 
     file: FilePath = ""
     """File for records of who stored, queried, retrieved and deleted what, with patient data; "" for none."""
 
 
-class Peer(Section):
+class PeerEntry(Section):
     """A known remote AE: a move destination, and a permitted caller where `access.callers` is "peers"."""
 
     ae_title: AETitle
@@ -384,7 +384,7 @@ class Peer(Section):
     """Whether to log how each request of this peer was interpreted, with patient data."""
 
 
-class User(Section):
+class UserEntry(Section):
     """A user who may be named in the User Identity of an association request."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -396,22 +396,22 @@ class User(Section):
 class Config(Section):
     """The whole configuration. `Config()` has the defaults; `load` reads all sources."""
 
-    server: Server = Server()
-    database: Database = Database()
-    files: Files = Files()
-    access: Access = Access()
-    tls: Tls = Tls()
-    jwt: Jwt = Jwt()
-    query: Query = Query()
-    storage: Storage = Storage()
-    limits: Limits = Limits()
-    commitment: Commitment = Commitment()
-    log: Log = Log()
-    web: Web = Web()
-    metrics: Metrics = Metrics()
-    audit: Audit = Audit()
-    peers: tuple[Peer, ...] = ()
-    users: tuple[User, ...] = ()
+    server: ServerSection = ServerSection()
+    database: DatabaseSection = DatabaseSection()
+    files: FilesSection = FilesSection()
+    access: AccessSection = AccessSection()
+    tls: TlsSection = TlsSection()
+    jwt: JwtSection = JwtSection()
+    query: QuerySection = QuerySection()
+    storage: StorageSection = StorageSection()
+    limits: LimitsSection = LimitsSection()
+    commitment: CommitmentSection = CommitmentSection()
+    log: LogSection = LogSection()
+    web: WebSection = WebSection()
+    metrics: MetricsSection = MetricsSection()
+    audit: AuditSection = AuditSection()
+    peers: tuple[PeerEntry, ...] = ()
+    users: tuple[UserEntry, ...] = ()
 
     @model_validator(mode="after")
     def _check_unique_peers(self) -> Self:
@@ -493,5 +493,5 @@ def is_loopback(host: str) -> bool:
 REMOVED = ("limits.nesting", "limits.query_page")
 """Keys of the previous release, which are ignored."""
 
-LISTS: dict[str, type[Section]] = {"peers": Peer, "users": User}
+LISTS: dict[str, type[Section]] = {"peers": PeerEntry, "users": UserEntry}
 """The keys that are lists of tables, with the class of their entries."""

@@ -5,6 +5,8 @@ import errno
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Errors that say nothing about a file: too many open files, no memory."""
 
 
 class Writing:
@@ -23,7 +25,10 @@ class Writing:
 
 
 class _Reading:
-    """Raises InstanceMissing or InstanceUnreadable for an OSError in the `with` block."""
+    """Raises InstanceMissing or InstanceUnreadable for an OSError in the `with` block.
+
+    Raises StorageUnavailable when the process is out of resources: the file itself may be fine.
+    """
 
     def __enter__(self) -> None:
         """Do nothing."""
@@ -31,6 +36,8 @@ class _Reading:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise InstanceMissing("The stored file is missing") from error
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            raise StorageUnavailable(f"The file store cannot be used ({error.strerror})") from error
         if isinstance(error, OSError):
             raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error
 

@@ -56,7 +56,8 @@ class ObjectStore(Protocol):
     def open(self, key: str) -> BinaryIO:
         """Open an object as a seekable file.
 
-        This and reading from the file raise InstanceUnreadable when the object is missing or cannot be read.
+        This and reading from the file raise InstanceUnreadable when the object is missing or cannot be read. As every
+        read, it raises StorageUnavailable when this process has too many open files or no memory.
         """
 
     def pieces(self, key: str, size: int, start: int) -> Iterator[bytes]:

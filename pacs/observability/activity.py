@@ -44,7 +44,7 @@ Key = tuple[str, int]
 
 
 @dataclass(slots=True)
-class _Memory:
+class _ProcessActivity:
     """The shared memory of one process."""
 
     running: Slots = field(default_factory=lambda: Slots(MOST_RUNNING, SLOT_BYTES))
@@ -56,7 +56,7 @@ class Activity:
 
     def __init__(self, workers: int = 1) -> None:
         self.supervisor = workers
-        self._memories = [_Memory() for _ in range(workers + 1)]
+        self._memories = [_ProcessActivity() for _ in range(workers + 1)]
 
     def recorder(self, worker: int) -> "ActivityRecorder":
         """Return the subscriber for the events of one process; it continues after those of a dead predecessor."""

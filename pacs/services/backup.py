@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import read_stored_file
+from pacs.support.chunks import chunks
 
 MANIFEST, FILES = "manifest.json", "files"
 MARK = "this-is-a-pacs-backup"
@@ -315,8 +315,7 @@ class _BackupRun:
 
     def _prune(self) -> None:
         """Remove the files of earlier backups that belong to no instance of this one."""
-        keys = self._copies.keys()
-        while batch := list(islice(keys, upkeep.PAGE)):
+        for batch in chunks(self._copies.keys(), upkeep.PAGE):
             for each in writer.unknown(self._snapshot, batch):
                 self._copies.delete(each)
                 self._done.pruned += 1
@@ -375,10 +374,7 @@ def _put(instance: StoredInstance, pieces: Any, target: Copies, *, is_trusted: b
 
 def _forget(index: Index, keys: Iterable[str]) -> list[StoredInstance]:
     """Remove the instances with these files from an index, and return them."""
-    chosen, gone = list(keys), []
-    for start in range(0, len(chosen), upkeep.PAGE):
-        gone += upkeep.forget(index, chosen[start : start + upkeep.PAGE])
-    return gone
+    return [each for chunk in chunks(keys, upkeep.PAGE) for each in upkeep.forget(index, chunk)]
 
 
 # --- files --------------------------------------------------------------------------------------------------------

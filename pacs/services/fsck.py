@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from pacs.dicom import part10
 from pacs.dicom.levels import QueryLevel
@@ -30,6 +29,7 @@ from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.stored_file import read_stored_file
+from pacs.support.chunks import chunks
 
 GRACE = 3.0
 """Seconds until what looks wrong is checked again."""
@@ -187,8 +187,7 @@ class _Check:
 
     def again(self) -> Iterator[Inconsistency]:
         """Check again what seemed wrong, and yield what is wrong."""
-        suspected = iter(self.suspected)
-        while batch := list(islice(suspected, BATCH)):
+        for batch in chunks(self.suspected, BATCH):
             known = upkeep.with_files(self._index, batch)
             for key in batch:
                 row = known.get(key)

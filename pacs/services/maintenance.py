@@ -35,6 +35,7 @@ from pacs.observability.logging import printable
 from pacs.services.parent_refresh import refresh
 from pacs.services.retrieve import damaged, verify
 from pacs.support.cancellation import Cancellation
+from pacs.support.chunks import chunks
 from pacs.support.suggestion import suggestion
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
@@ -93,8 +94,7 @@ class Maintenance:
         `progress` is called with the number of instances of each batch that is done.
         """
         removed = 0
-        for start in range(0, len(instances), BATCH):
-            batch = instances[start : start + BATCH]
+        for batch in chunks(instances, BATCH):
             with self._audited("delete", batch):
                 gone = writer.remove(self._index, [each.sop_instance_uid for each in batch])
                 for instance in gone:
@@ -140,8 +140,7 @@ class Maintenance:
         StorageUnavailable when the folder cannot be written; files copied until then stay.
         """
         size = 0
-        for start in range(0, len(instances), BATCH):
-            batch = instances[start : start + BATCH]
+        for batch in chunks(instances, BATCH):
             with self._audited("export", batch):
                 for instance in batch:
                     size += self._copy(instance, folder.joinpath(*_path_of(instance)))

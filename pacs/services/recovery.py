@@ -9,7 +9,6 @@ uncleanly.
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 
 from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable, UndecodableDataSet
 from pacs.files.running_marker import RunningMarker
@@ -20,6 +19,7 @@ from pacs.observability.events import Event, Notice
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
 from pacs.services.stored_file import read_stored_file
+from pacs.support.chunks import chunks
 
 MARGIN = timedelta(days=1)
 """How much older than the newest instance of the index a lost file may be: some instances arrive slowly."""
@@ -74,8 +74,7 @@ class Recovery:
     def _unknown(self) -> Iterator[str]:
         last = writer.last_received_at(self._index)
         since = datetime.fromtimestamp(last / 1_000_000, UTC) - MARGIN if last is not None else None
-        keys = self._files.keys(since)
-        while batch := list(islice(keys, BATCH)):
+        for batch in chunks(self._files.keys(since), BATCH):
             yield from writer.unknown(self._index, batch)
 
     def _adopt(self, key: str) -> bool:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
@@ -31,6 +30,7 @@ from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import read_stored_file
+from pacs.support.chunks import chunks
 
 BATCH = 500
 
@@ -117,7 +117,7 @@ class _Run:
 
     def _derive(self, keys: Iterator[str], advance: Callable[[int], None] = lambda count: None) -> None:
         """Add the files that the derived index does not have yet."""
-        while batch := list(islice(keys, BATCH)):
+        for batch in chunks(keys, BATCH):
             new = writer.unknown(self._derived, [key for key in batch if key not in self._result.unusable])
             self._add(self._arrivals(new))
             advance(len(batch))
@@ -182,7 +182,7 @@ class _Run:
         known: set[str] = set()
         for _ in range(ATTEMPTS):
             wanted = [each for place in places if (each := index_diff.read_batch(self._derived, place)) is not None]
-            wrong = [each for each in wanted if not index_diff.is_right(self._index, each)]
+            wrong = [each for each in wanted if not index_diff.is_correct(self._index, each)]
             if wrong and self._forget_deleted(key for each in wrong for key in each.file_keys):
                 continue
             try:
@@ -217,8 +217,8 @@ class _Run:
         if not suspected:
             return
         time.sleep(self._grace)
-        for start in range(0, len(suspected), BATCH):
-            again = list(upkeep.with_files(self._index, suspected[start : start + BATCH]).values())
+        for batch in chunks(suspected, BATCH):
+            again = list(upkeep.with_files(self._index, batch).values())
             self._result.removed += len(upkeep.forget(self._index, self._without_instance(again)))
 
     def _without_instance(self, page: list[StoredInstance]) -> list[str]:

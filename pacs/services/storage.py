@@ -227,7 +227,7 @@ class _FileCleanup:
         """Delete the file of a replaced instance, and what its study has from it alone. A failure is published."""
         try:
             header = read_stored_file(self._files, former.file_key, verify=False).header
-        except (InstanceUnreadable, UndecodableDataSet):
+        except (InstanceUnreadable, StorageUnavailable, UndecodableDataSet):
             header = None
         self.delete(former.file_key)
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.config import Config, Peer, add_peer, from_settings, load
+from pacs.config import Config, PeerEntry, add_peer, from_settings, load
 from pacs.config.complaints import keys
 from pacs.config.model import MannerName
 from pacs.dicom.matching_mode import MATCHING_MODES
@@ -52,8 +52,8 @@ def test_the_peer_shown_in_the_shipped_file_is_one_that_can_be_used(file):
     example = re.sub(r"(?m)^# ", "", SHIPPED.read_text().partition("# [[peers]]\n")[2]).partition("\n\n")[0]
     file.write_text("[[peers]]\n" + example)
     (peer,) = load(file, {}).peers
-    assert peer == Peer.model_validate(tomllib.loads(example))
-    assert set(tomllib.loads(example)) == set(Peer.model_fields)
+    assert peer == PeerEntry.model_validate(tomllib.loads(example))
+    assert set(tomllib.loads(example)) == set(PeerEntry.model_fields)
 
 
 def test_the_manners_of_the_configuration_are_those_of_the_core():
@@ -125,7 +125,7 @@ def test_peers_can_be_given_in_the_environment_as_json(file):
     """The one key that is a list."""
     file.write_text("")
     config = load(file, {"PACS_PEERS": '[{"ae_title": "WS", "host": "ws.local", "port": 104}]'})
-    assert config.peers == (Peer(ae_title="WS", host="ws.local", port=104),)
+    assert config.peers == (PeerEntry(ae_title="WS", host="ws.local", port=104),)
     assert "PACS_PEERS: expected a JSON list" in complaint(file, "", {"PACS_PEERS": "WS"})
 
 
@@ -296,7 +296,7 @@ def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
     peer = {"ae_title": "A \"B\" 'C'", "host": "ws", "port": 104, "manner": "strict"}
     block = add_peer(file, **peer)
     assert file.read_text() == "# mine\n[server]\nport = 0 # any\n\n" + block
-    assert load(file, {}).peers == (Peer(**peer),)
+    assert load(file, {}).peers == (PeerEntry(**peer),)
 
 
 def test_a_peer_is_added_to_a_file_that_is_not_there_yet(file):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from pacs.cli import main
-from pacs.config import Commitment, Limits
+from pacs.config import CommitmentSection, LimitsSection
 from pacs.conformance.statement import wording
 from pacs.dicom.commitment import FailureReason
 from pacs.dicom.matching_mode import TOLERANT
@@ -64,8 +64,8 @@ def test_the_command_uses_its_configuration(tmp_path):
 
 def test_the_texts_match_the_tables_of_the_code():
     """Each configuration key, switch, negotiated byte and service has a text, and each text belongs to one."""
-    assert set(wording.LIMITS) == set(Limits.model_fields)
-    assert set(wording.COMMITMENT) == set(Commitment.model_fields)
+    assert set(wording.LIMITS) == set(LimitsSection.model_fields)
+    assert set(wording.COMMITMENT) == set(CommitmentSection.model_fields)
     assert set(wording.REASONS) == set(FailureReason)
     assert set(wording.SWITCHES) == {each for each in TOLERANT.__dataclass_fields__ if each != "name"}
     assert set(wording.EXTENDED_OPTIONS) == {name for name, _ in (*FIND_BYTES, *RETRIEVE_BYTES)}

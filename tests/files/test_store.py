@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -125,6 +126,19 @@ class TestEveryStore:
             assert file.read(4) == HEAD
             with pytest.raises(InstanceUnreadable, match="Bad file descriptor"):
                 read(file)
+
+    def test_too_many_open_files_say_nothing_about_an_object(self, files: ObjectStore):
+        """Opening and reading raise StorageUnavailable then, not InstanceUnreadable."""
+        key = put(files, b"body")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            for read in (files.open, lambda key: next(files.pieces(key, 8, 0))):
+                with pytest.raises(StorageUnavailable, match="Too many open files"):
+                    read(key)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert content(files, key) == HEAD + b"body"
 
     def test_nothing_is_visible_before_commit(self, files: ObjectStore):
         """Until then there is no key and nothing to open."""

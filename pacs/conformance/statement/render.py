@@ -14,7 +14,7 @@ from pacs import __version__
 from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.client.peer import CALLING_AE_TITLE
 from pacs.client.receive.receiver import MAX_ASSOCIATIONS
-from pacs.config import Commitment, Config, Limits, Peer
+from pacs.config import CommitmentSection, Config, LimitsSection, PeerEntry
 from pacs.conformance.statement import wording as words
 from pacs.conformance.statement.wording import Row
 from pacs.dicom import charset, header, keys, part10, syntaxes, values
@@ -165,12 +165,12 @@ def _rejections() -> Iterator[Row]:
 
 
 def _limits(config: Config) -> Iterator[Row]:
-    for name in Limits.model_fields:
+    for name in LimitsSection.model_fields:
         yield f"limits.{name}", _number(getattr(config.limits, name)), words.LIMITS[name]
 
 
 def _commitment(config: Config) -> Iterator[Row]:
-    for name in Commitment.model_fields:
+    for name in CommitmentSection.model_fields:
         yield f"commitment.{name}", _number(getattr(config.commitment, name)), words.COMMITMENT[name]
 
 
@@ -233,7 +233,7 @@ def _peers(config: Config) -> str:
     return _table(heads, (_peer(config, each) for each in config.peers))
 
 
-def _peer(config: Config, peer: Peer) -> Row:
+def _peer(config: Config, peer: PeerEntry) -> Row:
     manner, order = peer.manner or config.query.manner, _order(peer.transfer_syntaxes)
     where = "all peers" if peer.destinations is None else ", ".join(peer.destinations) or "none"
     may = " ".join(peer.services) or "none"

@@ -29,6 +29,7 @@ from pacs.errors import (
     Cancelled,
     DestinationUnreachable,
     IndexUnavailable,
+    OutOfResources,
     PacsError,
     PeerTimeout,
     UnknownDestination,
@@ -155,8 +156,8 @@ class EventReporter:
                 self._report_next()
             except (Cancelled, LostClaim):
                 continue
-            except IndexUnavailable as error:
-                logging.getLogger("pacs").warning("storage commitment waits for the index: %s", error.comment)
+            except OutOfResources as error:
+                logging.getLogger("pacs").warning("storage commitment waits for index or files: %s", error.comment)
                 self._sleep(RETRY_SECONDS)
             except Exception:
                 logging.getLogger("pacs").exception("storage commitment: a report failed")
@@ -233,7 +234,7 @@ class EventReporter:
             try:
                 verified = self._commitments.verify(claim)
                 self._commitments.extend(claim, limits.write + limits.message + CLAIM_MARGIN)
-            except (IndexUnavailable, LostClaim):
+            except (OutOfResources, LostClaim):
                 return False  # the claim expires, and another attempt follows
             # A stop ends the association, and what is being sent on it.
             self._send(association, message_id, verified, _time_limit(Cancellation(), limits.write))

@@ -16,7 +16,7 @@ MOST_SERIES, LONGEST_NAME = 4096, 248
 """Number of series of one worker, and bytes of the name of each."""
 
 
-class _Memory:
+class _WorkerCounters:
     """The names and the numbers of one worker; series `i` has its name in slot `i`.
 
     The last number is that of all series beyond the limits, and is not shown.
@@ -38,7 +38,7 @@ class Counters:
     """The numbers of one server, of all `workers` that are forked from this process."""
 
     def __init__(self, workers: int = 1) -> None:
-        self._memories = [_Memory() for _ in range(workers)]
+        self._memories = [_WorkerCounters() for _ in range(workers)]
 
     def of(self, worker: int) -> "CounterRegion":
         """Return the region of a worker; only its process may write it."""
@@ -60,7 +60,7 @@ class Counters:
 class CounterRegion:
     """The numbers of one worker. Safe to use from many threads."""
 
-    def __init__(self, memory: _Memory) -> None:
+    def __init__(self, memory: _WorkerCounters) -> None:
         self._names, self._numbers = memory.names, memory.numbers
         self._lock = threading.Lock()
         self._indexes = memory.series()
