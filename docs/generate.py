@@ -3,6 +3,7 @@
 - `reference/configuration.md`: types and defaults from `pacs.config.model`, meanings from the comments of config.toml.
 - `reference/commands.md`: from the click commands.
 - `reference/python.md`: from the docstrings of `pacs.client` and `pacs.testing`.
+- `reference/metrics.md`: from the text that `/metrics` serves.
 - The tables of faults and presets in `testing.md`: from `pacs.faults.model` and the preset files.
 - The list of files in `architecture.md`: from the docstrings of the modules.
 """
@@ -23,6 +24,8 @@ from pacs.cli import main as pacs
 from pacs.config import presets
 from pacs.config.model import LISTS, Config, Section
 from pacs.faults.model import DIMSE, OPERATIONS, Fault
+from pacs.observability.metrics.counters import Counters
+from pacs.observability.metrics.exposition import Facts, Moment, exposition
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -36,6 +39,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "configuration.md": configuration(),
         DOCS / "reference" / "commands.md": commands(),
         DOCS / "reference" / "python.md": python(),
+        DOCS / "reference" / "metrics.md": metrics(),
         DOCS / "testing.md": with_parts("testing.md", conditions=conditions(), faults=faults(), presets=preset_table()),
         DOCS / "architecture.md": with_parts("architecture.md", files=files()),
     }
@@ -170,10 +174,8 @@ def _command(name: str, command: click.Command) -> str:
     ctx = click.Context(command, info_name=name, max_content_width=120)
     usage = " ".join([name, *command.collect_usage_pieces(ctx)])
     records = [each for parameter in command.get_params(ctx) if (each := parameter.get_help_record(ctx))]
-    options = table(
-        ("option", "meaning"),
-        ((f"`{names}`", meaning) for names, meaning in records if meaning and "--help" not in names),
-    )
+    shown = ((names.replace("|", "/"), meaning) for names, meaning in records if meaning and "--help" not in names)
+    options = table(("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in shown))
     text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{options}\n"
 
@@ -284,6 +286,30 @@ def _split(arguments: str) -> Iterator[str]:
             yield arguments[start:at].strip()
             start = at + 1
     yield arguments[start:].strip()
+
+
+# --- metrics -----------------------------------------------------------------------------------------------------
+
+METRICS = """# Metrics
+
+{notice}
+
+`/metrics` on the web port serves these to Prometheus. Values without a label `worker` are sums over all workers.
+No label contains patient data; AE titles are those of configured peers, or `other`.
+
+{rows}
+"""
+
+
+def metrics() -> str:
+    """Return the reference of all metrics, from what a server without any traffic exposes."""
+    facts = Facts(database="sqlite", workers=1, most_associations=1)
+    moment = Moment(database_up=True, database_seconds=0.0, files_up=True, files_free=0.0, files_total=0.0)
+    text = exposition(Counters(1), facts, moment).decode()
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    told = re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)
+    rows = ((f"`{name}`", kinds[name], meaning) for name, meaning in told)
+    return METRICS.format(notice=NOTICE, rows=table(("metric", "type", "meaning"), rows))
 
 
 # --- faults ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How alembic meets the index: on the connection that `pacs.index.schema` hands over, inside its transaction."""
+"""The environment of alembic: runs the migrations on the connection of `pacs.index.schema`, in its transaction."""
 
 from alembic import context
 

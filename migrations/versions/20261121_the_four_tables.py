@@ -1,4 +1,4 @@
-"""The four tables: patient, study, series, image.
+"""Add the four tables: patient, study, series, image.
 
 Revises: nothing, this is the first
 """

@@ -1,4 +1,4 @@
-"""The table of storage commitments that have not been reported yet.
+"""Add the table of storage commitments that have not been reported yet.
 
 Revises: 20261121
 """

@@ -1,10 +1,10 @@
-"""The transactions of storage commitment that are active, and whose turn it is to work on one.
+"""The active transactions of storage commitment, and the claims on them.
 
-Several processes, and several servers on one PostgreSQL, share the table. Who works on a transaction has claimed it for
-a while, and renews the claim as long as the work goes on; a claim that has run out is anybody's. A transaction that was
-reported, or given up, is removed: its Transaction UID is retired then.
+Several processes, and several servers on one PostgreSQL, share the table. A worker claims a transaction for a limited
+time and renews the claim while it works; an expired claim is free. A transaction is removed when it was reported or
+abandoned.
 
-Times that are compared are those of one clock, the database's. Seconds come in, microseconds are stored.
+All compared times are of one clock, that of the database. Arguments are in seconds, stored times in microseconds.
 """
 
 import time
@@ -39,9 +39,9 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A transaction that is ours to work on, until the claim runs out. `number` tells it from other claims to it.
+    """A claim on a transaction, valid until it expires. `number` distinguishes it from other claims on the transaction.
 
-    `attempts` counts the reports that had failed when it was claimed.
+    `attempts` is the number of reports that had failed when it was claimed.
     """
 
     id: int
@@ -53,9 +53,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What is known of a transaction: `requested` and `verified` as they were given, None before it was verified.
+    """A transaction: `requested` and `verified` as they were given; `verified` is None before verification.
 
-    `age` is in seconds; `attempts` counts the reports that failed.
+    `age` is in seconds; `attempts` is the number of reports that failed.
     """
 
     requested: bytes
@@ -71,12 +71,12 @@ def add(
     requested: bytes,
     *,
     seconds: float,
-    require_room: Callable[[Mapping[str, int]], None],
+    check_limits: Callable[[Mapping[str, int]], None],
 ) -> Claim:
-    """Enter a transaction, durably, and claim it for some seconds.
+    """Add a transaction durably, and claim it for some seconds.
 
-    `require_room` is given how many transactions each peer has, and raises when there may be no more. Raises what it
-    does, DuplicateTransaction when the peer has one under this UID, IndexUnavailable.
+    `check_limits` gets the number of transactions of each peer, and raises when no more are allowed. Raises its errors,
+    DuplicateTransaction when the peer has one with this UID, IndexUnavailable.
     """
     values = {
         "peer": peer,
@@ -88,7 +88,7 @@ def add(
 
     def work(connection: Connection) -> int:
         _require_new(connection, peer, transaction_uid)
-        require_room(_counts(connection))
+        check_limits(_counts(connection))
         now = _now(connection)
         times = {"requested_at": now, "due_at": now, "claimed_until": now + _microseconds(seconds)}
         entered: int = connection.execute(insert(commitment).returning(commitment.c.id), values | times).scalar_one()
@@ -98,16 +98,16 @@ def add(
 
 
 def claim(index: Index, seconds: float, after: str = "") -> Claim | None:
-    """Claim for some seconds what has been due longest of the peer whose turn it is; None when nothing is due.
+    """Claim the transaction of the next peer that has been due longest, for some seconds; None when none is due.
 
-    The peers' turn goes by their titles, and round again: it is that of the first `after` this one which has something
-    due. Raises IndexUnavailable.
+    Peers are served round robin in the order of their AE titles: the next is the first with a due transaction whose
+    title comes after `after`. Raises IndexUnavailable.
     """
 
     def work(connection: Connection) -> Claim | None:
         now = _now(connection)
         for peer in _peers_due(connection, now, after):
-            found = connection.execute(_claiming(peer, now, now + _microseconds(seconds))).first()
+            found = connection.execute(_claim_statement(peer, now, now + _microseconds(seconds))).first()
             if found is not None:
                 return Claim(*found)
         return None
@@ -116,7 +116,7 @@ def claim(index: Index, seconds: float, after: str = "") -> Claim | None:
 
 
 def until_due(index: Index) -> float | None:
-    """Seconds until a transaction is due and free, None when there is none. Raises IndexUnavailable."""
+    """Return the seconds until a transaction is due and free, None without any. Raises IndexUnavailable."""
     due_at, claimed_until = commitment.c.due_at, commitment.c.claimed_until
     when = case((claimed_until > due_at, claimed_until), else_=due_at)
     with index.read() as connection:
@@ -126,16 +126,16 @@ def until_due(index: Index) -> float | None:
 
 
 def read(index: Index, claimed: Claim) -> Transaction | None:
-    """The transaction of a claim, None when it is removed, or somebody else's meanwhile. Raises IndexUnavailable."""
+    """Return the transaction of a claim, None when it was removed or claimed by another. Raises IndexUnavailable."""
     columns = (commitment.c.requested, commitment.c.verified, commitment.c.requested_at, commitment.c.attempts)
     with index.read() as connection:
-        found = connection.execute(select(*columns).where(_is(claimed))).mappings().first()
+        found = connection.execute(select(*columns).where(_is_valid(claimed))).mappings().first()
         now = _now(connection)
     return _transaction(found, now) if found is not None else None
 
 
 def renew(index: Index, claimed: Claim, seconds: float, verified: bytes | None = None) -> bool:
-    """Claim on for some seconds from now, and note what was `verified`; whether the claim still held.
+    """Renew a claim for some seconds from now and store `verified`; return whether the claim was still valid.
 
     Raises IndexUnavailable.
     """
@@ -144,20 +144,20 @@ def renew(index: Index, claimed: Claim, seconds: float, verified: bytes | None =
 
 
 def release(index: Index, claimed: Claim) -> None:
-    """Let anybody claim it, at once. Raises IndexUnavailable."""
+    """Release a claim, so that the transaction is free at once. Raises IndexUnavailable."""
     _change(index, claimed, lambda _now: {"claimed_until": None})
 
 
 def postpone(index: Index, claimed: Claim, seconds: float, *, others: float) -> None:
-    """Let anybody claim it in some seconds: a report failed. Raises IndexUnavailable.
+    """Release a claim after a failed report; the transaction is due again in some seconds. Raises IndexUnavailable.
 
-    No other transaction of the peer is due before `others` seconds are over.
+    No other transaction of the peer is due before `others` seconds from now.
     """
 
     def work(connection: Connection) -> None:
         now = _now(connection)
         later = {"due_at": now + _microseconds(seconds), "claimed_until": None, "attempts": commitment.c.attempts + 1}
-        connection.execute(update(commitment).where(_is(claimed)).values(later))
+        connection.execute(update(commitment).where(_is_valid(claimed)).values(later))
         due_at = now + _microseconds(others)
         of_peer = (commitment.c.peer == claimed.peer, commitment.c.id != claimed.id, commitment.c.due_at < due_at)
         connection.execute(update(commitment).where(*of_peer).values(due_at=due_at))
@@ -166,7 +166,7 @@ def postpone(index: Index, claimed: Claim, seconds: float, *, others: float) -> 
 
 
 def remove(index: Index, claimed: Claim) -> bool:
-    """Forget a transaction, whoever has claimed it meanwhile; whether it was still there. Raises IndexUnavailable."""
+    """Remove a transaction, also when another has claimed it; return whether it existed. Raises IndexUnavailable."""
     named = (
         commitment.c.id == claimed.id,
         commitment.c.peer == claimed.peer,
@@ -176,22 +176,22 @@ def remove(index: Index, claimed: Claim) -> bool:
 
 
 def remove_old(index: Index, claimed: Claim, seconds: float) -> int:
-    """Forget the transactions of a claim's peer that are older than some seconds and claimed by nobody else.
+    """Remove the transactions of a claim's peer that are older than some seconds and not claimed by others.
 
-    How many these were. Raises IndexUnavailable.
+    Returns their number. Raises IndexUnavailable.
     """
 
     def work(connection: Connection) -> int:
         now = _now(connection)
         old = (commitment.c.peer == claimed.peer, commitment.c.requested_at < now - _microseconds(seconds))
-        ours_or_free = or_(_is(claimed), _is_free(now))
+        ours_or_free = or_(_is_valid(claimed), _is_free(now))
         return connection.execute(delete(commitment).where(*old, ours_or_free)).rowcount
 
     return index.transact(work)
 
 
-def hasten(index: Index) -> None:
-    """Have all that wait for another attempt be due now. Raises IndexUnavailable."""
+def make_all_due(index: Index) -> None:
+    """Make all transactions that wait for another attempt due now. Raises IndexUnavailable."""
 
     def work(connection: Connection) -> None:
         now = _now(connection)
@@ -200,7 +200,7 @@ def hasten(index: Index) -> None:
     index.transact(work)
 
 
-# --- small parts -------------------------------------------------------------------------------------------------
+# --- helpers -------------------------------------------------------------------------------------------------
 
 
 def _now(connection: Connection) -> int:
@@ -215,12 +215,12 @@ def _microseconds(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
 
 
-def _is(claimed: Claim) -> ColumnElement[bool]:
-    """The row of a claim that still holds: nobody else has it, and it was not given back."""
+def _is_valid(claimed: Claim) -> ColumnElement[bool]:
+    """Return the condition that a claim is still valid: not claimed by another, and not released."""
     return and_(
         commitment.c.id == claimed.id,
         commitment.c.claim == claimed.number,
-        commitment.c.transaction_uid == claimed.transaction_uid,  # an id of SQLite's may be used again
+        commitment.c.transaction_uid == claimed.transaction_uid,  # SQLite may use an id again
         commitment.c.claimed_until.is_not(None),
     )
 
@@ -231,7 +231,7 @@ def _is_free(now: int) -> ColumnElement[bool]:
 
 def _change(index: Index, claimed: Claim, values: Callable[[int], dict[str, Any]]) -> bool:
     def work(connection: Connection) -> bool:
-        changed = update(commitment).where(_is(claimed)).values(values(_now(connection)))
+        changed = update(commitment).where(_is_valid(claimed)).values(values(_now(connection)))
         return bool(connection.execute(changed).rowcount)
 
     return index.transact(work)
@@ -249,7 +249,7 @@ def _transaction(row: RowMapping, now: int) -> Transaction:
 def _require_new(connection: Connection, peer: str, transaction_uid: str) -> None:
     same = (commitment.c.peer == peer, commitment.c.transaction_uid == transaction_uid)
     if connection.execute(select(commitment.c.id).where(*same)).first() is not None:
-        raise DuplicateTransaction("A transaction with this Transaction UID is under way")
+        raise DuplicateTransaction("A transaction with this Transaction UID is active")
 
 
 def _counts(connection: Connection) -> dict[str, int]:
@@ -258,14 +258,14 @@ def _counts(connection: Connection) -> dict[str, int]:
 
 
 def _peers_due(connection: Connection, now: int, after: str) -> list[str]:
-    """The peers with transactions that are due, though maybe claimed, in the order of their turns."""
+    """Return the peers with due transactions, which may be claimed, in round-robin order."""
     due = select(commitment.c.peer).where(commitment.c.due_at <= now).distinct()
     peers = sorted(connection.execute(due).scalars())
     return [each for each in peers if each > after] + [each for each in peers if each <= after]
 
 
-def _claiming(peer: str, now: int, until: int) -> ReturningUpdate[Any]:
-    """Claims what has been due longest of a peer, if anything is."""
+def _claim_statement(peer: str, now: int, until: int) -> ReturningUpdate[Any]:
+    """Return a statement that claims the transaction of a peer that has been due longest."""
     due = (
         select(commitment.c.id)
         .where(commitment.c.peer == peer, commitment.c.due_at <= now, _is_free(now))

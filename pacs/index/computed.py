@@ -1,6 +1,6 @@
-"""The attributes that are made from the index (K5): numbers of related entities, and what a study consists of.
+"""The attributes that are computed from the index (K5): numbers of related entities, and the contents of a study.
 
-For the rows of a page each is one grouped statement, however many rows there are.
+Each attribute is one grouped statement for all rows of a page.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ Value = int | tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """One computed attribute: an entity at `level` has the number of its `of` rows, or the values of their column."""
+    """A computed attribute of an entity at `level`: the number of its `of` rows, or the values of their column."""
 
     level: QueryLevel
     of: QueryLevel
@@ -34,7 +34,7 @@ class Computed:
 
     @property
     def none(self) -> Value:
-        """The value where there is nothing to compute it from."""
+        """The value without any rows."""
         return () if self.column is not None else 0
 
 
@@ -49,7 +49,7 @@ COMPUTED: dict[str, Computed] = {
     "SOPClassesInStudy": Computed(STUDY, IMAGE, image.c.sop_class_uid, "SOPClassUID"),
     "AvailableTransferSyntaxUID": Computed(IMAGE, IMAGE, image.c.transfer_syntax),
 }
-"""How each computed attribute is made, by keyword."""
+"""The computed attributes, by keyword."""
 
 _OWNER: dict[QueryLevel, Column[int]] = {
     PATIENT: study.c.patient_fk,
@@ -57,55 +57,61 @@ _OWNER: dict[QueryLevel, Column[int]] = {
     SERIES: image.c.series_fk,
     IMAGE: image.c.id,
 }
-"""The column by which the rows below an entity, or its own, say whose they are."""
+"""The column with the id of the entity at each level to which rows belong."""
 
 
 def compute(connection: Connection, keyword: str, ids: Sequence[int]) -> Mapping[int, Value]:
-    """The value of a computed attribute for the rows with these ids; rows that have none are left out."""
-    made = COMPUTED[keyword]
-    return _counts(connection, made, ids) if made.column is None else _values(connection, made, made.column, ids)
+    """Return the values of a computed attribute for the rows with these ids; rows without a value are omitted."""
+    attribute = COMPUTED[keyword]
+    return (
+        _counts(connection, attribute, ids)
+        if attribute.column is None
+        else _values(connection, attribute, attribute.column, ids)
+    )
 
 
 def computed_criterion(key: Key, unknown_matches: bool) -> Condition:
-    """Leaves no entity out that matches a key on a computed attribute; the rows it lets through are still judged."""
-    made = COMPUTED[key.attribute.keyword]
-    if made.column is None or unknown_matches or isinstance(key.matching, Empty):
+    """Return a condition that every match of a key on a computed attribute meets; the rows are matched afterwards."""
+    attribute = COMPUTED[key.attribute.keyword]
+    if attribute.column is None or unknown_matches or isinstance(key.matching, Empty):
         return true()
-    owned = select(true()).select_from(_below(made)).where(_OWNER[made.level] == TABLES[made.level].c.id)
-    if made.level is made.of:
-        return value_criterion(made.column, key.matching)
-    wanted = or_(value_criterion(made.column, key.matching), TABLES[made.of].c.irregular)
-    return exists(owned.where(wanted).correlate(TABLES[made.level]))
+    owned = select(true()).select_from(_below(attribute)).where(_OWNER[attribute.level] == TABLES[attribute.level].c.id)
+    if attribute.level is attribute.of:
+        return value_criterion(attribute.column, key.matching)
+    wanted = or_(value_criterion(attribute.column, key.matching), TABLES[attribute.of].c.irregular)
+    return exists(owned.where(wanted).correlate(TABLES[attribute.level]))
 
 
-def _counts(connection: Connection, made: Computed, ids: Sequence[int]) -> dict[int, Value]:
-    owner = _OWNER[made.level]
-    counted = select(owner, func.count()).select_from(_below(made)).where(among(owner, ids)).group_by(owner)
+def _counts(connection: Connection, attribute: Computed, ids: Sequence[int]) -> dict[int, Value]:
+    owner = _OWNER[attribute.level]
+    counted = select(owner, func.count()).select_from(_below(attribute)).where(among(owner, ids)).group_by(owner)
     return {row[0]: row[1] for row in connection.execute(counted)}
 
 
-def _values(connection: Connection, made: Computed, column: Column[str], ids: Sequence[int]) -> dict[int, Value]:
-    owner, table = _OWNER[made.level], TABLES[made.of]
-    # A value that does not fit its column is still in the kept elements of its row.
+def _values(connection: Connection, attribute: Computed, column: Column[str], ids: Sequence[int]) -> dict[int, Value]:
+    owner, table = _OWNER[attribute.level], TABLES[attribute.of]
+    # A value that does not fit its column is in the elements of its row.
     unfit = case((table.c.irregular & column.is_(None), table.c.kept))
-    distinct = select(owner, column, unfit).select_from(_below(made)).where(among(owner, ids)).distinct()
+    distinct = select(owner, column, unfit).select_from(_below(attribute)).where(among(owner, ids)).distinct()
     found: defaultdict[int, set[str]] = defaultdict(set)
     for row_id, value, blob in connection.execute(distinct):
-        found[row_id].update([value] if value else _kept_values(made, blob))
+        found[row_id].update([value] if value else _row_values(attribute, blob))
     return {row_id: tuple(sorted(values)) for row_id, values in found.items()}
 
 
-def _kept_values(made: Computed, blob: bytes | None) -> list[str]:
-    if blob is None or not made.keyword:
+def _row_values(attribute: Computed, blob: bytes | None) -> list[str]:
+    if blob is None or not attribute.keyword:
         return []
     return [
-        str(value) for value in View.of(row_elements.decode(blob)).values(by_keyword(made.keyword)) if value is not None
+        str(value)
+        for value in View.of(row_elements.decode(blob)).values(by_keyword(attribute.keyword))
+        if value is not None
     ]
 
 
-def _below(made: Computed) -> FromClause:
-    """The tables from the one whose rows are counted up to the one that says whose they are."""
-    joined: FromClause = TABLES[made.of]
-    for number in range(made.of - 1, made.level, -1):
+def _below(attribute: Computed) -> FromClause:
+    """Return the join from the table of the rows up to the one with the id of their entity."""
+    joined: FromClause = TABLES[attribute.of]
+    for number in range(attribute.of - 1, attribute.level, -1):
         joined = joined.join(TABLES[QueryLevel(number)])
     return joined

@@ -1,7 +1,7 @@
-"""What each kind of matching (PS3.4 C.2.2.2) means in SQL, for the attributes that have columns.
+"""The SQL conditions of each kind of matching (PS3.4 C.2.2.2), for attributes with columns.
 
-`pacs.dicom.matching` says the same for single rows. A NULL column is an unknown value and matches nothing, unless the
-query says that unknown values match (K2).
+`pacs.dicom.matching` does the same for single rows. A NULL column is an unknown value and matches nothing, unless the
+matching mode lets unknown values match (K2).
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ Condition = ColumnElement[bool]
 
 
 def key_criterion(key: Key, unknown_matches: bool) -> Condition:
-    """The entity matches a key on an attribute with a column."""
+    """Return the condition that an entity matches a key on an attribute with a column."""
     unknown = _is_unknown(key.attribute)
     if isinstance(key.matching, Empty):
         return unknown
@@ -32,11 +32,11 @@ def key_criterion(key: Key, unknown_matches: bool) -> Condition:
 
 
 def combined_criterion(combined: DateTimeRange, unknown_matches: bool) -> Condition:
-    """Date and time put together lie within a combined range (C.2.2.2.5.4); unknown when either is."""
+    """Return the condition that date and time are within a combined range (C.2.2.2.5.4); unknown when either is."""
     (date,), (time,) = columns_of(combined.date), columns_of(combined.time)
     known = and_(
         _range_criterion(date.concat(time), combined.low, combined.high),
-        # The same for the date alone, which is what an index can answer.
+        # The same for the date alone, which can use an index.
         _range_criterion(date, combined.low and combined.low[:8], combined.high and combined.high[:8]),
         time.is_not(None),
     )
@@ -44,7 +44,7 @@ def combined_criterion(combined: DateTimeRange, unknown_matches: bool) -> Condit
 
 
 def value_criterion(column: Column, matching: Matching) -> Condition:
-    """The value of a column matches."""
+    """Return the condition that the value of a column matches."""
     match matching:
         case Single(values):
             return among(column, values)
@@ -57,7 +57,7 @@ def value_criterion(column: Column, matching: Matching) -> Condition:
 
 
 def columns_of(attribute: Attribute) -> tuple[Column, ...]:
-    """The columns that hold an attribute: one, or one for each component group of a name."""
+    """Return the columns of an attribute: one, or one for each component group of a name."""
     name, table = column_name(attribute.keyword), TABLES[attribute.level]
     return tuple(table.c[name + part] for part in (NAME_GROUPS if attribute.vr == "PN" else ("",)))
 
@@ -83,15 +83,15 @@ def _range_criterion(column: Column, low: str | None, high: str | None) -> Condi
 
 def _name_criterion(attribute: Attribute, matching: Names | SoundsLike) -> Condition:
     if isinstance(matching, SoundsLike):
-        heard = TABLES[attribute.level].c[column_name(attribute.keyword) + SOUNDS]
-        return and_(heard.is_not(None), *(contains(heard, f" {key} ") for key in matching.keys))
+        keys = TABLES[attribute.level].c[column_name(attribute.keyword) + SOUNDS]
+        return and_(keys.is_not(None), *(contains(keys, f" {key} ") for key in matching.keys))
     return or_(*(_groups_criterion(attribute, patterns) for patterns in matching.alternatives))
 
 
 def _groups_criterion(attribute: Attribute, patterns: tuple[str, ...]) -> Condition:
-    """One pattern may match any of the component groups; several match the groups at their places (M15)."""
+    """Return the condition for a name: one pattern for any group, or one for each group by position (M15)."""
     columns = columns_of(attribute)
     if len(patterns) == 1:
         return or_(*(resembles(column, patterns[0]) for column in columns))
-    at_their_places = [resembles(column, each) for column, each in zip(columns, patterns, strict=False) if each]
-    return and_(*(at_their_places or [~_is_unknown(attribute)]))
+    by_position = [resembles(column, each) for column, each in zip(columns, patterns, strict=False) if each]
+    return and_(*(by_position or [~_is_unknown(attribute)]))

@@ -1,7 +1,7 @@
-"""The engine: connections, short transactions, interruption, and what differs between SQLite and PostgreSQL.
+"""The database of the index: connections, short transactions, interruption, and the differences of both databases.
 
-Every failure of the database leaves this room as `IndexUnavailable`, every statement that was stopped by a
-cancellation as `Cancelled`. What the driver said stays in `__cause__`; it may hold values and is never for a peer.
+Every failure of the database is raised as `IndexUnavailable`, every statement that a cancellation stopped as
+`Cancelled`. The error of the driver is in `__cause__`; it may contain values and is never sent to a peer.
 """
 
 import random
@@ -27,75 +27,79 @@ from pacs.support.cancellation import Cancellation
 Result = TypeVar("Result")
 
 ATTEMPTS = 20
-"""How often a unit of work is tried when it loses a race; each loss means that somebody else's work was committed."""
+"""How often work is tried when it loses a race; each loss means that another transaction was committed."""
 
 RACES = {"40001", "40P01"}
-"""PostgreSQL's serialization failure and deadlock: the transaction is rolled back and may simply be run again."""
+"""SQLSTATEs of PostgreSQL for serialization failure and deadlock: the transaction can be run again."""
 
 OLDEST_SQLITE = (3, 35)
-"""FTS5's trigrams came with SQLite 3.34, RETURNING with 3.35."""
+"""SQLite has the trigrams of FTS5 since 3.34, and RETURNING since 3.35."""
 
 SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "wal_autocheckpoint = 4000")
 
-SETTLING = 1000
-"""Milliseconds that `settle` waits for others."""
+SETTLE_TIMEOUT = 1000
+"""The time that `settle` waits for other connections, in milliseconds."""
 
-INSIST_EVERY = 0.05
-"""Seconds between two interruptions of one statement: the first may come before the statement has begun."""
+INTERRUPT_INTERVAL = 0.05
+"""The seconds between interruptions of a statement: the first may come before the statement has begun."""
 
 
 class LostRace(IndexUnavailable):
-    """Somebody else's work was committed first: `Index.transact` runs the work again."""
+    """Another transaction was committed first: `Index.transact` runs the work again."""
 
 
 class Index:
-    """One database and its pool of connections; safe to use from many threads.
+    """A database and its connection pool. Thread-safe.
 
-    `connections` bounds the pool, `wait` (seconds) how long one waits for a connection or for a lock of the database.
-    With `is_shared` several processes write to it, and take turns where only one can at a time.
+    `connections` is the size of the pool, `wait` the timeout for a connection or a database lock, in seconds. With
+    `is_shared` several processes write to the database, and share a write lock where it has one writer at a time.
     Raises ConfigurationError when the URL cannot be used.
     """
 
     def __init__(self, url: str, *, connections: int = 32, wait: float = 30.0, is_shared: bool = False) -> None:
-        self.url = _understood(url)
+        self.url = _parsed_url(url)
         self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.dialect = "sqlite" if self.is_sqlite else "postgresql"
         self._engine = _engine(self.url, connections, wait)
-        # One writer at a time is SQLite's rule. Waiting for our turn here is fair and does not poll, as its own does.
-        self._turn = threading.Lock() if self.is_sqlite else None
-        self._turns = WriteLock(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
+        # SQLite has one writer at a time. Waiting for these locks is fair and does not poll, unlike its own waiting.
+        self._thread_lock = threading.Lock() if self.is_sqlite else None
+        self._process_lock = WriteLock(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
         self._failures = (DBAPIError, PoolTimeout, self._engine.dialect.loaded_dbapi.Error)
-        self._gathering = GroupCommit(
-            lambda work: self._transact(work, self._together),
-            self._quickly,
+        self._group_commit = GroupCommit(
+            lambda work: self._transact(work, self._write_shared),
+            self._run_on_driver,
             self._failures,
         )
-        self._quick_writers = RawConnections(self._engine, 1)
-        self._quick_readers = RawConnections(self._engine, connections // 4, _commit_at_once)
-        self._pinger = RawConnections(self._engine, 1, _commit_at_once)
-        self._hasty_writers = RawConnections(self._engine, 1, _hasten) if self.is_sqlite else self._quick_writers
+        self._raw_writers = RawConnections(self._engine, 1)
+        self._raw_readers = RawConnections(self._engine, connections // 4, _set_autocommit)
+        self._pinger = RawConnections(self._engine, 1, _set_autocommit)
+        self._unsynced_raw_writers = (
+            RawConnections(self._engine, 1, _disable_sync) if self.is_sqlite else self._raw_writers
+        )
         self.is_recoverable = False
-        """Whether work done `together` may be lost in a power cut, because what it wrote can be found again."""
+        """Whether work of `run_shared` may be lost in a power cut, because it can be recovered from the files."""
         if self.is_sqlite:
             self._reader = self._engine
             self._writer = self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE", pacs_synchronous="FULL")
-            self._hasty = self._engine.execution_options(pacs_begin="BEGIN IMMEDIATE", pacs_synchronous="NORMAL")
+            self._unsynced_writer = self._engine.execution_options(
+                pacs_begin="BEGIN IMMEDIATE", pacs_synchronous="NORMAL"
+            )
         else:
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._writer = self._hasty = self._engine.execution_options(isolation_level="READ COMMITTED")
+            self._writer = self._unsynced_writer = self._engine.execution_options(isolation_level="READ COMMITTED")
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT", pacs_begin="")
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
-        for held in (self._quick_writers, self._hasty_writers, self._quick_readers, self._pinger):
-            held.close()
+        """Close all connections that are not in use."""
+        for connections in (self._raw_writers, self._unsynced_raw_writers, self._raw_readers, self._pinger):
+            connections.close()
         self._engine.dispose()
 
     def probe(self) -> None:
-        """Connect, for whoever starts or checks: what the driver says against that names hosts, not patients.
+        """Connect once, at the start or for a check.
 
-        Raises IndexUnavailable with how to mend it.
+        Raises IndexUnavailable with the driver's error, which names no patients, and with what to do.
         """
         try:
             with self._engine.connect():
@@ -106,42 +110,42 @@ class Index:
             raise IndexUnavailable(sentence) from error
 
     def ping(self) -> None:
-        """Have the database answer a small question, on a connection kept for that. Raises IndexUnavailable."""
-        if self.is_sqlite and not Path(self.url.database or "").exists():  # what is open already would go on
+        """Run a small query on a dedicated connection. Raises IndexUnavailable."""
+        if self.is_sqlite and not Path(self.url.database or "").exists():  # an open connection would still work
             raise IndexUnavailable("the file of the index is gone: check database.url")
         try:
-            self._pinger.use(_ask_for_the_schema)
+            self._pinger.use(_read_schema_version)
         except self._failures:  # the connection may have broken since it was used last
-            with self._failing():
-                self._pinger.use(_ask_for_the_schema)
+            with self._translating_driver_errors():
+                self._pinger.use(_read_schema_version)
 
     def settle(self) -> bool:
-        """Make durable what was committed without a sync; whether that is certain now. Raises IndexUnavailable."""
+        """Make durable what was committed without a sync; return whether that succeeded. Raises IndexUnavailable."""
         if not self.is_sqlite:
             return True
-        with self._my_turn(), self.single() as connection:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {SETTLING}")
+        with self._write_lock(), self.single() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {SETTLE_TIMEOUT}")
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
             connection.invalidate()
         return busy == 0
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A short transaction that sees one state of the index. Raises IndexUnavailable."""
-        with _translated(), self._reader.connect() as connection, connection.begin():
+        """Open a short read transaction, which sees one snapshot of the index. Raises IndexUnavailable."""
+        with _translating_errors(), self._reader.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction, committed when the body ends and rolled back when it raises. Raises IndexUnavailable."""
+        """Open a write transaction, committed at the end of the block unless it raises. Raises IndexUnavailable."""
         with self._writing(self._writer) as connection:
             yield connection
 
-    def _together(self) -> AbstractContextManager[Connection]:
-        return self._writing(self._hasty if self.is_recoverable else self._writer)
+    def _write_shared(self) -> AbstractContextManager[Connection]:
+        return self._writing(self._unsynced_writer if self.is_recoverable else self._writer)
 
-    def _quickly(self, work: Callable[[Any], Result]) -> Result:
-        """Run `work` in a write transaction on a connection of the driver, as durable as one made by `_together`."""
+    def _run_on_driver(self, work: Callable[[Any], Result]) -> Result:
+        """Run `work` in a write transaction on a driver connection, as durable as one of `_write_shared`."""
 
         def transaction(driver: Any) -> Result:
             if self.is_sqlite:
@@ -150,18 +154,18 @@ class Index:
             driver.commit()
             return result
 
-        with self._my_turn():
-            return (self._hasty_writers if self.is_recoverable else self._quick_writers).use(transaction)
+        with self._write_lock():
+            return (self._unsynced_raw_writers if self.is_recoverable else self._raw_writers).use(transaction)
 
     @contextmanager
     def _writing(self, engine: Engine) -> Iterator[Connection]:
-        with self._my_turn(), _translated(), engine.connect() as connection, connection.begin():
+        with self._write_lock(), _translating_errors(), engine.connect() as connection, connection.begin():
             yield connection
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in a write transaction, again when it lost a race, and return what it returns.
+        """Run `work` in a write transaction and return its result; run it again when it loses a race.
 
-        A race is lost when another transaction inserted the same key, removed the parent that was just read, or held
+        It loses a race when another transaction inserted the same key, removed the parent that was just read, or took
         locks in another order (PostgreSQL only; SQLite has one writer at a time). Raises IndexUnavailable.
         """
         return self._transact(work, self.write)
@@ -176,28 +180,28 @@ class Index:
             except IndexUnavailable as error:
                 if not _lost_race(error) or attempt == ATTEMPTS - 1:
                     raise
-                time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads those who lost, no secret)
+                time.sleep(random.uniform(0, 0.01 * (attempt + 1)))  # noqa: S311  (spreads the retries, no secret)
         raise AssertionError("the last attempt returns or raises")
 
-    def together(self, work: Callable[[Connection], Result], quick: DriverWork[Result] | None = None) -> Result:
-        """As `transact`, in a transaction that the work of other threads may share when they come at the same time.
+    def run_shared(self, work: Callable[[Connection], Result], quick: DriverWork[Result] | None = None) -> Result:
+        """Run `work` as `transact` does, in a transaction that it may share with concurrent work of other threads.
 
-        `work` may be run several times, and must raise when nothing of it is to be committed. `quick` comes first: it
-        gets a connection of the driver, and says with None that it has done nothing.
+        `work` may be run several times, and must raise when it must not be committed. `quick` is tried first: it gets a
+        connection of the driver, and returns None when it has done nothing.
         """
-        return self._gathering.run(work, quick)
+        return self._group_commit.run(work, quick)
 
-    def glance(self, look: Callable[[Any], Result]) -> Result:
-        """What `look` sees by one statement on a connection of the driver. Raises IndexUnavailable.
+    def query_once(self, query: Callable[[Any], Result]) -> Result:
+        """Run one read statement on a driver connection and return the result of `query`. Raises IndexUnavailable.
 
-        A connection that has broken since it was used last is met here: what is asked by `read` may be answered.
+        A connection that has broken since its last use raises too; `read` may still work then.
         """
-        with self._failing():
-            return self._quick_readers.use(look)
+        with self._translating_driver_errors():
+            return self._raw_readers.use(query)
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Tells what driver and engine raise by IndexUnavailable."""
+    def _translating_driver_errors(self) -> Iterator[None]:
+        """Raise errors of the driver and engine as IndexUnavailable."""
         try:
             yield
         except self._failures as error:
@@ -205,25 +209,25 @@ class Index:
 
     @contextmanager
     def single(self) -> Iterator[Connection]:
-        """A connection for one statement that only reads, without a transaction around it. Raises IndexUnavailable."""
-        with _translated(), self._single.connect() as connection:
+        """Open a connection for a single read statement, without a transaction. Raises IndexUnavailable."""
+        with _translating_errors(), self._single.connect() as connection:
             yield connection
 
     @contextmanager
     def interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
-        """While the body runs, a cancellation stops the statement it waits for. Raises Cancelled."""
-        insistence = _Insistence(_interrupt(connection), self._engine.dialect.loaded_dbapi.Error)
+        """Let a cancellation interrupt the statement that runs in the block. Raises Cancelled."""
+        interrupter = _Interrupter(_interrupt(connection), self._engine.dialect.loaded_dbapi.Error)
         try:
-            with cancellation.interrupting(insistence.start):
+            with cancellation.interrupting(interrupter.start):
                 yield
         finally:
-            insistence.stop()
+            interrupter.stop()
             if cancellation.requested:
-                # An interruption under way must never reach the next user of this connection.
+                # A late interruption must never reach the next user of this connection.
                 connection.invalidate()
 
     def describe(self) -> dict[str, str]:
-        """What `pacs check` says about the database. Raises IndexUnavailable."""
+        """Return what `pacs check` shows about the database. Raises IndexUnavailable."""
         with self.read() as connection:
             version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
             return {
@@ -234,31 +238,31 @@ class Index:
             }
 
     @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        if self._turn is None:
+    def _write_lock(self) -> Iterator[None]:
+        if self._thread_lock is None:
             yield
             return
-        if not self._turn.acquire(timeout=self._wait):
+        if not self._thread_lock.acquire(timeout=self._wait):
             raise IndexUnavailable("the index is busy: try again later")
         try:
-            if self._turns is None:
+            if self._process_lock is None:
                 yield
             else:
-                with self._turn_among_processes(self._turns):
+                with self._locked_process(self._process_lock):
                     yield
         finally:
-            self._turn.release()
+            self._thread_lock.release()
 
     @contextmanager
-    def _turn_among_processes(self, turns: WriteLock) -> Iterator[None]:
-        with turns.acquire(self._wait) as is_ours:
-            if not is_ours:
+    def _locked_process(self, lock: WriteLock) -> Iterator[None]:
+        with lock.acquire(self._wait) as is_acquired:
+            if not is_acquired:
                 raise IndexUnavailable("the index is busy: try again later")
             yield
 
 
-class _Insistence:
-    """Interrupts one statement from a thread of its own, again and again until the statement's owner is back."""
+class _Interrupter:
+    """Interrupts a statement from a thread of its own, repeatedly until `stop`."""
 
     def __init__(self, interrupt: Callable[[], None], failures: type[Exception]) -> None:
         self._interrupt, self._failures = interrupt, failures
@@ -276,24 +280,24 @@ class _Insistence:
 
     def _run(self) -> None:
         while not self._done.is_set():
-            with suppress(self._failures):  # a connection that is gone has nothing left to interrupt
+            with suppress(self._failures):  # a lost connection has no statement to interrupt
                 self._interrupt()
-            self._done.wait(INSIST_EVERY)
+            self._done.wait(INTERRUPT_INTERVAL)
 
 
 def has_trigrams(connection: Connection) -> bool:
-    """Whether infix searches of names are narrowed by an index of trigrams in this database."""
+    """Whether this database has an index of trigrams for infix searches of names."""
     if connection.dialect.name == "sqlite":
         return inspect(connection).has_table("patient_trigram")
     indexes = inspect(connection).get_indexes("patient") if inspect(connection).has_table("patient") else []
     return any((index["name"] or "").startswith("trigram_") for index in indexes)
 
 
-def _understood(url: str) -> URL:
+def _parsed_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise ConfigurationError("database.url is no URL such as sqlite:///pacs-data/pacs.db") from error
+        raise ConfigurationError("database.url is not a URL such as sqlite:///pacs-data/pacs.db") from error
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg":
@@ -304,7 +308,7 @@ def _understood(url: str) -> URL:
 
 
 def _engine(url: URL, connections: int, wait: float) -> Engine:
-    """An engine whose transactions begin as they should and whose errors carry no parameters."""
+    """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
     settings["pool_size"] = connections - connections // 2
     try:
@@ -316,7 +320,7 @@ def _engine(url: URL, connections: int, wait: float) -> Engine:
 
 
 def _with_timeouts(url: URL, wait: float) -> URL:
-    """The URL with bounds on how long a server may be unreachable, and a lock taken, unless it says itself how long."""
+    """Add timeouts for an unreachable server and for locks to the URL, unless it has its own."""
     bounds = {
         "options": f"-c lock_timeout={max(1, round(wait * 1000))}",
         "connect_timeout": str(max(2, round(wait))),
@@ -342,32 +346,32 @@ def _sqlite_engine(url: URL, wait: float, settings: dict[str, Any]) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Settings of a new connection. The driver must not begin transactions by itself: it would begin them too late."""
+    """Configure a new connection. The driver must not begin transactions itself: it would begin them too late."""
     connection.isolation_level = None
     for setting in SQLITE_SETTINGS:
         connection.execute(f"PRAGMA {setting}")
 
 
-def _hasten(driver: Any) -> None:
+def _disable_sync(driver: Any) -> None:
     """Let a connection of SQLite's driver commit without a sync."""
     driver.execute("PRAGMA synchronous = NORMAL")
 
 
-def _commit_at_once(driver: Any) -> None:
-    """Let a connection of a driver be in no transaction between its statements, as SQLite's are already."""
+def _set_autocommit(driver: Any) -> None:
+    """Set autocommit, which connections of SQLite's driver have already."""
     if not isinstance(driver, sqlite3.Connection):
         driver.autocommit = True
 
 
-def _ask_for_the_schema(driver: Any) -> None:
-    """Read what every index of ours has, from the file where it is one."""
+def _read_schema_version(driver: Any) -> None:
+    """Read the schema version, which every index has; SQLite reads it from the file."""
     driver.execute("SELECT version_num FROM alembic_version").fetchall()
 
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if synchronous := options.get("pacs_synchronous"):
-        # Of a connection that is used again for another kind of transaction; within one it could not be changed.
+        # A connection may be reused for another kind of transaction; the setting cannot change within a transaction.
         driver: Any = connection.connection.dbapi_connection
         driver.execute(f"PRAGMA synchronous = {synchronous}")
     if begin := options.get("pacs_begin", "BEGIN"):
@@ -375,7 +379,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _interrupt(connection: Connection) -> Callable[[], None]:
-    """What stops the statement a connection waits for, called from another thread."""
+    """Return a function that interrupts the current statement of a connection from another thread."""
     driver: Any = connection.connection.dbapi_connection
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt
@@ -383,7 +387,7 @@ def _interrupt(connection: Connection) -> Callable[[], None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translating_errors() -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:

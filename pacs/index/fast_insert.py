@@ -1,7 +1,7 @@
-"""The next image of a series that is known as it is sent: one statement, and nothing to be asked before.
+"""Inserts the next image of a known series by one statement, without a query before it.
 
-The statement itself looks whether series, study and patient are there with the very elements that came with the image.
-Then nothing is to be filled and nothing in conflict; whatever else is the case, it inserts nothing.
+The statement checks that series, study and patient have exactly the elements of the new image, so that there is nothing
+to merge and no conflict. Otherwise it inserts nothing.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from pacs.index.compiled import CompiledStatement
 from pacs.index.rows import NewInstance, image_row, patient_identity
 from pacs.index.tables import image, patient, series, study
 
-_WRITTEN = [column for column in image.c if column.name not in ("id", "series_fk", "last_used_at")]
+_INSERTED = [column for column in image.c if column.name not in ("id", "series_fk", "last_used_at")]
 
-_ASKED = {
+_EXPECTED = {
     "known_patient": patient.c.kept,
     "known_study": study.c.kept,
     "known_series": series.c.kept,
@@ -27,15 +27,15 @@ _ASKED = {
     "known_study_uid": study.c.study_instance_uid,
     "known_series_uid": series.c.series_instance_uid,
 }
-"""What has to be known exactly so: parameter -> column."""
+"""The values that must be equal: parameter -> column."""
 
 
-def parameters(arrival: NewInstance) -> dict[str, Any]:
-    """The values of the statement for one image."""
-    header = arrival.header
-    return image_row(arrival) | dict(
+def parameters(instance: NewInstance) -> dict[str, Any]:
+    """Return the parameters of the statement for one image."""
+    header = instance.header
+    return image_row(instance) | dict(
         zip(
-            _ASKED,
+            _EXPECTED,
             (
                 *(header.kept[level] for level in (QueryLevel.PATIENT, QueryLevel.STUDY, QueryLevel.SERIES)),
                 *patient_identity(header).values(),
@@ -48,20 +48,20 @@ def parameters(arrival: NewInstance) -> dict[str, Any]:
 
 
 def insert(driver: Any, dialect: str, values: dict[str, Any]) -> bool:
-    """Insert an image if all above it is known exactly as it was sent, and itself is not: whether that was so.
+    """Insert a new image if the rows above it have exactly its elements; return whether it was inserted.
 
-    `driver` is a connection as the driver of that dialect has it, in a transaction.
+    `driver` is a driver connection of this dialect, in a transaction.
     """
-    return _INSERTION.first(driver, dialect, values) is not None
+    return _INSERT.first(driver, dialect, values) is not None
 
 
-def _built(dialect: str) -> ReturningInsert[Any]:
-    given = [bindparam(column.name, type_=column.type) for column in _WRITTEN]
-    asked = [column == bindparam(name, type_=column.type) for name, column in _ASKED.items()]
-    known = select(series.c.id, *given).select_from(series.join(study).join(patient)).where(*asked)
+def _statement(dialect: str) -> ReturningInsert[Any]:
+    given = [bindparam(column.name, type_=column.type) for column in _INSERTED]
+    expected = [column == bindparam(name, type_=column.type) for name, column in _EXPECTED.items()]
+    known = select(series.c.id, *given).select_from(series.join(study).join(patient)).where(*expected)
     insertion = sqlite.insert(image) if dialect == "sqlite" else postgresql.insert(image)
-    filled = insertion.from_select(["series_fk", *(column.name for column in _WRITTEN)], known)
+    filled = insertion.from_select(["series_fk", *(column.name for column in _INSERTED)], known)
     return filled.on_conflict_do_nothing(index_elements=["sop_instance_uid"]).returning(image.c.id)
 
 
-_INSERTION = CompiledStatement(_built)
+_INSERT = CompiledStatement(_statement)

@@ -1,4 +1,4 @@
-"""Units of work of many threads, gathered into one transaction when they come together."""
+"""Group commit: runs the concurrent work of several threads in one transaction."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,40 +18,40 @@ DriverWork = Callable[[Any], Result | None]
 Unit = batching.BatchUnit["WriteWork", Any]
 
 MAX_UNITS = 64
-"""How many units of work share a transaction at most."""
+"""The most units of work that share a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteWork:
-    """A unit of work, and how it may be done on a connection of the driver itself: None when that was not enough."""
+    """A unit of work, and an alternative on a driver connection, which returns None when it has done nothing."""
 
     work: Work[Any]
     quick: DriverWork[Any] | None = None
 
 
 class GroupCommit(batching.BatchQueue[WriteWork, Any]):
-    """A queue before `transact`, which runs one unit of work in one transaction. Any thread may use it.
+    """Runs units of work by `transact`, which runs one function in one transaction. Thread-safe.
 
-    `quickly` gives a transaction of the driver's own. Where that raises one of `failures`, `transact` decides.
+    `run_driver_transaction` runs a function in a transaction of the driver. When that raises one of `failures`,
+    `transact` is used.
     """
 
     def __init__(
         self,
         transact: Callable[[Work[Any]], Any],
-        quickly: Callable[[DriverWork[Any]], Any] | None = None,
+        run_driver_transaction: Callable[[DriverWork[Any]], Any] | None = None,
         failures: tuple[type[Exception], ...] = (),
     ) -> None:
         super().__init__(MAX_UNITS)
         self._transact = transact
-        self._quickly = quickly
+        self._run_driver_transaction = run_driver_transaction
         self._failures = failures
 
     def run(self, work: Work[Result], quick: DriverWork[Result] | None = None) -> Result:  # type: ignore[override]
-        """Run `work` in a transaction that others may share; return what it returns once that is committed.
+        """Run `work` in a transaction that other threads may share; return its result after the commit.
 
-        Where `quick` returns something but None, that is it, and `work` is not needed. Work that raises spoils nobody
-        else's: each of those who shared the transaction is run again, alone. What the database cannot do for one it
-        cannot do for any of them: all get IndexUnavailable.
+        `work` does not run when `quick` returns anything but None. When a unit of work raises, the others that shared
+        its transaction are run again, each alone. When the database fails, all of them get IndexUnavailable.
         """
         result = super().run(WriteWork(work, quick))
         if isinstance(result, _RetryAlone):
@@ -59,15 +59,15 @@ class GroupCommit(batching.BatchQueue[WriteWork, Any]):
         return result  # type: ignore[no-any-return]
 
     def serve(self, units: list[Unit]) -> None:
-        """Run the work of `units`, and of those who come before the transaction has begun, and note how it went."""
-        for unit, result in self._done_quickly(units):
+        """Run the work of `units`, and of those that arrive before the transaction has begun; set their results."""
+        for unit, result in self._run_on_driver(units):
             unit.result = result
         if any(unit.result is None for unit in units):
-            self._serve_the_rest(units)
+            self._run_in_transaction(units)
 
-    def _done_quickly(self, units: list[Unit]) -> list[tuple[Unit, Any]]:
-        """Who needed no more than the quick way, with what came of it, once that is committed."""
-        if self._quickly is None:
+    def _run_on_driver(self, units: list[Unit]) -> list[tuple[Unit, Any]]:
+        """Run the alternatives on a driver connection; return the units with their results, after the commit."""
+        if self._run_driver_transaction is None:
             return []
 
         def work(driver: Any) -> list[tuple[Unit, Any]]:
@@ -75,12 +75,12 @@ class GroupCommit(batching.BatchQueue[WriteWork, Any]):
             return [(unit, unit.item.quick(driver)) for unit in units if unit.item.quick is not None]
 
         try:
-            done: list[tuple[Unit, Any]] = self._quickly(work)
+            done: list[tuple[Unit, Any]] = self._run_driver_transaction(work)
         except self._failures:
-            return []  # the other way meets it too, if it matters
+            return []  # the other path raises it too, if it persists
         return done
 
-    def _serve_the_rest(self, units: list[Unit]) -> None:
+    def _run_in_transaction(self, units: list[Unit]) -> None:
         def together(connection: Connection) -> list[tuple[Unit, Any]]:
             self.join(units)
             return [(unit, unit.item.work(connection)) for unit in units if unit.result is None]
@@ -109,11 +109,11 @@ def _fail(units: Sequence[Unit], error: BaseException) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _RetryAlone:
-    """The result of work that was not done, because somebody who shared its transaction spoiled it."""
+    """The result of work that must run again alone, because another unit in its transaction raised."""
 
 
 def _concerns_all(error: BaseException) -> bool:
-    """Whether an error is the database's, or an interruption, rather than that of one unit of work."""
+    """Whether an error is a database failure or an interruption, not an error of one unit of work."""
     if not isinstance(error, Exception):
         return True
     gone = (OperationalError, InterfaceError, PoolTimeout, type(None))

@@ -1,9 +1,8 @@
-"""One index made to say what another says, while it is in use: copied whole, or corrected row by row.
+"""Makes an index in use equal to another one: copies it, or corrects it row by row.
 
-The other one is an SQLite file of our own: derived from the files by `pacs.services.reindex`, or copied from an index
-by `copy`, as one moment has it. Rows are known by what identifies them, so that surrogate keys may differ. A row that
-is right already is not touched, one that is wrong is corrected in its place: nobody who looks meanwhile misses
-anything.
+The other one is an SQLite file: built from the files by `pacs.services.reindex`, or a snapshot of an index by `copy`.
+Rows are compared by their identifying columns, so that surrogate keys may differ. A correct row is not changed, a wrong
+one is updated in place, so that concurrent readers miss nothing.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,7 +22,7 @@ from pacs.support.chunks import chunks
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
 PAGE = 500
-"""Images compared, and corrected in one transaction, at a time."""
+"""The images that are compared, and corrected in one transaction, at a time."""
 
 IDENTITY: dict[QueryLevel, tuple[str, ...]] = {
     PATIENT: ("patient_id", "issuer_of_patient_id", "apart"),
@@ -31,44 +30,44 @@ IDENTITY: dict[QueryLevel, tuple[str, ...]] = {
     SERIES: ("series_instance_uid",),
     IMAGE: ("sop_instance_uid",),
 }
-"""The columns that a row is known by."""
+"""The columns that identify a row."""
 
 PARENT = {STUDY: "patient_fk", SERIES: "study_fk", IMAGE: "series_fk"}
 
-_OURS_ALONE = {"id", "last_used_at", *PARENT.values()}
-"""What is not compared: surrogate keys, and when an instance was used last, which its file does not say."""
+_NOT_COMPARED = {"id", "last_used_at", *PARENT.values()}
+"""The columns that are not compared: surrogate keys, and the last use of an instance, which is not in its file."""
 
 Values = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Changes:
-    """What was done to the index."""
+    """The changes of the index."""
 
     added: list[str] = field(default_factory=list)
-    """The file keys of the images that were in no row."""
+    """The file keys of the added images."""
     corrected: int = 0
-    """Rows of any level that said something else."""
+    """The number of corrected rows, of all levels."""
 
     def add(self, other: "Changes") -> None:
-        """Count what else was done."""
+        """Add other changes."""
         self.added += other.added
         self.corrected += other.corrected
 
 
 class IndexesDiffer(Exception):
-    """Two indexes do not know the same files, by key, below a row that would be corrected."""
+    """The indexes have different files below a row that would be corrected."""
 
     def __init__(self, unknown: Collection[str], gone: Collection[str]) -> None:
         super().__init__()
         self.unknown = sorted(unknown)
-        """What only the index that would be corrected has."""
+        """The file keys that are only in the index that would be corrected."""
         self.gone = sorted(gone)
-        """What only the other one has."""
+        """The file keys that are only in the other index."""
 
 
 def copy(source: Index, target: Index, progress: Callable[[int], None] = lambda count: None) -> None:
-    """Copy all rows, as one moment has them, into an index that is empty; `progress` is told how many images.
+    """Copy a snapshot of all rows into an empty index; call `progress` with numbers of images.
 
     Raises IndexUnavailable.
     """
@@ -80,32 +79,32 @@ def copy(source: Index, target: Index, progress: Callable[[int], None] = lambda 
                     progress(len(rows))
 
 
-# --- what is compared at a time ----------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesBatch:
-    """Some images of one series, and the rows above them, by column; as the other index has them."""
+    """Some images of one series and the rows above them, by column, from the other index."""
 
     above: tuple[Values, Values, Values]
-    """Of patient, study and series."""
+    """The rows of patient, study and series."""
     images: tuple[Values, ...]
 
     @property
     def file_keys(self) -> tuple[str, ...]:
-        """Those of the images."""
+        """The file keys of the images."""
         return tuple(each["file_key"] for each in self.images)
 
 
 BatchPosition = tuple[int, int]
-"""Of a part: the surrogate key of its series, and of the last image before it."""
+"""The position of a batch: the surrogate keys of its series and of the last image before it."""
 
 
 def batch_groups(index: Index) -> Iterator[list[BatchPosition]]:
-    """The parts an index is divided into, as many together as have `PAGE` images. Raises IndexUnavailable."""
+    """Yield the positions of all batches, in groups with at most `PAGE` images. Raises IndexUnavailable."""
     group: list[BatchPosition] = []
     images = 0
-    for place, size in _places(index):
+    for place, size in _positions(index):
         if group and images + size > PAGE:
             yield group
             group, images = [], 0
@@ -115,8 +114,8 @@ def batch_groups(index: Index) -> Iterator[list[BatchPosition]]:
         yield group
 
 
-def _places(index: Index) -> Iterator[tuple[BatchPosition, int]]:
-    """Each part, and how many images it has."""
+def _positions(index: Index) -> Iterator[tuple[BatchPosition, int]]:
+    """Yield the position of each batch and its number of images."""
     series_id = 0
     while (following := _next_series(index, series_id)) is not None:
         series_id, after = following, 0
@@ -126,7 +125,7 @@ def _places(index: Index) -> Iterator[tuple[BatchPosition, int]]:
 
 
 def read_batch(index: Index, place: BatchPosition) -> SeriesBatch | None:
-    """A part as it is now; None when nothing of it is left. Raises IndexUnavailable."""
+    """Read a batch; None when its images are gone. Raises IndexUnavailable."""
     series_id, after = place
     with index.read() as connection:
         chosen = select(image).where(image.c.series_fk == series_id, image.c.id > after).order_by(image.c.id)
@@ -156,22 +155,22 @@ def _values(row: Row[Any]) -> Values:
     return dict(row._mapping)
 
 
-# --- correcting --------------------------------------------------------------------------------------------------
+# --- correction --------------------------------------------------------------------------------------------------
 
 
-def is_right(index: Index, wanted: SeriesBatch) -> bool:
-    """Whether an index says of a part what is wanted. Raises IndexUnavailable."""
+def is_correct(index: Index, wanted: SeriesBatch) -> bool:
+    """Whether an index is correct for a batch. Raises IndexUnavailable."""
     with index.read() as connection:
-        return _Correction(connection, wanted).is_right()
+        return _Correction(connection, wanted).is_correct()
 
 
 def correct(
     index: Index, wanted: Sequence[SeriesBatch], derived: Index, known: Collection[str] = (), *, adds: bool = True
 ) -> Changes:
-    """Make an index say of some parts what is wanted, in one transaction. Without `adds` no image is added to it.
+    """Correct the rows of some batches in one transaction. Without `adds` no images are added.
 
-    Raises Differing, and nothing is changed, when a row would be corrected below which there are files that only one of
-    this index and `derived` has, but for those that are `known`. IndexUnavailable.
+    Raises IndexesDiffer, without any change, when a row would be corrected below which only one of this index and
+    `derived` has a file, except for those in `known`. Raises IndexUnavailable.
     """
 
     def differing(connection: Connection, level: QueryLevel, row: Values) -> None:
@@ -197,7 +196,7 @@ def _files_in(index: Index, level: QueryLevel, row: Values) -> set[str]:
 
 
 def _files_below(connection: Connection, level: QueryLevel, row: Values) -> set[str]:
-    """The files of all images below the row that is known by what identifies this one."""
+    """Return the file keys of all images below the row with the same identifying columns."""
     table = TABLES[level]
     below = select(image.c.file_key).select_from(JOINED)
     return set(connection.execute(below.where(*_is_the_same(table, level, row))).scalars())
@@ -213,7 +212,7 @@ def _is_the_same(table: Table, level: QueryLevel, row: Values) -> list[ColumnEle
 
 
 class _Correction:
-    """One part of an index, in one transaction."""
+    """The correction of one batch, in one transaction."""
 
     def __init__(
         self,
@@ -224,7 +223,7 @@ class _Correction:
         self._connection, self._wanted, self._differing = connection, wanted, differing
         self._changes = Changes()
 
-    def is_right(self) -> bool:
+    def is_correct(self) -> bool:
         parent = None
         for level, values in zip((PATIENT, STUDY, SERIES), self._wanted.above, strict=True):
             found = self._found(level, values)
@@ -255,11 +254,11 @@ class _Correction:
         return self._changes
 
     def _row(self, level: QueryLevel, values: Values, found: Values | None, parent: int | None) -> int:
-        """The surrogate key of a row that says what is wanted."""
+        """Add or correct a row; return its surrogate key."""
         if found is None:
             row_id = self._connection.execute(self._insertion(level), [self._new(level, values, parent)]).scalar()
             if row_id is None:
-                raise LostRace(f"{level.name} was added by somebody else")
+                raise LostRace(f"{level.name} was added by another transaction")
             return int(row_id)
         wrong = self._wrong(level, values, found, parent)
         if wrong:
@@ -274,7 +273,7 @@ class _Correction:
         self._changes.added += [each["file_key"] for each in new]
 
     def _free_files(self) -> None:
-        """Remove rows that name a file of this part and another instance: a file is in one row only."""
+        """Remove rows that have a file of this batch with another instance: a file is in one row only."""
         wanted = {each["file_key"]: each["sop_instance_uid"] for each in self._wanted.images}
         known = select(image.c.id, image.c.file_key, image.c.sop_instance_uid).where(
             among(image.c.file_key, list(wanted))
@@ -296,8 +295,8 @@ class _Correction:
         return {row.sop_instance_uid: _values(row) for row in rows}
 
     def _wrong(self, level: QueryLevel, values: Values, found: Values, parent: int | None) -> Values:
-        """The columns of a row that say something else, and what they should say."""
-        wrong = {name: value for name, value in values.items() if name not in _OURS_ALONE and found[name] != value}
+        """Return the wrong columns of a row with their correct values."""
+        wrong = {name: value for name, value in values.items() if name not in _NOT_COMPARED and found[name] != value}
         if level is not PATIENT and found[PARENT[level]] != parent:
             wrong[PARENT[level]] = parent
         return wrong

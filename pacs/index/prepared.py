@@ -1,8 +1,8 @@
-"""Statements that differ in nothing but values, made and compiled once.
+"""A cache of compiled statements that differ only in values.
 
-Most queries ask for one patient, one study or one accession number. To put such a statement together and to look up
-what it compiles to takes longer than the database needs for it, so the text is kept by its shape: which attributes have
-a single value. All other queries are made into statements each time.
+Most queries are for one patient, one study or one accession number. Building and compiling such a statement takes
+longer than running it, so its text is cached by shape: the attributes that have a single value. For all other queries
+the statement is built each time.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,34 +16,34 @@ from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.query import Key, Query, Single
 from pacs.index.patterns import is_storable
 
-Made = Callable[..., Any]
-"""Makes a statement of a query and further arguments (`pacs.index.statements`)."""
+StatementBuilder = Callable[..., Any]
+"""A function that builds a statement from a query and further arguments (`pacs.index.statements`)."""
 
 SHAPES = 256
-"""How many shapes are kept."""
+"""The number of cached shapes."""
 
-_PLACE = "\ue000value of {}\ue000"
-"""What stands for the value of a key in the statement of a shape."""
+_PLACEHOLDER = "\ue000value of {}\ue000"
+"""The placeholder of a key's value in the statement of a shape."""
 
 _ROW_ID = -(2**62)
-"""What stands for the id of a row."""
+"""The placeholder of a row id."""
 
 _Shape = tuple[QueryLevel, bool, tuple[str, ...]]
 
 
 def execute(
-    connection: Connection, made: Made, query: Query, *arguments: object, row_id: int | None = None
+    connection: Connection, build: StatementBuilder, query: Query, *arguments: object, row_id: int | None = None
 ) -> Sequence[Row[Any]]:
-    """All rows of the statement that is made of a query, further hashable arguments, and the id of a row if given."""
+    """Return all rows of the statement for a query, further hashable arguments, and the id of a row if given."""
     values = _single_values(query)
     if values is None:
         last = () if row_id is None else (row_id,)
-        found: Sequence[Row[Any]] = connection.execute(made(query, *arguments, *last)).all()
+        found: Sequence[Row[Any]] = connection.execute(build(query, *arguments, *last)).all()
         return found
     if row_id is not None:
         values[_ROW_ID] = row_id
         arguments = (*arguments, _ROW_ID)
-    text, parameters = _compiled(connection.dialect, made, _shape(query), arguments)
+    text, parameters = _compiled(connection.dialect, build, _shape(query), arguments)
     filled = [(name, values.get(value, value)) for name, value in parameters]
     for_driver = tuple(value for _, value in filled) if connection.dialect.positional else dict(filled)
     return connection.exec_driver_sql(text, for_driver).all()
@@ -54,7 +54,7 @@ def _shape(query: Query) -> _Shape:
 
 
 def _single_values(query: Query) -> dict[object, object] | None:
-    """The value of each key by what stands for it; None unless each has a single text in a column."""
+    """Return the value of each key by its placeholder; None unless each key has a single text in a column."""
     values: dict[object, object] = {}
     for key in query.keys:
         matching = key.matching
@@ -63,18 +63,18 @@ def _single_values(query: Query) -> dict[object, object] | None:
         (value,) = matching.values
         if not isinstance(value, str) or key.attribute.vr == "IS" or not is_storable(value):
             return None
-        values[_PLACE.format(key.attribute.keyword)] = value
+        values[_PLACEHOLDER.format(key.attribute.keyword)] = value
     return values if values and not query.combined else None
 
 
 @lru_cache(maxsize=SHAPES)
 def _compiled(
-    dialect: Dialect, made: Made, shape: _Shape, arguments: tuple[object, ...]
+    dialect: Dialect, build: StatementBuilder, shape: _Shape, arguments: tuple[object, ...]
 ) -> tuple[str, list[tuple[str, object]]]:
-    """The text of a statement for this shape, and its parameters, with places for the values; one may come twice."""
+    """Return the text of the statement of a shape and its parameters, with placeholders, which may occur twice."""
     level, unknown_matches, keywords = shape
-    keys = tuple(Key(by_keyword(keyword), Single((_PLACE.format(keyword),))) for keyword in keywords)
+    keys = tuple(Key(by_keyword(keyword), Single((_PLACEHOLDER.format(keyword),))) for keyword in keywords)
     query = Query(Root.PATIENT, level, keys, unknown_matches=unknown_matches)
-    state = made(query, *arguments).compile(dialect=dialect).construct_expanded_state()
+    state = build(query, *arguments).compile(dialect=dialect).construct_expanded_state()
     names = state.positiontup or state.parameters.keys()
     return state.statement, [(name, state.parameters[name]) for name in names]

@@ -1,7 +1,7 @@
-"""The statements that answer a `Query`, written out and planned by the database: for people, not for answering.
+"""Shows the SQL statements of a `Query` and the plan of the database for them, to explain a query.
 
-What is shown are the statements that `pacs.index.search` begins with. Where SQLite is asked first with which rows to
-begin, that is asked here too, as it decides what the next statement is.
+It shows the statements with which `pacs.index.search` starts. On SQLite it runs the statement that looks for few start
+rows, because its result decides about the next statement.
 """
 
 import re
@@ -26,15 +26,15 @@ from pacs.index.tables import SOUNDS, TABLES
 from pacs.support.cancellation import Cancellation
 
 WHOLE, ALONG = "reads the whole table", "walks along index"
-"""What is said of a table that no index narrowed; an index that is walked along gives the order of the answers."""
+"""How a plan is described for a table that no index narrows; the index that it walks gives the order of matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStatement:
-    """One statement: what it is for, its text, its parameters in order, and how the database goes about it.
+    """A statement: its purpose, text, parameters in order, and query plan.
 
-    `access` has a sentence for each table it reads, `plan` the lines of the database's own explanation. `found` is how
-    many rows it let through where it was run, else None.
+    `access` has a sentence for each table that it reads, `plan` the lines of the database's plan. `found` is the number
+    of rows when it was run, else None.
     """
 
     purpose: str
@@ -46,29 +46,29 @@ class PlannedStatement:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether no table, and no index, is read from one end to the other."""
+        """Whether it reads no table and no index completely."""
         return not any(each.endswith(WHOLE) or ALONG in each for each in self.access)
 
     @property
-    def let_through(self) -> str:
-        """How many rows it let through, in words; '' where it was not run."""
+    def rows_found(self) -> str:
+        """The number of rows as text; '' when it was not run."""
         if self.found is None:
             return ""
         many = f"more than {FEW}" if self.found > FEW else str(self.found)
-        return f"lets {many} row{'s' * (self.found != 1)} through"
+        return f"finds {many} row{'s' * (self.found != 1)}"
 
 
 def source_of(attribute: Attribute, matching: Matching | DateTimeRange | None) -> str:
-    """Where an attribute is matched, or comes from where it is only returned."""
+    """Return where an attribute is matched, or where its value comes from when it is only returned."""
     if attribute.kept is Kept.COLUMN and matching is not None:
         return "column " + ", ".join(_columns(attribute, matching))
     return _PLACES[attribute.kept]
 
 
 _PLACES = {
-    Kept.COLUMN: "kept elements",
-    Kept.ROW: "kept elements, row by row",
-    Kept.COMPUTED: "what is computed from the index",
+    Kept.COLUMN: "row elements",
+    Kept.ROW: "row elements, matched in Python",
+    Kept.COMPUTED: "values computed from the index",
     Kept.FILE: "the files",
 }
 
@@ -83,45 +83,45 @@ def _columns(attribute: Attribute, matching: Matching | DateTimeRange) -> list[s
 
 
 def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[PlannedStatement, ...]:
-    """The statements for the first answers to a query. Raises IndexUnavailable, Cancelled."""
+    """Return the statements for the first matches of a query. Raises IndexUnavailable, Cancelled."""
     parts = list(search.parts(query))
     if not parts:
         return ()
-    looked, begin = _beginning(index, parts[0], cancellation)
+    start_statements, begin = _start_rows(index, parts[0], cancellation)
     if begin is not None and not begin.ids:
-        return looked  # nothing is asked beyond that
+        return start_statements  # the search ends here
     of_several = f", for the first of {len(parts)} parts of the list of UID" if len(parts) > 1 else ""
-    page = statements.page(parts[0], None, FIRST_PAGE, *_narrowing(begin))
-    return (*looked, _planned(index, f"the first {FIRST_PAGE} candidates{of_several}", page))
+    page = statements.page(parts[0], None, FIRST_PAGE, *_start_conditions(begin))
+    return (*start_statements, _planned(index, f"the first {FIRST_PAGE} candidates{of_several}", page))
 
 
 def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple[PlannedStatement, ...]:
-    """The statements that select the instances of a retrieve. Raises IndexUnavailable, Cancelled."""
+    """Return the statements that select the instances of a retrieve. Raises IndexUnavailable, Cancelled."""
     if query.nothing_matches:
         return ()
     if statements.row_keys(query) or statements.row_ranges(query):
         return of_query(index, query, cancellation)
-    looked, begin = _beginning(index, query, cancellation)
-    selected = statements.stored(*statements.conditions(query), *_narrowing(begin))
-    return (*looked, _planned(index, "the instances", selected))
+    start_statements, begin = _start_rows(index, query, cancellation)
+    selected = statements.stored(*statements.conditions(query), *_start_conditions(begin))
+    return (*start_statements, _planned(index, "the instances", selected))
 
 
-def _beginning(
+def _start_rows(
     index: Index, query: Query, cancellation: Cancellation
 ) -> tuple[tuple[PlannedStatement, ...], StartRows | None]:
-    """The statements that look for few rows to begin with, and where that is."""
-    looked: list[PlannedStatement] = []
-    for level in search.levels_to_begin_with(index, query):
-        begin = search.beginning_at(index, query, level, cancellation)
-        purpose = f"where to begin: at most {FEW} rows of {TABLES[level].name}"
+    """Return the statements that look for few start rows, and those rows."""
+    start_statements: list[PlannedStatement] = []
+    for level in search.start_levels(index, query):
+        begin = search.start_rows_at(index, query, level, cancellation)
+        purpose = f"start rows: at most {FEW} rows of {TABLES[level].name}"
         rows = FEW + 1 if begin is None else len(begin.ids)
-        looked.append(_planned(index, purpose, statements.few(query, level, FEW + 1), rows))
+        start_statements.append(_planned(index, purpose, statements.few_rows(query, level, FEW + 1), rows))
         if begin is not None:
-            return tuple(looked), begin
-    return tuple(looked), None
+            return tuple(start_statements), begin
+    return tuple(start_statements), None
 
 
-def _narrowing(begin: StartRows | None) -> list[Condition]:
+def _start_conditions(begin: StartRows | None) -> list[Condition]:
     return [begin.condition] if begin is not None else []
 
 
@@ -129,7 +129,7 @@ def _narrowing(begin: StartRows | None) -> list[Condition]:
 
 
 class _Explained(Executable, ClauseElement):
-    """A statement that tells the plan of another one."""
+    """A statement that returns the plan of another statement."""
 
     inherit_cache = False
 
@@ -155,7 +155,7 @@ def _planned(index: Index, purpose: str, statement: Any, found: int | None = Non
 
 
 def _written_out(connection: Connection, statement: Any) -> tuple[str, tuple[object, ...]]:
-    """The text of a statement as the database gets it, and its parameters in order."""
+    """Return the text of a statement for the database, and its parameters in order."""
     compiled: Compiled = statement.compile(dialect=connection.dialect)
     state = compiled.construct_expanded_state()  # type: ignore[attr-defined]
     names: Sequence[str] = state.positiontup or list(state.parameters)
@@ -164,7 +164,7 @@ def _written_out(connection: Connection, statement: Any) -> tuple[str, tuple[obj
 
 
 def _bound(compiled: Any, name: str, value: object) -> object:
-    """A parameter in the language of the database, as the type of its place has it."""
+    """Convert a parameter for the database, by its type."""
     place = compiled.binds.get(name)
     translate = place.type.bind_processor(compiled.dialect) if place is not None else None
     return translate(value) if translate is not None else value
@@ -180,19 +180,19 @@ _ACCESS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"SCAN (\w+) USING (?:COVERING )?INDEX (\w+_irregular)", "{0}: uses index {1}"),
         (r"SCAN (\w+) USING (?:COVERING )?INDEX (\w+)", "{0}: " + ALONG + " {1}"),
         (r"SCAN (\w+)(?:\n|$)", "{0}: " + WHOLE),
-        (r"USE TEMP B-TREE FOR ORDER BY", "sorts what it found"),
+        (r"USE TEMP B-TREE FOR ORDER BY", "sorts the rows"),
         (r"[ >-]*Index (?:Only )?Scan (?:Backward )?using (\w+) on (\w+).*\n *Index Cond", "{1}: uses index {0}"),
         (r"[ >-]*Index (?:Only )?Scan (?:Backward )?using (\w+) on (\w+)", "{1}: " + ALONG + " {0}"),
         (r"[ >-]*Bitmap Index Scan on (\w+)", "uses index {0}"),
         (r"[ >-]*(?:Parallel )?Seq Scan on (\w+)", "{0}: " + WHOLE),
-        (r"[ >-]*(?:Incremental )?Sort\b", "sorts what it found"),
+        (r"[ >-]*(?:Incremental )?Sort\b", "sorts the rows"),
     )
 )
-"""What a line of a plan and the one behind it mean, in SQLite's words and PostgreSQL's: the first that fits."""
+"""The meaning of a plan line together with the next one, of SQLite and PostgreSQL: the first match counts."""
 
 
 def describe_plan(plan: Sequence[str]) -> tuple[str, ...]:
-    """What the lines of a plan mean, each once."""
+    """Describe the lines of a plan, each description once."""
     meant = (_meaning(f"{line}\n{following}") for line, following in zip_longest(plan, plan[1:], fillvalue=""))
     return tuple(dict.fromkeys(filter(None, meant)))
 

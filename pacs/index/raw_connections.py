@@ -1,6 +1,6 @@
-"""Connections of the driver itself, held for good: for the statements that every arriving instance needs.
+"""Driver connections outside the pool of SQLAlchemy, for the statements that every received instance needs.
 
-What SQLAlchemy does around a statement (the pool, the events, the result) takes many times what such a statement takes.
+The overhead of SQLAlchemy (pool, events, result) is many times the time of such a statement.
 """
 
 from collections import deque
@@ -14,41 +14,41 @@ Result = TypeVar("Result")
 
 
 class RawConnections:
-    """Connections of an engine outside of its pool, at most `most` of them at rest; safe to use from many threads."""
+    """Connections of an engine outside its pool, at most `most` of them idle. Thread-safe."""
 
     def __init__(self, engine: Engine, most: int, prepare: Callable[[Any], object] = lambda _driver: None) -> None:
-        """`prepare` is called once with each connection of the driver."""
+        """Call `prepare` once with each new driver connection."""
         self._engine = engine
         self._most = most
         self._prepare = prepare
-        self._resting: deque[PoolProxiedConnection] = deque()
+        self._idle: deque[PoolProxiedConnection] = deque()
 
     def use(self, work: Callable[[Any], Result]) -> Result:
-        """What `work` returns of a connection as the driver has it; one of which it raised is closed.
+        """Call `work` with a driver connection and return its result; close the connection when it raises.
 
-        Raises what the driver and the engine raise.
+        Raises the errors of the driver and the engine.
         """
         try:
-            connection = self._resting.pop()
+            connection = self._idle.pop()
         except IndexError:
-            connection = self._connected()
+            connection = self._connect()
         try:
             result = work(connection.dbapi_connection)
         except BaseException:
             connection.close()
             raise
-        if len(self._resting) < self._most:
-            self._resting.append(connection)
+        if len(self._idle) < self._most:
+            self._idle.append(connection)
         else:
             connection.close()
         return result
 
     def close(self) -> None:
-        """Close those at rest."""
-        while self._resting:
-            self._resting.pop().close()
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
 
-    def _connected(self) -> PoolProxiedConnection:
+    def _connect(self) -> PoolProxiedConnection:
         connection = self._engine.raw_connection()
         connection.detach()
         self._prepare(connection.dbapi_connection)

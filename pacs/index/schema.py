@@ -1,7 +1,7 @@
-"""The schema by alembic: upgrading it, and refusing to work with another one.
+"""The schema of the index: upgrades it by alembic, and refuses an unknown or older schema.
 
-The migrations lie beside the package in a checkout and inside it in an installed wheel. They are run on a connection
-of ours, in one transaction, and only from here.
+The migrations are beside the package in a checkout and inside it in an installed wheel. They run only from here, on one
+connection and in one transaction.
 """
 
 from contextlib import suppress
@@ -20,14 +20,14 @@ from pacs.errors import SchemaMismatch
 from pacs.index.database import Index, has_trigrams
 
 UPGRADE_LOCK = 5_031_140_015
-"""The PostgreSQL advisory lock that keeps two processes from upgrading at once; SQLite has one writer anyway."""
+"""The PostgreSQL advisory lock against concurrent upgrades; SQLite has one writer anyway."""
 
 TRIGRAM_COLUMNS = ("patient_name", "patient_name_ideographic", "patient_name_phonetic")
-"""The columns of `patient` whose infix search is narrowed by trigrams."""
+"""The columns of `patient` with a trigram index for infix searches."""
 
 
 def upgrade(index: Index, revision: str = "head") -> None:
-    """Bring the schema to `revision`. Raises SchemaMismatch when it is newer than this code, IndexUnavailable."""
+    """Upgrade the schema to `revision`. Raises SchemaMismatch when it is newer than this code, IndexUnavailable."""
     with index.write() as connection:
         if not index.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
@@ -38,19 +38,19 @@ def upgrade(index: Index, revision: str = "head") -> None:
 
 
 def downgrade(index: Index, revision: str) -> None:
-    """Take the schema back to an earlier revision, or to `base`. Raises IndexUnavailable."""
+    """Downgrade the schema to an earlier revision, or to `base`. Raises IndexUnavailable."""
     with index.write() as connection:
         command.downgrade(_configuration(connection), revision)
 
 
 def current(index: Index) -> str | None:
-    """The revision of the schema, or None where there is none yet. Raises IndexUnavailable."""
+    """Return the revision of the schema, None without a schema. Raises IndexUnavailable."""
     with index.read() as connection:
         return _revision(connection)
 
 
 def check(index: Index) -> None:
-    """Raise SchemaMismatch, with how to mend it, unless the schema is the one of this code. Raises IndexUnavailable."""
+    """Raise SchemaMismatch, with what to do, unless the schema is that of this code. Raises IndexUnavailable."""
     with index.read() as connection:
         encoding = "UTF8" if index.is_sqlite else connection.execute(text("SHOW server_encoding")).scalar()
         revision = _revision(connection)
@@ -62,14 +62,14 @@ def check(index: Index) -> None:
 
 
 def ensure(index: Index) -> None:
-    """Make the schema fit at start: SQLite is upgraded, a server database is only checked (as by `check`)."""
+    """Prepare the schema at the start: upgrade SQLite, only check a database server (see `check`)."""
     if index.is_sqlite and current(index) != head():
         upgrade(index)
     check(index)
 
 
 def head() -> str:
-    """The newest revision this code knows."""
+    """Return the newest revision that this code knows."""
     revision = _scripts().get_current_head()
     if revision is None:
         raise SchemaMismatch("no migrations found: the installation is incomplete")
@@ -77,7 +77,7 @@ def head() -> str:
 
 
 def migrations() -> Path:
-    """The folder of the migrations: in the package when installed, beside it in a checkout."""
+    """Return the folder of the migrations: in the package when installed, beside it in a checkout."""
     package = Path(pacs.__file__).parent
     return next(path for path in (package / "migrations", package.parent / "migrations") if path.is_dir())
 
@@ -106,9 +106,9 @@ def _refuse_newer(revision: str | None) -> None:
 
 
 def _index_trigrams(connection: Connection) -> None:
-    """Index the names by trigrams where the server offers it; not a migration, because servers differ in it.
+    """Create trigram indexes of names where the server has pg_trgm; not a migration, because servers differ.
 
-    Without the extension, or the right to create it, infix searches read every patient: `Index.describe` says so.
+    Without the extension, or the right to create it, infix searches read every patient (see `Index.describe`).
     """
     offered = connection.execute(text("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'")).scalar()
     if not offered or has_trigrams(connection):

@@ -1,10 +1,9 @@
 """The four tables, one per Query/Retrieve level, with a column for every attribute that is matched in SQL.
 
-Beside them there is one for the storage commitments that have not been reported yet.
+A fifth table has the storage commitments that have not been reported yet.
 
-The columns of DICOM attributes are generated from `pacs.dicom.attributes.COLUMNS`, so the table of attributes stays the
-only list there is. They hold comparable values (`pacs.dicom.row_elements.columns`), never the value as received:
-that one is in `kept`. NULL is a zero length or absent value.
+The columns of DICOM attributes are generated from `pacs.dicom.attributes.COLUMNS`. They have comparable values
+(`pacs.dicom.row_elements.columns`); the received values are in `kept`. NULL is a zero length or absent value.
 
 Text is compared in byte order on both databases: SQLite's BINARY, PostgreSQL's collation "C".
 """
@@ -36,25 +35,25 @@ NAMING = {
 }
 
 ByteText = Text().with_variant(TEXT(collation="C"), "postgresql")
-"""Text whose order and equality are those of its UTF-8 bytes, on both databases."""
+"""Text that is compared and ordered by its UTF-8 bytes, on both databases."""
 
 Key = BigInteger().with_variant(Integer, "sqlite")
 """A primary key, 64 bits wide on both databases (SQLite's INTEGER PRIMARY KEY is its rowid)."""
 
 NAME_GROUPS = ("", "_ideographic", "_phonetic")
-"""What is added to a column's name for each of the three component groups of a Person Name (PS3.5 6.2.1.1)."""
+"""The suffix of a column for each of the three component groups of a Person Name (PS3.5 6.2.1.1)."""
 
 SOUNDS = "_sounds"
-"""What is added for the phonetic keys of a Person Name, joined and surrounded by spaces."""
+"""The suffix of the column for the phonetic keys of a Person Name, joined and surrounded by spaces."""
 
 NEVER_NULL = {"PatientID", "IssuerOfPatientID", *(level.unique_key for level in QueryLevel), "SOPClassUID"}
-"""What identifies a row. An unknown Patient ID or issuer is '': NULLs would not be unique."""
+"""The attributes that identify a row. An unknown Patient ID or issuer is '', because NULLs are not unique."""
 
 metadata = MetaData(naming_convention=NAMING)
 
 
 def _attribute_columns(level: QueryLevel) -> list[Column[str] | Column[int]]:
-    """The columns of the attributes of a level, in the order of the table of attributes."""
+    """Return the columns of the attributes of a level, in the order of the attribute table."""
     return [column for keyword in COLUMNS[level] for column in _columns_of(keyword)]
 
 
@@ -68,7 +67,7 @@ def _columns_of(keyword: str) -> list[Column[str] | Column[int]]:
 
 
 def _level_columns() -> tuple[Column[bytes], Column[bool]]:
-    """What every level has besides its attributes: its kept elements, and whether SQL alone may decide about it."""
+    """Return the columns of every level: its row elements, and whether it must be matched outside SQL."""
     return Column("kept", LargeBinary, nullable=False), Column("irregular", Boolean, nullable=False)
 
 
@@ -82,7 +81,7 @@ patient = Table(
     metadata,
     Column("id", Key, primary_key=True),
     *_attribute_columns(QueryLevel.PATIENT),
-    # The Study Instance UID where there is no Patient ID: strangers are never merged into one patient.
+    # The Study Instance UID where there is no Patient ID, so that unknown patients are never merged.
     Column("apart", ByteText, nullable=False, server_default=""),
     *_level_columns(),
     UniqueConstraint("patient_id", "issuer_of_patient_id", "apart"),
@@ -137,7 +136,7 @@ commitment = Table(
     Column("id", Key, primary_key=True),
     Column("peer", ByteText, nullable=False),
     Column("transaction_uid", ByteText, nullable=False),
-    # What is in these two is the business of `pacs.services.commitment`.
+    # `pacs.services.commitment` encodes these two.
     Column("requested", LargeBinary, nullable=False),
     Column("verified", LargeBinary),
     Column("requested_at", BigInteger, nullable=False),
@@ -164,12 +163,12 @@ for _column in (
 ):
     Index(None, _column)
 
-# These two serve the foreign key and the computed attributes of a study (ModalitiesInStudy, SOPClassesInStudy).
+# For the foreign keys and for the computed attributes of a study (ModalitiesInStudy, SOPClassesInStudy).
 Index(None, series.c.study_fk, series.c.modality)
 Index(None, image.c.series_fk, image.c.sop_class_uid)
 
 for _table in TABLES.values():
-    # The few rows that are judged one by one are found without reading the others.
+    # Finds the few irregular rows without reading the others.
     Index(
         f"ix_{_table.name}_irregular",
         _table.c.id,

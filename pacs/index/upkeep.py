@@ -1,4 +1,4 @@
-"""What looking after the index asks of it: all instances in the order of their files, and what has no children."""
+"""Maintenance of the index: all instances in the order of their files, childless rows, and corrections of parents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import JOINED, STORED, StoredInstance
 
 PAGE = 500
-"""Instances read at a time."""
+"""The instances that are read at a time."""
 
 _CHILDREN = (
     (QueryLevel.SERIES, series, image.c.series_fk),
     (QueryLevel.STUDY, study, series.c.study_fk),
     (QueryLevel.PATIENT, patient, study.c.patient_fk),
 )
-"""Parents from the bottom up, and what refers to them."""
+"""The parent tables from the bottom up, and the columns that refer to them."""
 
 
 def counts(index: Index) -> dict[QueryLevel, int]:
-    """How many patients, studies, series and images there are. Raises IndexUnavailable."""
+    """Count patients, studies, series and images. Raises IndexUnavailable."""
     with index.read() as connection:
         return {
             level: connection.execute(select(func.count()).select_from(table)).scalar_one()
@@ -35,7 +35,7 @@ def counts(index: Index) -> dict[QueryLevel, int]:
 
 
 def pages(index: Index) -> Iterator[list[StoredInstance]]:
-    """All instances in byte order of their file keys, a page at a time. Raises IndexUnavailable."""
+    """Yield pages of all instances in byte order of their file keys. Raises IndexUnavailable."""
     after = ""
     while page := _read(index, STORED.where(image.c.file_key > after).order_by(image.c.file_key).limit(PAGE)):
         yield page
@@ -43,18 +43,18 @@ def pages(index: Index) -> Iterator[list[StoredInstance]]:
 
 
 def with_files(index: Index, file_keys: Sequence[str]) -> dict[str, StoredInstance]:
-    """The instances that have these files, by file key. Raises IndexUnavailable."""
+    """Return the instances with these files, by file key. Raises IndexUnavailable."""
     return {each.file_key: each for each in _read(index, STORED.where(among(image.c.file_key, file_keys)))}
 
 
 def named(index: Index, sop_instance_uids: Sequence[str]) -> dict[str, StoredInstance]:
-    """The instances with these SOP Instance UIDs, by UID. Raises IndexUnavailable."""
+    """Return the instances with these SOP Instance UIDs, by UID. Raises IndexUnavailable."""
     found = _read(index, STORED.where(among(image.c.sop_instance_uid, sop_instance_uids)))
     return {each.sop_instance_uid: each for each in found}
 
 
 def forget(index: Index, file_keys: Sequence[str]) -> list[StoredInstance]:
-    """Forget the instances that have these files, and parents left without children; which there were.
+    """Remove the instances with these files, and parents without children; return the removed instances.
 
     Raises IndexUnavailable.
     """
@@ -63,7 +63,7 @@ def forget(index: Index, file_keys: Sequence[str]) -> list[StoredInstance]:
 
 
 def childless(index: Index) -> dict[QueryLevel, int]:
-    """How many series have no image, studies no series, patients no study. Raises IndexUnavailable."""
+    """Count series without images, studies without series, patients without studies. Raises IndexUnavailable."""
     with index.read() as connection:
         return {
             level: connection.execute(
@@ -74,7 +74,7 @@ def childless(index: Index) -> dict[QueryLevel, int]:
 
 
 def prune(index: Index) -> int:
-    """Remove parents without children, and those that are without any then; how many. Raises IndexUnavailable."""
+    """Remove parents without children, from the bottom up; return their number. Raises IndexUnavailable."""
 
     def work(connection: Connection) -> int:
         return sum(
@@ -85,24 +85,24 @@ def prune(index: Index) -> int:
     return index.transact(work)
 
 
-# --- what rows say of instances that are no more -----------------------------------------------------------------
+# --- parents of removed instances -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ParentRow:
-    """A row of a patient, study or series, from which instances were removed and which has others."""
+    """The row of a patient, study or series that lost instances and still has others."""
 
     level: QueryLevel
     row_id: int
     kept: bytes
     identity: tuple[str, ...]
-    """What the row is known by."""
+    """The values that identify the row."""
     above: tuple[str, ...]
-    """What the row above it is known by; () above a patient."""
+    """The values that identify the row above it; () for a patient."""
 
 
 def parents(index: Index, removed: Sequence[StoredInstance]) -> list[ParentRow]:
-    """The rows that are left of those that these instances belonged to. Raises IndexUnavailable."""
+    """Return the remaining parent rows of removed instances. Raises IndexUnavailable."""
     studies = sorted({each.study_instance_uid for each in removed})
     patients = sorted({each.patient_id for each in removed} - {""})
     identity = (patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart)
@@ -130,7 +130,7 @@ _ParentQuery = tuple[QueryLevel, FromClause, tuple[Column[Any], ...], tuple[Colu
 
 
 def files_under(index: Index, parent: ParentRow, after: str, limit: int) -> list[tuple[str, str]]:
-    """The next files of the instances of a row, oldest first, with the Study Instance UID of the row each is under.
+    """Return the next files of the instances of a row, oldest first, each with the Study Instance UID of its study row.
 
     Raises IndexUnavailable.
     """
@@ -146,20 +146,20 @@ def files_under(index: Index, parent: ParentRow, after: str, limit: int) -> list
 
 
 def newest_under(connection: Connection, parent: ParentRow) -> str | None:
-    """The newest file of the instances of a row."""
+    """Return the newest file of the instances of a row."""
     below = select(func.max(image.c.file_key)).select_from(JOINED)
     found: str | None = connection.execute(below.where(TABLES[parent.level].c.id == parent.row_id)).scalar()
     return found
 
 
 def newest(index: Index, parent: ParentRow) -> str | None:
-    """As `newest_under`. Raises IndexUnavailable."""
+    """Return the same as `newest_under`. Raises IndexUnavailable."""
     with index.read() as connection:
         return newest_under(connection, parent)
 
 
 def rewrite(index: Index, parent: ParentRow, kept: bytes, newest: str | None) -> bool:
-    """Have a row say something else, unless it or its instances have changed since it was read: whether it was done.
+    """Rewrite a row unless it or its instances have changed since it was read; return whether it was rewritten.
 
     `newest` is the newest file of its instances. Raises IndexUnavailable.
     """
@@ -176,10 +176,7 @@ def rewrite(index: Index, parent: ParentRow, kept: bytes, newest: str | None) ->
 
 
 def files_of_patients(index: Index, file_keys: Sequence[str]) -> list[str]:
-    """The files of all instances of the patients that the instances with these files belong to, oldest first.
-
-    Raises IndexUnavailable.
-    """
+    """Return all files of the patients of the instances with these files, oldest first. Raises IndexUnavailable."""
     with index.read() as connection:
         patients = connection.execute(
             select(study.c.patient_fk).select_from(JOINED).where(among(image.c.file_key, file_keys)).distinct()

@@ -1,6 +1,6 @@
-"""Turns that processes take one after the other, by a lock on a file, which the kernel takes from one that dies.
+"""A write lock for several processes: a file lock, which the kernel releases when its process dies.
 
-SQLite's own waiting looks again at times of its own, and whoever has just written is usually first again.
+SQLite itself polls for its lock at intervals, so that the process that has just written usually gets it again.
 """
 
 import fcntl
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 class WriteLock:
-    """The turns at one file, which is made if it is not there. For one thread of a process at a time."""
+    """A lock on a file, which is created if missing. For one thread of a process at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @contextmanager
     def acquire(self, seconds: float) -> Iterator[bool]:
-        """While the body runs it is our turn, if it comes within some seconds: whether it has. Raises OSError."""
+        """Hold the lock in the `with` block; yield whether it was acquired within `seconds`. Raises OSError."""
         attempt = _Attempt(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640))
         try:
             yield attempt.succeeds(seconds)
@@ -28,35 +28,35 @@ class WriteLock:
 
 
 class _Attempt:
-    """One attempt at a lock. Its descriptor is closed, which ends the lock, when nobody needs it any more."""
+    """One attempt to get the lock. Closing its descriptor releases the lock."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._is_ours = threading.Event()
-        self._is_over = self._is_waiting = False
+        self._acquired = threading.Event()
+        self._is_ended = self._is_waiting = False
 
     def succeeds(self, seconds: float) -> bool:
-        """Wait for the lock, for some seconds at most: whether we have it."""
+        """Wait for the lock, at most `seconds`; return whether it was acquired."""
         with suppress(BlockingIOError):
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        # The kernel wakes who waits, but knows no end of waiting: so a thread waits that may be left alone.
+        # flock has no timeout, so a thread waits for it, which may go on after the timeout.
         self._is_waiting = True
-        threading.Thread(target=self._wait, name="pacs-turn", daemon=True).start()
-        return self._is_ours.wait(seconds)
+        threading.Thread(target=self._wait, name="pacs-write-lock", daemon=True).start()
+        return self._acquired.wait(seconds)
 
     def _wait(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         with self._lock:
             self._is_waiting = False
-            if self._is_over:
+            if self._is_ended:
                 os.close(self._descriptor)
-        self._is_ours.set()
+        self._acquired.set()
 
     def end(self) -> None:
-        """Give the turn back, or give it up."""
+        """Release the lock, or stop waiting for it."""
         with self._lock:
-            self._is_over = True
+            self._is_ended = True
             if not self._is_waiting:
                 os.close(self._descriptor)

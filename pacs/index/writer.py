@@ -1,8 +1,8 @@
-"""One instance in, one out: the rows of an instance and of the series, study and patient it belongs to.
+"""Adds and removes instances: the rows of an instance and of its series, study and patient.
 
-Identity: a patient is (Patient ID, Issuer of Patient ID), and where there is no Patient ID one patient per study. What
-was committed first wins: a series stays in its study and a study with its patient, whatever later instances say; of
-a level's elements the first received value stays, and empty ones are filled by later instances.
+A patient is identified by Patient ID and Issuer of Patient ID; without a Patient ID each study has its own patient. The
+first committed instance wins: a series stays in its study and a study with its patient, regardless of later instances.
+Of the elements of a level the first received value stays, and later instances fill empty ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """What a retrieve and a check for duplicates need to know about an instance."""
+    """A stored instance: the data for a retrieve and for the check for duplicates."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -58,61 +58,63 @@ class StoredInstance:
 
 
 JOINED = image.join(series).join(study).join(patient)
-"""Every level of an instance."""
+"""The join of all levels."""
 
 _COLUMN_OF = {name: column for table in (patient, study, series, image) for name, column in table.c.items()}
 STORED: Select[Any] = select(*(_COLUMN_OF[field.name] for field in fields(StoredInstance))).select_from(JOINED)
-"""The stored instances, to be narrowed."""
+"""Selects stored instances; conditions are added."""
 
 _STORED_ONE = CompiledStatement(
     lambda _: STORED.where(image.c.sop_instance_uid == bindparam("uid", type_=image.c.sop_instance_uid.type))
 )
 
 
-def add(index: Index, arrival: NewInstance) -> tuple[str, ...]:
-    """Take an instance into the index; return where it disagrees with what is known, without patient data.
+def add(index: Index, instance: NewInstance) -> tuple[str, ...]:
+    """Add an instance to the index; return its conflicts with known rows, as sentences without patient data.
 
     Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable.
     """
-    values = fast_insert.parameters(arrival)
+    values = fast_insert.parameters(instance)
 
     def quick(driver: Any) -> tuple[str, ...] | None:
         return () if fast_insert.insert(driver, index.dialect, values) else None
 
-    return index.together(lambda connection: _Addition(connection, arrival).run(), quick)
+    return index.run_shared(lambda connection: _Addition(connection, instance).run(), quick)
 
 
 def is_known(index: Index, sop_instance_uid: str) -> bool:
-    """Whether there may be an instance with this UID; `find` knows, and takes longer."""
+    """Whether an instance with this UID may be stored: a fast check, True when the index fails; `find` is exact."""
     try:
-        return index.glance(lambda driver: _KNOWN.first(driver, index.dialect, {"uid": sop_instance_uid}) is not None)
+        return index.query_once(
+            lambda driver: _KNOWN.first(driver, index.dialect, {"uid": sop_instance_uid}) is not None
+        )
     except IndexUnavailable:
         return True
 
 
 def find(index: Index, sop_instance_uid: str) -> StoredInstance | None:
-    """The stored instance with this UID, or None. Raises IndexUnavailable."""
+    """Return the stored instance with this UID, or None. Raises IndexUnavailable."""
     with index.single() as connection:
         found = _STORED_ONE.execute(connection, {"uid": sop_instance_uid}).first()
     return StoredInstance(*tuple(found)) if found is not None else None
 
 
 def find_all(index: Index, sop_instance_uids: Sequence[str]) -> list[StoredInstance]:
-    """Those of these instances that are stored. Raises IndexUnavailable."""
+    """Return the stored instances among these UIDs. Raises IndexUnavailable."""
     chosen = STORED.where(among(image.c.sop_instance_uid, sop_instance_uids))
     with index.read() as connection:
         return [StoredInstance(*row) for row in connection.execute(chosen)]
 
 
 def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
-    """Those of these files that no instance has. Raises IndexUnavailable."""
+    """Return the file keys that no stored instance has. Raises IndexUnavailable."""
     with index.read() as connection:
         known = set(connection.execute(select(image.c.file_key).where(among(image.c.file_key, file_keys))).scalars())
     return [key for key in file_keys if key not in known]
 
 
 def last_received_at(index: Index) -> int | None:
-    """When the instance that was added last was received, in microseconds since 1970 UTC; None when there is none.
+    """Return the time of instance of the instance that was added last, in microseconds since 1970 UTC, or None.
 
     Raises IndexUnavailable.
     """
@@ -123,18 +125,18 @@ def last_received_at(index: Index) -> int | None:
     return found
 
 
-def replace(index: Index, arrival: NewInstance) -> StoredInstance:
-    """Put a newer instance in the place of the one with its SOP Instance UID, and return the older one.
+def replace(index: Index, instance: NewInstance) -> StoredInstance:
+    """Replace the instance with the same SOP Instance UID, and return the former one.
 
-    The caller deletes the older file afterwards. Raises InstanceUnreadable when nothing is known under the UID,
+    The caller deletes the former file afterwards. Raises InstanceUnreadable when no instance with this UID is stored,
     IndexUnavailable.
     """
 
     def work(connection: Connection) -> StoredInstance:
-        former = _remove(connection, image.c.sop_instance_uid == arrival.header.sop_instance_uid)
+        former = _remove(connection, image.c.sop_instance_uid == instance.header.sop_instance_uid)
         if not former:
-            raise InstanceUnreadable("the instance to be replaced is no longer there")
-        _Addition(connection, arrival).run()
+            raise InstanceUnreadable("the instance to be replaced is no longer stored")
+        _Addition(connection, instance).run()
         return former[0]
 
     return index.transact(work)
@@ -143,9 +145,9 @@ def replace(index: Index, arrival: NewInstance) -> StoredInstance:
 def remove(
     index: Index, sop_instance_uids: Sequence[str], file_keys: Sequence[str] | None = None
 ) -> list[StoredInstance]:
-    """Forget instances, and parents left without children; return the instances there were.
+    """Remove instances, and parents without children; return the removed instances.
 
-    With `file_keys` only those are forgotten that have one of these files. Raises IndexUnavailable.
+    With `file_keys`, removes only instances with one of these files. Raises IndexUnavailable.
     """
     chosen = among(image.c.sop_instance_uid, sop_instance_uids)
     if file_keys is not None:
@@ -154,16 +156,16 @@ def remove(
 
 
 def touch(index: Index, sop_instance_uids: Sequence[str], when: int) -> None:
-    """Note that instances were used at `when`, in microseconds since 1970 UTC. Raises IndexUnavailable."""
+    """Set the last use of instances to `when`, in microseconds since 1970 UTC. Raises IndexUnavailable."""
     chosen = among(image.c.sop_instance_uid, sorted(sop_instance_uids))
     index.transact(lambda connection: connection.execute(update(image).where(chosen).values(last_used_at=when)))
 
 
 class _Addition:
-    """One instance on its way into the four tables, in one transaction."""
+    """Adds one instance to the four tables, in one transaction."""
 
-    def __init__(self, connection: Connection, arrival: NewInstance) -> None:
-        self._connection, self._arrival, self._header = connection, arrival, arrival.header
+    def __init__(self, connection: Connection, instance: NewInstance) -> None:
+        self._connection, self._instance, self._header = connection, instance, instance.header
         self._conflicts: list[str] = []
 
     def run(self) -> tuple[str, ...]:
@@ -205,14 +207,14 @@ class _Addition:
         return self._connection.execute(statement, values).first()
 
     def _image(self, series_id: int) -> int | None:
-        """The new image's id, or None when another transaction has just committed it."""
-        return self._insert(IMAGE, image_row(self._arrival) | {"series_fk": series_id})
+        """Insert the image; return its id, or None when another transaction has just committed it."""
+        return self._insert(IMAGE, image_row(self._instance) | {"series_fk": series_id})
 
     def _new(self, level: QueryLevel, known: Row) -> int:
-        """The id of a new row; when another transaction has just committed it, all begins again and finds it."""
+        """Insert a row and return its id. Raises LostRace when another transaction has just committed it."""
         inserted = self._insert(level, known)
         if inserted is None:
-            raise LostRace(f"{level.name} was added by somebody else")
+            raise LostRace(f"{level.name} was added by another transaction")
         return inserted
 
     def _insert(self, level: QueryLevel, known: Row) -> int | None:
@@ -220,14 +222,14 @@ class _Addition:
         return self._connection.execute(_insertion(level, self._connection.dialect.name), row).scalar()
 
     def _fill(self, level: QueryLevel, row_id: int, known: bytes) -> int:
-        """Fill the elements that are still empty in a row with those of this instance; its id."""
+        """Fill the empty elements of a row with those of this instance; return its id."""
         later, table = self._header.kept[level], TABLES[level]
         if later == known or row_elements.merge(known, later) == known:
             return row_id
         locked = select(table.c.kept).where(table.c.id == row_id).with_for_update(key_share=True)
         now = self._connection.execute(locked).scalar()
         if now is None:
-            raise LostRace(f"{level.name} was removed by somebody else")
+            raise LostRace(f"{level.name} was removed by another transaction")
         filled = columns(level, row_elements.merge(now, later))
         self._connection.execute(update(table).where(table.c.id == row_id).values(filled))
         return row_id
@@ -244,7 +246,7 @@ _UNIQUE: dict[QueryLevel, tuple[str, ...]] = {
 _IDENTITY = [patient.c[name] for name in _UNIQUE[PATIENT]]
 _UID = bindparam("uid", type_=image.c.sop_instance_uid.type)
 
-# Statements that are made once: making one takes longer than the database does.
+# Statements that are built once: building takes longer than the database needs to run them.
 _KNOWN_IMAGE = select(image.c.id).where(image.c.sop_instance_uid == _UID)
 _KNOWN = CompiledStatement(lambda _: _KNOWN_IMAGE)
 _KNOWN_PATIENT = select(patient.c.id, patient.c.kept).where(
@@ -262,7 +264,7 @@ _KNOWN_SERIES = (
 
 @cache
 def _insertion(level: QueryLevel, dialect: str) -> Any:
-    """Insert one row unless it is there; its id."""
+    """Return a statement that inserts a row unless it exists, and gives its id."""
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     table = TABLES[level]
     return insert(table).on_conflict_do_nothing(index_elements=sorted(_UNIQUE[level])).returning(table.c.id)
@@ -283,7 +285,7 @@ def _remove(connection: Connection, chosen: ColumnElement[bool]) -> list[StoredI
 
 
 def _lock_parents(connection: Connection, chosen: ColumnElement[bool]) -> dict[str, list[int]]:
-    """Lock the parents of the chosen images from the top down, so that two removals see each other's; their ids."""
+    """Lock the parents of images from the top down, so that concurrent removals see each other; return their ids."""
     parents = {}
     for table in (patient, study, series):
         ids = connection.execute(select(table.c.id).select_from(JOINED).where(chosen).distinct()).scalars().all()

@@ -132,10 +132,10 @@ class Commitments:
             request.transaction_uid,
             requested,
             seconds=LEASE,
-            require_room=lambda counts: self._require_room(peer, counts),
+            check_limits=lambda counts: self._check_limits(peer, counts),
         )
 
-    def _require_room(self, peer: str, counts: Mapping[str, int]) -> None:
+    def _check_limits(self, peer: str, counts: Mapping[str, int]) -> None:
         bounds = self.bounds
         is_full = counts.get(peer, 0) >= bounds.active_of_peer or sum(counts.values()) >= bounds.active
         if not is_full and not self.is_peer(peer):
@@ -146,7 +146,7 @@ class Commitments:
 
     def retry_all_soon(self) -> None:
         """Make all postponed transactions due soon: peers may have been added. Raises IndexUnavailable."""
-        commitments.hasten(self._index)
+        commitments.make_all_due(self._index)
 
     def claim(self) -> Claim | None:
         """Claim a due transaction that is not claimed; None when there is none. Raises IndexUnavailable.

@@ -151,7 +151,7 @@ class Explanation:
         if self.without_negotiation is not None:
             yield f"negotiated: {', '.join(self.negotiated)}; without that: {self.without_negotiation}"
         for statement in self.statements:
-            yield f"SQL for {statement.purpose}: {'; '.join(filter(None, (*statement.access, statement.let_through)))}"
+            yield f"SQL for {statement.purpose}: {'; '.join(filter(None, (*statement.access, statement.rows_found)))}"
             yield f"    {' '.join(statement.sql.split())} -- {', '.join(map(repr, statement.parameters))}"
         if self.trouble:
             yield f"the statements are not shown: {self.trouble}"

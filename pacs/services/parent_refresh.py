@@ -121,6 +121,6 @@ def _correct(index: Index, files: ObjectStore, keys: set[str]) -> None:
                 continue
         for places in index_diff.batch_groups(derived):
             wanted = [each for place in places if (each := index_diff.read_batch(derived, place)) is not None]
-            wrong = [each for each in wanted if not index_diff.is_right(index, each)]
+            wrong = [each for each in wanted if not index_diff.is_correct(index, each)]
             if wrong:
                 index_diff.correct(index, wrong, derived, keys, adds=False)

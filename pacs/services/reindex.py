@@ -182,7 +182,7 @@ class _Run:
         known: set[str] = set()
         for _ in range(ATTEMPTS):
             wanted = [each for place in places if (each := index_diff.read_batch(self._derived, place)) is not None]
-            wrong = [each for each in wanted if not index_diff.is_right(self._index, each)]
+            wrong = [each for each in wanted if not index_diff.is_correct(self._index, each)]
             if wrong and self._forget_deleted(key for each in wrong for key in each.file_keys):
                 continue
             try:

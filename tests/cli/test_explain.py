@@ -48,7 +48,7 @@ def test_each_key_has_a_line(filled):
     """Then the SQL, then the responses of both matching modes."""
     said = lines(filled, "-k", "PatientName=doe*", "-k", "StudyDate", "-k", "SeriesNumber", "--level", "STUDY")
     assert said[0] == "C-FIND, Study Root, level STUDY, matching mode tolerant"
-    assert "StudyDate '': returned only, universal, from kept elements" in said
+    assert "StudyDate '': returned only, universal, from row elements" in said
     assert any(each.startswith("PatientName 'doe*': matched, wild card doe*, in column ") for each in said)
     assert "SeriesNumber '': ignored, belongs to level SERIES, below the query level" in said
     assert any(each.startswith("SQL for the first 20 candidates: patient: uses its primary key") for each in said)

@@ -8,7 +8,7 @@ import SimpleITK
 from pacs.testing import write
 
 CLOSE = 1e-6
-"""How far spacing, origin and direction may lie apart: millimetres, or parts of one in a direction cosine."""
+"""Maximum difference of spacing and origin in millimetres, and of direction cosines."""
 
 
 def same(one, other):

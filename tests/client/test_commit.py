@@ -74,7 +74,7 @@ def test_an_invalid_instance_is_rejected_at_once(what):
         client.commit("PACS@127.0.0.1:1", what)
 
 
-# --- what a report says that does not fit its request ------------------------------------------------------------
+# --- reports that do not match the request -----------------------------------------------------------------------
 
 
 def reporting(committed=(), failed=(), before=lambda _association, _message: None):

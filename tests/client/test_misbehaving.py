@@ -54,7 +54,7 @@ def hasty(pacs):
     return replace(pacs.peer, deadlines=Deadlines(response=0.5, cancel=0.5))
 
 
-# --- what is said, and when --------------------------------------------------------------------------------------
+# --- responses and arrivals --------------------------------------------------------------------------------------
 
 
 def test_a_pacs_that_sends_no_pendings_and_counts_nothing(tmp_path):
@@ -224,7 +224,7 @@ def test_a_failure_has_the_details_of_the_response(tmp_path):
     assert "0xC123, Failed: unable to process" in str(raised.value)
 
 
-# --- what arrives ------------------------------------------------------------------------------------------------
+# --- arriving instances ------------------------------------------------------------------------------------------
 
 
 def test_unrequested_instances_are_refused_and_counted(tmp_path):
@@ -290,7 +290,7 @@ def test_an_unwritable_folder_ends_the_move_with_its_reason(tmp_path):
     assert refused == [0xA700]
 
 
-# --- who hangs or dies -------------------------------------------------------------------------------------------
+# --- silent and lost peers ---------------------------------------------------------------------------------------
 
 
 def silent(association, message):
@@ -348,7 +348,7 @@ def test_arrivals_restart_the_deadline(tmp_path):
         assert len(client.move_and_store(peer, ASKED, to=tmp_path, port=port).paths) == 4
 
 
-# --- who ignores a cancel ----------------------------------------------------------------------------------------
+# --- cancel ------------------------------------------------------------------------------------------------------
 
 
 def endless(association, message):
@@ -463,7 +463,7 @@ def test_pendings_that_count_and_a_final_response_that_does_not(tmp_path):
         senders[0].join()
 
 
-# --- what is no PACS at all --------------------------------------------------------------------------------------
+# --- other protocols ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x02\x00\xff\xff\xff\xff", bytes(64)])

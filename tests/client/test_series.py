@@ -116,7 +116,7 @@ def test_a_series_is_found_by_its_uid_alone(peer):
     assert loaded(peer, SeriesInstanceUID=study()[20].SeriesInstanceUID) == uids(2)
 
 
-# --- of this archive alone ---------------------------------------------------------------------------------------
+# --- only with this archive --------------------------------------------------------------------------------------
 
 
 def test_keys_that_match_any_study_are_rejected(full):

@@ -276,7 +276,7 @@ def test_multi_frame_instances_without_positions_are_not_combined(load):
     assert load(*clips, InstanceNumber=2).GetSize() == (100, 100, 2)
 
 
-# --- what makes no volume ----------------------------------------------------------------------------------------
+# --- series that are no volume -----------------------------------------------------------------------------------
 
 
 def test_several_images_at_each_position_need_another_key(load, tmp_path):

@@ -1,4 +1,4 @@
-"""What `import pacs.client` loads, in a fresh Python."""
+"""The modules that `import pacs.client` loads in a fresh Python."""
 
 import subprocess
 import sys

@@ -22,7 +22,7 @@ from pacs.services.access import Access, Rules
 from pacs.services.peers import Peers
 
 OURS_ALONE = Access(Rules(any_called_title=False), Peers())
-"""Whoever calls by another title than PACS is rejected."""
+"""Rejects requests with another called AE title than PACS."""
 
 
 def echo(association: Association, message: Message) -> None:

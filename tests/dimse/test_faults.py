@@ -59,7 +59,7 @@ def target(running):
     return running
 
 
-# --- what is asked ------------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------------
 
 
 def echo(target, *options):
@@ -118,7 +118,7 @@ def store(target):
     return run_program("storescu", "-v", "-td", 5, "--max-send-pdu", 16384, *target.at, file, check=False)
 
 
-# --- what comes of it ---------------------------------------------------------------------------------------------
+# --- effects ------------------------------------------------------------------------------------------------------
 
 ABORTED = "Peer aborted Association"
 
@@ -244,7 +244,7 @@ def test_each_fault_has_a_case():
 
 
 @pytest.fixture
-def told(target):
+def events_of_test(target):
     """The events of the server during a test."""
     events = []
     unsubscribe = target.server.events.subscribe(events.append)
@@ -252,10 +252,10 @@ def told(target):
     unsubscribe()
 
 
-def finished(target, told):
+def finished(target, events_of_test):
     """Return the finished operations of the test's first association; operations of an earlier test may end later."""
     mine = [each.id for each in target.server.received.associations[:1]]
-    return [each for each in told if isinstance(each, OperationFinished) and each.association in mine]
+    return [each for each in events_of_test if isinstance(each, OperationFinished) and each.association in mine]
 
 
 @pytest.mark.parametrize(
@@ -275,12 +275,12 @@ def finished(target, told):
     ],
     ids=lambda each: getattr(each, "__name__", None) or repr(each),
 )
-def test_the_log_has_the_status_that_was_sent(target, told, fault, ask, status):
+def test_the_log_has_the_status_that_was_sent(target, events_of_test, fault, ask, status):
     """Not the status of the handler; FE00 for an operation without a response."""
     target.server.faults.add(fault)
     ask(target)
-    assert eventually(lambda: finished(target, told))
-    assert [(each.kind, each.status) for each in finished(target, told)] == [(fault.operation, status)]
+    assert eventually(lambda: finished(target, events_of_test))
+    assert [(each.kind, each.status) for each in finished(target, events_of_test)] == [(fault.operation, status)]
 
 
 @pytest.mark.parametrize(
@@ -291,24 +291,24 @@ def test_the_log_has_the_status_that_was_sent(target, told, fault, ask, status):
     ],
     ids=repr,
 )
-def test_the_log_has_the_error_comment_that_was_sent(target, told, fault, comment):
+def test_the_log_has_the_error_comment_that_was_sent(target, events_of_test, fault, comment):
     """Or says that there was no response."""
     target.server.faults.add(fault)
     echo(target)
-    assert eventually(lambda: finished(target, told))
-    assert finished(target, told)[0].comment == comment
+    assert eventually(lambda: finished(target, events_of_test))
+    assert finished(target, events_of_test)[0].comment == comment
 
 
-def test_the_log_has_two_results_of_a_move_with_success_first(target, told):
+def test_the_log_has_two_results_of_a_move_with_success_first(target, events_of_test):
     """Once after the response and once after the sub-operations, both with the status that was sent."""
     target.server.faults.add(Fault("C-MOVE", success_first=True, fail=1))
     move(target)
-    assert eventually(lambda: len(finished(target, told)) == 2)
-    assert [each.status for each in finished(target, told)] == [0x0000, 0x0000]
-    assert finished(target, told)[1].counts["failed"] == 1
+    assert eventually(lambda: len(finished(target, events_of_test)) == 2)
+    assert [each.status for each in finished(target, events_of_test)] == [0x0000, 0x0000]
+    assert finished(target, events_of_test)[1].counts["failed"] == 1
 
 
-def test_the_log_has_each_fault_that_applied(target, told):
+def test_the_log_has_each_fault_that_applied(target, events_of_test):
     """A warning for each, with its number, the AE titles, the operation, and the effects."""
     target.server.faults.add(Fault("C-FIND", status=0xA700))
     first = target.server.faults.add(Fault(calling="ECHOSCU", status=0x0122, delay=0.01))
@@ -316,7 +316,7 @@ def test_the_log_has_each_fault_that_applied(target, told):
     third = target.server.faults.add(Fault("association", calling="EVIL*", reject=(2, 3, 2)))
     for options in [(), (), ("-aet", "EVIL")]:
         echo(target, *options)
-    fired = [each for each in told if isinstance(each, FaultFired)]
+    fired = [each for each in events_of_test if isinstance(each, FaultFired)]
     assert [(each.fault, each.kind, each.calling_ae_title, each.does) for each in fired] == [
         (first.place, "C-ECHO", "ECHOSCU", "status=0x0122, delay=0.01"),
         (first.place, "C-ECHO", "ECHOSCU", "status=0x0122, delay=0.01"),
@@ -326,12 +326,12 @@ def test_the_log_has_each_fault_that_applied(target, told):
     assert {each.level for each in fired} == {logging.WARNING}
 
 
-def test_the_log_says_that_a_fault_has_no_effect(target, told):
+def test_the_log_says_that_a_fault_has_no_effect(target, events_of_test):
     """It applied, and counts."""
     armed = target.server.faults.add(Fault(fail=1))
     assert "Success" in echo(target)
     assert armed.fired == 1
-    assert [each.does for each in told if isinstance(each, FaultFired)] == ["no effect on this operation"]
+    assert [each.does for each in events_of_test if isinstance(each, FaultFired)] == ["no effect on this operation"]
 
 
 @pytest.mark.parametrize("ask", [echo, find, move, get, store], ids=lambda each: each.__name__)

@@ -97,10 +97,9 @@ def test_links_lead_to_files_and_headings_that_exist(page):
         assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", generate.pages(), ids=name_of)
-def test_generated_pages_are_up_to_date(page):
+def test_generated_pages_are_up_to_date():
     """If this fails, run `python docs/generate.py`."""
-    assert page.read_text("utf-8") == generate.pages()[page]
+    assert not [name_of(page) for page, text in generate.pages().items() if page.read_text("utf-8") != text]
 
 
 WRITTEN = (DOCS / "architecture.md").read_text("utf-8").partition("## All files")[0]

@@ -36,7 +36,7 @@ def uids(number):
     return sorted(each.SOPInstanceUID for each in study(series=1, instances=COUNT, number=number))
 
 
-def came(folder):
+def received(folder):
     """Return the instances in a folder."""
     return sorted(dcmread(path).SOPInstanceUID for path in folder.rglob("*") if path.is_file())
 
@@ -53,7 +53,7 @@ def test_the_newest_study_is_downloaded_with_a_progress_bar(archive, tmp_path):
     first, second = example("download_study.py", *words), example("download_study.py", *words)
     assert first.returncode == 0, first.stderr
     assert "CT study 2" in first.stdout
-    assert came(tmp_path / "downloads") == uids(2)
+    assert received(tmp_path / "downloads") == uids(2)
     assert f"{COUNT} of them were already present" in second.stdout
 
 
@@ -64,7 +64,7 @@ def test_plain_pynetdicom_downloads_a_study(archive, tmp_path, port):
     done = example("download_study_pynetdicom.py", *words)
     assert done.returncode == 0, done.stderr
     assert f"{COUNT} instances in" in done.stdout
-    assert came(tmp_path / "downloads") == uids(1)
+    assert received(tmp_path / "downloads") == uids(1)
 
 
 def test_plain_pynetdicom_cancels_at_the_limit(archive, tmp_path, port):
@@ -77,7 +77,7 @@ def test_plain_pynetdicom_cancels_at_the_limit(archive, tmp_path, port):
     done = example("download_study_pynetdicom.py", *words, "--ours", "ME", "--port", port, "--limit", 2)
     assert done.returncode == 0, done.stderr
     assert "status 0xFE00" in done.stdout
-    assert 2 <= len(came(tmp_path / "downloads")) < len(many)
+    assert 2 <= len(received(tmp_path / "downloads")) < len(many)
     assert [each.status for each in finished if each.kind == "C-MOVE"] == [0xFE00]
 
 
@@ -88,7 +88,7 @@ def test_pixelmed_downloads_a_study(archive, tmp_path, port):
     printed = pixelmed(EXAMPLES / "DownloadStudy.java", words)
     assert "status 0x0000" in printed
     assert printed.count("received ") == COUNT
-    assert came(tmp_path / "downloads") == uids(1)
+    assert received(tmp_path / "downloads") == uids(1)
 
 
 def test_the_tests_of_the_example_scu_pass():
@@ -102,7 +102,7 @@ def test_the_tests_of_the_example_scu_pass():
 
 
 @pytest.mark.parametrize(
-    ("mended", "broken"),
+    ("correct", "broken"),
     [
         ("for _ in range(self.tries):", "for _ in range(1):"),
         ("raise PacsBusy if response.Status == OUT_OF_RESOURCES else", "return matches if True else"),
@@ -110,12 +110,12 @@ def test_the_tests_of_the_example_scu_pass():
         ("if not response or response.Status != SUCCESS:", "if not response:"),
     ],
 )
-def test_an_scu_that_ignores_faults_fails_its_tests(tmp_path, mended, broken):
+def test_an_scu_that_ignores_faults_fails_its_tests(tmp_path, correct, broken):
     """Each check of a fault is needed: without it a test fails."""
     for name in ("pytest.ini", "test_workstation.py", "workstation.py"):
         text = (EXAMPLES / "testing" / name).read_text("utf-8")
-        (tmp_path / name).write_text(text.replace(mended, broken), "utf-8")
-    assert mended not in (tmp_path / "workstation.py").read_text("utf-8")
+        (tmp_path / name).write_text(text.replace(correct, broken), "utf-8")
+    assert correct not in (tmp_path / "workstation.py").read_text("utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ran.returncode == 1, ran.stdout

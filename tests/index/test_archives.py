@@ -31,7 +31,7 @@ def test_an_archive_of_every_revision_is_upgraded_and_serves(empty_database_url:
         assert {each.sop_instance_uid for each in stored} == {each.SOPInstanceUID for each in DATASETS}
         claimed = commitments.claim(index, 60)
         assert (claimed.transaction_uid if claimed else None) == ("1.2.9" if revision >= "20261124" else None)
-        assert commitments.add(index, "MODALITY", "1.2.10", b"", seconds=9, require_room=lambda _open: None).number == 1
+        assert commitments.add(index, "MODALITY", "1.2.10", b"", seconds=9, check_limits=lambda _open: None).number == 1
         assert writer.add(index, arrival(9)) == ()
         writer.remove(index, [each.sop_instance_uid for each in stored])
         assert unique_keys(index, STUDY, {"PatientName": Names((("*obod*",),))}) == []

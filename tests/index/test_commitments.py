@@ -15,9 +15,9 @@ def has_room(_counts: object) -> None:
     """There always is."""
 
 
-def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, require_room=has_room):
+def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, check_limits=has_room):
     """A transaction entered; claimed for no time unless told otherwise."""
-    return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, require_room=require_room)
+    return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, check_limits=check_limits)
 
 
 def test_a_transaction_is_kept_as_it_was_given(index: Index):
@@ -52,7 +52,7 @@ def test_nothing_is_entered_without_room(index: Index):
     add(index, 1, peer="OTHER")
     for _ in range(2):
         with pytest.raises(OutOfResources):
-            add(index, 3, require_room=refuse)
+            add(index, 3, check_limits=refuse)
         commitments.remove(index, first)
     assert told == [{"PEER": 2, "OTHER": 1}, {"PEER": 1, "OTHER": 1}]
 
@@ -133,7 +133,7 @@ def test_a_failure_puts_off_all_of_a_peer(index: Index):
     assert commitments.claim(index, 60) is None
     assert 30 < (commitments.until_due(index) or 0) <= 60  # when the claim to that of the other runs out
     commitments.remove(index, add(index, 9, peer="THIRD"))
-    commitments.hasten(index)
+    commitments.make_all_due(index)
     again = commitments.claim(index, 60)
     assert again is not None
     assert (again.transaction_uid, again.attempts) == ("1.2.0", 1)
@@ -151,7 +151,7 @@ def test_it_is_told_when_something_is_due(index: Index):
     commitments.postpone(index, claimed, 1000, others=0.0)
     assert 50 < (commitments.until_due(index) or 0) <= 100
     assert commitments.claim(index, 60) is None
-    commitments.hasten(index)
+    commitments.make_all_due(index)
     hastened = commitments.claim(index, 60)
     assert hastened is not None
     found = commitments.read(index, hastened)

@@ -217,7 +217,7 @@ def test_a_search_within_names_begins_with_their_trigrams(index: Index):
     trigrams = "patient_trigram" if index.is_sqlite else "trigram_patient_name"
     asked = [query(PATIENT, {"PatientName": Names(((pattern,),))}) for pattern in ("*doe*", "*do*")]
     begins = [
-        statements.few(each, PATIENT, 10) if index.is_sqlite else statements.page(each, None, 10) for each in asked
+        statements.few_rows(each, PATIENT, 10) if index.is_sqlite else statements.page(each, None, 10) for each in asked
     ]
     long, short = (_plan(index, begin) for begin in begins)
     assert trigrams in long
@@ -235,4 +235,4 @@ def test_a_search_within_names_begins_with_their_trigrams(index: Index):
 )
 def test_selective_keys_are_looked_up_in_their_indexes(index: Index, keyword: str, matching: Matching, expected: str):
     """A value, a range and the beginning of a text lead to the rows without reading the others."""
-    assert expected in _plan(index, statements.few(query(STUDY, {keyword: matching}), STUDY, 10))
+    assert expected in _plan(index, statements.few_rows(query(STUDY, {keyword: matching}), STUDY, 10))

@@ -162,7 +162,7 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
     first = CompiledStatement.first
 
     def noting(self: CompiledStatement, driver, dialect: str, values):
-        said.append(self._filled(dialect, values)[0])
+        said.append(self._text_and_parameters(dialect, values)[0])
         return first(self, driver, dialect, values)
 
     monkeypatch.setattr(CompiledStatement, "first", noting)
@@ -173,8 +173,8 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
 def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, monkeypatch):
     """A connection that broke since it was used last costs no instance."""
     writer.add(index, arrival(1))
-    for held in (index._quick_writers, index._quick_readers):
-        held.use(lambda driver: driver.close())
+    for connections in (index._raw_writers, index._raw_readers):
+        connections.use(lambda driver: driver.close())
     assert writer.is_known(index, "1.2.1.1.2")
     assert not writer.is_known(index, "1.2.1.1.2")
     assert writer.add(index, arrival(2)) == ()

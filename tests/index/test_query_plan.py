@@ -80,7 +80,7 @@ def test_where_sqlite_begins_is_shown_with_how_many_rows_that_lets_through(index
     fill(index, dataset(PatientName="DOE^JOHN"))
     first, *others = query_plan.of_query(index, ask(PatientName="DOE*"), Cancellation())
     if index.is_sqlite:
-        assert (first.purpose, first.found) == ("where to begin: at most 10000 rows of patient", 1)
+        assert (first.purpose, first.found) == ("start rows: at most 10000 rows of patient", 1)
         assert "patient: uses index ix_patient_patient_name" in first.access
         assert len(others) == 1
     else:
@@ -111,8 +111,8 @@ def test_of_a_long_list_of_uids_the_first_part_is_shown(index):
     [
         ("STUDY", {"StudyDate": "20260101"}, "StudyDate", "column study.study_date"),
         ("SERIES", {"SeriesDescription": "x"}, "SeriesDescription", "column series.series_description"),
-        ("STUDY", {"PatientComments": "x"}, "PatientComments", "kept elements, row by row"),
-        ("STUDY", {"ModalitiesInStudy": "CT"}, "ModalitiesInStudy", "what is computed from the index"),
+        ("STUDY", {"PatientComments": "x"}, "PatientComments", "row elements, matched in Python"),
+        ("STUDY", {"ModalitiesInStudy": "CT"}, "ModalitiesInStudy", "values computed from the index"),
         ("IMAGE", {"KVP": "120"}, "KVP", "the files"),
     ],
 )

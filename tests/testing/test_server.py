@@ -54,7 +54,7 @@ def move(server, destination, **values):
     return responses
 
 
-# --- what it holds ------------------------------------------------------------------------------------------------
+# --- contents -----------------------------------------------------------------------------------------------------
 
 
 def test_it_has_an_address(pacs_server):
@@ -110,7 +110,7 @@ def test_studies_builds_several_patients(pacs_server):
     assert len({each.StudyInstanceUID for each in find(pacs_server, StudyInstanceUID="")[0]}) == 6
 
 
-# --- what came ----------------------------------------------------------------------------------------------------
+# --- records ------------------------------------------------------------------------------------------------------
 
 
 def test_it_records_the_keys_of_a_query(pacs_server):
@@ -204,7 +204,7 @@ def test_it_records_stores_echoes_and_gets(pacs_server):
     assert (received.requests, received.associations) == ([], [])
 
 
-# --- what was expected --------------------------------------------------------------------------------------------
+# --- expectations -------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_expectation_names_differing_keys(pacs_server):
@@ -301,7 +301,7 @@ def test_a_timeout_lists_the_received_operations(pacs_server, storage_scp):
         storage_scp.wait_for(1, 0.05)
 
 
-# --- how it is made -----------------------------------------------------------------------------------------------
+# --- configuration ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.pacs(settings={"server.ae_title": "ARCHIVE", "access.called_ae": "ours"})

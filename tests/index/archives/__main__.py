@@ -10,6 +10,6 @@ from tests.index.arrivals import fill
 with tempfile.TemporaryDirectory() as folder, opened(f"sqlite:///{folder}/pacs.db") as index:
     schema.upgrade(index)
     fill(index, *DATASETS)
-    commitments.add(index, "MODALITY", "1.2.9", b"asked", seconds=0.0, require_room=lambda _open: None)
+    commitments.add(index, "MODALITY", "1.2.9", b"asked", seconds=0.0, check_limits=lambda _open: None)
     with index.read() as connection:
         write(connection, schema.head())

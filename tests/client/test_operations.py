@@ -250,7 +250,7 @@ def test_move_sends_to_another_destination(full, tmp_path, datasets):
     assert (moved.completed, moved.paths) == (3, ())
 
 
-# --- how it is called, and on what ---------------------------------------------------------------------------------
+# --- connections ---------------------------------------------------------------------------------------------------
 
 
 def test_a_peer_can_be_called_with_tls(tmp_path, datasets):

@@ -26,7 +26,7 @@ FLOOD = (
 )
 
 LONG = 12
-"""Seconds for which nobody waits here, whose deadlines are two at most."""
+"""Seconds longer than any deadline in this file, which are at most two."""
 
 
 def hasty(pacs, **deadlines):
@@ -115,7 +115,7 @@ def test_input_after_a_release_request_does_not_extend_the_deadline():
         assert time.monotonic() - began < LONG
 
 
-# --- exceptions on their way out ---------------------------------------------------------------------------------
+# --- exceptions of the caller ------------------------------------------------------------------------------------
 
 
 class Enough(Exception):

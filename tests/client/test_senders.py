@@ -58,7 +58,7 @@ def announcing(count, deliveries):
     return scripted(move=move)
 
 
-# --- what counts -------------------------------------------------------------------------------------------------
+# --- counting ----------------------------------------------------------------------------------------------------
 
 
 def test_unrequested_instances_do_not_count_as_announced(tmp_path):
@@ -109,7 +109,7 @@ def test_present_instances_count_when_they_arrive_again(tmp_path):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_instance_with_two_contents_is_a_failure(tmp_path, overwrite):
-    """The second is refused with C011, whoever sends it; the first is kept."""
+    """The second is refused with C011 from any sender; the first is kept."""
     port, refused = free_port(), []
 
     def both():
@@ -153,7 +153,7 @@ def test_a_receiver_can_replace_instances(tmp_path):
         assert str(dcmread(path).PatientName) == name
 
 
-# --- who is let in -----------------------------------------------------------------------------------------------
+# --- allowed senders ---------------------------------------------------------------------------------------------
 
 
 def test_only_the_host_of_the_pacs_may_send(tmp_path):
@@ -271,7 +271,7 @@ def test_an_idle_association_is_aborted(tmp_path):
         assert len(client.move_and_store(peer, ASKED, to=tmp_path, port=port, wait=1).paths) == 3
 
 
-# --- what it cannot prolong --------------------------------------------------------------------------------------
+# --- deadlines ---------------------------------------------------------------------------------------------------
 
 
 def sending_repeatedly(port, datasets, ends):
