@@ -28,9 +28,9 @@ __all__ = [
     "encode",
     "encoding_of",
     "key_values",
-    "requested_level",
     "parse_query",
     "parse_retrieve",
+    "requested_level",
     "shown",
 ]  # fmt: skip
 

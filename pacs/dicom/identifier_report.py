@@ -14,7 +14,7 @@ from pydicom.datadict import keyword_for_tag
 
 from pacs.dicom.attributes import NOT_KEYS, Attribute, Kept, attribute
 from pacs.dicom.dataset import View, vr
-from pacs.dicom.identifier import requested_level, parse_query, parse_retrieve, shown
+from pacs.dicom.identifier import parse_query, parse_retrieve, requested_level, shown
 from pacs.dicom.keys import KeyReader, attribute_of, key_tags
 from pacs.dicom.levels import DimseOperation, Model, QueryLevel
 from pacs.dicom.matching_mode import MatchingMode, Negotiated
