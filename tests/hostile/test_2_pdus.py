@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tests import raw
-from tests.docs.asking import FIND, VERIFICATION
+from tests.docs.requests import FIND, VERIFICATION
 from tests.hostile.daemons import Daemon, associated, connected, ended, megabytes
 from tests.raw import IMPLICIT, Raw, associate_rq, item, pdu
 

@@ -13,7 +13,7 @@ import pytest
 from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
-from tests.docs.asking import CT, VERIFICATION, role
+from tests.docs.requests import CT, VERIFICATION, role
 from tests.hostile import daemons
 from tests.hostile.daemons import STORED, Daemon
 from tests.raw import EXPLICIT, IMPLICIT, Raw, item, pdu, request
