@@ -28,9 +28,9 @@ __all__ = [
     "encode",
     "encoding_of",
     "key_values",
-    "level_asked",
     "parse_query",
     "parse_retrieve",
+    "requested_level",
     "shown",
 ]  # fmt: skip
 
@@ -115,7 +115,7 @@ def parse_query(dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Ne
     request = _IdentifierParser(View.of(dataset), root, mode, negotiated)
     request.check_request_only()
     query = Query(root, request.level, unknown_matches=mode.unknown_matches, character_set=request.view.terms)
-    asked = request.asked()
+    asked = request.attributes()
     if not asked and not request.ignored and not mode.bare_level_lists_all:
         return replace(query, nothing_matches=True)
     request.check_below(asked)
@@ -143,7 +143,7 @@ def parse_retrieve(
     """
     request = _IdentifierParser(View.of(dataset), root, mode, negotiated or Negotiated())
     request.check_request_only()
-    request.read(request.retrievable(request.asked()))
+    request.read(request.retrievable(request.attributes()))
     request.check_selective()
     keys = tuple(request.keys)
     query = Query(
@@ -159,7 +159,7 @@ class _IdentifierParser:
         self.view = view
         self.root = root
         self.mode = mode
-        self.level = level_asked(view, root)
+        self.level = requested_level(view, root)
         self.is_relational = mode.relational or negotiated.relational
         self.keys: list[Key] = []
         self.return_keys: list[ReturnKey] = []
@@ -178,7 +178,7 @@ class _IdentifierParser:
     def _text(self, tag: int) -> str:
         return self.view.text(self.view.dataset.get_item(tag)).strip(" \0\\")
 
-    def asked(self) -> list[Attribute]:
+    def attributes(self) -> list[Attribute]:
         """Return the attributes of all keys, by tag; add those that are not supported to `ignored` (K3, M18)."""
         found = []
         for tag in key_tags(self.view):
@@ -280,7 +280,7 @@ class _IdentifierParser:
         return self.root.level_of_key(attribute.level) is self.level
 
 
-def level_asked(view: View, root: Root) -> QueryLevel:
+def requested_level(view: View, root: Root) -> QueryLevel:
     """Return the Query/Retrieve Level, without regard to case and padding (F1, F2, M18).
 
     Raises IdentifierError when it is missing or not a level of the model.

@@ -86,12 +86,12 @@ WITH_LENGTHS = element(0x00081140, pack("<HHL", 0xFFFE, 0xE000, len(INNER)) + IN
         pytest.param(b"", b"", True, id="nothing and nothing"),
     ],
 )  # fmt: skip
-def test_what_counts_and_what_does_not(first: bytes, second: bytes, expected: bool):
+def test_differences_that_matter_and_those_that_do_not(first: bytes, second: bytes, expected: bool):
     """Delimiters, padding and group lengths do not count; everything else does."""
     assert same(first, second) is expected
 
 
-def test_a_private_text_is_a_text_if_a_sender_said_so():
+def test_a_private_element_is_text_if_a_sender_declared_it():
     """Declared LO by one and unknown to the other: padding does not count."""
     declared = explicit(0x00110010, "LO", b"ME") + explicit(0x00111001, "LO", b"AB  ")
     unknown = element(0x00110010, b"ME") + element(0x00111001, b"AB")

@@ -131,7 +131,7 @@ def test_p9_a_deflate_bomb_is_stopped_at_its_limit():
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage that is not deflated", zlib.compress(b"abc", wbits=-15)[:-1]])
-def test_what_is_no_whole_deflate_stream_is_refused(data: bytes):
+def test_an_incomplete_deflate_stream_is_refused(data: bytes):
     """Nothing, garbage and a cut off stream are named errors."""
     refuse(data, DEFLATED)
 
@@ -168,7 +168,7 @@ def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
         pytest.param(explicit(8 << 16 | 5, "CS", b"") + b"\x08\0\x16\0\1\2\0\0", EXPLICIT, id="no VR"),
     ],
 )
-def test_s3_what_is_no_data_set_in_its_transfer_syntax_is_refused(data: bytes, transfer_syntax: str):
+def test_s3_a_data_set_in_another_transfer_syntax_is_refused(data: bytes, transfer_syntax: str):
     """Each kind of damage is an UndecodableDataSet whose comment fits into an Error Comment."""
     assert len(refuse(data, transfer_syntax)) <= 64
 
@@ -192,7 +192,7 @@ def tokens(data: bytes, transfer_syntax: str) -> list[tuple[TokenKind, int, bool
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 100, 70_000])
 @pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT, BIG, JPEG])
-def test_zero_bytes_behind_a_data_set_are_of_group_0000(length: int, transfer_syntax: str):
+def test_zero_bytes_after_a_data_set_are_of_group_0000(length: int, transfer_syntax: str):
     """Whatever their number they are told apart from the data set, as elements that are no part of it."""
     data = {IMPLICIT: element(0x00080060, b"CT"), BIG: b"\0\x08\0\x60CS\0\2CT"}
     data_set = data.get(transfer_syntax, explicit(0x00080060, "CS", b"CT"))
@@ -202,12 +202,12 @@ def test_zero_bytes_behind_a_data_set_are_of_group_0000(length: int, transfer_sy
 
 
 @pytest.mark.parametrize("rest", [b"\0\0\1", b"\0" * 8 + b"\1", b"\0" * 70_000 + b"\1"])
-def test_zero_bytes_with_something_behind_them_are_no_padding(rest: bytes):
+def test_zero_bytes_before_other_bytes_are_not_padding(rest: bytes):
     """Only nothing at all may follow a data set."""
     refuse(explicit(0x00080060, "CS", b"CT") + rest, EXPLICIT)
 
 
-def test_zero_bytes_alone_are_no_data_set():
+def test_zero_bytes_alone_are_not_a_data_set():
     """What begins with padding is not understood."""
     refuse(b"\0" * 1000, EXPLICIT)
 
@@ -217,18 +217,18 @@ FRAGMENTS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + b"".join(
 )
 
 
-def test_the_delimiter_behind_the_last_fragment_may_be_missing():
+def test_the_delimiter_after_the_last_fragment_may_be_missing():
     """Nothing of a value is lost then, so that the walk is the one of a whole data set."""
     assert tokens(FRAGMENTS, JPEG) == tokens(FRAGMENTS + SEQUENCE_END, JPEG)
 
 
 @pytest.mark.parametrize("cut", [*range(1, 16), *range(17, 24)])
-def test_s3_pixel_data_is_refused_when_a_fragment_is_not_whole(cut: int):
+def test_s3_pixel_data_with_a_truncated_fragment_is_refused(cut: int):
     """An image of which something is missing is never taken for a whole one."""
     assert "send it whole" in refuse(FRAGMENTS[:-cut], JPEG)
 
 
-def test_compressed_pixels_may_stand_in_an_implicit_data_set():
+def test_compressed_pixel_data_may_be_in_an_implicit_data_set():
     """Against PS3.5 A.4, but it can be told from the first element, and compressed data is never converted."""
     inner = SEQUENCE + ITEM + element(0x00080060, b"CT") + ITEM_END + SEQUENCE_END
     pixels = b"\xe0\x7f\x10\0\xff\xff\xff\xff" + FRAGMENTS[12:] + SEQUENCE_END
@@ -237,7 +237,7 @@ def test_compressed_pixels_may_stand_in_an_implicit_data_set():
     assert [kind for kind, _, _ in found].count(TokenKind.FRAGMENT) == 3
 
 
-def test_an_unknown_vr_has_the_form_its_bytes_tell():
+def test_the_length_of_an_unknown_vr_depends_on_its_bytes():
     """A VR of the future has 32 bits of length, an invented one with 16 bits is taken as it is."""
     future = b"\x09\0\x10\x10ZZ\0\0" + pack("<L", 4) + b"abcd"
     invented = b"\x09\0\x10\x10ZZ" + pack("<H", 4) + b"abcd"

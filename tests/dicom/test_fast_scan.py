@@ -123,7 +123,7 @@ def data_sets(draw: st.DrawFn, implicit: bool) -> bytes:
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_made_data_sets_have_the_same_header_both_ways(syntax: str, data: st.DataObject):
+def test_fast_and_general_scan_agree_on_generated_data_sets(syntax: str, data: st.DataObject):
     """Whatever elements it has, in whatever order."""
     agree(data.draw(data_sets(syntax == IMPLICIT_LITTLE)), syntax)
 
@@ -131,7 +131,7 @@ def test_made_data_sets_have_the_same_header_both_ways(syntax: str, data: st.Dat
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_mutated_data_sets_have_the_same_header_both_ways(syntax: str, data: st.DataObject):
+def test_fast_and_general_scan_agree_on_mutated_data_sets(syntax: str, data: st.DataObject):
     """Bytes exchanged, cut out and put in: the same header or the same error."""
     made = bytearray(data.draw(data_sets(syntax == IMPLICIT_LITTLE)))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -154,7 +154,7 @@ def check_agreement(path: Path) -> None:
     agree(data, EXPLICIT_LITTLE)
 
 
-def test_most_real_files_take_the_fast_way():
+def test_most_real_files_take_the_fast_path():
     """The fast way is no exception: what it does not take is big endian, deflated or damaged."""
     taken = 0
     for path in real_files.PART10:
@@ -167,7 +167,7 @@ def test_most_real_files_take_the_fast_way():
     assert taken > len(real_files.PART10) * 0.7
 
 
-def test_a_header_does_not_depend_on_what_was_read_before():
+def test_a_header_does_not_depend_on_earlier_headers():
     """The same bytes in another character set are another text."""
     uids = b"".join(encoded(tag, "UI", uid.encode() + b"\0" * (len(uid) % 2), False) for tag, uid in UIDS.items())
     for terms in (b"ISO_IR 100", b"ISO_IR 192", b"ISO_IR 101", b""):
@@ -176,7 +176,7 @@ def test_a_header_does_not_depend_on_what_was_read_before():
         agree(encoded(0x00080005, "CS", terms, False) + uids[:study] + name + uids[study:], EXPLICIT_LITTLE)
 
 
-def test_a_memory_is_bounded_in_entries_and_in_bytes():
+def test_the_cache_is_bounded_in_entries_and_in_bytes():
     """The longest unused go first; what is too large for it is not remembered."""
     memory: LRUCache[int, str] = LRUCache(3, 100)
     for number in range(3):

@@ -89,18 +89,18 @@ def test_s2_every_missing_uid_is_named():
 
 
 @pytest.mark.parametrize("value", [b"1.2.3\0", b"1.2.3 ", b" 1.2.3", b"1.2.3\0\0"])
-def test_m2_padding_is_no_part_of_a_uid(value: bytes):
+def test_m2_padding_does_not_belong_to_a_uid(value: bytes):
     """NUL and illegal spaces around a UID are not kept."""
     assert header(instance({0x00080018: value})).sop_instance_uid == "1.2.3"
 
 
 @pytest.mark.parametrize("value", [None, b"", b"    "])
-def test_an_instance_without_patient_id_has_none(value: bytes | None):
+def test_an_instance_without_patient_id_has_an_empty_one(value: bytes | None):
     """Unknown is '', never a made-up value."""
     assert header(instance({0x00100020: value})).patient_id == ""
 
 
-def test_patient_and_issuer_are_without_padding():
+def test_patient_id_and_issuer_have_no_padding():
     """Identity is compared without padding (K6, M2)."""
     found = header(instance({0x00100020: b" P1 ", 0x00100021: b"HOSPITAL "}))
     assert (found.patient_id, found.issuer) == ("P1", "HOSPITAL")
@@ -114,7 +114,7 @@ def test_p10_a_deeply_nested_instance_is_refused(depth: int):
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
-def test_an_instance_cut_off_anywhere_is_refused(cut: int):
+def test_a_truncated_instance_is_refused(cut: int):
     """No prefix of an instance is taken for one, unless it ends between two elements."""
     whole = instance()
     with pytest.raises(PacsError):
@@ -171,7 +171,7 @@ def test_a_large_instance_costs_no_memory(tmp_path: Path):
      {0x00100010: b"\x1b$B\x80\x80"},
      {0x00280010: b"\1"}, {0x00100020: b"A\\B "}, {0x00100020: b"A\0B "}, {0x00100020: b"x" * 5000}],
 )  # fmt: skip
-def test_strange_values_do_not_keep_an_instance_out(changes: dict[int, bytes | None]):
+def test_an_instance_with_invalid_values_is_accepted(changes: dict[int, bytes | None]):
     """Bad dates, numbers, names and character sets (5.2 item 6) are kept as they came."""
     assert header(instance(changes)).sop_instance_uid == "1.2.3"
 
@@ -194,7 +194,7 @@ def test_a_sequence_is_read_with_its_items():
     ]
 
 
-def test_m17_a_private_attribute_is_found_in_whichever_block_its_creator_has():
+def test_m17_a_private_attribute_is_found_in_any_block_of_its_creator():
     """Blocks of a private group differ from instance to instance: all candidates come with their creators."""
     data = element(0x00110010, b"SOMEBODY") + element(0x00110011, b"ACME")
     data += element(0x00111001, b"no") + element(0x00111101, b"yes ") + element(0x00111102, b"no")
@@ -202,7 +202,7 @@ def test_m17_a_private_attribute_is_found_in_whichever_block_its_creator_has():
     assert set(found.keys()) == {0x00110010, 0x00110011, 0x00111001, 0x00111101}
 
 
-def test_reading_attributes_stops_behind_them():
+def test_reading_attributes_stops_after_the_last_one():
     """Damage behind what is asked for does not matter."""
     data = instance({0x00280106: b"\0\0"}) + pack("<HHL", 0x7FE0, 0x0010, 1000)
     assert read_attributes(io.BytesIO(data), IMPLICIT_LITTLE, {0x00100020}).PatientID == "P1"

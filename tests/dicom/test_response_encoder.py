@@ -72,7 +72,7 @@ def questions(draw):
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @settings(deadline=None)
 @given(question=questions())
-def test_f6_an_answer_from_rows_is_the_general_one_byte_by_byte(syntax, question):
+def test_f6_both_paths_encode_the_same_bytes(syntax, question):
     """Whatever was stored and asked for, in every transfer syntax, the first time and from what is remembered."""
     query, match = question
     answers = ResponseEncoder(query, "PACS", syntax)
@@ -88,7 +88,7 @@ STORED = UNIQUE | {
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_f6_an_answer_is_what_pydicom_writes(syntax):
+def test_f6_a_response_has_the_bytes_that_pydicom_writes(syntax):
     """Read by pydicom, every value converted, and written again by pydicom: the same bytes."""
     query = ask("IMAGE", **dict.fromkeys(STORED, "") | {"Rows": 0, "PatientBirthDate": "", "StudyDescription": ""})
     encoded = ResponseEncoder(query, "PACS", syntax).identifier(matched(query, dataset(**STORED)))
@@ -101,7 +101,7 @@ def test_f6_an_answer_is_what_pydicom_writes(syntax):
     assert out.getvalue() == encoded
 
 
-def test_f6_plain_answers_never_become_a_data_set(monkeypatch):
+def test_f6_plain_responses_do_not_use_a_data_set(monkeypatch):
     """Text and numbers from every level are taken from the rows; a sequence and an umlaut go the general way."""
     ways = []
 
@@ -119,7 +119,7 @@ def test_f6_plain_answers_never_become_a_data_set(monkeypatch):
     assert ways == ["general"]
 
 
-def test_neighbours_that_share_a_row_have_their_own_values():
+def test_successive_matches_with_a_shared_row_keep_their_own_values():
     """What is remembered of one series is not answered for the next."""
     query = ask("SERIES", SeriesInstanceUID="", Modality="", PatientName="")
     answers = ResponseEncoder(query, "PACS", EXPLICIT)

@@ -44,7 +44,7 @@ def check_row_elements(path: Path) -> None:
                 assert str(element.value) == str(original[element.tag].value)
 
 
-def test_only_what_belongs_to_a_level_is_kept():
+def test_row_elements_are_only_those_of_the_level():
     """Computed, private and unlisted elements are in no row; IMAGE keeps the listed ones only."""
     stored = dataset(
         PatientID="P1", StudyDate="20200101", Modality="CT", Rows=5, NumberOfStudyRelatedSeries="99",
@@ -61,7 +61,7 @@ def test_only_what_belongs_to_a_level_is_kept():
 
 
 @pytest.mark.parametrize("encoding", [IMPLICIT_LITTLE, EXPLICIT_LITTLE, BIG])
-def test_the_kept_form_does_not_depend_on_how_an_instance_was_sent(encoding):
+def test_row_elements_do_not_depend_on_the_received_encoding(encoding):
     """Byte order, implicit VRs and the character set of the sender leave no trace."""
     item = {"ScheduledProcedureStepID": "A", "RequestedProcedureDescription": "Schädel"}
     stored = dataset("ISO_IR 100", PatientName="Müller^Jörg", Rows=512, RequestAttributesSequence=[item, {}])
@@ -79,7 +79,7 @@ def test_the_kept_form_does_not_depend_on_how_an_instance_was_sent(encoding):
     assert row_elements.decode(row_elements.encode(row_elements.select(IMAGE, sent))).Rows == 512
 
 
-def test_text_is_kept_in_utf_8_without_saying_so():
+def test_text_is_encoded_in_utf_8_without_a_character_set_element():
     """The kept form has no (0008,0005) and no group lengths."""
     stored = dataset("ISO 2022 IR 6\\ISO 2022 IR 87", PatientName="Yamada=山田")
     stored.add(raw(0x00100000, "UL", b"\x08\0\0\0"))
@@ -98,7 +98,7 @@ def test_text_is_kept_in_utf_8_without_saying_so():
         {"AcquisitionDateTime": "not a date", "SeriesNumber": "9" * 4000},
     ],
 )
-def test_strange_values_are_kept_as_they_are_and_raise_nothing(values):
+def test_invalid_values_are_kept_unchanged_without_an_error(values):
     """Whatever breaks the rules of its VR is kept, merged and looked at without an error."""
     stored = dataset(**values)
     for level in QueryLevel:
@@ -108,7 +108,7 @@ def test_strange_values_are_kept_as_they_are_and_raise_nothing(values):
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ATTRIBUTES)), st.binary(max_size=40), max_size=8), st.booleans())
-def test_no_bytes_make_keeping_fail(values, implicit):
+def test_any_bytes_can_be_encoded_as_row_elements(values, implicit):
     """Any bytes in any listed attribute: the kept form is stable from then on and pydicom can walk through it."""
     elements = [raw(tag, ATTRIBUTES[tag].vr, value, Encoding(implicit)) for tag, value in values.items()]
     stored = Dataset({element.tag: element for element in elements})
@@ -119,14 +119,14 @@ def test_no_bytes_make_keeping_fail(values, implicit):
         row_elements.columns(level, blob)
 
 
-def test_a_value_longer_than_64_kib_is_left_out():
+def test_a_value_longer_than_64_kib_is_omitted():
     """The row stays small; the file still has it."""
     stored = dataset(StudyDescription="x", StudyComments="x" * 70_000)
     blob = row_elements.encode(row_elements.select(STUDY, stored))
     assert [element.keyword for element in row_elements.decode(blob)] == ["StudyDescription"]
 
 
-def test_values_that_pydicom_converted_are_kept_too():
+def test_values_that_pydicom_converted_are_encoded_too():
     """A data set made or read by pydicom, its values converted, gives what its bytes give."""
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 100"
@@ -170,7 +170,7 @@ def test_every_column_has_a_value_or_none(level):
     assert {column_name(keyword) for keyword in COLUMNS[level]} <= found.keys()
 
 
-def test_a_name_fills_its_groups_and_its_sounds():
+def test_a_name_has_columns_for_its_groups_and_phonetic_keys():
     """Folded, group by group; the phonetic keys stand between spaces."""
     found = columns(PATIENT, "ISO_IR 192", PatientName="Müller^Jörg=山田^太郎=やまだ^たろう")
     assert found["patient_name"] == "muller^jorg"
@@ -221,14 +221,14 @@ def test_a_column_holds_the_comparable_value(level, values, column, expected):
         (PATIENT, {"PatientName": "x" * 2000}, "patient_name"),
     ],
 )
-def test_what_does_not_fit_its_column_makes_the_row_irregular(level, values, column):
+def test_a_value_that_does_not_fit_its_column_makes_the_row_irregular(level, values, column):
     """Several values, none by the rules of the VR, too long, a NUL within: no column value, judged row by row."""
     found = columns(level, "ISO_IR 192", **values)
     assert found[column] is None
     assert found["irregular"] is True
 
 
-def test_every_column_attribute_is_of_a_kind_that_has_columns():
+def test_every_attribute_with_a_column_has_a_suitable_vr():
     """A column attribute is kept with its row, and its VR has a comparable form that a column can hold."""
     for level, keywords in COLUMNS.items():
         for attribute in ATTRIBUTES.values():

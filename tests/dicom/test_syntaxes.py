@@ -168,7 +168,7 @@ def vrs(data: bytes) -> dict[int, str]:
 
 
 @pytest.mark.parametrize(("representation", "vr"), [(b"\0\0", "US"), (b"\1\0", "SS")])
-def test_pixel_representation_tells_signed_from_unsigned(representation: bytes, vr: str):
+def test_pixel_representation_decides_between_signed_and_unsigned(representation: bytes, vr: str):
     """US or SS is settled by Pixel Representation, also for an element that stands before it."""
     data = implicit((0x00189810, b"\1\0"), (0x00280103, representation), (0x00280106, b"\1\0"))
     found = vrs(data)
@@ -213,13 +213,13 @@ def test_words_are_swapped_by_their_vr(vr: str, little: str, big: str):
 
 
 @pytest.mark.parametrize("length", [4302, 4303])
-def test_a_deflate_stream_leaves_with_even_length(length: int):
+def test_a_deflate_stream_gets_an_even_length(length: int):
     """PS3.5 A.5: the byte is added that its sender left out, as DCMTK aborts over a fragment of odd length."""
     stream = bytes(range(1, 256)) * 17
     assert converted(stream[:length], DEFLATED_LITTLE, DEFLATED_LITTLE) == stream[:length] + b"\0" * (length % 2)
 
 
-def test_group_lengths_go():
+def test_group_lengths_are_omitted():
     """A group length would be wrong in the other encoding, so there is none."""
     data = implicit((0x00080000, b"\x0a\0\0\0"), (0x00080060, b"CT"))
     assert 0x00080000 not in vrs(data)

@@ -18,7 +18,7 @@ from pacs.dicom.values import comparable, fold, is_uid, name_groups, parse_range
         ("UI", "\0", None),
     ],
 )
-def test_m2_padding_is_gone_where_it_does_not_count(vr, text, expected):
+def test_m2_insignificant_padding_is_removed(vr, text, expected):
     """Trailing padding never counts, leading spaces count only in the VRs of longer text."""
     assert comparable(vr, text) == expected
 
@@ -53,7 +53,7 @@ def test_m2_padding_is_gone_where_it_does_not_count(vr, text, expected):
         ("DT", "2020010112000x", None),
     ],
 )
-def test_m1_dates_and_times_are_compared_by_meaning(vr, text, expected):
+def test_m1_dates_and_times_are_compared_by_value(vr, text, expected):
     """Old forms, reduced precision, fractions and offsets all have one comparable form; what is none has none."""
     assert comparable(vr, text) == expected
 
@@ -66,7 +66,7 @@ def test_m13_equal_numbers_are_equal_however_they_are_written(text):
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999", "1_000", "seven", "9" * 100, "٧", "0x7"])
-def test_m13_what_is_no_number_has_no_value(text):
+def test_m13_an_invalid_number_has_no_value(text):
     """NaN, overflow and what only Python calls a number are values of nothing."""
     assert comparable("IS", text) is None
     assert comparable("DS", text) is None
@@ -105,7 +105,7 @@ def test_m13_decimals_are_exact_up_to_the_length_of_a_ds():
         ("DT", "2020-0500-", ("20200101050000.000000", None)),
     ],
 )
-def test_m6_a_range_covers_all_its_last_unit_and_keeps_its_offsets(vr, text, expected):
+def test_m6_a_range_includes_its_last_unit_and_its_offsets(vr, text, expected):
     """Bounds are inclusive, an upper one of reduced precision includes its unit, an offset is no hyphen."""
     assert parse_range(vr, text) == expected
 
@@ -128,7 +128,7 @@ def test_m6_a_range_covers_all_its_last_unit_and_keeps_its_offsets(vr, text, exp
         ("DA", "20200101" + " " * 100_000 + "-"),
     ],
 )
-def test_m6_what_is_no_range_is_refused(vr, text):
+def test_m6_an_invalid_range_is_refused(vr, text):
     """Two hyphens too many, an offset in a time, and text that is no date; at any length in no time."""
     with pytest.raises(ValueError, match=vr):
         parse_range(vr, text)
@@ -154,12 +154,12 @@ def test_m6_what_is_no_range_is_refused(vr, text):
         ("^^^^", ""),
     ],
 )
-def test_m15_names_are_folded_the_way_people_compare_them(text, folded):
+def test_m15_names_are_folded_for_comparison(text, folded):
     """Case, accents, widths, extra spaces and trailing delimiters do not count; voicing marks do."""
     assert fold(text) == folded
 
 
-def test_m15_wide_wild_cards_are_letters():
+def test_m15_wide_wild_card_characters_are_literal():
     """A full width asterisk or question mark does not become a wild card by folding."""
     assert not {"*", "?"} & set(fold("Ａ＊Ｂ？"))
 

@@ -20,7 +20,7 @@ def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0,
     return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, check_limits=check_limits)
 
 
-def test_a_transaction_is_kept_as_it_was_given(index: Index):
+def test_a_transaction_is_stored_as_given(index: Index):
     """What was asked, that nothing was verified yet, and how old it is."""
     kept = commitments.read(index, add(index, seconds=60))
     assert kept is not None
@@ -39,7 +39,7 @@ def test_a_transaction_uid_is_active_once_for_a_peer(index: Index):
     add(index)
 
 
-def test_nothing_is_entered_without_room(index: Index):
+def test_a_transaction_beyond_the_limits_is_not_added(index: Index):
     """Whoever decides is told how many each peer has."""
     told: list[object] = []
 
@@ -57,7 +57,7 @@ def test_nothing_is_entered_without_room(index: Index):
     assert told == [{"PEER": 2, "OTHER": 1}, {"PEER": 1, "OTHER": 1}]
 
 
-def test_peers_have_their_turns(index: Index):
+def test_peers_are_served_round_robin(index: Index):
     """One after the other and round again, whoever asked first and however much each asked."""
     for number in range(4):
         add(index, number, peer="MANY")
@@ -74,7 +74,7 @@ def test_peers_have_their_turns(index: Index):
     ]  # fmt: skip
 
 
-def test_what_is_claimed_is_nobody_elses_until_the_claim_runs_out(index: Index):
+def test_a_claimed_transaction_is_not_free_until_the_claim_expires(index: Index):
     """The one due longest comes first; renewing keeps it, releasing gives it away."""
     first, second = add(index, 1), add(index, 2)
     claimed = [commitments.claim(index, 60), commitments.claim(index, 60)]
@@ -119,7 +119,7 @@ def test_many_processes_claim_each_transaction_once(database_url: str):
     assert sorted(each.transaction_uid for each in claimed) == sorted(f"1.2.{number}" for number in range(12))
 
 
-def test_a_failure_puts_off_all_of_a_peer(index: Index):
+def test_a_failure_postpones_all_transactions_of_a_peer(index: Index):
     """Its other transactions as long as is said, and those of others not at all."""
     for number in range(3):
         add(index, number)
@@ -139,7 +139,7 @@ def test_a_failure_puts_off_all_of_a_peer(index: Index):
     assert (again.transaction_uid, again.attempts) == ("1.2.0", 1)
 
 
-def test_it_is_told_when_something_is_due(index: Index):
+def test_the_time_until_a_transaction_is_due(index: Index):
     """Nothing, at once, when a claim runs out, when a pause is over; and hastening ends the pauses."""
     assert commitments.until_due(index) is None
     add(index, seconds=100)
@@ -159,7 +159,7 @@ def test_it_is_told_when_something_is_due(index: Index):
     assert found.attempts == 1
 
 
-def test_what_is_too_old_is_removed_with_the_others_of_its_peer(index: Index):
+def test_old_transactions_of_a_peer_are_removed_together(index: Index):
     """But for what somebody else has claimed, and what is of other peers."""
     for number in range(3):
         add(index, number)
@@ -175,7 +175,7 @@ def test_what_is_too_old_is_removed_with_the_others_of_its_peer(index: Index):
     assert left.peer == "OTHER"
 
 
-def test_an_id_that_is_used_again_is_not_taken_for_the_former(index: Index):
+def test_a_reused_id_is_not_mistaken_for_the_former_transaction(index: Index):
     """SQLite gives the id of a removed row again: a late acknowledgement must not retire another transaction."""
     first = add(index, 1, seconds=60)
     commitments.remove(index, first)

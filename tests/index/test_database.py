@@ -27,7 +27,7 @@ ENDLESS = {
     "url",
     ["", "pacs.db", "mysql://localhost/pacs", "sqlite://", "sqlite:///:memory:", "postgresql+asyncpg://h/d", "://"],
 )
-def test_a_url_that_cannot_be_served_is_refused_with_what_can(url: str):
+def test_an_unsupported_url_is_refused_with_the_supported_ones(url: str):
     """The refusal names the kinds of database there are."""
     with pytest.raises(ConfigurationError, match="sqlite:///"):
         Index(url)
@@ -44,7 +44,7 @@ def test_a_bare_postgresql_url_gets_its_driver(scheme: str):
         assert "secret" not in str(raised.value)
 
 
-def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path):
+def test_the_folder_of_a_sqlite_file_is_created(tmp_path: Path):
     """A first start needs no folder; one that cannot be made is named as the fault."""
     with opened(f"sqlite:///{tmp_path}/new/folder/pacs.db") as index:
         index.describe()
@@ -61,7 +61,7 @@ def test_sqlite_is_durable_checks_its_references_and_lets_readers_read(tmp_path:
         assert [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in asked] == ["wal", 2, 1]
 
 
-def test_a_failing_transaction_leaves_nothing(index: Index):
+def test_a_failing_transaction_is_rolled_back(index: Index):
     """What was written before the failure is rolled back, and the failure is not disguised."""
     with pytest.raises(ZeroDivisionError), index.write() as connection:
         connection.execute(text("DELETE FROM alembic_version"))
@@ -70,7 +70,7 @@ def test_a_failing_transaction_leaves_nothing(index: Index):
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
-def test_a_reading_transaction_sees_one_state(index: Index):
+def test_a_read_transaction_sees_one_snapshot(index: Index):
     """An instance that arrives between two statements of a page is not in the second, either."""
     count = text("SELECT count(*) FROM image")
     with index.read() as connection:
@@ -81,7 +81,7 @@ def test_a_reading_transaction_sees_one_state(index: Index):
         assert connection.execute(count).scalar() == 1
 
 
-def test_failures_of_the_database_are_one_error_without_its_words(index: Index):
+def test_database_failures_are_one_error_without_the_text_of_the_driver(index: Index):
     """What the driver says stays in the cause; the comment is short and quotes nothing."""
     with pytest.raises(IndexUnavailable) as raised, index.read() as connection:
         connection.execute(text("SELECT 'DOE^JOHN' FROM nowhere"))
@@ -90,7 +90,7 @@ def test_failures_of_the_database_are_one_error_without_its_words(index: Index):
     assert "DOE" not in str(raised.value)
 
 
-def test_too_many_at_once_wait_a_bounded_time(database_url: str):
+def test_waiting_for_a_connection_has_a_timeout(database_url: str):
     """When all connections are taken the next one is told to try again later."""
     index = Index(database_url, connections=1, wait=0.05)
     with index.read(), pytest.raises(IndexUnavailable, match="too much at once"), index.read():
@@ -98,7 +98,7 @@ def test_too_many_at_once_wait_a_bounded_time(database_url: str):
     index.close()
 
 
-def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
+def test_waiting_for_the_write_lock_has_a_timeout(tmp_path: Path):
     """SQLite has one writer: another thread's, or another process's, is waited for a bounded time."""
     with opened(f"sqlite:///{tmp_path}/pacs.db") as index:
         index.describe()
@@ -115,7 +115,7 @@ def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
     index.close()
 
 
-def test_a_lock_that_somebody_keeps_is_waited_for_a_bounded_time(postgres_index: Index):
+def test_waiting_for_a_database_lock_has_a_timeout(postgres_index: Index):
     """PostgreSQL would wait for ever, and the peer with it."""
     engine = create_engine(postgres_index.url)
     index = Index(postgres_index.url.render_as_string(hide_password=False), wait=0.05)
@@ -148,7 +148,7 @@ def _cancel_soon(cancellation: Cancellation) -> threading.Timer:
     return timer
 
 
-def test_x1_a_statement_without_end_is_stopped_by_a_cancellation(index: Index):
+def test_x1_a_cancellation_interrupts_an_endless_statement(index: Index):
     """The search is interrupted where it is, the requester learns why, and the index goes on serving."""
     cancellation = Cancellation()
     timer = _cancel_soon(cancellation)
@@ -160,7 +160,7 @@ def test_x1_a_statement_without_end_is_stopped_by_a_cancellation(index: Index):
         assert writer.find(index, "1.2.3") is None
 
 
-def test_x1_a_search_that_waits_for_the_database_is_stopped(postgres_index: Index):
+def test_x1_a_cancellation_interrupts_a_search(postgres_index: Index):
     """While somebody else has the table locked, a cancellation ends the search and not the lock."""
     index = postgres_index
     writer.add(index, arrival())
@@ -185,7 +185,7 @@ def test_x1_a_cancellation_before_the_statement_begins_is_not_lost(index: Index)
         connection.execute(text(ENDLESS[connection.dialect.name])).scalar()
 
 
-def test_x4_a_cancellation_after_the_statement_stops_nobody_else(index: Index):
+def test_x4_a_late_cancellation_does_not_interrupt_another_statement(index: Index):
     """Once the body is left, a late cancellation reaches no statement of the next user of the connection."""
     cancellation = Cancellation()
     with index.read() as connection, index.interrupting(connection, cancellation):
@@ -210,7 +210,7 @@ def _plan(index: Index, statement: Select[Any] | CompoundSelect[Any]) -> str:
         return "\n".join(str(row[-1]) for row in rows)
 
 
-def test_a_search_within_names_begins_with_their_trigrams(index: Index):
+def test_an_infix_search_of_names_uses_trigrams(index: Index):
     """The index of trigrams is used for infixes of three letters and more, and not for shorter ones."""
     if index.describe()["infix search of names"] == "not indexed":
         pytest.skip("this server has no pg_trgm")
@@ -233,6 +233,6 @@ def test_a_search_within_names_begins_with_their_trigrams(index: Index):
         ("StudyID", Wildcard(("AB*",)), "ix_study_study_id"),
     ],
 )
-def test_selective_keys_are_looked_up_in_their_indexes(index: Index, keyword: str, matching: Matching, expected: str):
+def test_selective_keys_use_their_indexes(index: Index, keyword: str, matching: Matching, expected: str):
     """A value, a range and the beginning of a text lead to the rows without reading the others."""
     assert expected in _plan(index, statements.few_rows(query(STUDY, {keyword: matching}), STUDY, 10))

@@ -70,7 +70,7 @@ def noting(name: str):
     return work
 
 
-def test_those_who_wait_share_one_transaction():
+def test_waiting_work_shares_one_transaction():
     """Ten who come while a transaction cannot begin are in it when it does, and each gets its own result."""
     transactions = Transactions()
     results = together(transactions, [noting(str(number)) for number in range(10)])
@@ -78,7 +78,7 @@ def test_those_who_wait_share_one_transaction():
     assert transactions.sizes == [11]
 
 
-def test_more_than_fit_are_led_by_the_next():
+def test_work_beyond_the_maximum_runs_in_the_next_transaction():
     """A transaction has an end: the rest shares another one."""
     transactions = Transactions()
     assert len(together(transactions, [noting(str(number)) for number in range(100)])) == 101
@@ -86,7 +86,7 @@ def test_more_than_fit_are_led_by_the_next():
     assert transactions.sizes[0] == 64
 
 
-def test_a_lone_one_has_a_transaction_of_its_own():
+def test_a_single_unit_of_work_has_its_own_transaction():
     """Nobody waits for others to come."""
     transactions = Transactions()
     transactions.go.set()
@@ -95,7 +95,7 @@ def test_a_lone_one_has_a_transaction_of_its_own():
     assert transactions.sizes == [1, 1, 1]
 
 
-def test_one_that_fails_spoils_it_for_nobody():
+def test_failing_work_does_not_affect_other_work():
     """The one gets its error, the others what they came for."""
     transactions = Transactions()
 
@@ -110,7 +110,7 @@ def test_one_that_fails_spoils_it_for_nobody():
 
 
 @pytest.mark.parametrize("failure", [IndexUnavailable("gone"), KeyboardInterrupt()])
-def test_a_database_that_is_gone_is_gone_for_all(failure: BaseException):
+def test_a_database_failure_fails_all_work(failure: BaseException):
     """Nobody is left waiting, and nobody is told of success."""
     transactions = Transactions()
     transactions.failure = failure
@@ -170,7 +170,7 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
     assert [each.split(" (")[0] for each in said] == ["INSERT INTO image"]
 
 
-def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, monkeypatch):
+def test_a_failure_on_a_driver_connection_falls_back_to_a_transaction(index: Index, monkeypatch):
     """A connection that broke since it was used last costs no instance."""
     writer.add(index, arrival(1))
     for connections in (index._raw_writers, index._raw_readers):
@@ -186,7 +186,7 @@ def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, mon
     [{"PatientID": "P2"}, {"IssuerOfPatientID": "X"}, {"StudyInstanceUID": "1.2.9"}, {"PatientName": "Late"},
      {"StudyID": "7"}, {"Modality": "MR"}, {"SeriesInstanceUID": "1.2.9.1"}],
 )  # fmt: skip
-def test_what_differs_anywhere_above_the_image_is_looked_at(index: Index, changes: dict[str, str]):
+def test_a_difference_above_the_image_takes_the_general_path(index: Index, changes: dict[str, str]):
     """Conflicts are told, empty elements filled and new parents made, as for the first image of a series."""
     writer.add(index, arrival(1))
     warnings = writer.add(index, arrival(2, **changes))
@@ -206,7 +206,7 @@ def test_what_differs_anywhere_above_the_image_is_looked_at(index: Index, change
         )
 
 
-def test_a_series_that_was_removed_and_comes_again_is_made_anew(index: Index):
+def test_a_removed_series_can_be_added_again(index: Index):
     """Nothing remembered outlives its row, even where the database gives its number to another one."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))

@@ -25,9 +25,7 @@ def filled(index: Index) -> Index:
 
 @pytest.mark.parametrize("unknown_matches", [False, True])
 @pytest.mark.parametrize("value", VALUES)
-def test_a_prepared_statement_finds_what_one_made_for_its_values_finds(
-    filled: Index, value: str, unknown_matches: bool
-):
+def test_a_cached_statement_finds_the_same_as_a_new_one(filled: Index, value: str, unknown_matches: bool):
     """Whatever the value is, on each level, the first time and again; it never becomes a part of the statement."""
     for level in (PATIENT, STUDY, SERIES, IMAGE):
         asked = query(level, {"PatientID": Single((value,))}, unknown_matches=unknown_matches)
@@ -46,7 +44,7 @@ def test_several_keys_keep_their_values_apart(filled: Index):
         assert len(found) == (missing is None)
 
 
-def test_only_the_shapes_of_single_values_are_kept(filled: Index):
+def test_only_statements_of_single_values_are_cached(filled: Index):
     """A list, a wild card and a name are made each time, and values leave nothing behind."""
     prepared._compiled.cache_clear()
     for number in range(20):

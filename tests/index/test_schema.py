@@ -109,7 +109,7 @@ def test_a_database_in_another_encoding_is_refused(postgres_server, tmp_path):
         engine.dispose()
 
 
-def test_a_server_without_pg_trgm_serves_unindexed_and_says_so():
+def test_without_pg_trgm_names_are_not_indexed_and_the_description_says_so():
     """Where the extension is not offered the schema is made all the same, and described as it is."""
     bare = [path for path in postgres_programs() if "pixeltable" in str(path)]
     if not bare:

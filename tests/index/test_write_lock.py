@@ -46,7 +46,7 @@ def path(tmp_path):
     return tmp_path / "turn"
 
 
-def test_a_turn_is_waited_for_until_it_is_given_back(path):
+def test_the_lock_is_acquired_after_it_was_released(path):
     """And not longer."""
     with another_process(path) as other:
         threading.Timer(0.2, tell, [other]).start()
@@ -54,7 +54,7 @@ def test_a_turn_is_waited_for_until_it_is_given_back(path):
             assert is_ours
 
 
-def test_a_turn_that_does_not_come_in_time_is_given_up(path):
+def test_waiting_for_the_lock_ends_after_the_timeout(path):
     """Who gave it up does not stand in the way of those who come later."""
     with another_process(path) as other:
         with WriteLock(path).acquire(0.1) as is_ours:
@@ -65,7 +65,7 @@ def test_a_turn_that_does_not_come_in_time_is_given_up(path):
             assert is_ours
 
 
-def test_the_turn_of_a_process_that_dies_is_over(path):
+def test_the_lock_of_a_dead_process_is_released(path):
     """The kernel takes it from it."""
     with another_process(path) as other:
         threading.Timer(0.2, other.kill).start()
@@ -73,7 +73,7 @@ def test_the_turn_of_a_process_that_dies_is_over(path):
             assert is_ours
 
 
-def test_an_index_that_is_shared_waits_for_its_turn_and_then_refuses(tmp_path):
+def test_a_shared_index_waits_for_the_lock_and_then_fails(tmp_path):
     """Reading goes on meanwhile; one that is not shared does not care."""
     shared, alone = (Index(f"sqlite:///{tmp_path}/pacs.db", wait=0.1, is_shared=each) for each in (True, False))
     with another_process(tmp_path / "pacs.db-turn"):

@@ -29,7 +29,7 @@ def _column(index: Index, column):
         return connection.execute(select(column).order_by(column)).scalars().all()
 
 
-def test_an_instance_makes_a_row_at_every_level(index: Index):
+def test_an_instance_adds_a_row_at_every_level(index: Index):
     """One instance is one image of one series of one study of one patient, and is found again."""
     assert writer.add(index, arrival()) == ()
     assert _counts(index) == (1, 1, 1, 1)
@@ -71,7 +71,7 @@ def test_k6_the_issuer_is_part_of_the_identity(index: Index):
 
 
 @pytest.mark.parametrize("unknown", [None, "", "  ", "A\\B"])
-def test_k1_without_a_patient_id_every_study_is_a_patient_of_its_own(index: Index, unknown):
+def test_k1_without_a_patient_id_each_study_has_its_own_patient(index: Index, unknown):
     """Strangers are never merged: no Patient ID, or none that is one, makes a patient per study."""
     for number, uid in enumerate(("1.2.1", "1.2.1", "1.2.2"), 1):
         named = dataset(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", PatientID=None)
@@ -101,7 +101,7 @@ def test_a_series_stays_in_its_first_study(index: Index):
     assert _column(index, study.c.study_description) == [None]
 
 
-def test_what_was_received_first_wins_and_what_was_empty_is_filled(index: Index):
+def test_the_first_received_value_stays_and_empty_ones_are_filled(index: Index):
     """Later instances fill empty elements of patient, study and series, and change no others."""
     writer.add(index, arrival(1, PatientName="DOE^JOHN", StudyDate="", Modality="CT"))
     writer.add(index, arrival(2, PatientName="DOE^JACK", StudyDate="20200101", PatientSex="M", SeriesNumber=3))
@@ -136,7 +136,7 @@ def test_long_identifiers_in_any_script_can_be_indexed(index: Index):
     assert _column(index, patient.c.patient_id) == [long]
 
 
-def test_replacing_puts_the_newer_instance_in_the_place_of_the_older(index: Index):
+def test_replace_puts_the_new_instance_in_place_of_the_old(index: Index):
     """The older one is handed back for its file to be deleted, and there is one image as before."""
     writer.add(index, arrival(1, PatientName="OLD"))
     newer = arriving(dataset(1, PatientName="NEW"), file_key="2026/11/21/04/newer.dcm")
@@ -149,14 +149,14 @@ def test_replacing_puts_the_newer_instance_in_the_place_of_the_older(index: Inde
     assert _column(index, patient.c.patient_name) == ["new"]
 
 
-def test_replacing_what_is_not_there_changes_nothing(index: Index):
+def test_replacing_a_missing_instance_changes_nothing(index: Index):
     """The caller learns that the instance is gone, and may add it."""
     with pytest.raises(InstanceUnreadable):
         writer.replace(index, arrival())
     assert _counts(index) == (0, 0, 0, 0)
 
 
-def test_removing_takes_parents_without_children_along(index: Index):
+def test_remove_also_removes_parents_without_children(index: Index):
     """The last image of a series takes its series, the last of a study its study and patient; others stay."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))
@@ -172,7 +172,7 @@ def test_removing_takes_parents_without_children_along(index: Index):
     assert writer.remove(index, []) == []
 
 
-def test_touching_notes_when_instances_were_used(index: Index):
+def test_touch_sets_the_last_use(index: Index):
     """Only the instances named have a time of use afterwards, in microseconds."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))
@@ -201,7 +201,7 @@ def test_32_threads_with_the_first_instances_of_a_patient_make_one_patient(index
     assert _counts(index) == (1, 1, 1, SENDERS)
 
 
-def test_of_many_senders_of_one_instance_one_adds_it_and_the_others_are_told(index: Index):
+def test_of_concurrent_senders_of_one_instance_one_adds_it_and_the_others_fail(index: Index):
     """The race for a SOP Instance UID has one winner, and a duplicate for each of the others."""
     barrier = Barrier(8)
 
@@ -219,7 +219,7 @@ def test_of_many_senders_of_one_instance_one_adds_it_and_the_others_are_told(ind
     assert _counts(index) == (1, 1, 1, 1)
 
 
-def test_adding_and_removing_at_once_leaves_no_parent_without_children(index: Index):
+def test_concurrent_adding_and_removing_leaves_no_childless_parent(index: Index):
     """Senders and removers that meet in one series get on, and only what has children remains."""
 
     def come_and_go(sender: int) -> None:

@@ -87,7 +87,7 @@ def pair(tmp_path_factory):
         yield theirs, archive, dataset, sent
 
 
-def test_orthanc_is_told_of_a_commitment(pair):
+def test_orthanc_receives_the_report_of_a_commitment(pair):
     """What it has sent is committed to."""
     theirs, _, dataset, sent = pair
     asked = theirs.post("modalities/pacs/storage-commitment", Resources=[sent])
@@ -96,7 +96,7 @@ def test_orthanc_is_told_of_a_commitment(pair):
     assert [each["SOPInstanceUID"] for each in outcome["Success"]] == [dataset.SOPInstanceUID]
 
 
-def test_orthanc_is_told_of_a_failure(pair):
+def test_orthanc_receives_the_report_of_a_failure(pair):
     """What it has not sent, and what was damaged since: each with its reason, beside what is committed to."""
     theirs, archive, dataset, _ = pair
     unknown = [CT, some_uid(1)]

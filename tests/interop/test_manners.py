@@ -214,7 +214,7 @@ def test_a_preset_answers_as_a_real_system_does(systems, name, model, question):
         ("a query without a level", 0xA900),
     ],
 )
-def test_the_strict_one_refuses_what_breaks_the_hierarchy(systems, question, status):
+def test_the_strict_preset_refuses_an_incomplete_hierarchy(systems, question, status):
     """With A900; dcmqrscp refuses the queries too, with C000."""
     system = systems.get("strict-a900")
     assert ask(system.port, system.ae_title, systems.sink, QUESTIONS[question]).status == status
@@ -228,14 +228,14 @@ def test_the_strict_one_refuses_what_breaks_the_hierarchy(systems, question, sta
         ("a move of which everything fails", 0xA702, 0),
     ],
 )
-def test_the_one_without_counts_says_only_how_it_ended(systems, question, status, arrived):
+def test_the_preset_without_counts_sends_only_the_final_status(systems, question, status, arrived):
     """No Pending, no count, no list."""
     system = systems.get("no-counts")
     expected = Outcome(status, (), (0, 0, 0), has_failed_list=False, arrived=arrived)
     assert ask(system.port, system.ae_title, systems.sink, QUESTIONS[question]) == expected
 
 
-def test_the_one_that_hears_no_cancel_answers_everything(systems):
+def test_the_preset_that_ignores_cancels_sends_all_matches(systems):
     """All that matches, and Success; neither Orthanc nor dcmqrscp is so deaf."""
     system = systems.get("stops-at-first-failure")
     found = ask(system.port, system.ae_title, systems.sink, QUESTIONS["a query that is cancelled"])

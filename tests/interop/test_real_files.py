@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydicom.datadict import tag_for_keyword
 
+from pacs.conformance.checks.wire import role_selection
 from pacs.dimse.messages.status import Service, refusal
 from pacs.errors import PacsError
 from pacs.index import writer
@@ -198,7 +199,7 @@ def test_every_storable_file_is_stored(houses):
     assert set(BROKEN_AND_KEPT) <= set(statuses)
 
 
-def test_every_other_file_is_refused_as_the_table_says(tmp_path):
+def test_every_other_file_is_refused_with_its_status(tmp_path):
     """Each by its status, and nothing of it is left, neither a file nor a row."""
     with serving(tmp_path / "pacs", {"storage.unknown_sop_classes": True}) as archive:
         statuses = store(archive.port, [each for each in REAL_FILES if each.name in REFUSED])
@@ -207,7 +208,7 @@ def test_every_other_file_is_refused_as_the_table_says(tmp_path):
 
 
 @pytest.mark.parametrize("uid_of", ["palettes/fall.dcm", "test_files/dicomdirtests/DICOMDIR"])
-def test_what_is_not_kept_is_not_negotiated_either(houses, uid_of):
+def test_a_sop_class_that_is_not_stored_is_not_accepted(houses, uid_of):
     """A sender learns it before it sends: abstract syntax not supported (PS3.8 Table 9-18)."""
     file = next(each for each in REAL_FILES if each.name == uid_of)
     with raw.Raw(houses[0].archive.port) as client:
@@ -216,7 +217,7 @@ def test_what_is_not_kept_is_not_negotiated_either(houses, uid_of):
     assert answers[1][0] == 3
 
 
-def test_an_import_treats_the_files_as_a_c_store_does(tmp_path):
+def test_an_import_has_the_same_results_as_c_store(tmp_path):
     """The same files are kept with the same bytes, the same ones refused for the same reasons."""
     found: dict[str, int] = {}
     stored: dict[str, str] = {}
@@ -303,7 +304,7 @@ def move(port: int, destination: str, studies: Sequence[str]) -> raw.Response:
     return final
 
 
-def test_a_move_brings_every_file_bit_for_bit(houses, receiver):
+def test_a_move_sends_every_file_bit_for_bit(houses, receiver):
     """DCMTK's storescp +B receives the data sets that arrived in the C-STORE, all studies by one list of UIDs."""
     for house in houses:
         final = move(house.archive.port, receiver.ae_title, house.studies())
@@ -311,7 +312,7 @@ def test_a_move_brings_every_file_bit_for_bit(houses, receiver):
         assert received(receiver) == house.sent
 
 
-def test_a_get_brings_every_file_bit_for_bit(houses):
+def test_a_get_sends_every_file_bit_for_bit(houses):
     """The same on the association that asked, in contexts of one transfer syntax each."""
     for house in houses:
         final, found = get(house.archive.port, house.files, house.studies())
@@ -338,7 +339,7 @@ def get(port: int, files: Sequence[RealFile], studies: Sequence[str]) -> tuple[r
 
 def role(sop_class: str) -> bytes:
     """An SCP/SCU Role Selection sub-item: we are the SCP of this Storage SOP Class (PS3.7 D.3.3.4)."""
-    return raw.item(0x54, pack(">H", len(sop_class)) + sop_class.encode() + b"\0\1")
+    return role_selection(sop_class, 0, 1)
 
 
 # --- sent by DCMTK -----------------------------------------------------------------------------------------------
@@ -366,7 +367,7 @@ NOT_FOR_DCMTK = {
 """The storable files that DCMTK itself makes nothing of."""
 
 
-def test_what_dcmtk_sends_comes_back_as_it_was_on_the_wire(tmp_path, destination, receiver):
+def test_files_sent_by_dcmtk_are_moved_bit_for_bit(tmp_path, destination, receiver):
     """Of every SOP Instance UID one file by stock storescu, through a tap that records the data sets, and moved."""
     files = [each for each in layers(STORABLE)[0] if each.name not in NOT_FOR_DCMTK]
     settings = {"storage.unknown_sop_classes": True, "peers": [destination]}

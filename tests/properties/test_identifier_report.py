@@ -40,7 +40,7 @@ switches = st.builds(Negotiated, *[st.booleans()] * len(Negotiated.__dataclass_f
     st.sampled_from(sorted(MATCHING_MODES)),
     switches,
 )
-def test_any_identifier_can_be_told(
+def test_any_identifier_can_be_reported(
     asked: list[tuple[int, str, bytes]], level: bytes, model: str, mode: str, negotiated: Negotiated
 ) -> None:
     """The parser says the same, and nothing is raised on the way to words."""

@@ -121,7 +121,7 @@ def check(answers: Answers, case: tuple[list[Values], list[Question]]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(cases())
-def test_matching_row_by_row_is_what_the_standard_says(case):
+def test_matching_row_by_row_agrees_with_the_model(case):
     """The same entities as the plain model's, for any archive and any question."""
     check(answers_by_rows, case)
 
@@ -130,7 +130,7 @@ def test_matching_row_by_row_is_what_the_standard_says(case):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(case=cases())
-def test_matching_in_sql_is_what_the_standard_says(index, case):
+def test_matching_in_sql_agrees_with_the_model(index, case):
     """On SQLite and on PostgreSQL, in pages of two."""
     check(answers_by_index(index), case)
 
@@ -139,12 +139,12 @@ def test_matching_in_sql_is_what_the_standard_says(index, case):
 @pytest.mark.timeout(1800)
 @settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
-def test_matching_in_sql_is_what_the_standard_says_at_length(index, case):
+def test_matching_in_sql_agrees_with_the_model_at_length(index, case):
     """The same with many more archives and questions."""
     check(answers_by_index(index), case)
 
 
-def test_at_least_a_third_of_the_questions_match_something():
+def test_at_least_a_third_of_the_queries_match():
     """Otherwise two ways to answer would agree on nothing much."""
     hits = []
 
