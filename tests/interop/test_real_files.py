@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydicom.datadict import tag_for_keyword
 
+from pacs.conformance.checks.wire import role_selection
 from pacs.dimse.messages.status import Service, refusal
 from pacs.errors import PacsError
 from pacs.index import writer
@@ -338,7 +339,7 @@ def get(port: int, files: Sequence[RealFile], studies: Sequence[str]) -> tuple[r
 
 def role(sop_class: str) -> bytes:
     """An SCP/SCU Role Selection sub-item: we are the SCP of this Storage SOP Class (PS3.7 D.3.3.4)."""
-    return raw.item(0x54, pack(">H", len(sop_class)) + sop_class.encode() + b"\0\1")
+    return role_selection(sop_class, 0, 1)
 
 
 # --- sent by DCMTK -----------------------------------------------------------------------------------------------
