@@ -17,7 +17,7 @@ from pacs.dicom.attributes import Kept, KeyType
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Key, Match, Query, Single
 from pacs.errors import OutOfResources
-from pacs.index import prepared, statements
+from pacs.index import statement_cache, statements
 from pacs.index.computed import COMPUTED, Value, compute
 from pacs.index.criteria import Condition
 from pacs.index.database import Index
@@ -179,9 +179,9 @@ def _page(index: Index, query: Query, position: "_PagePosition", cancellation: C
 def _rows(connection: Connection, query: Query, position: "_PagePosition") -> Sequence[Row[Any]]:
     begin, limit = position.begin, position.limit
     if position.after is None and begin is None:
-        return prepared.execute(connection, statements.page, query, None, limit)
+        return statement_cache.execute(connection, statements.page, query, None, limit)
     if position.after is None and begin is not None and len(begin.ids) == 1:
-        return prepared.execute(connection, statements.page_of, query, begin.level, limit, row_id=begin.ids[0])
+        return statement_cache.execute(connection, statements.page_of, query, begin.level, limit, row_id=begin.ids[0])
     also = [begin.condition] if begin is not None else []
     return connection.execute(statements.page(query, position.after, limit, *also)).all()
 
@@ -231,7 +231,7 @@ def start_levels(index: Index, query: Query) -> Sequence[QueryLevel]:
 def start_rows_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> StartRows | None:
     """Return the rows at a level that its keys allow, None if there are many. Raises IndexUnavailable, Cancelled."""
     with index.read() as connection, index.interrupting(connection, cancellation):
-        found = prepared.execute(connection, statements.few_rows, query, level, FEW + 1)
+        found = statement_cache.execute(connection, statements.few_rows, query, level, FEW + 1)
     if len(found) > FEW:
         return None
     return StartRows(level, tuple(sorted({row_id for (row_id,) in found})))

@@ -93,13 +93,13 @@ def test_an_invalid_uid_is_refused(bad):
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 40, encoded(action(PAIRS))[:-5]])
 def test_bytes_that_are_not_a_data_set_are_refused(data):
-    """Nothing, noise, and half a request."""
+    """Empty, random and truncated data."""
     with pytest.raises((UndecodableDataSet, CommitmentRequestError)):
         parse_request(data, raw.EXPLICIT, 9)
 
 
 def test_too_many_references_or_elements_are_refused():
-    """Before the rest is looked at."""
+    """Before the rest is read."""
     with pytest.raises(OutOfResources):
         parse_request(encoded(action(PAIRS)), raw.EXPLICIT, 2)
     asked = action(PAIRS[:1])
@@ -126,7 +126,7 @@ def test_a_report_has_the_result_of_each_reference(syntax):
 
 
 def test_a_sequence_without_items_is_omitted():
-    """And with no commitment at all there is nowhere to retrieve from."""
+    """Without any commitment there is no Retrieve AE Title."""
     failed = [Failure(each, FailureReason.NO_SUCH_INSTANCE) for each in PAIRS]
     told = read_dataset(
         io.BytesIO(encode_report(CommitmentReport("1.2", [], failed), "PACS", raw.EXPLICIT)), False, True
@@ -147,7 +147,7 @@ def test_a_report_is_the_same_after_encoding_and_parsing(syntax):
 
 
 def test_a_failure_without_a_reason_is_a_processing_failure():
-    """Whatever the item before it had."""
+    """Regardless of the item before it."""
     told = action([])
     told.FailedSOPSequence = [referenced(*PAIRS[0]), referenced(*PAIRS[1])]
     told.FailedSOPSequence[0].FailureReason = 0x0112
@@ -166,13 +166,13 @@ def test_a_failure_without_a_reason_is_a_processing_failure():
     ids=["another", "another, before its references", "no UID", "too many"],
 )
 def test_a_report_for_another_request_is_refused(report, error):
-    """Twice what was asked for is the most it may name."""
+    """At most twice the requested references are accepted."""
     with pytest.raises(error, match="another request" if report.transaction_uid == "9.9" else None):
         parse_report(encode_report(report, "PACS", raw.EXPLICIT), raw.EXPLICIT, CommitmentRequest("1.2.3.4", PAIRS))
 
 
 def test_a_report_of_too_many_elements_is_refused():
-    """However little it says with them."""
+    """Even when they contain little."""
     told = action(PAIRS)
     for item in told.ReferencedSOPSequence:
         item.update({0x00110000 + number: DataElement(0x00110000 + number, "LO", "") for number in range(0x10, 0x90)})

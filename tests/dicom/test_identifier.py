@@ -22,7 +22,7 @@ RELATIONAL = Negotiated(relational=True)
 
 
 def refused(level: str | None = None, root: Root = Root.STUDY, mode=TOLERANT, negotiated=NOTHING, **keys) -> PacsError:
-    """The error that a C-FIND with these keys is answered with."""
+    """Return the error of a C-FIND with these keys."""
     levels = {} if level is None else {"QueryRetrieveLevel": level}
     with pytest.raises(IdentifierError) as caught:
         parse_query(dataset(**levels, **keys), root, mode, negotiated)
@@ -51,7 +51,7 @@ def test_an_identifier_is_the_same_in_every_transfer_syntax(syntax):
 
 
 def test_p9_a_deflated_identifier_is_refused():
-    """No megabyte becomes a gigabyte."""
+    """A megabyte cannot become a gigabyte."""
     with pytest.raises(UndecodableDataSet):
         decode(b"", DEFLATED)
     with pytest.raises(UndecodableDataSet):
@@ -107,14 +107,14 @@ def test_a_million_elements_are_refused_before_they_are_read():
     ],
 )
 def test_an_invalid_identifier_is_refused_with_a_named_error(data, syntax):
-    """Cut off, lengths that lie, the wrong transfer syntax, too long, encapsulated pixels."""
+    """Truncated, wrong lengths, the wrong transfer syntax, too long, encapsulated Pixel Data."""
     with pytest.raises(UndecodableDataSet):
         decode(data, syntax)
 
 
 @given(st.binary(max_size=200), st.sampled_from([IMPLICIT, EXPLICIT, BIG]))
 def test_any_bytes_are_parsed_or_refused_with_a_named_error(data, syntax):
-    """Nothing but the project's own errors comes out."""
+    """Only the project's own errors are raised."""
     try:
         found = decode(data, syntax)
         parse_query(found, Root.STUDY, TOLERANT, Negotiated())
@@ -167,7 +167,7 @@ def test_f1_a_missing_level_is_never_guessed(mode, level):
     ],
 )
 def test_f2_a_level_outside_the_model_is_refused(mode, root, level):
-    """PATIENT in Study Root, IMAGE in Patient/Study Only, and what is no level."""
+    """PATIENT in Study Root, IMAGE in Patient/Study Only, and an unknown level."""
     assert refused(level, root, mode, PatientID="P1").tags == (0x00080052,)
 
 
@@ -178,7 +178,7 @@ def test_m18_case_and_padding_of_the_level_do_not_matter(level):
 
 
 def test_m18_group_lengths_and_groups_below_0008_are_ignored():
-    """They are no keys, and no reason for FF01."""
+    """They are not keys, and no reason for FF01."""
     asked = dataset(QueryRetrieveLevel="STUDY", PatientID="P1")
     for tag in (0x00080001, 0x00000002, 0x00020010, 0x00040000, 0x00080000, 0x00100000, 0x00090000):
         asked[tag] = raw(tag, "UL", b"\1\0\0\0")
@@ -345,7 +345,7 @@ def test_a_nested_character_set_is_honoured():
 
 
 def select(level: str, root: Root = Root.PATIENT, mode=TOLERANT, **keys):
-    """What a C-MOVE with these keys is about."""
+    """Return the selection of a C-MOVE with these keys."""
     return parse_retrieve(dataset(QueryRetrieveLevel=level, **keys), root, mode)
 
 
@@ -411,7 +411,7 @@ def test_v1_a_retrieve_with_an_unsupported_key_is_refused(mode, level, keys):
 
 @BOTH
 def test_v1_a_private_or_unknown_key_is_refused(mode):
-    """What cannot be understood cannot be left out either."""
+    """An unknown key must not be ignored."""
     for tag in (0x00091001, 0x00187FFF):
         asked = dataset(QueryRetrieveLevel="STUDY", **STUDY_KEYS)
         asked[tag] = raw(tag, "LO", b"X ")

@@ -1,4 +1,4 @@
-"""How an Identifier is understood, told element by element: which kind of matching, and why a key is ignored."""
+"""The report of an Identifier: the kind of matching of each element, and why a key is ignored."""
 
 import re
 
@@ -21,13 +21,13 @@ DATES = {"StudyDate": "20260101-", "StudyTime": "10-"}
 
 
 def read(level="STUDY", model=FIND, mode=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008 - it is frozen
-    """The reading of an Identifier; `level` None leaves the level out."""
+    """Return the report of an Identifier, without a level for None."""
     stated = {"QueryRetrieveLevel": level} if level else {}
     return identifier_report.make_report(dataset("", **stated, **keys), model, mode, negotiated)
 
 
 def part(path, *words, **keys):
-    """What is said of one element."""
+    """Return the report of one element."""
     return next(each for each in read(*words, **keys).parts if each.path == path)
 
 
@@ -48,7 +48,7 @@ def part(path, *words, **keys):
     ],
 )
 def test_c222_the_report_has_the_kind_of_matching_and_the_values(keys, path, of_kind, means):
-    """By its name in PS3.4 C.2.2.2, with the value in the form in which it is compared."""
+    """The kind has its name of PS3.4 C.2.2.2, and the value its comparable form."""
     found = part(path, **keys)
     assert (matching_kind(found), matching_text(found)) == (of_kind, means)
     assert found.use is (ElementUse.RETURNED if of_kind == "universal" else ElementUse.MATCHED)
@@ -69,7 +69,7 @@ def test_negotiated_options_change_the_kind_of_matching(keys, path, of_kind):
 
 
 def test_m8_the_keys_of_an_item_are_reported_with_their_path():
-    """The sequence itself is matched, and behind it what its item asks for."""
+    """The sequence is followed by the keys of its item."""
     keys = {"RequestAttributesSequence": [{"ScheduledProcedureStepID": "1", "RequestedProcedureID": ""}]}
     found = read("SERIES", **keys).parts
     told = {each.path.rpartition("Sequence")[2]: (each.use, matching_kind(each)) for each in found}
@@ -106,7 +106,7 @@ def test_k3_the_report_has_the_reason_for_an_unsupported_private_key():
 
 
 def test_f3_all_refused_keys_are_reported():
-    """The response names one; here is each, with its own reason."""
+    """The response names one; the report has each with its reason."""
     found = read(StudyDate="yesterday", StudyTime="noon", StudyInstanceUID="1*")
     assert {each.path for each in found.parts if each.use is ElementUse.REFUSED} == {
         "StudyDate", "StudyTime", "StudyInstanceUID",

@@ -428,7 +428,7 @@ STEPS = [
     ],
 )
 def test_m8_one_item_must_match_every_key(item, expected):
-    """Two keys satisfied by two different items are no match."""
+    """Two keys that two different items match are no match."""
     asked = {"SeriesInstanceUID": "", "RequestAttributesSequence": [item]}
     assert found(asked, {"RequestAttributesSequence": STEPS}, level="SERIES") is expected
 
@@ -496,7 +496,7 @@ def test_m10_lists_match_any_value_where_negotiated_or_tolerated(keyword, asked,
 
 
 def test_m10_a_range_in_a_list_is_refused():
-    """There is no telling what it would mean."""
+    """Its meaning is not defined."""
     with pytest.raises(IdentifierError):
         ask(StudyDate="20200101-20200102\\20200105")
 
@@ -548,7 +548,7 @@ def test_m13_an_invalid_number_is_refused(keyword, value):
     ],
 )
 def test_m14_text_matches_across_character_sets(stored_in, sent_in, text):
-    """What is stored in one set is found by what is asked in another; as a name and as text."""
+    """A stored text is found by a key in another character set, as a name and as text."""
     assert found({"PatientName": text}, {"PatientName": text}, charset=stored_in, sent_in=sent_in)
     assert found({"StudyDescription": text}, {"StudyDescription": text}, charset=stored_in, sent_in=sent_in)
     assert not found({"StudyDescription": text + "x"}, {"StudyDescription": text}, charset=stored_in, sent_in=sent_in)

@@ -1,4 +1,4 @@
-"""Our File Meta Information: PS3.10 section 7, checklist S4."""
+"""File Meta Information: PS3.10 section 7, docs/checklist.md S4."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ DIGEST = "0123456789abcdef" * 4
 
 
 def our_head(source_ae: str = "MODALITY", digest: str = DIGEST) -> bytes:
-    """A head as the archive writes it."""
+    """Return File Meta Information as the archive writes it."""
     head = part10.build_file_meta(CT, "1.2.3.4", IMPLICIT, source_ae, received_at=1_795_000_000_123_456)
     return part10.with_digest(head, digest)
 
@@ -35,20 +35,20 @@ def test_s4_file_meta_has_every_required_element():
 
 
 def test_the_group_length_of_file_meta_is_correct():
-    """The File Meta Information Group Length counts the bytes behind it to the end of the head."""
+    """The group length is the number of bytes after it."""
     head = our_head()
     assert pydicom.dcmread(io.BytesIO(head)).file_meta.FileMetaInformationGroupLength == len(head) - 132 - 12
 
 
 def test_file_meta_has_the_same_length_with_and_without_a_digest():
-    """The head's length is known before the data set has arrived."""
+    """The length is known before the data set arrives."""
     head = part10.build_file_meta(CT, "1.2.3.4", IMPLICIT, "MODALITY", received_at=1_795_000_000_123_456)
     assert len(head) == len(our_head())
     assert our_head(digest="0" * 64) == head
 
 
 def test_file_meta_is_the_same_after_encoding_and_reading():
-    """Everything the index cannot take from the data set comes back from the head."""
+    """All data that the index cannot take from the data set can be read again."""
     file = io.BytesIO(our_head() + b"data")
     expected = part10.FileMeta(CT, "1.2.3.4", IMPLICIT, "MODALITY", 1_795_000_000_123_456, DIGEST, len(our_head()))
     assert part10.read_file_meta(file) == expected
@@ -57,7 +57,7 @@ def test_file_meta_is_the_same_after_encoding_and_reading():
 
 @pytest.mark.parametrize("title", ["../ESCAPED\n", "A\\B", "\x1b[31mX", "ÄÖÜ", "", "MORE THAN SIXTEEN CHARACTERS"])
 def test_any_ae_title_becomes_a_valid_element(title: str):
-    """Whatever a peer calls itself, the element is a valid AE and the head is read again."""
+    """For any AE title the element is a valid AE and can be read again."""
     head = part10.read_file_meta(io.BytesIO(our_head(title)))
     assert len(head.source_ae) <= 16
     assert head.source_ae.isprintable()
@@ -96,14 +96,14 @@ def test_a_file_without_file_meta_information_is_refused(content: bytes):
 
 @pytest.mark.parametrize("length", [4, 0xFFFFFFF0])
 def test_damaged_file_meta_is_refused_without_reading_much(length: int):
-    """A length beyond the end of the file, or of four gigabytes, is an error and costs no memory."""
+    """A length beyond the end of the file, or of four gigabytes, is an error and needs no memory."""
     damaged = b"\0" * 128 + b"DICM" + b"\2\0\1\0OB\0\0" + length.to_bytes(4, "little") + b"\0"
     with pytest.raises(UndecodableDataSet):
         part10.read_file_meta(io.BytesIO(damaged))
 
 
 def test_private_information_of_other_creators_is_ignored():
-    """Text that looks like ours counts only under our own creator UID."""
+    """The private text counts only with the archive's own creator UID."""
     creator = part10.PRIVATE_INFORMATION_CREATOR_UID
     foreign = our_head().replace(creator.encode(), creator[::-1].encode())
     assert part10.read_file_meta(io.BytesIO(foreign)).digest is None

@@ -1,4 +1,4 @@
-"""What an answer carries: F6, M8, M14, K5 and the lossless return of what was stored."""
+"""The content of a response: F6, M8, M14, K5 and the return of stored values without loss."""
 
 import pytest
 from pydicom import Dataset
@@ -55,7 +55,7 @@ def test_f6_a_response_has_every_supported_attribute_of_the_request():
 
 
 def test_f5_ignored_keys_are_not_returned():
-    """Attributes below the level and unsupported ones are absent from the answer."""
+    """Attributes below the level and unsupported ones are not in the response."""
     found = answer(ask("STUDY", SOPInstanceUID="", WindowCenter=""), dataset(**STORED))
     assert "SOPInstanceUID" not in found
     assert "WindowCenter" not in found
@@ -63,7 +63,7 @@ def test_f5_ignored_keys_are_not_returned():
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_response_is_the_same_in_every_transfer_syntax(syntax):
-    """Sequences, numbers and text come out as they went in."""
+    """Sequences, numbers and text do not change."""
     item = {"ScheduledProcedureStepID": "A", "RequestedProcedureDescription": "Schädel"}
     stored = dataset("ISO_IR 100", Rows=512, RequestAttributesSequence=[item], **STORED)
     query = ask("IMAGE", charset_="ISO_IR 100", Rows=0, RequestAttributesSequence=[], PatientName="")
@@ -74,7 +74,7 @@ def test_a_response_is_the_same_in_every_transfer_syntax(syntax):
 
 
 def test_k5_computed_attributes_are_never_copied_from_instances():
-    """What the index counted is answered, not what an instance claims."""
+    """The response has the counts of the index, not those of an instance."""
     stored = dataset(NumberOfStudyRelatedSeries="99", ModalitiesInStudy="XX", **STORED)
     query = ask("STUDY", NumberOfStudyRelatedSeries="", ModalitiesInStudy="", SOPClassesInStudy="")
     computed = {"NumberOfStudyRelatedSeries": 3, "ModalitiesInStudy": ("CT", "PT"), "SOPClassesInStudy": ("1.2.3",)}
@@ -107,7 +107,7 @@ STEPS = [
 
 
 def steps(item) -> list[dict[str, str]]:
-    """The items of the answer to a query for Request Attributes with this item."""
+    """Return the items of the response to a query for Request Attributes with this item."""
     query = ask("SERIES", RequestAttributesSequence=item)
     found = answer(query, dataset(RequestAttributesSequence=STEPS, **STORED))
     return [{each.keyword: str(each.value or "") for each in item} for item in found.RequestAttributesSequence]
@@ -164,7 +164,7 @@ def test_m8_items_within_items_are_chosen_too():
     ],
 )
 def test_m14_a_response_states_its_character_set(stored_in, name, asked_in, answered_in):
-    """None for ASCII, the requester's where it holds the text, else one that does; pydicom reads the name back."""
+    """None for ASCII, the requestor's if it can encode the text, else another one; pydicom reads the name."""
     query = ask("STUDY", charset_=asked_in, PatientName="")
     found = answer(query, dataset(stored_in, **STORED | {"PatientName": name}))
     sent = decode(encode(found, SYNTAXES[1]), SYNTAXES[1])
@@ -174,7 +174,7 @@ def test_m14_a_response_states_its_character_set(stored_in, name, asked_in, answ
 
 
 def test_m14_text_of_items_decides_about_the_character_set_too():
-    """A sequence with other text than ASCII makes the answer state a set."""
+    """With non-ASCII text in a sequence the response states a character set."""
     stored = dataset("ISO_IR 192", RequestAttributesSequence=[{"RequestedProcedureDescription": "頭"}], **STORED)
     found = answer(ask("SERIES", RequestAttributesSequence=[]), stored)
     assert found.SpecificCharacterSet == "ISO_IR 192"
@@ -195,7 +195,7 @@ def test_attributes_in_files_are_returned_at_image_level():
 
 
 def test_f6_the_timezone_of_an_instance_is_returned_if_known():
-    """At IMAGE level, where it belongs to the dates and times of the answer."""
+    """At IMAGE level, where it belongs to the dates and times of the response."""
     stored = dataset(TimezoneOffsetFromUTC="+0100", **STORED)
     assert answer(ask("IMAGE"), stored).TimezoneOffsetFromUTC == "+0100"
     assert "TimezoneOffsetFromUTC" not in answer(ask("STUDY"), stored)
@@ -225,7 +225,7 @@ def test_m17_a_private_attribute_is_returned_in_the_block_of_the_request():
 
 @pytest.mark.parametrize("mode", [TOLERANT, STRICT])
 def test_invalid_values_are_returned_unchanged(mode):
-    """An invalid date, a number that is none and a name with seven components come back byte for byte."""
+    """An invalid date, an invalid number and a name with seven components are returned byte for byte."""
     strange = {
         "StudyInstanceUID": "1.2", "StudyDate": "00000000", "StudyTime": b"\xff?", "PatientName": "a^b^c^d^e^f^g",
         "NumberOfFrames": "many", "PatientSex": b"\xe9\xe9",

@@ -1,4 +1,4 @@
-"""Which Storage SOP Classes are kept: issue 2 point 6, checklist S8."""
+"""The Storage SOP Classes that are stored: docs/checklist.md S8."""
 
 import pytest
 from pydicom.uid import UID_dictionary
@@ -10,17 +10,17 @@ from pacs.errors import SOPClassNotSupported
 
 
 def test_every_storage_class_of_pynetdicom_is_stored():
-    """What a modality can propose with pynetdicom is taken."""
+    """All Storage SOP Classes of pynetdicom are stored."""
     assert {str(context.abstract_syntax) for context in AllStoragePresentationContexts} <= STORAGE
 
 
 def test_the_non_patient_objects_are_those_of_pynetdicom():
-    """The refused family is complete."""
+    """All of pynetdicom's Non-Patient Objects are refused."""
     assert set(sop_class._NON_PATIENT_OBJECT_CLASSES.values()) == NON_PATIENT
 
 
 def test_every_storage_class_of_pydicom_is_stored_or_refused():
-    """Nothing with Storage in its name is forgotten, retired classes included."""
+    """All SOP Classes with Storage in their name, also retired ones."""
     named = {uid for uid, entry in UID_dictionary.items() if entry[1] == "SOP Class" and "Storage" in entry[0]}
     services = {"1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}
     assert named - STORAGE - NON_PATIENT == services

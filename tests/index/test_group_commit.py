@@ -1,4 +1,4 @@
-"""Group commit: what many threads bring at once is one transaction, and nobody spoils it for the others."""
+"""Group commit: concurrent work shares a transaction, and failing work does not affect the other."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from pacs.index.compiled import CompiledStatement
 from pacs.index.database import Index
 from pacs.index.group_commit import GroupCommit
 from pacs.index.tables import image
-from tests.index.arrivals import arrival
+from tests.index.instances import arrival
 
 PATIENCE = 10.0
 
@@ -41,7 +41,7 @@ class Transactions:
 
 
 def together(transactions: Transactions, works: list) -> list:
-    """Let one work begin and the others queue up behind it; what became of each, an error or its result."""
+    """Start one unit of work and queue the others; return the result or error of each."""
     gathering = GroupCommit(transactions.transact)
 
     def run(work):
@@ -71,7 +71,7 @@ def noting(name: str):
 
 
 def test_waiting_work_shares_one_transaction():
-    """Ten who come while a transaction cannot begin are in it when it does, and each gets its own result."""
+    """Ten units that wait for a transaction share it, and each gets its own result."""
     transactions = Transactions()
     results = together(transactions, [noting(str(number)) for number in range(10)])
     assert results[1:] == [str(number) for number in range(10)]
@@ -79,7 +79,7 @@ def test_waiting_work_shares_one_transaction():
 
 
 def test_work_beyond_the_maximum_runs_in_the_next_transaction():
-    """A transaction has an end: the rest shares another one."""
+    """The rest shares another transaction."""
     transactions = Transactions()
     assert len(together(transactions, [noting(str(number)) for number in range(100)])) == 101
     assert sum(transactions.sizes) == 101
@@ -87,7 +87,7 @@ def test_work_beyond_the_maximum_runs_in_the_next_transaction():
 
 
 def test_a_single_unit_of_work_has_its_own_transaction():
-    """Nobody waits for others to come."""
+    """It does not wait for others."""
     transactions = Transactions()
     transactions.go.set()
     gathering = GroupCommit(transactions.transact)
@@ -96,7 +96,7 @@ def test_a_single_unit_of_work_has_its_own_transaction():
 
 
 def test_failing_work_does_not_affect_other_work():
-    """The one gets its error, the others what they came for."""
+    """The failing unit gets its error, the others their results."""
     transactions = Transactions()
 
     def fail(_done: list[str]) -> None:
@@ -111,7 +111,7 @@ def test_failing_work_does_not_affect_other_work():
 
 @pytest.mark.parametrize("failure", [IndexUnavailable("gone"), KeyboardInterrupt()])
 def test_a_database_failure_fails_all_work(failure: BaseException):
-    """Nobody is left waiting, and nobody is told of success."""
+    """All of them get an error, and none is left waiting."""
     transactions = Transactions()
     transactions.failure = failure
     gathering, caught = GroupCommit(transactions.transact), []
@@ -155,7 +155,7 @@ def test_many_senders_at_once_lose_nothing(index: Index):
 
 
 def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeypatch):
-    """What is known as it was sent needs no asking."""
+    """With unchanged parents no other statement is needed."""
     writer.add(index, arrival(1))
     said: list[str] = []
     event.listen(index._engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
@@ -171,7 +171,7 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
 
 
 def test_a_failure_on_a_driver_connection_falls_back_to_a_transaction(index: Index, monkeypatch):
-    """A connection that broke since it was used last costs no instance."""
+    """A connection that has broken since its last use loses no instance."""
     writer.add(index, arrival(1))
     for connections in (index._raw_writers, index._raw_readers):
         connections.use(lambda driver: driver.close())
@@ -187,7 +187,7 @@ def test_a_failure_on_a_driver_connection_falls_back_to_a_transaction(index: Ind
      {"StudyID": "7"}, {"Modality": "MR"}, {"SeriesInstanceUID": "1.2.9.1"}],
 )  # fmt: skip
 def test_a_difference_above_the_image_takes_the_general_path(index: Index, changes: dict[str, str]):
-    """Conflicts are told, empty elements filled and new parents made, as for the first image of a series."""
+    """Conflicts are returned, empty elements filled and new parents added, as for the first image of a series."""
     writer.add(index, arrival(1))
     warnings = writer.add(index, arrival(2, **changes))
     assert bool(warnings) == (changes.keys() <= {"PatientID", "IssuerOfPatientID", "StudyInstanceUID"})
@@ -207,7 +207,7 @@ def test_a_difference_above_the_image_takes_the_general_path(index: Index, chang
 
 
 def test_a_removed_series_can_be_added_again(index: Index):
-    """Nothing remembered outlives its row, even where the database gives its number to another one."""
+    """No cache outlives its row, even when the database reuses the id."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))
     writer.remove(index, ["1.2.1.1.1", "1.2.1.1.2"])

@@ -1,4 +1,4 @@
-"""The statements that are shown are those that are executed, and plans are told in a few words."""
+"""The query plan shows the statements that are executed, and describes their plans."""
 
 import pytest
 from sqlalchemy import Engine, event
@@ -8,7 +8,7 @@ from pacs.index import query_plan, search, writer
 from pacs.index.query_plan import ALONG, WHOLE, source_of
 from pacs.support.cancellation import Cancellation
 from tests.dicom.build import ask
-from tests.index.arrivals import dataset, fill
+from tests.index.instances import dataset, fill
 
 STUDY_UID = "1.2.3"
 
@@ -24,7 +24,7 @@ QUERIES = [
 
 @pytest.fixture
 def executed():
-    """The texts and parameters of all statements that are executed, as they are."""
+    """Collect the texts and parameters of all executed statements."""
     found = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many):
@@ -38,7 +38,7 @@ def executed():
 
 @pytest.mark.parametrize("keys", QUERIES, ids="-".join)
 def test_the_statements_shown_are_those_a_query_executes(index, executed, keys):
-    """Text and parameters, on both databases, also where the text is one that is kept by its shape."""
+    """Text and parameters, on both databases, also of cached statements."""
     fill(index, dataset(PatientName="DOE^JOHN", AccessionNumber="A1", StudyDescription="ct 1", StudyDate="20260101"))
     query = ask(**keys)
     for _ in range(2):
@@ -76,7 +76,7 @@ def test_a_key_without_an_index_reads_the_whole_table(index):
 
 
 def test_the_start_rows_of_sqlite_are_shown_with_their_number(index):
-    """PostgreSQL knows it from its statistics, and is not asked."""
+    """PostgreSQL uses its statistics and has no such statement."""
     fill(index, dataset(PatientName="DOE^JOHN"))
     first, *others = query_plan.of_query(index, ask(PatientName="DOE*"), Cancellation())
     if index.is_sqlite:
@@ -100,7 +100,7 @@ def test_a_query_that_matches_nothing_needs_no_statement(index):
 
 
 def test_the_first_part_of_a_long_list_of_uids_is_shown(index):
-    """And how many there are."""
+    """With the number of parts."""
     uids = "\\".join(f"1.2.{number}" for number in range(2 * search.LIST_PART))
     (page,) = query_plan.of_query(index, ask(StudyInstanceUID=uids), Cancellation())
     assert "the first of 2 parts" in page.purpose
@@ -117,7 +117,7 @@ def test_the_first_part_of_a_long_list_of_uids_is_shown(index):
     ],
 )
 def test_the_report_says_where_a_key_is_matched(level, keys, keyword, place):
-    """A column, the kept elements, what is computed, or the files."""
+    """A column, the row elements, computed values, or the files."""
     (key,) = [each for each in ask(level, **keys).keys if each.attribute.keyword == keyword]
     assert source_of(key.attribute, key.matching) == place
     assert key.attribute.level in QueryLevel
@@ -142,5 +142,5 @@ def test_the_report_says_where_a_key_is_matched(level, keys, keyword, place):
     ],
 )
 def test_plans_are_described_as_text(plan, access):
-    """Those of SQLite and PostgreSQL alike."""
+    """Plans of SQLite and of PostgreSQL."""
     assert query_plan.describe_plan(plan) == tuple(access)

@@ -1,4 +1,4 @@
-"""The main job as a new user would try it, with the programs they have: DCMTK, pynetdicom, PixelMed."""
+"""The main workflows with common programs: DCMTK, pynetdicom, PixelMed."""
 
 import re
 import time
@@ -179,7 +179,7 @@ def test_one_patient_one_series_one_image(tmp_path, level, keywords):
 
 
 def test_dcmtk_receives_everything_on_one_association_at_a_time(tmp_path):
-    """storescp lets further associations wait; what is configured for it costs neither an instance nor time."""
+    """storescp lets further associations wait; this loses neither an instance nor time."""
     datasets = study(series=2, instances=10)
     model = StudyRootQueryRetrieveInformationModelMove
     with storescp(tmp_path / "known", "KNOWN") as known:

@@ -69,7 +69,7 @@ def answer(archive: list[Values], question: Question) -> set[str]:
 
 
 def _asks_for_no_moment(question: Question) -> bool:
-    """Whether a range ends before it begins: no value is asked for, so unknown ones do not match it either."""
+    """Whether a range ends before it begins: no value matches, also no unknown one."""
     keys = dict(question.keys)
     if question.combined and _same_form(keys.get("StudyDate", ""), keys.get("StudyTime", "")):
         low, high = _combined_bounds(keys.pop("StudyDate"), keys.pop("StudyTime"))

@@ -1,4 +1,4 @@
-"""The archive finds what a plain reading of PS3.4 C.2.2.2 finds: row by row, and in SQL on both databases."""
+"""Matching agrees with a simple model of PS3.4 C.2.2.2: row by row, and in SQL on both databases."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -30,7 +30,7 @@ Answers = Callable[[list[Values], list[Question]], list[set[str]]]
 
 
 def asked(question: Question) -> Query:
-    """The question as the query that an Identifier is."""
+    """Return the query of a question."""
     keys = {QueryLevel[question.level].unique_key: "", **question.keys}
     mode = STRICT if question.unknown_matches else TOLERANT
     negotiated = Negotiated(
@@ -41,7 +41,7 @@ def asked(question: Question) -> Query:
 
 
 def stored(instance: Values):
-    """An instance as it arrives."""
+    """Return the data set of an instance."""
     return dataset("ISO_IR 192", SOPClassUID=CT, **instance)
 
 
@@ -113,7 +113,7 @@ def _found(index: Index, question: Question) -> set[str]:
 
 
 def check(answers: Answers, case: tuple[list[Values], list[Question]]) -> None:
-    """One way to answer and the model agree on every question."""
+    """Check that an implementation and the model agree on every question."""
     archive, questions = case
     for question, found in zip(questions, answers(archive, questions), strict=True):
         assert found == model.answer(archive, question), question
@@ -145,7 +145,7 @@ def test_matching_in_sql_agrees_with_the_model_at_length(index, case):
 
 
 def test_at_least_a_third_of_the_queries_match():
-    """Otherwise two ways to answer would agree on nothing much."""
+    """Otherwise the comparison would prove little."""
     hits = []
 
     @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,4 +1,4 @@
-"""The presets imitate what real systems do: the same questions to both, the same answers from both."""
+"""The presets imitate real systems: the same requests to both, the same responses from both."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
@@ -71,7 +71,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a question, as far as two systems can be compared in it.
+    """The result of a request, as far as two systems can be compared.
 
     `pendings` are the matches of a query, or the counts while there is something left to do.
     """
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def outcome(responses: Iterable[Response], arrived: int) -> Outcome:
-    """The outcome in some responses; a count that is not said is 0."""
+    """Return the outcome of some responses; a missing count is 0."""
     *pendings, final = responses
     return Outcome(
         status=final.status,
@@ -100,7 +100,7 @@ def _pending(response):
 
 
 def ask(port: int, title: str, sink, asked: Asked) -> Outcome:
-    """Ask one question of whoever listens on a port."""
+    """Send one request to the server on a port."""
     sink.faults.clear()
     sink.clear()
     if asked.fault is not None:
@@ -120,7 +120,7 @@ def ask(port: int, title: str, sink, asked: Asked) -> Outcome:
 
 @contextmanager
 def preset(name: str, folder: Path, sink):
-    """Our server with the manners of a preset."""
+    """A server with the behaviour of a preset."""
     with serving(folder, {"peers": [sink_row(sink)]}, scenario=name) as server:
         server.add(STUDY)
         yield SimpleNamespace(port=server.port, ae_title=server.ae_title)
@@ -145,7 +145,7 @@ def real(start: Callable, folder: Path, sink):
 
 @pytest.fixture(scope="module")
 def systems(tmp_path_factory):
-    """Systems by name, started when first asked for, and the destination that all of them know."""
+    """Systems by name, started at their first use, and the destination that all of them have configured."""
     folder = tmp_path_factory.mktemp("manners")
     with ExitStack() as stack:
         sink = stack.enter_context(storing("SINK"))
@@ -236,13 +236,13 @@ def test_the_preset_without_counts_sends_only_the_final_status(systems, question
 
 
 def test_the_preset_that_ignores_cancels_sends_all_matches(systems):
-    """All that matches, and Success; neither Orthanc nor dcmqrscp is so deaf."""
+    """All matches, and Success; neither Orthanc nor dcmqrscp ignores cancels."""
     system = systems.get("stops-at-first-failure")
     found = ask(system.port, system.ae_title, systems.sink, QUESTIONS["a query that is cancelled"])
     assert (found.status, len(found.pendings)) == (0x0000, 3)
 
 
 def test_every_preset_is_described_and_tested():
-    """One that nobody asked anything would be a promise."""
+    """Each preset has a description and a comparison."""
     assert {each[0] for each in SHARED} | {"no-counts"} == set(presets())
     assert all(each.description for each in presets().values())
