@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Options and fixtures for all tests."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ BaseServer.serve_forever.__defaults__ = (0.01,)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The switch for the long forms of tests: more examples, more kills."""
+    """Add `--long`: more examples, more kills."""
     parser.addoption("--long", action="store_true", help="run the long forms of tests too")
 
 
@@ -34,7 +34,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long forms out unless they are asked for."""
+    """Skip the long forms without `--long`."""
     if not config.getoption("--long"):
         for item in items:
             if "long" in item.keywords:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left_to_other_modules(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a module ignores that pynetdicom leaves open is collected at its end, or others would fail by it."""
+    """Collect the sockets that pynetdicom left open in a module, before they cause warnings in another one."""
     yield
     marks = getattr(request.module, "pytestmark", ())
     for mark in marks if isinstance(marks, list | tuple) else (marks,):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pacs.cli.output import counted, show, size
+from pacs.cli.output import plural, show, size
 from pacs.testing import uid
 
 
@@ -20,7 +20,7 @@ from pacs.testing import uid
 )
 def test_nouns_are_in_the_plural_where_needed(number, thing, said):
     """Not for one."""
-    assert counted(number, thing) == said
+    assert plural(number, thing) == said
 
 
 @pytest.mark.parametrize(

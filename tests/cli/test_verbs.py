@@ -78,7 +78,7 @@ def test_a_peer_is_given_by_its_configured_title(pacs, archive, tmp_path):
     assert pacs("echo", "MINE").stdout.startswith(f"MINE@127.0.0.1:{archive.port} answered the C-ECHO")
     unknown = pacs("echo", "OTHER")
     assert unknown.exit_code == 2
-    assert "known are: PACS" in unknown.stderr
+    assert "(configured: PACS)" in unknown.stderr
 
 
 def test_an_unreachable_peer_has_its_own_exit_status(pacs):
