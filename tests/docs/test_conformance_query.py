@@ -39,7 +39,7 @@ def series_alone() -> bytes:
 MODES = {
     "unique keys of the levels above": (series_alone, "FIND", 0xFF00, 0xA900),
     "keys below the level": (lambda: identifier("STUDY", StudyInstanceUID="", Modality=""), "FIND", 0xFF01, 0xA900),
-    "a query with a key whose stored value is empty": (
+    "an entity whose stored value for a key is empty": (
         lambda: identifier("STUDY", StudyInstanceUID="", AccessionNumber="ELSE"),
         "FIND",
         0x0000,
@@ -83,6 +83,9 @@ def tolerant(tmp_path_factory):
 def test_every_switch_of_the_matching_modes(tolerant, strict, row):
     """In the tolerant and the strict mode, also for a single peer."""
     make, operation, lenient, exact = MODES[row[0]]
+    for cell, status in zip(row[1:], (lenient, exact), strict=True):
+        assert ("A900" in cell) == (status == 0xA900)
+        assert ("does not match" in cell) == (operation == "FIND" and status == 0x0000)
     assert first_status(tolerant.port, make(), operation) == lenient
     assert first_status(strict.port, make(), operation) == exact
     assert first_status(tolerant.port, make(), operation, calling="PEDANT") == exact
