@@ -18,7 +18,7 @@ PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 SECONDS = 20
-"""How long a report may take before the test fails."""
+"""Seconds until a missing report fails the test."""
 
 
 def action(references: Iterable[tuple[str, str]], transaction: str = "1.2.3.4") -> Dataset:
@@ -72,7 +72,7 @@ def _pair(item: Dataset) -> tuple[str, str]:
 
 @dataclass
 class Requester:
-    """An AE that asks, and listens for reports while it is told to; `answers` are the statuses of its responses.
+    """An AE that requests storage commitment, and can listen for reports; `answers` are its response statuses.
 
     Without any answer left it is 0000.
     """
@@ -133,7 +133,7 @@ class Requester:
             return (self.answers.pop(0) if self.answers else 0x0000), None
 
         def sent(event):
-            # Only now: pynetdicom cannot answer on an association that the test has begun to release.
+            # Only now, because pynetdicom cannot respond on an association that the test has begun to release.
             while isinstance(event.pdu, P_DATA_TF) and answering:
                 self.reports.put(answering.popleft())
 

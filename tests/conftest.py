@@ -11,7 +11,7 @@ from tests.leftovers import collect_quietly
 
 pytest_plugins = ["tests.databases", "pacs.testing"]
 
-# pynetdicom's servers stop when they poll for it the next time: every 0.5 s unless told otherwise.
+# Servers of pynetdicom poll for their end, by default every 0.5 s.
 BaseServer.serve_forever.__defaults__ = (0.01,)
 
 
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Let SIGINT interrupt tests and the processes they start, also where this run was started with it ignored."""
+    """Restore the handling of SIGINT for tests and their processes, if this run was started with it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

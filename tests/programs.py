@@ -74,7 +74,7 @@ def running(command: Sequence[object], log: Path) -> Iterator["subprocess.Popen[
     try:
         yield process
     finally:
-        process.kill()  # Orthanc takes more than a second to end in good order
+        process.kill()  # Orthanc needs more than a second for a clean stop
         process.wait(PATIENCE)
 
 

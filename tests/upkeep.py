@@ -18,7 +18,7 @@ from tests import raw, real_files
 
 IDENTITY = [patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart]
 SMALL = 20_000
-"""Bytes of a real file that is taken in."""
+"""Maximum size of the stored real files in bytes."""
 
 SURROGATES = {"id", "patient_fk", "study_fk", "series_fk"}
 

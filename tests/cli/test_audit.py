@@ -40,7 +40,7 @@ def recorded(path, count):
     return found
 
 
-# --- what stands there -------------------------------------------------------------------------------------------
+# --- records -----------------------------------------------------------------------------------------------------
 
 
 def test_store_query_and_retrieve_are_recorded(tmp_path):
@@ -143,7 +143,7 @@ def test_several_processes_write_whole_lines(tmp_path):
     assert {each["sop_instance_uids"][0] for each in found} == {each.SOPInstanceUID for each in datasets}
 
 
-# --- what it never costs -----------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")

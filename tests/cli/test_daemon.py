@@ -152,7 +152,7 @@ def test_a_port_in_use_is_a_sentence_and_not_a_traceback(pacs):
 def test_a_default_web_port_in_use_does_not_stop_the_server(tmp_path):
     """It runs without HTTP, and the log says so."""
     with ExitStack() as stack:
-        with suppress(OSError):  # then another one has it, and it is taken all the same
+        with suppress(OSError):  # another process has it
             stack.enter_context(socket.create_server(("127.0.0.1", 8080)))
         words = ("--set", "web.enabled=true", "--set", "web.port=8080")
         with process(tmp_path, *words) as server:
@@ -226,7 +226,7 @@ def test_a_closed_archive_can_be_closed_again(tmp_path):
         echo("127.0.0.1", 1, calling_ae_title="WS", called_ae_title="PACS", timeout=5)
 
 
-# --- who is let in -----------------------------------------------------------------------------------------------
+# --- access control ----------------------------------------------------------------------------------------------
 
 WS = {"ae_title": "WS", "host": "127.0.0.1", "port": 104}
 

@@ -57,7 +57,7 @@ def files(folder):
     return sorted(dcmread(path).SOPInstanceUID for path in folder.rglob("*.dcm"))
 
 
-# --- whom --------------------------------------------------------------------------------------------------------
+# --- the PEER argument -------------------------------------------------------------------------------------------
 
 
 def test_a_peer_is_given_by_address(pacs, archive):
@@ -436,7 +436,7 @@ def test_unreported_instances_are_not_committed(pacs, tmp_path, reported, exit_c
     assert (result.exit_code, result.stderr.count("not reported")) == (exit_code, 2 - reported)
 
 
-# --- bad company -------------------------------------------------------------------------------------------------
+# --- hostile peers, and Ctrl-C -----------------------------------------------------------------------------------
 
 ESCAPES = "\x1b]0;OWNED\x07\x1b[31mred"
 

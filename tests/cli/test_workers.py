@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are looked for in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the test finds processes in /proc")
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def test_an_instance_stored_by_one_worker_is_found_by_another(tmp_path, database
 def test_the_limit_of_associations_is_that_of_the_whole_server(tmp_path):
     """The one beyond them is rejected, whichever worker it comes to; a dead worker's places are free again.
 
-    Those who still have a place when the server stops lose it when the time for draining is up.
+    When the server stops, the drain timeout ends the remaining associations.
     """
     words = ("--set", "limits.associations=3", "--set", "limits.drain_seconds=0.5")
     with workers(tmp_path, 2, *words) as server:
@@ -144,7 +144,7 @@ def test_the_limit_of_associations_is_that_of_the_whole_server(tmp_path):
     assert server.returncode == 0
 
 
-# --- workers that die --------------------------------------------------------------------------------------------
+# --- dead workers ------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(tmp_path, database_url):
@@ -218,7 +218,7 @@ def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path)
     assert "Traceback" not in ran.stderr
 
 
-# --- the end -----------------------------------------------------------------------------------------------------
+# --- stopping ----------------------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_on_a_terminal_drains_the_server(tmp_path):

@@ -39,7 +39,7 @@ def is_ready(port):
     return readiness(port) == (200, WELL)
 
 
-# --- what is answered --------------------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -50,7 +50,7 @@ def test_a_draining_server_is_alive_but_not_ready(tmp_path, workers):
         assert get(server.web, "/healthz")[::2] == (200, "ok\n")
         eventually(lambda: is_ready(server.web))
         with ExitStack() as stack:
-            for _ in range(4 * workers):  # so that each worker has some to wait for
+            for _ in range(4 * workers):  # so that each worker gets some
                 stack.enter_context(associated(server.port))
             server.send_signal(signal.SIGTERM)
             eventually(lambda: not_ready(server.web, "associations"))
@@ -87,7 +87,7 @@ def web(folder, **settings):
     return serving(folder, {"web.enabled": True, "web.port": 0} | settings)
 
 
-# --- what is gone ------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------
 
 
 def test_an_unreachable_database_server_is_a_reason(postgres_server, postgres_template, tmp_path):
@@ -158,7 +158,7 @@ def test_a_probe_that_hangs_blocks_one_thread_and_no_caller(tmp_path):
     assert len(looks) == 1
 
 
-# --- clients that cost -------------------------------------------------------------------------------------------
+# --- hostile clients ---------------------------------------------------------------------------------------------
 
 
 def test_incomplete_requests_do_not_block_other_clients(tmp_path):

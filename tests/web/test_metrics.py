@@ -114,7 +114,7 @@ def test_every_worker_shows_the_numbers_of_all(tmp_path):
             eventually(lambda: numbers(server.web)["pacs_associations_active"] == 1)
 
 
-# --- the memory --------------------------------------------------------------------------------------------------
+# --- shared memory -----------------------------------------------------------------------------------------------
 
 
 def test_a_new_worker_continues_in_the_region_of_the_dead_one():
