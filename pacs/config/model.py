@@ -88,7 +88,7 @@ def _database_url(url: str, info: ValidationInfo) -> str:
 
 
 def _files_url(url: str, info: ValidationInfo) -> str:
-    """Return a folder as absolute path, or an s3:// URL, which `pacs.settings` refuses, unchanged. Raises ValueError."""
+    """Return a folder as absolute path, or an s3:// URL unchanged, which `settings` refuses. Raises ValueError."""
     if url.startswith("s3://"):
         return url
     if not url or "\0" in url or "://" in url:
