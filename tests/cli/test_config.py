@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pacs.config import Config, PeerEntry, add_peer, from_settings, load
-from pacs.config.complaints import keys
+from pacs.config.error_messages import keys
 from pacs.config.model import MannerName
 from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.errors import ConfigurationError
