@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import chart, report
 from benchmarks.associations import idle, setup
 from benchmarks.bench import Bench, Row, say
-from benchmarks.client import Refused
+from benchmarks.client import RequestFailed
 from benchmarks.find import find
 from benchmarks.ingest import raw, storescu
 from benchmarks.memory import memory
@@ -44,46 +44,46 @@ LARGE = ("memory", "million")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
-    asked = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the started processes are ended
     bench = Bench(
-        runs=asked.runs or (1 if asked.quick else 5),
-        quick=asked.quick,
-        chosen=asked.systems or tuple(SYSTEMS),
-        settings=asked.set,
-        parent=asked.folder,
+        runs=options.runs or (1 if options.quick else 5),
+        quick=options.quick,
+        chosen=options.systems or tuple(SYSTEMS),
+        settings=options.set,
+        parent=options.folder,
     )
-    large = asked.large or asked.quick
-    names = asked.only or [name for name in FAMILIES if large or name not in LARGE]
+    large = options.large or options.quick
+    names = options.only or [name for name in FAMILIES if large or name not in LARGE]
     rows: list[Row] = []
-    failed = [name for name in names if not _measured(FAMILIES[name], bench, rows)]
+    failed = [name for name in names if not _run_family(FAMILIES[name], bench, rows)]
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
-    _write(Report(rows, command, asked.quick), asked)
+    _write(Report(rows, command, options.quick), options)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
-def _measured(family: Family, bench: Bench, rows: list[Row]) -> bool:
+def _run_family(family: Family, bench: Bench, rows: list[Row]) -> bool:
     """Add the rows of a measurement, also of one that fails; return whether it succeeded."""
     try:
         rows.extend(family(bench))
-    except (NotRunning, Refused, OSError, subprocess.SubprocessError) as error:
+    except (NotRunning, RequestFailed, OSError, subprocess.SubprocessError) as error:
         say(f"{family.__name__} failed: {error}")
         return False
     return True
 
 
-def _write(written: Report, asked: argparse.Namespace) -> None:
-    if asked.json:
+def _write(written: Report, options: argparse.Namespace) -> None:
+    if options.json:
         sys.stdout.write(report.as_json(written))
     elif sys.stdout.isatty():
         report.show(written)
     else:
         sys.stdout.write(report.markdown(written))
-    if asked.out:
-        content = report.as_json(written) if asked.out.suffix == ".json" else report.markdown(written)
-        asked.out.write_text(content, encoding="utf-8")
-    if asked.chart:
-        asked.chart.write_text(chart.svg(written.rows), encoding="utf-8")
+    if options.out:
+        content = report.as_json(written) if options.out.suffix == ".json" else report.markdown(written)
+        options.out.write_text(content, encoding="utf-8")
+    if options.chart:
+        options.chart.write_text(chart.svg(written.rows), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

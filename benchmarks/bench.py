@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import peers
-from benchmarks.client import Refused
+from benchmarks.client import RequestFailed
 from benchmarks.peers import System
 
 
@@ -106,7 +106,7 @@ class Bench:
                 os.sync()
                 try:
                     values = measure(system, run)
-                except (OSError, Refused, subprocess.SubprocessError) as error:
+                except (OSError, RequestFailed, subprocess.SubprocessError) as error:
                     failed.add(system.name)
                     say(f"{system.name} failed: {error}")
                     for row in rows:

@@ -43,7 +43,7 @@ Instance = tuple[str, bytes]
 """A SOP Instance UID and the data set of a CT image in explicit VR little endian."""
 
 
-class Refused(Exception):
+class RequestFailed(Exception):
     """A server did not perform a request."""
 
 
@@ -59,12 +59,12 @@ class Association:
         self.send(wire.associate_rq(called, contexts))
         kind, body = self._pdu()
         if kind != ASSOCIATE_AC:
-            raise Refused(f"the association was answered by a PDU of type {kind}")
+            raise RequestFailed(f"the association was answered by a PDU of type {kind}")
         answer = AssociateAccept.decode(body)
         self.accepted = [number for number, (result, _) in answer.results.items() if result == 0]
         self.longest_pdu = answer.max_pdu or wire.MAX_PDU
         if not self.accepted:
-            raise Refused("no presentation context was accepted")
+            raise RequestFailed("no presentation context was accepted")
 
     def __enter__(self) -> Self:
         return self
@@ -74,23 +74,23 @@ class Association:
             if kind is None:
                 self.send(pdu(RELEASE_RQ, bytes(4)))
                 if self._pdu()[0] != RELEASE_RP:
-                    raise Refused("the release was not answered")
+                    raise RequestFailed("the release was not answered")
 
     def send(self, data: bytes) -> None:
         """Send whole PDUs."""
         self._socket.sendall(data)
 
     def store(self, message: bytes) -> None:
-        """Send an encoded C-STORE-RQ and wait for success. Raises Refused."""
+        """Send an encoded C-STORE-RQ and wait for success. Raises RequestFailed."""
         self.send(message)
         self.expect_success()
 
     def expect_success(self) -> None:
-        """Receive the final response. Raises Refused if it is not Success."""
+        """Receive the final response. Raises RequestFailed if it is not Success."""
         for command in self.responses():
             status = number_of(command, 0x0900)
             if status not in (0x0000, *PENDING):
-                raise Refused(f"the response has status {status:04X}")
+                raise RequestFailed(f"the response has status {status:04X}")
 
     def responses(self) -> Iterator[bytes]:
         """Yield the command sets of the responses up to the final one, each after its data set."""
@@ -98,7 +98,7 @@ class Association:
         while status in PENDING:
             kind, body = self._pdu()
             if kind != P_DATA:
-                raise Refused(f"a PDU of type {kind} came instead of a response")
+                raise RequestFailed(f"a PDU of type {kind} came instead of a response")
             for _, header, data in pdvs(body):
                 command = data if header & 1 else command
                 if header & 2 and not (header & 1 and number_of(command, 0x0800) != NO_DATA_SET):
@@ -117,7 +117,7 @@ class Association:
         while len(self._received) - self._at < count:
             piece = self._socket.recv(1 << 18)
             if not piece:
-                raise Refused("the server closed the connection")
+                raise RequestFailed("the server closed the connection")
             if not self._delays:
                 wire.acknowledge_at_once(self._socket)
             self._received, self._at = self._received[self._at :] + piece, 0
@@ -127,7 +127,7 @@ class Association:
 
 
 @dataclass(frozen=True)
-class Sent:
+class StoreResult:
     """The number of stored instances, and the time in seconds."""
 
     instances: int
@@ -139,7 +139,7 @@ class Sent:
         return self.instances / self.seconds
 
 
-def store(port: int, called: str, parts: Sequence[Iterable[Instance]], seconds: float = float("inf")) -> Sent:
+def store(port: int, called: str, parts: Sequence[Iterable[Instance]], seconds: float = float("inf")) -> StoreResult:
     """Store each part on an association of its own, concurrently, until all are stored or the time is over.
 
     Associations are open and messages encoded before the clock starts. Raises what the first failing one raised.
@@ -150,7 +150,7 @@ def store(port: int, called: str, parts: Sequence[Iterable[Instance]], seconds: 
         began = time.perf_counter()
         pairs = zip(associations, encoded, strict=True)
         counts = together([partial(_store_until, *pair, began + seconds) for pair in pairs])
-        return Sent(sum(counts), time.perf_counter() - began)
+        return StoreResult(sum(counts), time.perf_counter() - began)
 
 
 def _encode(association: Association, instances: Iterable[Instance]) -> list[bytes]:
@@ -176,7 +176,7 @@ def together(calls: Sequence[Callable[[], int]]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Answered:
+class QueryResult:
     """The number of matches, and the seconds to the first and the last response."""
 
     matches: int
@@ -184,22 +184,22 @@ class Answered:
     last: float
 
 
-def find(association: Association, keys: bytes) -> Answered:
-    """Run a C-FIND of the Study Root model on the first accepted context. Raises Refused."""
+def find(association: Association, keys: bytes) -> QueryResult:
+    """Run a C-FIND of the Study Root model on the first accepted context. Raises RequestFailed."""
     context = association.accepted[0]
     return _ask(association, wire.query_rq(C_FIND, context, wire.STUDY_ROOT_FIND, keys))[0]
 
 
-def move(association: Association, keys: bytes, destination: str) -> Answered:
-    """Run a C-MOVE of the Study Root model; its matches are the instances that were moved. Raises Refused."""
+def move(association: Association, keys: bytes, destination: str) -> QueryResult:
+    """Run a C-MOVE of the Study Root model; its matches are the instances that were moved. Raises RequestFailed."""
     context = association.accepted[0]
     message = wire.query_rq(C_MOVE, context, wire.STUDY_ROOT_MOVE, keys, destination)
     answered, command = _ask(association, message)
     return replace(answered, matches=number_of(command, 0x1021))
 
 
-def _ask(association: Association, message: bytes) -> tuple[Answered, bytes]:
-    """Send a request, receive its responses, return the final command set. Raises Refused if it failed."""
+def _ask(association: Association, message: bytes) -> tuple[QueryResult, bytes]:
+    """Send a request, receive its responses, return the final command set. Raises RequestFailed if it failed."""
     first, pending, command = 0.0, -1, b""
     began = time.perf_counter()
     association.send(message)
@@ -209,5 +209,5 @@ def _ask(association: Association, message: bytes) -> tuple[Answered, bytes]:
     last = time.perf_counter() - began
     status = number_of(command, 0x0900)
     if status:
-        raise Refused(f"the final response has status {status:04X}")
-    return Answered(pending, first, last), command
+        raise RequestFailed(f"the final response has status {status:04X}")
+    return QueryResult(pending, first, last), command

@@ -64,7 +64,7 @@ def find(bench: Bench) -> Iterator[Row]:
         notes = {name: f"holds {count} studies" for name, count in held.items() if count < studies}
         for query in queries(Study(7) if bench.quick else WANTED):
             for counts in (False, True):
-                yield from asked(bench, systems, query, notes, counts=counts)
+                yield from measure_query(bench, systems, query, notes, counts=counts)
 
 
 def fill(system: System, studies: int) -> None:
@@ -73,7 +73,7 @@ def fill(system: System, studies: int) -> None:
     client.store(system.port, system.ae_title, [data.population(studies)])
 
 
-def asked(
+def measure_query(
     bench: Bench, systems: Sequence[System], query: Query, notes: Mapping[str, str], *, counts: bool
 ) -> list[Row]:
     """Measure one query: the time to the first and the last response, and matches per second for all studies."""

@@ -44,11 +44,13 @@ def raw(bench: Bench) -> Iterator[Row]:
         for size, most in (("9 kB", bench.of(2000, 40)), ("512 kB", bench.of(400, 16))):
             for associations in ASSOCIATIONS:
                 key = f"ingest.{size.replace(' ', '')}.{associations}"
-                yield from stored(bench, systems, key, size=size, associations=associations, most=most)
+                yield from measure_ingest(bench, systems, key, size=size, associations=associations, most=most)
 
 
-def stored(bench: Bench, systems: list[System], key: str, *, size: str, associations: int, most: int) -> list[Row]:
-    """Measure storing at most `count` images of a size on several associations."""
+def measure_ingest(
+    bench: Bench, systems: list[System], key: str, *, size: str, associations: int, most: int
+) -> list[Row]:
+    """Measure storing at most `most` images of a size on several associations."""
     title = f"raw client, {size}, {associations} association{'s' if associations > 1 else ''}"
     lines = [Line(key, title, "inst/s", Better.MORE), Line(f"{key}.mb", title, "MB/s", Better.MORE)]
     able = [system for system in systems if system.most_associations >= associations]

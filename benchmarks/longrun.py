@@ -97,16 +97,16 @@ def run(system: System, totals: dict[str, int]) -> Iterator[Phase]:
 
 def _sample(pid: int, done: int) -> Sample:
     """Return the resources of the server once they are stable, or after two seconds."""
-    counted = _counted(pid)
+    counted = _count_open(pid)
     for _ in range(20):
         time.sleep(0.05)
-        before, counted = counted, _counted(pid)
+        before, counted = counted, _count_open(pid)
         if counted == before:
             break
     return Sample(done, processes.resident_megabytes(pid), *counted)
 
 
-def _counted(pid: int) -> tuple[int, int]:
+def _count_open(pid: int) -> tuple[int, int]:
     return tuple(len(list(Path(f"/proc/{pid}/{each}").iterdir())) for each in ("task", "fd"))  # type: ignore[return-value]
 
 
@@ -178,18 +178,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for all data, on a real disk"
     )
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the resident memory in FILE as SVG")
-    asked = parser.parse_args(arguments)
-    totals = {name: getattr(asked, name) for name in PHASES}
+    options = parser.parse_args(arguments)
+    totals = {name: getattr(options, name) for name in PHASES}
     found = {}
-    for name in asked.systems:
+    for name in options.systems:
         with (
-            tempfile.TemporaryDirectory(dir=asked.folder) as folder,
+            tempfile.TemporaryDirectory(dir=options.folder) as folder,
             peers.systems([name], Path(folder), ()) as started,
         ):
             found[name] = list(run(started[0], totals))
     sys.stdout.write(table(found))
-    if asked.chart:
-        asked.chart.write_text(curve(found), encoding="utf-8")
+    if options.chart:
+        options.chart.write_text(curve(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--system", action="append", choices=SYSTEMS, help="check only this server; may be given several times"
     )
-    asked = parser.parse_args(arguments)
-    chosen = [name for name in asked.system or SYSTEMS if peers.is_installed(SYSTEMS[name][0])]
-    asked.output.write_text(_document({name: _check(name) for name in chosen}), "utf-8")
+    options = parser.parse_args(arguments)
+    chosen = [name for name in options.system or SYSTEMS if peers.is_installed(SYSTEMS[name][0])]
+    options.output.write_text(_document({name: _check(name) for name in chosen}), "utf-8")
 
 
 def _check(name: str) -> ServerResults:

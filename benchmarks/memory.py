@@ -36,10 +36,10 @@ def memory(bench: Bench) -> Iterator[Row]:
                 Line(f"memory.{key}.rate", f"{name}: rate", "MB/s", Better.MORE),
             ]
             once = replace(bench, runs=1)
-            yield from once.interleave(lines, systems, partial(_grown, syntax, encoded, mebibytes))
+            yield from once.interleave(lines, systems, partial(_measure_growth, syntax, encoded, mebibytes))
 
 
-def _grown(syntax: str, encoded: "Pieces", mebibytes: int, system: System, _run: int) -> tuple[float, float]:
+def _measure_growth(syntax: str, encoded: "Pieces", mebibytes: int, system: System, _run: int) -> tuple[float, float]:
     """Store a data set; return the growth of the server in megabytes, and megabytes per second."""
     before = processes.resident_megabytes(system.pid)
     processes.forget_peak(system.pid)

@@ -19,11 +19,11 @@ def million(bench: Bench) -> Iterator[Row]:
     """Measure the queries of `find`, and one query for all studies: matches per second and memory."""
     studies = bench.of(STUDIES, 2000)
     with bench.folder() as folder, _systems(bench, folder, studies) as systems:
-        for query in find.queries(Study(studies * 2 // 3))[:-1]:  # all of them are asked for below
+        for query in find.queries(Study(studies * 2 // 3))[:-1]:  # all studies are queried below
             times = query.times if query.times == 10 else 1  # there are tens of thousands of matches to the others
             larger = replace(query, key=f"million.{query.key}", title=f"{query.title}, of {studies:,}", times=times)
             for counts in (False, True):
-                yield from find.asked(bench, systems, larger, {}, counts=counts)
+                yield from find.measure_query(bench, systems, larger, {}, counts=counts)
         yield from _all(bench, systems, studies)
 
 
@@ -41,7 +41,7 @@ def _all(bench: Bench, systems: Sequence[System], studies: int) -> list[Row]:
         with Association(system.port, system.ae_title, [client.QUERY]) as association:
             answered = client.find(association, identifier)
         if answered.matches != studies:
-            raise client.Refused(f"{answered.matches} of {studies} studies were found")
+            raise client.RequestFailed(f"{answered.matches} of {studies} studies were found")
         grown = processes.peak_megabytes(system.pid) - before
         return answered.first * 1e3, answered.matches / answered.last, max(0.0, grown)
 

@@ -12,7 +12,7 @@ from benchmarks.bench import Bench, Better, Line, Row
 from benchmarks.client import Association
 from benchmarks.data import Study
 from benchmarks.find import PLAIN, fill
-from benchmarks.ingest import SECONDS, stored
+from benchmarks.ingest import SECONDS, measure_ingest
 from benchmarks.peers import WORKERS, System
 
 ASSOCIATIONS = (4, 16)
@@ -29,15 +29,15 @@ def workers(bench: Bench) -> Iterator[Row]:
         for size, most in (("9 kB", bench.of(4000, 32)), ("512 kB", bench.of(400, 16))):
             for count in ASSOCIATIONS:
                 key = f"{PREFIX}ingest.{size.replace(' ', '')}.{count}"
-                yield from stored(bench, systems, key, size=size, associations=count, most=most)
+                yield from measure_ingest(bench, systems, key, size=size, associations=count, most=most)
         studies = bench.of(STUDIES, 20)
         for system in systems:
             fill(system, studies)
         for count in ASSOCIATIONS:
-            yield from _asked(bench, systems, count, studies)
+            yield from _measure_queries(bench, systems, count, studies)
 
 
-def _asked(bench: Bench, systems: Sequence[System], count: int, studies: int) -> list[Row]:
+def _measure_queries(bench: Bench, systems: Sequence[System], count: int, studies: int) -> list[Row]:
     """Measure queries by Patient ID on several associations."""
     title = f"studies by Patient ID, {count} associations"
     line = Line(f"{PREFIX}find.{count}", title, "C-FIND/s", Better.MORE)

@@ -174,10 +174,8 @@ def _command(name: str, command: click.Command) -> str:
     ctx = click.Context(command, info_name=name, max_content_width=120)
     usage = " ".join([name, *command.collect_usage_pieces(ctx)])
     records = [each for parameter in command.get_params(ctx) if (each := parameter.get_help_record(ctx))]
-    options = table(
-        ("option", "meaning"),
-        ((f"`{names}`", meaning) for names, meaning in records if meaning and "--help" not in names),
-    )
+    shown = ((names.replace("|", "/"), meaning) for names, meaning in records if meaning and "--help" not in names)
+    options = table(("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in shown))
     text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{options}\n"
 

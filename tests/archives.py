@@ -1,4 +1,4 @@
-"""Small things that tests of a running archive share: putting data sets in, and Identifiers."""
+"""Helpers for tests of a running archive: Identifiers, and storing data sets."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
 
 def identifier(level: str, syntax: str = raw.IMPLICIT, **keys: object) -> bytes:
-    """An Identifier in implicit or explicit VR little endian."""
+    """Return an Identifier in implicit or explicit VR little endian."""
     dataset = Dataset()
     dataset.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -22,7 +22,7 @@ def identifier(level: str, syntax: str = raw.IMPLICIT, **keys: object) -> bytes:
 
 
 def take_in(archive, datasets: Iterable[Dataset]) -> None:
-    """Put data sets into an archive, in explicit VR little endian, through the same ingest as the network's."""
+    """Store data sets in an archive, in explicit VR little endian, through the services that C-STORE uses."""
     for dataset in datasets:
         with archive.storage.receive(dataset.SOPClassUID, dataset.SOPInstanceUID, raw.EXPLICIT, "TEST") as reception:
             reception.write(raw.encoded(dataset, raw.EXPLICIT))

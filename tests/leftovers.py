@@ -1,11 +1,11 @@
-"""What a library leaves to the garbage collector, collected where it is known whose it is."""
+"""Garbage collection of the sockets that pynetdicom leaves open."""
 
 import gc
 import warnings
 
 
 def collect_quietly() -> None:
-    """Have the garbage collector close the sockets that pynetdicom left open."""
+    """Run the garbage collector, without warnings about open sockets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

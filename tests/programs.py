@@ -1,4 +1,4 @@
-"""Real programs from outside, started for a test and ended with it: DCMTK's tools, PixelMed on a JVM."""
+"""External programs in tests: DCMTK's tools, and PixelMed on a JVM."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ PIXELMED = ("pixelmed", "commons-codec", "commons-net", "slf4j-api", "slf4j-nop"
 
 
 def missing(what: str) -> None:
-    """Skip the test on a laptop, fail it where everything has to be there."""
+    """Skip the test, or fail it with CI=true, because a program is not installed."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} is not installed, and CI=true says it must be")
     pytest.skip(f"{what} is not installed")
 
 
 def needs(program: str) -> str:
-    """The path of `program`; without it the test is skipped, or fails where CI=true."""
+    """Return the path of `program`; without it skip the test, or fail it with CI=true."""
     found = shutil.which(program)
     if found is None:
         missing(program)
@@ -38,7 +38,7 @@ def needs(program: str) -> str:
 
 
 def run(program: str, *arguments: object, check: bool = True) -> str:
-    """Run a program to its end and return all it printed; with `check` it must succeed."""
+    """Run a program to its end and return its output; with `check` its exit status must be 0."""
     try:
         finished = subprocess.run(
             [needs(program), *map(str, arguments)],
@@ -74,13 +74,13 @@ def running(command: Sequence[object], log: Path) -> Iterator["subprocess.Popen[
     try:
         yield process
     finally:
-        process.kill()  # Orthanc takes more than a second to end in good order
+        process.kill()  # Orthanc needs more than a second for a clean stop
         process.wait(PATIENCE)
 
 
 @dataclass(frozen=True)
 class Storescp:
-    """DCMTK's storescp while it runs: where it listens, where it writes, and what it logs."""
+    """A running storescp of DCMTK: its AE title, port, folder and log."""
 
     ae_title: str
     port: int
@@ -88,7 +88,7 @@ class Storescp:
     log: Path
 
     def files(self) -> list[Path]:
-        """What was received, sorted by name."""
+        """Return the received files, sorted by name."""
         return sorted(path for path in self.folder.iterdir() if path.is_file())
 
 
@@ -118,7 +118,7 @@ def storescp(folder: Path, ae_title: str = "STORE_SCP", *options: object, port: 
 
 
 def wait_for_port(port: int) -> None:
-    """Return as soon as something listens on `port`; fail the test when nothing ever does."""
+    """Wait until something listens on `port`; fail the test if nothing does."""
     for _ in range(PATIENCE * 50):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -128,7 +128,7 @@ def wait_for_port(port: int) -> None:
 
 
 def pixelmed(source: Path, arguments: Sequence[object]) -> str:
-    """Run a Java source file against PixelMed and return what it printed."""
+    """Run a Java source file with PixelMed and return its output."""
     java = needs("java")
     if not (JARS / "pixelmed.jar").exists():
         missing("libpixelmed-java")

@@ -1,4 +1,4 @@
-"""What tests of looking after an archive share: a mixed population, and all that its index says."""
+"""Helpers for tests of maintenance: an archive with various instances, and all rows of its index."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests import raw, real_files
 
 IDENTITY = [patient.c.patient_id, patient.c.issuer_of_patient_id, patient.c.apart]
 SMALL = 20_000
-"""Bytes of a real file that is taken in."""
+"""Maximum size of the stored real files in bytes."""
 
 SURROGATES = {"id", "patient_fk", "study_fk", "series_fk"}
 
@@ -48,7 +48,7 @@ def rows(index: Index, *, used: bool = True) -> dict[str, list[tuple[Any, ...]]]
 
 
 def send(storage: Storage, *datasets: Dataset) -> None:
-    """Take data sets in as a C-STORE would."""
+    """Store data sets as a C-STORE would."""
     for each in datasets:
         with storage.receive(each.SOPClassUID, each.SOPInstanceUID, raw.EXPLICIT, "MODALITY") as reception:
             reception.write(raw.encoded(each, raw.EXPLICIT))
@@ -56,12 +56,12 @@ def send(storage: Storage, *datasets: Dataset) -> None:
 
 
 def series_of(number: int, instances: int = 3, **attributes: Any) -> list[Dataset]:
-    """The data sets of one study with one series."""
+    """Return the data sets of one study with one series."""
     return testing.study(series=1, instances=instances, number=number, **attributes)
 
 
 def populate(index: Index, files: LocalFiles) -> Storage:
-    """Take in the small ones of all real files, and what `mix` has; the storage it went through."""
+    """Store the small real files and the instances of `mix`; return the storage service."""
     storage = Storage(index, files, duplicates="replace")
     for path in real_files.FILES:
         if path.stat().st_size < SMALL:
@@ -72,13 +72,13 @@ def populate(index: Index, files: LocalFiles) -> Storage:
 
 
 def mix(index: Index, files: LocalFiles, storage: Storage) -> None:
-    """Take in what disagrees, is replaced and is deleted."""
+    """Store instances that disagree, are replaced, or are deleted."""
     disagree(storage)
     delete_some(index, files, storage)
 
 
 def disagree(storage: Storage) -> None:
-    """Instances of one study that disagree about everything above them, and fill what others leave empty."""
+    """Store instances of one study with different attributes of patient, study and series."""
     first, second, third = series_of(1, patient_id="DISAGREES", StudyDescription="", BodyPartExamined="")
     second.PatientName, second.StudyDescription, second.SeriesDescription = "OTHER^NAME", "FILLED", "OTHER"
     third.PatientID, third.BodyPartExamined = "SOMEBODY ELSE", "CHEST"
@@ -91,7 +91,7 @@ def disagree(storage: Storage) -> None:
 
 
 def delete_some(index: Index, files: LocalFiles, storage: Storage) -> None:
-    """A study that is deleted, and one of which the first instance goes and the last is replaced."""
+    """Delete a study, and of another one delete the first instance and replace the last."""
     gone, left = series_of(6, patient_id="GONE"), series_of(7, patient_id="LEFT")
     send(storage, *gone, *left)
     maintenance = Maintenance(index, files)
@@ -108,5 +108,5 @@ def delete_some(index: Index, files: LocalFiles, storage: Storage) -> None:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file of an archive that is an object, by key."""
+    """Return the content of every stored file of an archive by key."""
     return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("[0-9]*/*/*/*/*") if path.is_file()}

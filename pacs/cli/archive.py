@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.options import configured
-from pacs.cli.output import counted, json_option, show, size
-from pacs.cli.progress import progress
+from pacs.cli.options import with_config
+from pacs.cli.output import json_option, plural, show, size
+from pacs.cli.progress import progress_bar
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
 from pacs.support.chunks import chunks
@@ -49,7 +49,7 @@ all_option = click.option("everything", "--all", is_flag=True, help="Select all 
 
 
 @contextmanager
-def opened(config: "Config") -> Iterator["Archive"]:
+def open_archive(config: "Config") -> Iterator["Archive"]:
     """Open the archive of a configuration; print its notices to standard error."""
     from pacs.archive import Archive
     from pacs.observability.events import Notice
@@ -69,7 +69,7 @@ def opened(config: "Config") -> Iterator["Archive"]:
 
 @click.command("import", short_help="Store files and folders in the archive.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH...")
-@configured
+@with_config
 def import_(config: "Config", paths: Sequence[Path]) -> None:
     """Store files and folders in the archive, with the same checks as a C-STORE.
 
@@ -77,7 +77,7 @@ def import_(config: "Config", paths: Sequence[Path]) -> None:
     """
     files = list(_files(paths))
     stored, known, refused = 0, 0, defaultdict[str, list[Path]](list)
-    with opened(config) as archive, progress("importing", len(files)) as advance:
+    with open_archive(config) as archive, progress_bar("importing", len(files)) as advance:
         for file in files:
             try:
                 done = archive.storage.import_file(file)
@@ -124,7 +124,7 @@ def _print_refused(refused: Mapping[str, Sequence[Path]]) -> None:
 @click.argument("level", required=False, default="studies", metavar=f"[{'|'.join(LEVELS)}]")
 @selection_argument
 @json_option
-@configured
+@with_config
 def ls(config: "Config", level: str, selection: Selection, *, as_json: bool) -> None:
     """List matching patients, studies, series or images: as a table on a terminal, else as CSV."""
     if "=" in level:
@@ -132,7 +132,7 @@ def ls(config: "Config", level: str, selection: Selection, *, as_json: bool) -> 
         level = "studies"
     if level not in LEVELS:
         raise click.UsageError(f"{level!r} is not a level; expected one of {', '.join(LEVELS)}")
-    with opened(config) as archive:
+    with open_archive(config) as archive:
         found = archive.maintenance.entities(LEVELS[level], selection)
         show(USUAL_KEYS[LEVELS[level]], (tuple(each.values()) for each in found), as_json=as_json)
 
@@ -146,24 +146,24 @@ _NO_PARAMETER = click.Argument(["selection"])
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @selection_argument
 @all_option
-@configured
+@with_config
 def export(config: "Config", dest: Path, selection: Selection, *, everything: bool) -> None:
     """Copy matching instances into folders DEST/patient/study/series."""
-    with opened(config) as archive:
+    with open_archive(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
-        with progress("exporting", len(instances)) as advance:
+        with progress_bar("exporting", len(instances)) as advance:
             exported = archive.maintenance.export(instances, dest, advance)
-    click.echo(f"{counted(exported.instances, 'instance')}, {size(exported.size)} written to {dest}")
+    click.echo(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}")
 
 
 @click.command(short_help="Delete matching instances.")
 @selection_argument
 @all_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@configured
+@with_config
 def delete(config: "Config", selection: Selection, *, everything: bool, yes: bool) -> None:
     """Delete matching instances from index and file store, after confirmation. This cannot be undone."""
-    with opened(config) as archive:
+    with open_archive(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
         if not instances:
             click.echo("no matches")
@@ -171,11 +171,11 @@ def delete(config: "Config", selection: Selection, *, everything: bool, yes: boo
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
             click.confirm(
-                f"Permanently delete {counted(len(instances), 'instance')} of {counted(studies, 'study')}?", abort=True
+                f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?", abort=True
             )
-        with progress("deleting", len(instances)) as advance:
+        with progress_bar("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
-    click.echo(f"{counted(deleted, 'instance')} deleted")
+    click.echo(f"{plural(deleted, 'instance')} deleted")
 
 
 def _selected(maintenance: "Maintenance", selection: Selection, *, everything: bool) -> "list[StoredInstance]":

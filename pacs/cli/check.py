@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.mismatches import LocalAE, not_a_destination, rejected
-from pacs.cli.options import configured
+from pacs.cli.options import with_config
+from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
 from pacs.support.sockets import listening, reached
 
@@ -42,7 +42,7 @@ class CheckOutcome:
 
 @click.command(short_help="Check the configuration and everything a server needs.")
 @click.option("--live", is_flag=True, help="Only send a C-ECHO to the running server of this configuration.")
-@configured
+@with_config
 def check(config: "Config", *, live: bool) -> None:
     """Validate the configuration, open index and file store, send a C-ECHO to each peer, and report what is wrong.
 

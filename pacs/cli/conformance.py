@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from pacs.cli.exit_status import FAILED, UNREACHABLE
-from pacs.cli.options import reconfigured
+from pacs.cli.options import with_config_loader
 from pacs.cli.output import json_option, print_error, safe, show, show_json
-from pacs.cli.progress import progress
+from pacs.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -24,7 +24,7 @@ RECEIVER = "PACSRUN:11119"
 
 
 @click.group(short_help="Print the DICOM conformance statement, or check a server.", invoke_without_command=True)
-@reconfigured
+@with_config_loader
 def conformance(read: Callable[[], "Config"]) -> None:
     """Print the DICOM conformance statement (PS3.2) of this configuration in Markdown."""
     if click.get_current_context().invoked_subcommand is None:
@@ -188,7 +188,7 @@ def _examined(
     """Run the checks on a server, with a progress bar on a terminal. Raises Unreachable."""
     from pacs.conformance.checks.runner import run_checks
 
-    with progress(str(peer), len(checks)) as advance:
+    with progress_bar(str(peer), len(checks)) as advance:
         try:
             return run_checks(peer, samples, receiving, checks=checks, on_check=lambda *_: advance(1))
         except OSError as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.options import configured
+from pacs.cli.options import with_config
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -17,7 +17,7 @@ def db() -> None:
 
 
 @db.command()
-@configured
+@with_config
 def upgrade(config: "Config") -> None:
     """Upgrade the schema of the index to this version of pacs."""
     from pacs.index import schema
@@ -32,7 +32,7 @@ def upgrade(config: "Config") -> None:
 
 
 @db.command("check")
-@configured
+@with_config
 def check_schema(config: "Config") -> None:
     """Check the schema of the index for this version of pacs."""
     from pacs.index import schema

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.archive import opened
+from pacs.cli.archive import open_archive
 from pacs.cli.keys import QueryArguments, query_options
-from pacs.cli.options import configured
+from pacs.cli.options import with_config
 from pacs.cli.output import json_option, show, show_json
 from pacs.dicom.levels import DimseOperation, model_of
 from pacs.dicom.matching_mode import MATCHING_MODES, MatchingMode, Negotiated
@@ -59,7 +59,7 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Also run it: print the number of matches, and if there is none, which key excludes them.",
 )
 @json_option
-@configured
+@with_config
 def explain(
     config: "Config",
     *,
@@ -78,7 +78,7 @@ def explain(
     from pacs.services.explaining import ExplainRequest
 
     model = model_of(query.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
-    with opened(config) as archive:
+    with open_archive(config) as archive:
         asked = ExplainRequest(query.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:

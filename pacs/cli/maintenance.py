@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.archive import opened
-from pacs.cli.options import configured
-from pacs.cli.output import counted, json_option, show, size
-from pacs.cli.progress import progress
+from pacs.cli.archive import open_archive
+from pacs.cli.options import with_config
+from pacs.cli.output import json_option, plural, show, size
+from pacs.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -26,22 +26,22 @@ EXAMPLES = 10
 )
 @click.option("--quick", is_flag=True, help="Compare only names and sizes; do not read the files.")
 @json_option
-@configured
+@with_config
 def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     """Compare index and files in both directions and list the differences. A server may be running.
 
     Reads every file and compares it with the digest recorded when it was received. The exit status is 1 when a problem
     was found and not repaired.
     """
-    with opened(config) as archive:
-        report = archive.fsck.run(quick=quick, repair=repair, progress=progress)
+    with open_archive(config) as archive:
+        report = archive.fsck.run(quick=quick, repair=repair, progress=progress_bar)
     found = report.findings
     if found or as_json:
         rows = ((each.problem, each.file, each.sop_instance_uid, each.explanation, each.done) for each in found)
         show(COLUMNS, rows, as_json=as_json)
     repaired = sum(each.is_repaired for each in found)
-    summary = f"{counted(report.images, 'instance')}, {counted(report.files, 'file')}: "
-    summary += f"{counted(len(found), 'problem')}, {repaired} repaired" if found else "no problems"
+    summary = f"{plural(report.images, 'instance')}, {plural(report.files, 'file')}: "
+    summary += f"{plural(len(found), 'problem')}, {repaired} repaired" if found else "no problems"
     click.echo(summary, err=True)
     if not report.is_well:
         if not repair:
@@ -50,17 +50,17 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
 
 
 @click.command(short_help="Rebuild the index from the files.")
-@configured
+@with_config
 def reindex(config: "Config") -> None:
     """Rebuild the index from the files. The index may be empty or lost; a server may be running.
 
     The exit status is 1 when there are files without a readable instance; `pacs fsck` describes them.
     """
-    with opened(config) as archive:
-        done = archive.reindex.run(progress)
+    with open_archive(config) as archive:
+        done = archive.reindex.run(progress_bar)
     click.echo(
-        f"{counted(done.images, 'instance')} in the index: {done.added} added, "
-        f"{counted(done.corrected, 'row')} corrected, {done.removed} removed"
+        f"{plural(done.images, 'instance')} in the index: {done.added} added, "
+        f"{plural(done.corrected, 'row')} corrected, {done.removed} removed"
     )
     _print_files("not indexed", done.unusable)
 
@@ -69,37 +69,37 @@ def reindex(config: "Config") -> None:
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--link", is_flag=True, help="Link files instead of copying them, on the same file system.")
 @click.option("--prune", is_flag=True, help="Remove files from the backup that are no longer in the archive.")
-@configured
+@with_config
 def backup(config: "Config", dest: Path, *, link: bool, prune: bool) -> None:
     """Copy a consistent snapshot of index and files into DEST, a new folder or one with an earlier backup.
 
     Every copied file is compared with its digest. Files that an earlier backup has with the same size are not copied
     again. The server may be running.
     """
-    with opened(config) as archive:
-        done = archive.backups.make(dest, link=link, prune=prune, progress=progress)
-    click.echo(f"{counted(done.instances, 'instance')}, {size(done.size)} in {dest}: {done.copied} new")
+    with open_archive(config) as archive:
+        done = archive.backups.make(dest, link=link, prune=prune, progress=progress_bar)
+    click.echo(f"{plural(done.instances, 'instance')}, {size(done.size)} in {dest}: {done.copied} new")
     if done.deleted:
-        click.echo(f"{counted(done.deleted, 'instance')} deleted during the backup and left out")
+        click.echo(f"{plural(done.deleted, 'instance')} deleted during the backup and left out")
     if done.replaced:
-        click.echo(f"{counted(done.replaced, 'instance')} replaced during the backup; the backup has the new version")
+        click.echo(f"{plural(done.replaced, 'instance')} replaced during the backup; the backup has the new version")
     if done.pruned:
-        click.echo(f"{counted(done.pruned, 'file')} of earlier backups removed")
+        click.echo(f"{plural(done.pruned, 'file')} of earlier backups removed")
     _print_files("left out", done.failed, "pacs fsck --repair")
 
 
 @click.command(short_help="Restore a backup into an empty archive.")
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@configured
+@with_config
 def restore(config: "Config", source: Path) -> None:
     """Restore the backup in SOURCE into the configured database and folder, which must be empty.
 
     Every file is compared with its digest. The backup of a SQLite archive can be restored into PostgreSQL, and vice
     versa.
     """
-    with opened(config) as archive:
-        done = archive.backups.restore(source, progress)
-    click.echo(f"{counted(done.instances, 'instance')}, {size(done.size)} restored from {source}")
+    with open_archive(config) as archive:
+        done = archive.backups.restore(source, progress_bar)
+    click.echo(f"{plural(done.instances, 'instance')}, {size(done.size)} restored from {source}")
     _print_files("left out", done.failed)
 
 
@@ -110,7 +110,7 @@ def _print_files(what: str, files: Mapping[str, str], command: str = "") -> None
     if not files:
         return
     click.echo(
-        f"{counted(len(files), 'file')} {what}" + (f"; run `{command}` for details" if command else "") + ":", err=True
+        f"{plural(len(files), 'file')} {what}" + (f"; run `{command}` for details" if command else "") + ":", err=True
     )
     for key, why in list(files.items())[:EXAMPLES]:
         click.echo(f"    {printable(key)}: {why}", err=True)

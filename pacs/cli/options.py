@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
-def configured(command: Command) -> Command:
+def with_config(command: Command) -> Command:
     """Add `--config` and `--set` to a command, and pass it the Config as first argument."""
 
-    @reconfigured
+    @with_config_loader
     @wraps(command)
     def run(read: Callable[[], "Config"], **arguments: Any) -> None:
         command(read(), **arguments)
@@ -24,8 +24,8 @@ def configured(command: Command) -> Command:
     return run
 
 
-def reconfigured(command: Command) -> Command:
-    """Like `configured`, but pass a function that loads the Config each time it is called."""
+def with_config_loader(command: Command) -> Command:
+    """Like `with_config`, but pass a function that loads the Config each time it is called."""
 
     @config_option
     @settings_option
@@ -57,7 +57,7 @@ settings_option = click.option(
 )
 
 
-def setting(key: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
+def setting_option(key: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return an option that sets one configuration key, like `--set KEY=VALUE`."""
 
     def remember(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:

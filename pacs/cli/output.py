@@ -58,7 +58,7 @@ def print_error(text: str) -> None:
         click.echo(f"pacs: {safe(line)}", err=True)
 
 
-def counted(number: int, thing: str) -> str:
+def plural(number: int, thing: str) -> str:
     """Return a number with its noun, in the plural where needed; "series" is its own plural."""
     if number == 1 or thing.endswith("s"):
         return f"{number} {thing}"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.mismatches import LocalAE, aborted, rejected
-from pacs.cli.options import Command, reconfigured
+from pacs.cli.options import Command, with_config_loader
+from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
 from pacs.support.sockets import reached
 
@@ -46,13 +46,13 @@ class PeerCall:
         return self.peer
 
 
-def calling(metavar: str = "PEER") -> Callable[[Command], Command]:
+def peer_command(metavar: str = "PEER") -> Callable[[Command], Command]:
     """Add PEER and the options of associations to a command, and pass it its `PeerCall` as first argument."""
 
     def decorate(command: Command) -> Command:
         @click.argument("words", nargs=-1, required=True, metavar=metavar)
         @_with_options
-        @reconfigured
+        @with_config_loader
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
             call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.options import config_option, configured
+from pacs.cli.options import config_option, with_config
 from pacs.cli.output import json_option, show
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def peers() -> None:
 
 
 @peers.command("list")
-@configured
+@with_config
 @json_option
 def list_peers(config: "Config", *, as_json: bool) -> None:
     """List the peers of the configuration."""

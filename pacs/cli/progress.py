@@ -24,7 +24,7 @@ Tell = Callable[["client.Progress"], None]
 
 
 @contextmanager
-def shown(title: str, *, verbose: bool = False) -> Iterator[Tell]:
+def transfer_progress(title: str, *, verbose: bool = False) -> Iterator[Tell]:
     """Yield a function that shows progress: as a bar on a terminal, with `verbose` as lines, else not at all.
 
     After Ctrl-C the next call raises KeyboardInterrupt, so that the peer gets a C-CANCEL and no file is truncated.
@@ -99,7 +99,7 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal; yield a function that advances it by a count."""
     if not sys.stderr.isatty():
         yield lambda count: None

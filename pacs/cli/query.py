@@ -7,7 +7,7 @@ import click
 
 from pacs.cli.keys import QueryArguments, name_of, query_options
 from pacs.cli.output import json_option, show
-from pacs.cli.peer_options import PeerCall, calling
+from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.dicom.levels import USUAL_KEYS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Send a C-ECHO.")
-@calling()
+@peer_command()
 def echo(call: PeerCall) -> None:
     """Send a C-ECHO to PEER and print the response time.
 
@@ -30,7 +30,7 @@ def echo(call: PeerCall) -> None:
 
 
 @click.command(short_help="Query an AE (C-FIND).")
-@calling()
+@peer_command()
 @query_options()
 @click.option("--limit", "--cancel", type=click.IntRange(min=1), metavar="N", help="Stop after N matches (C-CANCEL).")
 @json_option

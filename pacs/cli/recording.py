@@ -8,7 +8,7 @@ from typing import TextIO
 
 import click
 
-from pacs.cli.output import counted
+from pacs.cli.output import plural
 from pacs.errors import ConfigurationError, StorageUnavailable
 
 port_option = click.option(
@@ -54,7 +54,7 @@ def record(target: str, file: Path, host: str, port: int) -> None:
     if failure is not None:
         why = getattr(failure, "strerror", None) or type(failure).__name__
         raise StorageUnavailable(f"recording stopped early ({why}); {str(file)!r} has what was recorded until then")
-    summary = f"{counted(writer.associations, 'association')}, {counted(writer.messages, 'message')}"
+    summary = f"{plural(writer.associations, 'association')}, {plural(writer.messages, 'message')}"
     click.echo(f"{summary} in {file}. Names, texts, dates and UIDs are pseudonyms; codes and times are not.")
     click.echo("Review the file before you share it.")
 

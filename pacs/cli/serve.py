@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.options import reconfigured, setting
+from pacs.cli.options import setting_option, with_config_loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,10 @@ def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Sc
 
 
 @click.command(short_help="Run the server.")
-@setting("server.ae_title", "--ae-title", metavar="TITLE", help="AE title of the server.")
-@setting("server.host", "--host", metavar="ADDRESS", help="Address to listen on.")
-@setting("server.port", "--port", metavar="PORT", help="Port to listen on; 0 chooses a free port.")
-@setting("server.workers", "--workers", metavar="N", help="Number of worker processes.")
+@setting_option("server.ae_title", "--ae-title", metavar="TITLE", help="AE title of the server.")
+@setting_option("server.host", "--host", metavar="ADDRESS", help="Address to listen on.")
+@setting_option("server.port", "--port", metavar="PORT", help="Port to listen on; 0 chooses a free port.")
+@setting_option("server.workers", "--workers", metavar="N", help="Number of worker processes.")
 @click.option(
     "--scenario",
     metavar="FILE",
@@ -44,7 +44,7 @@ def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Sc
     callback=_scenario,
     help="Inject faults from a scenario file or preset, to test other programs; `list` shows the presets.",
 )
-@reconfigured
+@with_config_loader
 def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
     """Run the server in the foreground.
 

@@ -11,9 +11,9 @@ import click
 
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.keys import QueryArguments, query_options
-from pacs.cli.output import counted, print_error, safe, size
-from pacs.cli.peer_options import PeerCall, calling
-from pacs.cli.progress import shown
+from pacs.cli.output import plural, print_error, safe, size
+from pacs.cli.peer_options import PeerCall, peer_command
+from pacs.cli.progress import transfer_progress
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the c
 
 
 @click.command(short_help="Send files and folders (C-STORE).")
-@calling(SENDING)
+@peer_command(SENDING)
 @verbose_option
 def store(call: PeerCall, *, verbose: bool) -> None:
     """Send files and folders to PEER; - reads paths from standard input.
@@ -55,10 +55,10 @@ def store(call: PeerCall, *, verbose: bool) -> None:
     from pacs import client
 
     paths = _paths(call.rest)
-    with shown("storing", verbose=verbose) as show_progress:
+    with transfer_progress("storing", verbose=verbose) as show_progress:
         done = client.store(call.peer, *paths, on_progress=show_progress)
-    skipped = f", {counted(done.skipped, 'file')} skipped" if done.skipped else ""
-    stored = f"{counted(done.completed, 'instance')}, {size(done.bytes)} stored"
+    skipped = f", {plural(done.skipped, 'file')} skipped" if done.skipped else ""
+    stored = f"{plural(done.completed, 'instance')}, {size(done.bytes)} stored"
     warned = f", {done.warning} with a warning" if done.warning else ""
     click.echo(f"{stored}{warned}, {len(done.failed)} failed{skipped}")
     _print_not_stored(done.failed)
@@ -69,7 +69,7 @@ def store(call: PeerCall, *, verbose: bool) -> None:
 
 
 @click.command(short_help="Request storage commitment (N-ACTION).")
-@calling(SENDING)
+@peer_command(SENDING)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -88,7 +88,7 @@ def commit(call: PeerCall, *, port: int, others: tuple[str, ...], wait: float) -
     from pacs import client
 
     done = client.commit(call.peer, _paths(call.rest), port=port, senders=_senders(others), timeout=wait)
-    click.echo(f"{counted(len(done.committed), 'instance')} committed, {len(done.failed)} not committed")
+    click.echo(f"{plural(len(done.committed), 'instance')} committed, {len(done.failed)} not committed")
     for each in done.failed[:EXAMPLES]:
         why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
         click.echo(f"    {safe(each.reference.sop_instance_uid)}: {why}", err=True)
@@ -132,7 +132,7 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 
 
 @click.command(short_help="Retrieve instances, or move them to another AE (C-MOVE).")
-@calling()
+@peer_command()
 @query_options(is_retrieve=True)
 @click.option("-aem", "--destination", metavar="TITLE", help="Move destination; default: this host, into --to.")
 @to_option
@@ -160,7 +160,7 @@ def move(
     peer, identifier, root = call.alone(), query.identifier, query.root
     if destination is not None and folder is not None:
         raise click.UsageError("expected either -aem TITLE or --to FOLDER, not both")
-    with _retrieve_result() as set_result, shown("moving", verbose=verbose) as show_progress:
+    with _retrieve_result() as set_result, transfer_progress("moving", verbose=verbose) as show_progress:
         if destination is None:
             to, title, senders = folder or Path(), call.receives_as, _senders(others)
             done = client.move_and_store(
@@ -179,7 +179,7 @@ def move(
 
 
 @click.command(short_help="Retrieve instances (C-GET).")
-@calling()
+@peer_command()
 @query_options(is_retrieve=True)
 @to_option
 @verbose_option
@@ -192,12 +192,12 @@ def get(call: PeerCall, query: QueryArguments, *, folder: Path | None, verbose: 
     from pacs import client
 
     peer, to = call.alone(), folder or Path()
-    with _retrieve_result() as set_result, shown("getting", verbose=verbose) as show_progress:
+    with _retrieve_result() as set_result, transfer_progress("getting", verbose=verbose) as show_progress:
         set_result(client.get(peer, query.identifier, to=to, model=query.root, on_progress=show_progress), to)
 
 
 @click.command(short_help="Retrieve missing instances (C-GET or C-MOVE).")
-@calling()
+@peer_command()
 @query_options()
 @to_option
 @port_option
@@ -214,7 +214,7 @@ def fetch(
     from pacs import client
 
     peer, to, root, senders = call.alone(), folder or Path(), query.root, _senders(others)
-    with _retrieve_result() as set_result, shown("fetching", verbose=verbose) as show_progress:
+    with _retrieve_result() as set_result, transfer_progress("fetching", verbose=verbose) as show_progress:
         done = client.fetch(
             peer,
             query.identifier,
@@ -264,7 +264,7 @@ def _is_partial(retrieved: "Retrieved | None") -> bool:
 def _summary(retrieved: "Retrieved", folder: Path | None) -> str:
     warned = f", {retrieved.warning} with a warning" if retrieved.warning else ""
     if folder is None:
-        return f"{counted((retrieved.completed or 0) + (retrieved.warning or 0), 'instance')} sent{warned}"
+        return f"{plural((retrieved.completed or 0) + (retrieved.warning or 0), 'instance')} sent{warned}"
     known = f", {len(retrieved.skipped)} already present" if retrieved.skipped else ""
     hint = (
         f"; {size(retrieved.bytes)} received, `pacs fetch` retrieves only missing instances"
@@ -273,7 +273,7 @@ def _summary(retrieved: "Retrieved", folder: Path | None) -> str:
     )
     new = len(retrieved.paths) - len(retrieved.skipped)
     received = "" if hint else f", {size(retrieved.bytes)}"
-    return f"{counted(new, 'instance')}{received} in {folder}{known}{warned}{hint}"
+    return f"{plural(new, 'instance')}{received} in {folder}{known}{warned}{hint}"
 
 
 def _is_mostly_known(retrieved: "Retrieved") -> bool:

@@ -28,9 +28,9 @@ __all__ = [
     "encode",
     "encoding_of",
     "key_values",
-    "level_asked",
     "parse_query",
     "parse_retrieve",
+    "requested_level",
     "shown",
 ]  # fmt: skip
 
@@ -115,11 +115,11 @@ def parse_query(dataset: Dataset, root: Root, mode: MatchingMode, negotiated: Ne
     request = _IdentifierParser(View.of(dataset), root, mode, negotiated)
     request.check_request_only()
     query = Query(root, request.level, unknown_matches=mode.unknown_matches, character_set=request.view.terms)
-    asked = request.asked()
-    if not asked and not request.ignored and not mode.bare_level_lists_all:
+    requested = request.attributes()
+    if not requested and not request.ignored and not mode.bare_level_lists_all:
         return replace(query, nothing_matches=True)
-    request.check_below(asked)
-    request.read([each for each in asked if request.is_answerable(each)])
+    request.check_below(requested)
+    request.read([each for each in requested if request.is_answerable(each)])
     request.check_unique_keys()
     keys, combined = _combined(request.keys) if negotiated.combined_date_time else (tuple(request.keys), ())
     return replace(
@@ -143,7 +143,7 @@ def parse_retrieve(
     """
     request = _IdentifierParser(View.of(dataset), root, mode, negotiated or Negotiated())
     request.check_request_only()
-    request.read(request.retrievable(request.asked()))
+    request.read(request.retrievable(request.attributes()))
     request.check_selective()
     keys = tuple(request.keys)
     query = Query(
@@ -159,7 +159,7 @@ class _IdentifierParser:
         self.view = view
         self.root = root
         self.mode = mode
-        self.level = level_asked(view, root)
+        self.level = requested_level(view, root)
         self.is_relational = mode.relational or negotiated.relational
         self.keys: list[Key] = []
         self.return_keys: list[ReturnKey] = []
@@ -178,36 +178,36 @@ class _IdentifierParser:
     def _text(self, tag: int) -> str:
         return self.view.text(self.view.dataset.get_item(tag)).strip(" \0\\")
 
-    def asked(self) -> list[Attribute]:
+    def attributes(self) -> list[Attribute]:
         """Return the attributes of all keys, by tag; add those that are not supported to `ignored` (K3, M18)."""
         found = []
         for tag in key_tags(self.view):
-            asked = attribute_of(tag, self.view)
-            if asked is None or (asked.kept is Kept.FILE and self.level is not QueryLevel.IMAGE):
+            requested = attribute_of(tag, self.view)
+            if requested is None or (requested.kept is Kept.FILE and self.level is not QueryLevel.IMAGE):
                 self.ignored.append(int(tag))
             else:
-                found.append(asked)
+                found.append(requested)
         return found
 
-    def read(self, asked: list[Attribute]) -> None:
+    def read(self, requested: list[Attribute]) -> None:
         """Read the keys and return keys of these attributes."""
-        for each in asked:
-            key, requested = self._reader.key(each, self.view, self.ignored)
+        for each in requested:
+            key, return_key = self._reader.key(each, self.view, self.ignored)
             self.keys += [key] if key else []
-            self.return_keys.append(requested)
+            self.return_keys.append(return_key)
 
     # --- rules of a query ------------------------------------------------------------------------------------
 
-    def check_below(self, asked: list[Attribute]) -> None:
+    def check_below(self, requested: list[Attribute]) -> None:
         """Refuse keys below the level; ignore them in the tolerant mode (F5)."""
-        below = [each for each in asked if not self.is_answerable(each)]
+        below = [each for each in requested if not self.is_answerable(each)]
         if below and not self.mode.ignore_lower_keys:
             raise identifier_error("Below the query level", *below)
         self.ignored += [each.tag for each in below]
 
-    def is_answerable(self, asked: Attribute) -> bool:
+    def is_answerable(self, requested: Attribute) -> bool:
         """Whether an attribute belongs to the level of the request or one above it."""
-        return asked.level <= self.level
+        return requested.level <= self.level
 
     def check_unique_keys(self) -> None:
         """Without relational queries, require the unique key of the level and one value of those above it (F3, F4)."""
@@ -226,24 +226,24 @@ class _IdentifierParser:
 
     # --- rules of a retrieve ---------------------------------------------------------------------------------
 
-    def retrievable(self, asked: list[Attribute]) -> list[Attribute]:
+    def retrievable(self, requested: list[Attribute]) -> list[Attribute]:
         """Return the attributes that select instances: those with a value, and always the unique key of the level."""
         is_strict = not self.mode.retrieve_by_other_keys
         unsupported = [tag for tag in self.ignored if is_strict or self.view.dataset.get_item(tag).value]
         if unsupported:
             raise IdentifierError("A key is not supported in a retrieve", unsupported)
         self.ignored.clear()
-        others = [each for each in asked if each.keyword not in UNIQUE]
+        others = [each for each in requested if each.keyword not in UNIQUE]
         if others and is_strict:
             raise identifier_error("Only unique keys may retrieve", *others)
-        selecting = [each for each in asked if self._has_value(each) or each.keyword == self.level.unique_key]
+        selecting = [each for each in requested if self._has_value(each) or each.keyword == self.level.unique_key]
         refused = [each for each in selecting if each.kept is Kept.FILE or not self.is_answerable(each)]
         if refused:
             raise identifier_error("Not supported in a retrieve", *refused)
         return selecting
 
-    def _has_value(self, asked: Attribute) -> bool:
-        return bool(self.view.texts(asked) or self.view.items(asked))
+    def _has_value(self, requested: Attribute) -> bool:
+        return bool(self.view.texts(requested) or self.view.items(requested))
 
     def check_selective(self) -> None:
         """Refuse universal keys and wild cards; require a selecting key, and one at the level of the request."""
@@ -280,7 +280,7 @@ class _IdentifierParser:
         return self.root.level_of_key(attribute.level) is self.level
 
 
-def level_asked(view: View, root: Root) -> QueryLevel:
+def requested_level(view: View, root: Root) -> QueryLevel:
     """Return the Query/Retrieve Level, without regard to case and padding (F1, F2, M18).
 
     Raises IdentifierError when it is missing or not a level of the model.

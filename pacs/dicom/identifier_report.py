@@ -14,7 +14,7 @@ from pydicom.datadict import keyword_for_tag
 
 from pacs.dicom.attributes import NOT_KEYS, Attribute, Kept, attribute
 from pacs.dicom.dataset import View, vr
-from pacs.dicom.identifier import level_asked, parse_query, parse_retrieve, shown
+from pacs.dicom.identifier import parse_query, parse_retrieve, requested_level, shown
 from pacs.dicom.keys import KeyReader, attribute_of, key_tags
 from pacs.dicom.levels import DimseOperation, Model, QueryLevel
 from pacs.dicom.matching_mode import MatchingMode, Negotiated
@@ -87,7 +87,7 @@ def make_report(dataset: Dataset, model: Model, mode: MatchingMode, negotiated: 
     query, error = _parsed(dataset, model, mode, negotiated)
     view = View.of(dataset)
     try:
-        level = level_asked(view, model.root)
+        level = requested_level(view, model.root)
     except IdentifierError:
         level = None
     walk = _ReportBuilder(level, model.operation is not DimseOperation.FIND, mode, KeyReader(mode, negotiated))

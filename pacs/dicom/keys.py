@@ -105,58 +105,58 @@ class KeyReader:
         if len(items) > 1:
             raise identifier_error("More than one item", sequence)
         keys: list[Key] = []
-        requested: list[ReturnKey] = []
+        return_keys: list[ReturnKey] = []
         for item in items:
             for each in nested_attributes(item, ignored):
-                key, wanted = self.key(each, item, ignored)
+                key, return_key = self.key(each, item, ignored)
                 keys += [key] if key else []
-                requested.append(wanted)
-        return Key(sequence, SequenceKeys(tuple(keys))) if keys else None, ReturnKey(sequence, tuple(requested))
+                return_keys.append(return_key)
+        return Key(sequence, SequenceKeys(tuple(keys))) if keys else None, ReturnKey(sequence, tuple(return_keys))
 
-    def key(self, asked: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, ReturnKey]:
+    def key(self, requested: Attribute, view: View, ignored: list[int]) -> tuple[Key | None, ReturnKey]:
         """Return the key (None for universal matching) and the return key of an element. Raises IdentifierError."""
-        if asked.vr == "SQ":
-            return self.sequence(asked, view, ignored)
-        self._check_shape(asked, view)
-        matching = self._matching(asked, view)
-        return Key(asked, matching) if matching else None, ReturnKey(asked)
+        if requested.vr == "SQ":
+            return self.sequence(requested, view, ignored)
+        self._check_shape(requested, view)
+        matching = self._matching(requested, view)
+        return Key(requested, matching) if matching else None, ReturnKey(requested)
 
-    def _check_shape(self, asked: Attribute, view: View) -> None:
-        element = view.element(asked)
-        if element is not None and element.value and (vr(element) == "SQ") != (asked.vr == "SQ"):
-            raise identifier_error("No sequence" if asked.vr == "SQ" else "A sequence", asked)
+    def _check_shape(self, requested: Attribute, view: View) -> None:
+        element = view.element(requested)
+        if element is not None and element.value and (vr(element) == "SQ") != (requested.vr == "SQ"):
+            raise identifier_error("No sequence" if requested.vr == "SQ" else "A sequence", requested)
 
-    def _matching(self, asked: Attribute, view: View) -> Matching | None:
-        texts = tuple(stripped(asked.vr, text) for text in view.texts(asked))
+    def _matching(self, requested: Attribute, view: View) -> Matching | None:
+        texts = tuple(stripped(requested.vr, text) for text in view.texts(requested))
         if texts == ('""',) and self.negotiated.empty_values:
             return Empty()
-        if asked.vr in BINARY_INTEGERS or asked.vr in BINARY_FLOATS:
-            return self._binary(asked, view, texts)
+        if requested.vr in BINARY_INTEGERS or requested.vr in BINARY_FLOATS:
+            return self._binary(requested, view, texts)
         if not texts:
             return None
-        if asked.vr == "UI":
-            return _uids(asked, texts)
+        if requested.vr == "UI":
+            return _uids(requested, texts)
         if len(texts) > 1 and not (self.mode.multiple_values or self.negotiated.multiple_values):
-            raise identifier_error("Several values not negotiated", asked)
-        if asked.vr == "PN":
-            return self._names(asked, texts)
-        if asked.vr in RANGES_ALLOWED:
-            return _moments(asked, texts)
-        if asked.vr in WILDCARDS_ALLOWED and any(_is_wild(text) for text in texts):
-            return _wildcard(asked, texts)
-        return _single(asked, texts)
+            raise identifier_error("Several values not negotiated", requested)
+        if requested.vr == "PN":
+            return self._names(requested, texts)
+        if requested.vr in RANGES_ALLOWED:
+            return _moments(requested, texts)
+        if requested.vr in WILDCARDS_ALLOWED and any(_is_wild(text) for text in texts):
+            return _wildcard(requested, texts)
+        return _single(requested, texts)
 
-    def _binary(self, asked: Attribute, view: View, texts: tuple[str, ...]) -> Matching | None:
-        element = view.element(asked)
+    def _binary(self, requested: Attribute, view: View, texts: tuple[str, ...]) -> Matching | None:
+        element = view.element(requested)
         if element is not None and element.value and not texts:
-            raise identifier_error("Damaged value", asked)
-        return _single(asked, texts) if texts else None
+            raise identifier_error("Damaged value", requested)
+        return _single(requested, texts) if texts else None
 
-    def _names(self, asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
+    def _names(self, requested: Attribute, texts: tuple[str, ...]) -> Matching | None:
         if self.negotiated.fuzzy_names and len(texts) == 1 and not _is_wild(texts[0]):
             keys = sounds(name_groups(texts[0]))
             return SoundsLike(keys) if keys else None
-        alternatives = [each for text in texts for each in _name_patterns(asked, text)]
+        alternatives = [each for text in texts for each in _name_patterns(requested, text)]
         return Names(tuple(dict.fromkeys(alternatives))) if all(alternatives) else None
 
 
@@ -164,9 +164,9 @@ def nested_attributes(item: View, ignored: list[int]) -> list[Attribute]:
     """Return the attributes of an item of a sequence; adds tags that are not supported to `ignored`."""
     found = []
     for tag in key_tags(item):
-        asked = attribute_of(tag, item)
-        if asked is not None:
-            found.append(asked)
+        requested = attribute_of(tag, item)
+        if requested is not None:
+            found.append(requested)
         else:
             ignored.append(int(tag))
     return found
@@ -185,18 +185,18 @@ def _is_wild(text: str) -> bool:
     return "*" in text or "?" in text
 
 
-def _uids(asked: Attribute, texts: tuple[str, ...]) -> Matching:
+def _uids(requested: Attribute, texts: tuple[str, ...]) -> Matching:
     if any(_is_wild(text) for text in texts):
-        raise identifier_error("Wild card in a UID", asked)
+        raise identifier_error("Wild card in a UID", requested)
     return Single(tuple(dict.fromkeys(texts)))
 
 
-def _single(asked: Attribute, texts: tuple[str, ...]) -> Matching:
+def _single(requested: Attribute, texts: tuple[str, ...]) -> Matching:
     values: list[Comparable] = []
     for text in texts:
-        value = comparable(asked.vr, text)
+        value = comparable(requested.vr, text)
         if value is None:
-            raise identifier_error("No number" if asked.vr != "DT" else "No date and time", asked)
+            raise identifier_error("No number" if requested.vr != "DT" else "No date and time", requested)
         values.append(value)
     return Single(tuple(dict.fromkeys(values)))
 
@@ -204,34 +204,36 @@ def _single(asked: Attribute, texts: tuple[str, ...]) -> Matching:
 _MOMENTS = {"DA": "No date or range of dates", "TM": "No time or range of times", "DT": "No date and time or range"}
 
 
-def _moments(asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
+def _moments(requested: Attribute, texts: tuple[str, ...]) -> Matching | None:
     try:
-        bounds = [parse_range(asked.vr, text) for text in texts]
+        bounds = [parse_range(requested.vr, text) for text in texts]
     except ValueError:
-        raise identifier_error(_MOMENTS[asked.vr], asked) from None
-    single = [low for text, (low, _) in zip(texts, bounds, strict=True) if low and comparable(asked.vr, text) == low]
+        raise identifier_error(_MOMENTS[requested.vr], requested) from None
+    single = [
+        low for text, (low, _) in zip(texts, bounds, strict=True) if low and comparable(requested.vr, text) == low
+    ]
     if len(single) == len(texts):
         return Single(tuple(dict.fromkeys(single)))
     if len(texts) > 1:
-        raise identifier_error("A range among several values", asked)
+        raise identifier_error("A range among several values", requested)
     return Range(*bounds[0]) if any(bounds[0]) else None
 
 
-def _wildcard(asked: Attribute, texts: tuple[str, ...]) -> Matching | None:
-    patterns = tuple(dict.fromkeys(_pattern(asked, text) for text in texts))
+def _wildcard(requested: Attribute, texts: tuple[str, ...]) -> Matching | None:
+    patterns = tuple(dict.fromkeys(_pattern(requested, text) for text in texts))
     return None if "*" in patterns else Wildcard(patterns)
 
 
-def _pattern(asked: Attribute, text: str) -> str:
+def _pattern(requested: Attribute, text: str) -> str:
     pattern = _ASTERISKS.sub("*", text)
     if len(pattern) > LONGEST_PATTERN:
-        raise identifier_error("Too long", asked)
+        raise identifier_error("Too long", requested)
     return pattern
 
 
-def _name_patterns(asked: Attribute, text: str) -> list[tuple[str, ...]]:
+def _name_patterns(requested: Attribute, text: str) -> list[tuple[str, ...]]:
     """Return the alternatives of one name: a pattern for each group, '' where any group matches; () for any name."""
-    groups = [_group_patterns(_pattern(asked, fold(group))) for group in text.split("=")[:3]]
+    groups = [_group_patterns(_pattern(requested, fold(group))) for group in text.split("=")[:3]]
     return [_without_empty_end(patterns) for patterns in product(*groups)]
 
 

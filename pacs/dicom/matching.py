@@ -85,7 +85,7 @@ def matches_pattern(pattern: str, text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
+class _PatternPart:
     """The part of a pattern between two asterisks."""
 
     regex: re.Pattern[str]
@@ -93,9 +93,9 @@ class _Segment:
 
 
 @lru_cache(maxsize=256)
-def _segments(pattern: str) -> tuple[_Segment, ...]:
+def _segments(pattern: str) -> tuple[_PatternPart, ...]:
     parts = re.sub(r"\*+", "*", pattern).split("*")
-    return tuple(_Segment(re.compile(re.escape(part).replace(r"\?", "."), re.DOTALL), len(part)) for part in parts)
+    return tuple(_PatternPart(re.compile(re.escape(part).replace(r"\?", "."), re.DOTALL), len(part)) for part in parts)
 
 
 # --- keys --------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class JournalRecord:
 
 
 @dataclass(slots=True)
-class _Segment:
+class _SegmentFile:
     """One file of a journal. Records behind its end are of an older generation and no longer valid."""
 
     path: Path
@@ -147,10 +147,10 @@ class Journal(BatchQueue[JournalRecord, bool]):
         self._state = threading.Condition()
         """Guards the segments and which of them are current, full and free."""
         self._folder: LockedFolder | None = None
-        self._segments: list[_Segment] = []
-        self._current: _Segment | None = None
-        self._full: list[_Segment] = []
-        self._free: list[_Segment] = []
+        self._segments: list[_SegmentFile] = []
+        self._current: _SegmentFile | None = None
+        self._full: list[_SegmentFile] = []
+        self._free: list[_SegmentFile] = []
         self._due: float | None = None
         """The monotonic time at which the current segment is settled; None while it is empty."""
         self._thread: threading.Thread | None = None
@@ -196,7 +196,7 @@ class Journal(BatchQueue[JournalRecord, bool]):
 
     # --- segments; called with `_state` locked -----------------------------------------------------------------------
 
-    def _append(self, segment: _Segment, records: Sequence[JournalRecord]) -> None:
+    def _append(self, segment: _SegmentFile, records: Sequence[JournalRecord]) -> None:
         try:
             segment.append(records)
         except OSError:
@@ -206,7 +206,7 @@ class Journal(BatchQueue[JournalRecord, bool]):
             self._due = time.monotonic() + SETTLE_SECONDS
             self._state.notify_all()
 
-    def _segment(self, length: int) -> _Segment | None:
+    def _segment(self, length: int) -> _SegmentFile | None:
         """Return the segment to append `length` bytes to, None when there is none."""
         if self._current is not None and self._current.end + length > CAPACITY:
             self._retire()
@@ -218,14 +218,14 @@ class Journal(BatchQueue[JournalRecord, bool]):
                 self._current.begin(time.time_ns())
         return self._current
 
-    def _new_segment(self) -> _Segment:
+    def _new_segment(self) -> _SegmentFile:
         """Create a segment; its name is durable before anything is in it."""
         if self._folder is None:
             self._folder = LockedFolder.create(self._root / FOLDER)
             self._thread = threading.Thread(target=self._run, name="pacs-settle", daemon=True)
             self._thread.start()
         path = self._folder.path / f"{len(self._segments)}.segment"
-        segment = _Segment(path, open_durable(path))
+        segment = _SegmentFile(path, open_durable(path))
         self._segments.append(segment)
         os.fsync(self._folder.descriptor)
         return segment
@@ -253,7 +253,7 @@ class Journal(BatchQueue[JournalRecord, bool]):
             else:
                 time.sleep(SETTLE_SECONDS)
 
-    def _next(self) -> list[_Segment]:
+    def _next(self) -> list[_SegmentFile]:
         """Wait for segments to settle; none when the journal is closed and all are settled."""
         with self._state:
             while not self._full and not self._is_closing:
@@ -262,7 +262,7 @@ class Journal(BatchQueue[JournalRecord, bool]):
                     self._retire()
             return list(self._full)
 
-    def _is_settled(self, segments: Sequence[_Segment]) -> bool:
+    def _is_settled(self, segments: Sequence[_SegmentFile]) -> bool:
         """Make the files of these segments durable, and return whether they are.
 
         The system reports a write error only once. After one the files are written again.

@@ -1,1 +1,1 @@
-"""The index: Patient, Study, Series and Image tables; the only room that speaks SQL."""
+"""The index: patient, study, series and image tables; the only package that uses SQL."""

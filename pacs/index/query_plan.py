@@ -87,11 +87,11 @@ def of_query(index: Index, query: Query, cancellation: Cancellation) -> tuple[Pl
     parts = list(search.parts(query))
     if not parts:
         return ()
-    start_statements, begin = _start_rows(index, parts[0], cancellation)
-    if begin is not None and not begin.ids:
+    start_statements, start_rows = _start_rows(index, parts[0], cancellation)
+    if start_rows is not None and not start_rows.ids:
         return start_statements  # the search ends here
     of_several = f", for the first of {len(parts)} parts of the list of UID" if len(parts) > 1 else ""
-    page = statements.page(parts[0], None, FIRST_PAGE, *_start_conditions(begin))
+    page = statements.page(parts[0], None, FIRST_PAGE, *_start_conditions(start_rows))
     return (*start_statements, _planned(index, f"the first {FIRST_PAGE} candidates{of_several}", page))
 
 
@@ -101,8 +101,8 @@ def of_retrieve(index: Index, query: Query, cancellation: Cancellation) -> tuple
         return ()
     if statements.row_keys(query) or statements.row_ranges(query):
         return of_query(index, query, cancellation)
-    start_statements, begin = _start_rows(index, query, cancellation)
-    selected = statements.stored(*statements.conditions(query), *_start_conditions(begin))
+    start_statements, start_rows = _start_rows(index, query, cancellation)
+    selected = statements.stored(*statements.conditions(query), *_start_conditions(start_rows))
     return (*start_statements, _planned(index, "the instances", selected))
 
 
@@ -112,17 +112,17 @@ def _start_rows(
     """Return the statements that look for few start rows, and those rows."""
     start_statements: list[PlannedStatement] = []
     for level in search.start_levels(index, query):
-        begin = search.start_rows_at(index, query, level, cancellation)
+        start_rows = search.start_rows_at(index, query, level, cancellation)
         purpose = f"start rows: at most {FEW} rows of {TABLES[level].name}"
-        rows = FEW + 1 if begin is None else len(begin.ids)
+        rows = FEW + 1 if start_rows is None else len(start_rows.ids)
         start_statements.append(_planned(index, purpose, statements.few_rows(query, level, FEW + 1), rows))
-        if begin is not None:
-            return tuple(start_statements), begin
+        if start_rows is not None:
+            return tuple(start_statements), start_rows
     return tuple(start_statements), None
 
 
-def _start_conditions(begin: StartRows | None) -> list[Condition]:
-    return [begin.condition] if begin is not None else []
+def _start_conditions(start_rows: StartRows | None) -> list[Condition]:
+    return [start_rows.condition] if start_rows is not None else []
 
 
 # --- one statement -----------------------------------------------------------------------------------------------

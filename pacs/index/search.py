@@ -17,7 +17,7 @@ from pacs.dicom.attributes import Kept, KeyType
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Key, Match, Query, Single
 from pacs.errors import OutOfResources
-from pacs.index import prepared, statements
+from pacs.index import statement_cache, statements
 from pacs.index.computed import COMPUTED, Value, compute
 from pacs.index.criteria import Condition
 from pacs.index.database import Index
@@ -143,21 +143,21 @@ def _accepted(candidates: list[_Candidate], matcher: "_RowMatcher", cancellation
 
 def _pages(index: Index, query: Query, cancellation: Cancellation, page: int) -> Iterator[list[_Candidate]]:
     for part in parts(query):
-        begin = _start_rows(index, part, cancellation)
+        start_rows = _start_rows(index, part, cancellation)
         after: tuple[str, ...] | None = None
         limit = min(FIRST_PAGE, page)
-        while begin is None or begin.ids:
-            candidates = _page(index, part, _PagePosition(begin, after, limit), cancellation)
+        while start_rows is None or start_rows.ids:
+            candidates = _page(index, part, _PagePosition(start_rows, after, limit), cancellation)
             yield candidates
             if len(candidates) < limit:
                 break
             after = candidates[-1].unique_key(query.level)
-            limit = _next_limit(limit, page, begin)
+            limit = _next_limit(limit, page, start_rows)
 
 
-def _next_limit(limit: int, page: int, begin: "StartRows | None") -> int:
+def _next_limit(limit: int, page: int, start_rows: "StartRows | None") -> int:
     """Return the size of the next page. With few start rows each page sorts all of them again, so pages are large."""
-    if begin is not None and limit >= FIRST_PAGE:
+    if start_rows is not None and limit >= FIRST_PAGE:
         return LARGEST_PAGE
     return min(GROWTH * limit, page) if limit < page else max(page, min(2 * limit, LARGEST_PAGE))
 
@@ -168,22 +168,24 @@ def _page(index: Index, query: Query, position: "_PagePosition", cancellation: C
         rows = _rows(connection, query, position)
         computed: list[dict[str, Value]] = [{} for _ in rows]
         for keyword in _needed(query):
-            made = COMPUTED[keyword]
-            ids = [row[len(PER_LEVEL) * made.level] for row in rows]
+            attribute = COMPUTED[keyword]
+            ids = [row[len(PER_LEVEL) * attribute.level] for row in rows]
             values = compute(connection, keyword, sorted(set(ids)))
             for each, row_id in zip(computed, ids, strict=True):
-                each[keyword] = values.get(row_id, made.none)
+                each[keyword] = values.get(row_id, attribute.none)
     return [_Candidate(*each) for each in zip(rows, computed, strict=True)]
 
 
 def _rows(connection: Connection, query: Query, position: "_PagePosition") -> Sequence[Row[Any]]:
-    begin, limit = position.begin, position.limit
-    if position.after is None and begin is None:
-        return prepared.execute(connection, statements.page, query, None, limit)
-    if position.after is None and begin is not None and len(begin.ids) == 1:
-        return prepared.execute(connection, statements.page_of, query, begin.level, limit, row_id=begin.ids[0])
-    also = [begin.condition] if begin is not None else []
-    return connection.execute(statements.page(query, position.after, limit, *also)).all()
+    start_rows, limit = position.start_rows, position.limit
+    if position.after is None and start_rows is None:
+        return statement_cache.execute(connection, statements.page, query, None, limit)
+    if position.after is None and start_rows is not None and len(start_rows.ids) == 1:
+        return statement_cache.execute(
+            connection, statements.page_of, query, start_rows.level, limit, row_id=start_rows.ids[0]
+        )
+    extra = [start_rows.condition] if start_rows is not None else []
+    return connection.execute(statements.page(query, position.after, limit, *extra)).all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ class StartRows:
 class _PagePosition:
     """The position of a page: the next `limit` candidates after the unique key `after`, among the start rows."""
 
-    begin: StartRows | None
+    start_rows: StartRows | None
     after: tuple[str, ...] | None
     limit: int
 
@@ -211,9 +213,9 @@ class _PagePosition:
 def _start_rows(index: Index, query: Query, cancellation: Cancellation) -> StartRows | None:
     """Return the rows of a level with which SQLite starts, when its keys allow only few; else None."""
     for level in start_levels(index, query):
-        begin = start_rows_at(index, query, level, cancellation)
-        if begin is not None:
-            return begin
+        start_rows = start_rows_at(index, query, level, cancellation)
+        if start_rows is not None:
+            return start_rows
     return None
 
 
@@ -231,15 +233,15 @@ def start_levels(index: Index, query: Query) -> Sequence[QueryLevel]:
 def start_rows_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> StartRows | None:
     """Return the rows at a level that its keys allow, None if there are many. Raises IndexUnavailable, Cancelled."""
     with index.read() as connection, index.interrupting(connection, cancellation):
-        found = prepared.execute(connection, statements.few_rows, query, level, FEW + 1)
+        found = statement_cache.execute(connection, statements.few_rows, query, level, FEW + 1)
     if len(found) > FEW:
         return None
     return StartRows(level, tuple(sorted({row_id for (row_id,) in found})))
 
 
 def _start_conditions(index: Index, query: Query, cancellation: Cancellation) -> list[Condition]:
-    begin = _start_rows(index, query, cancellation)
-    return [begin.condition] if begin is not None else []
+    start_rows = _start_rows(index, query, cancellation)
+    return [start_rows.condition] if start_rows is not None else []
 
 
 def parts(query: Query) -> Iterator[Query]:

@@ -1,4 +1,4 @@
-"""The benchmark runs: against this archive alone, with its smallest loads. No value is judged here."""
+"""The benchmarks run against this archive with small loads. The values are not checked."""
 
 import json
 import subprocess
@@ -17,15 +17,15 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run(*arguments: object) -> str:
-    """What `python -m benchmarks --quick` prints on standard output; it must succeed."""
+    """Run `python -m benchmarks --quick` and return its standard output."""
     command = [sys.executable, "-m", "benchmarks", "--quick", *map(str, arguments)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
 
-def test_the_benchmark_measures_this_archive_beside_the_sink_and_draws_it(tmp_path):
-    """A quick invocation prints a Markdown table with a value for each system in each line, and an SVG that parses."""
+def test_the_benchmark_prints_a_table_and_draws_a_chart(tmp_path):
+    """The Markdown table has a value for each system in each line, and the SVG is valid XML."""
     chart = tmp_path / "chart.svg"
     printed = run("--only", "setup", "move", "--systems", "pacs", "sink", "--folder", tmp_path, "--chart", chart)
     table = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
@@ -37,8 +37,8 @@ def test_the_benchmark_measures_this_archive_beside_the_sink_and_draws_it(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["chart.svg"]
 
 
-def test_the_benchmark_stores_and_asks_and_writes_json(tmp_path):
-    """What was stored is found again, and JSON has the value of every run."""
+def test_the_benchmark_stores_and_finds_and_writes_json(tmp_path):
+    """The stored studies are found, and JSON has the value of every run."""
     written = json.loads(
         run("--only", "find", "ingest", "--systems", "pacs", "--json", "--runs", 1, "--folder", tmp_path)
     )
@@ -49,8 +49,8 @@ def test_the_benchmark_stores_and_asks_and_writes_json(tmp_path):
     assert titles["find.patient_id.last"].endswith("(1 match)")
 
 
-def test_the_benchmark_says_how_many_workers_are_best(tmp_path):
-    """Of those it was asked to measure, for each load and for all of them."""
+def test_the_benchmark_reports_the_best_number_of_workers(tmp_path):
+    """Of the measured numbers, for each load and for all loads."""
     printed = run("--only", "workers", "--systems", "pacs", "pacs-2", "--folder", tmp_path)
     tables = [[each.strip("| ").split(" | ") for each in part.splitlines()] for part in printed.split("\n\n")]
     (judged,) = (table for table in tables if table[0][0] == "database")
@@ -59,8 +59,8 @@ def test_the_benchmark_says_how_many_workers_are_best(tmp_path):
     assert all(cells[2] in ("1", "2") for cells in judged[2:])
 
 
-def test_the_rows_put_in_by_sql_are_those_the_archive_would_have_written():
-    """Every level of several studies agrees with what the archive makes of the same elements."""
+def test_rows_inserted_by_sql_equal_those_of_the_archive():
+    """At every level of several studies."""
     made = list(rows.rows(3))
     assert [len(each) for each in made] == [4, 6, 4]
     levels = {level: rows.Level(level) for level in rows.QueryLevel}
@@ -73,8 +73,8 @@ def test_the_rows_put_in_by_sql_are_those_the_archive_would_have_written():
 
 
 @pytest.mark.parametrize(("better", "expected"), [(Better.MORE, 4.0), (Better.LESS, 0.125)])
-def test_a_ratio_is_the_median_of_the_runs_against_the_best_of_each(better, expected):
-    """In each run the best of the others counts; one that failed in the middle or had an easier load does not."""
+def test_a_ratio_is_the_median_of_the_runs_to_the_best_peer(better, expected):
+    """In each run the best peer counts, without those that failed or had an easier load."""
     line = Line("key", "a line", "unit", better)
     row = Row(
         line, {"pacs": [8, 8, 8], "orthanc": [2, 1, 4], "dcmqrscp": [1, 1, 1], "qrscp": [9], "orthanc-db": [99, 99, 99]}
@@ -83,16 +83,16 @@ def test_a_ratio_is_the_median_of_the_runs_against_the_best_of_each(better, expe
     assert ratio(row, "pacs", ("orthanc", "orthanc-db", "dcmqrscp", "qrscp")) == expected
 
 
-def test_a_line_in_which_everybody_failed_has_no_ratio():
-    """Nobody has a value then, and the other lines are printed all the same."""
+def test_a_line_without_values_has_no_ratio():
+    """The other lines are printed."""
     row = Row(Line("key", "a line", "unit", Better.MORE), {}, {"pacs": "failed: why"})
     assert ratio(row, "pacs", ("orthanc",)) is None
     done = Row(Line("other", "another", "unit", Better.MORE), {"pacs": [1.0]})
     assert "| another | unit ↑ | 1.00 |" in markdown(Report([row, done], "python -m benchmarks", quick=False))
 
 
-def test_what_a_system_could_not_do_stands_below_the_table():
-    """A system without a value has a dash, and its reason is told once for all rows."""
+def test_notes_are_below_the_table():
+    """A system without a value has a dash, and the reason is printed once for all rows."""
     lines = [Line(f"key.{at}", f"line {at}", "MB/s", Better.MORE) for at in range(5)]
     written = [Row(line, {"pacs": [1234.5], "orthanc": []}, {"orthanc": "failed: why"}) for line in lines]
     printed = markdown(Report(written, "python -m benchmarks", quick=False))

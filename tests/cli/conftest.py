@@ -1,4 +1,4 @@
-"""The command `pacs` for tests."""
+"""Fixtures for tests of the command `pacs`."""
 
 import logging
 
@@ -24,8 +24,8 @@ def pacs(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    """Put the process's logging back after each test."""
+def _restore_logging():
+    """Restore the logging of the process after each test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in pacs_logging.QUIET}

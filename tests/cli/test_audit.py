@@ -1,4 +1,4 @@
-"""The audit log: who did what to whose data, and what it never costs."""
+"""The audit log: its records, hostile values, and failures to write it."""
 
 import json
 import os
@@ -25,7 +25,7 @@ HOSTILE = 'x\r\n{"user": "root"}\x1b[31m\u202e\x7f'
 
 
 def lines(path):
-    """The records in an audit log, each of which is one whole line of printable ASCII."""
+    """Read the records of an audit log; each is one line of printable ASCII."""
     content = path.read_bytes()
     assert content.endswith(b"\n")
     assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in content)
@@ -33,18 +33,18 @@ def lines(path):
 
 
 def recorded(path, count):
-    """The records, once there are so many: each is written when the answer is sent already."""
+    """Wait for a number of records, which are written after the response; return them."""
     eventually(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
     found = lines(path)
     assert len(found) == count
     return found
 
 
-# --- what stands there -------------------------------------------------------------------------------------------
+# --- records -----------------------------------------------------------------------------------------------------
 
 
-def test_who_stored_queried_and_retrieved_what_is_recorded(tmp_path):
-    """C-STORE, C-FIND, C-MOVE to a peer that is not there, C-GET: title, address, status, UIDs, Patient IDs, keys."""
+def test_store_query_and_retrieve_are_recorded(tmp_path):
+    """C-STORE, C-FIND, C-MOVE to a missing peer and C-GET, with title, address, status, UIDs and Patient IDs."""
     first, second = study("DOE^JOHN", patient_id="P1", series=1, instances=2)
     (other,) = study("DOE^JOHN", patient_id="P1", series=1, instances=1, StudyDescription="other")
     log, peers = tmp_path / "audit", [{"ae_title": "GONE", "host": "127.0.0.1", "port": free_port()}]
@@ -85,8 +85,8 @@ def test_who_stored_queried_and_retrieved_what_is_recorded(tmp_path):
     assert log.stat().st_mode & 0o777 & ~0o640 == 0
 
 
-def test_what_is_deleted_exported_and_imported_by_command_is_recorded(pacs, tmp_path):
-    """With the user of this machine, whatever becomes of it."""
+def test_delete_export_and_import_are_recorded(pacs, tmp_path):
+    """With the local user, on success and on failure."""
     write(study(patient_id="P1", series=1, instances=2), tmp_path / "in")
     settings = ("--set", "audit.file=audit.log", "--set", "server.port=0")
     assert pacs("import", "in", *settings).exit_code == 0
@@ -100,7 +100,7 @@ def test_what_is_deleted_exported_and_imported_by_command_is_recorded(pacs, tmp_
 
 
 def test_hostile_values_are_escaped(tmp_path):
-    """Each request is one line of printable ASCII, and says what was sent."""
+    """Each request is one line of printable ASCII with the values that were sent."""
     asked = Dataset()
     asked.QueryRetrieveLevel, asked.SpecificCharacterSet = "STUDY", "ISO_IR 192"
     asked.PatientID = HOSTILE
@@ -124,7 +124,7 @@ def test_hostile_values_are_escaped(tmp_path):
 
 
 def test_several_processes_write_whole_lines(tmp_path):
-    """Two workers, four associations at once: as many lines as stores, none broken."""
+    """Two workers, four simultaneous associations: one whole line for each store."""
     datasets = study(series=4, instances=10)
     log = tmp_path / "audit"
     with process(tmp_path, "--workers", "2", "--set", f"audit.file={log}") as server:
@@ -143,12 +143,12 @@ def test_several_processes_write_whole_lines(tmp_path):
     assert {each["sop_instance_uids"][0] for each in found} == {each.SOPInstanceUID for each in datasets}
 
 
-# --- what it never costs -----------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-def test_no_store_is_refused_because_the_audit_log_is_full(tmp_path):
-    """The line is lost, counted, and told once; the image is there."""
+def test_a_full_audit_log_refuses_no_store(tmp_path):
+    """The record is lost, counted and reported once; the instance is stored."""
     lost = []
     settings = {"audit.file": "/dev/full", "web.enabled": True, "web.port": 0}
     with serving(tmp_path, settings) as archive:
@@ -163,13 +163,13 @@ def test_no_store_is_refused_because_the_audit_log_is_full(tmp_path):
 
 
 def record(number):
-    """A record that can be told from others."""
+    """Return a distinguishable record."""
     return Record(operation="C-ECHO", outcome="success", subject=Subject(instances=[str(number)]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how much a pipe takes differs")
-def test_what_follows_a_broken_line_begins_on_a_line_of_its_own(tmp_path):
-    """A pipe that is full in the middle of a line costs that line only, as a disk would."""
+def test_a_record_after_a_partial_write_begins_a_new_line(tmp_path):
+    """A pipe that is full within a line loses only that line, like a full disk."""
     os.mkfifo(tmp_path / "pipe")
     lost = []
     auditor = Auditor(tmp_path / "pipe", lost.append)
@@ -188,8 +188,8 @@ def test_what_follows_a_broken_line_begins_on_a_line_of_its_own(tmp_path):
     assert [json.loads(line)["operation"] for line in found[:-2]] == ["C-FIND"] * (written - 1)
 
 
-def test_a_log_that_was_moved_away_is_gone_on_in_a_new_one(tmp_path):
-    """`reopen`, after logrotate: what came before stays in the old one. Where there can be no new one, it goes on."""
+def test_reopen_continues_in_a_new_file(tmp_path):
+    """After log rotation. If there can be no new file, the old one stays open."""
     log = tmp_path / "audit"
     auditor = Auditor(log)
     auditor.write(record(1))
@@ -208,8 +208,8 @@ def test_a_log_that_was_moved_away_is_gone_on_in_a_new_one(tmp_path):
     auditor.close()
 
 
-def test_an_audit_log_that_cannot_be_written_is_said_at_the_start(pacs, tmp_path):
-    """Neither served nor deleted without; `pacs check` says the same."""
+def test_an_unwritable_audit_log_is_an_error_at_the_start(pacs, tmp_path):
+    """Of `pacs serve`, `pacs delete` and `pacs check`."""
     settings = ("--set", "audit.file=missing/audit.log", "--set", "server.port=0", "--set", "web.port=0")
     for words in (("serve",), ("delete", "PatientID=P1", "--yes")):
         result = pacs(*words, *settings)
@@ -218,8 +218,8 @@ def test_an_audit_log_that_cannot_be_written_is_said_at_the_start(pacs, tmp_path
     assert "FAIL audit log: audit.file =" in pacs("check", *settings).stdout
 
 
-def test_it_is_off_unless_a_file_is_named(tmp_path):
-    """And its key can be set in the environment, though secrets end in the same word."""
+def test_it_is_off_without_a_file(tmp_path):
+    """The key can be set in the environment, although names of secrets also end in _FILE."""
     from pacs.config import load
 
     with serving(tmp_path) as archive:

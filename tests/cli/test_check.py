@@ -1,4 +1,4 @@
-"""`pacs check`: what it looks at, and how it says to mend what it finds."""
+"""`pacs check`: what it checks, and what it says to correct."""
 
 import socket
 from datetime import datetime
@@ -19,12 +19,12 @@ def checked(pacs, *settings, words=(), peers=()):
 
 
 def lines(result):
-    """The findings: subject and sentence by the mark before them."""
+    """Return mark and sentence of each result."""
     return [(line[:4].strip(), line[5:]) for line in result.stdout.splitlines() if not line.startswith(" ")]
 
 
-def test_all_is_well_on_the_defaults(pacs):
-    """Every finding is ok, exit status 0, and no probe is left behind."""
+def test_the_defaults_pass(pacs):
+    """Every check is ok, exit status 0."""
     result = checked(pacs)
     assert result.exit_code == 0
     assert {mark for mark, _ in lines(result)} == {"ok"}
@@ -34,8 +34,8 @@ def test_all_is_well_on_the_defaults(pacs):
     assert "SQLite" in result.stdout
 
 
-def test_a_web_port_that_is_taken_is_found_unless_by_our_own_server(pacs, tmp_path):
-    """What to change is said."""
+def test_a_web_port_in_use_fails_unless_by_the_same_server(pacs, tmp_path):
+    """With the keys to change."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -49,14 +49,14 @@ def test_a_web_port_that_is_taken_is_found_unless_by_our_own_server(pacs, tmp_pa
     assert f"ok   web: answers on http://127.0.0.1:{port}/healthz" in found
 
 
-def test_no_probe_is_left_behind(pacs, tmp_path):
-    """Neither committed nor half-written."""
+def test_no_test_file_is_left(pacs, tmp_path):
+    """Neither committed nor partial."""
     checked(pacs)
     assert [path for path in (tmp_path / "pacs-data" / "files").rglob("*") if path.is_file()] == []
 
 
-def test_an_index_that_cannot_be_opened_is_found(pacs, tmp_path):
-    """The rest is looked at all the same."""
+def test_an_unusable_index_fails(pacs, tmp_path):
+    """The other checks still run."""
     (tmp_path / "pacs.db").write_bytes(b"this is no database, and longer than a header of SQLite has to be" * 20)
     result = checked(pacs, "database.url=sqlite:///pacs.db")
     assert result.exit_code == 1
@@ -64,8 +64,8 @@ def test_an_index_that_cannot_be_opened_is_found(pacs, tmp_path):
     assert any(said.startswith("files: ") for _, said in lines(result))
 
 
-def test_files_that_cannot_be_written_are_found(pacs, tmp_path):
-    """A file stands where the folder should be."""
+def test_an_unusable_folder_fails(pacs, tmp_path):
+    """There is a file with its name."""
     (tmp_path / "taken").write_text("")
     result = checked(pacs, "files.url=taken")
     assert result.exit_code == 1
@@ -73,8 +73,8 @@ def test_files_that_cannot_be_written_are_found(pacs, tmp_path):
     assert ("FAIL", f"files: The file store cannot be used (File exists); {sentence}") in lines(result)
 
 
-def test_a_database_server_that_is_not_there_is_found(pacs):
-    """What the driver says, and where to look; the password is not told."""
+def test_an_unreachable_database_server_fails(pacs):
+    """With the message of the driver and the key to check, without the password."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -86,8 +86,8 @@ def test_a_database_server_that_is_not_there_is_found(pacs):
     assert "hush" not in result.stdout
 
 
-def test_a_port_that_is_taken_is_found(pacs):
-    """By something that answers no C-ECHO."""
+def test_a_port_in_use_fails(pacs):
+    """If no C-ECHO is answered there."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = checked(pacs, f"server.port={port}", "limits.connect_seconds=0.2", "limits.negotiation_seconds=0.2")
@@ -95,16 +95,16 @@ def test_a_port_that_is_taken_is_found(pacs):
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in result.stdout
 
 
-def test_a_port_that_is_ours_already_is_well(pacs, tmp_path):
-    """`pacs check` may be run beside the server."""
+def test_a_port_in_use_by_the_same_server_passes(pacs, tmp_path):
+    """`pacs check` can run beside the server."""
     with serving(tmp_path / "running") as running:
         result = checked(pacs, f"server.port={running.port}")
     assert result.exit_code == 0
     assert ("ok", f"server: answers C-ECHO on 127.0.0.1:{running.port}") in lines(result)
 
 
-def test_a_peer_that_answers_is_well(pacs, tmp_path):
-    """By C-ECHO, and by a C-MOVE of nothing: a PACS that does not know us gets the line to enter there."""
+def test_a_peer_that_answers_passes(pacs, tmp_path):
+    """It does not have this server as a move destination, so the values to enter there are printed."""
     with serving(tmp_path / "other") as other:
         result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
     assert result.exit_code == 0
@@ -112,8 +112,8 @@ def test_a_peer_that_answers_is_well(pacs, tmp_path):
     assert "    AE title MINE, the address of this host, port 104" in result.stdout
 
 
-def test_a_peer_that_would_send_to_us_is_said_to(pacs, tmp_path):
-    """It has us in its own table."""
+def test_a_peer_with_this_server_as_destination_passes(pacs, tmp_path):
+    """The result says so."""
     us = {"peers": [{"ae_title": "PACS", "host": "127.0.0.1", "port": 104}]}
     with serving(tmp_path / "other", us) as other:
         result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
@@ -123,24 +123,24 @@ def test_a_peer_that_would_send_to_us_is_said_to(pacs, tmp_path):
     ) in lines(result)
 
 
-def test_a_peer_that_looks_at_no_destination_is_not_said_to_send_to_us(pacs, tmp_path):
-    """dcmqrscp answers Success as long as nothing matches, whoever it is to go to."""
+def test_a_peer_that_does_not_check_destinations_is_not_said_to_have_this_server(pacs, tmp_path):
+    """dcmqrscp answers Success for any destination as long as nothing matches."""
     with serving(tmp_path / "other", watched=True) as other:
         other.faults.add(Fault("C-MOVE", status=0x0000))
         result = checked(pacs, peers=[("OTHER", "127.0.0.1", other.port)])
     assert ("ok", f"peer OTHER at 127.0.0.1:{other.port}: answers C-ECHO") in lines(result)
 
 
-def test_a_peer_that_only_stores_is_well(pacs, tmp_path):
-    """It takes no C-MOVE, and nothing is said of it."""
+def test_a_peer_without_c_move_passes(pacs, tmp_path):
+    """Nothing is said about destinations."""
     with storescp(tmp_path / "received") as receiver:
         result = checked(pacs, peers=[(receiver.ae_title, "127.0.0.1", receiver.port)])
     assert result.exit_code == 0
     assert ("ok", f"peer {receiver.ae_title} at 127.0.0.1:{receiver.port}: answers C-ECHO") in lines(result)
 
 
-def test_a_peer_that_does_not_know_us_gets_the_line_to_enter_there(pacs, tmp_path):
-    """Its calling AE title check is told from everything else."""
+def test_a_peer_that_rejects_the_calling_title_fails(pacs, tmp_path):
+    """With the values to enter there."""
     with serving(tmp_path / "other", {"access.callers": "peers"}) as other:
         result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
     assert result.exit_code == 1
@@ -149,8 +149,8 @@ def test_a_peer_that_does_not_know_us_gets_the_line_to_enter_there(pacs, tmp_pat
     assert "port 104" in result.stdout
 
 
-def test_a_peer_that_goes_by_another_title_is_told_so(pacs, tmp_path):
-    """The other direction: the mistake is in our table."""
+def test_a_peer_with_another_title_fails(pacs, tmp_path):
+    """With the block to change here."""
     with serving(tmp_path / "other", {"access.called_ae": "ours"}) as other:
         result = checked(pacs, peers=[("WRONG", "127.0.0.1", other.port)])
     assert result.exit_code == 1
@@ -158,8 +158,8 @@ def test_a_peer_that_goes_by_another_title_is_told_so(pacs, tmp_path):
     assert 'ae_title = "' in result.stdout
 
 
-def test_a_peer_that_is_not_there_is_found(pacs):
-    """Nobody listens on its port."""
+def test_an_unreachable_peer_fails(pacs):
+    """Nothing listens on its port."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         result = checked(pacs, peers=[("GONE", "127.0.0.1", reserved.getsockname()[1])])
@@ -167,8 +167,8 @@ def test_a_peer_that_is_not_there_is_found(pacs):
     assert "check host and port" in result.stdout
 
 
-def test_live_asks_the_running_server_and_nothing_else(pacs, tmp_path):
-    """What a container's health check asks."""
+def test_live_only_sends_a_c_echo_to_the_server(pacs, tmp_path):
+    """As the health check of a container."""
     with serving(tmp_path / "running") as running:
         port = running.port
         result = checked(pacs, f"server.port={port}", words=["--live"])
@@ -179,16 +179,16 @@ def test_live_asks_the_running_server_and_nothing_else(pacs, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["access.callers=peers", "access.called_ae=ours"])
-def test_live_is_well_where_the_server_lets_in_only_some(pacs, tmp_path, setting):
-    """A rejection is an answer."""
+def test_live_passes_if_the_server_rejects_it(pacs, tmp_path, setting):
+    """A rejection is a response."""
     key, _, value = setting.partition("=")
     with serving(tmp_path / "running", {key: value}) as running:
         result = checked(pacs, f"server.port={running.port}", setting, words=["--live"])
     assert result.exit_code == 0
 
 
-def test_a_certificate_that_is_not_valid_any_more_is_found(pacs, tmp_path):
-    """And until when a good one is, is said."""
+def test_an_expired_certificate_fails(pacs, tmp_path):
+    """A valid one passes, with its end of validity."""
     authority = Authority(tmp_path)
     good, old = authority.sign("good", "localhost"), authority.sign("old", "localhost", until=datetime(2021, 1, 1))
     for pair, well, sentence in ((good, True, "is valid until"), (old, False, "certificate has expired")):
@@ -199,8 +199,8 @@ def test_a_certificate_that_is_not_valid_any_more_is_found(pacs, tmp_path):
         assert sentence in line
 
 
-def test_what_has_no_effect_is_found(pacs):
-    """Users that nobody looks at, and peers only where there are none."""
+def test_settings_without_effect_fail(pacs):
+    """Users that are ignored, and peers only without peers."""
     users = '[{"name": "alice"}]'
     shown = pacs("check", "--set", "access.callers=peers", env={"PACS_USERS": users}).stdout
     assert 'FAIL users: have no effect; set access.users = "optional"' in shown

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses and how it ends."""
+"""The command line: output, errors and exit statuses."""
 
 import json
 import subprocess
@@ -14,15 +14,15 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {"pydicom", "pynetdicom", "sqlalchemy", "alembic", "pydantic", "rich", "structlog"}
 
 
-def test_help_answers_without_importing_anything_heavy():
-    """`pacs --help` is fast because it needs nothing but click."""
+def test_help_imports_nothing_heavy():
+    """`pacs --help` needs only click."""
     program = f"import sys, pacs.cli; print(sorted({HEAVY} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == "[]"
 
 
 def test_python_dash_m_pacs_is_the_same_command():
-    """For those whose PATH has no `pacs`."""
+    """Where `pacs` is not in the PATH."""
     shown = subprocess.run(
         [sys.executable, "-m", "pacs", "--version"], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -30,15 +30,15 @@ def test_python_dash_m_pacs_is_the_same_command():
 
 
 @pytest.mark.parametrize("words", [["serve"], ["check"], ["ls"], ["import"], ["db", "check"], ["peers", "list"]])
-def test_every_command_explains_itself(pacs, words):
-    """`--help` ends well and says what the command does."""
+def test_every_command_has_help(pacs, words):
+    """Exit status 0."""
     result = pacs(*words, "--help")
     assert result.exit_code == 0
     assert "--config" in result.stdout
 
 
-def test_a_mistake_in_the_configuration_is_a_sentence_and_exit_status_2(pacs):
-    """No traceback, every line behind the name of the command."""
+def test_an_error_in_the_configuration_is_a_sentence_and_exit_status_2(pacs):
+    """No traceback; every line begins with the name of the command."""
     result = pacs("db", "check", "--set", "server.prot=1", "--set", "query.manner=rude")
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
@@ -48,7 +48,7 @@ def test_a_mistake_in_the_configuration_is_a_sentence_and_exit_status_2(pacs):
 
 
 def test_a_setting_without_a_value_is_refused(pacs):
-    """And shown how."""
+    """With an example."""
     result = pacs("db", "check", "--set", "server.port")
     assert result.exit_code == 2
     assert "is not KEY=VALUE; expected for example server.port=0" in result.stderr
@@ -61,8 +61,8 @@ def test_the_configuration_file_can_be_named_in_the_environment(pacs, tmp_path):
     assert "server.prot" in pacs("peers", "list", env={"PACS_CONFIG": str(file)}).stderr
 
 
-def test_a_schema_is_made_and_then_checked(pacs):
-    """`db check` before, `db upgrade`, `db check` after."""
+def test_a_schema_is_created_and_checked(pacs):
+    """`db check`, `db upgrade`, `db check`."""
     before = pacs("db", "check")
     assert before.exit_code == 1
     assert "run `pacs db upgrade`" in before.stderr
@@ -72,7 +72,7 @@ def test_a_schema_is_made_and_then_checked(pacs):
 
 
 def test_a_peer_is_added_and_listed(pacs):
-    """In the configuration file of the working directory; JSON where it is asked for, CSV where nobody watches."""
+    """In the configuration file of the working directory; as JSON, and as CSV in a pipe."""
     added = pacs("peers", "add", "STORE_SCP", "127.0.0.1", "11113", "--manner", "strict")
     assert added.exit_code == 0
     assert '[[peers]]\nae_title = "STORE_SCP"' in added.stdout
@@ -88,7 +88,7 @@ def test_a_peer_is_added_and_listed(pacs):
 
 
 def test_a_passcode_is_hashed_for_the_configuration(pacs):
-    """What is printed is a line of a block of [[users]]; the passcode is asked for, and not shown."""
+    """The output is a line for a [[users]] block; the passcode is not echoed."""
     printed = pacs("passcode", input="open sesame\n").stdout
     (line,) = (each for each in printed.splitlines() if each.startswith("passcode = "))
     Path("config.toml").write_text(f'[[users]]\nname = "alice"\n{line}\n')
@@ -99,7 +99,7 @@ def test_a_passcode_is_hashed_for_the_configuration(pacs):
     assert "sesame" not in printed
 
 
-def test_a_peer_that_cannot_be_is_not_added(pacs, tmp_path):
+def test_an_invalid_peer_is_not_added(pacs, tmp_path):
     """Nothing is written."""
     result = pacs("peers", "add", "A_TITLE_THAT_IS_TOO_LONG", "127.0.0.1", "0")
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""Storage commitment by the installed daemon: across restarts, by several workers, by several servers."""
+"""Storage commitment by the installed server: across restarts, with several workers, with several servers."""
 
 import json
 import signal
@@ -19,26 +19,26 @@ NEVER = ("--set", "commitment.same_association_seconds=0")
 
 
 def known(peer, folder):
-    """The words that make a requester a peer of a server: those of its configuration file."""
+    """Return the options that make a requestor a peer of the server."""
     file = folder / "config.toml"
     file.write_text("[[peers]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in peer.row.items()))
     return ("--config", str(file))
 
 
 def heard(server, words):
-    """Wait until these words are in the log."""
+    """Wait until a text is in the log."""
     while words not in (line := server.stderr.readline()):
         assert line, "the server has ended"
 
 
 def filled(folder, server):
-    """Send the server what it is asked about."""
+    """Store the instances that the tests request commitment for."""
     run("storescu", "-aec", "PACS", "127.0.0.1", server.port, "+sd", folder / "out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_between_request_and_report(tmp_path, number):
-    """Stopped in order or killed: the next process reports what the last one was asked, once."""
+    """Stopped cleanly or killed: the next process sends the report, once."""
     peer = requester()
     write(DATASETS, tmp_path / "out")
     words = (*known(peer, tmp_path), *NEVER)
@@ -60,7 +60,7 @@ def test_a_restart_between_request_and_report(tmp_path, number):
 
 
 def test_several_workers_report_each_transaction_once(tmp_path):
-    """Three workers, requesters that release at once and one that waits: as many reports as requests."""
+    """Three workers, requestors that release immediately and one that waits: as many reports as requests."""
     peer = requester()
     write(DATASETS, tmp_path / "out")
     words = (*known(peer, tmp_path), "--set", "commitment.same_association_seconds=0.05")
@@ -83,7 +83,7 @@ def test_several_workers_report_each_transaction_once(tmp_path):
 
 
 def test_several_servers_on_one_database_report_each_transaction_once(tmp_path, database_url):
-    """Whoever was asked: both see to what is due, and nothing is reported twice."""
+    """Both work on due reports; none is sent twice."""
     peer = requester()
     transactions = [f"1.2.{number}" for number in range(12)]
     settings = {
@@ -110,8 +110,8 @@ def test_several_servers_on_one_database_report_each_transaction_once(tmp_path, 
     assert peer.reports.empty()
 
 
-def test_what_a_killed_worker_had_claimed_is_reported_by_another(tmp_path, database_url):
-    """Its claim runs out: nothing waits for the dead."""
+def test_another_worker_reports_what_a_killed_one_had_claimed(tmp_path, database_url):
+    """When its claim expires."""
     peer = requester()
     settings = {"database.url": database_url, "peers": [peer.row], "commitment.same_association_seconds": 0}
     with serving(tmp_path / "one", settings) as archive:

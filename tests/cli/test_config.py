@@ -1,4 +1,4 @@
-"""The configuration: where values come from, what is refused and how that is said."""
+"""The configuration: sources of values, invalid values and error messages."""
 
 import re
 import tomllib
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pacs.config import Config, PeerEntry, add_peer, from_settings, load
-from pacs.config.complaints import keys
+from pacs.config.error_messages import keys
 from pacs.config.model import MannerName
 from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.errors import ConfigurationError
@@ -17,12 +17,12 @@ SHIPPED = Path(__file__).parents[2] / "config.toml"
 
 @pytest.fixture
 def file(tmp_path):
-    """The path of a configuration file that is not there yet."""
+    """Return the path of a configuration file that does not exist yet."""
     return tmp_path / "config.toml"
 
 
 def complaint(file, text, environment=None, flags=None):
-    """What is said about a configuration that is refused."""
+    """Return the error message for a configuration."""
     file.write_text(text)
     with pytest.raises(ConfigurationError) as refused:
         load(file, environment or {}, flags or {})
@@ -30,25 +30,25 @@ def complaint(file, text, environment=None, flags=None):
 
 
 def flat(table):
-    """A table of tables by dotted key."""
+    """Return nested tables by dotted key."""
     return {f"{section}.{key}": value for section, part in table.items() for key, value in part.items()}
 
 
-def test_the_shipped_file_shows_every_key_that_acts_with_its_default():
-    """What config.toml says and what the model does are the same."""
+def test_the_shipped_file_has_every_key_with_its_default():
+    """config.toml and the model agree."""
     shown = flat(tomllib.loads(SHIPPED.read_text()))
     defaults = flat(Config().model_dump(mode="json", exclude={"peers", "users"}))
     assert shown == defaults
 
 
 def test_every_key_of_the_shipped_file_has_a_comment():
-    """Somebody who reads only config.toml knows what each key is for."""
+    """config.toml alone explains each key."""
     for line in SHIPPED.read_text().splitlines():
         assert "=" not in line.split("#")[0] or "#" in line, line
 
 
-def test_the_peer_shown_in_the_shipped_file_is_one_that_can_be_used(file):
-    """Taking away the comment signs before the example leaves a valid peer with every key there is."""
+def test_the_example_peer_of_the_shipped_file_is_valid(file):
+    """With every key there is, after removing the comment signs."""
     example = re.sub(r"(?m)^# ", "", SHIPPED.read_text().partition("# [[peers]]\n")[2]).partition("\n\n")[0]
     file.write_text("[[peers]]\n" + example)
     (peer,) = load(file, {}).peers
@@ -56,13 +56,13 @@ def test_the_peer_shown_in_the_shipped_file_is_one_that_can_be_used(file):
     assert set(tomllib.loads(example)) == set(PeerEntry.model_fields)
 
 
-def test_the_manners_of_the_configuration_are_those_of_the_core():
-    """`query.manner` names exactly the manners there are."""
+def test_the_matching_modes_of_the_configuration_are_those_of_the_core():
+    """`query.manner` names exactly these."""
     assert set(MannerName.__args__) == set(MATCHING_MODES)
 
 
-def test_defaults_serve_without_any_file(tmp_path, monkeypatch):
-    """With nothing configured the data is in the working directory and only this machine is served."""
+def test_the_defaults_need_no_file(tmp_path, monkeypatch):
+    """Data in the working directory, reachable from this machine only."""
     monkeypatch.chdir(tmp_path)
     config = load(None, {}, {})
     assert (config.server.ae_title, config.server.host, config.server.port) == ("PACS", "127.0.0.1", 11112)
@@ -70,14 +70,14 @@ def test_defaults_serve_without_any_file(tmp_path, monkeypatch):
     assert config.files.url == f"{tmp_path}/pacs-data/files"
 
 
-def test_the_file_of_the_working_directory_is_read_without_being_named(tmp_path, monkeypatch):
-    """`./config.toml` is the configuration where it is there."""
+def test_the_file_of_the_working_directory_is_the_default(tmp_path, monkeypatch):
+    """`./config.toml`, if it exists."""
     monkeypatch.chdir(tmp_path)
     Path("config.toml").write_text('[server]\nae_title = "HERE"\n')
     assert load(None, {}, {}).server.ae_title == "HERE"
 
 
-def test_flags_beat_environment_and_environment_beats_the_file(file):
+def test_flags_override_environment_and_environment_overrides_the_file(file):
     """One key given three times."""
     file.write_text("[server]\nport = 1\n")
     assert load(file, {}).server.port == 1
@@ -85,8 +85,8 @@ def test_flags_beat_environment_and_environment_beats_the_file(file):
     assert load(file, {"PACS_SERVER__PORT": "2"}, {"server.port": 3}).server.port == 3
 
 
-def test_relative_paths_are_taken_from_the_folder_of_the_file(file, monkeypatch):
-    """Also the one inside a SQLite URL, and whatever the working directory is."""
+def test_relative_paths_start_from_the_folder_of_the_file(file, monkeypatch):
+    """Also that in a SQLite URL, for any working directory."""
     monkeypatch.chdir("/")
     file.write_text('[database]\nurl = "sqlite:///my.db"\n[files]\nurl = "kept"\n')
     config = load(file, {})
@@ -94,8 +94,8 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(file, monkeypatch)
     assert config.files.url == f"{file.parent}/kept"
 
 
-def test_absolute_paths_and_server_databases_stay_as_they_are(file):
-    """Nothing is put before them."""
+def test_absolute_paths_and_server_databases_are_unchanged(file):
+    """No folder is prepended."""
     file.write_text('[database]\nurl = "postgresql+psycopg://me@db/pacs"\n[files]\nurl = "/srv/kept"\n')
     config = load(file, {})
     assert (config.database.url, config.files.url) == ("postgresql+psycopg://me@db/pacs", "/srv/kept")
@@ -103,8 +103,8 @@ def test_absolute_paths_and_server_databases_stay_as_they_are(file):
     assert load(file, {}).database.url == "sqlite:////srv/my.db"
 
 
-def test_a_secret_is_read_from_the_file_its_variable_names(file, tmp_path):
-    """`_FILE` behind any key; the newline at the end of the file does not count."""
+def test_a_secret_is_read_from_the_file_in_its_variable(file, tmp_path):
+    """`_FILE` after any key; the final newline is dropped."""
     file.write_text("")
     secret = tmp_path / "secret"
     secret.write_text("postgresql+psycopg://me:hush@db/pacs\n")
@@ -113,8 +113,8 @@ def test_a_secret_is_read_from_the_file_its_variable_names(file, tmp_path):
     assert "hush" not in repr(config)
 
 
-def test_a_secret_that_cannot_be_read_or_is_given_twice_is_refused(file, tmp_path):
-    """The variables at fault are named."""
+def test_a_secret_that_cannot_be_read_or_is_given_twice_is_an_error(file, tmp_path):
+    """With the names of the variables."""
     missing = {"PACS_DATABASE__URL_FILE": str(tmp_path / "nowhere")}
     assert "PACS_DATABASE__URL_FILE" in complaint(file, "", missing)
     said = complaint(file, "", {**missing, "PACS_DATABASE__URL": "sqlite:///x.db"})
@@ -129,14 +129,14 @@ def test_peers_can_be_given_in_the_environment_as_json(file):
     assert "PACS_PEERS: expected a JSON list" in complaint(file, "", {"PACS_PEERS": "WS"})
 
 
-def test_an_empty_variable_is_as_good_as_none(file):
+def test_an_empty_variable_is_ignored(file):
     """Compose files set variables to nothing."""
     file.write_text("")
     assert load(file, {"PACS_SERVER__PORT": ""}).server.port == 11112
 
 
-def test_other_variables_with_our_prefix_are_left_alone(file):
-    """What has no double underscore is no key."""
+def test_other_variables_with_the_prefix_are_ignored(file):
+    """A name without double underscore is not a key."""
     file.write_text("")
     assert load(file, {"PACS_TEST_POSTGRES_URL": "x", "PACS_CONFIG": "y"}) == load(file, {})
 
@@ -160,7 +160,7 @@ def test_other_variables_with_our_prefix_are_left_alone(file):
         ('[query]\nmanner = "rude"\n', "query.manner = 'rude': expected 'tolerant' or 'strict'"),
         ('[database]\nurl = "mysql://h/db"\n', "expected sqlite:///FILE or postgresql+psycopg://"),
         ('[database]\nurl = "sqlite:///:memory:"\n', "expected sqlite:///FILE"),
-        ('[files]\nurl = "ftp://h/x"\n', "expected a folder, or s3://BUCKET/PREFIX"),
+        ('[files]\nurl = "ftp://h/x"\n', "files.url = 'ftp://h/x': expected a folder"),
         ("[limits]\nidle_seconds = 0\n", "limits.idle_seconds = 0: expected more than 0"),
         ("[limits]\nidle_seconds = inf\n", "limits.idle_seconds = inf: expected a finite number"),
         ("server = 3\n", "server = 3: expected a table"),
@@ -175,8 +175,8 @@ def test_other_variables_with_our_prefix_are_left_alone(file):
         ("[server\n", "is not TOML in UTF-8"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_key_the_value_and_what_was_expected(file, text, said):
-    """Whatever is wrong, somebody who reads the sentence can mend it; the file is named."""
+def test_an_invalid_value_is_an_error_with_key_value_and_expectation(file, text, said):
+    """And the name of the file."""
     comment = complaint(file, text)
     assert said in comment
     assert "config.toml" in comment
@@ -195,12 +195,12 @@ def test_a_bad_value_is_refused_with_the_key_the_value_and_what_was_expected(fil
         ("[server]\nfrobnicate = 5\n", "server.frobnicate: unknown key (/"),
     ],
 )
-def test_an_unknown_key_is_refused_and_the_nearest_known_one_named(file, text, said):
-    """A typing mistake never passes silently."""
+def test_an_unknown_key_is_an_error_with_a_suggestion(file, text, said):
+    """A typing error is never ignored."""
     assert said in complaint(file, text)
 
 
-def test_an_unknown_key_of_the_environment_is_refused_and_the_variable_named(file):
+def test_an_unknown_key_of_the_environment_is_an_error_with_the_variable(file):
     """Not only those of the file."""
     said = complaint(file, "", {"PACS_SERVER__PROT": "5"})
     assert said == "server.prot: unknown key; did you mean server.port? (PACS_SERVER__PROT)"
@@ -214,32 +214,32 @@ def test_an_unknown_key_of_the_environment_is_refused_and_the_variable_named(fil
         ({"PACS_PEERS": '[{"ae_title": "X", "host": "h", "port": 0}]'}, "peers[1].port = 0: expected at least 1 (PACS"),
     ],
 )
-def test_a_mistake_in_the_environment_names_the_variable(file, environment, said):
-    """A section that is not there, one underscore for two, a peer in a list."""
+def test_an_error_in_the_environment_names_the_variable(file, environment, said):
+    """An unknown section, one underscore instead of two, a peer in a list."""
     assert said in complaint(file, "", environment)
 
 
-def test_what_kubernetes_sets_for_a_service_is_no_mistake(file):
-    """A service called pacs-server gets such a variable unasked."""
+def test_variables_of_kubernetes_are_no_error(file):
+    """A service named pacs-server gets PACS_SERVER_PORT."""
     file.write_text("")
     assert (
         load(file, {"PACS_SERVER_PORT": "tcp://10.0.0.1:104", "PACS_PORT": "tcp://10.0.0.1:104"}).server.port == 11112
     )
 
 
-def test_true_is_no_number(file):
-    """Though Python counts it as one."""
+def test_true_is_not_a_number(file):
+    """Although bool is an int in Python."""
     assert complaint(file, "[server]\nport = true\n").startswith("server.port = True: expected a number (")
 
 
-def test_without_a_file_none_is_blamed():
-    """What several keys say together has no place of its own."""
+def test_an_error_without_a_file_names_none():
+    """An error of several keys together has no origin."""
     with pytest.raises(ConfigurationError, match=r"open_to_network = true if this is intended$"):
         from_settings({"server.host": "0.0.0.0"})
 
 
-def test_everything_wrong_is_said_at_once(file):
-    """Three mistakes from three sources, three lines."""
+def test_all_errors_are_listed(file):
+    """Three errors from three sources, three lines."""
     said = complaint(file, "[server]\nprot = 1\n", {"PACS_QUERY__MANNER": "x"}, {"limits.pdu_size": "1"})
     assert len(said.splitlines()) == 3
     assert "(PACS_QUERY__MANNER)" in said
@@ -247,28 +247,28 @@ def test_everything_wrong_is_said_at_once(file):
 
 
 def test_a_password_is_never_shown(file):
-    """Not even when the URL is what is wrong."""
+    """Not even if the URL is invalid."""
     said = complaint(file, '[database]\nurl = "mysql://me:hush@h/db"\n')
     assert "hush" not in said
     assert "me:***@h" in said
 
 
-def test_a_configuration_file_that_is_not_there_is_an_error(tmp_path):
-    """A named file is meant; only ./config.toml may be missing."""
+def test_a_missing_configuration_file_is_an_error(tmp_path):
+    """Only ./config.toml may be missing."""
     with pytest.raises(ConfigurationError, match="does not exist; check --config"):
         load(tmp_path / "nowhere.toml", {}, {})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
-def test_this_machine_is_served_without_further_consent(file, host):
-    """The loopback addresses are not the network."""
+def test_loopback_addresses_need_no_consent(file, host):
+    """They are not reachable from the network."""
     file.write_text(f'[server]\nhost = "{host}"\n')
     assert load(file, {}).server.host == host
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "pacs.hospital"])
-def test_the_network_is_served_only_when_it_is_meant(file, host):
-    """Anyone may call and anyone can: refused until one of the two is changed."""
+def test_the_network_needs_consent_or_access_control(file, host):
+    """An error until one of the keys is changed."""
     text = f'[server]\nhost = "{host}"\n'
     assert "access.open_to_network = true" in complaint(file, text)
     for consent in ("open_to_network = true", 'callers = "peers"'):
@@ -277,21 +277,21 @@ def test_the_network_is_served_only_when_it_is_meant(file, host):
 
 
 def test_the_web_listener_needs_the_same_consent(file):
-    """Two listeners, one rule; a listener that is off needs none."""
+    """Unless it is off."""
     assert "web.host" in complaint(file, '[web]\nhost = "0.0.0.0"\n')
     file.write_text('[web]\nenabled = false\nhost = "0.0.0.0"\n')
     assert not load(file, {}).web.enabled
 
 
 def test_transfer_syntaxes_are_named_by_keyword_or_uid(file):
-    """Both are kept as UIDs."""
+    """Both become UIDs."""
     names = ["ExplicitVRLittleEndian", "1.2.840.10008.1.2"]
     file.write_text(f"[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = {names}\n")
     assert load(file, {}).peers[0].transfer_syntaxes == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
 def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
-    """Comments and order survive; the block reads back as the peer that was added."""
+    """Comments and order are unchanged; the block has the added peer."""
     file.write_text("# mine\n[server]\nport = 0 # any\n")
     peer = {"ae_title": "A \"B\" 'C'", "host": "ws", "port": 104, "manner": "strict"}
     block = add_peer(file, **peer)
@@ -299,14 +299,14 @@ def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
     assert load(file, {}).peers == (PeerEntry(**peer),)
 
 
-def test_a_peer_is_added_to_a_file_that_is_not_there_yet(file):
-    """The first peer makes the file."""
+def test_adding_a_peer_creates_the_file(file):
+    """If it does not exist."""
     add_peer(file, ae_title="WS", host="ws", port=104)
     assert load(file, {}).peers[0].ae_title == "WS"
 
 
-def test_a_peer_that_is_known_already_is_not_added_twice(file):
-    """The file is as it was."""
+def test_a_known_peer_is_not_added_again(file):
+    """The file is unchanged."""
     add_peer(file, ae_title="WS", host="ws", port=104)
     before = file.read_bytes()
     with pytest.raises(ConfigurationError, match="each AE title once"):
@@ -315,14 +315,14 @@ def test_a_peer_that_is_known_already_is_not_added_twice(file):
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_the_keys_that_can_be_suggested_are_all_there_are():
-    """The list behind the suggestions comes from the model."""
+def test_suggestions_know_all_keys():
+    """From the model."""
     assert {"server.port", "limits.cancel_grace", "peers[1].manner"} <= set(keys())
 
 
 @pytest.mark.parametrize("text", ['["OLD", "OLDER"]', "OLD,OLDER", " OLD , OLDER "])
-def test_a_list_can_be_given_where_only_text_can_be(text):
-    """In the environment and by --set: in JSON, or separated by commas."""
+def test_a_list_can_be_given_as_text(text):
+    """In the environment and by --set: as JSON, or separated by commas."""
     assert load(None, {"PACS_SERVER__ALIASES": text}).server.aliases == ("OLD", "OLDER")
     assert load(None, {}, {"server.aliases": text}).server.aliases == ("OLD", "OLDER")
     with pytest.raises(ConfigurationError, match="expected a JSON list"):
@@ -340,8 +340,8 @@ def test_a_list_can_be_given_where_only_text_can_be(text):
         ),
     ],
 )
-def test_what_would_let_nobody_in_is_refused(file, text, why):
-    """Before the first modality finds out."""
+def test_settings_that_reject_everyone_are_an_error(file, text, why):
+    """Before the first association."""
     file.write_text(text)
     with pytest.raises(ConfigurationError) as refused:
         load(file, {})

@@ -1,4 +1,4 @@
-"""`pacs import`, `ls`, `export` and `delete` on a real archive."""
+"""`pacs import`, `ls`, `export` and `delete`."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def filled(pacs, folder):
 
 
 def listed(pacs, *words):
-    """What `pacs ls --json` lists."""
+    """Return the output of `pacs ls --json`."""
     result = pacs("ls", *words, "--json")
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
 
-def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, folder):
-    """Counts on standard output, reasons with their files on standard error, exit status 1."""
+def test_import_stores_a_folder_tree_and_lists_refused_files(pacs, folder):
+    """Counts on standard output, reasons and files on standard error, exit status 1."""
     result = pacs("import", folder)
     assert result.exit_code == 1
     assert result.stdout == "8 stored, 0 already stored, 1 refused\n"
@@ -41,15 +41,15 @@ def test_import_takes_a_folder_tree_in_and_says_what_was_refused_and_why(pacs, f
     assert "notes.txt" in result.stderr
 
 
-def test_import_of_what_is_known_already_is_no_failure(filled, folder):
-    """The same files again, named one by one."""
+def test_import_of_stored_files_is_no_failure(filled, folder):
+    """The same files again, named individually."""
     result = filled("import", *sorted(folder.rglob("*.dcm")))
     assert result.exit_code == 0
     assert result.stdout == "0 stored, 8 already stored, 0 refused\n"
 
 
 def test_import_of_many_bad_files_shows_some_of_them(pacs, tmp_path):
-    """Three per reason, the rest is a number; what is no text is escaped."""
+    """Three for each reason, then a number; unprintable names are escaped."""
     bad = tmp_path / "bad"
     bad.mkdir()
     for place in range(5):
@@ -60,14 +60,14 @@ def test_import_of_many_bad_files_shows_some_of_them(pacs, tmp_path):
     assert r"0\x1b.txt" in result.stderr
 
 
-def test_import_of_a_path_that_is_not_there_is_refused_before_anything_else(pacs, tmp_path):
-    """Exit status 2, nothing made."""
+def test_import_of_a_missing_path_is_an_error(pacs, tmp_path):
+    """Exit status 2, nothing is created."""
     assert pacs("import", tmp_path / "nowhere").exit_code == 2
     assert not (tmp_path / "pacs-data").exists()
 
 
-def test_import_names_what_an_instance_lacks_and_how_a_file_is_cut_off(pacs, tmp_path):
-    """Neither is called no DICOM file."""
+def test_import_names_missing_attributes_and_truncated_files(pacs, tmp_path):
+    """Neither is reported as not DICOM."""
     whole, lacking = study(instances=1)
     del lacking.SeriesInstanceUID
     cut, _ = write([whole, lacking], tmp_path / "in")
@@ -77,8 +77,8 @@ def test_import_names_what_an_instance_lacks_and_how_a_file_is_cut_off(pacs, tmp
     assert "1 refused: The data set ends in the middle of an element" in said
 
 
-def test_import_waits_for_no_pipe(pacs, tmp_path):
-    """In a folder it is passed over, named it is refused."""
+def test_import_does_not_read_pipes(pacs, tmp_path):
+    """In a folder it is skipped, as argument it is an error."""
     os.mkfifo(tmp_path / "pipe")
     assert "is neither a file nor a folder" in pacs("import", tmp_path / "pipe").stderr
     assert pacs("import", tmp_path).stdout == "0 stored, 0 already stored, 0 refused\n"
@@ -86,12 +86,12 @@ def test_import_waits_for_no_pipe(pacs, tmp_path):
 
 @pytest.mark.parametrize(("level", "number"), [("patients", 2), ("studies", 2), ("series", 3), ("images", 8)])
 def test_ls_lists_each_level(filled, level, number):
-    """Everything that was imported."""
+    """All that was imported."""
     assert len(listed(filled, level)) == number
 
 
-def test_ls_lists_studies_where_no_level_is_named(filled):
-    """With what a person asks of a study first."""
+def test_ls_lists_studies_by_default(filled):
+    """With the usual columns of a study."""
     (found,) = listed(filled, "PatientName=roe*")
     assert (found["PatientID"], found["ModalitiesInStudy"], found["NumberOfStudyRelatedInstances"]) == ("P2", "MR", "2")
 
@@ -106,13 +106,13 @@ def test_ls_lists_studies_where_no_level_is_named(filled):
         (["patients", "PatientID=P1\\P2"], 2),
     ],
 )
-def test_ls_understands_what_a_c_find_does(filled, words, number):
+def test_ls_matches_like_a_c_find(filled, words, number):
     """Wild cards, ranges, lists, keys of higher levels."""
     assert len(listed(filled, *words)) == number
 
 
-def test_ls_prints_csv_where_nobody_watches(filled):
-    """A line of names, a line for each patient."""
+def test_ls_prints_csv_in_a_pipe(filled):
+    """A header line and a line for each patient."""
     lines = filled("ls", "patients").stdout.splitlines()
     assert lines[0].startswith("PatientID,IssuerOfPatientID,PatientName,")
     assert lines[1].startswith("P1,,DOE^JOHN,19700101,O,1,6")
@@ -130,16 +130,16 @@ def test_ls_prints_csv_where_nobody_watches(filled):
         (["patients", "PatientName=*"], "PatientName=* matches everything: leave it out"),
     ],
 )
-def test_ls_refuses_what_it_does_not_understand(filled, words, said):
-    """A selection is understood exactly or not at all."""
+def test_ls_refuses_invalid_selections(filled, words, said):
+    """Unknown levels, keywords and values."""
     result = filled("ls", *words)
     assert result.exit_code != 0
     assert said in result.stderr
     assert result.stdout == ""
 
 
-def test_export_writes_what_matches_into_folders(filled, tmp_path):
-    """Each instance as a file that reads as what was imported."""
+def test_export_copies_matching_instances_into_folders(filled, tmp_path):
+    """Each file reads as the imported one."""
     result = filled("export", tmp_path / "out", "PatientID=P2")
     assert result.stdout.startswith("2 instances, ")
     read = [dcmread(path) for path in (tmp_path / "out" / "P2").rglob("*.dcm")]
@@ -147,8 +147,8 @@ def test_export_writes_what_matches_into_folders(filled, tmp_path):
     assert sorted(read, key=lambda each: each.InstanceNumber) == expected
 
 
-def test_delete_shows_what_matches_and_asks(filled):
-    """No is the default, and changes nothing."""
+def test_delete_shows_studies_and_asks(filled):
+    """The default answer is no, and changes nothing."""
     result = filled("delete", "PatientID=P2", input="\n")
     assert result.exit_code == 1
     assert "ROE^JANE" in result.stdout
@@ -156,8 +156,8 @@ def test_delete_shows_what_matches_and_asks(filled):
     assert len(listed(filled, "images")) == 8
 
 
-def test_delete_forgets_instances_and_their_files(filled, tmp_path):
-    """One series of two; then all there is."""
+def test_delete_removes_rows_and_files(filled, tmp_path):
+    """One series of two, then everything."""
     assert filled("delete", "PatientID=P1", "SeriesNumber=2", input="y\n").exit_code == 0
     assert [each["NumberOfStudyRelatedSeries"] for each in listed(filled, "studies", "PatientID=P1")] == ["1"]
     assert filled("delete", "--all", "--yes").stdout.endswith("5 instances deleted\n")
@@ -165,13 +165,13 @@ def test_delete_forgets_instances_and_their_files(filled, tmp_path):
     assert list((tmp_path / "pacs-data" / "files").rglob("*.dcm")) == []
 
 
-def test_delete_of_what_is_not_there_says_so(filled):
+def test_delete_without_matches_says_so(filled):
     """It is no failure."""
     assert filled("delete", "PatientID=P9").stdout == "no matches\n"
 
 
 @pytest.mark.parametrize("words", [["delete"], ["delete", "--all", "PatientID=P1"], ["export", "out"]])
-def test_everything_is_never_meant_by_accident(filled, words):
+def test_everything_needs_an_option(filled, words):
     """Either a selection, or --all."""
     result = filled(*words)
     assert result.exit_code == 2
@@ -179,8 +179,8 @@ def test_everything_is_never_meant_by_accident(filled, words):
     assert len(listed(filled, "images")) == 8
 
 
-def test_looking_into_the_archive_needs_no_key_of_the_server(pacs):
-    """The key may be readable for the server's user alone: `pacs ls` does not ask for it, `pacs serve` does."""
+def test_ls_needs_no_private_key(pacs):
+    """It may be readable for the server's user only: `pacs serve` needs it, `pacs ls` does not."""
     secured = ("--set", "tls.enabled=true", "--set", "tls.certificate=none.pem", "--set", "tls.key=none.pem")
     assert pacs("ls", "patients", *secured).exit_code == 0
     refused = pacs("serve", "--port", "0", *secured)

@@ -1,4 +1,4 @@
-"""The house: starting, who is let in, draining, stopping."""
+"""The server process: start, access control, drain, stop."""
 
 import os
 import re
@@ -25,7 +25,7 @@ READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n")
 
 
 def ask(archive, calling="WS", called="PACS"):
-    """C-ECHO to a running archive."""
+    """Send a C-ECHO to a running archive."""
     echo("127.0.0.1", archive.port, calling_ae_title=calling, called_ae_title=called, timeout=10)
 
 
@@ -49,7 +49,7 @@ def process(folder, *words, stderr=subprocess.PIPE, **options):
 
 @contextmanager
 def associated(port):
-    """An association that is open and idle."""
+    """An open, idle association."""
     ae = AE("WS")
     ae.add_requested_context("1.2.840.10008.1.1")
     association = ae.associate("127.0.0.1", port)
@@ -61,8 +61,8 @@ def associated(port):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_in_order(tmp_path, number):
-    """It says that it is ready, answers, and ends with status 0 and no word more on standard output."""
+def test_a_signal_stops_the_server_cleanly(tmp_path, number):
+    """It prints the ready line, serves, and ends with status 0 and no further output."""
     with process(tmp_path) as server:
         echo("127.0.0.1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
         server.send_signal(number)
@@ -72,8 +72,8 @@ def test_a_signal_ends_the_server_in_order(tmp_path, number):
     assert "Traceback" not in err
 
 
-def test_who_presses_ctrl_c_on_a_terminal_is_told_what_is_waited_for(tmp_path):
-    """And that a second time does not wait; a log that is collected has no such line."""
+def test_ctrl_c_on_a_terminal_says_what_the_server_waits_for(tmp_path):
+    """And that a second one stops it immediately; a collected log has no such line."""
     ours, theirs = os.openpty()
     words = ("--set", "limits.drain_seconds=3")
     with os.fdopen(ours) as screen, process(tmp_path, *words, stderr=theirs) as server:
@@ -83,8 +83,8 @@ def test_who_presses_ctrl_c_on_a_terminal_is_told_what_is_waited_for(tmp_path):
         assert server.wait(20) == 0
 
 
-def test_the_log_of_a_day_has_no_patient_data(tmp_path):
-    """Stores, conflicts, bad values, queries and refusals: lines enough, and nobody's name, ID or birthday."""
+def test_the_log_has_no_patient_data(tmp_path):
+    """Stores, conflicts, invalid values, queries and refusals: no name, ID or birth date."""
     (dataset,) = study("SECRET^NAME", patient_id="SECRETID", series=1, instances=1, PatientBirthDate="19121212")
     (other,) = study("SECRET^NAME", patient_id="SECRETID", series=1, instances=1, StudyDescription="SECRET")
     bad = Dataset()
@@ -108,7 +108,7 @@ def test_the_log_of_a_day_has_no_patient_data(tmp_path):
 
 
 def test_draining_is_bounded(tmp_path):
-    """An association that does not end is aborted when the time is up."""
+    """An association that does not end is aborted after the drain timeout."""
     with process(tmp_path, "--set", "limits.drain_seconds=0.5") as server, associated(server.port):
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=20)
@@ -116,7 +116,7 @@ def test_draining_is_bounded(tmp_path):
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
-    """Whatever the time for draining is."""
+    """Regardless of the drain timeout."""
     with process(tmp_path, "--set", "limits.drain_seconds=3600") as server, associated(server.port):
         server.send_signal(signal.SIGTERM)
         wait_until_nobody_listens(server.port)
@@ -127,15 +127,15 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
 
 def wait_until_nobody_listens(port):
-    """Connect until that is refused."""
+    """Connect until it is refused."""
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return
 
 
-def test_a_port_that_is_taken_is_a_sentence_and_not_a_traceback(pacs):
-    """The address is named, and what to change."""
+def test_a_port_in_use_is_a_sentence_and_not_a_traceback(pacs):
+    """With the address and the keys to change."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -149,10 +149,10 @@ def test_a_port_that_is_taken_is_a_sentence_and_not_a_traceback(pacs):
     assert "check web.host, choose a free web.port, or set web.enabled = false" in web.stderr
 
 
-def test_the_default_web_port_that_is_taken_keeps_nobody_from_storing(tmp_path):
-    """Nobody chose it: the server serves without, and the log says so."""
+def test_a_default_web_port_in_use_does_not_stop_the_server(tmp_path):
+    """It runs without HTTP, and the log says so."""
     with ExitStack() as stack:
-        with suppress(OSError):  # then another one has it, and it is taken all the same
+        with suppress(OSError):  # another process has it
             stack.enter_context(socket.create_server(("127.0.0.1", 8080)))
         words = ("--set", "web.enabled=true", "--set", "web.port=8080")
         with process(tmp_path, *words) as server:
@@ -162,15 +162,15 @@ def test_the_default_web_port_that_is_taken_keeps_nobody_from_storing(tmp_path):
     assert "the server runs without HTTP; check web.host, choose a free web.port" in err
 
 
-def test_an_object_store_is_refused_until_there_is_one(pacs):
-    """The key is valid, the part that does it comes later."""
+def test_object_storage_is_refused(pacs):
+    """The value is valid, but not supported yet: exit status 2."""
     result = pacs("serve", "--set", "files.url=s3://bucket/prefix")
     assert result.exit_code == 2
     assert "object storage is not supported yet" in result.stderr
 
 
-def test_what_happens_is_published(pacs_server):
-    """An echo is an operation and an association, with the AE titles of both sides."""
+def test_an_echo_is_published(pacs_server):
+    """As an operation and an association, with both AE titles."""
     heard = []
     pacs_server.events.subscribe(heard.append)
     ask(pacs_server)
@@ -182,8 +182,8 @@ def test_what_happens_is_published(pacs_server):
     assert ended.counts == {"C-ECHO": 1}
 
 
-def test_readiness_is_published_with_the_port_that_was_taken(tmp_path):
-    """Port 0 becomes a real one."""
+def test_readiness_is_published_with_the_actual_port(tmp_path):
+    """Port 0 becomes the port that was chosen."""
     from pacs.archive import Archive
     from pacs.config import from_settings
 
@@ -198,8 +198,8 @@ def test_readiness_is_published_with_the_port_that_was_taken(tmp_path):
         assert 0 not in (archive.port, archive.web_port)
 
 
-def test_what_was_stored_is_there_after_a_restart(tmp_path):
-    """Index and files outlive the server."""
+def test_stored_instances_survive_a_restart(tmp_path):
+    """In index and files."""
     (path,) = write(study(series=1, instances=1), tmp_path / "in")
     with serving(tmp_path / "pacs") as archive:
         archive.storage.import_file(path)
@@ -208,8 +208,8 @@ def test_what_was_stored_is_there_after_a_restart(tmp_path):
         assert archive.files.size(found.file_key) == found.size
 
 
-def test_a_half_written_file_is_cleared_at_start(tmp_path):
-    """What an unclean stop left in the folder of incoming files."""
+def test_a_partial_file_is_removed_at_the_start(tmp_path):
+    """It was left by an unclean stop in the folder of incoming files."""
     with serving(tmp_path / "pacs"):
         pass
     stray = tmp_path / "pacs" / "files" / "incoming" / "stray"
@@ -226,52 +226,52 @@ def test_a_closed_archive_can_be_closed_again(tmp_path):
         echo("127.0.0.1", 1, calling_ae_title="WS", called_ae_title="PACS", timeout=5)
 
 
-# --- who is let in -----------------------------------------------------------------------------------------------
+# --- access control ----------------------------------------------------------------------------------------------
 
 WS = {"ae_title": "WS", "host": "127.0.0.1", "port": 104}
 
 
 def rejected(archive, **titles):
-    """The result, source and reason with which an association is rejected."""
+    """Return result, source and reason of a rejected association."""
     with pytest.raises(AssociationRejected) as refused:
         ask(archive, **titles)
     return refused.value.result, refused.value.source, refused.value.reason
 
 
-def test_anyone_may_call_by_any_title_unless_told_otherwise(pacs_server):
-    """The defaults."""
+def test_anyone_may_call_by_any_title_by_default(pacs_server):
+    """The defaults of `access`."""
     ask(pacs_server, calling="STRANGER", called="WHOEVER")
 
 
-def test_only_peers_may_call_where_that_is_configured(tmp_path):
-    """A stranger is rejected with 1/1/3, calling AE title not recognized."""
+def test_only_peers_may_call_if_configured(tmp_path):
+    """Others are rejected with 1/1/3, calling AE title not recognized."""
     with serving(tmp_path, {"access.callers": "peers", "peers": [WS]}) as archive:
         ask(archive, calling="WS")
         assert rejected(archive, calling="STRANGER") == (1, 1, 3)
 
 
-def test_only_our_title_may_be_called_where_that_is_configured(tmp_path):
-    """Another one is rejected with 1/1/7, called AE title not recognized."""
+def test_only_titles_of_the_server_may_be_called_if_configured(tmp_path):
+    """Others are rejected with 1/1/7, called AE title not recognized."""
     with serving(tmp_path, {"access.called_ae": "ours"}) as archive:
         ask(archive, called="PACS")
         assert rejected(archive, called="OTHER") == (1, 1, 7)
 
 
-def test_our_own_title_is_configured(tmp_path):
+def test_the_title_of_the_server_is_configured(tmp_path):
     """`server.ae_title`."""
     with serving(tmp_path, {"access.called_ae": "ours", "server.ae_title": "ARCHIVE"}) as archive:
         ask(archive, called="ARCHIVE")
         assert rejected(archive, called="PACS") == (1, 1, 7)
 
 
-def test_a_bad_setting_is_refused_by_serving_as_by_the_command(tmp_path):
-    """`pacs.testing` validates what it is given."""
+def test_serving_validates_settings_like_the_command(tmp_path):
+    """`pacs.testing` raises the same error."""
     with pytest.raises(ConfigurationError, match="did you mean"), serving(tmp_path, {"server.prot": 1}):
         pass
 
 
-def test_a_server_database_without_a_schema_is_not_served(postgres_server, tmp_path):
-    """It is made by `pacs db upgrade` only, and the error says so."""
+def test_a_server_database_without_a_schema_is_an_error(postgres_server, tmp_path):
+    """The message names `pacs db upgrade`."""
     from pacs.archive import Archive
     from pacs.config import from_settings
 

@@ -1,4 +1,4 @@
-"""TLS, with DCMTK at the other end: associations to us and from us, whose certificate is asked for, and bad company."""
+"""TLS with DCMTK as peer: incoming and outgoing associations, certificates, and hostile clients."""
 
 import hashlib
 import os
@@ -31,38 +31,38 @@ HERE = ("localhost", "127.0.0.1")
 
 @pytest.fixture
 def authority(tmp_path):
-    """Somebody who signs certificates."""
+    """A CA that signs certificates."""
     return Authority(tmp_path)
 
 
 def secured(authority, **settings):
-    """The settings of an archive with TLS."""
+    """Return the settings of an archive with TLS."""
     ours = authority.sign("pacs", *HERE)
     given = {"enabled": True, "port": 0, "certificate": ours.certificate, "key": ours.key, "ca": authority.path}
     return {f"tls.{key}": value for key, value in given.items()} | settings
 
 
 def shown(pair, authority):
-    """DCMTK's words for showing a certificate and asking for one that the authority has signed."""
+    """Return DCMTK's options to present a certificate and require one signed by the CA."""
     return "+tls", pair.key, pair.certificate, "+cf", authority.path
 
 
 def move(archive, study_instance_uid):
-    """Have a study moved to STORE_SCP, asked for without TLS: DCMTK's movescu has none."""
+    """Send a C-MOVE to STORE_SCP without TLS, which DCMTK's movescu does not support."""
     keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study_instance_uid}")
     run("movescu", "-S", "-aec", "PACS", "-aem", "STORE_SCP", *keys, "127.0.0.1", archive.port)
 
 
 def events(archive, kind):
-    """What the archive says from now on, of one kind."""
+    """Collect the events of one class from now on."""
     seen = []
     archive.events.subscribe(lambda event: seen.append(event) if isinstance(event, kind) else None)
     return seen
 
 
 @pytest.mark.timeout(150)
-def test_images_come_in_and_go_out_encrypted_bit_for_bit(tmp_path, authority):
-    """DCMTK stores by TLS, of small and larger instances, and has them moved to itself by TLS."""
+def test_images_are_received_and_sent_with_tls_bit_for_bit(tmp_path, authority):
+    """DCMTK stores small and larger instances, and receives them by C-MOVE."""
     ws = authority.sign("ws", *HERE)
     datasets = study(series=1, instances=3) + study(series=1, instances=1, size=1500, number=2)
     paths = write(datasets, tmp_path / "files")
@@ -83,7 +83,7 @@ def test_images_come_in_and_go_out_encrypted_bit_for_bit(tmp_path, authority):
     assert {each.SOPInstanceUID: hashlib.sha256(each.PixelData).digest() for each in got} == sent
 
 
-def test_a_plain_association_is_served_beside_and_not_where_only_tls_is(tmp_path, authority):
+def test_plain_associations_are_accepted_unless_tls_only(tmp_path, authority):
     """`tls.only` closes the other port."""
     settings = secured(authority)
     with serving(tmp_path / "both", settings) as archive:
@@ -96,8 +96,8 @@ def test_a_plain_association_is_served_beside_and_not_where_only_tls_is(tmp_path
         run("echoscu", *shown(authority.sign("ws"), authority), "localhost", archive.secure_port)
 
 
-def test_clients_have_to_show_a_certificate_where_that_is_required(tmp_path, authority):
-    """One that our authority has signed; the log says what was wrong with another."""
+def test_clients_must_present_a_certificate_if_required(tmp_path, authority):
+    """Signed by the CA; the log says what was wrong with another one."""
     stranger = Authority((tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere").sign("stranger")
     with serving(tmp_path / "pacs", secured(authority) | {"tls.client_certificates": "required"}) as archive:
         refused = events(archive, AssociationRequestRejected)
@@ -110,7 +110,7 @@ def test_clients_have_to_show_a_certificate_where_that_is_required(tmp_path, aut
 
 
 def test_a_title_can_be_bound_to_a_certificate(tmp_path, authority):
-    """Another one, as good, does not open the door to who calls itself so; nor does none."""
+    """A different valid certificate is rejected for this AE title, and so is none."""
     room, other = authority.sign("room"), authority.sign("other")
     peers = [{"ae_title": "ROOM", "host": "127.0.0.1", "port": 104, "certificates": [room.fingerprint]}]
     settings = secured(authority, peers=peers) | {"tls.client_certificates": "optional"}
@@ -127,7 +127,7 @@ def test_a_title_can_be_bound_to_a_certificate(tmp_path, authority):
 
 
 def asked(archive, authority, host="localhost", ae_title="PACS", **peer):
-    """An association to the archive's secure port as to a peer that is configured so."""
+    """Associate with the archive's TLS port as with a configured peer."""
     settings = {
         "tls.ca": authority.path,
         "peers": [{"ae_title": ae_title, "host": host, "port": 104, "tls": True} | peer],
@@ -139,8 +139,8 @@ def asked(archive, authority, host="localhost", ae_title="PACS", **peer):
     ).release()
 
 
-def test_we_call_only_who_shows_the_certificate_that_was_meant(tmp_path, authority):
-    """Signed by whom we trust and for that host; or exactly the one that is configured, whoever signed it."""
+def test_peers_must_present_the_expected_certificate(tmp_path, authority):
+    """Signed by the CA for that host; or exactly the configured one, signed by any CA."""
     (tmp_path / "elsewhere").mkdir()
     stranger = Authority(tmp_path / "elsewhere")
     settings = secured(authority)
@@ -161,20 +161,20 @@ def test_we_call_only_who_shows_the_certificate_that_was_meant(tmp_path, authori
 
 
 def old(context):
-    """Only TLS 1.1."""
+    """Return a context with TLS 1.1 only."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.maximum_version = ssl.TLSVersion.TLSv1_1
 
 
 def without_forward_secrecy(context):
-    """TLS 1.2 with cipher suites that BCP 195 turns down."""
+    """Return a context with TLS 1.2 and cipher suites that BCP 195 forbids."""
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("AES256-GCM-SHA384:AES128-SHA")
 
 
 @pytest.mark.parametrize("restrict", [old, without_forward_secrecy])
-def test_what_bcp_195_turns_down_is_not_spoken(tmp_path, authority, restrict):
+def test_protocols_that_bcp_195_forbids_are_rejected(tmp_path, authority, restrict):
     """TLS 1.2 or newer, with forward secrecy."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -188,7 +188,7 @@ def test_what_bcp_195_turns_down_is_not_spoken(tmp_path, authority, restrict):
 
 
 def test_p8_who_never_begins_the_handshake_keeps_nobody_waiting(tmp_path, authority):
-    """Silent connections, plain DICOM and noise on the secure port: others are served, and each is given up in time."""
+    """Silent connections, plain DICOM and noise on the TLS port: others are served, and each is closed in time."""
     settings = secured(authority) | {"limits.negotiation_seconds": 2}
     with serving(tmp_path / "pacs", settings) as archive:
         before = threading.active_count()
@@ -205,8 +205,8 @@ def test_p8_who_never_begins_the_handshake_keeps_nobody_waiting(tmp_path, author
         assert eventually(lambda: threading.active_count() <= before)
 
 
-def test_what_is_wrong_with_a_certificate_is_said_before_anything_is_served(tmp_path, authority):
-    """The key of the configuration, the file, and what was expected."""
+def test_an_unusable_certificate_is_an_error_at_the_start(tmp_path, authority):
+    """With the key, the file, and what was expected."""
     settings, other = secured(authority), authority.sign("other")
     (tmp_path / "noise.pem").write_text("noise")
     for changed, why in (
@@ -221,8 +221,8 @@ def test_what_is_wrong_with_a_certificate_is_said_before_anything_is_served(tmp_
             pass
 
 
-def test_a_key_that_is_encrypted_is_refused_without_asking_for_a_passphrase(tmp_path, authority):
-    """There is nobody at a terminal."""
+def test_an_encrypted_private_key_is_an_error(tmp_path, authority):
+    """Instead of a prompt for a passphrase."""
     ours = authority.sign("locked")
     locked = tmp_path / "locked-with.key"
     subprocess.run(
@@ -242,8 +242,8 @@ def test_a_key_that_is_encrypted_is_refused_without_asking_for_a_passphrase(tmp_
 
 
 @pytest.mark.timeout(150)
-def test_a_large_data_set_goes_encrypted_over_a_slow_reader(tmp_path, authority):
-    """Nothing is lost or doubled where the socket takes only a part of what is encrypted."""
+def test_a_large_data_set_is_sent_with_tls_to_a_slow_reader(tmp_path, authority):
+    """Nothing is lost or sent twice after partial writes."""
     ws = authority.sign("ws", *HERE)
     (large,) = study(series=1, instances=1, size=2000)
     received, port = tmp_path / "received", free_port()
@@ -261,8 +261,8 @@ def test_a_large_data_set_goes_encrypted_over_a_slow_reader(tmp_path, authority)
 @pytest.mark.parametrize(
     "changed", [{}, {"tls.client_certificates": "required"}], ids=["renewed", "wants a certificate"]
 )
-def test_a_server_that_only_speaks_tls_finds_itself_alive(tmp_path, authority, changed):
-    """Also when its certificate was renewed and not read again, or when it would not let itself in."""
+def test_the_watchdog_of_a_tls_only_server_reaches_it(tmp_path, authority, changed):
+    """Also with a renewed certificate, and if the server rejects its own AE title."""
     ours = authority.sign("pacs", *HERE)
     settings = secured(authority) | {"tls.only": True, "tls.certificate": ours.certificate, "tls.key": ours.key}
     (tmp_path / "elsewhere").mkdir()

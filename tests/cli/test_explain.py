@@ -24,28 +24,28 @@ def filled(pacs, tmp_path):
 
 
 def explained(pacs, *words):
-    """What `pacs explain --json` says."""
+    """Return the output of `pacs explain --json`."""
     result = pacs("explain", "--json", *words)
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
 
 def read(terminal):
-    """What comes from a terminal next, nothing when its other end is closed."""
+    """Read from a terminal, b"" at its end."""
     with suppress(OSError):
         return os.read(terminal, 1 << 16)
     return b""
 
 
 def lines(pacs, *words):
-    """What `pacs explain` prints."""
+    """Return the output of `pacs explain`."""
     result = pacs("explain", *words)
     assert result.exit_code == 0, result.stderr
     return result.stdout.splitlines()
 
 
-def test_a_line_for_each_key_says_what_became_of_it(filled):
-    """Then the SQL, then what two manners answer."""
+def test_each_key_has_a_line(filled):
+    """Then the SQL, then the responses of both matching modes."""
     said = lines(filled, "-k", "PatientName=doe*", "-k", "StudyDate", "-k", "SeriesNumber", "--level", "STUDY")
     assert said[0] == "C-FIND, Study Root, level STUDY, matching mode tolerant"
     assert "StudyDate '': returned only, universal, from row elements" in said
@@ -56,8 +56,8 @@ def test_a_line_for_each_key_says_what_became_of_it(filled):
     assert said[-1].startswith("strict: A900, Below the query level: SeriesNumber")
 
 
-def test_why_nothing_is_found_is_the_key_without_which_something_would_be(filled):
-    """With --run."""
+def test_run_names_the_key_that_excludes_all_matches(filled):
+    """Without which there would be some."""
     said = lines(filled, "--run", "-k", "PatientName=doe*", "-k", "ModalitiesInStudy=MR", "--level", "study")
     assert said[-3:] == [
         "answered: 0000, matches: 0",
@@ -67,13 +67,13 @@ def test_why_nothing_is_found_is_the_key_without_which_something_would_be(filled
     assert lines(filled, "--run", "-k", "PatientName=doe*")[-1] == "answered: 0000, matches: 1"
 
 
-def test_without_run_nothing_is_answered(filled):
-    """There is no outcome."""
+def test_without_run_there_is_no_outcome(filled):
+    """The query is not executed."""
     assert explained(filled, "-k", "PatientID=P1")["outcome"] is None
 
 
-def test_a_retrieve_says_how_many_instances_it_would_send(filled):
-    """And what the strict manner has against it."""
+def test_a_retrieve_counts_its_instances(filled):
+    """And what the strict mode would refuse."""
     found = explained(filled, "--retrieve", "--run", "-k", "StudyDate=2026-", "-k", "StudyInstanceUID")
     assert (found["operation"], found["outcome"]["status"]) == ("C-MOVE", "A900")
     found = explained(filled, "--retrieve", "--run", "-k", f"StudyInstanceUID={study()[0].StudyInstanceUID}")
@@ -92,16 +92,16 @@ def test_a_retrieve_says_how_many_instances_it_would_send(filled):
         (("--peer", "WS", "-k", "PatientID"), "STUDY", "Study Root", "strict"),
     ],
 )
-def test_level_model_and_manner_are_inferred_or_said(filled, tmp_path, words, level, model, manner):
-    """The lowest level of which a key is asked for; the manner of the server, or of the peer that asks."""
+def test_level_model_and_matching_mode_are_inferred_or_given(filled, tmp_path, words, level, model, manner):
+    """The lowest level of the keys; the mode of the server or of the peer."""
     config = '[[peers]]\nae_title = "WS"\nhost = "127.0.0.1"\nport = 104\nmanner = "strict"\n'
     (tmp_path / "config.toml").write_text(config)
     found = explained(filled, *words)
     assert (found["level"], found["model"], found["manner"]) == (level, model, manner)
 
 
-def test_what_was_negotiated_is_said_in_words(filled):
-    """Each switches on what PS3.4 C.5 has; another word is refused with those that there are."""
+def test_negotiated_options_are_given_by_name(filled):
+    """An unknown name is an error that lists the known ones."""
     found = explained(filled, "--negotiated", "relational,datetime,fuzzy,empty,multiple", "-k", "PatientID")
     assert set(found["negotiated"]) == {
         "relational", "combined_date_time", "fuzzy_names", "empty_values", "multiple_values",
@@ -113,7 +113,7 @@ def test_what_was_negotiated_is_said_in_words(filled):
 
 @pytest.mark.usefixtures("filled")
 def test_on_a_terminal_the_keys_are_a_table(tmp_path):
-    """Piped there is a line for each."""
+    """In a pipe each has a line."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "pacs", "explain", "-k", "PatientID=P1", "-k", "StudyDate"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, env=os.environ | {"COLUMNS": "120"}) as explaining:
@@ -128,7 +128,7 @@ def test_on_a_terminal_the_keys_are_a_table(tmp_path):
 
 
 def test_check_and_the_log_say_that_requests_are_explained(pacs, tmp_path):
-    """It is patient data that is shown, and easily forgotten."""
+    """Because the log has patient data then."""
     (tmp_path / "config.toml").write_text("[query]\nexplain = true\n[server]\nport = 0\n[web]\nport = 0\n")
     assert "the log explains requests of all peers, with patient data" in pacs("check").stdout
     (tmp_path / "config.toml").write_text("[server]\nport = 0\n[web]\nport = 0\n")

@@ -1,4 +1,4 @@
-"""`-k`, which several commands have in common."""
+"""The options `-k` and `--level` of several commands."""
 
 import click
 import pytest
@@ -8,12 +8,12 @@ from pacs.dicom.levels import QueryLevel, Root
 
 
 def identifier(words):
-    """The Identifier of some words."""
+    """Return the Identifier of some keys."""
     return query_arguments(words).identifier
 
 
 def test_a_key_is_a_keyword_a_tag_or_a_path():
-    """With a value to match, without one to be returned."""
+    """Matching with a value, return key without."""
     found = identifier(
         ["PatientName=DOE^J*", "0010,0020=P1", "(0008,0050)", "00080020=20260101-", "StudyInstanceUID=1.2\\1.3"]
     )
@@ -24,14 +24,14 @@ def test_a_key_is_a_keyword_a_tag_or_a_path():
 
 @pytest.mark.parametrize("path", ["RequestAttributesSequence", "RequestAttributesSequence[0]", "0040,0275"])
 def test_a_path_leads_into_the_only_item_of_a_sequence(path):
-    """Two keys of one sequence are keys of one item."""
+    """Two keys of one sequence are in the same item."""
     found = identifier([f"{path}.ScheduledProcedureStepID=1", f"{path}.0040,1001"])
     (item,) = found.RequestAttributesSequence
     assert (item.ScheduledProcedureStepID, item.RequestedProcedureID) == ("1", "")
 
 
-def test_a_sequence_alone_is_asked_for_as_a_whole():
-    """By an empty item; and it does not undo what was asked of its item."""
+def test_a_sequence_alone_is_a_return_key():
+    """An empty item; it does not remove keys of its item."""
     (item,) = identifier(["RequestAttributesSequence"]).RequestAttributesSequence
     assert not item
     both = identifier(["RequestAttributesSequence.RequestedProcedureID=1", "RequestAttributesSequence"])
@@ -39,7 +39,7 @@ def test_a_sequence_alone_is_asked_for_as_a_whole():
 
 
 def test_numbers_are_numbers_and_anything_may_be_in_a_text():
-    """Whether it is a value by the rules of its VR is for the server to say; what cannot be encoded is refused."""
+    """The server checks values by the rules of their VR; what cannot be encoded is an error."""
     found = identifier(["Rows=512", "StudyDate=yesterday", "SliceThickness=1.5", "KVP=", "EchoTime"])
     assert (found.Rows, found.StudyDate, str(found.SliceThickness)) == (512, "yesterday", "1.5")
     for wrong in ("Rows=many", "RequestAttributesSequence=1", "SliceThickness..KVP=1"):
@@ -47,8 +47,8 @@ def test_numbers_are_numbers_and_anything_may_be_in_a_text():
             identifier([wrong])
 
 
-def test_a_key_beyond_ascii_is_in_a_character_set():
-    """Or in Latin-1 where that holds it, unless another character set is named."""
+def test_a_key_beyond_ascii_has_a_character_set():
+    """UTF-8, or Latin-1 if it suffices, unless another one is given."""
     assert identifier(["PatientName=山田"]).SpecificCharacterSet == "ISO_IR 192"
     assert identifier(["PatientName=Müller"]).SpecificCharacterSet == "ISO_IR 100"
     named = identifier(["PatientName=Müller", "SpecificCharacterSet=ISO_IR 192"])
@@ -65,8 +65,8 @@ def test_a_key_beyond_ascii_is_in_a_character_set():
         ("PatientName.PatientID=1", "PatientName"),
     ],
 )
-def test_a_word_that_is_no_key_is_refused_with_what_was_probably_meant(word, said):
-    """As a mistake in the command."""
+def test_an_unknown_key_is_an_error_with_a_suggestion(word, said):
+    """Of the command line."""
     with pytest.raises(click.BadParameter) as raised:
         identifier([word])
     assert said in raised.value.message
@@ -83,6 +83,6 @@ def test_a_word_that_is_no_key_is_refused_with_what_was_probably_meant(word, sai
         (["SpecificCharacterSet=ISO_IR 192", "ModalitiesInStudy"], Root.STUDY, QueryLevel.STUDY),
     ],
 )
-def test_the_level_is_the_lowest_of_which_a_key_is_asked_for(words, root, level):
+def test_the_level_is_the_lowest_of_the_keys(words, root, level):
     """As far as the model has it."""
     assert query_arguments(words, root.name).level is level

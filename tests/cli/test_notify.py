@@ -1,4 +1,4 @@
-"""What systemd is told by `pacs serve`: this end of the socket is systemd's, the other one the real daemon's."""
+"""Notifications of `pacs serve` to systemd."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ SEVERAL = [1, 2]
 
 @contextmanager
 def systemd(address):
-    """The socket that systemd listens on, which tells who sent."""
+    """A socket like that of systemd, which tells the sender."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         listening.bind("\0" + address[1:] if address.startswith("@") else address)
@@ -27,14 +27,14 @@ def systemd(address):
 
 
 def heard(listening):
-    """The next message: its sender's process id and its lines."""
+    """Return process id and lines of the next notification."""
     data, ancillary, _, _ = listening.recvmsg(4096, 1024)
     (credentials,) = (each for level, kind, each in ancillary if kind == socket.SCM_CREDENTIALS)
     return struct.unpack("3i", credentials)[0], data.decode().split("\n")
 
 
 def waiting(listening):
-    """What has come and was not heard yet."""
+    """Return the notifications that were not read yet."""
     found = []
     listening.setblocking(False)
     try:
@@ -47,7 +47,7 @@ def waiting(listening):
 
 
 def started(folder, address, *words, watchdog=""):
-    """`pacs serve` as systemd would start it."""
+    """Run `pacs serve` as systemd would start it."""
     environment = os.environ | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": watchdog}
     return process(folder, *words, env=environment)
 
@@ -57,8 +57,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="credentials and abst
 
 @linux
 @pytest.mark.parametrize(("workers", "abstract"), [(1, True), (2, False)], ids=["an abstract name", "a path, workers"])
-def test_ready_and_stopping_are_told_by_the_main_process(tmp_path, workers, abstract):
-    """In this order, once each, whatever number of workers serve; NotifyAccess=main hears nobody else."""
+def test_the_main_process_notifies_ready_and_stopping(tmp_path, workers, abstract):
+    """Once each, for any number of workers; NotifyAccess=main ignores other processes."""
     address = f"@pacs-test-{os.getpid()}-{workers}" if abstract else str(tmp_path / "notify")
     with systemd(address) as listening, started(tmp_path, address, "--workers", str(workers)) as server:
         status = f"STATUS=Serving as PACS on 127.0.0.1:{server.port}"
@@ -72,8 +72,8 @@ def test_ready_and_stopping_are_told_by_the_main_process(tmp_path, workers, abst
 
 @linux
 @pytest.mark.parametrize("workers", SEVERAL)
-def test_the_watchdog_hears_nothing_while_the_database_is_gone(tmp_path, workers):
-    """And hears again when it is back; the log says why, once. Nobody sees that we ask ourselves."""
+def test_the_watchdog_is_not_notified_while_the_database_is_missing(tmp_path, workers):
+    """It is again when it is back; the log gives the reason once, and no C-ECHO of the server to itself."""
     address = str(tmp_path / "notify")
     words = ("--workers", str(workers), "--set", "access.callers=peers")
     with systemd(address) as listening, started(tmp_path, address, *words, watchdog="1200000") as server:
@@ -97,8 +97,8 @@ def test_the_watchdog_hears_nothing_while_the_database_is_gone(tmp_path, workers
 
 
 @linux
-def test_a_reload_is_told_with_its_moment(tmp_path):
-    """As sd_notify(3) wants it: microseconds of the monotonic clock; `ready` ends it."""
+def test_a_reload_is_notified_with_its_time(tmp_path):
+    """In microseconds of the monotonic clock (sd_notify(3)); `ready` ends it."""
     address = str(tmp_path / "notify")
     with systemd(address) as listening:
         notifier = Notifier(address)
@@ -111,8 +111,8 @@ def test_a_reload_is_told_with_its_moment(tmp_path):
     assert ended == ["READY=1", "STATUS=well"]
 
 
-def test_without_a_systemd_nobody_is_told(tmp_path):
-    """Nor is a socket that is gone a reason to fail."""
+def test_without_systemd_nothing_is_sent(tmp_path):
+    """A missing socket is no error."""
     Notifier().ready("well")
     Notifier(str(tmp_path / "nobody")).alive()
     assert Notifier.from_environment({"WATCHDOG_USEC": "1000000"}).watchdog_seconds is None
@@ -129,15 +129,15 @@ def test_without_a_systemd_nobody_is_told(tmp_path):
         ({}, None),
     ],
 )
-def test_who_waits_for_signs_of_life_is_read_from_the_environment(environment, seconds):
+def test_the_watchdog_period_is_read_from_the_environment(environment, seconds):
     """sd_watchdog_enabled(3)."""
     notifier = Notifier.from_environment(environment | {"NOTIFY_SOCKET": "/run/systemd/notify"})
     assert notifier.watchdog_seconds == seconds
 
 
 @linux
-def test_a_server_that_cannot_start_tells_nothing(tmp_path):
-    """Its exit status does."""
+def test_a_server_that_cannot_start_sends_nothing(tmp_path):
+    """Its exit status suffices."""
     address = str(tmp_path / "notify")
     with systemd(address) as listening:
         command = [sys.executable, "-m", "pacs", "serve", "--set", "files.url=s3://bucket/x"]

@@ -1,11 +1,11 @@
-"""How numbers and tables are shown to people."""
+"""Numbers and tables in the output of the commands."""
 
 import re
 import sys
 
 import pytest
 
-from pacs.cli.output import counted, show, size
+from pacs.cli.output import plural, show, size
 from pacs.testing import uid
 
 
@@ -18,29 +18,29 @@ from pacs.testing import uid
         (2, "series", "2 series"),
     ],
 )
-def test_things_are_counted_as_people_do(number, thing, said):
-    """One of them is one."""
-    assert counted(number, thing) == said
+def test_nouns_are_in_the_plural_where_needed(number, thing, said):
+    """Not for one."""
+    assert plural(number, thing) == said
 
 
 @pytest.mark.parametrize(
     ("number", "said"),
     [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (5 * 2**20, "5.0 MiB"), (2**52, "4096.0 TiB")],
 )
-def test_sizes_are_in_the_unit_people_would_use(number, said):
-    """And never 0.0 of one."""
+def test_sizes_have_a_suitable_unit(number, said):
+    """Never 0.0 of one."""
     assert size(number) == said
 
 
 def test_a_table_on_a_terminal_shows_uids_whole_and_headings_as_words(monkeypatch, capsys):
-    """A UID is there to be copied into the next command."""
+    """A UID can be copied into the next command."""
     lines = shown_on_a_terminal(monkeypatch, capsys, 80)
     assert [line.split() for line in lines[:2]] == [["Patient", "Study"], ["Name", "Series", "Instance", "UID"]]
     assert lines[2].split() == ["DOE^JOHN", "2", uid("1")]
 
 
 def test_on_a_narrow_terminal_each_row_is_a_paragraph(monkeypatch, capsys):
-    """So that no UID is cut."""
+    """So that no UID is truncated."""
     lines = shown_on_a_terminal(monkeypatch, capsys, 50)
     assert lines[:3] == [
         "PatientName                 DOE^JOHN",
@@ -51,7 +51,7 @@ def test_on_a_narrow_terminal_each_row_is_a_paragraph(monkeypatch, capsys):
 
 
 def shown_on_a_terminal(monkeypatch, capsys, width):
-    """Two studies, as lines without colours."""
+    """Return a table of two studies as lines without colours."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", str(width))
     show(("StudyInstanceUID", "PatientName", "NumberOfStudyRelatedSeries"), [(uid("1"), "DOE^JOHN", 2)] * 2)

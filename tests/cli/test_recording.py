@@ -1,4 +1,4 @@
-"""`pacs record` and `pacs replay` as programs."""
+"""`pacs record` and `pacs replay` as processes."""
 
 import re
 import signal
@@ -15,7 +15,7 @@ from tests.programs import PATIENCE, run, start
 
 @contextmanager
 def started(*words):
-    """A command that runs until it is interrupted: the port it says, and what it says at the end."""
+    """Run a command until it is interrupted; yield its port and a list for its last output."""
     command = [sys.executable, "-m", "pacs", *map(str, words)]
     process = start(command, stdout=subprocess.PIPE, text=True)
     said = process.stdout.readline()
@@ -29,7 +29,7 @@ def started(*words):
 
 
 def test_an_association_is_recorded_and_replayed_by_two_commands(tmp_path):
-    """The replay answers without the archive."""
+    """The replay responds without the archive."""
     tape = tmp_path / "tape.jsonl"
     keys = ("-S", "-aec", "PACS", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientID=P1", "-k", "PatientName")
     with serving(tmp_path / "archive") as archive:
@@ -44,14 +44,14 @@ def test_an_association_is_recorded_and_replayed_by_two_commands(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["nowhere", "PACS@host", "PACS@host:port"])
-def test_a_target_that_is_no_address_is_refused(pacs, target):
+def test_an_invalid_target_is_an_error(pacs, target):
     """With what was expected."""
     refused = pacs("record", target, "tape.jsonl")
     assert refused.exit_code == 2
     assert "expected HOST:PORT" in refused.output
 
 
-def test_a_file_that_is_no_recording_is_refused(pacs, tmp_path):
+def test_a_file_that_is_no_recording_is_an_error(pacs, tmp_path):
     """With the line."""
     (tmp_path / "tape.jsonl").write_text("nonsense\n")
     refused = pacs("replay", "tape.jsonl")

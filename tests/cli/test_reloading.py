@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration is read again, without an association ending by it."""
+"""SIGHUP reloads the configuration; no association ends."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ port = 11113
 
 @contextmanager
 def configured(folder, text, *words):
-    """`pacs serve` with a configuration file; `.reconfigure(text)` writes another one and has it read."""
+    """Run `pacs serve` with a configuration file; `.reconfigure(text)` replaces it and waits for the reload."""
     file, log = folder / "config.toml", folder / "log"
     file.write_text(text)
     with log.open("w") as err, process(folder, "--config", str(file), *words, stderr=err) as server:
@@ -57,12 +57,12 @@ def configured(folder, text, *words):
 
 
 def ask(server, calling="STRANGER"):
-    """C-ECHO to the process."""
+    """Send a C-ECHO to the process."""
     echo("127.0.0.1", server.port, calling_ae_title=calling, called_ae_title="PACS", timeout=10)
 
 
 def is_rejected(server, calling="STRANGER"):
-    """Whether an association is rejected."""
+    """Return whether an association is rejected."""
     try:
         ask(server, calling)
     except AssociationRejected:
@@ -71,8 +71,8 @@ def is_rejected(server, calling="STRANGER"):
 
 
 @pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["one process", "two workers"])
-def test_a_peer_and_a_rule_that_are_added_act_at_once_and_an_association_goes_on(tmp_path, words):
-    """In all workers, and in one that takes the place of another; the running association lives through all of it."""
+def test_added_peers_and_rules_apply_at_once_and_associations_continue(tmp_path, words):
+    """In all workers and in a replaced one."""
     with configured(tmp_path, BASE, *words) as server, associated(server.port) as running:
         ask(server)
         server.reconfigure(PEERS_ONLY)
@@ -83,8 +83,8 @@ def test_a_peer_and_a_rule_that_are_added_act_at_once_and_an_association_goes_on
         assert running.send_c_echo().Status == 0
 
 
-def test_a_worker_that_takes_the_place_of_another_goes_by_what_was_read_last(tmp_path):
-    """Not by what the server was started with."""
+def test_a_replaced_worker_has_the_reloaded_configuration(tmp_path):
+    """Not that of the start."""
     with configured(tmp_path, BASE, "--workers", "2") as server:
         server.reconfigure(PEERS_ONLY)
         before = set(children(server))
@@ -94,8 +94,8 @@ def test_a_worker_that_takes_the_place_of_another_goes_by_what_was_read_last(tmp
         assert eventually(lambda: all(is_rejected(server) for _ in range(4)))
 
 
-def test_a_bad_file_changes_nothing_and_the_log_says_what_is_wrong_with_it(tmp_path):
-    """Neither one that is not TOML, nor one with a value that cannot be, nor one that is gone."""
+def test_an_invalid_file_changes_nothing_and_the_log_says_why(tmp_path):
+    """No TOML, an invalid value, a missing certificate."""
     with configured(tmp_path, PEERS_ONLY + FRIEND) as server:
         for bad, why in (
             ("[access", "is not TOML"),
@@ -110,8 +110,8 @@ def test_a_bad_file_changes_nothing_and_the_log_says_what_is_wrong_with_it(tmp_p
                 ask(server)
 
 
-def test_what_waits_for_the_next_start_is_said(tmp_path):
-    """By its key; the rest acts."""
+def test_keys_that_need_a_restart_are_named(tmp_path):
+    """The others apply."""
     with configured(tmp_path, BASE) as server:
         server.reconfigure(PEERS_ONLY + '[server]\naliases = ["OTHER"]\n')
         assert "waits_for_restart=server.aliases" in server.log.read_text()
@@ -120,7 +120,7 @@ def test_what_waits_for_the_next_start_is_said(tmp_path):
 
 
 def test_the_log_level_is_changed(tmp_path):
-    """An association that is accepted is a line of level DEBUG."""
+    """An accepted association is logged at DEBUG."""
     with configured(tmp_path, BASE) as server:
         ask(server)
         assert "association accepted" not in server.log.read_text()
@@ -129,8 +129,8 @@ def test_the_log_level_is_changed(tmp_path):
         assert eventually(lambda: "association accepted" in server.log.read_text())
 
 
-def test_a_reload_does_not_open_to_anybody_what_still_listens_to_the_network(tmp_path):
-    """Loopback and anybody fit together, and so do the network and peers; what they would be in between does not."""
+def test_a_reload_does_not_remove_the_access_control_of_an_open_listener(tmp_path):
+    """The old address with the new rules would be invalid."""
     paths = {
         "files.url": str(tmp_path / "files"),
         "database.url": f"sqlite:///{tmp_path}/pacs.db",
@@ -145,8 +145,8 @@ def test_a_reload_does_not_open_to_anybody_what_still_listens_to_the_network(tmp
             archive.access.admit(AssociationRequestor(ae_title="STRANGER", called_ae_title="PACS", address="10.0.0.1"))
 
 
-def test_a_reload_that_cannot_be_done_in_full_is_not_done_in_part(tmp_path):
-    """The audit log cannot be opened any more: peers stay as they were too."""
+def test_a_reload_is_done_completely_or_not_at_all(tmp_path):
+    """The audit log cannot be opened: the peers do not change either."""
     (tmp_path / "audit").mkdir()
     with serving(tmp_path, {"audit.file": str(tmp_path / "audit" / "log")}) as archive:
         os.rename(tmp_path / "audit", tmp_path / "elsewhere")
@@ -156,8 +156,8 @@ def test_a_reload_that_cannot_be_done_in_full_is_not_done_in_part(tmp_path):
         echo("127.0.0.1", archive.port, calling_ae_title="STRANGER", called_ae_title="PACS", timeout=10)
 
 
-def test_limits_act_on_what_connects_then(tmp_path):
-    """Fewer associations than there are: those there are go on."""
+def test_limits_apply_to_new_associations(tmp_path):
+    """Running associations beyond a lower limit continue."""
     with serving(tmp_path) as archive, associated(archive.port) as one, associated(archive.port) as two:
         limits = archive.config.limits.model_copy(update={"associations": 2})
         archive.reload(archive.config.model_copy(update={"limits": limits}))
@@ -167,8 +167,8 @@ def test_limits_act_on_what_connects_then(tmp_path):
         assert (one.send_c_echo().Status, two.send_c_echo().Status) == (0, 0)
 
 
-def test_a_renewed_certificate_is_shown_from_then_on(tmp_path):
-    """In the same files, as who renews them leaves it."""
+def test_a_renewed_certificate_is_used_after_a_reload(tmp_path):
+    """In the same files."""
     authority = Authority(tmp_path)
     first, second = authority.sign("pacs", "localhost"), authority.sign("renewed", "localhost")
     settings = {"tls.enabled": True, "tls.port": 0, "tls.certificate": first.certificate, "tls.key": first.key}
@@ -181,7 +181,7 @@ def test_a_renewed_certificate_is_shown_from_then_on(tmp_path):
 
 
 def certificate_of(archive):
-    """The fingerprint of the certificate it shows."""
+    """Return the fingerprint of the certificate that the server presents."""
     asked = f"openssl s_client -connect 127.0.0.1:{archive.secure_port} </dev/null 2>/dev/null"
     asked += " | openssl x509 -noout -fingerprint -sha256"
     shown = subprocess.run(["sh", "-c", asked], capture_output=True, text=True, timeout=30, check=True).stdout

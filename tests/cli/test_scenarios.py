@@ -1,4 +1,4 @@
-"""Scenario files: what they may say, and `pacs serve` that misbehaves by one."""
+"""Scenario files: their contents, and `pacs serve --scenario`."""
 
 import os
 import re
@@ -51,14 +51,14 @@ delay = 1
 
 @pytest.fixture
 def file(tmp_path):
-    """A scenario file with something of everything."""
+    """A scenario file with every kind of key."""
     path = tmp_path / "moody.toml"
     path.write_text(MOODY)
     return path
 
 
-def test_a_file_says_what_code_would(file):
-    """The same faults, settings by dotted key however they are written."""
+def test_a_file_gives_the_same_scenario_as_code(file):
+    """The same faults; settings by dotted key or in tables."""
     scenario = load_scenario(file)
     assert (scenario.name, scenario.description, scenario.seed) == ("moody", "For a test.", 7)
     assert scenario.settings == {
@@ -73,8 +73,8 @@ def test_a_file_says_what_code_would(file):
     )
 
 
-def test_a_file_without_a_name_is_called_after_itself(tmp_path):
-    """And one with nothing in it changes nothing."""
+def test_a_scenario_without_a_name_has_that_of_its_file(tmp_path):
+    """An empty file changes nothing."""
     file = tmp_path / "empty.toml"
     file.write_text("")
     scenario = load_scenario(file)
@@ -111,8 +111,8 @@ def test_a_file_without_a_name_is_called_after_itself(tmp_path):
         ("seed = ", "is not TOML in UTF-8"),
     ],
 )
-def test_a_mistake_is_told_with_key_value_and_what_was_expected(tmp_path, text, complaint):
-    """And the file it is in."""
+def test_an_error_has_key_value_and_expectation(tmp_path, text, complaint):
+    """And the file."""
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(ConfigurationError) as told:
@@ -121,7 +121,7 @@ def test_a_mistake_is_told_with_key_value_and_what_was_expected(tmp_path, text, 
     assert "bad.toml" in told.value.comment
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_errors_are_listed(tmp_path):
     """One line each."""
     file = tmp_path / "bad.toml"
     file.write_text("sed = 1\n[[faults]]\nstatus = 'x'\n[[faults]]\nstatuss = 1\n")
@@ -135,14 +135,14 @@ def test_all_mistakes_are_told_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nobody", "../config", "scenarios/strict-a900"])
-def test_what_is_neither_a_file_nor_a_preset_says_where_the_presets_are(name):
-    """No path leads to a preset."""
+def test_an_unknown_name_is_an_error_that_leads_to_the_presets(name):
+    """Paths do not lead to presets."""
     with pytest.raises(ConfigurationError, match=r"no scenario file or preset .*; run `pacs serve --scenario list`"):
         load_scenario(name)
 
 
 def test_the_presets_are_listed(pacs):
-    """With what each does."""
+    """With their descriptions."""
     shown = pacs("serve", "--scenario", "list")
     assert shown.exit_code == 0
     for each in presets().values():
@@ -150,14 +150,14 @@ def test_the_presets_are_listed(pacs):
 
 
 def test_several_workers_are_refused(pacs, file):
-    """Each would count messages for itself."""
+    """Each would count messages separately."""
     refused = pacs("serve", "--scenario", file, "--workers", 2)
     assert refused.exit_code == 2
     assert "server.workers = 2: expected 1 with --scenario" in refused.stderr
 
 
-def test_a_mistake_in_a_scenario_ends_the_command_as_one_in_the_configuration(pacs, tmp_path):
-    """A sentence, and exit status 2."""
+def test_an_error_in_a_scenario_is_a_sentence_and_exit_status_2(pacs, tmp_path):
+    """As in the configuration."""
     (tmp_path / "bad.toml").write_text("sed = 1")
     refused = pacs("serve", "--scenario", "bad.toml")
     assert (refused.exit_code, refused.stderr) == (
@@ -166,8 +166,8 @@ def test_a_mistake_in_a_scenario_ends_the_command_as_one_in_the_configuration(pa
     )
 
 
-def test_a_server_with_a_scenario_misbehaves_and_says_so_loudly(file, tmp_path):
-    """In its log and in the line that says it is ready; its settings count, and options before them."""
+def test_a_server_with_a_scenario_injects_faults_and_says_so(file, tmp_path):
+    """In its log and in the ready line; its settings apply, overridden by options."""
     words = ["serve", "--scenario", file, "--port", 0, "--set", "web.enabled=false", "--ae-title", "RUDE"]
     command = [sys.executable, "-m", "pacs", *map(str, words)]
     log = tmp_path / "log"

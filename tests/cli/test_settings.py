@@ -1,4 +1,4 @@
-"""Settings act: each test changes one key and sees another server."""
+"""Effects of single settings."""
 
 import pytest
 from pydicom import Dataset
@@ -20,7 +20,7 @@ def associated(archive, abstract_syntax=CT, transfer_syntaxes=(EXPLICIT,)):
 
 
 def stored(archive, dataset):
-    """The status of a C-STORE."""
+    """Return the status of a C-STORE."""
     association = associated(archive, dataset.SOPClassUID)
     try:
         return association.send_c_store(dataset).Status
@@ -29,7 +29,7 @@ def stored(archive, dataset):
 
 
 def found(archive, level="STUDY", **keys):
-    """The final status of a C-FIND and the number of its matches."""
+    """Return the final status and the number of matches of a C-FIND."""
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -43,7 +43,7 @@ def found(archive, level="STUDY", **keys):
 
 
 def test_limits_associations(tmp_path):
-    """One more than allowed is rejected for now: local limit exceeded."""
+    """One more is rejected: local limit exceeded."""
     with serving(tmp_path, {"limits.associations": 1}) as archive:
         first = associated(archive)
         assert first.is_established
@@ -52,7 +52,7 @@ def test_limits_associations(tmp_path):
 
 
 def test_limits_pdu_size(tmp_path):
-    """What we say that we take."""
+    """The maximum length in the A-ASSOCIATE-AC."""
     with serving(tmp_path, {"limits.pdu_size": 8192}) as archive:
         association = associated(archive)
         assert association.acceptor.maximum_length == 8192
@@ -60,14 +60,14 @@ def test_limits_pdu_size(tmp_path):
 
 
 def test_limits_identifier_size(tmp_path):
-    """A longer Identifier is refused, whatever is in it."""
+    """A longer Identifier is refused."""
     with serving(tmp_path, {"limits.identifier_size": 4096}) as archive:
         assert found(archive, PatientID="P1")[0] == 0
         assert found(archive, StudyInstanceUID=["1.2.3"] * 1000)[0] >> 8 == 0xA7
 
 
 def test_limits_idle_seconds(tmp_path):
-    """An association that says nothing is ended."""
+    """An idle association is aborted."""
     with serving(tmp_path, {"limits.idle_seconds": 0.2}) as archive:
         association = associated(archive)
         association.join(timeout=20)
@@ -79,7 +79,7 @@ def test_limits_idle_seconds(tmp_path):
     [("keep", (0x0000, 0x0000, 0xC)), ("replace", (0x0000, 0x0000, 0x0000)), ("reject", (0x0000, 0x0111, 0x0111))],
 )
 def test_storage_duplicates(tmp_path, duplicates, statuses):
-    """The same instance again, and then another under its SOP Instance UID."""
+    """The same instance again, and different content with the same SOP Instance UID."""
     (first,) = study(series=1, instances=1)
     (other,) = study(series=1, instances=1, SeriesDescription="changed")
     with serving(tmp_path, {"storage.duplicates": duplicates}) as archive:
@@ -88,7 +88,7 @@ def test_storage_duplicates(tmp_path, duplicates, statuses):
 
 
 def test_storage_unknown_sop_classes(tmp_path):
-    """A private SOP Class has no presentation context unless that is switched on."""
+    """A private SOP Class has no accepted presentation context without it."""
     with serving(tmp_path / "known") as archive:
         assert not associated(archive, "2.25.1234").is_established
     with serving(tmp_path / "unknown", {"storage.unknown_sop_classes": True}) as archive:
@@ -98,7 +98,7 @@ def test_storage_unknown_sop_classes(tmp_path):
 
 
 def test_query_manner_and_a_peer_with_its_own(tmp_path):
-    """A query below the STUDY level without the keys above it: refused strictly, answered tolerantly."""
+    """A query below STUDY level without the keys above: refused in strict mode, answered in tolerant mode."""
     with serving(tmp_path / "strict", {"query.manner": "strict"}) as archive:
         assert found(archive, "SERIES", Modality="CT")[0] == 0xA900
     peers = [WS | {"manner": "tolerant"}]
@@ -108,7 +108,7 @@ def test_query_manner_and_a_peer_with_its_own(tmp_path):
 
 @pytest.mark.parametrize(("order", "accepted"), [([], EXPLICIT), (["ImplicitVRLittleEndian"], IMPLICIT)])
 def test_a_peers_order_of_transfer_syntaxes(tmp_path, order, accepted):
-    """Explicit before implicit, unless the table of peers says otherwise for this one."""
+    """Explicit before implicit, unless its entry says otherwise."""
     with serving(tmp_path, {"peers": [WS | {"transfer_syntaxes": order}]}) as archive:
         association = associated(archive, CT, (IMPLICIT, EXPLICIT))
         assert association.accepted_contexts[0].transfer_syntax == [accepted]

@@ -16,20 +16,20 @@ UIDS = {"sop_instance_uid", "series_instance_uid", "study_instance_uid"}
 
 
 def logged(level="INFO", format="json"):
-    """Set the log up and return the buffer it writes to."""
+    """Set up the log and return the buffer it writes to."""
     out = io.StringIO()
     setup_logging(level, format, out)
     return out
 
 
 def operation(**changes):
-    """A finished C-FIND."""
+    """Return the event of a finished C-FIND."""
     facts = {"association": "a1", "calling_ae_title": "WS", "called_ae_title": "PACS", "kind": "C-FIND"}
     facts |= {"message_id": 3, "status": 0, "duration": 0.25, "counts": {"matches": 7}}
     return OperationFinished(**(facts | changes))
 
 
-def test_every_subscriber_hears_every_event_in_order():
+def test_every_subscriber_gets_every_event_in_order():
     """Until it unsubscribes."""
     stream, heard = EventStream(), []
     stop = stream.subscribe(lambda event: heard.append(("first", event.sentence)))
@@ -41,7 +41,7 @@ def test_every_subscriber_hears_every_event_in_order():
 
 
 def test_a_callable_subscribed_twice_is_unsubscribed_once_at_a_time():
-    """Each subscription is its own."""
+    """Each subscription is separate."""
     stream, heard = EventStream(), []
     stop = stream.subscribe(heard.append)
     stream.subscribe(heard.append)
@@ -51,8 +51,8 @@ def test_a_callable_subscribed_twice_is_unsubscribed_once_at_a_time():
     assert len(heard) == 1
 
 
-def test_a_failing_subscriber_hurts_nobody_and_is_logged():
-    """Neither the publisher nor the subscriber after it; the log does not quote the error."""
+def test_an_exception_of_a_subscriber_is_logged():
+    """It reaches neither the publisher nor other subscribers; the log does not quote its message."""
     out, stream, heard = logged(), EventStream(), []
     patients = {}
     stream.subscribe(lambda event: patients[event.sentence])
@@ -65,7 +65,7 @@ def test_a_failing_subscriber_hurts_nobody_and_is_logged():
 
 
 def test_an_operation_is_one_line_with_its_counts_and_duration():
-    """Status in hexadecimal, counts as fields of their own, nothing empty."""
+    """Status in hexadecimal, counts as separate fields, no empty fields."""
     out = logged()
     log_event(operation())
     line = json.loads(out.getvalue())
@@ -100,15 +100,15 @@ def test_the_uids_of_a_stored_instance_are_logged_at_debug_only(level, warnings,
         *((failure, False) for failure in (0xA700, 0xA900, 0xC001, 0x0122, 0x0111)),
     ],
 )
-def test_a_failure_is_louder_than_the_rest(status, fine):
-    """The classes of PS3.7 Annex C."""
+def test_a_failure_is_a_warning(status, fine):
+    """By the classes of PS3.7 Annex C."""
     assert is_failure(status) is not fine
     assert operation(status=status).level == (logging.INFO if fine else logging.WARNING)
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
-def test_what_a_peer_sends_cannot_forge_a_line_or_colour_a_terminal(format):
-    """Newlines, escapes and bidi marks in an AE title come out as text."""
+def test_values_of_peers_cannot_forge_lines_or_control_a_terminal(format):
+    """Newlines, escapes and bidi marks in an AE title are escaped."""
     out = logged(format=format)
     log_event(operation(calling_ae_title="A\n2026 [error] B\x1b[31m\u202eC\ud800"))
     text = out.getvalue()
@@ -127,20 +127,20 @@ def test_what_a_peer_sends_cannot_forge_a_line_or_colour_a_terminal(format):
         ("\x7f\x9b", r"\x7f\x9b"),
     ],
 )
-def test_printable_escapes_what_is_not(text, shown):
-    """Every character comes out on one line and visibly."""
+def test_printable_escapes_unprintable_characters(text, shown):
+    """The result is one line."""
     assert printable(text) == shown
     assert printable(text).isprintable()
 
 
 def test_printable_is_bounded():
-    """A long text is cut, and that is seen."""
+    """A long text is truncated and marked."""
     assert printable("x" * 50, limit=10) == "x" * 10 + "…"
     assert len(printable("\n" * 10**7)) <= 2 * pacs_logging.TEXT_LIMIT + 1
 
 
-def test_other_libraries_warnings_come_through_the_same_chain_and_their_chatter_does_not():
-    """Pynetdicom's lines, whatever their level, quote what peers send; a database's warning is heard."""
+def test_warnings_of_libraries_are_logged_unless_they_quote_peers():
+    """pynetdicom is silent; a warning of the database is logged."""
     out = logged()
     logging.getLogger("pynetdicom.acse").error("Accepting Association of %s", "DOE")
     logging.getLogger("sqlalchemy.pool").warning("odd\n%s", "thing")
@@ -149,8 +149,8 @@ def test_other_libraries_warnings_come_through_the_same_chain_and_their_chatter_
     assert (line["event"], line["level"]) == ("odd\\nthing", "warning")
 
 
-def test_a_warning_of_a_library_is_not_logged():
-    """pydicom warns of bad values and quotes them."""
+def test_warnings_of_pydicom_are_not_logged():
+    """They quote invalid values."""
     out = logged()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -158,8 +158,8 @@ def test_a_warning_of_a_library_is_not_logged():
     assert out.getvalue() == ""
 
 
-def test_a_traceback_shows_where_but_quotes_no_message_unless_debugging():
-    """An error's message may hold a patient's name."""
+def test_a_traceback_has_messages_only_at_debug():
+    """The message of an error may have patient data."""
     for level, told in (("INFO", False), ("DEBUG", True)):
         out = logged(level)
         try:

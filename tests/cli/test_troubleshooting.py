@@ -1,4 +1,4 @@
-"""What a C-MOVE that goes wrong tells: the one who asked, and the administrator who reads the log."""
+"""The response and the log of a C-MOVE that fails."""
 
 import logging
 
@@ -14,7 +14,7 @@ from tests.programs import free_port
 
 @pytest.fixture
 def moved(tmp_path):
-    """Move a study of six instances to a title; the peer GONE is known and listens on no port."""
+    """Send a C-MOVE of six instances to a title; the peer GONE is configured, but nothing listens there."""
 
     def move(title):
         gone = {"ae_title": "GONE", "host": "127.0.0.1", "port": free_port()}
@@ -36,8 +36,8 @@ def moved(tmp_path):
     return move
 
 
-def test_a_destination_that_is_not_there_is_told_to_the_requester_and_once_to_the_log(moved):
-    """The Error Comment says why; the log where it was looked for, and not once per instance."""
+def test_an_unreachable_destination_is_in_the_response_and_once_in_the_log(moved):
+    """The Error Comment has the reason; the log the address, once instead of once per instance."""
     final, events, port = moved("GONE")
     assert (final.Status, final.ErrorComment) == (
         0xA702,
@@ -51,8 +51,8 @@ def test_a_destination_that_is_not_there_is_told_to_the_requester_and_once_to_th
     assert levels == [logging.WARNING] + [logging.DEBUG] * 5
 
 
-def test_an_unknown_destination_is_told_with_what_to_type(moved):
-    """One line with the title that was asked for, those that are known, and the command; one for the operation."""
+def test_an_unknown_destination_is_logged_with_the_command_to_add_it(moved):
+    """One line with the title and the known ones, one for the operation."""
     final, events, _ = moved("NOBODY")
     assert final.Status == 0xA801
     (told,) = [each.sentence for each in events if isinstance(each, Notice)]

@@ -1,4 +1,4 @@
-"""`pacs fsck`, `reindex`, `backup` and `restore`, as they are typed, on each kind of database and beside a server."""
+"""`pacs fsck`, `reindex`, `backup` and `restore` with each kind of database and beside a running server."""
 
 import json
 import re
@@ -23,25 +23,25 @@ from tests.upkeep import rows, tree
 
 
 class Typed:
-    """`pacs` with a database and a folder of its own."""
+    """Runs `pacs` with a database and a folder."""
 
     def __init__(self, pacs, url, root):
         self.pacs, self.url, self.root = pacs, url, root
 
     def __call__(self, *words, status=0):
-        """What a command prints; the exit status has to be this one."""
+        """Return the output of a command; check its exit status."""
         where = ("--set", f"database.url={self.url}", "--set", f"files.url={self.root}")
         result = self.pacs(*words, *where)
         assert result.exit_code == status, (result.stdout, result.stderr)
         return result
 
     def rows(self):
-        """All that the index says."""
+        """Return all rows of the index."""
         with opened(self.url) as index:
             return rows(index)
 
     def damage(self):
-        """Change a byte of a file; its key."""
+        """Change a byte of a file; return its key."""
         path = min(self.root.glob("[0-9]*/*/*/*/*.dcm"))
         path.write_bytes(path.read_bytes()[:-1] + b"X")
         return str(path.relative_to(self.root))
@@ -49,14 +49,14 @@ class Typed:
 
 @pytest.fixture
 def alone(monkeypatch):
-    """Nobody else is at work, so that nothing has to be waited for."""
+    """Remove the wait for concurrent processes, as there are none."""
     for module in ("fsck", "reindex"):
         monkeypatch.setattr(f"pacs.services.{module}.GRACE", 0)
 
 
 @pytest.fixture
 def typed(pacs, alone, database_url, tmp_path):
-    """`pacs` over an archive of six images, on each kind of database."""
+    """`pacs` with an archive of six images, on each kind of database."""
     archive = Typed(pacs, database_url, tmp_path / "files")
     write(study(instances=3), tmp_path / "in")
     archive("import", tmp_path / "in")
@@ -65,22 +65,22 @@ def typed(pacs, alone, database_url, tmp_path):
 
 @pytest.fixture(params=KINDS)
 def new(request, pacs, tmp_path):
-    """`pacs` over an empty archive, on each kind of database."""
+    """`pacs` with an empty archive, on each kind of database."""
     folder = tmp_path / "new"
     folder.mkdir()
     with fresh_database(request.param, request, folder) as url:
         yield Typed(pacs, url, folder / "files")
 
 
-def test_fsck_says_that_all_is_well(typed):
-    """In a sentence for people, in nothing for programs."""
+def test_fsck_reports_no_problems(typed):
+    """On standard error; standard output is empty."""
     result = typed("fsck")
     assert (result.stdout, result.stderr) == ("", "6 instances, 6 files: no problems\n")
     assert json.loads(typed("fsck", "--json").stdout) == []
 
 
-def test_fsck_lists_what_is_wrong_and_how_it_was_mended(typed):
-    """As a table with names, exit status 1 until it is mended; a quick look does not see a changed byte."""
+def test_fsck_lists_problems_and_repairs(typed):
+    """As a table, exit status 1 until repaired; --quick does not find a changed byte."""
     key = typed.damage()
     assert typed("fsck", "--quick").stdout == ""
     result = typed("fsck", status=1)
@@ -94,8 +94,8 @@ def test_fsck_lists_what_is_wrong_and_how_it_was_mended(typed):
     assert typed("fsck").stderr == "5 instances, 5 files: no problems\n"
 
 
-def test_reindex_makes_a_lost_index_anew(typed, new):
-    """Another database, of either kind, and the same folder."""
+def test_reindex_rebuilds_a_lost_index(typed, new):
+    """In another database of either kind, with the same folder."""
     before = typed.rows()
     lost = Typed(typed.pacs, new.url, typed.root)
     assert lost("reindex").stdout == "6 instances in the index: 6 added, 0 rows corrected, 0 removed\n"
@@ -103,8 +103,8 @@ def test_reindex_makes_a_lost_index_anew(typed, new):
     assert lost("reindex").stdout == "6 instances in the index: 0 added, 0 rows corrected, 0 removed\n"
 
 
-def test_reindex_names_what_it_could_not_take_in(typed):
-    """With why, and exit status 1."""
+def test_reindex_lists_unusable_files(typed):
+    """With the reason, and exit status 1."""
     path = typed.root / typed.damage()
     path.write_bytes(b"nothing")
     result = typed("reindex", status=1)
@@ -114,7 +114,7 @@ def test_reindex_names_what_it_could_not_take_in(typed):
 
 
 def test_a_backup_is_restored_into_either_database(typed, new, tmp_path):
-    """Bit for bit and row for row; again only what is new is copied."""
+    """Bit for bit and row for row; a second backup copies only new files."""
     said = typed("backup", tmp_path / "backup").stdout
     assert re.fullmatch(r"6 instances, \d+\.\d KiB in .*backup: 6 new\n", said)
     assert typed("backup", tmp_path / "backup").stdout.endswith(": 0 new\n")
@@ -125,8 +125,8 @@ def test_a_backup_is_restored_into_either_database(typed, new, tmp_path):
     assert "the archive is not empty" in new("restore", tmp_path / "backup", status=2).stderr
 
 
-def test_a_backup_of_a_damaged_archive_names_what_is_left_out(typed, tmp_path):
-    """Exit status 1, and the rest is a backup."""
+def test_a_backup_of_a_damaged_archive_lists_omitted_files(typed, tmp_path):
+    """Exit status 1; the rest is backed up."""
     key = typed.damage()
     result = typed("backup", tmp_path / "backup", status=1)
     assert result.stdout.startswith("5 instances")
@@ -134,7 +134,7 @@ def test_a_backup_of_a_damaged_archive_names_what_is_left_out(typed, tmp_path):
 
 
 class Sender:
-    """Sends images to a server until it is told to stop."""
+    """Sends images to a server until it is stopped."""
 
     def __init__(self, port):
         self.sent = {}
@@ -162,8 +162,8 @@ class Sender:
         self._thread.join()
 
 
-def test_everything_beside_a_server_that_takes_images_in(pacs, tmp_path):
-    """fsck, reindex and backup find nothing wrong and change nothing; what is restored has all that was sent."""
+def test_maintenance_beside_a_server_that_receives_images(pacs, tmp_path):
+    """fsck, reindex and backup find no problems and change nothing; a restore has all sent instances."""
     typed = Typed(pacs, f"sqlite:///{tmp_path}/pacs.db", tmp_path / "files")
     with process(tmp_path) as server, Sender(server.port) as sender:
         while len(sender.sent) < 50:
@@ -181,7 +181,7 @@ def test_everything_beside_a_server_that_takes_images_in(pacs, tmp_path):
 
 
 def get(port, study_instance_uid):
-    """What a C-GET of a study of CT images gives, UID -> bytes of the data set, and its final status."""
+    """Return the data sets of a C-GET of a study by UID, and its final status."""
     received = {}
 
     def keep(event):
@@ -200,8 +200,8 @@ def get(port, study_instance_uid):
     return received, final.Status
 
 
-def test_a_damaged_instance_is_not_given_out_where_digests_are_compared(tmp_path):
-    """It fails alone, and one line of the log names the file and what to do; an export ends with the same sentence."""
+def test_a_damaged_instance_is_not_sent_with_files_verify(tmp_path):
+    """It fails alone; one log line names the file and what to do, and so does an export."""
     datasets = study(series=1, instances=3)
     with serving(tmp_path, {"files.verify": True}) as archive:
         take_in(archive, datasets)

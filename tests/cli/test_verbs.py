@@ -1,4 +1,4 @@
-"""`pacs echo`, `find`, `store`, `move`, `get`, `fetch` and `commit`: an SCU at the command line, and how it exits."""
+"""`pacs echo`, `find`, `store`, `move`, `get`, `fetch` and `commit`: output and exit statuses."""
 
 import csv
 import io
@@ -35,12 +35,12 @@ def archive(tmp_path):
 
 
 def specimen(**options):
-    """A study of `COUNT` instances."""
+    """Return a study of `COUNT` instances."""
     return study(series=2, instances=COUNT // 2, **options)
 
 
 def at(archive):
-    """How an archive is called."""
+    """Return the PEER argument for an archive."""
     return f"PACS@127.0.0.1:{archive.port}"
 
 
@@ -48,28 +48,28 @@ THE_STUDY = f"StudyInstanceUID={specimen()[0].StudyInstanceUID}"
 
 
 def rows(result):
-    """What a command printed as CSV."""
+    """Parse CSV output."""
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
 def files(folder):
-    """The instances in a folder, by UID."""
+    """Return the SOP Instance UIDs of the files in a folder."""
     return sorted(dcmread(path).SOPInstanceUID for path in folder.rglob("*.dcm"))
 
 
-# --- whom --------------------------------------------------------------------------------------------------------
+# --- the PEER argument -------------------------------------------------------------------------------------------
 
 
-def test_an_ae_is_called_by_its_address(pacs, archive):
-    """As dcm4che has it, and as DCMTK has it."""
+def test_a_peer_is_given_by_address(pacs, archive):
+    """In the notations of dcm4che and DCMTK."""
     for words in ([at(archive)], ["127.0.0.1", archive.port, "-aec", "PACS"]):
         result = pacs("echo", *words)
         assert result.exit_code == 0, result.output
         assert "answered the C-ECHO in " in result.stdout
 
 
-def test_an_ae_is_called_by_its_name_in_the_configuration(pacs, archive, tmp_path):
-    """That of a peer, and that of our own server."""
+def test_a_peer_is_given_by_its_configured_title(pacs, archive, tmp_path):
+    """A configured peer, and the server itself."""
     (tmp_path / "config.toml").write_text(
         f'[server]\nae_title = "MINE"\nport = {archive.port}\n'
         f'[[peers]]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {archive.port}\n'
@@ -78,11 +78,11 @@ def test_an_ae_is_called_by_its_name_in_the_configuration(pacs, archive, tmp_pat
     assert pacs("echo", "MINE").stdout.startswith(f"MINE@127.0.0.1:{archive.port} answered the C-ECHO")
     unknown = pacs("echo", "OTHER")
     assert unknown.exit_code == 2
-    assert "known are: PACS" in unknown.stderr
+    assert "(configured: PACS)" in unknown.stderr
 
 
-def test_an_ae_that_is_not_there_is_told_from_a_failure(pacs):
-    """Exit status 4, and who it was."""
+def test_an_unreachable_peer_has_its_own_exit_status(pacs):
+    """4, with its name."""
     nobody = f"PACS@127.0.0.1:{free_port()}"
     result = pacs("echo", nobody)
     assert result.exit_code == 4
@@ -96,8 +96,8 @@ def test_an_ae_that_is_not_there_is_told_from_a_failure(pacs):
         ({"access.called_ae": "ours"}, "the called AE title 'WRONG' is not that of the peer; look it up there"),
     ],
 )
-def test_a_mismatch_of_ae_titles_is_explained_with_the_side_to_mend(pacs, tmp_path, settings, sentence):
-    """Both ways."""
+def test_a_mismatch_of_ae_titles_names_the_side_to_change(pacs, tmp_path, settings, sentence):
+    """In both directions."""
     with serving(tmp_path / "strict", settings) as strict:
         result = pacs("echo", f"WRONG@127.0.0.1:{strict.port}", "-aet", "SCANNER")
     assert result.exit_code == 4
@@ -105,15 +105,15 @@ def test_a_mismatch_of_ae_titles_is_explained_with_the_side_to_mend(pacs, tmp_pa
 
 
 @pytest.mark.parametrize("words", [["127.0.0.1", "104"], ["A@B@C:1"], ["PACS@host:port"], ["PACS@127.0.0.1:1", "more"]])
-def test_words_that_name_nobody_are_a_mistake(pacs, words):
-    """Exit status 2, and what was expected."""
+def test_an_invalid_peer_is_a_usage_error(pacs, words):
+    """Exit status 2, with what was expected."""
     assert pacs("echo", *words).exit_code == 2
 
 
 # --- find --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_found_is_csv_where_it_is_piped_in_the_order_asked_for(pacs, archive):
+def test_matches_are_csv_in_a_pipe_in_the_order_of_the_keys(pacs, archive):
     """The level is that of the lowest key."""
     result = pacs("find", at(archive), "-k", "SeriesNumber", "-k", "PatientID=P1", "-k", "0008,0060")
     assert result.exit_code == 0
@@ -121,43 +121,43 @@ def test_what_is_found_is_csv_where_it_is_piped_in_the_order_asked_for(pacs, arc
     assert sorted(row["SeriesNumber"] for row in rows(result)) == ["1", "2"]
 
 
-def test_json_keeps_what_is_several(pacs, archive):
-    """A list is a list, an item an object."""
+def test_json_has_lists_and_objects(pacs, archive):
+    """For several values and items."""
     result = pacs("find", at(archive), "-k", "SOPInstanceUID", "-k", "ImageType", "-k", "Rows", "--json")
     found = json.loads(result.stdout)
     assert len(found) == COUNT
     assert found[0]["ImageType"] == ["ORIGINAL", "PRIMARY", "AXIAL"]
 
 
-def test_where_all_keys_have_to_match_the_usual_ones_are_answered(pacs, archive):
-    """Nobody wants to see only what they knew."""
+def test_with_only_matching_keys_the_usual_ones_are_returned(pacs, archive):
+    """In addition to those given."""
     (row,) = rows(pacs("find", at(archive), "-k", "PatientName=DOE*"))
     assert row["PatientName"] == "DOE^JOHN"
     assert row["NumberOfStudyRelatedInstances"] == str(COUNT)
 
 
 def test_a_limit_ends_the_query_by_a_cancel(pacs, archive):
-    """And is no failure."""
+    """It is no failure."""
     result = pacs("find", at(archive), "-k", "SOPInstanceUID", "--limit", "2")
     assert result.exit_code == 0
     assert len(rows(result)) == 2
 
 
 @pytest.mark.parametrize(("root", "level"), [("-P", "patient"), ("-S", "study"), ("-O", "patient")])
-def test_the_information_model_and_the_level_can_be_said(pacs, archive, root, level):
-    """As with DCMTK."""
+def test_the_information_model_and_the_level_are_options(pacs, archive, root, level):
+    """As in DCMTK."""
     result = pacs("find", at(archive), root, "--level", level, "-k", "PatientID")
     assert [row["PatientID"] for row in rows(result)] == ["P1"]
 
 
-def test_a_key_that_is_none_gets_the_one_that_was_meant(pacs, archive):
-    """A mistake, before anybody is called."""
+def test_an_unknown_key_gets_a_suggestion(pacs, archive):
+    """Before any connection."""
     result = pacs("find", at(archive), "-k", "PatientsName=A")
     assert result.exit_code == 2
     assert "did you mean PatientName?" in result.stderr
 
 
-def test_a_refused_query_says_status_meaning_and_comment(pacs, tmp_path):
+def test_a_refused_query_prints_status_meaning_and_comment(pacs, tmp_path):
     """Exit status 1."""
     with serving(tmp_path / "strict", {"query.manner": "strict"}) as strict:
         result = pacs("find", at(strict), "--level", "series", "-k", "Modality=CT")
@@ -168,7 +168,7 @@ def test_a_refused_query_says_status_meaning_and_comment(pacs, tmp_path):
 
 @contextmanager
 def on_a_terminal():
-    """A terminal, and what was written to it when the block is over."""
+    """Provide a terminal and collect its output."""
     ours, theirs = pty.openpty()
     seen = []
     try:
@@ -186,8 +186,8 @@ def on_a_terminal():
         os.close(ours)
 
 
-def test_on_a_terminal_it_is_a_table_and_long_work_has_a_bar(archive, tmp_path):
-    """A real one."""
+def test_on_a_terminal_there_are_tables_and_progress_bars(archive, tmp_path):
+    """A real pseudo terminal."""
     command = [sys.executable, "-m", "pacs"]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     with on_a_terminal() as (terminal, table):
@@ -206,8 +206,8 @@ def test_on_a_terminal_it_is_a_table_and_long_work_has_a_bar(archive, tmp_path):
     assert f"{COUNT} of {COUNT}" in "".join(bar)
 
 
-def test_nothing_that_matches_is_said(pacs, archive, tmp_path):
-    """A query that finds nothing is well, a retrieve that brings nothing is not."""
+def test_no_matches_are_reported(pacs, archive, tmp_path):
+    """A query without matches succeeds, a retrieve without matches fails."""
     found = pacs("find", at(archive), "-k", "PatientName=NOBODY")
     assert (found.exit_code, found.stderr) == (0, "no matches\n")
     got = pacs("get", at(archive), "-k", "StudyInstanceUID=1.2.3", "--to", tmp_path / "out")
@@ -215,8 +215,8 @@ def test_nothing_that_matches_is_said(pacs, archive, tmp_path):
     assert pacs("fetch", at(archive), "-k", "StudyInstanceUID=1.2.3", "--to", tmp_path / "out").exit_code == 1
 
 
-def test_no_head_is_printed_of_a_query_that_fails(pacs, tmp_path):
-    """A program that reads it would take it for an answer."""
+def test_a_failed_query_prints_no_header(pacs, tmp_path):
+    """A program would read it as an empty result."""
     with serving(tmp_path / "strict", {"query.manner": "strict"}) as strict:
         result = pacs("find", at(strict), "--level", "series", "-k", "Modality=CT")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -225,8 +225,8 @@ def test_no_head_is_printed_of_a_query_that_fails(pacs, tmp_path):
 # --- store -------------------------------------------------------------------------------------------------------
 
 
-def test_folders_are_sent_and_what_is_no_dicom_is_left_out(pacs, archive, tmp_path):
-    """Its number is told."""
+def test_folders_are_sent_without_files_that_are_not_dicom(pacs, archive, tmp_path):
+    """Their number is printed."""
     write(specimen(patient_id="P2"), tmp_path / "in" / "deep")
     (tmp_path / "in" / "readme.txt").write_text("hello")
     result = pacs("store", at(archive), tmp_path / "in")
@@ -235,8 +235,8 @@ def test_folders_are_sent_and_what_is_no_dicom_is_left_out(pacs, archive, tmp_pa
     assert "0 failed, 1 file skipped" in result.stdout
 
 
-def test_what_is_refused_is_named_with_its_status(pacs, tmp_path):
-    """Exit status 3 where something else went well, 1 where nothing did."""
+def test_failed_instances_are_listed_with_their_status(pacs, tmp_path):
+    """Exit status 3 after a partial success, else 1."""
     (old,) = write(study(series=1, instances=1), tmp_path / "old")
     (new,) = write(study(series=1, instances=1, number=2), tmp_path / "new")
     with serving(tmp_path / "archive", {"storage.duplicates": "reject"}) as archive:
@@ -248,13 +248,13 @@ def test_what_is_refused_is_named_with_its_status(pacs, tmp_path):
 
 
 def test_paths_may_come_from_standard_input(pacs, archive, tmp_path):
-    """Where - stands for them."""
+    """With the argument -."""
     paths = write(specimen(patient_id="P2"), tmp_path / "in")
     result = pacs("store", at(archive), "-", input="\n".join(map(str, paths)))
     assert result.stdout.startswith(f"{COUNT} instances, ")
 
 
-def test_a_folder_without_any_is_said_to_have_none(pacs, archive, tmp_path):
+def test_a_folder_without_dicom_files_is_reported(pacs, archive, tmp_path):
     """Exit status 1."""
     (tmp_path / "empty").mkdir()
     result = pacs("store", at(archive), tmp_path / "empty")
@@ -263,15 +263,15 @@ def test_a_folder_without_any_is_said_to_have_none(pacs, archive, tmp_path):
 
 
 @pytest.mark.parametrize("words", [[], ["nowhere.dcm"]])
-def test_what_is_not_there_is_a_mistake(pacs, archive, words):
-    """Before anybody is called."""
+def test_missing_paths_are_a_usage_error(pacs, archive, words):
+    """Before any connection."""
     assert pacs("store", at(archive), *words).exit_code == 2
 
 
 # --- retrieves ---------------------------------------------------------------------------------------------------
 
 
-def test_a_study_is_got_into_a_folder(pacs, archive, tmp_path):
+def test_get_writes_a_study_into_a_folder(pacs, archive, tmp_path):
     """On the same association."""
     result = pacs("get", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
@@ -279,8 +279,8 @@ def test_a_study_is_got_into_a_folder(pacs, archive, tmp_path):
     assert files(tmp_path / "out") == sorted(each.SOPInstanceUID for each in specimen())
 
 
-def test_a_patient_is_retrieved_as_one(pacs, tmp_path):
-    """A strict PACS takes a Patient ID alone at PATIENT level only."""
+def test_a_patient_is_retrieved_at_patient_level(pacs, tmp_path):
+    """A strict PACS accepts a Patient ID alone only there."""
     with serving(tmp_path / "strict", {"query.manner": "strict"}) as strict:
         take_in(strict, specimen())
         result = pacs("get", at(strict), "-k", "PatientID=P1", "--to", tmp_path / "out")
@@ -288,8 +288,8 @@ def test_a_patient_is_retrieved_as_one(pacs, tmp_path):
     assert len(files(tmp_path / "out")) == COUNT
 
 
-def test_what_comes_to_us_from_a_peer_does_not_go_to_the_server_of_the_configuration(pacs, tmp_path):
-    """The peer knows that one by its title; we receive as PACSCU, unless -aet says otherwise."""
+def test_move_from_a_configured_peer_uses_the_title_of_the_client(pacs, tmp_path):
+    """The title of the server would send the instances there; the client receives as PACSCU unless -aet is given."""
     port = free_port()
     peers = [
         {"ae_title": "PACSCU", "host": "127.0.0.1", "port": port},
@@ -306,16 +306,16 @@ def test_what_comes_to_us_from_a_peer_does_not_go_to_the_server_of_the_configura
     assert f"moving: remaining 0, completed {COUNT}" in result.stderr
 
 
-def test_where_it_goes_is_said_once(pacs, archive, tmp_path):
-    """Another AE, or a folder."""
+def test_the_destination_of_a_move_is_given_once(pacs, archive, tmp_path):
+    """Another AE or a folder, not both."""
     assert pacs("move", at(archive), "-aem", "OTHER", "-k", THE_STUDY, "--to", tmp_path).exit_code == 2
     mistaken = pacs("get", at(archive), "-k", THE_STUDY, "-to", "downloads")
     assert mistaken.exit_code == 2
     assert "did you mean --to downloads?" in mistaken.stderr
 
 
-def test_a_study_is_moved_to_us(pacs, tmp_path):
-    """The archive knows us, and we listen on the port that it knows."""
+def test_move_writes_a_study_into_a_folder(pacs, tmp_path):
+    """The archive has this AE title and port."""
     port = free_port()
     peers = {"peers": [{"ae_title": "ME", "host": "127.0.0.1", "port": port}]}
     with serving(tmp_path / "archive", peers) as archive:
@@ -326,8 +326,8 @@ def test_a_study_is_moved_to_us(pacs, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--from", "anyone"], ["--from", "127.0.0.2", "--from", "10.0.0.0/8"]])
-def test_others_may_send_to_us_where_that_is_said(pacs, tmp_path, words):
-    """They are refused otherwise, and the error says by which address they came."""
+def test_from_allows_other_senders(pacs, tmp_path, words):
+    """Others are rejected, and the error has their address."""
     port, answers = free_port(), []
 
     def move(association, message):
@@ -355,15 +355,15 @@ def test_others_may_send_to_us_where_that_is_said(pacs, tmp_path, words):
     assert "was refused" not in opened.stderr
 
 
-def test_a_sender_that_is_none_is_a_mistake(pacs, archive):
-    """Before anybody is called."""
+def test_an_invalid_sender_is_a_usage_error(pacs, archive):
+    """Before any connection."""
     result = pacs("move", at(archive), "-k", THE_STUDY, "--from", "everybody")
     assert result.exit_code == 2
     assert "10.0.0.0/24" in result.stderr
 
 
 def test_a_study_is_moved_to_another_ae(pacs, tmp_path):
-    """-aem names it."""
+    """With -aem."""
     with storescp(tmp_path / "received") as receiver:
         known = {"ae_title": receiver.ae_title, "host": "127.0.0.1", "port": receiver.port}
         with serving(tmp_path / "archive", {"peers": [known]}) as archive:
@@ -373,16 +373,16 @@ def test_a_study_is_moved_to_another_ae(pacs, tmp_path):
         assert len(receiver.files()) == COUNT
 
 
-def test_a_move_to_us_that_the_archive_knows_nothing_of_says_what_to_enter_there(pacs, archive, tmp_path):
-    """A801 is the first thing everybody stumbles over."""
+def test_a_move_to_an_unknown_title_says_what_to_enter_at_the_pacs(pacs, archive, tmp_path):
+    """Status A801."""
     result = pacs("move", at(archive), "-aet", "ME", "-k", THE_STUDY, "--port", 0, "--to", tmp_path / "out")
     assert result.exit_code == 1
     assert "0xA801" in result.stderr
     assert "does not know our AE title ME" in result.stderr
 
 
-def test_a_retrieve_that_failed_in_part_says_so(pacs, archive, tmp_path):
-    """Exit status 3, with the UIDs that failed; the rest is there."""
+def test_a_partial_retrieve_lists_failed_uids(pacs, archive, tmp_path):
+    """Exit status 3; the rest is written."""
     instance = specimen()[0].SOPInstanceUID
     lost = next(each for each in archive.maintenance.instances({}) if each.sop_instance_uid == instance)
     archive.files.delete(lost.file_key)
@@ -393,8 +393,8 @@ def test_a_retrieve_that_failed_in_part_says_so(pacs, archive, tmp_path):
     assert len(files(tmp_path / "out")) == COUNT - 1
 
 
-def test_what_is_fetched_once_is_not_fetched_again(pacs, archive, tmp_path):
-    """The second time nothing comes."""
+def test_fetch_does_not_retrieve_instances_again(pacs, archive, tmp_path):
+    """The second time nothing is received."""
     first = pacs("fetch", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
     again = pacs("fetch", at(archive), "-k", THE_STUDY, "--to", tmp_path / "out")
     assert first.stdout.startswith(f"{COUNT} instances, ")
@@ -407,8 +407,8 @@ def test_what_is_fetched_once_is_not_fetched_again(pacs, archive, tmp_path):
 # --- commit ------------------------------------------------------------------------------------------------------
 
 
-def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
-    """And not to what it has not: exit status 3."""
+def test_commit_prints_the_result(pacs, archive, tmp_path):
+    """Exit status 3 if some instances are not committed."""
     paths = write(specimen(), tmp_path / "in")
     result = pacs("commit", at(archive), *paths)
     assert result.exit_code == 0, result.stderr
@@ -420,8 +420,8 @@ def test_an_archive_commits_itself_to_what_it_has(pacs, archive, tmp_path):
 
 
 @pytest.mark.parametrize(("reported", "exit_code"), [(0, 1), (1, 3)])
-def test_what_is_not_reported_is_not_committed_to(pacs, tmp_path, reported, exit_code):
-    """Exit status 0 is for a commitment to every instance."""
+def test_unreported_instances_are_not_committed(pacs, tmp_path, reported, exit_code):
+    """Exit status 0 only if all are committed."""
     paths = write(specimen()[:2], tmp_path / "in")
 
     def commit(association, message):
@@ -436,13 +436,13 @@ def test_what_is_not_reported_is_not_committed_to(pacs, tmp_path, reported, exit
     assert (result.exit_code, result.stderr.count("not reported")) == (exit_code, 2 - reported)
 
 
-# --- bad company -------------------------------------------------------------------------------------------------
+# --- hostile peers, and Ctrl-C -----------------------------------------------------------------------------------
 
 ESCAPES = "\x1b]0;OWNED\x07\x1b[31mred"
 
 
-def test_what_a_peer_says_moves_no_cursor(pacs, tmp_path):
-    """Neither its Error Comment nor what it has, in a table's place or in JSON."""
+def test_texts_of_peers_cannot_control_the_terminal(pacs, tmp_path):
+    """Error Comments and values, in tables and JSON."""
     with serving(tmp_path / "rude", watched=True) as rude:
         rude.add(study(series=1, instances=1, StudyDescription=f"{ESCAPES}\x9b31m"))
         found = pacs("find", at(rude), "-k", "StudyDescription", "--json")
@@ -453,8 +453,8 @@ def test_what_a_peer_says_moves_no_cursor(pacs, tmp_path):
     assert all(each.isprintable() or each == "\n" for each in failed.stderr)
 
 
-def test_ctrl_c_cancels_at_the_peer_and_exits_as_a_shell_has_it(tmp_path):
-    """130, without a traceback; the peer ends the query with FE00."""
+def test_ctrl_c_cancels_at_the_peer_and_exits_with_130(tmp_path):
+    """Without a traceback; the peer ends the query with FE00."""
     with serving(tmp_path / "slow", watched=True) as slow:
         slow.add(specimen())
         slow.faults.add(Fault("C-FIND", delay_each=0.2))
@@ -471,7 +471,7 @@ def test_ctrl_c_cancels_at_the_peer_and_exits_as_a_shell_has_it(tmp_path):
 
 @pytest.mark.parametrize("verb", ["get", "fetch"])
 def test_ctrl_c_in_a_retrieve_cancels_between_two_instances(tmp_path, verb):
-    """FE00 at the peer, whole files here; a second one would stop at once."""
+    """FE00 at the peer, complete files here."""
     with serving(tmp_path / "slow", watched=True) as slow:
         slow.add(study(series=1, instances=40, size=64))
         slow.faults.add(Fault("C-GET", bytes_per_second=100_000))

@@ -1,4 +1,4 @@
-"""Several workers serve as one server: `pacs serve --workers N` as it is started, its processes killed and stopped."""
+"""`pacs serve --workers N`: processes that share the load, are killed, replaced and stopped."""
 
 import os
 import re
@@ -26,12 +26,12 @@ from tests.waiting import eventually
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes are looked for in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the test finds processes in /proc")
 
 
 @contextmanager
 def workers(folder, count, *words, url="", **options):
-    """`pacs serve` with so many workers, in a process group of its own; all are ended at the end."""
+    """Run `pacs serve` with several workers in a new process group; kill all at the end."""
     chosen = ("--workers", str(count), *words, *(("--set", f"database.url={url}") if url else ()))
     with process(folder, *chosen, start_new_session=True, **options) as server:
         try:
@@ -42,12 +42,12 @@ def workers(folder, count, *words, url="", **options):
 
 
 def children(server):
-    """The process ids of the workers."""
+    """Return the process ids of the workers."""
     return [int(each) for each in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
 
 
 def lives(pid):
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -55,31 +55,31 @@ def lives(pid):
 
 
 def ask(server):
-    """C-ECHO. Raises AssociationRejected."""
+    """Send a C-ECHO. Raises AssociationRejected."""
     echo("127.0.0.1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
 
 
 def stopped(server, number=signal.SIGTERM):
-    """What a server that is told to stop has said from then on, on standard output and in its whole log."""
+    """Stop a server; return its further output and its log."""
     server.send_signal(number)
     return server.communicate(timeout=20)
 
 
 class Client(Raw):
-    """An association that stores and asks."""
+    """An association for C-STORE and C-FIND."""
 
     def __enter__(self):
         self.associate((1, CT, [raw.EXPLICIT]), (3, FIND, [raw.IMPLICIT]))
         return self
 
     def store(self, dataset):
-        """The status of a C-STORE."""
+        """Return the status of a C-STORE."""
         uid = raw.element(0x1000, dataset.SOPInstanceUID.encode())
         self.send(raw.request(raw.C_STORE, 1, CT, 1, raw.encoded(dataset, raw.EXPLICIT), [uid]))
         return self.message().status
 
     def found(self):
-        """The SOP Instance UIDs of all instances there are."""
+        """Return the SOP Instance UIDs of all instances."""
         self.send(raw.request(raw.C_FIND, 3, FIND, 2, identifier("IMAGE", SOPInstanceUID="")))
         return {each.dataset().SOPInstanceUID for each in self.until_final()[:-1]}
 
@@ -87,8 +87,8 @@ class Client(Raw):
 # --- serving -----------------------------------------------------------------------------------------------------
 
 
-def test_workers_share_what_comes(tmp_path):
-    """Twelve associations at once over three workers: each serves its part, and all say once that they are ready."""
+def test_workers_share_associations(tmp_path):
+    """Twelve simultaneous ones over three workers; there is one ready line."""
     with workers(tmp_path, 3) as server, ExitStack() as stack:
         served_by = {f"{each:x}" for each in children(server)}
         for _ in range(12):
@@ -102,8 +102,8 @@ def test_workers_share_what_comes(tmp_path):
     assert "Traceback" not in err
 
 
-def test_what_one_stores_another_finds_at_once(tmp_path, database_url):
-    """Four associations with two workers: whoever asks finds what any of them has just stored."""
+def test_an_instance_stored_by_one_worker_is_found_by_another(tmp_path, database_url):
+    """Immediately, on four associations with two workers."""
     datasets = study(series=1, instances=4)
     with workers(tmp_path, 2, url=database_url) as server, ExitStack() as stack:
         associations = [stack.enter_context(Client(server.port)) for _ in datasets]
@@ -117,10 +117,10 @@ def test_what_one_stores_another_finds_at_once(tmp_path, database_url):
     assert len(set(re.findall(r"operation +association=(\w+)-", err))) == 2
 
 
-def test_the_places_for_associations_are_those_of_the_whole_server(tmp_path):
+def test_the_limit_of_associations_is_that_of_the_whole_server(tmp_path):
     """The one beyond them is rejected, whichever worker it comes to; a dead worker's places are free again.
 
-    Those who still have a place when the server stops lose it when the time for draining is up.
+    When the server stops, the drain timeout ends the remaining associations.
     """
     words = ("--set", "limits.associations=3", "--set", "limits.drain_seconds=0.5")
     with workers(tmp_path, 2, *words) as server:
@@ -144,11 +144,11 @@ def test_the_places_for_associations_are_those_of_the_whole_server(tmp_path):
     assert server.returncode == 0
 
 
-# --- workers that die --------------------------------------------------------------------------------------------
+# --- dead workers ------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tmp_path, database_url):
-    """While four associations store, some of them with it; the next start looks for what it left."""
+def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(tmp_path, database_url):
+    """While four associations store; the next start recovers what it left."""
     datasets = study(series=4, instances=25)
     with workers(tmp_path, 2, url=database_url) as server:
 
@@ -185,7 +185,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost(tm
 
 
 def settings(folder, **others):
-    """The configuration of a server that keeps its data in a folder."""
+    """Return the configuration of a server with its data in a folder."""
     url = others.pop("url", "") or f"sqlite:///{folder}/pacs.db"
     fixed = {"server.port": 0, "web.enabled": False, "database.url": url, "files.url": f"{folder}/files"}
     return from_settings(fixed | others)
@@ -206,7 +206,7 @@ main(sys.argv[1:])
 
 
 def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path):
-    """After a few tries, each of which says why; nothing is said to be ready, and no marker is lost."""
+    """After some attempts, each with its reason; there is no ready line, and the recovery marker stays."""
     command = [sys.executable, "-c", FAILING, "serve", "--port", "0", "--workers", "2", "--set", "web.port=0"]
     ran = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True,
@@ -218,11 +218,11 @@ def test_workers_that_cannot_be_started_end_the_server_with_a_sentence(tmp_path)
     assert "Traceback" not in ran.stderr
 
 
-# --- the end -----------------------------------------------------------------------------------------------------
+# --- stopping ----------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_on_a_terminal_drains_the_whole_and_counts_once(tmp_path):
-    """It reaches every process of the group: associations go on, nobody else is let in; a second signal stops all."""
+def test_ctrl_c_on_a_terminal_drains_the_server(tmp_path):
+    """It signals every process of the group: associations continue, and a second signal stops all."""
     with workers(tmp_path, 2, "--set", "limits.drain_seconds=3600") as server:
         with associated(server.port) as one, associated(server.port) as two:
             pids = children(server)
@@ -247,7 +247,7 @@ with workers(Path(sys.argv[1]), 2) as server:
 
 
 def test_a_server_of_a_test_ends_when_the_test_process_is_killed(tmp_path):
-    """Supervisor and workers, although no `finally` of that process runs."""
+    """Supervisor and workers, although no `finally` runs there."""
     command = [sys.executable, "-c", STARTING, tmp_path]
     with start(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as testing:
         pids = list(map(int, testing.stdout.readline().split()))
@@ -258,7 +258,7 @@ def test_a_server_of_a_test_ends_when_the_test_process_is_killed(tmp_path):
 
 
 def test_workers_do_not_outlive_their_supervisor(tmp_path):
-    """It is killed: they take no more, let what runs end in its time, and leave port and marker to the next start."""
+    """When it is killed, they drain; the next start finds the port free and the recovery marker."""
     words = ("--set", "limits.drain_seconds=2")
     with workers(tmp_path, 2, *words) as server, associated(server.port) as one:
         pids = children(server)

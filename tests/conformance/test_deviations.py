@@ -48,7 +48,7 @@ def with_item(kind, body):
 
 def extended(body):
     """Add extended negotiation for Study Root FIND."""
-    return with_item(0x56, struct.pack(">H", len(FIND)) + FIND.encode() + body)
+    return with_item(0x56, wire.extended_negotiation(FIND, body)[4:])
 
 
 def results(change):

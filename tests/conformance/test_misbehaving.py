@@ -10,7 +10,7 @@ from pacs.conformance.checks.association import CheckedServer, Unreachable
 from pacs.conformance.checks.results import ResultKind
 from pacs.conformance.checks.runner import run_checks, selected
 from pacs.conformance.checks.sample_data import SampleData
-from pacs.conformance.checks.storage_scp import REFUSED, StorageSCP
+from pacs.conformance.checks.storage_scp import REFUSED, SampleReceiver
 from pacs.conformance.checks.wire import C_CANCEL, C_FIND, C_STORE
 from pacs.testing import serving, study
 from tests.archives import take_in
@@ -129,7 +129,7 @@ def test_the_receiver_stores_only_samples():
     """Other instances are refused."""
     samples = SampleData()
     stranger = SampleData("ELSE").instance("1")
-    with StorageSCP("PACSRUN", "127.0.0.1", 0, samples.root) as receiver:
+    with SampleReceiver("PACSRUN", "127.0.0.1", 0, samples.root) as receiver:
         server = CheckedServer("PACSRUN", "127.0.0.1", receiver.port)
         with server.associate([(stranger.sop_class, (stranger.syntax,))]) as association:
             more = {wire.SOP_INSTANCE: stranger.uid}

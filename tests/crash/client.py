@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 
+from pacs.conformance.checks.wire import role_selection
 from tests import raw
 from tests.raw import Raw, Response
 
@@ -40,7 +41,7 @@ class Client(Raw):
         extra = b""
         if retrieves:
             contexts += [(ASKING, FIND, [raw.IMPLICIT]), (RETRIEVING, GET, [raw.IMPLICIT])]
-            extra = raw.item(0x54, struct.pack(">H", len(CT)) + CT.encode() + bytes([0, 1]))
+            extra = role_selection(CT, 0, 1)
         try:
             self.send(raw.associate_rq(contexts, called=called, max_pdu=PDU, extra=extra, calling="CRASH"))
             kind, _ = self.pdu()

@@ -61,9 +61,9 @@ class Result:
 
     def row(self) -> tuple[object, ...]:
         """Return its line of the table, without the name."""
-        said = ", ".join(f"{count} × {status:04X}" for status, count in sorted(self.answers.items()))
+        statuses = ", ".join(f"{count} × {status:04X}" for status, count in sorted(self.answers.items()))
         echoed = "yes" if set(self.echoes) == {0} else "no"
-        return (said, "; ".join(sorted(self.comments)), echoed, "yes" if self.resumed else "no", self.acknowledged,
+        return (statuses, "; ".join(sorted(self.comments)), echoed, "yes" if self.resumed else "no", self.acknowledged,
                 self.faults.total())  # fmt: skip
 
 

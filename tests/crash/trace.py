@@ -76,8 +76,8 @@ def calls(log: Path) -> list[Call]:
 
 def _parted(rest: str) -> tuple[str, int | None]:
     """Split a call into arguments and result; None for a call that did not return."""
-    arguments, _, said = rest.rpartition(") ")
-    word = said.split("= ", 1)[1].split()[0]
+    arguments, _, returned = rest.rpartition(") ")
+    word = returned.split("= ", 1)[1].split()[0]
     return arguments, None if word == "?" else int(word, 0)
 
 

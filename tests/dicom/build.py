@@ -1,4 +1,4 @@
-"""Data sets and Identifiers for tests, their values as on the wire: pydicom would refuse or mend the strange ones."""
+"""Data sets and Identifiers for tests, with raw values: pydicom would refuse or correct invalid ones."""
 
 import struct
 from typing import Any
@@ -54,12 +54,12 @@ def ask(
     charset_: str = "",
     **keys: Any,
 ) -> Query:
-    """The query that a C-FIND with these keys is."""
+    """Return the query of a C-FIND with these keys."""
     return identifier.parse_query(dataset(charset_, QueryRetrieveLevel=level, **keys), root, mode, negotiated)
 
 
 def rows(stored: Dataset) -> dict[QueryLevel, bytes]:
-    """The kept elements of an instance at every level."""
+    """Return the row elements of an instance at every level."""
     return {level: row_elements.encode(row_elements.select(level, stored)) for level in QueryLevel}
 
 
@@ -79,11 +79,11 @@ def is_found(query: Query, stored: Dataset, **computed: Any) -> bool:
 
 
 def answer(query: Query, stored: Dataset, **computed: Any) -> Dataset:
-    """The answer about an instance's entity."""
+    """Return the response Identifier for an instance's entity."""
     kept_rows = {level: blob for level, blob in rows(stored).items() if level <= query.level}
     return make_response_identifier(Match(query.level, kept_rows, computed), query, "PACS", stored)
 
 
 def texts(answered: Dataset) -> dict[str, str]:
-    """The values of an answer as pydicom reads them."""
+    """Return the values of a response as pydicom reads them."""
     return {element.keyword: str(element.value) for element in answered if element.VR != "SQ"}

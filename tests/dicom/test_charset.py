@@ -66,27 +66,27 @@ def test_m14_text_of_every_character_set_is_read_and_written(terms, text, writte
         ("\\", ()),
     ],
 )
-def test_m14_misspelled_terms_are_understood(value, terms):
-    """What devices write for a Defined Term means that term."""
+def test_m14_misspelled_terms_are_accepted(value, terms):
+    """Spellings that devices use are mapped to the Defined Term."""
     assert parse(value) == terms
 
 
-def test_m14_bytes_without_character_set_are_utf_8_and_else_latin_1():
-    """Absent but 8-bit: what is valid UTF-8 is UTF-8, anything else loses nothing as Latin-1."""
+def test_m14_bytes_without_character_set_are_utf_8_or_else_latin_1():
+    """Without a character set, valid UTF-8 is decoded as UTF-8, and other bytes as Latin-1."""
     assert decode("Jérôme".encode(), ()) == "Jérôme"
     assert decode("Jérôme".encode("latin_1"), ()) == "Jérôme"
 
 
 @pytest.mark.parametrize("terms", ["klingon", "ISO_IR 999", "\\ISO 2022 IR 999"])
 def test_m14_an_unknown_set_falls_back_and_is_never_written(terms):
-    """An unsupported set is read as if none were stated, and no answer uses it."""
+    """An unsupported set is treated as missing, and no response uses it."""
     assert decode("Jérôme".encode(), parse(terms)) == "Jérôme"
     assert choose(["Jérôme"], parse(terms)) == ("ISO_IR 100",)
 
 
 @pytest.mark.parametrize("terms", ["ISO_IR 192", "GB18030", "ISO_IR 13", "\\ISO 2022 IR 87", "\\ISO 2022 IR 149", ""])
 def test_m14_no_byte_is_ever_lost(terms):
-    """Whatever the bytes and whatever the set that was stated, something is read, and no two readings are alike."""
+    """Any bytes in any stated set are decoded, and different bytes give different texts."""
     seen = {
         decode(b"A" + bytes([high, low]) + b"\x1b$B\xff", parse(terms)) for high in (0x81, 0xFE) for low in (0x5C, 0xFF)
     }
@@ -94,7 +94,7 @@ def test_m14_no_byte_is_ever_lost(terms):
     assert "\ufffd" not in "".join(seen)
 
 
-def test_m14_a_backslash_inside_a_character_separates_nothing():
+def test_m14_a_backslash_within_a_character_is_no_separator():
     """The second byte of a character of Shift JIS, GBK or GB18030 may be 5CH; the text has no backslash then."""
     assert b"\x5c" in "表".encode("shift_jis")
     assert decode("表".encode("shift_jis"), ("ISO_IR 13",)) == "表"
@@ -104,7 +104,7 @@ def test_m14_a_backslash_inside_a_character_separates_nothing():
     assert decode(b"\x1b$B;\\\x1b(B\\A", parse("\\ISO 2022 IR 87")).count("\\") == 1
 
 
-def test_m14_escape_sequences_that_writers_leave_out_are_forgiven():
+def test_m14_missing_escape_sequences_are_tolerated():
     """Korean after a delimiter without a new escape sequence is still Korean where the first set is ASCII."""
     assert decode(b"\x1b$)C\xc8\xab^\xb1\xe6\xb5\xbf", parse("\\ISO 2022 IR 149")) == "홍^길동"
 
@@ -125,20 +125,20 @@ def test_m14_escape_sequences_that_writers_leave_out_are_forgiven():
         (["小东"], "GB18030", ("GB18030",)),
     ],
 )
-def test_m14_an_answer_is_written_in_a_set_that_holds_it(texts, preferred, chosen):
-    """None for ASCII, the requester's own where it can hold every text, else Latin-1, else UTF-8."""
+def test_m14_a_response_is_encoded_in_a_suitable_character_set(texts, preferred, chosen):
+    """None for ASCII, the requestor's own if it can encode every text, else Latin-1, else UTF-8."""
     assert choose(texts, parse(preferred)) == chosen
 
 
-def test_m14_a_set_holds_a_text_only_if_it_comes_back():
-    """Round trips decide, not the lack of an error."""
+def test_m14_a_character_set_fits_a_text_that_is_unchanged_after_encoding():
+    """A round trip decides, not the absence of an error."""
     assert can_hold(["Jérôme"], ("ISO_IR 100",))
     assert not can_hold(["山"], ("ISO_IR 100",))
     assert not can_hold(["a\x1b$B"], ("", "ISO 2022 IR 87"))
 
 
-def test_every_term_has_a_codec_of_python():
-    """The tables name no codec that this Python lacks."""
+def test_every_defined_term_has_a_python_codec():
+    """Python has all codecs of the tables."""
     for term in charset._CODECS:
         assert charset.decode(b"ABC", (term,)) == "ABC"
         assert "x".encode(charset.python_codec(term))

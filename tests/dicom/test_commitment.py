@@ -40,7 +40,7 @@ def encoded(dataset, syntax=raw.EXPLICIT):
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("undefined", [False, True])
-def test_a_request_is_read(syntax, undefined):
+def test_a_request_is_parsed(syntax, undefined):
     """Transaction UID and references in order, in every transfer syntax and with both kinds of length."""
     asked = action(PAIRS)
     asked.StorageMediaFileSetID = "DISK"
@@ -52,7 +52,7 @@ def test_a_request_is_read(syntax, undefined):
     assert (found.transaction_uid, list(found.references)) == ("1.2.3.4", PAIRS)
 
 
-def test_what_is_nested_elsewhere_is_no_reference():
+def test_uids_nested_elsewhere_are_not_references():
     """Only the items of the Referenced SOP Sequence itself count."""
     asked = action(PAIRS[:1])
     asked.ReferencedSOPSequence[0].ReferencedSOPSequence = [referenced(*PAIRS[1])]
@@ -77,14 +77,14 @@ def without(asked, keyword):
         action([("", "1.2.3")]),
     ],
 )
-def test_a_request_without_what_it_needs_is_refused(asked):
+def test_an_incomplete_request_is_refused(asked):
     """Transaction UID, a reference, and both UIDs of each."""
     with pytest.raises(CommitmentRequestError):
         parse_request(encoded(asked), raw.EXPLICIT, 9)
 
 
 @pytest.mark.parametrize("bad", [b"1.2.x\0", b"1" * 66, b"../../.."])
-def test_what_is_no_uid_is_refused(bad):
+def test_an_invalid_uid_is_refused(bad):
     """Letters, length and paths."""
     data = encoded(action([(CT, "1.2.3.9")])).replace(b"UI\x08\x001.2.3.9\0", b"UI" + bytes([len(bad), 0]) + bad)
     with pytest.raises((CommitmentRequestError, UndecodableDataSet)):
@@ -92,14 +92,14 @@ def test_what_is_no_uid_is_refused(bad):
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 40, encoded(action(PAIRS))[:-5]])
-def test_what_is_no_data_set_is_refused(data):
-    """Nothing, noise, and half a request."""
+def test_bytes_that_are_not_a_data_set_are_refused(data):
+    """Empty, random and truncated data."""
     with pytest.raises((UndecodableDataSet, CommitmentRequestError)):
         parse_request(data, raw.EXPLICIT, 9)
 
 
-def test_more_references_or_elements_than_are_taken_are_refused():
-    """Before the rest is looked at."""
+def test_too_many_references_or_elements_are_refused():
+    """Before the rest is read."""
     with pytest.raises(OutOfResources):
         parse_request(encoded(action(PAIRS)), raw.EXPLICIT, 2)
     asked = action(PAIRS[:1])
@@ -110,7 +110,7 @@ def test_more_references_or_elements_than_are_taken_are_refused():
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_a_report_says_what_became_of_each(syntax):
+def test_a_report_has_the_result_of_each_reference(syntax):
     """pydicom reads it in every transfer syntax, and the order is that of tags."""
     report = CommitmentReport(
         "1.2.3.4", PAIRS[:2], [Failure(Reference(CT, some_uid(1)), FailureReason.NO_SUCH_INSTANCE)]
@@ -125,8 +125,8 @@ def test_a_report_says_what_became_of_each(syntax):
     assert (failed.ReferencedSOPInstanceUID, failed.FailureReason) == (some_uid(1), 0x0112)
 
 
-def test_a_sequence_without_items_is_left_out():
-    """And with no commitment at all there is nowhere to retrieve from."""
+def test_a_sequence_without_items_is_omitted():
+    """Without any commitment there is no Retrieve AE Title."""
     failed = [Failure(each, FailureReason.NO_SUCH_INSTANCE) for each in PAIRS]
     told = read_dataset(
         io.BytesIO(encode_report(CommitmentReport("1.2", [], failed), "PACS", raw.EXPLICIT)), False, True
@@ -140,14 +140,14 @@ def test_a_sequence_without_items_is_left_out():
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_a_report_is_read_as_it_was_written(syntax):
+def test_a_report_is_the_same_after_encoding_and_parsing(syntax):
     """In every transfer syntax, failures with their reasons."""
     written = CommitmentReport("1.2.3.4", PAIRS[:2], [Failure(PAIRS[2], FailureReason.NO_SUCH_INSTANCE)])
     assert parse_report(encode_report(written, "PACS", syntax), syntax, CommitmentRequest("1.2.3.4", PAIRS)) == written
 
 
 def test_a_failure_without_a_reason_is_a_processing_failure():
-    """Whatever the item before it had."""
+    """Regardless of the item before it."""
     told = action([])
     told.FailedSOPSequence = [referenced(*PAIRS[0]), referenced(*PAIRS[1])]
     told.FailedSOPSequence[0].FailureReason = 0x0112
@@ -165,14 +165,14 @@ def test_a_failure_without_a_reason_is_a_processing_failure():
     ],
     ids=["another", "another, before its references", "no UID", "too many"],
 )
-def test_a_report_that_cannot_be_to_our_request_is_refused(report, error):
-    """Twice what was asked for is the most it may name."""
+def test_a_report_for_another_request_is_refused(report, error):
+    """At most twice the requested references are accepted."""
     with pytest.raises(error, match="another request" if report.transaction_uid == "9.9" else None):
         parse_report(encode_report(report, "PACS", raw.EXPLICIT), raw.EXPLICIT, CommitmentRequest("1.2.3.4", PAIRS))
 
 
 def test_a_report_of_too_many_elements_is_refused():
-    """However little it says with them."""
+    """Even when they contain little."""
     told = action(PAIRS)
     for item in told.ReferencedSOPSequence:
         item.update({0x00110000 + number: DataElement(0x00110000 + number, "LO", "") for number in range(0x10, 0x90)})

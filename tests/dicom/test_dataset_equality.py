@@ -1,4 +1,4 @@
-"""Whether two data sets say the same: checklist S6, S7."""
+"""Comparison of data sets: docs/checklist.md S6, S7."""
 
 import io
 import tracemalloc
@@ -29,7 +29,7 @@ OLD = b"1.2.840.10008."
 def same(
     first: bytes, second: bytes, first_syntax: str = IMPLICIT_LITTLE, second_syntax: str = IMPLICIT_LITTLE
 ) -> bool:
-    """Whether two data sets are the same, asked both ways round."""
+    """Whether two data sets are the same, compared in both orders."""
     found = is_same(io.BytesIO(first), first_syntax, io.BytesIO(second), second_syntax)
     assert is_same(io.BytesIO(second), second_syntax, io.BytesIO(first), first_syntax) == found
     return found
@@ -86,12 +86,12 @@ WITH_LENGTHS = element(0x00081140, pack("<HHL", 0xFFFE, 0xE000, len(INNER)) + IN
         pytest.param(b"", b"", True, id="nothing and nothing"),
     ],
 )  # fmt: skip
-def test_what_counts_and_what_does_not(first: bytes, second: bytes, expected: bool):
+def test_differences_that_matter_and_those_that_do_not(first: bytes, second: bytes, expected: bool):
     """Delimiters, padding and group lengths do not count; everything else does."""
     assert same(first, second) is expected
 
 
-def test_a_private_text_is_a_text_if_a_sender_said_so():
+def test_a_private_element_is_text_if_a_sender_declared_it():
     """Declared LO by one and unknown to the other: padding does not count."""
     declared = explicit(0x00110010, "LO", b"ME") + explicit(0x00111001, "LO", b"AB  ")
     unknown = element(0x00110010, b"ME") + element(0x00111001, b"AB")
@@ -105,7 +105,7 @@ def fragments(*values: bytes) -> bytes:
 
 
 def test_compressed_data_sets_are_compared_fragment_by_fragment():
-    """In one transfer syntax the fragments decide, in two of them there is nothing to compare."""
+    """In one transfer syntax the fragments are compared; in different ones they are never the same."""
     data = fragments(b"", b"abcd")
     assert same(data, data, RLE, RLE)
     assert not same(data, fragments(b"", b"abce"), RLE, RLE)
@@ -115,7 +115,7 @@ def test_compressed_data_sets_are_compared_fragment_by_fragment():
 
 
 def test_big_values_are_compared_in_constant_memory():
-    """16 MiB that differ in their last byte are told apart piece by piece."""
+    """16 MiB that differ in the last byte are compared in pieces."""
     size = 16 << 20
     head = pack("<HHL", 0x7FE0, 0x0010, size)
     first, second = io.BytesIO(head + bytes(size)), io.BytesIO(head + bytes(size - 1) + b"\1")

@@ -1,4 +1,4 @@
-"""The walk through a data set: every bad input of checklist 5.2 item 5 is a clear error in bounded time and memory."""
+"""The walk through a data set: bad input (docs/checklist.md 5.2 item 5) gives a clear error in bounded resources."""
 
 import io
 import tracemalloc
@@ -106,7 +106,7 @@ def compare_top_level(path: Path) -> None:
 @pytest.mark.parametrize("build", [nested, nested_with_lengths])
 @pytest.mark.parametrize("depth", [65, 300, 1_000, 100_000])
 def test_p10_deep_nesting_is_refused(build, depth: int):
-    """Sequences beyond the limit are an error of ours, never a RecursionError."""
+    """Nesting beyond the limit is UndecodableDataSet, never a RecursionError."""
     assert "deeper than 64" in refuse(build(depth), IMPLICIT)
 
 
@@ -117,7 +117,7 @@ def test_p10_the_allowed_depth_is_allowed(build):
 
 
 def test_p9_a_deflate_bomb_is_stopped_at_its_limit():
-    """What inflates to more than the limit is refused before it is in memory."""
+    """Data that inflates to more than the limit is refused before it is in memory."""
     bomb = zlib.compressobj(9, wbits=-15)
     deflated = bomb.compress(b"\0" * (64 << 20)) + bomb.flush()
     tracemalloc.start()
@@ -131,13 +131,13 @@ def test_p9_a_deflate_bomb_is_stopped_at_its_limit():
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage that is not deflated", zlib.compress(b"abc", wbits=-15)[:-1]])
-def test_what_is_no_whole_deflate_stream_is_refused(data: bytes):
-    """Nothing, garbage and a cut off stream are named errors."""
+def test_an_incomplete_deflate_stream_is_refused(data: bytes):
+    """Empty, invalid and truncated streams are UndecodableDataSet."""
     refuse(data, DEFLATED)
 
 
 def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
-    """With a limit on elements a storm of tiny ones ends early; without one memory stays flat."""
+    """With a limit the walk ends early; without one memory stays constant."""
     storm = element(0x00080005, b"") * 1_000_000
     tracemalloc.start()
     with pytest.raises(UndecodableDataSet, match="more than 1000 elements"):
@@ -168,13 +168,13 @@ def test_a_million_tiny_elements_are_counted_and_cost_no_memory():
         pytest.param(explicit(8 << 16 | 5, "CS", b"") + b"\x08\0\x16\0\1\2\0\0", EXPLICIT, id="no VR"),
     ],
 )
-def test_s3_what_is_no_data_set_in_its_transfer_syntax_is_refused(data: bytes, transfer_syntax: str):
+def test_s3_a_data_set_in_another_transfer_syntax_is_refused(data: bytes, transfer_syntax: str):
     """Each kind of damage is an UndecodableDataSet whose comment fits into an Error Comment."""
     assert len(refuse(data, transfer_syntax)) <= 64
 
 
 def test_an_item_may_be_implicit_in_an_explicit_data_set():
-    """Writers that change over to Implicit VR inside of a private sequence are understood."""
+    """Some writers change to Implicit VR within a private sequence."""
     inner = element(0x00080060, b"CT")
     data = b"\x08\0\x40\x11SQ\0\0" + pack("<L", len(inner) + 8) + pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
     encoding = encoding_of(EXPLICIT)
@@ -192,8 +192,8 @@ def tokens(data: bytes, transfer_syntax: str) -> list[tuple[TokenKind, int, bool
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 100, 70_000])
 @pytest.mark.parametrize("transfer_syntax", [IMPLICIT, EXPLICIT, BIG, JPEG])
-def test_zero_bytes_behind_a_data_set_are_of_group_0000(length: int, transfer_syntax: str):
-    """Whatever their number they are told apart from the data set, as elements that are no part of it."""
+def test_zero_bytes_after_a_data_set_are_of_group_0000(length: int, transfer_syntax: str):
+    """Any number of them is reported as an element that does not belong to the data set."""
     data = {IMPLICIT: element(0x00080060, b"CT"), BIG: b"\0\x08\0\x60CS\0\2CT"}
     data_set = data.get(transfer_syntax, explicit(0x00080060, "CS", b"CT"))
     found = [tag for _, tag, _ in tokens(data_set + b"\0" * length, transfer_syntax)]
@@ -202,13 +202,13 @@ def test_zero_bytes_behind_a_data_set_are_of_group_0000(length: int, transfer_sy
 
 
 @pytest.mark.parametrize("rest", [b"\0\0\1", b"\0" * 8 + b"\1", b"\0" * 70_000 + b"\1"])
-def test_zero_bytes_with_something_behind_them_are_no_padding(rest: bytes):
-    """Only nothing at all may follow a data set."""
+def test_zero_bytes_before_other_bytes_are_not_padding(rest: bytes):
+    """Nothing else may follow them."""
     refuse(explicit(0x00080060, "CS", b"CT") + rest, EXPLICIT)
 
 
-def test_zero_bytes_alone_are_no_data_set():
-    """What begins with padding is not understood."""
+def test_zero_bytes_alone_are_not_a_data_set():
+    """A data set cannot begin with padding."""
     refuse(b"\0" * 1000, EXPLICIT)
 
 
@@ -217,19 +217,19 @@ FRAGMENTS = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + b"".join(
 )
 
 
-def test_the_delimiter_behind_the_last_fragment_may_be_missing():
-    """Nothing of a value is lost then, so that the walk is the one of a whole data set."""
+def test_the_delimiter_after_the_last_fragment_may_be_missing():
+    """No value is lost, so that the tokens are those of a complete data set."""
     assert tokens(FRAGMENTS, JPEG) == tokens(FRAGMENTS + SEQUENCE_END, JPEG)
 
 
 @pytest.mark.parametrize("cut", [*range(1, 16), *range(17, 24)])
-def test_s3_pixel_data_is_refused_when_a_fragment_is_not_whole(cut: int):
-    """An image of which something is missing is never taken for a whole one."""
+def test_s3_pixel_data_with_a_truncated_fragment_is_refused(cut: int):
+    """A truncated image is never accepted."""
     assert "send it whole" in refuse(FRAGMENTS[:-cut], JPEG)
 
 
-def test_compressed_pixels_may_stand_in_an_implicit_data_set():
-    """Against PS3.5 A.4, but it can be told from the first element, and compressed data is never converted."""
+def test_compressed_pixel_data_may_be_in_an_implicit_data_set():
+    """It violates PS3.5 A.4, but the first element shows it, and compressed data is never converted."""
     inner = SEQUENCE + ITEM + element(0x00080060, b"CT") + ITEM_END + SEQUENCE_END
     pixels = b"\xe0\x7f\x10\0\xff\xff\xff\xff" + FRAGMENTS[12:] + SEQUENCE_END
     found = tokens(inner + pixels, JPEG)
@@ -237,8 +237,8 @@ def test_compressed_pixels_may_stand_in_an_implicit_data_set():
     assert [kind for kind, _, _ in found].count(TokenKind.FRAGMENT) == 3
 
 
-def test_an_unknown_vr_has_the_form_its_bytes_tell():
-    """A VR of the future has 32 bits of length, an invented one with 16 bits is taken as it is."""
+def test_the_length_of_an_unknown_vr_depends_on_its_bytes():
+    """A future VR has a 32 bit length; an invalid one has a 16 bit length."""
     future = b"\x09\0\x10\x10ZZ\0\0" + pack("<L", 4) + b"abcd"
     invented = b"\x09\0\x10\x10ZZ" + pack("<H", 4) + b"abcd"
     for data in (future, invented):

@@ -1,4 +1,4 @@
-"""The fast way through a data set against the general one: the same header, or the same error."""
+"""Comparison of the fast and the general scan: the same header, or the same error."""
 
 import io
 from pathlib import Path
@@ -26,7 +26,7 @@ BINARY_VRS = ("AT", "FD", "FL", "OB", "OW", "SL", "SS", "UL", "UN", "US", "ZZ")
 
 
 def outcome(way, data: bytes, syntax: str) -> Header | tuple[object, ...]:
-    """The header that a way through the data gives, or what its error says."""
+    """Return the header that a scan gives, or the content of its error."""
     try:
         return way(io.BytesIO(b"before" + data), syntax, 6)
     except PacsError as error:
@@ -43,13 +43,13 @@ def fast(file: io.BytesIO, syntax: str, start: int) -> Header:
 
 
 def general(file: io.BytesIO, syntax: str, start: int) -> Header:
-    """The header by the general way."""
+    """Return the header of the general scan."""
     file.seek(start)
     return general_header(file, syntax)
 
 
 def agree(data: bytes, syntax: str) -> None:
-    """Both ways have to say the same, about the data set and about the columns made of it."""
+    """Check that both scans give the same header and the same columns."""
     found, expected = outcome(fast, data, syntax), outcome(general, data, syntax)
     assert found == expected
     if isinstance(found, Header):
@@ -123,16 +123,16 @@ def data_sets(draw: st.DrawFn, implicit: bool) -> bytes:
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_made_data_sets_have_the_same_header_both_ways(syntax: str, data: st.DataObject):
-    """Whatever elements it has, in whatever order."""
+def test_fast_and_general_scan_agree_on_generated_data_sets(syntax: str, data: st.DataObject):
+    """Any elements, in any order."""
     agree(data.draw(data_sets(syntax == IMPLICIT_LITTLE)), syntax)
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT_LITTLE, IMPLICIT_LITTLE])
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_mutated_data_sets_have_the_same_header_both_ways(syntax: str, data: st.DataObject):
-    """Bytes exchanged, cut out and put in: the same header or the same error."""
+def test_fast_and_general_scan_agree_on_mutated_data_sets(syntax: str, data: st.DataObject):
+    """Bytes replaced, removed and inserted: the same header or the same error."""
     made = bytearray(data.draw(data_sets(syntax == IMPLICIT_LITTLE)))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, min(len(made), 2000)))
@@ -154,8 +154,8 @@ def check_agreement(path: Path) -> None:
     agree(data, EXPLICIT_LITTLE)
 
 
-def test_most_real_files_take_the_fast_way():
-    """The fast way is no exception: what it does not take is big endian, deflated or damaged."""
+def test_most_real_files_take_the_fast_path():
+    """The fast path does not support big endian, deflated and damaged files only."""
     taken = 0
     for path in real_files.PART10:
         data, syntax = real_files.data_set(path)
@@ -167,8 +167,8 @@ def test_most_real_files_take_the_fast_way():
     assert taken > len(real_files.PART10) * 0.7
 
 
-def test_a_header_does_not_depend_on_what_was_read_before():
-    """The same bytes in another character set are another text."""
+def test_a_header_does_not_depend_on_earlier_headers():
+    """The same bytes in another character set are a different text."""
     uids = b"".join(encoded(tag, "UI", uid.encode() + b"\0" * (len(uid) % 2), False) for tag, uid in UIDS.items())
     for terms in (b"ISO_IR 100", b"ISO_IR 192", b"ISO_IR 101", b""):
         name = encoded(0x00100010, "PN", "Ä".encode(), False)
@@ -176,8 +176,8 @@ def test_a_header_does_not_depend_on_what_was_read_before():
         agree(encoded(0x00080005, "CS", terms, False) + uids[:study] + name + uids[study:], EXPLICIT_LITTLE)
 
 
-def test_a_memory_is_bounded_in_entries_and_in_bytes():
-    """The longest unused go first; what is too large for it is not remembered."""
+def test_the_cache_is_bounded_in_entries_and_in_bytes():
+    """The least recently used are dropped first; a value that is too large is not cached."""
     memory: LRUCache[int, str] = LRUCache(3, 100)
     for number in range(3):
         memory.put(number, str(number), 20)

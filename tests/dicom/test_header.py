@@ -1,4 +1,4 @@
-"""What the index wants from an instance: checklist S1-S4 and the bad values of 5.2."""
+"""The header of an instance: docs/checklist.md S1-S4 and the bad values of 5.2."""
 
 import io
 import tracemalloc
@@ -59,7 +59,7 @@ def compare_header(path: Path) -> None:
 @pytest.mark.parametrize("target", NATIVE)
 @pytest.mark.parametrize("name", ["CT_small.dcm", "rtplan.dcm", "test-SR.dcm", "MR_small_bigendian.dcm"])
 def test_the_same_instance_has_the_same_header_in_every_native_syntax(name: str, target: str):
-    """What the index keeps does not depend on how an instance was encoded."""
+    """The header does not depend on the encoding of the instance."""
     data, source = real_files.data_set(real_files.named(name))
     explicit = b"".join(convert(io.BytesIO(data), source, EXPLICIT_LITTLE))
     first, other = (
@@ -89,18 +89,18 @@ def test_s2_every_missing_uid_is_named():
 
 
 @pytest.mark.parametrize("value", [b"1.2.3\0", b"1.2.3 ", b" 1.2.3", b"1.2.3\0\0"])
-def test_m2_padding_is_no_part_of_a_uid(value: bytes):
+def test_m2_padding_does_not_belong_to_a_uid(value: bytes):
     """NUL and illegal spaces around a UID are not kept."""
     assert header(instance({0x00080018: value})).sop_instance_uid == "1.2.3"
 
 
 @pytest.mark.parametrize("value", [None, b"", b"    "])
-def test_an_instance_without_patient_id_has_none(value: bytes | None):
+def test_an_instance_without_patient_id_has_an_empty_one(value: bytes | None):
     """Unknown is '', never a made-up value."""
     assert header(instance({0x00100020: value})).patient_id == ""
 
 
-def test_patient_and_issuer_are_without_padding():
+def test_patient_id_and_issuer_have_no_padding():
     """Identity is compared without padding (K6, M2)."""
     found = header(instance({0x00100020: b" P1 ", 0x00100021: b"HOSPITAL "}))
     assert (found.patient_id, found.issuer) == ("P1", "HOSPITAL")
@@ -114,15 +114,15 @@ def test_p10_a_deeply_nested_instance_is_refused(depth: int):
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
-def test_an_instance_cut_off_anywhere_is_refused(cut: int):
-    """No prefix of an instance is taken for one, unless it ends between two elements."""
+def test_a_truncated_instance_is_refused(cut: int):
+    """No prefix of an instance is accepted, unless it ends between two elements."""
     whole = instance()
     with pytest.raises(PacsError):
         header(whole[:-cut])
 
 
 def test_elements_of_groups_0000_and_0002_are_ignored_and_reported():
-    """S4: they do not count as the instance's own, and it is told from where to where they stand."""
+    """S4: they do not belong to the instance, and the header has their ranges."""
     intruder = element(0x00020003, b"9.9.9 ") + element(0x00020010, b"1.2.840.10008.1.2.5 ")
     command = element(0x00001000, b"9.9.9 ")
     found = header(command + intruder + instance())
@@ -152,7 +152,7 @@ def test_a_deflated_instance_has_no_bulk_offset():
 
 
 def test_a_large_instance_costs_no_memory(tmp_path: Path):
-    """The bulk of an instance, and a text of 16 MiB, are passed over."""
+    """Bulk data, and a text of 16 MiB, are skipped."""
     path = tmp_path / "large"
     path.write_bytes(instance({0x00102180: b"x" * (16 << 20), 0x7FE00010: bytes(64 << 20)}))
     with path.open("rb") as file:
@@ -171,13 +171,13 @@ def test_a_large_instance_costs_no_memory(tmp_path: Path):
      {0x00100010: b"\x1b$B\x80\x80"},
      {0x00280010: b"\1"}, {0x00100020: b"A\\B "}, {0x00100020: b"A\0B "}, {0x00100020: b"x" * 5000}],
 )  # fmt: skip
-def test_strange_values_do_not_keep_an_instance_out(changes: dict[int, bytes | None]):
-    """Bad dates, numbers, names and character sets (5.2 item 6) are kept as they came."""
+def test_an_instance_with_invalid_values_is_accepted(changes: dict[int, bytes | None]):
+    """Bad dates, numbers, names and character sets (5.2 item 6) are kept unchanged."""
     assert header(instance(changes)).sop_instance_uid == "1.2.3"
 
 
 def test_single_attributes_are_read_from_a_data_set():
-    """Only what was asked for is given, and what the instance lacks is absent."""
+    """Only requested attributes are returned, if the instance has them."""
     data, transfer_syntax = real_files.data_set(real_files.named("CT_small.dcm"))
     found = read_attributes(io.BytesIO(data), transfer_syntax, {0x00180060, 0x00080100, 0x00080090})
     assert str(found.KVP) == "120"
@@ -185,7 +185,7 @@ def test_single_attributes_are_read_from_a_data_set():
 
 
 def test_a_sequence_is_read_with_its_items():
-    """An attribute of VR SQ comes whole."""
+    """An attribute of VR SQ is complete."""
     data, transfer_syntax = real_files.data_set(real_files.named("rtplan.dcm"))
     found = read_attributes(io.BytesIO(data), transfer_syntax, {0x300A0070})
     expected = pydicom.dcmread(real_files.named("rtplan.dcm")).FractionGroupSequence
@@ -194,7 +194,7 @@ def test_a_sequence_is_read_with_its_items():
     ]
 
 
-def test_m17_a_private_attribute_is_found_in_whichever_block_its_creator_has():
+def test_m17_a_private_attribute_is_found_in_any_block_of_its_creator():
     """Blocks of a private group differ from instance to instance: all candidates come with their creators."""
     data = element(0x00110010, b"SOMEBODY") + element(0x00110011, b"ACME")
     data += element(0x00111001, b"no") + element(0x00111101, b"yes ") + element(0x00111102, b"no")
@@ -202,7 +202,7 @@ def test_m17_a_private_attribute_is_found_in_whichever_block_its_creator_has():
     assert set(found.keys()) == {0x00110010, 0x00110011, 0x00111001, 0x00111101}
 
 
-def test_reading_attributes_stops_behind_them():
-    """Damage behind what is asked for does not matter."""
+def test_reading_attributes_stops_after_the_last_one():
+    """Damage after the requested attributes does not matter."""
     data = instance({0x00280106: b"\0\0"}) + pack("<HHL", 0x7FE0, 0x0010, 1000)
     assert read_attributes(io.BytesIO(data), IMPLICIT_LITTLE, {0x00100020}).PatientID == "P1"

@@ -22,7 +22,7 @@ RELATIONAL = Negotiated(relational=True)
 
 
 def refused(level: str | None = None, root: Root = Root.STUDY, mode=TOLERANT, negotiated=NOTHING, **keys) -> PacsError:
-    """The error that a C-FIND with these keys is answered with."""
+    """Return the error of a C-FIND with these keys."""
     levels = {} if level is None else {"QueryRetrieveLevel": level}
     with pytest.raises(IdentifierError) as caught:
         parse_query(dataset(**levels, **keys), root, mode, negotiated)
@@ -51,7 +51,7 @@ def test_an_identifier_is_the_same_in_every_transfer_syntax(syntax):
 
 
 def test_p9_a_deflated_identifier_is_refused():
-    """No megabyte becomes a gigabyte."""
+    """A megabyte cannot become a gigabyte."""
     with pytest.raises(UndecodableDataSet):
         decode(b"", DEFLATED)
     with pytest.raises(UndecodableDataSet):
@@ -74,7 +74,7 @@ def test_p10_deep_nesting_is_refused_without_recursion(depth, is_delimited):
         decode(data, IMPLICIT)
 
 
-def test_p10_sixty_four_sequences_deep_is_still_read():
+def test_p10_sixty_four_nested_sequences_are_accepted():
     """The limit is DCMTK's."""
     nested: list = []
     for _ in range(63):
@@ -106,15 +106,15 @@ def test_a_million_elements_are_refused_before_they_are_read():
         (b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0", EXPLICIT),
     ],
 )
-def test_what_is_no_identifier_is_refused_by_name(data, syntax):
-    """Cut off, lengths that lie, the wrong transfer syntax, too long, encapsulated pixels."""
+def test_an_invalid_identifier_is_refused_with_a_named_error(data, syntax):
+    """Truncated, wrong lengths, the wrong transfer syntax, too long, encapsulated Pixel Data."""
     with pytest.raises(UndecodableDataSet):
         decode(data, syntax)
 
 
 @given(st.binary(max_size=200), st.sampled_from([IMPLICIT, EXPLICIT, BIG]))
-def test_any_bytes_are_decoded_and_parsed_or_refused_by_name(data, syntax):
-    """Nothing but the project's own errors comes out."""
+def test_any_bytes_are_parsed_or_refused_with_a_named_error(data, syntax):
+    """Only the project's own errors are raised."""
     try:
         found = decode(data, syntax)
         parse_query(found, Root.STUDY, TOLERANT, Negotiated())
@@ -130,7 +130,7 @@ ASKED = (
 
 @pytest.mark.parametrize("mode", [TOLERANT, STRICT])
 @given(st.dictionaries(st.sampled_from(ASKED), st.binary(max_size=24), max_size=4))
-def test_any_values_are_parsed_or_refused_by_name(mode, values):
+def test_any_values_are_parsed_or_refused_with_a_named_error(mode, values):
     """Keys of any bytes, in queries and in retrieves; the comment fits an Error Comment."""
     asked = dataset(QueryRetrieveLevel="IMAGE", **values)
     comments = []
@@ -167,7 +167,7 @@ def test_f1_a_missing_level_is_never_guessed(mode, level):
     ],
 )
 def test_f2_a_level_outside_the_model_is_refused(mode, root, level):
-    """PATIENT in Study Root, IMAGE in Patient/Study Only, and what is no level."""
+    """PATIENT in Study Root, IMAGE in Patient/Study Only, and an unknown level."""
     assert refused(level, root, mode, PatientID="P1").tags == (0x00080052,)
 
 
@@ -178,7 +178,7 @@ def test_m18_case_and_padding_of_the_level_do_not_matter(level):
 
 
 def test_m18_group_lengths_and_groups_below_0008_are_ignored():
-    """They are no keys, and no reason for FF01."""
+    """They are not keys, and no reason for FF01."""
     asked = dataset(QueryRetrieveLevel="STUDY", PatientID="P1")
     for tag in (0x00080001, 0x00000002, 0x00020010, 0x00040000, 0x00080000, 0x00100000, 0x00090000):
         asked[tag] = raw(tag, "UL", b"\1\0\0\0")
@@ -194,7 +194,7 @@ def test_f3_no_key_at_all_matches_nothing_or_everything():
     assert not ask("STUDY", mode=TOLERANT).nothing_matches
 
 
-def test_f3_the_unique_key_of_the_level_must_be_there_in_the_strict_manner():
+def test_f3_the_unique_key_of_the_level_is_required_in_the_strict_mode():
     """Present, be it empty; the tolerant mode takes it as universal."""
     assert refused("STUDY", mode=STRICT, PatientID="P1").tags == (0x0020000D,)
     assert refused("STUDY", mode=STRICT, negotiated=RELATIONAL, PatientID="P1").tags == (0x0020000D,)
@@ -226,7 +226,7 @@ def test_f4_each_level_above_needs_one_unique_key(root, level, keys, missing):
     assert ask(level, root, TOLERANT, **keys).level.name == level
 
 
-def test_f4_a_complete_hierarchical_query_is_answered_in_either_manner():
+def test_f4_a_complete_hierarchical_query_is_valid_in_both_modes():
     """Patient Root at IMAGE, every level named."""
     keys = {"PatientID": "P1", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3", "SOPInstanceUID": ""}
     for mode in (TOLERANT, STRICT):
@@ -248,7 +248,7 @@ def test_f5_keys_below_the_level_are_refused_or_ignored():
 
 
 @BOTH
-def test_f5_keys_above_the_level_are_answered(mode):
+def test_f5_keys_above_the_level_are_returned(mode):
     """Viewers send Patient Name at STUDY level of Patient Root; it matches, and nothing is ignored."""
     query = ask("STUDY", Root.PATIENT, mode, PatientID="P1", PatientName="DOE*", StudyInstanceUID="")
     assert keywords(query) == {"PatientID", "PatientName"}
@@ -264,7 +264,7 @@ def test_f5_keys_above_the_level_are_answered(mode):
         ({"TimezoneOffsetFromUTC": ""}, 0x00080201),
     ],
 )
-def test_f6_what_is_no_part_of_a_request_is_refused_or_ignored(values, tag):
+def test_f6_elements_not_allowed_in_a_request_are_refused_or_ignored(values, tag):
     """View, Instance Availability, and an empty character set or time zone."""
     assert refused("STUDY", mode=STRICT, StudyInstanceUID="", **values).tags == (tag,)
     query = ask("STUDY", mode=TOLERANT, StudyInstanceUID="", **values)
@@ -273,7 +273,7 @@ def test_f6_what_is_no_part_of_a_request_is_refused_or_ignored(values, tag):
 
 
 @BOTH
-def test_f6_elements_that_are_no_keys_never_match(mode):
+def test_f6_elements_that_are_not_keys_never_match(mode):
     """Retrieve AE Title, character set and time zone are in the request and select nothing."""
     query = ask(
         "STUDY", mode=mode, StudyInstanceUID="", RetrieveAETitle="OTHER", TimezoneOffsetFromUTC="+0100",
@@ -286,7 +286,7 @@ def test_f6_elements_that_are_no_keys_never_match(mode):
 
 @BOTH
 @pytest.mark.parametrize("tag", [0x00091001, 0x00187FFF, 0x7FE00010])
-def test_k3_what_is_not_supported_is_ignored_and_told(mode, tag):
+def test_k3_unsupported_keys_are_ignored_and_listed(mode, tag):
     """Private without creator, unknown, and bulk data: FF01."""
     asked = dataset(QueryRetrieveLevel="IMAGE", SOPInstanceUID="")
     asked[tag] = raw(tag, "UN", b"")
@@ -296,7 +296,7 @@ def test_k3_what_is_not_supported_is_ignored_and_told(mode, tag):
 
 
 @BOTH
-def test_k3_attributes_of_the_files_are_asked_for_at_image_level_only(mode):
+def test_k3_attributes_in_files_are_keys_at_image_level_only(mode):
     """At IMAGE they match and return; above they are not supported."""
     at_image = ask("IMAGE", mode=mode, negotiated=RELATIONAL, SOPInstanceUID="", WindowCenter="40")
     assert keywords(at_image) == {"WindowCenter"}
@@ -321,7 +321,7 @@ def test_a_key_of_the_wrong_kind_is_refused(mode, values):
         parse_query(asked, Root.STUDY, mode, RELATIONAL)
 
 
-def test_a_list_longer_than_16_bits_comes_as_un_or_implicit():
+def test_a_list_longer_than_16_bits_is_accepted_as_un_or_implicit():
     """PS3.5 6.2.2: what is too long for its explicit VR is sent as UN."""
     uids = "\\".join(f"1.2.{n:050}" for n in range(2000))
     asked = dataset(QueryRetrieveLevel="STUDY", StudyInstanceUID=uids)
@@ -345,7 +345,7 @@ def test_a_nested_character_set_is_honoured():
 
 
 def select(level: str, root: Root = Root.PATIENT, mode=TOLERANT, **keys):
-    """What a C-MOVE with these keys is about."""
+    """Return the selection of a C-MOVE with these keys."""
     return parse_retrieve(dataset(QueryRetrieveLevel=level, **keys), root, mode)
 
 
@@ -401,7 +401,7 @@ def test_v1_unique_keys_select_at_every_level(mode, level, keys):
         ("STUDY", {**STUDY_KEYS, "StudyDescription": "*"}),
     ],
 )
-def test_v1_a_retrieve_is_refused_rather_than_widened(mode, level, keys):
+def test_v1_a_retrieve_with_an_unsupported_key_is_refused(mode, level, keys):
     """Missing, universal and wild keys, and keys that are not supported, are A900 and never ignored."""
     with pytest.raises(IdentifierError) as caught:
         select(level, mode=mode, **keys)
@@ -411,7 +411,7 @@ def test_v1_a_retrieve_is_refused_rather_than_widened(mode, level, keys):
 
 @BOTH
 def test_v1_a_private_or_unknown_key_is_refused(mode):
-    """What cannot be understood cannot be left out either."""
+    """An unknown key must not be ignored."""
     for tag in (0x00091001, 0x00187FFF):
         asked = dataset(QueryRetrieveLevel="STUDY", **STUDY_KEYS)
         asked[tag] = raw(tag, "LO", b"X ")
@@ -445,7 +445,7 @@ def test_v1_a_level_outside_the_model_is_refused(mode):
         (Root.PATIENT, "STUDY", {"StudyInstanceUID": "1.2", "PatientID": "", "WindowCenter": ""}),
     ],
 )
-def test_k4_other_keys_select_in_the_tolerant_manner_only(root, level, keys):
+def test_k4_other_keys_select_in_the_tolerant_mode_only(root, level, keys):
     """An Accession Number alone, a name and an ID together; the strict mode wants unique keys and no others."""
     found = select(level, root, TOLERANT, **keys)
     assert keywords(found.query) == {keyword for keyword, value in keys.items() if value}

@@ -1,4 +1,4 @@
-"""How an Identifier is understood, told element by element: which kind of matching, and why a key is ignored."""
+"""The report of an Identifier: the kind of matching of each element, and why a key is ignored."""
 
 import re
 
@@ -21,13 +21,13 @@ DATES = {"StudyDate": "20260101-", "StudyTime": "10-"}
 
 
 def read(level="STUDY", model=FIND, mode=TOLERANT, negotiated=Negotiated(), **keys):  # noqa: B008 - it is frozen
-    """The reading of an Identifier; `level` None leaves the level out."""
+    """Return the report of an Identifier, without a level for None."""
     stated = {"QueryRetrieveLevel": level} if level else {}
     return identifier_report.make_report(dataset("", **stated, **keys), model, mode, negotiated)
 
 
 def part(path, *words, **keys):
-    """What is said of one element."""
+    """Return the report of one element."""
     return next(each for each in read(*words, **keys).parts if each.path == path)
 
 
@@ -47,8 +47,8 @@ def part(path, *words, **keys):
         ({"PatientID": "*"}, "PatientID", "universal", ""),
     ],
 )
-def test_c222_the_kind_of_matching_is_told_and_what_is_compared(keys, path, of_kind, means):
-    """By its name in PS3.4 C.2.2.2, with the value in the form in which it is compared."""
+def test_c222_the_report_has_the_kind_of_matching_and_the_values(keys, path, of_kind, means):
+    """The kind has its name of PS3.4 C.2.2.2, and the value its comparable form."""
     found = part(path, **keys)
     assert (matching_kind(found), matching_text(found)) == (of_kind, means)
     assert found.use is (ElementUse.RETURNED if of_kind == "universal" else ElementUse.MATCHED)
@@ -63,13 +63,13 @@ def test_c222_the_kind_of_matching_is_told_and_what_is_compared(keys, path, of_k
         (DATES, "StudyTime", "combined date and time range"),
     ],
 )
-def test_what_was_negotiated_is_another_kind_of_matching(keys, path, of_kind):
+def test_negotiated_options_change_the_kind_of_matching(keys, path, of_kind):
     """Fuzzy semantic, empty value and combined ranges (PS3.4 C.5)."""
     assert matching_kind(part(path, negotiated=EVERYTHING, **keys)) == of_kind
 
 
-def test_m8_the_keys_of_an_item_are_told_by_their_path():
-    """The sequence itself is matched, and behind it what its item asks for."""
+def test_m8_the_keys_of_an_item_are_reported_with_their_path():
+    """The sequence is followed by the keys of its item."""
     keys = {"RequestAttributesSequence": [{"ScheduledProcedureStepID": "1", "RequestedProcedureID": ""}]}
     found = read("SERIES", **keys).parts
     told = {each.path.rpartition("Sequence")[2]: (each.use, matching_kind(each)) for each in found}
@@ -86,14 +86,14 @@ def test_m8_the_keys_of_an_item_are_told_by_their_path():
         ({"KVP": "120"}, "KVP", "only in the files"),
     ],
 )
-def test_k3_f5_why_a_key_is_ignored(keys, path, why):
+def test_k3_f5_the_report_has_the_reason_for_an_ignored_key(keys, path, why):
     """Below the level, not supported, or only in the files."""
     found = part(path, **keys)
     assert found.use is ElementUse.IGNORED
     assert why in found.reason
 
 
-def test_k3_private_keys_say_what_they_lack():
+def test_k3_the_report_has_the_reason_for_an_unsupported_private_key():
     """A creator beside them, or a VR that is known."""
     identifier = dataset(QueryRetrieveLevel="IMAGE")
     identifier.add_new(0x00091001, "UN", b"x")
@@ -105,8 +105,8 @@ def test_k3_private_keys_say_what_they_lack():
     assert found["(000B,0010)"].use is ElementUse.NO_KEY
 
 
-def test_f3_every_key_that_is_refused_is_told_not_only_the_first():
-    """The response names one; here is each, with its own reason."""
+def test_f3_all_refused_keys_are_reported():
+    """The response names one; the report has each with its reason."""
     found = read(StudyDate="yesterday", StudyTime="noon", StudyInstanceUID="1*")
     assert {each.path for each in found.parts if each.use is ElementUse.REFUSED} == {
         "StudyDate", "StudyTime", "StudyInstanceUID",
@@ -115,7 +115,7 @@ def test_f3_every_key_that_is_refused_is_told_not_only_the_first():
     assert part("StudyTime", StudyDate="yesterday", StudyTime="noon").reason == "No time or range of times: StudyTime"
 
 
-def test_f1_without_a_level_the_keys_are_told_all_the_same():
+def test_f1_keys_are_reported_without_a_level():
     """As at the lowest one; what is missing is the error."""
     found = read(None, PatientID="P1")
     assert found.level is None
@@ -123,7 +123,7 @@ def test_f1_without_a_level_the_keys_are_told_all_the_same():
     assert part("PatientID", None, PatientID="P1").use is ElementUse.MATCHED
 
 
-def test_k4_of_a_retrieve_what_has_no_value_selects_nothing():
+def test_k4_a_key_of_a_retrieve_without_a_value_selects_nothing():
     """In the tolerant mode it is ignored; what does not select is refused."""
     found = {each.path: each for each in read(model=MOVE, StudyInstanceUID="1.2", PatientName="", StudyDate="*").parts}
     assert found["StudyInstanceUID"].use is ElementUse.MATCHED
@@ -148,8 +148,8 @@ IDENTIFIERS = [
 @pytest.mark.parametrize("mode", MATCHING_MODES.values(), ids=MATCHING_MODES)
 @pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE", "PATIENT", ""])
 @pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
-def test_what_is_told_is_what_the_parser_makes_of_it(keys, level, mode, negotiated):
-    """The same keys are matched, the same returned, the same ignored, and whatever is refused is told."""
+def test_the_report_of_a_query_agrees_with_the_parser(keys, level, mode, negotiated):
+    """The same keys are matched, returned and ignored, and all refused keys are reported."""
     found = read(level, FIND, mode, negotiated, **keys)
     identifier = dataset("", **({"QueryRetrieveLevel": level} if level else {}), **keys)
     if found.error is not None:
@@ -175,8 +175,8 @@ def test_what_is_told_is_what_the_parser_makes_of_it(keys, level, mode, negotiat
 @pytest.mark.parametrize("mode", MATCHING_MODES.values(), ids=MATCHING_MODES)
 @pytest.mark.parametrize("level", ["STUDY", "IMAGE"])
 @pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
-def test_what_is_told_of_a_retrieve_is_what_the_parser_makes_of_it(keys, level, mode):
-    """What selects is matched; nothing else is."""
+def test_the_report_of_a_retrieve_agrees_with_the_parser(keys, level, mode):
+    """Selecting keys are matched; no others are."""
     found = read(level, MOVE, mode, **keys)
     identifier = dataset("", QueryRetrieveLevel=level, **keys)
     if found.error is not None:
@@ -188,8 +188,8 @@ def test_what_is_told_of_a_retrieve_is_what_the_parser_makes_of_it(keys, level, 
     assert told == {key.attribute for key in selection.query.keys}
 
 
-def test_two_readings_are_compared_key_by_key():
-    """What the strict mode makes of the same Identifier."""
+def test_two_reports_are_compared_key_by_key():
+    """The differences of the strict mode for the same Identifier."""
     keys = {"StudyInstanceUID": "", "AccessionNumber": "A\\B", "SeriesInstanceUID": ""}
     found = differences(read(mode=STRICT, **keys), read(**keys))
     assert "AccessionNumber is refused (Several values not negotiated: AccessionNumber)" in found
@@ -197,13 +197,13 @@ def test_two_readings_are_compared_key_by_key():
     assert not [each for each in found if "StudyInstanceUID" in each]
 
 
-def test_k2_that_unknown_values_match_is_a_difference():
+def test_k2_matching_of_unknown_values_is_a_difference():
     """C.2.2.1.2 holds in the strict mode only."""
     keys = {"StudyInstanceUID": "", "StudyDate": "20260101"}
     assert differences(read(mode=STRICT, **keys), read(**keys)) == ("an unknown value matches too (C.2.2.1.2)",)
 
 
-def test_an_identifier_of_thousands_of_elements_is_not_told_in_full():
+def test_the_report_of_a_huge_identifier_is_limited():
     """The first are."""
     many = dataset(QueryRetrieveLevel="IMAGE")
     for tag in range(0x00280000, 0x00280000 + 4 * identifier_report.MAX_ELEMENTS):

@@ -1,4 +1,4 @@
-"""The bytes of answers: straight from the rows, and equal to what the general way and pydicom write."""
+"""Encoded responses: copied from rows, and equal to those of the general path and of pydicom."""
 
 from io import BytesIO
 
@@ -30,7 +30,7 @@ COMPUTED_VALUES = st.one_of(st.integers(0, 10**6), st.lists(st.sampled_from(["CT
 
 
 def general(match, query, syntax):
-    """What the general way writes."""
+    """Return the response of the general path."""
     return identifier.encode(make_response_identifier(match, query, "PACS"), syntax)
 
 
@@ -72,8 +72,8 @@ def questions(draw):
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @settings(deadline=None)
 @given(question=questions())
-def test_f6_an_answer_from_rows_is_the_general_one_byte_by_byte(syntax, question):
-    """Whatever was stored and asked for, in every transfer syntax, the first time and from what is remembered."""
+def test_f6_both_paths_encode_the_same_bytes(syntax, question):
+    """For all stored values and requests, in every transfer syntax, the first time and from the cache."""
     query, match = question
     answers = ResponseEncoder(query, "PACS", syntax)
     expected = general(match, query, syntax)
@@ -88,7 +88,7 @@ STORED = UNIQUE | {
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_f6_an_answer_is_what_pydicom_writes(syntax):
+def test_f6_a_response_has_the_bytes_that_pydicom_writes(syntax):
     """Read by pydicom, every value converted, and written again by pydicom: the same bytes."""
     query = ask("IMAGE", **dict.fromkeys(STORED, "") | {"Rows": 0, "PatientBirthDate": "", "StudyDescription": ""})
     encoded = ResponseEncoder(query, "PACS", syntax).identifier(matched(query, dataset(**STORED)))
@@ -101,8 +101,8 @@ def test_f6_an_answer_is_what_pydicom_writes(syntax):
     assert out.getvalue() == encoded
 
 
-def test_f6_plain_answers_never_become_a_data_set(monkeypatch):
-    """Text and numbers from every level are taken from the rows; a sequence and an umlaut go the general way."""
+def test_f6_plain_responses_do_not_use_a_data_set(monkeypatch):
+    """Text and numbers of every level are copied from the rows; a sequence and an umlaut take the general path."""
     ways = []
 
     def noted(*args):
@@ -119,8 +119,8 @@ def test_f6_plain_answers_never_become_a_data_set(monkeypatch):
     assert ways == ["general"]
 
 
-def test_neighbours_that_share_a_row_have_their_own_values():
-    """What is remembered of one series is not answered for the next."""
+def test_successive_matches_with_a_shared_row_keep_their_own_values():
+    """Cached elements of one series are not used for the next."""
     query = ask("SERIES", SeriesInstanceUID="", Modality="", PatientName="")
     answers = ResponseEncoder(query, "PACS", EXPLICIT)
     for modality in ("CT", "MR", "CT"):

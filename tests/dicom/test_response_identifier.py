@@ -1,4 +1,4 @@
-"""What an answer carries: F6, M8, M14, K5 and the lossless return of what was stored."""
+"""The content of a response: F6, M8, M14, K5 and the return of stored values without loss."""
 
 import pytest
 from pydicom import Dataset
@@ -26,7 +26,7 @@ SYNTAXES = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"]
         (Root.STUDY, "SERIES", {"StudyInstanceUID", "SeriesInstanceUID"}),
     ],
 )
-def test_f6_an_answer_has_the_unique_keys_and_nothing_that_was_not_asked(root, level, unique):
+def test_f6_a_response_has_the_unique_keys_and_no_other_attributes(root, level, unique):
     """The level, its unique key and those above in this model, Retrieve AE Title, availability; no more."""
     found = texts(answer(ask(level, root), dataset(**STORED)))
     assert found.keys() == ALWAYS | unique
@@ -36,7 +36,7 @@ def test_f6_an_answer_has_the_unique_keys_and_nothing_that_was_not_asked(root, l
     assert all(found[keyword] == STORED[keyword] for keyword in unique)
 
 
-def test_f6_every_supported_attribute_asked_for_is_there():
+def test_f6_a_response_has_every_supported_attribute_of_the_request():
     """With its value, or with zero length where it is unknown; what matched is returned too."""
     query = ask(
         "SERIES",
@@ -54,16 +54,16 @@ def test_f6_every_supported_attribute_asked_for_is_there():
     assert len(found.RequestAttributesSequence) == 0
 
 
-def test_f5_what_was_ignored_is_not_returned():
-    """Attributes below the level and unsupported ones are absent from the answer."""
+def test_f5_ignored_keys_are_not_returned():
+    """Attributes below the level and unsupported ones are not in the response."""
     found = answer(ask("STUDY", SOPInstanceUID="", WindowCenter=""), dataset(**STORED))
     assert "SOPInstanceUID" not in found
     assert "WindowCenter" not in found
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_an_answer_is_the_same_in_every_transfer_syntax(syntax):
-    """Sequences, numbers and text come out as they went in."""
+def test_a_response_is_the_same_in_every_transfer_syntax(syntax):
+    """Sequences, numbers and text do not change."""
     item = {"ScheduledProcedureStepID": "A", "RequestedProcedureDescription": "Schädel"}
     stored = dataset("ISO_IR 100", Rows=512, RequestAttributesSequence=[item], **STORED)
     query = ask("IMAGE", charset_="ISO_IR 100", Rows=0, RequestAttributesSequence=[], PatientName="")
@@ -74,7 +74,7 @@ def test_an_answer_is_the_same_in_every_transfer_syntax(syntax):
 
 
 def test_k5_computed_attributes_are_never_copied_from_instances():
-    """What the index counted is answered, not what an instance claims."""
+    """The response has the counts of the index, not those of an instance."""
     stored = dataset(NumberOfStudyRelatedSeries="99", ModalitiesInStudy="XX", **STORED)
     query = ask("STUDY", NumberOfStudyRelatedSeries="", ModalitiesInStudy="", SOPClassesInStudy="")
     computed = {"NumberOfStudyRelatedSeries": 3, "ModalitiesInStudy": ("CT", "PT"), "SOPClassesInStudy": ("1.2.3",)}
@@ -85,7 +85,7 @@ def test_k5_computed_attributes_are_never_copied_from_instances():
     assert answer(query, stored).get("ModalitiesInStudy") in ("", None)
 
 
-def test_m3_an_answer_to_a_list_of_uids_carries_one():
+def test_m3_a_response_to_a_list_of_uids_has_one_uid():
     """The entity's own."""
     query = ask("STUDY", StudyInstanceUID="1.1\\1.2\\1.3")
     assert answer(query, dataset(**STORED)).StudyInstanceUID == "1.2"
@@ -107,13 +107,13 @@ STEPS = [
 
 
 def steps(item) -> list[dict[str, str]]:
-    """The items of the answer to a query for Request Attributes with this item."""
+    """Return the items of the response to a query for Request Attributes with this item."""
     query = ask("SERIES", RequestAttributesSequence=item)
     found = answer(query, dataset(RequestAttributesSequence=STEPS, **STORED))
     return [{each.keyword: str(each.value or "") for each in item} for item in found.RequestAttributesSequence]
 
 
-def test_m8_the_matching_items_are_returned_with_what_was_asked_for():
+def test_m8_the_matching_items_are_returned_with_the_requested_attributes():
     """Not the other items, and of them nothing else."""
     assert steps([{"RequestedProcedureID": "1", "ScheduledProcedureStepID": ""}]) == [
         {"ScheduledProcedureStepID": "A", "RequestedProcedureID": "1"},
@@ -131,7 +131,7 @@ def test_m8_universal_item_keys_return_every_item():
 
 
 @pytest.mark.parametrize("item", [[], [{}]], ids=["empty sequence", "empty item"])
-def test_m8_an_empty_sequence_or_item_returns_the_whole(item):
+def test_m8_an_empty_sequence_or_item_returns_the_whole_sequence(item):
     """Every item with everything in it."""
     assert steps(item) == STEPS
 
@@ -163,8 +163,8 @@ def test_m8_items_within_items_are_chosen_too():
         ("", "Jérôme", "klingon", "ISO_IR 100"),
     ],
 )
-def test_m14_an_answer_states_the_set_it_is_written_in(stored_in, name, asked_in, answered_in):
-    """None for ASCII, the requester's where it holds the text, else one that does; pydicom reads the name back."""
+def test_m14_a_response_states_its_character_set(stored_in, name, asked_in, answered_in):
+    """None for ASCII, the requestor's if it can encode the text, else another one; pydicom reads the name."""
     query = ask("STUDY", charset_=asked_in, PatientName="")
     found = answer(query, dataset(stored_in, **STORED | {"PatientName": name}))
     sent = decode(encode(found, SYNTAXES[1]), SYNTAXES[1])
@@ -173,8 +173,8 @@ def test_m14_an_answer_states_the_set_it_is_written_in(stored_in, name, asked_in
         assert each.get("SpecificCharacterSet") == answered_in
 
 
-def test_m14_text_of_an_item_counts_for_the_choice():
-    """A sequence with other text than ASCII makes the answer state a set."""
+def test_m14_text_of_items_decides_about_the_character_set_too():
+    """With non-ASCII text in a sequence the response states a character set."""
     stored = dataset("ISO_IR 192", RequestAttributesSequence=[{"RequestedProcedureDescription": "頭"}], **STORED)
     found = answer(ask("SERIES", RequestAttributesSequence=[]), stored)
     assert found.SpecificCharacterSet == "ISO_IR 192"
@@ -184,7 +184,7 @@ def test_m14_text_of_an_item_counts_for_the_choice():
 # --- from the files ----------------------------------------------------------------------------------------------
 
 
-def test_attributes_of_the_files_are_answered_at_image_level():
+def test_attributes_in_files_are_returned_at_image_level():
     """From the data set that was read, in its own character set."""
     stored = dataset("ISO_IR 100", WindowCenter="40\\400", ContrastBolusAgent="Ränke", **STORED)
     found = answer(ask("IMAGE", charset_="ISO_IR 192", WindowCenter="", ContrastBolusAgent="", FilterType=""), stored)
@@ -194,16 +194,16 @@ def test_attributes_of_the_files_are_answered_at_image_level():
     assert found["FilterType"].value in ("", None)
 
 
-def test_f6_the_time_zone_of_an_instance_is_told_where_it_is_known():
-    """At IMAGE level, where it belongs to the dates and times of the answer."""
+def test_f6_the_timezone_of_an_instance_is_returned_if_known():
+    """At IMAGE level, where it belongs to the dates and times of the response."""
     stored = dataset(TimezoneOffsetFromUTC="+0100", **STORED)
     assert answer(ask("IMAGE"), stored).TimezoneOffsetFromUTC == "+0100"
     assert "TimezoneOffsetFromUTC" not in answer(ask("STUDY"), stored)
     assert "TimezoneOffsetFromUTC" not in answer(ask("IMAGE"), dataset(**STORED))
 
 
-def test_m17_a_private_attribute_is_returned_in_the_block_it_was_asked_in():
-    """With its creator, wherever the file has it; with zero length where another creator owns the block."""
+def test_m17_a_private_attribute_is_returned_in_the_block_of_the_request():
+    """With its creator, in any block of the file; with zero length where the block has another creator."""
 
     def private(block: int, creator: bytes, value: bytes) -> Dataset:
         made = dataset(**STORED)
@@ -224,8 +224,8 @@ def test_m17_a_private_attribute_is_returned_in_the_block_it_was_asked_in():
 
 
 @pytest.mark.parametrize("mode", [TOLERANT, STRICT])
-def test_strange_values_are_returned_as_they_were_stored(mode):
-    """An invalid date, a number that is none and a name with seven components come back byte for byte."""
+def test_invalid_values_are_returned_unchanged(mode):
+    """An invalid date, an invalid number and a name with seven components are returned byte for byte."""
     strange = {
         "StudyInstanceUID": "1.2", "StudyDate": "00000000", "StudyTime": b"\xff?", "PatientName": "a^b^c^d^e^f^g",
         "NumberOfFrames": "many", "PatientSex": b"\xe9\xe9",

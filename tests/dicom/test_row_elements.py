@@ -1,4 +1,4 @@
-"""The kept form of a level: lossless, never raising, merged by first received wins, and the columns it fills."""
+"""Row elements: encoding without loss or errors, merging, and the columns."""
 
 import struct
 from pathlib import Path
@@ -44,7 +44,7 @@ def check_row_elements(path: Path) -> None:
                 assert str(element.value) == str(original[element.tag].value)
 
 
-def test_only_what_belongs_to_a_level_is_kept():
+def test_row_elements_are_only_those_of_the_level():
     """Computed, private and unlisted elements are in no row; IMAGE keeps the listed ones only."""
     stored = dataset(
         PatientID="P1", StudyDate="20200101", Modality="CT", Rows=5, NumberOfStudyRelatedSeries="99",
@@ -61,8 +61,8 @@ def test_only_what_belongs_to_a_level_is_kept():
 
 
 @pytest.mark.parametrize("encoding", [IMPLICIT_LITTLE, EXPLICIT_LITTLE, BIG])
-def test_the_kept_form_does_not_depend_on_how_an_instance_was_sent(encoding):
-    """Byte order, implicit VRs and the character set of the sender leave no trace."""
+def test_row_elements_do_not_depend_on_the_received_encoding(encoding):
+    """Byte order, implicit VRs and the character set of the sender do not matter."""
     item = {"ScheduledProcedureStepID": "A", "RequestedProcedureDescription": "Schädel"}
     stored = dataset("ISO_IR 100", PatientName="Müller^Jörg", Rows=512, RequestAttributesSequence=[item, {}])
     stored.add(raw(0x00180050, "DS", b"1.50"))
@@ -79,8 +79,8 @@ def test_the_kept_form_does_not_depend_on_how_an_instance_was_sent(encoding):
     assert row_elements.decode(row_elements.encode(row_elements.select(IMAGE, sent))).Rows == 512
 
 
-def test_text_is_kept_in_utf_8_without_saying_so():
-    """The kept form has no (0008,0005) and no group lengths."""
+def test_text_is_encoded_in_utf_8_without_a_character_set_element():
+    """The encoding has no (0008,0005) and no group lengths."""
     stored = dataset("ISO 2022 IR 6\\ISO 2022 IR 87", PatientName="Yamada=山田")
     stored.add(raw(0x00100000, "UL", b"\x08\0\0\0"))
     blob = row_elements.encode(row_elements.select(PATIENT, stored))
@@ -98,8 +98,8 @@ def test_text_is_kept_in_utf_8_without_saying_so():
         {"AcquisitionDateTime": "not a date", "SeriesNumber": "9" * 4000},
     ],
 )
-def test_strange_values_are_kept_as_they_are_and_raise_nothing(values):
-    """Whatever breaks the rules of its VR is kept, merged and looked at without an error."""
+def test_invalid_values_are_kept_unchanged_without_an_error(values):
+    """Values that break the rules of their VR are encoded, merged and read without an error."""
     stored = dataset(**values)
     for level in QueryLevel:
         blob = row_elements.encode(row_elements.select(level, stored))
@@ -108,8 +108,8 @@ def test_strange_values_are_kept_as_they_are_and_raise_nothing(values):
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ATTRIBUTES)), st.binary(max_size=40), max_size=8), st.booleans())
-def test_no_bytes_make_keeping_fail(values, implicit):
-    """Any bytes in any listed attribute: the kept form is stable from then on and pydicom can walk through it."""
+def test_any_bytes_can_be_encoded_as_row_elements(values, implicit):
+    """Any bytes in any listed attribute: the encoding is stable and can be read."""
     elements = [raw(tag, ATTRIBUTES[tag].vr, value, Encoding(implicit)) for tag, value in values.items()]
     stored = Dataset({element.tag: element for element in elements})
     for level in QueryLevel:
@@ -119,15 +119,15 @@ def test_no_bytes_make_keeping_fail(values, implicit):
         row_elements.columns(level, blob)
 
 
-def test_a_value_longer_than_64_kib_is_left_out():
+def test_a_value_longer_than_64_kib_is_omitted():
     """The row stays small; the file still has it."""
     stored = dataset(StudyDescription="x", StudyComments="x" * 70_000)
     blob = row_elements.encode(row_elements.select(STUDY, stored))
     assert [element.keyword for element in row_elements.decode(blob)] == ["StudyDescription"]
 
 
-def test_values_that_pydicom_converted_are_kept_too():
-    """A data set made or read by pydicom, its values converted, gives what its bytes give."""
+def test_values_that_pydicom_converted_are_encoded_too():
+    """A data set with values converted by pydicom has the same encoding as its bytes."""
     made = Dataset()
     made.SpecificCharacterSet = "ISO_IR 100"
     made.PatientName = "Müller^Jörg"
@@ -147,7 +147,7 @@ def test_values_that_pydicom_converted_are_kept_too():
 
 
 def test_the_first_received_value_wins_and_empty_ones_are_filled():
-    """Merging keeps what is there, and takes from later instances what is absent, empty or padding only."""
+    """Merging keeps values, and takes absent, empty and padding-only ones from later instances."""
     first = row_elements.encode(dataset(PatientName="DOE^JOHN", PatientSex="", PatientComments="  ", Rows=0))
     later = row_elements.encode(
         dataset(PatientName="ROE^JANE", PatientSex="F", PatientComments="x", PatientID="P1", Rows=5)
@@ -170,8 +170,8 @@ def test_every_column_has_a_value_or_none(level):
     assert {column_name(keyword) for keyword in COLUMNS[level]} <= found.keys()
 
 
-def test_a_name_fills_its_groups_and_its_sounds():
-    """Folded, group by group; the phonetic keys stand between spaces."""
+def test_a_name_has_columns_for_its_groups_and_phonetic_keys():
+    """The groups are folded; the phonetic keys are between spaces."""
     found = columns(PATIENT, "ISO_IR 192", PatientName="Müller^Jörg=山田^太郎=やまだ^たろう")
     assert found["patient_name"] == "muller^jorg"
     assert found["patient_name_ideographic"] == "山田^太郎"
@@ -200,7 +200,7 @@ def test_a_name_of_delimiters_only_is_unknown(name):
     ],
 )
 def test_a_column_holds_the_comparable_value(level, values, column, expected):
-    """What is compared is what is stored, whatever was sent."""
+    """The column has the comparable form of the received value."""
     found = columns(level, **values)
     assert found[column] == expected
     assert found["irregular"] is False
@@ -221,14 +221,14 @@ def test_a_column_holds_the_comparable_value(level, values, column, expected):
         (PATIENT, {"PatientName": "x" * 2000}, "patient_name"),
     ],
 )
-def test_what_does_not_fit_its_column_makes_the_row_irregular(level, values, column):
-    """Several values, none by the rules of the VR, too long, a NUL within: no column value, judged row by row."""
+def test_a_value_that_does_not_fit_its_column_makes_the_row_irregular(level, values, column):
+    """Several values, an invalid one, a too long one, a NUL within: the column is None, and the row is irregular."""
     found = columns(level, "ISO_IR 192", **values)
     assert found[column] is None
     assert found["irregular"] is True
 
 
-def test_every_column_attribute_is_of_a_kind_that_has_columns():
+def test_every_attribute_with_a_column_has_a_suitable_vr():
     """A column attribute is kept with its row, and its VR has a comparable form that a column can hold."""
     for level, keywords in COLUMNS.items():
         for attribute in ATTRIBUTES.values():

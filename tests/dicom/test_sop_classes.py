@@ -1,4 +1,4 @@
-"""Which Storage SOP Classes are kept: issue 2 point 6, checklist S8."""
+"""The Storage SOP Classes that are stored: docs/checklist.md S8."""
 
 import pytest
 from pydicom.uid import UID_dictionary
@@ -9,25 +9,25 @@ from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.errors import SOPClassNotSupported
 
 
-def test_every_storage_class_of_pynetdicom_is_kept():
-    """What a modality can propose with pynetdicom is taken."""
+def test_every_storage_class_of_pynetdicom_is_stored():
+    """All Storage SOP Classes of pynetdicom are stored."""
     assert {str(context.abstract_syntax) for context in AllStoragePresentationContexts} <= STORAGE
 
 
 def test_the_non_patient_objects_are_those_of_pynetdicom():
-    """The refused family is complete."""
+    """All of pynetdicom's Non-Patient Objects are refused."""
     assert set(sop_class._NON_PATIENT_OBJECT_CLASSES.values()) == NON_PATIENT
 
 
-def test_every_storage_class_of_pydicom_is_kept_or_refused_by_name():
-    """Nothing with Storage in its name is forgotten, retired classes included."""
+def test_every_storage_class_of_pydicom_is_stored_or_refused():
+    """All SOP Classes with Storage in their name, also retired ones."""
     named = {uid for uid, entry in UID_dictionary.items() if entry[1] == "SOP Class" and "Storage" in entry[0]}
     services = {"1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2", "1.2.840.10008.1.3.10"}
     assert named - STORAGE - NON_PATIENT == services
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-def test_what_is_negotiated_is_what_is_stored(unknown: bool):
+def test_the_negotiated_sop_classes_are_those_stored(unknown: bool):
     """A context that is accepted for Storage is never refused for its SOP Class afterwards."""
     policy = AcceptorPolicy(transfer_syntaxes=(), unknown_sop_classes=unknown)
     for uid in (*UID_dictionary, *STORAGE, *NON_PATIENT, "1.2.3.4"):

@@ -1,4 +1,4 @@
-"""Transfer syntaxes kept, and native ones converted into each other: issue 2 points 6 and 8."""
+"""The stored transfer syntaxes, and the conversion between native ones."""
 
 import io
 import itertools
@@ -70,7 +70,7 @@ def values(dataset: Dataset) -> Iterator[tuple[int, object]]:
 
 
 def test_kept_is_everything_pydicom_and_pynetdicom_know_but_jpip_and_smpte():
-    """No transfer syntax of either library is forgotten, none is listed twice."""
+    """No transfer syntax of either library is missing, none is listed twice."""
     known = {str(uid) for uid in [*pydicom.uid.AllTransferSyntaxes, *pynetdicom.ALL_TRANSFER_SYNTAXES]}
     reference = {"1.2.840.10008.1.2.4." + end for end in ("94", "95", "204", "205")}
     streams = {uid for uid in known if uid.startswith("1.2.840.10008.1.2.7.")}
@@ -143,7 +143,7 @@ def check_implicit_round_trip(path: Path) -> None:
     "name", ["CT_small.dcm", "MR_small_bigendian.dcm", "rtplan.dcm", "reportsi.dcm", "image_dfl.dcm"]
 )
 def test_dcmtk_converts_to_the_same(name: str, option: str, target: str, tmp_path: Path):
-    """What DCMTK's dcmconv makes of a file is the same as what we make of it."""
+    """The result is the same as that of DCMTK's dcmconv."""
     if shutil.which("dcmconv") is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("DCMTK's dcmconv is not installed")
     path = real_files.named(name)
@@ -168,8 +168,8 @@ def vrs(data: bytes) -> dict[int, str]:
 
 
 @pytest.mark.parametrize(("representation", "vr"), [(b"\0\0", "US"), (b"\1\0", "SS")])
-def test_pixel_representation_tells_signed_from_unsigned(representation: bytes, vr: str):
-    """US or SS is settled by Pixel Representation, also for an element that stands before it."""
+def test_pixel_representation_decides_between_signed_and_unsigned(representation: bytes, vr: str):
+    """Pixel Representation decides between US and SS, also for an element before it."""
     data = implicit((0x00189810, b"\1\0"), (0x00280103, representation), (0x00280106, b"\1\0"))
     found = vrs(data)
     assert (found[0x00189810], found[0x00280106]) == (vr, vr)
@@ -181,7 +181,7 @@ def test_implicit_pixel_data_becomes_ow():
 
 
 def test_private_elements_become_un_and_their_creators_lo():
-    """PS3.5 6.2.2 and 7.8: what is not known is UN, a private creator is LO."""
+    """PS3.5 6.2.2 and 7.8: unknown elements are UN, a private creator is LO."""
     data = implicit((0x00110010, b"NOBODY  "), (0x00111001, b"\1\2\3\4"))
     explicit = converted(data, IMPLICIT_LITTLE, EXPLICIT_LITTLE)
     assert explicit[4:6] == b"LO"
@@ -189,7 +189,7 @@ def test_private_elements_become_un_and_their_creators_lo():
 
 
 def test_a_text_too_long_for_its_vr_becomes_un():
-    """A value of 65,536 bytes fits no 16 bit length: it is written as UN and comes back as it was."""
+    """A value of 65,536 bytes does not fit a 16 bit length: it becomes UN, and is the same after conversion back."""
     data = implicit((0x00204000, b"x" * 0x10000), (0x00281201, b"\1\2"))
     explicit = converted(data, IMPLICIT_LITTLE, EXPLICIT_BIG)
     assert explicit[4:6] == b"UN"
@@ -213,13 +213,13 @@ def test_words_are_swapped_by_their_vr(vr: str, little: str, big: str):
 
 
 @pytest.mark.parametrize("length", [4302, 4303])
-def test_a_deflate_stream_leaves_with_even_length(length: int):
-    """PS3.5 A.5: the byte is added that its sender left out, as DCMTK aborts over a fragment of odd length."""
+def test_a_deflate_stream_gets_an_even_length(length: int):
+    """PS3.5 A.5: the missing byte is added, because DCMTK aborts on a fragment of odd length."""
     stream = bytes(range(1, 256)) * 17
     assert converted(stream[:length], DEFLATED_LITTLE, DEFLATED_LITTLE) == stream[:length] + b"\0" * (length % 2)
 
 
-def test_group_lengths_go():
+def test_group_lengths_are_omitted():
     """A group length would be wrong in the other encoding, so there is none."""
     data = implicit((0x00080000, b"\x0a\0\0\0"), (0x00080060, b"CT"))
     assert 0x00080000 not in vrs(data)
@@ -227,7 +227,7 @@ def test_group_lengths_go():
 
 @pytest.mark.parametrize("compressed", ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98"])
 def test_compressed_data_is_not_converted(compressed: str):
-    """It is refused at once, not only when the first piece is asked for; into itself it goes."""
+    """It is refused before the first piece; conversion to its own transfer syntax works."""
     with pytest.raises(NotSupported):
         convert(io.BytesIO(b""), compressed, EXPLICIT_LITTLE)
     with pytest.raises(NotSupported):
@@ -244,7 +244,7 @@ def test_fragments_in_a_native_syntax_are_refused():
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_big_values_are_converted_in_constant_memory(source: str, target: str, tmp_path: Path):
-    """32 MiB of Pixel Data pass through in pieces."""
+    """32 MiB of Pixel Data are converted in pieces."""
     head = b"\xe0\x7f\x10\0OW\0\0" + pack("<L", 32 << 20)
     path = tmp_path / "big"
     with path.open("wb") as file:

@@ -18,7 +18,7 @@ from pacs.dicom.values import comparable, fold, is_uid, name_groups, parse_range
         ("UI", "\0", None),
     ],
 )
-def test_m2_padding_is_gone_where_it_does_not_count(vr, text, expected):
+def test_m2_insignificant_padding_is_removed(vr, text, expected):
     """Trailing padding never counts, leading spaces count only in the VRs of longer text."""
     assert comparable(vr, text) == expected
 
@@ -53,8 +53,8 @@ def test_m2_padding_is_gone_where_it_does_not_count(vr, text, expected):
         ("DT", "2020010112000x", None),
     ],
 )
-def test_m1_dates_and_times_are_compared_by_meaning(vr, text, expected):
-    """Old forms, reduced precision, fractions and offsets all have one comparable form; what is none has none."""
+def test_m1_dates_and_times_are_compared_by_value(vr, text, expected):
+    """Old forms, reduced precision, fractions and offsets have one comparable form; invalid values have none."""
     assert comparable(vr, text) == expected
 
 
@@ -66,8 +66,8 @@ def test_m13_equal_numbers_are_equal_however_they_are_written(text):
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999", "1_000", "seven", "9" * 100, "٧", "0x7"])
-def test_m13_what_is_no_number_has_no_value(text):
-    """NaN, overflow and what only Python calls a number are values of nothing."""
+def test_m13_an_invalid_number_has_no_value(text):
+    """NaN, overflow and numbers in Python syntax have no value."""
     assert comparable("IS", text) is None
     assert comparable("DS", text) is None
 
@@ -105,7 +105,7 @@ def test_m13_decimals_are_exact_up_to_the_length_of_a_ds():
         ("DT", "2020-0500-", ("20200101050000.000000", None)),
     ],
 )
-def test_m6_a_range_covers_all_its_last_unit_and_keeps_its_offsets(vr, text, expected):
+def test_m6_a_range_includes_its_last_unit_and_its_offsets(vr, text, expected):
     """Bounds are inclusive, an upper one of reduced precision includes its unit, an offset is no hyphen."""
     assert parse_range(vr, text) == expected
 
@@ -128,8 +128,8 @@ def test_m6_a_range_covers_all_its_last_unit_and_keeps_its_offsets(vr, text, exp
         ("DA", "20200101" + " " * 100_000 + "-"),
     ],
 )
-def test_m6_what_is_no_range_is_refused(vr, text):
-    """Two hyphens too many, an offset in a time, and text that is no date; at any length in no time."""
+def test_m6_an_invalid_range_is_refused(vr, text):
+    """Too many hyphens, an offset in a time, and text that is not a date; of any length in little time."""
     with pytest.raises(ValueError, match=vr):
         parse_range(vr, text)
 
@@ -154,18 +154,18 @@ def test_m6_what_is_no_range_is_refused(vr, text):
         ("^^^^", ""),
     ],
 )
-def test_m15_names_are_folded_the_way_people_compare_them(text, folded):
+def test_m15_names_are_folded_for_comparison(text, folded):
     """Case, accents, widths, extra spaces and trailing delimiters do not count; voicing marks do."""
     assert fold(text) == folded
 
 
-def test_m15_wide_wild_cards_are_letters():
+def test_m15_wide_wild_card_characters_are_literal():
     """A full width asterisk or question mark does not become a wild card by folding."""
     assert not {"*", "?"} & set(fold("Ａ＊Ｂ？"))
 
 
 def test_m15_a_name_has_up_to_three_groups():
-    """Alphabetic, ideographic, phonetic; what comes after a third one does not count, nor do empty ones at the end."""
+    """Alphabetic, ideographic, phonetic; groups after the third and empty ones at the end do not count."""
     text = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     assert name_groups(text) == ("yamada^tarou", "山田^太郎", "やまだ^たろう")
     assert name_groups("=山田") == ("", "山田")
@@ -175,7 +175,7 @@ def test_m15_a_name_has_up_to_three_groups():
 
 
 def test_m11_names_that_sound_alike_have_the_same_keys():
-    """Soundex word by word, whatever the order of components; other scripts stand for themselves."""
+    """Soundex for each word, in any order of components; words in other scripts are their own key."""
     assert set(sounds(name_groups("SMYTHE^JON"))) == set(sounds(name_groups("John Smith")))
     assert sounds(("müller",)) != sounds(("meier",))
     assert sounds(name_groups("Yamada=山田")) == ("Y530", "山田")
@@ -200,6 +200,6 @@ def test_m11_names_that_sound_alike_have_the_same_keys():
     ],
 )
 def test_a_uid_is_digits_and_dots_of_at_most_64_characters(text, is_one, is_strictly_one):
-    """Leading zeros are tolerated unless asked otherwise; nothing else is."""
+    """Leading zeros are tolerated unless `strict`; nothing else is."""
     assert is_uid(text) is is_one
     assert is_uid(text, strict=True) is is_strictly_one

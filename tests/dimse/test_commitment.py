@@ -15,6 +15,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role
 from sqlalchemy import text
 
+from pacs.conformance.checks import wire
 from pacs.dimse.association import establishment
 from pacs.dimse.scp import event_reports
 from pacs.dimse.scp.event_reports import EventReporter
@@ -549,7 +550,7 @@ def received(connection: socket.socket) -> bytes:
 def accepting(proposal: bytes) -> bytes:
     """Return an A-ASSOCIATE-AC that accepts what a report proposes, including the role."""
     context = raw.item(0x21, struct.pack(">BxBx", 1, 0) + raw.item(0x40, raw.EXPLICIT.encode()))
-    role_selection = raw.item(0x54, struct.pack(">H", len(PUSH_MODEL)) + PUSH_MODEL.encode() + b"\0\1")
+    role_selection = wire.role_selection(PUSH_MODEL, 0, 1)
     user = raw.item(0x51, struct.pack(">L", 16384)) + raw.item(0x52, b"1.2.826.0.1.3680043.8.498.1") + role_selection
     application = raw.item(0x10, raw.APPLICATION_CONTEXT.encode())
     return raw.pdu(0x02, proposal[:68] + application + context + raw.item(0x50, user))

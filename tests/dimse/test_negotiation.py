@@ -5,6 +5,8 @@ import struct
 import pytest
 from pydicom.uid import UID_dictionary
 
+from pacs.conformance.checks.wire import extended_negotiation as extended
+from pacs.conformance.checks.wire import role_selection as role
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
@@ -195,11 +197,6 @@ def test_no_transfer_syntax_is_chosen_without_a_supported_proposal() -> None:
 # --- roles -------------------------------------------------------------------------------------------------------
 
 
-def role(sop_class: str, scu: int, scp: int) -> bytes:
-    """Return an SCP/SCU Role Selection sub-item."""
-    return item(0x54, struct.pack(">H", len(sop_class)) + sop_class.encode() + bytes([scu, scp]))
-
-
 def roles_of(accept: bytes) -> dict[str, tuple[int, int]]:
     """Return the roles in the answer, (SCU, SCP) by SOP Class."""
     return {body[2:-2].decode(): (body[-2], body[-1]) for kind, body in information_of(accept) if kind == 0x54}
@@ -228,11 +225,6 @@ def test_a_context_without_any_role_is_rejected(serve: Serve) -> None:
 
 
 # --- extended negotiation ----------------------------------------------------------------------------------------
-
-
-def extended(sop_class: str, information: bytes) -> bytes:
-    """Return a SOP Class Extended Negotiation sub-item."""
-    return item(0x56, struct.pack(">H", len(sop_class)) + sop_class.encode() + information)
 
 
 def extended_of(accept: bytes) -> dict[str, bytes]:

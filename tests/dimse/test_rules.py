@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from pacs.conformance.checks.wire import extended_negotiation
 from pacs.testing import serving
 from tests import raw
 from tests.databases import KINDS, fresh_database
@@ -359,8 +360,7 @@ def ask(archive, case: Case) -> list[raw.Response]:
     level = {"QueryRetrieveLevel": case.level} | ({} if case.level != "STUDY" else {"StudyInstanceUID": ""})
     extra = b""
     if case.extended:
-        offered = struct.pack(">H", len(FIND)) + FIND.encode() + case.extended
-        extra = raw.item(0x56, offered)
+        extra = extended_negotiation(FIND, case.extended)
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]), extra=extra)
         client.send(*c_find(encode(level | case.keys, case.codec)))

@@ -1,7 +1,7 @@
-"""The conformance statement as its reader has it: tables and sentences, and which of them some test has asked about.
+"""The tables and sentences of the conformance statement, and which of them tests cover.
 
-A test says which words of the statement it asks the server about with `asks`, and takes the rows it asks for from
-`rows`; `tests/docs/test_conformance.py` finds what nobody has asked about.
+A test marks the sentences that it checks on a server with `covers`, and takes table rows from `rows`;
+`tests/docs/test_conformance.py` finds what no test covers.
 """
 
 import re
@@ -16,8 +16,8 @@ TEXT = conformance_statement(Config())
 
 Function = TypeVar("Function", bound=Callable)
 
-asked_words: list[str] = []
-asked_tables: set[tuple[str, str]] = set()
+covered_texts: list[str] = []
+covered_tables: set[tuple[str, str]] = set()
 
 
 @dataclass
@@ -30,12 +30,12 @@ class Table:
 
     @property
     def name(self) -> tuple[str, str]:
-        """What tells it from the others: its section and its first head."""
+        """Its section and first head, which identify it."""
         return self.section, self.heads[0]
 
 
 def _blocks() -> Iterator[tuple[str, str]]:
-    """Everything but headings, with the title of the section it stands in."""
+    """Yield section titles and blocks of text, without headings."""
     section = ""
     for block in TEXT.strip().split("\n\n"):
         if block.startswith("#"):
@@ -45,7 +45,7 @@ def _blocks() -> Iterator[tuple[str, str]]:
 
 
 def tables() -> list[Table]:
-    """The tables, in order."""
+    """Return the tables, in order."""
     found: list[Table] = []
     for section, block in _blocks():
         if block.startswith("|"):
@@ -55,21 +55,21 @@ def tables() -> list[Table]:
 
 
 def sentences() -> list[str]:
-    """The sentences outside of tables, each on one line, but for those that only introduce what follows."""
+    """Return the sentences outside of tables, each on one line, without those that end with a colon."""
     texts = [" ".join(block.split()) for _, block in _blocks() if not block.startswith("|")]
     found = [sentence for text in texts for sentence in re.split(r"(?<=[.:])\s+(?=[A-Z`])", text)]
     return [sentence for sentence in found if not sentence.endswith(":")]
 
 
 def rows(section: str, head: str) -> list[list[str]]:
-    """The rows of the tables with this first head in a section; they count as asked about."""
+    """Return the rows of the tables with this first head in a section, and mark them as covered."""
     found = [row for table in tables() if table.name == (section, head) for row in table.rows]
     assert found, f"the statement has no table {head!r} in section {section!r}"
-    asked_tables.add((section, head))
+    covered_tables.add((section, head))
     return found
 
 
-def asks(*words: str) -> Callable[[Function], Function]:
-    """Say that a test asks the server about the sentences with these words."""
-    asked_words.extend(words)
+def covers(*words: str) -> Callable[[Function], Function]:
+    """Mark the sentences with these words as covered by a test."""
+    covered_texts.extend(words)
     return lambda function: function

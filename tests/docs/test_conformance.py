@@ -1,6 +1,6 @@
-"""The conformance statement: equal to what the server says of itself, and every line of it asked by some test.
+"""The conformance statement equals the output of the server, and a test covers each sentence and table of it.
 
-The tests that ask are in the modules `test_conformance_*` beside this one.
+The modules `test_conformance_*` have these tests.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from pacs.dimse.messages.status import Service
 from tests.docs import statement
 
 ROOT = Path(__file__).parents[2]
-ASKING = (
+MODULES = (
     "networking",
     "limits",
     "storage",
@@ -32,23 +32,23 @@ ASKING = (
     "client",
 )
 
-NOT_ASKED = {
-    "structured after PS3.2": "of the document, not of the server",
-    "`pacs conformance` prints it from the tables that the server uses": "of the command: see the tests of this module",
-    "The client programs that come with it": "section 7 says it, and is asked",
+NOT_TESTED = {
+    "structured after PS3.2": "describes the document, not the server",
+    "`pacs conformance` prints it from the tables that the server uses": "describes the command: see below",
+    "The client programs that come with it": "section 7 describes them, and is tested",
     "More than 65,535 instances are refused with A701": "takes too long over the wire: tests/services/test_retrieve.py",
-    "The log contains no patient data": "no answer of the server: tests/cli/test_telemetry.py reads the log",
+    "The log contains no patient data": "is not visible in a response: tests/cli/test_telemetry.py reads the log",
 }
-"""Words of the statement that no test can ask a server about, and why."""
+"""Texts of the statement that no test can check on a server, with the reason."""
 
 
-def test_the_document_is_what_the_server_prints():
+def test_the_document_is_up_to_date():
     """`docs/conformance.md` is the output of `pacs conformance` for the defaults."""
     assert (ROOT / "docs" / "conformance.md").read_text("utf-8") == statement.TEXT
 
 
-def test_the_command_prints_it_for_its_configuration(tmp_path):
-    """`pacs conformance --config` speaks of the server that has this configuration."""
+def test_the_command_uses_its_configuration(tmp_path):
+    """`pacs conformance --config` describes a server with this configuration."""
     file = tmp_path / "config.toml"
     file.write_text(
         '[server]\nae_title = "MINE"\n[storage]\nduplicates = "reject"\n[limits]\nassociations = 7\n'
@@ -62,8 +62,8 @@ def test_the_command_prints_it_for_its_configuration(tmp_path):
     assert "| OTHER | strict | JPEG Baseline (Process 1) | 3 | find | none | no |" in printed
 
 
-def test_the_words_are_about_the_tables_of_the_code():
-    """No key of the configuration, switch, negotiated byte or service is without its words, nor the other way round."""
+def test_the_texts_match_the_tables_of_the_code():
+    """Each configuration key, switch, negotiated byte and service has a text, and each text belongs to one."""
     assert set(wording.LIMITS) == set(LimitsSection.model_fields)
     assert set(wording.COMMITMENT) == set(CommitmentSection.model_fields)
     assert set(wording.REASONS) == set(FailureReason)
@@ -73,26 +73,26 @@ def test_the_words_are_about_the_tables_of_the_code():
 
 
 @pytest.fixture(scope="module")
-def asked():
-    """The words and tables that tests ask about."""
-    for name in ASKING:
+def covered():
+    """The texts that tests cover."""
+    for name in MODULES:
         importlib.import_module(f"tests.docs.test_conformance_{name}")
-    return [*statement.asked_words, *NOT_ASKED]
+    return [*statement.covered_texts, *NOT_TESTED]
 
 
 @pytest.mark.parametrize("sentence", statement.sentences())
-def test_every_sentence_is_asked_about(asked, sentence):
-    """Each sentence has words that a test asks about, or that are excused with a reason."""
-    assert [each for each in asked if each in sentence], f"no test asks about: {sentence}"
+def test_every_sentence_is_covered(covered, sentence):
+    """By a test, or by a reason why there is none."""
+    assert [each for each in covered if each in sentence], f"no test covers: {sentence}"
 
 
 @pytest.mark.parametrize("name", sorted({table.name for table in statement.tables()}), ids=" ".join)
-def test_every_table_is_asked_about(asked, name):
-    """Each table is taken row by row by some test."""
-    assert name in statement.asked_tables
+def test_every_table_is_covered(covered, name):
+    """Row by row."""
+    assert name in statement.covered_tables
 
 
-def test_what_is_asked_about_is_said(asked):
-    """No test asks about words that the statement does not have any more."""
+def test_every_covered_text_exists(covered):
+    """No test covers a text that the statement no longer has."""
     text = " ".join(statement.TEXT.split())
-    assert [each for each in asked if each not in text] == []
+    assert [each for each in covered if each not in text] == []

@@ -1,4 +1,4 @@
-"""What the conformance statement says of character sets (section 4), asked of a running server."""
+"""Checks section 4 of the conformance statement (character sets) on a running server."""
 
 import struct
 
@@ -7,14 +7,14 @@ import pytest
 from pacs.testing import serving, uid
 from tests import raw
 from tests.archives import identifier
-from tests.docs.asking import COMMENT, CT, FIND, Asker, store
-from tests.docs.statement import asks, rows
+from tests.docs.requests import COMMENT, CT, FIND, Requestor, store
+from tests.docs.statement import covers, rows
 from tests.raw import IMPLICIT
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """A server with whatever the tests store in it."""
+    """A server for all tests of the module."""
     with serving(tmp_path_factory.mktemp("query")) as running:
         yield running
 
@@ -30,18 +30,18 @@ CODECS = {
     "87": ("iso2022_jp", "山田"), "159": ("iso2022_jp_2", "丂"), "149": ("euc-kr", "홍길동"),
     "58": ("gb2312", "王小东"),
 }  # fmt: skip
-"""What can be written in a character set, by its number: how Python calls it, and a name."""
+"""Python codec and a name for each character set, by its number."""
 
 ESCAPES = {
     "100": b"\x1b-A", "101": b"\x1b-B", "109": b"\x1b-C", "110": b"\x1b-D", "144": b"\x1b-L", "127": b"\x1b-G",
     "126": b"\x1b-F", "138": b"\x1b-H", "148": b"\x1b-M", "203": b"\x1b-b", "166": b"\x1b-T", "13": b"\x1b)I",
     "149": b"\x1b$)C", "58": b"\x1b$)A",
 }  # fmt: skip
-"""The escape sequences of PS3.3 C.12.1.1.2; Python writes those of 87 and 159 itself."""
+"""The escape sequences of PS3.3 C.12.1.1.2; the codecs of 87 and 159 write their own."""
 
 
 def written(term: str) -> tuple[str, bytes, str]:
-    """(0008,0005) for a Defined Term, a name in it, and the name as text."""
+    """Return (0008,0005) for a Defined Term, a name in it, and the name as text."""
     number = term.rsplit(maxsplit=1)[-1]
     codec, name = CODECS[number]
     if not term.startswith("ISO 2022"):
@@ -50,13 +50,13 @@ def written(term: str) -> tuple[str, bytes, str]:
 
 
 def element(tag: int, content: bytes) -> bytes:
-    """An element in Implicit VR Little Endian."""
+    """Return an element in Implicit VR Little Endian."""
     content += b" " * (len(content) % 2)
     return struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(content)) + content
 
 
 def named(term: str, name: bytes, number: int) -> tuple[bytes, str]:
-    """An instance whose patient has this name, in this character set, and its SOP Instance UID."""
+    """Return an instance with this Patient's Name and character set, and its SOP Instance UID."""
     own = uid(f"charset {number}")
     values = {
         0x00080005: term.encode(), 0x00080016: CT.encode(), 0x00080018: own.encode(), 0x00100010: name,
@@ -68,10 +68,10 @@ def named(term: str, name: bytes, number: int) -> tuple[bytes, str]:
     return b"".join(element(tag, each) for tag, each in encoded.items()), own
 
 
-@asks("Requests and stored values are decoded by their own Specific Character Set")
+@covers("Requests and stored values are decoded by their own Specific Character Set")
 @pytest.mark.parametrize("term", [row[0] for row in rows("4. Character sets", "Specific Character Set")])
 def test_every_character_set_in_requests_and_instances(archive, term):
-    """A name stored in it is found by the name in UTF-8; a name stored in UTF-8 is found by the name in it."""
+    """A name stored in it matches a key in UTF-8, and vice versa."""
     number = rows("4. Character sets", "Specific Character Set").index([term])
     stated, name, as_text = written(term)
     for place, (charset, content) in enumerate([(stated, name), ("ISO_IR 192", as_text.encode())]):
@@ -80,14 +80,14 @@ def test_every_character_set_in_requests_and_instances(archive, term):
         assert answer.status == 0x0000, answer.text(COMMENT)
     for asked, key in (("ISO_IR 192", as_text.encode()), (stated, name), (stated.replace(" ", "-"), name)):
         query = element(0x00080005, asked.encode()) + identifier("STUDY") + element(0x00100010, key)
-        with Asker(archive.port) as asker:
-            *pending, final = asker.ask(raw.C_FIND, FIND, query + element(0x00100020, b"CS*"))
+        with Requestor(archive.port) as requestor:
+            *pending, final = requestor.ask(raw.C_FIND, FIND, query + element(0x00100020, b"CS*"))
         found = {each.dataset().PatientID for each in pending}
         assert final.status == 0x0000
         assert {f"CS{2 * number}", f"CS{2 * number + 1}"} <= found, asked
 
 
-@asks("Bytes that are invalid in the stated character set")
+@covers("Bytes that are invalid in the stated character set")
 @pytest.mark.parametrize(
     ("stated", "stored", "name"),
     [
@@ -98,16 +98,18 @@ def test_every_character_set_in_requests_and_instances(archive, term):
     ],
 )
 def test_bytes_in_no_stated_character_set(archive, stated, stored, name):
-    """UTF-8 if they can be, else Latin-1."""
+    """They are decoded as UTF-8 if valid, else as Latin-1."""
     number = 500 + [*"UUAN"].index(name.split("^")[1][0]) + ("ü" in name)
     data, own = named(stated, stored, number)
     assert store(archive.port, data, syntax=IMPLICIT, sop_class=CT, instance=own).status == 0x0000
-    with Asker(archive.port) as asker:
-        (found,) = asker.found("STUDY", SpecificCharacterSet="ISO_IR 192", PatientName=name, PatientID=f"CS{number}")
+    with Requestor(archive.port) as requestor:
+        (found,) = requestor.found(
+            "STUDY", SpecificCharacterSet="ISO_IR 192", PatientName=name, PatientID=f"CS{number}"
+        )
     assert found.PatientName == name
 
 
-@asks("A response is written without a character set if it is ASCII")
+@covers("A response is written without a character set if it is ASCII")
 @pytest.mark.parametrize(
     ("name", "asked", "answered"),
     [
@@ -119,11 +121,11 @@ def test_bytes_in_no_stated_character_set(archive, stated, stored, name):
     ],
 )
 def test_the_character_set_of_an_answer(archive, name, asked, answered):
-    """None, the requester's, Latin-1 or UTF-8: the first that can hold the answer."""
+    """The first of none, the requestor's, Latin-1 and UTF-8 that can represent the match."""
     number = 600 + len(name)
     data, own = named("ISO_IR 192", name.encode(), number)
     store(archive.port, data, syntax=IMPLICIT, sop_class=CT, instance=own)
-    with Asker(archive.port) as asker:
-        (found,) = asker.found("STUDY", SpecificCharacterSet=asked, PatientID=f"CS{number}", PatientName="")
+    with Requestor(archive.port) as requestor:
+        (found,) = requestor.found("STUDY", SpecificCharacterSet=asked, PatientID=f"CS{number}", PatientName="")
     assert found.get("SpecificCharacterSet") == answered
     assert found.PatientName == name

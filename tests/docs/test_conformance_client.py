@@ -1,4 +1,4 @@
-"""What the conformance statement says of the client (section 7), seen by the server that it calls."""
+"""Checks section 7 of the conformance statement (client) from the server side."""
 
 import socket
 from copy import deepcopy
@@ -13,8 +13,8 @@ from pacs.dimse.association.proposals import CONVERTED_INTO
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
 from pacs.testing import Fault, storing, study, write
 from tests.client.scripted import answer, deliver, report, scripted
-from tests.docs.asking import CT, FIND, GET, MOVE, VERIFICATION
-from tests.docs.statement import asks
+from tests.docs.requests import CT, FIND, GET, MOVE, VERIFICATION
+from tests.docs.statement import covers
 from tests.programs import free_port
 from tests.raw import IMPLICIT, associate_rq
 
@@ -26,18 +26,18 @@ RLE = "1.2.840.10008.1.2.5"
 
 @pytest.fixture
 def called(pacs_server):
-    """A server with a study, which sees who calls it and how."""
+    """A server with a study that records its associations."""
     pacs_server.add(DATASETS)
     return pacs_server
 
 
-@asks(
+@covers(
     "`pacs.client`, and the commands `pacs echo`",
     "SCU of Verification, of Query/Retrieve, of Storage",
     "It proposes no asynchronous operations and no user identity",
 )
-def test_it_is_scu_of_all_services_under_a_title_of_its_own(called, tmp_path):
-    """Each verb proposes its service; and while it moves it is SCP of Storage."""
+def test_the_client_is_scu_of_all_services_with_its_own_ae_title(called, tmp_path):
+    """Each operation proposes its service; during a C-MOVE the client is SCP of Storage."""
     port = free_port()
     called.add_peer("PACSCU", "127.0.0.1", port)
     client.echo(called.address)
@@ -51,20 +51,20 @@ def test_it_is_scu_of_all_services_under_a_title_of_its_own(called, tmp_path):
     assert {each.calling_ae_title for each in called.received.associations} == {"PACSCU"}
 
 
-@asks("Its AE title is PACSCU unless another one is given")
-def test_its_title_can_be_said(called):
-    """Where the peer is."""
+@covers("Its AE title is PACSCU unless another one is given")
+def test_the_ae_title_can_be_set(called):
+    """In the peer."""
     client.echo(client.Peer.parse(called.address, calling_ae_title="SOMEBODY"))
     assert called.received.associations[0].calling_ae_title == "SOMEBODY"
 
 
-@asks(
+@covers(
     "it listens on the address from which the archive is reached",
     "A receiver without a C-MOVE",
     "the user may allow other senders",
 )
-def test_only_the_archive_sends_and_by_the_title_it_was_given(called, tmp_path):
-    """Another host and another title are rejected while a move runs; others get in where that is said."""
+def test_only_the_archive_may_send_to_the_receiver(called, tmp_path):
+    """During a C-MOVE another host or called AE title is rejected, unless it is allowed."""
     port, kinds = free_port(), []
     called.add_peer("PACSCU", "127.0.0.1", port)
 
@@ -95,18 +95,18 @@ ACCEPTED, REJECTED = b"\2", b"\3"
 
 
 def answered(port, origin, title):
-    """The type of the PDU that answers an association request from an address of this machine."""
+    """Return the type of the PDU that answers an association request from an address of this machine."""
     with socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(origin, 0)) as connection:
         connection.sendall(associate_rq([(1, VERIFICATION, [IMPLICIT])], called=title))
         return connection.recv(1)
 
 
-@asks(
+@covers(
     "The same holds while it waits for a report of storage commitment",
     "A report of storage commitment is compared with its request",
 )
-def test_a_report_is_taken_from_the_peer_and_held_against_its_request(tmp_path):
-    """What it does not name has failed, and who is not the peer cannot associate to report."""
+def test_a_report_is_compared_with_its_request(tmp_path):
+    """Instances that it does not name have failed, and only the peer can associate to report."""
     port, kinds = free_port(), []
     one, two = (client.Reference(CT, uid) for uid in ("1.2.3", "1.2.4"))
 
@@ -123,14 +123,14 @@ def test_a_report_is_taken_from_the_peer_and_held_against_its_request(tmp_path):
     assert (done.committed, done.unreported, kinds) == ((one,), (two,), [REJECTED])
 
 
-@asks(
+@covers(
     "An instance that is received again with other content",
     "each instance counts once",
     "Timeouts begin again",
     "a Pending response",
 )
-def test_what_comes_again_and_what_says_nothing(tmp_path):
-    """Other content is C011 and a failure; a repeat stands for nothing else; Pending to a C-ECHO ends it."""
+def test_repeated_instances_and_meaningless_responses(tmp_path):
+    """Other content is refused with C011; a repetition counts once; Pending for a C-ECHO aborts."""
     port, refused, other = free_port(), [], deepcopy(DATASETS[0])
     other.PatientName = "SOMEBODY^ELSE"
     batches = [[DATASETS[0], other], [DATASETS[0]], []]
@@ -161,11 +161,11 @@ def test_what_comes_again_and_what_says_nothing(tmp_path):
     assert refused == [0xC011]
 
 
-@asks(
+@covers(
     "A C-FIND, C-MOVE or C-GET always has a Query/Retrieve Level", "Extended negotiation is proposed only if requested"
 )
-def test_there_is_always_a_level_and_extended_negotiation_where_it_is_said(called):
-    """That of the lowest key."""
+def test_level_and_extended_negotiation(called):
+    """By default that of the lowest key."""
     list(client.find(called.address, {"PatientID": "P1", "Modality": ""}))
     list(client.find(called.address, {"PatientID": "P1", "Modality": ""}, extended=["relational"]))
     assert [each.level for each in called.received.c_find] == ["SERIES", "SERIES"]
@@ -174,9 +174,9 @@ def test_there_is_always_a_level_and_extended_negotiation_where_it_is_said(calle
     assert second.extended[FIND][:1] == b"\1"
 
 
-@asks("If a loop over matches ends early")
-def test_who_has_seen_enough_cancels_and_waits_for_the_end(called, tmp_path):
-    """By leaving a loop, by a limit, by an exception."""
+@covers("If a loop over matches ends early")
+def test_an_early_end_sends_a_cancel_and_waits(called, tmp_path):
+    """After leaving the loop, a limit, or an exception."""
     called.faults.add(Fault("C-FIND", delay_each=0.05))
     for _ in client.find(called.address, {"SOPInstanceUID": ""}):
         break
@@ -193,9 +193,9 @@ def test_who_has_seen_enough_cancels_and_waits_for_the_end(called, tmp_path):
     assert {each.ended_by for each in called.received.associations} == {"A-RELEASE"}
 
 
-@asks("Instances are sent in the transfer syntax of their files, each transfer syntax in a context of its own")
-def test_instances_are_sent_as_they_lie_and_converted_only_among_native_syntaxes(called, tmp_path):
-    """Two contexts for a native one, of which the first has its own syntax alone."""
+@covers("Instances are sent in the transfer syntax of their files, each transfer syntax in a context of its own")
+def test_instances_are_converted_only_between_native_syntaxes(called, tmp_path):
+    """A native one has two contexts, the first with its own transfer syntax only."""
     native = study(patient_id="P2", series=1, instances=1)
     packed = study(patient_id="P3", series=1, instances=1, transfer_syntax=RLE)
     client.store(called.address, native, packed)
@@ -208,17 +208,17 @@ def test_instances_are_sent_as_they_lie_and_converted_only_among_native_syntaxes
         assert implicit.instances[0].transfer_syntax == own
 
 
-@asks("A refused instance does not end the operation")
-def test_a_refused_instance_ends_nothing(called, tmp_path):
-    """The others are stored."""
+@covers("A refused instance does not end the operation")
+def test_a_refused_instance_does_not_end_a_store(called, tmp_path):
+    """The other instances are stored."""
     called.faults.add(Fault("C-STORE", nth=2, status=0xA700))
     done = client.store(called.address, write(study(patient_id="P2", series=1, instances=3), tmp_path))
     assert (done.completed, [each.status for each in done.failed]) == (2, [0xA700])
 
 
-@asks("In a C-GET the SCP role is proposed for the given Storage SOP Classes")
-def test_a_get_takes_the_scp_role_for_what_may_come(called, tmp_path):
-    """For the usual classes, or those that are named."""
+@covers("In a C-GET the SCP role is proposed for the given Storage SOP Classes")
+def test_a_get_proposes_the_scp_role(called, tmp_path):
+    """For the common SOP Classes, or the given ones."""
     client.get(called.address, THE_STUDY, to=tmp_path / "usual")
     client.get(called.address, THE_STUDY, to=tmp_path / "named", sop_classes=[CT])
     usual, named = called.received.associations
@@ -226,9 +226,9 @@ def test_a_get_takes_the_scp_role_for_what_may_come(called, tmp_path):
     assert dict(named.roles) == {CT: (False, True)}
 
 
-@asks("Retrieved instances are stored as they are received, with every element")
-def test_what_comes_is_kept_with_every_element(called, tmp_path):
-    """In the transfer syntax it came in, private elements too."""
+@covers("Retrieved instances are stored as they are received, with every element")
+def test_received_instances_are_stored_with_every_element(called, tmp_path):
+    """In the received transfer syntax, with private elements."""
     (dataset,) = study(patient_id="P7", series=1, instances=1, transfer_syntax=RLE)
     dataset.private_block(0x0011, "PACS TEST", create=True).add_new(1, "LO", "kept")
     called.add(dataset)
@@ -238,9 +238,9 @@ def test_what_comes_is_kept_with_every_element(called, tmp_path):
     assert {element.tag: element.value for element in kept} == {element.tag: element.value for element in dataset}
 
 
-@asks("An instance of another study, series or UID than was requested")
-def test_what_nobody_asked_for_is_refused_and_not_kept(called, tmp_path):
-    """0124, by the sender's account of it; a stranger sends it while a move runs."""
+@covers("An instance of another study, series or UID than was requested")
+def test_instances_that_were_not_requested_are_refused(called, tmp_path):
+    """With 0124; another sender sends it during a C-MOVE."""
     port = free_port()
     called.add_peer("PACSCU", "127.0.0.1", port)
     stranger = study(patient_id="P9", series=1, instances=1)
@@ -256,10 +256,10 @@ def test_what_nobody_asked_for_is_refused_and_not_kept(called, tmp_path):
     assert done.unasked == 1
 
 
-@asks("A retrieve fails if its status is neither success nor a warning")
+@covers("A retrieve fails if its status is neither success nor a warning")
 @pytest.mark.parametrize("fault", [{"status": 0xC123}, {"fail": 2}], ids=str)
-def test_a_retrieve_fails_by_status_and_by_a_failed_instance(called, tmp_path, fault):
-    """Whatever came is kept."""
+def test_a_retrieve_fails_by_status_or_a_failed_instance(called, tmp_path, fault):
+    """The received instances are kept."""
     port = free_port()
     called.add_peer("PACSCU", "127.0.0.1", port)
     called.faults.add(Fault("C-MOVE", **fault))
@@ -267,8 +267,8 @@ def test_a_retrieve_fails_by_status_and_by_a_failed_instance(called, tmp_path, f
         client.move_and_store(called.address, THE_STUDY, to=tmp_path, port=port, wait=1)
 
 
-def test_a_retrieve_fails_where_less_comes_than_was_announced(called, tmp_path):
-    """The server says success: it has our AE title in its table, with the port of somebody else."""
+def test_a_retrieve_fails_with_fewer_instances_than_reported(called, tmp_path):
+    """The server reports success, but our AE title has the port of another receiver there."""
     with storing("PACSCU") as other:
         called.add_peer("PACSCU", other.host, other.port)
         with pytest.raises(OperationFailed, match="6 more than arrived here"):

@@ -1,4 +1,4 @@
-"""What the conformance statement says of storage commitment (section 3.6), asked of running servers."""
+"""Checks section 3.6 of the conformance statement (storage commitment) on running servers."""
 
 import os
 import time
@@ -15,8 +15,8 @@ from tests import raw
 from tests.archives import take_in
 from tests.committing import CT, PUSH_MODEL, Requester, action, references, request, requester, some_uid
 from tests.dimse.test_commitment import ask, eventually, is_done
-from tests.docs.asking import COMMENT, ELEMENT, VERIFICATION, Asker, role, user_items
-from tests.docs.statement import asks, rows
+from tests.docs.requests import COMMENT, ELEMENT, VERIFICATION, Requestor, role, user_items
+from tests.docs.statement import covers, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
 DATASETS = study(series=1, instances=2)
@@ -32,7 +32,7 @@ LATER = {"commitment.same_association_seconds": 0, "commitment.first_retry_secon
 
 @contextmanager
 def having(folder, *peers, **settings):
-    """A server with two instances, these peers and settings; what it publishes is in `.published`."""
+    """Run a server with two instances, these peers and settings; its events are in `.published`."""
     rows = [each.row for each in peers]
     with serving(folder / "pacs", {"peers": rows, **LATER, **settings}) as archive:
         archive.published = []
@@ -43,7 +43,7 @@ def having(folder, *peers, **settings):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """The report on what is stored, and the server that gave it."""
+    """The report on the stored instances, and its server."""
     peer = requester()
     with having(tmp_path_factory.mktemp("told"), peer) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -53,7 +53,7 @@ def told(tmp_path_factory):
 # --- requests ----------------------------------------------------------------------------------------------------
 
 
-@asks(
+@covers(
     "Conformant to PS3.4 Annex J as SCP of the Push Model",
     "An N-ACTION is answered with 0000 as soon as the request is durable",
     "Its transaction is active until the report is acknowledged or given up, across restarts",
@@ -61,7 +61,7 @@ def told(tmp_path_factory):
     "A Transaction UID can be used again after its transaction ended",
 )
 def test_a_transaction_is_active_until_it_is_reported(tmp_path):
-    """Refused while it is active, also after a restart; reported then, and taken again."""
+    """The same UID is refused meanwhile, also after a restart, and accepted after the report."""
     peer = requester()
     with having(tmp_path, peer) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -78,12 +78,12 @@ def test_a_transaction_is_active_until_it_is_reported(tmp_path):
 # --- verification ------------------------------------------------------------------------------------------------
 
 
-@asks(
+@covers(
     "The server commits to an instance if it is stored under the SOP Class of the reference",
     "An instance is not committed to for one of these reasons",
 )
-def test_there_is_commitment_to_what_is_whole(told):
-    """Every instance that is stored and whole; the overview names the service."""
+def test_complete_instances_are_committed(told):
+    """Section 1 names the service."""
     name, *rest = rows("1. Overview", "SOP Class")[-2]
     assert (name, rest) == ("Storage Commitment Push Model SOP Class", [PUSH_MODEL, "no", "yes"])
     report, _ = told
@@ -91,7 +91,7 @@ def test_there_is_commitment_to_what_is_whole(told):
 
 
 def nothing(_archive, _monkeypatch):
-    """Nothing is done."""
+    """Do nothing."""
 
 
 def damage(archive, _monkeypatch):
@@ -101,7 +101,7 @@ def damage(archive, _monkeypatch):
 
 
 def no_sync(archive, monkeypatch):
-    """A disk that does not take what is synced."""
+    """Make fsync fail."""
 
     def refuse(*_arguments):
         raise OSError(28, "No space left on device")
@@ -116,12 +116,12 @@ REASONS = {
     "0122": (nothing, (PRIVATE, some_uid(2))),
     "0213": (no_sync, STORED[0]),
 }
-"""What is done to a server, and which reference fails then."""
+"""Damages to a server, and the reference that fails after each."""
 
 
 @pytest.mark.parametrize("row", rows("Verification", "failure reason"), ids=lambda row: row[0])
 def test_every_failure_reason(tmp_path, monkeypatch, row):
-    """Each comes from its cause."""
+    """Each follows from its cause."""
     cause, asked = REASONS[row[0]]
     peer = requester()
     with having(tmp_path, peer) as archive, peer.listening():
@@ -131,9 +131,9 @@ def test_every_failure_reason(tmp_path, monkeypatch, row):
     assert (report.event_type, report.failed) == (2, [(*asked, int(row[0], 16))])
 
 
-@asks("Each transaction is verified once")
-def test_no_file_is_read_again_for_a_report_that_is_repeated(tmp_path):
-    """It says the same though the bytes of a file, not its size, change meanwhile."""
+@covers("Each transaction is verified once")
+def test_a_repeated_report_reads_no_file_again(tmp_path):
+    """It is the same although the bytes of a file, not its size, have changed."""
     peer = requester(answers=[0x0110])
     with having(tmp_path, peer, **{"commitment.first_retry_seconds": 1}) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -142,9 +142,9 @@ def test_no_file_is_read_again_for_a_report_that_is_repeated(tmp_path):
         assert peer.report().dataset == first.dataset
 
 
-@asks("Before each attempt to send the report the server checks that the committed instances are still stored")
-def test_a_report_that_is_repeated_does_not_say_what_is_true_no_more(tmp_path):
-    """One is deleted and one is cut short while the peer is asked to wait."""
+@covers("Before each attempt to send the report the server checks that the committed instances are still stored")
+def test_a_repeated_report_is_checked_again(tmp_path):
+    """One file is deleted and one truncated before the next attempt."""
     peer = requester(answers=[0x0110])
     with having(tmp_path, peer, **{"commitment.first_retry_seconds": 1}) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -156,24 +156,24 @@ def test_a_report_that_is_repeated_does_not_say_what_is_true_no_more(tmp_path):
         assert peer.report().failed == [(*STORED[0], 0x0112), (*STORED[1], 0x0110)]
 
 
-@asks("It can be retrieved by C-MOVE and C-GET from the Retrieve AE Title of the report")
-def test_what_is_committed_is_retrieved_from_where_the_report_says(told):
-    """The AE title is ours, and a C-GET finds the instance."""
+@covers("It can be retrieved by C-MOVE and C-GET from the Retrieve AE Title of the report")
+def test_committed_instances_can_be_retrieved(told):
+    """The AE title is that of the server, and a C-GET finds the instance."""
     report, archive = told
     assert report.dataset.RetrieveAETitle == archive.config.server.ae_title
     uids = {"SeriesInstanceUID": DATASETS[0].SeriesInstanceUID, "SOPInstanceUID": STORED[0][1]}
-    with Asker(archive.port) as asker:
-        final = asker.get("IMAGE", StudyInstanceUID=DATASETS[0].StudyInstanceUID, **uids)[-1]
-    assert final.number(0x1022) == 1  # found, though there is no context here to send it in
+    with Requestor(archive.port) as requestor:
+        final = requestor.get("IMAGE", StudyInstanceUID=DATASETS[0].StudyInstanceUID, **uids)[-1]
+    assert final.number(0x1022) == 1  # found, but there is no presentation context for it
 
 
-@asks("A committed instance is kept until an operator deletes it")
-def test_no_request_deletes_what_is_committed(told):
-    """There is no operation that deletes, and one that is sent again with other content is refused."""
+@covers("A committed instance is kept until an operator deletes it")
+def test_no_request_deletes_a_committed_instance(told):
+    """No operation deletes it, and another C-STORE with other content is refused."""
     report, archive = told
     (other, _) = study(series=1, instances=2, StudyDescription="OTHER")
-    with Asker(archive.port) as asker:
-        assert asker.ask(0x0150, VERIFICATION, None)[0].status == 0x0211
+    with Requestor(archive.port) as requestor:
+        assert requestor.ask(0x0150, VERIFICATION, None)[0].status == 0x0211
     with Raw(archive.port) as client:
         client.associate((1, CT, [EXPLICIT]))
         extra = [raw.element(0x1000, other.SOPInstanceUID.encode())]
@@ -185,12 +185,12 @@ def test_no_request_deletes_what_is_committed(told):
 # --- reports -----------------------------------------------------------------------------------------------------
 
 
-@asks(
+@covers(
     "An N-EVENT-REPORT has Event Type ID 1 if the server commits to every instance, else 2",
     "Every reference of the request is in one of its two sequences",
 )
-def test_every_reference_is_reported_as_often_as_it_was_named(tmp_path):
-    """Also the same one twice, committed to or not."""
+def test_every_reference_is_reported_as_often_as_named(tmp_path):
+    """Also if it was named twice."""
     peer = requester()
     unknown = (CT, some_uid(1))
     with having(tmp_path, peer) as archive, peer.listening():
@@ -203,9 +203,9 @@ def test_every_reference_is_reported_as_often_as_it_was_named(tmp_path):
     assert (alone.event_type, "ReferencedSOPSequence" in alone.dataset) == (2, False)
 
 
-@asks("The report is sent on the association of the request, once that has been idle")
-def test_who_waits_is_told_on_the_association_of_the_request(tmp_path):
-    """Not before the time is over."""
+@covers("The report is sent on the association of the request, once that has been idle")
+def test_an_idle_association_receives_the_report(tmp_path):
+    """Not before the configured time."""
     peer = requester()
     wait = {"commitment.same_association_seconds": 0.3}
     with having(tmp_path, **wait) as archive, peer.associated(archive.port) as association:
@@ -215,14 +215,14 @@ def test_who_waits_is_told_on_the_association_of_the_request(tmp_path):
         assert time.monotonic() - began >= 0.3
 
 
-@asks(
+@covers(
     "If that association has ended, does not become idle, or the response to the report on it is not 0000",
     "The new association is requested from the peer of the table of peers that has the calling AE title",
     "A peer that does not accept this role receives no report",
 )
 @pytest.mark.parametrize("accepts", [True, False])
-def test_who_has_released_is_called(tmp_path, accepts):
-    """By our AE title, as SCP; and without that role nothing is sent."""
+def test_a_new_association_is_requested_after_a_release(tmp_path, accepts):
+    """With the AE title of the server and the SCP role; without that role nothing is sent."""
     peer = requester(accepts_role=accepts)
     settings = {"commitment.same_association_seconds": 0.2}
     with having(tmp_path, peer, **settings) as archive, peer.listening():
@@ -235,12 +235,12 @@ def test_who_has_released_is_called(tmp_path, accepts):
             assert peer.reports.empty()
 
 
-@asks(
+@covers(
     "A report that was answered with 0000 is not sent again",
     "A report with another response, or without one, is sent again after a pause",
 )
-def test_a_report_is_sent_until_it_is_taken(tmp_path):
-    """Three times, of which the last is answered with 0000."""
+def test_a_report_is_sent_until_acknowledged(tmp_path):
+    """Three attempts, the last one answered with 0000."""
     peer = requester(answers=[0x0110, 0x0213])
     with having(tmp_path, peer) as archive, peer.listening():
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -250,12 +250,12 @@ def test_a_report_is_sent_until_it_is_taken(tmp_path):
     assert peer.reports.empty()
 
 
-@asks(
+@covers(
     "Other transactions of that peer wait as well",
     "A start of the server ends all pauses",
 )
-def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
-    """Two transactions, one attempt; after a restart both are reported."""
+def test_other_transactions_wait_until_a_restart(tmp_path):
+    """Two transactions have one attempt; after a restart both are reported."""
     peer = requester()
     slow = {"commitment.first_retry_seconds": 3600}
     with having(tmp_path, peer, **slow) as archive:
@@ -270,9 +270,9 @@ def test_others_wait_with_it_and_a_start_ends_that(tmp_path):
         assert {peer.report().transaction for _ in range(2)} == {"1.2.0", "1.2.1"}
 
 
-@asks("A report that is given up is logged, with what the operator can do")
-def test_what_is_given_up_is_said(tmp_path):
-    """An AE that is no peer: the line says how it becomes one."""
+@covers("A report that is given up is logged, with what the operator can do")
+def test_a_given_up_report_is_logged(tmp_path):
+    """For an unlisted AE the log line says how to list it."""
     peer = requester()
     with having(tmp_path, **{"commitment.give_up_seconds": 0.2}) as archive:
         assert peer.ask(archive.port, STORED) == 0x0000
@@ -282,9 +282,9 @@ def test_what_is_given_up_is_said(tmp_path):
     assert sentence.endswith("reports given up: 1")
 
 
-@asks("An AE title that is not in the table of peers cannot be connected to")
-def test_titles_that_are_no_peers_share_a_tenth(tmp_path):
-    """The second of two is refused where ten are active in all, and a peer is not."""
+@covers("An AE title that is not in the table of peers cannot be connected to")
+def test_unlisted_ae_titles_share_a_tenth(tmp_path):
+    """With a limit of ten the second one is refused, but not one of a peer."""
     peer = requester()
     with having(tmp_path, peer, **{"commitment.active": 10}) as archive:
         found = []
@@ -295,7 +295,7 @@ def test_titles_that_are_no_peers_share_a_tenth(tmp_path):
 
 
 def refused(folder, limit, *asked):
-    """The statuses of requests to a server with one limit of 2."""
+    """Return the statuses of requests to a server with one limit of 2."""
     peers = [Requester(1, title) for title in sorted({calling for calling, _ in asked})]
     with having(folder, *peers, **{limit: 2}) as archive:
         found = []
@@ -310,16 +310,16 @@ LIMITED = {
     "commitment.active_per_peer": [("ONE", action(STORED, f"1.2.{number}")) for number in range(3)],
     "commitment.active": [(f"N{number}", action(STORED)) for number in range(3)],
 }
-"""Requests of which the last is one too many where a limit is 2."""
+"""Requests of which the last exceeds a limit of 2."""
 
 ELSEWHERE = {"commitment.first_retry_seconds", "commitment.longest_retry_seconds", "commitment.give_up_seconds",
              "commitment.same_association_seconds"}  # fmt: skip
-"""Times, which the tests of this module and of the schedule's own in tests/services ask about."""
+"""Times, which other tests here and in tests/services cover."""
 
 
 @pytest.mark.parametrize("row", rows("Reports", "limit"), ids=lambda row: row[0])
 def test_every_limit(tmp_path, row):
-    """It is the default, and one more than it allows is refused with 0213."""
+    """The default is in the table, and one above a limit is refused with 0213."""
     section, key = row[0].split(".")
     assert float(row[1]) == float(getattr(getattr(Config(), section), key))
     if row[0] in ELSEWHERE:
@@ -332,13 +332,13 @@ def test_every_limit(tmp_path, row):
 
 
 def asked_of(folder, dataset, **options):
-    """The response to a request."""
+    """Return the response to a request."""
     with having(folder) as archive, Raw(archive.port) as client:
         return ask(client, dataset, **options)
 
 
 def twice(folder):
-    """The response to a request whose Transaction UID is active."""
+    """Return the response to a request whose Transaction UID is active."""
     with having(folder) as archive:
         responses = []
         for _ in range(2):
@@ -348,13 +348,13 @@ def twice(folder):
 
 
 def too_many(folder):
-    """The response to a request for more than is taken."""
+    """Return the response to a request with too many instances."""
     with having(folder, **{"commitment.instances": 1}) as archive, Raw(archive.port) as client:
         return ask(client, action(STORED))
 
 
 def without_index(folder):
-    """The response of a server whose table is gone."""
+    """Return the response of a server without the table of transactions."""
     with having(folder) as archive, Raw(archive.port) as client:
         with archive.index.write() as connection:
             connection.execute(text("ALTER TABLE commitment RENAME TO gone"))
@@ -373,14 +373,14 @@ PROVOKED = {
     "0131": [twice],
     "0213": [too_many, without_index],
 }
-"""How each status is provoked, as often as it stands in the table."""
+"""The causes of each status, one for each row of the table."""
 
 INTERNAL_ERROR = "An internal error of the server, see its log."
 
 
 @pytest.mark.parametrize("code", sorted({row[0] for row in rows(SECTION, "status")}))
 def test_every_status(tmp_path, code):
-    """Each comes from its cause, with the related fields that the table tells."""
+    """Each follows from its cause, with the related fields of the table."""
     told = [row[2] for row in rows(SECTION, "status") if row[0] == code and row[1] != INTERNAL_ERROR]
     assert len(told) == len(PROVOKED[code])
     for place, (related, provoke) in enumerate(zip(told, PROVOKED[code], strict=True)):
@@ -391,7 +391,7 @@ def test_every_status(tmp_path, code):
 
 
 def test_roles_for_storage_commitment_are_not_answered(told):
-    """As the statement says of all SOP Classes but Storage's (section 2.3)."""
+    """As section 2.3 says of all SOP Classes except Storage."""
     _, archive = told
     with Raw(archive.port) as client:
         accept = client.associate((1, PUSH_MODEL, [IMPLICIT]), extra=role(PUSH_MODEL, 0, 1))

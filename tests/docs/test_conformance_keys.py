@@ -1,4 +1,4 @@
-"""What the conformance statement says of keys and answers of queries (section 3.3), asked of a running server."""
+"""Checks the keys and matches in section 3.3 of the conformance statement on a running server."""
 
 import struct
 
@@ -8,8 +8,8 @@ from pydicom import Dataset, Sequence
 from pacs.testing import serving, study, uid
 from tests import raw
 from tests.archives import identifier, take_in
-from tests.docs.asking import COMMENT, CT, FIND, MR, ROOTS, Asker, model, store
-from tests.docs.statement import asks, rows
+from tests.docs.requests import COMMENT, CT, FIND, MR, ROOTS, Requestor, model, store
+from tests.docs.statement import covers, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
 LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
@@ -27,7 +27,7 @@ VALUES = {
     "UC": ("Alpha", "Beta"), "UT": ("Alpha", "Beta"), "US": (7, 8), "US or SS": (7, 8), "UL": (7, 8), "FD": (7.5, 8.5),
     "FL": (7.5, 8.5),
 }  # fmt: skip
-"""What the first and the second instance hold, by VR; a sequence holds an item with a Code Value like an SH."""
+"""The values of the first and the second instance by VR; a sequence has an item with a Code Value."""
 
 COMPUTED = {
     "NumberOfPatientRelatedStudies": ("1", "2"), "NumberOfPatientRelatedSeries": ("1", "4"),
@@ -35,11 +35,11 @@ COMPUTED = {
     "NumberOfStudyRelatedSeries": ("1", "2"), "NumberOfStudyRelatedInstances": ("1", "4"),
     "NumberOfSeriesRelatedInstances": ("1", "2"), "AvailableTransferSyntaxUID": (EXPLICIT, IMPLICIT),
 }  # fmt: skip
-"""What is made from what is stored; in the instances themselves stands nonsense."""
+"""The computed attributes; the instances have wrong values for them."""
 
 
 def value(keyword: str, vr: str, which: int) -> object:
-    """What one of the two instances answers for a key."""
+    """Return the value of a key in one of the two instances."""
     if keyword in COMPUTED:
         return COMPUTED[keyword][which]
     if keyword in OWN[which]:
@@ -48,7 +48,7 @@ def value(keyword: str, vr: str, which: int) -> object:
 
 
 def own(which: int) -> dict[str, str]:
-    """What an instance has to be, whatever its VR would make of it."""
+    """Return the values that an instance must have, whatever its VR."""
     sop_class, modality = ((CT, "CT"), (MR, "MR"))[which]
     uids = {keyword: uid(f"query {which} {keyword}") for keyword in UNIQUE.values()}
     return uids | {"PatientID": ("ONE", "TWO")[which], "SOPClassUID": sop_class, "Modality": modality}
@@ -58,14 +58,14 @@ OWN = [own(0), own(1)]
 
 
 def item(content: object) -> Sequence:
-    """A sequence of one item with this Code Value."""
+    """Return a sequence of one item with this Code Value."""
     inner = Dataset()
     inner.CodeValue = content
     return Sequence([inner])
 
 
 def instance(which: int) -> Dataset:
-    """One of the two instances."""
+    """Return one of the two instances."""
     made = Dataset()
     for _, keyword, _, vr, *_ in KEYS:
         found = value(keyword, vr, which) if keyword not in COMPUTED else VALUES[vr][which]
@@ -81,14 +81,14 @@ def instance(which: int) -> Dataset:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """A server with whatever the tests store in it."""
+    """A server for all tests of the module."""
     with serving(tmp_path_factory.mktemp("query")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):
-    """A server with the two instances, and beside the second one another of its series and of another study."""
+    """A server with the two instances, another one of the series of the second, and one of another study."""
     with serving(tmp_path_factory.mktemp("keyed")) as running:
         assert store(running.port, instance(0)).status == 0x0000
         for data in (instance(1), *beside(instance(1))):
@@ -97,7 +97,7 @@ def keyed(tmp_path_factory):
 
 
 def beside(second: Dataset) -> list[Dataset]:
-    """Bare instances around the second one: with it two studies of two series of two instances each."""
+    """Return instances that make, with the second one, two studies of two series of two instances each."""
     found = []
     for name in ("112", "121", "122", "211", "212", "221", "222"):
         bare = Dataset()
@@ -111,31 +111,31 @@ def beside(second: Dataset) -> list[Dataset]:
 
 
 @pytest.fixture(scope="module")
-def asker(keyed):
-    """An association on which one key is asked after the other."""
-    with Asker(keyed.port) as made:
+def requestor(keyed):
+    """An association for all queries."""
+    with Requestor(keyed.port) as made:
         yield made
 
 
 # --- models and levels -------------------------------------------------------------------------------------------
 
 
-@asks("Conformant to PS3.4 Annex C as SCP of C-FIND")
+@covers("Conformant to PS3.4 Annex C as SCP of C-FIND")
 @pytest.mark.parametrize("root", MODELS)
-def test_every_model_has_its_levels_and_no_others(asker, root):
-    """An entity of each level is found by its unique key; other levels, and none, are A900."""
+def test_every_model_has_its_levels_and_no_others(requestor, root):
+    """An entity of each level is found by its unique key; other levels, and no level, are A900."""
     assert set(MODELS) == set(ROOTS)
     for level in LEVELS:
         if level in MODELS[root]:
-            (found,) = asker.found(level, root, **{UNIQUE[level]: OWN[0][UNIQUE[level]]})
+            (found,) = requestor.found(level, root, **{UNIQUE[level]: OWN[0][UNIQUE[level]]})
             assert found.QueryRetrieveLevel == level
         else:
-            assert asker.status(level, root, **{UNIQUE[level]: ""}) == 0xA900
-    assert asker.status("", root, PatientID="") == 0xA900
+            assert requestor.status(level, root, **{UNIQUE[level]: ""}) == 0xA900
+    assert requestor.status("", root, PatientID="") == 0xA900
 
 
 def levels_of(level: str) -> list[tuple[str, str]]:
-    """The models that have the keys of a level, and the level they have them at."""
+    """Return the models with the keys of a level, and the level that has them."""
     folded = [(root, "STUDY" if (root, level) == ("Study Root", "PATIENT") else level) for root in MODELS]
     return [(root, at) for root, at in folded if at in MODELS[root]]
 
@@ -143,17 +143,17 @@ def levels_of(level: str) -> list[tuple[str, str]]:
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
-def found_by(asker, root: str, level: str, keyword: str, key: object, vr: str) -> list[Dataset]:
-    """The answers to a query by one key and the unique keys of its level, with FF00."""
+def found_by(requestor, root: str, level: str, keyword: str, key: object, vr: str) -> list[Dataset]:
+    """Return the matches of a query by one key and the unique keys of its level, with FF00."""
     asked = {UNIQUE[level]: "", keyword: item(key) if vr == "SQ" else key}
-    *pending, final = asker.find(level, root, **asked)
+    *pending, final = requestor.find(level, root, **asked)
     assert final.status == 0x0000, f"{final.status:04X} {final.text(COMMENT)}"
     assert {each.status for each in pending} <= {0xFF00}
     return [each.dataset() for each in pending]
 
 
 def returned(answer: Dataset, keyword: str, vr: str) -> str:
-    """The value of a key in an answer, as text."""
+    """Return the value of a key in a match, as text."""
     element = answer[keyword]
     return str(element.value[0].CodeValue if vr == "SQ" else element.value)
 
@@ -165,25 +165,25 @@ KINDS = {
     "list of UID": lambda content: [content, ["1.2.3", content]],
     "sequence": lambda content: [content],
 }
-"""The keys of each kind of matching that a stored value matches."""
+"""Makes keys of each kind of matching from a stored value."""
 
 
-@asks(
+@covers(
     "U is a unique, R a required and O an optional key",
     "In Study Root the keys of PATIENT belong to STUDY",
     "Required and optional keys are treated alike",
     "A key whose place is",
 )
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key[1])
-def test_every_key_is_matched_and_returned(asker, key):
-    """The entity with the value is found by each kind of matching, and in each model, and the value returned."""
+def test_every_key_is_matched_and_returned(requestor, key):
+    """Each kind of matching finds the entity in each model, and the value is returned."""
     level, keyword, tag, vr, _, kinds, _ = key
     content = value(keyword, vr, 0)
     (first, at), *others = levels_of(level)
     asked = [(first, at, each) for kind in kinds.split(", ") for each in KINDS[kind](content)]
     asked += [(root, its_own, content) for root, its_own in others]
     for root, its_own, each in asked:
-        answers = found_by(asker, root, its_own, keyword, each, vr)
+        answers = found_by(requestor, root, its_own, keyword, each, vr)
         assert [answer[UNIQUE[its_own]].value for answer in answers] == [OWN[0][UNIQUE[its_own]]], (root, each)
         assert returned(answers[0], keyword, vr) == str(content)
         assert int(tag[1:5] + tag[6:10], 16) == answers[0][keyword].tag
@@ -191,22 +191,22 @@ def test_every_key_is_matched_and_returned(asker, key):
 
 @pytest.fixture(scope="module")
 def universal(keyed):
-    """The answers at each level of a model to a query for everything, with every key of the level."""
+    """The matches at each level of a model for a query of everything, with every key of the level."""
     found = {}
     for level in LEVELS:
         root, at = levels_of(level)[-1 if level == "PATIENT" else 0]
         keys = {keyword: [] if vr == "SQ" else None for of, keyword, _, vr, *_ in KEYS if of == level}
-        with Asker(keyed.port) as asker:
-            *pending, final = asker.find(at, root, **({UNIQUE[at]: ""} | keys))
+        with Requestor(keyed.port) as requestor:
+            *pending, final = requestor.find(at, root, **({UNIQUE[at]: ""} | keys))
         assert (final.status, {each.status for each in pending}) == (0x0000, {0xFF00})
         found[level] = at, [each.dataset() for each in pending]
     return found
 
 
-@asks("Every key can be universal as well")
+@covers("Every key can be universal as well")
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key[1])
-def test_every_key_is_returned_when_it_is_universal(universal, key):
-    """Zero length finds everything; the answers have what the instances have, and zero length where that is nothing."""
+def test_every_universal_key_is_returned(universal, key):
+    """An empty key finds everything; a match has the stored value, or zero length."""
     level, keyword, _, vr, _, _, _ = key
     at, answers = universal[level]
     assert len(answers) == {"PATIENT": 2, "STUDY": 3, "SERIES": 5, "IMAGE": 9}[at]
@@ -215,20 +215,20 @@ def test_every_key_is_returned_when_it_is_universal(universal, key):
     assert all(keyword in each for each in answers)
 
 
-def test_no_key_matches_another_value(asker):
-    """What the second instance has does not find the first one, key by key."""
+def test_no_key_matches_another_value(requestor):
+    """A value of the second instance does not find the first one, for each key."""
     wrong = []
     for level, keyword, _, vr, *_ in KEYS:
         root, at = levels_of(level)[0]
-        answers = found_by(asker, root, at, keyword, value(keyword, vr, 1), vr)
+        answers = found_by(requestor, root, at, keyword, value(keyword, vr, 1), vr)
         found = [each[UNIQUE[at]].value for each in answers]
         wrong += [keyword] if OWN[0][UNIQUE[at]] in found or OWN[1][UNIQUE[at]] not in found else []
     assert wrong == []
 
 
-@asks("A public attribute in none of these lists belongs to IMAGE")
-def test_attributes_in_no_list_come_from_the_instance(archive):
-    """Public and private ones are matched and returned at IMAGE level; of a long one nothing."""
+@covers("A public attribute in none of these lists belongs to IMAGE")
+def test_unlisted_attributes_are_read_from_the_instance(archive):
+    """Public and private ones are matched and returned at IMAGE level, except long values."""
     made = study(series=1, instances=1, patient_id="FILE", WindowCenter=40)[0]
     made.private_block(0x0029, "SOMEBODY", create=True).add_new(0x01, "LO", "private")
     made.TextValue = "x" * 70_000
@@ -244,11 +244,11 @@ def test_attributes_in_no_list_come_from_the_instance(archive):
     assert (pending.status, final.status, found.SOPInstanceUID) == (0xFF00, 0x0000, made.SOPInstanceUID)
     assert (found.WindowCenter, found.TextValue) == (40, "")
     assert found.private_block(0x0029, "SOMEBODY")[0x01].value == "private"
-    with Asker(archive.port) as asker:
-        assert asker.found("IMAGE", PatientID="FILE", WindowCenter="41") == []
+    with Requestor(archive.port) as requestor:
+        assert requestor.found("IMAGE", PatientID="FILE", WindowCenter="41") == []
 
 
-@asks("Bulk data, attributes that PS3.6 does not list, and above IMAGE level attributes in none of these lists")
+@covers("Bulk data, attributes that PS3.6 does not list, and above IMAGE level attributes in none of these lists")
 @pytest.mark.parametrize(
     ("level", "tag"),
     [
@@ -259,27 +259,27 @@ def test_attributes_in_no_list_come_from_the_instance(archive):
         ("PATIENT", 0x00281050),
     ],
 )
-def test_what_is_not_supported_is_not_returned(asker, level, tag):
-    """FF01, and the attribute is missing in the answer."""
+def test_unsupported_attributes_are_not_returned(requestor, level, tag):
+    """The status is FF01, and the match lacks the attribute."""
     root = "Patient Root" if level == "PATIENT" else "Study Root"
     begun = identifier(level, **{UNIQUE[level]: OWN[0][UNIQUE[level]]})
     begun = identifier(level) if tag < 0x00100000 else begun
     unsupported = struct.pack("<HHL", tag >> 16, tag & 0xFFFF, 0)
-    pending = asker.ask(raw.C_FIND, model(root, "FIND"), begun + unsupported)[0]
+    pending = requestor.ask(raw.C_FIND, model(root, "FIND"), begun + unsupported)[0]
     assert pending.status == 0xFF01
     assert tag not in pending.dataset()
 
 
-@asks("SpecificCharacterSet (0008,0005), QueryRetrieveLevel (0008,0052)")
-def test_what_is_never_a_key(asker):
-    """A value in one of these elements excludes nothing, and none of them makes a key unsupported."""
+@covers("SpecificCharacterSet (0008,0005), QueryRetrieveLevel (0008,0052)")
+def test_elements_that_are_never_keys(requestor):
+    """A value of one of these elements excludes no match, and does not cause FF01."""
     others = {
         "SpecificCharacterSet": "ISO_IR 192", "RetrieveAETitle": "NOBODY", "InstanceAvailability": "OFFLINE",
         "QueryRetrieveView": "CLASSIC", "TimezoneOffsetFromUTC": "+0100", "StorageMediaFileSetID": "NOWHERE",
         "StorageMediaFileSetUID": "1.2.3",
     }  # fmt: skip
     for keyword, content in others.items():
-        (pending, _) = asker.find("STUDY", StudyInstanceUID=OWN[0]["StudyInstanceUID"], **{keyword: content})
+        (pending, _) = requestor.find("STUDY", StudyInstanceUID=OWN[0]["StudyInstanceUID"], **{keyword: content})
         assert pending.status == 0xFF00, keyword
         assert pending.dataset().StudyInstanceUID == OWN[0]["StudyInstanceUID"]
 
@@ -287,48 +287,48 @@ def test_what_is_never_a_key(asker):
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-@asks("Every matching entity is returned once")
-def test_answers_come_once_and_in_byte_order(asker):
-    """At every level, however many instances an entity has."""
+@covers("Every matching entity is returned once")
+def test_each_entity_matches_once_in_byte_order(requestor):
+    """At every level, for any number of instances."""
     for level in LEVELS:
-        answers = asker.found(level, "Patient Root", **{UNIQUE[level]: ""})
+        answers = requestor.found(level, "Patient Root", **{UNIQUE[level]: ""})
         keys = [each[UNIQUE[level]].value for each in answers]
         assert keys == sorted(set(keys), key=str.encode)
 
 
-@asks(
+@covers(
     "A match has the supported attributes that were requested",
     "It contains nothing else, except Specific Character Set",
 )
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_an_answer_has(asker, level):
-    """What was asked for, what always is there, and nothing else."""
+def test_the_attributes_of_a_match(requestor, level):
+    """The requested attributes, those that are always present, and nothing else."""
     root = "Patient Root"
     above = [UNIQUE[each] for each in LEVELS[: LEVELS.index(level) + 1]]
     known = {keyword: OWN[0][keyword] for keyword in above}
-    (found,) = asker.found(level, root, **known, PatientBirthTime="", PatientMotherBirthName="")
+    (found,) = requestor.found(level, root, **known, PatientBirthTime="", PatientMotherBirthName="")
     always = {"QueryRetrieveLevel": level, "RetrieveAETitle": "PACS", "InstanceAvailability": "ONLINE"} | known
     assert {each.keyword for each in found} == {*always, "PatientBirthTime", "PatientMotherBirthName"}
     assert {keyword: found[keyword].value for keyword in always} == always
-    (second, *_) = asker.found(level, root, **{UNIQUE[level]: OWN[0][UNIQUE[level]]})
+    (second, *_) = requestor.found(level, root, **{UNIQUE[level]: OWN[0][UNIQUE[level]]})
     assert {each.keyword for each in second} == set(always)
 
 
-def test_an_attribute_without_a_value_has_zero_length(asker):
-    """It is there all the same, with FF00."""
-    (found,) = asker.found(
+def test_an_attribute_without_a_value_has_zero_length(requestor):
+    """With FF00."""
+    (found,) = requestor.found(
         "IMAGE", SOPInstanceUID=uid("beside 222"), InstanceNumber="", Rows=None, ContentTemplateSequence=[]
     )
     assert (found["InstanceNumber"].value, found["Rows"].value, len(found.ContentTemplateSequence)) == (None, None, 0)
 
 
-@asks("At IMAGE level it has Timezone Offset From UTC if the instance does")
-def test_the_time_zone_of_an_instance_is_told(archive):
-    """Where it has one."""
+@covers("At IMAGE level it has Timezone Offset From UTC if the instance does")
+def test_the_time_zone_of_an_instance_is_returned(archive):
+    """If the instance has one."""
     first, second = study(series=1, instances=2, patient_id="ZONE")
     first.TimezoneOffsetFromUTC = "+0200"
     take_in(archive, [first, second])
-    with Asker(archive.port) as asker:
-        found = {each.SOPInstanceUID: each for each in asker.found("IMAGE", PatientID="ZONE", SOPInstanceUID="")}
+    with Requestor(archive.port) as requestor:
+        found = {each.SOPInstanceUID: each for each in requestor.found("IMAGE", PatientID="ZONE", SOPInstanceUID="")}
     assert found[first.SOPInstanceUID].TimezoneOffsetFromUTC == "+0200"
     assert "TimezoneOffsetFromUTC" not in found[second.SOPInstanceUID]

@@ -1,4 +1,4 @@
-"""What the conformance statement says of limits (section 2.2): a server for each, whose limit is reached."""
+"""Checks the limits in section 2.2 of the conformance statement, each on a server with a small limit."""
 
 import socket
 import struct
@@ -12,12 +12,12 @@ from pacs.observability.events import AssociationEnded
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
-from tests.docs.asking import (
+from tests.docs.requests import (
     CT,
     FIND,
     MOVE,
     VERIFICATION,
-    Asker,
+    Requestor,
     answered,
     counts,
     destination,
@@ -28,7 +28,7 @@ from tests.docs.asking import (
     store_command,
     triplet,
 )
-from tests.docs.statement import asks, rows
+from tests.docs.statement import covers, rows
 from tests.leftovers import collect_quietly
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
@@ -38,7 +38,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def associations(serve):
-    """One more than may be is rejected."""
+    """One above the limit is rejected."""
     archive = serve(1)
     with Raw(archive.port) as first:
         first.associate((1, VERIFICATION, [IMPLICIT]))
@@ -46,12 +46,12 @@ def associations(serve):
 
 
 def associations_per_address(serve):
-    """As for all, from one address."""
+    """The same from one address."""
     associations(serve)
 
 
 def associations_per_ae(serve):
-    """As for all, of one AE title; another one is let in."""
+    """The same for one AE title; another one is accepted."""
     archive = serve(1)
     with Raw(archive.port) as first, Raw(archive.port) as other:
         first.associate((1, VERIFICATION, [IMPLICIT]))
@@ -60,7 +60,7 @@ def associations_per_ae(serve):
 
 
 def pdu_size(serve):
-    """It is announced, and what is much longer is aborted."""
+    """It is announced, and a much longer PDU is aborted."""
     archive = serve(4096)
     assert dict(answered(archive.port))[0x51] == struct.pack(">L", 4096)
     with Raw(archive.port) as client:
@@ -70,7 +70,7 @@ def pdu_size(serve):
 
 
 def negotiation_seconds(serve):
-    """Half a request, and nothing more: the connection ends."""
+    """After half a request the connection is closed."""
     with Raw(serve(0.2).port) as client:
         client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])])[:50])
         ended(client)
@@ -84,7 +84,7 @@ def idle_seconds(serve):
 
 
 def message_seconds(serve):
-    """A command set that does not go on is aborted."""
+    """An incomplete command set is aborted."""
     with Raw(serve(0.2).port) as client:
         client.associate((1, CT, [EXPLICIT]))
         client.send(raw.pdv(1, b"\0\0\0\0", command=True, last=False))
@@ -92,7 +92,7 @@ def message_seconds(serve):
 
 
 def least_rate(serve):
-    """A message that brings a few bytes at a time is aborted, though it goes on all the time."""
+    """A message that is sent too slowly is aborted."""
     with Raw(serve(1000, **{"limits.message_seconds": 0.5}).port) as client:
         client.associate((1, CT, [EXPLICIT]))
         client.send(store_command(CT))
@@ -103,7 +103,7 @@ def least_rate(serve):
 
 
 def write_seconds(serve):
-    """16 MiB for a peer that never reads: more than the buffers between them."""
+    """A peer never reads 16 MiB, which is more than the socket buffers."""
     archive = serve(0.3)
     big = study(series=1, instances=1)[0]
     big.PixelData = bytes(16 << 20)
@@ -126,7 +126,7 @@ def write_seconds(serve):
 
 
 def connect_seconds(serve):
-    """A listener whose queue is full lets nobody connect."""
+    """The backlog of a listener is full."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -136,12 +136,12 @@ def connect_seconds(serve):
         row = {"ae_title": "FULL", "host": "127.0.0.1", "port": full.getsockname()[1]}
         archive = serve(0.2, peers=[row])
         take_in(archive, study(series=1, instances=1))
-        with Asker(archive.port) as asker:
-            assert asker.move("FULL", "STUDY", AccessionNumber="A1")[-1].status == 0xA702
+        with Requestor(archive.port) as requestor:
+            assert requestor.move("FULL", "STUDY", AccessionNumber="A1")[-1].status == 0xA702
 
 
 def drain_seconds(serve):
-    """An association that goes on when the server stops is aborted."""
+    """An association that continues while the server stops is aborted."""
     archive = serve(0.2)
     with Raw(archive.port) as client:
         client.associate((1, VERIFICATION, [IMPLICIT]))
@@ -150,7 +150,7 @@ def drain_seconds(serve):
 
 
 def cancel_grace(serve):
-    """A destination that takes the whole test to answer."""
+    """A destination never responds."""
     begun, done = threading.Event(), threading.Event()
 
     def hang(_event):
@@ -174,15 +174,15 @@ def cancel_grace(serve):
 
 
 def identifier_size(serve):
-    """A list of UIDs that is longer is refused."""
+    """A longer list of UIDs is refused."""
     archive = serve(4096)
-    with Asker(archive.port) as asker:
-        assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 500) == 0x0000
-        assert asker.status("STUDY", StudyInstanceUID=["1.2.3"] * 1000) == 0xA700
+    with Requestor(archive.port) as requestor:
+        assert requestor.status("STUDY", StudyInstanceUID=["1.2.3"] * 500) == 0x0000
+        assert requestor.status("STUDY", StudyInstanceUID=["1.2.3"] * 1000) == 0xA700
 
 
 def identifier_elements(serve):
-    """Elements of a private group, and items of a sequence, of which more than one is another mistake."""
+    """With elements of a private group, or items of a sequence."""
     most = 100
     archive = serve(most)
     for more in (0, 1):
@@ -194,7 +194,7 @@ def identifier_elements(serve):
 
 
 def elements(serve):
-    """A data set has a few more than thirty; one more private element than may be, and it is refused."""
+    """A data set with one private element too many is refused."""
     archive = serve(100)
     for count, status in ((10, 0x0000), (100, 0xC000)):
         (made,) = study(series=1, instances=1, number=count)
@@ -205,7 +205,7 @@ def elements(serve):
 
 
 def inflated_size(serve):
-    """A data set of 8 kB of zeros, deflated."""
+    """A deflated data set with 8 kB of zeros is refused."""
     archive = serve(4096)
     for size, status in ((16, 0x0000), (4096, 0xC000)):
         (made,) = study(series=1, instances=1, number=size)
@@ -216,56 +216,56 @@ def inflated_size(serve):
 
 
 def free_space(serve):
-    """More has to be free than any disk has."""
+    """No disk has that much free space."""
     assert store(serve(1 << 50).port, study(series=1, instances=1)[0]).status == 0xA700
 
 
 def query_answers(serve):
-    """One answer, and then A700; as many as there may be are answered with 0000."""
+    """One match above the limit ends with A700; as many as the limit end with 0000."""
     archive = serve(1)
     take_in(archive, study(series=1, instances=2))
-    with Asker(archive.port) as asker:
-        assert [each.status for each in asker.find("IMAGE", SOPInstanceUID="")] == [0xFF00, 0xA700]
-        assert [each.status for each in asker.find("STUDY", StudyInstanceUID="")] == [0xFF00, 0x0000]
+    with Requestor(archive.port) as requestor:
+        assert [each.status for each in requestor.find("IMAGE", SOPInstanceUID="")] == [0xFF00, 0xA700]
+        assert [each.status for each in requestor.find("STUDY", StudyInstanceUID="")] == [0xFF00, 0x0000]
 
 
 def query_scan(serve):
-    """Two rows would have to be judged one by one."""
+    """Two rows would have to be matched row by row."""
     archive = serve(1)
     for number in (1, 2):
         take_in(archive, study(series=1, instances=1, number=number, PatientComments="none"))
-    with Asker(archive.port) as asker:
-        assert asker.find("STUDY", StudyComments="x")[-1].status == 0xA700
-        assert len(asker.found("STUDY", StudyDescription="CT*")) == 2
+    with Requestor(archive.port) as requestor:
+        assert requestor.find("STUDY", StudyComments="x")[-1].status == 0xA700
+        assert len(requestor.found("STUDY", StudyDescription="CT*")) == 2
 
 
 def retrieve_studies(serve):
-    """Two studies by a name are refused, by the Patient ID they are not."""
+    """Two studies selected by name are refused, but not by Patient ID."""
     archive = serve(1)
     for number in (1, 2):
         take_in(archive, study(series=1, instances=1, number=number))
-    with Asker(archive.port) as asker:
-        assert asker.get("STUDY", PatientName="DOE^JOHN")[-1].status == 0xA900
-        assert asker.get("PATIENT", "Patient Root", PatientID="P1")[-1].status == 0xA702
+    with Requestor(archive.port) as requestor:
+        assert requestor.get("STUDY", PatientName="DOE^JOHN")[-1].status == 0xA900
+        assert requestor.get("PATIENT", "Patient Root", PatientID="P1")[-1].status == 0xA702
 
 
 def pending_every(serve):
-    """Every second sub-operation is followed by a Pending response."""
+    """A Pending response follows every second sub-operation."""
     with destination("TAKER") as taker:
         archive = serve(2, peers=[taker])
         take_in(archive, study(series=1, instances=5))
-        with Asker(archive.port) as asker:
-            remaining = [counts(each)[0] for each in asker.move("TAKER", "STUDY", AccessionNumber="A1")]
+        with Requestor(archive.port) as requestor:
+            remaining = [counts(each)[0] for each in requestor.move("TAKER", "STUDY", AccessionNumber="A1")]
     assert remaining == [3, 1, None]
 
 
 def pending_seconds(serve):
-    """A Pending response comes before the first sub-operation is done."""
+    """A Pending response is sent before the first sub-operation ends."""
     with destination("SLOW", lambda _event: time.sleep(0.5) or 0) as slow:
         archive = serve(0.1, peers=[slow])
         take_in(archive, study(series=1, instances=1))
-        with Asker(archive.port) as asker:
-            remaining = [counts(each)[0] for each in asker.move("SLOW", "STUDY", AccessionNumber="A1")]
+        with Requestor(archive.port) as requestor:
+            remaining = [counts(each)[0] for each in requestor.move("SLOW", "STUDY", AccessionNumber="A1")]
     assert remaining[:2] == [1, 1]
 
 
@@ -278,7 +278,7 @@ LIMITS = (
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see collect_quietly
-@asks(
+@covers(
     "A peer that exceeds another time limit",
     "Keys other than unique keys select at most `limits.retrieve_studies` studies",
     "the running ones have `limits.cancel_grace` seconds",
@@ -286,7 +286,7 @@ LIMITS = (
 )
 @pytest.mark.parametrize("row", rows("2.2 Associations", "limit"), ids=lambda row: row[0])
 def test_every_limit_acts(tmp_path, row):
-    """A server with a small limit does what the table says when it is reached."""
+    """A server with a small limit does what the table says."""
     started = []
 
     def serve(value, **settings):
@@ -302,14 +302,14 @@ def test_every_limit_acts(tmp_path, row):
 
 
 def an_associate_pdu(archive, size):
-    """One that says it is a byte longer is refused by its first six bytes."""
+    """One byte more is refused after the header."""
     with Raw(archive.port) as client:
         client.send(struct.pack(">BxL", 0x01, size + 1))
         assert ended(client)
 
 
 def p_data(archive, slack):
-    """So much longer than announced is taken, and not a byte more."""
+    """A PDU with the slack is accepted, one byte more is not."""
     longest = archive.config.limits.pdu_size + slack
     for length, answer in ((longest, 0x04), (longest + 1, 0x07)):
         with Raw(archive.port) as client:
@@ -319,7 +319,7 @@ def p_data(archive, slack):
 
 
 def connections(archive, most):
-    """One more, and the oldest is given up."""
+    """One more closes the oldest."""
     waiting = [socket.create_connection(("127.0.0.1", archive.port), 20) for _ in range(most + 1)]
     try:
         assert waiting[0].recv(100) == b""
@@ -332,13 +332,13 @@ def connections(archive, most):
 
 
 def asked(archive, data):
-    """The status of the first response to a C-FIND with these bytes as its Identifier."""
-    with Asker(archive.port) as asker:
-        return asker.ask(raw.C_FIND, FIND, data)[0].status
+    """Return the status of the first response to a C-FIND with this Identifier."""
+    with Requestor(archive.port) as requestor:
+        return requestor.ask(raw.C_FIND, FIND, data)[0].status
 
 
 def an_identifier(archive, size):
-    """A byte more is no Identifier for anybody."""
+    """One byte more is refused."""
     begun = identifier("STUDY", PatientID="NOBODY")
     for more, status in ((0, 0x0000), (2, 0xC000)):
         length = size - len(begun) - 8 + more
@@ -352,22 +352,22 @@ FIXED = {
     "connections without an association": connections,
     "an Identifier, whatever is configured": an_identifier,
 }
-NOT_ASKED_LIMITS = {
+UNTESTED_LIMITS = {
     "time for a requestor to close its connection at the end (ARTIM)": "tests/dimse has a shorter one, this takes 5 s"
 }
 
 
-@asks("A connection without an association request is closed after a time limit, and occupies no association slot")
+@covers("A connection without an association request is closed after a time limit, and occupies no association slot")
 @pytest.mark.parametrize("row", rows("2.2 Associations", "fixed limit"), ids=lambda row: row[0])
 def test_every_fixed_limit_acts(generous, row):
-    """What is just within a limit is taken, what is just beyond it is not."""
-    if row[0] not in NOT_ASKED_LIMITS:
+    """A value at the limit is accepted, one above it is not."""
+    if row[0] not in UNTESTED_LIMITS:
         FIXED[row[0]](generous, int(row[1].removesuffix(" bytes").replace(",", "")))
 
 
 @pytest.fixture(scope="module")
 def generous(tmp_path_factory):
-    """A server whose configured limits are beyond the fixed ones, and with places for three associations."""
+    """A server with configured limits above the fixed ones, and slots for three associations."""
     settings = {"limits.identifier_size": 1 << 25, "limits.associations": 3}
     with serving(tmp_path_factory.mktemp("generous"), settings) as running:
         yield running

@@ -1,12 +1,12 @@
-"""What the conformance statement says of matching (section 3.3), asked of running servers."""
+"""Checks the matching rules in section 3.3 of the conformance statement on running servers."""
 
 import pytest
 from pydicom import Dataset
 
 from pacs.testing import serving, study, uid
 from tests.archives import take_in
-from tests.docs.asking import COMMENT, Asker
-from tests.docs.statement import asks, rows
+from tests.docs.requests import COMMENT, Requestor
+from tests.docs.statement import covers, rows
 
 # --- matching ----------------------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ PEOPLE = {
         "PatientWeight": "90", "ReferringPhysicianName": "", "StudyComments": "x" * 200,
     },
 }  # fmt: skip
-"""Studies by label. The first has a sequence of two items, and the same moment as the second, with an offset."""
+"""Studies by label. The first has a sequence of two items, and the same time as the second, with an offset."""
 
 ALL = set(PEOPLE)
 RELATIONAL, COMBINED, FUZZY, EMPTY, MULTIPLE = b"\1", b"\1\1", b"\1\0\1", b"\1\0\0\0\0\1", b"\1\0\0\0\0\0\1"
@@ -125,12 +125,12 @@ MATCHING: dict[str, list[tuple]] = {
         ({"StudyComments": "indented "}, {"ABC"}),
     ],
 }
-"""Kind of matching -> keys, the studies they find or the status, and what is negotiated."""
+"""Keys by kind of matching, with the studies that they find or the status, and negotiated options."""
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """A tolerant and a strict server with the studies to be matched."""
+    """A tolerant and a strict server with these studies."""
     with (
         serving(tmp_path_factory.mktemp("people")) as tolerant,
         serving(tmp_path_factory.mktemp("exact"), {"query.manner": "strict"}) as exact,
@@ -147,14 +147,14 @@ def people(tmp_path_factory):
 
 
 def code(meaning: str, scheme: str) -> Dataset:
-    """An item of a code sequence."""
+    """Return an item of a code sequence."""
     made = Dataset()
     made.CodeValue, made.CodingSchemeDesignator = meaning, scheme
     return made
 
 
 def key(content: object) -> object:
-    """A value of the table as pydicom has it."""
+    """Return a value of the table for pydicom."""
     if not (isinstance(content, list) and all(isinstance(each, dict) for each in content)):
         return content
     made = [Dataset() for _ in content]
@@ -164,14 +164,14 @@ def key(content: object) -> object:
     return made
 
 
-@asks("A key with a value that its VR does not allow")
+@covers("A key with a value that its VR does not allow")
 @pytest.mark.parametrize("row", rows("Matching", "kind"), ids=lambda row: row[0])
 def test_every_kind_of_matching(people, row):
-    """Each example of a kind finds the studies it has to find, or is refused."""
+    """Each example finds its studies, or is refused."""
     for keys, expected, *extended in MATCHING[row[0]]:
         asked = {"SpecificCharacterSet": "ISO_IR 192"} | {keyword: key(each) for keyword, each in keys.items()}
-        with Asker(people[0].port, *extended) as asker:
-            *pending, final = asker.find("STUDY", **({"StudyInstanceUID": ""} | asked))
+        with Requestor(people[0].port, *extended) as requestor:
+            *pending, final = requestor.find("STUDY", **({"StudyInstanceUID": ""} | asked))
         if isinstance(expected, int):
             assert final.status == expected, keys
             continue
@@ -181,48 +181,48 @@ def test_every_kind_of_matching(people, row):
 
 
 def test_only_matching_items_of_a_sequence_are_returned(people):
-    """With the attributes asked for; an empty item or sequence returns all of it."""
-    with Asker(people[0].port) as asker:
-        (found,) = asker.found("STUDY", ProcedureCodeSequence=key([{"CodeValue": "C2"}]))
+    """With the requested attributes; an empty item or sequence returns all of it."""
+    with Requestor(people[0].port) as requestor:
+        (found,) = requestor.found("STUDY", ProcedureCodeSequence=key([{"CodeValue": "C2"}]))
         assert [[each.keyword for each in item] for item in found.ProcedureCodeSequence] == [["CodeValue"]]
         for whole in ([], key([{}])):
-            (found,) = asker.found("STUDY", PatientID="abc", ProcedureCodeSequence=whole)
+            (found,) = requestor.found("STUDY", PatientID="abc", ProcedureCodeSequence=whole)
             assert [(each.CodeValue, each.CodingSchemeDesignator) for each in found.ProcedureCodeSequence] == CODES
 
 
-def test_an_offset_from_utc_counts_in_dt(people):
-    """Two equal moments match each other, another offset does not; the time zone of a request is no key."""
-    with Asker(people[0].port) as asker:
+def test_an_offset_from_utc_is_used_in_dt(people):
+    """Equal times match, other offsets do not; the time zone of a request is not a key."""
+    with Requestor(people[0].port) as requestor:
         for asked, expected in (
             ("20200101120000+0100", 2), ("20200101110000", 2), ("20200101120000", 0),
             ("20200101105959-20200101110001", 2), ("20200101060000-0500", 2),
         ):  # fmt: skip
-            assert len(asker.found("IMAGE", AcquisitionDateTime=asked)) == expected, asked
-        assert len(asker.found("STUDY", StudyDate="20200101", TimezoneOffsetFromUTC="+1400")) == 1
+            assert len(requestor.found("IMAGE", AcquisitionDateTime=asked)) == expected, asked
+        assert len(requestor.found("STUDY", StudyDate="20200101", TimezoneOffsetFromUTC="+1400")) == 1
 
 
 def test_multiple_values_need_negotiation_in_the_strict_manner(people):
-    """A900 without, an answer for each value with it."""
+    """A900 without it, a match for each value with it."""
     asked = {"StudyInstanceUID": "", "AccessionNumber": ["A%1", "AB1"]}
-    with Asker(people[1].port) as asker, Asker(people[1].port, MULTIPLE) as agreed:
-        assert asker.status("STUDY", **asked) == 0xA900
+    with Requestor(people[1].port) as requestor, Requestor(people[1].port, MULTIPLE) as agreed:
+        assert requestor.status("STUDY", **asked) == 0xA900
         assert len(agreed.found("STUDY", **asked)) == 2
 
 
-@asks("A text key may be longer than its VR allows")
+@covers("A text key may be longer than its VR allows")
 def test_a_key_may_be_longer_than_its_vr(people):
-    """1,024 characters of a pattern are taken, 1,025 are not; without a wild card there is no such limit."""
-    with Asker(people[0].port) as asker:
-        assert asker.found("STUDY", AccessionNumber="A" * 1023 + "*") == []
-        assert asker.status("STUDY", AccessionNumber="A" * 1024 + "*") == 0xA900
-        assert asker.found("STUDY", PatientName="A" * 1024) == []
-        assert asker.status("STUDY", PatientName="A" * 1025) == 0xA900
-        assert asker.found("STUDY", AccessionNumber="A" * 5000) == []
+    """A pattern of 1,024 characters is accepted, one of 1,025 is not; other values have no such limit."""
+    with Requestor(people[0].port) as requestor:
+        assert requestor.found("STUDY", AccessionNumber="A" * 1023 + "*") == []
+        assert requestor.status("STUDY", AccessionNumber="A" * 1024 + "*") == 0xA900
+        assert requestor.found("STUDY", PatientName="A" * 1024) == []
+        assert requestor.status("STUDY", PatientName="A" * 1025) == 0xA900
+        assert requestor.found("STUDY", AccessionNumber="A" * 5000) == []
 
 
-@asks("All values of a multi-valued attribute are returned")
+@covers("All values of a multi-valued attribute are returned")
 def test_all_values_are_returned(people):
-    """Whichever of them was asked for."""
-    with Asker(people[0].port) as asker:
-        (found,) = asker.found("STUDY", ReferringPhysicianName="Wilson*")
+    """Whichever of them matched."""
+    with Requestor(people[0].port) as requestor:
+        (found,) = requestor.found("STUDY", ReferringPhysicianName="Wilson*")
     assert found.ReferringPhysicianName == ["House^Greg", "Wilson^James"]

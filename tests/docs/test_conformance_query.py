@@ -1,4 +1,4 @@
-"""What the conformance statement says of the manners and statuses of queries (section 3.3), asked of servers."""
+"""Checks the matching modes and statuses in section 3.3 of the conformance statement on running servers."""
 
 import pytest
 from sqlalchemy import text
@@ -6,14 +6,14 @@ from sqlalchemy import text
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
-from tests.docs.asking import COMMENT, ELEMENT, FIND, Asker, model
-from tests.docs.statement import asks, rows
+from tests.docs.requests import COMMENT, ELEMENT, FIND, Requestor, model
+from tests.docs.statement import covers, rows
 from tests.raw import IMPLICIT, Raw
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory):
-    """A strict server with a study, a patient whose name is unknown, and a peer with whom it is tolerant."""
+    """A strict server with a study, an empty Accession Number, and a peer with the tolerant mode."""
     peer = {"ae_title": "LENIENT", "host": "127.0.0.1", "port": 1, "manner": "tolerant"}
     with serving(tmp_path_factory.mktemp("strict"), {"query.manner": "strict", "peers": [peer]}) as running:
         take_in(running, study(series=1, instances=1))
@@ -24,22 +24,22 @@ def strict(tmp_path_factory):
 # --- manners -----------------------------------------------------------------------------------------------------
 
 
-def first_status(port: int, data: bytes, operation: str = "FIND", **asker: object) -> int:
-    """The status of the first response to a query or C-GET in Study Root."""
-    with Asker(port, **asker) as made:
+def first_status(port: int, data: bytes, operation: str = "FIND", **requestor: object) -> int:
+    """Return the status of the first response to a C-FIND or C-GET in Study Root."""
+    with Requestor(port, **requestor) as made:
         kind = raw.C_FIND if operation == "FIND" else raw.C_GET
         return made.ask(kind, model("Study Root", operation), data)[0].status
 
 
 def series_alone() -> bytes:
-    """An Identifier at SERIES level without a key of STUDY."""
+    """Return an Identifier at SERIES level without a key of STUDY."""
     return identifier("SERIES", SeriesInstanceUID="")
 
 
-MANNERS = {
+MODES = {
     "unique keys of the levels above": (series_alone, "FIND", 0xFF00, 0xA900),
     "keys below the level": (lambda: identifier("STUDY", StudyInstanceUID="", Modality=""), "FIND", 0xFF01, 0xA900),
-    "a query with a key whose stored value is empty": (
+    "an entity whose stored value for a key is empty": (
         lambda: identifier("STUDY", StudyInstanceUID="", AccessionNumber="ELSE"),
         "FIND",
         0x0000,
@@ -65,12 +65,12 @@ MANNERS = {
         0xA900,
     ),
 }
-"""What each row of the manners is asked with, and the first status in either."""
+"""The request for each row of the matching modes, and the first status in each mode."""
 
 
 @pytest.fixture(scope="module")
 def tolerant(tmp_path_factory):
-    """A tolerant server with what the strict one has, and a peer with whom it is strict."""
+    """A tolerant server with the same data, and a peer with the strict mode."""
     peer = {"ae_title": "PEDANT", "host": "127.0.0.1", "port": 1, "manner": "strict"}
     with serving(tmp_path_factory.mktemp("tolerant"), {"peers": [peer]}) as running:
         take_in(running, study(series=1, instances=1))
@@ -78,11 +78,14 @@ def tolerant(tmp_path_factory):
         yield running
 
 
-@asks("There are two matching modes", "The matching mode of this server is `tolerant`")
+@covers("There are two matching modes", "The matching mode of this server is `tolerant`")
 @pytest.mark.parametrize("row", rows("3.3 Query", "in a request"), ids=lambda row: row[0])
-def test_every_switch_of_the_manners(tolerant, strict, row):
-    """Tolerant by default and strict where it is configured, also for a single peer."""
-    make, operation, lenient, exact = MANNERS[row[0]]
+def test_every_switch_of_the_matching_modes(tolerant, strict, row):
+    """In the tolerant and the strict mode, also for a single peer."""
+    make, operation, lenient, exact = MODES[row[0]]
+    for cell, status in zip(row[1:], (lenient, exact), strict=True):
+        assert ("A900" in cell) == (status == 0xA900)
+        assert ("does not match" in cell) == (operation == "FIND" and status == 0x0000)
     assert first_status(tolerant.port, make(), operation) == lenient
     assert first_status(strict.port, make(), operation) == exact
     assert first_status(tolerant.port, make(), operation, calling="PEDANT") == exact
@@ -90,15 +93,15 @@ def test_every_switch_of_the_manners(tolerant, strict, row):
 
 
 def test_relational_queries_and_retrieves_can_be_negotiated(strict):
-    """Then the unique keys above may be missing in the strict manner too."""
+    """Then the unique keys above may be missing in the strict mode too."""
     assert first_status(strict.port, series_alone(), extended=b"\1") == 0xFF00
     lone = identifier("SERIES", SeriesInstanceUID="1.2.3")
     assert first_status(strict.port, lone, "GET") == 0xA900
     assert first_status(strict.port, lone, "GET", extended=b"\1") == 0x0000
 
 
-def test_without_any_key_nothing_matches_in_the_strict_manner(strict):
-    """Only the level: 0000 without an answer."""
+def test_without_a_key_nothing_matches_in_the_strict_mode(strict):
+    """With only the level, the status is 0000 without a match."""
     assert first_status(strict.port, identifier("STUDY")) == 0x0000
 
 
@@ -106,8 +109,8 @@ def test_without_any_key_nothing_matches_in_the_strict_manner(strict):
     ("keyword", "content"),
     [("QueryRetrieveView", "CLASSIC"), ("SpecificCharacterSet", ""), ("TimezoneOffsetFromUTC", "")],
 )
-def test_what_must_not_be_in_a_request(tolerant, strict, keyword, content):
-    """Refused in the strict manner, ignored in the tolerant one."""
+def test_attributes_not_allowed_in_a_request(tolerant, strict, keyword, content):
+    """They are refused in the strict mode, and ignored in the tolerant one."""
     data = identifier("STUDY", StudyInstanceUID="", **{keyword: content})
     assert (first_status(tolerant.port, data), first_status(strict.port, data)) == (0xFF00, 0xA900)
 
@@ -116,7 +119,7 @@ def test_what_must_not_be_in_a_request(tolerant, strict, keyword, content):
 
 
 def cancelled(archive, _tmp_path):
-    """A C-CANCEL in the packet of the request."""
+    """Send a C-CANCEL in the packet of the request."""
     with Raw(archive.port) as client:
         client.associate((1, FIND, [IMPLICIT]))
         request = raw.request(raw.C_FIND, 1, FIND, 1, identifier("STUDY", StudyInstanceUID=""))
@@ -125,61 +128,61 @@ def cancelled(archive, _tmp_path):
 
 
 def scanned(_archive, tmp_path):
-    """More rows than one query may have judged one by one."""
+    """Match more rows than a query may match row by row."""
     with serving(tmp_path, {"limits.query_scan": 1}) as archive:
         for number in (1, 2):
             take_in(archive, study(series=1, instances=1, number=number))
-        with Asker(archive.port) as asker:
-            return asker.find("STUDY", StudyComments="x")[-1]
+        with Requestor(archive.port) as requestor:
+            return requestor.find("STUDY", StudyComments="x")[-1]
 
 
 def numerous(_archive, tmp_path):
-    """More matches than one query may have."""
+    """Find more matches than a query may have."""
     with serving(tmp_path, {"limits.query_answers": 1}) as archive:
         take_in(archive, study(series=1, instances=2))
-        with Asker(archive.port) as asker:
-            return asker.find("IMAGE", SOPInstanceUID="")[-1]
+        with Requestor(archive.port) as requestor:
+            return requestor.find("IMAGE", SOPInstanceUID="")[-1]
 
 
 def unauthorized(_archive, tmp_path):
-    """Nobody may ask."""
-    with serving(tmp_path, {"access.services": ["store"]}) as archive, Asker(archive.port) as asker:
-        return asker.find("STUDY", StudyInstanceUID="")[-1]
+    """Query without the right to."""
+    with serving(tmp_path, {"access.services": ["store"]}) as archive, Requestor(archive.port) as requestor:
+        return requestor.find("STUDY", StudyInstanceUID="")[-1]
 
 
 def without_index(_archive, tmp_path):
-    """The index has lost a table."""
+    """Query an index without a table."""
     with serving(tmp_path) as archive:
         with archive.index.write() as connection:
             connection.execute(text("ALTER TABLE patient RENAME TO gone"))
-        with Asker(archive.port) as asker:
-            return asker.find("STUDY", StudyInstanceUID="")[-1]
+        with Requestor(archive.port) as requestor:
+            return requestor.find("STUDY", StudyInstanceUID="")[-1]
 
 
 def without_file(_archive, tmp_path):
-    """An attribute that is in the file only, and the file is gone."""
+    """Query an attribute of a missing file."""
     with serving(tmp_path) as archive:
         take_in(archive, study(series=1, instances=1))
         (path,) = (tmp_path / "files").rglob("*.dcm")
         path.unlink()
-        with Asker(archive.port) as asker:
-            return asker.find("IMAGE", SOPInstanceUID="", WindowCenter="")[-1]
+        with Requestor(archive.port) as requestor:
+            return requestor.find("IMAGE", SOPInstanceUID="", WindowCenter="")[-1]
 
 
 def asking(place: int, level: str = "STUDY", **keys: object):
-    """The response at a place of those to a query."""
+    """Return a function that sends a query and returns the response at `place`."""
 
     def ask(archive, _tmp_path):
-        with Asker(archive.port) as asker:
-            return asker.find(level, **keys)[place]
+        with Requestor(archive.port) as requestor:
+            return requestor.find(level, **keys)[place]
 
     return ask
 
 
 def undecodable(archive, _tmp_path):
-    """No data set at all."""
-    with Asker(archive.port) as asker:
-        return asker.ask(raw.C_FIND, FIND, b"\xff" * 20)[-1]
+    """Send bytes that are not a data set."""
+    with Requestor(archive.port) as requestor:
+        return requestor.ask(raw.C_FIND, FIND, b"\xff" * 20)[-1]
 
 
 PROVOKED = {
@@ -193,12 +196,12 @@ PROVOKED = {
     "C000": [undecodable],
     "C003": [without_file],
 }
-"""How each status is provoked, as often as it stands in the table."""
+"""The causes of each status, one for each row of the table."""
 
 
 @pytest.mark.parametrize("code", sorted({row[0] for row in rows("Statuses of C-FIND", "status")} - {"C001"}))
 def test_every_status(tolerant, tmp_path, code):
-    """Each status comes from its cause, with the related fields that the table tells and no others."""
+    """Each follows from its cause, with exactly the related fields of the table."""
     told = [row[2] for row in rows("Statuses of C-FIND", "status") if row[0] == code]
     assert len(told) == len(PROVOKED[code])
     for related, provoke in zip(told, PROVOKED[code], strict=True):

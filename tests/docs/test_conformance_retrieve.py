@@ -1,4 +1,4 @@
-"""What the conformance statement says of retrieves and C-CANCEL (sections 3.4 and 3.5), asked of running servers."""
+"""Checks sections 3.4 and 3.5 of the conformance statement (retrieve, C-CANCEL) on running servers."""
 
 import re
 import socket
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from pacs.testing import serving, study, write
 from tests import raw
 from tests.archives import identifier, take_in
-from tests.docs.asking import (
+from tests.docs.requests import (
     COMMENT,
     CT,
     ELEMENT,
@@ -20,13 +20,13 @@ from tests.docs.asking import (
     MOVE,
     MR,
     ROOTS,
-    Asker,
+    Requestor,
     counts,
     destination,
     model,
     role,
 )
-from tests.docs.statement import asks, rows, sentences
+from tests.docs.statement import covers, rows, sentences
 from tests.leftovers import collect_quietly
 from tests.programs import free_port, run
 from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
@@ -43,7 +43,7 @@ UIDS = [each.SOPInstanceUID for each in DATASETS]
 
 
 class Taker:
-    """What a destination has been sent, and what it answers by SOP Instance UID; `hang` holds it up."""
+    """A move destination: received instances, statuses by SOP Instance UID, and `hang`, which delays responses."""
 
     def __init__(self) -> None:
         self.events: list = []
@@ -52,7 +52,7 @@ class Taker:
         self.hang.set()
 
     def __call__(self, event) -> int:
-        """Answer a C-STORE."""
+        """Respond to a C-STORE."""
         self.events.append(event)
         self.begun.set()
         assert self.hang.wait(30)
@@ -60,12 +60,12 @@ class Taker:
 
     @property
     def taken(self) -> list[str]:
-        """The SOP Instance UIDs of what was sent, in order."""
+        """The received SOP Instance UIDs, in order."""
         return [each.request.AffectedSOPInstanceUID for each in self.events]
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def server_and_taker(tmp_path_factory):
     """A server with a study of four images, its destinations TAKER and REFUSING, and itself as SELF."""
     taker = Taker()
     with ExitStack() as stack:
@@ -82,35 +82,35 @@ def house(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left():
-    """What pynetdicom left is collected before others are blamed for it."""
+    """Collect the garbage of pynetdicom within this module."""
     yield
     collect_quietly()
 
 
 @pytest.fixture
-def archive(house):
+def archive(server_and_taker):
     """The server."""
-    return house[0]
+    return server_and_taker[0]
 
 
 @pytest.fixture
-def taker(house):
-    """Its destination, which answers 0000 to everything when a test begins."""
-    house[1].__init__()
-    return house[1]
+def taker(server_and_taker):
+    """The destination, which responds with 0000 at the start of a test."""
+    server_and_taker[1].__init__()
+    return server_and_taker[1]
 
 
 @pytest.fixture
-def asker(archive):
-    """An association to ask on."""
-    with Asker(archive.port) as made:
+def requestor(archive):
+    """An association for requests."""
+    with Requestor(archive.port) as made:
         yield made
 
 
 # --- what is retrieved -------------------------------------------------------------------------------------------
 
 
-@asks("Conformant to PS3.4 Annex C as SCP of C-MOVE and C-GET, and to Annex B as SCU", "The unique keys select")
+@covers("Conformant to PS3.4 Annex C as SCP of C-MOVE and C-GET, and to Annex B as SCU", "The unique keys select")
 @pytest.mark.parametrize(
     ("level", "keys", "number"),
     [
@@ -124,18 +124,18 @@ def asker(archive):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("root", ROOTS)
-def test_unique_keys_select(archive, taker, asker, root, level, keys, number):
-    """In every model that has the level, for C-MOVE and C-GET."""
+def test_unique_keys_select(archive, taker, requestor, root, level, keys, number):
+    """In every model with the level, for C-MOVE and C-GET."""
     known = level in {"Patient Root": "PATIENT STUDY SERIES IMAGE", "Study Root": "STUDY SERIES IMAGE",
                       "Patient/Study Only": "PATIENT STUDY"}[root].split()  # fmt: skip
-    final = asker.move("TAKER", level, root, **keys)[-1]
+    final = requestor.move("TAKER", level, root, **keys)[-1]
     assert (final.status, counts(final)) == ((0x0000, (None, number, 0, 0)) if known else (0xA900, (None,) * 4))
-    final = asker.get(level, root, **keys)[-1]
+    final = requestor.get(level, root, **keys)[-1]
     status = 0xA702 if number else 0x0000
     assert (final.status, counts(final)) == ((status, (None, 0, number, 0)) if known else (0xA900, (None,) * 4))
 
 
-@asks(
+@covers(
     "The strict matching mode requires the key of the level",
     "In the tolerant matching mode the unique keys above may be missing",
     "Wild cards, and unsupported keys with a value, are refused with A900",
@@ -158,10 +158,10 @@ def test_unique_keys_select(archive, taker, asker, root, level, keys, number):
     ],
 )
 def test_which_other_keys_select(archive, strictly, level, keys, tolerant, strict):
-    """What is taken selects exactly what it names, what is not is refused."""
+    """An accepted key selects exactly its instances, others are refused."""
     for port, expected in ((archive.port, tolerant), (strictly.port, strict)):
-        with Asker(port) as asker:
-            final = asker.get(level, **keys)[-1]
+        with Requestor(port) as requestor:
+            final = requestor.get(level, **keys)[-1]
         empty = "StudyComments" in keys
         status = 0xA702 if expected == 0x0000 and not empty else expected
         assert final.status == status, final.text(COMMENT)
@@ -177,12 +177,12 @@ def strictly(tmp_path_factory):
         yield running
 
 
-@asks("If nothing is found, the status is 0000 with counts of zero")
-def test_nothing_found(taker, asker):
-    """Neither a list nor a sub-operation."""
+@covers("If nothing is found, the status is 0000 with counts of zero")
+def test_nothing_found(taker, requestor):
+    """Without a failed list or a sub-operation."""
     for response in (
-        asker.move("TAKER", "STUDY", StudyInstanceUID="1.2.3"),
-        asker.get("STUDY", StudyInstanceUID="1.2"),
+        requestor.move("TAKER", "STUDY", StudyInstanceUID="1.2.3"),
+        requestor.get("STUDY", StudyInstanceUID="1.2"),
     ):
         assert [(each.status, counts(each), each.data) for each in response] == [(0x0000, (None, 0, 0, 0), None)]
     assert taker.taken == []
@@ -191,28 +191,28 @@ def test_nothing_found(taker, asker):
 # --- destinations ------------------------------------------------------------------------------------------------
 
 
-@asks("A move destination is an AE title of the table of peers", "The destination is checked first")
+@covers("A move destination is an AE title of the table of peers", "The destination is checked first")
 @pytest.mark.parametrize(
     ("title", "status"), [("TAKER", 0), (" TAKER ", 0), ("taker", 0xA801), ("PACS", 0xA801), ("", 0xA801)]
 )
-def test_who_is_a_destination(taker, asker, title, status):
-    """Spaces do not matter, letters do; an unknown one is told so whatever the Identifier says."""
-    assert asker.move(title, "STUDY", StudyInstanceUID=STUDY)[-1].status == status
+def test_known_and_unknown_destinations(taker, requestor, title, status):
+    """Surrounding spaces are ignored, case is not; an unknown one is refused whatever the Identifier."""
+    assert requestor.move(title, "STUDY", StudyInstanceUID=STUDY)[-1].status == status
     if status:
-        assert asker.move(title, "NONE")[-1].status == status
-        assert asker.ask(raw.C_MOVE, MOVE, b"\xff" * 9, [raw.element(0x0600, title.encode())])[-1].status == status
+        assert requestor.move(title, "NONE")[-1].status == status
+        assert requestor.ask(raw.C_MOVE, MOVE, b"\xff" * 9, [raw.element(0x0600, title.encode())])[-1].status == status
 
 
-@asks("The destination may be the requestor, or this server itself", "The table of peers is empty")
+@covers("The destination may be the requestor, or this server itself", "The table of peers is empty")
 def test_the_requestor_and_the_server_itself_as_destinations(tmp_path):
-    """DCMTK's movescu moves to itself; a move to ourselves finds everything stored already."""
+    """DCMTK's movescu moves to itself; a move to the server finds everything stored already."""
     ours, theirs = free_port(), free_port()
     named = (("PACS", ours), ("HOME", theirs))
     rows_of_peers = [{"ae_title": name, "host": "127.0.0.1", "port": port} for name, port in named]
     with serving(tmp_path / "pacs", {"peers": rows_of_peers, "server.port": ours}) as archive:
         take_in(archive, DATASETS)
-        with Asker(archive.port) as asker:
-            final = asker.move("PACS", "STUDY", StudyInstanceUID=STUDY)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("PACS", "STUDY", StudyInstanceUID=STUDY)[-1]
         assert (final.status, counts(final)) == (0x0000, (None, 4, 0, 0))
         (tmp_path / "home").mkdir()
         selection = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
@@ -224,14 +224,14 @@ def test_the_requestor_and_the_server_itself_as_destinations(tmp_path):
 # --- sub-operations ----------------------------------------------------------------------------------------------
 
 
-@asks(
+@covers(
     "A C-MOVE sends the instances on associations of its own",
     "A C-STORE request carries the priority of the retrieve",
     "It requests associations only to send the instances of a C-MOVE",
 )
 @pytest.mark.parametrize("priority", [0, 1, 2])
-def test_what_a_store_request_carries(archive, taker, priority):
-    """Priority, Move Originator and its Message ID, under our AE title."""
+def test_the_fields_of_a_store_request(archive, taker, priority):
+    """Priority, Move Originator and Message ID, with the AE title of the server."""
     data = identifier("STUDY", StudyInstanceUID=STUDY)
     with Raw(archive.port) as client:
         client.associate((1, MOVE, [IMPLICIT]), calling="ASKER")
@@ -244,7 +244,7 @@ def test_what_a_store_request_carries(archive, taker, priority):
         assert (asked.Priority, event.assoc.requestor.ae_title) == (priority, "PACS")
 
 
-@asks(
+@covers(
     "Only contexts for the selected instances are proposed",
     "An instance is sent unchanged if its transfer syntax was accepted",
     "Encapsulated pixel data are not transcoded",
@@ -262,15 +262,15 @@ def test_what_a_store_request_carries(archive, taker, priority):
     ],
 )
 def test_how_an_instance_is_sent(tmp_path, stored, accepted, arrives):
-    """As it is stored, converted, or not at all; what is proposed is that and what it can be converted into."""
+    """Unchanged, converted, or not at all; only these transfer syntaxes are proposed."""
     taker = Taker()
     native = [EXPLICIT, IMPLICIT, BIG, DEFLATED]
     (made,) = study(series=1, instances=1, transfer_syntax=stored)
     with destination("TAKER", taker, accepted) as row, serving(tmp_path / "pacs", {"peers": [row]}) as archive:
         write([made], tmp_path / "in")
         archive.storage.import_file(next((tmp_path / "in").iterdir()))
-        with Asker(archive.port) as asker:
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=made.StudyInstanceUID)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=made.StudyInstanceUID)[-1]
     assert final.status == (0xA702 if arrives is None else 0x0000)
     assert [each.context.transfer_syntax for each in taker.events] == ([arrives] if arrives else [])
     for event in taker.events:
@@ -281,9 +281,9 @@ def test_how_an_instance_is_sent(tmp_path, stored, accepted, arrives):
         assert {each.abstract_syntax for each in event.assoc.requestor.requested_contexts} == {made.SOPClassUID}
 
 
-@asks("More than 128 contexts are proposed on several associations")
+@covers("More than 128 contexts are proposed on several associations")
 def test_more_contexts_than_an_association_has(tmp_path):
-    """65 SOP Classes of two contexts each make two associations; everything arrives."""
+    """65 SOP Classes with two contexts each need two associations; everything is received."""
     listed = {row[1] for row in rows("3.2 Storage", "SOP Class")}
     classes = [each.abstract_syntax for each in AllStoragePresentationContexts if each.abstract_syntax in listed][:65]
     taker = Taker()
@@ -292,16 +292,16 @@ def test_more_contexts_than_an_association_has(tmp_path):
         for dataset, sop_class in zip(made, classes, strict=True):
             dataset.SOPClassUID = sop_class
         take_in(archive, made)
-        with Asker(archive.port) as asker:
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=made[0].StudyInstanceUID)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=made[0].StudyInstanceUID)[-1]
     assert (final.status, counts(final)) == (0x0000, (None, 65, 0, 0))
     assert len({id(each.assoc) for each in taker.events}) == 2
 
 
-@asks("For a peer with `associations` in the table of peers a C-MOVE uses that many associations at once")
+@covers("For a peer with `associations` in the table of peers a C-MOVE uses that many associations at once")
 @pytest.mark.parametrize(("configured", "opened"), [(3, 3), (16, 4)])
 def test_several_associations_to_a_destination(tmp_path, configured, opened):
-    """Each has one of the four instances before any is answered, and they are begun after one another."""
+    """Each has one of the four instances before the first response, and they are opened in order."""
     together = threading.Barrier(opened, timeout=20)
     events = []
 
@@ -313,16 +313,16 @@ def test_several_associations_to_a_destination(tmp_path, configured, opened):
 
     with destination("TAKER", answer) as row:
         settings = {"peers": [row | {"associations": configured}]}
-        with serving(tmp_path, settings) as archive, Asker(archive.port) as asker:
+        with serving(tmp_path, settings) as archive, Requestor(archive.port) as requestor:
             take_in(archive, DATASETS)
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
     assert counts(final) == (None, 4, 0, 0)
     assert len({id(each.assoc) for each in events}) == opened
 
 
-@asks("With several associations, each is given up after two failures in a row")
-def test_several_associations_that_are_lost(tmp_path):
-    """A destination that always aborts is called twice for each of two associations, and all four have failed."""
+@covers("With several associations, each is given up after two failures in a row")
+def test_several_lost_associations(tmp_path):
+    """A destination that always aborts is connected twice for each of two associations; all four fail."""
     called = []
 
     def answer(event):
@@ -332,15 +332,15 @@ def test_several_associations_that_are_lost(tmp_path):
 
     with destination("TAKER", answer) as row, serving(tmp_path, {"peers": [row | {"associations": 2}]}) as archive:
         take_in(archive, study(series=1, instances=9))
-        with Asker(archive.port) as asker:
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
     assert counts(final) == (None, 0, 9, 0)
     assert len(dict.fromkeys(called)) <= 4
 
 
-@asks("A C-GET uses the contexts in which the requestor is SCP")
+@covers("A C-GET uses the contexts in which the requestor is SCP")
 def test_a_get_sends_where_the_requestor_is_scp(archive):
-    """With the role everything comes, on the association of the request; without it everything fails."""
+    """With the role everything is received on the same association; without it everything fails."""
     selection = identifier("STUDY", StudyInstanceUID=STUDY)
     for roles, came in ((role(CT, 0, 1), 4), (b"", 0)):
         with Raw(archive.port) as client:
@@ -356,24 +356,24 @@ def test_a_get_sends_where_the_requestor_is_scp(archive):
         assert counts(final) == (None, came, 4 - came, 0)
 
 
-@asks("A sub-operation is completed if its status is 0000", "It counts as warning if its status is 0107")
-@asks("It has failed with any other status", "A failure does not end the other sub-operations")
-def test_how_sub_operations_count(archive, taker, asker):
-    """Every status of the table of warnings is one, others are failures, and nothing is left out because of them."""
+@covers("A sub-operation is completed if its status is 0000", "It counts as warning if its status is 0107")
+@covers("It has failed with any other status", "A failure does not end the other sub-operations")
+def test_how_sub_operations_count(archive, taker, requestor):
+    """The statuses of the table count as warning, others as failed; all instances are sent."""
     (said,) = (each for each in sentences() if each.startswith("It counts as warning"))
     for code in re.findall(r"[0-9A-F]{4}", said):
         taker.answers[UIDS[1]] = int(code, 16)
-        assert counts(asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]) == (None, 3, 0, 1)
+        assert counts(requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]) == (None, 3, 0, 1)
     for code in (0xA700, 0xA900, 0xC000, 0x0111, 0x0122, 0x0124, 0xB001):
         taker.answers[UIDS[1]] = code
-        final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+        final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
         assert counts(final) == (None, 3, 1, 0)
         assert final.dataset().FailedSOPInstanceUIDList == UIDS[1]
 
 
-@asks("without a response in time", "if the stored file cannot be read")
+@covers("without a response in time", "if the stored file cannot be read")
 def test_other_ways_to_fail(tmp_path):
-    """No context, no file, no answer: each fails alone."""
+    """Without a context, a file or a response: each fails alone."""
     other, gone, late, fine = study(series=1, instances=4)
     other.SOPClassUID = MR
     answered = threading.Event()
@@ -389,32 +389,32 @@ def test_other_ways_to_fail(tmp_path):
         (path,) = (tmp_path / "files").rglob("*.dcm")
         path.write_bytes(path.read_bytes()[:-9])
         take_in(archive, [other, late, fine])
-        with Asker(archive.port) as asker:
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=fine.StudyInstanceUID)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=fine.StudyInstanceUID)[-1]
         answered.set()
     assert counts(final) == (None, 1, 3, 0)
     assert set(final.dataset().FailedSOPInstanceUIDList) == {each.SOPInstanceUID for each in (other, gone, late)}
 
 
-@asks("If `files.verify` is true, the digest of each instance is verified")
-def test_what_is_not_what_was_received_is_not_sent(tmp_path, taker):
-    """It fails alone, and nothing of it reaches the destination, neither by a C-MOVE nor by a C-GET."""
+@covers("If `files.verify` is true, the digest of each instance is verified")
+def test_a_changed_file_is_not_sent(tmp_path, taker):
+    """It fails alone, and nothing of it is sent, neither by C-MOVE nor by C-GET."""
     first, bad, last = study(series=1, instances=3)
     with destination("TAKER", taker) as row, serving(tmp_path, {"files.verify": True, "peers": [row]}) as archive:
         take_in(archive, [bad])
         (path,) = (tmp_path / "files").rglob("*.dcm")
         path.write_bytes(path.read_bytes()[:-1] + b"X")
         take_in(archive, [first, last])
-        with Asker(archive.port) as asker:
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=bad.StudyInstanceUID)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=bad.StudyInstanceUID)[-1]
     assert (counts(final), final.dataset().FailedSOPInstanceUIDList) == ((None, 2, 1, 0), bad.SOPInstanceUID)
     assert sorted(taker.taken) == sorted((first.SOPInstanceUID, last.SOPInstanceUID))
 
 
-@asks("A destination that cannot be reached, or whose association is lost, is connected again for the next instance")
+@covers("A destination that cannot be reached, or whose association is lost, is connected again for the next instance")
 @pytest.mark.parametrize(("lost", "completed", "calls"), [(1, 3, 2), (2, 2, 3), (3, 0, 2)])
-def test_a_destination_that_is_lost(tmp_path, lost, completed, calls):
-    """Lost once, or again after a success, it is called again; twice in a row, and the rest has failed."""
+def test_a_lost_destination(tmp_path, lost, completed, calls):
+    """Lost once, or again after a success, it is connected again; twice in a row, the rest fails."""
     aborting = {1: UIDS[:1], 2: [UIDS[0], UIDS[2]], 3: UIDS}[lost]
     called = []
 
@@ -426,22 +426,22 @@ def test_a_destination_that_is_lost(tmp_path, lost, completed, calls):
 
     with destination("TAKER", answer) as row, serving(tmp_path, {"peers": [row]}) as archive:
         take_in(archive, DATASETS)
-        with Asker(archive.port) as asker:
-            final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
     assert counts(final) == (None, completed, 4 - completed, 0)
     assert len(dict.fromkeys(called)) == calls
 
 
 def begin(client: Raw, **associate: object) -> None:
-    """Ask for a move of the study to TAKER, with Message ID 1."""
+    """Send a C-MOVE of the study to TAKER, with Message ID 1."""
     client.associate((1, MOVE, [IMPLICIT]), **associate)
     data = identifier("STUDY", StudyInstanceUID=STUDY)
     client.send(raw.request(raw.C_MOVE, 1, MOVE, 1, data, [raw.element(0x0600, b"TAKER ")]))
 
 
-@asks("The next sub-operation may have begun by then, and counts as remaining")
+@covers("The next sub-operation may have begun by then, and counts as remaining")
 def test_a_pending_response_while_the_next_runs(tmp_path):
-    """The first is told of while the second has no answer yet: three of four remain."""
+    """The first is reported before the second is answered: three of four remain."""
     seen, told = [], threading.Event()
 
     def answer(event):
@@ -460,9 +460,9 @@ def test_a_pending_response_while_the_next_runs(tmp_path):
     assert [counts(each)[0] for each in (first, *rest)] == [3, 2, 1, 0, None]
 
 
-@asks("After the association of the requestor is lost, no further sub-operation begins")
-def test_a_requester_that_is_lost(archive, taker):
-    """The sub-operation that runs is the last one; the association to the destination ends."""
+@covers("After the association of the requestor is lost, no further sub-operation begins")
+def test_a_lost_requestor(archive, taker):
+    """The running sub-operation is the last one; the association to the destination ends."""
     taker.hang.clear()
     with Raw(archive.port) as client:
         begin(client)
@@ -480,11 +480,11 @@ def test_a_requester_that_is_lost(archive, taker):
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-@asks("Completed, failed, warning and remaining add up", "The final response contains completed, failed and warning")
-def test_the_counts_of_every_response(taker, asker):
-    """Always four in all; remaining in Pending responses only, and a list where one failed."""
+@covers("Completed, failed, warning and remaining add up", "The final response contains completed, failed and warning")
+def test_the_counts_of_every_response(taker, requestor):
+    """The total is always four; remaining is in Pending responses only, and a failed list if one failed."""
     taker.answers.update({UIDS[0]: 0xB000, UIDS[2]: 0xC000})
-    *pending, final = asker.move("TAKER", "STUDY", StudyInstanceUID=STUDY)
+    *pending, final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)
     assert [counts(each)[0] for each in pending] == [3, 2, 1, 0]
     assert {sum(counts(each)) for each in pending} == {4}
     assert {each.data for each in pending} == {None}
@@ -495,10 +495,10 @@ def test_the_counts_of_every_response(taker, asker):
 # --- cancel ------------------------------------------------------------------------------------------------------
 
 
-@asks("A C-CANCEL takes effect from the packet of its request on", "The operation ends with FE00, after at most")
+@covers("A C-CANCEL takes effect from the packet of its request on", "The operation ends with FE00, after at most")
 @pytest.mark.parametrize("operation", ["FIND", "MOVE", "GET"])
 def test_a_cancel_in_the_packet_of_the_request(archive, taker, operation):
-    """FE00, nothing sent, and the Message ID is good for another request."""
+    """FE00, nothing is sent, and the Message ID can be used again."""
     sop_class = model("Study Root", operation)
     kind = {"FIND": raw.C_FIND, "MOVE": raw.C_MOVE, "GET": raw.C_GET}[operation]
     request = raw.request(kind, 1, sop_class, 1, identifier("STUDY", StudyInstanceUID=STUDY), [
@@ -512,10 +512,10 @@ def test_a_cancel_in_the_packet_of_the_request(archive, taker, operation):
         assert client.until_final()[-1].status != 0xFE00
 
 
-@asks("No new sub-operation begins", "Remaining counts the sub-operations that had not begun")
+@covers("No new sub-operation begins", "Remaining counts the sub-operations that had not begun")
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_cancel_during_a_sub_operation(archive, taker, answers):
-    """The running one ends as it would within the time it has, and has failed after it; no other begins."""
+    """The running one may end within its time and fails after it; no other begins."""
     taker.hang.clear()
     with Raw(archive.port) as client:
         begin(client)
@@ -530,9 +530,9 @@ def test_a_cancel_during_a_sub_operation(archive, taker, answers):
     assert len(taker.taken) == 1
 
 
-@asks("A C-CANCEL for any other Message ID is ignored, and the Message ID can be used again")
-def test_a_cancel_for_something_else(archive, taker):
-    """Another Message ID, none that runs: the operation goes on to its end, and so does the next of the same ID."""
+@covers("A C-CANCEL for any other Message ID is ignored, and the Message ID can be used again")
+def test_a_cancel_for_another_message_id(archive, taker):
+    """With another Message ID the operation completes, and so does the next one with that ID."""
     with Raw(archive.port) as client:
         begin(client)
         client.send(raw.cancel(1, 9))
@@ -548,14 +548,14 @@ def test_a_cancel_for_something_else(archive, taker):
 
 
 class Retrieve:
-    """A C-MOVE to TAKER or a C-GET, whose status tables are asked with the same questions."""
+    """A C-MOVE to TAKER or a C-GET, for the tests of both status tables."""
 
     def __init__(self, operation: str, archive, taker: Taker) -> None:
         self.operation, self.archive, self.taker = operation, archive, taker
         self.sop_class = model("Study Root", operation)
 
     def ask(self, data: bytes | None = None, port: int = 0, cancel: bool = False) -> list[Response]:
-        """All responses, C-STORE requests answered as the Taker would."""
+        """Return all responses; C-STORE requests are answered as TAKER does."""
         data = identifier("STUDY", StudyInstanceUID=STUDY) if data is None else data
         kind = raw.C_MOVE if self.operation == "MOVE" else raw.C_GET
         extra = [raw.element(0x0600, b"TAKER ")] if self.operation == "MOVE" else []
@@ -578,24 +578,24 @@ class Retrieve:
 
 
 def cancelled(retrieve, _tmp_path):
-    """A C-CANCEL in the packet of the request, before sub-operations are known."""
+    """Send a C-CANCEL in the packet of the request, before sub-operations are selected."""
     return retrieve.ask(cancel=True)[-1]
 
 
 def warned(retrieve, _tmp_path):
-    """Some fail, some warn."""
+    """Let some fail and some warn."""
     retrieve.taker.answers.update({UIDS[0]: 0xB000, UIDS[1]: 0xA700})
     return retrieve.ask()[-1]
 
 
 def failed(retrieve, _tmp_path):
-    """All fail."""
+    """Let all fail."""
     retrieve.taker.answers.update(dict.fromkeys(UIDS, 0xC000))
     return retrieve.ask()[-1]
 
 
 def with_row(retrieve, tmp_path, data: bytes | None = None, **settings: object):
-    """The final response of a server of its own with these settings, and a table renamed where data is None."""
+    """Return the final response of a server with these settings, and with a table renamed if data is None."""
     with destination("TAKER") as row, serving(tmp_path, {"peers": [row], **settings}) as archive:
         take_in(archive, DATASETS[:1])
         if data is None:
@@ -605,19 +605,19 @@ def with_row(retrieve, tmp_path, data: bytes | None = None, **settings: object):
 
 
 def too_long(retrieve, tmp_path):
-    """An Identifier beyond its limit."""
+    """Send an Identifier above the limit."""
     data = identifier("STUDY", StudyInstanceUID=["1.2.3"] * 1000)
     return with_row(retrieve, tmp_path, data, **{"limits.identifier_size": 4096})
 
 
 def unknown_destination(retrieve, _tmp_path):
-    """Nobody's AE title."""
-    with Asker(retrieve.archive.port) as asker:
-        return asker.move("NOBODY", "STUDY", StudyInstanceUID=STUDY)[-1]
+    """Use an unknown AE title."""
+    with Requestor(retrieve.archive.port) as requestor:
+        return requestor.move("NOBODY", "STUDY", StudyInstanceUID=STUDY)[-1]
 
 
 def unauthorized(retrieve, tmp_path):
-    """Nobody may retrieve."""
+    """Retrieve without the right to."""
     return with_row(retrieve, tmp_path, identifier("STUDY", StudyInstanceUID=STUDY), **{"access.services": []})
 
 
@@ -636,7 +636,7 @@ PROVOKED = {
     ],
     "C000": [lambda retrieve, _: retrieve.ask(b"\xff" * 20)[-1]],
 }
-"""How each status is provoked, as often as it stands in the tables."""
+"""The causes of each status, one for each row of the tables."""
 
 STATUSES = [(operation, *row) for operation in ("MOVE", "GET") for row in rows(f"Statuses of C-{operation}", "status")]
 
@@ -645,7 +645,7 @@ STATUSES = [(operation, *row) for operation in ("MOVE", "GET") for row in rows(f
     ("operation", "code"), sorted({(each[0], each[1]) for each in STATUSES if each[1] != "C001"}), ids=str
 )
 def test_every_status(archive, taker, tmp_path, operation, code):
-    """Each status comes from its cause, with the related fields that the table tells and no others."""
+    """Each follows from its cause, with exactly the related fields of the table."""
     told = [each[3] for each in STATUSES if each[:2] == (operation, code)]
     assert len(told) == len(PROVOKED[code])
     for place, (related, provoke) in enumerate(zip(told, PROVOKED[code], strict=True)):

@@ -1,4 +1,4 @@
-"""What the conformance statement says of Storage (section 3.2), asked of running servers."""
+"""Checks section 3.2 of the conformance statement (Storage) on running servers."""
 
 import shutil
 import struct
@@ -14,8 +14,8 @@ from pacs.testing import serving, study, uid
 from tests import raw
 from tests.archives import identifier
 from tests.committing import PUSH_MODEL
-from tests.docs.asking import COMMENT, ELEMENT, MR, Asker, model, negotiated, role, store
-from tests.docs.statement import asks, rows
+from tests.docs.requests import COMMENT, ELEMENT, MR, Requestor, model, negotiated, role, store
+from tests.docs.statement import covers, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
 DEFLATED, BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -34,7 +34,7 @@ NEVER = {
     "Storage Commitment Push": "1.2.840.10008.1.20.1",
     "Storage Commitment Pull": "1.2.840.10008.1.20.2",
 }
-"""What has Storage in its name and is never taken (PS3.4 GG.3)."""
+"""SOP Classes with Storage in their name that are never accepted (PS3.4 GG.3)."""
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def open_to_all(tmp_path_factory):
-    """A server that takes SOP Classes it does not know."""
+    """A server that accepts unknown SOP Classes."""
     with serving(tmp_path_factory.mktemp("open"), {"storage.unknown_sop_classes": True}) as running:
         yield running
 
 
 def instance(name: str, **values: object) -> Dataset:
-    """An instance of a study of its own, named after a test."""
+    """Return an instance of a study of its own, named after a test."""
     made = study(series=1, instances=1, patient_id=name)[0]
     for keyword, value in values.items():
         setattr(made, keyword, value)
@@ -64,14 +64,14 @@ def instance(name: str, **values: object) -> Dataset:
 
 @pytest.fixture(scope="module")
 def classes(archive):
-    """What each SOP Class of the table is answered with, many contexts to an association."""
+    """The result of the context of each SOP Class of the table."""
     uids = [row[1] for row in rows("3.2 Storage", "SOP Class")]
     roles = b"".join(role(each, 1, 1) for each in uids[:128])
     found = negotiated(archive.port, [(each, [EXPLICIT]) for each in uids[:128]], extra=roles)
     return dict(zip(uids, found + negotiated(archive.port, [(each, [EXPLICIT]) for each in uids[128:]]), strict=True))
 
 
-@asks("Conformant to PS3.4 Annex B as SCP, at level 2 (Full)")
+@covers("Conformant to PS3.4 Annex B as SCP, at level 2 (Full)")
 @pytest.mark.parametrize("row", rows("3.2 Storage", "SOP Class"), ids=lambda row: row[1])
 def test_every_storage_class_is_accepted_and_stored(archive, classes, row):
     """Its context is accepted, and an instance of it is stored."""
@@ -80,7 +80,7 @@ def test_every_storage_class_is_accepted_and_stored(archive, classes, row):
 
 
 def in_syntax(dataset: Dataset, syntax: str) -> bytes:
-    """A data set without pixels in a transfer syntax: an encapsulated one is explicit little endian besides them."""
+    """Return a data set without pixels in a transfer syntax."""
     del dataset.PixelData
     if syntax == BIG:
         return big_endian(dataset)
@@ -89,7 +89,7 @@ def in_syntax(dataset: Dataset, syntax: str) -> bytes:
 
 
 def big_endian(dataset: Dataset) -> bytes:
-    """A data set in Explicit VR Big Endian."""
+    """Return a data set in Explicit VR Big Endian."""
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
 
@@ -101,21 +101,21 @@ def big_endian(dataset: Dataset) -> bytes:
 
 @pytest.mark.parametrize("row", rows("3.2 Storage", "transfer syntax"), ids=lambda row: row[1])
 def test_every_transfer_syntax_is_accepted_and_stored(archive, row):
-    """A context with it alone is accepted, and what comes in it is stored and found as such."""
+    """A context with it alone is accepted, and an instance is stored and found with it."""
     made = instance("SYNTAX " + row[1])
     assert negotiated(archive.port, [(made.SOPClassUID, [row[1]])]) == [(0, row[1])]
     sent = in_syntax(made, row[1])
     response = store(archive.port, sent, syntax=row[1], sop_class=made.SOPClassUID, instance=made.SOPInstanceUID)
     assert response.status == 0x0000, response.text(COMMENT)
-    with Asker(archive.port) as asker:
-        (found,) = asker.found("IMAGE", SOPInstanceUID=made.SOPInstanceUID, AvailableTransferSyntaxUID="")
+    with Requestor(archive.port) as requestor:
+        (found,) = requestor.found("IMAGE", SOPInstanceUID=made.SOPInstanceUID, AvailableTransferSyntaxUID="")
     assert found.AvailableTransferSyntaxUID == row[1]
 
 
-@asks("the Non-Patient Object Storage SOP Classes, Media Storage Directory and Storage Commitment are never accepted")
+@covers("the Non-Patient Object Storage SOP Classes, Media Storage Directory and Storage Commitment are never accepted")
 @pytest.mark.parametrize("sop_class", NEVER.values(), ids=NEVER)
-def test_what_is_never_taken(archive, open_to_all, sop_class):
-    """Refused as an unknown abstract syntax, or where the service is offered as its instance, switch or not."""
+def test_sop_classes_that_are_never_accepted(archive, open_to_all, sop_class):
+    """They are rejected as an unknown abstract syntax, or refused, with and without the switch."""
     for each in (archive, open_to_all):
         if sop_class == PUSH_MODEL:
             assert store(each.port, instance("NEVER", SOPClassUID=sop_class)).status == 0x0211
@@ -129,7 +129,7 @@ def test_what_is_never_taken(archive, open_to_all, sop_class):
     ids=lambda row: row[1],
 )
 def test_unknown_sop_classes(archive, open_to_all, row):
-    """Refused by default; with the switch accepted in every transfer syntax, and stored."""
+    """They are rejected by default; with the switch they are accepted in every transfer syntax."""
     syntaxes = [each[1] for each in rows("3.2 Storage", "transfer syntax")]
     if row[1] == "false":
         assert row[3] == "yes"
@@ -144,7 +144,7 @@ def test_unknown_sop_classes(archive, open_to_all, row):
 
 
 def fetched(archive, dataset: Dataset) -> bytes:
-    """The data set of an instance, as it comes back in a C-GET."""
+    """Return the data set of an instance by C-GET."""
     get, sop_class = model("Study Root", "GET"), dataset.SOPClassUID
     with Raw(archive.port) as client:
         client.associate((1, get, [IMPLICIT]), (3, sop_class, [EXPLICIT]), extra=role(sop_class, 1, 1))
@@ -157,9 +157,9 @@ def fetched(archive, dataset: Dataset) -> bytes:
     return sent.data
 
 
-@asks("The data set is stored byte by byte as it was received", "No attribute is coerced")
-def test_the_data_set_comes_back_byte_by_byte(archive):
-    """With private elements, values that break their VR, odd order of nothing, and without groups 0000 and 0002."""
+@covers("The data set is stored byte by byte as it was received", "No attribute is coerced")
+def test_the_data_set_is_returned_byte_by_byte(archive):
+    """With private elements and invalid values, and without groups 0000 and 0002."""
     made = instance("BYTES", StudyDate="20269999", PatientSex="X", SpecificCharacterSet="ISO_IR 100")
     made.private_block(0x0009, "NOBODY KNOWS", create=True).add_new(0x01, "UN", b"\1\2\3\4")
     sent = raw.encoded(made, EXPLICIT)
@@ -169,61 +169,65 @@ def test_the_data_set_comes_back_byte_by_byte(archive):
     assert fetched(archive, made) == sent
 
 
-@asks("The boundaries and the order of associations have no meaning")
-def test_associations_mean_nothing(archive):
-    """Instances of two studies in any order, two associations in the middle of each other: all are there."""
+@covers("The boundaries and the order of associations have no meaning")
+def test_association_boundaries_have_no_meaning(archive):
+    """Instances of two studies in any order on two interleaved associations are all stored."""
     one, two = (study(series=2, instances=2, patient_id="ORDER", number=number) for number in (1, 2))
     for dataset in (one[3], two[0], one[0], two[3], one[2], two[1], one[1], two[2]):
         assert store(archive.port, dataset).status == 0x0000
-    with Asker(archive.port) as asker:
-        found = asker.found("STUDY", PatientID="ORDER", NumberOfStudyRelatedSeries="", NumberOfStudyRelatedInstances="")
+    with Requestor(archive.port) as requestor:
+        found = requestor.found(
+            "STUDY", PatientID="ORDER", NumberOfStudyRelatedSeries="", NumberOfStudyRelatedInstances=""
+        )
     assert [(each.NumberOfStudyRelatedSeries, each.NumberOfStudyRelatedInstances) for each in found] == [(2, 4)] * 2
 
 
-@asks("Status B000 means that an instance names another patient", "It is stored unchanged, and found under the patient")
+@covers(
+    "Status B000 means that an instance names another patient", "It is stored unchanged, and found under the patient"
+)
 def test_conflicting_parents(archive):
-    """A study under a second patient, a series under a second study: stored, and found where the first were."""
+    """A study of a second patient and a series of a second study are stored, and found under the first parents."""
     first, second, third = study(series=1, instances=3, patient_id="FIRST")
     second.PatientID = "SECOND"
     third.StudyInstanceUID = uid("another study")
     assert store(archive.port, first).status == 0x0000
     for each in (second, third):
         assert store(archive.port, each).status == 0xB000
-    with Asker(archive.port) as asker:
-        found = asker.found("IMAGE", "Patient Root", PatientID="FIRST", SOPInstanceUID="")
+    with Requestor(archive.port) as requestor:
+        found = requestor.found("IMAGE", "Patient Root", PatientID="FIRST", SOPInstanceUID="")
         assert {each.SOPInstanceUID for each in found} == {each.SOPInstanceUID for each in (first, second, third)}
         assert {each.StudyInstanceUID for each in found} == {first.StudyInstanceUID}
-        assert asker.found("STUDY", PatientID="SECOND") == []
+        assert requestor.found("STUDY", PatientID="SECOND") == []
     lone = study(series=1, instances=2, patient_id="LONE")
     lone[1].PatientID = "OTHER"
     assert [store(archive.port, each).status for each in (lone[0], lone[1])] == [0x0000, 0xB000]
 
 
-@asks("A patient is identified by Patient ID and Issuer of Patient ID")
-def test_who_is_one_patient(archive):
-    """The same ID of two issuers is two patients; without an ID every study has a patient of its own."""
+@covers("A patient is identified by Patient ID and Issuer of Patient ID")
+def test_patient_identity(archive):
+    """The same ID of two issuers are two patients; without an ID every study has its own patient."""
     for number, issuer in ((1, "A"), (2, "B"), (3, "A")):
         made = study(series=1, instances=1, patient_id="SAME", number=number, IssuerOfPatientID=issuer)
         assert store(archive.port, made[0]).status == 0x0000
-    with Asker(archive.port) as asker:
-        found = asker.found("PATIENT", "Patient Root", PatientID="SAME", IssuerOfPatientID="")
+    with Requestor(archive.port) as requestor:
+        found = requestor.found("PATIENT", "Patient Root", PatientID="SAME", IssuerOfPatientID="")
         assert sorted(each.IssuerOfPatientID for each in found) == ["A", "B"]
         for number in (1, 2):
             made = study("NO^ID", series=1, instances=1, patient_id="", number=number)
             assert store(archive.port, made[0]).status == 0x0000
-        assert len(asker.found("PATIENT", "Patient Root", PatientName="NO^ID")) == 2
+        assert len(requestor.found("PATIENT", "Patient Root", PatientName="NO^ID")) == 2
 
 
-@asks("For an attribute of a patient, study or series, queries use the first value that was received")
-def test_the_first_value_counts(archive):
-    """What comes later fills what was empty, and changes nothing else."""
+@covers("For an attribute of a patient, study or series, queries use the first value that was received")
+def test_queries_use_the_first_value(archive):
+    """Later instances fill empty values, and change nothing else."""
     first, second = study(series=1, instances=2, patient_id="VALUES")
     first.StudyDescription, first.StudyID = "first", ""
     second.StudyDescription, second.StudyID = "second", "filled"
     for each in (first, second):
         store(archive.port, each)
-    with Asker(archive.port) as asker:
-        (found,) = asker.found("STUDY", PatientID="VALUES", StudyDescription="", StudyID="")
+    with Requestor(archive.port) as requestor:
+        (found,) = requestor.found("STUDY", PatientID="VALUES", StudyDescription="", StudyID="")
     assert (found.StudyDescription, found.StudyID) == ("first", "filled")
 
 
@@ -231,9 +235,9 @@ def test_the_first_value_counts(archive):
 
 
 def stored_comments(archive, dataset: Dataset) -> str:
-    """The Image Comments an instance is stored with."""
-    with Asker(archive.port) as asker:
-        (found,) = asker.found("IMAGE", SOPInstanceUID=dataset.SOPInstanceUID, ImageComments="")
+    """Return the stored Image Comments of an instance."""
+    with Requestor(archive.port) as requestor:
+        (found,) = requestor.found("IMAGE", SOPInstanceUID=dataset.SOPInstanceUID, ImageComments="")
     return str(found.ImageComments)
 
 
@@ -242,15 +246,15 @@ DUPLICATES = {
     "replace": (0x0000, 0x0000, 0x0000, "other"),
     "reject": (0x0111, 0x0111, 0x0111, "first"),
 }
-"""What the same bytes, the same values in another encoding, and other values are answered with, and which stay."""
+"""The statuses for the same bytes, the same values in another encoding, and other values, and the kept value."""
 
 
-@asks("Status 0000 means that the bytes are on disk and the index is committed")
+@covers("Status 0000 means that the bytes are on disk and the index is committed")
 @pytest.mark.parametrize(
     "row", [row for row in rows("3.2 Storage", "option") if row[0] == "storage.duplicates"], ids=lambda row: row[1]
 )
 def test_duplicates(tmp_path, row):
-    """As configured; what 0000 was said of is there in a server started anew on the same data."""
+    """As configured; acknowledged instances are there after a restart."""
     settings = {"storage.duplicates": row[1]}
     with serving(tmp_path, settings) as archive:
         made = instance("DUPLICATE", ImageComments="first")
@@ -262,10 +266,10 @@ def test_duplicates(tmp_path, row):
         assert (*statuses, stored_comments(archive, made)) == DUPLICATES[row[1]]
 
 
-@asks("An instance of at most 1 MiB may be on disk in a journal only, from which the next start restores its file")
+@covers("An instance of at most 1 MiB may be on disk in a journal only, from which the next start restores its file")
 @pytest.mark.parametrize("side", [8, 720])
-def test_what_was_answered_is_restored_from_the_journal(tmp_path, side):
-    """An image of 1 MiB and a small one whose files the disk never got; a larger one is not in the journal."""
+def test_acknowledged_instances_are_restored_from_the_journal(tmp_path, side):
+    """The files of an image of 1 MiB and a small one were lost; a larger one is not in the journal."""
     house, cut = tmp_path / "house", tmp_path / "cut"
     made, larger = (
         instance("JOURNAL", Rows=side, PixelData=bytes(2 * side * side)),
@@ -287,7 +291,7 @@ def test_what_was_answered_is_restored_from_the_journal(tmp_path, side):
 
 
 def warned(archive, _tmp_path):
-    """A study under a second patient."""
+    """Store a study under a second patient."""
     first, second = study(series=1, instances=2, patient_id="WARNED")
     second.PatientID = "WARNED 2"
     store(archive.port, first)
@@ -295,14 +299,14 @@ def warned(archive, _tmp_path):
 
 
 def rejected(_archive, tmp_path):
-    """A known instance where duplicates are rejected."""
+    """Store a known instance with `storage.duplicates = "reject"`."""
     with serving(tmp_path, {"storage.duplicates": "reject"}) as archive:
         store(archive.port, instance("REJECTED"))
         return store(archive.port, instance("REJECTED"))
 
 
 def without_files(_archive, tmp_path):
-    """A file stands where the folder of this year's files has to be."""
+    """Put a file in the place of the folder of this year."""
     with serving(tmp_path) as archive:
         from datetime import UTC, datetime
 
@@ -312,7 +316,7 @@ def without_files(_archive, tmp_path):
 
 @contextmanager
 def broken_index(archive):
-    """A table of the index is not there for a while."""
+    """Rename a table of the index."""
     with archive.index.write() as connection:
         connection.execute(text("ALTER TABLE image RENAME TO gone"))
     yield
@@ -321,13 +325,13 @@ def broken_index(archive):
 
 
 def without_index(archive, _tmp_path):
-    """The index cannot be asked."""
+    """Store without the index."""
     with broken_index(archive):
         return store(archive.port, instance("NO INDEX"))
 
 
 def damaged(_archive, tmp_path):
-    """Other content for an instance whose file is gone."""
+    """Store other content for an instance with a missing file."""
     with serving(tmp_path) as archive:
         store(archive.port, instance("GONE"))
         (path,) = (tmp_path / "files").rglob("*.dcm")
@@ -336,13 +340,13 @@ def damaged(_archive, tmp_path):
 
 
 def conflicting(archive, _tmp_path):
-    """Other content under a known UID."""
+    """Store other content under a known UID."""
     store(archive.port, instance("CONFLICT"))
     return store(archive.port, instance("CONFLICT", ImageComments="other"))
 
 
 def unauthorized(_archive, tmp_path):
-    """Nobody may store."""
+    """Store without the right to."""
     with serving(tmp_path, {"access.services": ["find"]}) as archive:
         return store(archive.port, instance("UNAUTHORIZED"))
 
@@ -359,12 +363,12 @@ PROVOKED = {
     "C003": [damaged],
     "C011": [conflicting],
 }
-"""How each status is provoked, as often as it stands in the table."""
+"""The causes of each status, one for each row of the table."""
 
 
 @pytest.mark.parametrize("code", sorted({row[0] for row in rows("3.2 Storage", "status")} - {"C001"}))
 def test_every_status(archive, tmp_path, code):
-    """Each status comes from its cause, with the related fields that the table tells and no others."""
+    """Each follows from its cause, with exactly the related fields of the table."""
     told = [row[2] for row in rows("3.2 Storage", "status") if row[0] == code]
     assert len(told) == len(PROVOKED[code])
     for related, provoke in zip(told, PROVOKED[code], strict=True):
@@ -374,11 +378,11 @@ def test_every_status(archive, tmp_path, code):
         assert ELEMENT not in response.elements or "0901" in related
 
 
-@asks("An instance without a valid Study, Series and SOP Instance UID is refused")
+@covers("An instance without a valid Study, Series and SOP Instance UID is refused")
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
 @pytest.mark.parametrize("value", ["", "../x", "1.2.x"])
-def test_no_uid_no_storage(archive, keyword, value):
-    """A901, the element at fault named."""
+def test_a_missing_uid_is_refused(archive, keyword, value):
+    """With A901 and the Offending Element."""
     made = instance("UIDS")
     own = value or made.SOPInstanceUID if keyword == "SOPInstanceUID" else made.SOPInstanceUID
     setattr(made, keyword, value)
@@ -387,8 +391,8 @@ def test_no_uid_no_storage(archive, keyword, value):
     assert response.elements[ELEMENT] == struct.pack("<HH", *divmod(made.data_element(keyword).tag, 1 << 16))
 
 
-def test_the_context_counts_and_not_the_data_set(archive):
-    """A data set of another SOP Class than its command is A900, with the SOP Class UID at fault."""
+def test_the_sop_class_of_the_data_set_must_match(archive):
+    """Another SOP Class than in the command set is A900, with SOP Class UID as Offending Element."""
     made = instance("CLASS OF ITS OWN", SOPClassUID=MR)
     response = store(archive.port, raw.encoded(made, EXPLICIT), instance=made.SOPInstanceUID)
     assert (response.status, response.elements[ELEMENT]) == (0xA900, b"\x08\x00\x16\x00")

@@ -18,9 +18,9 @@ def main() -> int:
         "--peer", action="append", choices=[each for each in fuzz.TARGETS if each != "pacs"], default=[]
     )
     fuzzing.add_argument("--folder", help="folder for the data of the servers, on a real disk")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # pydicom warns about the invalid values
-    return fuzz.main(asked.seconds, asked.seed, ["pacs", *asked.peer], asked.folder)
+    return fuzz.main(options.seconds, options.seed, ["pacs", *options.peer], options.folder)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, identifier
-from tests.docs.asking import CT, VERIFICATION, role
+from tests.docs.requests import CT, VERIFICATION, role
 from tests.programs import start
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks import peers, processes
 from benchmarks.peers import Site, System
 from tests import raw
-from tests.docs.asking import VERIFICATION
+from tests.docs.requests import VERIFICATION
 from tests.hostile import daemons
 from tests.hostile.mutations import CONTEXTS, KINDS, Input, made
 from tests.raw import IMPLICIT, Raw

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
-from tests.docs.asking import CT, VERIFICATION, extended, identity, role
+from tests.docs.requests import CT, VERIFICATION, extended, identity, role
 from tests.raw import C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, EXPLICIT, IMPLICIT, command_set, element, pdv, us
 
 DEFLATED, BIG, JPEG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"

@@ -5,7 +5,7 @@ import pytest
 from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, MOVE, identifier
-from tests.docs.asking import VERIFICATION, store
+from tests.docs.requests import VERIFICATION, store
 from tests.hostile.daemons import Daemon, ended
 from tests.raw import EXPLICIT, IMPLICIT, Raw, element, request
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tests import raw
-from tests.docs.asking import FIND, VERIFICATION
+from tests.docs.requests import FIND, VERIFICATION
 from tests.hostile.daemons import Daemon, associated, connected, ended, megabytes
 from tests.raw import IMPLICIT, Raw, associate_rq, item, pdu
 
@@ -23,7 +23,7 @@ RELEASE, ABORT = pdu(0x05, bytes(4)), pdu(0x07, bytes(4))
 def request_with(body: bytes, length: int | None = None) -> bytes:
     """Return an A-ASSOCIATE-RQ with these items; `length` is announced instead of its own."""
     whole = USUAL[6:74] + body
-    return struct.pack(">BxL", 1, len(whole) if length is None else length) + whole
+    return pdu(1, whole, length)
 
 
 def proposing(number: int, *inside: bytes) -> bytes:
@@ -41,7 +41,7 @@ BEFORE = {
     "type 255": pdu(255, b"x" * 10),
     "length 0": pdu(1, b""),
     "length 1": pdu(1, b"\0"),
-    "4 GiB": struct.pack(">BxL", 1, 0xFFFFFFFF),
+    "4 GiB": pdu(1, b"", 0xFFFFFFFF),
     "A-ASSOCIATE-AC": pdu(2, USUAL[6:]),
     "A-ASSOCIATE-RJ": pdu(3, b"\0\1\1\1"),
     "P-DATA-TF": ECHO,
@@ -131,9 +131,9 @@ WITHIN = {
     "type 0": pdu(0, b"x"),
     "type 8": pdu(8, b"x" * 4),
     "type 255": pdu(255, b""),
-    "P-DATA-TF of 4 GiB": struct.pack(">BxL", 4, 0xFFFFFFFF) + bytes(1000),
+    "P-DATA-TF of 4 GiB": pdu(4, bytes(1000), 0xFFFFFFFF),
     "A-RELEASE-RQ of 1 MiB": pdu(5, bytes(1 << 20)),
-    "A-ABORT of 4 GiB": struct.pack(">BxL", 7, 0xFFFFFFFF) + bytes(1000),
+    "A-ABORT of 4 GiB": pdu(7, bytes(1000), 0xFFFFFFFF),
     "data behind the release": RELEASE + ECHO,
     "two releases": RELEASE + RELEASE,
     "an abort behind the release": RELEASE + ABORT,
@@ -186,7 +186,7 @@ def test_p6_an_announced_length_allocates_no_memory(daemon: Daemon) -> None:
     before = megabytes(daemon.process.pid)
     for each, kind in zip(clients, [1] * 20 + [4] * 20, strict=True):
         with suppress(OSError):
-            each.send(struct.pack(">BxL", kind, 0xFFFFFFFF) + bytes(1 << 20))
+            each.send(pdu(kind, bytes(1 << 20), 0xFFFFFFFF))
     assert megabytes(daemon.process.pid) < before + 20
     daemon.check_echo()
     for each in clients:

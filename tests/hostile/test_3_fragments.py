@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from tests.archives import FIND, identifier
-from tests.docs.asking import CT, VERIFICATION, store_command
+from tests.docs.requests import CT, VERIFICATION, store_command
 from tests.hostile.daemons import Daemon, ended
 from tests.raw import EXPLICIT, IMPLICIT, Raw, command_set, element, pdu, pdv, us
 

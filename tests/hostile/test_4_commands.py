@@ -6,7 +6,7 @@ import pytest
 
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
-from tests.docs.asking import CT, VERIFICATION
+from tests.docs.requests import CT, VERIFICATION
 from tests.hostile.daemons import STORED, Daemon, ended
 from tests.raw import EXPLICIT, IMPLICIT, Raw, command_set, element, pdv, us
 

@@ -8,7 +8,7 @@ import pytest
 from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, identifier
-from tests.docs.asking import store
+from tests.docs.requests import store
 from tests.hostile.daemons import Daemon, megabytes
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 

@@ -13,7 +13,7 @@ import pytest
 from pacs.testing import study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier
-from tests.docs.asking import CT, VERIFICATION, role
+from tests.docs.requests import CT, VERIFICATION, role
 from tests.hostile import daemons
 from tests.hostile.daemons import STORED, Daemon
 from tests.raw import EXPLICIT, IMPLICIT, Raw, item, pdu, request
@@ -129,7 +129,7 @@ def shouting(peer: socket.socket) -> None:
 def flooding(peer: socket.socket) -> None:
     """Announce a PDU of 4 GiB and send its beginning."""
     receive(peer)
-    peer.sendall(struct.pack(">BxL", 2, 0xFFFFFFFF))
+    peer.sendall(raw.pdu(2, b"", 0xFFFFFFFF))
     for _ in range(100):
         peer.sendall(bytes(1 << 16))
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from tests import raw
-from tests.docs.asking import CT, VERIFICATION, store_command
+from tests.docs.requests import CT, VERIFICATION, store_command
 from tests.hostile import daemons
 from tests.hostile.daemons import Daemon, associated, connected, ended, megabytes
 from tests.raw import EXPLICIT, IMPLICIT, Raw

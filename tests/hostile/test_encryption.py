@@ -13,7 +13,7 @@ import trustme
 
 from tests import raw
 from tests.certificates import Authority
-from tests.docs.asking import VERIFICATION
+from tests.docs.requests import VERIFICATION
 from tests.hostile import daemons
 from tests.hostile.daemons import Daemon
 from tests.raw import IMPLICIT

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests import raw
 from tests.archives import FIND, identifier
-from tests.docs.asking import VERIFICATION
+from tests.docs.requests import VERIFICATION
 from tests.hostile import fuzz
 from tests.hostile.daemons import Daemon
 from tests.hostile.mutations import KINDS, made

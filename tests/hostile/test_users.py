@@ -8,7 +8,7 @@ import pytest
 
 from pacs.services.users import hash_passcode
 from tests import raw
-from tests.docs.asking import VERIFICATION, identity
+from tests.docs.requests import VERIFICATION, identity
 from tests.hostile.conftest import Start
 from tests.hostile.daemons import Daemon
 from tests.raw import IMPLICIT, Raw

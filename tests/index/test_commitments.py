@@ -1,4 +1,4 @@
-"""The table of storage commitments: whose turn it is, on both databases."""
+"""The table of storage commitments and the claims on them, on both databases."""
 
 import threading
 import time
@@ -12,16 +12,16 @@ from tests.databases import opened
 
 
 def has_room(_counts: object) -> None:
-    """There always is."""
+    """Allow all transactions."""
 
 
 def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, check_limits=has_room):
-    """A transaction entered; claimed for no time unless told otherwise."""
+    """Add a transaction, claimed for no time by default."""
     return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, check_limits=check_limits)
 
 
-def test_a_transaction_is_kept_as_it_was_given(index: Index):
-    """What was asked, that nothing was verified yet, and how old it is."""
+def test_a_transaction_is_stored_as_given(index: Index):
+    """The request, no verification yet, and the age."""
     kept = commitments.read(index, add(index, seconds=60))
     assert kept is not None
     assert (kept.requested, kept.verified, kept.attempts) == (b"asked", None, 0)
@@ -29,7 +29,7 @@ def test_a_transaction_is_kept_as_it_was_given(index: Index):
 
 
 def test_a_transaction_uid_is_active_once_for_a_peer(index: Index):
-    """The same peer is refused until it is retired, another one is not."""
+    """The same peer is refused until the transaction is removed; another peer is not."""
     first = add(index)
     with pytest.raises(DuplicateTransaction):
         add(index)
@@ -39,8 +39,8 @@ def test_a_transaction_uid_is_active_once_for_a_peer(index: Index):
     add(index)
 
 
-def test_nothing_is_entered_without_room(index: Index):
-    """Whoever decides is told how many each peer has."""
+def test_a_transaction_beyond_the_limits_is_not_added(index: Index):
+    """The check of the limits gets the number of transactions of each peer."""
     told: list[object] = []
 
     def refuse(counts: object) -> None:
@@ -57,8 +57,8 @@ def test_nothing_is_entered_without_room(index: Index):
     assert told == [{"PEER": 2, "OTHER": 1}, {"PEER": 1, "OTHER": 1}]
 
 
-def test_peers_have_their_turns(index: Index):
-    """One after the other and round again, whoever asked first and however much each asked."""
+def test_peers_are_served_round_robin(index: Index):
+    """In the order of their AE titles, regardless of who requested first and how much."""
     for number in range(4):
         add(index, number, peer="MANY")
     add(index, 1, peer="ANOTHER")
@@ -74,8 +74,8 @@ def test_peers_have_their_turns(index: Index):
     ]  # fmt: skip
 
 
-def test_what_is_claimed_is_nobody_elses_until_the_claim_runs_out(index: Index):
-    """The one due longest comes first; renewing keeps it, releasing gives it away."""
+def test_a_claimed_transaction_is_not_free_until_the_claim_expires(index: Index):
+    """The one due longest is claimed first; renewing keeps the claim, releasing ends it."""
     first, second = add(index, 1), add(index, 2)
     claimed = [commitments.claim(index, 60), commitments.claim(index, 60)]
     assert [each.transaction_uid for each in claimed if each] == [first.transaction_uid, second.transaction_uid]
@@ -97,7 +97,7 @@ def test_what_is_claimed_is_nobody_elses_until_the_claim_runs_out(index: Index):
 
 
 def test_many_processes_claim_each_transaction_once(database_url: str):
-    """Six at once, each with connections of its own, and no transaction goes to two."""
+    """Six processes claim at once, and no transaction is claimed twice."""
     with opened(database_url) as index:
         for number in range(12):
             add(index, number)
@@ -119,8 +119,8 @@ def test_many_processes_claim_each_transaction_once(database_url: str):
     assert sorted(each.transaction_uid for each in claimed) == sorted(f"1.2.{number}" for number in range(12))
 
 
-def test_a_failure_puts_off_all_of_a_peer(index: Index):
-    """Its other transactions as long as is said, and those of others not at all."""
+def test_a_failure_postpones_all_transactions_of_a_peer(index: Index):
+    """Its other transactions are postponed for the given time, those of other peers are not."""
     for number in range(3):
         add(index, number)
     add(index, 9, peer="OTHER")
@@ -139,8 +139,8 @@ def test_a_failure_puts_off_all_of_a_peer(index: Index):
     assert (again.transaction_uid, again.attempts) == ("1.2.0", 1)
 
 
-def test_it_is_told_when_something_is_due(index: Index):
-    """Nothing, at once, when a claim runs out, when a pause is over; and hastening ends the pauses."""
+def test_the_time_until_a_transaction_is_due(index: Index):
+    """None, zero, the end of a claim, the end of a pause; `make_all_due` ends the pauses."""
     assert commitments.until_due(index) is None
     add(index, seconds=100)
     assert 50 < (commitments.until_due(index) or 0) <= 100
@@ -159,8 +159,8 @@ def test_it_is_told_when_something_is_due(index: Index):
     assert found.attempts == 1
 
 
-def test_what_is_too_old_is_removed_with_the_others_of_its_peer(index: Index):
-    """But for what somebody else has claimed, and what is of other peers."""
+def test_old_transactions_of_a_peer_are_removed_together(index: Index):
+    """Except for those that others have claimed, and those of other peers."""
     for number in range(3):
         add(index, number)
     add(index, 8, seconds=60)
@@ -175,8 +175,8 @@ def test_what_is_too_old_is_removed_with_the_others_of_its_peer(index: Index):
     assert left.peer == "OTHER"
 
 
-def test_an_id_that_is_used_again_is_not_taken_for_the_former(index: Index):
-    """SQLite gives the id of a removed row again: a late acknowledgement must not retire another transaction."""
+def test_a_reused_id_is_not_mistaken_for_the_former_transaction(index: Index):
+    """SQLite reuses the id of a removed row: a late acknowledgement must not remove another transaction."""
     first = add(index, 1, seconds=60)
     commitments.remove(index, first)
     second = add(index, 2, seconds=60)

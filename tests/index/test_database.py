@@ -1,4 +1,4 @@
-"""The engine: its URLs, its transactions, stopping a statement, and what its failures look like."""
+"""The database: URLs, transactions, interruption of statements, and errors."""
 
 import sqlite3
 import threading
@@ -14,7 +14,7 @@ from pacs.index import search, statements, writer
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
 from tests.databases import opened
-from tests.index.arrivals import IMAGE, PATIENT, STUDY, arrival
+from tests.index.instances import IMAGE, PATIENT, STUDY, arrival
 from tests.index.test_search import query
 
 ENDLESS = {
@@ -27,15 +27,15 @@ ENDLESS = {
     "url",
     ["", "pacs.db", "mysql://localhost/pacs", "sqlite://", "sqlite:///:memory:", "postgresql+asyncpg://h/d", "://"],
 )
-def test_a_url_that_cannot_be_served_is_refused_with_what_can(url: str):
-    """The refusal names the kinds of database there are."""
+def test_an_unsupported_url_is_refused_with_the_supported_ones(url: str):
+    """The error names the supported databases."""
     with pytest.raises(ConfigurationError, match="sqlite:///"):
         Index(url)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
 def test_a_bare_postgresql_url_gets_its_driver(scheme: str):
-    """The URL that other programs take works here, too, and its password is never shown."""
+    """The URL of other programs works too, and its password is never shown."""
     with opened(f"{scheme}://user:secret@127.0.0.1:1/pacs") as index:
         assert index.url.drivername == "postgresql+psycopg"
         assert not index.is_sqlite
@@ -44,8 +44,8 @@ def test_a_bare_postgresql_url_gets_its_driver(scheme: str):
         assert "secret" not in str(raised.value)
 
 
-def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path):
-    """A first start needs no folder; one that cannot be made is named as the fault."""
+def test_the_folder_of_a_sqlite_file_is_created(tmp_path: Path):
+    """The first start creates the folder; the error names a folder that cannot be created."""
     with opened(f"sqlite:///{tmp_path}/new/folder/pacs.db") as index:
         index.describe()
     assert (tmp_path / "new/folder/pacs.db").exists()
@@ -55,14 +55,14 @@ def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path):
 
 
 def test_sqlite_is_durable_checks_its_references_and_lets_readers_read(tmp_path: Path):
-    """A commit is on the disk, foreign keys hold, and writing does not keep readers out."""
+    """A commit is synced, foreign keys are enforced, and a writer does not block readers."""
     with opened(f"sqlite:///{tmp_path}/pacs.db") as index, index.read() as connection:
         asked = ("journal_mode", "synchronous", "foreign_keys")
         assert [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in asked] == ["wal", 2, 1]
 
 
-def test_a_failing_transaction_leaves_nothing(index: Index):
-    """What was written before the failure is rolled back, and the failure is not disguised."""
+def test_a_failing_transaction_is_rolled_back(index: Index):
+    """Earlier writes are rolled back, and the error is raised unchanged."""
     with pytest.raises(ZeroDivisionError), index.write() as connection:
         connection.execute(text("DELETE FROM alembic_version"))
         raise ZeroDivisionError
@@ -70,8 +70,8 @@ def test_a_failing_transaction_leaves_nothing(index: Index):
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
-def test_a_reading_transaction_sees_one_state(index: Index):
-    """An instance that arrives between two statements of a page is not in the second, either."""
+def test_a_read_transaction_sees_one_snapshot(index: Index):
+    """An instance that is added between two statements of a page is not in the second."""
     count = text("SELECT count(*) FROM image")
     with index.read() as connection:
         assert connection.execute(count).scalar() == 0
@@ -81,8 +81,8 @@ def test_a_reading_transaction_sees_one_state(index: Index):
         assert connection.execute(count).scalar() == 1
 
 
-def test_failures_of_the_database_are_one_error_without_its_words(index: Index):
-    """What the driver says stays in the cause; the comment is short and quotes nothing."""
+def test_database_failures_are_one_error_without_the_text_of_the_driver(index: Index):
+    """The error of the driver is the cause; the comment is short and quotes nothing."""
     with pytest.raises(IndexUnavailable) as raised, index.read() as connection:
         connection.execute(text("SELECT 'DOE^JOHN' FROM nowhere"))
     assert raised.value.__cause__ is not None
@@ -90,16 +90,16 @@ def test_failures_of_the_database_are_one_error_without_its_words(index: Index):
     assert "DOE" not in str(raised.value)
 
 
-def test_too_many_at_once_wait_a_bounded_time(database_url: str):
-    """When all connections are taken the next one is told to try again later."""
+def test_waiting_for_a_connection_has_a_timeout(database_url: str):
+    """When all connections are in use, the next caller gets IndexUnavailable."""
     index = Index(database_url, connections=1, wait=0.05)
     with index.read(), pytest.raises(IndexUnavailable, match="too much at once"), index.read():
         pass
     index.close()
 
 
-def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
-    """SQLite has one writer: another thread's, or another process's, is waited for a bounded time."""
+def test_waiting_for_the_write_lock_has_a_timeout(tmp_path: Path):
+    """SQLite has one writer: waiting for another thread or process ends after the timeout."""
     with opened(f"sqlite:///{tmp_path}/pacs.db") as index:
         index.describe()
     index = Index(f"sqlite:///{tmp_path}/pacs.db", wait=0.05)
@@ -115,8 +115,8 @@ def test_a_writer_that_does_not_get_its_turn_gives_up(tmp_path: Path):
     index.close()
 
 
-def test_a_lock_that_somebody_keeps_is_waited_for_a_bounded_time(postgres_index: Index):
-    """PostgreSQL would wait for ever, and the peer with it."""
+def test_waiting_for_a_database_lock_has_a_timeout(postgres_index: Index):
+    """PostgreSQL by itself would wait forever."""
     engine = create_engine(postgres_index.url)
     index = Index(postgres_index.url.render_as_string(hide_password=False), wait=0.05)
     with engine.begin() as locker:
@@ -129,7 +129,7 @@ def test_a_lock_that_somebody_keeps_is_waited_for_a_bounded_time(postgres_index:
 
 
 def test_a_lost_connection_is_replaced(postgres_index: Index):
-    """A server that drops its connections costs what ran at the time, and nothing later."""
+    """When the server drops its connections, only current work fails."""
     index = postgres_index
     with pytest.raises(IndexUnavailable), index.read() as connection:
         mine = connection.execute(text("SELECT pg_backend_pid()")).scalar()
@@ -148,8 +148,8 @@ def _cancel_soon(cancellation: Cancellation) -> threading.Timer:
     return timer
 
 
-def test_x1_a_statement_without_end_is_stopped_by_a_cancellation(index: Index):
-    """The search is interrupted where it is, the requester learns why, and the index goes on serving."""
+def test_x1_a_cancellation_interrupts_an_endless_statement(index: Index):
+    """The search is interrupted, the error has the reason, and the index still works."""
     cancellation = Cancellation()
     timer = _cancel_soon(cancellation)
     stopped = pytest.raises(Cancelled, match="C-CANCEL")
@@ -160,8 +160,8 @@ def test_x1_a_statement_without_end_is_stopped_by_a_cancellation(index: Index):
         assert writer.find(index, "1.2.3") is None
 
 
-def test_x1_a_search_that_waits_for_the_database_is_stopped(postgres_index: Index):
-    """While somebody else has the table locked, a cancellation ends the search and not the lock."""
+def test_x1_a_cancellation_interrupts_a_search(postgres_index: Index):
+    """A cancellation ends a search that waits for a locked table."""
     index = postgres_index
     writer.add(index, arrival())
     cancellation = Cancellation()
@@ -177,7 +177,7 @@ def test_x1_a_search_that_waits_for_the_database_is_stopped(postgres_index: Inde
 
 
 def test_x1_a_cancellation_before_the_statement_begins_is_not_lost(index: Index):
-    """An interruption that finds nothing to interrupt yet is repeated until the statement is there."""
+    """The interruption is repeated until the statement has begun."""
     cancellation = Cancellation()
     with pytest.raises(Cancelled), index.read() as connection, index.interrupting(connection, cancellation):
         cancellation.cancel("C-CANCEL")
@@ -185,8 +185,8 @@ def test_x1_a_cancellation_before_the_statement_begins_is_not_lost(index: Index)
         connection.execute(text(ENDLESS[connection.dialect.name])).scalar()
 
 
-def test_x4_a_cancellation_after_the_statement_stops_nobody_else(index: Index):
-    """Once the body is left, a late cancellation reaches no statement of the next user of the connection."""
+def test_x4_a_late_cancellation_does_not_interrupt_another_statement(index: Index):
+    """After the block, a late cancellation does not reach the next user of the connection."""
     cancellation = Cancellation()
     with index.read() as connection, index.interrupting(connection, cancellation):
         connection.execute(text("SELECT 1"))
@@ -199,7 +199,7 @@ def test_x4_a_cancellation_after_the_statement_stops_nobody_else(index: Index):
 
 
 def _plan(index: Index, statement: Select[Any] | CompoundSelect[Any]) -> str:
-    """How the database means to answer a statement, tables read in full being its last resort."""
+    """Return the plan of a statement, with sequential scans discouraged."""
     with index.read() as connection:
         if not index.is_sqlite:
             connection.execute(text("SET LOCAL enable_seqscan = off"))
@@ -210,8 +210,8 @@ def _plan(index: Index, statement: Select[Any] | CompoundSelect[Any]) -> str:
         return "\n".join(str(row[-1]) for row in rows)
 
 
-def test_a_search_within_names_begins_with_their_trigrams(index: Index):
-    """The index of trigrams is used for infixes of three letters and more, and not for shorter ones."""
+def test_an_infix_search_of_names_uses_trigrams(index: Index):
+    """The trigram index is used for infixes of at least three characters."""
     if index.describe()["infix search of names"] == "not indexed":
         pytest.skip("this server has no pg_trgm")
     trigrams = "patient_trigram" if index.is_sqlite else "trigram_patient_name"
@@ -233,6 +233,6 @@ def test_a_search_within_names_begins_with_their_trigrams(index: Index):
         ("StudyID", Wildcard(("AB*",)), "ix_study_study_id"),
     ],
 )
-def test_selective_keys_are_looked_up_in_their_indexes(index: Index, keyword: str, matching: Matching, expected: str):
-    """A value, a range and the beginning of a text lead to the rows without reading the others."""
+def test_selective_keys_use_their_indexes(index: Index, keyword: str, matching: Matching, expected: str):
+    """A value, a range and a prefix use an index."""
     assert expected in _plan(index, statements.few_rows(query(STUDY, {keyword: matching}), STUDY, 10))

@@ -1,4 +1,4 @@
-"""Group commit: what many threads bring at once is one transaction, and nobody spoils it for the others."""
+"""Group commit: concurrent work shares a transaction, and failing work does not affect the other."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from pacs.index.compiled import CompiledStatement
 from pacs.index.database import Index
 from pacs.index.group_commit import GroupCommit
 from pacs.index.tables import image
-from tests.index.arrivals import arrival
+from tests.index.instances import arrival
 
 PATIENCE = 10.0
 
@@ -41,7 +41,7 @@ class Transactions:
 
 
 def together(transactions: Transactions, works: list) -> list:
-    """Let one work begin and the others queue up behind it; what became of each, an error or its result."""
+    """Start one unit of work and queue the others; return the result or error of each."""
     gathering = GroupCommit(transactions.transact)
 
     def run(work):
@@ -70,24 +70,24 @@ def noting(name: str):
     return work
 
 
-def test_those_who_wait_share_one_transaction():
-    """Ten who come while a transaction cannot begin are in it when it does, and each gets its own result."""
+def test_waiting_work_shares_one_transaction():
+    """Ten units that wait for a transaction share it, and each gets its own result."""
     transactions = Transactions()
     results = together(transactions, [noting(str(number)) for number in range(10)])
     assert results[1:] == [str(number) for number in range(10)]
     assert transactions.sizes == [11]
 
 
-def test_more_than_fit_are_led_by_the_next():
-    """A transaction has an end: the rest shares another one."""
+def test_work_beyond_the_maximum_runs_in_the_next_transaction():
+    """The rest shares another transaction."""
     transactions = Transactions()
     assert len(together(transactions, [noting(str(number)) for number in range(100)])) == 101
     assert sum(transactions.sizes) == 101
     assert transactions.sizes[0] == 64
 
 
-def test_a_lone_one_has_a_transaction_of_its_own():
-    """Nobody waits for others to come."""
+def test_a_single_unit_of_work_has_its_own_transaction():
+    """It does not wait for others."""
     transactions = Transactions()
     transactions.go.set()
     gathering = GroupCommit(transactions.transact)
@@ -95,8 +95,8 @@ def test_a_lone_one_has_a_transaction_of_its_own():
     assert transactions.sizes == [1, 1, 1]
 
 
-def test_one_that_fails_spoils_it_for_nobody():
-    """The one gets its error, the others what they came for."""
+def test_failing_work_does_not_affect_other_work():
+    """The failing unit gets its error, the others their results."""
     transactions = Transactions()
 
     def fail(_done: list[str]) -> None:
@@ -110,8 +110,8 @@ def test_one_that_fails_spoils_it_for_nobody():
 
 
 @pytest.mark.parametrize("failure", [IndexUnavailable("gone"), KeyboardInterrupt()])
-def test_a_database_that_is_gone_is_gone_for_all(failure: BaseException):
-    """Nobody is left waiting, and nobody is told of success."""
+def test_a_database_failure_fails_all_work(failure: BaseException):
+    """All of them get an error, and none is left waiting."""
     transactions = Transactions()
     transactions.failure = failure
     gathering, caught = GroupCommit(transactions.transact), []
@@ -155,7 +155,7 @@ def test_many_senders_at_once_lose_nothing(index: Index):
 
 
 def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeypatch):
-    """What is known as it was sent needs no asking."""
+    """With unchanged parents no other statement is needed."""
     writer.add(index, arrival(1))
     said: list[str] = []
     event.listen(index._engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
@@ -170,8 +170,8 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
     assert [each.split(" (")[0] for each in said] == ["INSERT INTO image"]
 
 
-def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, monkeypatch):
-    """A connection that broke since it was used last costs no instance."""
+def test_a_failure_on_a_driver_connection_falls_back_to_a_transaction(index: Index, monkeypatch):
+    """A connection that has broken since its last use loses no instance."""
     writer.add(index, arrival(1))
     for connections in (index._raw_writers, index._raw_readers):
         connections.use(lambda driver: driver.close())
@@ -186,8 +186,8 @@ def test_what_goes_wrong_on_the_quick_way_is_done_on_the_other(index: Index, mon
     [{"PatientID": "P2"}, {"IssuerOfPatientID": "X"}, {"StudyInstanceUID": "1.2.9"}, {"PatientName": "Late"},
      {"StudyID": "7"}, {"Modality": "MR"}, {"SeriesInstanceUID": "1.2.9.1"}],
 )  # fmt: skip
-def test_what_differs_anywhere_above_the_image_is_looked_at(index: Index, changes: dict[str, str]):
-    """Conflicts are told, empty elements filled and new parents made, as for the first image of a series."""
+def test_a_difference_above_the_image_takes_the_general_path(index: Index, changes: dict[str, str]):
+    """Conflicts are returned, empty elements filled and new parents added, as for the first image of a series."""
     writer.add(index, arrival(1))
     warnings = writer.add(index, arrival(2, **changes))
     assert bool(warnings) == (changes.keys() <= {"PatientID", "IssuerOfPatientID", "StudyInstanceUID"})
@@ -206,8 +206,8 @@ def test_what_differs_anywhere_above_the_image_is_looked_at(index: Index, change
         )
 
 
-def test_a_series_that_was_removed_and_comes_again_is_made_anew(index: Index):
-    """Nothing remembered outlives its row, even where the database gives its number to another one."""
+def test_a_removed_series_can_be_added_again(index: Index):
+    """No cache outlives its row, even when the database reuses the id."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))
     writer.remove(index, ["1.2.1.1.1", "1.2.1.1.2"])

@@ -1,4 +1,4 @@
-"""The statements that are shown are those that are executed, and plans are told in a few words."""
+"""The query plan shows the statements that are executed, and describes their plans."""
 
 import pytest
 from sqlalchemy import Engine, event
@@ -8,7 +8,7 @@ from pacs.index import query_plan, search, writer
 from pacs.index.query_plan import ALONG, WHOLE, source_of
 from pacs.support.cancellation import Cancellation
 from tests.dicom.build import ask
-from tests.index.arrivals import dataset, fill
+from tests.index.instances import dataset, fill
 
 STUDY_UID = "1.2.3"
 
@@ -24,7 +24,7 @@ QUERIES = [
 
 @pytest.fixture
 def executed():
-    """The texts and parameters of all statements that are executed, as they are."""
+    """Collect the texts and parameters of all executed statements."""
     found = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many):
@@ -38,7 +38,7 @@ def executed():
 
 @pytest.mark.parametrize("keys", QUERIES, ids="-".join)
 def test_the_statements_shown_are_those_a_query_executes(index, executed, keys):
-    """Text and parameters, on both databases, also where the text is one that is kept by its shape."""
+    """Text and parameters, on both databases, also of cached statements."""
     fill(index, dataset(PatientName="DOE^JOHN", AccessionNumber="A1", StudyDescription="ct 1", StudyDate="20260101"))
     query = ask(**keys)
     for _ in range(2):
@@ -51,7 +51,7 @@ def test_the_statements_shown_are_those_a_query_executes(index, executed, keys):
         executed.clear()
 
 
-def test_the_statement_shown_of_a_retrieve_is_the_one_it_executes(index, executed):
+def test_the_statement_shown_for_a_retrieve_is_the_one_it_executes(index, executed):
     """The instances of a study."""
     query = ask("IMAGE", StudyInstanceUID=STUDY_UID)
     search.instances(index, query, Cancellation())
@@ -60,7 +60,7 @@ def test_the_statement_shown_of_a_retrieve_is_the_one_it_executes(index, execute
     assert (shown.parameters, shown.is_indexed) == ((STUDY_UID, ""), True)
 
 
-def test_a_unique_key_is_served_by_its_index(index):
+def test_a_unique_key_uses_its_index(index):
     """On both databases, from the first row on."""
     (page,) = query_plan.of_query(index, ask(StudyInstanceUID=STUDY_UID), Cancellation())
     assert page.is_indexed
@@ -68,15 +68,15 @@ def test_a_unique_key_is_served_by_its_index(index):
     assert page.plan
 
 
-def test_a_key_without_an_index_is_said_to_read_the_whole_table(index):
+def test_a_key_without_an_index_reads_the_whole_table(index):
     """StudyDescription has a column and no index."""
     statements = query_plan.of_query(index, ask(StudyDescription="CT*"), Cancellation())
     assert not all(each.is_indexed for each in statements)
     assert any(WHOLE in access or ALONG in access for each in statements for access in each.access)
 
 
-def test_where_sqlite_begins_is_shown_with_how_many_rows_that_lets_through(index):
-    """PostgreSQL knows it from its statistics, and is not asked."""
+def test_the_start_rows_of_sqlite_are_shown_with_their_number(index):
+    """PostgreSQL uses its statistics and has no such statement."""
     fill(index, dataset(PatientName="DOE^JOHN"))
     first, *others = query_plan.of_query(index, ask(PatientName="DOE*"), Cancellation())
     if index.is_sqlite:
@@ -87,7 +87,7 @@ def test_where_sqlite_begins_is_shown_with_how_many_rows_that_lets_through(index
         assert not others
 
 
-def test_a_pattern_is_shown_as_the_database_has_it(index):
+def test_a_pattern_is_shown_in_the_syntax_of_the_database(index):
     """GLOB has asterisks, LIKE has per cent signs."""
     *_, page = query_plan.of_query(index, ask(PatientName="D?E*"), Cancellation())
     assert ("d?e*" if index.is_sqlite else "d_e%") in page.parameters
@@ -99,8 +99,8 @@ def test_a_query_that_matches_nothing_needs_no_statement(index):
     assert query_plan.of_query(index, query, Cancellation()) == ()
 
 
-def test_of_a_long_list_of_uids_the_first_part_is_shown(index):
-    """And how many there are."""
+def test_the_first_part_of_a_long_list_of_uids_is_shown(index):
+    """With the number of parts."""
     uids = "\\".join(f"1.2.{number}" for number in range(2 * search.LIST_PART))
     (page,) = query_plan.of_query(index, ask(StudyInstanceUID=uids), Cancellation())
     assert "the first of 2 parts" in page.purpose
@@ -116,8 +116,8 @@ def test_of_a_long_list_of_uids_the_first_part_is_shown(index):
         ("IMAGE", {"KVP": "120"}, "KVP", "the files"),
     ],
 )
-def test_where_a_key_is_matched_is_told(level, keys, keyword, place):
-    """A column, the kept elements, what is computed, or the files."""
+def test_the_report_says_where_a_key_is_matched(level, keys, keyword, place):
+    """A column, the row elements, computed values, or the files."""
     (key,) = [each for each in ask(level, **keys).keys if each.attribute.keyword == keyword]
     assert source_of(key.attribute, key.matching) == place
     assert key.attribute.level in QueryLevel
@@ -141,6 +141,6 @@ def test_where_a_key_is_matched_is_told(level, keys, keyword, place):
         ),
     ],
 )
-def test_plans_are_told_in_a_few_words(plan, access):
-    """Those of SQLite and PostgreSQL alike."""
+def test_plans_are_described_as_text(plan, access):
+    """Plans of SQLite and of PostgreSQL."""
     assert query_plan.describe_plan(plan) == tuple(access)

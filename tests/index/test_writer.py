@@ -1,4 +1,4 @@
-"""Instances in and out: identity, conflicts, filling, and many senders at once."""
+"""Adding and removing instances: identity, conflicts, merging, and concurrent senders."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.tables import TABLES, image, patient, series, study
 from tests.databases import opened
-from tests.index.arrivals import arrival, arriving, dataset
+from tests.index.instances import arrival, arriving, dataset
 
 
 def _counts(index: Index) -> tuple[int, ...]:
@@ -29,7 +29,7 @@ def _column(index: Index, column):
         return connection.execute(select(column).order_by(column)).scalars().all()
 
 
-def test_an_instance_makes_a_row_at_every_level(index: Index):
+def test_an_instance_adds_a_row_at_every_level(index: Index):
     """One instance is one image of one series of one study of one patient, and is found again."""
     assert writer.add(index, arrival()) == ()
     assert _counts(index) == (1, 1, 1, 1)
@@ -51,7 +51,7 @@ def test_an_instance_makes_a_row_at_every_level(index: Index):
 
 
 def test_a_known_instance_is_refused_and_leaves_no_trace(index: Index):
-    """A second instance with the same UID is a duplicate, whatever patient it names."""
+    """A second instance with the same UID is a duplicate, regardless of its patient."""
     writer.add(index, arrival())
     with pytest.raises(DuplicateInstance):
         writer.add(index, arrival(PatientID="P2", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
@@ -71,8 +71,8 @@ def test_k6_the_issuer_is_part_of_the_identity(index: Index):
 
 
 @pytest.mark.parametrize("unknown", [None, "", "  ", "A\\B"])
-def test_k1_without_a_patient_id_every_study_is_a_patient_of_its_own(index: Index, unknown):
-    """Strangers are never merged: no Patient ID, or none that is one, makes a patient per study."""
+def test_k1_without_a_patient_id_each_study_has_its_own_patient(index: Index, unknown):
+    """Without a valid Patient ID each study has its own patient, so that unknown patients are never merged."""
     for number, uid in enumerate(("1.2.1", "1.2.1", "1.2.2"), 1):
         named = dataset(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", PatientID=None)
         if unknown is not None:
@@ -83,7 +83,7 @@ def test_k1_without_a_patient_id_every_study_is_a_patient_of_its_own(index: Inde
 
 
 def test_a_study_stays_with_its_first_patient(index: Index):
-    """The image is in the study, no second patient is made, and the conflict is told without naming anybody."""
+    """The image is in the study, no second patient is added, and the conflict names no patient."""
     writer.add(index, arrival(1, PatientName="DOE^JOHN"))
     told = writer.add(index, arrival(2, PatientID="P2", PatientName="ROE^JANE", PatientSex="F"))
     assert told == ("Study is known under another patient",)
@@ -93,7 +93,7 @@ def test_a_study_stays_with_its_first_patient(index: Index):
 
 
 def test_a_series_stays_in_its_first_study(index: Index):
-    """The image is in the series it names, no second study is made, nothing of the other study is mixed in."""
+    """The image is in its series, no second study is added, and no elements of the other study are merged."""
     writer.add(index, arrival(1))
     told = writer.add(index, arrival(2, StudyInstanceUID="1.2.2", StudyDescription="KNEE"))
     assert told == ("Series is known under another study",)
@@ -101,7 +101,7 @@ def test_a_series_stays_in_its_first_study(index: Index):
     assert _column(index, study.c.study_description) == [None]
 
 
-def test_what_was_received_first_wins_and_what_was_empty_is_filled(index: Index):
+def test_the_first_received_value_stays_and_empty_ones_are_filled(index: Index):
     """Later instances fill empty elements of patient, study and series, and change no others."""
     writer.add(index, arrival(1, PatientName="DOE^JOHN", StudyDate="", Modality="CT"))
     writer.add(index, arrival(2, PatientName="DOE^JACK", StudyDate="20200101", PatientSex="M", SeriesNumber=3))
@@ -115,14 +115,14 @@ def test_what_was_received_first_wins_and_what_was_empty_is_filled(index: Index)
 
 
 def test_k5_computed_elements_of_an_instance_are_not_kept(index: Index):
-    """A number of related instances that an instance brings along is no business of its row."""
+    """Received numbers of related instances are not in the row."""
     writer.add(index, arrival(1, NumberOfStudyRelatedInstances=99, ModalitiesInStudy="MR"))
     (blob,) = _column(index, study.c.kept)
     assert set(row_elements.decode(blob).keys()) == {0x0020000D}
 
 
 def test_a_value_that_does_not_fit_its_column_makes_its_row_irregular(index: Index):
-    """Several values, an impossible date or a text beyond measure leave the column empty and mark the row."""
+    """Several values, an invalid date or a too long text leave the column NULL and mark the row."""
     writer.add(index, arrival(1, StudyDescription="X" * 5000))
     with index.read() as connection:
         row = connection.execute(select(study.c.study_description, study.c.irregular)).one()
@@ -130,14 +130,14 @@ def test_a_value_that_does_not_fit_its_column_makes_its_row_irregular(index: Ind
 
 
 def test_long_identifiers_in_any_script_can_be_indexed(index: Index):
-    """The longest Patient ID, issuer and name that a column takes, in letters that no compression helps."""
+    """The longest Patient ID, issuer and name of a column, in characters that do not compress."""
     long = "".join(chr(0x4E00 + (number * 7919) % 20000) for number in range(340))
     writer.add(index, arrival(PatientID=long, IssuerOfPatientID=long[::-1], PatientName=long))
     assert _column(index, patient.c.patient_id) == [long]
 
 
-def test_replacing_puts_the_newer_instance_in_the_place_of_the_older(index: Index):
-    """The older one is handed back for its file to be deleted, and there is one image as before."""
+def test_replace_puts_the_new_instance_in_place_of_the_old(index: Index):
+    """The old instance is returned so that its file can be deleted; there is still one image."""
     writer.add(index, arrival(1, PatientName="OLD"))
     newer = arriving(dataset(1, PatientName="NEW"), file_key="2026/11/21/04/newer.dcm")
     former = writer.replace(index, newer)
@@ -149,15 +149,15 @@ def test_replacing_puts_the_newer_instance_in_the_place_of_the_older(index: Inde
     assert _column(index, patient.c.patient_name) == ["new"]
 
 
-def test_replacing_what_is_not_there_changes_nothing(index: Index):
-    """The caller learns that the instance is gone, and may add it."""
+def test_replacing_a_missing_instance_changes_nothing(index: Index):
+    """It raises, and the caller may add the instance."""
     with pytest.raises(InstanceUnreadable):
         writer.replace(index, arrival())
     assert _counts(index) == (0, 0, 0, 0)
 
 
-def test_removing_takes_parents_without_children_along(index: Index):
-    """The last image of a series takes its series, the last of a study its study and patient; others stay."""
+def test_remove_also_removes_parents_without_children(index: Index):
+    """The last image of a series removes the series, the last of a study the study and patient; others stay."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))
     writer.add(index, arrival(3, SeriesInstanceUID="1.2.1.2"))
@@ -172,8 +172,8 @@ def test_removing_takes_parents_without_children_along(index: Index):
     assert writer.remove(index, []) == []
 
 
-def test_touching_notes_when_instances_were_used(index: Index):
-    """Only the instances named have a time of use afterwards, in microseconds."""
+def test_touch_sets_the_last_use(index: Index):
+    """Only the given instances have a last use afterwards, in microseconds."""
     writer.add(index, arrival(1))
     writer.add(index, arrival(2))
     writer.touch(index, ["1.2.1.1.2"], 1_795_000_000_000_001)
@@ -201,8 +201,8 @@ def test_32_threads_with_the_first_instances_of_a_patient_make_one_patient(index
     assert _counts(index) == (1, 1, 1, SENDERS)
 
 
-def test_of_many_senders_of_one_instance_one_adds_it_and_the_others_are_told(index: Index):
-    """The race for a SOP Instance UID has one winner, and a duplicate for each of the others."""
+def test_of_concurrent_senders_of_one_instance_one_adds_it_and_the_others_fail(index: Index):
+    """One sender adds the SOP Instance UID; each of the others gets DuplicateInstance."""
     barrier = Barrier(8)
 
     def send(number: int) -> bool:
@@ -219,8 +219,8 @@ def test_of_many_senders_of_one_instance_one_adds_it_and_the_others_are_told(ind
     assert _counts(index) == (1, 1, 1, 1)
 
 
-def test_adding_and_removing_at_once_leaves_no_parent_without_children(index: Index):
-    """Senders and removers that meet in one series get on, and only what has children remains."""
+def test_concurrent_adding_and_removing_leaves_no_childless_parent(index: Index):
+    """Senders and removers work on one series, and only parents with children remain."""
 
     def come_and_go(sender: int) -> None:
         for number in range(5):
@@ -238,7 +238,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pacs.index import writer
 from pacs.index.database import Index
-from tests.index.arrivals import arrival
+from tests.index.instances import arrival
 
 index = Index(sys.argv[1])
 arrivals = [arrival(int(number)) for number in sys.argv[2:]]

@@ -1,4 +1,4 @@
-"""Storage commitment with Orthanc as the one who asks: it sends an instance, asks, and shows what it was told."""
+"""Storage commitment with Orthanc as SCU: it sends an instance, requests commitment, and shows the report."""
 
 import json
 import time
@@ -28,17 +28,17 @@ class Orthanc:
         return {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": self.port}
 
     def call(self, path: str, data: bytes | None = None):
-        """What a GET gives, or a POST of data."""
+        """Return the response of a GET, or of a POST with data."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.http}/{path}", data)
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read())
 
     def post(self, path: str, **values: object):
-        """What a POST of JSON gives."""
+        """Return the response of a POST of JSON."""
         return self.call(path, json.dumps(values).encode())
 
     def outcome(self, path: str):
-        """What it was told of a transaction, once it was."""
+        """Wait for the report of a transaction and return it."""
         deadline = time.monotonic() + 20
         while (found := self.call(path))["Status"] == "Pending":
             assert time.monotonic() < deadline, found
@@ -48,7 +48,7 @@ class Orthanc:
 
 @contextmanager
 def orthanc(folder: Path, theirs: int) -> Iterator[Orthanc]:
-    """Orthanc with an empty store, which knows us as the modality `pacs` at a port."""
+    """Orthanc with an empty store, which has this archive as modality `pacs` at a port."""
     program = needs("Orthanc")
     made = Orthanc(free_port(), free_port())
     folder.mkdir()
@@ -72,7 +72,7 @@ def orthanc(folder: Path, theirs: int) -> Iterator[Orthanc]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Orthanc and our archive, which know each other, and an instance that Orthanc has sent us."""
+    """Orthanc and an archive, configured for each other, and an instance that Orthanc has sent."""
     folder = tmp_path_factory.mktemp("pair")
     ours = free_port()
     with ExitStack() as stack:
@@ -87,8 +87,8 @@ def pair(tmp_path_factory):
         yield theirs, archive, dataset, sent
 
 
-def test_orthanc_is_told_of_a_commitment(pair):
-    """What it has sent is committed to."""
+def test_orthanc_receives_the_report_of_a_commitment(pair):
+    """An instance that it has sent is committed."""
     theirs, _, dataset, sent = pair
     asked = theirs.post("modalities/pacs/storage-commitment", Resources=[sent])
     outcome = theirs.outcome(asked["Path"])
@@ -96,8 +96,8 @@ def test_orthanc_is_told_of_a_commitment(pair):
     assert [each["SOPInstanceUID"] for each in outcome["Success"]] == [dataset.SOPInstanceUID]
 
 
-def test_orthanc_is_told_of_a_failure(pair):
-    """What it has not sent, and what was damaged since: each with its reason, beside what is committed to."""
+def test_orthanc_receives_the_report_of_a_failure(pair):
+    """An instance that it has not sent and a damaged one fail, each with its reason; others are committed."""
     theirs, archive, dataset, _ = pair
     unknown = [CT, some_uid(1)]
     asked = theirs.post("modalities/pacs/storage-commitment", DicomInstances=[unknown, [CT, dataset.SOPInstanceUID]])

@@ -1,4 +1,4 @@
-"""The main job as a new user would try it, with the programs they have: DCMTK, pynetdicom, PixelMed."""
+"""The main workflows with common programs: DCMTK, pynetdicom, PixelMed."""
 
 import re
 import time
@@ -43,7 +43,7 @@ def find(archive, model, level: str, **keys: str) -> list[Dataset]:
     return [match for _, match in responses[:-1]]
 
 
-def test_a_study_comes_home_with_dcmtk(tmp_path):
+def test_dcmtk_finds_and_retrieves_a_study(tmp_path):
     """`movescu +P` moves a study to its own storage SCP and gets every file back, bit for bit."""
     port = free_port()
     home = {"ae_title": "HOME", "host": "127.0.0.1", "port": port}
@@ -63,7 +63,7 @@ def test_a_study_comes_home_with_dcmtk(tmp_path):
     assert printed.count("(Pending)") == 6
 
 
-def test_a_study_comes_home_with_pynetdicom_and_the_counts_rise(tmp_path):
+def test_pynetdicom_finds_and_retrieves_a_study_with_counts(tmp_path):
     """An AE that asks for a move to itself sees remaining fall and completed rise with every Pending (V5, V7, V12)."""
     received = []
 
@@ -106,7 +106,7 @@ def move(archive, calling: str, level: str, destination: str, model=StudyRootQue
     return responses
 
 
-def test_another_workstation_gets_it(tmp_path):
+def test_a_study_is_moved_to_another_workstation(tmp_path):
     """PixelMed finds by name under one AE title, moves under another, to a third and to DCMTK's storescp.
 
     The log of storescp shows the AE that asked as Move Originator, with the Message ID of its C-MOVE (P1, V8).
@@ -178,8 +178,8 @@ def test_one_patient_one_series_one_image(tmp_path, level, keywords):
     assert moved[-1][0].Status == 0x0000
 
 
-def test_dcmtk_gets_everything_though_it_takes_one_association_at_a_time(tmp_path):
-    """storescp lets further associations wait; what is configured for it costs neither an instance nor time."""
+def test_dcmtk_receives_everything_on_one_association_at_a_time(tmp_path):
+    """storescp lets further associations wait; this loses neither an instance nor time."""
     datasets = study(series=2, instances=10)
     model = StudyRootQueryRetrieveInformationModelMove
     with storescp(tmp_path / "known", "KNOWN") as known:
@@ -197,7 +197,7 @@ def test_dcmtk_gets_everything_though_it_takes_one_association_at_a_time(tmp_pat
 @pytest.mark.parametrize(
     "model", [PatientRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelFind]
 )
-def test_only_the_patient_is_known(tmp_path, model):
+def test_retrieve_by_patient_only(tmp_path, model):
     """Studies by Patient ID in both roots, and a series by Patient ID, Study Date and Series Description alone."""
     with serving(tmp_path / "pacs") as archive:
         first = study(series=2, instances=1, number=1, StudyDate="20200101", StudyDescription="ONE")

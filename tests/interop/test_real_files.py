@@ -1,7 +1,7 @@
-"""The real files of pydicom and pydicom-data over the real wire: stored, found, retrieved bit for bit, or refused.
+"""Stores, finds and retrieves the real files of pydicom and pydicom-data over the network, or refuses them.
 
 They are sent byte for byte as they are, in the transfer syntax they name, to as many archives as there are files with
-one SOP Instance UID, which take unknown SOP Classes. What is not storable stands in `REFUSED`, with its status.
+one SOP Instance UID, which store unknown SOP Classes. `REFUSED` has the files that cannot be stored, with their status.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydicom.datadict import tag_for_keyword
 
+from pacs.conformance.checks.wire import role_selection
 from pacs.dimse.messages.status import Service, refusal
 from pacs.errors import PacsError
 from pacs.index import writer
@@ -28,7 +29,7 @@ from tests.tap import tapping
 CANNOT_UNDERSTAND, LACKS_A_UID, NOT_KEPT = 0xC000, 0xA901, 0x0122
 
 REFUSED: dict[str, tuple[int, str]] = {
-    # no data sets at all
+    # not data sets
     "charset_files/FileInfo.txt": (CANNOT_UNDERSTAND, "a text"),
     "hashes.json": (CANNOT_UNDERSTAND, "a text"),
     "palettes/README.md": (CANNOT_UNDERSTAND, "a text"),
@@ -42,11 +43,11 @@ REFUSED: dict[str, tuple[int, str]] = {
     "test_files/test_PN.json": (CANNOT_UNDERSTAND, "a text"),
     "test_files/zipMR.gz": (CANNOT_UNDERSTAND, "a compressed file"),
     "urls.json": (CANNOT_UNDERSTAND, "a text"),
-    # half an instance is never kept: who is told of success may delete the only whole one
+    # truncated instances are never stored: after a success the sender may delete its only copy
     "test_files/MR_truncated.dcm": (CANNOT_UNDERSTAND, "its Pixel Data is shorter than it says"),
     "test_files/rtplan_truncated.dcm": (CANNOT_UNDERSTAND, "it ends in the middle of a sequence"),
     "test_files/no_meta.dcm": (CANNOT_UNDERSTAND, "a blank stands before its first element"),
-    # no Study, Series or SOP Instance UID, or one that is none
+    # without valid Study, Series or SOP Instance UID
     "bad_sequence.dcm": (LACKS_A_UID, "its UIDs are hashes"),
     "charset_files/chrSQEncoding.dcm": (LACKS_A_UID, "two elements only"),
     "charset_files/chrSQEncoding1.dcm": (LACKS_A_UID, "two elements only"),
@@ -60,7 +61,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "test_files/nested_priv_SQ.dcm": (LACKS_A_UID, "a few elements only"),
     "test_files/no_meta_group_length.dcm": (LACKS_A_UID, "a few elements only"),
     "test_files/priv_SQ.dcm": (LACKS_A_UID, "a few elements only"),
-    # classes that have no place in a study
+    # SOP Classes that do not belong to a study
     "palettes/fall.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
     "palettes/hotiron.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
     "palettes/hotmetalblue.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
@@ -78,13 +79,13 @@ REFUSED: dict[str, tuple[int, str]] = {
     "test_files/dicomdirtests/DICOMDIR-reordered": (NOT_KEPT, "a directory"),
     "test_files/dicomdirtests/TINY_ALPHA/DICOMDIR": (NOT_KEPT, "a directory"),
 }
-"""The files that are not kept: status and why. Every other one is answered with 0000."""
+"""The files that are not stored: status and reason. All others have status 0000."""
 
 BROKEN_AND_KEPT = {
     "emri_small_jpeg_2k_lossless_too_short.dcm": "the delimiter behind the last fragment is missing: no value is",
     "test_files/SC_rgb_jpeg.dcm": "its data set is in Implicit VR, against the JPEG transfer syntax it names",
 }
-"""What a strict reader stumbles at, and loses nothing."""
+"""Files that a strict reader refuses, although no value is lost."""
 
 KEYS = {
     "PATIENT": ("PatientName", "PatientID"),
@@ -101,24 +102,24 @@ REAL_FILES = [RealFile(path) for path in FILES]
 STORABLE = [each for each in REAL_FILES if each.name not in REFUSED]
 
 
-def layers(files: Sequence[RealFile]) -> list[list[RealFile]]:
-    """The files on as few piles as possible, so that no pile has a SOP Instance UID twice."""
-    piles: list[dict[str, RealFile]] = []
+def groups_of_files(files: Sequence[RealFile]) -> list[list[RealFile]]:
+    """Divide the files into as few groups as possible, so that no group has a SOP Instance UID twice."""
+    groups: list[dict[str, RealFile]] = []
     for file in files:
-        free = next((pile for pile in piles if file.uid not in pile), None)
+        free = next((group for group in groups if file.uid not in group), None)
         if free is None:
-            piles.append(free := {})
+            groups.append(free := {})
         free[file.uid] = file
-    return [list(pile.values()) for pile in piles]
+    return [list(group.values()) for group in groups]
 
 
 # --- sending, as a client of bytes -------------------------------------------------------------------------------
 
 
 def store(port: int, files: Sequence[RealFile]) -> dict[str, int]:
-    """Send files on one association; the status of each by its name.
+    """Send files on one association; return the status of each by its name.
 
-    Who has no context for its SOP Class insists, and takes that of Secondary Capture in the same transfer syntax.
+    A file whose SOP Class was not accepted is sent in the context of Secondary Capture with its transfer syntax.
     """
     wanted = {(each.sop_class, each.transfer_syntax) for each in files}
     wanted |= {(SECONDARY_CAPTURE, syntax) for _, syntax in wanted}
@@ -138,8 +139,8 @@ def store(port: int, files: Sequence[RealFile]) -> dict[str, int]:
 
 
 @dataclass
-class House:
-    """An archive with the files that were sent to it, and what it answered."""
+class LoadedArchive:
+    """An archive with the files that were sent to it and the statuses of the responses."""
 
     archive: Any
     files: list[RealFile]
@@ -156,13 +157,13 @@ class House:
 
 
 def digest(data: bytes) -> str:
-    """What stands for a data set in comparisons: megabytes make unreadable failures."""
+    """Return a digest for comparisons: megabytes make unreadable failures."""
     return sha256(data).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def destination() -> dict[str, Any]:
-    """The peer that every archive may move to."""
+    """The move destination of all archives."""
     return {"ae_title": "BITS", "host": "127.0.0.1", "port": free_port()}
 
 
@@ -174,32 +175,32 @@ def receiver(tmp_path_factory, destination) -> Iterator[Storescp]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def houses(request, tmp_path_factory, destination) -> Iterator[list[House]]:
+def loaded_archives(request, tmp_path_factory, destination) -> Iterator[list[LoadedArchive]]:
     """Archives on each kind of database that were sent all storable files, each SOP Instance UID once."""
     with ExitStack() as stack:
         found = []
-        for files in layers(STORABLE):
+        for files in groups_of_files(STORABLE):
             folder = tmp_path_factory.mktemp("pacs")
             url = stack.enter_context(fresh_database(request.param, request, folder))
             settings = {"storage.unknown_sop_classes": True, "peers": [destination], "database.url": url}
             archive = stack.enter_context(serving(folder, settings))
-            found.append(House(archive, files, store(archive.port, files)))
+            found.append(LoadedArchive(archive, files, store(archive.port, files)))
         yield found
 
 
 # --- stored or refused -------------------------------------------------------------------------------------------
 
 
-def test_every_storable_file_is_stored(houses):
-    """The answer is 0000, for what a strict reader would stumble at too."""
-    statuses = {name: status for house in houses for name, status in house.statuses.items()}
+def test_every_storable_file_is_stored(loaded_archives):
+    """The status is 0000, also for files that a strict reader refuses."""
+    statuses = {name: status for loaded in loaded_archives for name, status in loaded.statuses.items()}
     assert {name: hex(status) for name, status in statuses.items() if status} == {}
     assert len(statuses) > 200
     assert set(BROKEN_AND_KEPT) <= set(statuses)
 
 
-def test_every_other_file_is_refused_as_the_table_says(tmp_path):
-    """Each by its status, and nothing of it is left, neither a file nor a row."""
+def test_every_other_file_is_refused_with_its_status(tmp_path):
+    """Each has its status, and no file is left."""
     with serving(tmp_path / "pacs", {"storage.unknown_sop_classes": True}) as archive:
         statuses = store(archive.port, [each for each in REAL_FILES if each.name in REFUSED])
         assert statuses == {name: status for name, (status, _) in REFUSED.items()}
@@ -207,21 +208,21 @@ def test_every_other_file_is_refused_as_the_table_says(tmp_path):
 
 
 @pytest.mark.parametrize("uid_of", ["palettes/fall.dcm", "test_files/dicomdirtests/DICOMDIR"])
-def test_what_is_not_kept_is_not_negotiated_either(houses, uid_of):
-    """A sender learns it before it sends: abstract syntax not supported (PS3.8 Table 9-18)."""
+def test_a_sop_class_that_is_not_stored_is_not_accepted(loaded_archives, uid_of):
+    """The presentation context is rejected: abstract syntax not supported (PS3.8 Table 9-18)."""
     file = next(each for each in REAL_FILES if each.name == uid_of)
-    with raw.Raw(houses[0].archive.port) as client:
+    with raw.Raw(loaded_archives[0].archive.port) as client:
         answers = raw.contexts(client.associate((1, file.sop_class, [file.transfer_syntax])))
         client.release()
     assert answers[1][0] == 3
 
 
-def test_an_import_treats_the_files_as_a_c_store_does(tmp_path):
+def test_an_import_has_the_same_results_as_c_store(tmp_path):
     """The same files are kept with the same bytes, the same ones refused for the same reasons."""
     found: dict[str, int] = {}
     stored: dict[str, str] = {}
-    piles = [*layers(STORABLE), [each for each in REAL_FILES if each.name in REFUSED]]
-    for number, files in enumerate(piles):
+    groups = [*groups_of_files(STORABLE), [each for each in REAL_FILES if each.name in REFUSED]]
+    for number, files in enumerate(groups):
         with serving(tmp_path / str(number), {"storage.unknown_sop_classes": True}) as archive:
             for file in files:
                 try:
@@ -258,16 +259,16 @@ def _element(tag: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("root", "level"), [(root, level) for root in ROOTS for level in KEYS if (root, level) != ("STUDY", "PATIENT")]
 )
-def test_every_file_is_found_by_its_keys(houses, root, level):
+def test_every_file_is_found_by_its_keys(loaded_archives, root, level):
     """All keys of the level together, in the file's own character set, give its entity and no other.
 
     Patients without Patient ID are one per study: there it is among them.
     """
     keyword, wrong = KEYS[level][-1], {}
-    for house in houses:
-        with raw.Raw(house.archive.port) as client:
+    for loaded in loaded_archives:
+        with raw.Raw(loaded.archive.port) as client:
             client.associate((1, ROOTS[root], [raw.IMPLICIT]))
-            for number, file in enumerate(house.files, 1):
+            for number, file in enumerate(loaded.files, 1):
                 client.send(raw.request(raw.C_FIND, 1, ROOTS[root], number, encoded_keys(file, root, level)))
                 *matches, final = client.until_final()
                 found = [str(each.dataset().get(keyword, "")) for each in matches]
@@ -303,20 +304,20 @@ def move(port: int, destination: str, studies: Sequence[str]) -> raw.Response:
     return final
 
 
-def test_a_move_brings_every_file_bit_for_bit(houses, receiver):
+def test_a_move_sends_every_file_bit_for_bit(loaded_archives, receiver):
     """DCMTK's storescp +B receives the data sets that arrived in the C-STORE, all studies by one list of UIDs."""
-    for house in houses:
-        final = move(house.archive.port, receiver.ae_title, house.studies())
-        assert (final.status, final.number(0x1021)) == (0x0000, len(house.files)), final.text(0x0902)
-        assert received(receiver) == house.sent
+    for loaded in loaded_archives:
+        final = move(loaded.archive.port, receiver.ae_title, loaded.studies())
+        assert (final.status, final.number(0x1021)) == (0x0000, len(loaded.files)), final.text(0x0902)
+        assert received(receiver) == loaded.sent
 
 
-def test_a_get_brings_every_file_bit_for_bit(houses):
-    """The same on the association that asked, in contexts of one transfer syntax each."""
-    for house in houses:
-        final, found = get(house.archive.port, house.files, house.studies())
-        assert (final.status, final.number(0x1021)) == (0x0000, len(house.files)), final.text(0x0902)
-        assert found == house.sent
+def test_a_get_sends_every_file_bit_for_bit(loaded_archives):
+    """On the same association, in contexts of one transfer syntax each."""
+    for loaded in loaded_archives:
+        final, found = get(loaded.archive.port, loaded.files, loaded.studies())
+        assert (final.status, final.number(0x1021)) == (0x0000, len(loaded.files)), final.text(0x0902)
+        assert found == loaded.sent
 
 
 def get(port: int, files: Sequence[RealFile], studies: Sequence[str]) -> tuple[raw.Response, dict[str, str]]:
@@ -338,7 +339,7 @@ def get(port: int, files: Sequence[RealFile], studies: Sequence[str]) -> tuple[r
 
 def role(sop_class: str) -> bytes:
     """An SCP/SCU Role Selection sub-item: we are the SCP of this Storage SOP Class (PS3.7 D.3.3.4)."""
-    return raw.item(0x54, pack(">H", len(sop_class)) + sop_class.encode() + b"\0\1")
+    return role_selection(sop_class, 0, 1)
 
 
 # --- sent by DCMTK -----------------------------------------------------------------------------------------------
@@ -357,18 +358,18 @@ PROPOSALS = {
     "1.2.840.10008.1.2.4.91": "-xw",
     "1.2.840.10008.1.2.5": "-xr",
 }
-"""What makes DCMTK's storescu propose a transfer syntax."""
+"""The options with which DCMTK's storescu proposes a transfer syntax."""
 
 NOT_FOR_DCMTK = {
     "test_files/SC_rgb_jpeg.dcm": "in Implicit VR under JPEG",
     "explicit_VR-UN.dcm": "it reads no UID of VR UN",
 }
-"""The storable files that DCMTK itself makes nothing of."""
+"""The storable files that DCMTK cannot read."""
 
 
-def test_what_dcmtk_sends_comes_back_as_it_was_on_the_wire(tmp_path, destination, receiver):
-    """Of every SOP Instance UID one file by stock storescu, through a tap that records the data sets, and moved."""
-    files = [each for each in layers(STORABLE)[0] if each.name not in NOT_FOR_DCMTK]
+def test_files_sent_by_dcmtk_are_moved_bit_for_bit(tmp_path, destination, receiver):
+    """One file of each SOP Instance UID is sent by storescu, recorded on the wire, and moved."""
+    files = [each for each in groups_of_files(STORABLE)[0] if each.name not in NOT_FOR_DCMTK]
     settings = {"storage.unknown_sop_classes": True, "peers": [destination]}
     with serving(tmp_path / "pacs", settings) as archive, tapping(archive.port) as tap:
         for syntax in sorted({each.transfer_syntax for each in files}):

@@ -1,4 +1,4 @@
-"""Small archives, and questions about them that are often answered: most keys are bent from a value that is stored."""
+"""Small archives and queries that often match: most keys are derived from a stored value."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whatever an Identifier is made of, how it is understood can be told, and it is what the parser makes of it."""
+"""Any Identifier can be reported, and the report agrees with the parser."""
 
 from typing import Any
 
@@ -40,10 +40,10 @@ switches = st.builds(Negotiated, *[st.booleans()] * len(Negotiated.__dataclass_f
     st.sampled_from(sorted(MATCHING_MODES)),
     switches,
 )
-def test_any_identifier_can_be_told(
+def test_any_identifier_can_be_reported(
     asked: list[tuple[int, str, bytes]], level: bytes, model: str, mode: str, negotiated: Negotiated
 ) -> None:
-    """The parser says the same, and nothing is raised on the way to words."""
+    """The report agrees with the parser, and making its texts raises nothing."""
     identifier = Dataset({BaseTag(tag): raw(tag, vr, value) for tag, vr, value in asked})
     identifier[0x00080052] = raw(0x00080052, "CS", level)
     found = make_report(identifier, MODELS[model], MATCHING_MODES[mode], negotiated)

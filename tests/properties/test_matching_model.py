@@ -1,4 +1,4 @@
-"""The archive finds what a plain reading of PS3.4 C.2.2.2 finds: row by row, and in SQL on both databases."""
+"""Matching agrees with a simple model of PS3.4 C.2.2.2: row by row, and in SQL on both databases."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -26,11 +26,11 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 Answers = Callable[[list[Values], list[Question]], list[set[str]]]
-"""One way to answer: for each question the marks of the entities that match."""
+"""An implementation: returns for each question the marks of the entities that match."""
 
 
 def asked(question: Question) -> Query:
-    """The question as the query that an Identifier is."""
+    """Return the query of a question."""
     keys = {QueryLevel[question.level].unique_key: "", **question.keys}
     mode = STRICT if question.unknown_matches else TOLERANT
     negotiated = Negotiated(
@@ -41,7 +41,7 @@ def asked(question: Question) -> Query:
 
 
 def stored(instance: Values):
-    """An instance as it arrives."""
+    """Return the data set of an instance."""
     return dataset("ISO_IR 192", SOPClassUID=CT, **instance)
 
 
@@ -113,7 +113,7 @@ def _found(index: Index, question: Question) -> set[str]:
 
 
 def check(answers: Answers, case: tuple[list[Values], list[Question]]) -> None:
-    """One way to answer and the model agree on every question."""
+    """Check that an implementation and the model agree on every question."""
     archive, questions = case
     for question, found in zip(questions, answers(archive, questions), strict=True):
         assert found == model.answer(archive, question), question
@@ -121,7 +121,7 @@ def check(answers: Answers, case: tuple[list[Values], list[Question]]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(cases())
-def test_matching_row_by_row_is_what_the_standard_says(case):
+def test_matching_row_by_row_agrees_with_the_model(case):
     """The same entities as the plain model's, for any archive and any question."""
     check(answers_by_rows, case)
 
@@ -130,7 +130,7 @@ def test_matching_row_by_row_is_what_the_standard_says(case):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(case=cases())
-def test_matching_in_sql_is_what_the_standard_says(index, case):
+def test_matching_in_sql_agrees_with_the_model(index, case):
     """On SQLite and on PostgreSQL, in pages of two."""
     check(answers_by_index(index), case)
 
@@ -139,13 +139,13 @@ def test_matching_in_sql_is_what_the_standard_says(index, case):
 @pytest.mark.timeout(1800)
 @settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
-def test_matching_in_sql_is_what_the_standard_says_at_length(index, case):
+def test_matching_in_sql_agrees_with_the_model_at_length(index, case):
     """The same with many more archives and questions."""
     check(answers_by_index(index), case)
 
 
-def test_at_least_a_third_of_the_questions_match_something():
-    """Otherwise two ways to answer would agree on nothing much."""
+def test_at_least_a_third_of_the_queries_match():
+    """Otherwise the comparison would prove little."""
     hits = []
 
     @settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))

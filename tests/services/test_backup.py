@@ -265,7 +265,7 @@ def test_a_restore_needs_a_stopped_server(new: BackupSetup, archive: BackupSetup
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), "interrupted"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
@@ -274,12 +274,12 @@ def test_a_restore_needs_a_stopped_server(new: BackupSetup, archive: BackupSetup
         (lambda folder: next(folder.glob("*.db")).unlink(), "pacs reindex"),
     ],
 )
-def test_an_incomplete_backup_is_refused(archive: BackupSetup, new: BackupSetup, tmp_path: Path, damage, said: str):
+def test_an_incomplete_backup_is_refused(archive: BackupSetup, new: BackupSetup, tmp_path: Path, damage, message: str):
     """Before anything is copied, and the error says what to do."""
     send(archive.storage, *series_of(1, 2))
     archive.backups.make(tmp_path / "backup")
     damage(tmp_path / "backup")
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         new.backups.restore(tmp_path / "backup")
     assert (tree(new.root), new.instances()) == ({}, [])
 
@@ -351,8 +351,8 @@ def test_a_killed_restore_can_be_repeated(archive: BackupSetup, new: BackupSetup
     archive.backups.make(tmp_path / "backup")
     die(new.index.url.render_as_string(hide_password=False), new.root, tmp_path / "backup", "restore", step)
     shutil.copytree(tmp_path / "backup", tmp_path / "other")
-    said = json.loads((tmp_path / "other" / "manifest.json").read_text()) | {"begun_at": "another moment"}
-    (tmp_path / "other" / "manifest.json").write_text(json.dumps(said))
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text()) | {"begun_at": "another moment"}
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigurationError, match="not empty"):
         new.backups.restore(tmp_path / "other")
     assert new.backups.restore(tmp_path / "backup").instances == 5

@@ -108,9 +108,9 @@ def test_a_damaged_file_is_quarantined_and_can_be_sent_again(archive: FsckSetup,
     ]
     assert not report.is_well
     assert archive.fsck().findings == report.findings
-    (mended,) = archive.fsck(repair=True).findings
-    assert mended.is_repaired
-    assert "again" in mended.done
+    (repaired,) = archive.fsck(repair=True).findings
+    assert repaired.is_repaired
+    assert "again" in repaired.done
     assert archive.fsck().findings == ()
     assert len(archive.instances()) == 2
     assert archive.quarantined() == ([] if problem == "missing" else [victim.file_key])
@@ -133,8 +133,8 @@ def test_a_complete_file_in_no_row_is_added(archive: FsckSetup):
     writer.remove(archive.index, [archive.instances()[2].sop_instance_uid])
     (found,) = archive.fsck().findings
     assert found.problem == "orphan"
-    (mended,) = archive.fsck(repair=True).findings
-    assert mended.done == "added to the index"
+    (repaired,) = archive.fsck(repair=True).findings
+    assert repaired.done == "added to the index"
     assert rows(archive.index) == before
 
 
@@ -239,8 +239,8 @@ def test_maintenance_commands_exclude_each_other(archive: FsckSetup, tmp_path: P
         assert len(archive.fsck().findings) == 1
 
     assert archive.fsck(repair=True, progress=just_before_repairing(others)).is_well
-    said = f"`pacs fsck --repair` (process {os.getpid()}) is at work on these files: wait until it has ended"
-    assert refused == [said] * 3
+    expected = f"`pacs fsck --repair` (process {os.getpid()}) is at work on these files: wait until it has ended"
+    assert refused == [expected] * 3
     assert archive.fsck(repair=True).findings == ()
 
 

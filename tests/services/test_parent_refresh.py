@@ -172,8 +172,8 @@ def test_values_missing_in_the_newer_instance_are_removed(archive: RefreshSetup)
         else:
             study[0].StudyDescription = value
         send(archive.storage, study[0])
-    said = archive.maintenance.entities(QueryLevel.STUDY, {})
-    assert sorted(each["StudyDescription"] for each in said) == ["", "", "CHANGED"]
+    studies = archive.maintenance.entities(QueryLevel.STUDY, {})
+    assert sorted(each["StudyDescription"] for each in studies) == ["", "", "CHANGED"]
 
 
 def test_patients_without_an_id_are_not_read(archive: RefreshSetup):

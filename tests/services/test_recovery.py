@@ -42,9 +42,9 @@ def archive(folder: Path) -> Archive:
 
 def notices(running: Archive) -> list[str]:
     """Collect the notices of an archive."""
-    said: list[str] = []
-    running.events.subscribe(lambda event: said.append(event.sentence) if isinstance(event, Notice) else None)
-    return said
+    messages: list[str] = []
+    running.events.subscribe(lambda event: messages.append(event.sentence) if isinstance(event, Notice) else None)
+    return messages
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_instances_in_the_lost_tail_of_the_log_are_recovered(tmp_path: Path, pat
     probe = power_cut(cut, tmp_path / "probe", kept - lost)
     assert stored(probe) == (3 if lost else 4)
     with archive(cut) as second:
-        said = notices(second)
+        messages = notices(second)
         second.start()
         assert stored(cut) == 10
         for path in paths:
@@ -102,7 +102,7 @@ def test_instances_in_the_lost_tail_of_the_log_are_recovered(tmp_path: Path, pat
             assert row is not None
             with second.files.open(row.file_key) as file:
                 assert dcmread(file) == expected
-        assert said[0].startswith("7 instances" if lost else "6 instances")
+        assert messages[0].startswith("7 instances" if lost else "6 instances")
 
 
 def test_after_a_clean_stop_no_recovery_runs(tmp_path: Path, paths: list[Path]):
@@ -175,10 +175,10 @@ def test_files_that_cannot_be_added_are_reported_and_left(tmp_path: Path, paths:
     (folder / f"{name}4.dcm").write_bytes(b"hello")
     (tmp_path / "files" / "running" / "dead").mkdir()
     with archive(tmp_path) as second:
-        said = notices(second)
+        messages = notices(second)
         second.start()
-    assert len(said) == 4
-    assert all("was not added" in each for each in said)
+    assert len(messages) == 4
+    assert all("was not added" in each for each in messages)
     assert len(list(folder.iterdir())) == 6
 
 
@@ -192,10 +192,10 @@ def test_superfluous_files_are_deleted(tmp_path: Path):
     file.with_name("00000000-0000-7000-8000-000000000001.dcm").write_bytes(before)
     (tmp_path / "files" / "running" / "dead").mkdir()
     with archive(tmp_path) as second:
-        said = notices(second)
+        messages = notices(second)
         second.start()
         assert writer.find(second.index, after.sop_instance_uid) == after
-    assert said == []
+    assert messages == []
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -281,13 +281,13 @@ def test_only_new_instances_are_committed_without_a_sync(tmp_path: Path, paths: 
     modes: list[int] = []
 
     def watch(driver: sqlite3.Connection, _record: object) -> None:
-        said = ["2"]
+        settings = ["2"]
 
         def note(statement: str) -> None:
             if statement.startswith("PRAGMA synchronous = "):
-                said.append({"FULL": "2", "NORMAL": "1"}[statement.rpartition(" ")[2]])
+                settings.append({"FULL": "2", "NORMAL": "1"}[statement.rpartition(" ")[2]])
             elif statement.startswith("INSERT INTO image") or statement.startswith("DELETE FROM image"):
-                modes.append(int(said[-1]))
+                modes.append(int(settings[-1]))
 
         driver.set_trace_callback(note)
 

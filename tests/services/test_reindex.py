@@ -78,10 +78,10 @@ def spoil(index: Index) -> None:
             connection.execute(update(reference.table).values({reference.name: _some(connection, reference)}))
 
 
-def without_use(said):
+def without_use(content):
     """Return the same rows without the time of last use."""
     place = 1 + [each.name for each in image.c if each.name not in SURROGATES].index("last_used_at")
-    return said | {"image": sorted(((*row[:place], *row[place + 1 :]) for row in said["image"]), key=repr)}
+    return content | {"image": sorted(((*row[:place], *row[place + 1 :]) for row in content["image"]), key=repr)}
 
 
 def _some(connection, reference) -> int:

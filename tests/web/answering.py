@@ -1,4 +1,4 @@
-"""`pacs serve` with its web port, and HTTP as the standard library speaks it."""
+"""`pacs serve` with HTTP, and an HTTP client of the standard library."""
 
 import re
 from contextlib import closing, contextmanager
@@ -14,14 +14,14 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 @contextmanager
 def answering(folder, *words, **options):
-    """`pacs serve` as a process of its own that answers HTTP: the port is in `.web`."""
+    """Run `pacs serve` with HTTP; the port is `.web`."""
     with process(folder, *WORDS, *words, **options) as server:
         server.web = int(WEB.fullmatch(server.stdout.readline())[1])
         yield server
 
 
 def get(port, path, method="GET", timeout=20):
-    """The status, the headers and the text of an answer."""
+    """Return status, headers and text of a response."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -29,7 +29,7 @@ def get(port, path, method="GET", timeout=20):
 
 
 def numbers(port):
-    """The samples of /metrics: by name and labels as they stand there."""
+    """Return the samples of /metrics by name and labels."""
     status, _, text = get(port, "/metrics")
     assert status == 200
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
@@ -38,7 +38,7 @@ def numbers(port):
 
 @contextmanager
 def associated(port, *contexts, **options):
-    """An association that is open: by bytes, for Verification if nothing else is asked for."""
+    """An open association, for Verification by default."""
     with Raw(port) as client:
         client.associate(*(contexts or [(1, VERIFICATION, [IMPLICIT])]), **options)
         yield client

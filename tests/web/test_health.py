@@ -1,4 +1,4 @@
-"""/healthz and /readyz of the real daemon: while all is well, while it drains, while something is gone."""
+"""/healthz and /readyz of a running server: healthy, draining, and without database or files."""
 
 import json
 import signal
@@ -22,35 +22,35 @@ WELL = {"ready": True, "reasons": {}}
 
 
 def readiness(port):
-    """The status of /readyz and what it says."""
+    """Return status and content of /readyz."""
     status, headers, body = get(port, "/readyz")
     assert headers["Content-Type"] == "application/json"
     return status, json.loads(body)
 
 
 def not_ready(port, what):
-    """Whether work cannot be done for this reason."""
+    """Return whether /readyz gives this reason."""
     status, said = readiness(port)
     return status == 503 and what in said["reasons"]
 
 
 def is_ready(port):
-    """Whether work can be done."""
+    """Return whether /readyz reports readiness."""
     return readiness(port) == (200, WELL)
 
 
-# --- what is answered --------------------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_server_is_alive_and_ready_and_stops_when_it_drains(tmp_path, workers):
-    """503 with the reason while an association is waited for, and alive all the while; then the port is closed."""
+def test_a_draining_server_is_alive_but_not_ready(tmp_path, workers):
+    """503 with the reason; the port is closed at the end."""
     words = ("--workers", str(workers), "--set", "limits.drain_seconds=3600")
     with answering(tmp_path, *words) as server:
         assert get(server.web, "/healthz")[::2] == (200, "ok\n")
         eventually(lambda: is_ready(server.web))
         with ExitStack() as stack:
-            for _ in range(4 * workers):  # so that each worker has some to wait for
+            for _ in range(4 * workers):  # so that each worker gets some
                 stack.enter_context(associated(server.port))
             server.send_signal(signal.SIGTERM)
             eventually(lambda: not_ready(server.web, "associations"))
@@ -62,8 +62,8 @@ def test_a_server_is_alive_and_ready_and_stops_when_it_drains(tmp_path, workers)
         get(server.web, "/healthz")
 
 
-def test_other_paths_and_methods_are_none(tmp_path):
-    """404 and 405; no answer says which software made it, and none is to be kept."""
+def test_other_paths_and_methods_are_refused(tmp_path):
+    """404 and 405; no response names the software, and none may be cached."""
     with web(tmp_path) as archive:
         for path in ("/", "/healthz/", "/dicom-web/studies", "/metrics/../etc/passwd", "/%00"):
             assert get(archive.web_port, path)[0] in (404, 307), path
@@ -75,23 +75,23 @@ def test_other_paths_and_methods_are_none(tmp_path):
         assert headers["Cache-Control"] == "no-store"
 
 
-def test_without_metrics_there_are_none(tmp_path):
-    """`metrics.enabled = false`: the rest is answered."""
+def test_metrics_can_be_disabled(tmp_path):
+    """`metrics.enabled = false` affects only /metrics."""
     with web(tmp_path, **{"metrics.enabled": False}) as archive:
         assert get(archive.web_port, "/metrics")[0] == 404
         assert is_ready(archive.web_port)
 
 
 def web(folder, **settings):
-    """An archive in this process that answers HTTP."""
+    """An archive in this process that serves HTTP."""
     return serving(folder, {"web.enabled": True, "web.port": 0} | settings)
 
 
-# --- what is gone ------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------
 
 
-def test_a_database_server_that_is_gone_is_a_reason_until_it_is_back(postgres_server, postgres_template, tmp_path):
-    """Nobody has to start the archive again."""
+def test_an_unreachable_database_server_is_a_reason(postgres_server, postgres_template, tmp_path):
+    """Until it is back, without a restart of the archive."""
     with postgres_database(postgres_server, template=postgres_template) as url, answering(
         tmp_path, "--set", f"database.url={url}"
     ) as server:  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_database_server_that_is_gone_is_a_reason_until_it_is_back(postgres_se
 
 
 def allow_connections(postgres_server, url, answer):
-    """Have a database take connections or not; those it has are ended."""
+    """Make a database accept or refuse connections; existing ones end."""
     name = url.rpartition("/")[2].partition("?")[0]
     engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -116,8 +116,8 @@ def allow_connections(postgres_server, url, answer):
     engine.dispose()
 
 
-def test_an_index_whose_file_is_gone_is_a_reason_until_it_is_back(tmp_path):
-    """SQLite would go on in a file that nobody will find again."""
+def test_a_missing_file_of_the_index_is_a_reason(tmp_path):
+    """SQLite itself would continue in the deleted file."""
     with web(tmp_path) as archive:
         assert is_ready(archive.web_port)
         (tmp_path / "pacs.db").rename(tmp_path / "away")
@@ -126,8 +126,8 @@ def test_an_index_whose_file_is_gone_is_a_reason_until_it_is_back(tmp_path):
         eventually(lambda: is_ready(archive.web_port))
 
 
-def test_files_that_cannot_be_written_are_a_reason(tmp_path):
-    """Until they can; no probe is left."""
+def test_an_unwritable_file_store_is_a_reason(tmp_path):
+    """Until it is writable; no test file is left."""
     incoming = tmp_path / "files" / "incoming"
     with web(tmp_path) as archive:
         assert is_ready(archive.web_port)
@@ -139,8 +139,8 @@ def test_files_that_cannot_be_written_are_a_reason(tmp_path):
         assert list(incoming.iterdir()) == []
 
 
-def test_who_asks_waits_no_longer_than_he_wants_to_and_one_looks_for_all(tmp_path):
-    """A look that hangs is one thread, however many ask; its answer is there when it comes back."""
+def test_a_probe_that_hangs_blocks_one_thread_and_no_caller(tmp_path):
+    """All callers share its result."""
     goes_on, looks = threading.Event(), []
 
     def look():
@@ -158,11 +158,11 @@ def test_who_asks_waits_no_longer_than_he_wants_to_and_one_looks_for_all(tmp_pat
     assert len(looks) == 1
 
 
-# --- clients that cost -------------------------------------------------------------------------------------------
+# --- hostile clients ---------------------------------------------------------------------------------------------
 
 
-def test_those_who_never_end_their_requests_keep_nobody_out(tmp_path):
-    """Three times as many as there is room for: the oldest are given up, and whoever asks is answered."""
+def test_incomplete_requests_do_not_block_other_clients(tmp_path):
+    """With three times the maximum of connections, the oldest are closed."""
     with web(tmp_path) as archive, ExitStack() as stack:
         slow = []
         for _ in range(3 * listener.MOST_CONNECTIONS):
@@ -175,7 +175,7 @@ def test_those_who_never_end_their_requests_keep_nobody_out(tmp_path):
 
 
 def is_closed(client):
-    """Whether the other end has closed, at last."""
+    """Wait until the other end has closed."""
     client.settimeout(20)
     try:
         while client.recv(1 << 16):
@@ -196,8 +196,8 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("begin", "more"), ENDLESS.values(), ids=list(ENDLESS))
-def test_a_connection_without_a_whole_request_in_time_is_given_up(tmp_path, monkeypatch, begin, more):
-    """However busy it is."""
+def test_a_connection_without_a_complete_request_is_closed_in_time(tmp_path, monkeypatch, begin, more):
+    """Even if it sends something all the time."""
     monkeypatch.setattr(listener, "WAIT", 0.3)
     with web(tmp_path) as archive, socket.create_connection(("127.0.0.1", archive.web_port)) as client:
         client.settimeout(20)
@@ -212,8 +212,8 @@ def test_a_connection_without_a_whole_request_in_time_is_given_up(tmp_path, monk
         assert is_ready(archive.web_port)
 
 
-def test_a_head_that_is_too_long_is_refused(tmp_path):
-    """And is not kept in memory meanwhile."""
+def test_a_request_head_that_is_too_long_is_refused(tmp_path):
+    """And not kept in memory."""
     with web(tmp_path) as archive, socket.create_connection(("127.0.0.1", archive.web_port)) as client:
         client.settimeout(20)
         try:

@@ -1,4 +1,4 @@
-"""The web port with TLS: HTTPS by the certificate of [tls], also one that was renewed."""
+"""HTTPS with the certificate of [tls], and with a renewed one."""
 
 import hashlib
 import os
@@ -15,13 +15,13 @@ from tests.certificates import Authority
 
 
 def settings(pair):
-    """An archive that answers HTTPS."""
+    """Return the settings of an archive with HTTPS."""
     web = {"web.enabled": True, "web.port": 0, "web.tls": True}
     return web | {"tls.certificate": pair.certificate, "tls.key": pair.key}
 
 
-def test_https_is_answered_with_the_certificate_that_is_in_the_file(tmp_path):
-    """Whoever trusts its signer gets an answer; after a renewal and a reload the new one is shown, in the same file."""
+def test_https_uses_the_certificate_of_the_file(tmp_path):
+    """After a reload also a renewed one in the same file."""
     authority = Authority(tmp_path)
     first, second = authority.sign("pacs", "localhost"), authority.sign("renewed", "localhost")
     trusting = ssl.create_default_context(cafile=authority.path)
@@ -41,14 +41,14 @@ def test_https_is_answered_with_the_certificate_that_is_in_the_file(tmp_path):
         assert shown() == second.fingerprint
 
 
-def test_https_without_a_certificate_is_refused(tmp_path):
-    """By the keys it needs."""
+def test_https_without_a_certificate_is_an_error(tmp_path):
+    """With the keys it needs."""
     with pytest.raises(ConfigurationError, match=r"needs tls\.certificate"), serving(tmp_path, {"web.tls": True}):
         pass
 
 
-def test_who_does_not_begin_with_tls_is_given_up(tmp_path, monkeypatch):
-    """It holds nothing of ours for long."""
+def test_a_connection_without_tls_handshake_is_closed(tmp_path, monkeypatch):
+    """Within the timeout."""
     monkeypatch.setattr(listener, "HANDSHAKE", 0.2)
     pair = Authority(tmp_path).sign("pacs", "localhost")
     with serving(tmp_path / "pacs", settings(pair)) as archive:

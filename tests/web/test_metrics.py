@@ -1,4 +1,4 @@
-"""/metrics of the real daemon: what was done is counted, over all workers, and no peer names a series."""
+"""/metrics of a running server: counts of all workers; peers cannot create series."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ EVIL = 'EVIL"} # {'
 
 
 def move(port, where, **keys):
-    """The final status of a C-MOVE."""
+    """Return the final status of a C-MOVE."""
     with Raw(port) as client:
         client.associate((1, MOVE, [raw.IMPLICIT]))
         extra = [raw.element(0x0600, where.encode())]
@@ -32,8 +32,8 @@ def move(port, where, **keys):
         return client.until_final()[-1].status
 
 
-def test_what_is_done_is_counted(tmp_path):
-    """Stores, duplicates, refusals, queries, moves to a peer that is not there, rejections; no more than that."""
+def test_events_are_counted(tmp_path):
+    """Stores, duplicates, refusals, queries, failed moves and rejections, and nothing else."""
     first, second = study(series=1, instances=2)
     (other,) = study(series=1, instances=1, StudyDescription="other")
     peers = [{"ae_title": "GONE", "host": "127.0.0.1", "port": free_port()}]
@@ -71,8 +71,8 @@ def test_what_is_done_is_counted(tmp_path):
         assert found['process_resident_memory_bytes{worker="0"}'] > 0
 
 
-def test_nothing_a_peer_may_choose_is_a_label(tmp_path):
-    """Neither AE titles nor UIDs, however they are spelled; what is written stays the text format."""
+def test_values_chosen_by_peers_are_no_labels(tmp_path):
+    """Neither AE titles nor UIDs, however they are written; the output stays valid."""
     (dataset,) = study(series=1, instances=1)
     dataset.SOPClassUID = "1.2.3.4.666"
     settings = {"web.enabled": True, "web.port": 0, "storage.unknown_sop_classes": True}
@@ -91,8 +91,8 @@ def test_nothing_a_peer_may_choose_is_a_label(tmp_path):
     assert all(line.startswith("#") or line.rpartition(" ")[2] for line in text.splitlines())
 
 
-def test_the_numbers_are_those_of_all_workers_whoever_is_asked(tmp_path):
-    """Also after one has died: no count goes back, and what it held is held no more."""
+def test_every_worker_shows_the_numbers_of_all(tmp_path):
+    """Also after one has died: no count decreases, and its associations are no longer active."""
     datasets = study(series=1, instances=8)
     with answering(tmp_path, "--workers", "2") as server, ExitStack() as stack:
         for dataset in datasets:
@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_all_workers_whoever_is_asked(tmp_path):
             eventually(lambda: numbers(server.web)["pacs_associations_active"] == 1)
 
 
-# --- the memory --------------------------------------------------------------------------------------------------
+# --- shared memory -----------------------------------------------------------------------------------------------
 
 
 def test_a_new_worker_continues_in_the_region_of_the_dead_one():

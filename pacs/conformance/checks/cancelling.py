@@ -35,20 +35,20 @@ def _images(tools: Toolkit) -> bytes:
     return identifier(keys, level="IMAGE")
 
 
-def _cancelled_at_once(tools: Toolkit, association: ClientAssociation) -> FindResult:
+def _find_and_cancel(tools: Toolkit, association: ClientAssociation) -> FindResult:
     message_id, pdus = association.request(wire.C_FIND, STUDY_FIND, _images(tools))
     association.send(pdus, association.cancel(STUDY_FIND, message_id))
     return tools.find_result(association.responses(message_id), "IMAGE")
 
 
 @check("X1", "PS3.4 C.4.1.3.1")
-def at_once(tools: Toolkit) -> CheckResult:
+def immediate_cancel(tools: Toolkit) -> CheckResult:
     """Does the server act on a C-CANCEL that arrives in the same segment as its C-FIND?"""
     tools.need("9")
     found = []
     for _ in range(TRIES):
         with tools.server.associate([STUDY_FIND]) as association:
-            found.append(_cancelled_at_once(tools, association))
+            found.append(_find_and_cancel(tools, association))
     honoured = [each for each in found if each.status == CANCELLED]
     counts = ", ".join(f"{each.status_text} after {len(each.matches)}" for each in found)
     if not honoured:
@@ -57,11 +57,11 @@ def at_once(tools: Toolkit) -> CheckResult:
 
 
 @check("X2", "PS3.4 C.4.1.1.4")
-def nothing_follows(tools: Toolkit) -> CheckResult:
+def last_response(tools: Toolkit) -> CheckResult:
     """Is FE00 the last response, without an Identifier?"""
     tools.need("9")
     with tools.server.associate([STUDY_FIND]) as association:
-        found = _cancelled_at_once(tools, association)
+        found = _find_and_cancel(tools, association)
         with_data = found.responses.final.has_data_set
         after = tools.find_on(association, _images(tools), "IMAGE")
     if found.status != CANCELLED:
@@ -70,16 +70,16 @@ def nothing_follows(tools: Toolkit) -> CheckResult:
 
 
 @check("X3", "PS3.7 9.3.2.3")
-def never_was(tools: Toolkit) -> CheckResult:
+def unknown_operation(tools: Toolkit) -> CheckResult:
     """Does the server ignore a C-CANCEL for an unknown operation?"""
     tools.need("1")
     with tools.server.associate([STUDY_FIND]) as association:
         association.send(association.cancel(STUDY_FIND, 4711))
-        return _still_answers(tools, association)
+        return _judge_next_query(tools, association)
 
 
 @check("X4", "PS3.7 9.3.2.3")
-def too_late(tools: Toolkit) -> CheckResult:
+def late_cancel(tools: Toolkit) -> CheckResult:
     """Does the server ignore a C-CANCEL that arrives after the final response?"""
     tools.need("1")
     keys = identifier({"StudyInstanceUID": tools.samples.uid("1")}, level="STUDY")
@@ -88,10 +88,10 @@ def too_late(tools: Toolkit) -> CheckResult:
         association.send(pdus)
         association.responses(message_id)
         association.send(association.cancel(STUDY_FIND, message_id))
-        return _still_answers(tools, association)
+        return _judge_next_query(tools, association)
 
 
-def _still_answers(tools: Toolkit, association: ClientAssociation) -> CheckResult:
+def _judge_next_query(tools: Toolkit, association: ClientAssociation) -> CheckResult:
     keys = identifier({"StudyInstanceUID": tools.samples.uid("1")}, level="STUDY")
     found = tools.find_on(association, keys, "STUDY")
     return judge(
@@ -105,7 +105,7 @@ def same_message_id(tools: Toolkit) -> CheckResult:
     """Can the Message ID of a cancelled operation be used again?"""
     tools.need("9")
     with tools.server.associate([STUDY_FIND]) as association:
-        first = _cancelled_at_once(tools, association)
+        first = _find_and_cancel(tools, association)
         message_id = first.responses.final.number(wire.RESPONDING_TO) or 0
         _, pdus = association.request(wire.C_FIND, STUDY_FIND, _images(tools), {wire.MESSAGE_ID: message_id})
         association.send(pdus)
@@ -130,12 +130,12 @@ def move_stops(tools: Toolkit) -> CheckResult:
         association.send(pdus)
         receiver.wait_for(received, 1, tools.server.timeout)
         association.send(association.cancel(STUDY_MOVE, message_id))
-        continue_event.wait(ARRIVE)
+        continue_event.wait(CANCEL_DELAY)
         continue_event.set()
-        return _stopped(RetrieveResult(association.responses(message_id), received))
+        return _judge_stop(RetrieveResult(association.responses(message_id), received))
 
 
-ARRIVE = 0.5
+CANCEL_DELAY = 0.5
 """Seconds between a C-CANCEL and the next response of a C-STORE, so that the server can read it."""
 
 
@@ -155,10 +155,10 @@ def get_stops(tools: Toolkit) -> CheckResult:
                 association.send(association.cancel(STUDY_GET, message_id))
             return 0
 
-        return _stopped(RetrieveResult(responses := association.responses(message_id, store), responses.stored))  # type: ignore[arg-type]
+        return _judge_stop(RetrieveResult(responses := association.responses(message_id, store), responses.stored))  # type: ignore[arg-type]
 
 
-def _stopped(moved: RetrieveResult) -> CheckResult:
+def _judge_stop(moved: RetrieveResult) -> CheckResult:
     final = moved.responses.final
     seen = f"{status_text(final)} after {len(moved.received)} of {MANY} instances"
     if final.status != CANCELLED:

@@ -19,29 +19,30 @@ INSTANCE = "1.2.840.10008.1.20.1.1"
 
 
 @check("J1", "PS3.4 J.3.3")
-def all_there(tools: Toolkit) -> CheckResult:
+def all_stored(tools: Toolkit) -> CheckResult:
     """Does the server report stored instances as committed?"""
     tools.need("1")
     asked = tools.samples.study("1")
-    event, report = _reported(tools, 1, asked)
+    event, report = _request_report(tools, 1, asked)
     return judge(
-        event == 1 and _uids(report, "ReferencedSOPSequence") == {each.uid for each in asked}, _said(event, report)
+        event == 1 and _uids(report, "ReferencedSOPSequence") == {each.uid for each in asked},
+        _report_text(event, report),
     )
 
 
 @check("J2", "PS3.4 J.3.3")
-def one_missing(tools: Toolkit) -> CheckResult:
+def one_unknown(tools: Toolkit) -> CheckResult:
     """Does the server report an unknown instance as failed, with the reason, and the others as committed?"""
     tools.need("4")
     unknown = tools.samples.probe(999)
-    event, report = _reported(tools, 2, [*tools.samples.study("4"), unknown])
+    event, report = _request_report(tools, 2, [*tools.samples.study("4"), unknown])
     failed = list(report.get("FailedSOPSequence", []))
     reasons = ", ".join(f"{each.get('FailureReason', 0):04X}" for each in failed)
     is_conformant = event == 2 and _uids(report, "FailedSOPSequence") == {unknown.uid} and reasons == "0112"
     is_conformant = is_conformant and _uids(report, "ReferencedSOPSequence") == {
         each.uid for each in tools.samples.study("4")
     }
-    return judge(is_conformant, f"{_said(event, report)}, reason {reasons or 'not given'}")
+    return judge(is_conformant, f"{_report_text(event, report)}, reason {reasons or 'not given'}")
 
 
 @check("J3", "PS3.4 J.3.2")
@@ -73,14 +74,14 @@ def _ask(association: ClientAssociation, request: Dataset) -> wire.DimseMessage:
     return association.responses(message_id).final
 
 
-def _reported(tools: Toolkit, place: int, samples: Sequence[SampleInstance]) -> tuple[int, Dataset]:
+def _request_report(tools: Toolkit, place: int, samples: Sequence[SampleInstance]) -> tuple[int, Dataset]:
     """Return event type and data set of the report, from any association. Raises CheckImpossible."""
     if tools.storage_scp is None:
-        return _on_same(tools, _request(tools, place, samples))
+        return _report_on_same_association(tools, _request(tools, place, samples))
     with tools.storage_scp.behaving(SCPBehaviour()) as received:
         request = _request(tools, place, samples)
         try:
-            return _on_same(tools, request)
+            return _report_on_same_association(tools, request)
         except NoResponse:
             tools.storage_scp.wait_for(received, 1, tools.server.timeout)
         reports = [each for each in received if each.message.field == wire.N_EVENT_REPORT]
@@ -89,10 +90,10 @@ def _reported(tools: Toolkit, place: int, samples: Sequence[SampleInstance]) -> 
             f"no report within {tools.server.timeout:g} s, neither to {tools.storage_scp.ae_title} nor on the "
             "association of the request"
         )
-    return _of(reports[0].message, wire.decoded(reports[0].message.data, reports[0].syntax), request)
+    return _checked_report(reports[0].message, wire.decoded(reports[0].message.data, reports[0].syntax), request)
 
 
-def _on_same(tools: Toolkit, request: Dataset) -> tuple[int, Dataset]:
+def _report_on_same_association(tools: Toolkit, request: Dataset) -> tuple[int, Dataset]:
     with tools.server.associate([STORAGE_COMMITMENT]) as association:
         final = _ask(association, request)
         if final.status:
@@ -104,10 +105,10 @@ def _on_same(tools: Toolkit, request: Dataset) -> tuple[int, Dataset]:
             association.release()
             raise
         association.respond(report, 0)
-        return _of(report, wire.decoded(report.data), request)
+        return _checked_report(report, wire.decoded(report.data), request)
 
 
-def _of(report: wire.DimseMessage, data: Dataset, request: Dataset) -> tuple[int, Dataset]:
+def _checked_report(report: wire.DimseMessage, data: Dataset, request: Dataset) -> tuple[int, Dataset]:
     if data.get("TransactionUID") != request.TransactionUID:
         impossible("the report is about another transaction")
     return report.number(wire.EVENT_TYPE) or 0, data
@@ -117,6 +118,6 @@ def _uids(report: Dataset, keyword: str) -> set[str]:
     return {str(each.get("ReferencedSOPInstanceUID", "")) for each in report.get(keyword, [])}
 
 
-def _said(event: int, report: Dataset) -> str:
+def _report_text(event: int, report: Dataset) -> str:
     counts = (len(report.get(each, [])) for each in ("ReferencedSOPSequence", "FailedSOPSequence"))
     return "event type {}, {} committed and {} failed".format(event, *counts)

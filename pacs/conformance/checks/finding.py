@@ -32,7 +32,7 @@ def no_level(tools: Toolkit) -> CheckResult:
 
 
 @check("F2", "PS3.4 C.4.1.1.3")
-def foreign_level(tools: Toolkit) -> CheckResult:
+def unsupported_level(tools: Toolkit) -> CheckResult:
     """Does the server refuse a level that the information model does not have with A900?"""
     return _refused(tools, identifier({"PatientID": tools.samples.patient_id("1")}, level="PATIENT"))
 
@@ -62,7 +62,7 @@ def no_key(tools: Toolkit) -> CheckResult:
 
 
 @check("F4", "PS3.4 C.4.1.3.1.1")
-def nothing_above(tools: Toolkit) -> CheckResult:
+def missing_key_above(tools: Toolkit) -> CheckResult:
     """How does the server answer a query at SERIES level without Study Instance UID?"""
     tools.need("1")
     found = tools.find("SERIES", {"SeriesInstanceUID": tools.samples.uid("1", 1)})
@@ -100,7 +100,7 @@ def requested(tools: Toolkit) -> CheckResult:
     """Does a match contain the requested attributes, with zero length if unknown?"""
     tools.need("3")
     keys = ("PatientName", "PatientID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID")
-    found = _one(tools, "3", dict.fromkeys(keys, ""))
+    found = _first_match(tools, "3", dict.fromkeys(keys, ""))
     missing = [each for each in keys if each not in found]
     return judge(
         not missing, f"without {', '.join(missing)}" if missing else "all six required keys, two of them empty"
@@ -111,7 +111,7 @@ def requested(tools: Toolkit) -> CheckResult:
 def unrequested(tools: Toolkit) -> CheckResult:
     """Does a match contain only requested attributes?"""
     tools.need("1")
-    found = _one(tools, "1", {"PatientName": "", "StudyDate": ""})
+    found = _first_match(tools, "1", {"PatientName": "", "StudyDate": ""})
     allowed = ALWAYS | {"PatientName", "StudyDate"} | set(UNIQUE.values())
     more = [each.keyword or str(each.tag) for each in found.dataset if each.keyword not in allowed]
     return judge(not more, f"also {', '.join(more)}" if more else "only requested attributes")
@@ -121,7 +121,7 @@ def unrequested(tools: Toolkit) -> CheckResult:
 def level_returned(tools: Toolkit) -> CheckResult:
     """Does a match contain the Query/Retrieve Level of the request?"""
     tools.need("1")
-    found = _one(tools, "1", {})
+    found = _first_match(tools, "1", {})
     return judge(found.text("QueryRetrieveLevel") == "STUDY", found.text("QueryRetrieveLevel") or "not returned")
 
 
@@ -165,7 +165,7 @@ def patient_above(tools: Toolkit) -> CheckResult:
 
 
 @check("F6g", "PS3.4 C.4.1.1.3.1")
-def name_above(tools: Toolkit) -> CheckResult:
+def required_key_above(tools: Toolkit) -> CheckResult:
     """How does the server treat a required key of a higher level (Patient's Name for a study, Patient Root)?"""
     tools.need("1")
     keys = {
@@ -180,7 +180,7 @@ def name_above(tools: Toolkit) -> CheckResult:
 
 
 @check("F7", "PS3.4 C.4.1.3.1")
-def one_each(tools: Toolkit) -> CheckResult:
+def one_match_each(tools: Toolkit) -> CheckResult:
     """Is there one match for each entity at STUDY, SERIES and IMAGE level?"""
     tools.need("1")
     study, series = {"StudyInstanceUID": tools.samples.uid("1")}, {"SeriesInstanceUID": tools.samples.uid("1", 1)}
@@ -189,10 +189,10 @@ def one_each(tools: Toolkit) -> CheckResult:
         "SERIES": (len(tools.find("SERIES", study).matches), 2),
         "IMAGE": (len(tools.find("IMAGE", study | series).matches), 2),
     }
-    return _counted(counts)
+    return _judge_counts(counts)
 
 
-def _counted(counts: dict[str, tuple[int, int]]) -> CheckResult:
+def _judge_counts(counts: dict[str, tuple[int, int]]) -> CheckResult:
     wrong = [f"{found} responses for {due} at {level}" for level, (found, due) in counts.items() if found != due]
     return judge(not wrong, "; ".join(wrong) or "one each")
 
@@ -202,11 +202,11 @@ def one_patient(tools: Toolkit) -> CheckResult:
     """Is there one match for each patient in the Patient Root model?"""
     tools.need("1", "2", "3", "4")
     keys = {"PatientID": tools.samples.patient_id("1"), "PatientName": ""}
-    return _counted({"PATIENT": (len(tools.find("PATIENT", keys, model=PATIENT_FIND).matches), 1)})
+    return _judge_counts({"PATIENT": (len(tools.find("PATIENT", keys, model=PATIENT_FIND).matches), 1)})
 
 
 @check("F8", "PS3.4 C.4.1.2")
-def bare_end(tools: Toolkit) -> CheckResult:
+def final_response(tools: Toolkit) -> CheckResult:
     """Does the final response have no Identifier?"""
     tools.need("1")
     found = tools.find("STUDY", {"StudyInstanceUID": tools.samples.uid("1")})
@@ -221,7 +221,7 @@ def bare_end(tools: Toolkit) -> CheckResult:
 def unsupported(tools: Toolkit) -> CheckResult:
     """Does the server report an unsupported optional key with FF01?"""
     tools.need("1")
-    found = _one(tools, "1", {"RequestedContrastAgent": ""})
+    found = _first_match(tools, "1", {"RequestedContrastAgent": ""})
     if "RequestedContrastAgent" in found:
         return free(f"it is returned, {found.status:04X}")
     return judge(found.status == 0xFF01, f"not returned, {found.status:04X}")
@@ -231,7 +231,7 @@ def unsupported(tools: Toolkit) -> CheckResult:
 def supported(tools: Toolkit) -> CheckResult:
     """Does the server answer FF00 when only required keys are requested?"""
     tools.need("1")
-    found = _one(tools, "1", {"PatientName": "", "StudyDate": "", "AccessionNumber": ""})
+    found = _first_match(tools, "1", {"PatientName": "", "StudyDate": "", "AccessionNumber": ""})
     return judge(found.status == 0xFF00, f"{found.status:04X}")
 
 
@@ -320,14 +320,14 @@ def private_key(tools: Toolkit) -> CheckResult:
 def counted(tools: Toolkit) -> CheckResult:
     """Does the server count the series and instances of a study?"""
     tools.need("1")
-    found = _one(tools, "1", {"NumberOfStudyRelatedSeries": "", "NumberOfStudyRelatedInstances": ""})
+    found = _first_match(tools, "1", {"NumberOfStudyRelatedSeries": "", "NumberOfStudyRelatedInstances": ""})
     numbers = found.text("NumberOfStudyRelatedSeries"), found.text("NumberOfStudyRelatedInstances")
     if not any(numbers):
         return free(f"not supported, {found.status:04X}")
     return judge(numbers == ("2", "3"), f"{numbers[0] or '-'} series and {numbers[1] or '-'} instances of 2 and 3")
 
 
-def _one(tools: Toolkit, label: str, keys: Keys) -> ResponseIdentifier:
+def _first_match(tools: Toolkit, label: str, keys: Keys) -> ResponseIdentifier:
     """Return the first match of a query for a study by its UID. Raises CheckImpossible if there is none."""
     found: FindResult = tools.find("STUDY", {"StudyInstanceUID": tools.samples.uid(label), **keys})
     if not found.matches:

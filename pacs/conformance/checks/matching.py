@@ -12,7 +12,7 @@ EMPTY = "3"
 """The study with an empty Accession Number and Study ID; check K2 is about whether it matches."""
 
 
-def _all_of(tools: Toolkit, keyword: str, cases: Mapping[str, Sequence[str]], maybe: str = "") -> CheckResult:
+def _judge_all(tools: Toolkit, keyword: str, cases: Mapping[str, Sequence[str]], maybe: str = "") -> CheckResult:
     """Check that each value of a key finds exactly the expected studies."""
     results = {value: tools.find_studies(**{keyword: value}).judge(*due, maybe=maybe) for value, due in cases.items()}
     wrong = [f'"{value}" {each.seen}' for value, each in results.items() if each.kind is ResultKind.DEVIATES]
@@ -50,7 +50,7 @@ def single_date(tools: Toolkit) -> CheckResult:
 @check("M2", "PS3.5 6.2")
 def padding(tools: Toolkit) -> CheckResult:
     """Is padding ignored?"""
-    return _all_of(tools, "AccessionNumber", {"ACC-a1  ": ("1",), " ACC-a1 ": ("1",)}, maybe=EMPTY)
+    return _judge_all(tools, "AccessionNumber", {"ACC-a1  ": ("1",), " ACC-a1 ": ("1",)}, maybe=EMPTY)
 
 
 @check("M2b", "PS3.5 9.1")
@@ -115,7 +115,7 @@ def any_value(tools: Toolkit) -> CheckResult:
 def wild_cards(tools: Toolkit) -> CheckResult:
     """Do the wild cards * and ? match any characters and exactly one?"""
     cases = {"Oth*": ("4",), "*22": ("4",), "O*_?2": ("4",), "?ther?22*": ("4",), "Other_22?": ()}
-    return _all_of(tools, "StudyID", cases, maybe=EMPTY)
+    return _judge_all(tools, "StudyID", cases, maybe=EMPTY)
 
 
 @check("M5b", "PS3.4 C.2.2.2.4")
@@ -133,7 +133,7 @@ def only_a_wild_card(tools: Toolkit) -> CheckResult:
 @check("M5d", "PS3.4 C.2.2.2.4")
 def literal_characters(tools: Toolkit) -> CheckResult:
     """Are _ and % literal characters?"""
-    return _all_of(tools, "StudyID", {"Other_2*": ("4",), "Oth_r*": (), "Oth%": ()}, maybe=EMPTY)
+    return _judge_all(tools, "StudyID", {"Other_2*": ("4",), "Oth_r*": (), "Oth%": ()}, maybe=EMPTY)
 
 
 @check("M5e", "PS3.4 C.2.2.2.4")
@@ -167,14 +167,14 @@ def wild_card_in_name(tools: Toolkit) -> CheckResult:
 def date_ranges(tools: Toolkit) -> CheckResult:
     """Are date ranges inclusive (from-to, -to, from-)?"""
     cases = {"20200115-20200120": ("1", "2"), "-20200120": ("1", "2"), "20200131-": ("3", "4")}
-    return _all_of(tools, "StudyDate", cases)
+    return _judge_all(tools, "StudyDate", cases)
 
 
 @check("M6b", "PS3.4 C.2.2.2.5")
 def time_ranges(tools: Toolkit) -> CheckResult:
     """Are times matched by range?"""
     cases = {"101530-223000": ("1", "2"), "-1000": ("4",), "2230-": ("2", "3")}
-    return _all_of(tools, "StudyTime", cases)
+    return _judge_all(tools, "StudyTime", cases)
 
 
 @check("M6c", "PS3.4 C.2.2.2.5")
@@ -218,7 +218,7 @@ def combined_ranges(tools: Toolkit) -> CheckResult:
     return tools.find("STUDY", keys, extended=b"\0\1").judge("2")
 
 
-def _requested(tools: Toolkit, *items: dict[str, Key]) -> FindResult:
+def _find_requested(tools: Toolkit, *items: dict[str, Key]) -> FindResult:
     tools.need("1")
     keys: dict[str, Key] = {"StudyInstanceUID": tools.samples.uid("1"), "RequestAttributesSequence": list(items)}
     return tools.find("SERIES", keys)
@@ -227,8 +227,8 @@ def _requested(tools: Toolkit, *items: dict[str, Key]) -> FindResult:
 @check("M8", "PS3.4 C.2.2.2.6")
 def sequence(tools: Toolkit) -> CheckResult:
     """Does a key in a sequence match (Request Attributes Sequence)?"""
-    found = _requested(tools, {"ScheduledProcedureStepID": "S2"})
-    none = _requested(tools, {"ScheduledProcedureStepID": "S3"})
+    found = _find_requested(tools, {"ScheduledProcedureStepID": "S2"})
+    none = _find_requested(tools, {"ScheduledProcedureStepID": "S3"})
     if found.status or not found.matches:
         return free(f"nothing is found, {found.status_text}")
     if none.matches:
@@ -241,9 +241,9 @@ def sequence(tools: Toolkit) -> CheckResult:
 @check("M8b", "PS3.4 C.2.2.2.6")
 def one_item(tools: Toolkit) -> CheckResult:
     """Must one item satisfy all keys in a sequence?"""
-    if _requested(tools, {"ScheduledProcedureStepID": "S3"}).matches:
+    if _find_requested(tools, {"ScheduledProcedureStepID": "S3"}).matches:
         return free("sequences are not matched")
-    found = _requested(tools, {"ScheduledProcedureStepID": "S1", "RequestedProcedureID": "R2"})
+    found = _find_requested(tools, {"ScheduledProcedureStepID": "S1", "RequestedProcedureID": "R2"})
     return judge(
         not found.matches,
         "keys satisfied by two items find nothing" if not found.matches else "keys satisfied by two items match",
@@ -253,7 +253,7 @@ def one_item(tools: Toolkit) -> CheckResult:
 @check("M8c", "PS3.4 C.2.2.2.6")
 def two_items(tools: Toolkit) -> CheckResult:
     """How does the server answer a sequence key with two items?"""
-    found = _requested(tools, {"ScheduledProcedureStepID": "S1"}, {"ScheduledProcedureStepID": "S2"})
+    found = _find_requested(tools, {"ScheduledProcedureStepID": "S1"}, {"ScheduledProcedureStepID": "S2"})
     return free(
         f"refused, with {found.status_text}"
         if found.status
@@ -349,7 +349,7 @@ def private_creator(tools: Toolkit) -> CheckResult:
 
 
 @check("M18", "PS3.5 6.2")
-def written_level(tools: Toolkit) -> CheckResult:
+def level_spelling(tools: Toolkit) -> CheckResult:
     """Does the server understand a level in lower case, or padded with spaces?"""
     tools.need("1")
     spaced = tools.find("STUDY", {"StudyInstanceUID": tools.samples.uid("1")}, written="STUDY   ")

@@ -20,7 +20,7 @@ def _is_failure(status: int) -> bool:
 @check("V1", "PS3.4 C.4.2.1.4")
 def no_unique_key(tools: Toolkit) -> CheckResult:
     """Does the server refuse a C-MOVE without the unique key of its level?"""
-    first = _begun(tools, {"PatientID": tools.samples.patient_id("1")})
+    first = _first_response(tools, {"PatientID": tools.samples.patient_id("1")})
     if _is_failure(first.status):
         return conforms(status_text(first))
     nothing = first.status == 0 and not first.number(COMPLETED)
@@ -30,13 +30,13 @@ def no_unique_key(tools: Toolkit) -> CheckResult:
 @check("V1b", "PS3.4 C.4.2.1.4")
 def wild_card(tools: Toolkit) -> CheckResult:
     """Does a C-MOVE with a wild card in a UID send nothing?"""
-    first = _begun(tools, {"StudyInstanceUID": tools.samples.root + "*"})
+    first = _first_response(tools, {"StudyInstanceUID": tools.samples.root + "*"})
     if first.status == 0 and not first.number(COMPLETED):
         return free("0000, nothing is sent")
     return judge(_is_failure(first.status), status_text(first))
 
 
-def _begun(tools: Toolkit, keys: Keys) -> wire.DimseMessage:
+def _first_response(tools: Toolkit, keys: Keys) -> wire.DimseMessage:
     """Return the first response to a C-MOVE that names no study, and abort if it is Pending."""
     receiver = tools.destination()
     with receiver.behaving(SCPBehaviour()), tools.server.associate([STUDY_MOVE]) as association:

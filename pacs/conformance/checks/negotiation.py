@@ -38,16 +38,16 @@ def verification(tools: Toolkit) -> CheckResult:
 @check("N2", "PS3.8 9.3.3.2")
 def unknown_abstract_syntax(tools: Toolkit) -> CheckResult:
     """Does the server reject an unknown abstract syntax with result 3?"""
-    return _turned_down(tools, UNKNOWN_UID, IMPLICIT, 3)
+    return _rejected_context(tools, UNKNOWN_UID, IMPLICIT, 3)
 
 
 @check("N3", "PS3.8 9.3.3.2")
 def unknown_transfer_syntax(tools: Toolkit) -> CheckResult:
     """Does the server reject an unknown transfer syntax with result 4?"""
-    return _turned_down(tools, VERIFICATION, UNKNOWN_UID, 4)
+    return _rejected_context(tools, VERIFICATION, UNKNOWN_UID, 4)
 
 
-def _turned_down(tools: Toolkit, abstract: str, syntax: str, due: int) -> CheckResult:
+def _rejected_context(tools: Toolkit, abstract: str, syntax: str, due: int) -> CheckResult:
     with tools.server.associate([(abstract, [syntax]), VERIFICATION]) as association:
         result, _ = association.accept.results.get(1, (-1, ""))
     seen = f"result {result} ({RESULTS.get(result, 'none')})"
@@ -137,16 +137,16 @@ def longest_pdu(tools: Toolkit) -> CheckResult:
     with tools.associate_for_get(max_pdu=4096) as association:
         if association.accept.results.get(1, (4, ""))[0] == 0:
             moved = tools.get(association, {"StudyInstanceUID": tools.samples.uid("1")})
-            return _within(
+            return _judge_length(
                 association.connection.longest, sum(len(each.message.data or b"") for each in moved.received)
             )
     with tools.server.associate([STUDY_FIND], max_pdu=4096) as association:
         keys = {"StudyInstanceUID": tools.samples.uid("9"), "SeriesInstanceUID": "", "SOPInstanceUID": ""}
         tools.find_on(association, identifier(keys, level="IMAGE"), "IMAGE")
-        return _within(association.connection.longest, 0)
+        return _judge_length(association.connection.longest, 0)
 
 
-def _within(longest: int, received: int) -> CheckResult:
+def _judge_length(longest: int, received: int) -> CheckResult:
     seen = f"longest PDU {longest} bytes" + (f", of {received} bytes of instances" if received else "")
     return judge(longest <= 4096, seen)
 

@@ -24,7 +24,7 @@ from pacs.conformance.checks import (
 from pacs.conformance.checks.association import AssociateRejected, CheckedServer, NoResponse, Unreachable
 from pacs.conformance.checks.results import Check, CheckImpossible, CheckResult, NotOffered, ResultKind, deviates
 from pacs.conformance.checks.sample_data import SampleData, SampleInstance
-from pacs.conformance.checks.storage_scp import StorageSCP
+from pacs.conformance.checks.storage_scp import SampleReceiver
 from pacs.conformance.checks.toolkit import Toolkit, store
 from pacs.conformance.checks.wire import Malformed
 
@@ -109,7 +109,7 @@ def _storage_scp(tools: Toolkit, receiving: tuple[str, int] | None) -> Iterator[
     title, port = receiving
     with tools.server.connect() as connection:
         host = connection.socket.getsockname()[0]
-    with StorageSCP(title, host, port, tools.samples.root, tools.server.timeout) as tools.storage_scp:
+    with SampleReceiver(title, host, port, tools.samples.root, tools.server.timeout) as tools.storage_scp:
         yield
 
 

@@ -70,16 +70,16 @@ def _mismatch(tools: Toolkit, instance: SampleInstance, more: dict[int, wire.Val
 @check("S2", "PS3.4 B.2.3")
 def no_study(tools: Toolkit) -> CheckResult:
     """How does the server treat an instance without Study Instance UID?"""
-    return _policy(tools, tools.samples.probe(3, StudyInstanceUID=None))
+    return _judge_choice(tools, tools.samples.probe(3, StudyInstanceUID=None))
 
 
 @check("S2b", "PS3.4 B.2.3")
 def no_patient(tools: Toolkit) -> CheckResult:
     """How does the server treat an instance without Patient ID?"""
-    return _policy(tools, tools.samples.probe(4, PatientID=None))
+    return _judge_choice(tools, tools.samples.probe(4, PatientID=None))
 
 
-def _policy(tools: Toolkit, instance: SampleInstance) -> CheckResult:
+def _judge_choice(tools: Toolkit, instance: SampleInstance) -> CheckResult:
     response = tools.store(instance)
     is_conformant = response.status == 0 or _is_refusal(response.status) or response.status in WARNINGS
     return free(status_text(response)) if is_conformant else deviates(status_text(response))
@@ -116,7 +116,7 @@ def unreadable(tools: Toolkit) -> CheckResult:
 
 
 @check("S6", "PS3.4 B.2.3")
-def sent_again(tools: Toolkit) -> CheckResult:
+def stored_twice(tools: Toolkit) -> CheckResult:
     """Does the server accept the same instance again, and find it once?"""
     tools.need("4")
     response = tools.store(tools.samples.instance("4"))
@@ -171,30 +171,30 @@ def response_fields(tools: Toolkit) -> CheckResult:
 
 
 @check("S10", "PS3.4 B.4.1")
-def comes_back(tools: Toolkit) -> CheckResult:
+def returned_values(tools: Toolkit) -> CheckResult:
     """Does the server return an instance with every value, private ones included?"""
     instance = tools.samples.instance("1")
-    return _compared(instance, retrieved(tools, instance))
+    return _compare(instance, retrieved(tools, instance))
 
 
 @check("S11", "PS3.4 B.4.1")
 def compressed(tools: Toolkit) -> CheckResult:
     """Does the server return an RLE compressed instance unchanged?"""
     instance = tools.samples.instance("8")
-    return _compared(instance, retrieved(tools, instance))
+    return _compare(instance, retrieved(tools, instance))
 
 
 @check("S12", "PS3.4 B.4.1")
-def other_script(tools: Toolkit) -> CheckResult:
+def returned_text(tools: Toolkit) -> CheckResult:
     """Does the server return values in ISO 2022 IR 87 unchanged?"""
     instance = tools.samples.instance("5")
-    return _compared(instance, retrieved(tools, instance))
+    return _compare(instance, retrieved(tools, instance))
 
 
 def retrieved(tools: Toolkit, instance: SampleInstance) -> bytes:
     """Return the data set in its own transfer syntax retrieved by C-GET or by C-MOVE. Raises CheckImpossible."""
     label = instance.uid.removeprefix(tools.samples.root).split(".")[0]
-    moved = _either(tools, label, instance)
+    moved = _retrieve(tools, label, instance)
     received = [each for each in moved.received if each.message.text(wire.SOP_INSTANCE) == instance.uid]
     if not received:
         impossible(f"it was not received: {moved.seen}")
@@ -203,7 +203,7 @@ def retrieved(tools: Toolkit, instance: SampleInstance) -> bytes:
     return received[0].message.data or b""
 
 
-def _either(tools: Toolkit, label: str, instance: SampleInstance) -> RetrieveResult:
+def _retrieve(tools: Toolkit, label: str, instance: SampleInstance) -> RetrieveResult:
     try:
         return tools.get_study(label, syntaxes=(instance.syntax,))
     except NotOffered:
@@ -213,7 +213,7 @@ def _either(tools: Toolkit, label: str, instance: SampleInstance) -> RetrieveRes
             raise CheckImpossible(f"no C-GET, and for C-MOVE: {why}") from why
 
 
-def _compared(instance: SampleInstance, data: bytes) -> CheckResult:
+def _compare(instance: SampleInstance, data: bytes) -> CheckResult:
     if data == instance.encode():
         return conforms(f"all {len(data)} bytes")
     sent, came = instance.dataset, wire.decoded(data, instance.syntax)

@@ -37,7 +37,7 @@ class ReceivedMessage:
     calling: str
 
 
-class StorageSCP:
+class SampleReceiver:
     """A storage SCP; `with` starts and stops it. It stores only instances whose UIDs begin with `root`."""
 
     def __init__(self, ae_title: str, host: str, port: int, root: str, timeout: float = 10.0) -> None:
@@ -53,7 +53,7 @@ class StorageSCP:
         self._threads: list[threading.Thread] = []
         self._socket: socket.socket | None = None
 
-    def __enter__(self) -> "StorageSCP":
+    def __enter__(self) -> "SampleReceiver":
         self.open()
         return self
 

@@ -12,7 +12,7 @@ from pacs.conformance.checks import wire
 from pacs.conformance.checks.association import CheckedServer, ClientAssociation, Responses, StoreHandler
 from pacs.conformance.checks.results import CheckResult, NotOffered, deviates, impossible, judge
 from pacs.conformance.checks.sample_data import CT, LABELS, MR, SC, SampleData, SampleInstance
-from pacs.conformance.checks.storage_scp import ReceivedMessage, SCPBehaviour, StorageSCP
+from pacs.conformance.checks.storage_scp import ReceivedMessage, SampleReceiver, SCPBehaviour
 
 PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = (f"1.2.840.10008.5.1.4.1.2.{number}." for number in (1, 2, 3))
 FIND, MOVE, GET = "1", "2", "3"
@@ -167,7 +167,7 @@ class Toolkit:
 
     server: CheckedServer
     samples: SampleData
-    storage_scp: StorageSCP | None = None
+    storage_scp: SampleReceiver | None = None
     stored: dict[str, int] = field(default_factory=dict)
     """The status of each stored sample by SOP Instance UID."""
     obstacle: str | None = None
@@ -181,7 +181,7 @@ class Toolkit:
             if any(self.stored.get(each.uid) not in STORED for each in self.samples.study(label)):
                 impossible(f"it has not stored study {label} of the samples")
 
-    def destination(self) -> StorageSCP:
+    def destination(self) -> SampleReceiver:
         """Return our storage SCP if the server can move to it. Raises CheckImpossible, NotOffered."""
         if self.storage_scp is None:
             impossible("there is no receiver")
@@ -192,7 +192,7 @@ class Toolkit:
             impossible(self.obstacle)
         return self.storage_scp
 
-    def _obstacle(self, scp: StorageSCP) -> str:
+    def _obstacle(self, scp: SampleReceiver) -> str:
         with scp.behaving(SCPBehaviour()) as received:
             keys = {"StudyInstanceUID": self.samples.uid("4")}
             final = self.send_move(keys, "STUDY", scp.ae_title).final
@@ -294,7 +294,7 @@ def store(
     return association.perform(wire.C_STORE, abstract or instance.sop_class, instance.encode(), elements).final
 
 
-def how_to_list(scp: StorageSCP) -> str:
+def how_to_list(scp: SampleReceiver) -> str:
     """Return what the operator must do so that the server knows our storage SCP as a move destination."""
     words = f"{scp.ae_title} {scp.host} {scp.port}"
     return f"list {words} there (on this archive: pacs peers add {words})"

@@ -150,9 +150,9 @@ SWITCHES: dict[str, tuple[str, str, str]] = {
     ),
     "ignore_lower_keys": ("keys below the level", "are ignored, with FF01", "A900"),
     "unknown_matches": (
-        "a query with a key whose stored value is empty",
-        "does not match",
+        "an entity whose stored value for a key is empty",
         "matches, whatever the value of the key (PS3.4 C.2.2.1.2)",
+        "does not match",
     ),
     "multiple_values": (
         "several values of a key other than a UID, not negotiated",

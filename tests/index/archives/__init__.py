@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, LargeBinary, MetaData, Table, func, insert, select
 
 from pacs.index.tables import metadata
-from tests.index.arrivals import dataset, study
+from tests.index.instances import dataset, study
 
 FOLDER = Path(__file__).parent
 

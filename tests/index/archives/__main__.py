@@ -5,7 +5,7 @@ import tempfile
 from pacs.index import commitments, schema
 from tests.databases import opened
 from tests.index.archives import DATASETS, write
-from tests.index.arrivals import fill
+from tests.index.instances import fill
 
 with tempfile.TemporaryDirectory() as folder, opened(f"sqlite:///{folder}/pacs.db") as index:
     schema.upgrade(index)

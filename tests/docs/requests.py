@@ -1,4 +1,4 @@
-"""Asking a running archive one thing after the other, in bytes: what the tests of the conformance statement share."""
+"""Requests to a running archive in bytes, for the tests of the conformance statement."""
 
 import struct
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ OPERATIONS = {"FIND": "1", "MOVE": "2", "GET": "3"}
 
 
 def model(root: str, operation: str) -> str:
-    """The SOP Class of an operation on an information model."""
+    """Return the SOP Class of an operation on an information model."""
     return f"1.2.840.10008.5.1.4.1.2.{ROOTS[root]}.{OPERATIONS[operation]}"
 
 
@@ -33,8 +33,8 @@ SERVICES = [VERIFICATION, *(model(root, operation) for root in ROOTS for operati
 
 
 @dataclass
-class Asker:
-    """An association with a context for every service, made when it is needed, and again when one was lost.
+class Requestor:
+    """An association with a context for every service, established on demand, and again after a loss.
 
     `extended` is what is offered in SOP Class Extended Negotiation for every service of Query/Retrieve.
     """
@@ -44,20 +44,20 @@ class Asker:
     calling: str = "ASKER"
     client: Raw | None = field(default=None, init=False)
 
-    def __enter__(self) -> "Asker":
+    def __enter__(self) -> "Requestor":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give the association up."""
+        """Close the connection."""
         if self.client is not None:
             self.client.socket.close()
         self.client = None
 
     def ask(self, kind: int, sop_class: str, data: bytes | None, extra: Iterable[bytes] = ()) -> list[Response]:
-        """All responses to a request; a failure costs the association."""
+        """Return all responses to a request; an exception closes the connection."""
         try:
             client = self._associated()
             client.send(raw.request(kind, self.context(sop_class), sop_class, 1, data, extra))
@@ -67,7 +67,7 @@ class Asker:
             raise
 
     def context(self, sop_class: str) -> int:
-        """The ID of the context of a service."""
+        """Return the context ID of a service."""
         return 2 * SERVICES.index(sop_class) + 1
 
     def _associated(self) -> Raw:
@@ -79,26 +79,26 @@ class Asker:
         return self.client
 
     def find(self, level: str, root: str = "Study Root", **keys: object) -> list[Response]:
-        """All responses to a C-FIND."""
+        """Return all responses to a C-FIND."""
         return self.ask(raw.C_FIND, model(root, "FIND"), identifier(level, **keys))
 
     def found(self, level: str, root: str = "Study Root", **keys: object) -> list[Dataset]:
-        """The Identifiers of the Pending responses to a C-FIND, which must end in 0000."""
+        """Return the Identifiers of the matches of a C-FIND, which must succeed."""
         *pending, final = self.find(level, root, **keys)
         assert final.status == 0x0000, f"{final.status:04X} {final.text(COMMENT)}"
         return [each.dataset() for each in pending]
 
     def status(self, level: str, root: str = "Study Root", **keys: object) -> int:
-        """The status of the first response to a C-FIND."""
+        """Return the status of the first response to a C-FIND."""
         return self.find(level, root, **keys)[0].status
 
     def move(self, destination: str, level: str, root: str = "Study Root", **keys: object) -> list[Response]:
-        """All responses to a C-MOVE."""
+        """Return all responses to a C-MOVE."""
         extra = [raw.element(0x0600, destination.encode())]
         return self.ask(raw.C_MOVE, model(root, "MOVE"), identifier(level, **keys), extra)
 
     def get(self, level: str, root: str = "Study Root", **keys: object) -> list[Response]:
-        """All responses to a C-GET that can send nothing: there are no contexts for Storage here."""
+        """Return all responses to a C-GET without contexts for Storage."""
         return self.ask(raw.C_GET, model(root, "GET"), identifier(level, **keys))
 
 
@@ -112,7 +112,7 @@ def store(
     context: str = "",
     calling: str = "RAW",
 ) -> Response:
-    """The response to a C-STORE; `context` is the abstract syntax of its context where it is another one."""
+    """Return the response to a C-STORE; `context` is the abstract syntax of its context, by default the SOP Class."""
     encoded = data if isinstance(data, bytes) else raw.encoded(data, syntax)
     if isinstance(data, Dataset):
         sop_class, instance = data.SOPClassUID, instance or data.SOPInstanceUID
@@ -125,31 +125,31 @@ def store(
 
 
 def store_command(sop_class: str, instance: str = "1.2.3") -> bytes:
-    """The PDU with the command of a C-STORE in context 1, whose data set is to follow."""
+    """Return the PDU with the command set of a C-STORE in context 1; its data set must follow."""
     elements = [raw.element(0x0002, sop_class.encode()), raw.us(0x0100, raw.C_STORE), raw.us(0x0110, 1)]
     elements += [raw.us(0x0700, 0), raw.us(0x0800, 1), raw.element(0x1000, instance.encode())]
     return raw.pdv(1, raw.command_set(elements), command=True)
 
 
 def counts(response: Response) -> tuple[int | None, ...]:
-    """remaining, completed, failed, warning; None where absent."""
+    """Return remaining, completed, failed and warning; None if absent."""
     return tuple(response.number(tag) for tag in (REMAINING, COMPLETED, FAILED, WARNING))
 
 
 def user_items(accept: bytes) -> list[tuple[int, bytes]]:
-    """The sub-items of the User Information in the body of an A-ASSOCIATE-AC."""
+    """Return the user information sub-items in the body of an A-ASSOCIATE-AC."""
     return [each for kind, body in raw.items(accept[68:]) if kind == 0x50 for each in raw.items(body)]
 
 
 def answered(port: int, *items: bytes, sop_classes: Iterable[str] = (*SERVICES, CT)) -> list[tuple[int, bytes]]:
-    """The User Information of the answer to an association request with these sub-items."""
+    """Return the user information of the answer to an association request with these sub-items."""
     with Raw(port) as client:
         contexts = [(2 * place + 1, each, [IMPLICIT]) for place, each in enumerate(sop_classes)]
         return user_items(client.associate(*contexts, extra=b"".join(items)))
 
 
 def negotiated(port: int, proposals: Iterable[tuple[str, list[str]]], **options: object) -> list[tuple[int, str]]:
-    """Result and transfer syntax of each proposed context, on as many associations as that takes."""
+    """Return result and transfer syntax of each proposed context, on as many associations as needed."""
     proposed, found = list(proposals), []
     for start in range(0, len(proposed), 128):
         part = [(2 * place + 1, *each) for place, each in enumerate(proposed[start : start + 128])]
@@ -160,7 +160,7 @@ def negotiated(port: int, proposals: Iterable[tuple[str, list[str]]], **options:
 
 
 def triplet(port: int, **options: object) -> str:
-    """Result, source and reason of the A-ASSOCIATE-RJ that a request is answered with."""
+    """Return result, source and reason of the A-ASSOCIATE-RJ to a request."""
     with Raw(port) as client:
         client.send(raw.associate_rq([(1, VERIFICATION, [IMPLICIT])], **options))
         kind, body = client.pdu()
@@ -169,13 +169,13 @@ def triplet(port: int, **options: object) -> str:
 
 
 def identity(kind: int, primary: bytes, secondary: bytes = b"", *, is_answer_wanted: bool = True) -> bytes:
-    """A User Identity sub-item."""
+    """Return a User Identity sub-item."""
     fields = b"".join(struct.pack(">H", len(each)) + each for each in (primary, secondary))
     return raw.item(0x58, bytes([kind, is_answer_wanted]) + fields)
 
 
 def ended(client: Raw) -> bytes:
-    """The A-ABORT, or b'' for the mere end, that an association comes to; data before it goes by."""
+    """Return the body of the A-ABORT that ends an association, b'' without one; skip data before it."""
     try:
         while True:
             kind, body = client.pdu()
@@ -187,7 +187,7 @@ def ended(client: Raw) -> bytes:
 
 @contextmanager
 def destination(ae_title, answer=lambda _event: 0x0000, syntaxes=(EXPLICIT, IMPLICIT), classes=(CT,)):
-    """A storage SCP of pynetdicom's: `answer(event)` gives the status. Yields its row for the table of peers."""
+    """Run a storage SCP of pynetdicom; `answer(event)` returns the status. Yield its row for the table of peers."""
     ae = AE(ae_title)
     for each in (*classes, VERIFICATION):
         ae.add_supported_context(each, list(syntaxes))

@@ -1,4 +1,4 @@
-"""Archives that the code of an earlier schema wrote are upgraded, and answer as before."""
+"""Archives of earlier schemas are upgraded, and queries have the same results as before."""
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -8,7 +8,7 @@ from pacs.index import commitments, schema, search, writer
 from pacs.support.cancellation import Cancellation
 from tests.databases import opened
 from tests.index.archives import DATASETS, load
-from tests.index.arrivals import IMAGE, STUDY, arrival
+from tests.index.instances import IMAGE, STUDY, arrival
 from tests.index.test_search import query, unique_keys
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(schema.migrations())).walk_revisions()]
@@ -16,7 +16,7 @@ REVISIONS = [script.revision for script in ScriptDirectory(str(schema.migrations
 
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_an_archive_of_every_revision_is_upgraded_and_serves(empty_database_url: str, revision: str):
-    """Nothing is lost on the way: names in every script, irregular rows, a patient without an ID; new ones fit in."""
+    """Names in every script, irregular rows and a patient without an ID are kept, and new instances can be added."""
     with opened(empty_database_url) as index:
         schema.upgrade(index, revision)
         with index.write() as connection:

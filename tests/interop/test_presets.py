@@ -1,4 +1,4 @@
-"""The presets imitate what real systems do: the same questions to both, the same answers from both."""
+"""The presets imitate real systems: the same requests to both, the same responses from both."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
@@ -53,14 +53,14 @@ QUESTIONS = {
     "images without a study": found("IMAGE", SOPInstanceUID=""),
     "series without a study": found("SERIES", SeriesInstanceUID=""),
     "a query without a level": found("", StudyInstanceUID=UID),
-    "a key nobody knows": found("STUDY", StudyInstanceUID=UID, DeviceSerialNumber=""),
+    "an unknown key": found("STUDY", StudyInstanceUID=UID, DeviceSerialNumber=""),
     "a query that is cancelled": Asked(
         raw.C_FIND, "IMAGE", {"StudyInstanceUID": UID, "SeriesInstanceUID": SERIES, "SOPInstanceUID": ""}, cancel=True
     ),
     "a move": moved(),
     "a move of nothing": moved(StudyInstanceUID="1.2.3"),
     "a move of a series without its study": moved(level="SERIES", SeriesInstanceUID=SERIES),
-    "a move to nobody": moved(destination="NOBODY"),
+    "a move to an unknown destination": moved(destination="NOBODY"),
     "a move whose second instance is refused": moved(Fault("C-STORE", nth=2, status=0xA700)),
     "a move whose second instance fails": moved(Fault("C-STORE", nth=2, status=0xC001)),
     "a move whose second instance is coerced": moved(Fault("C-STORE", nth=2, final_status=0xB000)),
@@ -71,7 +71,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a question, as far as two systems can be compared in it.
+    """The result of a request, as far as two systems can be compared.
 
     `pendings` are the matches of a query, or the counts while there is something left to do.
     """
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def outcome(responses: Iterable[Response], arrived: int) -> Outcome:
-    """The outcome in some responses; a count that is not said is 0."""
+    """Return the outcome of some responses; a missing count is 0."""
     *pendings, final = responses
     return Outcome(
         status=final.status,
@@ -100,7 +100,7 @@ def _pending(response):
 
 
 def ask(port: int, title: str, sink, asked: Asked) -> Outcome:
-    """Ask one question of whoever listens on a port."""
+    """Send one request to the server on a port."""
     sink.faults.clear()
     sink.clear()
     if asked.fault is not None:
@@ -120,7 +120,7 @@ def ask(port: int, title: str, sink, asked: Asked) -> Outcome:
 
 @contextmanager
 def preset(name: str, folder: Path, sink):
-    """Our server with the manners of a preset."""
+    """A server with the behaviour of a preset."""
     with serving(folder, {"peers": [sink_row(sink)]}, scenario=name) as server:
         server.add(STUDY)
         yield SimpleNamespace(port=server.port, ae_title=server.ae_title)
@@ -145,7 +145,7 @@ def real(start: Callable, folder: Path, sink):
 
 @pytest.fixture(scope="module")
 def systems(tmp_path_factory):
-    """Systems by name, started when first asked for, and the destination that all of them know."""
+    """Systems by name, started at their first use, and the destination that all of them have configured."""
     folder = tmp_path_factory.mktemp("manners")
     with ExitStack() as stack:
         sink = stack.enter_context(storing("SINK"))
@@ -168,7 +168,7 @@ SHARED = [
     ("relational-tolerant", "orthanc", "a study that is not there"),
     ("relational-tolerant", "orthanc", "images without a study"),
     ("relational-tolerant", "orthanc", "series without a study"),
-    ("relational-tolerant", "orthanc", "a key nobody knows"),
+    ("relational-tolerant", "orthanc", "an unknown key"),
     ("relational-tolerant", "orthanc", "a move"),
     ("relational-tolerant", "orthanc", "a move of a series without its study"),
     ("strict-a900", "dcmqrscp", "a query without a level"),
@@ -179,7 +179,7 @@ SHARED = [
     ("strict-c000", "dcmqrscp", "series without a study"),
     ("strict-c000", "dcmqrscp", "a move"),
     ("strict-c000", "dcmqrscp", "a move of nothing"),
-    ("strict-c000", "dcmqrscp", "a move to nobody"),
+    ("strict-c000", "dcmqrscp", "a move to an unknown destination"),
     ("strict-c000", "dcmqrscp", "a move whose second instance is refused"),
     ("strict-c000", "dcmqrscp", "a move whose second instance fails"),
     ("strict-c000", "dcmqrscp", "a move whose second instance is coerced"),
@@ -188,7 +188,7 @@ SHARED = [
     ("stops-at-first-failure", "orthanc", "a query without a level"),
     ("stops-at-first-failure", "orthanc", "a move"),
     ("stops-at-first-failure", "orthanc", "a move of nothing"),
-    ("stops-at-first-failure", "orthanc", "a move to nobody"),
+    ("stops-at-first-failure", "orthanc", "a move to an unknown destination"),
     ("stops-at-first-failure", "orthanc", "a move whose second instance is refused"),
     ("stops-at-first-failure", "orthanc", "a move whose second instance fails"),
     ("stops-at-first-failure", "orthanc", "a move of which everything fails"),
@@ -214,7 +214,7 @@ def test_a_preset_answers_as_a_real_system_does(systems, name, model, question):
         ("a query without a level", 0xA900),
     ],
 )
-def test_the_strict_one_refuses_what_breaks_the_hierarchy(systems, question, status):
+def test_the_strict_preset_refuses_an_incomplete_hierarchy(systems, question, status):
     """With A900; dcmqrscp refuses the queries too, with C000."""
     system = systems.get("strict-a900")
     assert ask(system.port, system.ae_title, systems.sink, QUESTIONS[question]).status == status
@@ -228,21 +228,21 @@ def test_the_strict_one_refuses_what_breaks_the_hierarchy(systems, question, sta
         ("a move of which everything fails", 0xA702, 0),
     ],
 )
-def test_the_one_without_counts_says_only_how_it_ended(systems, question, status, arrived):
+def test_the_preset_without_counts_sends_only_the_final_status(systems, question, status, arrived):
     """No Pending, no count, no list."""
     system = systems.get("no-counts")
     expected = Outcome(status, (), (0, 0, 0), has_failed_list=False, arrived=arrived)
     assert ask(system.port, system.ae_title, systems.sink, QUESTIONS[question]) == expected
 
 
-def test_the_one_that_hears_no_cancel_answers_everything(systems):
-    """All that matches, and Success; neither Orthanc nor dcmqrscp is so deaf."""
+def test_the_preset_that_ignores_cancels_sends_all_matches(systems):
+    """All matches, and Success; neither Orthanc nor dcmqrscp ignores cancels."""
     system = systems.get("stops-at-first-failure")
     found = ask(system.port, system.ae_title, systems.sink, QUESTIONS["a query that is cancelled"])
     assert (found.status, len(found.pendings)) == (0x0000, 3)
 
 
 def test_every_preset_is_described_and_tested():
-    """One that nobody asked anything would be a promise."""
+    """Each preset has a description and a comparison."""
     assert {each[0] for each in SHARED} | {"no-counts"} == set(presets())
     assert all(each.description for each in presets().values())

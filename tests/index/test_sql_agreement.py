@@ -1,4 +1,4 @@
-"""SQL and the row by row matcher say the same about every key: a grid of stored values against a grid of matchings."""
+"""SQL and the row by row matcher agree on every key: a grid of stored values against a grid of matchings."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from pacs.dicom import matching, row_elements
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.query import Empty, Key, Matching, Names, Range, Single, SoundsLike, Wildcard
 from pacs.index.database import Index
-from tests.index.arrivals import STUDY, arriving, study
+from tests.index.instances import STUDY, arriving, study
 from tests.index.test_search import found, studies_with
 
 TEXTS = [
@@ -73,7 +73,7 @@ GRIDS = {
 @pytest.mark.parametrize("unknown_matches", [False, True], ids=["unknown-differs", "unknown-matches"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_sql_and_the_matcher_agree(index: Index, keyword: str, unknown_matches: bool):
-    """Whatever is stored and whatever is asked, both find the same; a good part of the questions finds something."""
+    """Both find the same for all stored values and keys; a good part of the queries has matches."""
     stored, matchings = GRIDS[keyword]
     studies_with(index, keyword, *stored)
     attribute = by_keyword(keyword)
