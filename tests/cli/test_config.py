@@ -160,7 +160,7 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         ('[query]\nmanner = "rude"\n', "query.manner = 'rude': expected 'tolerant' or 'strict'"),
         ('[database]\nurl = "mysql://h/db"\n', "expected sqlite:///FILE or postgresql+psycopg://"),
         ('[database]\nurl = "sqlite:///:memory:"\n', "expected sqlite:///FILE"),
-        ('[files]\nurl = "ftp://h/x"\n', "expected a folder, or s3://BUCKET/PREFIX"),
+        ('[files]\nurl = "ftp://h/x"\n', "files.url = 'ftp://h/x': expected a folder"),
         ("[limits]\nidle_seconds = 0\n", "limits.idle_seconds = 0: expected more than 0"),
         ("[limits]\nidle_seconds = inf\n", "limits.idle_seconds = inf: expected a finite number"),
         ("server = 3\n", "server = 3: expected a table"),
