@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.mismatches import LocalAE, not_a_destination, rejected
 from pacs.cli.options import with_config
+from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
 from pacs.support.sockets import listening, reached
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.mismatches import LocalAE, aborted, rejected
 from pacs.cli.options import Command, with_config_loader
+from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
 from pacs.support.sockets import reached
 

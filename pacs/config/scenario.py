@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pacs.config.complaints import wording
+from pacs.config.error_messages import wording
 from pacs.config.model import LISTS
 from pacs.config.sources import parse, validate
 from pacs.errors import ConfigurationError

@@ -9,7 +9,7 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
-from pacs.config.complaints import complaints, keys
+from pacs.config.error_messages import error_messages, keys
 from pacs.config.model import LISTS, REMOVED, Config, Section
 from pacs.errors import ConfigurationError
 
@@ -43,7 +43,7 @@ def revalidated(config: Config) -> Config:
         return Config.model_validate(config.model_dump())
     except ValidationError as error:
         raise ConfigurationError(
-            "; ".join(complaints(error, {}, "with the keys that need a restart unchanged"))
+            "; ".join(error_messages(error, {}, "with the keys that need a restart unchanged"))
         ) from error
 
 
@@ -98,7 +98,7 @@ def validate(
     try:
         return Config.model_validate(merged, context={"base": base})
     except ValidationError as error:
-        raise ConfigurationError("\n".join(complaints(error, origins, str(file or "")))) from error
+        raise ConfigurationError("\n".join(error_messages(error, origins, str(file or "")))) from error
 
 
 def _listed(key: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pacs.config import Config, PeerEntry, add_peer, from_settings, load
-from pacs.config.complaints import keys
+from pacs.config.error_messages import keys
 from pacs.config.model import MannerName
 from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.errors import ConfigurationError
@@ -160,7 +160,7 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         ('[query]\nmanner = "rude"\n', "query.manner = 'rude': expected 'tolerant' or 'strict'"),
         ('[database]\nurl = "mysql://h/db"\n', "expected sqlite:///FILE or postgresql+psycopg://"),
         ('[database]\nurl = "sqlite:///:memory:"\n', "expected sqlite:///FILE"),
-        ('[files]\nurl = "ftp://h/x"\n', "expected a folder, or s3://BUCKET/PREFIX"),
+        ('[files]\nurl = "ftp://h/x"\n', "files.url = 'ftp://h/x': expected a folder"),
         ("[limits]\nidle_seconds = 0\n", "limits.idle_seconds = 0: expected more than 0"),
         ("[limits]\nidle_seconds = inf\n", "limits.idle_seconds = inf: expected a finite number"),
         ("server = 3\n", "server = 3: expected a table"),

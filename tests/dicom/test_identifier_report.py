@@ -149,7 +149,7 @@ IDENTIFIERS = [
 @pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE", "PATIENT", ""])
 @pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
 def test_the_report_of_a_query_agrees_with_the_parser(keys, level, mode, negotiated):
-    """The same keys are matched, the same returned, the same ignored, and whatever is refused is told."""
+    """The same keys are matched, returned and ignored, and all refused keys are reported."""
     found = read(level, FIND, mode, negotiated, **keys)
     identifier = dataset("", **({"QueryRetrieveLevel": level} if level else {}), **keys)
     if found.error is not None:
@@ -176,7 +176,7 @@ def test_the_report_of_a_query_agrees_with_the_parser(keys, level, mode, negotia
 @pytest.mark.parametrize("level", ["STUDY", "IMAGE"])
 @pytest.mark.parametrize("keys", IDENTIFIERS, ids=map(str, range(len(IDENTIFIERS))))
 def test_the_report_of_a_retrieve_agrees_with_the_parser(keys, level, mode):
-    """What selects is matched; nothing else is."""
+    """Selecting keys are matched; no others are."""
     found = read(level, MOVE, mode, **keys)
     identifier = dataset("", QueryRetrieveLevel=level, **keys)
     if found.error is not None:
@@ -189,7 +189,7 @@ def test_the_report_of_a_retrieve_agrees_with_the_parser(keys, level, mode):
 
 
 def test_two_reports_are_compared_key_by_key():
-    """What the strict mode makes of the same Identifier."""
+    """The differences of the strict mode for the same Identifier."""
     keys = {"StudyInstanceUID": "", "AccessionNumber": "A\\B", "SeriesInstanceUID": ""}
     found = differences(read(mode=STRICT, **keys), read(**keys))
     assert "AccessionNumber is refused (Several values not negotiated: AccessionNumber)" in found

@@ -266,7 +266,7 @@ def test_m5_wild_cards_in_names_ignore_case():
     ],
 )
 def test_m5_an_asterisk_is_not_a_wild_card_in_dates_numbers_and_uids(mode, level, keyword, value):
-    """It is refused, naming the attribute; never taken for another kind of matching."""
+    """It is refused with the name of the attribute, never treated as another kind of matching."""
     keys = {"SeriesInstanceUID": "", "StudyInstanceUID": "1.2", keyword: value}
     keys = keys if level == "SERIES" else {key: asked for key, asked in keys.items() if key != "SeriesInstanceUID"}
     with pytest.raises(IdentifierError) as refused:
@@ -577,7 +577,7 @@ YAMADA = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     ],
 )  # fmt: skip
 def test_m15_a_name_is_found_in_each_of_its_scripts(asked, expected):
-    """One group may match any; several match at their places; trailing delimiters are insignificant."""
+    """One pattern may match any group; several match by position; trailing delimiters are insignificant."""
     stored = {"PatientName": YAMADA}
     assert found({"PatientName": asked}, stored, charset="ISO_IR 192", sent_in="ISO_IR 192") is expected
 

@@ -203,7 +203,7 @@ def test_f6_the_timezone_of_an_instance_is_returned_if_known():
 
 
 def test_m17_a_private_attribute_is_returned_in_the_block_of_the_request():
-    """With its creator, wherever the file has it; with zero length where another creator owns the block."""
+    """With its creator, in any block of the file; with zero length where the block has another creator."""
 
     def private(block: int, creator: bytes, value: bytes) -> Dataset:
         made = dataset(**STORED)

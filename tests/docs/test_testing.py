@@ -13,7 +13,7 @@ from tests.docs.pages import block
 def test_the_example_of_a_test_passes(tmp_path):
     """As it stands, in a folder of its own."""
     (tmp_path / "test_example.py").write_text(block("example"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-n", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False

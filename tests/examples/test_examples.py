@@ -93,7 +93,18 @@ def test_pixelmed_downloads_a_study(archive, tmp_path, port):
 
 def test_the_tests_of_the_example_scu_pass():
     """Six tests in their own folder: five faults and a working PACS."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:hypothesispytest",
+    ]
     ran = subprocess.run(
         command, cwd=EXAMPLES / "testing", capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -116,6 +127,6 @@ def test_an_scu_that_ignores_faults_fails_its_tests(tmp_path, correct, broken):
         text = (EXAMPLES / "testing" / name).read_text("utf-8")
         (tmp_path / name).write_text(text.replace(correct, broken), "utf-8")
     assert correct not in (tmp_path / "workstation.py").read_text("utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ran.returncode == 1, ran.stdout

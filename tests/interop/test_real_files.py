@@ -1,7 +1,7 @@
-"""The real files of pydicom and pydicom-data over the real wire: stored, found, retrieved bit for bit, or refused.
+"""Stores, finds and retrieves the real files of pydicom and pydicom-data over the network, or refuses them.
 
 They are sent byte for byte as they are, in the transfer syntax they name, to as many archives as there are files with
-one SOP Instance UID, which take unknown SOP Classes. What is not storable stands in `REFUSED`, with its status.
+one SOP Instance UID, which store unknown SOP Classes. `REFUSED` has the files that cannot be stored, with their status.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from tests.tap import tapping
 CANNOT_UNDERSTAND, LACKS_A_UID, NOT_KEPT = 0xC000, 0xA901, 0x0122
 
 REFUSED: dict[str, tuple[int, str]] = {
-    # no data sets at all
+    # not data sets
     "charset_files/FileInfo.txt": (CANNOT_UNDERSTAND, "a text"),
     "hashes.json": (CANNOT_UNDERSTAND, "a text"),
     "palettes/README.md": (CANNOT_UNDERSTAND, "a text"),
@@ -43,11 +43,11 @@ REFUSED: dict[str, tuple[int, str]] = {
     "test_files/test_PN.json": (CANNOT_UNDERSTAND, "a text"),
     "test_files/zipMR.gz": (CANNOT_UNDERSTAND, "a compressed file"),
     "urls.json": (CANNOT_UNDERSTAND, "a text"),
-    # half an instance is never kept: who is told of success may delete the only whole one
+    # truncated instances are never stored: after a success the sender may delete its only copy
     "test_files/MR_truncated.dcm": (CANNOT_UNDERSTAND, "its Pixel Data is shorter than it says"),
     "test_files/rtplan_truncated.dcm": (CANNOT_UNDERSTAND, "it ends in the middle of a sequence"),
     "test_files/no_meta.dcm": (CANNOT_UNDERSTAND, "a blank stands before its first element"),
-    # no Study, Series or SOP Instance UID, or one that is none
+    # without valid Study, Series or SOP Instance UID
     "bad_sequence.dcm": (LACKS_A_UID, "its UIDs are hashes"),
     "charset_files/chrSQEncoding.dcm": (LACKS_A_UID, "two elements only"),
     "charset_files/chrSQEncoding1.dcm": (LACKS_A_UID, "two elements only"),
@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "test_files/nested_priv_SQ.dcm": (LACKS_A_UID, "a few elements only"),
     "test_files/no_meta_group_length.dcm": (LACKS_A_UID, "a few elements only"),
     "test_files/priv_SQ.dcm": (LACKS_A_UID, "a few elements only"),
-    # classes that have no place in a study
+    # SOP Classes that do not belong to a study
     "palettes/fall.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
     "palettes/hotiron.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
     "palettes/hotmetalblue.dcm": (NOT_KEPT, "a Color Palette is a Non-Patient Object"),
@@ -79,13 +79,13 @@ REFUSED: dict[str, tuple[int, str]] = {
     "test_files/dicomdirtests/DICOMDIR-reordered": (NOT_KEPT, "a directory"),
     "test_files/dicomdirtests/TINY_ALPHA/DICOMDIR": (NOT_KEPT, "a directory"),
 }
-"""The files that are not kept: status and why. Every other one is answered with 0000."""
+"""The files that are not stored: status and reason. All others have status 0000."""
 
 BROKEN_AND_KEPT = {
     "emri_small_jpeg_2k_lossless_too_short.dcm": "the delimiter behind the last fragment is missing: no value is",
     "test_files/SC_rgb_jpeg.dcm": "its data set is in Implicit VR, against the JPEG transfer syntax it names",
 }
-"""What a strict reader stumbles at, and loses nothing."""
+"""Files that a strict reader refuses, although no value is lost."""
 
 KEYS = {
     "PATIENT": ("PatientName", "PatientID"),
@@ -358,13 +358,13 @@ PROPOSALS = {
     "1.2.840.10008.1.2.4.91": "-xw",
     "1.2.840.10008.1.2.5": "-xr",
 }
-"""What makes DCMTK's storescu propose a transfer syntax."""
+"""The options with which DCMTK's storescu proposes a transfer syntax."""
 
 NOT_FOR_DCMTK = {
     "test_files/SC_rgb_jpeg.dcm": "in Implicit VR under JPEG",
     "explicit_VR-UN.dcm": "it reads no UID of VR UN",
 }
-"""The storable files that DCMTK itself makes nothing of."""
+"""The storable files that DCMTK cannot read."""
 
 
 def test_files_sent_by_dcmtk_are_moved_bit_for_bit(tmp_path, destination, receiver):

@@ -1,7 +1,7 @@
-"""What PS3.4 C.2.2.2 says about matching, as plainly as can be, over lists and dictionaries; imports nothing of `pacs`.
+"""A simple model of matching (PS3.4 C.2.2.2), over lists and dictionaries; imports nothing of `pacs`.
 
 An archive is a list of instances in the order of their arrival, an instance a dictionary from keyword to text (values
-joined by backslashes; a list of such dictionaries for a sequence). A question is a level and a dictionary likewise.
+joined by backslashes; a list of such dictionaries for a sequence). A question is a level and such a dictionary.
 """
 
 import re
@@ -17,7 +17,7 @@ MARKS = {
     "SERIES": "SeriesInstanceUID",
     "IMAGE": "SOPInstanceUID",
 }
-"""What tells the entities of a level apart in this archive; a comment for patients, as some have no ID."""
+"""The attribute that identifies the entities of a level here; a comment for patients, as some have no ID."""
 
 VRS = {
     "PATIENT": {
@@ -35,7 +35,6 @@ VRS = {
     "IMAGE": {"SOPInstanceUID": "UI", "InstanceNumber": "IS", "ImageType": "CS", "AcquisitionDateTime": "DT"},
 }  # fmt: skip
 ITEM_VRS = {"ScheduledProcedureStepID": "SH", "RequestedProcedureDescription": "LO"}
-LEVEL_OF = {keyword: level for level, keywords in VRS.items() for keyword in keywords}
 VR_OF = {keyword: vr for keywords in (*VRS.values(), ITEM_VRS) for keyword, vr in keywords.items()}
 
 Values = dict[str, Any]
@@ -61,7 +60,7 @@ class Entity:
 
 
 def answer(archive: list[Values], question: Question) -> set[str]:
-    """The marks of the entities that match."""
+    """Return the marks of the entities that match."""
     if _asks_for_no_moment(question):
         return set()
     entities = _entities(archive, question.level)
@@ -246,7 +245,7 @@ def _parted(vr: str, asked: str) -> tuple[str, str, str]:
 
 
 def _moment(vr: str, text: str) -> tuple[int, int] | None:
-    """The first and last microsecond that a date or time stands for; None for one that is none."""
+    """Return the first and last microsecond of a date or time; None for an invalid one."""
     digits = re.sub("[.:]", "", text) if vr == "DA" or ":" in text else text
     try:
         if vr == "DA":

@@ -26,7 +26,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 Answers = Callable[[list[Values], list[Question]], list[set[str]]]
-"""One way to answer: for each question the marks of the entities that match."""
+"""An implementation: returns for each question the marks of the entities that match."""
 
 
 def asked(question: Question) -> Query:

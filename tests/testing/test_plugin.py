@@ -33,7 +33,8 @@ def test_nothing_is_left_of_another_test(pacs_server):
 def run(folder, suite, *options, **variables):
     """Run a suite in its own folder and return what pytest prints."""
     (folder / "test_suite.py").write_text(suite)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", *options]
+    unused = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # the latter takes half a second to import
+    command = [sys.executable, "-m", "pytest", "-q", *unused, "--strict-markers", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | variables
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False, env=environment)
     return ran.stdout + ran.stderr

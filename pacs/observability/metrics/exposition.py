@@ -62,21 +62,23 @@ class _Families(CollectorRegistry):
     def _about_the_server(self) -> Iterator[Metric]:
         facts = self._facts
         build = GaugeMetricFamily(
-            "pacs_build_info", "Which software this is.", labels=("version", "python", "database")
+            "pacs_build_info",
+            "Versions of pacs and Python, and the kind of database.",
+            labels=("version", "python", "database"),
         )
         build.add_metric((__version__, platform.python_version(), facts.database), 1.0)
         yield build
-        yield GaugeMetricFamily("pacs_workers", "Processes that are to serve.", value=facts.workers)
-        yield self._counter("pacs_workers_died", "Workers that ended unasked.", DIED)
-        yield self._counter("pacs_audit_lost", "Lines that could not be written to the audit log.", "audit_lost")
+        yield GaugeMetricFamily("pacs_workers", "Configured worker processes.", value=facts.workers)
+        yield self._counter("pacs_workers_died", "Workers that died.", DIED)
+        yield self._counter("pacs_audit_lost", "Records that could not be written to the audit log.", "audit_lost")
 
     def _about_associations(self) -> Iterator[Metric]:
         active = self._numbers.get((ACTIVE,), 0.0)
-        yield GaugeMetricFamily("pacs_associations_active", "Associations at this moment.", value=active)
+        yield GaugeMetricFamily("pacs_associations_active", "Current associations.", value=active)
         most = self._facts.most_associations
-        yield GaugeMetricFamily("pacs_associations_limit", "Associations there may be at once.", value=most)
+        yield GaugeMetricFamily("pacs_associations_limit", "Maximum number of simultaneous associations.", value=most)
         yield self._counter("pacs_associations", "Associations accepted.", "associations")
-        rejected = "Associations rejected, by result/source/reason (PS3.8 9.3.4), or aborted as no valid request."
+        rejected = "Associations rejected, by result/source/reason (PS3.8 9.3.4), and invalid requests aborted."
         yield self._counter("pacs_associations_rejected", rejected, "rejected", "reason")
 
     def _about_operations(self) -> Iterator[Metric]:
@@ -86,26 +88,26 @@ class _Families(CollectorRegistry):
             yield self._durations(name)
         sent = "C-STORE sub-operations of retrieves; those of a C-GET have no destination."
         yield self._counter("pacs_suboperations", sent, "suboperations", "destination", "result")
-        failed = "Associations that a move destination did not take."
+        failed = "Associations that a move destination did not accept."
         yield self._counter("pacs_destination_failures", failed, "destination_failed", "destination")
 
     def _about_the_archive(self) -> Iterator[Metric]:
         stored = CounterMetricFamily(
-            "pacs_store_instances", "Instances stored, or known already.", labels=("sop_class", "status")
+            "pacs_store_instances", "Instances received: new, or already stored.", labels=("sop_class", "status")
         )
         for (name, *labels), number in self._numbers.items():
             if name == "stored":
                 stored.add_metric((_sop_class(labels[0]), labels[1]), number)
         yield stored
         yield self._counter("pacs_store_bytes", "Bytes of the data sets of new instances.", "bytes")
-        yield self._counter("pacs_store_refused", "Instances refused, by the error.", "refused", "error")
+        yield self._counter("pacs_store_refused", "Instances refused, by error.", "refused", "error")
         moment = self._moment
         for family, documentation, value in (
-            ("pacs_database_up", "Whether the database answers.", moment.database_up),
-            ("pacs_database_ping_seconds", "How long the database took to answer.", moment.database_seconds),
-            ("pacs_files_up", "Whether the file store can be written.", moment.files_up),
-            ("pacs_files_free_bytes", "Free where the files are.", moment.files_free),
-            ("pacs_files_size_bytes", "Free and used where the files are.", moment.files_total),
+            ("pacs_database_up", "Whether the database responds.", moment.database_up),
+            ("pacs_database_ping_seconds", "Response time of the database.", moment.database_seconds),
+            ("pacs_files_up", "Whether the file store is writable.", moment.files_up),
+            ("pacs_files_free_bytes", "Free bytes on the disk of the files.", moment.files_free),
+            ("pacs_files_size_bytes", "Size of the disk of the files.", moment.files_total),
         ):
             yield GaugeMetricFamily(family, documentation, value=float(value))
 
@@ -124,7 +126,7 @@ class _Families(CollectorRegistry):
         groups = [self._numbers.get(("seconds", name, str(place)), 0.0) for place in range(len(BOUNDS) + 1)]
         bounds = (*map(str, BOUNDS), "+Inf")
         buckets = [(bound, sum(groups[: place + 1])) for place, bound in enumerate(bounds)]
-        histogram = HistogramMetricFamily(f"pacs_{name}_seconds", f"How long operations took: {name}.")
+        histogram = HistogramMetricFamily(f"pacs_{name}_seconds", f"Duration of operations: {name}.")
         histogram.add_metric((), buckets, self._numbers.get(("seconds_sum", name), 0.0))
         return histogram
 

@@ -11,7 +11,7 @@ from pacs.config.model import LISTS, Config, Section
 from pacs.support.suggestion import NEAR_ENOUGH, suggestion
 
 
-def complaints(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
+def error_messages(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
     """Yield one message per error: key, value, what was expected, and the origin of the value if known."""
     for each in error.errors():
         key = _dotted(each["loc"])
