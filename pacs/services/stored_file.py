@@ -3,7 +3,7 @@
 from pacs.dicom import part10
 from pacs.dicom.header import read_header
 from pacs.dicom.syntaxes import KEPT
-from pacs.errors import InstanceDamaged, InstanceUnreadable, PacsError, UndecodableDataSet
+from pacs.errors import InstanceDamaged, InstanceUnreadable, PacsError, StorageUnavailable, UndecodableDataSet
 from pacs.files import digest
 from pacs.files.store import ObjectStore
 from pacs.index.writer import NewInstance
@@ -13,7 +13,7 @@ def read_stored_file(files: ObjectStore, key: str, *, verify: bool = True) -> Ne
     """Read the instance in a stored file, as it was when it arrived; with `verify` compare its digest.
 
     Raises UndecodableDataSet when the file does not contain a complete instance that this software stored,
-    InstanceUnreadable when it cannot be read.
+    InstanceUnreadable when it cannot be read, StorageUnavailable as every read.
     """
     size = files.size(key)
     with files.open(key) as file:
@@ -28,7 +28,7 @@ def read_stored_file(files: ObjectStore, key: str, *, verify: bool = True) -> Ne
         file.seek(head.data_offset)
         try:
             header = read_header(file, head.transfer_syntax)
-        except InstanceUnreadable:
+        except (InstanceUnreadable, StorageUnavailable):
             raise
         except PacsError as error:
             raise UndecodableDataSet("The file contains no complete instance") from error

@@ -1,9 +1,4 @@
-"""The HTTP server: uvicorn in a thread, with limits on what a client can cost.
-
-uvicorn has a timeout only between two requests. This server also closes a connection that sends no complete request
-for `WAIT` seconds, or that does not read its response for that time. Beyond `MOST_CONNECTIONS` it closes the connection
-that has waited longest for a request.
-"""
+"""The HTTP server: uvicorn in a thread, with limits on what a client can cost (`pacs.web.connection`)."""
 
 import asyncio
 import logging
@@ -21,16 +16,11 @@ if TYPE_CHECKING:
 
 Application = Callable[..., Any]
 
-WAIT = 10.0
-"""Seconds for a complete request, from the connection or the response before."""
-
 KEEP_ALIVE = 5
 """Seconds a connection may be idle after a response."""
 
 HANDSHAKE = 3.0
 """Timeout of the TLS handshake in seconds."""
-
-MOST_CONNECTIONS = 100
 
 BACKLOG = 128
 """Number of connections that may wait to be accepted."""
@@ -115,63 +105,8 @@ async def _serve(server: "uvicorn.Server", listeners: list[socket.socket]) -> No
 
 def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Server":
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Connection(H11Protocol):
-        """A connection that is closed when it sends no complete request for too long."""
-
-        _waits_since = 0.0
-        _deadline: asyncio.TimerHandle | None = None
-        _stuck: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._wait()
-            self._make_room()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            for timer in (self._deadline, self._stuck):
-                if timer is not None:
-                    timer.cancel()
-            super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            self._stuck = self.loop.call_later(WAIT, self.transport.abort)
-            super().pause_writing()
-
-        def resume_writing(self) -> None:
-            if self._stuck is not None:
-                self._stuck.cancel()
-            super().resume_writing()
-
-        def on_response_complete(self) -> None:
-            self._wait()
-            super().on_response_complete()
-
-        def _wait(self) -> None:
-            """Start the timeout for the next request."""
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._waits_since = self.loop.time()
-            self._deadline = self.loop.call_later(WAIT, self._close_if_waiting)
-
-        def _close_if_waiting(self) -> None:
-            if self._is_waiting:
-                self.transport.abort()
-
-        @property
-        def _is_waiting(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
-
-        @property
-        def _is_open(self) -> bool:
-            return not self.transport.is_closing()
-
-        def _make_room(self) -> None:
-            opened = [each for each in self.connections if isinstance(each, Connection) and each._is_open]
-            waiting = [each for each in opened if each._is_waiting]
-            if len(opened) > MOST_CONNECTIONS and waiting:
-                min(waiting, key=lambda each: each._waits_since).transport.abort()
+    from pacs.web.connection import MOST_CONNECTIONS, Connection
 
     config = uvicorn.Config(
         application,

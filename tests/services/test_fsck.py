@@ -21,6 +21,7 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.tables import image, patient
 from pacs.index.writer import StoredInstance
+from pacs.services import stored_file
 from pacs.services.backup import Backups
 from pacs.services.fsck import Fsck, Report
 from pacs.services.maintenance import Maintenance
@@ -204,6 +205,20 @@ def test_a_file_in_a_row_meanwhile_is_not_quarantined(archive: FsckSetup, proble
     assert archive.quarantined() == []
     assert newer.exists()
     assert len(archive.instances()) == 3
+
+
+def test_a_file_is_not_called_damaged_for_want_of_memory(archive: FsckSetup, monkeypatch: pytest.MonkeyPatch):
+    """A read that fails for lack of resources in the middle of a complete file without a row ends the repair."""
+
+    def exhausted(*_arguments: object) -> None:
+        raise StorageUnavailable("The file store cannot be used (Cannot allocate memory)")
+
+    instance = archive.instances()[0]
+    writer.remove(archive.index, [instance.sop_instance_uid])
+    monkeypatch.setattr(stored_file, "read_header", exhausted)
+    with pytest.raises(StorageUnavailable):
+        archive.fsck(repair=True)
+    assert archive.path(instance).exists()
 
 
 def test_maintenance_commands_exclude_each_other(archive: FsckSetup, tmp_path: Path):

@@ -143,3 +143,15 @@ def test_a_full_region_takes_no_new_series_and_still_counts_the_others(monkeypat
     assert len(shared.each()[0]) == 100
     assert shared.totals()[("series", "0")] == 2
     assert shared.each()[1] == {}
+
+
+def test_a_region_has_room_for_thousands_of_destinations():
+    """Each of 3,000 peers has series of its own, for sub-operations that succeed, warn and fail, and for failures."""
+    shared = Counters()
+    region = shared.of(0)
+    names = [f"HOSPITAL_{number:07}" for number in range(3000)]
+    for name in names:
+        for outcome in ("success", "warning", "failure"):
+            region.add(("suboperations", name, outcome))
+        region.add(("destination_failed", name))
+    assert len(shared.each()[0]) == 12000

@@ -12,7 +12,7 @@ from pacs.support.shared_memory import Slots, shared_bytes
 Series = tuple[str, ...]
 """The name of a number and the values of its labels."""
 
-MOST_SERIES, LONGEST_NAME = 4096, 248
+MOST_SERIES, LONGEST_NAME = 16384, 120
 """Number of series of one worker, and bytes of the name of each."""
 
 
