@@ -182,7 +182,7 @@ class Inflated(io.RawIOBase):
     def _inflate(self, most: int) -> bytes:
         data = self._inflater.unconsumed_tail or self._file.read(1 << 16)
         if not data:
-            raise UndecodableDataSet("The deflated data set is cut off")
+            raise UndecodableDataSet("The deflated data set is truncated")
         try:
             return self._inflater.decompress(data, most)
         except zlib.error as error:

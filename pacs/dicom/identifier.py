@@ -222,7 +222,7 @@ class _IdentifierParser:
         for level in self.root.above(self.level):
             own = by_keyword(level.unique_key)
             if not any(key.attribute == own and _is_single_value(key) for key in self.keys):
-                raise identifier_error("One single value needed", own)
+                raise identifier_error("A single value is needed", own)
 
     # --- rules of a retrieve ---------------------------------------------------------------------------------
 
@@ -262,13 +262,13 @@ class _IdentifierParser:
         own = by_keyword(self.level.unique_key)
         for key in self.keys:
             if key.attribute.keyword == "PatientID" and not _is_single_value(key):
-                raise identifier_error("One single value needed", key.attribute)
+                raise identifier_error("A single value is needed", key.attribute)
         if not self.is_relational:
             self.check_unique_keys_above()
         if not any(self._is_of_level(key.attribute, own) for key in self.keys):
             raise identifier_error("Missing", own)
         if not any(_selects(key) for key in self.keys):
-            raise identifier_error("Single value or list of UID needed", own)
+            raise identifier_error("A single value or list of UID is needed", own)
 
     def _is_of_level(self, attribute: Attribute, own: Attribute) -> bool:
         """Whether a key belongs to the level of the request; in the strict mode only its unique key does.
@@ -291,7 +291,7 @@ def requested_level(view: View, root: Root) -> QueryLevel:
         raise IdentifierError("Missing: QueryRetrieveLevel", [QUERY_LEVEL])
     level = next((level for level in root.levels if level.name == name), None)
     if level is None:
-        raise IdentifierError(f"No level of {root.title}: QueryRetrieveLevel", [QUERY_LEVEL])
+        raise IdentifierError(f"Not a level of {root.title}: QueryRetrieveLevel", [QUERY_LEVEL])
     return level
 
 

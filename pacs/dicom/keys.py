@@ -124,7 +124,7 @@ class KeyReader:
     def _check_shape(self, requested: Attribute, view: View) -> None:
         element = view.element(requested)
         if element is not None and element.value and (vr(element) == "SQ") != (requested.vr == "SQ"):
-            raise identifier_error("No sequence" if requested.vr == "SQ" else "A sequence", requested)
+            raise identifier_error("Not a sequence" if requested.vr == "SQ" else "Must not be a sequence", requested)
 
     def _matching(self, requested: Attribute, view: View) -> Matching | None:
         texts = tuple(stripped(requested.vr, text) for text in view.texts(requested))
@@ -196,12 +196,16 @@ def _single(requested: Attribute, texts: tuple[str, ...]) -> Matching:
     for text in texts:
         value = comparable(requested.vr, text)
         if value is None:
-            raise identifier_error("No number" if requested.vr != "DT" else "No date and time", requested)
+            raise identifier_error("Not a number" if requested.vr != "DT" else "Not a date and time", requested)
         values.append(value)
     return Single(tuple(dict.fromkeys(values)))
 
 
-_MOMENTS = {"DA": "No date or range of dates", "TM": "No time or range of times", "DT": "No date and time or range"}
+_MOMENTS = {
+    "DA": "Not a date or range of dates",
+    "TM": "Not a time or range of times",
+    "DT": "Not a date and time or range",
+}
 
 
 def _moments(requested: Attribute, texts: tuple[str, ...]) -> Matching | None:

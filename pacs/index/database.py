@@ -205,7 +205,7 @@ class Index:
         try:
             yield
         except self._failures as error:
-            raise IndexUnavailable("the index does not answer: try again later") from error
+            raise IndexUnavailable("the index does not respond: try again later") from error
 
     @contextmanager
     def single(self) -> Iterator[Connection]:
@@ -338,7 +338,7 @@ def _sqlite_engine(url: URL, wait: float, settings: dict[str, Any]) -> Engine:
     try:
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise IndexUnavailable("the folder of the index cannot be made: check database.url") from error
+        raise IndexUnavailable("the folder of the index cannot be created: check database.url") from error
     engine = create_engine(url, connect_args={"timeout": wait}, **settings)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -391,9 +391,9 @@ def _translating_errors() -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise IndexUnavailable("too much at once for the index: try again later") from error
+        raise IndexUnavailable("too many concurrent operations of the index: try again later") from error
     except DBAPIError as error:
-        raise IndexUnavailable("the index does not answer: try again later") from error
+        raise IndexUnavailable("the index does not respond: try again later") from error
 
 
 def _lost_race(error: IndexUnavailable) -> bool:

@@ -103,7 +103,7 @@ class GroupCommit(batching.BatchQueue[WriteWork, Any]):
 
 def _fail(units: Sequence[Unit], error: BaseException) -> None:
     for unit in units:
-        unit.error = IndexUnavailable("the index does not answer: try again later")
+        unit.error = IndexUnavailable("the index does not respond: try again later")
         unit.error.__cause__ = error
 
 

@@ -112,7 +112,9 @@ def test_f3_all_refused_keys_are_reported():
         "StudyDate", "StudyTime", "StudyInstanceUID",
     }  # fmt: skip
     assert found.error is not None
-    assert part("StudyTime", StudyDate="yesterday", StudyTime="noon").reason == "No time or range of times: StudyTime"
+    assert (
+        part("StudyTime", StudyDate="yesterday", StudyTime="noon").reason == "Not a time or range of times: StudyTime"
+    )
 
 
 def test_f1_keys_are_reported_without_a_level():

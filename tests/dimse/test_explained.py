@@ -90,7 +90,7 @@ def test_a_query_that_is_refused_is_explained(archive, explained):
     found = explained()
     assert refused.status == 0xA900
     assert found["outcome"]["status"] == "A900"
-    assert found["outcome"]["comment"] == "No date or range of dates: StudyDate"
+    assert found["outcome"]["comment"] == "Not a date or range of dates: StudyDate"
     assert [each["key"] for each in found["keys"] if each["use"] == "refused"] == ["StudyDate"]
 
 

@@ -120,7 +120,7 @@ def test_bytes_in_no_stated_character_set(archive, stated, stored, name):
         ("山田^Han", "ISO_IR 100", "ISO_IR 192"),
     ],
 )
-def test_the_character_set_of_an_answer(archive, name, asked, answered):
+def test_the_character_set_of_a_response(archive, name, asked, answered):
     """The first of none, the requestor's, Latin-1 and UTF-8 that can represent the match."""
     number = 600 + len(name)
     data, own = named("ISO_IR 192", name.encode(), number)

@@ -201,7 +201,7 @@ def test_an_offset_from_utc_is_used_in_dt(people):
         assert len(requestor.found("STUDY", StudyDate="20200101", TimezoneOffsetFromUTC="+1400")) == 1
 
 
-def test_multiple_values_need_negotiation_in_the_strict_manner(people):
+def test_multiple_values_need_negotiation_in_the_strict_mode(people):
     """A900 without it, a match for each value with it."""
     asked = {"StudyInstanceUID": "", "AccessionNumber": ["A%1", "AB1"]}
     with Requestor(people[1].port) as requestor, Requestor(people[1].port, MULTIPLE) as agreed:

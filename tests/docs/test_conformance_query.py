@@ -21,7 +21,7 @@ def strict(tmp_path_factory):
         yield running
 
 
-# --- manners -----------------------------------------------------------------------------------------------------
+# --- matching modes ------------------------------------------------------------------------------------------------
 
 
 def first_status(port: int, data: bytes, operation: str = "FIND", **requestor: object) -> int:

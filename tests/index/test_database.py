@@ -93,7 +93,7 @@ def test_database_failures_are_one_error_without_the_text_of_the_driver(index: I
 def test_waiting_for_a_connection_has_a_timeout(database_url: str):
     """When all connections are in use, the next caller gets IndexUnavailable."""
     index = Index(database_url, connections=1, wait=0.05)
-    with index.read(), pytest.raises(IndexUnavailable, match="too much at once"), index.read():
+    with index.read(), pytest.raises(IndexUnavailable, match="too many concurrent operations"), index.read():
         pass
     index.close()
 

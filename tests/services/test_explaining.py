@@ -49,8 +49,8 @@ def test_the_answer_of_the_strict_mode_is_stated(explain):
     found = explain("SERIES", Modality="CT", SeriesInstanceUID="")
     assert found.answer.statuses == ("FF00", "0000")
     assert (found.other.manner, found.other.statuses) == ("strict", ("A900",))
-    assert found.other.comment == "One single value needed: StudyInstanceUID"
-    assert str(found.other) == "A900, One single value needed: StudyInstanceUID"
+    assert found.other.comment == "A single value is needed: StudyInstanceUID"
+    assert str(found.other) == "A900, A single value is needed: StudyInstanceUID"
 
 
 def test_the_tolerant_answer_is_stated_where_strict_is_in_force(explain):
@@ -134,7 +134,7 @@ def test_without_an_index_the_rest_is_explained(index, tmp_path):
         connection.exec_driver_sql("DROP TABLE series")
         connection.exec_driver_sql("DROP TABLE study")
     found = Explainer(index, statuses).explain(asked)
-    assert (found.statements, found.trouble) == ((), "the index does not answer: try again later")
+    assert (found.statements, found.trouble) == ((), "the index does not respond: try again later")
     assert key(found, "StudyInstanceUID").use == "matched"
     assert any("the statements are not shown" in line for line in found.lines())
 

@@ -71,7 +71,7 @@ def _tables(config: Config) -> dict[str, str]:
         "storage_syntaxes": _named(("transfer syntax", "UID"), syntaxes.KEPT),
         "storage_classes": _named(("SOP Class", "UID"), sorted(STORAGE, key=lambda uid: (_name(uid), uid))),
         "models": _table(("information model", "levels"), _models()),
-        "manners": _table(("in a request", *MATCHING_MODES), _manners()),
+        "matching_modes": _table(("in a request", *MATCHING_MODES), _matching_modes()),
         "keys": "\n\n".join(f"##### {level.name}\n\n{_keys(level)}" for level in QueryLevel),
         "peers": _peers(config),
         "character_sets": _table(("Specific Character Set",), ((term,) for term in charset.DEFINED_TERMS)),
@@ -197,9 +197,9 @@ def _models() -> Iterator[Row]:
         yield root.title, " ".join(level.name for level in root.levels)
 
 
-def _manners() -> Iterator[Row]:
+def _matching_modes() -> Iterator[Row]:
     for switch, (about, on, off) in words.SWITCHES.items():
-        yield about, *(on if getattr(manner, switch) else off for manner in MATCHING_MODES.values())
+        yield about, *(on if getattr(mode, switch) else off for mode in MATCHING_MODES.values())
 
 
 def _keys(level: QueryLevel) -> str:
