@@ -104,6 +104,7 @@ MOVED = {
     "pacs.index.fixed": "pacs.index.compiled",
     "pacs.index.gathering": "pacs.index.group_commit",
     "pacs.index.held": "pacs.index.raw_connections",
+    "pacs.index.prepared": "pacs.index.statement_cache",
     "pacs.index.reconciling": "pacs.index.index_diff",
     "pacs.index.siblings": "pacs.index.fast_insert",
     "pacs.index.turns": "pacs.index.write_lock",
