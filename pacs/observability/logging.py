@@ -34,7 +34,7 @@ def log_event(event: Event) -> None:
 
 
 def _log_fields(event: Event, left_out: Collection[str]) -> dict[str, Any]:
-    """The fields of an event worth a place on its line: empty ones are left out, statuses in hexadecimal."""
+    """Return the fields of an event for its line, without empty ones."""
     values = {each.name: getattr(event, each.name) for each in fields(event) if each.name not in left_out}
     counts = values.pop("counts", {})
     return {name: _log_value(name, value) for name, value in values.items() if value not in ("", ())} | dict(counts)
