@@ -28,13 +28,13 @@ def dataset(number: int = 1, **attributes: Any) -> Dataset:
     return elements
 
 
-def arrival(number: int = 1, **attributes: Any) -> NewInstance:
-    """The arrival of `dataset(number, **attributes)`."""
-    return arriving(dataset(number, **attributes))
+def new_instance(number: int = 1, **attributes: Any) -> NewInstance:
+    """Return the new instance of `dataset(number, **attributes)`."""
+    return instance_of(dataset(number, **attributes))
 
 
-def arriving(elements: Dataset, **facts: Any) -> NewInstance:
-    """The arrival of a data set."""
+def instance_of(elements: Dataset, **facts: Any) -> NewInstance:
+    """Return the new instance of a data set."""
     body = BytesIO()
     dcmwrite(body, elements, implicit_vr=False, little_endian=True)
     body.seek(0)
@@ -52,13 +52,13 @@ def arriving(elements: Dataset, **facts: Any) -> NewInstance:
 
 
 def fill(index: Index, *datasets: Dataset) -> None:
-    """Take data sets into the index."""
+    """Add data sets to the index."""
     for elements in datasets:
-        writer.add(index, arriving(elements))
+        writer.add(index, instance_of(elements))
 
 
 def study(uid: int, patient: str | None = "P1", **attributes: Any) -> Dataset:
-    """A data set that is alone in study 1.2.`uid`."""
+    """Return the only data set of study 1.2.`uid`."""
     root = f"1.2.{uid}"
     uids = {"StudyInstanceUID": root, "SeriesInstanceUID": f"{root}.1", "SOPInstanceUID": f"{root}.1.1"}
     return dataset(**(uids | {"PatientID": patient} | attributes))

@@ -14,7 +14,7 @@ from pacs.index import search, statements, writer
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
 from tests.databases import opened
-from tests.index.instances import IMAGE, PATIENT, STUDY, arrival
+from tests.index.instances import IMAGE, PATIENT, STUDY, new_instance
 from tests.index.test_search import query
 
 ENDLESS = {
@@ -75,7 +75,7 @@ def test_a_read_transaction_sees_one_snapshot(index: Index):
     count = text("SELECT count(*) FROM image")
     with index.read() as connection:
         assert connection.execute(count).scalar() == 0
-        writer.add(index, arrival())
+        writer.add(index, new_instance())
         assert connection.execute(count).scalar() == 0
     with index.read() as connection:
         assert connection.execute(count).scalar() == 1
@@ -163,7 +163,7 @@ def test_x1_a_cancellation_interrupts_an_endless_statement(index: Index):
 def test_x1_a_cancellation_interrupts_a_search(postgres_index: Index):
     """A cancellation ends a search that waits for a locked table."""
     index = postgres_index
-    writer.add(index, arrival())
+    writer.add(index, new_instance())
     cancellation = Cancellation()
     engine = create_engine(index.url)
     with engine.begin() as locker:

@@ -13,7 +13,7 @@ from pacs.index.compiled import CompiledStatement
 from pacs.index.database import Index
 from pacs.index.group_commit import GroupCommit
 from pacs.index.tables import image
-from tests.index.instances import arrival
+from tests.index.instances import new_instance
 
 PATIENCE = 10.0
 
@@ -142,7 +142,7 @@ def test_many_senders_at_once_lose_nothing(index: Index):
 
     def send(number: int) -> str:
         try:
-            writer.add(index, arrival(number % 90))
+            writer.add(index, new_instance(number % 90))
         except DuplicateInstance:
             return "known"
         return "added"
@@ -156,7 +156,7 @@ def test_many_senders_at_once_lose_nothing(index: Index):
 
 def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeypatch):
     """With unchanged parents no other statement is needed."""
-    writer.add(index, arrival(1))
+    writer.add(index, new_instance(1))
     said: list[str] = []
     event.listen(index._engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
     first = CompiledStatement.first
@@ -166,18 +166,18 @@ def test_the_next_image_of_a_known_series_is_one_statement(index: Index, monkeyp
         return first(self, driver, dialect, values)
 
     monkeypatch.setattr(CompiledStatement, "first", noting)
-    assert writer.add(index, arrival(2)) == ()
+    assert writer.add(index, new_instance(2)) == ()
     assert [each.split(" (")[0] for each in said] == ["INSERT INTO image"]
 
 
 def test_a_failure_on_a_driver_connection_falls_back_to_a_transaction(index: Index, monkeypatch):
     """A connection that has broken since its last use loses no instance."""
-    writer.add(index, arrival(1))
+    writer.add(index, new_instance(1))
     for connections in (index._raw_writers, index._raw_readers):
         connections.use(lambda driver: driver.close())
     assert writer.is_known(index, "1.2.1.1.2")
     assert not writer.is_known(index, "1.2.1.1.2")
-    assert writer.add(index, arrival(2)) == ()
+    assert writer.add(index, new_instance(2)) == ()
     assert writer.find(index, "1.2.1.1.2") is not None
 
 
@@ -188,12 +188,12 @@ def test_a_failure_on_a_driver_connection_falls_back_to_a_transaction(index: Ind
 )  # fmt: skip
 def test_a_difference_above_the_image_takes_the_general_path(index: Index, changes: dict[str, str]):
     """Conflicts are returned, empty elements filled and new parents added, as for the first image of a series."""
-    writer.add(index, arrival(1))
-    warnings = writer.add(index, arrival(2, **changes))
+    writer.add(index, new_instance(1))
+    warnings = writer.add(index, new_instance(2, **changes))
     assert bool(warnings) == (changes.keys() <= {"PatientID", "IssuerOfPatientID", "StudyInstanceUID"})
     fits = not warnings
     if fits:
-        later = arrival(3, **changes)
+        later = new_instance(3, **changes)
         with index.read() as connection:
             kept = [
                 row[0]
@@ -208,11 +208,11 @@ def test_a_difference_above_the_image_takes_the_general_path(index: Index, chang
 
 def test_a_removed_series_can_be_added_again(index: Index):
     """No cache outlives its row, even when the database reuses the id."""
-    writer.add(index, arrival(1))
-    writer.add(index, arrival(2))
+    writer.add(index, new_instance(1))
+    writer.add(index, new_instance(2))
     writer.remove(index, ["1.2.1.1.1", "1.2.1.1.2"])
     other = {"PatientID": "P9", "StudyInstanceUID": "1.2.9", "SeriesInstanceUID": "1.2.9.1"}
-    writer.add(index, arrival(5, **other))
-    writer.add(index, arrival(3))
+    writer.add(index, new_instance(5, **other))
+    writer.add(index, new_instance(3))
     assert writer.find(index, "1.2.1.1.3").series_instance_uid == "1.2.1.1"
     assert writer.find(index, "1.2.1.1.5").series_instance_uid == "1.2.9.1"

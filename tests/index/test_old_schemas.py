@@ -8,7 +8,7 @@ from pacs.index import commitments, schema, search, writer
 from pacs.support.cancellation import Cancellation
 from tests.databases import opened
 from tests.index.archives import DATASETS, load
-from tests.index.instances import IMAGE, STUDY, arrival
+from tests.index.instances import IMAGE, STUDY, new_instance
 from tests.index.test_search import query, unique_keys
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(schema.migrations())).walk_revisions()]
@@ -32,6 +32,6 @@ def test_an_archive_of_every_revision_is_upgraded_and_serves(empty_database_url:
         claimed = commitments.claim(index, 60)
         assert (claimed.transaction_uid if claimed else None) == ("1.2.9" if revision >= "20261124" else None)
         assert commitments.add(index, "MODALITY", "1.2.10", b"", seconds=9, check_limits=lambda _open: None).number == 1
-        assert writer.add(index, arrival(9)) == ()
+        assert writer.add(index, new_instance(9)) == ()
         writer.remove(index, [each.sop_instance_uid for each in stored])
         assert unique_keys(index, STUDY, {"PatientName": Names((("*obod*",),))}) == []

@@ -27,7 +27,7 @@ from pacs.index import search, writer
 from pacs.index.computed import COMPUTED
 from pacs.index.database import Index
 from pacs.support.cancellation import Cancellation
-from tests.index.instances import IMAGE, PATIENT, SERIES, STUDY, arrival, dataset, fill, study
+from tests.index.instances import IMAGE, PATIENT, SERIES, STUDY, dataset, fill, new_instance, study
 
 
 def query(level: QueryLevel, keys: dict[str, Matching] | None = None, **rest) -> Query:
@@ -228,7 +228,7 @@ def test_m15_a_changed_name_is_found_under_the_new_one_only(index: Index):
     """The trigram index is updated when empty names are filled and patients removed."""
     fill(index, study(1, "P1"))
     assert found(index, "PatientName", Names((("*john*",),))) == []
-    writer.add(index, arrival(9, PatientName="DOE^JOHN"))
+    writer.add(index, new_instance(9, PatientName="DOE^JOHN"))
     assert found(index, "PatientName", Names((("*john*",),))) == [1]
     writer.remove(index, ["1.2.1.1.1", "1.2.1.1.9"])
     assert found(index, "PatientName", Names((("*john*",),))) == []

@@ -8,7 +8,7 @@ from pacs.dicom import matching, row_elements
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.query import Empty, Key, Matching, Names, Range, Single, SoundsLike, Wildcard
 from pacs.index.database import Index
-from tests.index.instances import STUDY, arriving, study
+from tests.index.instances import STUDY, instance_of, study
 from tests.index.test_search import found, studies_with
 
 TEXTS = [
@@ -78,7 +78,10 @@ def test_sql_and_the_matcher_agree(index: Index, keyword: str, unknown_matches: 
     studies_with(index, keyword, *stored)
     attribute = by_keyword(keyword)
     rows = [
-        {level: row_elements.decode(blob) for level, blob in arriving(study(1, **{keyword: value})).header.kept.items()}
+        {
+            level: row_elements.decode(blob)
+            for level, blob in instance_of(study(1, **{keyword: value})).header.kept.items()
+        }
         for value in stored
     ]
     found_something = 0

@@ -14,7 +14,7 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.tables import TABLES, image, patient, series, study
 from tests.databases import opened
-from tests.index.instances import arrival, arriving, dataset
+from tests.index.instances import dataset, instance_of, new_instance
 
 
 def _counts(index: Index) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ def _column(index: Index, column):
 
 def test_an_instance_adds_a_row_at_every_level(index: Index):
     """One instance is one image of one series of one study of one patient, and is found again."""
-    assert writer.add(index, arrival()) == ()
+    assert writer.add(index, new_instance()) == ()
     assert _counts(index) == (1, 1, 1, 1)
     found = writer.find(index, "1.2.1.1.1")
     assert found == writer.StoredInstance(
@@ -42,7 +42,7 @@ def test_an_instance_adds_a_row_at_every_level(index: Index):
         patient_id="P1",
         transfer_syntax="1.2.840.10008.1.2.1",
         file_key="2026/11/21/03/1.2.1.1.1.dcm",
-        size=arrival().size,
+        size=new_instance().size,
         digest="00" * 32,
         data_offset=500,
         bulk_offset=None,
@@ -52,9 +52,9 @@ def test_an_instance_adds_a_row_at_every_level(index: Index):
 
 def test_a_known_instance_is_refused_and_leaves_no_trace(index: Index):
     """A second instance with the same UID is a duplicate, regardless of its patient."""
-    writer.add(index, arrival())
+    writer.add(index, new_instance())
     with pytest.raises(DuplicateInstance):
-        writer.add(index, arrival(PatientID="P2", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
+        writer.add(index, new_instance(PatientID="P2", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
     assert _counts(index) == (1, 1, 1, 1)
 
 
@@ -64,7 +64,7 @@ def test_k6_the_issuer_is_part_of_the_identity(index: Index):
         uid = f"1.2.{number}"
         writer.add(
             index,
-            arrival(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", IssuerOfPatientID=issuer),
+            new_instance(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", IssuerOfPatientID=issuer),
         )
     assert _counts(index) == (3, 4, 4, 4)
     assert _column(index, patient.c.issuer_of_patient_id) == ["", "CLINIC", "HOSPITAL"]
@@ -77,15 +77,15 @@ def test_k1_without_a_patient_id_each_study_has_its_own_patient(index: Index, un
         named = dataset(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", PatientID=None)
         if unknown is not None:
             named.PatientID = unknown
-        assert writer.add(index, arriving(named)) == ()
+        assert writer.add(index, instance_of(named)) == ()
     assert _counts(index) == (2, 2, 2, 3)
     assert _column(index, patient.c.apart) == ["1.2.1", "1.2.2"]
 
 
 def test_a_study_stays_with_its_first_patient(index: Index):
     """The image is in the study, no second patient is added, and the conflict names no patient."""
-    writer.add(index, arrival(1, PatientName="DOE^JOHN"))
-    told = writer.add(index, arrival(2, PatientID="P2", PatientName="ROE^JANE", PatientSex="F"))
+    writer.add(index, new_instance(1, PatientName="DOE^JOHN"))
+    told = writer.add(index, new_instance(2, PatientID="P2", PatientName="ROE^JANE", PatientSex="F"))
     assert told == ("Study is known under another patient",)
     assert _counts(index) == (1, 1, 1, 2)
     assert _column(index, patient.c.patient_name) == ["doe^john"]
@@ -94,8 +94,8 @@ def test_a_study_stays_with_its_first_patient(index: Index):
 
 def test_a_series_stays_in_its_first_study(index: Index):
     """The image is in its series, no second study is added, and no elements of the other study are merged."""
-    writer.add(index, arrival(1))
-    told = writer.add(index, arrival(2, StudyInstanceUID="1.2.2", StudyDescription="KNEE"))
+    writer.add(index, new_instance(1))
+    told = writer.add(index, new_instance(2, StudyInstanceUID="1.2.2", StudyDescription="KNEE"))
     assert told == ("Series is known under another study",)
     assert _counts(index) == (1, 1, 1, 2)
     assert _column(index, study.c.study_description) == [None]
@@ -103,8 +103,8 @@ def test_a_series_stays_in_its_first_study(index: Index):
 
 def test_the_first_received_value_stays_and_empty_ones_are_filled(index: Index):
     """Later instances fill empty elements of patient, study and series, and change no others."""
-    writer.add(index, arrival(1, PatientName="DOE^JOHN", StudyDate="", Modality="CT"))
-    writer.add(index, arrival(2, PatientName="DOE^JACK", StudyDate="20200101", PatientSex="M", SeriesNumber=3))
+    writer.add(index, new_instance(1, PatientName="DOE^JOHN", StudyDate="", Modality="CT"))
+    writer.add(index, new_instance(2, PatientName="DOE^JACK", StudyDate="20200101", PatientSex="M", SeriesNumber=3))
     assert _column(index, patient.c.patient_name) == ["doe^john"]
     assert _column(index, patient.c.patient_sex) == ["M"]
     assert _column(index, study.c.study_date) == ["20200101"]
@@ -116,14 +116,14 @@ def test_the_first_received_value_stays_and_empty_ones_are_filled(index: Index):
 
 def test_k5_computed_elements_of_an_instance_are_not_kept(index: Index):
     """Received numbers of related instances are not in the row."""
-    writer.add(index, arrival(1, NumberOfStudyRelatedInstances=99, ModalitiesInStudy="MR"))
+    writer.add(index, new_instance(1, NumberOfStudyRelatedInstances=99, ModalitiesInStudy="MR"))
     (blob,) = _column(index, study.c.kept)
     assert set(row_elements.decode(blob).keys()) == {0x0020000D}
 
 
 def test_a_value_that_does_not_fit_its_column_makes_its_row_irregular(index: Index):
     """Several values, an invalid date or a too long text leave the column NULL and mark the row."""
-    writer.add(index, arrival(1, StudyDescription="X" * 5000))
+    writer.add(index, new_instance(1, StudyDescription="X" * 5000))
     with index.read() as connection:
         row = connection.execute(select(study.c.study_description, study.c.irregular)).one()
     assert tuple(row) == (None, True)
@@ -132,14 +132,14 @@ def test_a_value_that_does_not_fit_its_column_makes_its_row_irregular(index: Ind
 def test_long_identifiers_in_any_script_can_be_indexed(index: Index):
     """The longest Patient ID, issuer and name of a column, in characters that do not compress."""
     long = "".join(chr(0x4E00 + (number * 7919) % 20000) for number in range(340))
-    writer.add(index, arrival(PatientID=long, IssuerOfPatientID=long[::-1], PatientName=long))
+    writer.add(index, new_instance(PatientID=long, IssuerOfPatientID=long[::-1], PatientName=long))
     assert _column(index, patient.c.patient_id) == [long]
 
 
 def test_replace_puts_the_new_instance_in_place_of_the_old(index: Index):
     """The old instance is returned so that its file can be deleted; there is still one image."""
-    writer.add(index, arrival(1, PatientName="OLD"))
-    newer = arriving(dataset(1, PatientName="NEW"), file_key="2026/11/21/04/newer.dcm")
+    writer.add(index, new_instance(1, PatientName="OLD"))
+    newer = instance_of(dataset(1, PatientName="NEW"), file_key="2026/11/21/04/newer.dcm")
     former = writer.replace(index, newer)
     assert former.file_key == "2026/11/21/03/1.2.1.1.1.dcm"
     found = writer.find(index, "1.2.1.1.1")
@@ -152,16 +152,16 @@ def test_replace_puts_the_new_instance_in_place_of_the_old(index: Index):
 def test_replacing_a_missing_instance_changes_nothing(index: Index):
     """It raises, and the caller may add the instance."""
     with pytest.raises(InstanceUnreadable):
-        writer.replace(index, arrival())
+        writer.replace(index, new_instance())
     assert _counts(index) == (0, 0, 0, 0)
 
 
 def test_remove_also_removes_parents_without_children(index: Index):
     """The last image of a series removes the series, the last of a study the study and patient; others stay."""
-    writer.add(index, arrival(1))
-    writer.add(index, arrival(2))
-    writer.add(index, arrival(3, SeriesInstanceUID="1.2.1.2"))
-    writer.add(index, arrival(4, PatientID="P2", StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1"))
+    writer.add(index, new_instance(1))
+    writer.add(index, new_instance(2))
+    writer.add(index, new_instance(3, SeriesInstanceUID="1.2.1.2"))
+    writer.add(index, new_instance(4, PatientID="P2", StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1"))
     assert [each.sop_instance_uid for each in writer.remove(index, ["1.2.1.1.1", "1.2.1.1.3", "1.1.1"])] == [
         "1.2.1.1.1",
         "1.2.1.1.3",
@@ -174,8 +174,8 @@ def test_remove_also_removes_parents_without_children(index: Index):
 
 def test_touch_sets_the_last_use(index: Index):
     """Only the given instances have a last use afterwards, in microseconds."""
-    writer.add(index, arrival(1))
-    writer.add(index, arrival(2))
+    writer.add(index, new_instance(1))
+    writer.add(index, new_instance(2))
     writer.touch(index, ["1.2.1.1.2"], 1_795_000_000_000_001)
     with index.read() as connection:
         used = connection.execute(select(image.c.last_used_at).order_by(image.c.sop_instance_uid)).scalars().all()
@@ -189,7 +189,7 @@ SENDERS = 32
 
 def test_32_threads_with_the_first_instances_of_a_patient_make_one_patient(index: Index):
     """One patient, one study, one series and an image for each sender."""
-    arrivals = [arrival(number, PatientName="DOE^JOHN") for number in range(1, SENDERS + 1)]
+    new_instances = [new_instance(number, PatientName="DOE^JOHN") for number in range(1, SENDERS + 1)]
     barrier = Barrier(SENDERS)
 
     def send(each: writer.NewInstance) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ def test_32_threads_with_the_first_instances_of_a_patient_make_one_patient(index
         return writer.add(index, each)
 
     with ThreadPoolExecutor(SENDERS) as pool:
-        assert list(pool.map(send, arrivals)) == [()] * SENDERS
+        assert list(pool.map(send, new_instances)) == [()] * SENDERS
     assert _counts(index) == (1, 1, 1, SENDERS)
 
 
@@ -206,7 +206,7 @@ def test_of_concurrent_senders_of_one_instance_one_adds_it_and_the_others_fail(i
     barrier = Barrier(8)
 
     def send(number: int) -> bool:
-        each = arriving(dataset(1), file_key=f"2026/11/21/03/{number}.dcm")
+        each = instance_of(dataset(1), file_key=f"2026/11/21/03/{number}.dcm")
         barrier.wait()
         try:
             writer.add(index, each)
@@ -225,7 +225,7 @@ def test_concurrent_adding_and_removing_leaves_no_childless_parent(index: Index)
     def come_and_go(sender: int) -> None:
         for number in range(5):
             uid = f"1.2.1.1.{sender}{number}"
-            writer.add(index, arrival(SOPInstanceUID=uid, PatientComments="x" if number % 2 else None))
+            writer.add(index, new_instance(SOPInstanceUID=uid, PatientComments="x" if number % 2 else None))
             writer.remove(index, [uid])
 
     with ThreadPoolExecutor(6) as pool:
@@ -238,14 +238,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pacs.index import writer
 from pacs.index.database import Index
-from tests.index.instances import arrival
+from tests.index.instances import new_instance
 
 index = Index(sys.argv[1])
-arrivals = [arrival(int(number)) for number in sys.argv[2:]]
+new_instances = [new_instance(int(number)) for number in sys.argv[2:]]
 print("ready", flush=True)
 sys.stdin.readline()
 with ThreadPoolExecutor(8) as pool:
-    assert list(pool.map(lambda each: writer.add(index, each), arrivals)) == [()] * 8
+    assert list(pool.map(lambda each: writer.add(index, each), new_instances)) == [()] * 8
 index.close()
 """
 

@@ -87,7 +87,7 @@ def answers_by_index(index: Index) -> Answers:
 
     def answers(archive: list[Values], questions: list[Question]) -> list[set[str]]:
         for number, instance in enumerate(archive):
-            writer.add(index, _arrival(number, instance))
+            writer.add(index, _new_instance(number, instance))
         try:
             return [_found(index, question) for question in questions]
         finally:
@@ -96,7 +96,7 @@ def answers_by_index(index: Index) -> Answers:
     return answers
 
 
-def _arrival(number: int, instance: Values) -> writer.NewInstance:
+def _new_instance(number: int, instance: Values) -> writer.NewInstance:
     body = write(View.of(stored(instance)), EXPLICIT_LITTLE)
     header = read_header(BytesIO(body), EXPLICIT)
     return writer.NewInstance(header, f"file{number}", len(body), "00" * 32, EXPLICIT, 0, number, "TEST")
