@@ -213,10 +213,10 @@ class Archive:
 
         The marker of the supervisor makes the next start recover after an unclean stop. Raises StorageUnavailable.
         """
+        self.monitoring.join(prepared.monitoring, worker)  # first, so that what goes wrong is recorded as this worker's
         self._configure_servers()
         self.index.is_recoverable = True
         self.files.join()
-        self.monitoring.join(prepared.monitoring, worker)
         self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.port = self._server.port

@@ -239,3 +239,43 @@ def test_the_supervisor_reads_what_its_workers_have_done(tmp_path):
     (notice,) = (each for each in events if each["event"] == "notice")
     assert notice["worker"] == 2
     assert "was killed by signal 9" in notice["sentence"]
+
+
+FAILING_WORKERS = """
+from pathlib import Path
+from pacs.errors import StorageUnavailable
+from pacs.files.local import LocalFiles
+
+real = LocalFiles.join
+
+def join(files):
+    if Path("full").exists():
+        with open("failed", "a") as file:
+            file.write("x")
+        raise StorageUnavailable("no room")
+    real(files)
+
+LocalFiles.join = join
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the worker is found in /proc")
+def test_a_worker_that_cannot_start_says_why(tmp_path):
+    """Its notice is kept beside that of the supervisor, which has memory of its own."""
+    command = [sys.executable, "-c", FAILING_WORKERS + SERVER]
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    with start(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        try:
+            server.stdout.readline()
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+            (tmp_path / "full").touch()
+            os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+            failed = tmp_path / "failed"
+            assert eventually(lambda: failed.exists() and failed.stat().st_size > 1)  # the first has said so by then
+            server.send_signal(signal.SIGTERM)
+            _, events = json.loads(server.communicate(timeout=20)[0].splitlines()[-1])
+        finally:
+            server.kill()
+    reasons = [each for each in events if each.get("sentence", "").endswith("ends: no room")]
+    assert reasons
+    assert {each["worker"] for each in reasons} <= {0, 1}
