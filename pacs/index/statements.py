@@ -1,4 +1,4 @@
-"""Builds the SQL statements of a `Query`, without executing them, so that they can extra be explained.
+"""Builds the SQL statements of a `Query`, without executing them, so that they can be explained too.
 
 SQL decides about attributes with columns. An irregular row (`pacs.dicom.row_elements.columns`) passes every condition
 that its columns cannot decide, and is matched in Python afterwards, like keys on attributes without columns.
