@@ -165,7 +165,7 @@ class OperationFailed(PacsError):
     """An operation of a peer ended with a failure or warning status, or fewer instances arrived than it says it sent.
 
     `operation` is its name, such as "C-FIND", `status` the Status (0000,0900), `meaning` its meaning in the standard.
-    `mending` says what to do about it, '' if unknown. `retrieved` is the `pacs.client.Retrieved` of a retrieve until
+    `mending` says how to correct it, '' if unknown. `retrieved` is the `pacs.client.Retrieved` of a retrieve until
     the failure.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.archive import open_archive
-from pacs.cli.keys import QueryArguments, query_options
+from pacs.cli.matching_keys import QueryArguments, query_options
 from pacs.cli.options import with_config
 from pacs.cli.output import json_option, show, show_json
 from pacs.dicom.levels import DimseOperation, model_of

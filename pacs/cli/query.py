@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs.cli.keys import QueryArguments, name_of, query_options
+from pacs.cli.matching_keys import QueryArguments, name_of, query_options
 from pacs.cli.output import json_option, show
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.dicom.levels import USUAL_KEYS

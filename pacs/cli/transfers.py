@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.exit_status import FAILED, PARTLY
-from pacs.cli.keys import QueryArguments, query_options
+from pacs.cli.matching_keys import QueryArguments, query_options
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress

@@ -10,7 +10,7 @@ without an explicit level, the level follows from its keys. Every wait has a dea
 raises a `pacs.errors.PacsError` that says what happened. No part of the archive server is imported.
 """
 
-from pacs.client.committing import commit
+from pacs.client.storage_commitment import commit
 from pacs.client.fetching import fetch
 from pacs.client.finding import echo, find
 from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Retrieved, Transfer

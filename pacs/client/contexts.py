@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pacs.dicom.syntaxes import KEPT, is_native
-from pacs.dimse.association.proposals import CONVERTED_INTO, Proposal
+from pacs.dimse.association.storage_contexts import CONVERTED_INTO, Proposal
 from pacs.dimse.upper.user_information import MAX_CONTEXTS
 from pacs.errors import InvalidArgument
 

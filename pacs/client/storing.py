@@ -10,7 +10,7 @@ from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.sources import Instance, Storable, sources_of
 from pacs.dicom.status import is_completed, meaning
 from pacs.dicom.syntaxes import convert
-from pacs.dimse.association.proposals import Proposal, batches, context_for
+from pacs.dimse.association.storage_contexts import Proposal, batches, context_for
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import SUCCESS, Service
 from pacs.dimse.scu import Requestor

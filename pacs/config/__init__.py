@@ -1,6 +1,6 @@
-"""The typed configuration: flags beat environment, environment beats config.toml, the file beats the defaults.
+"""The typed configuration. Precedence: flags, environment, config.toml, defaults.
 
-Only the commands and the composition root read it; other parts get plain values in their constructors. An error lists
+Only the commands, the composition root and `pacs.settings` read it; other parts get plain values. An error lists
 everything that is wrong: key, value, origin and what was expected.
 """
 
@@ -18,7 +18,7 @@ from pacs.config.model import (
     is_loopback,
     split_address,
 )
-from pacs.config.peers import add_peer
+from pacs.config.peers_file import add_peer
 from pacs.config.scenario import load_scenario, presets
 from pacs.config.sources import DEFAULT_FILE, find_file, from_settings, load, revalidated
 

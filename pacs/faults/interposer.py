@@ -26,7 +26,7 @@ from pacs.faults.faulty_upper_layer import FaultyOperation, FaultyUpperLayer, Pd
 from pacs.faults.model import Fault, Scenario
 from pacs.faults.observer import AssociationRequest, NullObserver, Observer
 from pacs.faults.selection import ArmedFaults, ChosenFaults, MessageInfo
-from pacs.faults.services import faulty_handlers
+from pacs.faults.failing_services import faulty_handlers
 from pacs.faults.tampering import Tampering
 from pacs.observability.events import Event
 from pacs.support.cancellation import Cancellation

@@ -1,4 +1,4 @@
-"""The SHA-256 of a stored object: of the bytes after its head, which are those that were received."""
+"""Checks the SHA-256 of a stored object: the digest of the received data set, without the head before it."""
 
 from collections.abc import Iterable
 from hashlib import sha256

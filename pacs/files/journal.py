@@ -28,7 +28,7 @@ from pacs.errors import StorageUnavailable
 from pacs.files.buffer_pool import ObjectBuffer
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
 from pacs.files.process_lock import LockedFolder, is_locked, process_folders, try_lock
-from pacs.support.batching import BatchQueue, BatchUnit
+from pacs.support.batch_queue import BatchQueue, BatchUnit
 
 FOLDER = "journal"
 _DELETIONS = "deletions"

@@ -1,4 +1,4 @@
-"""Folders that are locked while the process that made them lives: one without a lock is of a process that died."""
+"""Folders that are locked while their process lives: a folder without a lock belongs to a process that has died."""
 
 import fcntl
 import os

@@ -1,1 +1,1 @@
-"""The index: patient, study, series and image tables; the only package that uses SQL."""
+"""The index: tables of patients, studies, series, images and storage commitments; the only package that uses SQL."""

@@ -15,7 +15,7 @@ from pacs.dicom.dataset import View
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import Empty, Key
 from pacs.index.criteria import Condition, value_criterion
-from pacs.index.patterns import among
+from pacs.index.dialects import among
 from pacs.index.tables import TABLES, image, series, study
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel

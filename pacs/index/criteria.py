@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, or_
 
 from pacs.dicom.attributes import Attribute, column_name
 from pacs.dicom.query import DateTimeRange, Empty, Key, Matching, Names, Range, Single, SoundsLike, Wildcard
-from pacs.index.patterns import among, contains, resembles
+from pacs.index.dialects import among, contains, resembles
 from pacs.index.tables import NAME_GROUPS, NEVER_NULL, SOUNDS, TABLES
 
 Column = ColumnElement[Any]

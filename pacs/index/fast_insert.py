@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from pacs.dicom.levels import QueryLevel
-from pacs.index.compiled import CompiledStatement
+from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.rows import NewInstance, image_row, patient_identity
 from pacs.index.tables import image, patient, series, study
 

@@ -9,13 +9,13 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import IndexUnavailable
-from pacs.support import batching
+from pacs.support.batch_queue import BatchQueue, BatchUnit
 
 Result = TypeVar("Result")
 Work = Callable[[Connection], Result]
 
 DriverWork = Callable[[Any], Result | None]
-Unit = batching.BatchUnit["WriteWork", Any]
+Unit = BatchUnit["WriteWork", Any]
 
 MAX_UNITS = 64
 """The most units of work that share a transaction."""
@@ -29,7 +29,7 @@ class WriteWork:
     quick: DriverWork[Any] | None = None
 
 
-class GroupCommit(batching.BatchQueue[WriteWork, Any]):
+class GroupCommit(BatchQueue[WriteWork, Any]):
     """Runs units of work by `transact`, which runs one function in one transaction. Thread-safe.
 
     `run_driver_transaction` runs a function in a transaction of the driver. When that raises one of `failures`,

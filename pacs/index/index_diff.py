@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pacs.dicom.levels import QueryLevel
 from pacs.index.database import Index, LostRace
-from pacs.index.patterns import among
+from pacs.index.dialects import among
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import JOINED, unknown
 from pacs.support.chunks import chunks

@@ -21,7 +21,7 @@ from pacs.index import statement_cache, statements
 from pacs.index.computed import COMPUTED, Value, compute
 from pacs.index.criteria import Condition
 from pacs.index.database import Index
-from pacs.index.patterns import among
+from pacs.index.dialects import among
 from pacs.index.statements import ORDER, PER_LEVEL, levels_to
 from pacs.index.tables import TABLES, image
 from pacs.index.writer import StoredInstance

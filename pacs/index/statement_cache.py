@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Dialect, Row
 from pacs.dicom.attributes import Kept, by_keyword
 from pacs.dicom.levels import QueryLevel, Root
 from pacs.dicom.query import Key, Query, Single
-from pacs.index.patterns import is_storable
+from pacs.index.dialects import is_storable
 
 StatementBuilder = Callable[..., Any]
 """A function that builds a statement from a query and further arguments (`pacs.index.statements`)."""

@@ -28,7 +28,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.dicom.query import DateTimeRange, Key, Names, Query
 from pacs.index.computed import computed_criterion
 from pacs.index.criteria import Condition, combined_criterion, key_criterion
-from pacs.index.patterns import names_with_pieces
+from pacs.index.dialects import names_with_pieces
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import STORED
 

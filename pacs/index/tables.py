@@ -1,9 +1,8 @@
-"""The four tables, one per Query/Retrieve level, with a column for every attribute that is matched in SQL.
+"""The tables: one per Query/Retrieve level, and one for the storage commitments that have not been reported yet.
 
-A fifth table has the storage commitments that have not been reported yet.
-
-The columns of DICOM attributes are generated from `pacs.dicom.attributes.COLUMNS`. They have comparable values
-(`pacs.dicom.row_elements.columns`); the received values are in `kept`. NULL is a zero length or absent value.
+A level has a column for every attribute that is matched in SQL, generated from `pacs.dicom.attributes.COLUMNS`. It has
+comparable values (`pacs.dicom.row_elements.columns`); the received values are in `kept`. NULL is a zero length or
+absent value.
 
 Text is compared in byte order on both databases: SQLite's BINARY, PostgreSQL's collation "C".
 """

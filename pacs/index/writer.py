@@ -17,9 +17,9 @@ from pacs.dicom import row_elements
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable
 from pacs.index import fast_insert
-from pacs.index.compiled import CompiledStatement
+from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.database import Index, LostRace
-from pacs.index.patterns import among
+from pacs.index.dialects import among
 from pacs.index.rows import NewInstance, Row, columns, image_row, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
 

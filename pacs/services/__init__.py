@@ -1,1 +1,1 @@
-"""What the archive does, for any mouth: store, query, retrieve. No protocol, no SQL, no paths."""
+"""What the archive does, independent of DIMSE and HTTP: store, query, retrieve, commit, maintain. No SQL, no paths."""

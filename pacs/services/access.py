@@ -1,4 +1,4 @@
-"""Access control: who may associate, and what each principal may do, by the rules of the configuration."""
+"""Access control: who may associate, and whether a principal has a right, by the rules and the table of peers."""
 
 import shlex
 from collections.abc import Sequence

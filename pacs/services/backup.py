@@ -26,7 +26,7 @@ from pacs.files.disk import sync_file, sync_folder, write_text
 from pacs.files.io_errors import Writing
 from pacs.files.local import LocalFiles
 from pacs.files.store import FolderStore
-from pacs.index import index_diff, schema, upkeep, writer
+from pacs.index import index_diff, schema, maintenance, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.parent_refresh import refresh
@@ -135,7 +135,7 @@ class Backups:
             raise ConfigurationError("a server runs with this configuration: stop it first")
         if self.files.interrupted_restore() == mark:
             return
-        images = upkeep.counts(self.index)[QueryLevel.IMAGE]
+        images = maintenance.counts(self.index)[QueryLevel.IMAGE]
         if images or next(self.files.keys(), None) is not None:
             raise ConfigurationError(
                 "the archive is not empty: set database.url and files.url to new places, "
@@ -145,7 +145,7 @@ class Backups:
     def _put_back(self, snapshot: Index, source: Copies, target: Copies, progress: Progress) -> Copied:
         """Copy all files of a backup, and remove instances whose file is damaged from the snapshot."""
         done = Copied()
-        with progress("copying", upkeep.counts(snapshot)[QueryLevel.IMAGE]) as advance:
+        with progress("copying", maintenance.counts(snapshot)[QueryLevel.IMAGE]) as advance:
             for instance in _instances(snapshot):
                 try:
                     done.copied += _put(instance, source.pieces, target, is_trusted=False)
@@ -160,7 +160,7 @@ class Backups:
 
     def _fill(self, snapshot: Index, progress: Progress) -> None:
         """Copy the snapshot into the index of the archive."""
-        with progress("indexing", upkeep.counts(snapshot)[QueryLevel.IMAGE]) as advance:
+        with progress("indexing", maintenance.counts(snapshot)[QueryLevel.IMAGE]) as advance:
             for places in index_diff.batch_groups(snapshot):
                 wanted = [each for place in places if (each := index_diff.read_batch(snapshot, place)) is not None]
                 index_diff.correct(self.index, wanted, snapshot)
@@ -182,13 +182,13 @@ class _BackupRun:
         """Instances of the snapshot that newer ones have replaced in it."""
 
     def run(self, *, prune: bool, progress: Progress) -> Copied:
-        total = upkeep.counts(self._backups.index)[QueryLevel.IMAGE]
+        total = maintenance.counts(self._backups.index)[QueryLevel.IMAGE]
         if not total:
             self._require_new_archive()
         with progress("copying the index", total) as advance:
             index_diff.copy(self._backups.index, self._snapshot, advance)
         with self._earlier() as earlier, progress("copying files", total) as advance:
-            for page in upkeep.pages(self._snapshot):
+            for page in maintenance.pages(self._snapshot):
                 fresh = writer.unknown(earlier, [each.file_key for each in page]) if earlier is not None else None
                 for instance in page:
                     self._copy(instance, is_trusted=fresh is not None and instance.file_key not in fresh)
@@ -208,7 +208,7 @@ class _BackupRun:
         if next(self._backups.files.keys(), None) is not None:
             raise ConfigurationError("the index is empty, but there are files: run `pacs reindex` first")
         with self._earlier() as earlier:
-            had = upkeep.counts(earlier)[QueryLevel.IMAGE] if earlier is not None else 0
+            had = maintenance.counts(earlier)[QueryLevel.IMAGE] if earlier is not None else 0
         if had:
             raise ConfigurationError(
                 f"this archive is empty, but {self._dest} is a backup of {had} instances: use the configuration of "
@@ -315,7 +315,7 @@ class _BackupRun:
 
     def _prune(self) -> None:
         """Remove the files of earlier backups that belong to no instance of this one."""
-        for batch in chunks(self._copies.keys(), upkeep.PAGE):
+        for batch in chunks(self._copies.keys(), maintenance.PAGE):
             for each in writer.unknown(self._snapshot, batch):
                 self._copies.delete(each)
                 self._done.pruned += 1
@@ -353,7 +353,7 @@ def _prepare(dest: Path) -> None:
 
 
 def _instances(index: Index) -> Iterator[StoredInstance]:
-    return (each for page in upkeep.pages(index) for each in page)
+    return (each for page in maintenance.pages(index) for each in page)
 
 
 def _put(instance: StoredInstance, pieces: Any, target: Copies, *, is_trusted: bool) -> bool:
@@ -374,7 +374,7 @@ def _put(instance: StoredInstance, pieces: Any, target: Copies, *, is_trusted: b
 
 def _forget(index: Index, keys: Iterable[str]) -> list[StoredInstance]:
     """Remove the instances with these files from an index, and return them."""
-    return [each for chunk in chunks(keys, upkeep.PAGE) for each in upkeep.forget(index, chunk)]
+    return [each for chunk in chunks(keys, maintenance.PAGE) for each in maintenance.forget(index, chunk)]
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from pacs.errors import (
 )
 from pacs.files import digest
 from pacs.files.store import FolderStore
-from pacs.index import upkeep, writer
+from pacs.index import maintenance, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.orphans import adopt
@@ -100,7 +100,7 @@ class Fsck:
     def _run(self, *, quick: bool, repair: bool, progress: Progress) -> Report:
         journal = list(self._journal(repair=repair))
         check = _Check(self._index, self._files, quick=quick)
-        with progress("checking", upkeep.counts(self._index)[QueryLevel.IMAGE]) as advance:
+        with progress("checking", maintenance.counts(self._index)[QueryLevel.IMAGE]) as advance:
             rows, files = check.everything(advance)
         if repair and rows and not files:
             raise StorageUnavailable(
@@ -136,14 +136,14 @@ class Fsck:
         yield found
 
     def _childless(self, *, repair: bool) -> Iterator[Inconsistency]:
-        for level, count in upkeep.childless(self._index).items():
+        for level, count in maintenance.childless(self._index).items():
             if count:
                 yield Inconsistency(
                     CHILDLESS, "", "", f"{count} rows at {level.name} level have no children",
                     "removed" if repair else "", repair,
                 )  # fmt: skip
         if repair:
-            upkeep.prune(self._index)
+            maintenance.prune(self._index)
 
 
 def _in_order(findings: list[Inconsistency]) -> list[Inconsistency]:
@@ -169,7 +169,7 @@ class _Check:
         rows = files = 0
         keys = self._files.keys()
         following = next(keys, None)
-        for row in (each for page in upkeep.pages(self._index) for each in page):
+        for row in (each for page in maintenance.pages(self._index) for each in page):
             while following is not None and following < row.file_key:
                 self.suspected.append(following)
                 following, files = next(keys, None), files + 1
@@ -188,7 +188,7 @@ class _Check:
     def again(self) -> Iterator[Inconsistency]:
         """Check again what seemed wrong, and yield what is wrong."""
         for batch in chunks(self.suspected, BATCH):
-            known = upkeep.with_files(self._index, batch)
+            known = maintenance.with_files(self._index, batch)
             for key in batch:
                 row = known.get(key)
                 found = self._wrong(row) if row is not None else self._wrong_file(key)
@@ -269,7 +269,7 @@ class _Repair:
 
     def _remove_row(self, finding: Inconsistency) -> bool:
         """Remove the row with a file, and return whether there was one."""
-        gone = upkeep.forget(self._index, [finding.file])
+        gone = maintenance.forget(self._index, [finding.file])
         refresh(self._index, self._files, gone)
         return bool(gone)
 
@@ -307,7 +307,7 @@ class _Repair:
 
         Hours may have passed since the check, and a reception whose file is in place may have waited for the database.
         """
-        if upkeep.with_files(self._index, [key]):
+        if maintenance.with_files(self._index, [key]):
             return "in a row meanwhile"
         return f"moved to {self._files.quarantine(key)}"
 

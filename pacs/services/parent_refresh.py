@@ -13,11 +13,11 @@ from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, InstanceUnreadable, UndecodableDataSet
 from pacs.files.store import ObjectStore
-from pacs.index import index_diff, upkeep, writer
+from pacs.index import index_diff, maintenance, writer
 from pacs.index.database import Index
 from pacs.index.index_diff import IndexesDiffer
 from pacs.index.rows import patient_identity
-from pacs.index.upkeep import ParentRow
+from pacs.index.maintenance import ParentRow
 from pacs.index.writer import StoredInstance
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import read_stored_file
@@ -40,7 +40,7 @@ def refresh(
     misplaced: list[str] = []
     read = lru_cache(MANY)(lambda key: read_stored_file(files, key, verify=False).header)
     for _ in range(ATTEMPTS if removed else 0):
-        outcomes = [_refresh_row(index, read, parent, removed_header) for parent in upkeep.parents(index, removed)]
+        outcomes = [_refresh_row(index, read, parent, removed_header) for parent in maintenance.parents(index, removed)]
         misplaced = [each for each in outcomes if isinstance(each, str)]
         if None not in outcomes:
             break
@@ -54,7 +54,7 @@ _Read = Callable[[str], Header]
 
 def _refresh_row(index: Index, read: _Read, parent: ParentRow, removed: Header | None) -> bool | str | None:
     """Correct a row and return True; None if it changed meanwhile; or the key of a file that belongs to another row."""
-    newest = upkeep.newest(index, parent)
+    newest = maintenance.newest(index, parent)
     # Values that differ from the removed instance's come from other instances, and stay.
     wanted = parent.kept if removed is None else row_elements.common(parent.kept, removed.kept[parent.level])
     values: bytes | None = None
@@ -70,13 +70,13 @@ def _refresh_row(index: Index, read: _Read, parent: ParentRow, removed: Header |
         values = row_elements.replace_elements(parent.kept, wanted, values)
     if values is None or values == parent.kept:
         return True
-    return True if upkeep.rewrite(index, parent, values, newest) else None
+    return True if maintenance.rewrite(index, parent, values, newest) else None
 
 
 def _headers(index: Index, read: _Read, parent: ParentRow) -> Iterator[tuple[str, Header, str]]:
     """Yield the instances below a row, oldest first: file key, header, and the Study Instance UID of their row."""
     after, limit = "", FEW
-    while page := upkeep.files_under(index, parent, after, limit):
+    while page := maintenance.files_under(index, parent, after, limit):
         for key, study in page:
             try:
                 yield key, read(key), study
@@ -100,14 +100,14 @@ def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: boo
 
 def _rebuild_patients(index: Index, files: ObjectStore, seeds: Sequence[str]) -> None:
     """Rebuild the rows of the patients that the instances with these files belong to, or should belong to."""
-    keys = set(upkeep.files_of_patients(index, seeds))
+    keys = set(maintenance.files_of_patients(index, seeds))
     for _ in range(ATTEMPTS):
         try:
             _correct(index, files, keys)
         except IndexesDiffer as differing:
-            keys.update(differing.unknown, upkeep.files_of_patients(index, differing.unknown))
+            keys.update(differing.unknown, maintenance.files_of_patients(index, differing.unknown))
         else:
-            upkeep.prune(index)
+            maintenance.prune(index)
             return
 
 

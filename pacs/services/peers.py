@@ -1,4 +1,4 @@
-"""The table of known AEs: addresses, rights, move destinations, and settings that differ from those of the server."""
+"""The rights, and the table of known AEs: addresses, rights, move destinations, and settings of their own."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from pacs.errors import (
     UndecodableDataSet,
 )
 from pacs.files.store import FolderStore
-from pacs.index import index_diff, upkeep, writer
+from pacs.index import index_diff, maintenance, writer
 from pacs.index.database import Index
 from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer
 from pacs.index.writer import NewInstance, StoredInstance
@@ -94,7 +94,7 @@ class _Run:
     def run(self, progress: Progress) -> Reindexed:
         began = datetime.now(UTC)
         total = sum(1 for _ in self._files.keys())  # noqa: SIM118 - no mapping
-        images = upkeep.counts(self._index)[QueryLevel.IMAGE]
+        images = maintenance.counts(self._index)[QueryLevel.IMAGE]
         if images and not total:
             raise StorageUnavailable(
                 f"the index has {images} instances, but there is no file: check files.url; nothing was changed"
@@ -103,13 +103,13 @@ class _Run:
             self._derive(self._files.keys(), advance)
         self._derive(self._files.keys(began - timedelta(hours=1)))
         self._wait_for_arrivals()
-        with progress("comparing", upkeep.counts(self._derived)[QueryLevel.IMAGE]) as advance:
+        with progress("comparing", maintenance.counts(self._derived)[QueryLevel.IMAGE]) as advance:
             for places in index_diff.batch_groups(self._derived):
                 advance(self._correct(places))
         self._remove_rows_without_file()
-        upkeep.prune(self._index)
+        maintenance.prune(self._index)
         result = self._result
-        result.images = upkeep.counts(self._index)[QueryLevel.IMAGE]
+        result.images = maintenance.counts(self._index)[QueryLevel.IMAGE]
         result.added, result.corrected = len(self._changes.added), self._changes.corrected
         return result
 
@@ -136,7 +136,7 @@ class _Run:
 
     def _add(self, arrivals: list[NewInstance]) -> None:
         """Add instances to the derived index; of files with the same one choose the one of the index in use."""
-        named = upkeep.named(self._index, [each.header.sop_instance_uid for each in arrivals])
+        named = maintenance.named(self._index, [each.header.sop_instance_uid for each in arrivals])
         for arrival in arrivals:
             chosen = named.get(arrival.header.sop_instance_uid)
             if chosen is not None and chosen.file_key != arrival.file_key and self._is_there(chosen):
@@ -172,7 +172,7 @@ class _Run:
 
     def _wait_for_arrivals(self) -> None:
         """Wait if there are files in no row: they may be arriving or being deleted."""
-        for page in upkeep.pages(self._derived):
+        for page in maintenance.pages(self._derived):
             if writer.unknown(self._index, [each.file_key for each in page]):
                 time.sleep(self._grace)
                 return
@@ -198,7 +198,7 @@ class _Run:
 
     def _forget_deleted(self, keys: Iterable[str]) -> bool:
         """Remove files that were deleted meanwhile from the derived index, and return whether there were any."""
-        gone = upkeep.forget(self._derived, [key for key in keys if self._is_missing(key)])
+        gone = maintenance.forget(self._derived, [key for key in keys if self._is_missing(key)])
         refresh(self._derived, self._files, gone)
         return bool(gone)
 
@@ -213,13 +213,13 @@ class _Run:
 
     def _remove_rows_without_file(self) -> None:
         """Remove rows whose file is missing or contains no instance, now and again after the grace period."""
-        suspected = [key for page in upkeep.pages(self._index) for key in self._without_instance(page)]
+        suspected = [key for page in maintenance.pages(self._index) for key in self._without_instance(page)]
         if not suspected:
             return
         time.sleep(self._grace)
         for batch in chunks(suspected, BATCH):
-            again = list(upkeep.with_files(self._index, batch).values())
-            self._result.removed += len(upkeep.forget(self._index, self._without_instance(again)))
+            again = list(maintenance.with_files(self._index, batch).values())
+            self._result.removed += len(maintenance.forget(self._index, self._without_instance(again)))
 
     def _without_instance(self, page: list[StoredInstance]) -> list[str]:
         """Return the files of these rows that are missing or contain no instance."""

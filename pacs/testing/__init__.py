@@ -18,7 +18,7 @@ from pacs.testing.running import serving, storing
 if TYPE_CHECKING:
     from pacs.testing.received import Received
     from pacs.testing.server import PacsServer
-    from pacs.testing.storage import StorageSCP
+    from pacs.testing.store_scp import StorageSCP
 
 __all__ = [
     "EXPLICIT_BIG",
@@ -40,7 +40,7 @@ __all__ = [
 _LATE = {
     "PacsServer": "server",
     "Received": "received",
-    "StorageSCP": "storage",
+    "StorageSCP": "store_scp",
     "pacs_server": "plugin",
     "storage_scp": "plugin",
 }

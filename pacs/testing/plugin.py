@@ -13,7 +13,7 @@ from pacs.testing.running import AE_TITLE, serving, storing
 
 if TYPE_CHECKING:
     from pacs.testing.server import PacsServer
-    from pacs.testing.storage import StorageSCP
+    from pacs.testing.store_scp import StorageSCP
 
 MARKER_KEYWORDS = ("settings", "scenario")
 """Keywords of the marker."""
@@ -50,7 +50,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if not session.config.option.collectonly and used & {"pacs_server", "storage_scp"}:
         import_module("pacs.testing.server")
-        import_module("pacs.testing.storage")
+        import_module("pacs.testing.store_scp")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pacs.faults.model import Scenario
     from pacs.testing.server import PacsServer
-    from pacs.testing.storage import StorageSCP
+    from pacs.testing.store_scp import StorageSCP
 
 AE_TITLE = "PACS"
 STORAGE_AE_TITLE = "STORAGE_SCP"
@@ -50,7 +50,7 @@ def storing(
 
     It listens on a free port of 127.0.0.1 unless `port` is given.
     """
-    from pacs.testing.storage import StorageSCP
+    from pacs.testing.store_scp import StorageSCP
 
     with StorageSCP(ae_title, port, scenario) as scp:
         yield scp

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn in a thread, with limits on what a client can cost (`pacs.web.connection`)."""
+"""The HTTP server: uvicorn in a thread, with limits on what a client can cost (`pacs.web.connection_limits`)."""
 
 import asyncio
 import logging
@@ -106,7 +106,7 @@ async def _serve(server: "uvicorn.Server", listeners: list[socket.socket]) -> No
 def _server(application: Application, tls: ssl.SSLContext | None) -> "uvicorn.Server":
     import uvicorn
 
-    from pacs.web.connection import MOST_CONNECTIONS, Connection
+    from pacs.web.connection_limits import MOST_CONNECTIONS, Connection
 
     config = uvicorn.Config(
         application,

@@ -9,7 +9,7 @@ import pytest
 from pacs import client
 from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
-from pacs.dimse.association.proposals import CONVERTED_INTO
+from pacs.dimse.association.storage_contexts import CONVERTED_INTO
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
 from pacs.testing import Fault, storing, study, write
 from tests.client.scripted import answer, deliver, report, scripted

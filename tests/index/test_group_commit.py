@@ -9,7 +9,7 @@ from sqlalchemy import event, func, select
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance, IndexUnavailable
 from pacs.index import writer
-from pacs.index.compiled import CompiledStatement
+from pacs.index.compiled_statement import CompiledStatement
 from pacs.index.database import Index
 from pacs.index.group_commit import GroupCommit
 from pacs.index.tables import image

@@ -380,7 +380,7 @@ def test_any_damage_is_found_exactly_and_repaired_without_loss(index: Index, tmp
 DIE = """
 import os, sys
 from pathlib import Path
-from pacs.index import upkeep
+from pacs.index import maintenance
 from pacs.index.database import Index
 from pacs.files.local import LocalFiles
 from pacs.services.fsck import Fsck
@@ -388,7 +388,7 @@ url, root, step = sys.argv[1:]
 def dies(*_, **__):
     os._exit(9)
 if step == "before the row goes":
-    upkeep.forget = dies
+    maintenance.forget = dies
 else:
     LocalFiles.quarantine = dies
 Fsck(Index(url), LocalFiles(Path(root)), grace=0).run(repair=True)

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from pacs.errors import StorageUnavailable
 from pacs.observability.health import Probe
 from pacs.testing import serving
-from pacs.web import connection as web_connection
+from pacs.web import connection_limits
 from tests.cli.test_workers import eventually
 from tests.databases import postgres_database
 from tests.web.answering import answering, associated, get, numbers
@@ -165,13 +165,13 @@ def test_incomplete_requests_do_not_block_other_clients(tmp_path):
     """With three times the maximum of connections, the oldest are closed."""
     with web(tmp_path) as archive, ExitStack() as stack:
         slow = []
-        for _ in range(3 * web_connection.MOST_CONNECTIONS):
+        for _ in range(3 * connection_limits.MOST_CONNECTIONS):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", archive.web_port)))
             client.sendall(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
             slow.append(client)
         assert is_ready(archive.web_port)
         assert (
-            sum(is_closed(each) for each in slow[: web_connection.MOST_CONNECTIONS]) == web_connection.MOST_CONNECTIONS
+            sum(is_closed(each) for each in slow[: connection_limits.MOST_CONNECTIONS]) == connection_limits.MOST_CONNECTIONS
         )
         assert is_ready(archive.web_port)
 
@@ -200,7 +200,7 @@ ENDLESS = {
 @pytest.mark.parametrize(("begin", "more"), ENDLESS.values(), ids=list(ENDLESS))
 def test_a_connection_without_a_complete_request_is_closed_in_time(tmp_path, monkeypatch, begin, more):
     """Even if it sends something all the time."""
-    monkeypatch.setattr(web_connection, "WAIT", 0.3)
+    monkeypatch.setattr(connection_limits, "WAIT", 0.3)
     with web(tmp_path) as archive, socket.create_connection(("127.0.0.1", archive.web_port)) as client:
         client.settimeout(20)
         with pytest.raises((ConnectionError, EOFError)):

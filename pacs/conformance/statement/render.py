@@ -23,7 +23,7 @@ from pacs.dicom.levels import MODELS, QueryLevel, Root
 from pacs.dicom.matching_mode import MATCHING_MODES
 from pacs.dicom.sop_classes import STORAGE, STORAGE_COMMITMENT, VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
-from pacs.dimse.association import proposals
+from pacs.dimse.association import storage_contexts
 from pacs.dimse.association.extended_negotiation import FIND_BYTES, RETRIEVE_BYTES
 from pacs.dimse.messages import status
 from pacs.dimse.messages.status import Service
@@ -90,7 +90,7 @@ def _facts() -> dict[str, object]:
         "not_keys": ", ".join(f"{keyword} {_tag(tag)}" for tag, keyword in NOT_KEYS.items()),
         "most_suboperations": MAX_SUBOPERATIONS,
         "max_contexts": user_information.MAX_CONTEXTS,
-        "converted_into": ", ".join(map(_name, proposals.CONVERTED_INTO)),
+        "converted_into": ", ".join(map(_name, storage_contexts.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
         "client_title": CALLING_AE_TITLE,

@@ -21,7 +21,7 @@ from typing import Literal, NoReturn
 from pacs.dicom.matching_mode import Negotiated
 from pacs.dimse.association import cancel_monitor
 from pacs.dimse.association.extended_negotiation import negotiated
-from pacs.dimse.association.incoming import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Incoming
+from pacs.dimse.association.incoming_messages import ABORTED_HERE, LOST, RELEASED, TIMEOUT, Incoming
 from pacs.dimse.association.scp_requests import ScpRequests
 from pacs.dimse.messages.message import Buffer, Command, CommandField, Message, p_data
 from pacs.dimse.upper.upper_layer import UpperLayer

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from pacs.dimse.association.proposals import Proposal, batches
+from pacs.dimse.association.storage_contexts import Proposal, batches
 from pacs.dimse.scp.store_sender import Sending, StoreSender, SubOperations, failed, send_each
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable

@@ -74,7 +74,7 @@ class _Scheduled(NamedTuple):
 
 
 class EventReporter:
-    """Verifies requested transactions and reports them, between `start` and `stop`.
+    """Has requested transactions verified, and reports them, between `start` and `stop`.
 
     A report is sent on the association of its request when that has been idle for `idle` seconds, never if 0.
     """

@@ -16,7 +16,7 @@ from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTAN
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection
-from pacs.dimse.association.proposals import Proposal
+from pacs.dimse.association.storage_contexts import Proposal
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message

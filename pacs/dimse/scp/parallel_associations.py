@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pacs.dimse.association.proposals import Batch, batches
+from pacs.dimse.association.storage_contexts import Batch, batches
 from pacs.dimse.scp.destinations import Connect, DestinationAssociation
 from pacs.dimse.scp.store_sender import StoreResult, SubOperation, SubOperations, send_one
 from pacs.dimse.upper.waiting import WaitContext, wait

@@ -44,7 +44,7 @@ class RetrieveLimits:
 
 
 class RetrieveTask:
-    """One C-MOVE or C-GET: counts its sub-operations and reports them to the requestor."""
+    """One C-MOVE or C-GET: records the outcome of each sub-operation and reports the counts to the requestor."""
 
     def __init__(self, operation: Operation, retrieval: Retrieval, limits: RetrieveLimits, publish: Publish) -> None:
         self._operation = operation

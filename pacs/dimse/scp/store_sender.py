@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Protocol
 
 from pacs.dimse.association.association import Association
-from pacs.dimse.association.proposals import context_for
+from pacs.dimse.association.storage_contexts import context_for
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer

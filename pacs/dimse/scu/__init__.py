@@ -1,4 +1,4 @@
-"""The SCU side: requests on an association to a peer, and a complete C-ECHO."""
+"""The SCU side, for the client: requests on an association to a peer, and a complete C-ECHO."""
 
 from pacs.dicom.sop_classes import VERIFICATION
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pacs.dimse.association.association import CANCELLABLE, Association
-from pacs.dimse.association.incoming import ABORTED
+from pacs.dimse.association.incoming_messages import ABORTED
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import RESPONSE, Command, CommandField, Value
 from pacs.dimse.messages.message import Buffer, Message

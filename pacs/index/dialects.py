@@ -1,7 +1,7 @@
-"""The few operators that differ between SQLite and PostgreSQL, as one expression each.
+"""SQL expressions that SQLite and PostgreSQL write differently: wild cards, containment, long lists, trigrams.
 
-Statements with them are the same objects for both databases. The dialect decides when they are compiled, and when the
-value of a pattern is bound.
+A statement with them is the same object for both databases. The dialect decides when it is compiled, and when the value
+of a pattern is bound.
 """
 
 import json

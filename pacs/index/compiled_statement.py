@@ -1,4 +1,4 @@
-"""Statements that are compiled once: compiling takes longer than the database needs to run them."""
+"""A statement that is compiled once: compiling takes longer than the database needs to run it."""
 
 from collections.abc import Callable, Mapping
 from functools import cache

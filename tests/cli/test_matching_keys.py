@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from pacs.cli.keys import query_arguments
+from pacs.cli.matching_keys import query_arguments
 from pacs.dicom.levels import QueryLevel, Root
 
 

@@ -1,4 +1,4 @@
-"""Maintenance of the index: all instances in the order of their files, childless rows, and corrections of parents."""
+"""Maintenance of the index: listing and removing instances by file, childless rows, and corrections of parents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy import Column, ColumnElement, Connection, FromClause, Select, de
 from pacs.dicom.levels import QueryLevel
 from pacs.index import writer
 from pacs.index.database import Index
-from pacs.index.patterns import among
+from pacs.index.dialects import among
 from pacs.index.rows import columns
 from pacs.index.tables import TABLES, image, patient, series, study
 from pacs.index.writer import JOINED, STORED, StoredInstance

@@ -1,4 +1,4 @@
-"""Group commit: one thread does the work of all threads that queue at the same time, in one sync or transaction.
+"""A batch queue: one thread does the work of all threads that queue at the same time, in one sync or transaction.
 
 The first thread leads: it serves its own unit and all queued ones, then hands the lead to the first thread in the
 queue. No thread waits for others to come, so a single unit is served without delay.
