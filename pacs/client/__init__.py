@@ -10,7 +10,6 @@ without an explicit level, the level follows from its keys. Every wait has a dea
 raises a `pacs.errors.PacsError` that says what happened. No part of the archive server is imported.
 """
 
-from pacs.client.storage_commitment import commit
 from pacs.client.fetching import fetch
 from pacs.client.finding import echo, find
 from pacs.client.outcomes import Committed, NotStored, OnProgress, Progress, Retrieved, Transfer
@@ -20,6 +19,7 @@ from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get, move, move_and_store
 from pacs.client.series.load import LeftOut, load_series
 from pacs.client.series.match import Candidate
+from pacs.client.storage_commitment import commit
 from pacs.client.storing import store
 from pacs.dicom.commitment import Failure, Reference
 from pacs.dicom.levels import QueryLevel, Root

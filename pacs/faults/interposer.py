@@ -20,13 +20,13 @@ from pacs.dimse.scp.handlers import Handler, Handlers
 from pacs.dimse.scp.operation import Publish, operating
 from pacs.dimse.server.server import Settings
 from pacs.errors import AssociationLost, OutOfResources, PacsError
+from pacs.faults.failing_services import faulty_handlers
 from pacs.faults.fault_log import fault_events, publish_sent_status
 from pacs.faults.faulty_policy import FaultyPolicy
 from pacs.faults.faulty_upper_layer import FaultyOperation, FaultyUpperLayer, PduCounter
 from pacs.faults.model import Fault, Scenario
 from pacs.faults.observer import AssociationRequest, NullObserver, Observer
 from pacs.faults.selection import ArmedFaults, ChosenFaults, MessageInfo
-from pacs.faults.failing_services import faulty_handlers
 from pacs.faults.tampering import Tampering
 from pacs.observability.events import Event
 from pacs.support.cancellation import Cancellation

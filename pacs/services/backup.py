@@ -26,7 +26,7 @@ from pacs.files.disk import sync_file, sync_folder, write_text
 from pacs.files.io_errors import Writing
 from pacs.files.local import LocalFiles
 from pacs.files.store import FolderStore
-from pacs.index import index_diff, schema, maintenance, writer
+from pacs.index import index_diff, maintenance, schema, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.services.parent_refresh import refresh

@@ -16,8 +16,8 @@ from pacs.files.store import ObjectStore
 from pacs.index import index_diff, maintenance, writer
 from pacs.index.database import Index
 from pacs.index.index_diff import IndexesDiffer
-from pacs.index.rows import patient_identity
 from pacs.index.maintenance import ParentRow
+from pacs.index.rows import patient_identity
 from pacs.index.writer import StoredInstance
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import read_stored_file

@@ -171,7 +171,8 @@ def test_incomplete_requests_do_not_block_other_clients(tmp_path):
             slow.append(client)
         assert is_ready(archive.web_port)
         assert (
-            sum(is_closed(each) for each in slow[: connection_limits.MOST_CONNECTIONS]) == connection_limits.MOST_CONNECTIONS
+            sum(is_closed(each) for each in slow[: connection_limits.MOST_CONNECTIONS])
+            == connection_limits.MOST_CONNECTIONS
         )
         assert is_ready(archive.web_port)
 
