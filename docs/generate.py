@@ -67,12 +67,13 @@ CONFIGURATION = """# Configuration
 
 {notice}
 
-The server reads `./config.toml`, or the file that `--config` or `PACS_CONFIG` names. Without one the defaults apply.
+The server reads `./config.toml`, or the file that `--config` or `PACS_CONFIG` names. Without a file it uses the
+defaults.
 
 - In the environment a key is `PACS_SECTION__KEY`, such as `PACS_SERVER__PORT=11113`. `PACS_SECTION__KEY_FILE` names a
   file that holds the value, such as `PACS_DATABASE__URL_FILE=/run/secrets/db`.
 - On the command line it is `--set section.key=value`.
-- Options override the environment, the environment overrides the file. Relative paths start at the folder of the file.
+- Options override the environment, which overrides the file. Relative paths start from the folder of the file.
 - Unknown keys and invalid values are rejected.
 
 Times are in seconds, sizes in bytes.
@@ -146,8 +147,9 @@ matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=2026010
 | 0 | success |
 | 1 | failure |
 | 2 | mistake in the command line or the configuration |
-| 3 | a part failed, such as some of the instances of a retrieve |
-| 4 | an AE could not be called |
+| 3 | some instances failed, others succeeded |
+| 4 | an AE did not accept an association |
+| 130 | interrupted with Ctrl-C |
 
 {summary}
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.options import with_config
-from pacs.cli.output import json_option, plural, show, size
+from pacs.cli.output import json_option, plural, print_error, show, size
 from pacs.cli.progress import progress_bar
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
@@ -89,6 +89,8 @@ def import_(config: "Config", paths: Sequence[Path]) -> None:
                 stored, known = stored + (not done.duplicate), known + done.duplicate
             advance(1)
     click.echo(f"{stored} stored, {known} already stored, {sum(map(len, refused.values()))} refused")
+    if not files:
+        print_error(f"no file found in {', '.join(map(str, paths))}")
     _print_refused(refused)
 
 
@@ -170,12 +172,20 @@ def delete(config: "Config", selection: Selection, *, everything: bool, yes: boo
             return
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
-            click.confirm(
-                f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?", abort=True
-            )
+            _confirm(f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?")
         with progress_bar("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
     click.echo(f"{plural(deleted, 'instance')} deleted")
+
+
+def _confirm(question: str) -> None:
+    """Ask for confirmation. Raises click.Abort, also at the end of standard input."""
+    try:
+        click.confirm(question, abort=True)
+    except click.Abort:
+        click.echo(err=True)
+        print_error("nothing was deleted; use --yes to delete without confirmation")
+        raise
 
 
 def _selected(maintenance: "Maintenance", selection: Selection, *, everything: bool) -> "list[StoredInstance]":

@@ -163,7 +163,7 @@ def _without_effect(config: "Config") -> Iterator[CheckOutcome]:
     if (config.users or config.jwt.key) and config.access.users == "ignored":
         yield CheckOutcome("users", False, 'have no effect; set access.users = "optional" or "required"')
     if config.access.callers == "peers" and not config.peers:
-        why = 'access.callers is "peers" and there are none, so every association is rejected'
+        why = 'access.callers is "peers" and [[peers]] is empty, so every association is rejected'
         yield CheckOutcome("peers", False, f'{why}; run `pacs peers add`, or set access.callers = "anyone"')
 
 
@@ -298,9 +298,12 @@ def _server_at(config: "Config", address: "Address") -> CheckOutcome:
         protection = own_protection(config) if address.is_secure else None
         _echo(host, address.port, title, title, seconds=config.limits.connect_seconds, protection=protection)
     except AssociationRejected:
-        return CheckOutcome("server", True, "answers, and rejects its own AE title as configured")
+        return CheckOutcome(
+            "server", True, "answers, and rejects associations of this check, as access control is configured"
+        )
     except PacsError as error:
-        return CheckOutcome("server", False, error.comment)
+        hint = "start it with `pacs serve`, or check server.host and server.port"
+        return CheckOutcome("server", False, f"{error.comment}; {hint}")
     return CheckOutcome("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
 
 

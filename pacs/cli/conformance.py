@@ -70,7 +70,7 @@ def run(
     as_json: bool,
     yes: bool,
 ) -> None:
-    """Run the Query/Retrieve checklist against servers, and print the behaviour of each beside the standard.
+    """Run the Query/Retrieve checklist against servers, and compare the behaviour of each with the standard.
 
     Small test instances are stored and remain on the servers, after confirmation; existing data is not changed. Exit
     status: 0 no deviation, 1 deviations, 2 not confirmed, 4 a server cannot be reached.

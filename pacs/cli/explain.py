@@ -56,7 +56,7 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option(
     "--run",
     is_flag=True,
-    help="Also run it: print the number of matches, and if there is none, which key excludes them.",
+    help="Also run the query: print the number of matches, and if there are none, the key that excludes them.",
 )
 @json_option
 @with_config

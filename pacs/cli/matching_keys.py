@@ -42,7 +42,7 @@ class QueryArguments:
 
 _OPTIONS = (
     click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]",
-                 help="Matching key; without =VALUE, a return key. KEY is a keyword or gggg,eeee; A.B in sequences."),
+                 help="Matching key; without =VALUE, a return key. KEY is a keyword, gggg,eeee or SEQUENCE.KEY."),
     click.option("root", "-P", flag_value=Root.PATIENT.name, help="Use the Patient Root information model."),
     click.option("root", "-S", flag_value=Root.STUDY.name, help="Use Study Root; the default except at PATIENT level."),
     click.option("root", "-O", flag_value=Root.PATIENT_STUDY_ONLY.name, help="Use Patient/Study Only (retired)."),

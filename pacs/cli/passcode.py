@@ -9,8 +9,8 @@ import click
 def passcode() -> None:
     """Print the hash of a passcode for a [[users]] entry of the configuration file.
 
-    On a terminal the passcode is entered twice; otherwise it is the first line of standard input. It is no option,
-    because other users can see the options of running processes.
+    On a terminal the passcode is entered twice; otherwise it is the first line of standard input. It cannot
+    be given as an option, because other users can see the options of running processes.
     """
     from pacs.services.users import hash_passcode
 

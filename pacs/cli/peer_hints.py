@@ -32,19 +32,21 @@ def rejected(error: AssociationRejected, us: LocalAE, called: str, *, where: str
     if triplet in BUSY:
         return f"{error.comment}: try again later"
     if triplet == CALLED_UNKNOWN:
-        return f"the called AE title {called!r} is not that of the peer; look it up there, and change {where}"
+        return (
+            f"the peer does not accept the called AE title {called!r}; look up its AE title there, and change {where}"
+        )
     if triplet == CALLER_UNKNOWN:
-        return f"the peer does not accept this calling AE title; add a peer there with\n    {us}"
-    return f"{error.comment}; if the peer keeps a list of peers, add one there with\n    {us}"
+        return f"the peer does not accept the calling AE title {us.ae_title!r}; add it at the peer with\n    {us}"
+    return f"{error.comment}; if the peer has a list of known AEs, add this AE there with\n    {us}"
 
 
 def aborted(error: AssociationLost, us: LocalAE) -> str:
     """Return a hint for an aborted association: Orthanc aborts those of AEs that are not in its table."""
     if "listed at the peer" not in error.comment:
         return error.comment
-    return f"{error.comment} If not, add a peer there with\n    {us}"
+    return f"{error.comment} If not, add it at the peer with\n    {us}"
 
 
 def not_a_destination(us: LocalAE) -> str:
     """Return what to enter at a PACS so that it can send to this AE."""
-    return f"to receive from it by C-MOVE, add a move destination there with\n    {us}"
+    return f"to receive from it by C-MOVE, add a move destination at the peer with\n    {us}"

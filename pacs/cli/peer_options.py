@@ -42,7 +42,8 @@ class PeerCall:
         """Return the peer of a command without further arguments. Raises click.UsageError."""
         if self.rest:
             expected = "expected only AE_TITLE@HOST:PORT, HOST PORT or the AE title of a configured peer"
-            raise click.UsageError(f"unexpected argument {self.rest[0]!r}; {expected}")
+            hint = f"; did you mean -k {self.rest[0]}?" if "=" in self.rest[0] else ""
+            raise click.UsageError(f"unexpected argument {self.rest[0]!r}; {expected}{hint}")
         return self.peer
 
 

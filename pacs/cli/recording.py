@@ -53,7 +53,7 @@ def record(target: str, file: Path, host: str, port: int) -> None:
         failure = relay.failure
     if failure is not None:
         why = getattr(failure, "strerror", None) or type(failure).__name__
-        raise StorageUnavailable(f"recording stopped early ({why}); {str(file)!r} has what was recorded until then")
+        raise StorageUnavailable(f"recording stopped early ({why}); {str(file)!r} has the messages until then")
     summary = f"{plural(writer.associations, 'association')}, {plural(writer.messages, 'message')}"
     click.echo(f"{summary} in {file}. Names, texts, dates and UIDs are pseudonyms; codes and times are not.")
     click.echo("Review the file before you share it.")
@@ -67,7 +67,7 @@ def replay(file: Path, host: str, port: int) -> None:
     """Answer like the server in FILE, a recording of `pacs record`. Ctrl-C ends it.
 
     A request gets the responses of the most similar recorded request of the same operation that was not used yet. Keys
-    are not matched, and a request that is similar to none gets some recorded response, too.
+    are not compared: a request that is similar to no recorded request also gets a recorded response.
     """
     from pacs.dimse.server.server import DimseServer
     from pacs.recording.file_format import read
@@ -91,7 +91,7 @@ def _opened(file: Path) -> Iterator[TextIO]:
     try:
         stream = file.open("w", encoding="utf-8")
     except OSError as error:
-        raise StorageUnavailable(f"cannot write {str(file)!r} ({error.strerror})") from error
+        raise StorageUnavailable(f"cannot write {str(file)!r} ({error.strerror}); choose another FILE") from error
     try:
         yield stream
     finally:

@@ -418,13 +418,13 @@ class Config(Section):
         titles = [peer.ae_title for peer in self.peers]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
-            raise ValueError(f"expected each AE title once in [[peers]], found more than one {', '.join(twice)}")
+            raise ValueError(f"[[peers]] has AE titles more than once: {', '.join(twice)}; expected one block for each")
         return self
 
     @model_validator(mode="after")
     def _check_unique_users(self) -> Self:
         if len({user.name for user in self.users}) < len(self.users):
-            raise ValueError("expected each name once in [[users]]")
+            raise ValueError("[[users]] has a name more than once; expected one block for each")
         return self
 
     @model_validator(mode="after")
@@ -469,7 +469,7 @@ class Config(Section):
             for name, host in self._listen_hosts():
                 if not is_loopback(host):
                     raise ValueError(
-                        f"{name} = {host!r} accepts connections from the network while anyone may call: "
+                        f"{name} = {host!r} accepts connections from the network while any AE may associate: "
                         'expected access.callers = "peers", or access.open_to_network = true if this is intended'
                     )
         return self

@@ -40,7 +40,7 @@ class Copies:
         """Read a copy of `size` bytes from position `start` on. Raises InstanceUnreadable."""
         with READING, (self._root / key).open("rb") as file:
             if os.fstat(file.fileno()).st_size != size:
-                raise InstanceUnreadable("The stored file has another size than it had")
+                raise InstanceUnreadable("The size of the stored file has changed")
             file.seek(start)
             while piece := file.read(PIECE):
                 yield piece
@@ -121,11 +121,11 @@ def _write_each(file: BinaryIO, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 @contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Create a folder if need be, and exclude other processes that ask for it in the `with` block.
+    """Create a folder if it does not exist, and lock it against other processes in the `with` block.
 
     Raises ConfigurationError while another process has it, StorageUnavailable.
     """
-    with _WRITING:
+    with Writing(f"{folder} cannot be written"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         locked = try_lock(folder)
     if locked is None:

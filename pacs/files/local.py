@@ -122,7 +122,7 @@ class LocalFiles:
             descriptor = os.open(self._path_of(key), os.O_RDONLY)
             try:
                 if os.fstat(descriptor).st_size != size:
-                    raise InstanceUnreadable("The stored file has another size than it had")
+                    raise InstanceUnreadable("The size of the stored file has changed")
                 while start < size:
                     piece = os.pread(descriptor, min(PIECE, size - start), start)
                     if not piece:
@@ -320,8 +320,8 @@ class LocalFiles:
                 os.link(self._path_of(key), target)
             except OSError as error:
                 if error.errno in _NO_LINKS:
-                    why = f"the file system of the backup takes no links to these files ({error.strerror})"
-                    raise StorageUnavailable(f"{why}: leave out --link") from error
+                    why = f"the folder of the backup cannot have hard links to these files ({error.strerror})"
+                    raise StorageUnavailable(f"{why}: run the command without --link") from error
                 raise
 
     def copies(self) -> Copies:
@@ -390,7 +390,7 @@ def _lock_as(descriptor: int, holder: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         other = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-        raise ConfigurationError(f"{other} is at work on these files: wait until it has ended") from None
+        raise ConfigurationError(f"{other} is using these files: wait until it has ended") from None
     os.ftruncate(descriptor, 0)
     write_at(descriptor, [f"`{holder}` (process {os.getpid()})".encode()], 0)
 

@@ -179,6 +179,8 @@ def read(path: Path) -> list[RecordedAssociation]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"expected a recording of `pacs record`, one JSON object per line ({error.msg})"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 

@@ -61,13 +61,13 @@ class Access:
         """Check that a caller may associate. Raises CalledTitleUnknown or CallerUnknown, which say what to change."""
         rules = self._rules
         if not rules.any_called_title and caller.called_ae_title not in rules.titles:
-            raise CalledTitleUnknown('ours are in server.ae_title and server.aliases, or access.called_ae = "any"')
+            raise CalledTitleUnknown('add it to server.aliases, or set access.called_ae = "any"')
         peer = self._peers.find(caller.ae_title)
         if peer is not None:
             _check_origin(peer, caller)
         elif not rules.any_caller:
             title = shlex.quote(caller.ae_title)  # the command is pasted into a shell
-            raise CallerUnknown(f"let it in with `pacs peers add {title} {caller.address} PORT`")
+            raise CallerUnknown(f"allow it with `pacs peers add {title} {caller.address} PORT`")
 
     def principal(self, ae_title: str) -> Principal:
         """Return the principal with a calling AE title."""
@@ -106,5 +106,5 @@ def _check_origin(peer: Peer, caller: AssociationRequestor) -> None:
     if peer.certificates and caller.certificate not in peer.certificates:
         block = f"certificates of the [[peers]] block of {peer.ae_title}"
         if not caller.certificate:
-            raise CallerUnknown(f"it has to call with TLS and show one of the {block}")
+            raise CallerUnknown(f"it must connect with TLS and one of the {block}")
         raise CallerUnknown(f"its certificate, SHA-256 {caller.certificate}, is not in {block}")

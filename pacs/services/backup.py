@@ -98,7 +98,7 @@ class Backups:
         """
         dest = dest.absolute()
         if self.files.contains(dest):
-            raise ConfigurationError(f"{dest} is in files.url: expected another folder, best on another disk")
+            raise ConfigurationError(f"{dest} is in files.url: expected another folder, preferably on another disk")
         self.files.replay_journals()  # for objects that are in a journal only
         with exclusive_folder(dest):
             _prepare(dest)
@@ -138,8 +138,8 @@ class Backups:
         images = maintenance.counts(self.index)[QueryLevel.IMAGE]
         if images or next(self.files.keys(), None) is not None:
             raise ConfigurationError(
-                "the archive is not empty: set database.url and files.url to new places, "
-                "or empty it by `pacs delete --all`"
+                "the archive is not empty: set database.url and files.url to a new database and folder, "
+                "or empty it with `pacs delete --all`"
             )
 
     def _put_back(self, snapshot: Index, source: Copies, target: Copies, progress: Progress) -> Copied:
@@ -331,12 +331,15 @@ def read_manifest(folder: Path) -> Manifest:
             )
         return Manifest(**said)
     except FileNotFoundError as error:
-        why = f"{folder} contains no complete backup: expected a folder with {MANIFEST}"
+        why = f"{folder} contains no complete backup: expected a folder written by `pacs backup`, with {MANIFEST}"
         if (folder / MARK).exists():
             why = f"the backup in {folder} was interrupted: run `pacs backup` again to complete it"
         raise ConfigurationError(why) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{folder / MANIFEST} cannot be read as the manifest of a backup") from error
+        why = (
+            f"{folder / MANIFEST} cannot be read or is not a manifest: check its permissions, or restore another backup"
+        )
+        raise ConfigurationError(why) from error
 
 
 def _prepare(dest: Path) -> None:

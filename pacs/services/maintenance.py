@@ -165,7 +165,9 @@ class Maintenance:
                 size = copy.tell()
             os.replace(partial, target)
         except OSError as error:
-            raise StorageUnavailable(f"The folder to export to cannot be written ({error.strerror})") from error
+            raise StorageUnavailable(
+                f"cannot write the exported files ({error.strerror}); choose another DEST"
+            ) from error
         return size
 
 

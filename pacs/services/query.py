@@ -70,7 +70,7 @@ class QueryService:
     def _limited(self, matches: Iterator[QueryMatch], numbers: Iterator[int]) -> Iterator[QueryMatch]:
         for match, number in zip(matches, numbers, strict=False):
             if number > self._max_matches:
-                raise TooManyMatches(f"More than {self._max_matches} matches (limits.query_answers): ask more exactly")
+                raise TooManyMatches(f"More than {self._max_matches} matches (limits.query_answers): add a key")
             yield match
 
     def _with_files(

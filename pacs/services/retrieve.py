@@ -157,7 +157,7 @@ class RetrieveService:
     def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         with self._files.open(instance.file_key) as file:
             if file.seek(0, os.SEEK_END) != instance.size:
-                raise InstanceUnreadable("The stored file has another length than before")
+                raise InstanceUnreadable("The size of the stored file has changed")
             file.seek(instance.data_offset)
             yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 

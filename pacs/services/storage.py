@@ -458,7 +458,7 @@ class Reception:
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
                 self._cleanup.delete(arrival.file_key)
                 return self._stored(header, duplicate=True)
-        raise IndexUnavailable("This instance is being sent and deleted by too many at once")
+        raise IndexUnavailable("Too many associations store and delete this instance at once")
 
     def _stored(self, header: Header, *, duplicate: bool = False, warnings: tuple[str, ...] = ()) -> Stored:
         uid, size = header.sop_instance_uid, self._incoming.size

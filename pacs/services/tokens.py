@@ -30,7 +30,7 @@ def subject_checker(key: str, algorithm: Algorithm, audience: str = "", issuer: 
     try:
         prepared = jwt.get_algorithm_by_name(algorithm).prepare_key(key)
     except (jwt.PyJWTError, ValueError, TypeError, NotImplementedError) as error:
-        raise ConfigurationError(f"jwt.key is no key for {algorithm}: expected {_EXPECTED[algorithm]}") from error
+        raise ConfigurationError(f"jwt.key is not a key for {algorithm}: expected {_EXPECTED[algorithm]}") from error
     required = ["exp", "sub", *(["aud"] if audience else []), *(["iss"] if issuer else [])]
 
     def subject_of(token: str) -> str:

@@ -57,7 +57,7 @@ class Users:
             return ""
         if credentials is None:
             if self._demand == "required":
-                raise UserRefused('no user is named, and access.users = "required"')
+                raise UserRefused('the request has no user identity, and access.users = "required"')
             return ""
         if credentials.token is not None:
             return self._by_token(credentials.token)
@@ -67,7 +67,7 @@ class Users:
 
     def _by_token(self, token: str) -> str:
         if self._subject_of is None:
-            raise UserRefused("the token cannot be checked: jwt.key is empty")
+            raise UserRefused("the token cannot be verified: set jwt.key")
         return self._subject_of(token)
 
     def _by_passcode(self, name: str, passcode: str | None) -> str:
@@ -103,7 +103,7 @@ def _parts(text: str) -> tuple[int, int, int, bytes, bytes]:
     kind, n, r, p, salt, digest = text.split("$")
     costs = int(n), int(r), int(p)
     if kind != "scrypt" or costs[0] * costs[1] > _N * _R * 16 or not 0 < costs[2] <= 16:
-        raise ValueError("not such a hash")
+        raise ValueError("not a hash of a passcode")
     return *costs, base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True)
 
 

@@ -144,7 +144,7 @@ def test_a_peer_that_rejects_the_calling_title_fails(pacs, tmp_path):
     with serving(tmp_path / "other", {"access.callers": "peers"}) as other:
         result = checked(pacs, "server.ae_title=MINE", "server.port=104", peers=[("OTHER", "127.0.0.1", other.port)])
     assert result.exit_code == 1
-    assert "the peer does not accept this calling AE title" in result.stdout
+    assert "the peer does not accept the calling AE title 'MINE'" in result.stdout
     assert "AE title MINE, " in result.stdout
     assert "port 104" in result.stdout
 
@@ -154,7 +154,7 @@ def test_a_peer_with_another_title_fails(pacs, tmp_path):
     with serving(tmp_path / "other", {"access.called_ae": "ours"}) as other:
         result = checked(pacs, peers=[("WRONG", "127.0.0.1", other.port)])
     assert result.exit_code == 1
-    assert "the called AE title 'WRONG' is not that of the peer" in result.stdout
+    assert "the peer does not accept the called AE title 'WRONG'" in result.stdout
     assert 'ae_title = "' in result.stdout
 
 
@@ -204,4 +204,4 @@ def test_settings_without_effect_fail(pacs):
     users = '[{"name": "alice"}]'
     shown = pacs("check", "--set", "access.callers=peers", env={"PACS_USERS": users}).stdout
     assert 'FAIL users: have no effect; set access.users = "optional"' in shown
-    assert 'FAIL peers: access.callers is "peers" and there are none' in shown
+    assert 'FAIL peers: access.callers is "peers" and [[peers]] is empty' in shown

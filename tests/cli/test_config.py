@@ -171,7 +171,7 @@ def test_other_variables_with_the_prefix_are_ignored(file):
             "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = ['CT']\n",
             "peers[1].transfer_syntaxes[1] = 'CT': expected a transfer syntax",
         ),
-        ("[[peers]]\nae_title='X'\nhost='h'\nport=1\n" * 2, "expected each AE title once in [[peers]]"),
+        ("[[peers]]\nae_title='X'\nhost='h'\nport=1\n" * 2, "AE titles more than once: X"),
         ("[server\n", "is not TOML in UTF-8"),
     ],
 )
@@ -309,7 +309,7 @@ def test_a_known_peer_is_not_added_again(file):
     """The file is unchanged."""
     add_peer(file, ae_title="WS", host="ws", port=104)
     before = file.read_bytes()
-    with pytest.raises(ConfigurationError, match="each AE title once"):
+    with pytest.raises(ConfigurationError, match="AE titles more than once"):
         add_peer(file, ae_title="WS", host="ws2", port=105)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]

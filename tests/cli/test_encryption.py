@@ -123,7 +123,7 @@ def test_a_title_can_be_bound_to_a_certificate(tmp_path, authority):
         assert eventually(lambda: len(refused) == 2)
     assert [(each.result, each.source, each.reason) for each in refused] == [(1, 1, 3)] * 2
     assert other.fingerprint in refused[0].comment
-    assert "has to call with TLS" in refused[1].comment
+    assert "must connect with TLS" in refused[1].comment
 
 
 def asked(archive, authority, host="localhost", ae_title="PACS", **peer):

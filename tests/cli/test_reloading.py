@@ -77,7 +77,7 @@ def test_added_peers_and_rules_apply_at_once_and_associations_continue(tmp_path,
         ask(server)
         server.reconfigure(PEERS_ONLY)
         assert eventually(lambda: all(is_rejected(server) for _ in range(4)))
-        assert "let it in with `pacs peers add STRANGER 127.0.0.1 PORT`" in server.log.read_text()
+        assert "allow it with `pacs peers add STRANGER 127.0.0.1 PORT`" in server.log.read_text()
         server.reconfigure(PEERS_ONLY + FRIEND)
         assert eventually(lambda: not any(is_rejected(server, "FRIEND") for _ in range(4)))
         assert running.send_c_echo().Status == 0

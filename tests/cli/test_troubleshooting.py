@@ -56,6 +56,6 @@ def test_an_unknown_destination_is_logged_with_the_command_to_add_it(moved):
     final, events, _ = moved("NOBODY")
     assert final.Status == 0xA801
     (told,) = [each.sentence for each in events if isinstance(each, Notice)]
-    assert "'NOBODY'; known are: GONE; add it with `pacs peers add " in told
+    assert "'NOBODY' (configured: GONE); add it with `pacs peers add NOBODY HOST PORT`" in told
     (operation,) = [each for each in events if isinstance(each, OperationFinished)]
     assert (operation.destination, operation.status) == ("NOBODY", 0xA801)

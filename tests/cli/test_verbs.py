@@ -92,8 +92,11 @@ def test_an_unreachable_peer_has_its_own_exit_status(pacs):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"access.callers": "peers"}, "add a peer there with\n    AE title SCANNER, the address of this host"),
-        ({"access.called_ae": "ours"}, "the called AE title 'WRONG' is not that of the peer; look it up there"),
+        ({"access.callers": "peers"}, "add it at the peer with\n    AE title SCANNER, the address of this host"),
+        (
+            {"access.called_ae": "ours"},
+            "the peer does not accept the called AE title 'WRONG'; look up its AE title there",
+        ),
     ],
 )
 def test_a_mismatch_of_ae_titles_names_the_side_to_change(pacs, tmp_path, settings, sentence):

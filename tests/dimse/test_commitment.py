@@ -159,7 +159,7 @@ def test_the_reports_to_an_unreachable_peer_are_given_up(tmp_path):
 
         def given_up():
             sentences = [each.sentence for each in published(archive, Notice)]
-            return sum(int(each.rpartition(" ")[2]) for each in sentences if "reports given up: " in each)
+            return sum(int(each.rpartition(" ")[2]) for each in sentences if "reports no longer sent: " in each)
 
         eventually(lambda: given_up() == 3)
         assert is_done(archive)
@@ -204,7 +204,7 @@ def test_an_unknown_requestor_is_logged_once_and_given_up_soon(tmp_path, monkeyp
         eventually(lambda: is_done(archive))
     first, last = (each.sentence for each in published(archive, Notice))
     assert "pacs peers add REQUESTER HOST PORT" in first
-    assert "given up: 1" in last
+    assert "no longer sent: 1" in last
 
 
 def test_a_peer_added_while_the_server_runs_gets_its_report(tmp_path):

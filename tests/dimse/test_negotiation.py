@@ -83,7 +83,7 @@ def test_an_unknown_calling_ae_title_is_rejected_with_1_1_3(serve: Serve) -> Non
     assert answers(archive.port, (VERIFICATION, (IMPLICIT,)), calling="FRIEND")
     event = next(each for each in archive.events if isinstance(each, AssociationRequestRejected))
     assert (event.calling_ae_title, event.result, event.source, event.reason) == ("STRANGER", 1, 1, 3)
-    assert event.comment.endswith("let it in with `pacs peers add STRANGER 127.0.0.1 PORT`")
+    assert event.comment.endswith("allow it with `pacs peers add STRANGER 127.0.0.1 PORT`")
 
 
 def test_another_application_context_is_rejected_with_1_1_2(serve: Serve) -> None:

@@ -16,6 +16,9 @@ from tests.dimse.test_store import CT, store
 from tests.files.bad_sectors import bad_sectors
 from tests.raw import IMPLICIT, Raw, request
 
+# pynetdicom does not close the socket of a peer that aborted.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def large() -> Dataset:
     """An instance with a Slice Thickness and a Window Center that are far from each other in the file."""

@@ -279,7 +279,7 @@ def test_a_given_up_report_is_logged(tmp_path):
         eventually(lambda: is_done(archive))
         sentence = [each.sentence for each in archive.published if isinstance(each, Notice)][-1]
     assert "pacs peers add REQUESTER HOST PORT" in sentence
-    assert sentence.endswith("reports given up: 1")
+    assert sentence.endswith("reports no longer sent: 1")
 
 
 @covers("An AE title that is not in the table of peers cannot be connected to")

@@ -113,5 +113,5 @@ def test_a_query_that_orthanc_aborts_names_the_missing_entry(tmp_path):
         ]
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ran.returncode == 1
-    assert "add a peer there with\n" in ran.stderr
+    assert "add it at the peer with\n" in ran.stderr
     assert "AE title STRANGER" in ran.stderr

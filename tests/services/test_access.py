@@ -41,7 +41,7 @@ def test_another_address_may_not_use_the_title_of_a_peer(address):
         Access(Rules(), PEERS).admit(caller("ROOM", address))
 
 
-@pytest.mark.parametrize(("shown", "why"), [("", "has to call with TLS"), ("cd" * 32, "SHA-256 cdcd")])
+@pytest.mark.parametrize(("shown", "why"), [("", "must connect with TLS"), ("cd" * 32, "SHA-256 cdcd")])
 def test_a_peer_with_certificates_must_present_one_of_them(shown, why):
     """Without TLS there is none."""
     access = Access(Rules(), PEERS)

@@ -239,7 +239,7 @@ def test_maintenance_commands_exclude_each_other(archive: FsckSetup, tmp_path: P
         assert len(archive.fsck().findings) == 1
 
     assert archive.fsck(repair=True, progress=just_before_repairing(others)).is_well
-    expected = f"`pacs fsck --repair` (process {os.getpid()}) is at work on these files: wait until it has ended"
+    expected = f"`pacs fsck --repair` (process {os.getpid()}) is using these files: wait until it has ended"
     assert refused == [expected] * 3
     assert archive.fsck(repair=True).findings == ()
 

@@ -69,7 +69,9 @@ class Listener:
             self._server.start()
         except OSError as error:
             where = f"{', '.join(self.hosts)}, port {self._requested_port}"
-            raise InvalidArgument(f"Cannot listen on {where}: {error.strerror or error}; name another port") from error
+            raise InvalidArgument(
+                f"Cannot listen on {where}: {error.strerror or error}; choose another port"
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

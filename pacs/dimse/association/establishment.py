@@ -221,7 +221,8 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
     try:
         _handshake(upper, deadline, wait_context)
     except ssl.SSLError as error:
-        raise EncryptionFailed(f"TLS failed: {_reason(error)}"[:64]) from error
+        hint = "; the port may not use TLS" if error.reason == "WRONG_VERSION_NUMBER" else ""
+        raise EncryptionFailed(f"TLS failed: {_reason(error)}{hint}"[:64]) from error
     except AssociationLost as error:
         raise DestinationUnreachable(error.comment) from error
     if protection.certificates and upper.certificate not in protection.certificates:
@@ -237,7 +238,7 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_cont
         raise DestinationUnreachable("The peer does not answer the association request") from None
     if not isinstance(answer, A_ASSOCIATE):
         if upper.protection:  # with TLS 1.3 the peer rejects a certificate only after the handshake
-            raise EncryptionFailed("The peer ended the association: does it want a certificate?")
+            raise EncryptionFailed("The peer ended the association; it may require a certificate")
         raise DestinationUnreachable("The peer ended the association before it was established")
     if answer.result != 0:
         refused = rejection(answer.result, answer.result_source, answer.diagnostic)

@@ -370,7 +370,7 @@ class EventReporter:
         self._publish_failure(claim, reason, given_up)
 
     def _publish_failure(self, claim: Claim, reason: str, given_up: int) -> None:
-        then = f"reports given up: {given_up}" if given_up else "the report is sent again later"
+        then = f"reports no longer sent: {given_up}" if given_up else "the report is sent again later"
         self._publish(Notice(sentence=f"{claim.peer} {reason}; {then}"))
 
     def _release(self, claim: Claim) -> None:

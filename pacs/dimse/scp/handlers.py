@@ -1,5 +1,6 @@
 """One handler for each DIMSE request: decode the request, call one service of `pacs.services`, send the responses."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -203,8 +204,10 @@ class Handlers:
             return self.access.destination(principal, title)
         except UnknownDestination:
             known = ", ".join(self.peers.titles) or "none"
-            remedy = "add it with `pacs peers add TITLE HOST PORT` and reload the configuration (SIGHUP)"
-            sentence = f"C-MOVE to unknown AE title {title!r}; known are: {known}; {remedy}"
+            remedy = (
+                f"add it with `pacs peers add {shlex.quote(title)} HOST PORT` and reload the configuration (SIGHUP)"
+            )
+            sentence = f"C-MOVE to unknown AE title {title!r} (configured: {known}); {remedy}"
             self.publish(Notice(sentence=sentence, association=operation.association.id))
             raise
 
