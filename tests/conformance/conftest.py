@@ -13,6 +13,7 @@ from pacs.conformance.checks.sample_data import SampleData
 from pacs.testing import serving
 
 TITLE = "PACSRUN"
+SAMPLES = SampleData()
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ServerUnderTest:
     def run_checks(self, *names: str, port: int = 0, receiving: int = 0, timeout: float = 10) -> ServerResults:
         """Run the checks with these ids or themes, all if there are none, against the server or a relay to it."""
         peer = CheckedServer(self.ae_title, "127.0.0.1", port or self.port, TITLE, timeout)
-        return run_checks(peer, SampleData(), (TITLE, receiving or self.receiving), checks=selected(names))
+        return run_checks(peer, SAMPLES, (TITLE, receiving or self.receiving), checks=selected(names))
 
     def result(self, name: str, **options: float) -> CheckResult:
         """Run one check and return its result."""

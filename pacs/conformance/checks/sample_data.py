@@ -93,6 +93,8 @@ class SampleData:
     prefix: str = "PACSRUN"
     root: str = field(init=False)
     """The prefix of all UIDs."""
+    _studies: dict[str, list[SampleInstance]] = field(default_factory=dict, init=False, repr=False)
+    """The studies built so far, by label."""
 
     def __post_init__(self) -> None:
         digest = hashlib.sha256(self.prefix.encode()).digest()[:12]
@@ -115,7 +117,12 @@ class SampleData:
         return study_uid.removeprefix(self.root) if study_uid.startswith(self.root) else ""
 
     def study(self, label: str) -> list[SampleInstance]:
-        """Return the instances of a study."""
+        """Return the instances of a study, which are not to be changed: they are built once."""
+        if label not in self._studies:
+            self._studies[label] = self._build(label)
+        return self._studies[label]
+
+    def _build(self, label: str) -> list[SampleInstance]:
         study = next(each for each in STUDIES if each.label == label)
         return [
             SampleInstance(self._instance(study, sop_class, place, number), study.syntax)
