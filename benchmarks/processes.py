@@ -44,6 +44,10 @@ def free_port() -> int:
     raise AssertionError("the ports go round for ever")
 
 
+END_WITH_PARENT: Sequence[str] = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
+"""A prefix for commands: Linux kills the process when its parent dies, however that came about."""
+
+
 @contextmanager
 def running(
     command: Sequence[object], folder: Path, port: int, environment: Mapping[str, str] | None = None
@@ -53,7 +57,7 @@ def running(
     log = folder / "output.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(part) for part in command],
+            [*END_WITH_PARENT, *map(str, command)],
             cwd=folder,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.processes import free_port
+from benchmarks.processes import END_WITH_PARENT, free_port
 
 PATIENCE = 45
 """Seconds a program may take before the test gives it up: less than a test may, so that it is said which it was."""
@@ -55,10 +55,6 @@ def run(program: str, *arguments: object, check: bool = True) -> str:
     output = finished.stdout.decode("utf-8", "replace")
     assert not check or finished.returncode == 0, output
     return output
-
-
-END_WITH_PARENT: Sequence[str] = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
-"""A prefix for commands: Linux kills the process when its parent dies, however that came about."""
 
 
 def start(command: Sequence[object], **options: Any) -> "subprocess.Popen[Any]":
