@@ -92,17 +92,19 @@ def _drain(archive: Archive, waiter: "SignalWaiter") -> None:
 class SignalWaiter:
     """Waits for signals in the main thread; the handlers before it are restored at the end of the `with` block.
 
-    Python may run a signal handler in the main thread between any two steps. The C-level handler writes the signal's
-    number into a socket instead, so no signal is lost.
+    The handlers count signals, and the C-level handler writes a byte that ends the waiting. A burst of signals may fill
+    the socket of the bytes, but not the counts, so no signal is lost.
     """
 
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
-        self._signals = tuple(signals)
+        self._pending = dict.fromkeys(signals, 0)
+        """How often each signal arrived since it was returned."""
+        self._is_woken = False
         self._wake_up = WakeUp()
 
     def __enter__(self) -> Self:
-        self._before = {each: signal.signal(each, lambda *_: None) for each in self._signals}
-        self._fd_before = signal.set_wakeup_fd(self._wake_up.write_fileno)
+        self._before = {each: signal.signal(each, self._count) for each in self._pending}
+        self._fd_before = signal.set_wakeup_fd(self._wake_up.write_fileno, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -111,17 +113,44 @@ class SignalWaiter:
             signal.signal(each, handler)
         self._wake_up.close()
 
+    def _count(self, number: int, _frame: object) -> None:
+        self._pending[signal.Signals(number)] += 1
+
     def wake(self) -> None:
         """End one `wait` as a signal would; does nothing after the `with` block."""
+        self._is_woken = True
         self._wake_up.wake()
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when `wait` will not block."""
+        """Return the descriptor that is readable when `take` may have something to return."""
         return self._wake_up.fileno()
 
     def wait(self) -> int:
-        """Wait for one signal. Returns its number, 0 after `wake`."""
+        """Wait for one signal. Returns as `take`."""
         poller = select.poll()
         poller.register(self._wake_up, select.POLLIN)
-        poller.poll()
-        return self._wake_up.read()
+        while True:
+            poller.poll()
+            if (number := self.take()) is not None:
+                return number
+
+    def take(self) -> int | None:
+        """Return the number of a signal that arrived, 0 after `wake`, None if there is none.
+
+        Signals are returned in the order of the constructor, those of `RELOADING` once however often they arrived.
+        """
+        self._wake_up.clear()  # first: a signal after this makes the descriptor readable again
+        number = self._next()
+        if self._is_woken or any(self._pending.values()):
+            self._wake_up.wake()
+        return number
+
+    def _next(self) -> int | None:
+        for number, count in self._pending.items():
+            if count:
+                self._pending[number] -= count if number in RELOADING else 1  # a signal may arrive meanwhile
+                return number
+        if self._is_woken:
+            self._is_woken = False
+            return 0
+        return None

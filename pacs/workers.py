@@ -168,7 +168,9 @@ class _Supervisor:
         for key, _ in self._selector.select(seconds):
             if key.data is not None:
                 self._receive(key.data)
-            elif self._signal_waiter.wait() not in RELOADING:
+            elif (number := self._signal_waiter.take()) is None:
+                continue
+            elif number not in RELOADING:
                 is_over = True
             elif not self._is_ending and reload(self._archive, self._read, self._notifier):
                 self._send_configuration()

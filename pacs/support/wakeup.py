@@ -6,7 +6,7 @@ from typing import Self
 
 
 class WakeUp:
-    """A socket pair: `wake` makes `fileno` readable until `clear` or `read`. Use it in a `with` block, or close it."""
+    """A socket pair: `wake` makes `fileno` readable until `clear`. Use it in a `with` block, or close it."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -33,12 +33,8 @@ class WakeUp:
         with suppress(OSError):
             self._writer.send(b"\0")
 
-    def read(self) -> int:
-        """Return one byte that was written, 0 for a `wake`. Raises BlockingIOError when there is none."""
-        return self._reader.recv(1)[0]
-
     def clear(self) -> None:
-        """Forget all calls of `wake` so far."""
+        """Forget the calls of `wake` so far; after thousands of them some may be left."""
         with suppress(BlockingIOError):
             self._reader.recv(4096)
 

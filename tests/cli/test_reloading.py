@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -186,3 +187,13 @@ def certificate_of(archive):
     asked += " | openssl x509 -noout -fingerprint -sha256"
     shown = subprocess.run(["sh", "-c", asked], capture_output=True, text=True, timeout=30, check=True).stdout
     return shown.rpartition("=")[2].strip().replace(":", "").lower()
+
+
+@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["one process", "two workers"])
+def test_a_burst_of_reloads_hides_no_signal_to_stop(tmp_path, words):
+    """SIGTERM stops the server although SIGHUPs by the thousand fill the socket that wakes its main thread."""
+    with configured(tmp_path, BASE, *words) as server:
+        for _ in range(1500):  # one after the other, as signals that are not yet delivered become one
+            server.send_signal(signal.SIGHUP)
+            time.sleep(0.0005)
+    assert "Traceback" not in server.log.read_text()

@@ -5,8 +5,6 @@ import select
 import signal
 import threading
 
-import pytest
-
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.support.cancellation import Cancellation
 from pacs.support.wakeup import WakeUp
@@ -26,11 +24,9 @@ def test_a_wake_up_stays_until_it_is_cleared():
         assert is_readable(wake_up)
         while is_readable(wake_up):
             wake_up.clear()
+        wake_up.clear()  # there is nothing to clear
         wake_up.wake()
-        assert wake_up.read() == 0
-        with pytest.raises(BlockingIOError):
-            wake_up.read()
-        wake_up.clear()
+        assert is_readable(wake_up)
     wake_up.wake()  # closed: does nothing
 
 
@@ -45,7 +41,7 @@ def test_a_wake_up_ends_a_wait_once():
         assert not is_readable(wake_up)
 
 
-def test_a_signal_writes_its_number():
+def test_a_signal_wakes():
     """By `signal.set_wakeup_fd`."""
     with WakeUp() as wake_up:
         handler = signal.signal(signal.SIGUSR1, lambda *_: None)
@@ -56,4 +52,3 @@ def test_a_signal_writes_its_number():
         finally:
             signal.set_wakeup_fd(before)
             signal.signal(signal.SIGUSR1, handler)
-        assert wake_up.read() == signal.SIGUSR1
