@@ -6,4 +6,4 @@ from pacs._moved import MovedModules
 
 __version__ = "0.1.0"
 
-sys.meta_path.insert(0, MovedModules())
+sys.meta_path.insert(0, MovedModules())  # first: the path finder would load a moved submodule a second time

@@ -27,7 +27,7 @@ def move(
     model: Model = "study",
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
-    """Have a PACS send the selected instances to a third AE (the move destination) by C-MOVE.
+    """Ask a PACS to send the selected instances to a third AE (the move destination) by C-MOVE.
 
     Each response must arrive within `Deadlines.response`; for a PACS that sends no Pending responses, this is the time
     for the whole retrieve. Raises InvalidArgument, DestinationUnreachable, NotSupported, AssociationLost, and
@@ -55,7 +55,7 @@ def move_and_store(
     senders: Senders = "peer",
     tls: SSLContext | None = None,
 ) -> Retrieved:
-    """Have a PACS send the selected instances to this host by C-MOVE; a storage SCP runs here during the retrieve.
+    """Ask a PACS to send the selected instances to this host by C-MOVE; a storage SCP runs here during the retrieve.
 
     `ae_title` is the AE title under which the PACS knows this storage SCP (the calling AE title if None), at `port` of
     this host. Only the host of the PACS may connect, with that called AE title. `senders` allows other addresses or

@@ -59,7 +59,7 @@ _row_elements_cache: LRUCache[_ReceivedElements, bytes] = LRUCache(4096, 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the index keeps of an instance. Texts have no padding; an unknown Patient ID or issuer is ''."""
+    """The data of an instance that the index keeps. Texts have no padding; an unknown Patient ID or issuer is ''."""
 
     patient_id: str
     issuer: str

@@ -363,7 +363,7 @@ class Association:
 
     @contextmanager
     def busy(self, wait_context: WaitContext | None = None) -> Iterator[None]:
-        """Let the cancel monitor watch this association, and the tick of `wait_context`, while the body runs.
+        """Register this association, and the tick of `wait_context`, with the cancel monitor while the body runs.
 
         For bodies that wait for the index or a file, and not for this association.
         """

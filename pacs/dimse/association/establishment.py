@@ -158,7 +158,7 @@ _HINTS = {
     "WRONG_VERSION_NUMBER": "; use server.port for associations without TLS",
     "HTTP_REQUEST": "; this is the port for encrypted associations",
 }
-"""What the operator can do, by reason, for the log."""
+"""Advice to the operator, for the log, by the reason of the TLS failure."""
 
 
 @dataclass(frozen=True, slots=True)

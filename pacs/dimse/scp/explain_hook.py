@@ -29,7 +29,7 @@ def statuses(operation: levels.DimseOperation, error: PacsError | None, ignored:
 
 @dataclass(frozen=True, slots=True)
 class ExplainHook:
-    """Explains requests of principals for whom that is configured, once they are answered.
+    """Explains the requests of principals for whom this is configured, after the final response.
 
     `access` returns the rules in force: explaining may be switched off while a request is answered.
     """
@@ -38,7 +38,7 @@ class ExplainHook:
     access: Callable[[], Access]
 
     def note(self, operation: Operation, principal: Principal, model: Model, identifier: Dataset) -> None:
-        """Have a request explained once it is answered, if the principal's requests are to be explained."""
+        """Schedule the explanation of a request, for after its response, if this is configured for the principal."""
         if principal.is_explained:
             negotiated = operation.association.negotiated(model.uid)
             asked = ExplainRequest(identifier, model, principal.matching_mode, negotiated)
