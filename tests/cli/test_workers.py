@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -154,10 +155,12 @@ def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(tmp_path, 
 
         def store(part):
             with Client(server.port) as association, suppress(ConnectionError):
+                all_associated.wait(20)
                 for dataset in part:
                     assert association.store(dataset) == 0
                     acknowledged.add(dataset.SOPInstanceUID)
 
+        all_associated = threading.Barrier(4)
         acknowledged, (victim, survivor) = set(), children(server)
         with ThreadPoolExecutor(4) as pool:
             parts = [pool.submit(store, datasets[each::4]) for each in range(4)]
