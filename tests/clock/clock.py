@@ -1,6 +1,5 @@
 """A wall clock that a test can turn while programs run by it: libfaketime (Debian: `libfaketime`)."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
