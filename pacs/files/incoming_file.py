@@ -2,7 +2,8 @@
 
 `commit` writes the head, renames the file into the folder of its hour and makes all that durable: a small object
 through the journal, a larger one by syncing file and folder. After a power cut an object is complete under its key, or
-it is left in `incoming`.
+it is left in `incoming`. The file is locked until the end of the `with` block, so that nobody takes it for an orphan
+before its row is committed (`pacs.files.object_lock`).
 """
 
 import fcntl
@@ -86,6 +87,7 @@ class IncomingFile:
         """The bytes so far, while the object is small."""
         self._descriptor: int | None = None
         self._is_open = True
+        """Whether it is neither committed nor discarded."""
         self._hash = sha256()
         self.size = 0
         """The number of bytes written after the head."""
@@ -133,13 +135,14 @@ class IncomingFile:
             else:
                 os.fsync(descriptor)
                 self._move(lambda: sync_folder(self._paths.folder))
-        self._close()
+        self._is_open = False
+        self._give_back()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Discard an object that was not committed."""
+        """Discard an object that was not committed, and release the lock of one that was."""
         if self._is_open and self._descriptor is not None:
             with suppress(OSError):  # the next start removes what stays in incoming/
                 os.unlink(self._paths.temporary)

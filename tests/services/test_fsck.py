@@ -197,7 +197,7 @@ def test_a_file_in_a_row_meanwhile_is_not_quarantined(archive: FsckSetup, proble
             writer.add(archive.index, arrival)
             newer.write_bytes(content[:-2])  # nor when it was damaged since
         else:
-            archive.files.delete(writer.replace(archive.index, arrival).file_key)
+            archive.files.delete(writer.replace(archive.index, arrival, first.file_key).file_key)
 
     (found,) = archive.fsck(repair=True, progress=just_before_repairing(enter)).findings
     assert (found.problem, found.file) == (problem, key)
