@@ -216,7 +216,7 @@ class Archive:
         self.monitoring.join(prepared.monitoring, worker)  # first, so that what goes wrong is recorded as this worker's
         self._configure_servers()
         self.index.is_recoverable = True
-        self.files.join()
+        self.files.join(prepared.files)
         self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.port = self._server.port
