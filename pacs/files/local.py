@@ -111,8 +111,7 @@ class LocalFiles:
 
     def create(self, head_size: int) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
-        if self.least_free:
-            self._require_free()
+        self._require_free()
         return IncomingFile(TemporaryFile(self._folders, str(uuid.uuid4())), head_size, self._draw_key, self._journal)
 
     def open(self, key: str) -> BinaryIO:
@@ -185,6 +184,7 @@ class LocalFiles:
 
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
+        self._require_free()
         name = f"{uuid.uuid4()}.probe"
         with WRITING:
             file = TemporaryFile(self._folders, name)
@@ -205,6 +205,8 @@ class LocalFiles:
         return self._keys.draw()
 
     def _require_free(self) -> None:
+        if not self.least_free:
+            return
         with WRITING:
             disk = os.statvfs(self._root)
         if disk.f_bavail * disk.f_frsize < self.least_free:
