@@ -99,8 +99,7 @@ class LocalFiles:
 
     def create(self, head_size: int, arrived: datetime) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
-        if self.least_free:
-            self._require_free()
+        self._require_free()
         name = str(self._names.next(arrived))
         paths = ObjectPaths(self._folders, name, f"{hour(arrived)}/{name}.dcm")
         return IncomingFile(paths, head_size, self._journal)
@@ -171,6 +170,7 @@ class LocalFiles:
 
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
+        self._require_free()
         name = f"{uuid.uuid4()}.probe"
         with WRITING:
             paths = ObjectPaths(self._folders, name, name)
@@ -183,6 +183,8 @@ class LocalFiles:
                 Path(paths.temporary).unlink(missing_ok=True)
 
     def _require_free(self) -> None:
+        if not self.least_free:
+            return
         with WRITING:
             disk = os.statvfs(self._root)
         if disk.f_bavail * disk.f_frsize < self.least_free:
