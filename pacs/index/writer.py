@@ -31,7 +31,7 @@ __all__ = [
     "find_all",
     "is_in_row",
     "is_known",
-    "last_received_at",
+    "last_file_key",
     "remove",
     "replace",
     "touch",
@@ -123,16 +123,10 @@ def is_in_row(index: Index, file_key: str) -> bool:
         return connection.execute(select(image.c.id).where(image.c.file_key == file_key)).first() is not None
 
 
-def last_received_at(index: Index) -> int | None:
-    """Return the time of instance of the instance that was added last, in microseconds since 1970 UTC, or None.
-
-    Raises IndexUnavailable.
-    """
+def last_file_key(index: Index) -> str:
+    """Return the file key of the instance that was added last, '' for none. Raises IndexUnavailable."""
     with index.read() as connection:
-        found: int | None = connection.execute(
-            select(image.c.received_at).order_by(image.c.id.desc()).limit(1)
-        ).scalar()
-    return found
+        return connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(1)).scalar() or ""
 
 
 def replace(index: Index, instance: NewInstance, former_key: str) -> StoredInstance:

@@ -221,13 +221,12 @@ class _Check:
             if found is None:
                 return None
             try:
-                with self._files.lock([key]) as there:
-                    if self._row(key) == row and bool(there) == (found.problem != MISSING):
+                with self._files.lock([key]):
+                    is_missing = orphans.is_missing(self._files, key)
+                    if self._row(key) == row and is_missing == (found.problem == MISSING):
                         return found
             except InstanceInUse:
                 return None
-            except InstanceUnreadable:
-                return found
         return None
 
     def _row(self, key: str) -> StoredInstance | None:

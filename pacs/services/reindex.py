@@ -9,7 +9,6 @@ interrupted one.
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
@@ -96,7 +95,7 @@ class _Run:
         self._result = Reindexed()
 
     def run(self, progress: Progress) -> Reindexed:
-        began = datetime.now(UTC)
+        newest = self._files.newest_key()
         total = sum(1 for _ in self._files.keys())  # noqa: SIM118 - no mapping
         images = maintenance.counts(self._index)[QueryLevel.IMAGE]
         if images and not total:
@@ -105,7 +104,7 @@ class _Run:
             )
         with progress("reading files", total) as advance:
             self._derive(self._files.keys(), advance)
-        self._derive(self._files.keys(began - timedelta(hours=1)))
+        self._derive(self._files.keys(since=newest))  # those that were committed meanwhile
         self._wait_for_arrivals()
         with progress("comparing", maintenance.counts(self._derived)[QueryLevel.IMAGE]) as advance:
             for places in index_diff.batch_groups(self._derived):
@@ -231,12 +230,10 @@ class _Run:
 
     def _is_transient(self, key: str, why: str) -> bool:
         try:
-            with self._files.lock([key]) as there:
-                return not there or (why == SECOND and writer.is_in_row(self._index, key))
+            with self._files.lock([key]):
+                return self._is_missing(key) or (why == SECOND and writer.is_in_row(self._index, key))
         except InstanceInUse:
             return True
-        except InstanceUnreadable:
-            return False
 
     def _remove_rows_without_file(self) -> None:
         """Remove rows whose file is missing or contains no instance, now and again after the grace period."""

@@ -4,7 +4,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +177,8 @@ def test_a_row_that_has_got_another_file_meanwhile_is_not_given_to_an_older_one(
     files = LocalFiles(tmp_path / "files")
     (dataset,) = series_of(1, 1)
     send(Storage(index, files), dataset)
-    older = files.create(4, datetime.now(UTC)).key
     (first,) = Maintenance(index, files).instances({})
+    older = f"{first.file_key[:-16]}ffffffffffff.dcm"
     (tmp_path / "files" / first.file_key).rename(tmp_path / "files" / older)
     dataset.InstanceNumber = 77
     is_missing = orphans.is_missing
