@@ -204,7 +204,7 @@ class Archive:
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
             self.files.start()
             self._recovery.begin()
-        self.commitments.retry_all_soon()
+        self._reporter.resume()
         self._listen()
         self._listen_for_http()
 
@@ -217,7 +217,7 @@ class Archive:
         self._configure_servers()
         self.index.join(prepared.index)
         self.index.is_recoverable = True
-        self.files.join()
+        self.files.join(prepared.files)
         self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.port = self._server.port
