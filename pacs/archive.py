@@ -212,7 +212,7 @@ class Archive:
             self.files.start()
             self._recovery.begin()
             self.healing.look()
-        self.commitments.retry_all_soon()
+        self._reporter.resume()
         self._listen()
         self._listen_for_http()
 
@@ -226,7 +226,7 @@ class Archive:
         self.index.join(prepared.index)
         self.healing.join(prepared.healing)
         self.index.is_recoverable = True
-        self.files.join()
+        self.files.join(prepared.files)
         self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.healing.start()

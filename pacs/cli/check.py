@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +100,7 @@ def _files(config: "Config") -> CheckOutcome:
 
     try:
         store = file_store(config)
-        with store.create(0, datetime.now(UTC)) as probe:
+        with store.create(0) as probe:
             probe.write(b"written and deleted by pacs check")
             probe.commit(b"")
         store.delete(probe.key)

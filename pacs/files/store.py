@@ -1,13 +1,13 @@
 """Protocols of the file store: `ObjectStore` for the objects, `FolderUpkeep` for the upkeep of a local folder.
 
-An object is a Part 10 file. The store makes its key, never from what a peer sent: the hour of arrival and a UUID of
-version 7, such as `2026/11/21/03/01990f3c-….dcm`. Sorted as bytes, keys are in order of arrival. Code outside of
-`pacs.files` knows keys and no paths. All methods raise errors of `pacs.errors`, never OSError.
+An object is a Part 10 file. The store makes its key, never from what a peer sent: the hour and a UUID of version 7,
+such as `2026/11/21/03/01990f3c-….dcm`. Sorted as bytes, keys are in the order in which objects were committed, also
+when the wall clock was set back (`pacs.files.object_keys`). Code outside of `pacs.files` knows keys and no paths. All
+methods raise errors of `pacs.errors`, never OSError.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
@@ -21,7 +21,7 @@ class IncomingObject(Protocol):
 
     @property
     def key(self) -> str:
-        """The key of the object once it is committed."""
+        """The key of the object once it is committed; '' before."""
 
     @property
     def size(self) -> int:
@@ -51,7 +51,7 @@ class IncomingObject(Protocol):
 class ObjectStore(Protocol):
     """Stored objects by key: what a folder and an object store such as S3 can both do."""
 
-    def create(self, head_size: int, arrived: datetime) -> IncomingObject:
+    def create(self, head_size: int) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
 
     def open(self, key: str) -> BinaryIO:
@@ -79,8 +79,11 @@ class ObjectStore(Protocol):
         Committed objects do already; this is for objects that came into the store by other means.
         """
 
-    def keys(self, since: datetime | None = None) -> Iterator[str]:
-        """Yield the keys of all committed objects, oldest first; with `since`, from that hour on."""
+    def keys(self, since: str = "") -> Iterator[str]:
+        """Yield the keys of all committed objects, oldest first; with `since`, a key, those of its hour and later."""
+
+    def newest_key(self) -> str:
+        """Return the largest key, '' for none; cheap however many there are. Raises StorageUnavailable."""
 
     def space(self) -> tuple[int, int]:
         """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""

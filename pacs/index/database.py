@@ -244,17 +244,29 @@ class Index:
             yield connection
 
     @contextmanager
-    def interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
-        """Let a cancellation interrupt the statement that runs in the block. Raises Cancelled."""
+    def interruptible(self, cancellation: Cancellation) -> Iterator[Connection]:
+        """Open a read transaction whose statements a cancellation interrupts. Raises Cancelled, IndexUnavailable.
+
+        Whatever fails after the cancellation, from the wait for a connection on, is Cancelled.
+        """
+        with (
+            cancellation.interrupting(_do_nothing),
+            self.read() as connection,
+            self._interrupting(connection, cancellation),
+        ):
+            yield connection
+
+    @contextmanager
+    def _interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
         interrupter = _Interrupter(_interrupt(connection), self._engine.dialect.loaded_dbapi.Error)
         try:
             with cancellation.interrupting(interrupter.start):
                 yield
         finally:
-            interrupter.stop()
-            if cancellation.requested:
-                # A late interruption must never reach the next user of this connection.
-                connection.invalidate()
+            # What counts is whether it was started: a cancellation after the block raises nothing there, so that the
+            # transaction ends as usual and needs its connection.
+            if interrupter.stop():
+                connection.invalidate()  # a late interruption must never reach the next user of this connection
 
     def describe(self) -> dict[str, str]:
         """Return what `pacs check` shows about the database. Raises IndexUnavailable."""
@@ -300,13 +312,17 @@ class _Interrupter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="pacs-interrupt", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="pacs-interrupt", daemon=True)
+        thread.start()  # raises where the system has no thread left: then there is none to wait for
+        self._thread = thread
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Stop, and return whether it was started."""
         self._done.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return False
+        self._thread.join()
+        return True
 
     def _run(self) -> None:
         while not self._done.is_set():
@@ -425,6 +441,10 @@ def _interrupt(connection: Connection) -> Callable[[], None]:
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt
     return lambda: driver.cancel_safe(timeout=5.0)
+
+
+def _do_nothing() -> None:
+    """Interrupt nothing: no statement runs."""
 
 
 @contextmanager

@@ -30,7 +30,7 @@ __all__ = [
     "find",
     "find_all",
     "is_known",
-    "last_received_at",
+    "last_file_key",
     "remove",
     "replace",
     "touch",
@@ -113,16 +113,10 @@ def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
     return [key for key in file_keys if key not in known]
 
 
-def last_received_at(index: Index) -> int | None:
-    """Return the time of instance of the instance that was added last, in microseconds since 1970 UTC, or None.
-
-    Raises IndexUnavailable.
-    """
+def last_file_key(index: Index) -> str:
+    """Return the file key of the instance that was added last, '' for none. Raises IndexUnavailable."""
     with index.read() as connection:
-        found: int | None = connection.execute(
-            select(image.c.received_at).order_by(image.c.id.desc()).limit(1)
-        ).scalar()
-    return found
+        return connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(1)).scalar() or ""
 
 
 def replace(index: Index, instance: NewInstance) -> StoredInstance:

@@ -8,9 +8,10 @@ uncleanly.
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable, UndecodableDataSet
+from pacs.files.layout import hour, hour_of, start_of
 from pacs.files.running_marker import RunningMarker
 from pacs.files.store import FolderStore
 from pacs.index import writer
@@ -22,7 +23,7 @@ from pacs.services.stored_file import read_stored_file
 from pacs.support.chunks import chunks
 
 MARGIN = timedelta(days=1)
-"""How much older than the newest instance of the index a lost file may be: some instances arrive slowly."""
+"""How much older than the file of the row that was added last a lost file may be."""
 
 BATCH = 500
 
@@ -72,8 +73,8 @@ class Recovery:
         return found
 
     def _unknown(self) -> Iterator[str]:
-        last = writer.last_received_at(self._index)
-        since = datetime.fromtimestamp(last / 1_000_000, UTC) - MARGIN if last is not None else None
+        last = writer.last_file_key(self._index)
+        since = f"{hour(start_of(hour_of(last)) - MARGIN)}/" if last else ""
         for batch in chunks(self._files.keys(since), BATCH):
             yield from writer.unknown(self._index, batch)
 

@@ -9,7 +9,6 @@ interrupted one.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
@@ -94,7 +93,7 @@ class _Run:
         self._result = Reindexed()
 
     def run(self, progress: Progress) -> Reindexed:
-        began = datetime.now(UTC)
+        newest = self._files.newest_key()
         total = sum(1 for _ in self._files.keys())  # noqa: SIM118 - no mapping
         images = maintenance.counts(self._index)[QueryLevel.IMAGE]
         if images and not total:
@@ -103,7 +102,7 @@ class _Run:
             )
         with progress("reading files", total) as advance:
             self._derive(self._files.keys(), advance)
-        self._derive(self._files.keys(began - timedelta(hours=1)))
+        self._derive(self._files.keys(since=newest))  # those that were committed meanwhile
         self._wait_for_arrivals()
         with progress("comparing", maintenance.counts(self._derived)[QueryLevel.IMAGE]) as advance:
             for places in index_diff.batch_groups(self._derived):

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
@@ -60,8 +59,6 @@ MOST_GROWING = 4096
 
 LONGEST_UID = "1" * 64
 """Stands for a UID that is not known yet: no UID is longer (PS3.5 6.2)."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,8 +359,7 @@ class Reception:
         return stored
 
     def _create(self) -> IncomingObject:
-        arrived = _EPOCH + timedelta(microseconds=self._received_at)
-        return self._storage.files.create(len(self._file_meta), arrived)
+        return self._storage.files.create(len(self._file_meta))
 
     # --- checks ----------------------------------------------------------------------------------------------
 

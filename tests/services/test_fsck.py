@@ -7,7 +7,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -285,7 +284,7 @@ def test_half_written_files_of_dead_processes_are_removed(archive: FsckSetup):
     """Those of running processes are left alone."""
     left = archive.root / "incoming" / "left"
     left.write_bytes(b"half")
-    with archive.files.create(4, datetime.now(UTC)) as incoming:
+    with archive.files.create(4) as incoming:
         incoming.write(bytes(2 << 20))
         assert archive.problems() == [("leftover", "left")]
         assert archive.fsck(repair=True).is_well

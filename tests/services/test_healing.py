@@ -1,4 +1,4 @@
-"""Completing an index that lacks files, in this process: interruptions, deletions, and what is compared at the start."""
+"""Completing an index that lacks files: interruptions, deletions, and what is compared at the start."""
 
 import shutil
 import threading
