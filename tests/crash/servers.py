@@ -103,6 +103,8 @@ class Site:
     settings: Sequence[str] = field(default=())
     log: Path = Path(os.devnull)
     """The file for its standard error."""
+    program: Path = ROOT
+    """The checkout whose `pacs` runs."""
 
     @property
     def database(self) -> str:
@@ -125,7 +127,7 @@ class Site:
         with self.log.open("a") as log:
             process = start(
                 [*prefix, *self.command("serve", "--port", "0")],
-                cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                cwd=self.program, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         assert process.stdout is not None
         with process.stdout as out:
