@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pacs.dicom.levels import QueryLevel
 from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
-from pacs.index.tables import TABLES, image, patient, series, study
-from pacs.index.writer import JOINED, unknown
+from pacs.index.tables import JOINED, TABLES, image, patient, series, study
+from pacs.index.writer import unknown
 from pacs.support.chunks import chunks
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel

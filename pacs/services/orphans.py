@@ -5,7 +5,7 @@ from pacs.files.store import ObjectStore
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 
 
 def adopt(index: Index, files: ObjectStore, key: str) -> str:
@@ -16,14 +16,14 @@ def adopt(index: Index, files: ObjectStore, key: str) -> str:
     """
     arrival = read_stored_file(files, key)
     try:
-        writer.add(index, arrival)
+        writer.add(index, arrival, headers_of(files))
     except DuplicateInstance:
         known = writer.find(index, arrival.header.sop_instance_uid)
         if known is not None and known.file_key == key:
             return arrival.header.sop_instance_uid
         if known is None or not _is_missing(files, known.file_key):
             raise DuplicateInstance("another file has its SOP Instance UID") from None
-        refresh(index, files, [writer.replace(index, arrival)])
+        refresh(index, files, [writer.replace(index, arrival, headers_of(files))])
     return arrival.header.sop_instance_uid
 
 

@@ -18,7 +18,7 @@ from pacs.index.database import Index
 from pacs.observability.events import Event, Notice
 from pacs.services.orphans import adopt
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 MARGIN = timedelta(days=1)
@@ -108,7 +108,7 @@ class Recovery:
         except (InstanceUnreadable, UndecodableDataSet) as error:
             if not is_same:
                 raise DuplicateInstance("another file has its SOP Instance UID, and is damaged") from error
-            refresh(self._index, self._files, [writer.replace(self._index, arrival)])
+            refresh(self._index, self._files, [writer.replace(self._index, arrival, headers_of(self._files))])
             return True
         if not is_same and key > known.file_key:  # keys are in order of arrival
             raise DuplicateInstance("another file has its SOP Instance UID")

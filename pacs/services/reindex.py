@@ -29,7 +29,7 @@ from pacs.services.fsck import GRACE
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 BATCH = 500
@@ -88,6 +88,7 @@ class _Run:
     def __init__(self, index: Index, files: FolderStore, derived: Index, *, newest: bool, grace: float) -> None:
         self._index, self._files, self._derived = index, files, derived
         self._newest, self._grace = newest, grace
+        self._headers = headers_of(files)
         self._changes = Changes()
         self._result = Reindexed()
 
@@ -143,7 +144,7 @@ class _Run:
                 self._note_second(arrival.file_key)
                 continue
             try:
-                writer.add(self._derived, arrival)
+                writer.add(self._derived, arrival, self._headers)
             except DuplicateInstance:
                 self._choose(arrival)
 
@@ -152,7 +153,7 @@ class _Run:
         known = writer.find(self._derived, arrival.header.sop_instance_uid)
         in_use = writer.find(self._index, arrival.header.sop_instance_uid)
         if known is None or self._newest or (in_use is not None and in_use.file_key == arrival.file_key):
-            former = writer.replace(self._derived, arrival)
+            former = writer.replace(self._derived, arrival, self._headers)
             refresh(self._derived, self._files, [former])
             if self._is_there(former):
                 self._note_second(former.file_key)

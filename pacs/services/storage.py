@@ -39,7 +39,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 
 Duplicates = Literal["keep", "replace", "reject"]
 """What happens to an instance whose SOP Instance UID is stored already.
@@ -100,6 +100,7 @@ class Storage:
         self.publish = publish
         self._auditor = auditor or Auditor()
         self.unknown_sop_classes = unknown_sop_classes
+        self.headers = headers_of(files)
         self._known = _KnownInstances(index)
         self._cleanup = _FileCleanup(index, files, publish)
 
@@ -468,8 +469,8 @@ class Reception:
         index, warnings, former = self._storage.index, (), known
         try:
             if known is None:
-                return writer.add(index, arrival)
-            former = writer.replace(index, arrival)
+                return writer.add(index, arrival, self._storage.headers)
+            former = writer.replace(index, arrival, self._storage.headers)
         except IndexUnavailable:
             # If the connection broke at the commit, only a look at the row tells whether it was committed.
             self._may_have_row = True
