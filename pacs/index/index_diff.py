@@ -164,10 +164,8 @@ def is_correct(index: Index, wanted: SeriesBatch) -> bool:
         return _Correction(connection, wanted).is_correct()
 
 
-def correct(
-    index: Index, wanted: Sequence[SeriesBatch], derived: Index, known: Collection[str] = (), *, adds: bool = True
-) -> Changes:
-    """Correct the rows of some batches in one transaction. Without `adds` no images are added.
+def correct(index: Index, wanted: Sequence[SeriesBatch], derived: Index, known: Collection[str] = ()) -> Changes:
+    """Correct the rows of some batches in one transaction.
 
     Raises IndexesDiffer, without any change, when a row would be corrected below which only one of this index and
     `derived` has a file, except for those in `known`. Raises IndexUnavailable.
@@ -184,7 +182,7 @@ def correct(
     def work(connection: Connection) -> Changes:
         changes = Changes()
         for each in wanted:
-            changes.add(_Correction(connection, each, differing).run(adds=adds))
+            changes.add(_Correction(connection, each, differing).run())
         return changes
 
     return index.transact(work)
@@ -236,7 +234,7 @@ class _Correction:
             for each in self._wanted.images
         )
 
-    def run(self, *, adds: bool) -> Changes:
+    def run(self) -> Changes:
         parent = None
         for level, values in zip((PATIENT, STUDY, SERIES), self._wanted.above, strict=True):
             parent = self._row(level, values, self._found(level, values, lock=True), parent)
@@ -249,7 +247,7 @@ class _Correction:
                 new.append(values)
             else:
                 self._row(IMAGE, values, found, parent)
-        if new and adds:
+        if new:
             self._insert_images(new, parent)
         return self._changes
 

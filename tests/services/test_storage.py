@@ -597,9 +597,9 @@ class TestFailingSteps:
         """The database fails anywhere in the transaction: the durable file is deleted again."""
         add = writer.add
 
-        def failing(index: Index, arrival: writer.NewInstance) -> tuple[str, ...]:
+        def failing(index: Index, arrival: writer.NewInstance, headers) -> tuple[str, ...]:
             with failing_statements(index, statement):
-                return add(index, arrival)
+                return add(index, arrival, headers)
 
         monkeypatch.setattr(writer, "add", failing)
         with pytest.raises(OutOfResources):
@@ -627,8 +627,8 @@ class TestFailingSteps:
         """The row is committed, then the index does not respond: the row keeps its file. The sender may send again."""
         add = writer.add
 
-        def committed(index: Index, arrival: writer.NewInstance) -> None:
-            add(index, arrival)
+        def committed(index: Index, arrival: writer.NewInstance, headers) -> None:
+            add(index, arrival, headers)
             gone()
 
         storage = archive.storage()
@@ -650,8 +650,8 @@ class TestFailingSteps:
         name = "replace" if policy == "replace" else "add"
         real = getattr(writer, name)
 
-        def broken(index: Index, arrival: writer.NewInstance) -> None:
-            real(index, arrival)
+        def broken(index: Index, arrival: writer.NewInstance, headers) -> None:
+            real(index, arrival, headers)
             raise IndexUnavailable("the connection broke")
 
         monkeypatch.setattr(writer, name, broken)
@@ -675,10 +675,10 @@ class TestFailingSteps:
         (archive.root / writer.find(archive.index, UID).file_key).unlink()
         real = writer.replace
 
-        def repaired_before(index: Index, arrival: writer.NewInstance):
+        def repaired_before(index: Index, arrival: writer.NewInstance, headers):
             monkeypatch.setattr(writer, "replace", real)
             adopt(index, archive.files, arrival.file_key)
-            return real(index, arrival)
+            return real(index, arrival, headers)
 
         monkeypatch.setattr(writer, "replace", repaired_before)
         send(archive.storage(), instance())
@@ -689,11 +689,11 @@ class TestFailingSteps:
         send(archive.storage(), instance())
         real = writer.replace
 
-        def removed_before(index: Index, arrival: writer.NewInstance):
+        def removed_before(index: Index, arrival: writer.NewInstance, headers):
             former = writer.remove(index, [UID])
             for each in former:
                 archive.files.delete(each.file_key)
-            return real(index, arrival)
+            return real(index, arrival, headers)
 
         monkeypatch.setattr(writer, "replace", removed_before)
         newer = instance({0x00080060: b"MR"})
