@@ -164,7 +164,7 @@ class IncomingFile:
         self._paths.move()
         try:
             make_durable()
-        except OSError:
+        except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(self._paths.final)
             raise
@@ -174,7 +174,7 @@ class IncomingFile:
         try:
             if len(head) <= LONGEST_HEAD and journal.append(JournalRecord(self.key, head, buffer, self._hash.digest())):
                 return
-        except OSError:
+        except BaseException:
             with suppress(OSError):  # the record may be in the journal all the same
                 self._paths.note_deletion()
             raise

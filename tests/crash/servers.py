@@ -103,6 +103,8 @@ class Site:
     settings: Sequence[str] = field(default=())
     log: Path = Path(os.devnull)
     """The file for its standard error."""
+    has_web: bool = False
+    """Whether `settings` turn HTTP on, of which it says so in another line."""
 
     @property
     def database(self) -> str:
@@ -130,6 +132,8 @@ class Site:
         assert process.stdout is not None
         with process.stdout as out:
             ready = READY.fullmatch(out.readline())
+            if self.has_web:
+                out.readline()
         if ready is None:
             process.kill()
             raise Died(f"pacs serve ended with {process.wait(PATIENCE)} before it was ready, see {log.name}")
