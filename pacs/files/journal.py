@@ -107,9 +107,9 @@ class _SegmentFile:
         self.end = end
         self.keys += [record.key for record in records]
 
-    def begin(self, generation: int) -> None:
-        """Start a new generation, which is empty."""
-        self.generation, self.end, self.keys, self.has_failed_sync = generation, 0, [], False
+    def begin(self) -> None:
+        """Start a new generation, which is empty. They are counted: a clock that was set back may show a time twice."""
+        self.generation, self.end, self.keys, self.has_failed_sync = self.generation + 1, 0, [], False
 
     def invalidate(self) -> None:
         """Hide the records from a replay. If that fails, a replay restores files that are durable already."""
@@ -216,7 +216,7 @@ class Journal(BatchQueue[JournalRecord, bool]):
                 self._free.append(self._new_segment())
             if self._free:
                 self._current = self._free.pop()
-                self._current.begin(time.time_ns())
+                self._current.begin()
         return self._current
 
     def _has_thread(self) -> bool:
