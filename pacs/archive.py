@@ -69,7 +69,7 @@ class Archive:
 
     def _build_stores(self, config: Config) -> None:
         """Build index, file store and audit log. Raises ConfigurationError, StorageUnavailable."""
-        self.index = settings.index(config)
+        self.index = settings.index(config, lambda sentence: self.events.publish(Notice(sentence=sentence)))
         self.files = settings.file_store(config)
         self.auditor = Auditor(Path(config.audit.file) if config.audit.file else None, self.events.publish)
 
@@ -204,7 +204,7 @@ class Archive:
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
             self.files.start()
             self._recovery.begin()
-        self.commitments.retry_all_soon()
+        self._reporter.resume()
         self._listen()
         self._listen_for_http()
 
@@ -215,8 +215,9 @@ class Archive:
         """
         self.monitoring.join(prepared.monitoring, worker)  # first, so that what goes wrong is recorded as this worker's
         self._configure_servers()
+        self.index.join(prepared.index)
         self.index.is_recoverable = True
-        self.files.join()
+        self.files.join(prepared.files)
         self._server.join(prepared._server.listeners, slots)
         self._reporter.start()
         self.port = self._server.port

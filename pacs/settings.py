@@ -1,5 +1,6 @@
 """Translates a `Config` into the settings of the other parts, which do not know the configuration."""
 
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -64,11 +65,16 @@ def reloadable(before: Config, after: Config) -> tuple[Config, tuple[str, ...]]:
 # --- stores -------------------------------------------------------------------------------------------------------
 
 
-def index(config: Config) -> Index:
-    """Return the index. Several workers share the database connections and a write lock."""
+def index(config: Config, notify: Callable[[str], object]) -> Index:
+    """Return the index. Several workers share the database connections and a write lock.
+
+    `notify` gets a sentence when the file of the database is lost or back.
+    """
     workers, database = config.server.workers, config.database
     connections = min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, ALL_CONNECTIONS // workers))
-    return Index(database.url, connections=connections, wait=database.wait_seconds, is_shared=workers > 1)
+    return Index(
+        database.url, connections=connections, wait=database.wait_seconds, is_shared=workers > 1, notify=notify
+    )
 
 
 def file_store(config: Config) -> LocalFiles:

@@ -1,12 +1,12 @@
 """`pacs check`: checks everything a server needs, and says how to correct what is wrong."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ def _results(config: "Config") -> Iterator[CheckOutcome]:
     yield from _explaining(config)
     if config.web.enabled:
         yield _web(config)
+        yield from _readiness(config)
     if config.audit.file:
         yield _audit(config)
     for peer in config.peers:
@@ -98,7 +99,7 @@ def _files(config: "Config") -> CheckOutcome:
 
     try:
         store = file_store(config)
-        with store.create(0, datetime.now(UTC)) as probe:
+        with store.create(0) as probe:
             probe.write(b"written and deleted by pacs check")
             probe.commit(b"")
         store.delete(probe.key)
@@ -109,11 +110,11 @@ def _files(config: "Config") -> CheckOutcome:
 
 def _free_space(config: "Config") -> CheckOutcome:
     folder = next((each for each in (Path(config.files.url), *Path(config.files.url).parents) if each.exists()), Path())
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES:
-        return CheckOutcome(
-            "free space", False, f"only {free / 2**20:.0f} MiB free on the disk of files.url; free some space"
-        )
+    free, least = shutil.disk_usage(folder).free, config.limits.free_space
+    if free < max(FREE_BYTES, least):
+        refused = ", less than limits.free_space: instances are refused" if free < least else ""
+        said = f"only {free / 2**20:.0f} MiB free on the disk of files.url{refused}; free some space"
+        return CheckOutcome("free space", False, said)
     return CheckOutcome("free space", True, f"{free / 2**30:.1f} GiB")
 
 
@@ -187,7 +188,22 @@ def _web(config: "Config") -> CheckOutcome:
     return CheckOutcome("web", True, f"{web.host}:{web.port} is free to listen on")
 
 
+def _readiness(config: "Config") -> Iterator[CheckOutcome]:
+    """Report why the running server of this configuration is not ready."""
+    status, body = _http_answer(config, "/readyz")
+    if status == 503:
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # the server of another program
+            reasons = json.loads(body)["reasons"]
+            said = "; ".join(f"{part}: {reason}" for part, reason in reasons.items())
+            yield CheckOutcome("readiness", False, f"the running server is not ready: {said}")
+
+
 def _answers_http(config: "Config") -> bool:
+    return _http_answer(config, "/healthz")[0] == 200
+
+
+def _http_answer(config: "Config", path: str) -> tuple[int, bytes]:
+    """Return status and content of the response of the running server to a GET, 0 and nothing without one."""
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
     from pacs.settings import own_protection
@@ -198,10 +214,11 @@ def _answers_http(config: "Config") -> bool:
     asked = HTTPSConnection(host, web.port, timeout=2, context=own_protection(config).context) if web.tls else plain
     with closing(asked) as connection:
         try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
         except (OSError, HTTPException):
-            return False
+            return 0, b""
 
 
 def _audit(config: "Config") -> CheckOutcome:

@@ -1,8 +1,9 @@
 """An object on its way into a local store: in memory while it is small, else in a file of the folder `incoming`.
 
-`commit` writes the head, renames the file into the folder of its hour and makes all that durable: a small object
-through the journal, a larger one by syncing file and folder. After a power cut an object is complete under its key, or
-it is left in `incoming`.
+`commit` writes the head, draws the key, renames the file into the folder of its hour and makes all that durable: a
+small object through the journal, a larger one by syncing file and folder. After a power cut an object is complete under
+its key, or it is left in `incoming`. The file is locked until the end of the `with` block, so that nobody takes it for
+an orphan before its row is committed (`pacs.files.object_lock`).
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from pacs.files.buffer_pool import POOL, SMALL, ObjectBuffer
 from pacs.files.disk import Buffer, sync_folder, sync_parents, write_at
 from pacs.files.io_errors import WRITING
 from pacs.files.journal import LONGEST_HEAD, Journal, JournalRecord, note_deletion
-from pacs.files.layout import INCOMING
+from pacs.files.layout import INCOMING, hour_of
 from pacs.files.readers import FileWindow, MemoryWindow, reader
 
 
@@ -47,53 +48,60 @@ class DurableFolders:
             self._last_created = folder
 
 
-class ObjectPaths:
-    """The temporary and the final path of an object; plain strings, which are faster than `Path`."""
+class TemporaryFile:
+    """A file in `incoming` that gets its final path once it is complete.
 
-    __slots__ = ("_folders", "final", "folder", "key", "temporary")
+    Paths are plain strings, which are faster than `Path`.
+    """
 
-    def __init__(self, folders: DurableFolders, name: str, key: str) -> None:
+    __slots__ = ("_folders", "path")
+
+    def __init__(self, folders: DurableFolders, name: str) -> None:
         self._folders = folders
-        self.key = key
-        self.temporary = f"{folders.root}/{INCOMING}/{name}"
-        self.final = f"{folders.root}/{key}"
-        self.folder = self.final.rpartition("/")[0]
+        self.path = f"{folders.root}/{INCOMING}/{name}"
 
     def create(self) -> int:
-        """Create the temporary file and return its descriptor. Raises OSError."""
-        descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        """Create the file and return its descriptor. Raises OSError."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # ends with the process, however that ends: see `is_abandoned`
         return descriptor
 
-    def note_deletion(self) -> None:
-        """Prevent every journal from restoring the object. Raises OSError."""
-        note_deletion(Path(self._folders.root), self.key)
+    def note_deletion(self, key: str) -> None:
+        """Prevent every journal from restoring the object with this key. Raises OSError."""
+        note_deletion(Path(self._folders.root), key)
 
-    def move(self) -> None:
-        """Rename the temporary file to its final path. Raises OSError."""
-        self._folders.create(self.folder)
-        os.rename(self.temporary, self.final)
+    def move(self, key: str) -> str:
+        """Rename the file to the path of its key, and return that path. Raises OSError."""
+        final = f"{self._folders.root}/{key}"
+        self._folders.create(hour_of(final))
+        os.rename(self.path, final)
+        return final
+
+    def remove(self) -> None:
+        """Remove the file. Raises OSError."""
+        os.unlink(self.path)
 
 
 class IncomingFile:
     """An `IncomingObject` of a local store; with a `journal` small objects are made durable through it."""
 
-    def __init__(self, paths: ObjectPaths, head_size: int, journal: Journal | None = None) -> None:
-        self._paths = paths
+    def __init__(
+        self, temporary: TemporaryFile, head_size: int, draw_key: Callable[[], str], journal: Journal | None = None
+    ) -> None:
+        self._temporary = temporary
         self._head_size = head_size
+        self._draw_key = draw_key
         self._journal = journal
         self._buffer: ObjectBuffer | None = POOL.take()
         """The bytes so far, while the object is small."""
         self._descriptor: int | None = None
         self._is_open = True
+        """Whether it is neither committed nor discarded."""
         self._hash = sha256()
         self.size = 0
         """The number of bytes written after the head."""
-
-    @property
-    def key(self) -> str:
-        """The key of the object once it is committed."""
-        return self._paths.key
+        self.key = ""
+        """The key of the object once it is committed; '' before."""
 
     @property
     def digest(self) -> str:
@@ -132,17 +140,18 @@ class IncomingFile:
                 self._move(partial(self._append, self._journal, self._buffer, head, descriptor))
             else:
                 os.fsync(descriptor)
-                self._move(lambda: sync_folder(self._paths.folder))
-        self._close()
+                self._move(lambda path: sync_folder(hour_of(path)))
+        self._is_open = False
+        self._give_back()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Discard an object that was not committed."""
+        """Discard an object that was not committed, and release the lock of one that was."""
         if self._is_open and self._descriptor is not None:
             with suppress(OSError):  # the next start removes what stays in incoming/
-                os.unlink(self._paths.temporary)
+                self._temporary.remove()
         self._close()
 
     def _require_open(self) -> None:
@@ -154,32 +163,33 @@ class IncomingFile:
         if self._descriptor is not None:
             write_at(self._descriptor, [head], 0)
             return self._descriptor
-        self._descriptor = self._paths.create()
+        self._descriptor = self._temporary.create()
         written = [] if self._buffer is None else [self._buffer.content]
         write_at(self._descriptor, [head, *written], 0 if head else self._head_size)
         return self._descriptor
 
-    def _move(self, make_durable: Callable[[], None]) -> None:
-        """Rename the file, and remove it again if it cannot be made durable."""
-        self._paths.move()
+    def _move(self, make_durable: Callable[[str], None]) -> None:
+        """Draw the key, rename the file, and remove it again if it cannot be made durable."""
+        self.key = self._draw_key()  # only now, so that keys are in the order of the commits
+        path = self._temporary.move(self.key)
         try:
-            make_durable()
-        except OSError:
+            make_durable(path)
+        except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(self._paths.final)
+                os.unlink(path)
             raise
 
-    def _append(self, journal: Journal, buffer: ObjectBuffer, head: bytes, descriptor: int) -> None:
+    def _append(self, journal: Journal, buffer: ObjectBuffer, head: bytes, descriptor: int, path: str) -> None:
         """Make the file durable through the journal, or by itself when the journal has no room."""
         try:
             if len(head) <= LONGEST_HEAD and journal.append(JournalRecord(self.key, head, buffer, self._hash.digest())):
                 return
-        except OSError:
+        except BaseException:
             with suppress(OSError):  # the record may be in the journal all the same
-                self._paths.note_deletion()
+                self._temporary.note_deletion(self.key)
             raise
         os.fsync(descriptor)
-        sync_folder(self._paths.folder)
+        sync_folder(hour_of(path))
 
     def _give_back(self) -> None:
         if self._buffer is not None:

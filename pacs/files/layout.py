@@ -26,9 +26,19 @@ PIECE = 1 << 18
 
 
 def hour(moment: datetime) -> str:
-    """Return the folder of the objects that arrive at this moment."""
-    utc = moment.astimezone(UTC)
-    return f"{utc.year:04}/{utc.month:02}/{utc.day:02}/{utc.hour:02}"
+    """Return the folder of the objects that are committed at this moment, which is in UTC."""
+    return f"{moment.year:04}/{moment.month:02}/{moment.day:02}/{moment.hour:02}"
+
+
+def hour_of(key: str) -> str:
+    """Return the folder in a key."""
+    return key.rpartition("/")[0]
+
+
+def start_of(hour: str) -> datetime:
+    """Return the moment at which the hour of a folder begins. Raises ValueError when there is no such hour."""
+    year, month, day, its_hour = map(int, hour.split("/"))
+    return datetime(year, month, day, its_hour, tzinfo=UTC)
 
 
 def is_among_objects(name: str) -> bool:

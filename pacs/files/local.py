@@ -8,7 +8,6 @@ import threading
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,7 @@ from typing import BinaryIO
 from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.copies import Copies
 from pacs.files.disk import open_folder, sync_file_system, sync_folder, write_at, write_text
-from pacs.files.incoming_file import DurableFolders, IncomingFile, ObjectPaths, is_abandoned, remove_abandoned
+from pacs.files.incoming_file import DurableFolders, IncomingFile, TemporaryFile, is_abandoned, remove_abandoned
 from pacs.files.io_errors import READING, WRITING
 from pacs.files.journal import Journal, count_abandoned, note_deletion, replay, restore_records
 from pacs.files.layout import (
@@ -27,9 +26,12 @@ from pacs.files.layout import (
     RESTORING,
     RUNNING,
     UPKEEP,
-    hour,
+    hour_of,
     is_among_objects,
+    start_of,
 )
+from pacs.files.object_keys import KeyClock, ObjectKeys
+from pacs.files.object_lock import lock_files
 from pacs.files.process_lock import exclusive, temporary_folder
 from pacs.files.readers import open_stored
 from pacs.files.running_marker import RunningMarker, is_any_running
@@ -40,6 +42,9 @@ PROBE_SIZE = 1 << 16
 
 FEW = 32
 """Largest number of objects that are synced one by one, rather than by a sync of the whole file system."""
+
+LOCK_SECONDS = 30.0
+"""How long the lock of an object is waited for."""
 
 _NO_LINKS = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP))
 
@@ -54,8 +59,10 @@ class LocalFiles:
     def __init__(self, root: Path, least_free: int = 0) -> None:
         self._root = root
         self.least_free = least_free
-        self._names = TimeOrderedNames()
         self._folders = DurableFolders(root)
+        self._drawing = threading.Lock()
+        self._keys: ObjectKeys | None = None
+        """Once a key is drawn, or a server runs."""
         self._journal: Journal | None = None
         self._descriptor: int | None = None
         """Of the root, open while there is a journal: its sync reports write errors since it was opened."""
@@ -72,11 +79,20 @@ class LocalFiles:
         # In this order: a replay writes under the names of leftovers.
         removed = self.remove_leftovers(self.leftovers())
         self.replay_journals()
-        self.join()
+        self._keys = ObjectKeys(KeyClock.after(self.newest_key()))
+        self._begin_journal()
         return removed
 
-    def join(self) -> None:
-        """Begin a journal without cleaning up, beside a process that has started. Raises StorageUnavailable."""
+    def join(self, started: "LocalFiles") -> None:
+        """Begin a journal in a worker of the process in which `started` is; their keys are in one order.
+
+        Raises StorageUnavailable.
+        """
+        if started._keys is not None:
+            self._keys = ObjectKeys(started._keys.clock)
+        self._begin_journal()
+
+    def _begin_journal(self) -> None:
         with WRITING:
             self._descriptor = open_folder(self._root)
         rewrite = partial(restore_records, self._root, self._restore, self._forget)
@@ -97,13 +113,10 @@ class LocalFiles:
 
     # --- objects -----------------------------------------------------------------------------------------------------
 
-    def create(self, head_size: int, arrived: datetime) -> IncomingObject:
+    def create(self, head_size: int) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
-        if self.least_free:
-            self._require_free()
-        name = str(self._names.next(arrived))
-        paths = ObjectPaths(self._folders, name, f"{hour(arrived)}/{name}.dcm")
-        return IncomingFile(paths, head_size, self._journal)
+        self._require_free()
+        return IncomingFile(TemporaryFile(self._folders, str(uuid.uuid4())), head_size, self._draw_key, self._journal)
 
     def open(self, key: str) -> BinaryIO:
         """Open an object as a seekable file.
@@ -137,6 +150,16 @@ class LocalFiles:
         with READING:
             return os.stat(self._path_of(key)).st_size
 
+    @contextmanager
+    def lock(self, keys: Collection[str]) -> Iterator[set[str]]:
+        """Hold the locks of objects in the `with` block; yield the keys of those that are there and can be opened.
+
+        Raises InstanceInUse, StorageUnavailable.
+        """
+        paths = {f"{self._root}/{key}": key for key in keys if KEY.fullmatch(key)}
+        with lock_files(paths, LOCK_SECONDS) as locked:
+            yield {paths[path] for path in locked}
+
     def delete(self, key: str) -> None:
         """Delete an object durably, if it is there. Raises StorageUnavailable."""
         with WRITING, suppress(FileNotFoundError, InstanceUnreadable):
@@ -155,13 +178,17 @@ class LocalFiles:
             finally:
                 os.close(descriptor)
 
-    def keys(self, since: datetime | None = None) -> Iterator[str]:
-        """Yield the keys of all committed objects, oldest first; with `since`, from that hour on."""
-        first = hour(since) if since is not None else ""
+    def keys(self, since: str = "") -> Iterator[str]:
+        """Yield the keys of all committed objects, oldest first; with `since`, a key, those of its hour and later."""
         with WRITING:
-            for key in _keys_within(self._root, "", first):
+            for key in _keys_within(self._root, "", hour_of(since)):
                 if KEY.fullmatch(key):
                     yield key
+
+    def newest_key(self) -> str:
+        """Return the largest key, '' for none. Raises StorageUnavailable."""
+        with WRITING:
+            return _newest_within(self._root, "")
 
     def space(self) -> tuple[int, int]:
         """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""
@@ -171,18 +198,29 @@ class LocalFiles:
 
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
+        self._require_free()
         name = f"{uuid.uuid4()}.probe"
         with WRITING:
-            paths = ObjectPaths(self._folders, name, name)
-            descriptor = paths.create()
+            file = TemporaryFile(self._folders, name)
+            descriptor = file.create()
             try:
                 write_at(descriptor, [bytes(PROBE_SIZE)], 0)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-                Path(paths.temporary).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    file.remove()
+
+    def _draw_key(self) -> str:
+        """Return the key of an object that is complete. Raises StorageUnavailable."""
+        with self._drawing:
+            if self._keys is None:
+                self._keys = ObjectKeys(KeyClock.after(self.newest_key()))
+        return self._keys.draw()
 
     def _require_free(self) -> None:
+        if not self.least_free:
+            return
         with WRITING:
             disk = os.statvfs(self._root)
         if disk.f_bavail * disk.f_frsize < self.least_free:
@@ -248,10 +286,9 @@ class LocalFiles:
         It is written anew even if its file can be read: that says nothing of the disk, and a sync reports an error only
         once.
         """
-        name = f"{Path(self._path_of(key)).stem}.again"
-        paths = ObjectPaths(self._folders, name, key)
-        remove_abandoned(Path(paths.temporary))  # of a process that died in the same place
-        with IncomingFile(paths, len(head)) as incoming:
+        temporary = TemporaryFile(self._folders, f"{Path(self._path_of(key)).stem}.again")
+        remove_abandoned(Path(temporary.path))  # of a process that died in the same place
+        with self.lock([key]), IncomingFile(temporary, len(head), lambda: key) as incoming:
             incoming.write(body)
             incoming.commit(head)
 
@@ -346,23 +383,6 @@ class LocalFiles:
             sync_folder(self._root)
 
 
-class TimeOrderedNames:
-    """UUIDs of version 7 (RFC 9562), each larger than the one before in this process, whatever the clock does."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._last = 0
-
-    def next(self, at: datetime) -> uuid.UUID:
-        """Return a new one for the moment `at`: milliseconds, then a counter of 12 bits."""
-        milliseconds = int(at.timestamp() * 1000)
-        with self._lock:
-            self._last = max(self._last + 1, milliseconds << 12)
-            stamp = self._last
-        tail = int.from_bytes(os.urandom(8), "big") >> 2
-        return uuid.UUID(int=stamp >> 12 << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 2 << 62 | tail)
-
-
 def _keys_within(folder: Path, prefix: str, first: str) -> Iterator[str]:
     """Yield everything four folders down, sorted by name, without following links."""
     depth = prefix.count("/")
@@ -372,6 +392,24 @@ def _keys_within(folder: Path, prefix: str, first: str) -> Iterator[str]:
             yield key
         elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
             yield from _keys_within(folder / entry.name, key + "/", first)
+
+
+def _newest_within(folder: Path, prefix: str) -> str:
+    """Return the largest key in a folder, '' for none; look into its largest folder first, without following links."""
+    with os.scandir(folder) as entries:
+        if prefix.count("/") == 4:
+            return max((each for entry in entries if KEY.fullmatch(each := prefix + entry.name)), default="")
+        names = [each.name for each in entries if each.name.isdecimal() and each.is_dir(follow_symlinks=False)]
+    found = (_newest_within(folder / name, f"{prefix}{name}/") for name in sorted(names, reverse=True))
+    return next((key for key in found if key and _is_hour(hour_of(key))), "")
+
+
+def _is_hour(folder: str) -> bool:
+    """Whether there is such an hour, unlike `2026/13/32/25`."""
+    try:
+        return bool(start_of(folder))
+    except ValueError:
+        return False
 
 
 def _names_within(folder: Path, prefix: str) -> Iterator[str]:

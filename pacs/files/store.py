@@ -1,13 +1,13 @@
 """Protocols of the file store: `ObjectStore` for the objects, `FolderUpkeep` for the upkeep of a local folder.
 
-An object is a Part 10 file. The store makes its key, never from what a peer sent: the hour of arrival and a UUID of
-version 7, such as `2026/11/21/03/01990f3c-….dcm`. Sorted as bytes, keys are in order of arrival. Code outside of
-`pacs.files` knows keys and no paths. All methods raise errors of `pacs.errors`, never OSError.
+An object is a Part 10 file. The store makes its key, never from what a peer sent: the hour and a UUID of version 7,
+such as `2026/11/21/03/01990f3c-….dcm`. Sorted as bytes, keys are in the order in which objects were committed, also
+when the wall clock was set back (`pacs.files.object_keys`). Code outside of `pacs.files` knows keys and no paths. All
+methods raise errors of `pacs.errors`, never OSError.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
@@ -20,7 +20,7 @@ class IncomingObject(Protocol):
 
     @property
     def key(self) -> str:
-        """The key of the object once it is committed."""
+        """The key of the object once it is committed; '' before."""
 
     @property
     def size(self) -> int:
@@ -39,7 +39,8 @@ class IncomingObject(Protocol):
     def commit(self, head: bytes) -> None:
         """Put `head`, which is exactly as long as announced, before the rest and make the object durable.
 
-        After it returns the object survives a power cut and is visible under its key. Raises StorageUnavailable.
+        After it returns the object survives a power cut and is visible under its key. It stays locked until the end of
+        the `with` block (`ObjectStore.lock`). Raises StorageUnavailable.
         """
 
     def __enter__(self) -> Self: ...
@@ -50,7 +51,7 @@ class IncomingObject(Protocol):
 class ObjectStore(Protocol):
     """Stored objects by key: what a folder and an object store such as S3 can both do."""
 
-    def create(self, head_size: int, arrived: datetime) -> IncomingObject:
+    def create(self, head_size: int) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
 
     def open(self, key: str) -> BinaryIO:
@@ -69,6 +70,14 @@ class ObjectStore(Protocol):
     def size(self, key: str) -> int:
         """Return the size of an object in bytes. Raises InstanceUnreadable."""
 
+    def lock(self, keys: Collection[str]) -> AbstractContextManager[set[str]]:
+        """Hold the locks of objects in the `with` block; yield the keys of those that are there and can be opened.
+
+        Whoever commits a row for a file that he has not stored, or takes a file away, holds its lock, and looks at row
+        and file once he has it. Nobody waits for a lock in a transaction of the index. Raises InstanceInUse when an
+        operation holds one of the locks too long, StorageUnavailable.
+        """
+
     def delete(self, key: str) -> None:
         """Delete an object durably, if it is there. Raises StorageUnavailable."""
 
@@ -78,8 +87,11 @@ class ObjectStore(Protocol):
         Committed objects do already; this is for objects that came into the store by other means.
         """
 
-    def keys(self, since: datetime | None = None) -> Iterator[str]:
-        """Yield the keys of all committed objects, oldest first; with `since`, from that hour on."""
+    def keys(self, since: str = "") -> Iterator[str]:
+        """Yield the keys of all committed objects, oldest first; with `since`, a key, those of its hour and later."""
+
+    def newest_key(self) -> str:
+        """Return the largest key, '' for none; cheap however many there are. Raises StorageUnavailable."""
 
     def space(self) -> tuple[int, int]:
         """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import ConfigurationError, IndexUnavailable
+from pacs.index.database_file import DatabaseFile
 from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
 from pacs.index.write_lock import WriteLock
@@ -53,15 +54,25 @@ class Index:
 
     `connections` is the size of the pool, `wait` the timeout for a connection or a database lock, in seconds. With
     `is_shared` several processes write to the database, and share a write lock where it has one writer at a time.
+    `notify` gets a sentence when the file of the database is lost or back.
     Raises ConfigurationError when the URL cannot be used.
     """
 
-    def __init__(self, url: str, *, connections: int = 32, wait: float = 30.0, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int = 32,
+        wait: float = 30.0,
+        is_shared: bool = False,
+        notify: Callable[[str], object] = lambda _sentence: None,
+    ) -> None:
         self.url = _parsed_url(url)
         self._wait = wait
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.dialect = "sqlite" if self.is_sqlite else "postgresql"
-        self._engine = _engine(self.url, connections, wait)
+        self._file = DatabaseFile(self.url.database or "", wait, notify) if self.is_sqlite else None
+        self._engine = _engine(self.url, connections, wait, self._file)
         # SQLite has one writer at a time. Waiting for these locks is fair and does not poll, unlike its own waiting.
         self._thread_lock = threading.Lock() if self.is_sqlite else None
         self._process_lock = WriteLock(Path(f"{self.url.database}-turn")) if self.is_sqlite and is_shared else None
@@ -95,6 +106,18 @@ class Index:
         for connections in (self._raw_writers, self._unsynced_raw_writers, self._raw_readers, self._pinger):
             connections.close()
         self._engine.dispose()
+        if self._file is not None:
+            self._file.release()
+
+    def join(self, prepared: "Index") -> None:
+        """Use only the database file that `prepared` uses, in the process that this one was forked from."""
+        if self._file is not None and prepared._file is not None:
+            self._file.join(prepared._file)
+
+    def check_file(self) -> None:
+        """Raise IndexUnavailable when the file of the database is gone or another one."""
+        if self._file is not None:
+            self._file.check()
 
     def probe(self) -> None:
         """Connect once, at the start or for a check.
@@ -111,8 +134,7 @@ class Index:
 
     def ping(self) -> None:
         """Run a small query on a dedicated connection. Raises IndexUnavailable."""
-        if self.is_sqlite and not Path(self.url.database or "").exists():  # an open connection would still work
-            raise IndexUnavailable("the file of the index is gone: check database.url")
+        self.check_file()
         try:
             self._pinger.use(_read_schema_version)
         except self._failures:  # the connection may have broken since it was used last
@@ -132,7 +154,23 @@ class Index:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a short read transaction, which sees one snapshot of the index. Raises IndexUnavailable."""
+        self.check_file()
         with _translating_errors(), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read_after_writers(self, table: str) -> Iterator[Connection]:
+        """Open a read transaction that sees the result of every transaction which writes to `table` now.
+
+        On PostgreSQL it waits for them. SQLite ends those of a lost connection or process with it. Raises
+        IndexUnavailable.
+        """
+        if self.is_sqlite:
+            with self.read() as connection:
+                yield connection
+            return
+        with self.write() as connection:
+            connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE MODE")
             yield connection
 
     @contextmanager
@@ -150,8 +188,10 @@ class Index:
         def transaction(driver: Any) -> Result:
             if self.is_sqlite:
                 driver.execute("BEGIN IMMEDIATE")
+            self.check_file()
             result = work(driver)
             driver.commit()
+            self.check_file()  # otherwise the commit may be in a file that has been deleted
             return result
 
         with self._write_lock():
@@ -159,8 +199,11 @@ class Index:
 
     @contextmanager
     def _writing(self, engine: Engine) -> Iterator[Connection]:
-        with self._write_lock(), _translating_errors(), engine.connect() as connection, connection.begin():
-            yield connection
+        with self._write_lock(), _translating_errors(), engine.connect() as connection:
+            with connection.begin():
+                self.check_file()
+                yield connection
+            self.check_file()  # otherwise the commit may be in a file that has been deleted
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in a write transaction and return its result; run it again when it loses a race.
@@ -200,6 +243,7 @@ class Index:
 
         A connection that has broken since its last use raises too; `read` may still work then.
         """
+        self.check_file()
         with self._translating_driver_errors():
             return self._raw_readers.use(query)
 
@@ -214,21 +258,34 @@ class Index:
     @contextmanager
     def single(self) -> Iterator[Connection]:
         """Open a connection for a single read statement, without a transaction. Raises IndexUnavailable."""
+        self.check_file()
         with _translating_errors(), self._single.connect() as connection:
             yield connection
 
     @contextmanager
-    def interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
-        """Let a cancellation interrupt the statement that runs in the block. Raises Cancelled."""
+    def interruptible(self, cancellation: Cancellation) -> Iterator[Connection]:
+        """Open a read transaction whose statements a cancellation interrupts. Raises Cancelled, IndexUnavailable.
+
+        Whatever fails after the cancellation, from the wait for a connection on, is Cancelled.
+        """
+        with (
+            cancellation.interrupting(_do_nothing),
+            self.read() as connection,
+            self._interrupting(connection, cancellation),
+        ):
+            yield connection
+
+    @contextmanager
+    def _interrupting(self, connection: Connection, cancellation: Cancellation) -> Iterator[None]:
         interrupter = _Interrupter(_interrupt(connection), self._engine.dialect.loaded_dbapi.Error)
         try:
             with cancellation.interrupting(interrupter.start):
                 yield
         finally:
-            interrupter.stop()
-            if cancellation.requested:
-                # A late interruption must never reach the next user of this connection.
-                connection.invalidate()
+            # What counts is whether it was started: a cancellation after the block raises nothing there, so that the
+            # transaction ends as usual and needs its connection.
+            if interrupter.stop():
+                connection.invalidate()  # a late interruption must never reach the next user of this connection
 
     def describe(self) -> dict[str, str]:
         """Return what `pacs check` shows about the database. Raises IndexUnavailable."""
@@ -274,19 +331,32 @@ class _Interrupter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="pacs-interrupt", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="pacs-interrupt", daemon=True)
+        thread.start()  # raises where the system has no thread left: then there is none to wait for
+        self._thread = thread
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Stop, and return whether it was started."""
         self._done.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return False
+        self._thread.join()
+        return True
 
     def _run(self) -> None:
         while not self._done.is_set():
             with suppress(self._failures):  # a lost connection has no statement to interrupt
                 self._interrupt()
             self._done.wait(INTERRUPT_INTERVAL)
+
+
+def may_be_committed(error: BaseException | None) -> bool:
+    """Whether a transaction that failed with this error may be committed all the same: its connection broke."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
 
 
 def has_trigrams(connection: Connection) -> bool:
@@ -311,13 +381,13 @@ def _parsed_url(url: str) -> URL:
     raise ConfigurationError("database.url must begin with sqlite:/// and a file, or with postgresql+psycopg://")
 
 
-def _engine(url: URL, connections: int, wait: float) -> Engine:
+def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) -> Engine:
     """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
     settings["pool_size"] = connections - connections // 2
     try:
-        if url.get_backend_name() == "sqlite":
-            return _sqlite_engine(url, wait, settings)
+        if file is not None:
+            return _sqlite_engine(url, wait, file, settings)
         return create_engine(_with_timeouts(url, wait), pool_pre_ping=True, **settings)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigurationError("PostgreSQL needs a driver: pip install 'pacs-archive[postgres]'") from error
@@ -336,7 +406,7 @@ def _with_timeouts(url: URL, wait: float) -> URL:
     return url.update_query_dict({name: value for name, value in bounds.items() if name not in url.query})
 
 
-def _sqlite_engine(url: URL, wait: float, settings: dict[str, Any]) -> Engine:
+def _sqlite_engine(url: URL, wait: float, file: DatabaseFile, settings: dict[str, Any]) -> Engine:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigurationError("this Python's SQLite is older than 3.35: use a newer Python or PostgreSQL")
     try:
@@ -344,12 +414,23 @@ def _sqlite_engine(url: URL, wait: float, settings: dict[str, Any]) -> Engine:
     except OSError as error:
         raise IndexUnavailable("the folder of the index cannot be created: check database.url") from error
     engine = create_engine(url, connect_args={"timeout": wait}, **settings)
-    event.listen(engine, "connect", _prepare_sqlite)
+
+    def connect(
+        _dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]
+    ) -> sqlite3.Connection:
+        return file.connect(**parameters)
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        _prepare_sqlite(connection)
+        file.hold()
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection) -> None:
     """Configure a new connection. The driver must not begin transactions itself: it would begin them too late."""
     connection.isolation_level = None
     for setting in SQLITE_SETTINGS:
@@ -388,6 +469,10 @@ def _interrupt(connection: Connection) -> Callable[[], None]:
     if isinstance(driver, sqlite3.Connection):
         return driver.interrupt
     return lambda: driver.cancel_safe(timeout=5.0)
+
+
+def _do_nothing() -> None:
+    """Interrupt nothing: no statement runs."""
 
 
 @contextmanager

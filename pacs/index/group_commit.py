@@ -103,7 +103,8 @@ class GroupCommit(BatchQueue[WriteWork, Any]):
 
 def _fail(units: Sequence[Unit], error: BaseException) -> None:
     for unit in units:
-        unit.error = IndexUnavailable("the index does not respond: try again later")
+        said = error.comment if isinstance(error, IndexUnavailable) else "the index does not respond: try again later"
+        unit.error = IndexUnavailable(said)
         unit.error.__cause__ = error
 
 

@@ -164,7 +164,7 @@ def _next_limit(limit: int, page: int, start_rows: "StartRows | None") -> int:
 
 def _page(index: Index, query: Query, position: "_PagePosition", cancellation: Cancellation) -> list[_Candidate]:
     """Return the candidates of a page with their computed attributes, all from one snapshot of the index."""
-    with index.read() as connection, index.interrupting(connection, cancellation):
+    with index.interruptible(cancellation) as connection:
         rows = _rows(connection, query, position)
         computed: list[dict[str, Value]] = [{} for _ in rows]
         for keyword in _needed(query):
@@ -232,7 +232,7 @@ def start_levels(index: Index, query: Query) -> Sequence[QueryLevel]:
 
 def start_rows_at(index: Index, query: Query, level: QueryLevel, cancellation: Cancellation) -> StartRows | None:
     """Return the rows at a level that its keys allow, None if there are many. Raises IndexUnavailable, Cancelled."""
-    with index.read() as connection, index.interrupting(connection, cancellation):
+    with index.interruptible(cancellation) as connection:
         found = statement_cache.execute(connection, statements.few_rows, query, level, FEW + 1)
     if len(found) > FEW:
         return None
@@ -282,7 +282,7 @@ def _needs_matching(index: Index, query: Query, cancellation: Cancellation) -> b
 
 
 def _all(index: Index, statement: Select[Any], cancellation: Cancellation) -> list[RowMapping]:
-    with index.read() as connection, index.interrupting(connection, cancellation):
+    with index.interruptible(cancellation) as connection:
         return list(connection.execute(statement).mappings())
 
 

@@ -253,7 +253,8 @@ class _BackupRun:
                 why = error.comment
                 break
             else:
-                self._former.append(writer.replace(self._snapshot, arrival, headers_of(self._backups.files)))
+                headers = headers_of(self._backups.files)
+                self._former.append(writer.replace(self._snapshot, arrival, instance.file_key, headers))
                 self._done.replaced += 1
                 self._count(now)
                 return

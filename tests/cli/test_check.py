@@ -8,6 +8,7 @@ import pytest
 from pacs.testing import Fault, serving
 from tests.certificates import Authority
 from tests.programs import storescp
+from tests.waiting import eventually
 
 
 def checked(pacs, *settings, words=(), peers=()):
@@ -47,6 +48,31 @@ def test_a_web_port_in_use_fails_unless_by_the_same_server(pacs, tmp_path):
         port = archive.web_port
         found = checked(pacs, f"web.port={port}").stdout
     assert f"ok   web: answers on http://127.0.0.1:{port}/healthz" in found
+
+
+def test_a_running_server_that_is_not_ready_fails(pacs, tmp_path):
+    """With the reasons of its /readyz."""
+    with serving(tmp_path / "running", {"web.enabled": True, "web.port": 0}) as archive:
+        port = f"web.port={archive.web_port}"
+        assert "readiness" not in checked(pacs, port).stdout
+        (tmp_path / "running" / "pacs.db").rename(tmp_path / "away")
+        result = eventually_failing(lambda: checked(pacs, port))
+        (tmp_path / "away").rename(tmp_path / "running" / "pacs.db")
+    assert "FAIL readiness: the running server is not ready: database: the file of the index is gone" in result.stdout
+
+
+def eventually_failing(check):
+    """Return the first failed result."""
+    results = []
+    eventually(lambda: results.append(check()) or results[-1].exit_code)
+    return results[-1]
+
+
+def test_less_than_the_free_space_fails(pacs):
+    """As instances are refused."""
+    found = checked(pacs, f"limits.free_space={2**50}")
+    assert found.exit_code == 1
+    assert "less than limits.free_space: instances are refused; free some space" in found.stdout
 
 
 def test_no_test_file_is_left(pacs, tmp_path):

@@ -1,10 +1,13 @@
 """Kill the archive, cut its power, or take away its disk or database: `python -m tests.crash kills|cuts|faults`."""
 
 import argparse
+import json
+import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.crash import cuts, faults, kills
@@ -18,14 +21,12 @@ def main(words: Sequence[str]) -> int:
     killing = chosen.add_parser("kills", help="SIGKILL under load, at any moment and at each step of storing.")
     killing.add_argument("--kills", type=int, default=60, help="Kills of each archive; default: 60.")
     killing.add_argument(
-        "--only", choices=kills.CAMPAIGNS, action="append", help="Archive to test; may be given several times."
+        "--archives", choices=kills.CAMPAIGNS, nargs="+", default=kills.OWN, help="Archives to kill; default: our own."
     )
+    killing.add_argument("--minutes", type=float, default=float("inf"), help="Stop after so many minutes.")
+    killing.add_argument("--lanes", type=int, default=os.cpu_count(), help="Archives at a time; default: one per core.")
     killing.add_argument(
-        "--peer",
-        choices=kills.PEERS,
-        action="append",
-        default=[],
-        help="Other archive to test as well; may be given several times.",
+        "--totals", type=Path, help="JSON file for the totals, written after each turn; kills in it are not repeated."
     )
     killing.add_argument("--seed", type=int, default=int(time.time()))
     cutting = chosen.add_parser("cuts", help="Power cuts at every point of the recorded disk operations.")
@@ -42,20 +43,40 @@ def main(words: Sequence[str]) -> int:
         "--only", choices=faults.FAULTS, action="append", help="Fault to test; may be given several times."
     )
     given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="pacs-crash-", dir=given.folder) as folder:
-        return {"kills": _kills, "cuts": _cuts, "faults": _faults}[given.what](given, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="pacs-crash-", dir=given.folder))
+    status = {"kills": _kills, "cuts": _cuts, "faults": _faults}[given.what](given, folder)
+    if status:
+        kills.say(f"what was wrong can be examined in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return status
 
 
 def _kills(given: argparse.Namespace, folder: Path) -> int:
-    own = [each for each in kills.CAMPAIGNS if each not in kills.PEERS]
-    names = given.only or [*own, *given.peer]
     print(f"seed {given.seed}", file=sys.stderr)
-    results = {}
-    for name in names:
-        results[name] = kills.run(folder, name, given.kills, seed=given.seed, report=_report)
-        print(f"\n{name}\n\n{results[name].steps()}\n\n{kills.totals({name: results[name]})}", flush=True)
-    print(f"\n{kills.totals(results)}")
-    return int(not all(kills.is_clean(each) for name, each in results.items() if name not in kills.PEERS))
+    results = _read(given.totals)
+    turns = kills.run_all(
+        folder, given.archives, given.kills, results, seed=given.seed, minutes=given.minutes, lanes=given.lanes
+    )
+    for _ in turns:
+        _write(given.totals, results)
+        kills.say(f"{sum(each.kills.total() for each in results.values())} kills in all")
+    print(f"{kills.steps(results)}\n\n{kills.totals(results)}")
+    return int(not all(each.is_clean for name, each in results.items() if name in kills.OWN))
+
+
+def _read(path: Path | None) -> dict[str, kills.Totals]:
+    """Read the totals of earlier runs."""
+    if path is None or not path.exists():
+        return {}
+    return {name: kills.Totals.of(values) for name, values in json.loads(path.read_text()).items()}
+
+
+def _write(path: Path | None, results: Mapping[str, kills.Totals]) -> None:
+    if path is not None:
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({name: vars(each) for name, each in results.items()}, indent=2) + "\n")
+        new.rename(path)
 
 
 def _cuts(given: argparse.Namespace, folder: Path) -> int:
@@ -68,7 +89,7 @@ def _cuts(given: argparse.Namespace, folder: Path) -> int:
         recoveries=given.recoveries,
         chosen=chosen,
         seed=given.seed,
-        report=_report,
+        report=kills.say,
     )
     for name, result in results.items():
         print(f"\n{name}\n\n{result}")
@@ -82,13 +103,9 @@ def _faults(given: argparse.Namespace, folder: Path) -> int:
         own = folder / str(number)
         own.mkdir()
         results[name] = faults.run(own, name)
-        _report(f"{name}: {results[name]}")
+        kills.say(f"{name}: {results[name]}")
     print(faults.totals(results))
     return int(not all(each.resumed and not each.faults.total() for each in results.values()))
-
-
-def _report(sentence: str) -> None:
-    print(time.strftime("%H:%M:%S"), sentence, file=sys.stderr)
 
 
 if __name__ == "__main__":

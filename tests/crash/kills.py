@@ -1,28 +1,36 @@
-"""SIGKILL under load, many times: at any moment, and at each step of storing an instance.
+"""SIGKILL under load, many times: at any moment, at each step of storing an instance, and during the start.
 
-The steps are system calls of the daemon. strace kills the process when a thread enters the N-th call of one kind, which
-is then not done; the last line of its log tells the step. A kill between two steps leaves the same as a kill at the
-second one, so that these kills cover all states.
+The steps are system calls of the daemon. strace is attached to the process under load and kills it when a thread enters
+the N-th call of one kind, which is then not done; the last line of its log tells the step. A kill between two steps
+leaves the same as a kill at the second one, so that these kills cover all states.
 
-After each kill the archive starts again on the same folder, and its content is compared with the responses that the
-senders received.
+After each kill the archive starts again on the same folder, and what was sent since the last kill is compared with the
+responses that the senders received. Then the same process gets the next load and is killed. At the end of a turn, which
+has a folder and a database of its own, everything is compared. Turns of several archives run side by side.
 """
 
+import functools
+import itertools
+import multiprocessing
 import random
 import re
+import shutil
 import signal
+import sys
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
-from tests import databases
 from tests.crash import examining
-from tests.crash.examining import KINDS, LOST, Faults
+from tests.crash.examining import KINDS, Faults
 from tests.crash.load import LARGE, MIXED, SMALL, Ledger, Sender, eventually, stop_all
-from tests.crash.servers import PEERS, Died, Peer, Postgres, Server, Site, peer, strace
+from tests.crash.servers import PEERS, Died, Postgres, Server, Site, attached, peer
 from tests.crash.table import table
 
 TARGETS: Sequence[tuple[str, Sequence[int]]] = (
@@ -39,10 +47,13 @@ TARGETS: Sequence[tuple[str, Sequence[int]]] = (
 )
 """The calls at which a process is killed, and the sizes of the instances sent meanwhile."""
 
-OFTEN = {"syncfs": (1, 1), "pwrite64": (60, 150)}
-"""The range of calls of a thread at one of which it is killed; default: the 12th to 30th."""
+COUNTS = {"syncfs": (1, 1), "pwrite64": (10, 150)}
+"""The range of calls of a thread at one of which it is killed; default: the 2nd to 20th."""
 
 TRACED = ("flock", "pwritev2", "fsync", "rename", "pwrite64", "sendto", "sendmsg", "syncfs", "fdatasync")
+
+STARTING = ("mkdir", "rename", "pwrite64", "fsync", "syncfs", "unlink", "rmdir")
+"""The calls of a start, at one of which it is killed."""
 
 STEPS: Sequence[tuple[str, str, str]] = (
     ("temporary file created, empty", "flock", r"/incoming/"),
@@ -59,12 +70,16 @@ STEPS: Sequence[tuple[str, str, str]] = (
 )
 """The steps at which a process is killed: name, system call, and pattern of its arguments."""
 
-RANDOM, RECOVERING, ELSEWHERE = "any moment", "during recovery", "another system call"
-WORKER, SUPERVISOR, ALL = "one worker", "the supervisor", "all processes"
+RANDOM, DELETING, RECOVERING = "any moment", "any moment of a deletion", "start and recovery"
+WORKER, SUPERVISOR, ELSEWHERE = "any moment, one worker", "any moment, the supervisor", "another system call"
 DATABASE = {signal.SIGKILL: "PostgreSQL, by SIGKILL", signal.SIGQUIT: "PostgreSQL, immediate shutdown"}
+NAMES = (RANDOM, DELETING, RECOVERING, WORKER, SUPERVISOR, *(name for name, *_ in STEPS), ELSEWHERE, *DATABASE.values())
 
-ROUNDS_OF_A_FOLDER = 12
-"""Kills of one folder, so that it does not grow without limit."""
+KILLS_OF_A_TURN = 15
+"""Kills on one folder, so that it does not grow without limit."""
+
+PATIENCE = 8
+"""Seconds to wait until a process arrives at a step; then it is killed where it is."""
 
 
 @dataclass
@@ -73,75 +88,133 @@ class Totals:
 
     kills: Counter[str] = field(default_factory=Counter)
     """By step."""
+    turns: int = 0
     acknowledged: int = 0
+    replaced: int = 0
     deleted: int = 0
-    refused: Counter[int] = field(default_factory=Counter)
     faults: Faults = field(default_factory=Counter)
     unable: int = 0
     """Starts that failed."""
 
     def add(self, ledger: Ledger) -> None:
-        """Add the ledger of a folder."""
+        """Add the ledger of a turn."""
+        self.turns += 1
         self.acknowledged += ledger.answers[0]
+        self.replaced += ledger.replaced
         self.deleted += len(ledger.gone)
-        self.refused += Counter({status: count for status, count in ledger.answers.items() if status})
 
-    def steps(self) -> str:
-        """Return the kills by step as a table."""
-        return table(("killed at", "kills"), [*self.kills.items(), ("all", self.kills.total())])
+    def merge(self, other: "Totals") -> None:
+        """Add the totals of other turns."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the totals that were written as JSON."""
+        return cls(**{name: Counter(each) if isinstance(each, dict) else each for name, each in values.items()})
 
     def row(self) -> Sequence[object]:
         """Return its line of the table of totals, without the name."""
         return (
             self.kills.total(),
             self.acknowledged,
+            self.replaced,
             self.deleted,
             *(self.faults[each] for each in KINDS),
             self.unable,
         )
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.faults.total() and not self.unable
 
-HEAD = ("archive", "kills", "acknowledged", "deleted", *KINDS, "did not start again")
+
+HEAD = ("archive", "kills", "acknowledged", "replaced", "deleted", *KINDS, "did not start again")
 
 
 # --- one archive -------------------------------------------------------------------------------------------------
 
+Kill = Callable[[Server], str]
+"""Kills a server under load, or one of its processes, and returns the step."""
+
 
 class Campaign:
-    """Fills, kills, restarts and examines an archive, on one folder after the other."""
+    """Loads, kills, restarts and examines an archive on one folder."""
 
     senders = 8
     """The number of concurrent senders."""
 
-    def __init__(self, folder: Path, totals: Totals, seed: int, report: Callable[[str], None]) -> None:
-        self.folder, self.totals, self.report = folder, totals, report
+    replaces = False
+
+    def __init__(self, folder: Path, seed: str, report: Callable[[str], None]) -> None:
+        self.folder, self.report = folder, report
+        self.totals = Totals()
         self.chance = random.Random(seed)
         self.ledger = Ledger()
-        self._folders = self._rounds = 0
+        self._kinds = self._shuffled()
+        self._rounds = 0
+        self._server: Server | None = None
         self._seen: set[str] = set()
+        """Studies that were examined since they were sent or deleted."""
+        self._recent: set[str] = set()
+        """Those of them that were examined after the last recovery."""
 
     def start(self) -> Server:
-        """Start the archive on its current folder. Raises Died."""
+        """Start the archive on its folder. Raises Died."""
         raise NotImplementedError
 
-    def kill(self, server: Server) -> str:
-        """Kill it under load, and return the step."""
+    def kinds(self) -> Sequence[tuple[Kill, Sequence[int]]]:
+        """Return the kinds of kills, and the sizes of the instances sent meanwhile."""
+        return [(self.at_any_moment, MIXED)]
+
+    def _shuffled(self) -> Iterator[tuple[Kill, Sequence[int]]]:
+        while True:
+            kinds = self.kinds()
+            yield from self.chance.sample(kinds, len(kinds))
+
+    def run(self, kills: int, until: float = float("inf")) -> Totals:
+        """Kill it at least `kills` times, or until a time of the monotonic clock."""
+        try:
+            while self.totals.kills.total() < kills and time.monotonic() < until and self.totals.unable < kills:
+                try:
+                    self.round()
+                except Died as died:
+                    self._died(died)
+            self.finish()
+        finally:
+            self._end()
+        self.totals.add(self.ledger)
+        return self.totals
+
+    def round(self) -> None:
+        """Start and examine it unless it runs; load, kill and, if a part of it survives, examine it."""
+        server = self.running()
+        kill, sizes = next(self._kinds)
+        senders = self.fill(server, sizes)
+        try:
+            step = kill(server)
+        finally:
+            stop_all(senders)
+        if server.process.poll() is None:
+            self.examine(server)
+        else:
+            self._end()
+        self.note(step)
+
+    def running(self) -> Server:
+        """Return the running server; one that has just been started is examined. Raises Died."""
+        if self._server is None:
+            self._server = self.start()
+            self.examine(self._server)
+            self.examine_consistency(self._server)
+        return self._server
+
+    def at_any_moment(self, server: Server) -> str:
+        """Kill all its processes."""
         time.sleep(self.chance.uniform(0.05, 0.8))
         server.kill()
         return RANDOM
-
-    def round(self) -> None:
-        """Start, examine, fill and kill it."""
-        server = self.start()
-        try:
-            self.examine(server)
-            senders = self.fill(server, MIXED)
-            step = self.kill(server)
-            stop_all(senders)
-        finally:
-            server.kill()
-        assert eventually(server.is_gone)
-        self.note(step)
 
     def note(self, step: str) -> None:
         """Count a kill."""
@@ -151,129 +224,173 @@ class Campaign:
     def fill(self, server: Server, sizes: Sequence[int]) -> list[Sender]:
         """Start senders."""
         self._rounds += 1
-        name = f"{self.folder.name}/{self._folders}/{self._rounds}"
+        name = f"{self.folder}/{self._rounds}"
         return [
-            Sender(self.ledger, server.port, f"{name}/{number}", sizes, server.ae_title)
+            Sender(self.ledger, server.port, f"{name}/{number}", sizes, server.ae_title, replaces=self.replaces)
             for number in range(self.senders)
         ]
 
     def examine(self, server: Server, *, everything: bool = False) -> None:
-        """Compare its content with the ledger: the studies of the last round, or all of them."""
+        """Compare its content with the ledger: the studies sent or deleted since the last time, or all of them."""
         studies = [each for each in self.ledger.studies() if everything or each not in self._seen]
         self.totals.faults += examining.examine(server.port, self.ledger, studies, server.ae_title)
+        self._recent.update(studies)
         self._seen.update(studies)
 
-    def finish(self) -> None:
-        """Examine everything in this folder, and change to another one."""
-        server = self.start()
-        self.examine(server, everything=True)
-        server.stop()
-        self.totals.add(self.ledger)
-        self.ledger, self._seen = Ledger(), set()
-        self._folders += 1
+    def examine_consistency(self, server: Server, *, everything: bool = False) -> None:
+        """Compare more than contents, after a start."""
 
-    def run(self, kills: int) -> Totals:
-        """Kill it at least `kills` times."""
-        while self.totals.kills.total() < kills:
-            for _ in range(min(ROUNDS_OF_A_FOLDER, kills - self.totals.kills.total())):
-                try:
-                    self.round()
-                except Died as died:
-                    self.totals.unable += 1
-                    self.report(str(died))
-            self.finish()
-        return self.totals
+    def finish(self) -> None:
+        """Start it once more unless it runs, examine everything, and stop it cleanly."""
+        try:
+            server = self.running()
+        except Died as died:
+            self._died(died)
+            return
+        self.examine(server, everything=True)
+        self.examine_consistency(server, everything=True)
+        self.totals.unable += server.stop() != 0
+        self._server = None
+
+    def _died(self, died: Died) -> None:
+        self.totals.unable += 1
+        self.report(str(died))
+
+    def _end(self) -> None:
+        """Kill what is left of the server."""
+        if self._server is not None:
+            self._server.kill()
+            assert eventually(self._server.is_gone), "a worker outlives its supervisor"
+            self._server = None
 
 
 class PacsCampaign(Campaign):
-    """`pacs serve`."""
+    """`pacs serve` with one or several workers.
+
+    One worker is killed at each step of storing; several workers one at a time, at each step and at any moment, the
+    supervisor alone, or all. Studies are deleted meanwhile, and in every second turn instances are replaced.
+    """
 
     def __init__(
-        self, folder: Path, totals: Totals, seed: int, report: Callable[[str], None], *, url: str = "", workers: int = 1
+        self,
+        folder: Path,
+        seed: str,
+        report: Callable[[str], None],
+        postgres: Postgres | None = None,
+        *,
+        workers: int = 1,
+        turn: int = 0,
     ) -> None:
-        super().__init__(folder, totals, seed, report)
-        self._url, self._workers = url, workers
-
-    @property
-    def site(self) -> Site:
-        """The current site of the archive."""
-        folder = self.folder / str(self._folders)
-        settings = (f"server.workers={self._workers}", "limits.drain_seconds=2")
-        return Site(folder, self._url, settings, self.folder / "serve.log")
-
-    def start(self) -> Server:
-        """Start `pacs serve`, which recovers: then every file is in a row, and no half-written one is left."""
-        return self.site.start()
-
-    def examine(self, server: Server, *, everything: bool = False) -> None:
-        """Compare rows, files and counts as well."""
-        super().examine(server, everything=everything)
-        self.totals.faults += examining.examine_consistency(server.port, self.site.files)
-
-    def finish(self) -> None:
-        """Empty PostgreSQL for the next folder."""
-        super().finish()
-        if self._url:
-            databases.emptied(self._url)
-
-
-class StepCampaign(PacsCampaign):
-    """One process, killed by strace at the steps of storing, and at any moment while studies are deleted."""
-
-    def __init__(self, *words: object, **options: object) -> None:
-        super().__init__(*words, **options)  # type: ignore[arg-type]
-        self._targets = [each for each in TARGETS if self._url or each[0] != "sendto"]
-        self._turn = 0
+        super().__init__(folder, seed, report)
+        self._postgres, self._workers = postgres, workers
+        self.replaces = bool(turn % 2)
+        settings = (
+            f"server.workers={workers}",
+            "limits.drain_seconds=2",
+            "web.enabled=false",
+            f"storage.duplicates={'replace' if self.replaces else 'keep'}",
+        )
+        self.site = Site(folder / "archive", postgres.text if postgres else "", settings, folder / "serve.log")
         self._deleted: set[str] = set()
 
-    def round(self) -> None:
-        """Kill at a step, then, after a start without strace and an examination, at any moment.
+    def kinds(self) -> Sequence[tuple[Kill, Sequence[int]]]:
+        """Return each step once, and each kind of kill at any moment several times."""
+        steps = [(self._at(call), sizes) for call, sizes in TARGETS if self._postgres or call != "sendto"]
+        any_moment = [self.at_any_moment, self.at_any_moment, self.while_deleting, self.while_deleting]
+        if self._workers > 1:
+            any_moment += [self.one_worker, self.one_worker, self.the_supervisor, self.the_supervisor]
+        return [*steps, *((kill, MIXED) for kill in any_moment)]
 
-        A clean start before most rounds does the recovery, so that the step is one of storing.
-        """
-        if self.chance.random() < 0.8:
-            assert self.start().stop() == 0
-        self.at_step(*self._targets[self._turn % len(self._targets)])
-        self._turn += 1
-        super().round()
+    def start(self) -> Server:
+        """Start `pacs serve`, which recovers; one start in five is killed before another one succeeds."""
+        if self._rounds and self.chance.random() < 0.2:
+            self._kill_start()
+        return self.site.start()
 
-    def kill(self, server: Server) -> str:
-        """Kill at any moment during a deletion, which may be killed as well."""
+    def examine_consistency(self, server: Server, *, everything: bool = False) -> None:
+        """Compare rows, files and counts: after a recovery every file is in a row, and no half-written one is left."""
+        studies = None if everything else self._recent
+        self.totals.faults += examining.examine_consistency(
+            server.port, self.site.files, studies=studies, unanswered=self.ledger.unanswered()
+        )
+        self._recent = set()
+
+    def finish(self) -> None:
+        """Start it again, so that the counts of all studies can be compared after a recovery."""
+        self._end()
+        super().finish()
+
+    # --- kinds of kills ----------------------------------------------------------------------------------------------
+
+    def while_deleting(self, server: Server) -> str:
+        """Kill all processes while `pacs delete` deletes a study; it may be killed as well."""
         studies = [each for each in self.ledger.studies() if each in self._seen - self._deleted]
         if not studies:
-            return super().kill(server)
+            return self.at_any_moment(server)
         study = self.chance.choice(studies)
         self._deleted.add(study)
+        self._seen.discard(study)
         uids = self.ledger.begin_deleting(study)
         deletion = self.site.delete(study)
-        step = super().kill(server)
+        time.sleep(self.chance.uniform(0.2, 1.2))
+        server.kill()
         if self.chance.random() < 0.3:
             deletion.kill()
         if deletion.wait(60) == 0:
             self.ledger.deleted(uids)
-        return step
+        return DELETING
 
-    def at_step(self, call: str, sizes: Sequence[int]) -> None:
-        """Fill a process that is killed when it enters such a call, and count the step."""
-        strace()
+    def one_worker(self, server: Server) -> str:
+        """Kill one worker; the supervisor starts another one, and the others go on."""
+        time.sleep(self.chance.uniform(0.05, 0.8))
+        before = server.workers()
+        server.kill_one(self.chance.choice(before))
+        self._await_new_worker(server, before)
+        return WORKER
+
+    def the_supervisor(self, server: Server) -> str:
+        """Kill the supervisor; its workers end by themselves."""
+        time.sleep(self.chance.uniform(0.05, 0.8))
+        server.kill_one(server.process.pid)
+        assert eventually(server.is_gone), "a worker outlives its supervisor"
+        return SUPERVISOR
+
+    def _at(self, call: str) -> Kill:
+        return lambda server: self.at_step(server, call)
+
+    def at_step(self, server: Server, call: str) -> str:
+        """Kill the process, or one worker, when it enters such a call; if it does not, kill all at any moment."""
         log = self.folder / "trace"
         log.unlink(missing_ok=True)
-        many = self.chance.randint(*OFTEN.get(call, (12, 30)))
-        command = [
-            "strace", "-f", "-DD", "-qq", "-y", "-s", "0", "-o", log,
-            "-e", f"trace={','.join(TRACED)}", "-e", f"inject={call}:error=EIO:signal=KILL:when={many}",
-        ]  # fmt: skip
+        before = server.workers()
+        pid = self.chance.choice(before) if self._workers > 1 else server.process.pid
+        when = self.chance.randint(*COUNTS.get(call, (2, 20)))
+        with attached(pid, log, TRACED, f"inject={call}:error=EIO:signal=KILL:when={when}") as tracer:
+            if not eventually(lambda: tracer.poll() is not None, PATIENCE):
+                server.kill()
+                return RANDOM
+        if self._workers > 1:
+            self._await_new_worker(server, before)
+        else:
+            server.kill()
+        return step_of(log, call)
+
+    def _await_new_worker(self, server: Server, before: Sequence[int]) -> None:
+        assert eventually(lambda: set(server.workers()) - set(before)), "a killed worker is not replaced"
+        time.sleep(0.3)
+
+    def _kill_start(self) -> None:
+        """Kill the archive while it starts, by strace, and count the kill unless it was ready before."""
+        when = f"{self.chance.choice(STARTING)}:error=EIO:signal=KILL:when={self.chance.randint(1, 6)}"
+        words = ("strace", "-f", "-DD", "-qq", "--seccomp-bpf", "-o", self.folder / "trace",
+                 "-e", f"trace={','.join(STARTING)}", "-e", f"inject={when}")  # fmt: skip
         try:
-            server = self.site.start(*command)
+            server = self.site.start(*words)
         except Died:
             self.note(RECOVERING)
             return
-        senders = self.fill(server, sizes)
-        has_died = eventually(lambda: server.process.poll() is not None, 20)
         server.kill()
-        stop_all(senders)
         assert eventually(server.is_gone)
-        self.note(step_of(log, call) if has_died else RANDOM)
 
 
 def step_of(log: Path, call: str) -> str:
@@ -284,69 +401,45 @@ def step_of(log: Path, call: str) -> str:
     return ELSEWHERE
 
 
-class WorkersCampaign(PacsCampaign):
-    """Several processes: one worker, the supervisor, or all are killed."""
-
-    def kill(self, server: Server) -> str:
-        """Kill one of the three."""
-        time.sleep(self.chance.uniform(0.05, 0.8))
-        who = (WORKER, SUPERVISOR, ALL)[self.totals.kills.total() % 3]
-        if who == WORKER:
-            before = server.workers()
-            server.kill_one(self.chance.choice(before))
-            assert eventually(lambda: len(set(server.workers()) - set(before)) == 1)
-            time.sleep(0.3)
-            self.note(who)
-            who = ALL
-        if who == ALL:
-            server.kill()
-        else:
-            server.kill_one(server.process.pid)
-            assert eventually(server.is_gone), "a worker outlives its supervisor"
-        return who
-
-
 class DatabaseCampaign(PacsCampaign):
     """One process that keeps running while its PostgreSQL is killed and restarted."""
 
-    def __init__(self, *words: object, postgres: Postgres, **options: object) -> None:
-        super().__init__(*words, **options)  # type: ignore[arg-type]
-        self._postgres = postgres
+    def kinds(self) -> Sequence[tuple[Kill, Sequence[int]]]:
+        """Return both ways in which PostgreSQL is killed."""
+        return [(self._by(how), MIXED) for how in DATABASE]
 
-    def round(self) -> None:
+    def _by(self, how: signal.Signals) -> Kill:
+        return lambda _server: self.the_database(how)
+
+    def the_database(self, how: signal.Signals) -> str:
         """Kill the database; the archive stores again once it is back."""
-        server = self.start()
-        try:
-            self.examine(server)
-            senders = self.fill(server, MIXED)
-            how = tuple(DATABASE)[self.totals.kills.total() % 2]
-            time.sleep(self.chance.uniform(0.1, 0.8))
-            self._postgres.end(how)
-            time.sleep(self.chance.uniform(0.0, 0.5))
-            self._postgres.start()
-            before = self.ledger.answers[0]
-            assert eventually(lambda: self.ledger.answers[0] > before), "the archive does not store again"
-            stop_all(senders)
-            assert server.stop() == 0
-        finally:
-            server.kill()
-        self.note(DATABASE[how])
+        assert self._postgres is not None
+        time.sleep(self.chance.uniform(0.1, 0.8))
+        self._postgres.end(how)
+        time.sleep(self.chance.uniform(0.0, 0.5))
+        self._postgres.start()
+        before = self.ledger.answers[0]
+        assert eventually(lambda: self.ledger.answers[0] > before), "the archive does not store again"
+        return DATABASE[how]
 
 
 class PeerCampaign(Campaign):
     """Another archive, killed at any moment."""
 
-    def __init__(self, folder: Path, totals: Totals, seed: int, report: Callable[[str], None], *, name: str) -> None:
-        super().__init__(folder, totals, seed, report)
-        self._name = name
+    def __init__(self, folder: Path, seed: str, report: Callable[[str], None], name: str) -> None:
+        super().__init__(folder, seed, report)
+        self._peer = peer(name, folder / "archive")
 
     def start(self) -> Server:
         """Start the peer."""
-        found: Peer = peer(self._name, self.folder / str(self._folders))
-        return found.start()
+        return self._peer.start()
 
 
-# --- long and short ----------------------------------------------------------------------------------------------
+# --- turns --------------------------------------------------------------------------------------------------------
+
+OWN = ("SQLite", "PostgreSQL", "SQLite, 4 workers", "PostgreSQL, 4 workers", "PostgreSQL is killed")
+CAMPAIGNS = (*OWN, *PEERS)
+"""The targets: the archive on a database, that database, and other archives."""
 
 
 def run(
@@ -354,36 +447,93 @@ def run(
     what: str,
     kills: int,
     *,
+    turn: int = 0,
     seed: int = 0,
+    until: float = float("inf"),
     report: Callable[[str], None] = lambda _sentence: None,
 ) -> Totals:
-    """Kill one of `CAMPAIGNS` so many times, and return the totals."""
-    own = folder / what.replace(" ", "-")
-    own.mkdir()
-    words = (own, Totals(), seed, report)
-    if what in PEERS:
-        return PeerCampaign(*words, name=what).run(kills)
+    """Kill one of `CAMPAIGNS` so many times on one folder, and return the totals. The folder is removed if clean."""
+    own = folder / f"{what.replace(', ', '-').replace(' ', '-')}-{turn}"
+    own.mkdir(parents=True)
     with ExitStack() as stack:
-        if "PostgreSQL" not in what:
-            return (WorkersCampaign(*words, workers=2) if "workers" in what else StepCampaign(*words)).run(kills)
-        postgres = stack.enter_context(Postgres.running())
-        if "killed" in what:
-            return DatabaseCampaign(*words, url=postgres.text, postgres=postgres).run(kills)
-        options = {"url": postgres.text}
-        return (
-            WorkersCampaign(*words, workers=2, **options) if "workers" in what else StepCampaign(*words, **options)
-        ).run(kills)
+        result = _campaign(stack, what, turn, own, f"{seed} {what} {turn}", report).run(kills, until)
+    if result.is_clean:
+        shutil.rmtree(own)
+    return result
 
 
-CAMPAIGNS = ("SQLite", "PostgreSQL", "SQLite, 2 workers", "PostgreSQL, 2 workers", "PostgreSQL is killed", *PEERS)
-"""The targets: the archive on a database, that database, and other archives."""
+def _campaign(
+    stack: ExitStack, what: str, turn: int, folder: Path, seed: str, report: Callable[[str], None]
+) -> Campaign:
+    """Return a campaign of `CAMPAIGNS`, with its database if it needs one."""
+    if what in PEERS:
+        return PeerCampaign(folder, seed, report, what)
+    postgres = stack.enter_context(Postgres.running()) if "PostgreSQL" in what else None
+    if "killed" in what:
+        return DatabaseCampaign(folder, seed, report, postgres, turn=turn)
+    return PacsCampaign(folder, seed, report, postgres, workers=4 if "workers" in what else 1, turn=turn)
 
 
-def totals(results: dict[str, Totals]) -> str:
+def run_all(
+    folder: Path,
+    archives: Sequence[str],
+    kills: int,
+    results: dict[str, Totals],
+    *,
+    seed: int,
+    minutes: float = float("inf"),
+    lanes: int = 2,
+) -> Iterator[None]:
+    """Kill each archive until `results` has `kills` of it, `lanes` archives at a time; yield after each turn."""
+    until = time.monotonic() + minutes * 60
+    for what in archives:
+        results.setdefault(what, Totals())
+    with ProcessPoolExecutor(lanes, multiprocessing.get_context("spawn")) as pool:
+        turns = {
+            pool.submit(_turn, folder, what, many, turn, seed, until): what
+            for what, many, turn in _turns(archives, kills, results)
+        }
+        for done in as_completed(turns):
+            results[turns[done]].merge(done.result())
+            yield
+
+
+def _turns(archives: Sequence[str], kills: int, results: Mapping[str, Totals]) -> Iterator[tuple[str, int, int]]:
+    """Yield the turns of all archives alternately: archive, kills, and number."""
+
+    def of_one(what: str) -> Iterator[tuple[str, int, int]]:
+        known = results[what]
+        rest = range(known.kills.total(), kills, KILLS_OF_A_TURN)
+        return ((what, min(KILLS_OF_A_TURN, kills - done), known.turns + turn) for turn, done in enumerate(rest))
+
+    rounds = itertools.zip_longest(*map(of_one, archives))
+    return (turn for each in rounds for turn in each if turn is not None)
+
+
+def _turn(folder: Path, what: str, kills: int, turn: int, seed: int, until: float) -> Totals:
+    """Run a turn in a process of its own; one that cannot go on counts as a start that failed."""
+    if time.monotonic() > until:
+        return Totals()
+    report = functools.partial(say, f"{what}, turn {turn}:")
+    try:
+        return run(folder, what, kills, turn=turn, seed=seed, until=until, report=report)
+    except Exception:
+        report(traceback.format_exc())
+        return Totals(turns=1, unable=1)
+
+
+def say(*words: object) -> None:
+    """Print a line of progress."""
+    print(time.strftime("%H:%M:%S"), *words, file=sys.stderr, flush=True)
+
+
+def totals(results: Mapping[str, Totals]) -> str:
     """Return the table of all results."""
     return table(HEAD, [(name, *each.row()) for name, each in results.items()])
 
 
-def is_clean(result: Totals) -> bool:
-    """Whether nothing was wrong."""
-    return not result.faults.total() and not result.unable and result.faults[LOST] == 0
+def steps(results: Mapping[str, Totals]) -> str:
+    """Return the kills by step and archive as a table."""
+    rows = [(name, *(each.kills[name] for each in results.values())) for name in NAMES]
+    sums = ("all", *(each.kills.total() for each in results.values()))
+    return table(("killed at", *results), [*(row for row in rows if any(row[1:])), sums])

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 
@@ -74,8 +74,8 @@ class Ledger:
     """All instances whose sending began, and the responses of the archive."""
 
     sent: dict[str, Instance] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of the sent data sets, by SOP Instance UID."""
+    digests: dict[str, list[str]] = field(default_factory=dict)
+    """SHA-256 of all versions of the sent data sets, by SOP Instance UID."""
     acknowledged: set[str] = field(default_factory=set)
     """SOP Instance UIDs of instances that were acknowledged with 0000 and not deleted since."""
     gone: set[str] = field(default_factory=set)
@@ -84,6 +84,10 @@ class Ledger:
     """Those of instances whose deletion was interrupted: they may be there or not."""
     answers: Counter[int] = field(default_factory=Counter)
     """The number of responses with each status."""
+    replaced: int = 0
+    """The number of acknowledged instances that replaced an earlier version."""
+    _held: dict[str, int] = field(default_factory=dict)
+    """The version that was acknowledged last, by SOP Instance UID."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, instance: Instance) -> bytes:
@@ -91,7 +95,10 @@ class Ledger:
         data = instance.data
         digest = sha256(data).hexdigest()
         with self._lock:
-            self.sent[instance.uid], self.digests[instance.uid] = instance, digest
+            self.sent[instance.uid] = instance
+            versions = self.digests.setdefault(instance.uid, [])
+            if instance.version == len(versions):
+                versions.append(digest)
         return data
 
     def answer(self, instance: Instance, status: int) -> None:
@@ -100,6 +107,16 @@ class Ledger:
             self.answers[status] += 1
             if status == 0:
                 self.acknowledged.add(instance.uid)
+                self._held[instance.uid] = instance.version
+                self.replaced += instance.version > 0
+
+    def allowed(self, uid: str) -> list[str]:
+        """Return the digests that an instance may have: of the version acknowledged last, or of a later one."""
+        return self.digests.get(uid, [])[self._held.get(uid, 0) :]
+
+    def unanswered(self) -> int:
+        """Return the number of acknowledged instances of which a later version was sent, but not acknowledged."""
+        return sum(len(self.digests[each]) - 1 > self._held[each] for each in self.acknowledged | self.uncertain)
 
     def begin_deleting(self, study: str) -> set[str]:
         """Note that a study is being deleted, and return its instances."""
@@ -124,12 +141,22 @@ class Ledger:
 class Sender(threading.Thread):
     """Stores instances on one association after the other, until it is stopped or the archive refuses connections.
 
-    One instance in eight is sent again, which is a success too (`storage.duplicates`).
+    One instance in eight is sent again, which is a success too (`storage.duplicates`); with `replaces`, other pixels.
     """
 
-    def __init__(self, ledger: Ledger, port: int, name: str, sizes: Sequence[int], called: str = "PACS") -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        port: int,
+        name: str,
+        sizes: Sequence[int],
+        called: str = "PACS",
+        *,
+        replaces: bool = False,
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._ledger, self._port, self._called, self._sizes = ledger, port, called, sizes
+        self._replaces = replaces
         self._random = random.Random(name)
         self._stopping = threading.Event()
         self.start()
@@ -162,7 +189,7 @@ class Sender(threading.Thread):
             instance = Instance(uid("instance", self.name, number), study, self._random.choice(self._sizes) & ~1)
             yield instance
             if self._random.random() < 0.125:
-                yield instance
+                yield replace(instance, version=int(self._replaces))
 
 
 def stop_all(senders: Sequence[Sender]) -> None:

@@ -103,6 +103,10 @@ class Site:
     settings: Sequence[str] = field(default=())
     log: Path = Path(os.devnull)
     """The file for its standard error."""
+    has_web: bool = False
+    """Whether `settings` turn HTTP on, of which it says so in another line."""
+    program: Path = ROOT
+    """The checkout whose `pacs` runs."""
 
     @property
     def database(self) -> str:
@@ -125,15 +129,19 @@ class Site:
         with self.log.open("a") as log:
             process = start(
                 [*prefix, *self.command("serve", "--port", "0")],
-                cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                cwd=self.program, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         assert process.stdout is not None
         with process.stdout as out:
             ready = READY.fullmatch(out.readline())
+            if self.has_web:
+                out.readline()
+        server = Server(process, int(ready[1]) if ready else 0)
         if ready is None:
-            process.kill()
-            raise Died(f"pacs serve ended with {process.wait(PATIENCE)} before it was ready, see {log.name}")
-        return Server(process, int(ready[1]))
+            server.kill()
+            assert eventually(server.is_gone)
+            raise Died(f"pacs serve ended with {process.returncode} before it was ready, see {log.name}")
+        return server
 
     def delete(self, study: str, *prefix: object) -> "subprocess.Popen[str]":
         """Start `pacs delete` of a study."""
@@ -153,6 +161,31 @@ def strace() -> str:
 def _may_trace(program: str) -> bool:
     """Whether processes may be traced, which containers often forbid."""
     return subprocess.run([program, "-qq", "-o", os.devnull, "true"], capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def attached(pid: int, log: Path, calls: Sequence[str], action: str) -> "Iterator[subprocess.Popen[str]]":
+    """Attach strace to a process and its threads; it ends with the process, or after the block.
+
+    Where it may not attach, the test is skipped, or fails where CI=true.
+    """
+    words = ("-f", "-qq", "-y", "-s", "0", "-o", log, "-e", f"trace={','.join(calls)}", "-e", action, "-p", pid)
+    tracer = start([strace(), *words], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: _is_traced(pid) or tracer.poll() is not None)
+        if not log.exists() or tracer.poll() not in (None, 0):
+            missing("the right to attach strace to a process (kernel.yama.ptrace_scope)")
+        yield tracer
+    finally:
+        tracer.kill()  # a SIGTERM may have to wait for a process that was killed
+        tracer.wait(PATIENCE)
+
+
+def _is_traced(pid: int) -> bool:
+    """Whether a process is traced, or has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
+    return True
 
 
 # --- peers -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from pacs.errors import InstanceUnreadable, StorageUnavailable
 from pacs.files import journal, local
 from pacs.files.local import LocalFiles
-from tests.files.test_store import HEAD, LARGE, NOON, content, fail, put
+from tests.files.test_store import HEAD, LARGE, content, fail, put
 
 PATIENCE = 10.0
 
@@ -131,7 +130,7 @@ DIE = """
 import os, sys
 from pathlib import Path
 from pacs.files import incoming_file, local
-incoming_file.ObjectPaths.move = lambda paths: os._exit(9)
+incoming_file.TemporaryFile.move = lambda *_: os._exit(9)
 local.LocalFiles(Path(sys.argv[1])).replay_journals()
 """
 
@@ -333,7 +332,7 @@ def test_a_single_object_is_settled_after_a_while(files: LocalFiles, monkeypatch
 
 def test_an_object_committed_after_the_stop_is_durable(files: LocalFiles):
     """An object that was begun before the stop is synced one by one."""
-    with files.create(len(HEAD), datetime.now(UTC)) as incoming:
+    with files.create(len(HEAD)) as incoming:
         incoming.write(b"x")
         files.close()
         incoming.commit(HEAD)
@@ -360,7 +359,7 @@ def test_a_file_system_without_direct_writes_is_supported(tmp_path: Path, files:
 
 def test_an_object_with_a_long_head_is_synced_by_itself(files: LocalFiles):
     """A head of more than a page does not fit into a record."""
-    with files.create(5000, NOON) as incoming:
+    with files.create(5000) as incoming:
         incoming.write(b"x")
         incoming.commit(b"h" * 5000)
     assert content(files, incoming.key) == b"h" * 5000 + b"x"

@@ -7,11 +7,8 @@ import resource
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,11 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
-from pacs.files.local import FEW, PIECE, LocalFiles, TimeOrderedNames
+from pacs.files.local import FEW, PIECE, LocalFiles
 from pacs.files.store import ObjectStore
 from tests.files.bad_sectors import damage_after_buffer
 
-NOON = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
 HEAD = b"head"
 LARGE = bytes(2_000_000)
 """More than is held in memory."""
@@ -39,9 +35,9 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
     store.close()
 
 
-def put(files: ObjectStore, *pieces: bytes, arrived: datetime = NOON) -> str:
+def put(files: ObjectStore, *pieces: bytes) -> str:
     """Store an object and return its key."""
-    with files.create(len(HEAD), arrived) as incoming:
+    with files.create(len(HEAD)) as incoming:
         for piece in pieces:
             incoming.write(piece)
         incoming.commit(HEAD)
@@ -98,7 +94,7 @@ class TestEveryStore:
 
     def test_the_body_can_be_read_before_it_is_committed(self, files: ObjectStore):
         """A reader starts after the head, can seek, and does not disturb the writer."""
-        with files.create(len(HEAD), NOON) as incoming:
+        with files.create(len(HEAD)) as incoming:
             incoming.write(b"0123456789")
             with incoming.body() as body:
                 assert (body.tell(), body.read(3)) == (0, b"012")
@@ -142,18 +138,19 @@ class TestEveryStore:
 
     def test_nothing_is_visible_before_commit(self, files: ObjectStore):
         """Until then there is no key and nothing to open."""
-        with files.create(len(HEAD), NOON) as incoming:
+        with files.create(len(HEAD)) as incoming:
             incoming.write(b"x")
             assert list(files.keys()) == []
             with pytest.raises(InstanceUnreadable):
                 files.open(incoming.key)
+            assert incoming.key == ""
 
     def test_an_uncommitted_object_is_discarded(self, files: ObjectStore):
         """Leaving the block without commit, with an error or without, leaves nothing."""
-        with pytest.raises(ZeroDivisionError), files.create(len(HEAD), NOON) as incoming:
+        with pytest.raises(ZeroDivisionError), files.create(len(HEAD)) as incoming:
             incoming.write(b"x")
             raise ZeroDivisionError
-        with files.create(len(HEAD), NOON):
+        with files.create(len(HEAD)):
             pass
         assert list(files.keys()) == []
         files.close()
@@ -161,28 +158,19 @@ class TestEveryStore:
 
     def test_a_head_of_another_length_is_refused(self, files: ObjectStore):
         """The head has to have the announced length."""
-        with files.create(4, NOON) as incoming, pytest.raises(ValueError, match="4 bytes"):
+        with files.create(4) as incoming, pytest.raises(ValueError, match="4 bytes"):
             incoming.commit(b"longer")
         assert list(files.keys()) == []
 
-    def test_keys_are_in_order_of_arrival(self, files: ObjectStore):
-        """Keys in byte order are in order of arrival, within an hour and across years."""
-        moments = [NOON + timedelta(hours=hours) for hours in (0, 0, 0, 1, 24, 24 * 40, 24 * 400)]
-        keys = [put(files, b"x", arrived=moment) for moment in moments]
+    def test_keys_are_in_the_order_of_the_commits(self, files: ObjectStore):
+        """Not in that of the beginnings: the object that was begun first is committed last."""
+        with files.create(len(HEAD)) as first:
+            others = [put(files, b"x") for _ in range(3)]
+            first.commit(HEAD)
+        keys = [*others, first.key]
         assert keys == sorted(keys)
         assert list(files.keys()) == keys
-
-    def test_keys_since_an_hour_leave_out_older_ones(self, files: ObjectStore):
-        """An unclean start scans only the last hours."""
-        old = put(files, b"x", arrived=NOON - timedelta(hours=1))
-        new = [put(files, b"x", arrived=NOON + timedelta(days=days)) for days in (0, 1, 366)]
-        assert list(files.keys(since=NOON + timedelta(minutes=29))) == new
-        assert list(files.keys(since=NOON - timedelta(days=3))) == [old, *new]
-
-    def test_a_key_names_the_hour_of_arrival_in_utc(self, files: ObjectStore):
-        """Keys are made of the time of arrival, whatever the local time zone is."""
-        elsewhere = datetime(2026, 1, 1, 1, 0, tzinfo=UTC).astimezone()
-        assert put(files, b"x", arrived=elsewhere).startswith("2026/01/01/01/")
+        assert files.newest_key() == keys[-1]
 
     def test_a_deleted_object_is_gone(self, files: ObjectStore):
         """It is no longer there, and deleting it again is no error."""
@@ -208,7 +196,7 @@ class TestEveryStore:
 
     def test_concurrent_objects_have_different_keys(self, files: ObjectStore):
         """Objects that are open at the same time do not mix."""
-        incomings = [files.create(len(HEAD), NOON) for _ in range(50)]
+        incomings = [files.create(len(HEAD)) for _ in range(50)]
         for number, incoming in enumerate(incomings):
             incoming.write(b"%d" % number)
         for incoming in incomings:
@@ -240,7 +228,7 @@ class TestAFolder:
 
     def test_a_start_leaves_half_written_files_of_running_processes(self, root: Path):
         """A server that starts while `pacs import` runs on the same folder removes nothing of it."""
-        with LocalFiles(root).create(4, NOON) as incoming:
+        with LocalFiles(root).create(4) as incoming:
             incoming.write(LARGE)
             with closing(LocalFiles(root)) as other:
                 assert other.start() == 0
@@ -267,8 +255,8 @@ class TestAFolder:
     def test_a_start_removes_half_written_files(self, root: Path):
         """They are removed and counted, committed objects stay."""
         key = put(LocalFiles(root), b"x")
-        dies = "import os, sys, datetime, pathlib; from pacs.files.local import LocalFiles\n"
-        dies += "left = LocalFiles(pathlib.Path(sys.argv[1])).create(4, datetime.datetime.now(datetime.UTC))\n"
+        dies = "import os, sys, pathlib; from pacs.files.local import LocalFiles\n"
+        dies += "left = LocalFiles(pathlib.Path(sys.argv[1])).create(4)\n"
         dies += "left.write(bytes(2_000_000)); os._exit(9)"
         assert subprocess.run([sys.executable, "-c", dies, str(root)], check=False).returncode == 9
         for removed in (1, 0):
@@ -379,23 +367,6 @@ def fail(monkeypatch: pytest.MonkeyPatch, step: str, code: int, after: int) -> I
             yield count
 
     return counted()
-
-
-class TestNames:
-    """UUIDs of version 7."""
-
-    def test_a_name_is_a_uuid_of_version_7(self):
-        """Version and variant are those of RFC 9562, the first 48 bits are milliseconds."""
-        name = TimeOrderedNames().next(NOON)
-        assert (name.version, name.variant) == (7, uuid.RFC_4122)
-        assert name.int >> 80 == int(NOON.timestamp() * 1000)
-
-    def test_names_grow_whatever_the_clock_does(self):
-        """Thousands within one millisecond and a clock that goes back keep the order."""
-        names = TimeOrderedNames()
-        made = [names.next(NOON) for _ in range(10_000)]
-        made += [names.next(NOON - timedelta(hours=1)) for _ in range(10)]
-        assert all(one < other for one, other in pairwise(made))
 
 
 class TestFilesThatChange:

@@ -153,7 +153,7 @@ def test_x1_a_cancellation_interrupts_an_endless_statement(index: Index):
     cancellation = Cancellation()
     timer = _cancel_soon(cancellation)
     stopped = pytest.raises(Cancelled, match="C-CANCEL")
-    with stopped, index.read() as connection, index.interrupting(connection, cancellation):
+    with stopped, index.interruptible(cancellation) as connection:
         connection.execute(text(ENDLESS[connection.dialect.name])).scalar()
     timer.join()
     for _ in range(3):
@@ -179,7 +179,7 @@ def test_x1_a_cancellation_interrupts_a_search(postgres_index: Index):
 def test_x1_a_cancellation_before_the_statement_begins_is_not_lost(index: Index):
     """The interruption is repeated until the statement has begun."""
     cancellation = Cancellation()
-    with pytest.raises(Cancelled), index.read() as connection, index.interrupting(connection, cancellation):
+    with pytest.raises(Cancelled), index.interruptible(cancellation) as connection:
         cancellation.cancel("C-CANCEL")
         threading.Event().wait(0.1)
         connection.execute(text(ENDLESS[connection.dialect.name])).scalar()
@@ -188,7 +188,7 @@ def test_x1_a_cancellation_before_the_statement_begins_is_not_lost(index: Index)
 def test_x4_a_late_cancellation_does_not_interrupt_another_statement(index: Index):
     """After the block, a late cancellation does not reach the next user of the connection."""
     cancellation = Cancellation()
-    with index.read() as connection, index.interrupting(connection, cancellation):
+    with index.interruptible(cancellation) as connection:
         connection.execute(text("SELECT 1"))
     cancellation.cancel("late")
     with index.read() as connection:

@@ -78,7 +78,7 @@ class Archive:
             Maintenance(self.index, self.files).delete(writer.find_all(self.index, [uid]))
             del self.added[uid]
         elif step == "replace" and known not in (None, name):
-            former = writer.replace(self.index, read_stored_file(self.files, name), headers_of(self.files))
+            former = writer.replace(self.index, read_stored_file(self.files, name), known, headers_of(self.files))
             header = headers_of(self.files)(former.file_key)
             self.files.delete(former.file_key)
             refresh(self.index, self.files, [former], header)

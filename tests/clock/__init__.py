@@ -1,0 +1,1 @@
+"""Jumps of the wall clock while the real daemon runs."""
