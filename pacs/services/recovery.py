@@ -20,7 +20,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.events import Event, Notice
 from pacs.services import orphans
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 MARGIN = timedelta(days=1)
