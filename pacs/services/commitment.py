@@ -21,6 +21,7 @@ from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
+from pacs.services.replaced import ATTEMPTS
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
 from pacs.support.clock_jumps import JumpDetector
@@ -339,11 +340,7 @@ class _Verification:
         whole = []
         for instance in writer.find_all(self._index, sop_instance_uids):
             uid = instance.sop_instance_uid
-            found: StoredInstance | None = instance
-            is_whole = self._is_whole(instance)
-            if not is_whole:  # it may have been replaced or deleted while it was read
-                found = writer.find(self._index, uid)
-                is_whole = found is not None and found != instance and self._is_whole(found)
+            found, is_whole = self._examine(instance)
             if found is None:
                 continue
             self.stored[uid] = found
@@ -356,6 +353,17 @@ class _Verification:
             self._files.make_durable([instance.file_key for instance in whole])
         except StorageUnavailable:
             self.reasons |= {instance.sop_instance_uid: FailureReason.RESOURCE_LIMITATION for instance in whole}
+
+    def _examine(self, instance: StoredInstance) -> tuple[StoredInstance | None, bool]:
+        """Return an instance, None if it was deleted, and whether it is whole; it may be replaced while it is read."""
+        for _ in range(ATTEMPTS):
+            if self._is_whole(instance):
+                return instance, True
+            now = writer.find(self._index, instance.sop_instance_uid)
+            if now is None or now == instance:
+                return now, False
+            instance = now
+        return instance, False
 
     def _is_whole(self, instance: StoredInstance) -> bool:
         """Return whether the stored data set has the digest of what was received."""

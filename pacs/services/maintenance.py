@@ -24,7 +24,7 @@ from pacs.dicom.levels import USUAL_KEYS, QueryLevel, Root
 from pacs.dicom.matching_mode import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
-from pacs.errors import IdentifierError, InstanceDamaged, PacsError, StorageUnavailable
+from pacs.errors import IdentifierError, InstanceDamaged, InstanceMissing, PacsError, StorageUnavailable
 from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
@@ -33,6 +33,7 @@ from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, Notice
 from pacs.observability.logging import printable
 from pacs.services.parent_refresh import refresh
+from pacs.services.replaced import read_current
 from pacs.services.retrieve import damaged, verify
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
@@ -143,9 +144,20 @@ class Maintenance:
         for batch in chunks(instances, BATCH):
             with self._audited("export", batch):
                 for instance in batch:
-                    size += self._copy(instance, folder.joinpath(*_path_of(instance)))
+                    size += self._copy_current(instance, folder)
                     progress(1)
         return Exported(len(instances), size)
+
+    def _copy_current(self, instance: StoredInstance, folder: Path) -> int:
+        """Copy an instance, or what has replaced it since it was selected; return the size."""
+        size = read_current(
+            instance,
+            lambda each: self._copy(each, folder.joinpath(*_path_of(each))),
+            lambda: writer.find(self._index, instance.sop_instance_uid),
+        )
+        if size is None:
+            raise InstanceMissing("an instance was deleted since it was selected: run the command again")
+        return size
 
     def _require_undamaged(self, instance: StoredInstance) -> None:
         try:
