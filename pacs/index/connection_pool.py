@@ -21,4 +21,5 @@ class _Queue(Queue[ConnectionPoolEntry]):
 class ConnectionPool(QueuePool):
     """The pool of SQLAlchemy with the other queue."""
 
+    __module__ = QueuePool.__module__  # names its logger, which is quiet
     _queue_class = _Queue

@@ -26,10 +26,10 @@ class Clock:
     process, forked ones too; what reads the clock of the kernel otherwise keeps the real time: other processes (a
     PostgreSQL server) and times of files.
 
-    Only CLOCK_REALTIME is turned. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay real
-    (FAKETIME_DONT_FAKE_MONOTONIC=1; without it timed waits hang). `time.sleep` is the exception: libfaketime 0.9.10 turns
-    its absolute time (clock_nanosleep) too, so that it raises OSError or returns at once after a jump. Waits for locks,
-    conditions, events and sockets take the time that they should.
+    Only CLOCK_REALTIME is turned. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay real (FAKETIME_DONT_FAKE_MONOTONIC=1; without
+    it timed waits hang). `time.sleep` is the exception: libfaketime 0.9.10 turns its absolute time (clock_nanosleep)
+    too, so that it raises OSError or returns at once after a jump. Waits for locks, conditions, events and sockets take
+    the time that they should.
     """
 
     file: Path
