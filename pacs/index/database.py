@@ -160,6 +160,21 @@ class Index:
             yield connection
 
     @contextmanager
+    def read_after_writers(self, table: str) -> Iterator[Connection]:
+        """Open a read transaction that sees the result of every transaction which writes to `table` now.
+
+        On PostgreSQL it waits for them. SQLite ends those of a lost connection or process with it. Raises
+        IndexUnavailable.
+        """
+        if self.is_sqlite:
+            with self.read() as connection:
+                yield connection
+            return
+        with self.write() as connection:
+            connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE MODE")
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a write transaction, committed at the end of the block unless it raises. Raises IndexUnavailable."""
         with self._writing(self._writer) as connection:
@@ -330,6 +345,15 @@ class _Interrupter:
             with suppress(self._failures):  # a lost connection has no statement to interrupt
                 self._interrupt()
             self._done.wait(INTERRUPT_INTERVAL)
+
+
+def may_be_committed(error: BaseException | None) -> bool:
+    """Whether a transaction that failed with this error may be committed all the same: its connection broke."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
 
 
 def has_trigrams(connection: Connection) -> bool:
