@@ -30,8 +30,8 @@ class WaitContext:
 
     `sources` are associations whose C-CANCEL, release or loss must be noticed meanwhile, such as that of the C-MOVE
     requestor. A call of `wake_up.wake()` ends a wait. Once `cancellation` is requested, waits go on for at most `grace`
-    seconds, or not at all where it is not graceful, and then raise Cancelled. `tick` is called every `every` seconds without a `touch`: it sends the Pending
-    response that keeps the requestor from timing out.
+    seconds, or not at all where it is not graceful, and then raise Cancelled. `tick` is called every `every` seconds
+    without a `touch`: it sends the Pending response that keeps the requestor from timing out.
     """
 
     cancellation: Cancellation
