@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import ConfigurationError, IndexUnavailable
+from pacs.index.connection_pool import ConnectionPool
 from pacs.index.database_file import DatabaseFile
 from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
@@ -156,6 +157,21 @@ class Index:
         """Open a short read transaction, which sees one snapshot of the index. Raises IndexUnavailable."""
         self.check_file()
         with _translating_errors(), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read_after_writers(self, table: str) -> Iterator[Connection]:
+        """Open a read transaction that sees the result of every transaction which writes to `table` now.
+
+        On PostgreSQL it waits for them. SQLite ends those of a lost connection or process with it. Raises
+        IndexUnavailable.
+        """
+        if self.is_sqlite:
+            with self.read() as connection:
+                yield connection
+            return
+        with self.write() as connection:
+            connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE MODE")
             yield connection
 
     @contextmanager
@@ -331,6 +347,15 @@ class _Interrupter:
             self._done.wait(INTERRUPT_INTERVAL)
 
 
+def may_be_committed(error: BaseException | None) -> bool:
+    """Whether a transaction that failed with this error may be committed all the same: its connection broke."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
+
+
 def has_trigrams(connection: Connection) -> bool:
     """Whether this database has an index of trigrams for infix searches of names."""
     if connection.dialect.name == "sqlite":
@@ -356,7 +381,7 @@ def _parsed_url(url: str) -> URL:
 def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) -> Engine:
     """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
-    settings["pool_size"] = connections - connections // 2
+    settings |= {"pool_size": connections - connections // 2, "poolclass": ConnectionPool}
     try:
         if file is not None:
             return _sqlite_engine(url, wait, file, settings)

@@ -29,6 +29,7 @@ __all__ = [
     "add",
     "find",
     "find_all",
+    "is_in_row",
     "is_known",
     "last_file_key",
     "remove",
@@ -113,21 +114,31 @@ def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
     return [key for key in file_keys if key not in known]
 
 
+def is_in_row(index: Index, file_key: str) -> bool:
+    """Whether a stored instance has a file, also after all transactions that are being committed now.
+
+    The database may still commit one whose connection has broken. Raises IndexUnavailable.
+    """
+    with index.read_after_writers(image.name) as connection:
+        return connection.execute(select(image.c.id).where(image.c.file_key == file_key)).first() is not None
+
+
 def last_file_key(index: Index) -> str:
     """Return the file key of the instance that was added last, '' for none. Raises IndexUnavailable."""
     with index.read() as connection:
         return connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(1)).scalar() or ""
 
 
-def replace(index: Index, instance: NewInstance) -> StoredInstance:
-    """Replace the instance with the same SOP Instance UID, and return the former one.
+def replace(index: Index, instance: NewInstance, former_key: str) -> StoredInstance:
+    """Replace the instance with the same SOP Instance UID and the file `former_key`, and return it.
 
-    The caller deletes the former file afterwards. Raises InstanceUnreadable when no instance with this UID is stored,
-    IndexUnavailable.
+    The caller deletes the former file afterwards. Raises InstanceUnreadable when it is not stored, or has another file
+    by now, IndexUnavailable.
     """
+    chosen = (image.c.sop_instance_uid == instance.header.sop_instance_uid) & (image.c.file_key == former_key)
 
     def work(connection: Connection) -> StoredInstance:
-        former = _remove(connection, image.c.sop_instance_uid == instance.header.sop_instance_uid)
+        former = _remove(connection, chosen)
         if not former:
             raise InstanceUnreadable("the instance to be replaced is no longer stored")
         _Addition(connection, instance).run()

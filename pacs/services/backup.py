@@ -253,7 +253,7 @@ class _BackupRun:
                 why = error.comment
                 break
             else:
-                self._former.append(writer.replace(self._snapshot, arrival))
+                self._former.append(writer.replace(self._snapshot, arrival, instance.file_key))
                 self._done.replaced += 1
                 self._count(now)
                 return

@@ -21,6 +21,7 @@ from pacs.index.rows import patient_identity
 from pacs.index.writer import StoredInstance
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import read_stored_file
+from pacs.support.chunks import chunks
 
 ATTEMPTS = 10
 """How often a refresh starts again because instances arrived or were removed meanwhile."""
@@ -114,7 +115,7 @@ def _rebuild_patients(index: Index, files: ObjectStore, seeds: Sequence[str]) ->
 def _correct(index: Index, files: ObjectStore, keys: set[str]) -> None:
     """Derive a temporary index from the files, and correct the index where it differs."""
     with scratch_index() as derived:
-        for key in sorted(keys):
+        for key in sorted(keys - _in_no_row(index, keys)):
             try:
                 writer.add(derived, read_stored_file(files, key, verify=False))
             except (DuplicateInstance, UndecodableDataSet, InstanceUnreadable):
@@ -123,4 +124,9 @@ def _correct(index: Index, files: ObjectStore, keys: set[str]) -> None:
             wanted = [each for place in places if (each := index_diff.read_batch(derived, place)) is not None]
             wrong = [each for each in wanted if not index_diff.is_correct(index, each)]
             if wrong:
-                index_diff.correct(index, wrong, derived, keys, adds=False)
+                index_diff.correct(index, wrong, derived, keys, adds=False, addable=())
+
+
+def _in_no_row(index: Index, keys: set[str]) -> set[str]:
+    """Return the files that are in no row: those of instances that have just been replaced or deleted."""
+    return {each for part in chunks(sorted(keys), MANY) for each in writer.unknown(index, part)}
