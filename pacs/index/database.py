@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import ConfigurationError, IndexUnavailable
+from pacs.index.connection_pool import ConnectionPool
 from pacs.index.database_file import DatabaseFile
 from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
@@ -384,7 +385,7 @@ def _parsed_url(url: str) -> URL:
 def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) -> Engine:
     """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
-    settings["pool_size"] = connections - connections // 2
+    settings |= {"pool_size": connections - connections // 2, "poolclass": ConnectionPool}
     try:
         if file is not None:
             return _sqlite_engine(url, wait, file, settings)
