@@ -45,7 +45,10 @@ PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 KEYWORDS = [each.keyword for each in ATTRIBUTES.values()]
 
 BATCH = 500
-"""Instances deleted in one transaction and recorded in one line of the audit log."""
+"""Instances recorded in one line of the audit log."""
+
+TOGETHER = 100
+"""Instances removed from the index in one transaction, with the locks of their files held."""
 
 CHUNK = 1 << 18
 
@@ -99,13 +102,35 @@ class Maintenance:
         removed = 0
         for batch in chunks(instances, BATCH):
             with self._audited("delete", batch):
-                gone = writer.remove(self._index, [each.sop_instance_uid for each in batch])
-                for instance in gone:
-                    self._delete_file(instance.file_key)
-                refresh(self._index, self._files, gone)
-            removed += len(gone)
-            progress(len(batch))
+                for part in chunks(batch, TOGETHER):
+                    removed += self._delete(part)
+                    progress(len(part))
         return removed
+
+    def _delete(self, instances: Sequence[StoredInstance]) -> int:
+        """Delete instances, also those that have been replaced since they were selected; return their number."""
+        removed: list[StoredInstance] = []
+        left = list(instances)
+        while left:
+            gone = self._delete_with_files(left)
+            removed += gone
+            left = self._replaced(left, gone)
+        refresh(self._index, self._files, removed)
+        return len(removed)
+
+    def _delete_with_files(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
+        """Remove rows, then files, which are locked from before, so that none is taken for an orphan and adopted."""
+        keys = [each.file_key for each in instances]
+        with self._files.lock(keys):
+            gone = writer.remove(self._index, [each.sop_instance_uid for each in instances], keys)
+            for instance in gone:
+                self._delete_file(instance.file_key)
+        return gone
+
+    def _replaced(self, wanted: Sequence[StoredInstance], gone: Sequence[StoredInstance]) -> list[StoredInstance]:
+        """Return the instances that have not gone because they have another file now."""
+        left = {each.sop_instance_uid for each in wanted} - {each.sop_instance_uid for each in gone}
+        return writer.find_all(self._index, sorted(left)) if left else []
 
     @contextmanager
     def _audited(self, operation: str, instances: Sequence[StoredInstance]) -> Iterator[None]:

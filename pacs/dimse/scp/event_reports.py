@@ -38,6 +38,7 @@ from pacs.observability.events import CommitmentReported, Notice
 from pacs.services.commitment import LEASE, Claim, Commitments, LostClaim, VerifiedTransaction
 from pacs.services.peers import Peer
 from pacs.support.cancellation import Cancellation
+from pacs.support.threads import start_thread
 from pacs.support.wakeup import WakeUp
 
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
@@ -117,10 +118,7 @@ class EventReporter:
     def start(self) -> None:
         """Start the thread, also again after a stop."""
         self._cancellation, self._wake_up = Cancellation(), WakeUp()
-        self._thread = threading.Thread(
-            target=self._run, args=(self._cancellation,), name="pacs-commitment", daemon=True
-        )
-        self._thread.start()
+        self._thread = start_thread("pacs-commitment", self._run, self._cancellation)
 
     def stop(self) -> None:
         """Stop the thread; another process, or the next start, goes on with the transactions. May be called twice."""
