@@ -208,6 +208,7 @@ class Archive:
         """
         self._configure_servers()
         self.open()
+        self.index.probe_writing()
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
             self.files.start()
             self._recovery.begin()
