@@ -317,6 +317,15 @@ class Index:
             if interrupter.stop():
                 connection.invalidate()  # a late interruption must never reach the next user of this connection
 
+    def identity(self) -> str:
+        """Return a text that is the same for all servers with this index, however their URLs name it."""
+        if self.is_sqlite:
+            return str(Path(self.url.database or "").resolve())
+        with suppress(IndexUnavailable), self.read() as connection:
+            found = connection.execute(text("SELECT system_identifier, current_database() FROM pg_control_system()"))
+            return ":".join(map(str, found.one()))
+        return f"{self.url.host}:{self.url.port}/{self.url.database}"  # the user may lack the right
+
     def describe(self) -> dict[str, str]:
         """Return what `pacs check` shows about the database. Raises IndexUnavailable."""
         with self.read() as connection:
