@@ -208,10 +208,11 @@ class Archive:
         key or token settings.
         """
         self._configure_servers()
-        self.open()
-        self.index.probe_writing()
+        self.index.probe()
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
             self._publish_sharing()
+            self.open()
+            self.index.probe_writing()
             self.files.start()
             self._recovery.begin()
             self._recovery.describe(self._own_description().encode())

@@ -74,8 +74,9 @@ def test_the_command_refuses_too(tmp_path):
 
 def test_the_same_files_with_another_index_are_refused_always(tmp_path):
     """Each server would know only its own instances."""
-    with process(tmp_path), second(tmp_path, f"sqlite:///{tmp_path}/other.db", **{"server.shared": True}) as archive:
-        with pytest.raises(ConfigurationError, match=r"has the same files\.url and another index.*database\.url"):
+    url, said = f"sqlite:///{tmp_path}/other.db", r"has the same files\.url and another index.*database\.url"
+    with process(tmp_path), second(tmp_path, url, **{"server.shared": True}) as archive:  # noqa: SIM117
+        with pytest.raises(ConfigurationError, match=said):
             archive.start()
 
 
