@@ -116,7 +116,8 @@ class LostClaim(PacsError):
 class Commitments:
     """The transactions of storage commitment of one archive.
 
-    `is_peer` returns whether an AE title is that of a configured peer, to which an association can be opened.
+    `is_peer` returns whether an AE title is that of a configured peer, to which an association can be opened. `admit`
+    raises IndexUnavailable while nothing is verified, because the index lacks files.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Commitments:
         bounds: CommitmentBounds | None = None,
         is_peer: Callable[[str], bool] = lambda _ae_title: True,
         publish: Callable[[Event], None] = lambda _event: None,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         self._index = index
         self._files = files
@@ -140,11 +142,13 @@ class Commitments:
         self._last_peer = ""
         """The peer of the last claim: others come first."""
         self._publish = publish
+        self._admit = admit
 
     # --- transactions -------------------------------------------------------------------------------------------
 
     def request(self, peer: str, request: CommitmentRequest) -> Claim:
         """Save a request durably and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
+        self._admit()
         requested = _packed([list(each) for each in request.references])
         return commitments.add(
             self._index,
@@ -231,6 +235,7 @@ class Commitments:
         Instances may have been deleted or replaced since: rows and file sizes are checked each time, and changes are
         saved. Raises LostClaim, Cancelled, IndexUnavailable.
         """
+        self._admit()
         transaction = self._transaction(claim)
         cancellation = cancellation or Cancellation()
         references = _references(transaction)
