@@ -114,8 +114,8 @@ class _SendingThread:
         self._thread = start_thread("pacs-move", self._run)
 
     def cancel(self, reason: str) -> None:
-        """End the opening of an association at once, and a running sub-operation after its grace."""
-        self._wait_context.cancellation.cancel(reason)
+        """End the opening of an association at once, and a running sub-operation after its grace, if it has one."""
+        self._wait_context.cancellation.cancel(reason, graceful=self._operation.is_graceful)
         self._wake_up.wake()
 
     def join(self) -> None:
