@@ -4,6 +4,7 @@ import errno
 import ssl
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +24,7 @@ from pacs.dimse.server.association_slots import WorkerSlots
 from pacs.dimse.server.server import DimseServer, Settings
 from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
-from pacs.errors import ConfigurationError
+from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
@@ -34,6 +35,7 @@ from pacs.services.commitment import Commitments
 from pacs.services.explaining import Explainer
 from pacs.services.fsck import Fsck
 from pacs.services.healing import Healing
+from pacs.services.held_claims import HeldClaims
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer
 from pacs.services.query import QueryService
@@ -89,6 +91,8 @@ class Archive:
             publish=publish,
             admit=self.healing.admit_query,
         )
+        self._held_claims: list[HeldClaims] = []
+        """Those of each worker, in the process that they are forked from."""
         self.explainer = Explainer(self.index, statuses)
         self.maintenance = Maintenance(
             self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
@@ -209,10 +213,12 @@ class Archive:
         self._configure_servers()
         self.open()
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
+            is_alone = not self.files.is_running()
             self.files.start()
             self._recovery.begin()
             self.healing.look()
-        self._reporter.resume()
+            self._reporter.resume(is_alone=is_alone)
+        self._held_claims = [HeldClaims() for _ in range(self.config.server.workers)]
         self._listen()
         self._listen_for_http()
 
@@ -228,6 +234,8 @@ class Archive:
         self.index.is_recoverable = True
         self.files.join(prepared.files)
         self._server.join(prepared._server.listeners, slots)
+        with suppress(IndexUnavailable):  # then the claims expire
+            self.commitments.take_over(prepared._held_claims[worker])
         self._reporter.start()
         self.healing.start()
         self.port = self._server.port

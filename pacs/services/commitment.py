@@ -21,6 +21,7 @@ from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
+from pacs.services.held_claims import HeldClaims
 from pacs.services.replaced import ATTEMPTS
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
@@ -138,6 +139,7 @@ class Commitments:
         self._schedule = schedule or RetrySchedule()
         self.bounds = bounds or CommitmentBounds()
         self.is_peer = is_peer
+        self._held = HeldClaims()
         self._jumps = JumpDetector()
         self._last_peer = ""
         """The peer of the last claim: others come first."""
@@ -150,7 +152,7 @@ class Commitments:
         """Save a request durably and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
         self._admit()
         requested = _packed([list(each) for each in request.references])
-        return commitments.add(
+        claim = commitments.add(
             self._index,
             peer,
             request.transaction_uid,
@@ -158,6 +160,14 @@ class Commitments:
             seconds=LEASE,
             check_limits=lambda counts: self._check_limits(peer, counts),
         )
+        self._held.add(claim)
+        return claim
+
+    def take_over(self, held: HeldClaims) -> None:
+        """Release the claims of the worker before this one, and use its memory. Raises IndexUnavailable."""
+        self._held = held
+        for claim in held.all():
+            self.release(claim)
 
     def _check_limits(self, peer: str, counts: Mapping[str, int]) -> None:
         bounds = self.bounds
@@ -188,6 +198,7 @@ class Commitments:
         claim = commitments.claim(self._index, LEASE, self._last_peer)
         if claim is not None:
             self._last_peer = claim.peer
+            self._held.add(claim)
         return claim
 
     def seconds_until_due(self) -> float | None:
@@ -202,9 +213,11 @@ class Commitments:
     def release(self, claim: Claim) -> None:
         """End a claim, so that the transaction can be claimed at once. Raises IndexUnavailable."""
         commitments.release(self._index, claim)
+        self._held.remove(claim)
 
     def finish(self, claim: Claim) -> bool:
         """Delete a transaction whose report was acknowledged. Return whether it was active. Raises IndexUnavailable."""
+        self._held.remove(claim)
         return commitments.remove(self._index, claim)
 
     def retry(self, claim: Claim, *, is_unreachable: bool) -> int:
@@ -214,6 +227,7 @@ class Commitments:
         up with this one. After another failure they are postponed for the first pause. Raises IndexUnavailable.
         """
         transaction = commitments.read(self._index, claim)
+        self._held.remove(claim)
         if transaction is None:
             return 0
         schedule = self._schedule if self.is_peer(claim.peer) else self._schedule.for_unknown_peer()
