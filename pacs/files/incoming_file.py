@@ -174,7 +174,7 @@ class IncomingFile:
         path = self._temporary.move(self.key)
         try:
             make_durable(path)
-        except OSError:
+        except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             raise
@@ -184,7 +184,7 @@ class IncomingFile:
         try:
             if len(head) <= LONGEST_HEAD and journal.append(JournalRecord(self.key, head, buffer, self._hash.digest())):
                 return
-        except OSError:
+        except BaseException:
             with suppress(OSError):  # the record may be in the journal all the same
                 self._temporary.note_deletion(self.key)
             raise

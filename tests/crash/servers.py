@@ -103,6 +103,8 @@ class Site:
     settings: Sequence[str] = field(default=())
     log: Path = Path(os.devnull)
     """The file for its standard error."""
+    has_web: bool = False
+    """Whether `settings` turn HTTP on, of which it says so in another line."""
     program: Path = ROOT
     """The checkout whose `pacs` runs."""
 
@@ -132,6 +134,8 @@ class Site:
         assert process.stdout is not None
         with process.stdout as out:
             ready = READY.fullmatch(out.readline())
+            if self.has_web:
+                out.readline()
         server = Server(process, int(ready[1]) if ready else 0)
         if ready is None:
             server.kill()
