@@ -34,7 +34,7 @@ _current = threading.local()
 def step(name: str) -> None:
     """Stop here, if the current thread runs an operation of a scheduler."""
     operation = getattr(_current, "operation", None)
-    if operation is not None:
+    if operation is not None and not getattr(_current, "is_writing", False):
         operation.stop(name)
 
 
@@ -266,7 +266,11 @@ class SteppedIndex(Index):
         if failure:
             self._fail(failure, commit)
         self.commit_late()
-        result = commit()
+        _current.is_writing = True  # a transaction may read files, and stopped within it others would wait for it
+        try:
+            result = commit()
+        finally:
+            _current.is_writing = False
         step("index written")
         return result
 
