@@ -166,6 +166,8 @@ class ServerSection(Section):
     """Further AE titles of the server, accepted where `access.called_ae` is "ours"."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of worker processes; more than one uses several CPU cores."""
+    shared: bool = False
+    """Whether other servers may use the same files and the same index at the same time."""
 
 
 class DatabaseSection(Section):
@@ -175,6 +177,8 @@ class DatabaseSection(Section):
     """Database URL, "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/NAME", the latter after `pacs db upgrade`."""
     wait_seconds: Seconds = 30.0
     """Seconds to wait for a database connection or lock; then the operation fails with an out-of-resources status."""
+    heal: bool | Literal["answer"] = True
+    """Whether to add files that the index lacks; queries are refused until then, with "answer" they are answered."""
 
 
 class FilesSection(Section):

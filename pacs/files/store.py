@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
 from pacs.files.copies import Copies
+from pacs.files.incomplete_note import IncompleteNote
 from pacs.files.running_marker import RunningMarker
 
 
@@ -99,6 +100,12 @@ class ObjectStore(Protocol):
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
 
+    def newest(self, count: int) -> list[str]:
+        """Return the keys of the newest objects, newest first. Raises StorageUnavailable."""
+
+    def incomplete_note(self) -> IncompleteNote:
+        """Return the note that the index lacks objects of this store."""
+
 
 class FolderUpkeep(Protocol):
     """Upkeep of a local folder of objects: locks, journals, leftovers, quarantine. All raise StorageUnavailable."""
@@ -113,6 +120,9 @@ class FolderUpkeep(Protocol):
 
     def mark_running(self) -> RunningMarker:
         """Mark the store as used by a server; the marker tells whether the last server stopped uncleanly."""
+
+    def running_servers(self) -> list[str]:
+        """Return what the servers that use the store say about themselves, '' for one that says nothing."""
 
     def is_running(self) -> bool:
         """Whether a server uses the store."""

@@ -32,8 +32,10 @@ def archive(folder: Path) -> Archive:
         from_settings(
             {
                 "server.port": 0,
+                "server.shared": True,
                 "web.enabled": False,
                 "database.url": f"sqlite:///{folder}/pacs.db",
+                "database.heal": False,
                 "files.url": str(folder / "files"),
             }
         )
