@@ -20,13 +20,13 @@ DATASETS = study(series=1, instances=3)
 def site(pacs, tmp_path):
     """An archive of another user, with three instances."""
     limits.as_user()
-    folder = limits.users_folder(tmp_path)
-    site = Site(folder, settings=("web.enabled=false", "limits.free_space=0"), log=tmp_path / "log")
     write(DATASETS, tmp_path / "in")
-    assert pacs("import", tmp_path / "in", *site.command()[3:]).exit_code == 0
-    for each in folder.rglob("*"):
-        os.chown(each, limits.USER, limits.USER)
-    return site
+    with limits.users_folder() as folder:
+        site = Site(folder, settings=("web.enabled=false", "limits.free_space=0"), log=tmp_path / "log")
+        assert pacs("import", tmp_path / "in", *site.command()[3:]).exit_code == 0
+        for each in folder.rglob("*"):
+            os.chown(each, limits.USER, limits.USER)
+        yield site
 
 
 def run(prefix, site, *words):
@@ -84,10 +84,10 @@ def test_an_index_without_the_right_to_write_ends_the_start(site, name):
     assert len(served.stderr.splitlines()) == 1
 
 
-def test_files_named_by_the_configuration_are_named_with_their_key(site, tmp_path):
+def test_files_named_by_the_configuration_are_named_with_their_key(site):
     """The audit log, and the key of the certificate."""
-    path = private(tmp_path)
-    signed = Authority(tmp_path).sign("pacs", "localhost")
+    path = private(site.folder.parent)
+    signed = Authority(site.folder.parent).sign("pacs", "localhost")
     Path(signed.key).chmod(0o600)
     tls = ("tls.enabled=true", "tls.port=0", f"tls.certificate={signed.certificate}", f"tls.key={signed.key}")
     for words, expected in (

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -38,15 +39,15 @@ def _can_import(prefix: Sequence[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def users_folder(parent: Path) -> Path:
-    """Create a folder of `USER` in a folder that pytest made for root alone, and let the user through."""
-    folder = parent / "site"
-    folder.mkdir()
-    os.chown(folder, USER, USER)
-    for each in (parent, *parent.parents):
-        if each.stat().st_mode & 0o077 == 0 and each.owner() == Path.home().owner():
-            each.chmod(0o711)
-    return folder
+@contextmanager
+def users_folder() -> Iterator[Path]:
+    """Create a folder of `USER` for the `with` block; not in the folders of pytest, through which only root may go."""
+    with tempfile.TemporaryDirectory(prefix="pacs-user-") as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "site"
+        folder.mkdir()
+        os.chown(folder, USER, USER)
+        yield folder
 
 
 @contextmanager
