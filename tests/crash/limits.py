@@ -92,8 +92,12 @@ def threads(server: Server) -> int:
 
 def threads_of_user() -> int:
     """Return how many threads `USER` has."""
-    own = (each for each in Path("/proc").glob("[0-9]*") if each.stat().st_uid == USER)
-    return sum(len(list((each / "task").iterdir())) for each in own)
+    found = 0
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if each.stat().st_uid == USER:
+                found += len(os.listdir(each / "task"))
+    return found
 
 
 def serves_http(pid: int) -> bool:
