@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,10 +17,12 @@ from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable,
 from pacs.files.copies import Copies
 from pacs.files.disk import open_folder, sync_file_system, sync_folder, write_at, write_text
 from pacs.files.incoming_file import DurableFolders, IncomingFile, TemporaryFile, is_abandoned, remove_abandoned
+from pacs.files.incomplete_note import IncompleteNote
 from pacs.files.io_errors import READING, WRITING
 from pacs.files.journal import Journal, count_abandoned, note_deletion, replay, restore_records
 from pacs.files.layout import (
     INCOMING,
+    INCOMPLETE,
     KEY,
     PIECE,
     QUARANTINE,
@@ -184,6 +187,15 @@ class LocalFiles:
             for key in _keys_within(self._root, "", hour_of(since)):
                 if KEY.fullmatch(key):
                     yield key
+
+    def newest(self, count: int) -> list[str]:
+        """Return the keys of the newest objects, newest first. Raises StorageUnavailable."""
+        with WRITING:
+            return list(islice(filter(KEY.fullmatch, _keys_within(self._root, "", "", is_reversed=True)), count))
+
+    def incomplete_note(self) -> IncompleteNote:
+        """Return the note that the index lacks objects of this store."""
+        return IncompleteNote(self._root / INCOMPLETE)
 
     def newest_key(self) -> str:
         """Return the largest key, '' for none. Raises StorageUnavailable."""
@@ -383,15 +395,15 @@ class LocalFiles:
             sync_folder(self._root)
 
 
-def _keys_within(folder: Path, prefix: str, first: str) -> Iterator[str]:
+def _keys_within(folder: Path, prefix: str, first: str, *, is_reversed: bool = False) -> Iterator[str]:
     """Yield everything four folders down, sorted by name, without following links."""
     depth = prefix.count("/")
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=is_reversed):
         key = prefix + entry.name
         if depth == 4:
             yield key
         elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
-            yield from _keys_within(folder / entry.name, key + "/", first)
+            yield from _keys_within(folder / entry.name, key + "/", first, is_reversed=is_reversed)
 
 
 def _newest_within(folder: Path, prefix: str) -> str:

@@ -235,6 +235,10 @@ class Index:
         """
         return self._group_commit.run(work, quick)
 
+    def run_alone(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` as `transact` does, in a transaction that is as durable as those of `run_shared`."""
+        return self._transact(work, self._write_shared)
+
     def query_once(self, query: Callable[[Any], Result]) -> Result:
         """Run one read statement on a driver connection and return the result of `query`. Raises IndexUnavailable.
 

@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pacs.dicom.levels import QueryLevel
 from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
-from pacs.index.tables import TABLES, image, patient, series, study
-from pacs.index.writer import JOINED, unknown
+from pacs.index.tables import JOINED, TABLES, image, patient, series, study
+from pacs.index.writer import unknown
 from pacs.support.chunks import chunks
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
@@ -169,11 +169,9 @@ def correct(
     wanted: Sequence[SeriesBatch],
     derived: Index,
     known: Collection[str] = (),
-    *,
-    adds: bool = True,
     addable: Collection[str] | None = None,
 ) -> Changes:
-    """Correct the rows of some batches in one transaction. Without `adds` no images are added.
+    """Correct the rows of some batches in one transaction.
 
     Of files that are in no row only those in `addable` get one, None stands for all; others may be deleted meanwhile.
     Raises IndexesDiffer, without any change, when a row would be corrected below which only one of this index and
@@ -191,7 +189,7 @@ def correct(
     def work(connection: Connection) -> Changes:
         changes = Changes()
         for each in wanted:
-            changes.add(_Correction(connection, each, differing, addable).run(adds=adds))
+            changes.add(_Correction(connection, each, differing, addable).run())
         return changes
 
     return index.transact(work)
@@ -245,7 +243,7 @@ class _Correction:
             for each in self._wanted.images
         )
 
-    def run(self, *, adds: bool) -> Changes:
+    def run(self) -> Changes:
         parent = None
         for level, values in zip((PATIENT, STUDY, SERIES), self._wanted.above, strict=True):
             parent = self._row(level, values, self._found(level, values, lock=True), parent)
@@ -259,7 +257,7 @@ class _Correction:
             else:
                 self._require_addable(values, found["file_key"])
                 self._row(IMAGE, values, found, parent)
-        if new and adds:
+        if new:
             self._insert_images(new, parent)
         return self._changes
 

@@ -29,10 +29,11 @@ from pacs.files.store import FolderStore
 from pacs.index import index_diff, maintenance, schema, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
+from pacs.services.completeness import require_complete
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 MANIFEST, FILES = "manifest.json", "files"
@@ -96,6 +97,7 @@ class Backups:
         of earlier backups that this one does not need are removed. Raises ConfigurationError when `dest` is another
         folder, StorageUnavailable, IndexUnavailable.
         """
+        require_complete(self.files)  # a backup has only the files that are in the index
         dest = dest.absolute()
         if self.files.contains(dest):
             raise ConfigurationError(f"{dest} is in files.url: expected another folder, preferably on another disk")
@@ -253,7 +255,8 @@ class _BackupRun:
                 why = error.comment
                 break
             else:
-                self._former.append(writer.replace(self._snapshot, arrival, instance.file_key))
+                headers = headers_of(self._backups.files)
+                self._former.append(writer.replace(self._snapshot, arrival, instance.file_key, headers))
                 self._done.replaced += 1
                 self._count(now)
                 return

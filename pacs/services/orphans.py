@@ -16,7 +16,7 @@ from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.writer import NewInstance, StoredInstance
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 
 Result = TypeVar("Result")
 
@@ -47,20 +47,20 @@ def locked(files: ObjectStore, key: str) -> Iterator[None]:
 def add_row(index: Index, files: ObjectStore, arrival: NewInstance) -> list[StoredInstance]:
     """Add the row of a locked file, and return the row without a file that it has replaced, if any. As `adopt`."""
     try:
-        writer.add(index, arrival)
+        writer.add(index, arrival, headers_of(files))
     except DuplicateInstance:
         known = writer.find(index, arrival.header.sop_instance_uid)
         if known is not None and known.file_key == arrival.file_key:
             return []
         if known is None or not is_missing(files, known.file_key):
             raise DuplicateInstance("another file has its SOP Instance UID") from None
-        return [_take_row(index, arrival, known)]
+        return [_take_row(index, files, arrival, known)]
     return []
 
 
-def _take_row(index: Index, arrival: NewInstance, known: StoredInstance) -> StoredInstance:
+def _take_row(index: Index, files: ObjectStore, arrival: NewInstance, known: StoredInstance) -> StoredInstance:
     try:
-        return writer.replace(index, arrival, known.file_key)
+        return writer.replace(index, arrival, known.file_key, headers_of(files))
     except InstanceUnreadable:
         raise DuplicateInstance("another file has just got its SOP Instance UID") from None
 

@@ -20,7 +20,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.events import Event, Notice
 from pacs.services import orphans
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 MARGIN = timedelta(days=1)
@@ -123,5 +123,5 @@ class Recovery:
     def _take_row(self, arrival: NewInstance, known: StoredInstance) -> None:
         """Give the row of an instance whose file is damaged to another file with the same content."""
         with orphans.locked(self._files, arrival.file_key):
-            former = writer.replace(self._index, arrival, known.file_key)
+            former = writer.replace(self._index, arrival, known.file_key, headers_of(self._files))
         refresh(self._index, self._files, [former])

@@ -29,7 +29,7 @@ from pacs.services.fsck import GRACE
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 BATCH = 500
@@ -82,7 +82,9 @@ class Reindex:
         with self._files.maintenance_lock("pacs reindex"), scratch_index(self._files.scratch_folder()) as derived:
             self._files.replay_journals()  # for objects that are in a journal only
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
-            return run.run(progress)
+            result = run.run(progress)
+            self._files.incomplete_note().remove()
+            return result
 
 
 class _Run:
@@ -91,6 +93,7 @@ class _Run:
     def __init__(self, index: Index, files: FolderStore, derived: Index, *, newest: bool, grace: float) -> None:
         self._index, self._files, self._derived = index, files, derived
         self._newest, self._grace = newest, grace
+        self._headers = headers_of(files)
         self._changes = Changes()
         self._result = Reindexed()
 
@@ -147,7 +150,7 @@ class _Run:
                 self._note_second(arrival.file_key)
                 continue
             try:
-                writer.add(self._derived, arrival)
+                writer.add(self._derived, arrival, self._headers)
             except DuplicateInstance:
                 self._choose(arrival)
 
@@ -157,7 +160,7 @@ class _Run:
         in_use = writer.find(self._index, arrival.header.sop_instance_uid)
         assert known is not None, "no other thread uses the derived index"
         if self._newest or (in_use is not None and in_use.file_key == arrival.file_key):
-            former = writer.replace(self._derived, arrival, known.file_key)
+            former = writer.replace(self._derived, arrival, known.file_key, self._headers)
             refresh(self._derived, self._files, [former])
             if self._is_there(former):
                 self._note_second(former.file_key)

@@ -39,7 +39,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 
 Result = TypeVar("Result")
 
@@ -104,6 +104,7 @@ class Storage:
         self.publish = publish
         self._auditor = auditor or Auditor()
         self.unknown_sop_classes = unknown_sop_classes
+        self.headers = headers_of(files)
         self._known = _KnownInstances(index)
         self._cleanup = _FileCleanup(index, files, publish)
 
@@ -491,12 +492,12 @@ class Reception:
         return Stored(uid, size, duplicate, warnings, header.patient_id, header.study_instance_uid)
 
     def _add_or_replace(self, arrival: NewInstance, known: StoredInstance | None) -> tuple[str, ...]:
-        index = self._storage.index
+        index, headers = self._storage.index, self._storage.headers
         if known is None:
-            return self._committed(arrival, lambda: writer.add(index, arrival)) or ()
+            return self._committed(arrival, lambda: writer.add(index, arrival, headers)) or ()
         with self._storage.files.lock([known.file_key]):  # until it is deleted, so that it is never an orphan to adopt
             self._former = known
-            self._committed(arrival, lambda: writer.replace(index, arrival, known.file_key))
+            self._committed(arrival, lambda: writer.replace(index, arrival, known.file_key, headers))
             self._cleanup.remove_replaced(known)
         return ()
 
@@ -514,7 +515,7 @@ class Reception:
                 return None
             self._may_have_row = may_be_committed(error)
             raise
-        except (DuplicateInstance, InstanceUnreadable):
+        except (DuplicateInstance, InstanceUnreadable, StorageUnavailable):
             self._may_have_row = False
             raise
 

@@ -597,9 +597,9 @@ class TestFailingSteps:
         """The database fails anywhere in the transaction: the durable file is deleted again."""
         add = writer.add
 
-        def failing(index: Index, arrival: writer.NewInstance) -> tuple[str, ...]:
+        def failing(index: Index, arrival: writer.NewInstance, headers) -> tuple[str, ...]:
             with failing_statements(index, statement):
-                return add(index, arrival)
+                return add(index, arrival, headers)
 
         monkeypatch.setattr(writer, "add", failing)
         with pytest.raises(OutOfResources):
@@ -628,8 +628,8 @@ class TestFailingSteps:
         """The row is committed, then the index does not respond: the row keeps its file. The sender may send again."""
         add = writer.add
 
-        def committed(index: Index, arrival: writer.NewInstance) -> None:
-            add(index, arrival)
+        def committed(index: Index, arrival: writer.NewInstance, headers) -> None:
+            add(index, arrival, headers)
             gone()
 
         storage = archive.storage()
@@ -651,8 +651,8 @@ class TestFailingSteps:
         name = "replace" if policy == "replace" else "add"
         real = getattr(writer, name)
 
-        def broken(index: Index, arrival: writer.NewInstance, *former: str) -> None:
-            real(index, arrival, *former)
+        def broken(index: Index, arrival: writer.NewInstance, *rest) -> None:
+            real(index, arrival, *rest)
             raise IndexUnavailable("the connection broke")
 
         monkeypatch.setattr(writer, name, broken)
@@ -675,11 +675,11 @@ class TestFailingSteps:
         send(archive.storage(), instance())
         real = writer.replace
 
-        def removed_before(index: Index, arrival: writer.NewInstance, former_key: str):
+        def removed_before(index: Index, arrival: writer.NewInstance, former_key: str, headers):
             former = writer.remove(index, [UID])
             for each in former:
                 archive.files.delete(each.file_key)
-            return real(index, arrival, former_key)
+            return real(index, arrival, former_key, headers)
 
         monkeypatch.setattr(writer, "replace", removed_before)
         newer = instance({0x00080060: b"MR"})
