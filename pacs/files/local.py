@@ -37,7 +37,7 @@ from pacs.files.object_keys import KeyClock, ObjectKeys
 from pacs.files.object_lock import lock_files
 from pacs.files.process_lock import exclusive, temporary_folder
 from pacs.files.readers import open_stored
-from pacs.files.running_marker import RunningMarker, is_any_running
+from pacs.files.running_marker import RunningMarker, is_any_running, running_servers
 from pacs.files.store import IncomingObject
 
 PROBE_SIZE = 1 << 16
@@ -265,6 +265,10 @@ class LocalFiles:
     def mark_running(self) -> RunningMarker:
         """Mark the store as used by a server. Raises StorageUnavailable."""
         return RunningMarker(self._root / RUNNING)
+
+    def running_servers(self) -> list[str]:
+        """Return what the servers that use the store say about themselves. Raises StorageUnavailable."""
+        return running_servers(self._root / RUNNING)
 
     def is_running(self) -> bool:
         """Whether a server uses the store. Raises StorageUnavailable."""

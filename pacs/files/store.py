@@ -121,6 +121,9 @@ class FolderUpkeep(Protocol):
     def mark_running(self) -> RunningMarker:
         """Mark the store as used by a server; the marker tells whether the last server stopped uncleanly."""
 
+    def running_servers(self) -> list[str]:
+        """Return what the servers that use the store say about themselves, '' for one that says nothing."""
+
     def is_running(self) -> bool:
         """Whether a server uses the store."""
 

@@ -48,6 +48,11 @@ class Recovery:
         self._index.is_recoverable = True
         return found
 
+    def describe(self, server: str) -> None:
+        """Say in the marker which server it is of. Raises StorageUnavailable."""
+        if self._marker is not None:
+            self._marker.describe(server)
+
     def require(self) -> None:
         """Make the next start recover although this server stops cleanly, because a worker or a commit failed."""
         self._is_needed = True
