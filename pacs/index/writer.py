@@ -30,7 +30,6 @@ __all__ = [
     "find",
     "find_all",
     "is_known",
-    "last_file_key",
     "remove",
     "replace",
     "touch",
@@ -111,12 +110,6 @@ def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
     with index.read() as connection:
         known = set(connection.execute(select(image.c.file_key).where(among(image.c.file_key, file_keys))).scalars())
     return [key for key in file_keys if key not in known]
-
-
-def last_file_key(index: Index) -> str:
-    """Return the file key of the instance that was added last, '' for none. Raises IndexUnavailable."""
-    with index.read() as connection:
-        return connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(1)).scalar() or ""
 
 
 def replace(index: Index, instance: NewInstance) -> StoredInstance:
