@@ -204,7 +204,7 @@ class Archive:
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
             self.files.start()
             self._recovery.begin()
-        self.commitments.retry_all_soon()
+        self._reporter.resume()
         self._listen()
         self._listen_for_http()
 

@@ -2,17 +2,17 @@
 
 import select
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
 from pacs.archive import Archive
 from pacs.config import Config
-from pacs.errors import ConfigurationError
+from pacs.errors import ConfigurationError, OutOfResources
 from pacs.observability.events import ConfigurationReloaded, Notice
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
+from pacs.support.threads import start_thread
 from pacs.support.wakeup import WakeUp
 
 DRAINING = "Draining: waiting for running operations"
@@ -41,7 +41,10 @@ def run_until_signalled(
                 reload(archive, read, notifier)
         notifier.stopping(DRAINING)
         stopping()
-        threading.Thread(target=_drain, args=(archive, waiter), name="pacs-drain", daemon=True).start()
+        try:
+            start_thread("pacs-drain", _drain, archive, waiter)
+        except OutOfResources:  # then a second signal has to wait
+            _drain(archive, waiter)
         while waiter.wait() in RELOADING:
             continue  # no reload while the server stops
         archive.close()

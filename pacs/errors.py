@@ -251,6 +251,10 @@ class StorageUnavailable(OutOfResources):
     """The file store cannot be read or written."""
 
 
+class InstanceInUse(StorageUnavailable):
+    """Another operation stores, adds to the index or deletes the file of an instance, and does not end in time."""
+
+
 class InstanceUnreadable(PacsError):
     """A stored instance is missing, truncated, damaged or cannot be read."""
 

@@ -13,7 +13,6 @@ import selectors
 import signal
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from pacs.errors import ConfigurationError, OutOfResources, PacsError
 from pacs.observability.events import Notice
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
+from pacs.support.threads import start_thread
 
 READY, ALIVE, DRAIN, STOP, RELOAD = b"r", b"a", b"d", b"s", b"c"
 """The messages on a channel. From a worker: it accepts associations; it is healthy. To a worker: drain; stop
@@ -304,7 +304,8 @@ def _work(archive: Archive, channel: socket.socket, watchdog_seconds: float | No
         _reload(archive, channel)
     if watchdog is not None:
         watchdog.stop()
-    threading.Thread(target=_stop_on_command, args=(archive, channel), name="pacs-stop", daemon=True).start()
+    with suppress(OutOfResources):  # then the supervisor kills a worker that takes too long
+        start_thread("pacs-stop", _stop_on_command, archive, channel)
     archive.drain()
 
 

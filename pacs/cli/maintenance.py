@@ -13,6 +13,7 @@ from pacs.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from pacs.config import Config
+    from pacs.services.fsck import Report
 
 COLUMNS = ("Problem", "File", "SOPInstanceUID", "Explanation", "Done")
 
@@ -31,7 +32,7 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     """Compare index and files in both directions and list the differences. A server may be running.
 
     Reads every file and compares it with the digest recorded when it was received. The exit status is 1 when a problem
-    was found and not repaired.
+    was found and not repaired. What a process that died has left, and the next start removes, is listed and no problem.
     """
     with open_archive(config) as archive:
         report = archive.fsck.run(quick=quick, repair=repair, progress=progress_bar)
@@ -39,14 +40,24 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     if found or as_json:
         rows = ((each.problem, each.file, each.sop_instance_uid, each.explanation, each.done) for each in found)
         show(COLUMNS, rows, as_json=as_json)
-    repaired = sum(each.is_repaired for each in found)
-    summary = f"{plural(report.images, 'instance')}, {plural(report.files, 'file')}: "
-    summary += f"{plural(len(found), 'problem')}, {repaired} repaired" if found else "no problems"
-    click.echo(summary, err=True)
+    click.echo(_summary(report), err=True)
     if not report.is_well:
         if not repair:
             click.echo("run `pacs fsck --repair` to repair what can be repaired", err=True)
         raise click.exceptions.Exit(1)
+
+
+def _summary(report: "Report") -> str:
+    damage = report.damage
+    problems = f"{plural(len(damage), 'problem')}, {sum(each.is_repaired for each in damage)} repaired"
+    summary = f"{plural(report.images, 'instance')}, {plural(report.files, 'file')}: "
+    summary += problems if damage else "no problems"
+    left = [each for each in report.findings if not each.is_damage]
+    if not left:
+        return summary
+    is_done = all(each.is_repaired for each in left)
+    what = "removed" if is_done else "the next start or `pacs fsck --repair` removes what is left"
+    return f"{summary}; {plural(len(left), 'leftover')} of processes that died: {what}"
 
 
 @click.command(short_help="Rebuild the index from the files.")

@@ -323,7 +323,7 @@ class CommitmentSection(Section):
     longest_retry_seconds: Seconds = 3600.0
     """Maximum seconds between two attempts to report."""
     give_up_seconds: Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)] = 259_200.0
-    """Seconds after which a report is no longer attempted."""
+    """Seconds after which a report that has failed often enough is no longer attempted."""
     instances: Annotated[int, Field(ge=1, le=100_000)] = 25_000
     """Maximum number of instances of one request."""
     active: Count = 10_000

@@ -8,9 +8,9 @@ The values of a matching are *comparable* (`pacs.dicom.values.comparable`): with
 and numbers in a normal form.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pacs.dicom.attributes import Attribute
+from pacs.dicom.attributes import Attribute, by_keyword
 from pacs.dicom.levels import QueryLevel, Root
 
 Comparable = str | int | float
@@ -133,3 +133,10 @@ class Match:
     kept: dict[QueryLevel, bytes] = field(repr=False)
     computed: dict[str, int | tuple[str, ...]]
     file_key: str | None = None
+
+
+def for_instance(query: Query, sop_instance_uid: str) -> Query:
+    """Return a query at IMAGE level for one of the instances that it matches."""
+    unique = by_keyword(QueryLevel.IMAGE.unique_key)
+    others = [key for key in query.keys if key.attribute != unique]
+    return replace(query, keys=(*others, Key(unique, Single((sop_instance_uid,)))))

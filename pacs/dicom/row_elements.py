@@ -81,6 +81,14 @@ def merge(first: bytes, later: bytes) -> bytes:
     return encode(Dataset(received | filling))
 
 
+def disputed(first: bytes, later: bytes) -> bytes:
+    """Return the elements of `later` that would have another value if the two were merged in the other order."""
+    if first == later:
+        return b""
+    received = _elements(first)
+    return encode(Dataset({tag: each for tag, each in _elements(later).items() if _differ(received.get(tag), each)}))
+
+
 def common(first: bytes, second: bytes) -> bytes:
     """Return the elements that both have with the same value."""
     ours, theirs = _elements(first), _elements(second)
@@ -92,6 +100,11 @@ def replace_elements(blob: bytes, former: bytes, later: bytes) -> bytes:
     rest, gone, come = _elements(blob), _elements(former), _elements(later)
     kept = {tag: element for tag, element in rest.items() if tag not in gone}
     return encode(Dataset(kept | {tag: element for tag, element in come.items() if tag in gone}))
+
+
+def _differ(one: Element | None, other: Element) -> bool:
+    """Whether two elements differ and neither fills the other."""
+    return one is not None and not _is_same(one, other) and _is_empty(one) == _is_empty(other)
 
 
 def _is_same(one: Element, other: Element) -> bool:

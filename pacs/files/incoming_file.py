@@ -2,7 +2,8 @@
 
 `commit` writes the head, draws the key, renames the file into the folder of its hour and makes all that durable: a
 small object through the journal, a larger one by syncing file and folder. After a power cut an object is complete under
-its key, or it is left in `incoming`.
+its key, or it is left in `incoming`. The file is locked until the end of the `with` block, so that nobody takes it for
+an orphan before its row is committed (`pacs.files.object_lock`).
 """
 
 import fcntl
@@ -106,6 +107,7 @@ class IncomingFile:
         """The bytes so far, while the object is small."""
         self._descriptor: int | None = None
         self._is_open = True
+        """Whether it is neither committed nor discarded."""
         self._hash = sha256()
         self.size = 0
         """The number of bytes written after the head."""
@@ -150,13 +152,14 @@ class IncomingFile:
             else:
                 os.fsync(descriptor)
                 self._move(lambda path: sync_folder(hour_of(path)))
-        self._close()
+        self._is_open = False
+        self._give_back()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Discard an object that was not committed, and note that a committed one has its row, or gets none."""
+        """Discard an object that was not committed, and release one that was: it has its row, or gets none."""
         if self._marks is not None and self._marked_hour:
             self._marks.leave(self._marked_hour)
             self._marked_hour = ""
@@ -188,7 +191,7 @@ class IncomingFile:
         path = self._temporary.move(self.key)
         try:
             make_durable(path)
-        except OSError:
+        except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             raise
@@ -198,7 +201,7 @@ class IncomingFile:
         try:
             if len(head) <= LONGEST_HEAD and journal.append(JournalRecord(self.key, head, buffer, self._hash.digest())):
                 return
-        except OSError:
+        except BaseException:
             with suppress(OSError):  # the record may be in the journal all the same
                 self._temporary.note_deletion(self.key)
             raise

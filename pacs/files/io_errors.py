@@ -3,10 +3,9 @@
 import errno
 
 from pacs.errors import InstanceMissing, InstanceUnreadable, StorageUnavailable
+from pacs.support.exhaustion import EXHAUSTED
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
-"""Errors that say nothing about a file: too many open files, no memory."""
 
 
 class Writing:
@@ -36,7 +35,7 @@ class _Reading:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise InstanceMissing("The stored file is missing") from error
-        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
             raise StorageUnavailable(f"The file store cannot be used ({error.strerror})") from error
         if isinstance(error, OSError):
             raise InstanceUnreadable(f"The stored file cannot be read ({error.strerror})") from error

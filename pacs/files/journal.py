@@ -24,11 +24,12 @@ from struct import Struct
 from typing import BinaryIO
 from zlib import crc32
 
-from pacs.errors import StorageUnavailable
+from pacs.errors import OutOfResources, StorageUnavailable
 from pacs.files.buffer_pool import ObjectBuffer
 from pacs.files.disk import PAGE, ZEROS, open_durable, sync_folder, whole_pages, write_at
 from pacs.files.process_lock import LockedFolder, is_locked, process_folders, try_lock
 from pacs.support.batch_queue import BatchQueue, BatchUnit
+from pacs.support.threads import start_thread
 
 FOLDER = "journal"
 _DELETIONS = "deletions"
@@ -207,23 +208,28 @@ class Journal(BatchQueue[JournalRecord, bool]):
             self._state.notify_all()
 
     def _segment(self, length: int) -> _SegmentFile | None:
-        """Return the segment to append `length` bytes to, None when there is none."""
+        """Return the segment to append `length` bytes to, None when there is none, or no thread to settle it."""
         if self._current is not None and self._current.end + length > CAPACITY:
             self._retire()
         if self._current is None and not self._is_closing:
-            if not self._free and len(self._segments) < SEGMENTS:
+            if not self._free and len(self._segments) < SEGMENTS and self._has_thread():
                 self._free.append(self._new_segment())
             if self._free:
                 self._current = self._free.pop()
                 self._current.begin()
         return self._current
 
+    def _has_thread(self) -> bool:
+        """Start the thread that settles segments, if need be, and return whether it runs."""
+        if self._thread is None:
+            with suppress(OutOfResources):  # without it nothing may be in the journal
+                self._thread = start_thread("pacs-settle", self._run)
+        return self._thread is not None
+
     def _new_segment(self) -> _SegmentFile:
         """Create a segment; its name is durable before anything is in it."""
         if self._folder is None:
             self._folder = LockedFolder.create(self._root / FOLDER)
-            self._thread = threading.Thread(target=self._run, name="pacs-settle", daemon=True)
-            self._thread.start()
         path = self._folder.path / f"{len(self._segments)}.segment"
         segment = _SegmentFile(path, open_durable(path))
         self._segments.append(segment)

@@ -32,6 +32,7 @@ from pacs.files.layout import (
     start_of,
 )
 from pacs.files.object_keys import KeyClock, ObjectKeys
+from pacs.files.object_lock import lock_files
 from pacs.files.process_lock import exclusive, temporary_folder
 from pacs.files.readers import open_stored
 from pacs.files.running_marker import RunningMarker, is_any_running, running_clock
@@ -42,6 +43,9 @@ PROBE_SIZE = 1 << 16
 
 FEW = 32
 """Largest number of objects that are synced one by one, rather than by a sync of the whole file system."""
+
+LOCK_SECONDS = 30.0
+"""How long the lock of an object is waited for."""
 
 _NO_LINKS = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP))
 
@@ -150,6 +154,16 @@ class LocalFiles:
         """Return the size of an object in bytes. Raises InstanceUnreadable."""
         with READING:
             return os.stat(self._path_of(key)).st_size
+
+    @contextmanager
+    def lock(self, keys: Collection[str]) -> Iterator[set[str]]:
+        """Hold the locks of objects in the `with` block; yield the keys of those that are there and can be opened.
+
+        Raises InstanceInUse, StorageUnavailable.
+        """
+        paths = {f"{self._root}/{key}": key for key in keys if KEY.fullmatch(key)}
+        with lock_files(paths, LOCK_SECONDS) as locked:
+            yield {paths[path] for path in locked}
 
     def delete(self, key: str) -> None:
         """Delete an object durably, if it is there. Raises StorageUnavailable."""
@@ -297,7 +311,7 @@ class LocalFiles:
         """
         temporary = TemporaryFile(self._folders, f"{Path(self._path_of(key)).stem}.again")
         remove_abandoned(Path(temporary.path))  # of a process that died in the same place
-        with IncomingFile(temporary, len(head), lambda: key) as incoming:
+        with self.lock([key]), IncomingFile(temporary, len(head), lambda: key) as incoming:
             incoming.write(body)
             incoming.commit(head)
 

@@ -39,7 +39,8 @@ class IncomingObject(Protocol):
     def commit(self, head: bytes) -> None:
         """Put `head`, which is exactly as long as announced, before the rest and make the object durable.
 
-        After it returns the object survives a power cut and is visible under its key. Raises StorageUnavailable.
+        After it returns the object survives a power cut and is visible under its key. It stays locked until the end of
+        the `with` block (`ObjectStore.lock`). Raises StorageUnavailable.
         """
 
     def __enter__(self) -> Self: ...
@@ -68,6 +69,14 @@ class ObjectStore(Protocol):
 
     def size(self, key: str) -> int:
         """Return the size of an object in bytes. Raises InstanceUnreadable."""
+
+    def lock(self, keys: Collection[str]) -> AbstractContextManager[set[str]]:
+        """Hold the locks of objects in the `with` block; yield the keys of those that are there and can be opened.
+
+        Whoever commits a row for a file that he has not stored, or takes a file away, holds its lock, and looks at row
+        and file once he has it. Nobody waits for a lock in a transaction of the index. Raises InstanceInUse when an
+        operation holds one of the locks too long, StorageUnavailable.
+        """
 
     def delete(self, key: str) -> None:
         """Delete an object durably, if it is there. Raises StorageUnavailable."""

@@ -4,7 +4,8 @@ Several processes, and several servers on one PostgreSQL, share the table. A wor
 time and renews the claim while it works; an expired claim is free. A transaction is removed when it was reported or
 abandoned.
 
-All compared times are of one clock, that of the database. Arguments are in seconds, stored times in microseconds.
+All compared times are of one clock, that of the database. Arguments are in seconds, stored times in microseconds. The
+clock may jump: `make_all_due` mends what is stored then.
 """
 
 import time
@@ -55,7 +56,7 @@ class Claim:
 class Transaction:
     """A transaction: `requested` and `verified` as they were given; `verified` is None before verification.
 
-    `age` is in seconds; `attempts` is the number of reports that failed.
+    `age` is in seconds; `attempts` is the number of reports that failed, with those not tried at an unreachable peer.
     """
 
     requested: bytes
@@ -148,10 +149,11 @@ def release(index: Index, claimed: Claim) -> None:
     _change(index, claimed, lambda _now: {"claimed_until": None})
 
 
-def postpone(index: Index, claimed: Claim, seconds: float, *, others: float) -> None:
+def postpone(index: Index, claimed: Claim, seconds: float, *, others: float, is_unreachable: bool) -> None:
     """Release a claim after a failed report; the transaction is due again in some seconds. Raises IndexUnavailable.
 
-    No other transaction of the peer is due before `others` seconds from now.
+    No other transaction of the peer is due before `others` seconds from now. If the peer `is_unreachable`, the attempt
+    counts for those too that are postponed by this.
     """
 
     def work(connection: Connection) -> None:
@@ -160,7 +162,8 @@ def postpone(index: Index, claimed: Claim, seconds: float, *, others: float) -> 
         connection.execute(update(commitment).where(_is_valid(claimed)).values(later))
         due_at = now + _microseconds(others)
         of_peer = (commitment.c.peer == claimed.peer, commitment.c.id != claimed.id, commitment.c.due_at < due_at)
-        connection.execute(update(commitment).where(*of_peer).values(due_at=due_at))
+        failed = commitment.c.attempts + int(is_unreachable)
+        connection.execute(update(commitment).where(*of_peer).values(due_at=due_at, attempts=failed))
 
     index.transact(work)
 
@@ -175,29 +178,45 @@ def remove(index: Index, claimed: Claim) -> bool:
     return bool(index.transact(lambda connection: connection.execute(delete(commitment).where(*named)).rowcount))
 
 
-def remove_old(index: Index, claimed: Claim, seconds: float) -> int:
+def remove_old(index: Index, claimed: Claim, seconds: float, attempts: int) -> int:
     """Remove the transactions of a claim's peer that are older than some seconds and not claimed by others.
 
-    Returns their number. Raises IndexUnavailable.
+    Only those are removed that have had some attempts. Returns their number. Raises IndexUnavailable.
     """
 
     def work(connection: Connection) -> int:
         now = _now(connection)
-        old = (commitment.c.peer == claimed.peer, commitment.c.requested_at < now - _microseconds(seconds))
+        old = and_(commitment.c.requested_at < now - _microseconds(seconds), commitment.c.attempts >= attempts)
         ours_or_free = or_(_is_valid(claimed), _is_free(now))
-        return connection.execute(delete(commitment).where(*old, ours_or_free)).rowcount
+        found = delete(commitment).where(commitment.c.peer == claimed.peer, old, ours_or_free)
+        return connection.execute(found).rowcount
 
     return index.transact(work)
 
 
-def make_all_due(index: Index) -> None:
-    """Make all transactions that wait for another attempt due now. Raises IndexUnavailable."""
+def make_all_due(index: Index, longest_claim: float, *, renew_claims: bool) -> None:
+    """Make all transactions that wait for another attempt due now. Raises IndexUnavailable.
+
+    The clock may have jumped since their times were stored: no request is from the future then, and no claim lasts
+    longer than `longest_claim` seconds from now. With `renew_claims` each lasts that long, also one that has expired.
+    """
 
     def work(connection: Connection) -> None:
         now = _now(connection)
-        connection.execute(update(commitment).where(commitment.c.due_at > now).values(due_at=now))
+        until = now + _microseconds(longest_claim)
+        of = commitment.c
+        for column, latest in ((of.requested_at, now), (of.due_at, now), (of.claimed_until, until)):
+            connection.execute(update(commitment).where(column > latest).values({column: latest}))
+        if renew_claims:
+            connection.execute(update(commitment).where(of.claimed_until.is_not(None)).values(claimed_until=until))
 
     index.transact(work)
+
+
+def clock(index: Index) -> float:
+    """Return the time of the database in seconds since 1970. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return _now(connection) / MICROSECONDS
 
 
 # --- helpers -------------------------------------------------------------------------------------------------
@@ -241,7 +260,7 @@ def _transaction(row: RowMapping, now: int) -> Transaction:
     return Transaction(
         requested=row["requested"],
         verified=row["verified"],
-        age=(now - row["requested_at"]) / MICROSECONDS,
+        age=max(0.0, (now - row["requested_at"]) / MICROSECONDS),
         attempts=row["attempts"],
     )
 

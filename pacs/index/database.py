@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacs.errors import ConfigurationError, IndexUnavailable
+from pacs.index.connection_pool import ConnectionPool
 from pacs.index.database_file import DatabaseFile
 from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
@@ -176,6 +177,21 @@ class Index:
             yield connection
 
     @contextmanager
+    def read_after_writers(self, table: str) -> Iterator[Connection]:
+        """Open a read transaction that sees the result of every transaction which writes to `table` now.
+
+        On PostgreSQL it waits for them. SQLite ends those of a lost connection or process with it. Raises
+        IndexUnavailable.
+        """
+        if self.is_sqlite:
+            with self.read() as connection:
+                yield connection
+            return
+        with self.write() as connection:
+            connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE MODE")
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a write transaction, committed at the end of the block unless it raises. Raises IndexUnavailable."""
         with self._writing(self._writer) as connection:
@@ -235,6 +251,10 @@ class Index:
         connection of the driver, and returns None when it has done nothing.
         """
         return self._group_commit.run(work, quick)
+
+    def run_alone(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` as `transact` does, in a transaction that is as durable as those of `run_shared`."""
+        return self._transact(work, self._write_shared)
 
     def query_once(self, query: Callable[[Any], Result]) -> Result:
         """Run one read statement on a driver connection and return the result of `query`. Raises IndexUnavailable.
@@ -348,6 +368,15 @@ class _Interrupter:
             self._done.wait(INTERRUPT_INTERVAL)
 
 
+def may_be_committed(error: BaseException | None) -> bool:
+    """Whether a transaction that failed with this error may be committed all the same: its connection broke."""
+    while error is not None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
+
+
 def has_trigrams(connection: Connection) -> bool:
     """Whether this database has an index of trigrams for infix searches of names."""
     if connection.dialect.name == "sqlite":
@@ -373,7 +402,7 @@ def _parsed_url(url: str) -> URL:
 def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) -> Engine:
     """Create an engine that begins transactions explicitly and whose errors contain no parameters."""
     settings: dict[str, Any] = {"hide_parameters": True, "pool_timeout": wait, "max_overflow": connections // 2}
-    settings["pool_size"] = connections - connections // 2
+    settings |= {"pool_size": connections - connections // 2, "poolclass": ConnectionPool}
     try:
         if file is not None:
             return _sqlite_engine(url, wait, file, settings)

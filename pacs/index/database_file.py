@@ -91,7 +91,7 @@ class DatabaseFile:
 
     def _find_fault(self) -> str:
         """Return what is wrong with the files, '' for nothing."""
-        for path, known in self._identities.items():
+        for path, known in tuple(self._identities.items()):  # other threads may add to it meanwhile
             try:
                 is_known = _identity(path) == known
             except FileNotFoundError:

@@ -1,12 +1,14 @@
 """Inserts the next image of a known series by one statement, without a query before it.
 
 The statement checks that series, study and patient have exactly the elements of the new image, so that there is nothing
-to merge and no conflict. Otherwise it inserts nothing.
+to merge and no conflict, and that the order of keys does not matter. Otherwise it inserts nothing. On PostgreSQL it
+locks the three rows, the patient first: it waits for a transaction that rebuilds them, and then checks them again.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -55,10 +57,17 @@ def insert(driver: Any, dialect: str, values: dict[str, Any]) -> bool:
     return _INSERT.first(driver, dialect, values) is not None
 
 
+def insert_below(connection: Connection, instance: NewInstance, kept: Mapping[QueryLevel, bytes]) -> bool:
+    """Insert a new image if the rows above it have these elements; return whether it was inserted."""
+    values = parameters(instance) | {f"known_{level.name.lower()}": blob for level, blob in kept.items()}
+    return _INSERT.execute(connection, values).first() is not None
+
+
 def _statement(dialect: str) -> ReturningInsert[Any]:
     given = [bindparam(column.name, type_=column.type) for column in _INSERTED]
     expected = [column == bindparam(name, type_=column.type) for name, column in _EXPECTED.items()]
     known = select(series.c.id, *given).select_from(series.join(study).join(patient)).where(*expected)
+    known = known.with_for_update(read=True, key_share=True, of=[patient, study, series])
     insertion = sqlite.insert(image) if dialect == "sqlite" else postgresql.insert(image)
     filled = insertion.from_select(["series_fk", *(column.name for column in _INSERTED)], known)
     return filled.on_conflict_do_nothing(index_elements=["sop_instance_uid"]).returning(image.c.id)

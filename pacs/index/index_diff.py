@@ -15,14 +15,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pacs.dicom.levels import QueryLevel
 from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
-from pacs.index.tables import TABLES, image, patient, series, study
-from pacs.index.writer import JOINED, unknown
+from pacs.index.tables import JOINED, TABLES, image, patient, series, study
+from pacs.index.writer import unknown
 from pacs.support.chunks import chunks
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
-PAGE = 500
-"""The images that are compared, and corrected in one transaction, at a time."""
+PAGE = 200
+"""The images that are compared, and corrected in one transaction, at a time; the locks of new files are held then."""
 
 IDENTITY: dict[QueryLevel, tuple[str, ...]] = {
     PATIENT: ("patient_id", "issuer_of_patient_id", "apart"),
@@ -165,10 +165,15 @@ def is_correct(index: Index, wanted: SeriesBatch) -> bool:
 
 
 def correct(
-    index: Index, wanted: Sequence[SeriesBatch], derived: Index, known: Collection[str] = (), *, adds: bool = True
+    index: Index,
+    wanted: Sequence[SeriesBatch],
+    derived: Index,
+    known: Collection[str] = (),
+    addable: Collection[str] | None = None,
 ) -> Changes:
-    """Correct the rows of some batches in one transaction. Without `adds` no images are added.
+    """Correct the rows of some batches in one transaction.
 
+    Of files that are in no row only those in `addable` get one, None stands for all; others may be deleted meanwhile.
     Raises IndexesDiffer, without any change, when a row would be corrected below which only one of this index and
     `derived` has a file, except for those in `known`. Raises IndexUnavailable.
     """
@@ -184,7 +189,7 @@ def correct(
     def work(connection: Connection) -> Changes:
         changes = Changes()
         for each in wanted:
-            changes.add(_Correction(connection, each, differing).run(adds=adds))
+            changes.add(_Correction(connection, each, differing, addable).run())
         return changes
 
     return index.transact(work)
@@ -219,8 +224,10 @@ class _Correction:
         connection: Connection,
         wanted: SeriesBatch,
         differing: Callable[[Connection, QueryLevel, Values], None] = lambda *_: None,
+        addable: Collection[str] | None = None,
     ) -> None:
         self._connection, self._wanted, self._differing = connection, wanted, differing
+        self._addable = addable
         self._changes = Changes()
 
     def is_correct(self) -> bool:
@@ -236,7 +243,7 @@ class _Correction:
             for each in self._wanted.images
         )
 
-    def run(self, *, adds: bool) -> Changes:
+    def run(self) -> Changes:
         parent = None
         for level, values in zip((PATIENT, STUDY, SERIES), self._wanted.above, strict=True):
             parent = self._row(level, values, self._found(level, values, lock=True), parent)
@@ -248,10 +255,17 @@ class _Correction:
             if found is None:
                 new.append(values)
             else:
+                self._require_addable(values, found["file_key"])
                 self._row(IMAGE, values, found, parent)
-        if new and adds:
+        if new:
             self._insert_images(new, parent)
         return self._changes
+
+    def _require_addable(self, values: Values, now: str | None) -> None:
+        """Raise IndexesDiffer if the file of an image is in no row, where its instance has none or the file `now`."""
+        key = values["file_key"]
+        if self._addable is not None and key != now and key not in self._addable:
+            raise IndexesDiffer(set() if now is None else {now}, {key})
 
     def _row(self, level: QueryLevel, values: Values, found: Values | None, parent: int | None) -> int:
         """Add or correct a row; return its surrogate key."""
@@ -269,6 +283,8 @@ class _Correction:
         return int(found["id"])
 
     def _insert_images(self, new: list[Values], parent: int | None) -> None:
+        for values in new:
+            self._require_addable(values, None)
         self._connection.execute(insert(image), [self._new(IMAGE, values, parent) for values in new])
         self._changes.added += [each["file_key"] for each in new]
 

@@ -8,11 +8,13 @@ from sqlalchemy import Column, ColumnElement, Connection, FromClause, Select, de
 
 from pacs.dicom.levels import QueryLevel
 from pacs.index import writer
-from pacs.index.database import Index
+from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
+from pacs.index.key_order import Headers, rebuild
+from pacs.index.parent_rows import lock_patients
 from pacs.index.rows import columns
-from pacs.index.tables import TABLES, image, patient, series, study
-from pacs.index.writer import JOINED, STORED, StoredInstance
+from pacs.index.tables import JOINED, TABLES, image, patient, series, study
+from pacs.index.writer import STORED, StoredInstance
 
 PAGE = 500
 """The instances that are read at a time."""
@@ -175,15 +177,21 @@ def rewrite(index: Index, parent: ParentRow, kept: bytes, newest: str | None) ->
     return index.transact(work)
 
 
-def files_of_patients(index: Index, file_keys: Sequence[str]) -> list[str]:
-    """Return all files of the patients of the instances with these files, oldest first. Raises IndexUnavailable."""
-    with index.read() as connection:
-        patients = connection.execute(
-            select(study.c.patient_fk).select_from(JOINED).where(among(image.c.file_key, file_keys)).distinct()
-        )
-        chosen = select(image.c.file_key).select_from(JOINED)
-        below = chosen.where(among(study.c.patient_fk, sorted(patients.scalars())))
-        return sorted(connection.execute(below).scalars())
+def rebuild_patients(index: Index, file_keys: Sequence[str], headers: Headers) -> None:
+    """Rebuild the patients of the instances with these files, and those to whom these instances should belong.
+
+    Raises IndexUnavailable, and the errors of `headers`.
+    """
+    named = select(study.c.patient_fk).select_from(JOINED).where(among(image.c.file_key, file_keys)).distinct()
+
+    def work(connection: Connection) -> None:
+        patients = set(connection.execute(named).scalars())
+        lock_patients(connection, patients)
+        if set(connection.execute(named).scalars()) != patients:
+            raise LostRace("instances were moved by another transaction")
+        rebuild(connection, headers, patients)
+
+    index.transact(work)
 
 
 def _read(index: Index, chosen: Select[Any]) -> list[StoredInstance]:

@@ -129,6 +129,9 @@ image = Table(
 TABLES: dict[QueryLevel, Table] = dict(zip(QueryLevel, (patient, study, series, image), strict=True))
 """The table of each level."""
 
+JOINED = image.join(series).join(study).join(patient)
+"""The join of all levels."""
+
 commitment = Table(
     "commitment",
     metadata,

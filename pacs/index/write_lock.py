@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pacs.errors import IndexUnavailable
+from pacs.support.threads import start_thread
+
 
 class WriteLock:
     """A lock on a file, which is created if missing. For one thread of a process at a time."""
@@ -19,12 +22,21 @@ class WriteLock:
 
     @contextmanager
     def acquire(self, seconds: float) -> Iterator[bool]:
-        """Hold the lock in the `with` block; yield whether it was acquired within `seconds`. Raises OSError."""
-        attempt = _Attempt(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640))
+        """Hold the lock in the `with` block; yield whether it was acquired within `seconds`.
+
+        Raises IndexUnavailable when the file cannot be opened, and OutOfResources.
+        """
+        attempt = _Attempt(self._opened())
         try:
             yield attempt.succeeds(seconds)
         finally:
             attempt.end()
+
+    def _opened(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
+        except OSError as error:
+            raise IndexUnavailable(f"the index cannot be locked ({error.strerror})") from error
 
 
 class _Attempt:
@@ -42,8 +54,9 @@ class _Attempt:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         # flock has no timeout, so a thread waits for it, which may go on after the timeout.
-        self._is_waiting = True
-        threading.Thread(target=self._wait, name="pacs-write-lock", daemon=True).start()
+        with self._lock:
+            start_thread("pacs-write-lock", self._wait)
+            self._is_waiting = True
         return self._acquired.wait(seconds)
 
     def _wait(self) -> None:

@@ -1,42 +1,44 @@
 """Adds and removes instances: the rows of an instance and of its series, study and patient.
 
-A patient is identified by Patient ID and Issuer of Patient ID; without a Patient ID each study has its own patient. The
-first committed instance wins: a series stays in its study and a study with its patient, regardless of later instances.
-Of the elements of a level the first received value stays, and later instances fill empty ones.
+The instance with the lowest file key wins: it decides the study of a series and the patient of a study. Of the elements
+of a level the value of the lowest key stays, and others fill empty ones. The order in which instances are added does
+not matter (`pacs.index.key_order`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, exists, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Select, delete, exists, select, update
 
-from pacs.dicom import row_elements
-from pacs.dicom.levels import QueryLevel
-from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable
+from pacs.dicom.header import Header
+from pacs.errors import IndexUnavailable, InstanceUnreadable
 from pacs.index import fast_insert
+from pacs.index.addition import KNOWN_IMAGE, add_agreeing, refuse_known
 from pacs.index.compiled_statement import CompiledStatement
-from pacs.index.database import Index, LostRace
+from pacs.index.database import Index
 from pacs.index.dialects import among
-from pacs.index.rows import NewInstance, Row, columns, image_row, patient_identity
-from pacs.index.tables import TABLES, image, patient, series, study
+from pacs.index.key_order import Headers, add_disputed, add_locked
+from pacs.index.parent_rows import UID
+from pacs.index.parent_rows import find as find_parents
+from pacs.index.rows import NewInstance
+from pacs.index.tables import JOINED, image, patient, series, study
 
 __all__ = [
+    "Headers",
     "NewInstance",
     "StoredInstance",
     "add",
     "find",
     "find_all",
+    "is_in_row",
     "is_known",
     "remove",
     "replace",
     "touch",
     "unknown",
 ]
-
-PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +58,42 @@ class StoredInstance:
     bulk_offset: int | None
 
 
-JOINED = image.join(series).join(study).join(patient)
-"""The join of all levels."""
-
 _COLUMN_OF = {name: column for table in (patient, study, series, image) for name, column in table.c.items()}
 STORED: Select[Any] = select(*(_COLUMN_OF[field.name] for field in fields(StoredInstance))).select_from(JOINED)
 """Selects stored instances; conditions are added."""
 
-_STORED_ONE = CompiledStatement(
-    lambda _: STORED.where(image.c.sop_instance_uid == bindparam("uid", type_=image.c.sop_instance_uid.type))
-)
+_STORED_ONE = CompiledStatement(lambda _: STORED.where(image.c.sop_instance_uid == UID))
+_KNOWN = CompiledStatement(lambda _: KNOWN_IMAGE)
 
 
-def add(index: Index, instance: NewInstance) -> tuple[str, ...]:
+def no_headers(file_key: str) -> Header | None:
+    """Refuse to read a file: for an index whose instances are added in the order of their keys."""
+    raise LookupError(f"instances disagree, and were not added in the order of their keys: {file_key} is not read")
+
+
+def add(index: Index, instance: NewInstance, headers: Headers = no_headers) -> tuple[str, ...]:
     """Add an instance to the index; return its conflicts with known rows, as sentences without patient data.
 
-    Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable.
+    Where it disagrees with instances that have higher keys, `headers` reads the files of those below the same patients
+    or of the older ones among them. Raises DuplicateInstance when its SOP Instance UID is known, IndexUnavailable, and
+    the errors of `headers`; then nothing is changed.
     """
-    values = fast_insert.parameters(instance)
+    values, header = fast_insert.parameters(instance), instance.header
 
     def quick(driver: Any) -> tuple[str, ...] | None:
         return () if fast_insert.insert(driver, index.dialect, values) else None
 
-    return index.run_shared(lambda connection: _Addition(connection, instance).run(), quick)
+    def work(connection: Connection) -> tuple[str, ...] | None:
+        refuse_known(connection, header.sop_instance_uid)
+        known = find_parents(connection, header, lock=True)
+        if not known.is_disputed(header):
+            add_agreeing(connection, instance, known)
+            return ()
+        # SQLite has one writer at a time. On PostgreSQL this transaction shares locks that are needed alone.
+        return add_disputed(connection, instance, known, headers) if index.is_sqlite else None
+
+    conflicts = index.run_shared(work, quick)
+    return index.run_alone(partial(add_locked, instance=instance, headers=headers)) if conflicts is None else conflicts
 
 
 def is_known(index: Index, sop_instance_uid: str) -> bool:
@@ -112,18 +127,28 @@ def unknown(index: Index, file_keys: Sequence[str]) -> list[str]:
     return [key for key in file_keys if key not in known]
 
 
-def replace(index: Index, instance: NewInstance) -> StoredInstance:
-    """Replace the instance with the same SOP Instance UID, and return the former one.
+def is_in_row(index: Index, file_key: str) -> bool:
+    """Whether a stored instance has a file, also after all transactions that are being committed now.
 
-    The caller deletes the former file afterwards. Raises InstanceUnreadable when no instance with this UID is stored,
-    IndexUnavailable.
+    The database may still commit one whose connection has broken. Raises IndexUnavailable.
     """
+    with index.read_after_writers(image.name) as connection:
+        return connection.execute(select(image.c.id).where(image.c.file_key == file_key)).first() is not None
+
+
+def replace(index: Index, instance: NewInstance, former_key: str, headers: Headers = no_headers) -> StoredInstance:
+    """Replace the instance with the same SOP Instance UID and the file `former_key`, and return it.
+
+    The caller deletes the former file afterwards. Raises InstanceUnreadable when it is not stored, or has another file
+    by now, IndexUnavailable, and the errors of `headers` (see `add`).
+    """
+    chosen = (image.c.sop_instance_uid == instance.header.sop_instance_uid) & (image.c.file_key == former_key)
 
     def work(connection: Connection) -> StoredInstance:
-        former = _remove(connection, image.c.sop_instance_uid == instance.header.sop_instance_uid)
+        former = _remove(connection, chosen)
         if not former:
             raise InstanceUnreadable("the instance to be replaced is no longer stored")
-        _Addition(connection, instance).run()
+        add_locked(connection, instance, headers)
         return former[0]
 
     return index.transact(work)
@@ -146,115 +171,6 @@ def touch(index: Index, sop_instance_uids: Sequence[str], when: int) -> None:
     """Set the last use of instances to `when`, in microseconds since 1970 UTC. Raises IndexUnavailable."""
     chosen = among(image.c.sop_instance_uid, sorted(sop_instance_uids))
     index.transact(lambda connection: connection.execute(update(image).where(chosen).values(last_used_at=when)))
-
-
-class _Addition:
-    """Adds one instance to the four tables, in one transaction."""
-
-    def __init__(self, connection: Connection, instance: NewInstance) -> None:
-        self._connection, self._instance, self._header = connection, instance, instance.header
-        self._conflicts: list[str] = []
-
-    def run(self) -> tuple[str, ...]:
-        known = self._first(_KNOWN_IMAGE, {"uid": self._header.sop_instance_uid})
-        if known is not None or self._image(self._series()) is None:
-            raise DuplicateInstance("SOP Instance is stored already")
-        return tuple(self._conflicts)
-
-    def _patient(self) -> int:
-        own = patient_identity(self._header)
-        found = self._first(_KNOWN_PATIENT, own)
-        if found is None:
-            return self._new(PATIENT, own)
-        return self._fill(PATIENT, found.id, found.kept)
-
-    def _study(self) -> int:
-        uid = self._header.study_instance_uid
-        found = self._first(_KNOWN_STUDY, {"uid": uid})
-        if found is None:
-            return self._new(STUDY, {"study_instance_uid": uid, "patient_fk": self._patient()})
-        if all(getattr(found, name) == value for name, value in patient_identity(self._header).items()):
-            self._patient()
-        else:
-            self._conflicts.append("Study is known under another patient")
-        return self._fill(STUDY, found.id, found.kept)
-
-    def _series(self) -> int:
-        uid = self._header.series_instance_uid
-        found = self._first(_KNOWN_SERIES, {"uid": uid})
-        if found is None:
-            return self._new(SERIES, {"series_instance_uid": uid, "study_fk": self._study()})
-        if found.study_instance_uid == self._header.study_instance_uid:
-            self._study()
-        else:
-            self._conflicts.append("Series is known under another study")
-        return self._fill(SERIES, found.id, found.kept)
-
-    def _first(self, statement: Select[Any], values: Mapping[str, Any]) -> Any:
-        return self._connection.execute(statement, values).first()
-
-    def _image(self, series_id: int) -> int | None:
-        """Insert the image; return its id, or None when another transaction has just committed it."""
-        return self._insert(IMAGE, image_row(self._instance) | {"series_fk": series_id})
-
-    def _new(self, level: QueryLevel, known: Row) -> int:
-        """Insert a row and return its id. Raises LostRace when another transaction has just committed it."""
-        inserted = self._insert(level, known)
-        if inserted is None:
-            raise LostRace(f"{level.name} was added by another transaction")
-        return inserted
-
-    def _insert(self, level: QueryLevel, known: Row) -> int | None:
-        row = columns(level, self._header.kept[level]) | known
-        return self._connection.execute(_insertion(level, self._connection.dialect.name), row).scalar()
-
-    def _fill(self, level: QueryLevel, row_id: int, known: bytes) -> int:
-        """Fill the empty elements of a row with those of this instance; return its id."""
-        later, table = self._header.kept[level], TABLES[level]
-        if later == known or row_elements.merge(known, later) == known:
-            return row_id
-        locked = select(table.c.kept).where(table.c.id == row_id).with_for_update(key_share=True)
-        now = self._connection.execute(locked).scalar()
-        if now is None:
-            raise LostRace(f"{level.name} was removed by another transaction")
-        filled = columns(level, row_elements.merge(now, later))
-        self._connection.execute(update(table).where(table.c.id == row_id).values(filled))
-        return row_id
-
-
-_UNIQUE: dict[QueryLevel, tuple[str, ...]] = {
-    PATIENT: ("patient_id", "issuer_of_patient_id", "apart"),
-    STUDY: ("study_instance_uid",),
-    SERIES: ("series_instance_uid",),
-    IMAGE: ("sop_instance_uid",),
-}
-"""The columns of each table's unique constraint."""
-
-_IDENTITY = [patient.c[name] for name in _UNIQUE[PATIENT]]
-_UID = bindparam("uid", type_=image.c.sop_instance_uid.type)
-
-# Statements that are built once: building takes longer than the database needs to run them.
-_KNOWN_IMAGE = select(image.c.id).where(image.c.sop_instance_uid == _UID)
-_KNOWN = CompiledStatement(lambda _: _KNOWN_IMAGE)
-_KNOWN_PATIENT = select(patient.c.id, patient.c.kept).where(
-    *(column == bindparam(column.name, type_=column.type) for column in _IDENTITY)
-)
-_KNOWN_STUDY = (
-    select(study.c.id, study.c.kept, *_IDENTITY).join_from(study, patient).where(study.c.study_instance_uid == _UID)
-)
-_KNOWN_SERIES = (
-    select(series.c.id, series.c.kept, study.c.study_instance_uid)
-    .join_from(series, study)
-    .where(series.c.series_instance_uid == _UID)
-)
-
-
-@cache
-def _insertion(level: QueryLevel, dialect: str) -> Any:
-    """Return a statement that inserts a row unless it exists, and gives its id."""
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    table = TABLES[level]
-    return insert(table).on_conflict_do_nothing(index_elements=sorted(_UNIQUE[level])).returning(table.c.id)
 
 
 def _remove(connection: Connection, chosen: ColumnElement[bool]) -> list[StoredInstance]:

@@ -67,15 +67,16 @@ class Activity:
         """Return the running associations and operations, oldest first.
 
         Each has "kind" ("association", "C-FIND", ...), "association", "calling_ae_title", "called_ae_title", "address"
-        or "message_id", "started" (seconds since 1970) and "worker".
+        or "message_id", "started" (seconds since 1970), "worker", and "clock": the same time by `time.monotonic()`,
+        since the wall clock may jump.
         """
         found = [entry for each in self._memories for _, entry in _entries(each.running)]
-        return sorted(found, key=lambda entry: entry["started"])
+        return sorted(found, key=lambda entry: entry["clock"])
 
     def events(self) -> list[Entry]:
-        """Return the last `MOST_EVENTS` events, newest first: "event", "time", "worker", and their fields."""
+        """Return the last `MOST_EVENTS` events, newest first: "event", "time", "clock", "worker", and their fields."""
         found = [entry for each in self._memories for _, entry in _entries(each.events)]
-        found.sort(key=lambda entry: (entry["time"], entry["number"]), reverse=True)
+        found.sort(key=lambda entry: (entry["clock"], entry["number"]), reverse=True)
         return found[:MOST_EVENTS]
 
     def clear_running(self, worker: int) -> None:
@@ -138,7 +139,7 @@ class ActivityRecorder:
             self._keep(event)
 
     def _begin(self, key: Key, **values: Any) -> None:
-        content = _encoded(values | {"started": time.time(), "worker": self._worker})
+        content = _encoded(values | {"started": time.time(), "clock": time.monotonic(), "worker": self._worker})
         with self._lock:
             if self._free and key not in self._slots:
                 slot = self._slots[key] = self._free.pop()
@@ -155,8 +156,14 @@ class ActivityRecorder:
         values = {name: getattr(event, name) for name in _FIELDS[type(event)]}
         with self._lock:
             self._number += 1
-            about = {"event": event.TITLE, "time": time.time(), "worker": self._worker}
-            self._events.write(self._number % self._events.count, _encoded(about | {"number": self._number} | values))
+            about = {
+                "event": event.TITLE,
+                "time": time.time(),
+                "clock": time.monotonic(),
+                "worker": self._worker,
+                "number": self._number,
+            }
+            self._events.write(self._number % self._events.count, _encoded(about | values))
 
 
 _KEPT = (

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pacs.errors import PacsError
+from pacs.errors import OutOfResources, PacsError
+from pacs.support.threads import start_thread
 
 PATIENCE = 3.0
 """Seconds to wait for a probe before it counts as failed."""
@@ -51,8 +52,8 @@ class Probe:
 
     def _start(self) -> bool:
         try:
-            threading.Thread(target=self._run, name="pacs-probe", daemon=True).start()
-        except RuntimeError:
+            start_thread("pacs-probe", self._run)
+        except OutOfResources:
             return False
         self._is_running = True
         return True
@@ -112,7 +113,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Start with a first check."""
-        threading.Thread(target=self._run, name="pacs-watchdog", daemon=True).start()
+        start_thread("pacs-watchdog", self._run)
 
     def stop(self) -> None:
         """Stop; a running check may still end later."""

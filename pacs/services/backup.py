@@ -32,7 +32,7 @@ from pacs.index.writer import StoredInstance
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 MANIFEST, FILES = "manifest.json", "files"
@@ -253,7 +253,8 @@ class _BackupRun:
                 why = error.comment
                 break
             else:
-                self._former.append(writer.replace(self._snapshot, arrival))
+                headers = headers_of(self._backups.files)
+                self._former.append(writer.replace(self._snapshot, arrival, instance.file_key, headers))
                 self._done.replaced += 1
                 self._count(now)
                 return

@@ -8,8 +8,9 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Self
 
 from pacs.dicom.commitment import CommitmentReport, CommitmentRequest, Failure, FailureReason, Reference
 from pacs.dicom.sop_classes import check_storable
@@ -20,8 +21,10 @@ from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
+from pacs.services.replaced import ATTEMPTS
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
+from pacs.support.clock_jumps import JumpDetector
 
 __all__ = ["Claim", "CommitmentBounds", "Commitments", "LostClaim", "RetrySchedule", "VerifiedTransaction"]
 
@@ -38,6 +41,9 @@ FINGERPRINT_DIGITS = 16
 Finding = int | str
 """The result for a reference: the fingerprint of a committed instance, or the Failure Reason."""
 
+MOST_ATTEMPTS = 1000
+"""Failed reports after which the age alone decides whether a report is given up."""
+
 UNKNOWN_SHARE = 10
 """All AEs that are not among the peers may have one in `UNKNOWN_SHARE` of all transactions, at least one."""
 
@@ -49,7 +55,7 @@ UNKNOWN_GIVE_UP = 300.0
 class RetrySchedule:
     """When a failed report is sent again, in seconds: after `first`, then twice as long each time up to `longest`.
 
-    A report that fails when its request is older than `give_up` is given up.
+    A report that fails when its request is older than `give_up` is given up, after `least_attempts`.
     """
 
     first: float = 30.0
@@ -59,6 +65,19 @@ class RetrySchedule:
     def pause(self, attempts: int) -> float:
         """Return the seconds until the next attempt, after `attempts` failures before the last one."""
         return min(self.longest, self.first * 2.0 ** min(attempts, 32))
+
+    @property
+    def least_attempts(self) -> int:
+        """The number of failed reports before the last one: their pauses last half of `give_up`.
+
+        The age alone does not decide, because the clock may have jumped since the request.
+        """
+        waited = accumulate(map(self.pause, range(MOST_ATTEMPTS)), initial=0.0)
+        return next((count for count, seconds in enumerate(waited) if seconds >= self.give_up / 2), MOST_ATTEMPTS)
+
+    def for_unknown_peer(self) -> Self:
+        """Return the schedule for an AE that is not among the peers: it may be added soon, and pauses do not grow."""
+        return replace(self, longest=self.first, give_up=min(self.give_up, UNKNOWN_GIVE_UP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,7 @@ class Commitments:
         self._schedule = schedule or RetrySchedule()
         self.bounds = bounds or CommitmentBounds()
         self.is_peer = is_peer
+        self._jumps = JumpDetector()
         self._last_peer = ""
         """The peer of the last claim: others come first."""
         self._publish = publish
@@ -144,9 +164,17 @@ class Commitments:
         if is_full:
             raise OutOfResources("Too many transactions wait for their report: try again later")
 
-    def retry_all_soon(self) -> None:
-        """Make all postponed transactions due soon: peers may have been added. Raises IndexUnavailable."""
-        commitments.make_all_due(self._index)
+    def retry_all_soon(self, longest_claim: float, *, has_jumped: bool = False) -> None:
+        """Make all postponed transactions due soon: at a start, since peers may have been added, and after a jump.
+
+        No claim lasts longer than `longest_claim` seconds: the clock may have been turned back since. If the clock
+        `has_jumped` while others were at work, their claims begin again. Raises IndexUnavailable.
+        """
+        commitments.make_all_due(self._index, longest_claim, renew_claims=has_jumped)
+
+    def seconds_jumped(self) -> float:
+        """Return by how much the clock of the database has jumped since the last call. Raises IndexUnavailable."""
+        return self._jumps.seconds_jumped(commitments.clock(self._index))
 
     def claim(self) -> Claim | None:
         """Claim a due transaction that is not claimed; None when there is none. Raises IndexUnavailable.
@@ -184,16 +212,15 @@ class Commitments:
         transaction = commitments.read(self._index, claim)
         if transaction is None:
             return 0
-        schedule = self._schedule
-        is_known = self.is_peer(claim.peer)
-        give_up = schedule.give_up if is_known else min(schedule.give_up, UNKNOWN_GIVE_UP)
-        if transaction.age > give_up:
+        schedule = self._schedule if self.is_peer(claim.peer) else self._schedule.for_unknown_peer()
+        least_attempts = schedule.least_attempts
+        if transaction.age > schedule.give_up and transaction.attempts >= least_attempts:
             if is_unreachable:
-                return commitments.remove_old(self._index, claim, give_up)
+                return commitments.remove_old(self._index, claim, schedule.give_up, least_attempts)
             return int(commitments.remove(self._index, claim))
-        pause = schedule.pause(transaction.attempts) if is_known else schedule.first
+        pause = schedule.pause(transaction.attempts)
         others = pause if is_unreachable else min(pause, schedule.first)
-        commitments.postpone(self._index, claim, pause, others=others)
+        commitments.postpone(self._index, claim, pause, others=others, is_unreachable=is_unreachable)
         return 0
 
     # --- verification -------------------------------------------------------------------------------------------
@@ -313,11 +340,7 @@ class _Verification:
         whole = []
         for instance in writer.find_all(self._index, sop_instance_uids):
             uid = instance.sop_instance_uid
-            found: StoredInstance | None = instance
-            is_whole = self._is_whole(instance)
-            if not is_whole:  # it may have been replaced or deleted while it was read
-                found = writer.find(self._index, uid)
-                is_whole = found is not None and found != instance and self._is_whole(found)
+            found, is_whole = self._examine(instance)
             if found is None:
                 continue
             self.stored[uid] = found
@@ -330,6 +353,17 @@ class _Verification:
             self._files.make_durable([instance.file_key for instance in whole])
         except StorageUnavailable:
             self.reasons |= {instance.sop_instance_uid: FailureReason.RESOURCE_LIMITATION for instance in whole}
+
+    def _examine(self, instance: StoredInstance) -> tuple[StoredInstance | None, bool]:
+        """Return an instance, None if it was deleted, and whether it is whole; it may be replaced while it is read."""
+        for _ in range(ATTEMPTS):
+            if self._is_whole(instance):
+                return instance, True
+            now = writer.find(self._index, instance.sop_instance_uid)
+            if now is None or now == instance:
+                return now, False
+            instance = now
+        return instance, False
 
     def _is_whole(self, instance: StoredInstance) -> bool:
         """Return whether the stored data set has the digest of what was received."""

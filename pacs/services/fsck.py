@@ -1,8 +1,9 @@
 """`pacs fsck`: compares index and files in both directions, and repairs what differs.
 
-The archive may be in use meanwhile: what looks wrong is checked again after `GRACE` before it is reported, because the
-instance may be arriving or being deleted. No complete instance is ever lost, and nothing damaged is deleted: damaged
-files are moved into the quarantine, with their rows removed, so that the sender can send the instance again.
+The archive may be in use meanwhile: what looks wrong is checked again after `GRACE`, and when no other operation works
+on the same file, because the instance may be arriving or being deleted. No complete instance is ever lost, and nothing
+damaged is deleted: damaged files are moved into the quarantine, with their rows removed, so that the sender can send
+the instance again.
 """
 
 import time
@@ -15,6 +16,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
     DuplicateInstance,
     InstanceDamaged,
+    InstanceInUse,
     InstanceMissing,
     InstanceUnreadable,
     StorageUnavailable,
@@ -25,17 +27,16 @@ from pacs.files.store import FolderStore
 from pacs.index import maintenance, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
-from pacs.services.orphans import adopt
+from pacs.services import orphans
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.stored_file import read_stored_file
-from pacs.support.chunks import chunks
 
 GRACE = 3.0
 """Seconds until what looks wrong is checked again."""
 
-BATCH = 500
-"""Files compared with the index at a time."""
+RACES = 10
+"""How often a file is looked at again because its row has changed meanwhile."""
 
 MISSING, SIZE, DIGEST, HEAD, UNREADABLE = "missing", "size", "digest", "head", "unreadable"
 ORPHAN, DUPLICATE, DAMAGED, STRAY = "orphan", "duplicate", "damaged", "stray"
@@ -50,7 +51,8 @@ class Inconsistency:
       says, other bytes than were received, a head that disagrees with the row, or cannot be read.
     - `orphan`, `duplicate`, `damaged`, `stray`: a file in no row that contains a complete instance, the instance of
       another file, or no complete instance, or whose name is no key.
-    - `leftover`, `journal`: a half-written file, or the journal, of a process that died.
+    - `leftover`, `journal`: a half-written file, or the journal, of a process that died. A leftover is no damage. Nor
+      is a journal while a server lives: there was no power cut, so that the files are as they were written.
     - `childless`: patients, studies or series without children.
     """
 
@@ -62,6 +64,8 @@ class Inconsistency:
     done: str = ""
     """What the repair did."""
     is_repaired: bool = False
+    is_damage: bool = True
+    """Whether something is wrong, and does not only wait for the next start to be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,12 @@ class Report:
     @property
     def is_well(self) -> bool:
         """Whether nothing was wrong, or all was repaired."""
-        return all(each.is_repaired for each in self.findings)
+        return all(each.is_repaired for each in self.damage)
+
+    @property
+    def damage(self) -> tuple[Inconsistency, ...]:
+        """The findings that are more than leftovers of processes that died."""
+        return tuple(each for each in self.findings if each.is_damage)
 
 
 class Fsck:
@@ -128,8 +137,7 @@ class Fsck:
         left = self._files.abandoned_journals()
         if not left:
             return
-        explanation = f"{left} processes died with objects in a journal: the next start or --repair restores them"
-        found = Inconsistency(JOURNAL, "", "", explanation)
+        found = _of_dead_processes(left, is_harmless=self._files.is_running())
         if repair:
             self._files.replay_journals()
             found = replace(found, done="restored", is_repaired=True)
@@ -144,6 +152,15 @@ class Fsck:
                 )  # fmt: skip
         if repair:
             maintenance.prune(self._index)
+
+
+def _of_dead_processes(journals: int, *, is_harmless: bool) -> Inconsistency:
+    if is_harmless:
+        explanation = "its files are complete, as a server still runs; the next start removes it"
+    else:
+        explanation = "files may be incomplete until the next start or --repair restores them"
+    died = "journal of a process that died" if journals == 1 else f"journals of {journals} processes that died"
+    return Inconsistency(JOURNAL, "", "", f"{died}: {explanation}", is_damage=not is_harmless)
 
 
 def _in_order(findings: list[Inconsistency]) -> list[Inconsistency]:
@@ -187,19 +204,33 @@ class _Check:
 
     def again(self) -> Iterator[Inconsistency]:
         """Check again what seemed wrong, and yield what is wrong."""
-        for batch in chunks(self.suspected, BATCH):
-            known = maintenance.with_files(self._index, batch)
-            for key in batch:
-                row = known.get(key)
-                found = self._wrong(row) if row is not None else self._wrong_file(key)
-                if found is not None:
-                    yield found
+        yield from (found for key in self.suspected if (found := self._persisting(key)) is not None)
         still = set(self._files.leftovers())
         for name in self.leftovers:
             if name in still:
-                yield Inconsistency(LEFTOVER, name, "", "half-written by a process that died, and never acknowledged")
+                explanation = "half-written by a process that died, and never acknowledged"
+                yield Inconsistency(LEFTOVER, name, "", explanation, is_damage=False)
         for name in self._strays:
             yield Inconsistency(STRAY, name, "", "its name is not that of a stored file")
+
+    def _persisting(self, key: str) -> Inconsistency | None:
+        """Return what is wrong with a file and stays wrong while nothing else is done with it, None for nothing."""
+        for _ in range(RACES):
+            row = self._row(key)
+            found = self._wrong(row) if row is not None else self._wrong_file(key)
+            if found is None:
+                return None
+            try:
+                with self._files.lock([key]):
+                    is_missing = orphans.is_missing(self._files, key)
+                    if self._row(key) == row and is_missing == (found.problem == MISSING):
+                        return found
+            except InstanceInUse:
+                return None
+        return None
+
+    def _row(self, key: str) -> StoredInstance | None:
+        return maintenance.with_files(self._index, [key]).get(key)
 
     def _wrong(self, row: StoredInstance) -> Inconsistency | None:
         """Return what is wrong with the file of a row, None for nothing."""
@@ -244,10 +275,10 @@ class _Check:
         except UndecodableDataSet as error:
             return Inconsistency(DAMAGED, key, "", f"not in the index: {error.comment}")
         known = writer.find(self._index, uid)
-        if known is None or self._wrong(known) is not None:
-            return Inconsistency(ORPHAN, key, uid, "a complete instance that is not in the index")
-        if known.file_key == key:
+        if known is not None and known.file_key == key:
             return None
+        if known is None or self._persisting(known.file_key) is not None:
+            return Inconsistency(ORPHAN, key, uid, "a complete instance that is not in the index")
         return Inconsistency(DUPLICATE, key, uid, f"its instance has the file {known.file_key}")
 
 
@@ -263,7 +294,7 @@ class _Repair:
             done = _REPAIRS[finding.problem](self, finding)
         except InstanceMissing:
             done = "gone meanwhile"
-        except InstanceUnreadable as error:
+        except (InstanceUnreadable, InstanceInUse) as error:
             return replace(finding, explanation=error.comment)
         return replace(finding, done=done, is_repaired=bool(done))
 
@@ -281,20 +312,22 @@ class _Repair:
     def _disagreeing(self, finding: Inconsistency) -> str:
         """Index and file disagree: if the file is complete the row is made from it, else both go."""
         try:
-            read_stored_file(self._files, finding.file)
+            arrival = read_stored_file(self._files, finding.file)
         except UndecodableDataSet:
             self._remove_row(finding)
-            return f"row removed, file moved to {self._files.quarantine(finding.file)}: send it again"
-        self._remove_row(finding)
+            return f"row removed, file {self._move_away(finding.file)}: send it again"
         try:
-            adopt(self._index, self._files, finding.file)
+            with orphans.locked(self._files, finding.file):
+                self._remove_row(finding)
+                former = orphans.add_row(self._index, self._files, arrival)
         except DuplicateInstance:
             return f"row removed, file {self._move_away(finding.file)}: another file has its instance"
+        refresh(self._index, self._files, former)
         return "the file is complete: row made again from it"
 
     def _adopt(self, finding: Inconsistency) -> str:
         try:
-            adopt(self._index, self._files, finding.file)
+            orphans.adopt(self._index, self._files, finding.file)
         except (UndecodableDataSet, DuplicateInstance) as error:
             return f"{self._move_away(finding.file)}: {error.comment}"
         return "added to the index"
@@ -307,9 +340,8 @@ class _Repair:
 
         Hours may have passed since the check, and a reception whose file is in place may have waited for the database.
         """
-        if maintenance.with_files(self._index, [key]):
-            return "in a row meanwhile"
-        return f"moved to {self._files.quarantine(key)}"
+        moved = orphans.take_away(self._index, self._files, key, self._files.quarantine)
+        return f"moved to {moved}" if moved is not None else "in a row meanwhile"
 
     def _leftover(self, finding: Inconsistency) -> str:
         self._files.remove_leftovers([finding.file])

@@ -24,7 +24,7 @@ from pacs.dicom.levels import USUAL_KEYS, QueryLevel, Root
 from pacs.dicom.matching_mode import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
-from pacs.errors import IdentifierError, InstanceDamaged, PacsError, StorageUnavailable
+from pacs.errors import IdentifierError, InstanceDamaged, InstanceMissing, PacsError, StorageUnavailable
 from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
@@ -33,6 +33,7 @@ from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, Notice
 from pacs.observability.logging import printable
 from pacs.services.parent_refresh import refresh
+from pacs.services.replaced import read_current
 from pacs.services.retrieve import damaged, verify
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
@@ -43,7 +44,10 @@ PATIENT, STUDY, SERIES, IMAGE = QueryLevel
 KEYWORDS = [each.keyword for each in ATTRIBUTES.values()]
 
 BATCH = 500
-"""Instances deleted in one transaction and recorded in one line of the audit log."""
+"""Instances recorded in one line of the audit log."""
+
+TOGETHER = 100
+"""Instances removed from the index in one transaction, with the locks of their files held."""
 
 CHUNK = 1 << 18
 
@@ -96,13 +100,35 @@ class Maintenance:
         removed = 0
         for batch in chunks(instances, BATCH):
             with self._audited("delete", batch):
-                gone = writer.remove(self._index, [each.sop_instance_uid for each in batch])
-                for instance in gone:
-                    self._delete_file(instance.file_key)
-                refresh(self._index, self._files, gone)
-            removed += len(gone)
-            progress(len(batch))
+                for part in chunks(batch, TOGETHER):
+                    removed += self._delete(part)
+                    progress(len(part))
         return removed
+
+    def _delete(self, instances: Sequence[StoredInstance]) -> int:
+        """Delete instances, also those that have been replaced since they were selected; return their number."""
+        removed: list[StoredInstance] = []
+        left = list(instances)
+        while left:
+            gone = self._delete_with_files(left)
+            removed += gone
+            left = self._replaced(left, gone)
+        refresh(self._index, self._files, removed)
+        return len(removed)
+
+    def _delete_with_files(self, instances: Sequence[StoredInstance]) -> list[StoredInstance]:
+        """Remove rows, then files, which are locked from before, so that none is taken for an orphan and adopted."""
+        keys = [each.file_key for each in instances]
+        with self._files.lock(keys):
+            gone = writer.remove(self._index, [each.sop_instance_uid for each in instances], keys)
+            for instance in gone:
+                self._delete_file(instance.file_key)
+        return gone
+
+    def _replaced(self, wanted: Sequence[StoredInstance], gone: Sequence[StoredInstance]) -> list[StoredInstance]:
+        """Return the instances that have not gone because they have another file now."""
+        left = {each.sop_instance_uid for each in wanted} - {each.sop_instance_uid for each in gone}
+        return writer.find_all(self._index, sorted(left)) if left else []
 
     @contextmanager
     def _audited(self, operation: str, instances: Sequence[StoredInstance]) -> Iterator[None]:
@@ -143,9 +169,20 @@ class Maintenance:
         for batch in chunks(instances, BATCH):
             with self._audited("export", batch):
                 for instance in batch:
-                    size += self._copy(instance, folder.joinpath(*_path_of(instance)))
+                    size += self._copy_current(instance, folder)
                     progress(1)
         return Exported(len(instances), size)
+
+    def _copy_current(self, instance: StoredInstance, folder: Path) -> int:
+        """Copy an instance, or what has replaced it since it was selected; return the size."""
+        size = read_current(
+            instance,
+            lambda each: self._copy(each, folder.joinpath(*_path_of(each))),
+            lambda: writer.find(self._index, instance.sop_instance_uid),
+        )
+        if size is None:
+            raise InstanceMissing("an instance was deleted since it was selected: run the command again")
+        return size
 
     def _require_undamaged(self, instance: StoredInstance) -> None:
         try:

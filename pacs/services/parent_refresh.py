@@ -5,22 +5,20 @@ removed, the values that only it had have to go as well: else the index could no
 wrong name of a single image would outlive that image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from pacs.dicom import row_elements
 from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import DuplicateInstance, InstanceUnreadable, UndecodableDataSet
 from pacs.files.store import ObjectStore
-from pacs.index import index_diff, maintenance, writer
+from pacs.index import maintenance
 from pacs.index.database import Index
-from pacs.index.index_diff import IndexesDiffer
+from pacs.index.key_order import Headers
 from pacs.index.maintenance import ParentRow
 from pacs.index.rows import patient_identity
 from pacs.index.writer import StoredInstance
-from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of
 
 ATTEMPTS = 10
 """How often a refresh starts again because instances arrived or were removed meanwhile."""
@@ -38,21 +36,17 @@ def refresh(
     differ from it are kept without reading files. Raises IndexUnavailable, StorageUnavailable.
     """
     misplaced: list[str] = []
-    read = lru_cache(MANY)(lambda key: read_stored_file(files, key, verify=False).header)
+    read = lru_cache(MANY)(headers_of(files))
     for _ in range(ATTEMPTS if removed else 0):
         outcomes = [_refresh_row(index, read, parent, removed_header) for parent in maintenance.parents(index, removed)]
         misplaced = [each for each in outcomes if isinstance(each, str)]
         if None not in outcomes:
             break
     if misplaced:
-        _rebuild_patients(index, files, misplaced)
+        maintenance.rebuild_patients(index, misplaced, read)
 
 
-_Read = Callable[[str], Header]
-"""Returns the header of a file, by its key."""
-
-
-def _refresh_row(index: Index, read: _Read, parent: ParentRow, removed: Header | None) -> bool | str | None:
+def _refresh_row(index: Index, read: Headers, parent: ParentRow, removed: Header | None) -> bool | str | None:
     """Correct a row and return True; None if it changed meanwhile; or the key of a file that belongs to another row."""
     newest = maintenance.newest(index, parent)
     # Values that differ from the removed instance's come from other instances, and stay.
@@ -73,15 +67,13 @@ def _refresh_row(index: Index, read: _Read, parent: ParentRow, removed: Header |
     return True if maintenance.rewrite(index, parent, values, newest) else None
 
 
-def _headers(index: Index, read: _Read, parent: ParentRow) -> Iterator[tuple[str, Header, str]]:
+def _headers(index: Index, read: Headers, parent: ParentRow) -> Iterator[tuple[str, Header, str]]:
     """Yield the instances below a row, oldest first: file key, header, and the Study Instance UID of their row."""
     after, limit = "", FEW
     while page := maintenance.files_under(index, parent, after, limit):
         for key, study in page:
-            try:
-                yield key, read(key), study
-            except (UndecodableDataSet, InstanceUnreadable):  # reported by fsck
-                continue
+            if (header := read(key)) is not None:
+                yield key, header, study
         after, limit = page[-1][0], MANY
 
 
@@ -93,34 +85,3 @@ def _contributes(parent: ParentRow, header: Header, study: str, *, is_first: boo
     if parent.level is QueryLevel.STUDY:
         return header.study_instance_uid == study and (not is_first or identity == parent.above)
     return not is_first or header.study_instance_uid == study
-
-
-# --- misplaced rows -----------------------------------------------------------------------------------------------
-
-
-def _rebuild_patients(index: Index, files: ObjectStore, seeds: Sequence[str]) -> None:
-    """Rebuild the rows of the patients that the instances with these files belong to, or should belong to."""
-    keys = set(maintenance.files_of_patients(index, seeds))
-    for _ in range(ATTEMPTS):
-        try:
-            _correct(index, files, keys)
-        except IndexesDiffer as differing:
-            keys.update(differing.unknown, maintenance.files_of_patients(index, differing.unknown))
-        else:
-            maintenance.prune(index)
-            return
-
-
-def _correct(index: Index, files: ObjectStore, keys: set[str]) -> None:
-    """Derive a temporary index from the files, and correct the index where it differs."""
-    with scratch_index() as derived:
-        for key in sorted(keys):
-            try:
-                writer.add(derived, read_stored_file(files, key, verify=False))
-            except (DuplicateInstance, UndecodableDataSet, InstanceUnreadable):
-                continue
-        for places in index_diff.batch_groups(derived):
-            wanted = [each for place in places if (each := index_diff.read_batch(derived, place)) is not None]
-            wrong = [each for each in wanted if not index_diff.is_correct(index, each)]
-            if wrong:
-                index_diff.correct(index, wrong, derived, keys, adds=False)

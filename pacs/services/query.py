@@ -6,14 +6,16 @@ from itertools import chain, count
 
 from pydicom.dataset import Dataset
 
-from pacs.dicom import header, matching, part10
+from pacs.dicom import header, matching, part10, row_elements
 from pacs.dicom.attributes import Kept
-from pacs.dicom.query import Key, Match, Query
+from pacs.dicom.levels import QueryLevel
+from pacs.dicom.query import Key, Match, Query, for_instance
 from pacs.dicom.response_identifier import match_data_set
 from pacs.errors import TooManyMatches
 from pacs.files.store import ObjectStore
 from pacs.index import search
 from pacs.index.database import Index
+from pacs.services.replaced import read_current
 from pacs.support.cancellation import Cancellation
 
 
@@ -23,6 +25,11 @@ class QueryMatch:
 
     match: Match
     from_file: Dataset | None = None
+
+    def matches_in_file(self, keys: tuple[Key, ...], query: Query) -> bool:
+        """Whether the attributes from its file match some keys of a query."""
+        elements = self.from_file if self.from_file is not None else Dataset()
+        return all(matching.matches_dataset(key, elements, query.unknown_matches) for key in keys)
 
     def data_set(self, query: Query) -> Dataset:
         """Return the attributes that `query` asks for and the unique keys, without those that only C-FIND adds."""
@@ -83,9 +90,24 @@ class QueryService:
     ) -> Iterator[QueryMatch]:
         for match in matches:
             cancellation.check()
-            found = self._read(match, tags)
-            if all(matching.matches_dataset(key, found, query.unknown_matches) for key in keys):
-                yield QueryMatch(match, found)
+            found = self._read_current(match, query, tags, cancellation)
+            if found is not None and found.matches_in_file(keys, query):
+                yield found
+
+    def _read_current(
+        self, match: Match, query: Query, tags: frozenset[int], cancellation: Cancellation
+    ) -> QueryMatch | None:
+        """Read the file of a match, or of what has replaced it since the page was read; None if that matches no more.
+
+        Row and file of a match are always of one instance.
+        """
+
+        def find_again() -> Match | None:
+            elements = row_elements.decode(match.kept[QueryLevel.IMAGE])
+            only = for_instance(query, elements.SOPInstanceUID)
+            return next(search.matches(self._index, only, cancellation), None)
+
+        return read_current(match, lambda each: QueryMatch(each, self._read(each, tags)), find_again)
 
     def _read(self, match: Match, tags: frozenset[int]) -> Dataset:
         assert match.file_key is not None, "only IMAGE level has attributes in files"

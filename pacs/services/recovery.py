@@ -14,10 +14,11 @@ from pacs.files.running_marker import RunningMarker
 from pacs.files.store import FolderStore
 from pacs.index import writer
 from pacs.index.database import Index
+from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.events import Event, Notice
-from pacs.services.orphans import adopt
+from pacs.services import orphans
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 EARLIER_VERSION = (
@@ -116,7 +117,7 @@ class Recovery:
         """Add a file to the index, and return whether it is in it now. A file that cannot be added is logged."""
         try:
             try:
-                adopt(self._index, self._files, key)
+                orphans.adopt(self._index, self._files, key)
             except DuplicateInstance:
                 return self._choose(key)
         except (UndecodableDataSet, InstanceUnreadable, DuplicateInstance) as error:
@@ -143,11 +144,18 @@ class Recovery:
         except (InstanceUnreadable, UndecodableDataSet) as error:
             if not is_same:
                 raise DuplicateInstance("another file has its SOP Instance UID, and is damaged") from error
-            refresh(self._index, self._files, [writer.replace(self._index, arrival)])
+            self._take_row(arrival, known)
             return True
         if not is_same and key > known.file_key:  # keys are in the order of the commits
             raise DuplicateInstance("another file has its SOP Instance UID")
-        if not writer.unknown(self._index, [key]):  # it has replaced the other file meanwhile
-            return True
+        return orphans.take_away(self._index, self._files, key, self._delete) is None
+
+    def _delete(self, key: str) -> bool:
         self._files.delete(key)
-        return False
+        return True
+
+    def _take_row(self, arrival: NewInstance, known: StoredInstance) -> None:
+        """Give the row of an instance whose file is damaged to another file with the same content."""
+        with orphans.locked(self._files, arrival.file_key):
+            former = writer.replace(self._index, arrival, known.file_key, headers_of(self._files))
+        refresh(self._index, self._files, [former])

@@ -7,13 +7,14 @@ interrupted one.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pacs.dicom.levels import QueryLevel
 from pacs.errors import (
     DuplicateInstance,
     IndexUnavailable,
+    InstanceInUse,
     InstanceMissing,
     InstanceUnreadable,
     StorageUnavailable,
@@ -22,16 +23,19 @@ from pacs.errors import (
 from pacs.files.store import FolderStore
 from pacs.index import index_diff, maintenance, writer
 from pacs.index.database import Index
-from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer
+from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer, SeriesBatch
 from pacs.index.writer import NewInstance, StoredInstance
 from pacs.services.fsck import GRACE
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
 BATCH = 500
+
+SECOND = "another file has its SOP Instance UID"
+"""Why a complete file is not indexed."""
 
 ATTEMPTS = 10
 """How often a part of the index is compared again because instances arrived in it."""
@@ -87,6 +91,7 @@ class _Run:
     def __init__(self, index: Index, files: FolderStore, derived: Index, *, newest: bool, grace: float) -> None:
         self._index, self._files, self._derived = index, files, derived
         self._newest, self._grace = newest, grace
+        self._headers = headers_of(files)
         self._changes = Changes()
         self._result = Reindexed()
 
@@ -107,6 +112,7 @@ class _Run:
                 advance(self._correct(places))
         self._remove_rows_without_file()
         maintenance.prune(self._index)
+        self._forget_transient()
         result = self._result
         result.images = maintenance.counts(self._index)[QueryLevel.IMAGE]
         result.added, result.corrected = len(self._changes.added), self._changes.corrected
@@ -142,7 +148,7 @@ class _Run:
                 self._note_second(arrival.file_key)
                 continue
             try:
-                writer.add(self._derived, arrival)
+                writer.add(self._derived, arrival, self._headers)
             except DuplicateInstance:
                 self._choose(arrival)
 
@@ -150,8 +156,9 @@ class _Run:
         """Choose between two files with one instance where the index in use has neither, or no longer the older."""
         known = writer.find(self._derived, arrival.header.sop_instance_uid)
         in_use = writer.find(self._index, arrival.header.sop_instance_uid)
-        if known is None or self._newest or (in_use is not None and in_use.file_key == arrival.file_key):
-            former = writer.replace(self._derived, arrival)
+        assert known is not None, "no other thread uses the derived index"
+        if self._newest or (in_use is not None and in_use.file_key == arrival.file_key):
+            former = writer.replace(self._derived, arrival, known.file_key, self._headers)
             refresh(self._derived, self._files, [former])
             if self._is_there(former):
                 self._note_second(former.file_key)
@@ -159,7 +166,7 @@ class _Run:
             self._note_second(arrival.file_key)
 
     def _note_second(self, key: str) -> None:
-        self._result.unusable[key] = "another file has its SOP Instance UID"
+        self._result.unusable[key] = SECOND
 
     def _is_there(self, instance: StoredInstance) -> bool:
         try:
@@ -186,7 +193,7 @@ class _Run:
                 continue
             try:
                 if wrong:
-                    self._changes.add(index_diff.correct(self._index, wrong, self._derived, known))
+                    self._correct_batches(wrong, known)
             except IndexesDiffer as differing:
                 self._add(self._arrivals(differing.unknown))
                 self._forget_deleted(differing.gone)
@@ -194,6 +201,12 @@ class _Run:
             else:
                 return sum(len(each.images) for each in wanted)
         raise IndexUnavailable("the index changes faster than it can be compared: try again later")
+
+    def _correct_batches(self, wrong: Sequence[SeriesBatch], known: Collection[str]) -> None:
+        """Correct batches; the files that get a row are locked, so that nobody deletes them meanwhile."""
+        orphaned = writer.unknown(self._index, [key for each in wrong for key in each.file_keys])
+        with self._files.lock(orphaned) as addable:
+            self._changes.add(index_diff.correct(self._index, wrong, self._derived, known, addable=addable))
 
     def _forget_deleted(self, keys: Iterable[str]) -> bool:
         """Remove files that were deleted meanwhile from the derived index, and return whether there were any."""
@@ -209,6 +222,19 @@ class _Run:
         except InstanceUnreadable:
             return False
         return False
+
+    def _forget_transient(self) -> None:
+        """Report no files that were only being stored, replaced or deleted: these are gone or in a row by now."""
+        for key, why in list(self._result.unusable.items()):
+            if self._is_transient(key, why):
+                del self._result.unusable[key]
+
+    def _is_transient(self, key: str, why: str) -> bool:
+        try:
+            with self._files.lock([key]):
+                return self._is_missing(key) or (why == SECOND and writer.is_in_row(self._index, key))
+        except InstanceInUse:
+            return True
 
     def _remove_rows_without_file(self) -> None:
         """Remove rows whose file is missing or contains no instance, now and again after the grace period."""

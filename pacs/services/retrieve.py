@@ -6,19 +6,31 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 
 from pacs.dicom import syntaxes
 from pacs.dicom.attributes import KeyType
 from pacs.dicom.identifier import RetrieveSelection
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import IndexUnavailable, InstanceDamaged, InstanceUnreadable, OutOfResources, TooManyMatches
+from pacs.dicom.query import Query, for_instance
+from pacs.errors import (
+    IndexUnavailable,
+    InstanceDamaged,
+    InstanceMissing,
+    InstanceUnreadable,
+    OutOfResources,
+    TooManyMatches,
+)
 from pacs.files import digest
 from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
+from pacs.services.replaced import read_current
 from pacs.support.cancellation import Cancellation
+
+Result = TypeVar("Result")
 
 
 class Outcome(Enum):
@@ -34,6 +46,8 @@ class Retrieval:
     """A running retrieve. remaining + completed + failed + warning is always the total (V5)."""
 
     instances: tuple[StoredInstance, ...]
+    query: Query
+    """The query that selected them, at IMAGE level."""
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
@@ -119,7 +133,7 @@ class RetrieveService:
         found = tuple(search.instances(self._index, query, cancellation, limit=at_most))
         if limit is not None and len(found) > limit:
             raise OutOfResources(f"More than {limit} instances: retrieve in parts")
-        return Retrieval(found)
+        return Retrieval(found, query)
 
     def note_use(self, retrieval: Retrieval) -> None:
         """Save in the index that the sent instances were used now. Errors are only logged."""
@@ -129,6 +143,22 @@ class RetrieveService:
             writer.touch(self._index, retrieval.sent, time.time_ns() // 1000)
         except IndexUnavailable as error:
             logging.getLogger("pacs").warning("last use of retrieved instances not saved: %s", error.comment)
+
+    def read(self, retrieval: Retrieval, instance: StoredInstance, read: Callable[[StoredInstance], Result]) -> Result:
+        """Return `read(instance)`, which begins to read its `data`. If it was replaced since, `read` gets the new one.
+
+        Raises InstanceMissing when it was deleted or is not selected any more, IndexUnavailable, and what `read`
+        raises.
+        """
+        result = read_current(instance, read, lambda: self._find_again(retrieval.query, instance))
+        if result is None:
+            raise InstanceMissing("The instance was deleted since it was selected")
+        return result
+
+    def _find_again(self, query: Query, instance: StoredInstance) -> StoredInstance | None:
+        """Return an instance as it is stored now. It takes no time worth a cancellation."""
+        only = for_instance(query, instance.sop_instance_uid)
+        return next(iter(search.instances(self._index, only, Cancellation())), None)
 
     def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         """Yield the data set of a stored instance in `transfer_syntax`, in pieces.

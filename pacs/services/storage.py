@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Literal, Self, TypeVar
 
 from pacs.dicom import part10
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
@@ -33,12 +33,14 @@ from pacs.errors import (
 )
 from pacs.files.store import IncomingObject, ObjectStore
 from pacs.index import writer
-from pacs.index.database import Index
+from pacs.index.database import Index, may_be_committed
 from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
-from pacs.services.stored_file import read_stored_file
+from pacs.services.stored_file import headers_of, read_stored_file
+
+Result = TypeVar("Result")
 
 Duplicates = Literal["keep", "replace", "reject"]
 """What happens to an instance whose SOP Instance UID is stored already.
@@ -51,7 +53,7 @@ Duplicates = Literal["keep", "replace", "reject"]
 CHUNK = 1 << 18
 """Bytes copied at a time."""
 
-RACES = 5
+RACES = 100
 """How often the row of an instance is tried while others add and remove the same instance."""
 
 MOST_GROWING = 4096
@@ -97,6 +99,7 @@ class Storage:
         self.publish = publish
         self._auditor = auditor or Auditor()
         self.unknown_sop_classes = unknown_sop_classes
+        self.headers = headers_of(files)
         self._known = _KnownInstances(index)
         self._cleanup = _FileCleanup(index, files, publish)
 
@@ -190,38 +193,53 @@ class _FileCleanup:
 
     def __init__(self, index: Index, files: ObjectStore, publish: Callable[[Event], None]) -> None:
         self._index, self._files, self._publish = index, files, publish
-        self._uncertain: dict[str, str] = {}
-        """Keys of files that may be in a row, with their SOP Instance UIDs."""
+        self._uncertain: dict[str, StoredInstance | None] = {}
+        """Keys of files that may be in a row, and the instances that they have replaced then."""
 
     @property
     def has_uncertain_files(self) -> bool:
         """Whether there are files that may or may not be in a row."""
         return bool(self._uncertain)
 
-    def keep_uncertain(self, key: str, sop_instance_uid: str) -> None:
-        """Keep a file whose row may have been committed: a row without a file is worse than a file without a row."""
-        self._uncertain[key] = sop_instance_uid
+    def keep_uncertain(self, key: str, former: StoredInstance | None) -> None:
+        """Keep a file whose row may have been committed: a row without a file is worse than a file without a row.
+
+        `former` is the instance that it has replaced in that case.
+        """
+        self._uncertain[key] = former
 
     def check_uncertain_files(self) -> None:
         """Delete the uncertain files that are in no row, as far as the index responds."""
-        for key, uid in tuple(self._uncertain.items()):
+        for key, former in tuple(self._uncertain.items()):
             try:
-                found = writer.find(self._index, uid)
-            except IndexUnavailable:
+                self._check(key, former)
+            except (IndexUnavailable, StorageUnavailable):
                 return
-            is_still_uncertain = self._uncertain.pop(key, None) is not None  # other threads check too
-            if is_still_uncertain and (found is None or found.file_key != key):
+            self._uncertain.pop(key, None)  # other threads check too
+
+    def _check(self, key: str, former: StoredInstance | None) -> None:
+        """Delete an uncertain file, or the instance that it has replaced; others may have adopted either meanwhile."""
+        with self._files.lock([key]):
+            is_in_row = writer.is_in_row(self._index, key)
+            if not is_in_row:
                 self.delete(key)
+        if is_in_row and former is not None:
+            with self._files.lock([former.file_key]):
+                if not writer.is_in_row(self._index, former.file_key):
+                    self.remove_replaced(former)
 
     def delete(self, key: str) -> None:
-        """Delete a file that is in no row. A failure is published and does no other harm."""
+        """Delete a file that is in no row, and locked. A failure is published and does no other harm."""
         try:
             self._files.delete(key)
         except StorageUnavailable:
             self._publish(Notice(sentence=f"file {key} is not in the index and cannot be deleted: delete it by hand"))
 
     def remove_replaced(self, former: StoredInstance) -> None:
-        """Delete the file of a replaced instance, and what its study has from it alone. A failure is published."""
+        """Delete the locked file of a replaced instance, and what its study has from it alone.
+
+        A failure is published.
+        """
         try:
             header = read_stored_file(self._files, former.file_key, verify=False).header
         except (InstanceUnreadable, StorageUnavailable, UndecodableDataSet):
@@ -314,6 +332,8 @@ class Reception:
         """Once the data set is checked."""
         self._may_have_row = False
         """Whether the row may have been committed although that failed."""
+        self._former: StoredInstance | None = None
+        """The instance that this one replaces."""
 
     def __enter__(self) -> Self:
         return self
@@ -421,7 +441,7 @@ class Reception:
             return self._add_row(arrival, known)
         except BaseException:
             if self._may_have_row:
-                self._cleanup.keep_uncertain(arrival.file_key, header.sop_instance_uid)
+                self._cleanup.keep_uncertain(arrival.file_key, self._former)
                 self._known.note(header, is_new=False)  # so that the next of its series is looked up first
             else:
                 self._cleanup.delete(arrival.file_key)
@@ -450,7 +470,7 @@ class Reception:
             except (DuplicateInstance, InstanceUnreadable):
                 known = writer.find(index, header.sop_instance_uid)
             if known is not None and known.file_key == arrival.file_key:
-                return self._stored(header)  # another process has adopted the file before its row was committed
+                return self._stored(header)  # the commit that seemed to fail
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
                 self._cleanup.delete(arrival.file_key)
                 return self._stored(header, duplicate=True)
@@ -461,21 +481,32 @@ class Reception:
         return Stored(uid, size, duplicate, warnings, header.patient_id, header.study_instance_uid)
 
     def _add_or_replace(self, arrival: NewInstance, known: StoredInstance | None) -> tuple[str, ...]:
-        index, warnings, former = self._storage.index, (), known
+        index, headers = self._storage.index, self._storage.headers
+        if known is None:
+            return self._committed(arrival, lambda: writer.add(index, arrival, headers)) or ()
+        with self._storage.files.lock([known.file_key]):  # until it is deleted, so that it is never an orphan to adopt
+            self._former = known
+            self._committed(arrival, lambda: writer.replace(index, arrival, known.file_key, headers))
+            self._cleanup.remove_replaced(known)
+        return ()
+
+    def _committed(self, arrival: NewInstance, commit: Callable[[], Result]) -> Result | None:
+        """Return the result of `commit`; None when it failed, but has committed the row.
+
+        If the connection broke at the commit, only a look at the row tells, and the database may commit even after it.
+        """
+        self._may_have_row = True
         try:
-            if known is None:
-                return writer.add(index, arrival)
-            former = writer.replace(index, arrival)
-        except IndexUnavailable:
-            # If the connection broke at the commit, only a look at the row tells whether it was committed.
-            self._may_have_row = True
-            found = writer.find(index, arrival.header.sop_instance_uid)
+            return commit()
+        except IndexUnavailable as error:
+            found = writer.find(self._storage.index, arrival.header.sop_instance_uid)
+            if found is not None and found.file_key == arrival.file_key:
+                return None
+            self._may_have_row = may_be_committed(error)
+            raise
+        except (DuplicateInstance, InstanceUnreadable, StorageUnavailable):
             self._may_have_row = False
-            if found is None or found.file_key != arrival.file_key:
-                raise
-        if former is not None and former.file_key != arrival.file_key:  # another process may have added our file before
-            self._cleanup.remove_replaced(former)
-        return warnings
+            raise
 
     def _reopen(self, arrival: NewInstance) -> BinaryIO:
         file = self._storage.files.open(arrival.file_key)

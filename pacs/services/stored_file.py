@@ -1,12 +1,29 @@
 """Reading a stored file: it contains everything that the row of its instance needs."""
 
+from collections.abc import Callable
+
 from pacs.dicom import part10
-from pacs.dicom.header import read_header
+from pacs.dicom.header import Header, read_header
 from pacs.dicom.syntaxes import KEPT
 from pacs.errors import InstanceDamaged, InstanceUnreadable, PacsError, StorageUnavailable, UndecodableDataSet
 from pacs.files import digest
 from pacs.files.store import ObjectStore
 from pacs.index.writer import NewInstance
+
+
+def headers_of(files: ObjectStore) -> Callable[[str], Header | None]:
+    """Return a function that reads the header of a stored file; None for one that contains no instance.
+
+    The function raises StorageUnavailable.
+    """
+
+    def read(key: str) -> Header | None:
+        try:
+            return read_stored_file(files, key, verify=False).header
+        except (InstanceUnreadable, UndecodableDataSet):  # reported by fsck
+            return None
+
+    return read
 
 
 def read_stored_file(files: ObjectStore, key: str, *, verify: bool = True) -> NewInstance:

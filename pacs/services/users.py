@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import Literal
 
-from pacs.errors import UserRefused
+from pacs.errors import OutOfResources, UserRefused
+from pacs.support.threads import start_thread
 
 Demand = Literal["ignored", "optional", "required"]
 """Whether a user is identified: never, if a request names one, or always."""
@@ -122,15 +124,22 @@ class _Hashers:
         self._owner = 0
 
     def run(self, work: Callable[[], bytes]) -> bytes:
-        """Run `work` in a thread and return its result."""
+        """Run `work` in a thread and return its result. Raises OutOfResources."""
         with self._lock:
             if self._owner != os.getpid():  # no threads yet, or only in the parent of this forked process
-                self._owner, self._work = os.getpid(), SimpleQueue()
-                for _ in range(_HASHING_THREADS):
-                    threading.Thread(target=self._serve, args=(self._work,), name="pacs-passcode", daemon=True).start()
+                self._start()
             due: Future[bytes] = Future()
             self._work.put((work, due))
         return due.result()
+
+    def _start(self) -> None:
+        """Start the threads, at least one. Raises OutOfResources."""
+        work: SimpleQueue[tuple[Callable[[], bytes], Future[bytes]]] = SimpleQueue()
+        start_thread("pacs-passcode", self._serve, work)
+        self._owner, self._work = os.getpid(), work
+        with suppress(OutOfResources):
+            for _ in range(_HASHING_THREADS - 1):
+                start_thread("pacs-passcode", self._serve, work)
 
     @staticmethod
     def _serve(queue: "SimpleQueue[tuple[Callable[[], bytes], Future[bytes]]]") -> None:

@@ -18,6 +18,8 @@ class Cancellation:
         self._lock = threading.Lock()
         self._reason: str | None = None
         self._interrupt: Callable[[], None] | None = None
+        self.is_graceful = True
+        """Whether a step that runs may still end in a time that its operation chooses, as after a C-CANCEL."""
 
     @property
     def reason(self) -> str | None:
@@ -29,9 +31,13 @@ class Cancellation:
         """Whether a stop is requested."""
         return self._reason is not None
 
-    def cancel(self, reason: str) -> None:
-        """Request a stop. The first reason stays; a registered interrupt is called once."""
+    def cancel(self, reason: str, *, graceful: bool = True) -> None:
+        """Request a stop, unless `graceful` also of the step that runs.
+
+        The first reason stays; a registered interrupt is called once.
+        """
         with self._lock:
+            self.is_graceful = self.is_graceful and graceful
             if self._reason is not None:
                 return
             self._reason = reason

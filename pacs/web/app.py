@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from pacs.errors import OutOfResources
 from pacs.web.insight import Insight
 
 Result = TypeVar("Result")
@@ -24,12 +25,26 @@ def application(insight: Insight) -> Starlette:
     ]
     if insight.metrics is not None:
         routes.append(Route("/metrics", _Metrics(_SharedCall(insight.metrics)).get))
-    return Starlette(routes=routes)
+    return Starlette(routes=routes, exception_handlers={OutOfResources: _unavailable})
 
 
 async def _healthz(_request: Request) -> Response:
     """Respond 200: the process and its event loop run."""
     return PlainTextResponse("ok\n", headers=NO_STORE)
+
+
+async def _unavailable(_request: Request, error: Exception) -> Response:
+    """Respond 503 with the reason, as `/readyz` does: no thread can be started to look for others."""
+    content = {"ready": False, "reasons": {"threads": str(error)}}
+    return JSONResponse(content, status_code=503, headers=NO_STORE)
+
+
+async def _in_thread(function: Callable[[], Result]) -> Result:
+    """Run a function in a thread and return its result. Raises OutOfResources."""
+    try:
+        return await asyncio.to_thread(function)
+    except RuntimeError as error:  # of the thread pool; the functions raise none
+        raise OutOfResources("The server cannot start another thread") from error
 
 
 class _Readyz:
@@ -67,5 +82,5 @@ class _SharedCall(Generic[Result]):
 
     async def result(self) -> Result:
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(asyncio.to_thread(self._function))
+            self._running = asyncio.create_task(_in_thread(self._function))
         return await asyncio.shield(self._running)

@@ -5,11 +5,14 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pacs.support.exhaustion import ExhaustionWarning, exhaustion
 from pacs.support.sockets import listening
+from pacs.support.threads import start_thread
 
 if TYPE_CHECKING:
     import uvicorn
@@ -27,6 +30,9 @@ BACKLOG = 128
 
 LONGEST_HEAD = 16384
 """Maximum size of the request line and headers in bytes."""
+
+RETRY = 1.0
+"""Seconds until the server is started again after a resource was missing."""
 
 STOPPING = 5.0
 """Seconds to wait for the thread to end."""
@@ -65,9 +71,8 @@ class WebServer:
         self._listener = listening._listener
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="pacs-web", daemon=True)
-        self._thread.start()
+        """Start the thread. Raises OutOfResources."""
+        self._thread = start_thread("pacs-web", self._run)
 
     def stop(self) -> None:
         """Stop; a response in progress has a moment to end. Does nothing the second time."""
@@ -82,21 +87,42 @@ class WebServer:
         self._thread = self._listener = None
 
     def _run(self) -> None:
-        listener = self._listener
-        try:
-            server = _server(self._make(), self._tls)
-            with self._lock:
-                if self._is_over:
+        """Serve; start again while only a resource is missing that may be free later."""
+        waiting = ExhaustionWarning("HTTP requests have to wait")
+        while not self._is_over:
+            try:
+                self._serve(waiting)
+            except Exception as error:
+                if (exhausted := exhaustion(error)) is None:
+                    logging.getLogger("pacs").exception("the HTTP server failed")
                     return
-                self._server = server
-            asyncio.run(_serve(server, [listener] if listener is not None else []))
-        except Exception:
-            logging.getLogger("pacs").exception("the HTTP server failed")
+                waiting.log(exhausted)
+                time.sleep(RETRY)
+            else:
+                return
+
+    def _serve(self, waiting: ExhaustionWarning) -> None:
+        listener = self._listener
+        server = _server(self._make(), self._tls)
+        with self._lock:
+            if self._is_over:
+                return
+            self._server = server
+        asyncio.run(_serve(server, [listener] if listener is not None else [], waiting))
 
 
-async def _serve(server: "uvicorn.Server", listeners: list[socket.socket]) -> None:
+async def _serve(server: "uvicorn.Server", listeners: list[socket.socket], waiting: ExhaustionWarning) -> None:
     """Serve until the server is told to exit."""
     loop = asyncio.get_running_loop()
+
+    def handle_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception) and (exhausted := exhaustion(error)) is not None:
+            waiting.log(exhausted)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle_error)
     if server.config.ssl is not None:  # uvicorn has no setting for the handshake timeout, which is a minute in asyncio
         create = partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE)
         loop.create_server = create  # type: ignore[method-assign]

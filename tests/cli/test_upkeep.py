@@ -94,6 +94,17 @@ def test_fsck_lists_problems_and_repairs(typed):
     assert typed("fsck").stderr == "5 instances, 5 files: no problems\n"
 
 
+def test_fsck_lists_what_a_dead_process_left_and_calls_it_no_problem(typed):
+    """A half-written file: exit status 0, and how it is removed."""
+    (typed.root / "incoming" / "left").write_bytes(b"half")
+    result = typed("fsck")
+    assert result.stdout.splitlines()[1].startswith("leftover,left,")
+    next_step = "the next start or `pacs fsck --repair` removes what is left"
+    assert result.stderr == f"6 instances, 6 files: no problems; 1 leftover of processes that died: {next_step}\n"
+    assert typed("fsck", "--repair").stderr.endswith("no problems; 1 leftover of processes that died: removed\n")
+    assert typed("fsck").stdout == ""
+
+
 def test_reindex_rebuilds_a_lost_index(typed, new):
     """In another database of either kind, with the same folder."""
     before = typed.rows()

@@ -1,12 +1,14 @@
 """A wall clock that a test can turn while programs run by it: libfaketime (Debian: `libfaketime`)."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.programs import missing
+from tests.programs import missing, start
 
 HOUR, DAY = 3600, 86400
 
@@ -24,8 +26,10 @@ class Clock:
     process, forked ones too; what reads the clock of the kernel otherwise keeps the real time: other processes (a
     PostgreSQL server) and times of files.
 
-    Only CLOCK_REALTIME is turned. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay real
-    (FAKETIME_DONT_FAKE_MONOTONIC=1; without it timed waits hang).
+    Only CLOCK_REALTIME is turned. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay real (FAKETIME_DONT_FAKE_MONOTONIC=1; without
+    it timed waits hang). `time.sleep` is the exception: libfaketime 0.9.10 turns its absolute time (clock_nanosleep)
+    too, so that it raises OSError or returns at once after a jump. Waits for locks, conditions, events and sockets take
+    the time that they should.
     """
 
     file: Path
@@ -60,6 +64,32 @@ def library() -> Path:
     if found is None:
         missing("libfaketime")
     return Path(str(found))
+
+
+PREAMBLE = """
+def jump():
+    print("jump", flush=True)
+    input()
+"""
+
+
+def run(clock: Clock, script: str, *jumps: float) -> list[str]:
+    """Run a Python script by the clock and return its lines; each of its calls of `jump()` makes the next jump."""
+    remaining = iter(jumps)
+    lines: list[str] = []
+    command = [*clock.prefix, sys.executable, "-c", PREAMBLE + script]
+    with start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            for line in program.stdout:
+                if line == "jump\n":
+                    clock.jump(next(remaining))
+                    program.stdin.write("\n")
+                    program.stdin.flush()
+                else:
+                    lines.append(line.rstrip("\n"))
+        finally:
+            program.kill()
+    return lines
 
 
 @contextmanager

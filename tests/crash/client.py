@@ -11,10 +11,11 @@ from tests.raw import Raw, Response
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
+PATIENT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 
-STORING, ASKING, RETRIEVING, VERIFYING = 1, 3, 5, 7
+STORING, ASKING, RETRIEVING, VERIFYING, ASKING_PATIENTS = 1, 3, 5, 7, 9
 """The presentation context IDs. In the first, the archive is the SCP, and the SCU of a C-GET's sub-operations."""
 
 PDU = 1 << 17
@@ -41,6 +42,7 @@ class Client(Raw):
         extra = b""
         if retrieves:
             contexts += [(ASKING, FIND, [raw.IMPLICIT]), (RETRIEVING, GET, [raw.IMPLICIT])]
+            contexts += [(ASKING_PATIENTS, PATIENT_FIND, [raw.IMPLICIT])]
             extra = role_selection(CT, 0, 1)
         try:
             self.send(raw.associate_rq(contexts, called=called, max_pdu=PDU, extra=extra, calling="CRASH"))
@@ -71,8 +73,9 @@ class Client(Raw):
         return self.message()
 
     def find(self, level: str, keys: Keys) -> list[Elements]:
-        """Return the matches of a C-FIND in the Study Root model."""
-        self.send(raw.request(raw.C_FIND, ASKING, FIND, self._message_id(), _identifier(level, keys)))
+        """Return the matches of a C-FIND in the Study Root model, at patient level in the Patient Root model."""
+        context, model = (ASKING_PATIENTS, PATIENT_FIND) if level == "PATIENT" else (ASKING, FIND)
+        self.send(raw.request(raw.C_FIND, context, model, self._message_id(), _identifier(level, keys)))
         *answers, final = self.until_final()
         if final.status:
             raise ConnectionError(f"C-FIND ended with status {final.status:04X}")

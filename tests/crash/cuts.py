@@ -5,25 +5,32 @@ stores instances, and `tests.crash.disk` repeats its file operations up to a poi
 in part. The real recovery starts on the resulting disk. The recovery is recorded and cut as well.
 """
 
+import itertools
 import random
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from pacs.archive import Archive
-from pacs.config import from_settings
+from pacs.config import Config, from_settings
+from pacs.dicom.levels import QueryLevel
+from pacs.index import maintenance, schema
+from pacs.services.backup import Backups
+from tests.clock.clock import DAY, HOUR, turned
 from tests.crash import disk, trace
 from tests.crash.client import associated
 from tests.crash.disk import SURVIVALS, Disk
-from tests.crash.examining import ALTERED, HALF, LOST, STRAY, Faults
+from tests.crash.examining import ALTERED, HALF, LOST, RETURNED, STRAY, Faults
 from tests.crash.load import Instance, eventually, uid
-from tests.crash.servers import Server, Site, strace
+from tests.crash.servers import ROOT, Server, Site, strace
 from tests.crash.table import table
 from tests.crash.trace import NEVER, Call
 
@@ -40,51 +47,153 @@ SENDERS = {
 
 # --- the recording -----------------------------------------------------------------------------------------------
 
+Contents = Mapping[str, Sequence[str]]
+"""SOP Instance UIDs, and the digests of their possible contents."""
+
 
 @dataclass
 class Recording:
-    """Recorded disk operations, and the sent instances: digests of the versions by SOP Instance UID."""
+    """Recorded disk operations of processes that ran one after the other, and the instances they concern."""
 
     root: Path
     """The recorded folder, as it was before."""
     calls: list[Call]
-    sent: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    sent: Contents = field(default_factory=dict)
+    """Instances that may be there: digests of their versions. They must be once they are acknowledged."""
+    kept: Contents = field(default_factory=dict)
+    """Instances that must be there at every point."""
+    gone: Collection[str] = ()
+    """Instances that must not be there after the end."""
+    resume: Callable[[Path], None] = lambda _root: None
+    """Does what a user has to do after a cut, before the archive starts."""
 
     def answers(self) -> list[tuple[int, str]]:
         """Return the position and SOP Instance UID of each success response."""
         return [(place, name) for place, name, status in trace.answers(self.calls) if status == 0]
 
 
-def record(folder: Path, instances: int, *, seconds: float = 0) -> Recording:
+def arriving(folder: Path, instances: int, seconds: float = 0) -> Recording:
     """Record a daemon that starts empty, receives `instances` from each sender, and stops cleanly.
 
     It is idle for `seconds` before it stops; its journal is settled after five.
     """
-    strace()
-    root = folder / "disk"
-    root.mkdir()
-    site = Site(root / "data", settings=("storage.duplicates=replace",), log=folder / "serve.log")
-    sent: dict[str, list[str]] = {}
+    site, sent = _site(folder), dict[str, list[str]]()
     with _recorded(site, folder / "trace") as server:
-        threads = [
-            threading.Thread(target=_send, args=(server.port, name, instances, sizes, sent))
-            for name, sizes in SENDERS.items()
-        ]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        _send_all(server.port, range(instances), sent)
         threading.Event().wait(seconds)
         assert server.stop() == 0
-    shutil.rmtree(root)
-    root.mkdir()
-    return Recording(root, _calls(folder / "trace"), sent)
+    return Recording(_emptied(folder), _calls(folder / "trace"), sent)
+
+
+def turning(folder: Path, instances: int, _seconds: float = 0) -> Recording:
+    """Record two daemons, one after the other, while the clock is turned: back and forward, by an hour to a year.
+
+    The first one is killed, so that the second one recovers; before it starts, the clock is turned as well.
+    """
+    site, sent = _site(folder), dict[str, list[str]]()
+    numbers = iter(range(10**6))
+    with turned(folder) as clock:
+        for name, jumps in (("first", (-26 * HOUR, HOUR, -370 * DAY)), ("second", (26 * HOUR, -370 * DAY, HOUR))):
+            with _recorded(site, folder / name, *clock.prefix) as server:
+                for jump in jumps:
+                    _send_all(server.port, list(itertools.islice(numbers, instances)), sent)
+                    clock.jump(jump)
+                if name == "second":
+                    assert server.stop() == 0
+            clock.jump(-26 * HOUR)
+    calls = trace.joined(_calls(folder / "first"), _calls(folder / "second"))
+    return Recording(_emptied(folder), calls, sent)
+
+
+def deleting(folder: Path, instances: int, _seconds: float = 0) -> Recording:
+    """Record `pacs delete` of all studies but one."""
+    site, sent = _filled(folder, instances)
+    _copied(folder)
+    chosen = "\\".join(uid("study", name) for name in SENDERS if name != "both")
+    _run(site, folder / "trace", "delete", f"StudyInstanceUID={chosen}", "--yes")
+    gone = {each: digests for each, digests in sent.items() if not _is_of("both", each)}
+    kept = {each: digests for each, digests in sent.items() if each not in gone}
+    return Recording(_restored(folder), _calls(folder / "trace"), gone, kept, gone)
+
+
+def restoring(folder: Path, instances: int, _seconds: float = 0) -> Recording:
+    """Record `pacs restore` into an empty archive; after a cut it is run again unless it was complete."""
+    site, sent = _filled(folder, instances)
+    subprocess.run(site.command("backup", folder / "backup"), cwd=ROOT, check=True, capture_output=True)
+    _emptied(folder)
+    _run(site, folder / "trace", "restore", folder / "backup")
+
+    def resume(root: Path) -> None:
+        with Archive(_config(root)) as archive:
+            schema.upgrade(archive.index)
+            if archive.files.interrupted_restore() or not maintenance.counts(archive.index)[QueryLevel.IMAGE]:
+                Backups(archive.index, archive.files).restore(folder / "backup")
+
+    return Recording(_emptied(folder), _calls(folder / "trace"), kept=sent, resume=resume)
+
+
+LOADS: Mapping[str, Callable[[Path, int, float], Recording]] = {
+    "while instances arrive": arriving,
+    "while the clock is turned": turning,
+    "while studies are deleted": deleting,
+    "during a restore": restoring,
+}
+"""What is recorded and cut."""
+
+RECOVERED = ("while instances arrive", "while the clock is turned")
+"""The loads after whose cuts the recovery is recorded and cut as well."""
+
+
+def _site(folder: Path) -> Site:
+    """Return the site that is recorded, in a new folder."""
+    (folder / "disk").mkdir(parents=True)
+    settings = ("storage.duplicates=replace", "web.enabled=false")
+    return Site(folder / "disk" / "data", settings=settings, log=folder / "serve.log")
+
+
+def _filled(folder: Path, instances: int) -> tuple[Site, dict[str, list[str]]]:
+    """Return a site with instances, and the digest of each."""
+    site, sent = _site(folder), dict[str, list[str]]()
+    server = site.start()
+    try:
+        _send_all(server.port, range(instances), sent)
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    return site, {each: digests[-1:] for each, digests in sent.items()}
+
+
+def _emptied(folder: Path) -> Path:
+    """Empty the folder of the site, and return it."""
+    shutil.rmtree(folder / "disk")
+    (folder / "disk").mkdir()
+    return folder / "disk"
+
+
+def _copied(folder: Path) -> None:
+    shutil.copytree(folder / "disk", folder / "before")
+
+
+def _restored(folder: Path) -> Path:
+    """Make the folder of the site as it was when it was copied, and return it."""
+    shutil.rmtree(folder / "disk")
+    (folder / "before").rename(folder / "disk")
+    return folder / "disk"
+
+
+def _run(site: Site, log: Path, *words: object) -> None:
+    """Run a command of `pacs` under strace; the log is complete at the end."""
+    command = [strace(), *trace.command(log)[1:], *site.command(*words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert eventually(lambda: _is_complete(log)), "strace did not end"
 
 
 @contextmanager
-def _recorded(site: Site, log: Path) -> Iterator[Server]:
+def _recorded(site: Site, log: Path, *prefix: object) -> Iterator[Server]:
     """Run `pacs serve` of a site under strace; the log is complete at the end."""
-    server = site.start(*trace.command(log))
+    strace()
+    server = site.start(*trace.command(log), *prefix)
     try:
         yield server
     finally:
@@ -108,10 +217,17 @@ def _calls(log: Path) -> list[Call]:
     return found
 
 
-def _send(port: int, name: str, count: int, sizes: Sequence[int], sent: dict[str, list[str]]) -> None:
+def _send_all(port: int, numbers: Sequence[int], sent: dict[str, list[str]]) -> None:
+    """Send instances with these numbers from all senders at once."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(_send, port, name, numbers, sizes, sent) for name, sizes in SENDERS.items()]:
+            done.result()
+
+
+def _send(port: int, name: str, numbers: Sequence[int], sizes: Sequence[int], sent: dict[str, list[str]]) -> None:
     study = uid("study", name)
     with associated(port) as client:
-        for number in range(count):
+        for number in numbers:
             for version in range(1 + (number % 4 == 3)):
                 instance = Instance(uid("instance", name, number), study, sizes[number % len(sizes)], version)
                 data = instance.data
@@ -120,10 +236,12 @@ def _send(port: int, name: str, count: int, sizes: Sequence[int], sent: dict[str
                 assert response.status == 0, f"{response.status:04X}"
 
 
-# --- the cuts ----------------------------------------------------------------------------------------------------
+def _is_of(name: str, instance: str) -> bool:
+    """Whether a sender sent an instance."""
+    return instance in {uid("instance", name, number) for number in range(1000)}
 
-Contents = Mapping[str, Sequence[str]]
-"""SOP Instance UIDs, and the digests of their possible contents."""
+
+# --- the cuts ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -137,13 +255,13 @@ class Point:
     """Instances that must be there, with the content that was acknowledged last or the next one."""
     allowed: Contents
     """Instances that may be there."""
+    gone: Collection[str] = ()
+    """Instances that must not be there."""
 
 
-def points(recording: Recording, base: Disk, required: Contents | None = None) -> Iterator[Point]:
-    """Yield every moment between two changes of the disk, with the instances acknowledged before the second one.
-
-    `required` are the instances that must be there from the beginning, where none are sent.
-    """
+def points(recording: Recording, base: Disk) -> Iterator[Point]:
+    """Yield every moment between two changes of the disk, with the instances acknowledged before the second one."""
+    allowed = {**recording.sent, **recording.kept}
     under_way: dict[int, Call] = {}
     answers = iter(recording.answers())
     following = next(answers, None)
@@ -160,10 +278,12 @@ def points(recording: Recording, base: Disk, required: Contents | None = None) -
         while following is not None and following[0] < place:
             counts[following[1]] += 1
             following = next(answers, None)
-        given = required or _required(recording.sent, counts)
-        yield Point(base, place, list(under_way.values()), given, given if required else recording.sent)
+        required = {**_required(recording.sent, counts), **recording.kept}
+        yield Point(base, place, list(under_way.values()), required, allowed)
         del under_way[call.began]
         base.end(call)
+    counts.update(name for _, name in [*([following] if following else ()), *answers])
+    yield Point(base, NEVER, (), {**_required(recording.sent, counts), **recording.kept}, allowed, recording.gone)
 
 
 def _events(calls: Sequence[Call]) -> Iterator[tuple[int, Call, bool]]:
@@ -199,7 +319,7 @@ class Totals:
             self.worst.append(f"{dict(faults)} with {survival} at {point.place}")
 
     def __str__(self) -> str:
-        head = ("unsynced data that survives", "cuts", "acknowledged", LOST, ALTERED, HALF, STRAY)
+        head = ("unsynced data that survives", "cuts", "acknowledged", LOST, ALTERED, HALF, RETURNED, STRAY)
         rows = [
             (name, self.cuts[name], self.acknowledged[name], *(self.faults[name][kind] for kind in head[3:]))
             for name in self.cuts
@@ -213,6 +333,7 @@ def cut(recording: Recording, totals: Totals, chosen: Callable[[int], Collection
     for number, point in enumerate(points(recording, Disk(recording.root))):
         for survival in chosen(number):
             with _disk_after(point, survival, number) as folder:
+                recording.resume(folder)
                 totals.add(survival, point, recover(folder, point))
 
 
@@ -227,11 +348,19 @@ def _disk_after(point: Point, survival: str, seed: int) -> Iterator[Path]:
         shutil.rmtree(parent)
 
 
+def _config(root: Path) -> Config:
+    """Return the configuration of the archive on a disk."""
+    data = root / "data"
+    return from_settings(
+        {"server.port": 0, "database.url": f"sqlite:///{data}/pacs.db", "files.url": f"{data}/files",
+         "web.enabled": False}
+    )  # fmt: skip
+
+
 def recover(root: Path, point: Point) -> Faults:
     """Start the archive on a disk after a cut, and compare its content with the required one."""
     data = root / "data"
-    settings = {"server.port": 0, "database.url": f"sqlite:///{data}/pacs.db", "files.url": f"{data}/files"}
-    with Archive(from_settings(settings)) as archive:
+    with Archive(_config(root)) as archive:
         archive.prepare()
         rows = archive.maintenance.instances({})
         found: dict[str, str] = {}
@@ -246,6 +375,7 @@ def recover(root: Path, point: Point) -> Faults:
             LOST: sum(name not in found for name in point.required),
             ALTERED: sum(found.get(name, digests[0]) not in digests for name, digests in point.required.items()),
             HALF: sum(digest not in point.allowed.get(name, ()) for name, digest in found.items()),
+            RETURNED: len(found.keys() & point.gone),
             STRAY: len(known - keys) + len(list((data / "files" / "incoming").iterdir())),
         }
     )
@@ -257,22 +387,11 @@ def recover(root: Path, point: Point) -> Faults:
 def record_recovery(point: Point, survival: str, seed: int, folder: Path) -> Recording:
     """Record the start of `pacs serve` on the disk after a cut."""
     point.disk.leave(folder / "disk", SURVIVALS[survival](seed), point.under_way)
-    shutil.copytree(folder / "disk", folder / "before")
+    _copied(folder)
     site = Site(folder / "disk" / "data", log=folder / "serve.log")
     with _recorded(site, folder / "trace"):
         pass
-    shutil.rmtree(folder / "disk")
-    (folder / "before").rename(folder / "disk")
-    return Recording(folder / "disk", _calls(folder / "trace"))
-
-
-def cut_recovery(recording: Recording, point: Point, totals: Totals, chosen: Callable[[int], Collection[str]]) -> None:
-    """Cut the recovery that followed a cut at `point`."""
-    for number, second in enumerate(points(recording, Disk(recording.root), point.required)):
-        second.allowed = point.allowed
-        for survival in chosen(number):
-            with _disk_after(second, survival, number) as folder:
-                totals.add(survival, second, recover(folder, second))
+    return Recording(_restored(folder), _calls(folder / "trace"), point.allowed, point.required)
 
 
 # --- long and short ----------------------------------------------------------------------------------------------
@@ -296,6 +415,7 @@ def one_in(count: int, seed: int) -> Callable[[int], Collection[str]]:
 
 def run(
     folder: Path,
+    load: str,
     *,
     instances: int,
     seconds: float,
@@ -304,8 +424,9 @@ def run(
     seed: int = 0,
     report: Callable[[str], None] = lambda _sentence: None,
 ) -> dict[str, Totals]:
-    """Record and cut, then record and cut the recovery of some cuts; return the totals of both."""
-    recording = record(folder, instances, seconds=seconds)
+    """Record and cut one of `LOADS`, then record and cut the recovery of some cuts; return the totals of both."""
+    strace()
+    recording = LOADS[load](folder / load, instances, seconds)
     count = sum(1 for _ in points(recording, Disk(recording.root)))
     report(f"{len(recording.calls)} system calls, {count} points, {len(recording.answers())} instances acknowledged")
     first, second = Totals(), Totals()
@@ -317,7 +438,7 @@ def run(
             own = folder / f"recovery {number}"
             own.mkdir()
             survival = list(SURVIVALS)[number % len(SURVIVALS)]
-            cut_recovery(record_recovery(point, survival, number, own), point, second, chosen)
+            cut(record_recovery(point, survival, number, own), second, chosen)
             shutil.rmtree(own)
             report(f"{second.cuts.total()} cuts of recoveries done")
-    return {"Power cuts while instances arrive": first, "Power cuts while the archive recovers": second}
+    return {f"Power cuts {load}": first} | ({f"Power cuts {load}, and of the recovery": second} if recoveries else {})

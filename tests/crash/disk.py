@@ -142,6 +142,8 @@ class Disk:
         """Apply the effect of a call when it begins."""
         if call.name == "close":  # from now on its number may be that of another file
             self._open.pop(call.descriptor, None)
+        if call.name == "exit":
+            self._open.clear()
 
     def end(self, call: Call) -> None:
         """Apply the effect of a call when it ends."""
@@ -150,7 +152,7 @@ class Disk:
 
     def is_concerned(self, call: Call) -> bool:
         """Whether a call that begins will change files below the root, or make them durable."""
-        if call.name in ("close", "sendmsg"):
+        if call.name in ("close", "exit", "sendmsg"):
             return False
         if call.name == "openat":
             parts = self._parts(call.texts[0])
@@ -172,7 +174,8 @@ class Disk:
             self._name(parts, node, call.ended)
         elif "O_TRUNC" in flags and isinstance(node, File):
             node.change(Change(call.ended, 0))
-        self._open[call.result] = node, any(each in flags for each in SYNCED_WRITES), "O_APPEND" in flags
+        appends = "O_APPEND" in flags or {"O_WRONLY", "O_TRUNC"} <= set(flags)  # from the start of an empty file on
+        self._open[call.result] = node, any(each in flags for each in SYNCED_WRITES), appends
 
     def _written(self, call: Call) -> None:
         opened = self._open.get(call.descriptor)
@@ -272,8 +275,10 @@ _EFFECTS: dict[str, Callable[[Disk, Call], None]] = {
 
 
 def unknown(log: Sequence[Call]) -> set[str]:
-    """Return the calls in a log whose effect this model does not know."""
-    return {call.name for call in log} - _EFFECTS.keys() - {"close", "sendmsg", "fallocate"}
+    """Return the calls in a log whose effect this model does not know, but for names in shared memory."""
+    shared = {call.began for call in log if call.texts and all(each.startswith(b"/dev/shm/") for each in call.texts)}
+    names = {call.name for call in log if call.began not in shared}
+    return names - _EFFECTS.keys() - {"close", "exit", "sendmsg", "fallocate"}
 
 
 def _loaded(path: Path) -> Folder:

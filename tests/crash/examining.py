@@ -1,7 +1,7 @@
 """Compares the content of a restarted archive with the responses that the senders received."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tests.crash.client import (
@@ -33,6 +33,12 @@ def examine(port: int, ledger: Ledger, studies: Sequence[str], ae_title: str = "
             received = client.get(study) if found else {}
             faults += _compared(ledger, study, found, received)
     return faults
+
+
+def received(port: int, studies: Iterable[str]) -> dict[str, str]:
+    """Retrieve studies, and return the SHA-256 of their data sets by SOP Instance UID."""
+    with associated(port, retrieves=True) as client:
+        return {uid: digest for study in studies for uid, digest in client.get(study).items()}
 
 
 def _compared(ledger: Ledger, study: str, found: set[str], received: dict[str, str]) -> Faults:

@@ -103,6 +103,10 @@ class Site:
     settings: Sequence[str] = field(default=())
     log: Path = Path(os.devnull)
     """The file for its standard error."""
+    has_web: bool = False
+    """Whether `settings` turn HTTP on, of which it says so in another line."""
+    program: Path = ROOT
+    """The checkout whose `pacs` runs."""
 
     @property
     def database(self) -> str:
@@ -125,11 +129,13 @@ class Site:
         with self.log.open("a") as log:
             process = start(
                 [*prefix, *self.command("serve", "--port", "0")],
-                cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                cwd=self.program, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         assert process.stdout is not None
         with process.stdout as out:
             ready = READY.fullmatch(out.readline())
+            if self.has_web:
+                out.readline()
         server = Server(process, int(ready[1]) if ready else 0)
         if ready is None:
             server.kill()

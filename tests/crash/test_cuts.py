@@ -5,26 +5,33 @@ from pathlib import Path
 import pytest
 
 from tests.crash import cuts
+from tests.crash.cuts import LOADS
 from tests.crash.disk import SURVIVALS, Disk, Survival, anything, everything, lengths_only, names_only, nothing
 from tests.crash.trace import Call
 
+SHORT = ("while instances arrive", "while the clock is turned")
+
 
 @pytest.mark.timeout(180)
-def test_nothing_acknowledged_is_lost_when_the_power_goes(tmp_path: Path):
+@pytest.mark.parametrize("load", [pytest.param(each, marks=[pytest.mark.long] * (each not in SHORT)) for each in LOADS])
+def test_nothing_acknowledged_is_lost_when_the_power_goes(tmp_path: Path, load: str):
     """At some points of the disk operations, and again during the recovery."""
-    results = cuts.run(tmp_path, instances=4, seconds=0, recoveries=1, chosen=cuts.one_in(20, 1))
+    recoveries = int(load == "while instances arrive")
+    results = cuts.run(tmp_path, load, instances=4, seconds=0, recoveries=recoveries, chosen=cuts.one_in(20, 1))
     for each in results.values():
         assert each.cuts.total() > 0
         assert each.worst == []
-    assert sum(results["Power cuts while instances arrive"].acknowledged.values()) > 0
+    assert sum(results[f"Power cuts {load}"].acknowledged.values()) > 0
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_nothing_acknowledged_is_lost_whenever_the_power_goes(tmp_path: Path):
+@pytest.mark.parametrize("load", LOADS)
+def test_nothing_acknowledged_is_lost_whenever_the_power_goes(tmp_path: Path, load: str):
     """At every point, with every kind of survival."""
-    results = cuts.run(tmp_path, instances=8, seconds=6, recoveries=3, chosen=cuts.every_survival)
-    assert [each.worst for each in results.values()] == [[], []]
+    recoveries = 3 * (load in cuts.RECOVERED)
+    results = cuts.run(tmp_path, load, instances=4, seconds=6, recoveries=recoveries, chosen=cuts.every_survival)
+    assert [each.worst for each in results.values()] == [[] for _ in results]
 
 
 # --- the model of a disk -----------------------------------------------------------------------------------------
@@ -133,7 +140,7 @@ def test_a_write_is_torn_at_sectors_only(disk: DiskDriver):
 @pytest.mark.timeout(180)
 def test_the_harness_finds_missing_syncs(tmp_path: Path):
     """A recording without its syncs loses acknowledged instances."""
-    recording = cuts.record(tmp_path, 2)
+    recording = cuts.arriving(tmp_path, 2)
     for call in recording.calls:
         call.words = [word.replace("O_DSYNC", "0") for word in call.words]
     recording.calls = [each for each in recording.calls if each.name not in ("fsync", "fdatasync", "syncfs")]

@@ -74,6 +74,20 @@ def calls(log: Path) -> list[Call]:
     return found
 
 
+def joined(*logs: Sequence[Call]) -> list[Call]:
+    """Return the calls of processes that ran one after the other, with a call `exit` at the end of each."""
+    found: list[Call] = []
+    for log in logs:
+        start = 1 + max((call.began if call.ended == NEVER else call.ended for call in found), default=0)
+        for call in log:
+            call.began += start
+            call.ended += start if call.ended != NEVER else 0
+        found += log
+        last = 1 + max((call.began if call.ended == NEVER else call.ended for call in log), default=0)
+        found.append(Call("exit", (), ("0",), last, last + 1, 0))
+    return found
+
+
 def _parted(rest: str) -> tuple[str, int | None]:
     """Split a call into arguments and result; None for a call that did not return."""
     arguments, _, returned = rest.rpartition(") ")

@@ -56,14 +56,18 @@ def get(client):
     """Send a C-GET for the study, accept each instance, and return the last response and the instances."""
     uid = study(series=1, instances=1)[0].StudyInstanceUID
     client.send(raw.request(raw.C_GET, 3, GET, 7, identifier("STUDY", StudyInstanceUID=uid)))
+    return answered(client, client.message())
+
+
+def answered(client, message):
+    """Accept the instances of a C-GET, from a first message on; return them and the final response."""
     received = []
-    while True:
-        message = client.message()
+    while message.number(0x0100) == raw.C_STORE or message.is_pending:
         if message.number(0x0100) == raw.C_STORE:
             received.append(message)
             client.send(raw.success(5, message.elements))
-        elif not message.is_pending:
-            return [*received, message]
+        message = client.message()
+    return [*received, message]
 
 
 @pytest.mark.timeout(1200)

@@ -282,6 +282,20 @@ def test_a_given_up_report_is_logged(tmp_path):
     assert sentence.endswith("reports no longer sent: 1")
 
 
+@covers("A report is given up when its request is too old, but not before as many attempts have failed")
+def test_a_report_is_given_up_after_some_attempts(tmp_path):
+    """With pauses of 0.1 s and 0.4 s in all: after the third failed attempt or later."""
+    peer = requester()
+    pauses = {"commitment.first_retry_seconds": 0.1, "commitment.longest_retry_seconds": 0.1}
+    with having(tmp_path, peer, **pauses, **{"commitment.give_up_seconds": 0.4}) as archive:
+        assert peer.ask(archive.port, STORED) == 0x0000
+        eventually(lambda: is_done(archive))
+        *failed, last = [each.sentence for each in archive.published if isinstance(each, Notice)]
+    assert len(failed) >= 2
+    assert all(each.endswith("the report is sent again later") for each in failed)
+    assert last.endswith("reports no longer sent: 1")
+
+
 @covers("An AE title that is not in the table of peers cannot be connected to")
 def test_unlisted_ae_titles_share_a_tenth(tmp_path):
     """With a limit of ten the second one is refused, but not one of a peer."""

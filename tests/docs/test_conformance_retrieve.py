@@ -12,6 +12,7 @@ from sqlalchemy import text
 from pacs.testing import serving, study, write
 from tests import raw
 from tests.archives import identifier, take_in
+from tests.dimse.test_replaced import compressed
 from tests.docs.requests import (
     COMMENT,
     CT,
@@ -32,6 +33,7 @@ from tests.programs import free_port, run
 from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
 
 DEFLATED, BIG, JPEG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"
+RLE = "1.2.840.10008.1.2.5"
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """pynetdicom leaves the socket of an association that was aborted to the garbage collector."""
@@ -409,6 +411,30 @@ def test_a_changed_file_is_not_sent(tmp_path, taker):
             final = requestor.move("TAKER", "STUDY", StudyInstanceUID=bad.StudyInstanceUID)[-1]
     assert (counts(final), final.dataset().FailedSOPInstanceUIDList) == ((None, 2, 1, 0), bad.SOPInstanceUID)
     assert sorted(taker.taken) == sorted((first.SOPInstanceUID, last.SOPInstanceUID))
+
+
+@covers("An instance that is replaced before its turn is sent as it is stored then")
+def test_instances_that_are_replaced_or_deleted_before_their_turn(tmp_path):
+    """The third of four is replaced by a compressed one, the fourth is deleted, when the first has arrived."""
+    replaced, arrived = study(series=2, instances=2, size=16, transfer_syntax=RLE)[2], []
+
+    def answer(event):
+        if not arrived:
+            compressed(archive, [replaced])
+            archive.maintenance.delete(archive.maintenance.instances({"SOPInstanceUID": UIDS[3]}))
+        arrived.append(event.context.transfer_syntax)
+        return 0x0000
+
+    settings = {"storage.duplicates": "replace"}
+    with (
+        destination("TAKER", answer, [EXPLICIT, RLE]) as row,
+        serving(tmp_path, settings | {"peers": [row]}) as archive,
+    ):
+        take_in(archive, DATASETS)
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+    assert (counts(final), final.dataset().FailedSOPInstanceUIDList) == ((None, 3, 1, 0), UIDS[3])
+    assert arrived == [EXPLICIT, EXPLICIT, RLE]
 
 
 @covers("A destination that cannot be reached, or whose association is lost, is connected again for the next instance")

@@ -4,10 +4,12 @@ import threading
 import time
 
 import pytest
+from sqlalchemy import update
 
 from pacs.errors import DuplicateTransaction, OutOfResources
 from pacs.index import commitments
 from pacs.index.database import Index
+from pacs.index.tables import commitment
 from tests.databases import opened
 
 
@@ -18,6 +20,18 @@ def has_room(_counts: object) -> None:
 def add(index: Index, number: int = 1, peer: str = "PEER", seconds: float = 0.0, check_limits=has_room):
     """Add a transaction, claimed for no time by default."""
     return commitments.add(index, peer, f"1.2.{number}", b"asked", seconds=seconds, check_limits=check_limits)
+
+
+def make_all_due(index: Index, longest_claim: float = 60, *, renew_claims: bool = False) -> None:
+    """Make all transactions due, as a start does by default."""
+    commitments.make_all_due(index, longest_claim, renew_claims=renew_claims)
+
+
+def turn_clock(index: Index, seconds: float) -> None:
+    """Change all stored times as if the clock of the database had jumped, since that clock cannot be turned here."""
+    columns = (commitment.c.requested_at, commitment.c.due_at, commitment.c.claimed_until)
+    earlier = {each.name: each - round(seconds * 1_000_000) for each in columns}
+    index.transact(lambda connection: connection.execute(update(commitment).values(earlier)))
 
 
 def test_a_transaction_is_stored_as_given(index: Index):
@@ -129,11 +143,11 @@ def test_a_failure_postpones_all_transactions_of_a_peer(index: Index):
     assert claimed.peer == "OTHER"
     claimed = commitments.claim(index, 60, "OTHER")
     assert claimed is not None
-    commitments.postpone(index, claimed, 3600, others=1800)
+    commitments.postpone(index, claimed, 3600, others=1800, is_unreachable=False)
     assert commitments.claim(index, 60) is None
     assert 30 < (commitments.until_due(index) or 0) <= 60  # when the claim to that of the other runs out
     commitments.remove(index, add(index, 9, peer="THIRD"))
-    commitments.make_all_due(index)
+    make_all_due(index)
     again = commitments.claim(index, 60)
     assert again is not None
     assert (again.transaction_uid, again.attempts) == ("1.2.0", 1)
@@ -148,10 +162,10 @@ def test_the_time_until_a_transaction_is_due(index: Index):
     assert commitments.until_due(index) == 0
     claimed = commitments.claim(index, 60)
     assert claimed is not None
-    commitments.postpone(index, claimed, 1000, others=0.0)
+    commitments.postpone(index, claimed, 1000, others=0.0, is_unreachable=False)
     assert 50 < (commitments.until_due(index) or 0) <= 100
     assert commitments.claim(index, 60) is None
-    commitments.make_all_due(index)
+    make_all_due(index)
     hastened = commitments.claim(index, 60)
     assert hastened is not None
     found = commitments.read(index, hastened)
@@ -167,12 +181,52 @@ def test_old_transactions_of_a_peer_are_removed_together(index: Index):
     add(index, 9, peer="OTHER")
     claimed = commitments.claim(index, 60, "OTHER")
     assert claimed is not None
-    assert commitments.remove_old(index, claimed, 3600) == 0
+    assert commitments.remove_old(index, claimed, 3600, 0) == 0
+    assert commitments.remove_old(index, claimed, 0.0, 1) == 0
     time.sleep(0.001)
-    assert commitments.remove_old(index, claimed, 0.0) == 3
+    assert commitments.remove_old(index, claimed, 0.0, 0) == 3
     left = commitments.claim(index, 60)
     assert left is not None
     assert left.peer == "OTHER"
+
+
+def test_an_attempt_at_an_unreachable_peer_counts_for_what_it_postpones(index: Index):
+    """Otherwise few of a thousand transactions would ever have enough failed attempts to be given up."""
+    for number in range(2):
+        add(index, number)
+    claimed = commitments.claim(index, 60)
+    assert claimed is not None
+    commitments.postpone(index, claimed, 0.0, others=0.0, is_unreachable=True)
+    again = [commitments.claim(index, 60), commitments.claim(index, 60)]
+    assert [each.attempts for each in again if each is not None] == [1, 1]
+
+
+def test_all_is_due_at_a_start_after_the_clock_was_turned_back(index: Index):
+    """No claim lasts longer than the longest, and no request is younger than nothing."""
+    claimed = add(index, 1, seconds=60)
+    commitments.release(index, add(index, 2))
+    turn_clock(index, -25 * 3600)
+    assert (commitments.until_due(index) or 0) > 24 * 3600
+    make_all_due(index, 90)
+    free = commitments.claim(index, 90)
+    assert free is not None
+    assert free.transaction_uid == "1.2.2"
+    assert commitments.claim(index, 60) is None
+    assert 30 < (commitments.until_due(index) or 0) <= 90
+    found = commitments.read(index, claimed)
+    assert found is not None
+    assert found.age < 60
+
+
+@pytest.mark.parametrize("seconds", [-25 * 3600, 4 * 86400])
+def test_claims_begin_again_when_the_clock_jumps(index: Index, seconds: float):
+    """Those who hold one are at work: nobody else takes the transaction, whether its claim seems expired or endless."""
+    claimed = add(index, 1, seconds=60)
+    turn_clock(index, seconds)
+    make_all_due(index, 90, renew_claims=True)
+    assert commitments.claim(index, 60) is None
+    assert 30 < (commitments.until_due(index) or 0) <= 90
+    assert commitments.renew(index, claimed, 60)
 
 
 def test_a_reused_id_is_not_mistaken_for_the_former_transaction(index: Index):

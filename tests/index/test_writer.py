@@ -140,7 +140,7 @@ def test_replace_puts_the_new_instance_in_place_of_the_old(index: Index):
     """The old instance is returned so that its file can be deleted; there is still one image."""
     writer.add(index, new_instance(1, PatientName="OLD"))
     newer = instance_of(dataset(1, PatientName="NEW"), file_key="2026/11/21/04/newer.dcm")
-    former = writer.replace(index, newer)
+    former = writer.replace(index, newer, "2026/11/21/03/1.2.1.1.1.dcm")
     assert former.file_key == "2026/11/21/03/1.2.1.1.1.dcm"
     found = writer.find(index, "1.2.1.1.1")
     assert found is not None
@@ -152,8 +152,16 @@ def test_replace_puts_the_new_instance_in_place_of_the_old(index: Index):
 def test_replacing_a_missing_instance_changes_nothing(index: Index):
     """It raises, and the caller may add the instance."""
     with pytest.raises(InstanceUnreadable):
-        writer.replace(index, new_instance())
+        writer.replace(index, new_instance(), "2026/11/21/03/1.2.1.1.1.dcm")
     assert _counts(index) == (0, 0, 0, 0)
+
+
+def test_an_instance_that_was_replaced_meanwhile_is_not_replaced(index: Index):
+    """Whoever has looked at another file than the row has now looks again."""
+    writer.add(index, new_instance(1))
+    with pytest.raises(InstanceUnreadable):
+        writer.replace(index, instance_of(dataset(1), file_key="newer"), "2026/11/21/03/older.dcm")
+    assert _column(index, image.c.file_key) == ["2026/11/21/03/1.2.1.1.1.dcm"]
 
 
 def test_remove_also_removes_parents_without_children(index: Index):

@@ -99,7 +99,7 @@ def answers_by_index(index: Index) -> Answers:
 def _new_instance(number: int, instance: Values) -> writer.NewInstance:
     body = write(View.of(stored(instance)), EXPLICIT_LITTLE)
     header = read_header(BytesIO(body), EXPLICIT)
-    return writer.NewInstance(header, f"file{number}", len(body), "00" * 32, EXPLICIT, 0, number, "TEST")
+    return writer.NewInstance(header, f"file{number:04}", len(body), "00" * 32, EXPLICIT, 0, number, "TEST")
 
 
 def _found(index: Index, question: Question) -> set[str]:

@@ -1,6 +1,7 @@
 """Storage commitment without a protocol: verification, reports, retries and limits."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,11 +192,27 @@ def test_a_report_is_given_up_when_the_request_is_too_old(archive: Archive):
     assert hasty.retry(claims[0], is_unreachable=True) == 0  # the claim has ended
     assert hasty.retry(claims[1], is_unreachable=False) == 1
     patient.release(claims[2])
-    patient.retry_all_soon()
+    patient.retry_all_soon(60)
     claim = hasty.claim()
     assert claim is not None
     assert hasty.retry(claim, is_unreachable=True) == 2
     assert patient.seconds_until_due() is None
+
+
+def test_age_alone_gives_no_report_up(archive: Archive):
+    """The clock may have jumped since the request: as many attempts fail before as take half of `give_up`."""
+    assert RetrySchedule(first=30, longest=3600, give_up=259_200).least_attempts == 42
+    assert RetrySchedule(first=30, longest=30, give_up=300).least_attempts == 5
+    ours = Commitments(archive.index, archive.files, schedule=RetrySchedule(first=0.01, longest=0.01, give_up=0.04))
+    for number in range(2):
+        ours.release(ours.request("PEER", CommitmentRequest(f"1.2.{number}", STORED[:1])))
+    given_up = []
+    for _ in range(3):
+        time.sleep(0.05)
+        claim = ours.claim()
+        assert claim is not None
+        given_up.append(ours.retry(claim, is_unreachable=True))
+    assert given_up == [0, 0, 2]
 
 
 def test_unknown_aes_share_a_part_of_the_transactions(archive: Archive):

@@ -196,7 +196,7 @@ def test_a_file_in_a_row_meanwhile_is_not_quarantined(archive: FsckSetup, proble
             writer.add(archive.index, arrival)
             newer.write_bytes(content[:-2])  # nor when it was damaged since
         else:
-            archive.files.delete(writer.replace(archive.index, arrival).file_key)
+            archive.files.delete(writer.replace(archive.index, arrival, first.file_key).file_key)
 
     (found,) = archive.fsck(repair=True, progress=just_before_repairing(enter)).findings
     assert (found.problem, found.file) == (problem, key)
@@ -432,6 +432,12 @@ def test_journals_are_replayed_before_files_are_checked(archive: FsckSetup, data
         subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, timeout=60, check=False).returncode == 9
     )
     before = rows(archive.index), tree(archive.root)
+    assert not archive.fsck().is_well
+    marker = archive.files.mark_running()  # a server that lives: there was no power cut
+    beside_a_server = archive.fsck()
+    assert [(each.problem, each.is_damage) for each in beside_a_server.findings] == [("journal", False)]
+    assert beside_a_server.is_well
+    marker.release(is_clean=True)
     for path in sorted(archive.root.glob("[0-9]*/*/*/*/*"))[3:5]:
         path.write_bytes(b"")
     assert [kind for kind, _ in archive.problems()] == ["journal", "size", "size"]

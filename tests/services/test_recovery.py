@@ -233,7 +233,7 @@ def test_a_copy_that_gets_into_a_row_meanwhile_stays(tmp_path: Path, paths: list
     unclean_stop(tmp_path)
 
     def replace(index: Index, files: LocalFiles, key: str) -> None:
-        writer.replace(index, read_stored_file(files, str(copy.relative_to(tmp_path / "files"))))
+        writer.replace(index, read_stored_file(files, str(copy.relative_to(tmp_path / "files"))), row.file_key)
 
     with archive(tmp_path) as second:
         on_opening(second, {row.file_key: replace})

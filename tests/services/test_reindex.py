@@ -196,12 +196,12 @@ from pacs.services.reindex import Reindex
 url, root = sys.argv[1:]
 index_diff.PAGE = 6
 real, left = index_diff.correct, 1
-def correct(*arguments):
+def correct(*arguments, **named):
     global left
     left -= 1
     if left < 0:
         os._exit(9)
-    return real(*arguments)
+    return real(*arguments, **named)
 index_diff.correct = correct
 Reindex(Index(url), LocalFiles(Path(root)), grace=0).run()
 """

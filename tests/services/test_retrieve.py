@@ -38,6 +38,7 @@ def archive(tmp_path_factory):
 
 
 UID = study(series=1, instances=1)[0].StudyInstanceUID
+QUERY = selection(StudyInstanceUID=UID).query
 
 
 def test_v5_more_instances_than_a_response_can_count_are_refused(tmp_path):
@@ -116,18 +117,18 @@ def test_v5_v6_the_counts_and_the_result_follow_from_the_outcomes(archive):
         ([Outcome.WARNING, Outcome.FAILED, Outcome.FAILED], Outcome.WARNING),
     ]
     for outcomes, result in cases:
-        retrieval = Retrieval(instances)
+        retrieval = Retrieval(instances, QUERY)
         for instance, outcome in zip(instances, outcomes, strict=True):
             retrieval.record(instance, outcome)
             assert retrieval.remaining + retrieval.done == retrieval.total
         assert retrieval.result is result
-    assert Retrieval(()).result is Outcome.COMPLETED
+    assert Retrieval((), QUERY).result is Outcome.COMPLETED
 
 
 def test_the_lists_of_sent_and_failed_do_not_depend_on_the_order_of_outcomes(archive):
     """Several associations finish in any order: failed instances are listed in the order of the selection."""
     first, second, third = archive.retrieves.select(selection(StudyInstanceUID=UID), Cancellation()).instances
-    retrieval = Retrieval((first, second, third))
+    retrieval = Retrieval((first, second, third), QUERY)
     for instance, outcome in ((third, Outcome.FAILED), (second, Outcome.WARNING), (first, Outcome.FAILED)):
         retrieval.record(instance, outcome)
     assert retrieval.failed_list == [first.sop_instance_uid, third.sop_instance_uid]

@@ -103,7 +103,7 @@ COMMITMENT = {
     "request; 0 for never",
     "first_retry_seconds": "the pause after the first failed report; each further pause is twice as long",
     "longest_retry_seconds": "the longest pause",
-    "give_up_seconds": "the age of a request at which its report is given up",
+    "give_up_seconds": "the age of a request at which its report may be given up",
     "instances": "instances in one request",
     "active": "active transactions",
     "active_per_peer": "active transactions of one AE title",

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from pacs.dimse.upper.waiting import InputSource, WaitContext
 from pacs.errors import PacsError
+from pacs.support.threads import start_thread
 from pacs.support.wakeup import WakeUp
 
 
@@ -58,7 +59,8 @@ class CancelMonitor:
     def watching(self, source: InputSource, wait_context: WaitContext | None = None) -> Iterator[None]:
         """Process the input of `source`, and call the tick of `wait_context` when due, while the body runs.
 
-        Nested bodies of one association do nothing more: the wait context of the outermost counts.
+        Nested bodies of one association do nothing more: the wait context of the outermost counts. Raises
+        OutOfResources when the thread cannot be started.
         """
         descriptor, watch = source.fileno(), _Watch(source, wait_context)
         # An association that is over, or that holds too much unread input, is not watched.
@@ -73,11 +75,10 @@ class CancelMonitor:
         with self._lock:
             if descriptor in self._watches:
                 return False
+            if self._thread is None:
+                self._thread = start_thread("pacs-cancel-monitor", self._run)
             self._watches[descriptor] = watch
             self._selector.register(descriptor, selectors.EVENT_READ)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pacs-cancel-monitor", daemon=True)
-                self._thread.start()
         if watch.wait_context is not None and watch.wait_context.tick_due is not None:
             self._wake_up.wake()
         return True

@@ -120,12 +120,12 @@ def _negotiated(
         address=address[0],
         certificate=upper.certificate,
     )
-    answer = policy.answer(request, caller, limits.max_pdu)
-    if not isinstance(answer, Rejection):
-        try:
+    try:
+        answer = policy.answer(request, caller, limits.max_pdu)
+        if not isinstance(answer, Rejection):
             take_slot(caller)
-        except OutOfResources as error:
-            answer = rejection_for(error)
+    except OutOfResources as error:
+        answer = rejection_for(error)
     if isinstance(answer, Rejection):
         upper.reject(rejecting(answer))
         return RejectedAssociation(answer, upper, caller.ae_title, caller.called_ae_title)
@@ -270,7 +270,11 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
     """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
     why = "unknown host"
     for family, address in _addresses(host, port):
-        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            why = error.strerror or str(error)
+            continue
         try:
             failure = _attempt(connection, address, deadline, wait_context)
         except Cancelled:

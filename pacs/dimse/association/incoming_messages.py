@@ -209,8 +209,9 @@ class Incoming:
         del self._operations[request.command.message_id]
 
     def _cancel_all(self, reason: str) -> None:
+        """Cancel all operations; at once where this server aborted, because it stops and waits for them."""
         for cancellation in self._operations.values():
-            cancellation.cancel(reason)
+            cancellation.cancel(reason, graceful=reason != ABORTED_HERE)
 
 
 class _Guard:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from pacs.dimse.association.storage_contexts import Proposal, batches
-from pacs.dimse.scp.store_sender import Sending, StoreSender, SubOperations, failed, send_each
+from pacs.dimse.scp.store_sender import ContextMissing, Sending, StoreSender, SubOperations, failed, send_each
+from pacs.dimse.upper.user_information import MAX_CONTEXTS
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable
 from pacs.index.writer import StoredInstance
@@ -39,6 +40,8 @@ class DestinationAssociation:
         self._attempts = attempts
         self._failures = 0
         self._proposals: tuple[Proposal, ...] = ()
+        self._added: tuple[Proposal, ...] = ()
+        """Contexts for instances that were replaced after `use` by others, in another transfer syntax or SOP Class."""
         self._sender: StoreSender | None = None
         self.last_failure = ""
 
@@ -51,7 +54,7 @@ class DestinationAssociation:
         """Propose these contexts from now on; an association that is open with others is released."""
         if self._proposals is not proposals:
             self.close()
-            self._proposals = proposals
+            self._proposals, self._added = proposals, ()
 
     def open(self, wait_context: WaitContext) -> StoreSender:
         """Return the sender on the open association, opened now if necessary.
@@ -62,7 +65,7 @@ class DestinationAssociation:
             if self.is_given_up:
                 raise DestinationUnreachable(self.last_failure)
             try:
-                self._sender = self._connect(self._proposals, wait_context)
+                self._sender = self._connect((*self._proposals, *self._added), wait_context)
             except DestinationUnreachable as error:
                 self._count_failure(error.comment)
                 raise
@@ -71,9 +74,12 @@ class DestinationAssociation:
     def send(
         self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
     ) -> Sending:
-        """Send an instance as `StoreSender.send`; it fails when the association is lost. Raises Cancelled."""
+        """Send an instance as `StoreSender.send`; it fails when the association is lost.
+
+        Raises Cancelled, ContextMissing.
+        """
         try:
-            result = yield from self.open(wait_context).send(instance, wait_context, following)
+            result = yield from self._send(instance, wait_context, following)
         except DestinationUnreachable as error:
             return failed(error)
         except InstanceUnreadable as error:  # no failure of the destination, which may be called again
@@ -88,6 +94,25 @@ class DestinationAssociation:
             raise
         self._failures = 0
         return result
+
+    def _send(self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None) -> Sending:
+        """Send an instance; propose its contexts on a new association when it was replaced and needs others."""
+        while True:
+            try:
+                return (yield from self.open(wait_context).send(instance, wait_context, following))
+            except ContextMissing as error:
+                if not self._propose_also(error.proposals):
+                    raise
+
+    def _propose_also(self, proposals: tuple[Proposal, ...]) -> bool:
+        """Propose further contexts from now on. Return whether that may help: there are new ones, and not too many."""
+        proposed = (*self._proposals, *self._added)
+        new = tuple(each for each in proposals if each not in proposed)
+        if not new or len(proposed) + len(new) > MAX_CONTEXTS:
+            return False
+        self.close()
+        self._added += new
+        return True
 
     def _count_failure(self, comment: str) -> None:
         self._failures += 1

@@ -35,9 +35,10 @@ from pacs.errors import (
     UnknownDestination,
 )
 from pacs.observability.events import CommitmentReported, Notice
-from pacs.services.commitment import Claim, Commitments, LostClaim, VerifiedTransaction
+from pacs.services.commitment import LEASE, Claim, Commitments, LostClaim, VerifiedTransaction
 from pacs.services.peers import Peer
 from pacs.support.cancellation import Cancellation
+from pacs.support.threads import start_thread
 from pacs.support.wakeup import WakeUp
 
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
@@ -110,13 +111,14 @@ class EventReporter:
 
     # --- called by other threads --------------------------------------------------------------------------------
 
+    def resume(self) -> None:
+        """Make the reports of former processes due: once for a server, before it starts. Raises IndexUnavailable."""
+        self._commitments.retry_all_soon(self._longest_claim)
+
     def start(self) -> None:
         """Start the thread, also again after a stop."""
         self._cancellation, self._wake_up = Cancellation(), WakeUp()
-        self._thread = threading.Thread(
-            target=self._run, args=(self._cancellation,), name="pacs-commitment", daemon=True
-        )
-        self._thread.start()
+        self._thread = start_thread("pacs-commitment", self._run, self._cancellation)
 
     def stop(self) -> None:
         """Stop the thread; another process, or the next start, goes on with the transactions. May be called twice."""
@@ -175,11 +177,20 @@ class EventReporter:
             self._prefers_scheduled = False
             self._report(scheduled.claim, scheduled)
             return
+        self._follow_clock()
         seconds = self._commitments.seconds_until_due()
         if seconds is None or seconds > 0:
             self._sleep(POLL_SECONDS if seconds is None else min(POLL_SECONDS, seconds))
         elif (claim := self._commitments.claim()) is not None:
             self._report(claim, None)
+
+    def _follow_clock(self) -> None:
+        """After a jump of the clock, end all pauses: nothing stored says any more when they end."""
+        jumped = self._commitments.seconds_jumped()
+        if jumped:
+            self._commitments.retry_all_soon(self._longest_claim, has_jumped=True)
+            sentence = f"the clock has jumped by {jumped:+.0f} s; all reports of storage commitment are sent again now"
+            self._publish(Notice(sentence=sentence))
 
     def _next_scheduled(self) -> _Scheduled | None:
         """Take the first transaction of the peer whose turn it is. The caller holds the lock."""
@@ -282,6 +293,11 @@ class EventReporter:
         """The most seconds from the connection to the response."""
         limits = self._limits  # with TLS there are two negotiations
         return limits.connect + 2 * limits.negotiation + limits.write + limits.message
+
+    @property
+    def _longest_claim(self) -> float:
+        """The most seconds that a claim lasts, whatever it is held for."""
+        return max(LEASE, self._idle + self._limits.message, self._seconds + RELEASE_SECONDS) + CLAIM_MARGIN
 
     def _exchange(self, peer: Peer, verified: VerifiedTransaction) -> int:
         """Send a report and return the status of the response.

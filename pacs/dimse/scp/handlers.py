@@ -170,7 +170,8 @@ class Handlers:
             retrieval = self._select(operation, message, principal)
 
             def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> StoreSender:
-                return self._connect(operation, destination, proposals, wait_context)
+                opened = self._connect(operation, destination, proposals, wait_context)
+                return self._sender(operation, retrieval, opened)
 
             task = RetrieveTask(operation, retrieval, self.retrieve_limits, self.publish)
             count = min(destination.associations, retrieval.total)
@@ -189,6 +190,7 @@ class Handlers:
             sender = StoreSender(
                 association,
                 self.retrieves,
+                retrieval,
                 self.limits.message,
                 priority=request.priority or 0,
                 avoid=request.message_id,
@@ -225,11 +227,10 @@ class Handlers:
 
     def _connect(
         self, operation: Operation, destination: Peer, proposals: tuple[Proposal, ...], wait_context: WaitContext
-    ) -> StoreSender:
+    ) -> Association:
         """Open an association to a move destination, on behalf of the AE that requested the C-MOVE (V8, P1)."""
-        request = operation.request
         try:
-            association = establishment.request(
+            return establishment.request(
                 destination.host,
                 destination.port,
                 calling_ae_title=self.ae_title,
@@ -247,9 +248,14 @@ class Handlers:
                 DestinationFailed(sentence=sentence, association=requested_on, destination=destination.ae_title)
             )
             raise
+
+    def _sender(self, operation: Operation, retrieval: Retrieval, association: Association) -> StoreSender:
+        """Return the sender of a C-MOVE on an association to its destination."""
+        request = operation.request
         return StoreSender(
             association,
             self.retrieves,
+            retrieval,
             self.limits.message,
             priority=request.priority or 0,
             originator=(operation.association.calling_ae_title, request.message_id),

@@ -16,6 +16,7 @@ from pacs.errors import AssociationLost, PacsError
 from pacs.observability.audit import NOTHING, Auditor, Record
 from pacs.observability.events import Event, OperationFinished, OperationStarted
 from pacs.support.cancellation import Cancellation
+from pacs.support.exhaustion import exhaustion
 
 Publish = Callable[[Event], None]
 
@@ -115,9 +116,12 @@ def operating(
             raise
         except PacsError as error:
             _refuse(operation, status.refusal(service, error))
-        except Exception:
-            logging.getLogger("pacs").exception("%s failed", service.value)
-            _refuse(operation, status.unexpected(service))
+        except Exception as error:
+            if (exhausted := exhaustion(error)) is not None:
+                _refuse(operation, status.refusal(service, exhausted))
+            else:
+                logging.getLogger("pacs").exception("%s failed", service.value)
+                _refuse(operation, status.unexpected(service))
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
             if auditor is not None and auditor.is_on:

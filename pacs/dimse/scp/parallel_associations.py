@@ -14,10 +14,11 @@ from pacs.dimse.association.storage_contexts import Batch, batches
 from pacs.dimse.scp.destinations import Connect, DestinationAssociation
 from pacs.dimse.scp.store_sender import StoreResult, SubOperation, SubOperations, send_one
 from pacs.dimse.upper.waiting import WaitContext, wait
-from pacs.errors import Cancelled, DestinationUnreachable
+from pacs.errors import Cancelled, DestinationUnreachable, OutOfResources
 from pacs.index.writer import StoredInstance
 from pacs.services.retrieve import Outcome
 from pacs.support.cancellation import Cancellation
+from pacs.support.threads import start_thread
 from pacs.support.wakeup import WakeUp
 
 
@@ -110,12 +111,11 @@ class _SendingThread:
         self._wake_up = WakeUp()
         self._wait_context = WaitContext(Cancellation(), wake_up=self._wake_up, grace=wait_context.grace)
         self._reports = reports
-        self._thread = threading.Thread(target=self._run, name="pacs-move", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("pacs-move", self._run)
 
     def cancel(self, reason: str) -> None:
-        """End the opening of an association at once, and a running sub-operation after its grace."""
-        self._wait_context.cancellation.cancel(reason)
+        """End the opening of an association at once, and a running sub-operation after its grace, if it has one."""
+        self._wait_context.cancellation.cancel(reason, graceful=self._operation.is_graceful)
         self._wake_up.wake()
 
     def join(self) -> None:
@@ -197,9 +197,13 @@ class _ParallelAssociations:
             yield from (SubOperation(instance, unsent, 0.0) for instance in self._queue.take_all())
 
     def _start_threads(self, count: int) -> None:
-        """Start threads up to `count`, unless the operation is cancelled."""
-        while len(self._threads) < count and not self._wait_context.cancellation.requested:
-            self._threads.append(_SendingThread(self._queue, self._connect, self._wait_context, self._reports))
+        """Start threads up to `count`, unless the operation is cancelled; fewer if the system allows no more."""
+        try:
+            while len(self._threads) < count and not self._wait_context.cancellation.requested:
+                self._threads.append(_SendingThread(self._queue, self._connect, self._wait_context, self._reports))
+        except (OutOfResources, OSError):
+            if not self._threads:
+                raise
 
     def _next_report(self) -> _Report:
         """Wait for the next report; meanwhile listen to the requestor and pass its cancel on to the threads."""

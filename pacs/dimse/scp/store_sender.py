@@ -3,11 +3,12 @@
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import Protocol
 
 from pacs.dimse.association.association import Association
-from pacs.dimse.association.storage_contexts import context_for
+from pacs.dimse.association.storage_contexts import Proposal, context_for, proposals
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer
@@ -15,7 +16,7 @@ from pacs.dimse.upper.user_information import Context
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
-from pacs.services.retrieve import Outcome, RetrieveService
+from pacs.services.retrieve import Outcome, Retrieval, RetrieveService
 
 NO_RESPONSE = 0x0110
 """The status of a sub-operation that had no response: processing failure (PS3.7 C.5.9)."""
@@ -29,6 +30,14 @@ class StoreResult:
     status: int = NO_RESPONSE
     comment: str = ""
     transfer_syntax: str = ""
+
+
+class ContextMissing(NotSupported):
+    """The association has no presentation context for an instance; with `proposals` it could have one."""
+
+    def __init__(self, instance: StoredInstance) -> None:
+        super().__init__("The peer accepted no context to send it in")
+        self.proposals: tuple[Proposal, ...] = proposals(instance)
 
 
 def failed(error: PacsError) -> StoreResult:
@@ -46,7 +55,7 @@ class InstanceSender(Protocol):
     def send(
         self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
     ) -> Sending:
-        """Send an instance, and read `following` ahead while its response is due. Raises Cancelled."""
+        """Send an instance, and read `following` ahead while its response is due. Raises Cancelled, ContextMissing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ def send_one(
     began = time.monotonic()
     try:
         result = yield from sender.send(instance, wait_context, following)
-    except Cancelled as error:  # the grace of the running sub-operation is over
+    except (Cancelled, ContextMissing) as error:  # cancelled: the grace of the running sub-operation is over
         result = failed(error)
     yield SubOperation(instance, result, time.monotonic() - began)
 
@@ -113,18 +122,19 @@ class _Unsendable:
     """An instance for which no C-STORE request could be made."""
 
     instance: StoredInstance
-    result: StoreResult
+    error: PacsError
 
 
 @dataclass(slots=True)
 class StoreSender:
-    """Sends stored instances as C-STORE requests on one association, one after the other.
+    """Sends the instances of a retrieve as C-STORE requests on one association, one after the other.
 
     `originator` is the calling AE title and the Message ID of the C-MOVE, None for a C-GET.
     """
 
     association: Association
     retrieve: RetrieveService
+    retrieval: Retrieval
     timeout: float
     priority: int = 0
     originator: tuple[str, int] | None = None
@@ -139,14 +149,16 @@ class StoreSender:
     ) -> Sending:
         """Send one instance and return its result; read `following` ahead while the response is due.
 
-        An instance without a presentation context, or whose file cannot be read, fails alone. Raises
+        An instance whose file cannot be read fails alone. Raises ContextMissing when it has no presentation context;
         InstanceUnreadable when its file fails after the first write, AssociationLost when the peer is gone, Cancelled
         after the grace of a cancel: the association cannot be used any more then.
         """
         ahead, self._ahead = self._ahead, None
         request = ahead if ahead is not None and ahead.instance is instance else self._prepare(instance)
         if isinstance(request, _Unsendable):
-            return request.result
+            if isinstance(request.error, ContextMissing):
+                raise request.error
+            return failed(request.error)
         self._write(request, wait_context)
         yield
         if following is not None:
@@ -155,20 +167,20 @@ class StoreSender:
 
     def _prepare(self, instance: StoredInstance) -> _Request | _Unsendable:
         try:
-            return self._request(instance)
+            return self.retrieve.read(self.retrieval, instance, partial(self._request, instance))
         except PacsError as error:
-            return _Unsendable(instance, failed(error))
+            return _Unsendable(instance, error)
 
-    def _request(self, instance: StoredInstance) -> _Request:
-        """Make the C-STORE request for an instance. Raises PacsError when it cannot be sent."""
-        route = self._route(instance)
+    def _request(self, selected: StoredInstance, current: StoredInstance) -> _Request:
+        """Make the C-STORE request for an instance as it is stored now. Raises PacsError when it cannot be sent."""
+        route = self._route(current)
         if route is None:
-            raise NotSupported("The peer accepted no context to send it in")
+            raise ContextMissing(current)
         message_id = self._next_message_id()
-        command = route.command.encode(message_id, instance.sop_instance_uid)
-        data = self.retrieve.data(instance, route.context.transfer_syntax)
+        command = route.command.encode(message_id, current.sop_instance_uid)
+        data = self.retrieve.data(current, route.context.transfer_syntax)
         pdus = self.association.prepare(route.context.id, command, data)
-        return _Request(instance, message_id, route.context.transfer_syntax, pdus)
+        return _Request(selected, message_id, route.context.transfer_syntax, pdus)
 
     def _route(self, instance: StoredInstance) -> _Route | None:
         """Return context and command for an instance, chosen and encoded once for its SOP Class and transfer syntax."""

@@ -5,6 +5,7 @@ P-ids such as P7 are explained in docs/checklist.md.
 
 import contextlib
 import logging
+import os
 import selectors
 import socket
 import ssl
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pacs.dimse.association.association import Association, AssociationLimits
@@ -22,8 +23,10 @@ from pacs.dimse.messages.command import CommandField, operation_name
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots, WorkerSlots
-from pacs.errors import AssociationLost, ProtocolViolation, ServerStopping
+from pacs.errors import AssociationLost, OutOfResources, ProtocolViolation, ServerStopping
+from pacs.support.exhaustion import ExhaustionWarning, exhaustion
 from pacs.support.sockets import listening
+from pacs.support.threads import start_thread
 from pacs.support.wakeup import WakeUp
 
 Handler = Callable[[Association, Message], None]
@@ -42,6 +45,12 @@ HESITATION = 0.005
 
 POLL_INTERVAL = 0.0005
 """Seconds between two checks whether the other worker has accepted it."""
+
+EXHAUSTED_PAUSE = 0.1
+"""Seconds between a connection for which there is no descriptor and its rejection."""
+
+EXHAUSTED_SECONDS = 1.0
+"""Seconds for a requestor to send its request, and to close, when it is rejected by the accept thread."""
 
 
 class Address(NamedTuple):
@@ -124,6 +133,8 @@ class DimseServer:
         self._threads: set[threading.Thread] = set()
         self._is_draining = False
         self._wake_up = WakeUp()
+        self._spare = _SpareDescriptor()
+        self._exhaustion = ExhaustionWarning("associations are rejected")
         self._accepting: threading.Thread | None = None
 
     # --- life cycle ---------------------------------------------------------------------------------------------
@@ -150,8 +161,7 @@ class DimseServer:
         if not self._listeners:
             self.listen()
         self._slots.set_serving(True)
-        self._accepting = threading.Thread(target=self._accept_all, name="pacs-accept", daemon=True)
-        self._accepting.start()
+        self._accepting = start_thread("pacs-accept", self._accept_all)
 
     def configure(self, settings: Settings) -> None:
         """Replace the settings: for requests at once, for limits and encryption from the next connection on."""
@@ -218,6 +228,7 @@ class DimseServer:
         for each in self._listeners:
             each.close()
         self._wake_up.close()
+        self._spare.close()
 
     # --- accepting ----------------------------------------------------------------------------------------------
 
@@ -240,21 +251,41 @@ class DimseServer:
         except BlockingIOError:
             return
         except OSError as error:
-            # Most likely there are no more file descriptors: the connection stays in the backlog until there are.
-            logging.getLogger("pacs").warning("cannot accept a connection: %s", error.strerror)
-            time.sleep(0.1)
+            self._reject_next(listener, is_secure, exhaustion(error) or OutOfResources(str(error.strerror)))
             return
         connection = _Connection(accepted, (_plain(address[0]), address[1]), is_secure)
-        thread = threading.Thread(target=self._run, args=(connection,), name="pacs-association", daemon=True)
-        with self._lock:
-            self._threads.add(thread)
-            self._add_unassociated(connection)
         try:
-            thread.start()
-        except RuntimeError:
-            logging.getLogger("pacs").warning("cannot serve a connection: cannot start a thread")
-            self._forget(thread, connection)
-            accepted.close()
+            with self._lock:  # the thread needs the lock before it ends
+                self._threads.add(start_thread("pacs-association", self._run, connection))
+                self._add_unassociated(connection)
+        except OutOfResources as error:
+            self._reject(connection, error)
+
+    # --- rejecting without descriptors or threads -----------------------------------------------------------------
+
+    def _reject_next(self, listener: socket.socket, is_secure: bool, why: OutOfResources) -> None:
+        """Reject the next connection, for which there is no descriptor but the spare one."""
+        time.sleep(EXHAUSTED_PAUSE)  # another worker may accept it, or a descriptor become free
+        self._spare.close()
+        try:
+            accepted, address = listener.accept()
+        except OSError:
+            return
+        else:
+            connection = _Connection(accepted, (_plain(address[0]), address[1]), is_secure)
+            self._reject(connection, why)
+        finally:
+            self._spare.open()
+
+    def _reject(self, connection: _Connection, why: OutOfResources) -> None:
+        """Reject the association request of a connection in this thread, because there is no other for it."""
+        self._exhaustion.log(why)
+
+        def reject(_caller: CallingAE) -> None:
+            raise why
+
+        limits = replace(self._settings.limits, negotiation=EXHAUSTED_SECONDS, artim=EXHAUSTED_SECONDS)
+        self._negotiate(connection, replace(self._settings, limits=limits), reject)
 
     def _hesitate(self) -> None:
         """Give a worker with fewer connections a moment to accept the next one.
@@ -327,9 +358,24 @@ class DimseServer:
                 slots.append(self._slots.take(settings.bounds, caller.address, caller.ae_title))
                 self._admitted += 1
 
-        found: Association | RejectedAssociation | None = None
+        found = None
         try:
-            tls = settings.tls if connection.is_secure else None
+            found = self._negotiate(connection, settings, take_slot)
+        finally:
+            with self._lock:
+                if found is not None:
+                    self._associations.add(found)
+                    self._remove_unassociated(connection)
+                elif slots:
+                    self._release_slot(slots[0])
+        return None if found is None else (found, slots[0])
+
+    def _negotiate(
+        self, connection: _Connection, settings: Settings, take_slot: Callable[[CallingAE], None]
+    ) -> Association | None:
+        """Negotiate an association; None when it is not established."""
+        tls = settings.tls if connection.is_secure else None
+        try:
             found = settings.associate(
                 connection.socket, connection.address, settings.policy, settings.limits, take_slot, tls=tls
             )
@@ -338,15 +384,8 @@ class DimseServer:
         except ProtocolViolation as error:
             self._observer.aborted(error, connection.address)
             return None
-        finally:
-            with self._lock:
-                if isinstance(found, Association):
-                    self._associations.add(found)
-                    self._remove_unassociated(connection)
-                elif slots:
-                    self._release_slot(slots[0])
         if isinstance(found, Association):
-            return found, slots[0]
+            return found
         self._observer.rejected(found, connection.address)
         found.close()
         return None
@@ -397,6 +436,25 @@ class DimseServer:
     def _refuse(self, association: Association, message: Message, code: int, comment: str) -> None:
         association.send(message.context.id, message.command.response(code, error_comment=comment))
         self._observer.refused(association, message, code, comment)
+
+
+class _SpareDescriptor:
+    """A descriptor that is kept open for one more connection when there are no others."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self.open()
+
+    def open(self) -> None:
+        """Open it again, if there is a free one."""
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Make room for another descriptor."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _ports(listeners: Iterable[socket.socket]) -> tuple[int, ...]:

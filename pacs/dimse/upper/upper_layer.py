@@ -21,7 +21,6 @@ from typing import Any
 from pynetdicom import pdu
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
-from pynetdicom.timer import Timer
 from pynetdicom.transport import T_CONNECT
 
 from pacs.dimse.upper.pdus import (
@@ -78,12 +77,29 @@ INVALID_PARAMETER_VALUE = 6
 _HEADER = struct.Struct(">BxL")
 
 
+class ArtimTimer:
+    """The ARTIM timer of the state machine (PS3.8 9.1.5). That of pynetdicom follows the wall clock, which may jump."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.start()
+
+    def start(self) -> None:
+        """Start, or start again."""
+        self.ends_at = time.monotonic() + self._seconds
+
+    restart = start
+
+    def stop(self) -> None:
+        """Do nothing: `ends_at` matters only in states that start the timer."""
+
+
 @dataclass
 class _Provider:
     """Replaces pynetdicom's service provider, its association and its socket in the actions of the state machine."""
 
     is_requestor: bool
-    artim_timer: Timer
+    artim_timer: ArtimTimer
     to_provider_queue: "Queue[Any]" = field(default_factory=Queue)
     to_user_queue: "Queue[Primitive]" = field(default_factory=Queue)
     _recv_pdu: "Queue[ReceivedPDU]" = field(default_factory=Queue)
@@ -137,7 +153,7 @@ class UpperLayer:
     ) -> None:
         capacity = max_pdu + PDU_SLACK + _HEADER.size
         self.wire = Wire(connection, capacity) if tls is None else SecureWire(connection, capacity, tls, server_name)
-        self._provider = _Provider(is_requestor, Timer(artim))
+        self._provider = _Provider(is_requestor, ArtimTimer(artim))
         self._machine = StateMachine(self._provider)  # type: ignore[arg-type]
         self._indications: deque[Primitive] = deque()
         self._consumed = 0
@@ -306,7 +322,7 @@ class UpperLayer:
         if self.state != AWAITING_CLOSE or self.wire.is_torn:
             return
         self.wire.end_writing()
-        deadline = time.monotonic() + max(0.0, self._provider.artim_timer.remaining)
+        deadline = self._provider.artim_timer.ends_at
         while not self.wire.at_end and time.monotonic() < deadline:
             self.wire.discard()
             if not self.wire.fill() and wait(self.wire.fileno(), select.POLLIN, deadline) is None:

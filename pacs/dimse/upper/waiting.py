@@ -30,8 +30,8 @@ class WaitContext:
 
     `sources` are associations whose C-CANCEL, release or loss must be noticed meanwhile, such as that of the C-MOVE
     requestor. A call of `wake_up.wake()` ends a wait. Once `cancellation` is requested, waits go on for at most `grace`
-    seconds and then raise Cancelled. `tick` is called every `every` seconds without a `touch`: it sends the Pending
-    response that keeps the requestor from timing out.
+    seconds, or not at all where it is not graceful, and then raise Cancelled. `tick` is called every `every` seconds
+    without a `touch`: it sends the Pending response that keeps the requestor from timing out.
     """
 
     cancellation: Cancellation
@@ -74,7 +74,7 @@ class WaitContext:
             return None
         if self._cancelled_at is None:
             self._cancelled_at = time.monotonic()
-        return self._cancelled_at + (self.grace if graceful else 0.0)
+        return self._cancelled_at + (self.grace if graceful and self.cancellation.is_graceful else 0.0)
 
 
 def wait(
