@@ -174,13 +174,16 @@ class Fault:
     is_index_apart: bool = False
     """Whether the tmpfs has the index only."""
     on_postgres: bool = False
+    workers: int = 1
 
 
 FAULTS = {
     "the disk is full": Fault(full, f"size={ROOM}"),
+    "the disk is full (four workers)": Fault(full, f"size={ROOM}", workers=4),
     "the disk of the index is full": Fault(full, f"size={ROOM}", is_index_apart=True),
     "no inodes are left": Fault(without_inodes, f"size={ROOM},nr_inodes={INODES}"),
     "the file store is read-only": Fault(read_only, f"size={ROOM}"),
+    "the file store is read-only (four workers)": Fault(read_only, f"size={ROOM}", workers=4),
     "the file store is not there": Fault(gone),
     "files may not grow": Fault(short_files),
     "the index is locked (SQLite)": Fault(locked_sqlite),
@@ -230,7 +233,8 @@ def _site(folder: Path, fault: Fault, stack: ExitStack) -> tuple[Path, Place]:
     postgres = stack.enter_context(Postgres.running()) if fault.on_postgres else None
     own, other = (elsewhere, disk) if fault.is_index_apart else (disk, disk)
     url = postgres.text if postgres else f"sqlite:///{other}/index/pacs.db"
-    site = Site(own / "pacs", url, ("database.wait_seconds=0.3", "limits.free_space=0"), folder / "serve.log")
+    settings = ("database.wait_seconds=0.3", "limits.free_space=0", f"server.workers={fault.workers}")
+    site = Site(own / "pacs", url, settings, folder / "serve.log")
     return disk, Place(site, postgres=postgres)
 
 

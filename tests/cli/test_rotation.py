@@ -1,0 +1,126 @@
+"""Rotation of the audit log and of the log of the server while instances are stored, by one process and by four."""
+
+import json
+import shutil
+import signal
+import threading
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+
+from tests.cli.test_daemon import process
+from tests.crash.client import associated
+from tests.crash.load import Instance, uid
+from tests.waiting import eventually
+
+ROTATIONS = 6
+SENDERS = 4
+NAMES = ("one process", "four workers")
+
+
+class Running:
+    """A server with an audit log, and senders that store until `stop`."""
+
+    def __init__(self, server, folder):
+        self.server, self.audit, self.log = server, folder / "audit" / "log", folder / "log"
+        self.stored, self._stopping = set(), threading.Event()
+        self._threads = [threading.Thread(target=self._store, args=(number,)) for number in range(SENDERS)]
+        for each in self._threads:
+            each.start()
+
+    def _store(self, sender):
+        with associated(self.server.port) as client:
+            for number in count():
+                if self._stopping.is_set():
+                    return
+                instance = Instance(uid("rotation", sender, number), uid("study", sender), 2000)
+                assert client.store(instance.uid, instance.data).status == 0
+                self.stored.add(instance.uid)
+
+    def go_on(self):
+        """Wait until some more instances are stored."""
+        enough = len(self.stored) + 2 * SENDERS
+        assert eventually(lambda: len(self.stored) >= enough)
+
+    def reload(self, expected="configuration reloaded"):
+        """Send SIGHUP and wait for what the log says about it."""
+        seen = self.log.read_text().count(expected)
+        self.server.send_signal(signal.SIGHUP)
+        assert eventually(lambda: self.log.read_text().count(expected) > seen)
+
+    def stop(self):
+        """Stop the senders, then the server; each line of its log is a whole JSON object."""
+        self._stopping.set()
+        for each in self._threads:
+            each.join()
+        self.server.send_signal(signal.SIGTERM)
+        assert self.server.wait(60) == 0
+        assert all(json.loads(line)["event"] for line in self.log.read_text().splitlines())
+
+    def records(self):
+        """Return the SOP Instance UIDs of all records in all files of the audit log; each line is whole."""
+        lines = [line for each in self.audit.parent.iterdir() for line in each.read_bytes().splitlines()]
+        return [json.loads(line)["sop_instance_uids"][0] for line in lines]
+
+
+@pytest.fixture(params=[(), ("--workers", "4")], ids=NAMES)
+def running(request, tmp_path):
+    """A running server and its senders."""
+    with _running(tmp_path, *request.param) as found:
+        yield found
+
+
+@contextmanager
+def _running(folder, *words):
+    (folder / "audit").mkdir()
+    chosen = ("--set", f"audit.file={folder}/audit/log", "--set", "log.format=json", *words)
+    with (folder / "log").open("w") as err, process(folder, *chosen, stderr=err) as server:
+        found = Running(server, folder)
+        try:
+            yield found
+        finally:
+            found._stopping.set()
+
+
+def test_each_record_is_in_one_of_the_renamed_files(running):
+    """As logrotate does by default, with and without `create`: no record is lost, torn or doubled."""
+    for number in range(ROTATIONS):
+        running.go_on()
+        running.audit.rename(running.audit.with_suffix(f".{number}"))
+        if number % 2:
+            running.audit.touch()
+        running.reload()
+        assert eventually(lambda: running.audit.exists() and running.audit.stat().st_size)
+    running.stop()
+    assert sorted(running.records()) == sorted(running.stored)
+
+
+def test_a_truncated_file_goes_on_with_whole_lines(running):
+    """As logrotate does with `copytruncate`, without a reload: there is no hole at its beginning."""
+    for _ in range(ROTATIONS):
+        running.go_on()
+        shutil.copyfile(running.audit, running.audit.parent.with_name("copy"))
+        with running.audit.open("r+b") as file:
+            file.truncate()
+    running.go_on()
+    running.stop()
+    assert 0 < len(running.records()) <= len(running.stored)
+    assert set(running.records()) <= running.stored
+
+
+def test_a_removed_file_is_made_again_by_a_reload_and_a_removed_folder_refuses_it(running):
+    """Instances are stored meanwhile; without the folder the log says what is wrong, and each process goes on."""
+    running.audit.unlink()
+    running.reload()
+    running.go_on()
+    assert running.audit.stat().st_size
+    shutil.rmtree(running.audit.parent)
+    running.reload(expected="reload rejected, previous settings kept: audit.file")
+    running.go_on()
+    running.audit.parent.mkdir()
+    running.reload()
+    running.go_on()
+    running.stop()
+    assert set(running.records()) <= running.stored
+    assert running.records()
