@@ -5,18 +5,18 @@ durable before the first object of its hour gets its name, and it is removed onc
 durable. Each process has marks of its own.
 """
 
-import logging
 import os
 import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pacs.files.disk import sync_file, sync_folder
 
-PRUNE_SECONDS = 60.0
+PRUNE_SECONDS = 5.0
 """Seconds from the first object of an hour until the marks of earlier hours are removed, and between two attempts."""
 
 _NAME = re.compile(r"(\d{4})-(\d\d)-(\d\d)-(\d\d)\.[0-9a-f]{32}")
@@ -91,22 +91,19 @@ class HourMarks:
         return _Mark(path)
 
     def _remove(self, finished: Iterable[_Mark]) -> None:
-        try:
+        with suppress(OSError):  # the next start looks at an hour more
             for mark in finished:
                 mark.path.unlink(missing_ok=True)
                 self._finished.remove(mark)
-        except OSError as error:
-            logging.getLogger("pacs").warning(
-                "cannot remove a file in %s (%s): the start after an unclean stop takes longer",
-                self._folder, error.strerror,
-            )  # fmt: skip
 
     def _prune_later(self) -> None:
         """Start the timer if there is something to prune; called with the lock held."""
         if self._timer is None and not self._is_closed and (len(self._marks) > 1 or self._finished):
-            self._timer = threading.Timer(PRUNE_SECONDS, self._run)
-            self._timer.name, self._timer.daemon = "pacs-hour-marks", True
-            self._timer.start()
+            timer = threading.Timer(PRUNE_SECONDS, self._run)
+            timer.name, timer.daemon = "pacs-hour-marks", True
+            with suppress(RuntimeError):  # no more threads: the next hour tries again
+                timer.start()
+                self._timer = timer
 
     def _run(self) -> None:
         self.prune()

@@ -152,7 +152,7 @@ def test_a_mark_stays_until_the_rows_are_durable(server: Server, clocks: Clocks,
 
 
 def test_a_mark_that_cannot_be_removed_stays_and_is_removed_later(server: Server, clocks: Clocks, monkeypatch):
-    """The log says it; stores go on."""
+    """Stores go on."""
     put(server.files, b"x")
     clocks.run(HOUR)
     put(server.files, b"x")
@@ -255,3 +255,20 @@ def test_two_processes_that_look_at_a_marker_do_not_take_each_other_for_its_owne
     os.close(looking)
     assert marker.is_after_unclean_stop
     marker.release(is_clean=True)
+
+
+def test_without_threads_the_mark_stays_until_the_next_hour(server: Server, clocks: Clocks, monkeypatch):
+    """At the limit of threads objects are stored as always."""
+
+    def refuse(_timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    put(server.files, b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Timer, "start", refuse)
+        clocks.run(HOUR)
+        put(server.files, b"x")
+    monkeypatch.setattr(hour_marks, "PRUNE_SECONDS", 0.01)
+    clocks.run(HOUR)
+    put(server.files, b"x")
+    assert eventually(lambda: server.hours() == ["2026/11/21/14"])
