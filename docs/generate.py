@@ -114,7 +114,9 @@ def _comments() -> dict[tuple[str, str], str]:
 
 def _kind(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
-        return _kind(next(each for each in schema["anyOf"] if each.get("type") != "null"))
+        return ", ".join(_kind(each) for each in schema["anyOf"] if each.get("type") != "null")
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
         return ", ".join(f"`{json.dumps(each)}`" for each in schema["enum"])
     kind = {"integer": "integer", "number": "number", "boolean": "`true` or `false`", "string": "text"}
@@ -306,7 +308,9 @@ No label contains patient data; AE titles are those of configured peers, or `oth
 def metrics() -> str:
     """Return the reference of all metrics, from what a server without any traffic exposes."""
     facts = Facts(database="sqlite", workers=1, most_associations=1)
-    moment = Moment(database_up=True, database_seconds=0.0, files_up=True, files_free=0.0, files_total=0.0)
+    moment = Moment(
+        database_up=True, database_seconds=0.0, files_up=True, files_free=0.0, files_total=0.0, index_completed=1.0
+    )
     text = exposition(Counters(1), facts, moment).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     told = re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)

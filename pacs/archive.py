@@ -4,6 +4,7 @@ import errno
 import ssl
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +24,7 @@ from pacs.dimse.server.association_slots import WorkerSlots
 from pacs.dimse.server.server import DimseServer, Settings
 from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
-from pacs.errors import ConfigurationError
+from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
@@ -33,6 +34,8 @@ from pacs.services.backup import Backups
 from pacs.services.commitment import Commitments
 from pacs.services.explaining import Explainer
 from pacs.services.fsck import Fsck
+from pacs.services.healing import Healing
+from pacs.services.held_claims import HeldClaims
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer
 from pacs.services.query import QueryService
@@ -77,6 +80,7 @@ class Archive:
         """Build the services that do not change with a reload."""
         publish = self.events.publish
         self.storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
+        self.healing = Healing(self.index, self.files, publish, config.database.heal)
         self.commitments = Commitments(
             self.index,
             self.files,
@@ -85,7 +89,10 @@ class Archive:
             bounds=settings.commitment_bounds(config.commitment),
             is_peer=self._is_peer,
             publish=publish,
+            admit=self.healing.admit_query,
         )
+        self._held_claims: list[HeldClaims] = []
+        """Those of each worker, in the process that they are forked from."""
         self.explainer = Explainer(self.index, statuses)
         self.maintenance = Maintenance(
             self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
@@ -109,6 +116,7 @@ class Archive:
             page=settings.QUERY_PAGE,
             scan_limit=limits.query_scan,
             max_matches=limits.query_answers,
+            admit=self.healing.admit_query,
         )
         self.retrieves = RetrieveService(
             self.index,
@@ -116,6 +124,7 @@ class Archive:
             limits.retrieve_studies,
             verify=config.files.verify,
             publish=self.events.publish,
+            admit=self.healing.admit_query,
         )
 
     def _build_server(self, config: Config) -> None:
@@ -137,6 +146,7 @@ class Archive:
         return Monitoring(
             index=self.index,
             files=self.files,
+            healing=self.healing,
             events=self.events,
             ae_title=config.server.ae_title,
             address=lambda: (self.config.server.host, self.port),
@@ -192,6 +202,7 @@ class Archive:
             self._web.start()
         self.announce()
         self._reporter.start()
+        self.healing.start()
 
     def prepare(self) -> None:
         """Do what a server does once: open the stores, recover from an unclean stop, listen; accept nothing yet.
@@ -202,9 +213,12 @@ class Archive:
         self._configure_servers()
         self.open()
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
+            is_alone = not self.files.is_running()
             self.files.start()
             self._recovery.begin()
-        self._reporter.resume()
+            self.healing.look()
+            self._reporter.resume(is_alone=is_alone)
+        self._held_claims = [HeldClaims() for _ in range(self.config.server.workers)]
         self._listen()
         self._listen_for_http()
 
@@ -216,10 +230,14 @@ class Archive:
         self.monitoring.join(prepared.monitoring, worker)  # first, so that what goes wrong is recorded as this worker's
         self._configure_servers()
         self.index.join(prepared.index)
+        self.healing.join(prepared.healing)
         self.files.join(prepared.files)
         self._recovery.join(prepared._recovery)
         self._server.join(prepared._server.listeners, slots)
+        with suppress(IndexUnavailable):  # then the claims expire
+            self.commitments.take_over(prepared._held_claims[worker])
         self._reporter.start()
+        self.healing.start()
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
             self._web.join(prepared._web)
@@ -390,6 +408,7 @@ class Archive:
         self._fault_hook.close()
         with self._closing:
             self._reporter.stop()
+            self.healing.stop()
             if self._web is not None:
                 self._web.stop()
             self.storage.check_uncertain_files()

@@ -15,6 +15,7 @@ from pacs.observability.events import Event, EventStream, Notice
 from pacs.observability.health import Health, Probe, Watchdog
 from pacs.observability.metrics.counters import Counters
 from pacs.observability.metrics.counting import ACTIVE, DIED, PROCESS, Counting
+from pacs.services.healing import Healing
 from pacs.support.sockets import reached
 from pacs.web.insight import Insight
 
@@ -37,6 +38,7 @@ class Monitoring:
         *,
         index: Index,
         files: ObjectStore,
+        healing: Healing,
         events: EventStream,
         ae_title: str,
         address: Callable[[], tuple[str, int]],
@@ -48,13 +50,15 @@ class Monitoring:
         counts: bool,
     ) -> None:
         self._index, self._files, self._is_peer, self._events = index, files, is_peer, events
+        self._healing = healing
         self._ae_title, self._address, self._protection = ae_title, address, protection
         self._workers, self._most_associations = workers, most_associations
         self.activity = Activity(workers)
         self._counters = Counters(workers) if counts else None
         self._database = Probe(index.ping)
         self._echo = Probe(self._echo_this_server)
-        self._health = Health(is_accepting, {"database": self._database, "files": Probe(files.probe)})
+        probes = {"database": self._database, "files": Probe(files.probe), "index": Probe(healing.check)}
+        self._health = Health(is_accepting, probes)
         self._calling_ae_title = f"PACS-{secrets.token_hex(5)}"
         """The calling AE title of the C-ECHO to this server, which no peer can guess."""
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -108,9 +112,11 @@ class Monitoring:
 
         assert self._counters is not None, "there is no /metrics without counters"
         database, files = self._health.ask("database"), self._health.ask("files")
-        free, total = NOT_A_NUMBER, NOT_A_NUMBER
+        free, total, completed = NOT_A_NUMBER, NOT_A_NUMBER, NOT_A_NUMBER
         with suppress(StorageUnavailable):
             free, total = self._files.space()
+            progress = self._healing.progress()
+            completed = progress.checked / max(1, progress.total) if progress is not None else 1.0
         facts = Facts(database=self._index.dialect, workers=self._workers, most_associations=self._most_associations())
         moment = Moment(
             database_up=not database.reason,
@@ -118,6 +124,7 @@ class Monitoring:
             files_up=not files.reason,
             files_free=free,
             files_total=total,
+            index_completed=completed,
         )
         return exposition(self._counters, facts, moment), CONTENT_TYPE
 

@@ -62,6 +62,7 @@ def _results(config: "Config") -> Iterator[CheckOutcome]:
     yield CheckOutcome("configuration", True, "valid")
     yield _index(config)
     yield _files(config)
+    yield from _completeness(config)
     yield _free_space(config)
     yield from _addresses(config)
     if config.tls.enabled or config.web.tls:
@@ -106,6 +107,26 @@ def _files(config: "Config") -> CheckOutcome:
     except PacsError as error:
         return CheckOutcome("files", False, error.comment)
     return CheckOutcome("files", True, f"{config.files.url!r} is writable")
+
+
+def _completeness(config: "Config") -> Iterator[CheckOutcome]:
+    """Report that the newest files are not in the index, or that its newest instances have no file."""
+    from pacs.index import schema
+    from pacs.services.completeness import compare
+    from pacs.settings import file_store, index
+
+    try:
+        with closing(index(config, lambda _sentence: None)) as opened:
+            files = file_store(config)
+            if opened.is_sqlite and schema.current(opened) is None:
+                fault = "the index is empty, and there are files: run `pacs reindex`" if files.newest(1) else ""
+            else:
+                fault = compare(opened, files).fault
+    except PacsError:
+        return  # another check has failed for the same reason
+    if fault:
+        heals = "; the next start of the server adds files to the index (database.heal)" if config.database.heal else ""
+        yield CheckOutcome("index and files", False, f"{fault}{heals}")
 
 
 def _free_space(config: "Config") -> CheckOutcome:

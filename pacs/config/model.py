@@ -175,6 +175,8 @@ class DatabaseSection(Section):
     """Database URL, "sqlite:///FILE" or "postgresql+psycopg://USER@HOST/NAME", the latter after `pacs db upgrade`."""
     wait_seconds: Seconds = 30.0
     """Seconds to wait for a database connection or lock; then the operation fails with an out-of-resources status."""
+    heal: bool | Literal["answer"] = True
+    """Whether to add files that the index lacks; queries are refused until then, with "answer" they are answered."""
 
 
 class FilesSection(Section):

@@ -18,6 +18,9 @@ UPKEEP = "upkeep"
 RUNNING = "running"
 """The folder of the markers of running servers."""
 
+INCOMPLETE = "incomplete"
+"""The file that says that the index lacks objects of this store."""
+
 RESTORING = "restoring"
 """The file that names the backup of an unfinished restore."""
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +18,12 @@ from pacs.files.copies import Copies
 from pacs.files.disk import open_folder, sync_file_system, sync_folder, write_at, write_text
 from pacs.files.hour_marks import HourMarks
 from pacs.files.incoming_file import DurableFolders, IncomingFile, TemporaryFile, is_abandoned, remove_abandoned
+from pacs.files.incomplete_note import IncompleteNote
 from pacs.files.io_errors import READING, WRITING
 from pacs.files.journal import Journal, count_abandoned, note_deletion, replay, restore_records
 from pacs.files.layout import (
     INCOMING,
+    INCOMPLETE,
     KEY,
     PIECE,
     QUARANTINE,
@@ -196,10 +199,20 @@ class LocalFiles:
             with WRITING, suppress(FileNotFoundError):
                 yield from filter(KEY.fullmatch, _keys_within(self._root / each, f"{each}/", ""))
 
+    def newest(self, count: int) -> list[str]:
+        """Return the keys of the newest objects, newest first. Raises StorageUnavailable."""
+        with WRITING:
+            return list(islice(filter(KEY.fullmatch, _keys_within(self._root, "", "", is_reversed=True)), count))
+
+    def incomplete_note(self) -> IncompleteNote:
+        """Return the note that the index lacks objects of this store."""
+        return IncompleteNote(self._root / INCOMPLETE)
+
     def newest_key(self) -> str:
         """Return the largest key, '' for none. Raises StorageUnavailable."""
         with WRITING:
-            return _newest_within(self._root, "")
+            keys = filter(KEY.fullmatch, _keys_within(self._root, "", "", is_reversed=True))
+            return next((key for key in keys if _is_hour(hour_of(key))), "")
 
     def space(self) -> tuple[int, int]:
         """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""
@@ -406,25 +419,15 @@ class LocalFiles:
             sync_folder(self._root)
 
 
-def _keys_within(folder: Path, prefix: str, first: str) -> Iterator[str]:
+def _keys_within(folder: Path, prefix: str, first: str, *, is_reversed: bool = False) -> Iterator[str]:
     """Yield everything four folders down, sorted by name, without following links."""
     depth = prefix.count("/")
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=is_reversed):
         key = prefix + entry.name
         if depth == 4:
             yield key
         elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
-            yield from _keys_within(folder / entry.name, key + "/", first)
-
-
-def _newest_within(folder: Path, prefix: str) -> str:
-    """Return the largest key in a folder, '' for none; look into its largest folder first, without following links."""
-    with os.scandir(folder) as entries:
-        if prefix.count("/") == 4:
-            return max((each for entry in entries if KEY.fullmatch(each := prefix + entry.name)), default="")
-        names = [each.name for each in entries if each.name.isdecimal() and each.is_dir(follow_symlinks=False)]
-    found = (_newest_within(folder / name, f"{prefix}{name}/") for name in sorted(names, reverse=True))
-    return next((key for key in found if key and _is_hour(hour_of(key))), "")
+            yield from _keys_within(folder / entry.name, key + "/", first, is_reversed=is_reversed)
 
 
 def _is_hour(folder: str) -> bool:

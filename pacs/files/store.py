@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
 from pacs.files.copies import Copies
+from pacs.files.incomplete_note import IncompleteNote
 from pacs.files.running_marker import RunningMarker
 
 
@@ -98,6 +99,12 @@ class ObjectStore(Protocol):
 
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
+
+    def newest(self, count: int) -> list[str]:
+        """Return the keys of the newest objects, newest first. Raises StorageUnavailable."""
+
+    def incomplete_note(self) -> IncompleteNote:
+        """Return the note that the index lacks objects of this store."""
 
 
 class FolderUpkeep(Protocol):

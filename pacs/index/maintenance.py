@@ -36,6 +36,12 @@ def counts(index: Index) -> dict[QueryLevel, int]:
         }
 
 
+def newest_files(index: Index, count: int) -> list[str]:
+    """Return the file keys of the instances that were added last, newest first. Raises IndexUnavailable."""
+    with index.read() as connection:
+        return list(connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(count)).scalars())
+
+
 def pages(index: Index) -> Iterator[list[StoredInstance]]:
     """Yield pages of all instances in byte order of their file keys. Raises IndexUnavailable."""
     after = ""

@@ -285,6 +285,26 @@ class DestinationFailed(Notice):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexIncomplete(Notice):
+    """The index lacks files of the file store, or has instances without a file; found at the start of a server."""
+
+    TITLE: ClassVar[str] = "index incomplete"
+    LEVEL: ClassVar[int] = logging.ERROR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionProgressed(Event):
+    """The index is being completed from the files: `added` instances since the last event of this kind.
+
+    `counts` has the files "checked" of "total", and those that "failed", since the completion began.
+    """
+
+    TITLE: ClassVar[str] = "completing the index"
+    added: int
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditLost(Event):
     """A record could not be written to the audit log; `repeated` is whether the previous one could not either."""
 

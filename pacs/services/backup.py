@@ -29,6 +29,7 @@ from pacs.files.store import FolderStore
 from pacs.index import index_diff, maintenance, schema, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
+from pacs.services.completeness import require_complete
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
@@ -96,6 +97,7 @@ class Backups:
         of earlier backups that this one does not need are removed. Raises ConfigurationError when `dest` is another
         folder, StorageUnavailable, IndexUnavailable.
         """
+        require_complete(self.files)  # a backup has only the files that are in the index
         dest = dest.absolute()
         if self.files.contains(dest):
             raise ConfigurationError(f"{dest} is in files.url: expected another folder, preferably on another disk")

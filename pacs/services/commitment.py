@@ -21,6 +21,7 @@ from pacs.index.commitments import Claim, Transaction
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
+from pacs.services.held_claims import HeldClaims
 from pacs.services.replaced import ATTEMPTS
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
@@ -116,7 +117,8 @@ class LostClaim(PacsError):
 class Commitments:
     """The transactions of storage commitment of one archive.
 
-    `is_peer` returns whether an AE title is that of a configured peer, to which an association can be opened.
+    `is_peer` returns whether an AE title is that of a configured peer, to which an association can be opened. `admit`
+    raises IndexUnavailable while nothing is verified, because the index lacks files.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Commitments:
         bounds: CommitmentBounds | None = None,
         is_peer: Callable[[str], bool] = lambda _ae_title: True,
         publish: Callable[[Event], None] = lambda _event: None,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         self._index = index
         self._files = files
@@ -136,17 +139,20 @@ class Commitments:
         self._schedule = schedule or RetrySchedule()
         self.bounds = bounds or CommitmentBounds()
         self.is_peer = is_peer
+        self._held = HeldClaims()
         self._jumps = JumpDetector()
         self._last_peer = ""
         """The peer of the last claim: others come first."""
         self._publish = publish
+        self._admit = admit
 
     # --- transactions -------------------------------------------------------------------------------------------
 
     def request(self, peer: str, request: CommitmentRequest) -> Claim:
         """Save a request durably and claim it. Raises DuplicateTransaction, OutOfResources, IndexUnavailable."""
+        self._admit()
         requested = _packed([list(each) for each in request.references])
-        return commitments.add(
+        claim = commitments.add(
             self._index,
             peer,
             request.transaction_uid,
@@ -154,6 +160,14 @@ class Commitments:
             seconds=LEASE,
             check_limits=lambda counts: self._check_limits(peer, counts),
         )
+        self._held.add(claim)
+        return claim
+
+    def take_over(self, held: HeldClaims) -> None:
+        """Release the claims of the worker before this one, and use its memory. Raises IndexUnavailable."""
+        self._held = held
+        for claim in held.all():
+            self.release(claim)
 
     def _check_limits(self, peer: str, counts: Mapping[str, int]) -> None:
         bounds = self.bounds
@@ -184,6 +198,7 @@ class Commitments:
         claim = commitments.claim(self._index, LEASE, self._last_peer)
         if claim is not None:
             self._last_peer = claim.peer
+            self._held.add(claim)
         return claim
 
     def seconds_until_due(self) -> float | None:
@@ -198,9 +213,11 @@ class Commitments:
     def release(self, claim: Claim) -> None:
         """End a claim, so that the transaction can be claimed at once. Raises IndexUnavailable."""
         commitments.release(self._index, claim)
+        self._held.remove(claim)
 
     def finish(self, claim: Claim) -> bool:
         """Delete a transaction whose report was acknowledged. Return whether it was active. Raises IndexUnavailable."""
+        self._held.remove(claim)
         return commitments.remove(self._index, claim)
 
     def retry(self, claim: Claim, *, is_unreachable: bool) -> int:
@@ -210,6 +227,7 @@ class Commitments:
         up with this one. After another failure they are postponed for the first pause. Raises IndexUnavailable.
         """
         transaction = commitments.read(self._index, claim)
+        self._held.remove(claim)
         if transaction is None:
             return 0
         schedule = self._schedule if self.is_peer(claim.peer) else self._schedule.for_unknown_peer()
@@ -231,6 +249,7 @@ class Commitments:
         Instances may have been deleted or replaced since: rows and file sizes are checked each time, and changes are
         saved. Raises LostClaim, Cancelled, IndexUnavailable.
         """
+        self._admit()
         transaction = self._transaction(claim)
         cancellation = cancellation or Cancellation()
         references = _references(transaction)

@@ -123,6 +123,7 @@ class Fsck:
                 for place, each in enumerate(findings):
                     findings[place] = repair_one(each)
                     advance(1)
+            self._files.incomplete_note().remove()
         childless = list(self._childless(repair=repair))
         return Report((*journal, *findings, *childless), rows, files)
 

@@ -32,6 +32,7 @@ from pacs.index.writer import StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, Notice
 from pacs.observability.logging import printable
+from pacs.services.completeness import require_complete
 from pacs.services.parent_refresh import refresh
 from pacs.services.replaced import read_current
 from pacs.services.retrieve import damaged, verify
@@ -97,6 +98,7 @@ class Maintenance:
 
         `progress` is called with the number of instances of each batch that is done.
         """
+        require_complete(self._files)  # what the index lacks would come back
         removed = 0
         for batch in chunks(instances, BATCH):
             with self._audited("delete", batch):

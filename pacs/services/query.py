@@ -1,6 +1,6 @@
 """Run a `Query`: stream its matches, and read from the stored files the attributes that the index does not have."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 
@@ -40,7 +40,7 @@ class QueryService:
     """Answers queries from the index and the stored files.
 
     `page` matches are read from the index at a time. A query checks at most `scan_limit` rows outside of SQL and
-    returns at most `max_matches` matches; 0 is no limit.
+    returns at most `max_matches` matches; 0 is no limit. `admit` raises IndexUnavailable while none is answered.
     """
 
     def __init__(
@@ -51,12 +51,14 @@ class QueryService:
         page: int = search.PAGE,
         scan_limit: int = search.SCAN_LIMIT,
         max_matches: int = 0,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         self._index = index
         self._files = files
         self._page = page
         self._scan_limit = scan_limit
         self._max_matches = max_matches
+        self._admit = admit
 
     def matches(self, query: Query, cancellation: Cancellation) -> Iterator[QueryMatch]:
         """Yield each matching entity at the level of the query once, in the order of its unique key.
@@ -68,6 +70,7 @@ class QueryService:
 
     def pages(self, query: Query, cancellation: Cancellation) -> Iterator[Iterator[QueryMatch]]:
         """As `matches`, in pages: the index is read before each, and each has to be consumed before the next."""
+        self._admit()
         tags, keys = _in_files(query)
         numbers = count(1)
         for page in search.pages(self._index, query, cancellation, self._page, self._scan_limit):

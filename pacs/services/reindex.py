@@ -82,7 +82,9 @@ class Reindex:
         with self._files.maintenance_lock("pacs reindex"), scratch_index(self._files.scratch_folder()) as derived:
             self._files.replay_journals()  # for objects that are in a journal only
             run = _Run(self._index, self._files, derived, newest=self._newest, grace=self._grace)
-            return run.run(progress)
+            result = run.run(progress)
+            self._files.incomplete_note().remove()
+            return result
 
 
 class _Run:

@@ -110,13 +110,18 @@ class RetrieveService:
         *,
         verify: bool = False,
         publish: Callable[[Event], None] = lambda event: None,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `verify` the digest of each instance is checked before its first byte is returned."""
+        """With `verify` the digest of each instance is checked before its first byte is returned.
+
+        `admit` raises IndexUnavailable while nothing can be selected.
+        """
         self._index = index
         self._files = files
         self._most_studies = most_studies
         self._verify = verify
         self._publish = publish
+        self._admit = admit
 
     def select(self, selection: RetrieveSelection, cancellation: Cancellation, limit: int | None = None) -> Retrieval:
         """Return the instances to retrieve, in the order in which they are sent.
@@ -124,6 +129,7 @@ class RetrieveService:
         Raises TooManyMatches when keys other than the unique ones select more studies than `most_studies`,
         OutOfResources when there are more than `limit` instances, IndexUnavailable, Cancelled.
         """
+        self._admit()
         query = selection.query
         if any(key.attribute.key is not KeyType.UNIQUE for key in query.keys):
             studies = search.count(self._index, query, QueryLevel.STUDY, cancellation)

@@ -86,6 +86,8 @@ class Ledger:
     """The number of responses with each status."""
     replaced: int = 0
     """The number of acknowledged instances that replaced an earlier version."""
+    _unanswered: Counter[str] = field(default_factory=Counter)
+    """The number of times that an instance was sent without a response, by SOP Instance UID."""
     _held: dict[str, int] = field(default_factory=dict)
     """The version that was acknowledged last, by SOP Instance UID."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -96,6 +98,7 @@ class Ledger:
         digest = sha256(data).hexdigest()
         with self._lock:
             self.sent[instance.uid] = instance
+            self._unanswered[instance.uid] += 1
             versions = self.digests.setdefault(instance.uid, [])
             if instance.version == len(versions):
                 versions.append(digest)
@@ -105,6 +108,7 @@ class Ledger:
         """Note the status of a response."""
         with self._lock:
             self.answers[status] += 1
+            self._unanswered[instance.uid] -= 1
             if status == 0:
                 self.acknowledged.add(instance.uid)
                 self._held[instance.uid] = instance.version
@@ -115,16 +119,21 @@ class Ledger:
         return self.digests.get(uid, [])[self._held.get(uid, 0) :]
 
     def unanswered(self) -> int:
-        """Return the number of acknowledged instances of which a later version was sent, but not acknowledged."""
-        return sum(len(self.digests[each]) - 1 > self._held[each] for each in self.acknowledged | self.uncertain)
+        """Return the number of instances of which a later version was sent, but not acknowledged."""
+        with self._lock:
+            return sum(len(versions) - 1 > self._held.get(uid, 0) for uid, versions in self.digests.items())
 
     def begin_deleting(self, study: str) -> set[str]:
-        """Note that a study is being deleted, and return its instances."""
+        """Note that a study is being deleted, and return the instances that must be gone afterwards.
+
+        A file whose sending was interrupted by the death of a worker may be added by the next start only.
+        """
         with self._lock:
             chosen = {each.uid for each in self.sent.values() if each.study == study}
+            known = chosen & self.acknowledged
             self.uncertain |= chosen
             self.acknowledged -= chosen
-            return chosen
+            return {each for each in known if not self._unanswered[each]}
 
     def deleted(self, uids: set[str]) -> None:
         """Note that a deletion was reported as complete."""

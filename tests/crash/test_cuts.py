@@ -9,15 +9,17 @@ from tests.crash.cuts import LOADS
 from tests.crash.disk import SURVIVALS, Disk, Survival, anything, everything, lengths_only, names_only, nothing
 from tests.crash.trace import Call
 
-SHORT = ("while instances arrive", "while the clock is turned")
+SHORT = {"while instances arrive": (4, 20, 1), "while the clock is turned": (1, 60, 0)}
+"""The loads of the short form: instances of each sender, points for each cut, and recoveries that are cut."""
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("load", [pytest.param(each, marks=[pytest.mark.long] * (each not in SHORT)) for each in LOADS])
 def test_nothing_acknowledged_is_lost_when_the_power_goes(tmp_path: Path, load: str):
     """At some points of the disk operations, and again during the recovery."""
-    recoveries = int(load == "while instances arrive")
-    results = cuts.run(tmp_path, load, instances=4, seconds=0, recoveries=recoveries, chosen=cuts.one_in(20, 1))
+    instances, every, recoveries = SHORT.get(load, (4, 20, 0))
+    chosen = cuts.one_in(every, 1)
+    results = cuts.run(tmp_path, load, instances=instances, seconds=0, recoveries=recoveries, chosen=chosen)
     for each in results.values():
         assert each.cuts.total() > 0
         assert each.worst == []

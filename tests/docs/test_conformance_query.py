@@ -3,12 +3,15 @@
 import pytest
 from sqlalchemy import text
 
+from pacs.index import maintenance
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
+from tests.committing import references, requester
 from tests.docs.requests import COMMENT, ELEMENT, FIND, Requestor, model
 from tests.docs.statement import covers, rows
 from tests.raw import IMPLICIT, Raw
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +213,35 @@ def test_every_status(tolerant, tmp_path, code):
         assert (COMMENT in response.elements) == ("0902" in related)
         assert ELEMENT not in response.elements or "0901" in related
         assert (response.data is not None) == (related == "Identifier")
+
+
+# --- an incomplete index -----------------------------------------------------------------------------------------
+
+
+@covers(
+    "An index that was lost, or restored from an older backup, is completed from the stored instances",
+    "Until it is complete, instances are stored, but C-FIND is refused with A700, C-MOVE and C-GET with A701",
+    "An instance that is stored meanwhile is not recognised as stored before",
+)
+def test_queries_are_refused_until_the_index_is_complete(tmp_path):
+    """Completing it is held up by the lock of another process; afterwards all instances are found."""
+    dataset = study(series=1, instances=1)[0]
+    with serving(tmp_path) as archive:
+        take_in(archive, [dataset])
+        maintenance.forget(archive.index, archive.files.newest(1))
+        note = archive.files.incomplete_note()
+        note.create()
+    key = {"StudyInstanceUID": dataset.StudyInstanceUID}
+    peer = requester()
+    with note.lock(), serving(tmp_path, {"peers": [peer.row]}) as archive, Requestor(archive.port) as requestor:
+        assert requestor.find("STUDY", **key)[-1].status == 0xA700
+        assert requestor.get("STUDY", **key)[-1].status == 0xA701
+        assert requestor.move(peer.ae_title, "STUDY", **key)[-1].status == 0xA701
+        assert peer.ask(archive.port, references([dataset])) == 0x0213
+        take_in(archive, [dataset])
+        assert len(archive.files.newest(9)) == 2
+    with note.lock(), serving(tmp_path, {"database.heal": "answer"}) as archive, Requestor(archive.port) as requestor:
+        assert [each.status for each in requestor.find("STUDY", **key)] == [0xFF00, 0x0000]
+    with serving(tmp_path) as archive, Requestor(archive.port) as requestor:
+        eventually(lambda: archive.healing.progress() is None)
+        assert [each.status for each in requestor.find("STUDY", **key)] == [0xFF00, 0x0000]

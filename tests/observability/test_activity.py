@@ -248,12 +248,12 @@ from pacs.files.local import LocalFiles
 
 real = LocalFiles.join
 
-def join(files):
+def join(files, prepared):
     if Path("full").exists():
         with open("failed", "a") as file:
             file.write("x")
         raise StorageUnavailable("no room")
-    real(files)
+    real(files, prepared)
 
 LocalFiles.join = join
 """

@@ -37,6 +37,7 @@ def archive(folder: Path) -> Archive:
                 "server.port": 0,
                 "web.enabled": False,
                 "database.url": f"sqlite:///{folder}/pacs.db",
+                "database.heal": False,
                 "files.url": str(folder / "files"),
             }
         )

@@ -111,9 +111,12 @@ class EventReporter:
 
     # --- called by other threads --------------------------------------------------------------------------------
 
-    def resume(self) -> None:
-        """Make the reports of former processes due: once for a server, before it starts. Raises IndexUnavailable."""
-        self._commitments.retry_all_soon(self._longest_claim)
+    def resume(self, *, is_alone: bool) -> None:
+        """Make the reports of former processes due: once for a server, before it starts. Raises IndexUnavailable.
+
+        If it `is_alone` with the index, the claims of former processes end: none of them lives.
+        """
+        self._commitments.retry_all_soon(0.0 if is_alone else self._longest_claim)
 
     def start(self) -> None:
         """Start the thread, also again after a stop."""

@@ -15,6 +15,7 @@ from pacs.observability.events import (
     AssociationEnded,
     AssociationRequestRejected,
     AuditLost,
+    CompletionProgressed,
     DestinationFailed,
     Event,
     InstanceRefused,
@@ -63,6 +64,7 @@ class Counting:
             InstanceRefused: self._refused,
             DestinationFailed: self._destination_failed,
             AuditLost: self._audit_lost,
+            CompletionProgressed: self._completion_progressed,
         }
 
     def __call__(self, event: Event) -> None:
@@ -105,6 +107,9 @@ class Counting:
 
     def _destination_failed(self, event: DestinationFailed) -> None:
         self._add(("destination_failed", self._destination(event.destination)))
+
+    def _completion_progressed(self, event: CompletionProgressed) -> None:
+        self._add(("index_added",), event.added)
 
     def _audit_lost(self, _event: AuditLost) -> None:
         self._add(("audit_lost",))

@@ -27,6 +27,8 @@ class Moment:
     files_free: float
     files_total: float
     """Bytes of the disk of the files."""
+    index_completed: float
+    """The part of the files that is known to be in the index: 1 unless it is being completed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ class _Families(CollectorRegistry):
         yield stored
         yield self._counter("pacs_store_bytes", "Bytes of the data sets of new instances.", "bytes")
         yield self._counter("pacs_store_refused", "Instances refused, by error.", "refused", "error")
+        yield self._counter("pacs_index_added", "Instances added to an index that lacked their files.", "index_added")
         moment = self._moment
         for family, documentation, value in (
             ("pacs_database_up", "Whether the database responds.", moment.database_up),
@@ -108,6 +111,11 @@ class _Families(CollectorRegistry):
             ("pacs_files_up", "Whether the file store is writable.", moment.files_up),
             ("pacs_files_free_bytes", "Free bytes on the disk of the files.", moment.files_free),
             ("pacs_files_size_bytes", "Size of the disk of the files.", moment.files_total),
+            (
+                "pacs_index_completed_ratio",
+                "Part of the files known to be in the index: 1, or less while it is completed.",
+                moment.index_completed,
+            ),
         ):
             yield GaugeMetricFamily(family, documentation, value=float(value))
 
