@@ -12,8 +12,10 @@ from tests.programs import missing, start
 
 HOUR, DAY = 3600, 86400
 
-JUMPS = {"1 h": HOUR, "26 h": 26 * HOUR, "370 d": 370 * DAY}
-"""How far the clock is turned, forward and back, in seconds."""
+JUMPS = (HOUR, 26 * HOUR, 370 * DAY)
+"""How far the clock is turned, forward and back."""
+
+STARTUP = Path(__file__).with_name("startup")
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -27,9 +29,8 @@ class Clock:
     PostgreSQL server) and times of files.
 
     Only CLOCK_REALTIME is turned. CLOCK_MONOTONIC and CLOCK_BOOTTIME stay real (FAKETIME_DONT_FAKE_MONOTONIC=1; without
-    it timed waits hang). `time.sleep` is the exception: libfaketime 0.9.10 turns its absolute time (clock_nanosleep)
-    too, so that it raises OSError or returns at once after a jump. Waits for locks, conditions, events and sockets take
-    the time that they should.
+    it timed waits hang). Timed waits take the time that they should; for `time.sleep` that needs `sitecustomize.py` in
+    the folder `startup`.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class Clock:
             "FAKETIME_DONT_FAKE_MONOTONIC=1",
             "FAKETIME_NO_CACHE=1",  # else a jump takes up to ten seconds
             "NO_FAKE_STAT=1",
+            f"PYTHONPATH={STARTUP}",
         ]
 
     def jump(self, seconds: float) -> None:

@@ -1,14 +1,8 @@
 """The clock of the harness itself: what follows a jump, and what keeps the real time."""
 
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
-
-import pytest
 
 from tests.clock.clock import DAY, HOUR, Clock, run
-from tests.crash.client import associated
-from tests.crash.servers import Site
 
 SHOW = """
 import threading, time
@@ -32,20 +26,3 @@ def test_only_the_wall_clock_is_turned(clock: Clock):
         assert 0 < monotonic < 60
         assert 0 < boot < 60
         assert 0.04 < after[3] < 60
-
-
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_daemon_lives_by_the_turned_clock(tmp_path: Path, clock: Clock, database_url: str, workers: int):
-    """With all its workers, as its log says; it answers after every jump and stops as always."""
-    site = Site(tmp_path, database_url, (f"server.workers={workers}",), tmp_path / "log")
-    server = site.start(*clock.prefix)
-    try:
-        with associated(server.port) as client:
-            for seconds in (HOUR, -2 * HOUR, 370 * DAY, -740 * DAY, 3700 * DAY):
-                clock.jump(seconds)
-                assert client.echo() == 0
-    finally:
-        assert server.stop() == 0
-    ended = datetime.now(UTC) + timedelta(seconds=clock.ahead)
-    (line,) = (each for each in site.log.read_text().splitlines() if "association ended" in each)
-    assert int(line[:4]) in (ended.year - 1, ended.year)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clock.clock import DAY, HOUR, Clock
+from tests.clock.clock import DAY, Clock
 from tests.committing import CT, Requester, requester, some_uid
 from tests.crash.servers import Server, Site
 from tests.waiting import eventually
@@ -74,13 +74,10 @@ def test_no_report_is_forgotten_or_late_after_a_jump(site: Site, clock: Clock, p
             assert [uid for _, uid, _ in peer.report().failed] == [ASKED[0][1]]
 
 
-def test_no_report_is_forgotten_or_late_after_a_restart(site: Site, clock: Clock, peer: Requester):
-    """Whether the clock went back or forward meanwhile."""
+def test_no_report_is_forgotten_after_a_restart(site: Site, clock: Clock, peer: Requester):
+    """With the clock five days ahead."""
     with serving(site, clock) as server:
         assert peer.ask(server.port, ASKED) == 0x0000
-        await_next(site, FAILED)
-    clock.jump(-25 * HOUR)
-    with serving(site, clock):
         await_next(site, FAILED)
     clock.jump(5 * DAY)
     with serving(site, clock):

@@ -180,20 +180,21 @@ class EventReporter:
             self._prefers_scheduled = False
             self._report(scheduled.claim, scheduled)
             return
-        self._follow_clock()
         seconds = self._commitments.seconds_until_due()
-        if seconds is None or seconds > 0:
+        if self._has_clock_jumped():  # asked last: `seconds` is right until now
+            self._commitments.retry_all_soon(self._longest_claim, has_jumped=True)
+        elif seconds is None or seconds > 0:
             self._sleep(POLL_SECONDS if seconds is None else min(POLL_SECONDS, seconds))
         elif (claim := self._commitments.claim()) is not None:
             self._report(claim, None)
 
-    def _follow_clock(self) -> None:
-        """After a jump of the clock, end all pauses: nothing stored says any more when they end."""
+    def _has_clock_jumped(self) -> bool:
+        """Return whether the clock has jumped, so that nothing stored says any more when a report is due."""
         jumped = self._commitments.seconds_jumped()
         if jumped:
-            self._commitments.retry_all_soon(self._longest_claim, has_jumped=True)
             sentence = f"the clock has jumped by {jumped:+.0f} s; all reports of storage commitment are sent again now"
             self._publish(Notice(sentence=sentence))
+        return bool(jumped)
 
     def _next_scheduled(self) -> _Scheduled | None:
         """Take the first transaction of the peer whose turn it is. The caller holds the lock."""
