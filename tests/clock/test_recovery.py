@@ -2,24 +2,17 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.clock.clock import HOUR, JUMPS, Clock, turned
+from tests.clock.clock import HOUR, Clock
+from tests.clock.matrix import EVERY_JUMP
 from tests.crash.client import associated
 from tests.crash.load import Instance, eventually, uid
 from tests.crash.servers import Server, Site
-
-
-@pytest.fixture
-def clock(tmp_path: Path) -> Iterator[Clock]:
-    """A clock that shows the time of the machine."""
-    with turned(tmp_path) as made:
-        yield made
 
 
 STUDY = uid("study")
@@ -79,7 +72,7 @@ def test_nothing_acknowledged_is_lost_after_a_jump(tmp_path: Path, clock: Clock,
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("jump", [sign * each for each in JUMPS.values() for sign in (1, -1)])
+@pytest.mark.parametrize("jump", EVERY_JUMP)
 def test_nothing_acknowledged_is_lost_after_any_jump(
     tmp_path: Path, clock: Clock, database_url: str, jump: int, workers: int
 ):
