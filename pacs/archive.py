@@ -42,6 +42,7 @@ from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
 from pacs.services.retrieve import RetrieveService
+from pacs.services.sharing import RunningServer, sharing
 from pacs.services.storage import Storage
 from pacs.services.users import Users
 from pacs.web.listener import Application, WebServer
@@ -211,16 +212,31 @@ class Archive:
         key or token settings.
         """
         self._configure_servers()
-        self.open()
+        self.index.probe()
         with self.files.start_lock():  # one process recovers; others that start at the same time wait
+            self._publish_sharing()
+            self.open()
+            self.index.probe_writing()
             is_alone = not self.files.is_running()
             self.files.start()
             self._recovery.begin()
+            self._recovery.describe(self._own_description().encode())
             self.healing.look()
             self._reporter.resume(is_alone=is_alone)
         self._held_claims = [HeldClaims() for _ in range(self.config.server.workers)]
         self._listen()
+        self._recovery.describe(self._own_description().encode())  # now with the port
         self._listen_for_http()
+
+    def _publish_sharing(self) -> None:
+        """Publish which running servers have the same files. Raises ConfigurationError when they may not."""
+        running = self.files.running_servers()
+        for each in sharing(running, self._own_description(), may_share=self.config.server.shared):
+            self.events.publish(Notice(sentence=each))
+
+    def _own_description(self) -> RunningServer:
+        server = self.config.server
+        return RunningServer(server.ae_title, f"{server.host}:{self.port}", self.index.identity())
 
     def join(self, prepared: "Archive", slots: WorkerSlots, worker: int) -> None:
         """Accept associations as a worker of the server that `prepared` in the supervisor process has prepared.

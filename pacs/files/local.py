@@ -38,7 +38,7 @@ from pacs.files.object_keys import KeyClock, ObjectKeys
 from pacs.files.object_lock import lock_files
 from pacs.files.process_lock import exclusive, temporary_folder
 from pacs.files.readers import open_stored
-from pacs.files.running_marker import RunningMarker, is_any_running, running_clock
+from pacs.files.running_marker import RunningMarker, is_any_running, running_clock, running_servers
 from pacs.files.store import IncomingObject
 
 PROBE_SIZE = 1 << 16
@@ -289,6 +289,10 @@ class LocalFiles:
     def mark_hours(self, marker: RunningMarker, make_rows_durable: Callable[[], bool]) -> None:
         """Mark the hours of objects that are begun from here on, until `make_rows_durable` returns True."""
         self._marks = HourMarks(marker.folder, make_rows_durable)
+
+    def running_servers(self) -> list[str]:
+        """Return what the servers that use the store say about themselves. Raises StorageUnavailable."""
+        return running_servers(self._root / RUNNING)
 
     def is_running(self) -> bool:
         """Whether a server uses the store. Raises StorageUnavailable."""

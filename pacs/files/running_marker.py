@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from pacs.files.disk import write_text
 from pacs.files.hour_marks import marked_hours
 from pacs.files.io_errors import Writing
 from pacs.files.object_keys import KeyClock
@@ -12,6 +13,9 @@ _MARKING = Writing("The marker of a running server cannot be written")
 
 _CLOCK = "clock"
 """The file with the clock of a server. Without it, a marker is that of an earlier version, which marked no hours."""
+
+SERVER = "server"
+"""The file in a marker that says which server it is of."""
 
 
 class RunningMarker:
@@ -26,6 +30,11 @@ class RunningMarker:
             found = process_folders(parent)
             self._own = LockedFolder.create(parent, {_CLOCK: clock.encode()})
             self._abandoned = [] if any(map(is_locked, found)) else found
+
+    def describe(self, server: str) -> None:
+        """Say in the marker which server it is of. Raises StorageUnavailable."""
+        with _MARKING:
+            write_text(self._own.path / SERVER, server)
 
     @property
     def folder(self) -> Path:
@@ -84,3 +93,18 @@ def running_clock(parent: Path) -> KeyClock | None:
             with suppress(FileNotFoundError, ValueError):  # of an earlier version, or damaged
                 return KeyClock.decode((each / _CLOCK).read_text("ascii"))
     return None
+
+
+def running_servers(parent: Path) -> list[str]:
+    """Return what the servers that live say in their markers, '' for one of an earlier version.
+
+    Raises StorageUnavailable.
+    """
+    with _MARKING:
+        return [_description(each) for each in process_folders(parent) if is_locked(each)]
+
+
+def _description(marker: Path) -> str:
+    with suppress(FileNotFoundError):
+        return (marker / SERVER).read_text("utf-8")
+    return ""

@@ -127,6 +127,9 @@ class FolderUpkeep(Protocol):
         An hour is marked until it is over and `make_rows_durable`, which makes committed rows durable, returns True.
         """
 
+    def running_servers(self) -> list[str]:
+        """Return what the servers that use the store say about themselves, '' for one that says nothing."""
+
     def is_running(self) -> bool:
         """Whether a server uses the store."""
 

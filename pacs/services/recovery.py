@@ -71,6 +71,11 @@ class Recovery:
     def _are_rows_durable(self) -> bool:
         return not self._has_uncertain_files() and self._index.sync()
 
+    def describe(self, server: str) -> None:
+        """Say in the marker which server it is of. Raises StorageUnavailable."""
+        if self._marker is not None:
+            self._marker.describe(server)
+
     def require(self) -> None:
         """Make the next start recover although this server stops cleanly, because a worker failed."""
         self._is_needed = True

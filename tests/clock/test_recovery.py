@@ -14,7 +14,6 @@ from tests.crash.client import associated
 from tests.crash.load import Instance, eventually, uid
 from tests.crash.servers import Server, Site
 
-
 STUDY = uid("study")
 
 

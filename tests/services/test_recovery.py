@@ -35,6 +35,7 @@ def archive(folder: Path) -> Archive:
         from_settings(
             {
                 "server.port": 0,
+                "server.shared": True,
                 "web.enabled": False,
                 "database.url": f"sqlite:///{folder}/pacs.db",
                 "database.heal": False,
