@@ -129,7 +129,7 @@ class Archive:
         self.fsck = Fsck(self.index, self.files)
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
         self.backups = Backups(self.index, self.files)
-        self._recovery = Recovery(self.index, self.files, publish)
+        self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
 
     def _rules(
         self,
@@ -310,8 +310,8 @@ class Archive:
         self._configure_servers()
         self.index.join(prepared.index)
         self.healing.join(prepared.healing)
-        self.index.is_recoverable = True
         self.files.join(prepared.files)
+        self._recovery.join(prepared._recovery)
         self._server.join(prepared._server.listeners, slots)
         with suppress(IndexUnavailable):  # then the claims expire
             self.commitments.take_over(prepared._held_claims[worker])
@@ -471,6 +471,11 @@ class Archive:
         """Make the next start recover although this server stops cleanly, because a worker did not."""
         self._recovery.require()
 
+    @property
+    def needs_recovery(self) -> bool:
+        """Whether the next start has to recover although this process stops cleanly."""
+        return self._recovery.is_needed
+
     def drain(self) -> None:
         """Accept no more associations, wait up to `limits.drain_seconds` for running operations, and close."""
         self._server.drain(self.config.limits.drain_seconds)
@@ -487,8 +492,6 @@ class Archive:
                 self._web.stop()
             self.storage.check_uncertain_files()
             self.files.close()
-            if self.storage.has_uncertain_files:
-                self._recovery.require()
             self._recovery.end()
             self.index.close()
             self.auditor.close()

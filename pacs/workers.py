@@ -280,7 +280,7 @@ class _Supervisor:
             with Archive(self._archive.config, self._archive.events) as archive:
                 archive.join(self._archive, self._slots.of(number), number)
                 _work(archive, channel, self._notifier.watchdog_seconds)
-            status = 0
+            status = int(archive.needs_recovery)
         except PacsError as error:
             self._publish_notice(f"worker {os.getpid():x} ends: {error.comment}")
         except BaseException:

@@ -485,6 +485,9 @@ class Reception:
             if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
                 self._cleanup.delete(arrival.file_key)
                 return self._stored(header, duplicate=True)
+            if known is not None and self._is_replaced(arrival, known):
+                self._cleanup.delete(arrival.file_key)
+                return self._stored(header)
         raise IndexUnavailable("Too many associations store and delete this instance at once")
 
     def _stored(self, header: Header, *, duplicate: bool = False, warnings: tuple[str, ...] = ()) -> Stored:
@@ -518,6 +521,10 @@ class Reception:
         except (DuplicateInstance, InstanceUnreadable, StorageUnavailable):
             self._may_have_row = False
             raise
+
+    def _is_replaced(self, arrival: NewInstance, known: StoredInstance) -> bool:
+        """Whether an instance whose file was committed later has replaced this one already."""
+        return self._storage.duplicates == "replace" and known.file_key > arrival.file_key
 
     def _reopen(self, arrival: NewInstance) -> BinaryIO:
         file = self._storage.files.open(arrival.file_key)
