@@ -8,6 +8,7 @@ the instance.
 import time
 from collections.abc import Callable
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Self, TypeVar
@@ -79,7 +80,11 @@ class Stored:
 
 
 class Storage:
-    """Stores instances, whatever protocol they come by. `bounds` limits the data sets."""
+    """Stores instances, whatever protocol they come by. `bounds` limits the data sets.
+
+    Its rules do not change: an instance that is being received while the server reloads is stored by those with which
+    it began.
+    """
 
     def __init__(
         self,
@@ -102,6 +107,12 @@ class Storage:
         self.headers = headers_of(files)
         self._known = _KnownInstances(index)
         self._cleanup = _FileCleanup(index, files, publish)
+
+    def under(self, duplicates: Duplicates, bounds: DataSetBounds, *, unknown_sop_classes: bool) -> Self:
+        """Return a storage with other rules, which shares what it knows with this one."""
+        other = copy(self)
+        other.duplicates, other.bounds, other.unknown_sop_classes = duplicates, bounds, unknown_sop_classes
+        return other
 
     def receive(
         self, sop_class_uid: str | None, sop_instance_uid: str | None, transfer_syntax: str, source_ae: str = ""
