@@ -73,7 +73,11 @@ def index(config: Config, notify: Callable[[str], object]) -> Index:
     workers, database = config.server.workers, config.database
     connections = min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, ALL_CONNECTIONS // workers))
     return Index(
-        database.url, connections=connections, wait=database.wait_seconds, is_shared=workers > 1, notify=notify
+        database.url,
+        connections=connections,
+        wait=database.wait_seconds,
+        is_shared=workers > 1 or config.server.shared,
+        notify=notify,
     )
 
 

@@ -88,6 +88,7 @@ def _index(config: "Config") -> CheckOutcome:
             is_new = index.is_sqlite and schema.current(index) is None
             if not is_new:
                 schema.check(index)
+                index.probe_writing()
             facts = index.describe()
     except PacsError as error:
         return CheckOutcome("index", False, error.comment)
