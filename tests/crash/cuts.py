@@ -26,7 +26,7 @@ from pacs.index import maintenance, schema
 from pacs.services.backup import Backups
 from tests.clock.clock import DAY, HOUR, turned
 from tests.crash import disk, trace
-from tests.crash.client import associated
+from tests.crash.client import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, associated
 from tests.crash.disk import SURVIVALS, Disk
 from tests.crash.examining import ALTERED, HALF, LOST, RETURNED, STRAY, Faults
 from tests.crash.load import Instance, eventually, uid
@@ -132,11 +132,39 @@ def restoring(folder: Path, instances: int, _seconds: float = 0) -> Recording:
     return Recording(_emptied(folder), _calls(folder / "trace"), kept=sent, resume=resume)
 
 
+def completing(folder: Path, instances: int, _seconds: float = 0) -> Recording:
+    """Record a daemon that completes an index whose database is lost; after a cut the next start goes on."""
+    site, sent = _filled(folder, instances)
+    (site.folder / "pacs.db").unlink()
+    _copied(folder)
+    with _recorded(site, folder / "trace") as server:
+        assert eventually(lambda: len(_found(server.port)) == len(sent))
+        assert server.stop() == 0
+
+    def resume(root: Path) -> None:
+        with Archive(_config(root)) as archive:
+            archive.prepare()
+            archive.healing.start()
+            assert eventually(lambda: archive.healing.progress() is None)
+
+    return Recording(_restored(folder), _calls(folder / "trace"), kept=sent, resume=resume)
+
+
+def _found(port: int) -> list[str]:
+    """Return the instances that the archive finds; none while it refuses queries."""
+    with suppress(ConnectionError), associated(port, retrieves=True) as client:
+        keys = [{STUDY_INSTANCE_UID: uid("study", name)} for name in SENDERS]
+        images = [each | {SERIES_INSTANCE_UID: uid("series", *each.values()), SOP_INSTANCE_UID: ""} for each in keys]
+        return [match[SOP_INSTANCE_UID] for each in images for match in client.find("IMAGE", each)]
+    return []
+
+
 LOADS: Mapping[str, Callable[[Path, int, float], Recording]] = {
     "while instances arrive": arriving,
     "while the clock is turned": turning,
     "while studies are deleted": deleting,
     "during a restore": restoring,
+    "while an index is completed": completing,
 }
 """What is recorded and cut."""
 
