@@ -57,7 +57,8 @@ class Monitoring:
         self._counters = Counters(workers) if counts else None
         self._database = Probe(index.ping)
         self._echo = Probe(self._echo_this_server)
-        probes = {"database": self._database, "files": Probe(files.probe), "index": Probe(healing.check)}
+        # A restart by the watchdog does not help an index that cannot be written.
+        probes = {"database": Probe(index.check_writable), "files": Probe(files.probe), "index": Probe(healing.check)}
         self._health = Health(is_accepting, probes)
         self._calling_ae_title = f"PACS-{secrets.token_hex(5)}"
         """The calling AE title of the C-ECHO to this server, which no peer can guess."""

@@ -1,6 +1,7 @@
 """Translates a `Config` into the settings of the other parts, which do not know the configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -73,7 +74,11 @@ def index(config: Config, notify: Callable[[str], object]) -> Index:
     workers, database = config.server.workers, config.database
     connections = min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, ALL_CONNECTIONS // workers))
     return Index(
-        database.url, connections=connections, wait=database.wait_seconds, is_shared=workers > 1, notify=notify
+        database.url,
+        connections=connections,
+        wait=database.wait_seconds,
+        is_shared=workers > 1 or config.server.shared,
+        notify=notify,
     )
 
 
@@ -82,10 +87,18 @@ def file_store(config: Config) -> LocalFiles:
     url = config.files.url
     if url.startswith("s3://"):
         raise ConfigurationError(f"files.url = {url!r}: object storage is not supported yet; expected a folder")
-    try:
+    with naming_folder(config):
         return LocalFiles(Path(url), config.limits.free_space)
+
+
+@contextmanager
+def naming_folder(config: Config) -> Iterator[None]:
+    """Add the folder to a StorageUnavailable, for the operator; peers are told no paths."""
+    try:
+        yield
     except StorageUnavailable as error:
-        raise StorageUnavailable(f"{error.comment}; check that files.url = {url!r} is a writable folder") from error
+        hint = f"check that files.url = {config.files.url!r} is a writable folder"
+        raise StorageUnavailable(f"{error.comment}; {hint}") from error
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ def _scenario(ctx: click.Context, _parameter: click.Parameter, name: Any) -> "Sc
 @setting_option("server.host", "--host", metavar="ADDRESS", help="Address to listen on.")
 @setting_option("server.port", "--port", metavar="PORT", help="Port to listen on; 0 chooses a free port.")
 @setting_option("server.workers", "--workers", metavar="N", help="Number of worker processes.")
+@setting_option(
+    "server.shared", "--shared", is_flag=True, default=None, help="Allow other servers with the same files and index."
+)
 @click.option(
     "--scenario",
     metavar="FILE",

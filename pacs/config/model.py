@@ -166,6 +166,8 @@ class ServerSection(Section):
     """Further AE titles of the server, accepted where `access.called_ae` is "ours"."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of worker processes; more than one uses several CPU cores."""
+    shared: bool = False
+    """Whether other servers may use the same files and the same index at the same time."""
 
 
 class DatabaseSection(Section):

@@ -4,6 +4,7 @@ Every failure of the database is raised as `IndexUnavailable`, every statement t
 `Cancelled`. The error of the driver is in `__cause__`; it may contain values and is never sent to a peer.
 """
 
+import os
 import random
 import sqlite3
 import threading
@@ -13,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -21,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index.connection_pool import ConnectionPool
 from pacs.index.database_file import DatabaseFile
+from pacs.index.failures import sentence
 from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
 from pacs.index.write_lock import WriteLock
@@ -38,6 +40,9 @@ OLDEST_SQLITE = (3, 35)
 """SQLite has the trigrams of FTS5 since 3.34, and RETURNING since 3.35."""
 
 SQLITE_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "wal_autocheckpoint = 4000")
+
+CHANGE_NOTHING = "UPDATE image SET last_used_at = last_used_at WHERE 1 = 0"
+"""A statement that fails where the index cannot be written."""
 
 SETTLE_TIMEOUT = 1000
 """The time that `settle` waits for other connections, in milliseconds."""
@@ -125,13 +130,38 @@ class Index:
 
         Raises IndexUnavailable with the driver's error, which names no patients, and with what to do.
         """
+        with self._explaining("opened"), self._engine.connect():
+            pass
+
+    def probe_writing(self) -> None:
+        """As `probe`, once the index has its tables: try to write to them."""
+        with self._explaining("written"):
+            self._try_to_write()
+
+    def check_writable(self) -> None:
+        """As `ping`, and check that the index can be written. Raises IndexUnavailable."""
+        self.ping()
+        if self._file is not None:
+            self._file.check_writable()  # without the lock of the only writer
+        else:
+            with _translating_errors():
+                self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        with self._write_lock(), self._writer.connect() as connection:
+            transaction = connection.begin()
+            connection.execute(text(CHANGE_NOTHING))
+            transaction.rollback()
+
+    @contextmanager
+    def _explaining(self, done: str) -> Iterator[None]:
+        """Raise errors as IndexUnavailable, with the text of the driver and what to check."""
         try:
-            with self._engine.connect():
-                pass
+            yield
         except DBAPIError as error:
             said = " ".join(str(error.orig).split())
-            sentence = f"the index cannot be opened: {said}; check database.url, and that its server runs"
-            raise IndexUnavailable(sentence) from error
+            where = self.url.database if self.is_sqlite else "database.url, and that its server runs"
+            raise IndexUnavailable(f"the index cannot be {done}: {sentence(error)} ({said}); check {where}") from error
 
     def ping(self) -> None:
         """Run a small query on a dedicated connection. Raises IndexUnavailable."""
@@ -151,6 +181,22 @@ class Index:
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
             connection.invalidate()
         return busy == 0
+
+    def sync(self) -> bool:
+        """Make durable what was committed without a sync, beside running work; return whether that succeeded."""
+        if not self.is_sqlite:
+            return True
+        # The log has these commits, unless they are in the database durably. The database itself must not be opened
+        # here: the locks that SQLite has on it would be released with the descriptor.
+        try:
+            descriptor = os.open(f"{self.url.database}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -254,7 +300,7 @@ class Index:
         try:
             yield
         except self._failures as error:
-            raise IndexUnavailable("the index does not respond: try again later") from error
+            raise IndexUnavailable(sentence(error)) from error
 
     @contextmanager
     def single(self) -> Iterator[Connection]:
@@ -287,6 +333,15 @@ class Index:
             # transaction ends as usual and needs its connection.
             if interrupter.stop():
                 connection.invalidate()  # a late interruption must never reach the next user of this connection
+
+    def identity(self) -> str:
+        """Return a text that is the same for all servers with this index, however their URLs name it."""
+        if self.is_sqlite:
+            return str(Path(self.url.database or "").resolve())
+        with suppress(IndexUnavailable), self.read() as connection:
+            found = connection.execute(text("SELECT system_identifier, current_database() FROM pg_control_system()"))
+            return ":".join(map(str, found.one()))
+        return f"{self.url.host}:{self.url.port}/{self.url.database}"  # the user may lack the right
 
     def describe(self) -> dict[str, str]:
         """Return what `pacs check` shows about the database. Raises IndexUnavailable."""
@@ -483,7 +538,7 @@ def _translating_errors() -> Iterator[None]:
     except PoolTimeout as error:
         raise IndexUnavailable("too many concurrent operations of the index: try again later") from error
     except DBAPIError as error:
-        raise IndexUnavailable("the index does not respond: try again later") from error
+        raise IndexUnavailable(sentence(error)) from error
 
 
 def _lost_race(error: IndexUnavailable) -> bool:

