@@ -102,7 +102,7 @@ class _DisputedAddition:
             values = row_elements.merge(self._older_values(level, known.id, disputed), disputed)
             merged = row_elements.replace_elements(merged, disputed, values)
         if merged != known.kept:
-            parent_rows.rewrite(self._connection, level, known, columns(level, merged))
+            parent_rows.rewrite_locked(self._connection, level, known, columns(level, merged))
         return int(known.id)
 
     def _is_late(self, level: QueryLevel, row_id: int) -> bool:
@@ -227,7 +227,7 @@ def _correct(connection: Connection, derived: DerivedRows) -> None:
                 continue
             ids[level, identity] = known.id
             if known.kept != row.kept or any(getattr(known, name) != value for name, value in above.items()):
-                parent_rows.rewrite(connection, level, known, columns(level, row.kept) | above)
+                parent_rows.rewrite_locked(connection, level, known, columns(level, row.kept) | above)
 
 
 def _is(level: QueryLevel, identity: tuple[str, ...]) -> list[ColumnElement[bool]]:

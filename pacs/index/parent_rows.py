@@ -103,6 +103,16 @@ def rewrite(connection: Connection, level: QueryLevel, known: Any, row: Row) -> 
         raise LostRace(f"{level.name} was changed by another transaction")
 
 
+def rewrite_locked(connection: Connection, level: QueryLevel, known: Any, row: Row) -> None:
+    """Change a row as `rewrite` does, and make statements that wait for the lock of a patient check it again.
+
+    PostgreSQL returns the former row to a SELECT ... FOR KEY SHARE unless the row was locked for more than an UPDATE.
+    """
+    table = TABLES[level]
+    connection.execute(select(table.c.id).where(table.c.id == known.id).with_for_update()).first()
+    rewrite(connection, level, known, row)
+
+
 def lock_patients(connection: Connection, ids: Collection[int]) -> None:
     """Lock the rows of patients against everything that adds or removes instances below them (PostgreSQL)."""
     locked = select(patient.c.id).where(among(patient.c.id, sorted(ids))).order_by(patient.c.id)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, exists, select, update
 
 from pacs.dicom.header import Header
 from pacs.errors import IndexUnavailable, InstanceUnreadable
 from pacs.index import fast_insert
 from pacs.index.addition import KNOWN_IMAGE, add_agreeing, refuse_known
 from pacs.index.compiled_statement import CompiledStatement
-from pacs.index.database import Index
+from pacs.index.database import Index, LostRace
 from pacs.index.dialects import among
 from pacs.index.key_order import Headers, add_disputed, add_locked
 from pacs.index.parent_rows import UID
@@ -34,7 +34,6 @@ __all__ = [
     "find_all",
     "is_in_row",
     "is_known",
-    "last_file_key",
     "remove",
     "replace",
     "touch",
@@ -137,12 +136,6 @@ def is_in_row(index: Index, file_key: str) -> bool:
         return connection.execute(select(image.c.id).where(image.c.file_key == file_key)).first() is not None
 
 
-def last_file_key(index: Index) -> str:
-    """Return the file key of the instance that was added last, '' for none. Raises IndexUnavailable."""
-    with index.read() as connection:
-        return connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(1)).scalar() or ""
-
-
 def replace(index: Index, instance: NewInstance, former_key: str, headers: Headers = no_headers) -> StoredInstance:
     """Replace the instance with the same SOP Instance UID and the file `former_key`, and return it.
 
@@ -195,11 +188,19 @@ def _remove(connection: Connection, chosen: ColumnElement[bool]) -> list[StoredI
 
 
 def _lock_parents(connection: Connection, chosen: ColumnElement[bool]) -> dict[str, list[int]]:
-    """Lock the parents of images from the top down, so that concurrent removals see each other; return their ids."""
+    """Lock the parents of images from the top down, so that concurrent removals see each other; return their ids.
+
+    Raises LostRace when the images were moved to another patient while it was waited for.
+    """
+
+    def above(table: Table) -> list[int]:
+        return sorted(connection.execute(select(table.c.id).select_from(JOINED).where(chosen).distinct()).scalars())
+
     parents = {}
     for table in (patient, study, series):
-        ids = connection.execute(select(table.c.id).select_from(JOINED).where(chosen).distinct()).scalars().all()
-        parents[table.name] = sorted(ids)
+        parents[table.name] = above(table)
         locked = select(table.c.id).where(among(table.c.id, parents[table.name])).order_by(table.c.id)
         connection.execute(locked.with_for_update())
+        if table is patient and above(patient) != parents[patient.name]:
+            raise LostRace("instances were moved by another transaction")
     return parents

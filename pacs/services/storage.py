@@ -8,6 +8,7 @@ the instance.
 import time
 from collections.abc import Callable
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Self, TypeVar
@@ -80,7 +81,11 @@ class Stored:
 
 
 class Storage:
-    """Stores instances, whatever protocol they come by. `bounds` limits the data sets."""
+    """Stores instances, whatever protocol they come by. `bounds` limits the data sets.
+
+    Its rules do not change: an instance that is being received while the server reloads is stored by those with which
+    it began.
+    """
 
     def __init__(
         self,
@@ -103,6 +108,12 @@ class Storage:
         self.headers = headers_of(files)
         self._known = _KnownInstances(index)
         self._cleanup = _FileCleanup(index, files, publish)
+
+    def under(self, duplicates: Duplicates, bounds: DataSetBounds, *, unknown_sop_classes: bool) -> Self:
+        """Return a storage with other rules, which shares what it knows with this one."""
+        other = copy(self)
+        other.duplicates, other.bounds, other.unknown_sop_classes = duplicates, bounds, unknown_sop_classes
+        return other
 
     def receive(
         self, sop_class_uid: str | None, sop_instance_uid: str | None, transfer_syntax: str, source_ae: str = ""
@@ -477,6 +488,9 @@ class Reception:
             if is_duplicate:
                 self._cleanup.delete(arrival.file_key)
                 return self._stored(header, duplicate=True)
+            if known is not None and self._is_replaced(arrival, known):
+                self._cleanup.delete(arrival.file_key)
+                return self._stored(header)
         raise IndexUnavailable("Too many associations store and delete this instance at once")
 
     def _stored(self, header: Header, *, duplicate: bool = False, warnings: tuple[str, ...] = ()) -> Stored:
@@ -510,6 +524,10 @@ class Reception:
         except (DuplicateInstance, InstanceUnreadable, StorageUnavailable):
             self._may_have_row = False
             raise
+
+    def _is_replaced(self, arrival: NewInstance, known: StoredInstance) -> bool:
+        """Whether an instance whose file was committed later has replaced this one already."""
+        return self._storage.duplicates == "replace" and known.file_key > arrival.file_key
 
     def _reopen(self, arrival: NewInstance) -> BinaryIO:
         file = self._storage.files.open(arrival.file_key)

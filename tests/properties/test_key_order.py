@@ -63,6 +63,9 @@ class Archive:
         """SOP Instance UIDs of the index, with the keys of their files."""
         for name, elements in self.said.items():
             write(root / name, dataset(**elements))
+        with index.write() as connection:
+            for table in reversed(TABLES.values()):
+                connection.execute(table.delete())
 
     def do(self, step: str, number: int) -> None:
         """Add a file, remove an instance, or replace one by another file with it."""
@@ -193,13 +196,7 @@ def archive_of(index: Index, tmp_path: Path) -> Callable[[list[dict[str, Any]]],
     """Return a function that makes an archive with an empty index and files."""
     made = iter(range(1_000_000))
 
-    def new(said: list[dict[str, Any]]) -> Archive:
-        with index.write() as connection:
-            for table in reversed(TABLES.values()):
-                connection.execute(table.delete())
-        return Archive(index, tmp_path / f"files{next(made)}", said)
-
-    return new
+    return lambda said: Archive(index, tmp_path / f"files{next(made)}", said)
 
 
 def check(archive: Archive, steps: list[tuple[str, int]]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pacs.dicom.levels import QueryLevel
 from pacs.files.local import LocalFiles
-from pacs.index import maintenance
+from pacs.index import removal
 from pacs.index.database import Index
 from pacs.services.maintenance import Maintenance
 from pacs.services.reindex import Reindex
@@ -181,4 +181,6 @@ def test_patients_without_an_id_are_not_read(archive: RefreshSetup):
     one, other = series_of(1, 2, patient_id=""), series_of(2, 2, patient_id="")
     send(archive.storage, *one, *other)
     removed = archive.maintenance.instances({"StudyInstanceUID": one[0].StudyInstanceUID})
-    assert [each.level.name for each in maintenance.parents(archive.index, removed)] == ["PATIENT", "STUDY", "SERIES"]
+    with archive.index.write() as connection:
+        parents = removal.lock_parents(connection, removed)
+    assert [each.level.name for each in parents] == ["PATIENT", "STUDY", "SERIES"]

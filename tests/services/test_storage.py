@@ -681,6 +681,22 @@ class TestFailingSteps:
         assert writer.find(archive.index, UID) is None
         assert not any(key.startswith("incoming") for key in archive.tree())
 
+    def test_of_two_replacements_the_file_that_was_committed_later_stays(self, archive: StorageSetup, monkeypatch):
+        """Whichever row is committed first: the other instance counts as replaced, and leaves no file."""
+        storage, real = archive.storage(duplicates="replace"), archive.files.lock
+        send(storage, instance())
+        later = instance({0x00080060: b"MR"})
+
+        def replaced_before(keys: list[str]):
+            monkeypatch.setattr(archive.files, "lock", real)
+            send(archive.storage(duplicates="replace"), later)
+            return real(keys)
+
+        monkeypatch.setattr(archive.files, "lock", replaced_before)
+        assert not send(storage, instance({0x00080060: b"CR"})).duplicate
+        assert archive.data() == later
+        assert len(archive.tree()) == 1
+
     def test_a_removal_just_before_the_replacement(self, archive: StorageSetup, monkeypatch):
         """An instance deleted while its replacement arrives is stored as a new one."""
         send(archive.storage(), instance())
