@@ -60,6 +60,7 @@ def encoded(uid: int, content: int) -> bytes:
     """Return an instance with one of its contents."""
     dataset = DATASETS[uid].copy()
     dataset.InstanceNumber = 100 * uid + content
+    dataset.StudyDescription = f"DESCRIPTION {uid} {content}"
     return raw.encoded(dataset, raw.EXPLICIT)
 
 
@@ -355,6 +356,8 @@ class Run:
         assert moved <= {key.rpartition("/")[2] for key in self.excused}
         assert Fsck(index, files, grace=0).run(repair=True).is_well
         assert Fsck(index, files, grace=0).run().findings == ()
+        if self.orphan is None:  # its row was removed alone, so that its study has still values from it
+            assert self.archive.reindex(0) == Reindexed(images=len(rows)), "the index is not what the files say"
 
 
 SWITCHES = st.dictionaries(st.integers(0, 60), st.integers(1, 4), max_size=6)
@@ -426,13 +429,14 @@ def explore(empty: Callable[[], Archive], policy: str, examples: int, operations
     runs()
 
 
-def interrupt_everywhere(empty: Callable[[], Archive], policy: str, first: Task, second: Task) -> None:
-    """Run one operation from its begin to its end at each step of another one."""
+def interrupt_everywhere(empty: Callable[[], Archive], policy: str, first: Task, second: Task) -> int:
+    """Run one operation from its begin to its end at each step of another one; return the number of runs."""
     contents = (0 if policy == "replace" or first.kind != "store" else None, None)
     steps = at = 1
     while at < steps + 1:
         steps = run_and_judge(Run(empty(), policy, contents, False), [first, second], {at: 1})
         at += 1
+    return steps
 
 
 CHANGES = [
@@ -454,9 +458,11 @@ def test_a_repair_at_each_step_of_a_change_is_explained(empty: Callable[[], Arch
 @pytest.mark.parametrize("policy", ["keep", "replace", "reject"])
 def test_each_operation_at_each_step_of_another_is_explained(empty: Callable[[], Archive], policy: str):
     """The long form: every pair, in both orders, on both databases."""
+    runs = 0
     for first, second in itertools.product(CHANGES, LOOKS):
-        interrupt_everywhere(empty, policy, first, second)
-        interrupt_everywhere(empty, policy, second, first)
+        runs += interrupt_everywhere(empty, policy, first, second)
+        runs += interrupt_everywhere(empty, policy, second, first)
+    print(f"{policy}: {runs} schedules")
 
 
 @pytest.mark.parametrize("policy", ["keep", "replace", "reject"])
