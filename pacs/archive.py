@@ -47,6 +47,7 @@ from pacs.services.retrieve import RetrieveService
 from pacs.services.sharing import RunningServer, sharing
 from pacs.services.storage import Storage
 from pacs.services.users import Users
+from pacs.support.sockets import PRIVILEGED
 from pacs.web.listener import Application, WebServer
 
 EXPLAINED = "requests are explained: the log holds patient data until query.explain and explain of all peers are false"
@@ -276,7 +277,8 @@ class Archive:
         """
         self._configure_servers()
         self.index.probe()
-        with self.files.start_lock():  # one process recovers; others that start at the same time wait
+        # One process recovers; others that start at the same time wait.
+        with settings.naming_folder(self.config), self.files.start_lock():
             self._publish_sharing()
             self.open()
             self.index.probe_writing()
@@ -354,7 +356,8 @@ class Archive:
         except OSError as error:
             where = ", ".join(f"{each.host}:{each.port}" for each in self._addresses)
             why = f"cannot listen on {where} ({error.strerror})"
-            raise ConfigurationError(f"{why}; check server.host, and choose a free server.port") from error
+            hint = PRIVILEGED if error.errno == errno.EACCES else "check server.host, and choose a free server.port"
+            raise ConfigurationError(f"{why}; {hint}") from error
         self.port = self._server.port
 
     def _listen_for_http(self) -> None:

@@ -20,6 +20,7 @@ from pacs.files.hour_marks import HourMarks
 from pacs.files.incoming_file import DurableFolders, IncomingFile, TemporaryFile, is_abandoned, remove_abandoned
 from pacs.files.incomplete_note import IncompleteNote
 from pacs.files.io_errors import READING, WRITING
+from pacs.files.journal import FOLDER as JOURNAL
 from pacs.files.journal import Journal, count_abandoned, note_deletion, replay, restore_records
 from pacs.files.layout import (
     INCOMING,
@@ -81,6 +82,7 @@ class LocalFiles:
 
         Files of processes that live are left alone. Raises StorageUnavailable.
         """
+        self._require_writable()
         # In this order: a replay writes under the names of leftovers.
         removed = self.remove_leftovers(self.leftovers())
         self.replay_journals()
@@ -223,6 +225,7 @@ class LocalFiles:
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
         self._require_free()
+        self._require_writable()
         name = f"{uuid.uuid4()}.probe"
         with WRITING:
             file = TemporaryFile(self._folders, name)
@@ -234,6 +237,14 @@ class LocalFiles:
                 os.close(descriptor)
                 with suppress(FileNotFoundError):
                     file.remove()
+
+    def _require_writable(self) -> None:
+        """Check the rights on the folders in which a server makes files and folders. Raises StorageUnavailable."""
+        for name in ("", INCOMING, JOURNAL, RUNNING, UPKEEP):
+            path = self._root / name
+            if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+                named = f"folder {name!r} of the file store" if name else "folder of the file store"
+                raise StorageUnavailable(f"The {named} is not writable")
 
     def _draw_key(self) -> str:
         """Return the key of an object that is complete. Raises StorageUnavailable."""
