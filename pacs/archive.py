@@ -5,7 +5,9 @@ import ssl
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from pacs import config as configuration
@@ -37,7 +39,7 @@ from pacs.services.fsck import Fsck
 from pacs.services.healing import Healing
 from pacs.services.held_claims import HeldClaims
 from pacs.services.maintenance import Maintenance
-from pacs.services.peers import Peer
+from pacs.services.peers import Peer, Peers
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
@@ -45,10 +47,37 @@ from pacs.services.retrieve import RetrieveService
 from pacs.services.sharing import RunningServer, sharing
 from pacs.services.storage import Storage
 from pacs.services.users import Users
+from pacs.support.sockets import PRIVILEGED
 from pacs.web.listener import Application, WebServer
 
 EXPLAINED = "requests are explained: the log holds patient data until query.explain and explain of all peers are false"
 """The notice at the start of a server that explains requests."""
+
+
+NO_PROTECTIONS: Mapping[str, Protection | None] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The services and peers of one configuration.
+
+    A reload replaces them together, so that every operation has those of one configuration.
+    """
+
+    storage: Storage
+    peers: Peers
+    access: Access
+    queries: QueryService
+    retrieves: RetrieveService
+    protections: Mapping[str, Protection | None]
+    """The TLS settings for each peer, None to connect without TLS; they are read at the start of a server."""
+    own_protection: Protection | None
+    """The TLS settings for the C-ECHO to this server."""
+
+    def destination(self, ae_title: str) -> tuple[Peer, Protection | None]:
+        """As `Archive._destination`."""
+        peer = self.peers.destination(ae_title)
+        return peer, self.protections[peer.ae_title]
 
 
 class Archive:
@@ -68,7 +97,7 @@ class Archive:
         self._closing = threading.Lock()
         self._build_stores(config)
         self._build_services(config)
-        self._apply(config)
+        self._in_force = self._rules(config)
         self._build_server(config)
 
     def _build_stores(self, config: Config) -> None:
@@ -80,7 +109,7 @@ class Archive:
     def _build_services(self, config: Config) -> None:
         """Build the services that do not change with a reload."""
         publish = self.events.publish
-        self.storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
+        self._storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
         self.healing = Healing(self.index, self.files, publish, config.database.heal)
         self.commitments = Commitments(
             self.index,
@@ -101,39 +130,48 @@ class Archive:
         self.fsck = Fsck(self.index, self.files)
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
         self.backups = Backups(self.index, self.files)
-        self._recovery = Recovery(self.index, self.files, publish)
+        self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
 
-    def _apply(self, config: Config) -> None:
-        """Set up the services for a configuration; a reload does it again while they run."""
-        limits = config.limits
-        self.storage.duplicates = config.storage.duplicates
-        self.storage.unknown_sop_classes = config.storage.unknown_sop_classes
-        self.storage.bounds = settings.data_set_bounds(limits)
-        self.peers = settings.peers(config)
-        self.access = Access(settings.access_rules(config), self.peers)
-        self.queries = QueryService(
-            self.index,
-            self.files,
-            page=settings.QUERY_PAGE,
-            scan_limit=limits.query_scan,
-            max_matches=limits.query_answers,
-            admit=self.healing.admit_query,
-        )
-        self.retrieves = RetrieveService(
-            self.index,
-            self.files,
-            limits.retrieve_studies,
-            verify=config.files.verify,
-            publish=self.events.publish,
-            admit=self.healing.admit_query,
+    def _rules(
+        self,
+        config: Config,
+        protections: Mapping[str, Protection | None] = NO_PROTECTIONS,
+        own_protection: Protection | None = None,
+    ) -> "_Rules":
+        """Return the services and peers for a configuration. Nothing in use changes."""
+        limits, peers = config.limits, settings.peers(config)
+        return _Rules(
+            storage=self._storage.under(
+                config.storage.duplicates,
+                settings.data_set_bounds(limits),
+                unknown_sop_classes=config.storage.unknown_sop_classes,
+            ),
+            peers=peers,
+            access=Access(settings.access_rules(config), peers),
+            queries=QueryService(
+                self.index,
+                self.files,
+                page=settings.QUERY_PAGE,
+                scan_limit=limits.query_scan,
+                max_matches=limits.query_answers,
+                admit=self.healing.admit_query,
+            ),
+            retrieves=RetrieveService(
+                self.index,
+                self.files,
+                limits.retrieve_studies,
+                verify=config.files.verify,
+                publish=self.events.publish,
+                admit=self.healing.admit_query,
+            ),
+            protections=protections,
+            own_protection=own_protection,
         )
 
     def _build_server(self, config: Config) -> None:
         """Build the DIMSE server, without handlers and certificates, which only `start` needs, and its monitoring."""
         self.port = config.server.port
         self._addresses = settings.listen_addresses(config)
-        self._protections: Mapping[str, Protection | None] = {}
-        self._own_protection: Protection | None = None
         self._web: WebServer | None = None
         self._web_tls: ssl.SSLContext | None = None
         self.monitoring = self._new_monitoring(config)
@@ -155,7 +193,7 @@ class Archive:
             is_peer=self._is_peer,
             workers=config.server.workers,
             most_associations=lambda: self.config.limits.associations,
-            protection=lambda: self._own_protection,
+            protection=lambda: self._in_force.own_protection,
             counts=config.metrics.enabled,
         )
 
@@ -167,15 +205,41 @@ class Archive:
             config.server.ae_title,
             idle=config.commitment.same_association_seconds,
             limits=settings.association_limits(config.limits),
-            protect=lambda peer: self._protections.get(peer.ae_title),
         )
 
     def _is_peer(self, ae_title: str) -> bool:
         return self.peers.find(ae_title) is not None
 
-    def _destination(self, ae_title: str) -> Peer:
-        """Return the peer as it is configured now. Raises UnknownDestination."""
-        return self.peers.destination(ae_title)
+    def _destination(self, ae_title: str) -> tuple[Peer, Protection | None]:
+        """Return a peer as it is configured now, and the TLS settings for it. Raises UnknownDestination."""
+        return self._in_force.destination(ae_title)
+
+    # --- the services in force ----------------------------------------------------------------------------------------
+
+    @property
+    def storage(self) -> Storage:
+        """Stores instances."""
+        return self._in_force.storage
+
+    @property
+    def queries(self) -> QueryService:
+        """Answers queries."""
+        return self._in_force.queries
+
+    @property
+    def retrieves(self) -> RetrieveService:
+        """Selects and reads instances."""
+        return self._in_force.retrieves
+
+    @property
+    def peers(self) -> Peers:
+        """The table of known AEs."""
+        return self._in_force.peers
+
+    @property
+    def access(self) -> Access:
+        """The access control."""
+        return self._in_force.access
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -213,7 +277,8 @@ class Archive:
         """
         self._configure_servers()
         self.index.probe()
-        with self.files.start_lock():  # one process recovers; others that start at the same time wait
+        # One process recovers; others that start at the same time wait.
+        with settings.naming_folder(self.config), self.files.start_lock():
             self._publish_sharing()
             self.open()
             self.index.probe_writing()
@@ -247,8 +312,8 @@ class Archive:
         self._configure_servers()
         self.index.join(prepared.index)
         self.healing.join(prepared.healing)
-        self.index.is_recoverable = True
         self.files.join(prepared.files)
+        self._recovery.join(prepared._recovery)
         self._server.join(prepared._server.listeners, slots)
         with suppress(IndexUnavailable):  # then the claims expire
             self.commitments.take_over(prepared._held_claims[worker])
@@ -277,7 +342,8 @@ class Archive:
         if config.web.enabled:
             self._web_tls = tls.web_context(settings.certificates(config)) if config.web.tls else None
             self._web = WebServer(config.web.host, config.web.port, self._web_application, self._web_tls)
-        self._server.configure(self._server_settings(config))
+        self._in_force, server_settings = self._configured(config)
+        self._server.configure(server_settings)
 
     def _web_application(self) -> Application:
         from pacs.web.app import application
@@ -290,7 +356,8 @@ class Archive:
         except OSError as error:
             where = ", ".join(f"{each.host}:{each.port}" for each in self._addresses)
             why = f"cannot listen on {where} ({error.strerror})"
-            raise ConfigurationError(f"{why}; check server.host, and choose a free server.port") from error
+            hint = PRIVILEGED if error.errno == errno.EACCES else "check server.host, and choose a free server.port"
+            raise ConfigurationError(f"{why}; {hint}") from error
         self.port = self._server.port
 
     def _listen_for_http(self) -> None:
@@ -334,47 +401,46 @@ class Archive:
         that take effect only at the next start. Raises ConfigurationError, in which case nothing has changed.
         """
         usable, at_start = settings.reloadable(self.config, config)
+        rules, server_settings = self._configured(usable)
         self.auditor.reopen()
         if self._web_tls is not None:
-            tls.renew(self._web_tls, settings.certificates(usable))
-        self._server.configure(self._server_settings(usable))  # the last step that can fail
+            tls.renew(self._web_tls, settings.certificates(usable))  # the last step that can fail
+        self._in_force = rules
+        self._reporter.limits = server_settings.limits
+        self.commitments.unknown_sop_classes = usable.storage.unknown_sop_classes
         self.files.least_free = usable.limits.free_space
         self.config = usable
+        self._server.configure(server_settings)
         return at_start
 
-    def _server_settings(self, config: Config) -> Settings:
-        """Apply a configuration and return the settings of the DIMSE server.
-
-        Raises ConfigurationError before anything has changed.
-        """
+    def _configured(self, config: Config) -> tuple[_Rules, Settings]:
+        """Return the services and the settings of the DIMSE server for a configuration. Raises ConfigurationError."""
         protections = {each.ae_title: settings.peer_protection(config, each) for each in config.peers}
         acceptor_tls = tls.acceptor_context(settings.certificates(config)) if config.tls.enabled else None
         own_protection = settings.own_protection(config) if config.tls.only else None
-        users = settings.users(config)
-        self._apply(config)
-        self._protections, self._own_protection = protections, own_protection
-        handlers = self._handlers(config, protections)
+        rules = self._rules(config, protections, own_protection)
+        handlers = self._handlers(config, rules)
         server_settings = Settings(
-            policy=self._acceptor_policy(config, users),
+            policy=self._acceptor_policy(config, rules, settings.users(config)),
             handlers=handlers.table(),
             has=handlers.has,
             limits=settings.association_limits(config.limits),
             bounds=settings.association_bounds(config.limits),
             tls=acceptor_tls,
         )
-        return self._fault_hook.apply(server_settings, handlers)
+        return rules, self._fault_hook.apply(server_settings, handlers)
 
-    def _handlers(self, config: Config, protections: Mapping[str, Protection | None]) -> Handlers:
+    def _handlers(self, config: Config, rules: _Rules) -> Handlers:
         limits = config.limits
-        explain = ExplainHook(self.explainer, lambda: self.access).note if self.peers.explains_any else None
+        explain = ExplainHook(self.explainer, lambda: self.access).note if rules.peers.explains_any else None
         return Handlers(
-            storage=self.storage,
-            queries=self.queries,
-            retrieves=self.retrieves,
+            storage=rules.storage,
+            queries=rules.queries,
+            retrieves=rules.retrieves,
             commitments=self.commitments,
             reporter=self._reporter,
-            peers=self.peers,
-            access=self.access,
+            peers=rules.peers,
+            access=rules.access,
             publish=self.monitoring.publish,
             auditor=self.auditor,
             ae_title=config.server.ae_title,
@@ -382,18 +448,18 @@ class Archive:
             identifier_bounds=settings.identifier_bounds(limits),
             retrieve_limits=settings.retrieve_limits(limits),
             limits=settings.association_limits(limits),
-            protect=lambda peer: protections[peer.ae_title],
+            protect=lambda peer: rules.protections[peer.ae_title],
             explain=explain,
         )
 
-    def _acceptor_policy(self, config: Config, users: Users) -> AcceptorPolicy:
+    def _acceptor_policy(self, config: Config, rules: _Rules, users: Users) -> AcceptorPolicy:
         def identify(identity: UserIdentity | None) -> str:
             return users.identify(credentials(identity) if identity is not None else None)
 
         return AcceptorPolicy(
-            access=AssociationAccess(self.access),
+            access=AssociationAccess(rules.access),
             transfer_syntaxes=KEPT,
-            order_for=self.peers.transfer_syntaxes_of,
+            order_for=rules.peers.transfer_syntaxes_of,
             unknown_sop_classes=config.storage.unknown_sop_classes,
             identify=identify,
         )
@@ -407,6 +473,11 @@ class Archive:
     def require_recovery(self) -> None:
         """Make the next start recover although this server stops cleanly, because a worker did not."""
         self._recovery.require()
+
+    @property
+    def needs_recovery(self) -> bool:
+        """Whether the next start has to recover although this process stops cleanly."""
+        return self._recovery.is_needed
 
     def drain(self) -> None:
         """Accept no more associations, wait up to `limits.drain_seconds` for running operations, and close."""
@@ -424,8 +495,6 @@ class Archive:
                 self._web.stop()
             self.storage.check_uncertain_files()
             self.files.close()
-            if self.storage.has_uncertain_files:
-                self._recovery.require()
             self._recovery.end()
             self.index.close()
             self.auditor.close()

@@ -38,7 +38,8 @@ def run_until_signalled(
         notifier.ready(archive.status)
         with _watched(archive, notifier):
             while waiter.wait() in RELOADING:
-                reload(archive, read, notifier)
+                if (reloaded := reload(archive, read, notifier)) is not None:
+                    confirm(reloaded, archive, notifier)
         notifier.stopping(DRAINING)
         stopping()
         try:
@@ -54,20 +55,24 @@ RELOADING = (signal.SIGHUP,)
 """The signals that reload the configuration."""
 
 
-def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifier) -> bool:
-    """Reload the configuration that `read` returns; return whether it was valid. Otherwise log why not."""
+def reload(archive: Archive, read: Callable[[], Config] | None, notifier: Notifier) -> ConfigurationReloaded | None:
+    """Reload the configuration that `read` returns; return what to `confirm`. Otherwise log why not, return None."""
     notifier.reloading()
     try:
         at_start = archive.reload(read() if read is not None else archive.config)
     except ConfigurationError as error:
         why = error.comment.replace("\n", "; ")
         archive.events.publish(Notice(sentence=f"reload rejected, previous settings kept: {why}"))
-        return False
-    finally:
         notifier.ready(archive.status)
+        return None
     set_level(archive.config.log.level)
-    archive.events.publish(ConfigurationReloaded(waits_for_restart=at_start))
-    return True
+    return ConfigurationReloaded(waits_for_restart=at_start)
+
+
+def confirm(reloaded: ConfigurationReloaded, archive: Archive, notifier: Notifier) -> None:
+    """Log and notify that all processes of the server have the new configuration."""
+    archive.events.publish(reloaded)
+    notifier.ready(archive.status)
 
 
 @contextmanager

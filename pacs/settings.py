@@ -1,6 +1,7 @@
 """Translates a `Config` into the settings of the other parts, which do not know the configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -86,10 +87,18 @@ def file_store(config: Config) -> LocalFiles:
     url = config.files.url
     if url.startswith("s3://"):
         raise ConfigurationError(f"files.url = {url!r}: object storage is not supported yet; expected a folder")
-    try:
+    with naming_folder(config):
         return LocalFiles(Path(url), config.limits.free_space)
+
+
+@contextmanager
+def naming_folder(config: Config) -> Iterator[None]:
+    """Add the folder to a StorageUnavailable, for the operator; peers are told no paths."""
+    try:
+        yield
     except StorageUnavailable as error:
-        raise StorageUnavailable(f"{error.comment}; check that files.url = {url!r} is a writable folder") from error
+        hint = f"check that files.url = {config.files.url!r} is a writable folder"
+        raise StorageUnavailable(f"{error.comment}; {hint}") from error
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------

@@ -21,17 +21,17 @@ from typing import NoReturn
 
 from pacs.archive import Archive
 from pacs.config import Config
-from pacs.daemon import DRAINING, RELOADING, SignalWaiter, reload
+from pacs.daemon import DRAINING, RELOADING, SignalWaiter, confirm, reload
 from pacs.dimse.server.association_slots import AssociationSlots
 from pacs.errors import ConfigurationError, OutOfResources, PacsError
-from pacs.observability.events import Notice
+from pacs.observability.events import ConfigurationReloaded, Notice
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 from pacs.support.threads import start_thread
 
-READY, ALIVE, DRAIN, STOP, RELOAD = b"r", b"a", b"d", b"s", b"c"
-"""The messages on a channel. From a worker: it accepts associations; it is healthy. To a worker: drain; stop
-immediately; reload the configuration that follows, pickled, after its length."""
+READY, ALIVE, RELOADED, DRAIN, STOP, RELOAD = b"r", b"a", b"l", b"d", b"s", b"c"
+"""The messages on a channel. From a worker: it accepts associations; it is healthy; it has reloaded. To a worker:
+drain; stop immediately; reload the configuration that follows, pickled, after its length."""
 
 _LENGTH = struct.Struct(">L")
 
@@ -59,6 +59,8 @@ class _Worker:
     channel: socket.socket
     began: float
     is_ready: bool = False
+    reloading: int = 0
+    """The number of configurations that were sent to it and that it has not confirmed."""
 
 
 def supervise(
@@ -116,6 +118,8 @@ class _Supervisor:
         self._died_young = self._failed = 0
         """Number of consecutive workers that died before `STEADY` seconds, and before they were ready."""
         self._is_announced = self._is_ending = False
+        self._reloaded: ConfigurationReloaded | None = None
+        """The last reload, until all workers have confirmed it."""
 
     # --- serving --------------------------------------------------------------------------------------------------
 
@@ -172,16 +176,25 @@ class _Supervisor:
                 continue
             elif number not in RELOADING:
                 is_over = True
-            elif not self._is_ending and reload(self._archive, self._read, self._notifier):
+            elif not self._is_ending and (reloaded := reload(self._archive, self._read, self._notifier)) is not None:
+                self._reloaded = reloaded
                 self._send_configuration()
+            self._confirm_reload()
         return is_over
 
     def _send_configuration(self) -> None:
         """Make all workers reload the configuration of the supervisor."""
         pickled = pickle.dumps(self._archive.config)
         for worker in self._workers.values():
+            worker.reloading += 1
             with suppress(OSError):  # a dead worker; its replacement inherits the configuration
                 worker.channel.sendall(RELOAD + _LENGTH.pack(len(pickled)) + pickled)
+
+    def _confirm_reload(self) -> None:
+        """Confirm the last reload once no worker has another configuration: after that no request is handled by it."""
+        if self._reloaded is not None and not any(worker.reloading for worker in self._workers.values()):
+            confirm(self._reloaded, self._archive, self._notifier)
+            self._reloaded = None
 
     def _receive(self, worker: _Worker) -> None:
         try:
@@ -194,6 +207,9 @@ class _Supervisor:
         if word == ALIVE:
             if self._is_announced:
                 self._notifier.alive()
+            return
+        if word == RELOADED:
+            worker.reloading -= 1
             return
         worker.is_ready, self._failed = True, 0
         if not self._is_announced and self._are_ready(all):
@@ -264,7 +280,7 @@ class _Supervisor:
             with Archive(self._archive.config, self._archive.events) as archive:
                 archive.join(self._archive, self._slots.of(number), number)
                 _work(archive, channel, self._notifier.watchdog_seconds)
-            status = 0
+            status = int(archive.needs_recovery)
         except PacsError as error:
             self._publish_notice(f"worker {os.getpid():x} ends: {error.comment}")
         except BaseException:
@@ -320,6 +336,8 @@ def _reload(archive: Archive, channel: socket.socket) -> None:
         archive.events.publish(
             Notice(sentence=f"worker {os.getpid():x}: reload rejected, previous settings kept: {error.comment}")
         )
+    with suppress(OSError):  # the supervisor is gone, which the next read finds
+        channel.send(RELOADED)
 
 
 def _receive_exactly(channel: socket.socket, count: int) -> bytes:

@@ -15,7 +15,7 @@ import click
 from pacs.cli.options import with_config
 from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
-from pacs.support.sockets import listening, reached
+from pacs.support.sockets import PRIVILEGED, listening, reached
 
 if TYPE_CHECKING:
     from pacs import client
@@ -101,6 +101,7 @@ def _files(config: "Config") -> CheckOutcome:
 
     try:
         store = file_store(config)
+        store.probe()
         with store.create(0) as probe:
             probe.write(b"written and deleted by pacs check")
             probe.commit(b"")
@@ -154,7 +155,9 @@ def _address(config: "Config", address: "Address") -> CheckOutcome:
         return running
     if why:
         keys = "server.host or tls.port" if address.is_secure else "server.host or server.port"
-        return CheckOutcome("server", False, f"{why}; change {keys}, or stop the program that uses the port")
+        is_forbidden = os.strerror(errno.EACCES) in why
+        hint = PRIVILEGED if is_forbidden else f"change {keys}, or stop the program that uses the port"
+        return CheckOutcome("server", False, f"{why}; {hint}")
     where = f"{address.host}:{address.port}"
     return CheckOutcome("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
 

@@ -124,8 +124,9 @@ def _syncfs() -> Callable[[int], int] | None:
 def write_text(path: Path, text: str) -> None:
     """Write a small file completely and durably, in place of an older one. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8")
-    sync_file(new)
+    with new.open("wb") as file:
+        write_at(file.fileno(), [text.encode()], 0)
+        os.fsync(file.fileno())
     os.replace(new, path)
     sync_folder(path.parent)
 

@@ -18,6 +18,7 @@ from typing import BinaryIO, Self
 
 from pacs.files.buffer_pool import POOL, SMALL, ObjectBuffer
 from pacs.files.disk import Buffer, sync_folder, sync_parents, write_at
+from pacs.files.hour_marks import HourMarks
 from pacs.files.io_errors import WRITING
 from pacs.files.journal import LONGEST_HEAD, Journal, JournalRecord, note_deletion
 from pacs.files.layout import INCOMING, hour_of
@@ -83,15 +84,25 @@ class TemporaryFile:
 
 
 class IncomingFile:
-    """An `IncomingObject` of a local store; with a `journal` small objects are made durable through it."""
+    """An `IncomingObject` of a local store.
+
+    With a `journal` small objects are made durable through it; with `marks` its hour is marked before it has its name.
+    """
 
     def __init__(
-        self, temporary: TemporaryFile, head_size: int, draw_key: Callable[[], str], journal: Journal | None = None
+        self,
+        temporary: TemporaryFile,
+        head_size: int,
+        draw_key: Callable[[], str],
+        journal: Journal | None = None,
+        marks: HourMarks | None = None,
     ) -> None:
         self._temporary = temporary
         self._head_size = head_size
         self._draw_key = draw_key
         self._journal = journal
+        self._marks = marks
+        self._marked_hour = ""
         self._buffer: ObjectBuffer | None = POOL.take()
         """The bytes so far, while the object is small."""
         self._descriptor: int | None = None
@@ -148,7 +159,10 @@ class IncomingFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Discard an object that was not committed, and release the lock of one that was."""
+        """Discard an object that was not committed, and release one that was: it has its row, or gets none."""
+        if self._marks is not None and self._marked_hour:
+            self._marks.leave(self._marked_hour)
+            self._marked_hour = ""
         if self._is_open and self._descriptor is not None:
             with suppress(OSError):  # the next start removes what stays in incoming/
                 self._temporary.remove()
@@ -171,6 +185,9 @@ class IncomingFile:
     def _move(self, make_durable: Callable[[str], None]) -> None:
         """Draw the key, rename the file, and remove it again if it cannot be made durable."""
         self.key = self._draw_key()  # only now, so that keys are in the order of the commits
+        if self._marks is not None:
+            self._marks.enter(hour := hour_of(self.key))
+            self._marked_hour = hour
         path = self._temporary.move(self.key)
         try:
             make_durable(path)

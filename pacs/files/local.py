@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -16,9 +16,11 @@ from typing import BinaryIO
 from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.copies import Copies
 from pacs.files.disk import open_folder, sync_file_system, sync_folder, write_at, write_text
+from pacs.files.hour_marks import HourMarks
 from pacs.files.incoming_file import DurableFolders, IncomingFile, TemporaryFile, is_abandoned, remove_abandoned
 from pacs.files.incomplete_note import IncompleteNote
 from pacs.files.io_errors import READING, WRITING
+from pacs.files.journal import FOLDER as JOURNAL
 from pacs.files.journal import Journal, count_abandoned, note_deletion, replay, restore_records
 from pacs.files.layout import (
     INCOMING,
@@ -37,7 +39,7 @@ from pacs.files.object_keys import KeyClock, ObjectKeys
 from pacs.files.object_lock import lock_files
 from pacs.files.process_lock import exclusive, temporary_folder
 from pacs.files.readers import open_stored
-from pacs.files.running_marker import RunningMarker, is_any_running, running_servers
+from pacs.files.running_marker import RunningMarker, is_any_running, running_clock, running_servers
 from pacs.files.store import IncomingObject
 
 PROBE_SIZE = 1 << 16
@@ -66,6 +68,7 @@ class LocalFiles:
         self._drawing = threading.Lock()
         self._keys: ObjectKeys | None = None
         """Once a key is drawn, or a server runs."""
+        self._marks: HourMarks | None = None
         self._journal: Journal | None = None
         self._descriptor: int | None = None
         """Of the root, open while there is a journal: its sync reports write errors since it was opened."""
@@ -79,10 +82,11 @@ class LocalFiles:
 
         Files of processes that live are left alone. Raises StorageUnavailable.
         """
+        self._require_writable()
         # In this order: a replay writes under the names of leftovers.
         removed = self.remove_leftovers(self.leftovers())
         self.replay_journals()
-        self._keys = ObjectKeys(KeyClock.after(self.newest_key()))
+        self._keys = self._new_keys()
         self._begin_journal()
         return removed
 
@@ -103,6 +107,8 @@ class LocalFiles:
 
     def close(self) -> None:
         """Settle the journal and end it. Closing twice does no harm."""
+        if self._marks is not None:
+            self._marks.close()
         if self._journal is not None:
             with WRITING:
                 self._journal.close()
@@ -119,7 +125,8 @@ class LocalFiles:
     def create(self, head_size: int) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
         self._require_free()
-        return IncomingFile(TemporaryFile(self._folders, str(uuid.uuid4())), head_size, self._draw_key, self._journal)
+        temporary = TemporaryFile(self._folders, str(uuid.uuid4()))
+        return IncomingFile(temporary, head_size, self._draw_key, self._journal, self._marks)
 
     def open(self, key: str) -> BinaryIO:
         """Open an object as a seekable file.
@@ -188,6 +195,12 @@ class LocalFiles:
                 if KEY.fullmatch(key):
                     yield key
 
+    def keys_of_hours(self, hours: Collection[str]) -> Iterator[str]:
+        """Yield the keys of these hours, oldest first. Raises StorageUnavailable."""
+        for each in sorted(hours):
+            with WRITING, suppress(FileNotFoundError):
+                yield from filter(KEY.fullmatch, _keys_within(self._root / each, f"{each}/", ""))
+
     def newest(self, count: int) -> list[str]:
         """Return the keys of the newest objects, newest first. Raises StorageUnavailable."""
         with WRITING:
@@ -200,7 +213,8 @@ class LocalFiles:
     def newest_key(self) -> str:
         """Return the largest key, '' for none. Raises StorageUnavailable."""
         with WRITING:
-            return _newest_within(self._root, "")
+            keys = filter(KEY.fullmatch, _keys_within(self._root, "", "", is_reversed=True))
+            return next((key for key in keys if _is_hour(hour_of(key))), "")
 
     def space(self) -> tuple[int, int]:
         """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""
@@ -211,6 +225,7 @@ class LocalFiles:
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
         self._require_free()
+        self._require_writable()
         name = f"{uuid.uuid4()}.probe"
         with WRITING:
             file = TemporaryFile(self._folders, name)
@@ -223,12 +238,26 @@ class LocalFiles:
                 with suppress(FileNotFoundError):
                     file.remove()
 
+    def _require_writable(self) -> None:
+        """Check the rights on the folders in which a server makes files and folders. Raises StorageUnavailable."""
+        for name in ("", INCOMING, JOURNAL, RUNNING, UPKEEP):
+            path = self._root / name
+            if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+                named = f"folder {name!r} of the file store" if name else "folder of the file store"
+                raise StorageUnavailable(f"The {named} is not writable")
+
     def _draw_key(self) -> str:
         """Return the key of an object that is complete. Raises StorageUnavailable."""
         with self._drawing:
             if self._keys is None:
-                self._keys = ObjectKeys(KeyClock.after(self.newest_key()))
+                self._keys = self._new_keys()
         return self._keys.draw()
+
+    def _new_keys(self) -> ObjectKeys:
+        """Return keys by the clock of a running server, or by a new one. Raises StorageUnavailable."""
+        with WRITING:
+            clock = running_clock(self._root / RUNNING)
+        return ObjectKeys(clock or KeyClock.after(self.newest_key()))
 
     def _require_free(self) -> None:
         if not self.least_free:
@@ -263,8 +292,14 @@ class LocalFiles:
             os.close(descriptor)
 
     def mark_running(self) -> RunningMarker:
-        """Mark the store as used by a server. Raises StorageUnavailable."""
-        return RunningMarker(self._root / RUNNING)
+        """Mark the store, which was started, as used by a server. Raises StorageUnavailable."""
+        if self._keys is None:
+            self._keys = self._new_keys()
+        return RunningMarker(self._root / RUNNING, self._keys.clock)
+
+    def mark_hours(self, marker: RunningMarker, make_rows_durable: Callable[[], bool]) -> None:
+        """Mark the hours of objects that are begun from here on, until `make_rows_durable` returns True."""
+        self._marks = HourMarks(marker.folder, make_rows_durable)
 
     def running_servers(self) -> list[str]:
         """Return what the servers that use the store say about themselves. Raises StorageUnavailable."""
@@ -408,16 +443,6 @@ def _keys_within(folder: Path, prefix: str, first: str, *, is_reversed: bool = F
             yield key
         elif entry.name.isdecimal() and entry.is_dir(follow_symlinks=False) and key >= first[: len(key)]:
             yield from _keys_within(folder / entry.name, key + "/", first, is_reversed=is_reversed)
-
-
-def _newest_within(folder: Path, prefix: str) -> str:
-    """Return the largest key in a folder, '' for none; look into its largest folder first, without following links."""
-    with os.scandir(folder) as entries:
-        if prefix.count("/") == 4:
-            return max((each for entry in entries if KEY.fullmatch(each := prefix + entry.name)), default="")
-        names = [each.name for each in entries if each.name.isdecimal() and each.is_dir(follow_symlinks=False)]
-    found = (_newest_within(folder / name, f"{prefix}{name}/") for name in sorted(names, reverse=True))
-    return next((key for key in found if key and _is_hour(hour_of(key))), "")
 
 
 def _is_hour(folder: str) -> bool:

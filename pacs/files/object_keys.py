@@ -8,8 +8,10 @@ import os
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 from pacs.files.layout import hour, hour_of, start_of
@@ -32,6 +34,13 @@ def since_boot() -> int:
     return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1_000_000
 
 
+def _boot_id() -> str:
+    """Return a name for the time since the last start of this machine, '' where the system has none."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyClock:
     """A clock that never goes back. Processes that share it agree, whatever the wall clock does."""
@@ -43,6 +52,16 @@ class KeyClock:
     def after(cls, newest_key: str) -> Self:
         """Return a clock with the time of the wall clock, or just after the newest key if that is later."""
         return cls(max(0, wall_clock(), _after(newest_key)) - since_boot())
+
+    @classmethod
+    def decode(cls, text: str) -> Self | None:
+        """Return the clock of `encode`; None when the machine was started since, or is another one."""
+        booted, _, boot = text.partition(" ")
+        return cls(int(booted)) if boot == _boot_id() else None
+
+    def encode(self) -> str:
+        """Return the clock as text, for other processes on this machine."""
+        return f"{self.booted} {_boot_id()}"
 
     def now(self) -> int:
         """Return the time in milliseconds since 1970 UTC."""

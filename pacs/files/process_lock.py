@@ -3,13 +3,14 @@
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
-from pacs.files.disk import open_folder, sync_folder
+from pacs.files.disk import open_folder, sync_folder, write_text
 from pacs.files.io_errors import WRITING, Writing
 
 _CREATING = Writing("Cannot create a temporary folder")
@@ -23,14 +24,19 @@ class LockedFolder:
     descriptor: int
 
     @classmethod
-    def create(cls, parent: Path) -> Self:
-        """Create a folder in `parent`, which is made if need be. Its name survives a power cut. Raises OSError."""
+    def create(cls, parent: Path, files: Mapping[str, str] = MappingProxyType({})) -> Self:
+        """Create a folder in `parent`, which is made if need be, with text files by name.
+
+        Its name survives a power cut, and the files with it. Raises OSError.
+        """
         parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         path = parent / uuid.uuid4().hex
         hidden = path.with_name(f".{path.name}")  # hidden until it is locked: without a lock it would seem abandoned
         hidden.mkdir(mode=0o750)
         folder = cls(path, open_folder(hidden))
         fcntl.flock(folder.descriptor, fcntl.LOCK_EX)
+        for name, text in files.items():
+            write_text(hidden / name, text)
         hidden.rename(path)
         for each in (parent, parent.parent):
             sync_folder(each)
@@ -67,12 +73,16 @@ def process_folders(parent: Path) -> list[Path]:
 
 def try_lock(path: Path) -> LockedFolder | None:
     """Lock a folder; None while another process has the lock, or when the folder is gone."""
+    return _try_lock(path, fcntl.LOCK_EX)
+
+
+def _try_lock(path: Path, how: int) -> LockedFolder | None:
     try:
         descriptor = open_folder(path)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -81,7 +91,7 @@ def try_lock(path: Path) -> LockedFolder | None:
 
 def is_locked(path: Path) -> bool:
     """Whether the process that made a folder still lives."""
-    locked = try_lock(path)
+    locked = _try_lock(path, fcntl.LOCK_SH)  # shared: for two processes that look at once, neither is the owner
     if locked is not None:
         locked.release(remove=False)
     return locked is None and path.exists()

@@ -6,7 +6,7 @@ when the wall clock was set back (`pacs.files.object_keys`). Code outside of `pa
 methods raise errors of `pacs.errors`, never OSError.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
@@ -121,6 +121,12 @@ class FolderUpkeep(Protocol):
     def mark_running(self) -> RunningMarker:
         """Mark the store as used by a server; the marker tells whether the last server stopped uncleanly."""
 
+    def mark_hours(self, marker: RunningMarker, make_rows_durable: Callable[[], bool]) -> None:
+        """Mark the hours of objects that are begun from here on, for the start after an unclean stop.
+
+        An hour is marked until it is over and `make_rows_durable`, which makes committed rows durable, returns True.
+        """
+
     def running_servers(self) -> list[str]:
         """Return what the servers that use the store say about themselves, '' for one that says nothing."""
 
@@ -128,6 +134,9 @@ class FolderUpkeep(Protocol):
         """Whether a server uses the store."""
 
     # --- after an unclean stop ---------------------------------------------------------------------------------------
+
+    def keys_of_hours(self, hours: Collection[str]) -> Iterator[str]:
+        """Yield the keys of these hours, oldest first."""
 
     def leftovers(self) -> list[str]:
         """Return the names of files that processes which died left half-written."""

@@ -4,6 +4,7 @@ Every failure of the database is raised as `IndexUnavailable`, every statement t
 `Cancelled`. The error of the driver is in `__cause__`; it may contain values and is never sent to a peer.
 """
 
+import os
 import random
 import sqlite3
 import threading
@@ -180,6 +181,22 @@ class Index:
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
             connection.invalidate()
         return busy == 0
+
+    def sync(self) -> bool:
+        """Make durable what was committed without a sync, beside running work; return whether that succeeded."""
+        if not self.is_sqlite:
+            return True
+        # The log has these commits, unless they are in the database durably. The database itself must not be opened
+        # here: the locks that SQLite has on it would be released with the descriptor.
+        try:
+            descriptor = os.open(f"{self.url.database}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

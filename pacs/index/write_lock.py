@@ -36,7 +36,7 @@ class WriteLock:
         try:
             return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o640)
         except OSError as error:
-            raise IndexUnavailable(f"the index cannot be locked ({error.strerror})") from error
+            raise IndexUnavailable(f"the index cannot be locked: {self._path.name}: {error.strerror}") from error
 
 
 class _Attempt:

@@ -34,7 +34,6 @@ __all__ = [
     "find_all",
     "is_in_row",
     "is_known",
-    "last_file_key",
     "remove",
     "replace",
     "touch",
@@ -135,12 +134,6 @@ def is_in_row(index: Index, file_key: str) -> bool:
     """
     with index.read_after_writers(image.name) as connection:
         return connection.execute(select(image.c.id).where(image.c.file_key == file_key)).first() is not None
-
-
-def last_file_key(index: Index) -> str:
-    """Return the file key of the instance that was added last, '' for none. Raises IndexUnavailable."""
-    with index.read() as connection:
-        return connection.execute(select(image.c.file_key).order_by(image.c.id.desc()).limit(1)).scalar() or ""
 
 
 def replace(index: Index, instance: NewInstance, former_key: str, headers: Headers = no_headers) -> StoredInstance:

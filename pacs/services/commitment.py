@@ -135,7 +135,8 @@ class Commitments:
     ) -> None:
         self._index = index
         self._files = files
-        self._unknown_sop_classes = unknown_sop_classes
+        self.unknown_sop_classes = unknown_sop_classes
+        """Whether instances of unknown SOP Classes are stored: a reload may change it."""
         self._schedule = schedule or RetrySchedule()
         self.bounds = bounds or CommitmentBounds()
         self.is_peer = is_peer
@@ -331,7 +332,7 @@ class Commitments:
 
     def _is_kept(self, reference: Reference) -> bool:
         try:
-            check_storable(reference.sop_class_uid, self._unknown_sop_classes)
+            check_storable(reference.sop_class_uid, self.unknown_sop_classes)
         except SOPClassNotSupported:
             return False
         return True

@@ -3,15 +3,13 @@
 Files are durable before anything else. While a server runs, the index may commit without a sync of its own
 (`Index.is_recoverable`): a power cut can cost it the instances it was given last, and nothing else; their files are
 complete and hold everything that a row needs. A marker in the file store tells whether the last server stopped
-uncleanly.
+uncleanly, and marks in it tell the hours whose instances the index may have lost: neither a clock nor a row counts.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import timedelta
 
 from pacs.errors import DuplicateInstance, IndexUnavailable, InstanceUnreadable, UndecodableDataSet
-from pacs.files.layout import hour, hour_of, start_of
 from pacs.files.running_marker import RunningMarker
 from pacs.files.store import FolderStore
 from pacs.index import writer
@@ -23,8 +21,10 @@ from pacs.services.parent_refresh import refresh
 from pacs.services.stored_file import headers_of, read_stored_file
 from pacs.support.chunks import chunks
 
-MARGIN = timedelta(days=1)
-"""How much older than the file of the row that was added last a lost file may be."""
+EARLIER_VERSION = (
+    "the server that stopped uncleanly was of an earlier version, which did not note when it stored files: "
+    "all files are compared with the index, this once"
+)
 
 BATCH = 500
 
@@ -32,8 +32,19 @@ BATCH = 500
 class Recovery:
     """Recovers the index at the start of a server, and leaves a marker for the next start."""
 
-    def __init__(self, index: Index, files: FolderStore, publish: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        files: FolderStore,
+        publish: Callable[[Event], None],
+        has_uncertain_files: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`has_uncertain_files` returns whether there are files of which this server does not know if they have a row.
+
+        The next start finds out.
+        """
         self._index, self._files, self._publish = index, files, publish
+        self._has_uncertain_files = has_uncertain_files
         self._marker: RunningMarker | None = None
         self._is_needed = False
 
@@ -45,8 +56,20 @@ class Recovery:
         self._marker = self._files.mark_running()
         found = self._adopt_all() if self._marker.is_after_unclean_stop else 0
         self._marker.forget_unclean_stop()
-        self._index.is_recoverable = True
+        self._rely_on(self._marker)
         return found
+
+    def join(self, begun: "Recovery") -> None:
+        """Rely on the marker that `begun` has made in the supervisor of this worker process."""
+        if begun._marker is not None:
+            self._rely_on(begun._marker)
+
+    def _rely_on(self, marker: RunningMarker) -> None:
+        self._files.mark_hours(marker, self._are_rows_durable)
+        self._index.is_recoverable = True
+
+    def _are_rows_durable(self) -> bool:
+        return not self._has_uncertain_files() and self._index.sync()
 
     def describe(self, server: str) -> None:
         """Say in the marker which server it is of. Raises StorageUnavailable."""
@@ -54,8 +77,13 @@ class Recovery:
             self._marker.describe(server)
 
     def require(self) -> None:
-        """Make the next start recover although this server stops cleanly, because a worker or a commit failed."""
+        """Make the next start recover although this server stops cleanly, because a worker failed."""
         self._is_needed = True
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the next start has to recover although this process stops cleanly."""
+        return self._is_needed or self._has_uncertain_files()
 
     def end(self) -> None:
         """Remove the marker if all is in the index durably; called before it is closed. Twice does no harm."""
@@ -66,7 +94,7 @@ class Recovery:
         is_settled = False
         with suppress(IndexUnavailable):
             is_settled = self._index.settle()
-        marker.release(is_clean=is_settled and not self._is_needed)
+        marker.release(is_clean=is_settled and not self.is_needed)
 
     # --- files in no row ---------------------------------------------------------------------------------------------
 
@@ -79,10 +107,16 @@ class Recovery:
         return found
 
     def _unknown(self) -> Iterator[str]:
-        last = writer.last_file_key(self._index)
-        since = f"{hour(start_of(hour_of(last)) - MARGIN)}/" if last else ""
-        for batch in chunks(self._files.keys(since), BATCH):
+        for batch in chunks(self._keys(), BATCH):
             yield from writer.unknown(self._index, batch)
+
+    def _keys(self) -> Iterator[str]:
+        """Return the keys of files whose rows the last server may have lost."""
+        hours = self._marker.hours() if self._marker is not None else set()
+        if hours is not None:
+            return self._files.keys_of_hours(hours)
+        self._publish(Notice(sentence=EARLIER_VERSION))
+        return self._files.keys()
 
     def _adopt(self, key: str) -> bool:
         """Add a file to the index, and return whether it is in it now. A file that cannot be added is logged."""
@@ -117,7 +151,7 @@ class Recovery:
                 raise DuplicateInstance("another file has its SOP Instance UID, and is damaged") from error
             self._take_row(arrival, known)
             return True
-        if not is_same and key > known.file_key:  # keys are in order of arrival
+        if not is_same and key > known.file_key:  # keys are in the order of the commits
             raise DuplicateInstance("another file has its SOP Instance UID")
         return orphans.take_away(self._index, self._files, key, self._delete) is None
 

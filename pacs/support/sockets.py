@@ -4,6 +4,12 @@ import socket
 
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
+PRIVILEGED = (
+    "a port below 1024 needs a right: choose another server.port, or give the process CAP_NET_BIND_SERVICE "
+    "(systemd: AmbientCapabilities)"
+)
+"""What to do where this user may not listen on a port."""
+
 
 def reached(host: str) -> str:
     """Return the address at which a listener on `host` is reached from this machine."""

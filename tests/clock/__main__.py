@@ -9,21 +9,25 @@ from pathlib import Path
 
 from tests.clock import matrix
 
+DATABASES = list(dict.fromkeys(database for database, _ in matrix.ARCHIVES))
+
 
 def main(words: Sequence[str]) -> int:
     """Make every jump at every step and print the totals; return 1 when something went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.clock", description=__doc__)
     parser.add_argument("--folder", type=Path, help="Folder to work in; default: a temporary folder.")
     parser.add_argument(
-        "--only", choices=matrix.ARCHIVES, action="append", help="Archive to test; may be given several times."
+        "--database", choices=DATABASES, action="append", help="Default: all; may be given several times."
     )
     given = parser.parse_args(words)
     results = {}
     with tempfile.TemporaryDirectory(prefix="pacs-clock-", dir=given.folder) as folder:
-        for number, name in enumerate(given.only or matrix.ARCHIVES):
-            own = Path(folder) / str(number)
-            own.mkdir()
-            results[name] = matrix.run(own, name, report=_report)
+        for database, workers in matrix.ARCHIVES:
+            if database in (given.database or DATABASES):
+                name = f"{database}, {workers} worker{'s' * (workers > 1)}"
+                own = Path(folder) / name
+                own.mkdir()
+                results[name] = matrix.run(own, database, workers, report=_report)
     print(matrix.totals(results))
     return int(not all(map(matrix.is_clean, results.values())))
 

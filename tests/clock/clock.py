@@ -47,6 +47,7 @@ class Clock:
             f"LD_PRELOAD={library()}",
             f"FAKETIME_TIMESTAMP_FILE={self.file}",
             "FAKETIME_DONT_FAKE_MONOTONIC=1",
+            "FAKETIME_FORCE_MONOTONIC_FIX=0",  # else threads that wait for Python's lock (GIL) do so without a pause
             "FAKETIME_NO_CACHE=1",  # else a jump takes up to ten seconds
             "NO_FAKE_STAT=1",
             f"PYTHONPATH={STARTUP}",

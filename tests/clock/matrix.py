@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import queue
+import shlex
+import signal
 import sqlite3
 import threading
 import time
@@ -23,7 +25,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from tests import raw
+from tests import databases, raw
 from tests.clock.clock import HOUR, JUMPS, Clock, turned
 from tests.committing import CT, Requester, request, requester
 from tests.crash import examining
@@ -32,7 +34,7 @@ from tests.crash.examining import ALTERED, HALF, LOST, Faults
 from tests.crash.load import Instance, Ledger, eventually, uid
 from tests.crash.servers import Postgres, Server, Site
 from tests.crash.table import table
-from tests.programs import free_port
+from tests.programs import free_port, missing
 
 EVERY_JUMP = [sign * seconds for seconds in JUMPS for sign in (1, -1)]
 """In seconds; each second one takes the clock back to the time of the machine."""
@@ -361,45 +363,69 @@ RECOVERY: Mapping[str, Callable[[Matrix], None]] = {
 }
 STEPS = {**INGEST, **COMMITMENT, **RECOVERY}
 
-ARCHIVES: Mapping[str, tuple[bool, int]] = {
-    "SQLite": (False, 1),
-    "SQLite, 4 workers": (False, 4),
-    "PostgreSQL": (True, 1),
-    "PostgreSQL, 4 workers": (True, 4),
-}
-"""Whether on PostgreSQL, and the number of workers."""
+SQLITE, POSTGRESQL, TURNED = "SQLite", "PostgreSQL", "PostgreSQL by the same clock"
+
+ARCHIVES = [(database, workers) for database in (SQLITE, POSTGRESQL, TURNED) for workers in (1, 4)]
+"""The database and the number of workers."""
 
 
 @contextmanager
-def matrix(folder: Path, url: str, workers: int, report: Callable[[str], None] = print) -> Iterator[Matrix]:
+def matrix(
+    folder: Path, url: str, workers: int, clock: Clock, report: Callable[[str], None] = print
+) -> Iterator[Matrix]:
     """Run an archive in a folder for the `with` block; `url` is that of its database, empty for SQLite."""
     peer, web = requester(), free_port()
     row = "".join(f"{key} = {json.dumps(value)}\n" for key, value in peer.row.items())
     (folder / "config.toml").write_text(f"[[peers]]\n{row}")
     settings = (*SETTINGS, f"server.workers={workers}", f"web.port={web}")
-    with turned(folder) as clock:
-        made = Matrix(Site(folder, url, settings, folder / "log"), clock, peer, web, report)
-        try:
-            yield made
-        finally:
-            made.close()
+    made = Matrix(Site(folder, url, settings, folder / "log"), clock, peer, web, report)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
-def run(folder: Path, archive: str, *, report: Callable[[str], None]) -> Totals:
+def run(folder: Path, database: str, workers: int, *, report: Callable[[str], None]) -> Totals:
     """Make every jump at every step of an archive, and return the totals."""
-    on_postgres, workers = ARCHIVES[archive]
-    if not on_postgres:
-        return _run(folder, "", workers, report)
-    with Postgres.running() as postgres:
-        return _run(folder, postgres.text, workers, report)
-
-
-def _run(folder: Path, url: str, workers: int, report: Callable[[str], None]) -> Totals:
-    with matrix(folder, url, workers, report) as made:
+    with _running(database, folder) as (url, clock), matrix(folder, url, workers, clock, report) as made:
         for step in STEPS:
             for seconds in EVERY_JUMP:
                 made.run(step, seconds)
     return made.totals
+
+
+@contextmanager
+def _running(database: str, folder: Path) -> Iterator[tuple[str, Clock]]:
+    """Start a database; yield its URL, and the clock for the archive."""
+    if database == TURNED:
+        with turned_postgres() as (postgres, clock):
+            yield postgres.text, clock
+        return
+    with turned(folder) as clock:
+        if database == SQLITE:
+            yield "", clock
+            return
+        with Postgres.running() as postgres:
+            yield postgres.text, clock
+
+
+@contextmanager
+def turned_postgres() -> Iterator[tuple[Postgres, Clock]]:
+    """Start a PostgreSQL server that runs by a clock, which is in its folder: it has a user of its own."""
+    programs = next(databases.postgres_programs(), None)
+    if programs is None:
+        missing("PostgreSQL")
+    with databases.postgres_folder(Path(str(programs))) as folder, turned(folder) as clock:
+        script = folder / "bin" / "postgres"
+        script.parent.mkdir(mode=0o755)
+        script.write_text(f'#!/bin/sh\nexec {shlex.join([*clock.prefix, f"{programs}/postgres"])} "$@"\n')
+        script.chmod(0o755)
+        server = Postgres(script.parent, folder)
+        try:
+            databases.migrate(server.text)
+            yield server, clock
+        finally:
+            server.end(signal.SIGINT)
 
 
 def totals(results: Mapping[str, Totals]) -> str:

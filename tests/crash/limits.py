@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -38,15 +39,15 @@ def _can_import(prefix: Sequence[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def users_folder(parent: Path) -> Path:
-    """Create a folder of `USER` in a folder that pytest made for root alone, and let the user through."""
-    folder = parent / "site"
-    folder.mkdir()
-    os.chown(folder, USER, USER)
-    for each in (parent, *parent.parents):
-        if each.stat().st_mode & 0o077 == 0 and each.owner() == Path.home().owner():
-            each.chmod(0o711)
-    return folder
+@contextmanager
+def users_folder() -> Iterator[Path]:
+    """Create a folder of `USER` for the `with` block; not in the folders of pytest, through which only root may go."""
+    with tempfile.TemporaryDirectory(prefix="pacs-user-") as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "site"
+        folder.mkdir()
+        os.chown(folder, USER, USER)
+        yield folder
 
 
 @contextmanager
@@ -91,8 +92,12 @@ def threads(server: Server) -> int:
 
 def threads_of_user() -> int:
     """Return how many threads `USER` has."""
-    own = (each for each in Path("/proc").glob("[0-9]*") if each.stat().st_uid == USER)
-    return sum(len(list((each / "task").iterdir())) for each in own)
+    found = 0
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if each.stat().st_uid == USER:
+                found += len(os.listdir(each / "task"))
+    return found
 
 
 def serves_http(pid: int) -> bool:

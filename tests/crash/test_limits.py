@@ -74,9 +74,9 @@ def test_an_exhausted_daemon_refuses_rejects_and_resumes(
     """Before its first operation, and once more: nothing is left half-started, and no attempt leaks."""
     needs("prlimit")
     prefix = limits.as_user() if what == "nproc" else ()
-    folder = limits.users_folder(tmp_path) if what == "nproc" else tmp_path / "site"
     web = free_port()
     with ExitStack() as stack:
+        folder = stack.enter_context(limits.users_folder()) if what == "nproc" else tmp_path / "site"
         url = stack.enter_context(fresh_database(kind, request, tmp_path)) if kind != "sqlite" else ""
         settings = (f"server.workers={workers}", f"web.port={web}", "limits.drain_seconds=0.5")
         site = Site(folder, url, settings, tmp_path / "serve.log", has_web=True)

@@ -604,7 +604,7 @@ def test_a_stop_does_not_wait_for_a_blocked_thread(tmp_path, monkeypatch):
 
 def test_a_report_that_is_read_too_slowly_is_aborted(tmp_path, monkeypatch):
     """It is aborted before the claim expires, although each mebibyte is taken in time."""
-    monkeypatch.setattr(EventReporter, "_seconds", 0.5)
+    monkeypatch.setattr(event_reports, "_most_seconds", lambda _limits: 0.5)
     peer = Stuck(free_port())
     with archive_of(tmp_path, peer, **NEVER_THERE) as archive:
         with Raw(archive.port) as client:
@@ -616,7 +616,7 @@ def test_a_report_that_is_read_too_slowly_is_aborted(tmp_path, monkeypatch):
 
 def test_a_reporter_that_was_not_started_can_be_stopped(lonely):
     """The process that only forks workers does so."""
-    EventReporter(lonely.commitments, lonely.peers.destination, print, "PACS").stop()
+    EventReporter(lonely.commitments, lambda title: (lonely.peers.destination(title), None), print, "PACS").stop()
 
 
 def test_an_incomplete_request_leaves_no_transaction(lonely):

@@ -42,7 +42,8 @@ STORED = study("KEPT^SAFE", patient_id="KEPT", series=1, instances=3)
 
 OWN = re.compile(
     r"config\.toml|run|pacs\.db(-\w+)?|files|files/(journal|incoming|running)(/[0-9a-f-]+|/deletions)?(/\d+\.segment)?"
-    r"|files/running/[0-9a-f]+/server|files/\d{4}(/\d\d){0,3}|files/\d{4}(/\d\d){3}/[0-9a-f-]{36}\.dcm"
+    r"|files/running/[0-9a-f]+/(clock|server|\d{4}(-\d\d){3}\.[0-9a-f]{32})"
+    r"|files/\d{4}(/\d\d){0,3}|files/\d{4}(/\d\d){3}/[0-9a-f-]{36}\.dcm"
 )
 """The names in the daemon's own folder; none of them comes from a peer."""
 

@@ -17,6 +17,8 @@ from sqlalchemy import event
 from pacs import testing
 from pacs.archive import Archive
 from pacs.config import from_settings
+from pacs.files import hour_marks, object_keys
+from pacs.files.hour_marks import marked_hours
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
@@ -24,6 +26,7 @@ from pacs.index.writer import StoredInstance
 from pacs.observability.events import Notice
 from pacs.services.orphans import adopt
 from pacs.services.stored_file import read_stored_file
+from tests.waiting import eventually
 
 
 def archive(folder: Path) -> Archive:
@@ -73,6 +76,17 @@ def power_cut(before: Path, after: Path, wal: int) -> Path:
     with (after / "pacs.db-wal").open("r+b") as log:
         log.truncate(wal)
     return after
+
+
+def unclean_stop(folder: Path) -> Path:
+    """Leave the marker of a server that has died, with marks of all hours; return its folder."""
+    files = folder / "files"
+    marker = files / "running" / "dead"
+    marker.mkdir()
+    (marker / "clock").write_text("0 an earlier start of this machine")
+    for hour in files.glob("[0-9]*/*/*/*"):
+        (marker / f"{str(hour.relative_to(files)).replace('/', '-')}.{'0' * 32}").touch()
+    return marker
 
 
 def stored(folder: Path) -> int:
@@ -155,7 +169,7 @@ def test_while_another_process_runs_no_recovery_runs(tmp_path: Path, paths: list
     with archive(tmp_path) as first:
         first.start()
         row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
-        (tmp_path / "files" / "running" / "dead").mkdir()
+        unclean_stop(tmp_path)
         writer.remove(first.index, [row.sop_instance_uid])
         with archive(tmp_path) as second:
             second.start()
@@ -175,7 +189,7 @@ def test_files_that_cannot_be_added_are_reported_and_left(tmp_path: Path, paths:
     (folder / f"{name}2.dcm").write_bytes((folder / Path(after.file_key).name).read_bytes()[:-5])
     (folder / f"{name}3.dcm").write_bytes(paths[0].read_bytes())
     (folder / f"{name}4.dcm").write_bytes(b"hello")
-    (tmp_path / "files" / "running" / "dead").mkdir()
+    unclean_stop(tmp_path)
     with archive(tmp_path) as second:
         messages = notices(second)
         second.start()
@@ -192,7 +206,7 @@ def test_superfluous_files_are_deleted(tmp_path: Path):
     file = tmp_path / "files" / after.file_key
     file.with_name("ffffffff-0000-7000-8000-000000000001.dcm").write_bytes(file.read_bytes())
     file.with_name("00000000-0000-7000-8000-000000000001.dcm").write_bytes(before)
-    (tmp_path / "files" / "running" / "dead").mkdir()
+    unclean_stop(tmp_path)
     with archive(tmp_path) as second:
         messages = notices(second)
         second.start()
@@ -207,7 +221,7 @@ def test_files_added_by_others_at_the_same_time_stay(tmp_path: Path, paths: list
         first.start()
         before = [writer.find(first.index, first.storage.import_file(path).sop_instance_uid) for path in paths]
         writer.remove(first.index, [row.sop_instance_uid for row in before])
-    (tmp_path / "files" / "running" / "dead").mkdir()
+    unclean_stop(tmp_path)
     with archive(tmp_path) as second:
         on_opening(second, dict.fromkeys([row.file_key for row in before], adopt))
         second.start()
@@ -218,7 +232,7 @@ def test_files_added_by_others_at_the_same_time_stay(tmp_path: Path, paths: list
 def test_a_copy_that_gets_into_a_row_meanwhile_stays(tmp_path: Path, paths: list[Path]):
     """While it is compared with the file of the row, the copy replaces that file."""
     row, _, copy = a_row_and_a_copy(tmp_path, paths[0], "ffffffff-0000-7000-8000-000000000001.dcm")
-    (tmp_path / "files" / "running" / "dead").mkdir()
+    unclean_stop(tmp_path)
 
     def replace(index: Index, files: LocalFiles, key: str) -> None:
         writer.replace(index, read_stored_file(files, str(copy.relative_to(tmp_path / "files"))), row.file_key)
@@ -257,7 +271,7 @@ def test_a_row_with_a_damaged_file_gets_the_undamaged_copy(tmp_path: Path, paths
     """The same bytes, complete."""
     row, file, copy = a_row_and_a_copy(tmp_path, paths[0], "00000000-0000-7000-8000-000000000001.dcm")
     file.write_bytes(bytes(row.size))
-    (tmp_path / "files" / "running" / "dead").mkdir()
+    unclean_stop(tmp_path)
     with archive(tmp_path) as second:
         second.start()
         assert writer.find(second.index, row.sop_instance_uid).file_key.endswith(copy.name)
@@ -271,7 +285,7 @@ def test_a_row_without_a_file_gets_the_file_of_its_instance(tmp_path: Path, path
     old = tmp_path / "files" / row.file_key
     new = old.with_name("00000000-0000-7000-8000-000000000001.dcm")
     old.rename(new)
-    (tmp_path / "files" / "running" / "dead").mkdir()
+    unclean_stop(tmp_path)
     with archive(tmp_path) as second:
         second.start()
         assert writer.find(second.index, row.sop_instance_uid).file_key.endswith(new.name)
@@ -306,3 +320,102 @@ def test_only_new_instances_are_committed_without_a_sync(tmp_path: Path, paths: 
         assert modes[-1] == full
         running.storage.import_file(paths[2])
         assert modes[-1] == normal
+
+
+def test_an_unclean_stop_of_an_earlier_version_is_recovered_completely(tmp_path: Path, paths: list[Path]):
+    """Its marker is an empty folder, so that all files are compared, with a line in the log; but once only."""
+    with archive(tmp_path) as first:
+        first.start()
+        before = [writer.find(first.index, first.storage.import_file(path).sop_instance_uid) for path in paths]
+        writer.remove(first.index, [row.sop_instance_uid for row in before])
+    old = tmp_path / "files" / "2019/01/01/00"
+    old.mkdir(parents=True)
+    (tmp_path / "files" / before[0].file_key).rename(old / Path(before[0].file_key).name)
+    (tmp_path / "files" / "running" / "dead").mkdir()
+    with archive(tmp_path) as second:
+        messages = notices(second)
+        second.start()
+        assert stored(tmp_path) == len(paths)
+    assert [each for each in messages if "earlier version" in each]
+    with archive(tmp_path) as third:
+        messages = notices(third)
+        third.start()
+    assert messages == []
+
+
+def test_only_marked_hours_are_looked_at(tmp_path: Path, paths: list[Path]):
+    """Files of other hours are not even compared with the index."""
+    _, _, copy = a_row_and_a_copy(tmp_path, paths[0], "ffffffff-0000-7000-8000-000000000001.dcm")
+    elsewhere = tmp_path / "files" / "2099/01/01/00" / copy.name
+    elsewhere.parent.mkdir(parents=True)
+    copy.rename(elsewhere)
+    unclean_stop(tmp_path)
+    for mark in (tmp_path / "files" / "running" / "dead").glob("2099-*"):
+        mark.unlink()
+    with archive(tmp_path) as second:
+        second.start()
+    assert elsewhere.exists()  # a marked copy would have been deleted
+
+
+def later(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """Let some hours pass by the clock of keys."""
+    real = object_keys.since_boot
+    monkeypatch.setattr(object_keys, "since_boot", lambda: real() + hours * 3_600_000)
+
+
+def test_the_rows_of_an_hour_are_durable_when_its_mark_is_gone(tmp_path: Path, paths: list[Path], monkeypatch):
+    """The log of the index is synced first; what is lost behind that is in an hour that is still marked."""
+    with archive(tmp_path / "first") as first:
+        first.start()
+        (marker,) = (tmp_path / "first" / "files" / "running").iterdir()
+        synced: list[int] = []
+        real = first.index.sync
+
+        def sync() -> bool:
+            assert len(marked_hours(marker)) == 2
+            synced.append((tmp_path / "first" / "pacs.db-wal").stat().st_size)
+            return real()
+
+        first.index.sync = sync
+        monkeypatch.setattr(hour_marks, "PRUNE_SECONDS", 0.01)
+        for path in paths[:4]:
+            first.storage.import_file(path)
+        later(monkeypatch, 5)
+        for path in paths[4:]:
+            first.storage.import_file(path)
+        assert eventually(lambda: len(marked_hours(marker)) == 1)
+        cut = power_cut(tmp_path / "first", tmp_path / "cut", synced[0])
+    with archive(cut) as second:
+        second.start()
+        assert stored(cut) == len(paths)
+
+
+def test_a_sync_of_the_index_keeps_the_locks_of_sqlite(tmp_path: Path):
+    """A descriptor of the database that is closed would release them: then two processes could write at once."""
+    with archive(tmp_path) as running:
+        running.start()
+        script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+        with running.index.write():
+            assert running.index.sync()
+            command = [sys.executable, "-c", script, str(tmp_path / "pacs.db")]
+            other = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert "database is locked" in other.stderr
+
+
+def test_a_mark_stays_while_it_is_uncertain_whether_a_file_has_a_row(tmp_path: Path, paths: list[Path], monkeypatch):
+    """As when the database could not be asked after a failed commit; the next start finds out."""
+    with archive(tmp_path) as first:
+        first.start()
+        (marker,) = (tmp_path / "files" / "running").iterdir()
+        row = writer.find(first.index, first.storage.import_file(paths[0]).sop_instance_uid)
+        writer.remove(first.index, [row.sop_instance_uid])
+        first.storage._cleanup.keep_uncertain(row.file_key, row.sop_instance_uid)
+        monkeypatch.setattr(first.storage._cleanup, "check_uncertain_files", lambda: None)
+        later(monkeypatch, 1)
+        first.storage.import_file(paths[1])
+        first.files._marks.prune()
+        assert len(marked_hours(marker)) == 2
+    assert marker.exists()
+    with archive(tmp_path) as second:
+        second.start()
+        assert stored(tmp_path) == 2

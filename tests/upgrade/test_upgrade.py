@@ -108,6 +108,7 @@ def empty(request, tmp_path: Path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("commit", WITH_BACKUPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_version_is_upgraded_and_rolled_back(pacs, empty, tmp_path: Path, commit: str, kind: str):

@@ -74,30 +74,34 @@ class _Scheduled(NamedTuple):
     scp_requests: weakref.ref[ScpRequests]
 
 
+Destination = tuple[Peer, Protection | None]
+"""An AE that is told of storage commitments, and the TLS settings for it, None to connect without TLS."""
+
+
 class EventReporter:
     """Has requested transactions verified, and reports them, between `start` and `stop`.
 
     A report is sent on the association of its request when that has been idle for `idle` seconds, never if 0.
+    `destination` returns an AE as it is configured now. `limits` may be replaced: each report has those with which it
+    began.
     """
 
     def __init__(
         self,
         commitments: Commitments,
-        destination: Callable[[str], Peer],
+        destination: Callable[[str], Destination],
         publish: Publish,
         ae_title: str,
         *,
         idle: float = 1.0,
         limits: AssociationLimits | None = None,
-        protect: Callable[[Peer], Protection | None] = lambda _peer: None,
     ) -> None:
         self._commitments = commitments
         self._destination = destination
-        self._protect = protect
         self._publish = publish
         self._ae_title = ae_title
         self._idle = idle
-        self._limits = limits or AssociationLimits()
+        self.limits = limits or AssociationLimits()
         self._state = threading.Condition()
         self._scheduled: dict[str, deque[_Scheduled]] = {}
         """By peer, in the order of their turns; all AEs that are not among the peers share one turn."""
@@ -234,18 +238,18 @@ class EventReporter:
             return False
         scp_request = None
         try:
+            limits = self.limits
             self._verify(claim)
-            seconds = self._idle + self._limits.message
+            seconds = self._idle + limits.message
             self._commitments.extend(claim, seconds + CLAIM_MARGIN)
             ended = self._ended(claim, scheduled.association_id)
-            scp_request = ScpRequest(self._idle, time.monotonic() + seconds, self._sender(claim), ended)
+            scp_request = ScpRequest(self._idle, time.monotonic() + seconds, self._sender(claim, limits), ended)
         finally:
             is_submitted = scp_requests.submit(scp_request)
         return is_submitted
 
-    def _sender(self, claim: Claim) -> Callable[[Association, int], bool]:
+    def _sender(self, claim: Claim, limits: AssociationLimits) -> Callable[[Association, int], bool]:
         def send(association: Association, message_id: int) -> bool:
-            limits = self._limits
             try:
                 verified = self._commitments.verify(claim)
                 self._commitments.extend(claim, limits.write + limits.message + CLAIM_MARGIN)
@@ -277,11 +281,12 @@ class EventReporter:
     # --- on a new association -----------------------------------------------------------------------------------
 
     def _report_on_new_association(self, claim: Claim) -> None:
+        limits = self.limits
         try:
-            peer = self._destination(claim.peer)  # before any file is read
+            destination = self._destination(claim.peer)  # before any file is read
             verified = self._verify(claim)
-            self._commitments.extend(claim, self._seconds + RELEASE_SECONDS + CLAIM_MARGIN)
-            code = self._exchange(peer, verified)
+            self._commitments.extend(claim, _most_seconds(limits) + RELEASE_SECONDS + CLAIM_MARGIN)
+            code = self._exchange(destination, verified, limits)
         except UnknownDestination:
             self._retry_unknown(claim)
         except (DestinationUnreachable, AssociationLost) as error:
@@ -293,23 +298,19 @@ class EventReporter:
                 self._retry(claim, f"answered the report of a storage commitment with status 0x{code:04X}")
 
     @property
-    def _seconds(self) -> float:
-        """The most seconds from the connection to the response."""
-        limits = self._limits  # with TLS there are two negotiations
-        return limits.connect + 2 * limits.negotiation + limits.write + limits.message
-
-    @property
     def _longest_claim(self) -> float:
         """The most seconds that a claim lasts, whatever it is held for."""
-        return max(LEASE, self._idle + self._limits.message, self._seconds + RELEASE_SECONDS) + CLAIM_MARGIN
+        limits = self.limits
+        return max(LEASE, self._idle + limits.message, _most_seconds(limits) + RELEASE_SECONDS) + CLAIM_MARGIN
 
-    def _exchange(self, peer: Peer, verified: VerifiedTransaction) -> int:
+    def _exchange(self, destination: Destination, verified: VerifiedTransaction, limits: AssociationLimits) -> int:
         """Send a report and return the status of the response.
 
         This server requests the association and proposes the role of SCP (PS3.4 J.3.3, PS3.7 D.3.3.4). Raises
         DestinationUnreachable, AssociationLost, Cancelled.
         """
-        wait_context = _time_limit(self._cancellation, self._seconds, self._wake_up)
+        wait_context = _time_limit(self._cancellation, _most_seconds(limits), self._wake_up)
+        peer, protection = destination
         association = establishment.request(
             peer.host,
             peer.port,
@@ -317,15 +318,15 @@ class EventReporter:
             called_ae_title=peer.ae_title,
             contexts=[(STORAGE_COMMITMENT, SERVICE_SYNTAXES)],
             roles={STORAGE_COMMITMENT: (False, True)},
-            limits=self._limits,
+            limits=limits,
             wait_context=wait_context,
-            protection=self._protect(peer),
+            protection=protection,
         )
         try:
             if not any(each.as_scp for each in association.contexts.values()):
                 raise DestinationUnreachable("The peer does not take us as SCP of Storage Commitment")
             self._send(association, MESSAGE_ID, verified, wait_context)
-            answer = association.receive(self._limits.message, wait_context=wait_context)
+            answer = association.receive(limits.message, wait_context=wait_context)
         except Cancelled:
             association.abort()
             raise
@@ -399,6 +400,11 @@ class EventReporter:
         except PacsError as error:
             logging.getLogger("pacs").warning("a storage commitment is delayed: %s", error.comment)
         self._wake()
+
+
+def _most_seconds(limits: AssociationLimits) -> float:
+    """Return the most seconds from the connection to the response; with TLS there are two negotiations."""
+    return limits.connect + 2 * limits.negotiation + limits.write + limits.message
 
 
 def _time_limit(cancellation: Cancellation, seconds: float, wake_up: WakeUp | None = None) -> WaitContext:
