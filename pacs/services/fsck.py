@@ -7,7 +7,7 @@ the instance again.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -111,12 +111,9 @@ class Fsck:
         check = _Check(self._index, self._files, quick=quick)
         with progress("checking", maintenance.counts(self._index)[QueryLevel.IMAGE]) as advance:
             rows, files = check.everything(advance)
-        if repair and rows and not files:
-            raise StorageUnavailable(
-                f"the index has {rows} instances, but there is no file: check files.url; nothing was changed"
-            )
         findings = self._confirmed(check)
         if repair:
+            self._require_files(rows, findings)
             repair_one = _Repair(self._index, self._files).repair
             findings = _in_order(findings)
             with progress("repairing", len(findings)) as advance:
@@ -126,6 +123,13 @@ class Fsck:
             self._files.incomplete_note().remove()
         childless = list(self._childless(repair=repair))
         return Report((*journal, *findings, *childless), rows, files)
+
+    def _require_files(self, rows: int, findings: Sequence[Inconsistency]) -> None:
+        """Raise StorageUnavailable if rows have lost their files and there is no file at all."""
+        if any(each.problem == MISSING for each in findings) and next(self._files.keys(), None) is None:
+            raise StorageUnavailable(
+                f"the index has {rows} instances, but there is no file: check files.url; nothing was changed"
+            )
 
     def _confirmed(self, check: "_Check") -> list[Inconsistency]:
         """Return what is still wrong after the grace period."""

@@ -100,11 +100,8 @@ class _Run:
     def run(self, progress: Progress) -> Reindexed:
         newest = self._files.newest_key()
         total = sum(1 for _ in self._files.keys())  # noqa: SIM118 - no mapping
-        images = maintenance.counts(self._index)[QueryLevel.IMAGE]
-        if images and not total:
-            raise StorageUnavailable(
-                f"the index has {images} instances, but there is no file: check files.url; nothing was changed"
-            )
+        if not total:
+            self._require_no_row_without_file()
         with progress("reading files", total) as advance:
             self._derive(self._files.keys(), advance)
         self._derive(self._files.keys(since=newest))  # those that were committed meanwhile
@@ -119,6 +116,15 @@ class _Run:
         result.images = maintenance.counts(self._index)[QueryLevel.IMAGE]
         result.added, result.corrected = len(self._changes.added), self._changes.corrected
         return result
+
+    def _require_no_row_without_file(self) -> None:
+        """Raise StorageUnavailable if a row has lost its file; one that is being deleted loses its row first."""
+        for row in next(maintenance.pages(self._index), [])[:1]:
+            if self._is_missing(row.file_key) and not writer.unknown(self._index, [row.file_key]):
+                images = maintenance.counts(self._index)[QueryLevel.IMAGE]
+                raise StorageUnavailable(
+                    f"the index has {images} instances, but there is no file: check files.url; nothing was changed"
+                )
 
     # --- the index derived from the files ----------------------------------------------------------------------------
 

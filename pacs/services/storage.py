@@ -39,6 +39,7 @@ from pacs.index.writer import NewInstance, StoredInstance
 from pacs.observability.audit import Auditor, Record, Subject, local_user
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
 from pacs.services.parent_refresh import refresh
+from pacs.services.replaced import read_current
 from pacs.services.stored_file import headers_of, read_stored_file
 
 Result = TypeVar("Result")
@@ -434,7 +435,8 @@ class Reception:
 
     def _store(self, header: Header, known: StoredInstance | None) -> Stored:
         """Commit the file, then the row, unless `known` is the same instance."""
-        if known is not None and self._is_duplicate(known, self._incoming.body):
+        known, is_duplicate = self._compared(known, self._incoming.body)
+        if is_duplicate:
             return self._stored(header, duplicate=True)
         digest = self._incoming.digest
         self._incoming.commit(part10.with_digest(self._file_meta_of(header), digest))
@@ -482,7 +484,8 @@ class Reception:
                 known = writer.find(index, header.sop_instance_uid)
             if known is not None and known.file_key == arrival.file_key:
                 return self._stored(header)  # the commit that seemed to fail
-            if known is not None and self._is_duplicate(known, lambda: self._reopen(arrival)):
+            known, is_duplicate = self._compared(known, lambda: self._reopen(arrival))
+            if is_duplicate:
                 self._cleanup.delete(arrival.file_key)
                 return self._stored(header, duplicate=True)
             if known is not None and self._is_replaced(arrival, known):
@@ -533,6 +536,20 @@ class Reception:
 
     # --- duplicates ------------------------------------------------------------------------------------------
 
+    def _compared(
+        self, known: StoredInstance | None, body: Callable[[], BinaryIO]
+    ) -> tuple[StoredInstance | None, bool]:
+        """Return the stored instance, which may be newer than `known`, and whether this one is a duplicate of it."""
+        if known is None:
+            return None, False
+        uid = known.sop_instance_uid
+        found = read_current(
+            known,
+            lambda now: (now, self._is_duplicate(now, body)),
+            lambda: writer.find(self._storage.index, uid),
+        )
+        return found or (None, False)
+
     def _is_duplicate(self, known: StoredInstance, body: Callable[[], BinaryIO]) -> bool:
         """Whether the known instance is the same and stays; False when this one replaces it.
 
@@ -557,7 +574,7 @@ class Reception:
             whole = self._storage.files.size(known.file_key) == known.size
         except InstanceUnreadable:
             whole = False
-        if not whole:
+        if not whole and writer.find(self._storage.index, known.sop_instance_uid) == known:
             self._storage.publish(
                 Notice(
                     sentence=f"file {known.file_key} was damaged: replaced by the same instance, which was sent again"

@@ -205,8 +205,8 @@ def test_a_failed_commit_that_comes_through_after_all_keeps_its_file(
     (dataset,) = series_of(1, 1)
     add, arrivals = writer.add, []
 
-    def breaks(_index: Index, arrival: NewInstance) -> None:
-        arrivals.append(arrival)
+    def breaks(_index: Index, arrival: NewInstance, *rest: Any) -> None:
+        arrivals.append((arrival, *rest))
         lost = OperationalError("COMMIT", None, Exception("gone"), connection_invalidated=True)
         raise IndexUnavailable("the index does not respond") from lost
 
@@ -215,7 +215,7 @@ def test_a_failed_commit_that_comes_through_after_all_keeps_its_file(
         send(storage, dataset)
     monkeypatch.undo()
     assert storage.has_uncertain_files
-    add(index, *arrivals)
+    add(index, *arrivals[0])
     storage.check_uncertain_files()
     assert not storage.has_uncertain_files
     assert Fsck(index, files, grace=0).run().findings == ()

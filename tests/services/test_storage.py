@@ -37,6 +37,7 @@ from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.observability.events import Event, InstanceRefused, InstanceStored, Notice
+from pacs.services.maintenance import Maintenance
 from pacs.services.orphans import adopt
 from pacs.services.storage import Storage, Stored
 from tests import real_files
@@ -429,6 +430,16 @@ class TestDuplicates:
         assert not send(archive.storage(), instance()).duplicate
         assert archive.data() == instance()
         assert len(archive.tree()) == 1
+
+    def test_an_instance_deleted_while_it_is_compared_is_stored(self, archive: StorageSetup):
+        """It has other content, and is gone when its file is opened: that is no conflict any more."""
+        send(archive.storage(), instance())
+        files = FailingFiles(archive.files)
+        service = Maintenance(archive.index, archive.files)
+        files.before["open"] = lambda: service.delete(service.instances({}))
+        other = instance({0x00080060: b"MR"})
+        assert not send(archive.storage(files=files), other).duplicate
+        assert archive.data() == other
 
     def test_a_damaged_instance_is_not_overwritten_by_another_one(self, archive: StorageSetup):
         """Other content cannot be compared and is refused."""
