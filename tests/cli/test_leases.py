@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.committing import references, requester
 from tests.crash import examining
 from tests.crash.load import Ledger, Sender, stop_all
 from tests.crash.servers import Site
+from tests.databases import fresh_database
 from tests.waiting import eventually
 
 DATASETS = study(series=1, instances=3)
@@ -53,14 +54,24 @@ def local_ports(pid):
     return {int(line[1].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in inodes}
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_a_report_that_a_killed_process_was_sending_is_sent_at_once(tmp_path, count, database_url):
+@pytest.mark.parametrize(
+    ("count", "kind"),
+    [
+        (1, "sqlite"),
+        (4, "postgresql"),
+        pytest.param(4, "sqlite", marks=pytest.mark.long),
+        pytest.param(1, "postgresql", marks=pytest.mark.long),
+    ],
+)
+def test_a_report_that_a_killed_process_was_sending_is_sent_at_once(tmp_path, request, count, kind):
     """By the worker that replaces it, or by the next start: its claim would last for minutes."""
     peer = requester()
     write(DATASETS, tmp_path / "out")
-    words = (*known(peer, tmp_path), *NEVER, "--set", f"database.url={database_url}")
-    run = workers(tmp_path, count, *words) if count > 1 else process(tmp_path, *words)
-    with run as server:
+    with ExitStack() as stack:
+        url = stack.enter_context(fresh_database(kind, request, tmp_path))
+        words = (*known(peer, tmp_path), *NEVER, "--set", f"database.url={url}")
+        run = workers(tmp_path, count, *words) if count > 1 else process(tmp_path, *words)
+        server = stack.enter_context(run)
         filled(tmp_path, server)
         with silent(peer.port) as caller:
             assert peer.ask(server.port, STORED) == 0x0000

@@ -34,7 +34,7 @@ BOTH_ROLES = raw.item(0x54, len(CT).to_bytes(2, "big") + CT.encode() + b"\x01\x0
 # pynetdicom does not close the socket of a peer that aborted.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-PROCESSES = pytest.mark.parametrize("words", [(), ("--workers", "4")], ids=["one process", "four workers"])
+FOUR = ("--workers", "4")
 
 
 class Client(Raw):
@@ -84,7 +84,7 @@ def peers(*rows):
 # --- in all processes ---------------------------------------------------------------------------------------------
 
 
-@PROCESSES
+@pytest.mark.parametrize("words", [(), long(FOUR)], ids=["one process", "four workers"])
 def test_an_instance_is_stored_by_the_rules_of_its_beginning(tmp_path, words):
     """`storage.duplicates` and the limits of a data set change while it arrives; the next one has the new rules."""
     replace = '[storage]\nduplicates = "replace"\n'
@@ -104,8 +104,7 @@ def test_an_instance_is_stored_by_the_rules_of_its_beginning(tmp_path, words):
         client.release()
 
 
-@PROCESSES
-@pytest.mark.parametrize("associations", [1, long(3)])
+@pytest.mark.parametrize(("words", "associations"), [(FOUR, 1), long((), 1), long((), 3), long(FOUR, 3)])
 def test_a_move_goes_on_to_the_destination_with_which_it_began(tmp_path, words, associations):
     """Its address changes, then it is removed: the next C-MOVE goes to the new address, then it is A801."""
     started, go = threading.Event(), threading.Event()
@@ -134,7 +133,7 @@ def test_a_move_goes_on_to_the_destination_with_which_it_began(tmp_path, words, 
         client.release()
 
 
-@PROCESSES
+@pytest.mark.parametrize("words", [FOUR, long(())], ids=["four workers", "one process"])
 def test_a_get_goes_on_although_its_requestor_lost_the_right(tmp_path, words):
     """The next one is refused with 0124; what is invalid changes nothing."""
     with configured(tmp_path, "", *words) as server, Client(server.port) as client:

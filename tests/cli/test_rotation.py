@@ -64,7 +64,7 @@ class Running:
         return [json.loads(line)["sop_instance_uids"][0] for line in lines]
 
 
-@pytest.fixture(params=[(), ("--workers", "4")], ids=NAMES)
+@pytest.fixture(params=[pytest.param((), marks=pytest.mark.long), ("--workers", "4")], ids=NAMES)
 def running(request, tmp_path):
     """A running server and its senders."""
     with _running(tmp_path, *request.param) as found:

@@ -531,8 +531,11 @@ def say(*words: object) -> None:
 
 
 def totals(results: Mapping[str, Totals]) -> str:
-    """Return the table of all results."""
-    return table(HEAD, [(name, *each.row()) for name, each in results.items()])
+    """Return the table of all results, with their sum."""
+    everything = Totals()
+    for each in results.values():
+        everything.merge(each)
+    return table(HEAD, [(name, *each.row()) for name, each in [*results.items(), ("all", everything)]])
 
 
 def steps(results: Mapping[str, Totals]) -> str:

@@ -11,12 +11,14 @@ from pacs.testing import serving, study
 from tests import raw
 from tests.archives import GET, take_in
 from tests.cli.test_workers import CT, Client, stopped, workers
+from tests.databases import fresh_database
 from tests.dimse.test_cancel_points import ROLE, get
 from tests.dimse.test_store_suboperations import Destination, counts, failed_list, moving
 from tests.raw import IMPLICIT, Raw
 
 RLE = "1.2.840.10008.1.2.5"
 INSTANCES = 30
+OTHERS = [("sqlite", 1), ("postgresql", 4)]
 CONFIGURATION = """
 [storage]
 duplicates = "replace"
@@ -118,15 +120,19 @@ def replaced_continuously(port):
                 each.result()
 
 
-@pytest.mark.parametrize("number", [1, 4], ids=["one process", "four workers"])
-def test_a_retrieve_completes_while_all_instances_are_replaced_again_and_again(tmp_path, database_url, number):
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("sqlite", 4), ("postgresql", 1), *(pytest.param(*each, marks=pytest.mark.long) for each in OTHERS)],
+)
+def test_a_retrieve_completes_while_all_instances_are_replaced_again_and_again(tmp_path, request, kind, number):
     """C-GET and C-MOVE: each instance arrives in one of its versions, byte for byte."""
     with Destination() as taker, ExitStack() as stack:
         (tmp_path / "config.toml").write_text(CONFIGURATION.format(port=taker.peer()["port"]))
         options = ("--config", str(tmp_path / "config.toml"))
-        server = stack.enter_context(workers(tmp_path, number, *options, url=database_url))
+        url = stack.enter_context(fresh_database(kind, request, tmp_path))
+        server = stack.enter_context(workers(tmp_path, number, *options, url=url))
         with replaced_continuously(server.port) as versions:
-            for _ in range(3):
+            for _ in range(2):
                 with moving(server, UID) as client:
                     final = client.until_final()[-1]
                 assert (final.status, counts(final)) == (0x0000, (None, INSTANCES, 0, 0)), final.text(0x0902)

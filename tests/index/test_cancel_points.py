@@ -94,7 +94,7 @@ def cancel_and_wait(requested: Cancellation, interrupted: threading.Event) -> No
         assert interrupted.wait(30)
 
 
-@pytest.mark.parametrize("name", ["pages", "counts", "selection of a retrieve"])
+@pytest.mark.parametrize("name", ["pages", "selection of a retrieve", pytest.param("counts", marks=pytest.mark.long)])
 def test_x1_a_cancellation_at_every_point_of_a_query(index: Index, name: str, interrupted: threading.Event):
     """It ends with all matches or with Cancelled, and the next query finds the connections as they were."""
     _cancel_everywhere(index, QUERIES[name], interrupted, OURS)
@@ -108,7 +108,7 @@ def test_x1_a_cancellation_also_at_every_point_of_sqlalchemy(index: Index, name:
     _cancel_everywhere(index, QUERIES[name], interrupted, (*OURS, *THEIRS))
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", ["pages", "counts"])
 def test_x1_a_cancellation_at_every_step_of_a_statement_on_sqlite(
     tmp_path: Path, sqlite_template: Path, name: str, interrupted: threading.Event
 ):

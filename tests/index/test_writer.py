@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select
 
 from pacs.dicom import row_elements
-from pacs.errors import DuplicateInstance, InstanceUnreadable
+from pacs.errors import DuplicateInstance, InstanceUnreadable, StorageUnavailable
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.index.tables import TABLES, image, patient, series, study
@@ -112,6 +112,31 @@ def test_the_first_received_value_stays_and_empty_ones_are_filled(index: Index):
     assert _column(index, series.c.modality) == ["CT"]
     (blob,) = _column(index, patient.c.kept)
     assert str(row_elements.decode(blob).PatientName) == "DOE^JOHN"
+
+
+def test_a_lower_key_decides_although_it_is_added_later(index: Index):
+    """The study moves to the patient of the lowest key, and the older value of an element replaces the newer one."""
+    later = new_instance(2, PatientID="P2", StudyDescription="LATER", SeriesDescription="OF ONE ALONE")
+    earlier = new_instance(1, PatientID="P1", StudyDescription="EARLIER")
+    assert writer.add(index, later) == ()
+    told = writer.add(index, earlier, {later.file_key: later.header}.__getitem__)
+    assert told == ("Study is known under another patient",)
+    assert _column(index, patient.c.patient_id) == ["P1"]
+    assert _column(index, study.c.study_description) == ["EARLIER"]
+    assert _column(index, series.c.series_description) == ["OF ONE ALONE"]
+
+
+def test_an_instance_that_cannot_be_compared_is_not_added(index: Index):
+    """When the file of another one cannot be read, nothing is committed."""
+    writer.add(index, new_instance(2, PatientID="P2"))
+
+    def failing(_key: str):
+        raise StorageUnavailable("the disk fails")
+
+    with pytest.raises(StorageUnavailable):
+        writer.add(index, new_instance(1), failing)
+    assert _counts(index) == (1, 1, 1, 1)
+    assert _column(index, patient.c.patient_id) == ["P2"]
 
 
 def test_k5_computed_elements_of_an_instance_are_not_kept(index: Index):

@@ -269,6 +269,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path):
             server.stdout.readline()
             children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
             (tmp_path / "full").touch()
+            assert eventually(children.read_text)
             os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
             failed = tmp_path / "failed"
             assert eventually(lambda: failed.exists() and failed.stat().st_size > 1)  # the first has said so by then

@@ -415,6 +415,7 @@ def test_a_mark_stays_while_it_is_uncertain_whether_a_file_has_a_row(tmp_path: P
         first.storage.import_file(paths[1])
         first.files._marks.prune()
         assert len(marked_hours(marker)) == 2
+        assert first.needs_recovery  # a worker tells its supervisor by its exit status
     assert marker.exists()
     with archive(tmp_path) as second:
         second.start()

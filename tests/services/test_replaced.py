@@ -69,8 +69,11 @@ def test_an_instance_in_another_transfer_syntax_and_sop_class_is_read_by_what_it
     assert read(archive, retrieval) == [raw.encoded(each, raw.IMPLICIT) for each in now]
 
 
-def test_an_instance_that_is_replaced_again_before_its_new_file_is_opened_is_looked_up_again(archive, retrieval):
+def test_an_instance_that_is_replaced_again_before_its_new_file_is_opened_is_looked_up_again(
+    archive, retrieval, monkeypatch
+):
     """As often as that happens, within reason."""
+    monkeypatch.setattr(replaced, "ATTEMPTS", 4)
     instance, replacements = retrieval.instances[0], iter(range(2, 2 + replaced.ATTEMPTS - 1))
 
     def data(each):
