@@ -9,6 +9,7 @@ from pacs.files.process_lock import LockedFolder, is_locked, try_lock
 
 
 def test_a_folder_of_a_living_process_cannot_be_locked(tmp_path):
+    """It can once its process has ended."""
     folder = LockedFolder.create(tmp_path / "running")
     assert is_locked(folder.path)
     assert try_lock(folder.path) is None
@@ -30,5 +31,6 @@ def test_a_process_that_only_looks_does_not_hide_that_the_owner_died(tmp_path, m
 
 
 def test_a_folder_that_is_gone_cannot_be_locked(tmp_path):
+    """It is not locked either."""
     assert try_lock(tmp_path / "gone") is None
     assert not is_locked(tmp_path / "gone")
