@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ from pacs.files.disk import open_folder, sync_folder, write_text
 from pacs.files.io_errors import WRITING, Writing
 
 _CREATING = Writing("Cannot create a temporary folder")
+
+TRIES, PAUSE = 5, 0.01
+"""How often a lock is tried, and the seconds after each try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,15 @@ def process_folders(parent: Path) -> list[Path]:
 
 
 def try_lock(path: Path) -> LockedFolder | None:
-    """Lock a folder; None while another process has the lock, or when the folder is gone."""
-    return _try_lock(path, fcntl.LOCK_EX)
+    """Lock a folder; None while another process has the lock, or when the folder is gone.
+
+    Tries more than once, because a process that only looks (`is_locked`) has the lock for some microseconds.
+    """
+    for _ in range(TRIES):
+        if (locked := _try_lock(path, fcntl.LOCK_EX)) is not None or not path.exists():
+            return locked
+        time.sleep(PAUSE)
+    return None
 
 
 def _try_lock(path: Path, how: int) -> LockedFolder | None:
