@@ -410,17 +410,25 @@ def test_v10_a_destination_that_is_lost_for_good_fails_what_remains(tmp_path):
 
 def test_v7_pendings_come_while_one_suboperation_is_slow(tmp_path):
     """A Pending response is sent every `pending_seconds` even when no sub-operation ends."""
+    told = threading.Event()
 
     def answer(_event):
-        time.sleep(1.0)
+        assert told.wait(20)
         return 0x0000
 
     settings = {"limits.pending_seconds": 0.2}
     with destination("TAKER", answer) as taker, serving(tmp_path, settings | {"peers": [taker]}) as archive:
         take_in(archive, DATASETS[:1])
-        *pendings, final = move(archive, "TAKER", StudyInstanceUID=STUDY_UID)
+        with Raw(archive.port) as client:
+            client.associate((1, MOVE, [IMPLICIT]))
+            keys = identifier("STUDY", StudyInstanceUID=STUDY_UID)
+            client.send(request(raw.C_MOVE, 1, MOVE, 1, keys, [raw.element(0x0600, b"TAKER ")]))
+            pendings = [client.message() for _ in range(3)]
+            told.set()
+            final = client.until_final()[-1]
+            client.release()
     assert final.status == 0x0000
-    assert len(pendings) >= 3
+    assert {each.status for each in pendings} == {0xFF00}
     assert counts(pendings[0]) == (1, 0, 0, 0)
 
 

@@ -41,11 +41,12 @@ def store(archive, data, *, sop_class=CT, instance=None, syntax=raw.EXPLICIT, me
 
 
 def files(archive):
-    """Return every file in the store except the journal, incomplete ones too."""
+    """Return every file in the store except those of the running server, incomplete ones too."""
     from pathlib import Path
 
     root = Path(archive.config.files.url)
-    return [path for path in root.rglob("*") if path.is_file() and root / "journal" not in path.parents]
+    own = {root / "journal", root / "running"}
+    return [path for path in root.rglob("*") if path.is_file() and not own & set(path.parents)]
 
 
 @pytest.fixture

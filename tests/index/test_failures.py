@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,14 @@ READ_ONLY_FOLDER = "the folder of the index is read-only: check its owner and mo
 CLOSED = "the file of the index cannot be opened: check owner and mode"
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Create a folder that every user can enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="pacs-open-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(
     ("of_file", "of_folder", "said", "ready"),
     [
@@ -71,11 +80,11 @@ CLOSED = "the file of the index cannot be opened: check owner and mode"
     ],
     ids=["read-only file", "read-only folder", "file of another user", "folder of another user"],
 )
-def test_rights_on_the_file(tmp_path: Path, sqlite_template: Path, of_file: int, of_folder: int, said: str, ready: str):
+def test_rights_on_the_file(
+    open_folder: Path, sqlite_template: Path, of_file: int, of_folder: int, said: str, ready: str
+):
     """At the start with the path and what SQLite says, in a response without."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    path = tmp_path / "index" / "pacs.db"
+    path = open_folder / "index" / "pacs.db"
     path.parent.mkdir()
     path.write_bytes(sqlite_template.read_bytes())
     path.chmod(of_file)
