@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,17 @@ def holder_stopped(server, path):
     for _ in range(2000):
         for pid in server.workers():
             os.kill(pid, signal.SIGSTOP)
+            eventually(partial(is_stopped, pid))  # it may release the lock until then
             if holds(pid, path):
                 return pid
             os.kill(pid, signal.SIGCONT)
     raise AssertionError("no worker was stopped while it held the lock")
+
+
+def is_stopped(pid):
+    """Return whether all threads of a process are stopped."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
 
 
 def holds(pid, path):
@@ -116,7 +124,7 @@ def test_a_worker_that_holds_the_write_lock_keeps_others_only_waiting(tmp_path, 
         senders = [Sender(ledger, server.port, str(number), (9_000,)) for number in range(8)]
         assert eventually(lambda: len(ledger.acknowledged) > 20)
         pid = holder_stopped(server, site.folder / "pacs.db-turn")
-        # Others accept these: the stopped worker may have all associations so far.
+        # The stopped worker may have all associations so far, but accepts none of these.
         senders += [Sender(ledger, server.port, str(number), (9_000,)) for number in range(8, 12)]
         refused = ledger.answers[0xA700]
         assert eventually(lambda: ledger.answers[0xA700] >= refused + 10)
