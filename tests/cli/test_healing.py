@@ -76,7 +76,7 @@ def dies(server):
 
 @pytest.mark.parametrize(
     ("database_url", "lost", "workers"),
-    [("sqlite", COUNT, 1), ("sqlite", 5, 4), ("postgresql", COUNT, 4)],
+    [pytest.param("sqlite", COUNT, 1, marks=pytest.mark.long), ("sqlite", 5, 4), ("postgresql", COUNT, 4)],
     indirect=["database_url"],
 )
 def test_missing_instances_are_added_while_the_server_runs(tmp_path, database_url, stored, lost, workers):
@@ -114,7 +114,9 @@ def lacking(tmp_path, database_url, stored):
 
 
 KINDS_AND_WORKERS = pytest.mark.parametrize(
-    ("database_url", "workers"), [("sqlite", 4), ("postgresql", 1)], indirect=["database_url"]
+    ("database_url", "workers"),
+    [("sqlite", 4), pytest.param("postgresql", 1, marks=pytest.mark.long)],
+    indirect=["database_url"],
 )
 
 
@@ -157,7 +159,11 @@ def test_queries_are_answered_meanwhile_where_a_setting_says_so(tmp_path, lackin
         stopped(server)
 
 
-@pytest.mark.parametrize(("database_url", "lost"), [("sqlite", 5), ("postgresql", COUNT)], indirect=["database_url"])
+@pytest.mark.parametrize(
+    ("database_url", "lost"),
+    [("sqlite", 5), pytest.param("postgresql", COUNT, marks=pytest.mark.long)],
+    indirect=["database_url"],
+)
 def test_without_heal_the_server_says_what_to_do(tmp_path, pacs, database_url, stored, lost):
     """The log, /readyz and `pacs check`, with numbers, also at later starts, until `pacs reindex` has run."""
     forget(database_url, tmp_path, lost)

@@ -106,10 +106,13 @@ def test_the_same_index_with_other_files_is_not_ready(tmp_path, database_url):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the test finds processes in /proc")
 def test_a_killed_server_does_not_keep_the_next_one_from_starting(tmp_path):
-    """Its workers may still be ending."""
-    with process(tmp_path, "--workers", "2") as server, Client(server.port):
-        workers = children(server)
-        server.send_signal(signal.SIGKILL)
-        server.wait(20)
-        with process(tmp_path):
-            eventually(lambda: not any(map(lives, workers)), 60)
+    """Its workers may still be ending: an association is open."""
+    with process(tmp_path, "--workers", "2") as server:
+        with Client(server.port) as client:
+            workers = children(server)
+            server.send_signal(signal.SIGKILL)
+            server.wait(20)
+            with process(tmp_path):
+                assert any(map(lives, workers))
+            client.socket.close()
+        eventually(lambda: not any(map(lives, workers)), 60)

@@ -447,7 +447,11 @@ LOOKS = [Task("repair", 1), Task("reindex", 1), Task("delete", 1), Task("get", 1
 
 @pytest.mark.parametrize("policy", ["replace"])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("change", CHANGES, ids=lambda task: f"{task.kind} {task.failure}".strip())
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(each, marks=[pytest.mark.long] if each.failure in {"lost", "committed"} else []) for each in CHANGES],
+    ids=lambda task: f"{task.kind} {task.failure}".strip(),
+)
 def test_a_repair_at_each_step_of_a_change_is_explained(empty: Callable[[], Archive], policy: str, change: Task):
     """Of a replacement, a deletion, and stores whose index is locked or whose connection breaks at the commit."""
     interrupt_everywhere(empty, policy, change, LOOKS[0])
