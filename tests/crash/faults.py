@@ -26,7 +26,7 @@ from tests.crash import examining
 from tests.crash.client import Client
 from tests.crash.examining import Faults
 from tests.crash.load import Instance, Ledger, eventually, uid
-from tests.crash.servers import Postgres, Server, Site
+from tests.crash.servers import Postgres, Server, Site, attached
 from tests.crash.table import table
 
 SIZES = (9_000, 1_200_000, 200_000)
@@ -110,6 +110,22 @@ def read_only(_folder: Path, place: Place) -> Iterator[None]:
         yield
 
 
+def refusing(*calls: str, first: int = 1) -> Callable[[Path, Place], AbstractContextManager[None]]:
+    """Return a fault in which the disk turns read-only within a store: these system calls fail, from a number on.
+
+    The kernel refuses to remount a file system that is being written; after an error of the disk it does this by itself.
+    """
+
+    @contextmanager
+    def lasts(folder: Path, place: Place) -> Iterator[None]:
+        assert place.server is not None
+        action = f"inject={','.join(calls)}:error=EROFS:when={first}+"
+        with attached(place.server.process.pid, folder / "strace.log", calls, action):
+            yield
+
+    return lasts
+
+
 @contextmanager
 def gone(_folder: Path, place: Place) -> Iterator[None]:
     """Remove the folder of the file store, as when its mount is lost."""
@@ -184,6 +200,9 @@ FAULTS = {
     "no inodes are left": Fault(without_inodes, f"size={ROOM},nr_inodes={INODES}"),
     "the file store is read-only": Fault(read_only, f"size={ROOM}"),
     "the file store is read-only (four workers)": Fault(read_only, f"size={ROOM}", workers=4),
+    "the disk turns read-only between two writes": Fault(refusing("pwrite64", "pwritev", first=2)),
+    "the disk turns read-only before a sync": Fault(refusing("fsync", "fdatasync", "syncfs")),
+    "the disk turns read-only before the rename": Fault(refusing("rename", "renameat", "renameat2")),
     "the file store is not there": Fault(gone),
     "files may not grow": Fault(short_files),
     "the index is locked (SQLite)": Fault(locked_sqlite),

@@ -8,7 +8,8 @@ from tests.crash import faults
 from tests.crash.faults import FAULTS
 
 LONG = ("the disk of the index is full", "the file store is read-only (four workers)", "the file store is not there",
-        "files may not grow", "no inodes are left", "the index is locked (PostgreSQL)")  # fmt: skip
+        "files may not grow", "no inodes are left", "the index is locked (PostgreSQL)",
+        "the disk turns read-only between two writes", "the disk turns read-only before the rename")  # fmt: skip
 """Faults that are similar to another one, for the long form only."""
 
 
