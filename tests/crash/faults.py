@@ -113,7 +113,7 @@ def read_only(_folder: Path, place: Place) -> Iterator[None]:
 def refusing(*calls: str, first: int = 1) -> Callable[[Path, Place], AbstractContextManager[None]]:
     """Return a fault in which the disk turns read-only within a store: these system calls fail, from a number on.
 
-    The kernel refuses to remount a file system that is being written; after an error of the disk it does this by itself.
+    The kernel does that after an error of the disk, though it refuses to remount what is being written.
     """
 
     @contextmanager
