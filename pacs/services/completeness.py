@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pacs.errors import IndexUnavailable, InstanceMissing, InstanceUnreadable, UndecodableDataSet
+from pacs.errors import IndexUnavailable, InstanceUnreadable, UndecodableDataSet
 from pacs.files.store import FolderStore, ObjectStore
 from pacs.index import maintenance, writer
 from pacs.index.database import Index
 from pacs.services.fsck import GRACE
+from pacs.services.orphans import is_missing
 from pacs.services.stored_file import read_stored_file
 
 NEWEST = 500
@@ -73,7 +74,7 @@ def compare(index: Index, files: FolderStore) -> Comparison:
         time.sleep(GRACE)
         unknown = _lacking(index, files, unknown)
     rows = maintenance.newest_files(index, NEWEST)
-    lost = [key for key in rows if _is_missing(files, key)]
+    lost = [key for key in rows if is_missing(files, key)]
     deleted = set(writer.unknown(index, lost)) if lost else set()
     return Comparison(len(keys), len(unknown), len(rows), len(lost) - len(deleted))
 
@@ -94,14 +95,4 @@ def _can_be_added(index: Index, files: FolderStore, key: str) -> bool:
     except (InstanceUnreadable, UndecodableDataSet):
         return False
     known = writer.find(index, arrival.header.sop_instance_uid)
-    return known is None or _is_missing(files, known.file_key)
-
-
-def _is_missing(files: FolderStore, key: str) -> bool:
-    try:
-        files.size(key)
-    except InstanceMissing:
-        return True
-    except InstanceUnreadable:
-        return False
-    return False
+    return known is None or is_missing(files, known.file_key)

@@ -204,7 +204,7 @@ class _Completion:
 
     def _end(self) -> None:
         """Make the added rows durable, and remove the note."""
-        while not self._index.settle():
+        while not self._index.sync():
             if self._stopped.wait(RETRY_SECONDS):
                 return
         self._publish_progress()

@@ -26,6 +26,7 @@ from pacs.index.database import Index
 from pacs.index.index_diff import BatchPosition, Changes, IndexesDiffer, SeriesBatch
 from pacs.index.writer import NewInstance, StoredInstance
 from pacs.services.fsck import GRACE
+from pacs.services.orphans import is_missing
 from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
@@ -120,7 +121,7 @@ class _Run:
     def _require_no_row_without_file(self) -> None:
         """Raise StorageUnavailable if a row has lost its file; one that is being deleted loses its row first."""
         for row in next(maintenance.pages(self._index), [])[:1]:
-            if self._is_missing(row.file_key) and not writer.unknown(self._index, [row.file_key]):
+            if is_missing(self._files, row.file_key) and not writer.unknown(self._index, [row.file_key]):
                 images = maintenance.counts(self._index)[QueryLevel.IMAGE]
                 raise StorageUnavailable(
                     f"the index has {images} instances, but there is no file: check files.url; nothing was changed"
@@ -218,18 +219,9 @@ class _Run:
 
     def _forget_deleted(self, keys: Iterable[str]) -> bool:
         """Remove files that were deleted meanwhile from the derived index, and return whether there were any."""
-        gone = maintenance.forget(self._derived, [key for key in keys if self._is_missing(key)])
+        gone = maintenance.forget(self._derived, [key for key in keys if is_missing(self._files, key)])
         refresh(self._derived, self._files, gone)
         return bool(gone)
-
-    def _is_missing(self, key: str) -> bool:
-        try:
-            self._files.size(key)
-        except InstanceMissing:
-            return True
-        except InstanceUnreadable:
-            return False
-        return False
 
     def _forget_transient(self) -> None:
         """Report no files that were only being stored, replaced or deleted: these are gone or in a row by now."""
@@ -240,7 +232,7 @@ class _Run:
     def _is_transient(self, key: str, why: str) -> bool:
         try:
             with self._files.lock([key]):
-                return self._is_missing(key) or (why == SECOND and writer.is_in_row(self._index, key))
+                return is_missing(self._files, key) or (why == SECOND and writer.is_in_row(self._index, key))
         except InstanceInUse:
             return True
 
@@ -260,7 +252,8 @@ class _Run:
         return [
             each.file_key
             for each in page
-            if self._is_missing(each.file_key) or (each.file_key in unknown and self._contains_none(each.file_key))
+            if is_missing(self._files, each.file_key)
+            or (each.file_key in unknown and self._contains_none(each.file_key))
         ]
 
     def _contains_none(self, key: str) -> bool:
