@@ -246,6 +246,7 @@ def daemon(folder: Path, settings: Mapping[str, object] | None = None) -> Iterat
         "files.url": str(inside / "files"),
         "database.url": f"sqlite:///{inside}/pacs.db",
         "limits.drain_seconds": 1,
+        "web.port": 0,  # other tests ask the default port, and a request over HTTP leaves a thread
     }
     lines = [f"{key} = {as_toml(value)}\n" for key, value in (given | dict(settings or {})).items()]
     (inside / "config.toml").write_text("".join(lines))
