@@ -187,13 +187,16 @@ class Index:
         if not self.is_sqlite:
             return True
         # The log has these commits, unless they are in the database durably. The database itself must not be opened
-        # here: the locks that SQLite has on it would be released with the descriptor.
+        # here: the locks that SQLite has on it would be released with the descriptor. The name of the log is in the
+        # folder, which SQLite syncs with the log only.
+        log = Path(f"{self.url.database}-wal")
         try:
-            descriptor = os.open(f"{self.url.database}-wal", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            for path in (log, log.absolute().parent):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
         except OSError:
             return False
         return True

@@ -95,6 +95,26 @@ def stored(folder: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM image").fetchone()[0])
 
 
+def test_the_marker_of_a_killed_server_stays_until_its_rows_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A power cut after the next start would take the rows that the killed server committed without a sync."""
+    with archive(tmp_path) as running:
+        running.start()
+    marker, there = unclean_stop(tmp_path), []
+
+    def sync(_index: Index) -> bool:
+        there.append(marker.exists())
+        return len(there) > 1  # the disk refuses the first
+
+    monkeypatch.setattr(Index, "sync", sync)
+    for _ in range(2):
+        with archive(tmp_path) as running:
+            running.start()
+        there.append(marker.exists())
+    assert there == [True, True, True, False]
+
+
 @pytest.mark.parametrize("lost", [0, 1, 100])
 def test_instances_in_the_lost_tail_of_the_log_are_recovered(tmp_path: Path, paths: list[Path], lost: int):
     """Acknowledged instances are found bit for bit after the cut, whatever part of the log is lost."""
