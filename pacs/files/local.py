@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from pacs.errors import ConfigurationError, InstanceMissing, InstanceUnreadable, StorageUnavailable
 from pacs.files.copies import Copies
-from pacs.files.disk import open_folder, sync_file_system, sync_folder, write_at, write_text
+from pacs.files.disk import open_folder, sync_file, sync_file_system, sync_folder, write_at, write_text
 from pacs.files.hour_marks import HourMarks
 from pacs.files.incoming_file import DurableFolders, IncomingFile, TemporaryFile, is_abandoned, remove_abandoned
 from pacs.files.incomplete_note import IncompleteNote
@@ -356,8 +356,8 @@ class LocalFiles:
         if file_system is None or not sync_file_system(file_system):
             paths = [self._root / key for key in keys]
             for path in paths:
-                with suppress(FileNotFoundError), path.open("rb") as file:  # deleted meanwhile
-                    os.fsync(file.fileno())
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    sync_file(path)
             for folder in {path.parent for path in paths}:
                 sync_folder(folder)
 

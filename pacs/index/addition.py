@@ -13,7 +13,7 @@ from pacs.dicom.levels import QueryLevel
 from pacs.errors import DuplicateInstance
 from pacs.index import fast_insert, parent_rows
 from pacs.index.database import LostRace
-from pacs.index.parent_rows import PARENT_COLUMN, PARENTS, ParentRows
+from pacs.index.parent_rows import PARENTS, ParentRows
 from pacs.index.rows import NewInstance, columns
 from pacs.index.tables import image
 
@@ -39,9 +39,7 @@ def _row(
     """Add or fill a row; return its surrogate key and its elements."""
     later = instance.header.kept[level]
     if known is None:
-        above = {PARENT_COLUMN[level]: parent} if parent is not None else {}
-        row = columns(level, later) | parent_rows.identity(level, instance.header) | above
-        return parent_rows.insert(connection, level, row), later
+        return parent_rows.insert_of(connection, level, instance.header, parent), later
     merged = row_elements.merge(known.kept, later) if later != known.kept else later
     if merged != known.kept:
         parent_rows.rewrite(connection, level, known, columns(level, merged))

@@ -92,9 +92,7 @@ class _DisputedAddition:
         """Add or correct a row; return its surrogate key."""
         later = self._instance.header.kept[level]
         if known is None:
-            above = {} if parent is None else {PARENT_COLUMN[level]: parent}
-            row = columns(level, later) | parent_rows.identity(level, self._instance.header) | above
-            return parent_rows.insert(self._connection, level, row)
+            return parent_rows.insert_of(self._connection, level, self._instance.header, parent)
         if later == known.kept:
             return int(known.id)
         merged, disputed = row_elements.merge(known.kept, later), row_elements.disputed(known.kept, later)

@@ -16,7 +16,7 @@ from pacs.dicom.header import Header
 from pacs.dicom.levels import QueryLevel
 from pacs.index.database import LostRace
 from pacs.index.dialects import among
-from pacs.index.rows import Row, patient_identity
+from pacs.index.rows import Row, columns, patient_identity
 from pacs.index.tables import TABLES, image, patient, series, study
 
 PATIENT, STUDY, SERIES, IMAGE = QueryLevel
@@ -93,6 +93,12 @@ def insert(connection: Connection, level: QueryLevel, row: Row) -> int:
     if inserted is None:
         raise LostRace(f"{level.name} was added by another transaction")
     return inserted
+
+
+def insert_of(connection: Connection, level: QueryLevel, header: Header, parent: int | None) -> int:
+    """Insert the row of an instance at a level, below the row with the id `parent`. As `insert`."""
+    above = {} if parent is None else {PARENT_COLUMN[level]: parent}
+    return insert(connection, level, columns(level, header.kept[level]) | identity(level, header) | above)
 
 
 def rewrite(connection: Connection, level: QueryLevel, known: Any, row: Row) -> None:
