@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from pacs.errors import ConfigurationError, IndexUnavailable
+from pacs.errors import ConfigurationError, IndexUnavailable, OutOfResources
 from pacs.index.connection_pool import ConnectionPool
 from pacs.index.database_file import DatabaseFile
 from pacs.index.failures import sentence
@@ -27,6 +27,7 @@ from pacs.index.group_commit import DriverWork, GroupCommit
 from pacs.index.raw_connections import RawConnections
 from pacs.index.write_lock import WriteLock
 from pacs.support.cancellation import Cancellation
+from pacs.support.threads import start_thread
 
 Result = TypeVar("Result")
 
@@ -390,9 +391,8 @@ class _Interrupter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        thread = threading.Thread(target=self._run, name="pacs-interrupt", daemon=True)
-        thread.start()  # raises where the system has no thread left: then there is none to wait for
-        self._thread = thread
+        with suppress(OutOfResources):  # then the statement ends by itself, and the next check raises Cancelled
+            self._thread = start_thread("pacs-interrupt", self._run)
 
     def stop(self) -> bool:
         """Stop, and return whether it was started."""
