@@ -26,6 +26,7 @@ from pacs.observability.events import CompletionProgressed, Event, IndexIncomple
 from pacs.services.completeness import Comparison, compare
 from pacs.services.orphans import adopt
 from pacs.support.chunks import chunks
+from pacs.support.threads import start_thread
 
 Heal = bool | Literal["answer"]
 """Whether the server completes the index; with "answer" it answers queries meanwhile."""
@@ -108,8 +109,7 @@ class Healing:
     def start(self) -> None:
         """Begin to complete the index, if it lacks files and this is to be done here."""
         if self._heal and self._note.exists():
-            self._thread = threading.Thread(target=self._run, name="pacs-heal", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("pacs-heal", self._run)
 
     def stop(self) -> None:
         """Stop; the next start goes on."""
