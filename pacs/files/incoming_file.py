@@ -2,8 +2,8 @@
 
 `commit` writes the head, draws the key, renames the file into the folder of its hour and makes all that durable: a
 small object through the journal, a larger one by syncing file and folder. After a power cut an object is complete under
-its key, or it is left in `incoming`. The file is locked until the end of the `with` block, so that nobody takes it for
-an orphan before its row is committed (`pacs.files.object_lock`).
+its key, or it is left in `incoming`. The file is locked until the end of the `with` block, so that it is not taken
+for an orphan before its row is committed (`pacs.files.object_lock`).
 """
 
 import fcntl

@@ -55,7 +55,7 @@ class IncompleteNote:
             sync_folder(self._path.parent)
 
     def progress(self) -> CompletionProgress:
-        """Return how far the index is completed; zeros while nobody does."""
+        """Return how far the index is completed; zeros before that has begun."""
         with WRITING, suppress(FileNotFoundError, ValueError, TypeError):
             return CompletionProgress(*map(int, self._path.read_text("ascii").split()))
         return CompletionProgress()
@@ -71,7 +71,7 @@ class IncompleteNote:
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Let one process complete the index; yield whether it is this one. A process that dies releases the lock."""
+        """Let one process complete the index; yield whether it is this one. The lock ends with its process."""
         with WRITING:
             try:
                 descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

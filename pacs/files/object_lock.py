@@ -1,4 +1,4 @@
-"""The lock of a stored object: whoever commits a row for its file, or takes the file away, holds it meanwhile.
+"""The lock of a stored object, held while a row is committed for its file or the file is deleted or moved.
 
 A file is locked from its creation until its store has ended, because the descriptor that wrote it has a lock. The
 kernel releases the lock when its process dies.
@@ -21,13 +21,13 @@ PAUSE = 0.01
 def lock_files(paths: Iterable[str], seconds: float) -> Iterator[set[str]]:
     """Lock files in the `with` block, waiting at most `seconds` in all; yield the paths of those that are locked.
 
-    The others are missing, or cannot be opened by anybody. Raises InstanceInUse when the time is over,
+    The others are missing, or cannot be opened. Raises InstanceInUse when the time is over,
     StorageUnavailable.
     """
     deadline = time.monotonic() + seconds
     with ExitStack() as locks:
         locked = set()
-        for path in sorted(paths):  # always in the same order: nobody waits for another who waits for him
+        for path in sorted(paths):  # always in the same order, so that there is no deadlock
             descriptor = _lock(path, deadline)
             if descriptor is not None:
                 locks.callback(os.close, descriptor)

@@ -74,8 +74,8 @@ class ObjectStore(Protocol):
     def lock(self, keys: Collection[str]) -> AbstractContextManager[set[str]]:
         """Hold the locks of objects in the `with` block; yield the keys of those that are there and can be opened.
 
-        Whoever commits a row for a file that he has not stored, or takes a file away, holds its lock, and looks at row
-        and file once he has it. Nobody waits for a lock in a transaction of the index. Raises InstanceInUse when an
+        A caller that commits a row for a file it has not stored, or deletes or moves a file, first gets the lock and
+        then looks at row and file. No transaction of the index is open meanwhile. Raises InstanceInUse when another
         operation holds one of the locks too long, StorageUnavailable.
         """
 

@@ -80,7 +80,7 @@ def compare(index: Index, files: FolderStore) -> Comparison:
 
 
 def _lacking(index: Index, files: FolderStore, keys: Sequence[str]) -> Sequence[str]:
-    """Return the keys in no row, none if no file among them can be added: such files stay until somebody removes them.
+    """Return the keys in no row, none if no file among them can be added: such files stay until removed by hand.
 
     Some of them are read.
     """

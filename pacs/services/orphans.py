@@ -1,8 +1,8 @@
 """Orphans: files in no row, and how they are added to the index or taken away.
 
 Others may do the same at the same time, and what seems an orphan may be an instance that is being stored, replaced or
-deleted. So whoever commits a row for a file that he has not stored, or takes a file away, first gets its lock
-(`ObjectStore.lock`), and then looks at row and file. A store holds the lock until its row is committed or its file
+deleted. So an operation that commits a row for a file it has not stored, or deletes or moves a file, first gets its
+lock (`ObjectStore.lock`), and then looks at row and file. A store holds the lock until its row is committed or its file
 deleted, a deletion or replacement from before the row goes until the file is gone.
 """
 

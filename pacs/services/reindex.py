@@ -212,7 +212,7 @@ class _Run:
         raise IndexUnavailable("the index changes faster than it can be compared: try again later")
 
     def _correct_batches(self, wrong: Sequence[SeriesBatch], known: Collection[str]) -> None:
-        """Correct batches; the files that get a row are locked, so that nobody deletes them meanwhile."""
+        """Correct batches; the files that get a row are locked, so that no other process deletes them."""
         orphaned = writer.unknown(self._index, [key for each in wrong for key in each.file_keys])
         with self._files.lock(orphaned) as addable:
             self._changes.add(index_diff.correct(self._index, wrong, self._derived, known, addable=addable))

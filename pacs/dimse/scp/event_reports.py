@@ -75,7 +75,7 @@ class _Scheduled(NamedTuple):
 
 
 Destination = tuple[Peer, Protection | None]
-"""An AE that is told of storage commitments, and the TLS settings for it, None to connect without TLS."""
+"""An AE that gets reports of storage commitment, and the TLS settings for it, None to connect without TLS."""
 
 
 class EventReporter:
