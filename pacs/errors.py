@@ -267,5 +267,9 @@ class InstanceDamaged(InstanceUnreadable):
     """The file of a stored instance differs from what was received."""
 
 
+class UndecodablePixelData(PacsError):
+    """The pixel data of an instance cannot be decoded: it is damaged, or contradicts its attributes."""
+
+
 class SchemaMismatch(PacsError):
     """The database schema of the index is that of another version of pacs."""
