@@ -60,8 +60,8 @@ def test_an_error_is_raised_at_its_turn():
     ahead = LookAhead(begin, 2)
     assert ahead.take("a", items[1:]).item == "a"
     with pytest.raises(NotSupported):
-        ahead.take("bad", items[2:])
-    assert ahead.take("c", ()).item == "c"
+        ahead.take(items[1], items[2:])
+    assert ahead.take(items[2], ()).item == "c"
 
 
 def test_what_is_not_taken_is_cancelled():
@@ -69,7 +69,7 @@ def test_what_is_not_taken_is_cancelled():
     begin, items = Beginner(), list("abcd")
     ahead = LookAhead(begin, 3)
     ahead.take("a", items[1:])
-    assert ahead.take("c", items[3:]).item == "c"
+    assert ahead.take(items[2], items[3:]).item == "c"
     assert begin.closed == ["b"]
     ahead.close()
     assert begin.closed == ["b", "d"]
