@@ -29,6 +29,7 @@ class Beginner:
         self.begun, self.closed = [], []
 
     def __call__(self, item):
+        """Begin an item."""
         self.begun.append(item)
         if item == "bad":
             raise NotSupported("bad")
