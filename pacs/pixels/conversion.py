@@ -1,9 +1,18 @@
 """Convert a data set from one transfer syntax into another, pixel data included."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from typing import BinaryIO
 
 from pacs.pixels.pool import DecoderPool
+
+Wait = Callable[[Future[bytes]], object]
+"""Returns when a future is done; may raise, for example Cancelled. It must be called before each `Future.result`."""
+
+
+def wait_without_limit(future: Future[bytes]) -> None:
+    """Wait until a future is done."""
+    wait((future,))
 
 
 class Conversion:
@@ -11,11 +20,13 @@ class Conversion:
 
     Creating it reads everything before the pixel data and submits the first frames, so that several conversions can
     be begun ahead. Raises NotSupported when the instance cannot be converted into `target`, UndecodableDataSet, and
-    UndecodablePixelData; iterating it raises the last two.
+    UndecodablePixelData; iterating it raises the last two, and what `wait` raises.
     """
 
-    def __init__(self, data: BinaryIO, source: str, target: str, pool: DecoderPool) -> None:
-        raise NotImplementedError(data, source, target, pool)
+    def __init__(
+        self, data: BinaryIO, source: str, target: str, pool: DecoderPool, wait: Wait = wait_without_limit
+    ) -> None:
+        raise NotImplementedError(data, source, target, pool, wait)
 
     @property
     def notices(self) -> tuple[str, ...]:
