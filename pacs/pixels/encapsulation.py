@@ -6,6 +6,7 @@ their number, or by the first and last bytes of each fragment.
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from struct import pack
 
 from pacs.dicom.elements import ITEM, SEQUENCE_DELIMITER
@@ -99,7 +100,7 @@ class Fragments:
         table = read(position, length)
         offsets = [int.from_bytes(table[at : at + width], "little") for at in range(0, length, width)]
         starts = [fragments.get(offset, 0) for offset in offsets]
-        is_valid = starts[0] == 1 and all(a < b for a, b in zip(starts, starts[1:], strict=False))
+        is_valid = starts[0] == 1 and all(a < b for a, b in pairwise(starts))
         return starts if is_valid else ()
 
     def _by_codestreams(self, filled: Sequence[int], wanted: int, syntax: str, read: Read) -> Sequence[int]:

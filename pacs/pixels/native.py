@@ -17,7 +17,7 @@ class NativeFrames:
         """Return the number of frames."""
         return self._count
 
-    def size(self, frame: int) -> int:  # noqa: ARG002
+    def size(self, frame: int) -> int:
         """Return the bytes of a frame."""
         return (self._bits + 7) // 8
 

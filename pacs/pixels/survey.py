@@ -31,8 +31,10 @@ class Value(NamedTuple):
         """Its first number, whatever VR it has; None if it is empty or no number."""
         if (width := _INTEGERS.get(self.vr)) is None:
             return self._number_in_text
-        order = "little" if self.little else "big"
-        return int.from_bytes(self.data[:width], order, signed=self.vr in _SIGNED) if self.data else None
+        return self._integer(self.data[:width], self.vr in _SIGNED) if self.data else None
+
+    def _integer(self, data: bytes, is_signed: bool = False) -> int:
+        return int.from_bytes(data, "little" if self.little else "big", signed=is_signed)
 
     @property
     def _number_in_text(self) -> int | None:
@@ -49,8 +51,7 @@ class Value(NamedTuple):
     @property
     def tags(self) -> frozenset[int]:
         """Its values as tags (VR AT)."""
-        order = "little" if self.little else "big"
-        halves = [int.from_bytes(self.data[at : at + 2], order) for at in range(0, len(self.data), 2)]
+        halves = [self._integer(self.data[at : at + 2]) for at in range(0, len(self.data), 2)]
         return frozenset(group << 16 | element for group, element in zip(halves[::2], halves[1::2], strict=False))
 
 
@@ -106,7 +107,7 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
     """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed."""
     level = Level(-1, 0, None)
     index = -1
-    for index, token in enumerate(walk(source, encoding)):  # noqa: B007
+    for index, token in enumerate(walk(source, encoding)):
         match token.kind:
             case TokenKind.ITEM:
                 level = Level(index, token.tag, level)
