@@ -102,6 +102,11 @@ def is_native(transfer_syntax: str) -> bool:
     return transfer_syntax in NATIVE
 
 
+def converts_pixel_data(source: str, target: str) -> bool:
+    """Whether the way from one transfer syntax to another decodes or encodes pixel data."""
+    return source != target and not (source in NATIVE and target in NATIVE)
+
+
 def convert(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
     """Yield the data set from the position of `data` to the end of the file, in the transfer syntax `target`.
 
