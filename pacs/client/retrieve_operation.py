@@ -238,12 +238,22 @@ class RetrieveOperation:
         if retrieved.conflicts:
             advice = f"{retrieved.conflicts[0]} arrived twice with different content; the first one is kept"
         elif is_failure:
-            advice = self._refusals or advice_for(self.service, status, ae_title=self.destination, port=self._port)
+            advice = self._refusals or self._advice(final.command)
         else:
             advice = (
                 f"the PACS reports sending {missing} more than arrived here: {self._refusals or self._address_advice}"
             )
         raise failure(self.service, final.command, advice=advice, failed_uids=failed_uids, retrieved=retrieved)
+
+    def _advice(self, answer: Command) -> str:
+        """Return advice for a failure; none about the address of this host if it was reached."""
+        if self._was_reached:
+            return ""
+        return advice_for(self.service, answer, ae_title=self.destination, port=self._port)
+
+    @property
+    def _was_reached(self) -> bool:
+        return self._listener is not None and self._listener.sender_filter.has_admitted
 
     @property
     def _port(self) -> int | None:
@@ -256,6 +266,8 @@ class RetrieveOperation:
 
     @property
     def _address_advice(self) -> str:
+        if self._was_reached:
+            return "see its log"
         hosts = " or ".join(self._listener.hosts) if self._listener is not None else ""
         return f"check that {self.destination} is configured there with host {hosts} and port {self._port}"
 
