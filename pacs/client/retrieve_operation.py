@@ -247,13 +247,9 @@ class RetrieveOperation:
 
     def _advice(self, answer: Command) -> str:
         """Return advice for a failure; none about the address of this host if it was reached."""
-        if self._was_reached:
+        if self._listener is not None and self._listener.sender_filter.has_admitted:
             return ""
         return advice_for(self.service, answer, ae_title=self.destination, port=self._port)
-
-    @property
-    def _was_reached(self) -> bool:
-        return self._listener is not None and self._listener.sender_filter.has_admitted
 
     @property
     def _port(self) -> int | None:
@@ -266,8 +262,6 @@ class RetrieveOperation:
 
     @property
     def _address_advice(self) -> str:
-        if self._was_reached:
-            return "see its log"
         hosts = " or ".join(self._listener.hosts) if self._listener is not None else ""
         return f"check that {self.destination} is configured there with host {hosts} and port {self._port}"
 

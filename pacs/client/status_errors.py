@@ -63,6 +63,8 @@ _ADVICE_OTHER_DESTINATION = {
 """Advice for a C-MOVE to another destination than this client."""
 
 
+_UNKNOWN_DESTINATION = 0xA801
+
 _ABOUT_THE_CONNECTION = re.compile(r"connect|reach|associat|AE title|host|port\b", re.IGNORECASE)
 """Found in an Error Comment whose reason does not contradict the advice, which is about AE title, host and port."""
 
@@ -72,7 +74,8 @@ def advice_for(service: Service, answer: Command, *, ae_title: str, port: int | 
 
     Without `port`, a C-MOVE goes to another destination.
     """
-    if answer.error_comment and not _ABOUT_THE_CONNECTION.search(answer.error_comment):
+    comment = answer.error_comment or ""
+    if comment and answer.status != _UNKNOWN_DESTINATION and not _ABOUT_THE_CONNECTION.search(comment):
         return ""
     if service is Service.MOVE and port is None:
         return _ADVICE_OTHER_DESTINATION.get(answer.status, "").format(ae_title=ae_title)
