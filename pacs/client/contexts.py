@@ -34,7 +34,7 @@ COMMON_SOP_CLASSES = {
     for count, suffixes in ((4, _GRAYSCALE), (5, _COLOUR), (2, _IMAGES), (1, _WITHOUT_IMAGES))
     for suffix in suffixes
 }
-"""Storage SOP Classes that are proposed by default, each with a number of contexts: at most `MAX_STORAGE_CONTEXTS` in all."""
+"""Storage SOP Classes that are proposed by default, with their number of contexts: `MAX_STORAGE_CONTEXTS` at most."""
 
 _USUAL = (
     "1.2.840.10008.1.2.4.90",  # JPEG 2000 lossless
