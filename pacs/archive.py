@@ -1,6 +1,7 @@
 """The composition root: builds the parts of an archive from a `Config`, starts, reloads and stops them."""
 
 import errno
+import os
 import ssl
 import threading
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from pacs.index import schema
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
 from pacs.observability.events import EventStream, Notice, ServerReady, WebReady
+from pacs.pixels.pool import DecoderPool
 from pacs.services.access import Access
 from pacs.services.backup import Backups
 from pacs.services.commitment import Commitments
@@ -40,6 +42,7 @@ from pacs.services.healing import Healing
 from pacs.services.held_claims import HeldClaims
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
+from pacs.services.pixels import PixelService
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
@@ -109,6 +112,7 @@ class Archive:
     def _build_services(self, config: Config) -> None:
         """Build the services that do not change with a reload."""
         publish = self.events.publish
+        self.decoders = DecoderPool(os.cpu_count() or 1)
         self._storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
         self.healing = Healing(self.index, self.files, publish, config.database.heal)
         self.commitments = Commitments(
@@ -159,6 +163,7 @@ class Archive:
             retrieves=RetrieveService(
                 self.index,
                 self.files,
+                PixelService(self.files, self.decoders),
                 limits.retrieve_studies,
                 verify=config.files.verify,
                 publish=self.events.publish,
@@ -460,6 +465,7 @@ class Archive:
             access=AssociationAccess(rules.access),
             transfer_syntaxes=KEPT,
             order_for=rules.peers.transfer_syntaxes_of,
+            send_as_for=rules.peers.send_as_of,
             unknown_sop_classes=config.storage.unknown_sop_classes,
             identify=identify,
         )
