@@ -1,16 +1,21 @@
 """Compressed images: stored at receivers that do not accept them, converted with `send_as`, and loaded as series."""
 
+import random
+import re
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy
 import pytest
+import SimpleITK
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
 from pacs import client
-from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from pacs.pixels.target_names import SHORT_NAMES
-from pacs.testing import study
+from pacs.testing import serving, study
+from tests.client.images import read, same
 from tests.client.scripted import answer, scripted
 from tests.pixels.samples import SYNTAXES, file_of, native_sample, pixels_of, sample
 from tests.programs import storescp
@@ -167,3 +172,87 @@ def test_an_unknown_name_is_refused():
     """Before anything is sent."""
     with pytest.raises(client.InvalidArgument, match="expected explicit, implicit, rle, jpegls, j2k, htj2k"):
         client.store("X@127.0.0.1:1", native_sample(), send_as="zip")
+
+
+# --- load_series ---------------------------------------------------------------------------------------------------
+
+
+def slices(photometric, bits, syntaxes, series):
+    """Return a series of samples at following positions, in random order: each in another transfer syntax."""
+    made = [sample(syntax, photometric, bits=bits, frames=len(syntaxes)) for syntax in syntaxes]
+    for place, each in enumerate(made):
+        (frame, *_) = list(generate_frames(each.compressed.PixelData, number_of_frames=len(made)))[place:]
+        size = len(each.native.PixelData) // len(made)
+        each.compressed.PixelData = encapsulate([frame])
+        each.native.PixelData = each.native.PixelData[size * place : size * (place + 1)]
+        for dataset in (each.compressed, each.native):
+            del dataset.NumberOfFrames
+            dataset.SeriesInstanceUID = series
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{series}.{place}"
+            dataset.ImageOrientationPatient, dataset.ImagePositionPatient = [0, 1, 0, 0, 0, 1], [2.5 * place, 20, 30]
+            dataset.PixelSpacing = [0.5, 0.75]
+    return made
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An archive for all series of this module."""
+    with serving(tmp_path_factory.mktemp("pacs")) as server:
+        yield server
+
+
+EIGHT_BITS = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.111")
+"""The transfer syntaxes of JPEG with 8 bits: baseline, and recompressed as JPEG XL."""
+
+
+def above(difference, made):
+    """Return the differences of slices that are larger than those of their transfer syntaxes."""
+    largest = numpy.abs(difference).reshape(len(made), -1).max(axis=1)
+    return {each.transfer_syntax: most for each, most in zip(made, largest, strict=True) if most > each.difference}
+
+
+@pytest.mark.parametrize(("photometric", "bits"), [("MONOCHROME2", 8), ("MONOCHROME2", 12), ("RGB", 8)])
+def test_a_compressed_series_is_loaded_like_the_original(archive, tmp_path, photometric, bits):
+    """Every syntax is decoded; geometry and, except for lossy ones, pixels are the same. The files do not change."""
+    syntaxes = [each for each in SYNTAXES if bits == 8 or each not in EIGHT_BITS]
+    series = f"1.2.{bits}.{len(photometric)}"
+    made = slices(photometric, bits, syntaxes, series)
+    archive.add([each.compressed for each in random.sample(made, len(made))])
+    image = client.load_series(archive.address, SeriesInstanceUID=series, to=tmp_path / "to")
+    expected = read(tmp_path / "native", [each.native for each in made])
+    assert (image.GetSize(), image.GetPixelIDTypeAsString()) == (expected.GetSize(), expected.GetPixelIDTypeAsString())
+    for geometry in ("GetOrigin", "GetSpacing", "GetDirection"):
+        assert getattr(image, geometry)() == getattr(expected, geometry)()
+    pixels, original = (SimpleITK.GetArrayFromImage(each).astype(int) for each in (image, expected))
+    assert above(pixels - original, made) == {}
+    files = {path.stem: dcmread(path).file_meta.TransferSyntaxUID for path in (tmp_path / "to").rglob("*.dcm")}
+    assert files == {each.native.SOPInstanceUID: each.transfer_syntax for each in made}
+
+    found = client.load_series(archive.address, SeriesInstanceUID=series, as_datasets=True, to=tmp_path / "to")
+    assert [Path(each.filename).stem for each in found] == [each.native.SOPInstanceUID for each in made]
+    assert above(numpy.concatenate(list(map(pixels_of, found))).astype(int) - original, made) == {}
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT_BIG, DEFLATED_LITTLE])
+def test_a_series_in_another_uncompressed_syntax_is_loaded(archive, tmp_path, syntax):
+    """Big Endian and deflated data sets, which a PACS may send."""
+    series = f"1.2.3.{len(syntax)}"
+    native = [each.native for each in slices("MONOCHROME2", 12, [RLE, J2K, JPEG_LS], series)]
+    archive.add(native)
+    with client.receiving(tmp_path / "to") as receiver:
+        assert client.store(f"X@127.0.0.1:{receiver.port}", native, send_as=syntax).failed == ()
+        assert {dcmread(path).file_meta.TransferSyntaxUID for path in receiver.arrived} == {syntax}
+    image = client.load_series(archive.address, SeriesInstanceUID=series, to=tmp_path / "to")
+    assert same(image, read(tmp_path / "native", native))
+
+
+def test_a_series_that_cannot_be_decompressed_is_no_image(archive):
+    """The error has the reason; as data sets it is returned as it is, with a warning."""
+    (video,) = study(series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.102", patient_id="V")
+    archive.add(video)
+    reason = "MPEG-4 AVC/H.264 High Profile / Level 4.1 is not converted into Explicit VR Little Endian"
+    with pytest.raises(client.NotAVolume, match=f"{re.escape(reason)}.*: use as_datasets=True"):
+        client.load_series(archive.address, patient_id="V")
+    with pytest.warns(client.StillCompressed, match=f"1 of 1 data sets are not decompressed: {re.escape(reason)}"):
+        (found,) = client.load_series(archive.address, patient_id="V", as_datasets=True)
+    assert found.PixelData == video.PixelData
