@@ -44,6 +44,15 @@ STORAGE = (
 ) - (NON_PATIENT | _NO_INSTANCES)
 """Every Storage SOP Class of the standard whose instances belong to a study, retired ones too."""
 
+VIDEO = frozenset(
+    (
+        "1.2.840.10008.5.1.4.1.1.77.1.1.1",  # Video Endoscopic Image Storage
+        "1.2.840.10008.5.1.4.1.1.77.1.2.1",  # Video Microscopic Image Storage
+        "1.2.840.10008.5.1.4.1.1.77.1.4.1",  # Video Photographic Image Storage
+    )
+)
+"""The SOP Classes of videos, whose pixel data is compressed as a whole and not decoded."""
+
 
 def check_storable(sop_class_uid: str, unknown: bool) -> None:
     """Raise SOPClassNotSupported unless the archive stores this class; `unknown` allows private classes too."""

@@ -102,6 +102,11 @@ def is_native(transfer_syntax: str) -> bool:
     return transfer_syntax in NATIVE
 
 
+def converts_pixel_data(source: str, target: str) -> bool:
+    """Whether the way from one transfer syntax to another decodes or encodes pixel data."""
+    return source != target and not (source in NATIVE and target in NATIVE)
+
+
 def convert(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
     """Yield the data set from the position of `data` to the end of the file, in the transfer syntax `target`.
 
@@ -122,31 +127,45 @@ def _pieces(data: BinaryIO, source: str, target: str) -> Iterator[bytes]:
     if source == DEFLATED_LITTLE and target == EXPLICIT_LITTLE:
         return iter(partial(Inflated(data).read, CHUNK), b"")
     if source == EXPLICIT_LITTLE and target == DEFLATED_LITTLE:
-        return _deflated(iter(partial(data.read, CHUNK), b""))
-    pieces = _joined(_converted(data, encoding_of(source), encoding_of(target)))
-    return _deflated(pieces) if target == DEFLATED_LITTLE else pieces
+        return deflated(iter(partial(data.read, CHUNK), b""))
+    pieces = joined(_converted(data, encoding_of(source), encoding_of(target)))
+    return deflated(pieces) if target == DEFLATED_LITTLE else pieces
 
 
 def _converted(data: BinaryIO, encoding: Encoding, target: Encoding) -> Iterator[bytes]:
-    signed = [_is_signed(data, encoding)]
+    signed = is_signed(data, encoding)
     source = Source(data, encoding)
+    writer = TokenWriter(source, target, signed)
     for token in walk(source, encoding):
+        yield from writer.encoded(token)
+
+
+class TokenWriter:
+    """Encodes the tokens of a walk over `source` in another encoding, each when the walk is at it."""
+
+    def __init__(self, source: Source, target: Encoding, signed: bool) -> None:
+        self._source = source
+        self._target = target
+        self._signed = [signed]
+
+    def encoded(self, token: Token) -> Iterator[bytes]:
+        """Yield the bytes of a token, with the value of an element."""
         if token.kind is TokenKind.ITEM:
-            signed[token.depth :] = [signed[token.depth - 1]]
+            self._signed[token.depth :] = [self._signed[token.depth - 1]]
         if token.kind is not TokenKind.ELEMENT:
-            yield _framing(token, target)
+            yield _framing(token, self._target)
         elif token.tag & 0xFFFF:  # group lengths would be wrong now
-            vr = resolved(token, signed[token.depth])
-            yield _element_head(token.tag, vr, token.length, target)
-            for piece in value(source, token, vr, target.little):
+            vr = resolved(token, self._signed[token.depth])
+            yield element_head(token.tag, vr, token.length, self._target)
+            for piece in value(self._source, token, vr, self._target.little):
                 if token.tag == _PIXEL_REPRESENTATION:
-                    signed[token.depth] = any(piece)
+                    self._signed[token.depth] = any(piece)
                 yield piece
 
 
-def _is_signed(data: BinaryIO, encoding: Encoding) -> bool:
+def is_signed(data: BinaryIO, encoding: Encoding) -> bool:
     """Whether Pixel Representation is signed, which decides between US and SS with implicit VRs."""
-    if not encoding.implicit:
+    if not (encoding.implicit or encoding.decided_by_first_element):
         return False
     start = data.tell()
     source, signed = Source(data, encoding), False
@@ -175,10 +194,11 @@ def value(source: Source, token: Token, vr: str, little: bool) -> Iterator[bytes
     while remaining:
         piece = source.read(min(remaining, CHUNK))
         remaining -= len(piece)
-        yield _swapped(piece, width) if width > 1 else piece
+        yield swapped(piece, width) if width > 1 else piece
 
 
-def _swapped(piece: bytes, width: int) -> bytes:
+def swapped(piece: bytes, width: int) -> bytes:
+    """Return words of `width` bytes in the other byte order; an incomplete last one stays as it is."""
     whole = len(piece) - len(piece) % width
     words = array(_WORD_CODES[width], piece[:whole])
     words.byteswap()
@@ -194,14 +214,15 @@ _FRAMING = {
 
 def _framing(token: Token, target: Encoding) -> bytes:
     if token.kind is TokenKind.SEQUENCE:
-        return _element_head(token.tag, "SQ", UNDEFINED, target)
+        return element_head(token.tag, "SQ", UNDEFINED, target)
     if token.kind not in _FRAMING:
         raise UndecodableDataSet("Pixel data is in fragments, but its transfer syntax is native", [token.tag])
     tag, length = _FRAMING[token.kind]
     return pack("<HHL" if target.little else ">HHL", tag >> 16, tag & 0xFFFF, length)
 
 
-def _element_head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
+def element_head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
+    """Return tag, VR and length of an element."""
     order = "<" if target.little else ">"
     if target.implicit:
         return pack(order + "HHL", tag >> 16, tag & 0xFFFF, length)
@@ -210,19 +231,19 @@ def _element_head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
     return pack(order + "HH2sHL", tag >> 16, tag & 0xFFFF, vr.encode(), 0, length)
 
 
-def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield small pieces joined to larger ones, which are more efficient to send."""
-    joined = bytearray()
+    waiting = bytearray()
     for piece in pieces:
-        joined += piece
-        if len(joined) >= CHUNK:
-            yield bytes(joined)
-            joined.clear()
-    if joined:
-        yield bytes(joined)
+        waiting += piece
+        if len(waiting) >= CHUNK:
+            yield bytes(waiting)
+            waiting.clear()
+    if waiting:
+        yield bytes(waiting)
 
 
-def _deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def deflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the pieces as a raw deflate stream (PS3.5 A.5)."""
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     for piece in pieces:

@@ -1,5 +1,6 @@
 """Which transfer syntaxes are decoded and encoded, and what the attributes are afterwards."""
 
+from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
 from pacs.pixels.codestream import Codestream
 from pacs.pixels.image_pixel import ImagePixel
 
@@ -12,7 +13,7 @@ ENCODED: tuple[str, ...] = ()
 
 def is_convertible(source: str, target: str) -> bool:
     """Return whether instances in a transfer syntax are converted into another one, if their pixel data allows it."""
-    raise NotImplementedError(source, target)
+    return source in (*NATIVE, *DECODED) and target in (EXPLICIT_LITTLE, IMPLICIT_LITTLE, *ENCODED)
 
 
 def decoded(source: str, stored: ImagePixel, codestream: Codestream) -> ImagePixel:

@@ -1,35 +1,157 @@
 """Convert a data set from one transfer syntax into another, pixel data included."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from functools import partial
 from typing import BinaryIO
 
+from pacs.dicom.elements import CUT_OFF, UNDEFINED, Encoding, Inflated, Source, encoding_of, walk
+from pacs.dicom.syntaxes import (
+    CHUNK,
+    DEFLATED_LITTLE,
+    EXPLICIT_LITTLE,
+    TokenWriter,
+    convert,
+    deflated,
+    element_head,
+    even,
+    is_native,
+    is_signed,
+    joined,
+    swapped,
+)
+from pacs.errors import UndecodableDataSet, UndecodablePixelData
+from pacs.pixels import native
+from pacs.pixels.encapsulation import PIXEL_DATA, encapsulated
+from pacs.pixels.plan import Image, Plan, Skipping
 from pacs.pixels.pool import DecoderPool
+from pacs.pixels.survey import survey
+from pacs.pixels.window import Window
+
+Wait = Callable[[Future[bytes]], object]
+"""Returns when a future is done; may raise, for example Cancelled. It must be called before each `Future.result`."""
+
+
+def wait_without_limit(future: Future[bytes]) -> None:
+    """Wait until a future is done."""
+    wait_for((future,))
 
 
 class Conversion:
     """A conversion that has begun: iterate it once for the pieces of the converted data set, and close it.
 
-    Creating it reads everything before the pixel data and submits the first frames, so that several conversions can
-    be begun ahead. Raises NotSupported when the instance cannot be converted into `target`, UndecodableDataSet, and
-    UndecodablePixelData; iterating it raises the last two.
+    Creating it reads everything but the pixel data and submits the first frames, so that several conversions can be
+    begun ahead. Raises NotSupported when the instance cannot be converted into `target`, UndecodableDataSet, and
+    UndecodablePixelData; iterating it raises these too, and what `wait` raises. Its first piece comes when the first
+    frame is converted, so that most failures come before it.
     """
 
-    def __init__(self, data: BinaryIO, source: str, target: str, pool: DecoderPool) -> None:
-        raise NotImplementedError(data, source, target, pool)
+    def __init__(
+        self, data: BinaryIO, source: str, target: str, pool: DecoderPool, wait: Wait = wait_without_limit
+    ) -> None:
+        self._data, self._source, self._target = data, source, target
+        self._start = data.tell()
+        self._at_most = pool.processes + 1
+        self._inflated: BinaryIO | None = None
+        self._plan = Plan(source, target, self._read)
+        if not self._is_without_pixels:
+            self._survey()
+        self._window = Window(self._plan.work(), pool, wait)
+
+    @property
+    def _is_without_pixels(self) -> bool:
+        """Whether the pixel data stays as it is, so that only the data set is encoded again."""
+        return self._source == self._target or (is_native(self._source) and is_native(self._target))
+
+    def _survey(self) -> None:
+        try:
+            if self._source == DEFLATED_LITTLE:
+                self._inflate()
+            encoding = encoding_of(self._source)
+            for level in survey(Source(self._data, encoding), encoding):
+                self._plan.add(level)
+        except BaseException:
+            self._close_inflated()
+            raise
+
+    def _inflate(self) -> None:
+        """Inflate the data set to a temporary file, because frames are read by their position."""
+        file = self._inflated = tempfile.TemporaryFile()  # noqa: SIM115
+        for piece in iter(partial(Inflated(self._data).read, CHUNK), b""):
+            file.write(piece)
+        file.seek(0)
+        self._data, self._start, self._source = file, 0, EXPLICIT_LITTLE
+
+    def _read(self, offset: int, length: int) -> bytes:
+        """Read a part of the data set without moving its position."""
+        position = self._data.tell()
+        self._data.seek(self._start + offset)
+        data = self._data.read(length)
+        self._data.seek(position)
+        if len(data) < length:
+            raise UndecodableDataSet(CUT_OFF)
+        return data
 
     @property
     def notices(self) -> tuple[str, ...]:
         """What was removed or changed beyond the encoding, such as digital signatures over pixel data."""
-        raise NotImplementedError
+        return tuple(self._plan.notices)
 
     @property
     def size_in_memory(self) -> int:
         """The bytes of all frames that are in memory at most, or will be once they are decoded."""
-        raise NotImplementedError
+        return max((image.size_in_memory(self._at_most) for image in self._plan.images.values()), default=0)
 
     def __iter__(self) -> Iterator[bytes]:
-        raise NotImplementedError
+        self._data.seek(self._start)
+        if self._is_without_pixels:
+            return convert(self._data, self._source, self._target)
+        pieces = joined(self._pieces())
+        return even(deflated(pieces) if self._target == DEFLATED_LITTLE else pieces, self._target)
+
+    def _pieces(self) -> Iterator[bytes]:
+        self._window.first()
+        encoding, target = encoding_of(self._source), encoding_of(self._target)
+        signed = is_signed(self._data, encoding)
+        source = Source(self._data, encoding)
+        writer, skipping = TokenWriter(source, target, signed), Skipping(self._plan.removed)
+        index = -1
+        for index, token in enumerate(walk(source, encoding)):
+            yield self._plan.inserted_before(index, target)
+            if index in self._plan.images:
+                yield from self._pixel_data(self._plan.images[index], target)
+            if not skipping.skips(index, token):
+                yield from writer.encoded(token)
+        yield self._plan.inserted_before(index + 1, target)
+
+    def _pixel_data(self, image: Image, target: Encoding) -> Iterator[bytes]:
+        frames = (self._frame(image) for _ in range(len(image)))
+        if not is_native(image.target):
+            yield element_head(PIXEL_DATA, "OB", UNDEFINED, target)
+            yield from encapsulated(frames, len(image) == 1)
+            return
+        vr = "OW" if image.result.bits_allocated > 8 else "OB"
+        padding = image.length % 2
+        yield element_head(PIXEL_DATA, vr, image.length + padding, target)
+        is_swapped = vr == "OW" and not target.little
+        for piece in native.joined(frames, image.result.frame_bits):
+            yield swapped(piece, 2) if is_swapped else piece
+        yield bytes(padding)
+
+    def _frame(self, image: Image) -> bytes:
+        frame = self._window.take()
+        if is_native(image.target) and len(frame) != image.result.frame_size:
+            comment = f"A decoded frame has {len(frame)} bytes instead of {image.result.frame_size}"
+            raise UndecodablePixelData(comment, [PIXEL_DATA])
+        return frame
 
     def close(self) -> None:
         """Cancel what has not begun. Does not close `data`."""
-        raise NotImplementedError
+        self._window.cancel()
+        self._close_inflated()
+
+    def _close_inflated(self) -> None:
+        if self._inflated is not None:
+            self._inflated.close()

@@ -1,8 +1,16 @@
 """The unit of work of a decoder process: one frame."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
 
+from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels.image_pixel import ImagePixel
+
+MOST_FRAME = 512 * 2**20
+"""The largest frame that is converted, native or compressed, in bytes."""
+
+BITS_ALLOCATED = (1, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +30,30 @@ class FrameJob:
     """The transfer syntax of the result; for a native frame Explicit VR Little Endian."""
     result: ImagePixel
     """The attributes of the result."""
+
+    def check(self) -> None:
+        """Raise NotSupported for a frame that is too large, and UndecodablePixelData for one that cannot exist."""
+        size = max(self.stored.frame_size, self.result.frame_size, len(self.data))
+        if size > MOST_FRAME:
+            raise NotSupported(f"A frame of {size >> 20} MiB is too large to convert (at most {MOST_FRAME >> 20} MiB)")
+        if not self.data:
+            raise UndecodablePixelData("A frame is empty")
+        for each in (self.stored, self.result):
+            if min(each.rows, each.columns, each.samples_per_pixel) < 1 or each.bits_allocated not in BITS_ALLOCATED:
+                raise UndecodablePixelData(
+                    f"A frame cannot have {each.rows} rows, {each.columns} columns, "
+                    f"{each.samples_per_pixel} samples of {each.bits_allocated} bits"
+                )
+
+    @property
+    def head(self) -> bytes:
+        """Everything but `data`, encoded for `from_head`."""
+        rest = {"source": self.source, "stored": asdict(self.stored), "target": self.target}
+        return json.dumps(rest | {"result": asdict(self.result)}).encode()
+
+    @classmethod
+    def from_head(cls, head: bytes, data: bytes) -> Self:
+        """Return the job of an encoded `head` and its data."""
+        rest = json.loads(head)
+        stored, result = ImagePixel(**rest.pop("stored")), ImagePixel(**rest.pop("result"))
+        return cls(data=data, stored=stored, result=result, **rest)

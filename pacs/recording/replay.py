@@ -190,6 +190,10 @@ class _RecordedPolicy(AcceptorPolicy):
         """Answer as recorded."""
         return self.rejection or AcceptorPolicy.answer(self, request, caller, max_pdu)
 
+    def retrieval_choices(self, request: Any, order: Sequence[str], received: Any) -> dict[int | None, Choice]:
+        """Choose none: `choose` knows what was accepted."""
+        return {}
+
     def choose(self, proposed: Any, order: Sequence[str]) -> Choice:
         """Choose a transfer syntax that was accepted, otherwise any native one."""
         syntaxes = self.accepted_syntaxes.get(str(proposed.abstract_syntax))

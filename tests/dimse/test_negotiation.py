@@ -11,7 +11,7 @@ from pacs.dicom.matching_mode import Negotiated
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.extended_negotiation import extended_answer, negotiated
-from pacs.dimse.server.acceptor_policy import choose_transfer_syntax
+from pacs.dimse.server.acceptor_policy import choose_for_retrieval, choose_transfer_syntax
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import UserRefused
 from pacs.observability.events import AssociationRequestRejected
@@ -192,6 +192,57 @@ def test_no_transfer_syntax_is_chosen_without_a_supported_proposal() -> None:
     assert choose_transfer_syntax((), KEPT) is None
     assert choose_transfer_syntax((JPIP,), KEPT) is None
     assert choose_transfer_syntax((EXPLICIT,), KEPT, (IMPLICIT,)) == EXPLICIT
+
+
+# --- contexts in which the requestor receives the instances of a C-GET --------------------------------------------
+
+J2K, RLE, JPEG_LS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
+VIDEO, MPEG4 = "1.2.840.10008.5.1.4.1.1.77.1.4.1", "1.2.840.10008.1.2.4.102"
+
+
+@pytest.mark.parametrize(
+    ("proposed", "order", "chosen"),
+    [
+        ([[EXPLICIT, BIG_ENDIAN, IMPLICIT]], (), [EXPLICIT]),  # getscu
+        ([[IMPLICIT, EXPLICIT]], (), [EXPLICIT]),  # dcm4che
+        ([[JPEG, EXPLICIT, BIG_ENDIAN, IMPLICIT]], (), [EXPLICIT]),  # getscu +xy
+        ([[J2K, RLE, IMPLICIT]], (), [IMPLICIT]),
+        ([[BIG_ENDIAN, IMPLICIT]], (), [IMPLICIT]),  # nothing compressed is converted into Big Endian
+        ([[DEFLATED]], (), [DEFLATED]),
+        ([[J2K, RLE]], (), [J2K]),
+        ([[J2K], [RLE], [EXPLICIT, IMPLICIT]], (), [J2K, RLE, EXPLICIT]),  # one context for each transfer syntax
+        ([[EXPLICIT], [IMPLICIT], [J2K]], (), [EXPLICIT, IMPLICIT, J2K]),
+        ([[EXPLICIT, J2K], [EXPLICIT, J2K]], (), [EXPLICIT, J2K]),
+        ([[EXPLICIT, J2K], [EXPLICIT, J2K, RLE], [J2K, RLE]], (), [EXPLICIT, RLE, J2K]),
+        ([[J2K, EXPLICIT], [EXPLICIT, IMPLICIT]], (), [J2K, EXPLICIT]),
+        ([[EXPLICIT, RLE]], (RLE,), [RLE]),  # the order of the peer, or its send_as
+        ([[EXPLICIT, RLE], [EXPLICIT, J2K]], (RLE,), [RLE, EXPLICIT]),
+        ([[EXPLICIT, RLE], [EXPLICIT, J2K]], (IMPLICIT, EXPLICIT), [EXPLICIT, EXPLICIT]),
+        ([[JPIP], ["1.2.3", EXPLICIT]], (), [None, EXPLICIT]),
+        ([], (), []),
+    ],
+)
+def test_a_requestor_that_receives_gets_an_uncompressed_context_and_different_compressed_ones(
+    proposed: list[list[str]], order: tuple[str, ...], chosen: list[str | None]
+) -> None:
+    """So that every image reaches it, and as many as possible as they are stored."""
+    assert choose_for_retrieval(proposed, KEPT, order) == chosen
+
+
+def test_only_the_contexts_of_a_receiver_are_chosen_for_retrieval(serve: Serve) -> None:
+    """A sender keeps its order, and a video stays compressed: nothing decodes it."""
+    contexts = ((CT, (J2K, EXPLICIT)), (VIDEO, (MPEG4, EXPLICIT)))
+    archive = serve(send_as_for=lambda ae_title: (RLE,) if ae_title == "SMALL" else ())
+    assert answers(archive.port, *contexts) == [(ACCEPTED, J2K), (ACCEPTED, MPEG4)]
+    receiving = raw.user_information(16384, role(CT, 0, 1) + role(VIDEO, 0, 1))
+    with Peer(archive.port) as peer:
+        assert contexts_of(peer.associate(contexts=contexts, information=receiving)) == {
+            1: (ACCEPTED, EXPLICIT),
+            3: (ACCEPTED, MPEG4),
+        }
+    with Peer(archive.port) as peer:
+        accepted = peer.associate(contexts=((CT, (EXPLICIT, RLE)),), information=receiving, calling="SMALL")
+        assert contexts_of(accepted) == {1: (ACCEPTED, RLE)}
 
 
 # --- roles -------------------------------------------------------------------------------------------------------

@@ -56,12 +56,16 @@ def negotiated_by_pynetdicom(request: A_ASSOCIATE) -> list[PresentationContext]:
         for item in items_of(request, SCP_SCU_RoleSelectionNegotiation)
     }
     answers = []
+    receives = {uid for uid, (_, scp) in proposed_roles.items() if scp}
+    retrieval = POLICY.retrieval_choices(request, (), receives)
     for proposed in request.presentation_context_definition_list:
         supported, uid = PresentationContext(), str(proposed.abstract_syntax)
         if uid in STORAGE or uid in (FIND, VERIFICATION, STORAGE_COMMITMENT):
             supported.abstract_syntax = proposed.abstract_syntax
             kept = KEPT if uid in STORAGE else SERVICE_SYNTAXES
-            supported.add_transfer_syntax(choose_transfer_syntax(list(map(str, proposed.transfer_syntax)), list(kept)))
+            chosen = choose_transfer_syntax(list(map(str, proposed.transfer_syntax)), list(kept))
+            _, _, chosen = retrieval.get(proposed.context_id, (True, True, chosen))
+            supported.add_transfer_syntax(chosen)
         if uid in STORAGE:
             supported.scu_role = supported.scp_role = True
         answers += negotiate_as_acceptor([proposed], [supported], proposed_roles)[0]

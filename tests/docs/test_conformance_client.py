@@ -9,7 +9,7 @@ import pytest
 from pacs import client
 from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
-from pacs.dimse.association.storage_contexts import CONVERTED_INTO
+from pacs.dimse.association.storage_contexts import CONVERTED_INTO, UNCOMPRESSED
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
 from pacs.testing import Fault, storing, study, write
 from tests.client.scripted import answer, deliver, report, scripted
@@ -201,7 +201,7 @@ def test_instances_are_converted_only_between_native_syntaxes(called, tmp_path):
     client.store(called.address, native, packed)
     offered = [each.transfer_syntaxes for each in called.received.associations[0].proposed]
     own = str(native[0].file_meta.TransferSyntaxUID)
-    assert offered == [(own,), tuple(each for each in CONVERTED_INTO if each != own), (RLE,)]
+    assert offered == [(own,), tuple(each for each in CONVERTED_INTO if each != own), (RLE,), UNCOMPRESSED]
     with storing() as implicit:
         implicit.faults.add(Fault("association", refuse=("nothing",)))
         assert client.store(implicit.address, native).completed == 1

@@ -1,21 +1,23 @@
-"""The presentation contexts for sending instances (PS3.4 B.5, PS3.7 D.3.3.2): those to propose and the one to use."""
+"""The presentation contexts for sending instances (PS3.4 B.5, PS3.7 D.3.3.2): those to propose and those to use."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
+
+from pydicom.uid import UID
 
 from pacs.dicom import syntaxes
 from pacs.dimse.upper.user_information import MAX_CONTEXTS, Context
+from pacs.pixels import capabilities
 
 Proposal = tuple[str, tuple[str, ...]]
 """An abstract syntax and the transfer syntaxes proposed for it in one presentation context."""
 
-CONVERTED_INTO = (
-    syntaxes.EXPLICIT_LITTLE,
-    syntaxes.IMPLICIT_LITTLE,
-    syntaxes.EXPLICIT_BIG,
-    syntaxes.DEFLATED_LITTLE,
-)
+UNCOMPRESSED = (syntaxes.EXPLICIT_LITTLE, syntaxes.IMPLICIT_LITTLE)
+"""The transfer syntaxes proposed for every instance besides its own, in order of preference."""
+
+CONVERTED_INTO = (*UNCOMPRESSED, syntaxes.EXPLICIT_BIG, syntaxes.DEFLATED_LITTLE)
 """The transfer syntaxes proposed for a native data set besides its own, in order of preference."""
 
 
@@ -31,17 +33,31 @@ class Sendable(Protocol):
         """The transfer syntax of its stored data set."""
 
 
-def proposals(instance: Sendable) -> tuple[Proposal, ...]:
-    """Return the contexts for an instance: one with its transfer syntax, and for native ones one to convert to.
+def is_convertible(source: str, target: str) -> bool:
+    """Whether an instance in one transfer syntax can be sent in another one, if its pixel data allows it."""
+    if source == target or (syntaxes.is_native(source) and syntaxes.is_native(target)):
+        return True
+    return capabilities.is_convertible(source, target)
 
-    The second always includes Implicit VR Little Endian (PS3.5 10.1). There are two contexts so that the acceptor
-    accepts the stored transfer syntax if it can, whatever it prefers.
+
+# --- what is proposed ---------------------------------------------------------------------------------------------
+
+
+def proposals(instance: Sendable, send_as: tuple[str, ...] = ()) -> tuple[Proposal, ...]:
+    """Return the contexts for an instance: one with its transfer syntax, one for each of `send_as`, one uncompressed.
+
+    The last always includes Implicit VR Little Endian (PS3.5 10.1). There are several so that the acceptor accepts the
+    stored transfer syntax if it can, whatever it prefers.
     """
-    own = instance.transfer_syntax
-    exact = (instance.sop_class_uid, (own,))
-    if not syntaxes.is_native(own):
-        return (exact,)
-    return exact, (instance.sop_class_uid, tuple(uid for uid in CONVERTED_INTO if uid != own))
+    return _proposals(instance.sop_class_uid, instance.transfer_syntax, send_as)
+
+
+@lru_cache(maxsize=1024)
+def _proposals(sop_class_uid: str, stored: str, send_as: tuple[str, ...]) -> tuple[Proposal, ...]:
+    alone = (stored, *(each for each in send_as if each != stored and is_convertible(stored, each)))
+    others = CONVERTED_INTO if syntaxes.is_native(stored) else UNCOMPRESSED
+    together = tuple(uid for uid in others if uid != stored)
+    return tuple(dict.fromkeys((sop_class_uid, each) for each in (*((uid,) for uid in alone), together)))
 
 
 Instance = TypeVar("Instance", bound=Sendable)
@@ -55,12 +71,12 @@ class Batch(Generic[Instance]):
     instances: tuple[Instance, ...]
 
 
-def batches(instances: Iterable[Instance]) -> Iterator[Batch[Instance]]:
+def batches(instances: Iterable[Instance], send_as: tuple[str, ...] = ()) -> Iterator[Batch[Instance]]:
     """Divide instances, in order, among associations of at most 128 contexts each (V9 and P16, docs/checklist.md)."""
     proposed: dict[Proposal, None] = {}
     batch: list[Instance] = []
     for instance in instances:
-        needed = dict.fromkeys(proposals(instance))
+        needed = dict.fromkeys(proposals(instance, send_as))
         if len(proposed | needed) > MAX_CONTEXTS:
             yield Batch(tuple(proposed), tuple(batch))
             proposed, batch = {}, []
@@ -70,13 +86,59 @@ def batches(instances: Iterable[Instance]) -> Iterator[Batch[Instance]]:
         yield Batch(tuple(proposed), tuple(batch))
 
 
-def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:
-    """Return the accepted context for an instance: with its stored transfer syntax, else one that it converts to."""
+# --- what is used -------------------------------------------------------------------------------------------------
+
+
+def preferred(stored: str, send_as: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the transfer syntaxes in which an instance may be sent, best first, each once.
+
+    The stored one; those of `send_as`; uncompressed; any other in which no information is lost.
+    """
+    others = CONVERTED_INTO if syntaxes.is_native(stored) else UNCOMPRESSED
+    for target in dict.fromkeys((stored, *send_as, *others, *capabilities.ENCODED)):
+        if is_convertible(stored, target):
+            yield target
+
+
+def candidates(instance: Sendable, contexts: Iterable[Context], send_as: Sequence[str] = ()) -> tuple[Context, ...]:
+    """Return the accepted contexts in which an instance may be sent, best first.
+
+    The next one is for an instance whose pixel data cannot be converted for the one before.
+    """
     usable = {
         each.transfer_syntax: each
         for each in contexts
         if each.abstract_syntax == instance.sop_class_uid and each.as_scu
     }
-    if instance.transfer_syntax in usable or not syntaxes.is_native(instance.transfer_syntax):
-        return usable.get(instance.transfer_syntax)
-    return next((usable[uid] for uid in CONVERTED_INTO if uid in usable), None)
+    return tuple(usable[uid] for uid in preferred(instance.transfer_syntax, send_as) if uid in usable)
+
+
+def refusal(instance: Sendable, contexts: Collection[Context]) -> str:
+    """Return why an instance without a usable context cannot be sent, as a sentence about the peer.
+
+    It begins with what fits into an Error Comment.
+    """
+    accepted = {
+        each.transfer_syntax: None
+        for each in contexts
+        if each.abstract_syntax == instance.sop_class_uid and each.as_scu
+    }
+    if not accepted:
+        return f"it does not accept {UID(instance.sop_class_uid).name}"
+    sentence = f"it does not accept {UID(instance.transfer_syntax).name}"
+    if instance.transfer_syntax in accepted:
+        return sentence
+    return f"{sentence}; it accepts {' and '.join(UID(uid).name for uid in accepted)}"
+
+
+def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:
+    """Return the best of the `candidates` that needs no conversion of pixel data, None without one."""
+    stored = instance.transfer_syntax
+    return next(
+        (
+            each
+            for each in candidates(instance, contexts)
+            if not syntaxes.converts_pixel_data(stored, each.transfer_syntax)
+        ),
+        None,
+    )

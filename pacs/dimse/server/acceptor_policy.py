@@ -16,10 +16,11 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from pacs.dicom.levels import MODELS
-from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, STORAGE_COMMITMENT, VERIFICATION
-from pacs.dicom.syntaxes import SERVICE_SYNTAXES
+from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, STORAGE_COMMITMENT, VERIFICATION, VIDEO
+from pacs.dicom.syntaxes import SERVICE_SYNTAXES, is_native
 from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.association.extended_negotiation import extended_answer
+from pacs.dimse.association.storage_contexts import CONVERTED_INTO
 from pacs.dimse.upper.rejections import APPLICATION_CONTEXT_NOT_SUPPORTED, NO_REASON, Rejection, rejection_for
 from pacs.dimse.upper.user_information import (
     APPLICATION_CONTEXT,
@@ -73,6 +74,8 @@ class AcceptorPolicy:
     """The transfer syntaxes accepted for Storage."""
     order_for: Callable[[str], Sequence[str]] = _proposed_order
     """Returns, for a calling AE title, the order of preference of transfer syntaxes; empty for the proposed order."""
+    send_as_for: Callable[[str], Sequence[str]] = _proposed_order
+    """Returns, for a calling AE title, the transfer syntaxes that it gets by C-GET when it does not accept others."""
     services: Set[str] = SERVICES
     """The SOP Classes that are accepted besides Storage."""
     peers_provide: Set[str] = frozenset()
@@ -113,13 +116,14 @@ class AcceptorPolicy:
             for item in items_of(request, SCP_SCU_RoleSelectionNegotiation)
         }
         order = tuple(self.order_for(request.calling_ae_title.strip()))
+        retrieval = self.retrieval_choices(request, order, {uid for uid, (_, scp) in proposed_roles.items() if scp})
         contexts: list[PresentationContext] = []
         roles: dict[UID, SCP_SCU_RoleSelectionNegotiation] = {}
         for proposed in request.presentation_context_definition_list:
             if not proposed.transfer_syntax:
                 contexts.append(_without_transfer_syntax(proposed))
                 continue
-            chosen = self.choose(proposed, order)
+            chosen = retrieval.get(proposed.context_id) or self.choose(proposed, order)
             if proposed.abstract_syntax not in proposed_roles:
                 contexts.append(_answer_to(proposed, chosen))
                 continue
@@ -127,6 +131,26 @@ class AcceptorPolicy:
             contexts += results
             roles |= {cast(UID, each.sop_class_uid): each for each in replies}
         return contexts, list(roles.values())
+
+    def retrieval_choices(
+        self, request: A_ASSOCIATE, order: Sequence[str], received: Set[str]
+    ) -> dict[int | None, "Choice"]:
+        """Return the answer to each context, by its ID, in which the requestor receives the instances of a C-GET."""
+        groups: dict[str, list[PresentationContext]] = {}
+        for each in request.presentation_context_definition_list if received else ():
+            uid = str(each.abstract_syntax)
+            if uid in received and uid not in VIDEO and each.transfer_syntax and self.stores(uid):
+                groups.setdefault(uid, []).append(each)
+        preferred = (*order, *self.send_as_for(request.calling_ae_title.strip())) if groups else ()
+        return {
+            each.context_id: (True, True, syntax)
+            for group in groups.values()
+            for each, syntax in zip(
+                group,
+                choose_for_retrieval([each.transfer_syntax for each in group], self.transfer_syntaxes, preferred),
+                strict=True,
+            )
+        }
 
     def choose(self, proposed: PresentationContext, order: Sequence[str]) -> "Choice":
         """Choose the answer to one proposed context."""
@@ -185,6 +209,32 @@ def choose_transfer_syntax(proposed: Sequence[str], supported: Sequence[str], or
     ranked = [each for each in order if each in usable]
     explicit = [each for each in usable if each != ImplicitVRLittleEndian]
     return next(iter((*ranked, *explicit, *usable)), None)
+
+
+def choose_for_retrieval(
+    proposed: Sequence[Sequence[str]], supported: Sequence[str], order: Sequence[str] = ()
+) -> list[str | None]:
+    """Return the transfer syntax to accept in each context of one SOP Class whose instances the requestor receives.
+
+    The first in `order` is accepted wherever it is proposed. One context gets an uncompressed transfer syntax, so that
+    every image reaches the requestor; the others get as many different compressed ones as possible.
+    """
+    chosen = [next((each for each in order if each in context and each in supported), None) for context in proposed]
+    usable = [[str(each) for each in context if each in supported] for context in proposed]
+    free = sorted((n for n, each in enumerate(chosen) if each is None), key=lambda n: len(_compressed(usable[n])))
+    if not any(each is not None and is_native(each) for each in chosen):
+        for number in free:
+            chosen[number] = next((each for each in CONVERTED_INTO if each in usable[number]), None)
+            if chosen[number] is not None:
+                break
+    for number in sorted((n for n in free if chosen[n] is None), key=lambda n: len(usable[n])):
+        unused = [each for each in _compressed(usable[number]) if each not in chosen]
+        chosen[number] = choose_transfer_syntax(unused or usable[number], supported)
+    return chosen
+
+
+def _compressed(transfer_syntaxes: Sequence[str]) -> list[str]:
+    return [each for each in transfer_syntaxes if not is_native(each)]
 
 
 def _without_transfer_syntax(proposed: PresentationContext) -> PresentationContext:

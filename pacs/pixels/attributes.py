@@ -1,0 +1,145 @@
+"""The attributes of images: read from a data set, and what changes in them when the pixel data is converted."""
+
+from struct import pack
+
+from pacs.errors import UndecodablePixelData
+from pacs.pixels.image_pixel import ImagePixel
+from pacs.pixels.survey import Level
+
+ROWS, COLUMNS = 0x00280010, 0x00280011
+SAMPLES, PHOTOMETRIC, PLANAR = 0x00280002, 0x00280004, 0x00280006
+ALLOCATED, STORED, HIGH_BIT, REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+NUMBER_OF_FRAMES = 0x00280008
+LOSSY, LOSSY_RATIO, LOSSY_METHOD = 0x00282110, 0x00282112, 0x00282114
+
+_NAMES = {
+    SAMPLES: "Samples per Pixel", PHOTOMETRIC: "Photometric Interpretation", ROWS: "Rows", COLUMNS: "Columns",
+    ALLOCATED: "Bits Allocated", STORED: "Bits Stored", HIGH_BIT: "High Bit",
+}  # fmt: skip
+
+_EXTREMES = (0x00280106, 0x00280107, 0x00280108, 0x00280109, 0x00280110, 0x00280111)
+"""Smallest and Largest Pixel Value of the image, its series and its plane."""
+
+_METHODS = {
+    **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"), "ISO_10918_1"),
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+    "1.2.840.10008.1.2.4.111": "ISO_10918_1",  # a JPEG that was recompressed without further loss
+    "1.2.840.10008.1.2.4.112": "ISO_18181_1",
+}
+"""Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of each transfer syntax whose frames may be lossy."""
+
+_ALWAYS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 111))
+
+Changes = dict[int, tuple[str, bytes] | None]
+"""New VR and value, in little endian, of each element that changes; None for an element that is removed."""
+
+
+def read_image_pixel(level: Level) -> ImagePixel:
+    """Return the attributes of the pixel data of a data set.
+
+    Raises UndecodablePixelData for one that is missing or impossible.
+    """
+    stored, allocated = _required(level, STORED), _required(level, ALLOCATED)
+    if allocated != 1 and allocated % 8:
+        raise _impossible(ALLOCATED, allocated)
+    if stored > allocated:
+        comment = f"{_named(STORED)} is {stored}, more than {_named(ALLOCATED)}, {allocated}"
+        raise UndecodablePixelData(comment, [STORED, ALLOCATED])
+    high_bit = _number(level, HIGH_BIT, stored - 1)
+    return ImagePixel(
+        rows=_required(level, ROWS),
+        columns=_required(level, COLUMNS),
+        samples_per_pixel=_required(level, SAMPLES),
+        photometric_interpretation=_photometric(level),
+        planar_configuration=_number(level, PLANAR, 0),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=high_bit,
+        pixel_representation=_number(level, REPRESENTATION, 0),
+        number_of_frames=max(1, _number(level, NUMBER_OF_FRAMES, 1)),
+        overlays_in_pixels=_has_overlays_in_pixels(level, stored, high_bit),
+    )
+
+
+def _required(level: Level, tag: int) -> int:
+    value = level.values.get(tag)
+    if value is None or value.number is None:
+        raise UndecodablePixelData(f"{_named(tag)} is missing", [tag])
+    if value.number <= 0:
+        raise _impossible(tag, value.number)
+    return value.number
+
+
+def _impossible(tag: int, number: int) -> UndecodablePixelData:
+    return UndecodablePixelData(f"{_named(tag)} is {number}, which is not possible", [tag])
+
+
+def _named(tag: int) -> str:
+    return f"{_NAMES[tag]} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _number(level: Level, tag: int, default: int) -> int:
+    number = level.values[tag].number if tag in level.values else None
+    return default if number is None else number
+
+
+def _photometric(level: Level) -> str:
+    text = level.values[PHOTOMETRIC].texts[0] if PHOTOMETRIC in level.values else ""
+    if not text:
+        raise UndecodablePixelData(f"{_named(PHOTOMETRIC)} is missing", [PHOTOMETRIC])
+    return text
+
+
+def _has_overlays_in_pixels(level: Level, stored: int, high_bit: int) -> bool:
+    """Whether an overlay without Overlay Data is in bits that are not used by pixels (PS3.5 8.1.2)."""
+    positions = [tag for tag in level.values if tag >> 16 >= 0x6000 and tag & 0xFFFF == 0x0102]
+    embedded = [tag for tag in positions if tag & 0xFFFF0000 | 0x3000 not in level]
+    return any(not high_bit - stored < _number(level, tag, high_bit) <= high_bit for tag in embedded)
+
+
+def changes(level: Level, result: ImagePixel) -> Changes:
+    """Return what changes in the attributes of a data set so that they describe `result`."""
+    numbers = {
+        SAMPLES: result.samples_per_pixel, ROWS: result.rows, COLUMNS: result.columns, ALLOCATED: result.bits_allocated,
+        STORED: result.bits_stored, HIGH_BIT: result.high_bit, REPRESENTATION: result.pixel_representation,
+    }  # fmt: skip
+    if result.samples_per_pixel > 1:
+        numbers[PLANAR] = result.planar_configuration
+    changed: Changes = {
+        tag: ("US", pack("<H", number)) for tag, number in numbers.items() if _number(level, tag, -1) != number
+    }
+    if _photometric(level) != result.photometric_interpretation:
+        changed |= {PHOTOMETRIC: ("CS", _padded(result.photometric_interpretation))} | dict.fromkeys(_EXTREMES)
+    return changed
+
+
+def is_lossy(syntax: str, codestream_is_lossy: bool | None) -> bool:
+    """Return whether a transfer syntax, or a frame in it, has lost information."""
+    return syntax in _ALWAYS_LOSSY or (syntax in _METHODS and codestream_is_lossy is True)
+
+
+def lossy_changes(level: Level, syntax: str, ratio: float) -> Changes:
+    """Return what changes in the attributes of an image that was compressed with loss.
+
+    Lossy Image Compression 01 stays as it is; else this compression is added behind earlier ones in the lists.
+    """
+    changed: Changes = dict.fromkeys(_EXTREMES)
+    if LOSSY in level.values and level.values[LOSSY].texts[0] == "01":
+        return changed
+    method = _METHODS[syntax]
+    return changed | {
+        LOSSY: ("CS", b"01"),
+        LOSSY_RATIO: ("DS", _padded(_appended(level, LOSSY_RATIO, f"{ratio:.2f}"))),
+        LOSSY_METHOD: ("CS", _padded(_appended(level, LOSSY_METHOD, method))),
+    }
+
+
+def _appended(level: Level, tag: int, text: str) -> str:
+    earlier = level.values[tag].texts if tag in level.values else []
+    return "\\".join([*filter(None, earlier), text])
+
+
+def _padded(text: str) -> bytes:
+    return (text + " " * (len(text) % 2)).encode("latin-1")

@@ -1,0 +1,253 @@
+"""What a conversion changes: elements that are removed, replaced and inserted, and the frames that are converted."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pacs.dicom.elements import Encoding, Token, TokenKind
+from pacs.dicom.syntaxes import EXPLICIT_LITTLE, WORDS, element_head, is_native, swapped
+from pacs.errors import NotSupported, UndecodableDataSet, UndecodablePixelData
+from pacs.pixels import capabilities
+from pacs.pixels.attributes import Changes, changes, is_lossy, lossy_changes, read_image_pixel
+from pacs.pixels.codestream import read_codestream
+from pacs.pixels.encapsulation import PIXEL_DATA, EncapsulatedFrames, Fragments
+from pacs.pixels.frame_job import FrameJob
+from pacs.pixels.image_pixel import ImagePixel
+from pacs.pixels.native import NativeFrames, words
+from pacs.pixels.survey import (
+    DATA_ELEMENTS_SIGNED,
+    EXTENDED_OFFSET_TABLE,
+    FLOAT_PIXEL_DATA,
+    MAC_ID,
+    MAC_PARAMETERS,
+    SIGNATURES,
+    Level,
+    PixelElement,
+)
+from pacs.pixels.target_names import name_of
+from pacs.pixels.window import Work
+
+LONGEST_VALUE = 0xFFFFFFFE
+"""The longest value with a defined length (PS3.5 7.1.1)."""
+
+_HEAD = 1 << 20
+"""The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
+
+_OFFSET_TABLES = (EXTENDED_OFFSET_TABLE, 0x7FE00002, 0x7FE00003)
+"""Extended Offset Table, its lengths, and Encapsulated Pixel Data Value Total Length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The pixel data of one data set, and what becomes of it."""
+
+    frames: EncapsulatedFrames | NativeFrames
+    source: str
+    stored: ImagePixel
+    target: str
+    result: ImagePixel
+
+    def __len__(self) -> int:
+        """Return the number of frames that are converted."""
+        return self.stored.number_of_frames
+
+    def work(self) -> Iterator[Work]:
+        """Yield the jobs of all frames; each frame is read when its turn comes."""
+        for number in range(len(self)):
+            job = FrameJob(self.frames.read(number), self.source, self.stored, self.target, self.result)
+            yield Work(job, f"Frame {number + 1} of {len(self)}: " if len(self) > 1 else "")
+
+    @property
+    def length(self) -> int:
+        """The bytes of the value when it is native, without padding."""
+        return _native_length(self.result)
+
+    def size_in_memory(self, most: int) -> int:
+        """Return the bytes of the first frames, stored and converted, at most so many."""
+        count = min(most, len(self))
+        return sum(self.frames.size(number) for number in range(count)) + count * self.result.frame_size
+
+
+def _native_length(image: ImagePixel) -> int:
+    return (image.number_of_frames * image.frame_bits + 7) // 8
+
+
+class NewElement(NamedTuple):
+    """An element that is written; the value of pixel data comes later."""
+
+    tag: int
+    vr: str
+    data: bytes
+
+    def encoded(self, target: Encoding) -> bytes:
+        """Return the element in the target encoding."""
+        width = 1 if target.little else WORDS.get(self.vr, 1)
+        data = swapped(self.data, width) if width > 1 else self.data
+        return element_head(self.tag, self.vr, len(data), target) + data
+
+
+class Plan:
+    """What changes, by the numbers of the tokens of a walk through the data set, which are the same in each walk."""
+
+    def __init__(self, source: str, target: str, read: Callable[[int, int], bytes]) -> None:
+        self._source = source
+        self._target = target
+        self._read = read
+        self._inserted: dict[int, dict[int, NewElement]] = {}
+        self.removed: set[int] = set()
+        self.images: dict[int, Image] = {}
+        """The images that are converted, by the number of their Pixel Data."""
+        self.notices: list[str] = []
+
+    def work(self) -> Iterator[Work]:
+        """Yield the jobs of all frames in the order of the data set."""
+        return (work for _, image in sorted(self.images.items()) for work in image.work())
+
+    def inserted_before(self, index: int, target: Encoding) -> bytes:
+        """Return the elements that are inserted before a token, in tag order."""
+        inserted = self._inserted.get(index)
+        return b"".join(element.encoded(target) for _, element in sorted(inserted.items())) if inserted else b""
+
+    # --- what changes in one data set ---------------------------------------------------------------------------
+
+    def add(self, level: Level) -> None:
+        """Decide what changes in a data set; its items must have been added before.
+
+        Raises NotSupported, UndecodableDataSet and UndecodablePixelData.
+        """
+        self._check(level)
+        for pixels in level.pixels:
+            if (image := self._image(level, pixels)) is not None:
+                if is_native(image.target) and image.length > LONGEST_VALUE:
+                    raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
+                self.images[level.indices(PIXEL_DATA)[0]] = image
+                self._change(level, {**changes(level, image.result), **dict.fromkeys((*_OFFSET_TABLES, PIXEL_DATA))})
+        self._remove_signatures(level)
+
+    def _check(self, level: Level) -> None:
+        if len(level.pixels) > 1:
+            raise UndecodablePixelData("Pixel Data (7FE0,0010) occurs twice in a data set", [PIXEL_DATA])
+        in_fragments = [pixels for pixels in level.pixels if pixels.fragments is not None]
+        if is_native(self._source) and (in_fragments or level.other_fragments):
+            raise UndecodableDataSet("Pixel data is in fragments, but its transfer syntax is native", [PIXEL_DATA])
+        if level.other_fragments:
+            raise NotSupported("An element other than Pixel Data is in fragments", [level.other_fragments])
+        if level.parent is None and not is_native(self._target):
+            self._check_encodable(level)
+
+    def _check_encodable(self, level: Level) -> None:
+        if any(tag in level for tag in FLOAT_PIXEL_DATA):
+            raise NotSupported("Float pixel data is never compressed")
+        if not level.pixels:
+            raise NotSupported(f"It has no pixel data to encode in {name_of(self._target)}")
+
+    def _image(self, level: Level, pixels: PixelElement) -> Image | None:
+        """Return how Pixel Data is converted; None if it stays as it is."""
+        if not capabilities.is_convertible(self._source, self._target):
+            raise NotSupported(f"{name_of(self._source)} is not converted into {name_of(self._target)}")
+        if pixels.fragments is not None:
+            return self._decoded(level, pixels.fragments)
+        if level.parent is not None or (is_native(self._source) and is_native(self._target)):
+            return None
+        stored = read_image_pixel(level)
+        frames = self._native_frames(pixels, stored)
+        if is_native(self._target):
+            return None
+        result = capabilities.encoded(stored, self._target)
+        return Image(frames, EXPLICIT_LITTLE, stored, self._target, result)
+
+    def _native_frames(self, pixels: PixelElement, stored: ImagePixel) -> NativeFrames:
+        """Return the frames of native Pixel Data. In a compressed transfer syntax its length must be exact."""
+        expected = _native_length(stored)
+        if pixels.length < expected or (pixels.length > expected + 1 and not is_native(self._source)):
+            comment = f"Pixel Data has {pixels.length} bytes, but its attributes say {expected}"
+            raise UndecodablePixelData(comment, [PIXEL_DATA])
+        self._note_surplus((pixels.length - expected) * 8 // stored.frame_bits, stored)
+
+        def read(offset: int, length: int) -> bytes:
+            return self._read(pixels.offset + offset, length)
+
+        is_swapped = pixels.vr == "OW" and not pixels.little
+        return NativeFrames(stored.number_of_frames, stored.frame_bits, words(read) if is_swapped else read)
+
+    def _decoded(self, level: Level, fragments: Fragments) -> Image:
+        stored = read_image_pixel(level)
+        frames = fragments.frames(stored.number_of_frames, self._source, self._read, level.extended_offset_table)
+        self._note_surplus(len(frames) - stored.number_of_frames, stored)
+        head = read_codestream(self._source, frames.read(0, _HEAD))
+        result = capabilities.decoded(self._source, stored, head)
+        if level.parent is None and is_lossy(self._source, head.is_lossy):
+            ratio = _native_length(result) / fragments.size
+            self._change(level, lossy_changes(level, self._source, ratio))
+        is_encoded = level.parent is None and not is_native(self._target)
+        if is_encoded:
+            result = capabilities.encoded(result, self._target)
+        return Image(frames, self._source, stored, self._target if is_encoded else EXPLICIT_LITTLE, result)
+
+    def _note_surplus(self, surplus: int, stored: ImagePixel) -> None:
+        if surplus:
+            declared = stored.number_of_frames
+            self.notices.append(
+                f"Pixel Data has {declared + surplus} frames; those after the declared {declared} were dropped"
+            )
+
+    def _change(self, level: Level, changes: Changes) -> None:
+        """Change elements of a data set."""
+        for tag, change in changes.items():
+            indices = level.indices(tag)
+            self.removed.update(indices)
+            if change is not None:
+                place = indices[0] if indices else level.place(tag)
+                self._inserted.setdefault(place, {})[tag] = NewElement(tag, *change)
+            if change is not None or indices:
+                level.changed.add(tag)
+
+    def _remove_signatures(self, level: Level) -> None:
+        """Remove signatures of what has changed in a data set, once all its items are known; the others stay."""
+        if not level.changed:
+            return
+        broken = {_mac_id(item) for item in level.mac_parameters if _signed_tags(item) & level.changed}
+        known = {_mac_id(item) for item in level.mac_parameters}
+        signatures = [item for item in level.signatures if _mac_id(item) in broken or _mac_id(item) not in known]
+        self._remove_items(level, SIGNATURES, level.signatures, signatures)
+        parameters = [item for item in level.mac_parameters if _mac_id(item) in broken]
+        self._remove_items(level, MAC_PARAMETERS, level.mac_parameters, parameters)
+        if signatures:
+            self.notices.append("Digital signatures over changed elements were removed")
+        if level.parent is not None:
+            level.parent.changed.add(level.sequence)
+
+    def _remove_items(self, level: Level, tag: int, items: list[Level], removed: list[Level]) -> None:
+        if removed and len(removed) == len(items):
+            self.removed.update(level.indices(tag))
+        self.removed.update(item.index for item in removed)
+
+
+def _mac_id(item: Level) -> int | None:
+    return item.values[MAC_ID].number if MAC_ID in item.values else None
+
+
+def _signed_tags(item: Level) -> frozenset[int]:
+    return item.values[DATA_ELEMENTS_SIGNED].tags if DATA_ELEMENTS_SIGNED in item.values else frozenset()
+
+
+_NESTING = {
+    TokenKind.SEQUENCE: 1, TokenKind.ITEM: 1, TokenKind.ENCAPSULATED: 1,
+    TokenKind.SEQUENCE_END: -1, TokenKind.ITEM_END: -1, TokenKind.ENCAPSULATED_END: -1,
+}  # fmt: skip
+"""By how much a token changes the nesting of a walk."""
+
+
+class Skipping:
+    """Tells which tokens of a walk are within what is removed."""
+
+    def __init__(self, removed: set[int]) -> None:
+        self._removed = removed
+        self._depth = 0
+
+    def skips(self, index: int, token: Token) -> bool:
+        """Return whether a token is removed. It must be called with each token."""
+        if not (self._depth or index in self._removed):
+            return False
+        self._depth += _NESTING.get(token.kind, 0)
+        return True

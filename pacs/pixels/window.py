@@ -1,0 +1,57 @@
+"""Frames on their way through a pool: a few at a time, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from pacs.errors import NotSupported, UndecodablePixelData
+from pacs.pixels.frame_job import FrameJob
+from pacs.pixels.pool import DecoderPool
+
+
+class Work(NamedTuple):
+    """A job, and the name of its frame in error messages: '' when there is only one."""
+
+    job: FrameJob
+    name: str
+
+
+class Window:
+    """Submits the next jobs while the results of earlier ones are taken: at most one more than there are processes."""
+
+    def __init__(self, work: Iterator[Work], pool: DecoderPool, wait: Callable[["Future[bytes]"], object]) -> None:
+        self._work = work
+        self._pool = pool
+        self._wait = wait
+        self._waiting: deque[tuple[Future[bytes], Work]] = deque()
+        self._fill()
+
+    def _fill(self) -> None:
+        while len(self._waiting) <= self._pool.processes and (work := next(self._work, None)) is not None:
+            self._waiting.append((self._pool.submit(work.job), work))
+
+    def first(self) -> bytes:
+        """Wait for the next frame without taking it; b'' if there is none."""
+        return self._result(*self._waiting[0]) if self._waiting else b""
+
+    def take(self) -> bytes:
+        """Return the next frame. Raises as `DecoderPool.submit`, with the number of the frame."""
+        frame = self._result(*self._waiting[0])
+        self._waiting.popleft()
+        self._fill()
+        return frame
+
+    def _result(self, future: "Future[bytes]", work: Work) -> bytes:
+        self._wait(future)
+        try:
+            frame = future.result()
+        except (UndecodablePixelData, NotSupported) as error:
+            raise type(error)(work.name + error.comment, error.tags) from error
+        return frame
+
+    def cancel(self) -> None:
+        """Cancel what has not begun."""
+        self._work = iter(())
+        while self._waiting:
+            self._waiting.popleft()[0].cancel()
