@@ -30,7 +30,9 @@ from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
-from pacs.observability.events import EventStream, Notice, ServerReady, WebReady
+from pacs.observability.events import EventStream, FrameConverted, Notice, ServerReady, WebReady
+from pacs.pixels.frame_job import FrameJob
+from pacs.pixels.pool import DecoderPool
 from pacs.services.access import Access
 from pacs.services.backup import Backups
 from pacs.services.commitment import Commitments
@@ -109,6 +111,7 @@ class Archive:
     def _build_services(self, config: Config) -> None:
         """Build the services that do not change with a reload."""
         publish = self.events.publish
+        self.decoders = DecoderPool(settings.decoders(config), self._publish_frame)
         self._storage = Storage(self.index, self.files, publish=publish, auditor=self.auditor)
         self.healing = Healing(self.index, self.files, publish, config.database.heal)
         self.commitments = Commitments(
@@ -131,6 +134,18 @@ class Archive:
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
         self.backups = Backups(self.index, self.files)
         self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
+
+    def _publish_frame(self, job: FrameJob, duration: float, error: Exception | None) -> None:
+        result = type(error).__name__ if error is not None else "converted"
+        self.events.publish(
+            FrameConverted(
+                transfer_syntax=job.source,
+                target=job.target,
+                duration=duration,
+                result=result,
+                comment=str(error or ""),
+            )
+        )
 
     def _rules(
         self,
@@ -486,6 +501,7 @@ class Archive:
 
     def close(self) -> None:
         """Stop immediately and close the stores. Does nothing the second time; safe to call from two threads."""
+        self.decoders.close()
         self._server.stop()
         self._fault_hook.close()
         with self._closing:

@@ -1,5 +1,6 @@
 """Translates a `Config` into the settings of the other parts, which do not know the configuration."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
@@ -39,6 +40,7 @@ AT_START: dict[str, tuple[str, ...]] = {
     "server": tuple(configuration.ServerSection.model_fields),
     "database": tuple(configuration.DatabaseSection.model_fields),
     "files": ("url",),
+    "limits": ("decoders",),
     "web": tuple(configuration.WebSection.model_fields),
     "tls": ("enabled", "port", "only"),
     "log": ("format",),
@@ -177,6 +179,18 @@ def retrieve_limits(limits: configuration.LimitsSection) -> RetrieveLimits:
     return RetrieveLimits(
         pending_every=limits.pending_every, pending_seconds=limits.pending_seconds, cancel_grace=limits.cancel_grace
     )
+
+
+def decoders(config: Config) -> int:
+    """Return how many decoder processes each worker may have."""
+    chosen = config.limits.decoders
+    in_all = _usable_cores() if chosen == "auto" else chosen
+    return -(-in_all // config.server.workers)
+
+
+def _usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def commitment_schedule(keys: configuration.CommitmentSection) -> commitment.RetrySchedule:

@@ -7,7 +7,9 @@ from socketserver import BaseServer
 
 import pytest
 
+from tests.decoders import decoders
 from tests.leftovers import collect_quietly
+from tests.waiting import eventually
 
 pytest_plugins = ["tests.databases", "pacs.testing"]
 
@@ -49,3 +51,10 @@ def _nothing_is_left_to_other_modules(request: pytest.FixtureRequest) -> Iterato
     for mark in marks if isinstance(marks, list | tuple) else (marks,):
         if mark.name == "filterwarnings" and "PytestUnraisableExceptionWarning" in mark.args[0]:
             collect_quietly()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_decoder_process_is_left() -> Iterator[None]:
+    """Check that every archive of a module has ended its decoder processes."""
+    yield
+    eventually(lambda: not decoders(os.getpid()))

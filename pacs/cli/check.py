@@ -64,6 +64,7 @@ def _results(config: "Config") -> Iterator[CheckOutcome]:
     yield _files(config)
     yield from _completeness(config)
     yield _free_space(config)
+    yield _codecs()
     yield from _addresses(config)
     if config.tls.enabled or config.web.tls:
         yield _certificate(config)
@@ -139,6 +140,17 @@ def _free_space(config: "Config") -> CheckOutcome:
         said = f"only {free / 2**20:.0f} MiB free on the disk of files.url{refused}; free some space"
         return CheckOutcome("free space", False, said)
     return CheckOutcome("free space", True, f"{free / 2**30:.1f} GiB")
+
+
+def _codecs() -> CheckOutcome:
+    """Check that a decoder process starts, which imports the codecs."""
+    from pacs.pixels.decoder import probe
+
+    try:
+        probe()
+    except PacsError as error:
+        return CheckOutcome("codecs", False, error.comment)
+    return CheckOutcome("codecs", True, "compressed images can be converted")
 
 
 def _addresses(config: "Config") -> Iterator[CheckOutcome]:

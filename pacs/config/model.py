@@ -305,6 +305,8 @@ class LimitsSection(Section):
     """Maximum size of an inflated data set (Deflated Explicit VR Little Endian), in bytes."""
     free_space: Annotated[int, Field(ge=0, le=2**50)] = 268_435_456
     """Bytes to keep free on the disk of the files; with less, instances are refused."""
+    decoders: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """Maximum number of processes that decode and encode frames, in all workers together; "auto": one per CPU core."""
     query_answers: Bound = 0
     """Maximum number of matches of one query, 0 for no limit; more end it with status A700."""
     query_scan: Count = 200_000

@@ -183,6 +183,23 @@ class SubOperationFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrameConverted(Event):
+    """A frame was converted from one transfer syntax into another, or could not be.
+
+    `result` is "converted" or the name of the class in `pacs.errors`, `comment` its message; `duration` is in seconds.
+    The level is DEBUG, because the operation that needs the frame is logged with the same message.
+    """
+
+    TITLE: ClassVar[str] = "frame"
+    LEVEL: ClassVar[int] = logging.DEBUG
+    transfer_syntax: str
+    target: str
+    duration: float
+    result: str
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceStored(Event):
     """An instance is durable and in the index. `size` is the size of its data set in bytes.
 

@@ -1,14 +1,88 @@
 """Which transfer syntaxes are decoded and encoded, and what the attributes are afterwards."""
 
+from dataclasses import dataclass, replace
+
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
+from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels.codestream import Codestream
 from pacs.pixels.image_pixel import ImagePixel
+from pacs.pixels.transfer_syntaxes import (
+    DEFLATED_FRAME,
+    HTJ2K,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
+    JPEG_2000,
+    JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS_LOSSLESS,
+    JPEG_LS_NEAR_LOSSLESS,
+    JPEG_XL,
+    JPEG_XL_LOSSLESS,
+    JPEG_XL_RECOMPRESSION,
+    RLE_LOSSLESS,
+)
 
-DECODED: tuple[str, ...] = ()
+KEEPS_COLOUR = {"YBR_FULL_422": "YBR_FULL"}
+"""Decoders that return the samples as they are: none of these codestreams can be subsampled."""
+
+JPEG_COLOUR = {"YBR_FULL": "RGB", "YBR_FULL_422": "RGB"}
+JPEG_2000_COLOUR = {"YBR_ICT": "RGB", "YBR_RCT": "RGB", "YBR_FULL_422": "YBR_FULL"}
+JPEG_XL_COLOUR = {"XYB": "RGB", "YBR_ICT": "RGB", "YBR_RCT": "RGB", "YBR_FULL_422": "RGB"}
+RECOMPRESSED_COLOUR = JPEG_XL_COLOUR | JPEG_COLOUR
+
+COLOUR_DECODED: dict[str, dict[str, str]] = {
+    HTJ2K_LOSSLESS: JPEG_2000_COLOUR,
+    HTJ2K_LOSSLESS_RPCL: JPEG_2000_COLOUR,
+    JPEG_2000_LOSSLESS: JPEG_2000_COLOUR,
+    JPEG_LS_LOSSLESS: KEEPS_COLOUR,
+    JPEG_LOSSLESS_SV1: KEEPS_COLOUR,
+    JPEG_LOSSLESS: KEEPS_COLOUR,
+    JPEG_XL_LOSSLESS: JPEG_XL_COLOUR,
+    RLE_LOSSLESS: KEEPS_COLOUR,
+    DEFLATED_FRAME: {},
+    HTJ2K: JPEG_2000_COLOUR,
+    JPEG_2000: JPEG_2000_COLOUR,
+    JPEG_LS_NEAR_LOSSLESS: KEEPS_COLOUR,
+    JPEG_XL: JPEG_XL_COLOUR,
+    JPEG_XL_RECOMPRESSION: RECOMPRESSED_COLOUR,
+    JPEG_EXTENDED: JPEG_COLOUR,
+    JPEG_BASELINE: JPEG_COLOUR,
+}
+"""Photometric Interpretation afterwards where it changes, for each transfer syntax."""
+
+DECODED: tuple[str, ...] = tuple(COLOUR_DECODED)
 """The transfer syntaxes with compressed frames that can be decoded."""
 
-ENCODED: tuple[str, ...] = ()
+BITS_ALLOCATED = (1, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """What an encoder can represent without loss, and the colour of its codestreams."""
+
+    bits_allocated: tuple[int, ...]
+    keeps_unused_bits: bool = False
+    """Whether bits outside Bits Stored come back: it encodes bytes, not numbers."""
+    rgb: str = "RGB"
+    most_bytes_a_pixel: int = 6
+
+
+ENCODERS: dict[str, _Encoder] = {
+    JPEG_LS_LOSSLESS: _Encoder(bits_allocated=(8, 16)),
+    HTJ2K_LOSSLESS: _Encoder(bits_allocated=(8, 16), rgb="YBR_RCT"),
+    HTJ2K_LOSSLESS_RPCL: _Encoder(bits_allocated=(8, 16), rgb="YBR_RCT"),
+    JPEG_2000_LOSSLESS: _Encoder(bits_allocated=(8, 16), rgb="YBR_RCT"),
+    RLE_LOSSLESS: _Encoder(bits_allocated=(8, 16, 32, 64), keeps_unused_bits=True, most_bytes_a_pixel=15),
+}
+
+ENCODED: tuple[str, ...] = tuple(ENCODERS)
 """The transfer syntaxes that can be encoded, all lossless, in order of preference."""
+
+SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "YBR_FULL": 3}
+"""Samples per Pixel of the Photometric Interpretations that can be encoded (PS3.5 8.2)."""
 
 
 def is_convertible(source: str, target: str) -> bool:
@@ -21,7 +95,15 @@ def decoded(source: str, stored: ImagePixel, codestream: Codestream) -> ImagePix
 
     Raises UndecodablePixelData when the header contradicts the attributes, NotSupported for what cannot be decoded.
     """
-    raise NotImplementedError(source, stored, codestream)
+    if source not in COLOUR_DECODED:
+        raise NotSupported("Pixel data in this transfer syntax is not decoded")
+    _check_attributes(stored)
+    _check_header(source, stored, codestream)
+    if source == DEFLATED_FRAME:
+        return stored
+    photometric = stored.photometric_interpretation
+    colour = "RGB" if _becomes_rgb(source, codestream) else COLOUR_DECODED[source].get(photometric, photometric)
+    return replace(stored, photometric_interpretation=colour, planar_configuration=0)
 
 
 def encoded(native: ImagePixel, target: str) -> ImagePixel:
@@ -29,4 +111,59 @@ def encoded(native: ImagePixel, target: str) -> ImagePixel:
 
     Raises NotSupported when `target` cannot represent it without loss.
     """
-    raise NotImplementedError(native, target)
+    encoder = ENCODERS.get(target)
+    if encoder is None:
+        raise NotSupported("Pixel data is not encoded in this transfer syntax")
+    _check_encodable(native, encoder)
+    colour = encoder.rgb if native.photometric_interpretation == "RGB" else native.photometric_interpretation
+    return replace(native, photometric_interpretation=colour, planar_configuration=0)
+
+
+def _becomes_rgb(source: str, codestream: Codestream) -> bool:
+    """Whether the header says so: a lossy JPEG frame whose samples are YCbCr, whatever the attribute says."""
+    return COLOUR_DECODED[source] is JPEG_COLOUR and bool(codestream.is_ycbcr)
+
+
+def _check_attributes(stored: ImagePixel) -> None:
+    if stored.bits_allocated not in BITS_ALLOCATED:
+        raise NotSupported(f"Compressed pixel data with Bits Allocated {stored.bits_allocated} is not decoded")
+    if not 0 < stored.bits_stored <= stored.bits_allocated or not stored.rows or not stored.columns:
+        raise UndecodablePixelData("Bits Stored, Rows or Columns of compressed pixel data are impossible")
+
+
+def _check_header(source: str, stored: ImagePixel, codestream: Codestream) -> None:
+    expected = stored.samples_per_pixel
+    if source == RLE_LOSSLESS:
+        expected *= max(1, stored.bits_allocated // 8)
+    _compare("Rows and Columns", (stored.rows, stored.columns), (codestream.rows, codestream.columns))
+    _compare("Samples per Pixel" if source != RLE_LOSSLESS else "Bits Allocated", expected, codestream.components)
+    if codestream.precision > stored.bits_allocated:
+        raise UndecodablePixelData(
+            f"A compressed frame has {codestream.precision} bits a sample, Bits Allocated is {stored.bits_allocated}"
+        )
+
+
+def _compare(what: str, attribute: object, header: object) -> None:
+    if header not in (0, (0, 0), attribute):
+        raise UndecodablePixelData(f"A compressed frame contradicts {what}: {header} instead of {attribute}")
+
+
+def _check_encodable(native: ImagePixel, encoder: _Encoder) -> None:
+    colour, samples = native.photometric_interpretation, native.samples_per_pixel
+    if SAMPLES.get(colour) != samples:
+        raise NotSupported(f"{colour} with {samples} samples per pixel cannot be encoded")
+    if native.bits_allocated not in encoder.bits_allocated or (
+        samples * native.bits_allocated // 8 > encoder.most_bytes_a_pixel
+    ):
+        raise NotSupported(f"{samples} samples of {native.bits_allocated} bits cannot be encoded in it")
+    if samples > 1 and native.pixel_representation:
+        raise NotSupported("Signed colours cannot be encoded")
+    if not encoder.keeps_unused_bits:
+        _check_unused_bits(native)
+
+
+def _check_unused_bits(native: ImagePixel) -> None:
+    if native.overlays_in_pixels or native.high_bit != native.bits_stored - 1:
+        raise NotSupported("Pixels with bits beside Bits Stored cannot be encoded in it")
+    if not 1 < native.bits_stored <= native.bits_allocated:
+        raise NotSupported(f"{native.bits_stored} bits stored cannot be encoded in it")

@@ -143,6 +143,17 @@ class Decoder:
         self._channel.close()
 
 
+def probe(program: str = PROGRAM) -> None:
+    """Start a decoder process and end it. Raises OutOfResources when none can be started."""
+    decoder = Decoder(program)
+    try:
+        decoder.greet()
+    except DecoderDied as error:
+        raise _cannot_start("it ends while it starts") from error
+    finally:
+        decoder.end()
+
+
 class _ConnectionEnded(Exception):
     """The process closed its end of the socket, or did not reply in time."""
 

@@ -63,7 +63,7 @@ def main(load: Callable[[], Run]) -> None:
     try:
         run = load()
     except Exception as error:
-        _reply(channel, OutOfResources(f"The codecs cannot be imported ({error}); run `pacs check`"))
+        _reply(channel, OutOfResources(f"The codecs cannot be imported ({error}); install pacs again"))
         return
     _reply(channel, b"")
     grown = _address_space() + MOST_GROWTH
@@ -104,7 +104,7 @@ def _converted(run: Run, job: FrameJob) -> bytes | PacsError:
     except MemoryError:
         return UndecodablePixelData(f"A frame needs more than {memory_limit(job) >> 20} MiB of memory")
     except Exception as error:
-        return UndecodablePixelData(f"A frame cannot be converted ({type(error).__name__}: {error})")
+        return UndecodablePixelData(f"A frame cannot be converted ({type(error).__name__})")
     finally:
         _unlimit()
 

@@ -30,7 +30,7 @@ def test_the_defaults_pass(pacs):
     assert result.exit_code == 0
     assert {mark for mark, _ in lines(result)} == {"ok"}
     assert [said.partition(":")[0] for _, said in lines(result)] == [
-        "configuration", "index", "files", "free space", "server", "web",
+        "configuration", "index", "files", "free space", "codecs", "server", "web",
     ]  # fmt: skip
     assert "SQLite" in result.stdout
 

@@ -1,5 +1,6 @@
 """Checks the limits in section 2.2 of the conformance statement, each on a server with a small limit."""
 
+import os
 import socket
 import struct
 import threading
@@ -8,10 +9,14 @@ import zlib
 
 import pytest
 
+from pacs.errors import UndecodablePixelData
 from pacs.observability.events import AssociationEnded
+from pacs.pixels.frame_job import FrameJob
+from pacs.pixels.image_pixel import ImagePixel
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
+from tests.decoders import decoders as decoder_processes
 from tests.docs.requests import (
     CT,
     FIND,
@@ -32,7 +37,7 @@ from tests.docs.statement import covers, rows
 from tests.leftovers import collect_quietly
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED, JPEG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.50"
 
 # --- 2.2 Limits --------------------------------------------------------------------------------------------------
 
@@ -220,6 +225,15 @@ def free_space(serve):
     assert store(serve(1 << 50).port, study(series=1, instances=1)[0]).status == 0xA700
 
 
+def decoders(serve):
+    """Four frames at once are decoded by one process."""
+    archive = serve(1)
+    pixel = ImagePixel(4, 4, 1, "MONOCHROME2", 0, 8, 8, 7, 0)
+    futures = [archive.decoders.submit(FrameJob(b"damaged", JPEG, pixel, EXPLICIT, pixel)) for _ in range(4)]
+    assert [type(each.exception(60)) for each in futures] == [UndecodablePixelData] * 4
+    assert len(decoder_processes(os.getpid())) == 1
+
+
 def query_answers(serve):
     """One match above the limit ends with A700; as many as the limit end with 0000."""
     archive = serve(1)
@@ -272,7 +286,7 @@ def pending_seconds(serve):
 LIMITS = (
     associations, associations_per_address, associations_per_ae, pdu_size, negotiation_seconds, idle_seconds,
     message_seconds, least_rate, write_seconds, connect_seconds, drain_seconds, cancel_grace, identifier_size,
-    identifier_elements, elements, inflated_size, free_space, query_answers, query_scan,
+    identifier_elements, elements, inflated_size, free_space, decoders, query_answers, query_scan,
     retrieve_studies, pending_every, pending_seconds,
 )  # fmt: skip
 

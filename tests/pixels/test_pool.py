@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from pacs import settings
+from pacs.config import Config
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, OutOfResources, ServerStopping, UndecodablePixelData
+from pacs.observability.events import FrameConverted
 from pacs.pixels import decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
+from pacs.testing import serving
+from tests.decoders import decoders, is_alive
 from tests.pixels import misbehaving
 from tests.waiting import eventually
 
@@ -45,9 +50,9 @@ def pid(pool: DecoderPool) -> int:
     return int.from_bytes(pool.submit(job("pid")).result(60), "little")
 
 
-def is_alive(process: int) -> bool:
-    """Return whether a process exists."""
-    return Path(f"/proc/{process}").exists()
+def children() -> list[int]:
+    """Return the decoder processes of this process."""
+    return decoders(os.getpid())
 
 
 # --- results ------------------------------------------------------------------------------------------------------
@@ -72,33 +77,12 @@ def test_as_many_processes_as_there_are_jobs_at_once_and_no_more_than_the_bound(
     assert len(children()) == 2
 
 
-def children() -> list[int]:
-    """Return the decoder processes of this process."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            is_child = f"\nPPid:\t{os.getpid()}\n" in (each / "status").read_text()
-            if is_child and MISBEHAVING.encode() in (each / "cmdline").read_bytes():
-                found.append(int(each.name))
-        except OSError:
-            continue
-    return found
-
-
-def test_a_job_that_waits_can_be_cancelled():
-    """A cancelled job is not run, and those around it are."""
-    with DecoderPool(1, program=MISBEHAVING) as pool:
-        first, second, third = (pool.submit(job("sleep 0.3")) for _ in range(3))
-        assert second.cancel()
-        assert first.result(60) == third.result(60) == bytes(32)
-
-
 @pytest.mark.parametrize(
     ("what", "error", "comment"),
     [
         ("damaged", UndecodablePixelData, "The codestream is damaged"),
         ("unsupported", NotSupported, "It has 32 bits"),
-        ("error", UndecodablePixelData, "A frame cannot be converted (ValueError: no marker)"),
+        ("error", UndecodablePixelData, "A frame cannot be converted (ValueError)"),
     ],
 )
 def test_an_error_of_the_codec_is_the_error_of_the_job_and_the_process_goes_on(pool, what, error, comment):
@@ -225,3 +209,38 @@ def test_a_process_that_cannot_load_its_codecs_says_so():
         failed = pool.submit(job("zeros")).exception(60)
     assert type(failed) is OutOfResources
     assert "No module named 'imagecodecs'" in str(failed)
+
+
+# --- in the archive -----------------------------------------------------------------------------------------------
+
+
+def test_an_archive_starts_decoders_when_they_are_needed_and_ends_them_when_it_stops(tmp_path):
+    """It has one pool, and publishes what becomes of each frame."""
+    events = []
+    with serving(tmp_path, {"limits.decoders": 3}) as archive:
+        assert archive.decoders.processes == 3
+        assert children() == []
+        archive.events.subscribe(events.append)
+        assert isinstance(archive.decoders.submit(job("no RLE")).exception(60), UndecodablePixelData)
+        assert len(children()) == 1
+    assert children() == []
+    (frame,) = (each for each in events if isinstance(each, FrameConverted))
+    assert (frame.transfer_syntax, frame.target, frame.result) == (RLE, EXPLICIT_LITTLE, "UndecodablePixelData")
+
+
+@pytest.mark.parametrize(("workers", "chosen", "each"), [(1, 4, 4), (4, 4, 1), (4, 5, 2), (3, 1, 1)])
+def test_workers_share_the_number_of_decoders(workers, chosen, each):
+    """Every worker has one at least."""
+    config = Config(server={"workers": workers}, limits={"decoders": chosen})
+    assert settings.decoders(config) == each
+
+
+def test_by_default_there_is_a_decoder_for_each_core():
+    """Of those that the process may use, which a container may restrict."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert settings.decoders(Config()) == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert settings.decoders(Config()) == len(before)

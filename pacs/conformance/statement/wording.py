@@ -89,6 +89,7 @@ LIMITS = {
     "elements": "elements of a data set to store; a sequence or item counts as two",
     "inflated_size": "bytes that a deflated data set may inflate to",
     "free_space": "bytes that must stay free in the file system of the files; otherwise C-STORE is refused with A700",
+    "decoders": "processes that decode and encode images, in all workers together; auto is one for each CPU core",
     "query_answers": "matches of one query; after that many a query ends with A700; 0 for no limit",
     "query_scan": "rows that one query may match row by row",
     "retrieve_studies": "studies that a retrieve may select by keys other than unique keys",

@@ -18,6 +18,7 @@ from pacs.observability.events import (
     CompletionProgressed,
     DestinationFailed,
     Event,
+    FrameConverted,
     InstanceRefused,
     InstanceStored,
     OperationFinished,
@@ -60,6 +61,7 @@ class Counting:
             AssociationEnded: self._ended,
             OperationFinished: self._operation,
             SubOperationFinished: self._sub_operation,
+            FrameConverted: self._frame_converted,
             InstanceStored: self._stored,
             InstanceRefused: self._refused,
             DestinationFailed: self._destination_failed,
@@ -94,6 +96,9 @@ class Counting:
 
     def _sub_operation(self, event: SubOperationFinished) -> None:
         self._add(("suboperations", self._destination(event.destination), status_class(event.status)))
+
+    def _frame_converted(self, event: FrameConverted) -> None:
+        self._add(("frames", event.result))
 
     def _stored(self, event: InstanceStored) -> None:
         sop_class = event.sop_class_uid if event.sop_class_uid in STORAGE else OTHER

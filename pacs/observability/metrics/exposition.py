@@ -90,6 +90,8 @@ class _Families(CollectorRegistry):
             yield self._durations(name)
         sent = "C-STORE sub-operations of retrieves; those of a C-GET have no destination."
         yield self._counter("pacs_suboperations", sent, "suboperations", "destination", "result")
+        converted = "Frames converted into another transfer syntax, or the error why one was not."
+        yield self._counter("pacs_frames", converted, "frames", "result")
         failed = "Associations that a move destination did not accept."
         yield self._counter("pacs_destination_failures", failed, "destination_failed", "destination")
 

@@ -1,0 +1,1 @@
+"""The headers of compressed frames, one module for each family of codestreams."""
