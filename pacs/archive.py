@@ -42,6 +42,7 @@ from pacs.services.healing import Healing
 from pacs.services.held_claims import HeldClaims
 from pacs.services.maintenance import Maintenance
 from pacs.services.peers import Peer, Peers
+from pacs.services.pixels import PixelService
 from pacs.services.query import QueryService
 from pacs.services.recovery import Recovery
 from pacs.services.reindex import Reindex
@@ -174,6 +175,7 @@ class Archive:
             retrieves=RetrieveService(
                 self.index,
                 self.files,
+                PixelService(self.files, self.decoders),
                 limits.retrieve_studies,
                 verify=config.files.verify,
                 publish=self.events.publish,
@@ -475,6 +477,7 @@ class Archive:
             access=AssociationAccess(rules.access),
             transfer_syntaxes=KEPT,
             order_for=rules.peers.transfer_syntaxes_of,
+            send_as_for=rules.peers.send_as_of,
             unknown_sop_classes=config.storage.unknown_sop_classes,
             identify=identify,
         )

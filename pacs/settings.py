@@ -219,6 +219,7 @@ def _peer(peer: configuration.PeerEntry) -> Peer:
         port=peer.port,
         matching_mode=MATCHING_MODES[peer.manner] if peer.manner else None,
         transfer_syntaxes=peer.transfer_syntaxes,
+        send_as=peer.send_as,
         associations=peer.associations,
         rights=frozenset(map(Right, peer.services)),
         addresses=tuple(map(ip_network, peer.addresses)),

@@ -117,6 +117,14 @@ def _transfer_syntax(text: str) -> str:
     raise ValueError("expected a transfer syntax, for example 'ExplicitVRLittleEndian' or '1.2.840.10008.1.2.1'")
 
 
+def _target(text: str) -> str:
+    """Return the UID of a transfer syntax that instances are converted into. Raises ValueError."""
+    from pacs.pixels.target_names import targets_of
+
+    (uid,) = targets_of([text])
+    return uid
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
@@ -374,6 +382,8 @@ class PeerEntry(Section):
     """Matching mode for this peer; without it, `query.manner`."""
     transfer_syntaxes: tuple[Annotated[str, AfterValidator(_transfer_syntax)], ...] = ()
     """Preferred transfer syntaxes, as UIDs or keywords, among those the peer proposes; empty: the order of the peer."""
+    send_as: tuple[Annotated[str, AfterValidator(_target)], ...] = ()
+    """Transfer syntaxes to convert into if the peer does not accept the stored one, best first; then uncompressed."""
     associations: Annotated[int, Field(ge=1, le=16)] = 1
     """Maximum number of parallel associations of one C-MOVE to this peer."""
     services: tuple[ServiceName, ...] = EVERY_SERVICE

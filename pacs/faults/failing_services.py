@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from pacs.dicom.identifier import RetrieveSelection
     from pacs.dimse.scp.handlers import Handlers
     from pacs.index.writer import StoredInstance
+    from pacs.pixels.conversion import Wait
     from pacs.services.access import Access, Principal
     from pacs.services.peers import Peer
+    from pacs.services.pixels import ConvertedDataSet
     from pacs.services.query import QueryService
 
 
@@ -85,9 +87,19 @@ class _FailingRetrieves(_ServiceProxy):
 
     def data(self, instance: "StoredInstance", transfer_syntax: str) -> Iterator[bytes]:
         """Return the data, unless the instance was chosen to fail. Raises InstanceUnreadable."""
+        self._fail_if_chosen(instance)
+        return cast(RetrieveService, self._service).data(instance, transfer_syntax)
+
+    def convert(
+        self, retrieval: Retrieval, instance: "StoredInstance", transfer_syntax: str, wait: "Wait"
+    ) -> "ConvertedDataSet":
+        """Begin the conversion, unless the instance was chosen to fail. Raises InstanceUnreadable."""
+        self._fail_if_chosen(instance)
+        return cast(RetrieveService, self._service).convert(retrieval, instance, transfer_syntax, wait)
+
+    def _fail_if_chosen(self, instance: "StoredInstance") -> None:
         if instance.sop_instance_uid in self._failing:
             raise InstanceUnreadable("A fault makes this instance fail")
-        return cast(RetrieveService, self._service).data(instance, transfer_syntax)
 
 
 class _StoppableQueries(_ServiceProxy):

@@ -34,11 +34,11 @@ class LookAhead(Generic[Item, Result]):
     """
 
     def __init__(self, begin: Callable[[Item], Result], at_most: int) -> None:
-        self._begin = begin
+        self._begin_one = begin
         self._at_most = at_most
         self._ahead: deque[tuple[Item, Result | PacsError]] = deque()
 
-    def take(self, item: Item, following: Iterable[Item]) -> Result:
+    def take(self, item: Item, following: Iterable[Item] = ()) -> Result:
         """Return what was begun for an item, now or before, and begin the items after it. Raises as `begin`.
 
         The caller closes the result. What was begun for other items than these is cancelled.
@@ -46,13 +46,17 @@ class LookAhead(Generic[Item, Result]):
         while self._ahead and self._ahead[0][0] is not item:
             self._cancel(self._ahead.popleft()[1])
         taken = self._ahead.popleft()[1] if self._ahead else self._try(item)
+        self.begin(following)
+        if isinstance(taken, PacsError):
+            raise taken
+        return taken
+
+    def begin(self, following: Iterable[Item]) -> None:
+        """Begin the items after the one that was taken last, as far as there is room; keep their errors for `take`."""
         for each in islice(following, len(self._ahead), self._at_most):
             if self.size_in_memory >= MOST_BYTES:
                 break
             self._ahead.append((each, self._try(each)))
-        if isinstance(taken, PacsError):
-            raise taken
-        return taken
 
     @property
     def size_in_memory(self) -> int:
@@ -66,7 +70,7 @@ class LookAhead(Generic[Item, Result]):
 
     def _try(self, item: Item) -> Result | PacsError:
         try:
-            return self._begin(item)
+            return self._begin_one(item)
         except PacsError as error:
             return error
 

@@ -28,7 +28,9 @@ class Peer:
 
     It may associate from the networks `addresses` with a TLS certificate whose SHA-256 fingerprint (lower case,
     hexadecimal) is in `certificates`; an empty one allows any. It may retrieve to the AE titles `destinations`, None
-    for all peers. A C-MOVE opens at most `associations` to it at once. `explain` explains its queries and retrieves.
+    for all peers. A C-MOVE opens at most `associations` to it at once. What it does not accept as it is stored is
+    converted into the first of `send_as` that it accepts, else into an uncompressed transfer syntax. `explain` explains
+    its queries and retrieves.
     """
 
     ae_title: str
@@ -36,6 +38,7 @@ class Peer:
     port: int
     matching_mode: MatchingMode | None = None
     transfer_syntaxes: tuple[str, ...] = ()
+    send_as: tuple[str, ...] = ()
     associations: int = 1
     rights: frozenset[Right] = ALL_RIGHTS
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -90,3 +93,8 @@ class Peers:
         """Return the preferred order of transfer syntaxes of an AE, empty if none is configured."""
         peer = self.find(ae_title)
         return peer.transfer_syntaxes if peer is not None else ()
+
+    def send_as_of(self, ae_title: str) -> tuple[str, ...]:
+        """Return the transfer syntaxes that instances for an AE are converted into, empty if none is configured."""
+        peer = self.find(ae_title)
+        return peer.send_as if peer is not None else ()

@@ -27,6 +27,8 @@ from pacs.index import search, writer
 from pacs.index.database import Index
 from pacs.index.writer import StoredInstance
 from pacs.observability.events import Event, Notice
+from pacs.pixels.conversion import Wait
+from pacs.services.pixels import ConvertedDataSet, PixelService
 from pacs.services.replaced import read_current
 from pacs.support.cancellation import Cancellation
 
@@ -53,6 +55,7 @@ class Retrieval:
     failed: list[str] = field(default_factory=list)
     """The SOP Instance UIDs of the failed sub-operations, in the order in which they failed."""
     _sent: list[str] = field(default_factory=list)
+    _noticed: set[str] = field(default_factory=set)
 
     @property
     def total(self) -> int:
@@ -80,6 +83,12 @@ class Retrieval:
         else:
             self.warning += 1
 
+    def is_new(self, notice: str) -> bool:
+        """Return whether this is the first call with a notice, which is published once for the whole retrieve."""
+        known = len(self._noticed)
+        self._noticed.add(notice)
+        return len(self._noticed) > known
+
     @property
     def sent(self) -> tuple[str, ...]:
         """The SOP Instance UIDs of the instances that arrived."""
@@ -106,6 +115,7 @@ class RetrieveService:
         self,
         index: Index,
         files: ObjectStore,
+        pixels: PixelService,
         most_studies: int,
         *,
         verify: bool = False,
@@ -118,6 +128,7 @@ class RetrieveService:
         """
         self._index = index
         self._files = files
+        self.pixels = pixels
         self._most_studies = most_studies
         self._verify = verify
         self._publish = publish
@@ -167,22 +178,39 @@ class RetrieveService:
         return next(iter(search.instances(self._index, only, Cancellation())), None)
 
     def data(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
-        """Yield the data set of a stored instance in `transfer_syntax`, in pieces.
+        """Yield the data set of a stored instance in `transfer_syntax`, in pieces, without converting pixel data.
 
         In the stored transfer syntax these are the bytes that were received, made even by `syntaxes.even`. Raises
-        InstanceUnreadable when the file is missing or has another length, NotSupported when the transfer syntax cannot
-        be converted, and with `verify` InstanceDamaged before the first piece.
+        InstanceUnreadable when the file is missing or has another length, NotSupported when pixel data would have to be
+        converted, and with `verify` InstanceDamaged before the first piece.
         """
         pieces = self._pieces(instance, transfer_syntax)
         return self._verified(instance, pieces) if self._verify else pieces
 
+    def convert(
+        self, retrieval: Retrieval, instance: StoredInstance, transfer_syntax: str, wait: Wait
+    ) -> ConvertedDataSet:
+        """Begin to convert a stored instance with its pixel data. Raises as `PixelService.convert`, InstanceDamaged.
+
+        What changes beyond the encoding is published, once for each retrieve.
+        """
+        if self._verify:
+            self._require_undamaged(instance)
+        converted = self.pixels.convert(instance, transfer_syntax, wait)
+        for notice in filter(retrieval.is_new, converted.notices):
+            self._publish(Notice(sentence=f"file {instance.file_key}, sent in another transfer syntax: {notice}"))
+        return converted
+
     def _verified(self, instance: StoredInstance, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        self._require_undamaged(instance)
+        yield from pieces
+
+    def _require_undamaged(self, instance: StoredInstance) -> None:
         try:
             verify(self._files, instance)
         except InstanceDamaged as error:
             self._publish(Notice(sentence=damaged(instance)))
             raise InstanceDamaged(error.comment) from error
-        yield from pieces
 
     def _pieces(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
         if transfer_syntax == instance.transfer_syntax:

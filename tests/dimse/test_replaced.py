@@ -81,7 +81,7 @@ def test_v5_a_destination_that_does_not_take_the_new_transfer_syntax_fails_these
     """It was asked once more, and the association goes on."""
     with replacing_at_the_first(tmp_path, (raw.EXPLICIT,), 1) as (_, final, later):
         assert (final.status, counts(final)) == (0xB000, (None, 2, 2, 0))
-        assert final.text(0x0902) == "2 of 4 failed: The peer accepted no context to send it in"
+        assert final.text(0x0902) == "2 of 4 failed: it does not accept RLE Lossless"
         assert set(failed_list(final)) == {each.SOPInstanceUID for each in later}
 
 

@@ -35,8 +35,10 @@ from pacs.files import object_lock
 from pacs.files.local import LocalFiles
 from pacs.index import maintenance as index_maintenance
 from pacs.index import writer
+from pacs.pixels.pool import DecoderPool
 from pacs.services.fsck import Fsck, Report
 from pacs.services.maintenance import Maintenance
+from pacs.services.pixels import PixelService
 from pacs.services.query import QueryService
 from pacs.services.reindex import Reindex, Reindexed
 from pacs.services.retrieve import RetrieveService
@@ -102,7 +104,9 @@ class Archive:
 
     def get(self, process: int, uid: int, cancellation: Cancellation) -> Content:
         """Return the content that a retrieve sends."""
-        service = RetrieveService(self.indexes[process], self.files[process], 10)
+        service = RetrieveService(
+            self.indexes[process], self.files[process], PixelService(self.files[process], DecoderPool(1)), 10
+        )
         selected = service.select(identifier.parse_retrieve(_keys(uid), Root.STUDY, TOLERANT), cancellation)
         for instance in selected.instances:
             step("between selection and sending")

@@ -74,7 +74,7 @@ def multiply(archive, count, prefix="1.9"):
 
 def test_k4_too_many_studies_by_other_keys_are_refused_with_their_number(archive):
     """Unique keys may select any number of studies, other keys a limited number."""
-    service = RetrieveService(archive.index, archive.files, most_studies=0)
+    service = RetrieveService(archive.index, archive.files, archive.retrieves.pixels, most_studies=0)
     with pytest.raises(TooManyMatches, match="1 studies match"):
         service.select(selection(PatientName="DOE^JOHN"), Cancellation())
     assert service.select(selection(StudyInstanceUID=UID), Cancellation()).total == 3

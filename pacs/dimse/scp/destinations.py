@@ -14,12 +14,12 @@ Connect = Callable[[tuple[Proposal, ...], WaitContext], StoreSender]
 
 
 def send_to_destination(
-    connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext
+    connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, send_as: tuple[str, ...] = ()
 ) -> SubOperations:
     """Send instances on one association at a time."""
     association = DestinationAssociation(connect)
     try:
-        for batch in batches(instances):
+        for batch in batches(instances, send_as):
             if wait_context.cancellation.requested:
                 break
             association.use(batch.proposals)
@@ -72,7 +72,7 @@ class DestinationAssociation:
         return self._sender
 
     def send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance] = ()
     ) -> Sending:
         """Send an instance as `StoreSender.send`; it fails when the association is lost.
 
@@ -95,7 +95,9 @@ class DestinationAssociation:
         self._failures = 0
         return result
 
-    def _send(self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None) -> Sending:
+    def _send(
+        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance]
+    ) -> Sending:
         """Send an instance; propose its contexts on a new association when it was replaced and needs others."""
         while True:
             try:
@@ -120,11 +122,13 @@ class DestinationAssociation:
 
     def _abort(self) -> None:
         if self._sender is not None:
+            self._sender.close()
             self._sender.association.close()
             self._sender = None
 
     def close(self) -> None:
         """Release the association if it is open."""
         if self._sender is not None:
+            self._sender.close()
             self._sender.association.release()
             self._sender = None

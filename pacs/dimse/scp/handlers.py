@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
@@ -171,14 +172,15 @@ class Handlers:
 
             def connect(proposals: tuple[Proposal, ...], wait_context: WaitContext) -> StoreSender:
                 opened = self._connect(operation, destination, proposals, wait_context)
-                return self._sender(operation, retrieval, opened)
+                return self._sender(operation, retrieval, opened, proposals, destination.send_as)
 
             task = RetrieveTask(operation, retrieval, self.retrieve_limits, self.publish)
             count = min(destination.associations, retrieval.total)
+            what = connect, retrieval.instances, task.wait_context
             if count > 1:
-                sub_operations = send_in_parallel(connect, retrieval.instances, task.wait_context, count)
+                sub_operations = send_in_parallel(*what, count, destination.send_as)
             else:
-                sub_operations = send_to_destination(connect, retrieval.instances, task.wait_context)
+                sub_operations = send_to_destination(*what, destination.send_as)
             self._run(task, retrieval, sub_operations)
 
     def get(self, association: Association, message: Message) -> None:
@@ -192,11 +194,13 @@ class Handlers:
                 self.retrieves,
                 retrieval,
                 self.limits.message,
+                send_as=self.peers.send_as_of(association.calling_ae_title),
                 priority=request.priority or 0,
                 avoid=request.message_id,
             )
             task = RetrieveTask(operation, retrieval, self.retrieve_limits, self.publish)
-            self._run(task, retrieval, send_each(sender, retrieval.instances, task.wait_context))
+            with closing(sender):
+                self._run(task, retrieval, send_each(sender, retrieval.instances, task.wait_context))
 
     def _destination(self, operation: Operation, principal: Principal) -> Peer:
         """Return the move destination. Raises UnknownDestination, NotAuthorized."""
@@ -249,7 +253,14 @@ class Handlers:
             )
             raise
 
-    def _sender(self, operation: Operation, retrieval: Retrieval, association: Association) -> StoreSender:
+    def _sender(
+        self,
+        operation: Operation,
+        retrieval: Retrieval,
+        association: Association,
+        proposed: tuple[Proposal, ...],
+        send_as: tuple[str, ...],
+    ) -> StoreSender:
         """Return the sender of a C-MOVE on an association to its destination."""
         request = operation.request
         return StoreSender(
@@ -257,7 +268,9 @@ class Handlers:
             self.retrieves,
             retrieval,
             self.limits.message,
+            send_as=send_as,
             priority=request.priority or 0,
+            proposed=proposed,
             originator=(operation.association.calling_ae_title, request.message_id),
         )
 

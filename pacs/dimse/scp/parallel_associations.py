@@ -23,14 +23,18 @@ from pacs.support.wakeup import WakeUp
 
 
 def send_in_parallel(
-    connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, count: int
+    connect: Connect,
+    instances: Sequence[StoredInstance],
+    wait_context: WaitContext,
+    count: int,
+    send_as: tuple[str, ...] = (),
 ) -> SubOperations:
     """Send instances on up to `count` associations at once; yield sub-operations in the order in which they finish.
 
     The first association is opened alone, because a destination that takes only one might refuse all of several
     simultaneous ones. The instances of an association that fails are sent on the others; when none is left they fail.
     """
-    associations = _ParallelAssociations(connect, instances, wait_context, count)
+    associations = _ParallelAssociations(connect, _InstanceQueue(instances, send_as), wait_context, count)
     try:
         yield from associations.send_all()
     finally:
@@ -40,9 +44,10 @@ def send_in_parallel(
 class _InstanceQueue:
     """The instances that are not sent yet, in their order, grouped by the contexts they need. Used by all threads."""
 
-    def __init__(self, instances: Sequence[StoredInstance]) -> None:
+    def __init__(self, instances: Sequence[StoredInstance], send_as: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
-        self._batches = deque((batch, deque(batch.instances)) for batch in batches(instances))
+        self._batches = deque((batch, deque(batch.instances)) for batch in batches(instances, send_as))
+        self.total = len(instances)
 
     def batch(self) -> Batch[StoredInstance] | None:
         """Return the batch of the next instance, None when the queue is empty."""
@@ -162,14 +167,12 @@ class _SendingThread:
 class _ParallelAssociations:
     """The sending threads of one C-MOVE, seen from the thread of the requestor."""
 
-    def __init__(
-        self, connect: Connect, instances: Sequence[StoredInstance], wait_context: WaitContext, count: int
-    ) -> None:
+    def __init__(self, connect: Connect, queue: _InstanceQueue, wait_context: WaitContext, count: int) -> None:
         self._connect = connect
         self._wait_context = wait_context
         self._count = count
-        self._remaining = len(instances)
-        self._queue = _InstanceQueue(instances)
+        self._remaining = queue.total
+        self._queue = queue
         self._reports = _Reports()
         self._threads: list[_SendingThread] = []
 

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from pacs.dicom import identifier
 from pacs.dimse.messages import status
-from pacs.dimse.messages.command import Command, Template
+from pacs.dimse.messages.command import MAX_ERROR_COMMENT, Command, Template
 from pacs.dimse.scp.operation import Operation, Publish
 from pacs.dimse.scp.store_sender import NO_RESPONSE, StoreResult, SubOperation, SubOperations
 from pacs.dimse.upper.waiting import WaitContext
@@ -149,8 +149,13 @@ class RetrieveTask:
         )
 
     def _comment(self, code: int) -> str:
+        """Return why the first of the failed sub-operations failed, with their number and details if there is room."""
         failed, total = len(self._retrieval.failed), self._retrieval.total
-        return f"{failed} of {total} failed: {self._first_failure}" if failed and code != status.CANCEL else ""
+        if not failed or code == status.CANCEL:
+            return ""
+        counted, reason = f"{failed} of {total} failed: ", self._first_failure
+        brief = reason.partition("; ")[0]
+        return next((each for each in (counted + reason, counted + brief) if len(each) <= MAX_ERROR_COMMENT), brief)
 
     def _failed_list(self) -> bytes | None:
         if not self._retrieval.failed:

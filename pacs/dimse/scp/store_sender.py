@@ -1,25 +1,30 @@
-"""C-STORE sub-operations on one association (PS3.4 C.4.2, C.4.3): requests, their responses, read-ahead."""
+"""C-STORE sub-operations on one association (PS3.4 C.4.2, C.4.3): requests, their responses, look-ahead."""
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
 from typing import Protocol
 
+from pacs.dicom.syntaxes import converts_pixel_data, is_native
 from pacs.dimse.association.association import Association
-from pacs.dimse.association.storage_contexts import Proposal, context_for, proposals
+from pacs.dimse.association.storage_contexts import Proposal, candidates, proposals, refusal
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer
 from pacs.dimse.upper.user_information import Context
-from pacs.dimse.upper.waiting import WaitContext
+from pacs.dimse.upper.waiting import WaitContext, wait_for
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
+from pacs.pixels.look_ahead import LookAhead
+from pacs.services.pixels import ConvertedDataSet
 from pacs.services.retrieve import Outcome, Retrieval, RetrieveService
 
 NO_RESPONSE = 0x0110
 """The status of a sub-operation that had no response: processing failure (PS3.7 C.5.9)."""
+
+MOST_AHEAD = 64
+"""How many of the following instances are looked at, at most, to begin their conversion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,9 @@ class StoreResult:
 class ContextMissing(NotSupported):
     """The association has no presentation context for an instance; with `proposals` it could have one."""
 
-    def __init__(self, instance: StoredInstance) -> None:
-        super().__init__("The peer accepted no context to send it in")
-        self.proposals: tuple[Proposal, ...] = proposals(instance)
+    def __init__(self, instance: StoredInstance, contexts: Collection[Context], send_as: tuple[str, ...]) -> None:
+        super().__init__(refusal(instance, contexts))
+        self.proposals: tuple[Proposal, ...] = proposals(instance, send_as)
 
 
 def failed(error: PacsError) -> StoreResult:
@@ -53,9 +58,9 @@ class InstanceSender(Protocol):
     """Sends one instance after the other: a `StoreSender`, or a `DestinationAssociation` that reconnects."""
 
     def send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance] = ()
     ) -> Sending:
-        """Send an instance, and read `following` ahead while its response is due. Raises Cancelled, ContextMissing."""
+        """Send an instance; begin the `following` ones while its response is due. Raises Cancelled, ContextMissing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +82,18 @@ while the response to a sub-operation is due.
 
 def send_each(sender: InstanceSender, instances: Sequence[StoredInstance], wait_context: WaitContext) -> SubOperations:
     """Send instances one after the other."""
-    for instance, following in zip_longest(instances, instances[1:]):
+    for number, instance in enumerate(instances, 1):
         wait_context.process_input()
         if wait_context.cancellation.requested:
             return
-        yield from send_one(sender, instance, wait_context, following)
+        yield from send_one(sender, instance, wait_context, instances[number : number + MOST_AHEAD])
 
 
 def send_one(
-    sender: InstanceSender, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+    sender: InstanceSender,
+    instance: StoredInstance,
+    wait_context: WaitContext,
+    following: Sequence[StoredInstance] = (),
 ) -> SubOperations:
     """Send one instance."""
     began = time.monotonic()
@@ -105,91 +113,187 @@ class _Route:
 
     context: Context
     command: Template
+    is_conversion: bool
+    """Whether their pixel data is decoded or encoded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Request:
     """A C-STORE request that is ready: its data set is open, and the bytes of the first write are read."""
 
-    instance: StoredInstance
     message_id: int
     transfer_syntax: str
     pdus: Iterable[list[Buffer]]
+    conversion: ConvertedDataSet | None = None
+    size_in_memory: int = 0
+
+    def close(self) -> None:
+        """End the conversion, if it is one."""
+        if self.conversion is not None:
+            self.conversion.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Unsendable:
-    """An instance for which no C-STORE request could be made."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Converting:
+    """An instance whose conversion has begun; `routes` are the further ones if its pixel data allows no conversion."""
 
     instance: StoredInstance
-    error: PacsError
+    data: ConvertedDataSet
+    route: _Route
+    routes: tuple[_Route, ...]
+
+    @property
+    def size_in_memory(self) -> int:
+        """The bytes of frames in memory at most."""
+        return self.data.size_in_memory
+
+    def close(self) -> None:
+        """End the conversion."""
+        self.data.close()
+
+
+_Begun = _Request | _Converting
 
 
 @dataclass(slots=True)
 class StoreSender:
     """Sends the instances of a retrieve as C-STORE requests on one association, one after the other.
 
-    `originator` is the calling AE title and the Message ID of the C-MOVE, None for a C-GET.
+    `originator` is the calling AE title and the Message ID of the C-MOVE, None for a C-GET. Close it after use.
     """
 
     association: Association
     retrieve: RetrieveService
     retrieval: Retrieval
     timeout: float
+    send_as: tuple[str, ...] = ()
     priority: int = 0
     originator: tuple[str, int] | None = None
+    proposed: Collection[Proposal] | None = None
+    """The proposed contexts, None for a C-GET, whose requestor proposed them."""
     avoid: int = 0
     """A Message ID not to use: that of the C-GET on the same association."""
     _message_id: int = field(default=0, init=False)
-    _ahead: _Request | _Unsendable | None = field(default=None, init=False)
-    _routes: dict[tuple[str, str], _Route | None] = field(default_factory=dict, init=False)
+    _ahead: LookAhead[StoredInstance, _Begun] = field(init=False)
+    _wait_context: WaitContext = field(init=False)
+    _routes: dict[tuple[str, str], tuple[_Route, ...]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._ahead = LookAhead(self._begin, self.retrieve.pixels.at_once)
 
     def send(
-        self, instance: StoredInstance, wait_context: WaitContext, following: StoredInstance | None = None
+        self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance] = ()
     ) -> Sending:
-        """Send one instance and return its result; read `following` ahead while the response is due.
+        """Send one instance and return its result; read and convert `following` ahead while the response is due.
 
-        An instance whose file cannot be read fails alone. Raises ContextMissing when it has no presentation context;
-        InstanceUnreadable when its file fails after the first write, AssociationLost when the peer is gone, Cancelled
-        after the grace of a cancel: the association cannot be used any more then.
+        An instance that cannot be read or converted fails alone. Raises ContextMissing when it has no presentation
+        context; InstanceUnreadable when it fails after the first write, AssociationLost when the peer is gone,
+        Cancelled after the grace of a cancel: the association cannot be used any more then.
         """
-        ahead, self._ahead = self._ahead, None
-        request = ahead if ahead is not None and ahead.instance is instance else self._prepare(instance)
-        if isinstance(request, _Unsendable):
-            if isinstance(request.error, ContextMissing):
-                raise request.error
-            return failed(request.error)
+        self._wait_context = wait_context
+        try:
+            request = self._ready(self._ahead.take(instance))
+        except (Cancelled, ContextMissing):
+            raise
+        except PacsError as error:
+            return failed(error)
         self._write(request, wait_context)
         yield
-        if following is not None:
-            self._ahead = self._prepare(following)
+        self._ahead.begin(self._worth_beginning(following))
         return self._result(request, wait_context)
 
-    def _prepare(self, instance: StoredInstance) -> _Request | _Unsendable:
+    def close(self) -> None:
+        """End the conversions of instances that were not sent."""
+        self._ahead.close()
+
+    def _worth_beginning(self, following: Iterable[StoredInstance]) -> Iterator[StoredInstance]:
+        """Yield the instances that are converted, up to the first one that is not: one file is read ahead."""
+        for each in following:
+            yield each
+            if not self._is_converted(each):
+                return
+
+    def _is_converted(self, instance: StoredInstance) -> bool:
+        routes = self._routes.get((instance.sop_class_uid, instance.transfer_syntax), ())
+        return bool(routes) and routes[0].is_conversion
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _begin(self, instance: StoredInstance) -> _Begun:
+        """Begin to send an instance as it is stored now. Raises PacsError when it cannot be sent."""
+        return self.retrieve.read(self.retrieval, instance, self._begin_stored)
+
+    def _begin_stored(self, instance: StoredInstance) -> _Begun:
+        routes = self._routes_for(instance)
+        if not routes:
+            raise ContextMissing(instance, self.association.contexts.values(), self.send_as)
+        if not routes[0].is_conversion:
+            return self._request(instance, routes[0], self.retrieve.data(instance, routes[0].context.transfer_syntax))
+        return self._convert(instance, routes)
+
+    def _convert(self, instance: StoredInstance, routes: Sequence[_Route], reason: str = "") -> _Begun:
+        """Begin the conversion for the first route that the pixel data allows. Raises NotSupported without one."""
+        wait = partial(wait_for, wait_context=self._wait_context)
+        for number, route in enumerate(routes, 1):
+            try:
+                data = self.retrieve.convert(self.retrieval, instance, route.context.transfer_syntax, wait)
+                return _Converting(instance, data, route, tuple(routes[number:]))
+            except NotSupported as error:
+                reason = error.comment
+        raise NotSupported(f"{refusal(instance, self.association.contexts.values())}; {reason}")
+
+    def _ready(self, begun: _Begun) -> _Request:
+        """Return the request, once its first bytes are converted."""
+        if isinstance(begun, _Request):
+            return begun
         try:
-            return self.retrieve.read(self.retrieval, instance, partial(self._request, instance))
-        except PacsError as error:
-            return _Unsendable(instance, error)
+            return self._request(begun.instance, begun.route, self._converted(begun), begun.data)
+        except NotSupported as error:  # a value that the transfer syntax cannot represent
+            begun.close()
+            again = self._convert(begun.instance, begun.routes, error.comment)
+        except BaseException:
+            begun.close()
+            raise
+        return self._ready(again)
 
-    def _request(self, selected: StoredInstance, current: StoredInstance) -> _Request:
-        """Make the C-STORE request for an instance as it is stored now. Raises PacsError when it cannot be sent."""
-        route = self._route(current)
-        if route is None:
-            raise ContextMissing(current)
+    def _converted(self, begun: _Converting) -> Iterator[bytes]:
+        """Return the pieces of a converted data set: at once where an error after the first one does less harm.
+
+        On the association of a C-GET it would end the retrieve, and encoding may find out late that it loses values.
+        """
+        is_streamed = self.originator is not None and is_native(begun.route.context.transfer_syntax)
+        return begun.data.pieces() if is_streamed else begun.data.spooled()
+
+    def _request(
+        self,
+        instance: StoredInstance,
+        route: _Route,
+        data: Iterator[bytes],
+        conversion: ConvertedDataSet | None = None,
+    ) -> _Request:
+        """Make the C-STORE request for an instance. Raises what `data` raises."""
         message_id = self._next_message_id()
-        command = route.command.encode(message_id, current.sop_instance_uid)
-        data = self.retrieve.data(current, route.context.transfer_syntax)
+        command = route.command.encode(message_id, instance.sop_instance_uid)
         pdus = self.association.prepare(route.context.id, command, data)
-        return _Request(selected, message_id, route.context.transfer_syntax, pdus)
+        return _Request(message_id, route.context.transfer_syntax, pdus, conversion)
 
-    def _route(self, instance: StoredInstance) -> _Route | None:
-        """Return context and command for an instance, chosen and encoded once for its SOP Class and transfer syntax."""
+    def _routes_for(self, instance: StoredInstance) -> tuple[_Route, ...]:
+        """Return contexts and commands for an instance, best first.
+
+        They are chosen and encoded once for each SOP Class and transfer syntax. There are none when a context for the
+        stored transfer syntax was not proposed: the instance was replaced since.
+        """
         key = (instance.sop_class_uid, instance.transfer_syntax)
         if key not in self._routes:
-            context = context_for(instance, self.association.contexts.values())
-            command = self._command(instance.sop_class_uid)
-            self._routes[key] = _Route(context, command) if context is not None else None
+            self._routes[key] = tuple(self._choose_routes(instance))
         return self._routes[key]
+
+    def _choose_routes(self, instance: StoredInstance) -> Iterator[_Route]:
+        if self.proposed is not None and proposals(instance)[0] not in self.proposed:
+            return
+        command = self._command(instance.sop_class_uid)
+        for each in candidates(instance, self.association.contexts.values(), self.send_as):
+            yield _Route(each, command, converts_pixel_data(instance.transfer_syntax, each.transfer_syntax))
 
     def _command(self, sop_class_uid: str) -> Template:
         originator = self._move_originator()
@@ -217,6 +321,8 @@ class StoreSender:
             raise
         except PacsError as error:  # a part of the data set was sent: the association had to be aborted
             raise InstanceUnreadable(error.comment) from error
+        finally:
+            request.close()
 
     def _result(self, request: _Request, wait_context: WaitContext) -> StoreResult:
         """Wait for the response to `request` and return the result it stands for (V5)."""

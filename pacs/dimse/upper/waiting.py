@@ -3,6 +3,7 @@
 import select
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -104,6 +105,18 @@ def wait(
     if happened is None and until != deadline:
         return 0
     return happened
+
+
+def wait_for(future: Future[bytes], wait_context: WaitContext) -> None:
+    """Wait until a future is done. Raises Cancelled after the grace of `wait_context`.
+
+    The wait context is served at least once, so that a C-CANCEL is noticed however fast the futures are.
+    """
+    with WakeUp() as done:
+        future.add_done_callback(lambda _: done.wake())
+        wait(done.fileno(), select.POLLIN, None, wait_context)
+        while not future.done():
+            wait(done.fileno(), select.POLLIN, None, wait_context)
 
 
 def _poll(descriptor: int, events: int, wait_context: WaitContext | None, until: float | None) -> int | None:
