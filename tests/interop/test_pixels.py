@@ -21,7 +21,7 @@ from tests.pixels.samples import SYNTAXES, native_sample, pixels_of, sample
 from tests.programs import free_port
 
 NATIVE = (EXPLICIT, IMPLICIT, BIG, DEFLATED)
-STUDY, SERIES = uid("pixels", "study"), uid("pixels", "series")
+STUDY, SERIES = uid("pixels/study"), uid("pixels/series")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def _image(photometric: str, dataset: Dataset, pixels: np.ndarray, difference: i
     """Give an image its UIDs. Deflated ones are a series of their own, because odil cannot read them."""
     syntax = dataset.file_meta.TransferSyntaxUID
     dataset.StudyInstanceUID = STUDY
-    dataset.SeriesInstanceUID = uid("pixels", "deflated") if syntax == DEFLATED else SERIES
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid("pixels", syntax, photometric)
+    dataset.SeriesInstanceUID = uid("pixels/deflated") if syntax == DEFLATED else SERIES
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid(f"pixels/{syntax}/{photometric}")
     return Image(f"{UID(syntax).name}, {photometric}", dataset, pixels, difference)
 
 
