@@ -76,3 +76,10 @@ def _settings(ctx: click.Context, pairs: tuple[str, ...]) -> dict[str, Any]:
             raise click.BadParameter(f"{pair!r} is not KEY=VALUE; expected for example server.port=0")
         settings[key] = value
     return settings
+
+
+as_option = click.option(
+    "--as", "send_as", multiple=True, metavar="SYNTAX",
+    help="Convert into this transfer syntax: explicit, implicit, rle, jpegls, j2k, htj2k, or a keyword or UID; "
+    "may be given several times, each for what cannot be converted into the ones before.",
+)  # fmt: skip

@@ -11,6 +11,7 @@ import click
 
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import QueryArguments, query_options
+from pacs.cli.options import as_option
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
@@ -45,10 +46,12 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the c
 
 @click.command(short_help="Send files and folders (C-STORE).")
 @peer_command(SENDING)
+@as_option
 @verbose_option
-def store(call: PeerCall, *, verbose: bool) -> None:
+def store(call: PeerCall, *, send_as: tuple[str, ...], verbose: bool) -> None:
     """Send files and folders to PEER; - reads paths from standard input.
 
+    Compressed images are decompressed where PEER does not accept them as they are; with --as, all images are converted.
     Files in folders that are not DICOM are skipped. PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or
     HOST PORT with -aec AE_TITLE. The exit status is 1 when nothing was stored, 3 when some instances failed.
     """
@@ -56,7 +59,7 @@ def store(call: PeerCall, *, verbose: bool) -> None:
 
     paths = _paths(call.rest)
     with transfer_progress("storing", verbose=verbose) as show_progress:
-        done = client.store(call.peer, *paths, on_progress=show_progress)
+        done = client.store(call.peer, *paths, send_as=send_as, on_progress=show_progress)
     skipped = f", {plural(done.skipped, 'file')} skipped" if done.skipped else ""
     stored = f"{plural(done.completed, 'instance')}, {size(done.bytes)} stored"
     warned = f", {done.warning} with a warning" if done.warning else ""

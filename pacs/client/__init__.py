@@ -17,7 +17,7 @@ from pacs.client.peer import Deadlines, Peer
 from pacs.client.receive.receiver import Receiver, receiving
 from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get, move, move_and_store
-from pacs.client.series.load import LeftOut, load_series
+from pacs.client.series.load import LeftOut, StillCompressed, load_series
 from pacs.client.series.match import Candidate
 from pacs.client.storage_commitment import commit
 from pacs.client.storing import store
@@ -58,6 +58,7 @@ __all__ = [
     "Retrieved",
     "Root",
     "Senders",
+    "StillCompressed",
     "Transfer",
     "commit",
     "echo",

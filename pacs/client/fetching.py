@@ -51,8 +51,8 @@ def fetch(
     Present instances are recognised by the file names of earlier retrieves. If there are any, the PACS is queried for
     its instances and the missing ones are requested by UID; if the query fails, everything is requested. Instances are
     retrieved by C-GET if the PACS supports it, otherwise by C-MOVE as in `move_and_store`, with the same arguments.
-    Keys other than UIDs are resolved by C-FIND first. A C-GET proposes `sop_classes` if the PACS was not queried for
-    them.
+    Keys other than UIDs are resolved by C-FIND first. The PACS is also queried for the SOP Classes, so that a C-GET has
+    room for the contexts in which instances arrive as they are stored; `sop_classes` are for a PACS that does not know.
 
     Raises NothingFound if nothing matches, and otherwise as `move_and_store`.
     """
@@ -150,13 +150,13 @@ class _Fetch:
         return None
 
     def _retry_get(self, job: RetrieveJob, error: OperationFailed) -> PacsError | None:
-        """Repeat a C-GET for the failed instances, with the contexts that their SOP Classes need."""
+        """Repeat a C-GET for the failed instances, if their SOP Classes need contexts that it did not propose."""
         retrieved = error.retrieved
         if retrieved is None or not (retrieved.failed or retrieved.failed_uids):
             return error
         self._done.append(replace(retrieved, failed=0, failed_uids=()))
-        rest = self.remaining_jobs(job) if not job.sop_classes else ()
-        if not rest or not all(each.sop_classes for each in rest):
+        rest = self.remaining_jobs(job)
+        if not rest or not all(set(each.sop_classes) - set(job.sop_classes) for each in rest):
             return error
         return next((reason for each in rest if (reason := self._try_get(each)) is not None), None)
 

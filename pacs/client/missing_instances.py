@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 
 from pydicom import Dataset
@@ -82,14 +82,14 @@ class MissingInstances:
         selected = self._select(requested, level)
         if not selected:
             raise NothingFound("Nothing at the peer matches the keys")
-        everything = RetrievePlan(tuple(RetrieveJob(keys, level) for keys in selected))
         try:
             groups = [self._with_studies(keys) for keys in selected]
             if not any(is_uid(uid) and (self.to / uid).is_dir() for keys in groups for uid in keys[STUDY]):
-                return everything
+                classes = map(self._classes_in, groups)
+                return RetrievePlan(tuple(map(RetrieveJob, selected, repeat(level), classes)))
             return self._plan(groups)
         except (OperationFailed, NotSupported):
-            return everything  # present instances are skipped when they arrive
+            return RetrievePlan(tuple(RetrieveJob(keys, level) for keys in selected))  # present ones will be skipped
 
     def remaining_jobs(self, job: RetrieveJob) -> tuple[RetrieveJob, ...]:
         """Return the jobs for what a retrieve did not bring, with SOP Classes; empty if the PACS cannot list them."""
@@ -127,6 +127,17 @@ class MissingInstances:
         return found
 
     # --- contents of the PACS -------------------------------------------------------------------------------------
+
+    def _classes_in(self, keys: Keys) -> tuple[str, ...]:
+        """Return the SOP Classes in the studies of some keys, none if the PACS does not return them for each."""
+        above = {each: keys[each] for each in (PATIENT_ID, STUDY) if each in keys}
+        found = set[str]()
+        for each in self._matches(above, {"SOPClassesInStudy": ""}, QueryLevel.STUDY):
+            in_study = [uid for uid in uids(each, "SOPClassesInStudy") if is_uid(uid)]
+            if not in_study:
+                return ()
+            found.update(in_study)
+        return tuple(sorted(found)) if len(found) <= MAX_STORAGE_CONTEXTS else ()
 
     def _with_studies(self, keys: Keys) -> Keys:
         if STUDY in keys:

@@ -238,12 +238,18 @@ class RetrieveOperation:
         if retrieved.conflicts:
             advice = f"{retrieved.conflicts[0]} arrived twice with different content; the first one is kept"
         elif is_failure:
-            advice = self._refusals or advice_for(self.service, status, ae_title=self.destination, port=self._port)
+            advice = self._refusals or self._advice(final.command)
         else:
             advice = (
                 f"the PACS reports sending {missing} more than arrived here: {self._refusals or self._address_advice}"
             )
         raise failure(self.service, final.command, advice=advice, failed_uids=failed_uids, retrieved=retrieved)
+
+    def _advice(self, answer: Command) -> str:
+        """Return advice for a failure; none about the address of this host if it was reached."""
+        if self._listener is not None and self._listener.sender_filter.has_admitted:
+            return ""
+        return advice_for(self.service, answer, ae_title=self.destination, port=self._port)
 
     @property
     def _port(self) -> int | None:

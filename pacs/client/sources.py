@@ -89,14 +89,14 @@ def _add(found: Sources, what: Storable) -> None:
 def _add_folder(found: Sources, folder: Path) -> None:
     for path in files_under(folder):
         try:
-            found.instances.append(_in_file(path))
+            found.instances.append(instance_in(path))
         except (PacsError, OSError):
             found.skipped += 1
 
 
 def _add_item(found: Sources, what: Path | Dataset) -> None:
     try:
-        found.instances.append(_in_memory(what) if isinstance(what, Dataset) else _in_file(what))
+        found.instances.append(_in_memory(what) if isinstance(what, Dataset) else instance_in(what))
     except PacsError as error:
         found.refused.append(NotStored(what, None, error.comment))
     except OSError as error:
@@ -106,7 +106,7 @@ def _add_item(found: Sources, what: Path | Dataset) -> None:
 # --- in files ----------------------------------------------------------------------------------------------------
 
 
-def _in_file(path: Path) -> Instance:
+def instance_in(path: Path) -> Instance:
     """Return the instance in a file. Raises UndecodableDataSet if there is none, and OSError."""
     with path.open("rb") as file:
         named_class, named_instance, syntax = _head(file)

@@ -1,5 +1,6 @@
 """Errors for final responses whose status is a failure, with advice to the user."""
 
+import re
 from typing import Any
 
 from pacs.dicom.status import Service, is_completed, meaning
@@ -62,9 +63,21 @@ _ADVICE_OTHER_DESTINATION = {
 """Advice for a C-MOVE to another destination than this client."""
 
 
-def advice_for(service: Service, status: int, *, ae_title: str, port: int | None) -> str:
-    """Return advice for a status, '' if there is none. Without `port`, a C-MOVE goes to another destination."""
+_UNKNOWN_DESTINATION = 0xA801
+
+_ABOUT_THE_CONNECTION = re.compile(r"connect|reach|associat|AE title|host|port\b", re.IGNORECASE)
+"""Found in an Error Comment whose reason does not contradict the advice, which is about AE title, host and port."""
+
+
+def advice_for(service: Service, answer: Command, *, ae_title: str, port: int | None) -> str:
+    """Return advice for a final response, '' if there is none, or if its Error Comment gives another reason.
+
+    Without `port`, a C-MOVE goes to another destination.
+    """
+    comment = answer.error_comment or ""
+    if comment and answer.status != _UNKNOWN_DESTINATION and not _ABOUT_THE_CONNECTION.search(comment):
+        return ""
     if service is Service.MOVE and port is None:
-        return _ADVICE_OTHER_DESTINATION.get(status, "").format(ae_title=ae_title)
-    sentence = _ADVICE.get((service, status)) or _ADVICE.get((service, status >> 12), "")
+        return _ADVICE_OTHER_DESTINATION.get(answer.status, "").format(ae_title=ae_title)
+    sentence = _ADVICE.get((service, answer.status)) or _ADVICE.get((service, answer.status >> 12), "")
     return sentence.format(ae_title=ae_title, port=port)

@@ -2,19 +2,32 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from pacs.client.outcomes import NotStored, OnProgress, Progress, Transfer
+from pacs.client.outgoing import Outgoing, Preparation
 from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.sources import Instance, Storable, sources_of
 from pacs.dicom.status import is_completed, meaning
-from pacs.dicom.syntaxes import convert
-from pacs.dimse.association.storage_contexts import Proposal, batches, context_for
+from pacs.dimse.association.storage_contexts import Proposal, batches
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import SUCCESS, Service
 from pacs.dimse.scu import Requestor
-from pacs.errors import DestinationUnreachable, NotSupported, PacsError
+from pacs.errors import (
+    DestinationUnreachable,
+    InstanceUnreadable,
+    NotSupported,
+    PacsError,
+    UndecodableDataSet,
+    UndecodablePixelData,
+)
+from pacs.pixels.capabilities import ENCODED
+from pacs.pixels.look_ahead import LookAhead
+from pacs.pixels.pool import DecoderPool
+from pacs.pixels.target_names import targets_of
+from pacs.support.cores import cores
 
 PROGRESS_BYTES = 1 << 20
 """Bytes of a data set between two progress reports."""
@@ -22,23 +35,40 @@ PROGRESS_BYTES = 1 << 20
 MAX_EMPTY_ASSOCIATIONS = 2
 """Number of consecutive associations lost without a stored instance, after which the remaining instances fail."""
 
+_NOT_OF_THE_PEER = (UndecodableDataSet, UndecodablePixelData, InstanceUnreadable, NotSupported)
+"""Errors of an instance, not of the peer: an association that ends with one is not counted as empty."""
 
-def store(peer: Peer | str, *what: Storable, on_progress: OnProgress | None = None) -> Transfer:
+
+def store(
+    peer: Peer | str,
+    *what: Storable,
+    send_as: str | Iterable[str] = (),
+    on_progress: OnProgress | None = None,
+) -> Transfer:
     """Send files, all files in folders, and data sets to a peer by C-STORE.
 
-    Data sets are streamed from their files. They are proposed in their own transfer syntax; native ones also in the
-    other native ones, and are converted if the peer accepts only those. `Transfer.failed` lists what is refused or
-    cannot be sent; the others are still sent. After a lost association the rest is sent on a new one, until two
-    consecutive associations store nothing. In folders, files without a SOP Instance are skipped.
+    Data sets are streamed from their files, in their own transfer syntax where the peer accepts it. Otherwise they are
+    converted: decompressed, or, where the peer accepts nothing else, compressed without loss. `send_as` names the
+    transfer syntaxes to send in instead: `explicit`, `implicit`, `rle`, `jpegls`, `j2k`, `htj2k`, or a keyword or UID.
+    Each instance is sent in the first one that the peer accepts and that it can be converted into, and fails without
+    one; an instance without pixel data is sent uncompressed then. Pixel data is converted on all cores.
+
+    `Transfer.failed` lists what is refused, or cannot be converted or sent; the others are still sent. After a lost
+    association the rest is sent on a new one, until two consecutive associations store nothing. In folders, files
+    without a SOP Instance are skipped.
 
     Raises InvalidArgument for any other argument, and DestinationUnreachable if the first association fails. An
     exception from `on_progress` ends the association, even in the middle of a data set.
     """
     peer = peer_of(peer)
+    targets = targets_of([send_as] if isinstance(send_as, str) else send_as)
     found = sources_of(what)
-    sending = _Sending(peer, on_progress or (lambda _progress: None), len(found.instances), found.refused)
-    for batch in batches(found.instances):
-        sending.send(batch.proposals, batch.instances)
+    with DecoderPool(cores()) as pool:
+        sending = _Sending(
+            peer, on_progress or (lambda _progress: None), len(found.instances), found.refused, targets, pool
+        )
+        for batch in batches(found.instances, targets or ENCODED):
+            sending.send(batch.proposals, batch.instances)
     return sending.transfer(found.skipped)
 
 
@@ -50,6 +80,8 @@ class _Sending:
     on_progress: OnProgress
     total: int
     failed: list[NotStored]
+    send_as: tuple[str, ...]
+    pool: DecoderPool
     completed: int = 0
     warning: int = 0
     sent: int = 0
@@ -77,47 +109,44 @@ class _Sending:
         association = associate(self.peer, proposals)
         self._is_reached = True
         self._empty_associations += 1
+        preparation = Preparation(association.contexts.values(), self.send_as, self.pool)
+        ahead = LookAhead(preparation.begin, self.pool.processes)
         try:
             requestor = Requestor(association, self.peer.deadlines.response)
             while left and association.is_established:
-                self._send_one(requestor, left.popleft())
+                self._send_one(requestor, ahead, left)
         finally:
+            ahead.close()
             association.release(self.peer.deadlines.release)
 
-    def _send_one(self, requestor: Requestor, instance: Instance) -> None:
-        """Send one instance and record the result."""
-        sent = [0]
+    def _send_one(self, requestor: Requestor, ahead: LookAhead[Instance, Outgoing], left: deque[Instance]) -> None:
+        """Send the next instance and record the result."""
+        sent, instance = [0], left.popleft()
         try:
-            response = self._response(requestor, instance, sent)
+            with closing(ahead.take(instance, left)) as outgoing:
+                response = self._response(requestor, instance, outgoing, sent)
         except PacsError as error:
             self.failed.append(NotStored(instance.what, None, error.comment))
-        except OSError as error:
-            self.failed.append(NotStored(instance.what, None, f"The file cannot be read: {error.strerror or error}"))
+            if isinstance(error, _NOT_OF_THE_PEER):
+                self._empty_associations = 0
         else:
             self._empty_associations = 0
             self._record(instance, response, sent[0])
         self._tried += 1
         self.on_progress(self._progress(0))
 
-    def _response(self, requestor: Requestor, instance: Instance, sent: list[int]) -> Command:
-        """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError, OSError."""
-        context = context_for(instance, requestor.association.contexts.values())
-        if context is None:
-            raise NotSupported(
-                f"The peer accepts no presentation context for {instance.sop_class_uid} in {instance.transfer_syntax}"
-            )
-        with instance.open() as file:
-            pieces = self._count_bytes(convert(file, instance.transfer_syntax, context.transfer_syntax), sent)
-            exchange = requestor.ask(
-                CommandField.C_STORE,
-                context,
-                pieces,
-                priority=0,
-                affected_sop_instance_uid=instance.sop_instance_uid,
-            )
+    def _response(self, requestor: Requestor, instance: Instance, outgoing: Outgoing, sent: list[int]) -> Command:
+        """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError."""
+        exchange = requestor.ask(
+            CommandField.C_STORE,
+            outgoing.context,
+            self._count_bytes(outgoing.data, sent),
+            priority=0,
+            affected_sop_instance_uid=instance.sop_instance_uid,
+        )
         return exchange.final().command
 
-    def _count_bytes(self, pieces: Iterator[bytes], sent: list[int]) -> Iterator[bytes]:
+    def _count_bytes(self, pieces: Iterable[bytes], sent: list[int]) -> Iterator[bytes]:
         """Yield the pieces, count them, and report progress every `PROGRESS_BYTES` bytes."""
         reported = 0
         for piece in pieces:

@@ -1,5 +1,6 @@
 """PACS that report no counts, respond too early, send other instances than requested, hang, die, or ignore a cancel."""
 
+import re
 import shutil
 import socket
 import threading
@@ -13,7 +14,7 @@ from pydicom import Dataset
 from benchmarks.processes import free_port
 from pacs import client
 from pacs.client import Deadlines, Peer
-from pacs.client.peer import associate
+from pacs.client.peer import CALLING_AE_TITLE, associate
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import p_data
@@ -193,6 +194,48 @@ def test_failed_instances_are_an_error_with_their_uids(tmp_path):
         client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
     assert raised.value.failed_uids == tuple(each.SOPInstanceUID for each in DATASETS[2:])
     assert (len(raised.value.retrieved.paths), raised.value.retrieved.failed) == (2, 2)
+
+
+NOT_ACCEPTED = "4 of 4 failed: it does not accept JPEG 2000 Image Compression"
+
+
+@pytest.mark.parametrize(
+    ("status", "comment", "is_advised"),
+    [
+        (0xA702, "", True),
+        (0xA702, "4 of 4 failed: The peer cannot be reached: Connection refused", True),
+        (0xA702, NOT_ACCEPTED, False),
+        (0xC001, "", True),
+        (0xC001, NOT_ACCEPTED, False),
+        (0xA801, "Move destination is not among the peers", True),
+    ],
+)
+def test_the_reason_of_the_pacs_is_shown_and_not_contradicted(tmp_path, status, comment, is_advised):
+    """Advice about host and port is given only where they may be the reason, also for another destination."""
+
+    def move(association, message):
+        answer(association, message, status, error_comment=comment)
+
+    with scripted(move=move) as pacs:
+        with pytest.raises(OperationFailed, match=re.escape(comment) or "0x") as here:
+            client.move_and_store(pacs.peer, ASKED, to=tmp_path)
+        with pytest.raises(OperationFailed, match=re.escape(comment) or "0x") as elsewhere:
+            client.move(pacs.peer, ASKED, destination="OTHER")
+    assert ("port" in str(here.value)) == is_advised
+    assert ("port" in str(elsewhere.value)) == (is_advised and status != 0xC001)
+
+
+def test_a_pacs_that_has_reached_this_host_needs_no_advice_about_the_port(tmp_path):
+    """Whatever failed afterwards, host and port are right."""
+    port = free_port()
+
+    def move(association, message):
+        client.echo(Peer(CALLING_AE_TITLE, "127.0.0.1", port))
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
+    assert raised.value.mending == ""
 
 
 def test_warnings_alone_are_no_error(tmp_path):

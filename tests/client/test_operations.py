@@ -26,8 +26,8 @@ def uids(paths):
 
 
 def test_importing_the_client_loads_nothing_of_an_archive():
-    """No database, web server, configuration or terminal library."""
-    heavy = "sqlalchemy alembic pydantic starlette uvicorn structlog rich click prometheus_client numpy SimpleITK"
+    """No database, web server, configuration, terminal library or codec; pydicom imports NumPy if it is installed."""
+    heavy = "sqlalchemy alembic pydantic starlette uvicorn structlog rich click prometheus_client imagecodecs SimpleITK"
     ours = "pacs.index pacs.files pacs.config pacs.archive pacs.daemon pacs.web pacs.observability.events"
     asked = f"import sys, pacs.client; print(*(name for name in '{heavy} {ours}'.split() if name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout == "\n"

@@ -71,18 +71,18 @@ def test_an_exception_while_storing_ends_the_association(tmp_path):
 
 
 def test_instances_without_an_accepted_context_are_listed():
-    """A receiver without JPEG refuses only the contexts of JPEG instances."""
+    """A receiver without video refuses only the contexts of videos, which cannot be converted."""
 
     def store(association, message):
         message.drain()
         answer(association, message, 0x0000)
 
-    jpeg = study(series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.50", patient_id="J")
+    video = study(series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.102", patient_id="V")
     with scripted(syntaxes=[EXPLICIT], store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS, *jpeg)
+        sent = client.store(pacs.peer, *DATASETS, *video)
     assert sent.completed == 4
-    assert [(each.what, each.status) for each in sent.failed] == [(jpeg[0], None)]
-    assert "1.2.840.10008.1.2.4.50" in sent.failed[0].comment
+    assert [(each.what, each.status) for each in sent.failed] == [(video[0], None)]
+    assert sent.failed[0].comment == "The peer does not accept MPEG-4 AVC/H.264 High Profile / Level 4.1"
 
 
 def test_data_sets_stream_from_their_files_and_into_them(tmp_path):

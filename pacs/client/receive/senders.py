@@ -30,6 +30,8 @@ class SenderFilter:
         self._networks = networks
         self._ae_title = ae_title
         self._refusals: dict[str, None] = {}
+        self.has_admitted = False
+        """Whether a requestor was accepted: it knows the address of this receiver."""
 
     @classmethod
     def of(cls, peer: Peer, senders: Senders, ae_title: str) -> "SenderFilter":
@@ -63,6 +65,7 @@ class SenderFilter:
         if self._ae_title and caller.called_ae_title != self._ae_title:
             self._add_refusal(f"an association from {address} was refused: it called us {caller.called_ae_title!r}")
             raise CalledTitleUnknown(f"this receiver is {self._ae_title}")
+        self.has_admitted = True
 
     def _add_refusal(self, sentence: str) -> None:
         if len(self._refusals) < MAX_REFUSALS:

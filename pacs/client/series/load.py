@@ -1,6 +1,7 @@
 """`load_series`: retrieve the one matching series as an image."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,12 +20,21 @@ from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, peer_of
 from pacs.client.receive.senders import Senders
 from pacs.client.retrieving import get
+from pacs.client.series.decompression import decompress
 from pacs.client.series.images import is_readable, read_image
 from pacs.client.series.match import Candidate, SeriesFinder, SeriesKeys
-from pacs.client.series.planes import build_volume, read_planes
+from pacs.client.series.planes import Volume, build_volume, read_planes
 from pacs.client.series.volumes import check_volume
 from pacs.dicom.levels import QueryLevel
-from pacs.errors import AmbiguousSeries, AssociationLost, InvalidArgument, NothingFound, NotSupported, OperationFailed
+from pacs.errors import (
+    AmbiguousSeries,
+    AssociationLost,
+    InvalidArgument,
+    NotAVolume,
+    NothingFound,
+    NotSupported,
+    OperationFailed,
+)
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -32,6 +42,10 @@ if TYPE_CHECKING:
 
 class LeftOut(UserWarning):
     """Images of the series do not belong to the volume and were left out."""
+
+
+class StillCompressed(UserWarning):
+    """The pixel data of some data sets could not be decompressed, and is as it was received."""
 
 
 def load_series(
@@ -58,10 +72,12 @@ def load_series(
     by `fetch`, with the same arguments, to a temporary folder or to `to`. Slices are ordered by position along their
     normal, or by Instance Number if they have no positions. With `as_datasets`, or if SimpleITK (the extra `itk`) is
     not installed, the result is a list of all data sets; those outside the volume come last, and nothing is checked.
+    Compressed images are decompressed for both, in a temporary folder; the received files stay as they are.
 
-    Warns LeftOut about images whose orientation or size differs from most. Raises InvalidArgument, NothingFound,
-    AmbiguousSeries if several series match, TooManyMatches for too many studies, NotAVolume for missing slices, sheared
-    stacks or several slices at one position, and otherwise as `find` and `fetch`.
+    Warns LeftOut about images whose orientation or size differs from most, and StillCompressed about data sets that
+    cannot be decompressed. Raises InvalidArgument, NothingFound, AmbiguousSeries if several series match,
+    TooManyMatches for too many studies, NotAVolume for missing slices, sheared stacks, several slices at one position
+    or images that cannot be decompressed, and otherwise as `find` and `fetch`.
     """
     day = study_date.strftime("%Y%m%d") if isinstance(study_date, date) else study_date
     named = {
@@ -188,7 +204,29 @@ def _load(paths: tuple[Path, ...], series_keys: SeriesKeys, *, as_datasets: bool
         raise NothingFound(f"None of the {len(paths)} instances of the series matches the image keys")
     volume = build_volume(planes)
     if as_datasets:
-        return [dcmread(path) for path in volume.paths]
+        return _datasets(volume.paths)
     if left_out := check_volume(volume):
         warnings.warn(LeftOut(left_out), stacklevel=3)
-    return read_image(volume)
+    return _image(volume)
+
+
+def _datasets(paths: tuple[Path, ...]) -> list[Dataset]:
+    with _folder_for(None) as folder:
+        decompressed = decompress(paths, folder)
+        found: list[Dataset] = [dcmread(decompressed.path_of(path)) for path in paths]
+    for dataset, path in zip(found, paths, strict=True):
+        dataset.filename = str(path)
+    for reason, count in Counter(decompressed.failed.values()).items():
+        warnings.warn(
+            StillCompressed(f"{count} of {len(paths)} data sets are not decompressed: {reason}"), stacklevel=4
+        )
+    return found
+
+
+def _image(volume: Volume) -> "SimpleITK.Image":
+    with _folder_for(None) as folder:
+        decompressed = decompress([plane.path for plane in volume.planes], folder)
+        for path, reason in decompressed.failed.items():
+            raise NotAVolume(f"{path.name} cannot be decompressed ({reason}): use as_datasets=True")
+        planes = (replace(plane, path=decompressed.path_of(plane.path)) for plane in volume.planes)
+        return read_image(Volume(tuple(planes)))
