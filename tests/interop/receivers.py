@@ -1,7 +1,7 @@
 """Programs that retrieve a study with their default settings, by C-GET, by C-MOVE to themselves, or both.
 
-Each is a function that leaves the received instances as files in the folders `got` and `moved`. Those in other languages
-are in the files `retrieve_with_*` and `RetrieveWith*`.
+Each is a function that leaves the received instances as files in the folders `got` and `moved`. Those that need another
+interpreter are in the files `retrieve_with_*` and `RetrieveWith*`.
 """
 
 import subprocess
@@ -140,6 +140,8 @@ class Receiver:
     retrieve: Callable[[Retrieval], None]
     by_get: Sequence[str]
     by_move: Sequence[str]
+    unreadable: Sequence[str] = ()
+    """Transfer syntaxes that it accepts by C-MOVE although it cannot read them; it is not sent any."""
 
     @property
     def ae_title(self) -> str:
@@ -147,16 +149,20 @@ class Receiver:
         return self.name.upper().replace(" ", "_")
 
 
-ALL = (EXPLICIT, IMPLICIT, BIG, DEFLATED, *SYNTAXES)
+UNCOMPRESSED = (EXPLICIT, IMPLICIT, BIG)
+NEWER = tuple(f"1.2.840.10008.1.2.{end}" for end in ("4.110", "4.111", "4.112", "4.201", "4.202", "4.203", "8.1"))
+"""JPEG XL, HTJ2K and Deflated Image Frame Compression."""
+
+ESTABLISHED = (*UNCOMPRESSED, DEFLATED, *(each for each in SYNTAXES if each not in NEWER))
 
 RECEIVERS = (
     Receiver("DCMTK getscu", with_getscu, by_get=[EXPLICIT], by_move=[]),
-    Receiver("DCMTK movescu", with_movescu, by_get=[], by_move=[EXPLICIT, IMPLICIT, BIG]),
-    Receiver("DCMTK storescp", with_storescp, by_get=[], by_move=[EXPLICIT, IMPLICIT, BIG]),
-    Receiver("pynetdicom", with_pynetdicom, by_get=[EXPLICIT], by_move=[EXPLICIT, IMPLICIT, DEFLATED, BIG]),
-    Receiver("odil", with_odil, by_get=[EXPLICIT], by_move=ALL),
+    Receiver("DCMTK movescu", with_movescu, by_get=[], by_move=UNCOMPRESSED),
+    Receiver("DCMTK storescp", with_storescp, by_get=[], by_move=UNCOMPRESSED),
+    Receiver("pynetdicom", with_pynetdicom, by_get=[EXPLICIT], by_move=[*UNCOMPRESSED, DEFLATED]),
+    Receiver("odil", with_odil, by_get=[EXPLICIT], by_move=[*ESTABLISHED, *NEWER], unreadable=[DEFLATED]),
     Receiver("dcmjs-dimse", with_dcmjs, by_get=[EXPLICIT], by_move=[EXPLICIT, IMPLICIT]),
-    Receiver("PixelMed", with_pixelmed, by_get=[EXPLICIT, IMPLICIT, BIG], by_move=[EXPLICIT]),
-    Receiver("Orthanc", with_orthanc, by_get=[], by_move=ALL),
+    Receiver("PixelMed", with_pixelmed, by_get=UNCOMPRESSED, by_move=[EXPLICIT, BIG, DEFLATED]),
+    Receiver("Orthanc", with_orthanc, by_get=[], by_move=ESTABLISHED),
 )
 """The stock receivers."""

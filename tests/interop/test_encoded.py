@@ -1,18 +1,21 @@
 """Programs with decoders of their own read what is encoded here: DCMTK, GDCM and Orthanc."""
 
 from collections.abc import Callable, Iterator
-from io import BytesIO
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
-from pydicom.filewriter import write_file_meta_info
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.pixels import pixel_array
 
+from benchmarks.peers import GDCM_PLUGIN
+from pacs.conformance.checks.wire import decoded as decoded_data_set
 from tests import raw
-from tests.interop.orthanc import GDCM, Orthanc, orthanc
+from tests.interop.orthanc import orthanc
 from tests.interop.receivers import EXPLICIT
 from tests.pixels.converting import converted
-from tests.pixels.samples import native_sample, pixels_of
+from tests.pixels.samples import native_sample
 from tests.programs import missing, run
 
 RLE, JPEG_LS, JPEG_2000, HTJ2K, HTJ2K_RPCL = (
@@ -24,6 +27,7 @@ IMAGES = {
     "10 bits": {"bits": 10},
     "12 bits": {"bits": 12},
     "12 bits, signed": {"bits": 12, "is_signed": True},
+    "16 bits": {"bits": 16},
     "16 bits, signed": {"bits": 16, "is_signed": True},
     "colours": {"photometric": "RGB", "bits": 8},
     "palette": {"photometric": "PALETTE COLOR", "bits": 8},
@@ -31,48 +35,85 @@ IMAGES = {
 }
 """The images that are encoded."""
 
-
-def with_dcmdrle(encoded: Path, decoded: Path) -> None:
-    """Decode RLE with DCMTK."""
-    run("dcmdrle", encoded, decoded)
+Decode = Callable[[Path, Path], None]
+"""Reads a file and writes another one that is not compressed."""
 
 
-def with_dcmdjpls(encoded: Path, decoded: Path) -> None:
-    """Decode JPEG-LS with DCMTK."""
-    run("dcmdjpls", encoded, decoded)
-
-
-def with_gdcm(encoded: Path, decoded: Path) -> None:
-    """Decode with GDCM."""
-    run("gdcmconv", "--raw", encoded, decoded)
-
-
-def with_openjpeg(encoded: Path, decoded: Path) -> None:
-    """Decode HTJ2K with GDCM, whose OpenJPEG can do it: GDCM does not know the UID, so it is told JPEG 2000."""
-    encoded.write_bytes(encoded.read_bytes().replace(_transfer_syntax(encoded), _padded(JPEG_2000), 1))
-    run("gdcmconv", "--raw", encoded, decoded)
-
-
-def _transfer_syntax(path: Path) -> bytes:
-    """Return the Transfer Syntax UID of a file as it is encoded."""
-    return _padded(str(dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID))
-
-
-def _padded(uid: str) -> bytes:
-    """Return a UID as a value as long as that of HTJ2K."""
-    return uid.encode().ljust(len(HTJ2K) + 1, b"\0")
-
-
-@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize(
-    ("transfer_syntax", "decode"),
+    ("program", "transfer_syntax"),
     [
-        (RLE, with_dcmdrle),
-        (RLE, with_gdcm),
-        (JPEG_LS, with_dcmdjpls),
-        (JPEG_LS, with_gdcm),
-        (JPEG_2000, with_gdcm),
-        (HTJ2K, with_openjpeg),
-        (HTJ2K_RPCL, with_openjpeg),
+        ("dcmdrle", RLE),
+        ("gdcm", RLE),
+        ("dcmdjpls", JPEG_LS),
+        ("gdcm", JPEG_LS),
+        ("gdcm", JPEG_2000),
+        ("gdcm as JPEG 2000", HTJ2K),
+        ("gdcm as JPEG 2000", HTJ2K_RPCL),
     ],
 )
+def test_dcmtk_and_gdcm_decode_what_is_encoded(program, transfer_syntax, tmp_path):
+    """To the same pixels. GDCM does not know the UIDs of HTJ2K, but its OpenJPEG decodes it as JPEG 2000."""
+    assert wrong(decoder(program), transfer_syntax, tmp_path) == {}
+
+
+def decoder(program: str) -> Decode:
+    """Return how a program decodes."""
+
+    def decode(encoded: Path, decoded: Path) -> None:
+        if program == "gdcm as JPEG 2000":
+            dataset = dcmread(encoded)
+            dataset.file_meta.TransferSyntaxUID = JPEG_2000
+            dcmwrite(encoded, dataset)
+        command = [program] if program.startswith("dcm") else ["gdcmconv", "--raw"]
+        run(*command, encoded, decoded)
+
+    return decode
+
+
+@pytest.fixture(scope="module")
+def decode_with_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Decode]:
+    """Orthanc with its plugin for GDCM; it decodes RLE and JPEG-LS with DCMTK."""
+    if not GDCM_PLUGIN.exists():
+        missing("orthanc-gdcm")
+    folder = tmp_path_factory.mktemp("decoding") / "orthanc"
+    settings = {"Plugins": [str(GDCM_PLUGIN)], "BuiltinDecoderTranscoderOrder": "Before"}
+    with orthanc(folder, theirs=1, **settings) as running:
+
+        def decode(encoded: Path, decoded: Path) -> None:
+            kept = running.call("instances", encoded.read_bytes())["ID"]
+            request = f'{{"Transcode": "{EXPLICIT}", "Keep": ["SOPInstanceUID"], "Force": true}}'
+            decoded.write_bytes(running.content(f"instances/{kept}/modify", request.encode()))
+
+        yield decode
+
+
+@pytest.mark.parametrize("transfer_syntax", [RLE, JPEG_LS, JPEG_2000])
+def test_orthanc_decodes_what_is_encoded(decode_with_orthanc, transfer_syntax, tmp_path):
+    """To the same pixels."""
+    assert wrong(decode_with_orthanc, transfer_syntax, tmp_path) == {}
+
+
+def wrong(decode: Decode, transfer_syntax: str, folder: Path) -> dict[str, str]:
+    """Encode the images in a transfer syntax, decode them, and return what differs by image."""
+    found = {}
+    for image, attributes in IMAGES.items():
+        native = native_sample(**attributes, SeriesDescription=transfer_syntax)
+        encoded, decoded = folder / f"{image}.encoded", folder / f"{image}.decoded"
+        _write(native, transfer_syntax, encoded)
+        decode(encoded, decoded)
+        after = dcmread(decoded)
+        seen = (after.file_meta.TransferSyntaxUID, after.PhotometricInterpretation)
+        if seen != (EXPLICIT, native.PhotometricInterpretation):
+            found[image] = str(seen)
+        elif not np.array_equal(pixel_array(after, raw=True), pixel_array(native, raw=True)):  # of Bits Stored
+            found[image] = "other pixels"
+    return found
+
+
+def _write(native: Dataset, transfer_syntax: str, path: Path) -> None:
+    """Write a native instance as a file in another transfer syntax."""
+    data = converted(raw.encoded(native, EXPLICIT), EXPLICIT, transfer_syntax)
+    dataset = decoded_data_set(data, EXPLICIT)
+    dataset.file_meta = deepcopy(native.file_meta)
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    dcmwrite(path, dataset, enforce_file_format=True)
