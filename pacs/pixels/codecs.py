@@ -149,8 +149,9 @@ def _with_sign(samples: Samples, stored: ImagePixel, header: Codestream) -> Samp
     if stored.overlays_in_pixels or bool(header.is_signed) == is_signed:
         overshoots = header.is_lossy and header.precision > stored.bits_stored and not is_signed
         return numpy.minimum(samples, (1 << bits) - 1) if overshoots else samples
-    wide = samples.astype(numpy.int64) & ((1 << bits) - 1)
-    return wide - ((wide >> (bits - 1)) << bits) if is_signed else wide
+    unused = 8 * samples.itemsize - bits
+    words = samples.view(f"u{samples.itemsize}") << unused
+    return words.view(f"i{samples.itemsize}") >> unused if is_signed else words >> unused
 
 
 def _packed(samples: Samples) -> bytes:
