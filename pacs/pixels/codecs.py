@@ -188,8 +188,9 @@ def _encode_rle(samples: Samples, attributes: ImagePixel) -> bytes:
 
 def _encode_jpeg_ls(samples: Samples, attributes: ImagePixel) -> bytes:
     """Encode numbers without sign, in 8 or 16 bits: CharLS can do less, imagecodecs does not say how."""
-    bits = _checked(samples, attributes).astype(numpy.int64) & ((1 << attributes.bits_stored) - 1)
-    return jpeg.without_spiff(bytes(imagecodecs.jpegls_encode(bits.astype(f"u{attributes.bits_allocated // 8}"), 0)))
+    words = _checked(samples, attributes).view(f"u{samples.itemsize}")
+    numbers = words & words.dtype.type((1 << attributes.bits_stored) - 1)
+    return jpeg.without_spiff(bytes(imagecodecs.jpegls_encode(numbers, 0)))
 
 
 def _encode_jpeg_2000(samples: Samples, attributes: ImagePixel) -> bytes:
@@ -214,11 +215,11 @@ def _encode_htj2k(samples: Samples, attributes: ImagePixel, **options: Any) -> b
     unsigned ones undoes the shift that the standard demands (ISO 15444-1 G.1).
     """
     is_signed = bool(attributes.pixel_representation)
-    shifted = _checked(samples, attributes).astype(numpy.int32)
+    words = _checked(samples, attributes)
     if not is_signed:
-        shifted = shifted - (1 << (attributes.bits_stored - 1))
+        words = words - words.dtype.type(1 << (attributes.bits_stored - 1))
     made = imagecodecs.htj2k_encode(
-        shifted.astype(f"i{attributes.bits_allocated // 8}"),
+        words.view(f"i{words.itemsize}"),
         reversible=True,
         planar=False,
         rgb=attributes.photometric_interpretation == "RGB",
