@@ -20,7 +20,7 @@ from pathlib import Path
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels import capabilities, codestream
-from pacs.pixels.decoder_process import time_limit
+from pacs.pixels.decoder_process import memory_limit, time_limit
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
@@ -220,6 +220,8 @@ class Totals:
     """The longest time of one job, in seconds."""
     decoder_memory: float = 0.0
     """The largest resident memory of a decoder process, in mebibytes."""
+    allowed_memory: float = 0.0
+    """What the largest job may allocate, in mebibytes."""
     seconds: float = 0.0
 
     @property
@@ -275,6 +277,7 @@ class Trial:
     def observe(self, job: FrameJob, seconds: float, _error: Exception | None) -> None:
         """Note how long a job took, and the memory of the processes; it is called by the pool."""
         self.totals.slowest = max(self.totals.slowest, seconds)
+        self.totals.allowed_memory = max(self.totals.allowed_memory, memory_limit(job) / 2**20)
         self.totals.decoder_memory = max(self.totals.decoder_memory, *map(peak_memory, decoders(os.getpid())), 0)
         if seconds > time_limit(job) + 10:
             self.totals.wrong.append(f"a job of {job.source} took {seconds:.0f} s")

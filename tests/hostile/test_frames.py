@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from pacs.pixels import transfer_syntaxes as syntaxes
-from pacs.pixels.decoder_process import SPARE_MEMORY
 from pacs.pixels.pool import DecoderPool
 from tests.hostile import frames
 from tests.hostile.bombs import bombs
@@ -16,9 +15,6 @@ from tests.hostile.frames import NATIVE, SOURCES, Totals, Trial, damaged, made, 
 
 EMPTY = 100
 """The memory of a decoder process that has done nothing yet, at most, in mebibytes."""
-
-FACTOR = 16
-"""Times the size of its frame that a job may allocate."""
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +30,11 @@ def pool(trial: Trial) -> Iterator[DecoderPool]:
         yield pool
 
 
-def check(totals: Totals, frame_size: int, count: int) -> None:
+def check(totals: Totals, count: int) -> None:
     """Check that every frame ended as it should, and no decoder process took more memory than it may."""
     assert totals.wrong == []
     assert totals.tried == count
-    assert totals.decoder_memory < EMPTY + (SPARE_MEMORY + FACTOR * frame_size) / 2**20
+    assert totals.decoder_memory < EMPTY + totals.allowed_memory
 
 
 @pytest.mark.parametrize("syntax", SOURCES)
@@ -55,7 +51,7 @@ def test_damaged_frames_harm_nothing(trial: Trial, pool: DecoderPool, syntax: st
     """Each is converted or is an error of ours; the same frames each time."""
     trial.totals = Totals(syntax)
     trial.run(pool, damaged(syntax, 80))
-    check(trial.totals, 200 * 130 * 4, 80)
+    check(trial.totals, 80)
 
 
 def test_bombs_are_refused_or_stopped(trial: Trial, pool: DecoderPool) -> None:
@@ -63,7 +59,7 @@ def test_bombs_are_refused_or_stopped(trial: Trial, pool: DecoderPool) -> None:
     side, before = 1500, memory()
     trial.totals, every = Totals("bombs"), list(bombs(side, scans=500))
     trial.run(pool, ((name, each, NATIVE) for name, each in every))
-    check(trial.totals, side * side, len(every))
+    check(trial.totals, len(every))
     assert memory() - before < 200
 
 
@@ -73,7 +69,7 @@ def test_bombs_are_refused_or_stopped(trial: Trial, pool: DecoderPool) -> None:
 def test_ten_thousand_damaged_frames_harm_nothing(syntax: str) -> None:
     """In a pool of their own."""
     before = memory()
-    check(frames.run(syntax, 10_000), 200 * 130 * 4, 10_000)
+    check(frames.run(syntax, 10_000), 10_000)
     assert memory() - before < 100
 
 
@@ -87,7 +83,7 @@ def test_large_bombs_are_refused_or_stopped(side: int) -> None:
         for name, each in bombs(side, scans=100_000):
             trial.run(pool, [(name, each, NATIVE)])
             count += 1
-    check(trial.totals, side * side, count)
+    check(trial.totals, count)
 
 
 def test_the_same_seed_makes_the_same_frames() -> None:
