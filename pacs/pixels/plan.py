@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pacs.dicom.elements import Encoding, Token, TokenKind
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, WORDS, element_head, is_native, swapped
-from pacs.errors import NotSupported, UndecodableDataSet, UndecodablePixelData
+from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import capabilities
 from pacs.pixels.attributes import Changes, changes, is_lossy, lossy_changes, read_image_pixel
 from pacs.pixels.codestream import read_codestream
@@ -148,7 +148,7 @@ class Plan:
         if any(tag in level for tag in FLOAT_PIXEL_DATA):
             raise NotSupported("Float pixel data is never compressed")
         if not level.pixels:
-            raise NotSupported(f"It has no pixel data to encode in {name_of(self._target)}")
+            raise NoPixelData(f"It has no pixel data to encode in {name_of(self._target)}")
 
     def _image(self, level: Level, pixels: PixelElement) -> Image | None:
         """Return how Pixel Data is converted; None if it stays as it is."""
