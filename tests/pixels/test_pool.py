@@ -19,6 +19,7 @@ from pacs.pixels import decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
+from pacs.support import cores as support_cores
 from pacs.testing import serving
 from tests.decoders import decoders, is_alive
 from tests.pixels import misbehaving
@@ -260,7 +261,7 @@ def test_workers_share_the_number_of_decoders(workers, chosen, each):
 def test_in_a_container_there_are_as_many_decoders_as_it_has_cpu_time_for(tmp_path, monkeypatch):
     """Rounded up; "max" is no limit."""
     cores = len(os.sched_getaffinity(0))
-    monkeypatch.setattr(settings, "CPU_SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(support_cores, "CPU_SHARE", tmp_path / "cpu.max")
     for text, expected in {"150000 100000": min(2, cores), "50000 100000": 1, "max 100000": cores}.items():
         (tmp_path / "cpu.max").write_text(f"{text}\n")
         assert settings.decoders(Config()) == expected
