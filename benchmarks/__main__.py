@@ -13,6 +13,7 @@ from benchmarks import chart, report
 from benchmarks.associations import idle, setup
 from benchmarks.bench import Bench, Row, say
 from benchmarks.client import RequestFailed
+from benchmarks.convert import convert
 from benchmarks.find import find
 from benchmarks.ingest import raw, storescu
 from benchmarks.memory import memory
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "ingest": raw,
     "find": find,
     "move": move,
+    "convert": convert,
     "setup": setup,
     "idle": idle,
     "workers": workers,

@@ -79,14 +79,17 @@ class Bench:
             shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def systems(self, *names: str) -> Iterator[list[System]]:
-        """Run those of these systems that were chosen and are installed."""
+    def systems(self, *names: str, uncompressed: bool = False) -> Iterator[list[System]]:
+        """Run those of these systems that were chosen and are installed.
+
+        With `uncompressed` their move destination accepts only uncompressed transfer syntaxes.
+        """
         wanted = [name for name in names if name in self.chosen]
         for name in wanted:
             if not peers.is_installed(name):
                 say(f"{name} is not installed")
         there = [name for name in wanted if peers.is_installed(name)]
-        with self.folder() as folder, peers.systems(there, folder, self.settings) as started:
+        with self.folder() as folder, peers.systems(there, folder, self.settings, uncompressed) as started:
             yield started
 
     def interleave(

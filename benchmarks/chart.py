@@ -16,6 +16,7 @@ COLOURS = {
     "pacs-postgres-4": "#5aa9c7",
     "orthanc": "#b5651d",
     "orthanc-db": "#d9a066",
+    "orthanc-gdcm": "#c98b4f",
     "dcmqrscp": "#7a7a7a",
     "qrscp": "#b0b0b0",
     "limit": "#2f2f2f",

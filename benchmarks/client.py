@@ -40,7 +40,7 @@ QUERY: ProposedContext = (wire.STUDY_ROOT_FIND, [IMPLICIT])
 RETRIEVE: ProposedContext = (wire.STUDY_ROOT_MOVE, [IMPLICIT])
 
 Instance = tuple[str, bytes]
-"""A SOP Instance UID and the data set of a CT image in explicit VR little endian."""
+"""A SOP Instance UID and the data set of a CT image, its elements in explicit VR little endian."""
 
 
 class RequestFailed(Exception):
@@ -139,13 +139,19 @@ class StoreResult:
         return self.instances / self.seconds
 
 
-def store(port: int, called: str, parts: Sequence[Iterable[Instance]], seconds: float = float("inf")) -> StoreResult:
+def store(
+    port: int,
+    called: str,
+    parts: Sequence[Iterable[Instance]],
+    seconds: float = float("inf"),
+    context: ProposedContext = STORAGE,
+) -> StoreResult:
     """Store each part on an association of its own, concurrently, until all are stored or the time is over.
 
     Associations are open and messages encoded before the clock starts. Raises what the first failing one raised.
     """
     with ExitStack() as stack:
-        associations = [stack.enter_context(Association(port, called)) for _ in parts]
+        associations = [stack.enter_context(Association(port, called, [context])) for _ in parts]
         encoded = [_encode(each, part) for each, part in zip(associations, parts, strict=True)]
         began = time.perf_counter()
         pairs = zip(associations, encoded, strict=True)

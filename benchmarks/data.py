@@ -83,10 +83,10 @@ def uid(kind: int, number: int) -> str:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a new study with one series, generated on demand."""
+    """The images of a new study with one series, generated on demand from templates in turn."""
 
     number: int
-    size: str
+    templates: Sequence[Template]
     count: int
 
     @property
@@ -103,17 +103,27 @@ class Images:
         }
         for place in range(self.count):
             sop_instance_uid = uid(3, self.number * 10**7 + place)
-            yield sop_instance_uid, _images(self.size).fill(shared | {"SOPInstanceUID": sop_instance_uid})
+            template = self.templates[place % len(self.templates)]
+            yield sop_instance_uid, template.fill(shared | {"SOPInstanceUID": sop_instance_uid})
 
 
 def images(size: str, count: int) -> Images:
     """Return a new study of `count` images of a size in `SIDES`."""
-    return Images(next(_numbers), size, count)
+    return images_of([_template(size)], count)
+
+
+def images_of(templates: Sequence[Template], count: int) -> Images:
+    """Return a new study of `count` images made from templates."""
+    return Images(next(_numbers), templates, count)
 
 
 @cache
-def _images(size: str) -> Template:
-    prototype = testing.study(series=1, instances=1, size=SIDES[size])[0]
+def _template(size: str) -> Template:
+    return image_template(testing.study(series=1, instances=1, size=SIDES[size])[0])
+
+
+def image_template(prototype: Dataset) -> Template:
+    """Return the template of an image."""
     keywords = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "AccessionNumber")
     return Template(encode(prototype), prototype, keywords)
 

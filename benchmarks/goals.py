@@ -26,6 +26,7 @@ class Goal:
 
 
 CAPABLE = ("orthanc", "dcmqrscp")
+CONVERTERS = ("orthanc", "orthanc-gdcm")
 
 GOALS = (
     Goal("stock storescu, 9 kB ÷ best C or C++ peer", "storescu", 40, CAPABLE),
@@ -42,6 +43,10 @@ GOALS = (
     Goal("point query at 1,000,000 ÷ at 10,000", "million.find.patient_id.last", 2, other="find.patient_id.last"),
     Goal("name infix at 1,000,000, first response, ms", "million.find.infix.first", 100),
     Goal("C-MOVE 100 × 512 kB ÷ best of Orthanc and dcmqrscp", "move", 1.2, CAPABLE),
+    *(
+        Goal(f"C-MOVE 100 × 512 kB, {title} to uncompressed ÷ Orthanc", f"convert.{key}", 1, CONVERTERS)
+        for key, title in (("jls", "JPEG-LS"), ("jpeg", "JPEG lossless"), ("j2k", "JPEG 2000"))
+    ),
     Goal("association set-up, 1 context, ms", "setup.1", 5),
     Goal("association set-up, 128 contexts, ms", "setup.128", 15),
     Goal("100 idle associations, % of a core", "idle.cpu", 1),

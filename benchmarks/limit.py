@@ -2,15 +2,16 @@
 
 `python -m benchmarks.limit PORT [FOLDER]` accepts every association and presentation context. With a folder, each data
 set is written to a file as it is received, and fsynced before the response; no header is read and there is no index.
-Without a folder it is a sink that only responds.
+Without a folder it is a sink that only responds. With `--uncompressed` it accepts only Explicit and Implicit VR Little
+Endian.
 """
 
+import argparse
 import os
 import socket as sockets
 import struct
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from benchmarks import wire
 from pacs.conformance.checks.wire import (
     ASSOCIATE_RQ,
     COMMAND,
+    EXPLICIT,
+    IMPLICIT,
     LAST,
     P_DATA,
     RELEASE_RP,
@@ -33,19 +36,24 @@ BUFFER = 1 << 20
 
 def main() -> None:
     """Serve until the process is killed."""
-    port, folder = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    with sockets.create_server(("127.0.0.1", port), backlog=128) as listener:
+    options = argparse.ArgumentParser()
+    options.add_argument("port", type=int)
+    options.add_argument("folder", type=Path, nargs="?")
+    options.add_argument("--uncompressed", action="store_true")
+    given = options.parse_args()
+    accepted = (EXPLICIT, IMPLICIT) if given.uncompressed else None
+    with sockets.create_server(("127.0.0.1", given.port), backlog=128) as listener:
         while True:
             connection, _ = listener.accept()
-            threading.Thread(target=_serve, args=(connection, folder), daemon=True).start()
+            threading.Thread(target=_serve, args=(connection, given.folder, accepted), daemon=True).start()
 
 
-def _serve(connection: sockets.socket, folder: Path | None) -> None:
+def _serve(connection: sockets.socket, folder: Path | None, accepted: Container[str] | None) -> None:
     connection.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
     with connection, suppress(ConnectionError):
         for kind, body in _pdus(connection):
             if kind == ASSOCIATE_RQ:
-                connection.sendall(wire.associate_ac(bytes(body)))
+                connection.sendall(wire.associate_ac(bytes(body), accepted))
                 reception = _Reception(connection, folder)
             elif kind == P_DATA:
                 reception.take(body)

@@ -20,7 +20,7 @@ def move(bench: Bench) -> Iterator[Row]:
         megabytes = count * data.bytes_of("512 kB") / 1e6
 
         def measure(system: System, _run: int) -> list[float]:
-            seconds = _move_study(system, studies[system.name], count)
+            seconds = move_study(system, studies[system.name], count)
             return [megabytes / seconds, seconds * 1e3]
 
         yield from bench.interleave(lines, systems, measure)
@@ -33,7 +33,7 @@ def _store_study(system: System, count: int) -> str:
     return images.study_instance_uid
 
 
-def _move_study(system: System, study_instance_uid: str, count: int) -> float:
+def move_study(system: System, study_instance_uid: str, count: int) -> float:
     """Return the seconds of a C-MOVE. Raises RequestFailed if instances are missing."""
     identifier = wire.identifier("STUDY", {"StudyInstanceUID": study_instance_uid})
     with Association(system.port, system.ae_title, [client.RETRIEVE]) as association:

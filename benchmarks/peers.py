@@ -18,6 +18,7 @@ from benchmarks.wire import MAX_PDU
 
 SINK = "SINK"
 REPOSITORY = Path(__file__).parent.parent
+GDCM_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancGdcm.so")
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def pacs_on_postgres(site: Site, name: str = "pacs-postgres", workers: int = 1) 
 
 
 @contextmanager
-def orthanc(site: Site, name: str = "orthanc", find: str = "Always") -> Iterator[System]:
-    """Run Orthanc; `find` says whether a C-FIND reads files (the default) or only the database."""
+def orthanc(site: Site, name: str = "orthanc", **more: object) -> Iterator[System]:
+    """Run Orthanc; `more` are further settings."""
     port = free_port()
     site.folder.mkdir(parents=True)
     settings = {
@@ -89,8 +90,8 @@ def orthanc(site: Site, name: str = "orthanc", find: str = "Always") -> Iterator
         "DicomAlwaysAllowMove": True,
         "DicomThreadsCount": 128,
         "MaximumPduLength": MAX_PDU,
-        "StorageAccessOnFind": find,
         "DicomModalities": {"sink": [SINK, "127.0.0.1", site.sink_port]},
+        **more,
     }
     (site.folder / "orthanc.json").write_text(json.dumps(settings))
     with running([program("Orthanc"), site.folder / "orthanc.json"], site.folder, port) as pid:
@@ -99,7 +100,12 @@ def orthanc(site: Site, name: str = "orthanc", find: str = "Always") -> Iterator
 
 def orthanc_on_database(site: Site) -> AbstractContextManager[System]:
     """Run Orthanc with C-FIND responses from its database only."""
-    return orthanc(site, "orthanc-db", "Never")
+    return orthanc(site, "orthanc-db", StorageAccessOnFind="Never")
+
+
+def orthanc_with_gdcm(site: Site) -> AbstractContextManager[System]:
+    """Run Orthanc with its plugin that converts images with GDCM instead of DCMTK."""
+    return orthanc(site, "orthanc-gdcm", Plugins=[str(GDCM_PLUGIN)])
 
 
 @contextmanager
@@ -144,9 +150,9 @@ def limit(site: Site) -> Iterator[System]:
 
 
 @contextmanager
-def sink(site: Site) -> Iterator[System]:
+def sink(site: Site, *options: str) -> Iterator[System]:
     """Run the program that only responds."""
-    with _limit("sink", site.folder, free_port()) as system:
+    with _limit("sink", site.folder, free_port(), *options) as system:
         yield system
 
 
@@ -168,6 +174,7 @@ SYSTEMS: dict[str, Start] = {
     **{name: partial(pacs_on_postgres, name=name, workers=count) for count, name in WORKERS["PostgreSQL"].items()},
     "orthanc": orthanc,
     "orthanc-db": orthanc_on_database,
+    "orthanc-gdcm": orthanc_with_gdcm,
     "dcmqrscp": dcmqrscp,
     "qrscp": qrscp,
     "limit": limit,
@@ -175,10 +182,10 @@ SYSTEMS: dict[str, Start] = {
 }
 """Starts each system, in the order of the columns of the table."""
 
-PEERS = ("orthanc", "orthanc-db", "dcmqrscp", "qrscp")
+PEERS = ("orthanc", "orthanc-db", "orthanc-gdcm", "dcmqrscp", "qrscp")
 """The systems that this archive is compared with."""
 
-NEEDS = {"orthanc": "Orthanc", "orthanc-db": "Orthanc", "dcmqrscp": "dcmqrscp"}
+NEEDS = {"orthanc": "Orthanc", "orthanc-db": "Orthanc", "orthanc-gdcm": "Orthanc", "dcmqrscp": "dcmqrscp"}
 """The program that must be installed for a system."""
 
 
@@ -188,13 +195,18 @@ def is_installed(name: str) -> bool:
         from benchmarks.postgres import programs
 
         return programs() is not None
+    if name == "orthanc-gdcm" and not GDCM_PLUGIN.exists():
+        return False
     return name not in NEEDS or program(NEEDS[name]) is not None
 
 
 @contextmanager
-def systems(names: Sequence[str], folder: Path, settings: Sequence[str]) -> Iterator[list[System]]:
+def systems(
+    names: Sequence[str], folder: Path, settings: Sequence[str], uncompressed: bool = False
+) -> Iterator[list[System]]:
     """Run these systems, each in a folder of its own. Raises NotRunning."""
     with ExitStack() as stack:
-        destination = stack.enter_context(sink(Site(folder / "destination")))
+        options = ["--uncompressed"] if uncompressed else []
+        destination = stack.enter_context(sink(Site(folder / "destination"), *options))
         sites = {name: Site(folder / name, destination.port, settings) for name in names}
         yield [stack.enter_context(SYSTEMS[name](site)) for name, site in sites.items()]

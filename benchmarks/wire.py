@@ -3,7 +3,7 @@
 import socket as sockets
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from pydicom.datadict import tag_for_keyword
 
@@ -36,6 +36,8 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 
+TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
+
 MAX_PDU = 131_072
 """The longest P-DATA-TF that client, sink and limit accept, in bytes."""
 
@@ -54,13 +56,18 @@ def associate_rq(called: str, contexts: Sequence[ProposedContext]) -> bytes:
     return wire.AssociateRequest(contexts, called, "BENCHMARK", max_pdu=MAX_PDU).encode()
 
 
-def associate_ac(request: bytes) -> bytes:
-    """Return the A-ASSOCIATE-AC that accepts all contexts of a request, preferably in explicit VR little endian."""
+def associate_ac(request: bytes, accepted: Container[str] | None = None) -> bytes:
+    """Return the A-ASSOCIATE-AC that accepts all contexts of a request, preferably in explicit VR little endian.
+
+    With `accepted` contexts without one of these transfer syntaxes are rejected.
+    """
     results = {}
     for kind, body in wire.items(request[68:]):
         if kind == 0x20:
             proposed = [wire.without_padding(name) for inner, name in wire.items(body[4:]) if inner == 0x40]
-            results[body[0]] = (0, EXPLICIT if EXPLICIT in proposed else proposed[0])
+            usable = [each for each in proposed if accepted is None or each in accepted]
+            result = 0 if usable else TRANSFER_SYNTAXES_NOT_SUPPORTED
+            results[body[0]] = (result, EXPLICIT if EXPLICIT in usable else (usable or proposed)[0])
     return wire.associate_ac(request, results, max_pdu=MAX_PDU)
 
 

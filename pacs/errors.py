@@ -31,6 +31,10 @@ class NotSupported(PacsError):
     """The server does not support the requested operation."""
 
 
+class NoPixelData(NotSupported):
+    """An instance has no pixel data to encode in a transfer syntax for compressed pixel data."""
+
+
 class NotAuthorized(PacsError):
     """The peer is not authorized for the operation."""
 

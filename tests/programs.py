@@ -37,7 +37,7 @@ def needs(program: str) -> str:
     return str(found)
 
 
-def run(program: str, *arguments: object, check: bool = True) -> str:
+def run(program: str, *arguments: object, check: bool = True, **environment: object) -> str:
     """Run a program to its end and return its output; with `check` its exit status must be 0."""
     try:
         finished = subprocess.run(
@@ -46,7 +46,7 @@ def run(program: str, *arguments: object, check: bool = True) -> str:
             stderr=subprocess.STDOUT,
             timeout=PATIENCE,
             check=False,
-            env=os.environ | {"TCP_NODELAY": "1"},
+            env=os.environ | {"TCP_NODELAY": "1"} | {name: str(value) for name, value in environment.items()},
         )
     except subprocess.TimeoutExpired as error:
         pytest.fail(

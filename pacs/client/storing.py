@@ -137,16 +137,17 @@ class _Sending:
 
     def _response(self, requestor: Requestor, instance: Instance, outgoing: Outgoing, sent: list[int]) -> Command:
         """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError."""
+        pieces = outgoing.pieces()
         exchange = requestor.ask(
             CommandField.C_STORE,
             outgoing.context,
-            self._count_bytes(outgoing.data, sent),
+            self._count_bytes(pieces, sent),
             priority=0,
             affected_sop_instance_uid=instance.sop_instance_uid,
         )
         return exchange.final().command
 
-    def _count_bytes(self, pieces: Iterable[bytes], sent: list[int]) -> Iterator[bytes]:
+    def _count_bytes(self, pieces: Iterator[bytes], sent: list[int]) -> Iterator[bytes]:
         """Yield the pieces, count them, and report progress every `PROGRESS_BYTES` bytes."""
         reported = 0
         for piece in pieces:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
+from pacs.dicom.syntaxes import NATIVE
 from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels.codestream import Codestream
 from pacs.pixels.image_pixel import ImagePixel
@@ -87,7 +87,7 @@ SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "YB
 
 def is_convertible(source: str, target: str) -> bool:
     """Return whether instances in a transfer syntax are converted into another one, if their pixel data allows it."""
-    return source in (*NATIVE, *DECODED) and target in (EXPLICIT_LITTLE, IMPLICIT_LITTLE, *ENCODED)
+    return source in (*NATIVE, *DECODED) and target in (*NATIVE, *ENCODED)
 
 
 def decoded(source: str, stored: ImagePixel, codestream: Codestream) -> ImagePixel:

@@ -149,8 +149,9 @@ def _with_sign(samples: Samples, stored: ImagePixel, header: Codestream) -> Samp
     if stored.overlays_in_pixels or bool(header.is_signed) == is_signed:
         overshoots = header.is_lossy and header.precision > stored.bits_stored and not is_signed
         return numpy.minimum(samples, (1 << bits) - 1) if overshoots else samples
-    wide = samples.astype(numpy.int64) & ((1 << bits) - 1)
-    return wide - ((wide >> (bits - 1)) << bits) if is_signed else wide
+    unused = 8 * samples.itemsize - bits
+    words = samples.view(f"u{samples.itemsize}") << unused
+    return words.view(f"i{samples.itemsize}") >> unused if is_signed else words >> unused
 
 
 def _packed(samples: Samples) -> bytes:
@@ -187,8 +188,9 @@ def _encode_rle(samples: Samples, attributes: ImagePixel) -> bytes:
 
 def _encode_jpeg_ls(samples: Samples, attributes: ImagePixel) -> bytes:
     """Encode numbers without sign, in 8 or 16 bits: CharLS can do less, imagecodecs does not say how."""
-    bits = _checked(samples, attributes).astype(numpy.int64) & ((1 << attributes.bits_stored) - 1)
-    return jpeg.without_spiff(bytes(imagecodecs.jpegls_encode(bits.astype(f"u{attributes.bits_allocated // 8}"), 0)))
+    words = _checked(samples, attributes).view(f"u{samples.itemsize}")
+    numbers = words & words.dtype.type((1 << attributes.bits_stored) - 1)
+    return jpeg.without_spiff(bytes(imagecodecs.jpegls_encode(numbers, 0)))
 
 
 def _encode_jpeg_2000(samples: Samples, attributes: ImagePixel) -> bytes:
@@ -213,11 +215,11 @@ def _encode_htj2k(samples: Samples, attributes: ImagePixel, **options: Any) -> b
     unsigned ones undoes the shift that the standard demands (ISO 15444-1 G.1).
     """
     is_signed = bool(attributes.pixel_representation)
-    shifted = _checked(samples, attributes).astype(numpy.int32)
+    words = _checked(samples, attributes)
     if not is_signed:
-        shifted = shifted - (1 << (attributes.bits_stored - 1))
+        words = words - words.dtype.type(1 << (attributes.bits_stored - 1))
     made = imagecodecs.htj2k_encode(
-        shifted.astype(f"i{attributes.bits_allocated // 8}"),
+        words.view(f"i{words.itemsize}"),
         reversible=True,
         planar=False,
         rgb=attributes.photometric_interpretation == "RGB",

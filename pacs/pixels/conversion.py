@@ -56,9 +56,13 @@ class Conversion:
         self._at_most = pool.processes + 1
         self._inflated: BinaryIO | None = None
         self._plan = Plan(source, target, self._read)
-        if not self._is_without_pixels:
-            self._survey()
-        self._window = Window(self._plan.work(), pool, wait)
+        try:
+            if not self._is_without_pixels:
+                self._survey()
+            self._window = Window(self._plan.work(), pool, wait)
+        except BaseException:
+            self._close_inflated()
+            raise
 
     @property
     def _is_without_pixels(self) -> bool:
@@ -66,15 +70,11 @@ class Conversion:
         return self._source == self._target or (is_native(self._source) and is_native(self._target))
 
     def _survey(self) -> None:
-        try:
-            if self._source == DEFLATED_LITTLE:
-                self._inflate()
-            encoding = encoding_of(self._source)
-            for level in survey(Source(self._data, encoding), encoding):
-                self._plan.add(level)
-        except BaseException:
-            self._close_inflated()
-            raise
+        if self._source == DEFLATED_LITTLE:
+            self._inflate()
+        encoding = encoding_of(self._source)
+        for level in survey(Source(self._data, encoding), encoding):
+            self._plan.add(level)
 
     def _inflate(self) -> None:
         """Inflate the data set to a temporary file, because frames are read by their position."""

@@ -5,6 +5,7 @@ their number, or by the first and last bytes of each fragment.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from struct import pack
@@ -73,9 +74,9 @@ class Fragments:
 
     def _frame_starts(self, wanted: int, syntax: str, read: Read, extended: tuple[int, int] | None) -> Sequence[int]:
         """Return the index of the first fragment of each frame."""
-        tables = [self._by_table("Q", *extended, read)] if extended else []
+        tables = [self._by_table(*extended, 8, read)] if extended else []
         if len(self._offsets):
-            tables.append(self._by_table("L", self._offsets[0], self._lengths[0], read))
+            tables.append(self._by_table(self._offsets[0], self._lengths[0], 4, read))
         filled = [index for index in range(1, len(self._offsets)) if self._lengths[index]]
         for starts in (*tables, filled):
             if len(starts) == wanted:
@@ -90,29 +91,28 @@ class Fragments:
         comment = f"Pixel Data has {len(filled)} fragments for {wanted} frames, and no valid offset table"
         raise UndecodablePixelData(comment, [PIXEL_DATA])
 
-    def _by_table(self, code: str, position: int, length: int, read: Read) -> Sequence[int]:
+    def _by_table(self, position: int, length: int, width: int, read: Read) -> Sequence[int]:
         """Return the first fragments by an offset table; none if it does not agree with the fragments."""
-        width = 8 if code == "Q" else 4
         if not length or length % width or length // width > len(self):
             return ()
-        first = self._offsets[1] - 8
-        fragments = {offset - 8 - first: index for index, offset in enumerate(self._offsets) if index}
         table = read(position, length)
-        offsets = [int.from_bytes(table[at : at + width], "little") for at in range(0, length, width)]
-        starts = [fragments.get(offset, 0) for offset in offsets]
-        is_valid = starts[0] == 1 and all(a < b for a, b in pairwise(starts))
-        return starts if is_valid else ()
+        offsets = [
+            int.from_bytes(table[at : at + width], "little") + self._offsets[1] for at in range(0, length, width)
+        ]
+        starts = [bisect_left(self._offsets, offset) for offset in offsets]
+        is_valid = starts[0] == 1 and all(a < b for a, b in pairwise(starts)) and starts[-1] < len(self._offsets)
+        return starts if is_valid and offsets == [self._offsets[index] for index in starts] else ()
 
     def _by_codestreams(self, filled: Sequence[int], wanted: int, syntax: str, read: Read) -> Sequence[int]:
         """Return the first fragments by the first bytes of codestreams, else by their last bytes; none if unclear."""
         starts = [index for index in filled if self._begins(index, _STARTS.get(syntax, ()), read)]
-        if starts and starts[0] == filled[0] and (len(starts) >= wanted or syntax not in _ENDING):
+        if starts[:1] != filled[:1]:
+            starts = []
+        if syntax not in _ENDING or not filled or len(starts) >= wanted:
             return starts
-        if syntax not in _ENDING:
-            return ()
-        ends = [at for at, index in enumerate(filled[:-1], 1) if self._ends(index, read)]
-        by_end = [filled[at] for at in (0, *ends)]
-        return by_end if len(by_end) >= wanted else starts
+        after_ends = [filled[at] for at, index in enumerate(filled[:-1], 1) if self._ends(index, read)]
+        by_ends = [filled[0], *after_ends]
+        return by_ends if len(by_ends) >= wanted else starts
 
     def _begins(self, index: int, starts: tuple[bytes, ...], read: Read) -> bool:
         return read(self._offsets[index], min(self._lengths[index], 12)).startswith(starts)

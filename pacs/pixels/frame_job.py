@@ -7,7 +7,7 @@ from typing import Self
 from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels.image_pixel import ImagePixel
 
-MOST_FRAME = 512 * 2**20
+MOST_FRAME = 256 * 2**20
 """The largest frame that is converted, native or compressed, in bytes."""
 
 BITS_ALLOCATED = (1, 8, 16, 32, 64)

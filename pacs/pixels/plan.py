@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pacs.dicom.elements import Encoding, Token, TokenKind
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, WORDS, element_head, is_native, swapped
-from pacs.errors import NotSupported, UndecodableDataSet, UndecodablePixelData
+from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import capabilities
 from pacs.pixels.attributes import Changes, changes, is_lossy, lossy_changes, read_image_pixel
 from pacs.pixels.codestream import read_codestream
@@ -113,8 +113,17 @@ class Plan:
     def add(self, level: Level) -> None:
         """Decide what changes in a data set; its items must have been added before.
 
-        Raises NotSupported, UndecodableDataSet and UndecodablePixelData.
+        Raises NotSupported, UndecodableDataSet, and UndecodablePixelData for compressed pixel data only: what cannot be
+        encoded can still be sent in another native transfer syntax.
         """
+        try:
+            self._add(level)
+        except UndecodablePixelData as error:
+            if is_native(self._source):
+                raise NotSupported(error.comment, error.tags) from error
+            raise
+
+    def _add(self, level: Level) -> None:
         self._check(level)
         for pixels in level.pixels:
             if (image := self._image(level, pixels)) is not None:
@@ -139,7 +148,7 @@ class Plan:
         if any(tag in level for tag in FLOAT_PIXEL_DATA):
             raise NotSupported("Float pixel data is never compressed")
         if not level.pixels:
-            raise NotSupported(f"It has no pixel data to encode in {name_of(self._target)}")
+            raise NoPixelData(f"It has no pixel data to encode in {name_of(self._target)}")
 
     def _image(self, level: Level, pixels: PixelElement) -> Image | None:
         """Return how Pixel Data is converted; None if it stays as it is."""
@@ -159,10 +168,13 @@ class Plan:
     def _native_frames(self, pixels: PixelElement, stored: ImagePixel) -> NativeFrames:
         """Return the frames of native Pixel Data. In a compressed transfer syntax its length must be exact."""
         expected = _native_length(stored)
+        found = pixels.length * 8 // stored.frame_bits
+        if found and found < stored.number_of_frames:
+            raise UndecodablePixelData(f"Pixel Data has {found} of {stored.number_of_frames} frames", [PIXEL_DATA])
         if pixels.length < expected or (pixels.length > expected + 1 and not is_native(self._source)):
             comment = f"Pixel Data has {pixels.length} bytes, but its attributes say {expected}"
             raise UndecodablePixelData(comment, [PIXEL_DATA])
-        self._note_surplus((pixels.length - expected) * 8 // stored.frame_bits, stored)
+        self._note_surplus(found - stored.number_of_frames, stored)
 
         def read(offset: int, length: int) -> bytes:
             return self._read(pixels.offset + offset, length)
@@ -185,7 +197,7 @@ class Plan:
         return Image(frames, self._source, stored, self._target if is_encoded else EXPLICIT_LITTLE, result)
 
     def _note_surplus(self, surplus: int, stored: ImagePixel) -> None:
-        if surplus:
+        if surplus > 0:
             declared = stored.number_of_frames
             self.notices.append(
                 f"Pixel Data has {declared + surplus} frames; those after the declared {declared} were dropped"

@@ -17,7 +17,8 @@ SHORT_NAMES = {
     "htj2k": "1.2.840.10008.1.2.4.201",
 }
 
-_BY_NAME = SHORT_NAMES | {entry[4].lower(): uid for uid, entry in UID_dictionary.items() if entry[4]}
+_BY_NAME = {entry[4].lower(): uid for uid, entry in UID_dictionary.items() if entry[4]} | SHORT_NAMES
+"""UIDs by name in lower case. HTJ2K, which is also the keyword of a lossy transfer syntax, is the lossless one."""
 
 
 def name_of(transfer_syntax: str) -> str:

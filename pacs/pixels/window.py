@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from pacs.errors import NotSupported, UndecodablePixelData
@@ -16,6 +17,14 @@ class Work(NamedTuple):
     job: FrameJob
     name: str
 
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Say in errors which frame it is."""
+        try:
+            yield
+        except (UndecodablePixelData, NotSupported) as error:
+            raise type(error)(self.name + error.comment, error.tags) from error
+
 
 class Window:
     """Submits the next jobs while the results of earlier ones are taken: at most one more than there are processes."""
@@ -25,11 +34,16 @@ class Window:
         self._pool = pool
         self._wait = wait
         self._waiting: deque[tuple[Future[bytes], Work]] = deque()
-        self._fill()
+        try:
+            self._fill()
+        except BaseException:
+            self.cancel()
+            raise
 
     def _fill(self) -> None:
         while len(self._waiting) <= self._pool.processes and (work := next(self._work, None)) is not None:
-            self._waiting.append((self._pool.submit(work.job), work))
+            with work.named_in_errors():
+                self._waiting.append((self._pool.submit(work.job), work))
 
     def first(self) -> bytes:
         """Wait for the next frame without taking it; b'' if there is none."""
@@ -44,11 +58,8 @@ class Window:
 
     def _result(self, future: "Future[bytes]", work: Work) -> bytes:
         self._wait(future)
-        try:
-            frame = future.result()
-        except (UndecodablePixelData, NotSupported) as error:
-            raise type(error)(work.name + error.comment, error.tags) from error
-        return frame
+        with work.named_in_errors():
+            return future.result()
 
     def cancel(self) -> None:
         """Cancel what has not begun."""

@@ -37,6 +37,13 @@ def test_the_benchmark_prints_a_table_and_draws_a_chart(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["chart.svg"]
 
 
+def test_the_benchmark_moves_compressed_images_to_an_uncompressed_destination(tmp_path):
+    """From each transfer syntax."""
+    rows = json.loads(run("--only", "convert", "--systems", "pacs", "--json", "--folder", tmp_path))["rows"]
+    assert [row["key"] for row in rows] == [f"convert.{each}" for each in ("jls", "jpeg", "j2k", "htj2k", "rle")]
+    assert all(row["values"]["pacs"][0] > 0 for row in rows), [row["notes"] for row in rows]
+
+
 def test_the_benchmark_stores_and_finds_and_writes_json(tmp_path):
     """The stored studies are found, and JSON has the value of every run."""
     written = json.loads(

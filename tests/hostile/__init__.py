@@ -16,6 +16,7 @@ descriptors and threads are back to normal, and the log has one line about the i
 | 8 retrieves | `test_8_retrieves`; tests/dimse/test_retrieve, test_store_suboperations, test_requestor |
 | 9 connections, TLS | `test_9_connections`, `test_encryption`; tests/dimse/test_server, tests/cli/test_encryption |
 | users and access | `test_users`; tests/services/test_users, test_access |
+| frames of pixel data | `test_frames`, `python -m tests.hostile frames`, `test_images`; tests/pixels/test_pool |
 | mutated | `test_fuzz`, and `python -m tests.hostile fuzz` |
 
 The ids P1 to P16 (docs/checklist.md) are in the names of tests; tests/contracts/test_findings.py checks that each has

@@ -3,13 +3,18 @@
 import pytest
 
 from pacs.errors import InvalidArgument
-from pacs.pixels.target_names import name_of, targets_of
+from pacs.pixels.target_names import SHORT_NAMES, name_of, targets_of
 
 
 def test_a_transfer_syntax_has_a_short_name_a_keyword_and_a_uid():
     """In any case of letters; the order stays, and one that is given twice counts once."""
     names = ["implicit", "Explicit", "ExplicitVRLittleEndian", "1.2.840.10008.1.2.1"]
     assert targets_of(names) == ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+
+
+def test_each_short_name_is_a_transfer_syntax_to_convert_into():
+    """htj2k too, although HTJ2K is the keyword of a lossy one."""
+    assert targets_of(SHORT_NAMES) == tuple(SHORT_NAMES.values())
 
 
 @pytest.mark.parametrize(
