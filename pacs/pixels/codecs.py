@@ -187,10 +187,9 @@ def _encode_rle(samples: Samples, attributes: ImagePixel) -> bytes:
 
 
 def _encode_jpeg_ls(samples: Samples, attributes: ImagePixel) -> bytes:
-    """Encode numbers without sign, in 8 or 16 bits: CharLS can do less, imagecodecs does not say how."""
+    """Encode the native words with the bits of the sign, since imagecodecs says 8 or 16 bits, never Bits Stored."""
     words = _checked(samples, attributes).view(f"u{samples.itemsize}")
-    numbers = words & words.dtype.type((1 << attributes.bits_stored) - 1)
-    return jpeg.without_spiff(bytes(imagecodecs.jpegls_encode(numbers, 0)))
+    return jpeg.without_spiff(bytes(imagecodecs.jpegls_encode(words, 0)))
 
 
 def _encode_jpeg_2000(samples: Samples, attributes: ImagePixel) -> bytes:

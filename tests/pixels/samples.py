@@ -69,8 +69,8 @@ def pixels_of(dataset: Dataset) -> Array:
 class _Method:
     """How frames are made for one transfer syntax."""
 
-    encode: Callable[[Array, int], bytes]
-    """Called with samples and Bits Stored."""
+    encode: Callable[[Array, int, bool], bytes]
+    """Called with samples, Bits Stored, and whether they are RGB."""
     colour: str = "RGB"
     """The Photometric Interpretation of RGB afterwards."""
     bits: int = 12
@@ -83,63 +83,65 @@ class _Method:
         return self.difference << max(0, bits - self.bits)
 
 
-def _jpeg(samples: Array, bits: int) -> bytes:
+def _jpeg(samples: Array, bits: int, _: bool) -> bytes:
     return imagecodecs.jpeg8_encode(samples, level=98, bitspersample=bits, subsampling="444")
 
 
-def _jpeg_422(samples: Array, bits: int) -> bytes:
+def _jpeg_422(samples: Array, bits: int, _: bool) -> bytes:
     return imagecodecs.jpeg8_encode(samples, level=98, bitspersample=bits, subsampling="422")
 
 
-def _jpeg_lossless(predictor: int) -> Callable[[Array, int], bytes]:
-    def encode(samples: Array, bits: int) -> bytes:
+def _jpeg_lossless(predictor: int) -> Callable[[Array, int, bool], bytes]:
+    def encode(samples: Array, bits: int, _: bool) -> bytes:
         unsigned = samples.view(f"u{samples.itemsize}") & numpy.array((1 << bits) - 1, f"u{samples.itemsize}")
         return imagecodecs.jpeg8_encode(unsigned, lossless=True, predictor=predictor, bitspersample=bits)
 
     return encode
 
 
-def _jpeg_ls(near: int) -> Callable[[Array, int], bytes]:
-    def encode(samples: Array, bits: int) -> bytes:
+def _jpeg_ls(near: int) -> Callable[[Array, int, bool], bytes]:
+    def encode(samples: Array, bits: int, _: bool) -> bytes:
         unsigned = samples.view(f"u{samples.itemsize}") & numpy.array((1 << bits) - 1, f"u{samples.itemsize}")
         return imagecodecs.jpegls_encode(unsigned, near)
 
     return encode
 
 
-def _jpeg_2000(samples: Array, bits: int) -> bytes:
-    return imagecodecs.jpeg2k_encode(samples, level=0, codecformat="J2K", bitspersample=bits, reversible=True)
+def _jpeg_2000(samples: Array, bits: int, is_rgb: bool) -> bytes:
+    options = {"codecformat": "J2K", "bitspersample": bits, "mct": is_rgb}
+    return imagecodecs.jpeg2k_encode(samples, level=0, reversible=True, **options)
 
 
-def _jpeg_2000_lossy(samples: Array, bits: int) -> bytes:
-    return imagecodecs.jpeg2k_encode(samples, level=60, codecformat="J2K", bitspersample=bits, reversible=False)
+def _jpeg_2000_lossy(samples: Array, bits: int, is_rgb: bool) -> bytes:
+    options = {"codecformat": "J2K", "bitspersample": bits, "mct": is_rgb}
+    return imagecodecs.jpeg2k_encode(samples, level=60, reversible=False, **options)
 
 
-def _htj2k(samples: Array, _: int) -> bytes:
-    return imagecodecs.htj2k_encode(samples, reversible=True, planar=False, rgb=samples.ndim == 3)
+def _htj2k(samples: Array, _: int, is_rgb: bool) -> bytes:
+    return imagecodecs.htj2k_encode(samples, reversible=True, planar=False, rgb=is_rgb)
 
 
-def _htj2k_rpcl(samples: Array, _: int) -> bytes:
-    return imagecodecs.htj2k_encode(samples, reversible=True, planar=False, rgb=samples.ndim == 3, tlm=True, tilepart=1)
+def _htj2k_rpcl(samples: Array, _: int, is_rgb: bool) -> bytes:
+    return imagecodecs.htj2k_encode(samples, reversible=True, planar=False, rgb=is_rgb, tlm=True, tilepart=1)
 
 
-def _htj2k_lossy(samples: Array, _: int) -> bytes:
-    return imagecodecs.htj2k_encode(samples, 0.0001, reversible=False, planar=False, rgb=samples.ndim == 3)
+def _htj2k_lossy(samples: Array, _: int, is_rgb: bool) -> bytes:
+    return imagecodecs.htj2k_encode(samples, 0.0001, reversible=False, planar=False, rgb=is_rgb)
 
 
-def _jpeg_xl(samples: Array, bits: int) -> bytes:
+def _jpeg_xl(samples: Array, bits: int, _: bool) -> bytes:
     return imagecodecs.jpegxl_encode(samples, lossless=True, bitspersample=bits, numthreads=1)
 
 
-def _jpeg_xl_lossy(samples: Array, bits: int) -> bytes:
+def _jpeg_xl_lossy(samples: Array, bits: int, _: bool) -> bytes:
     return imagecodecs.jpegxl_encode(samples, distance=0.1, lossless=False, bitspersample=bits, numthreads=1)
 
 
-def _jpeg_xl_recompressed(samples: Array, bits: int) -> bytes:
-    return imagecodecs.jpegxl_encode_jpeg(_jpeg_422(samples, bits), usecontainer=True, numthreads=1)
+def _jpeg_xl_recompressed(samples: Array, bits: int, _: bool) -> bytes:
+    return imagecodecs.jpegxl_encode_jpeg(_jpeg_422(samples, bits, True), usecontainer=True, numthreads=1)
 
 
-def _rle(samples: Array, _: int) -> bytes:
+def _rle(samples: Array, _: int, __: bool) -> bytes:
     return RLELosslessEncoder.encode(
         samples.tobytes(),
         rows=samples.shape[0],
@@ -155,9 +157,10 @@ def _rle(samples: Array, _: int) -> bytes:
     )
 
 
-def _deflated(samples: Array, _: int) -> bytes:
+def _deflated(samples: Array, bits: int, _: bool) -> bytes:
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return deflater.compress(samples.tobytes()) + deflater.flush()
+    native = numpy.packbits(samples, bitorder="little") if bits == 1 else samples
+    return deflater.compress(native.tobytes()) + deflater.flush()
 
 
 METHODS = {
@@ -182,6 +185,23 @@ METHODS = {
 SYNTAXES = tuple(METHODS)
 """The transfer syntaxes of which there are samples: all that are decoded."""
 
+LOSSLESS = tuple(syntax for syntax, method in METHODS.items() if method.difference == 0)
+
+
+def can_be_made(transfer_syntax: str, photometric: str, bits: int, is_signed: bool = False) -> bool:
+    """Whether an encoder here makes it, and the standard allows it (PS3.5 8.2)."""
+    if bits == 1:
+        return transfer_syntax in {syntaxes.JPEG_2000_LOSSLESS, syntaxes.DEFLATED_FRAME}
+    if bits > 16:
+        return transfer_syntax in {syntaxes.RLE_LOSSLESS, syntaxes.DEFLATED_FRAME}
+    if photometric in {"PALETTE COLOR", "YBR_FULL"} or is_signed:
+        return transfer_syntax in set(LOSSLESS) - {syntaxes.JPEG_XL_LOSSLESS} or (
+            photometric == "MONOCHROME2" and transfer_syntax in {syntaxes.JPEG_2000, syntaxes.HTJ2K}
+        )
+    most = {syntaxes.JPEG_BASELINE: 8, syntaxes.JPEG_XL_RECOMPRESSION: 8, syntaxes.JPEG_EXTENDED: 12}
+    return bits <= most.get(transfer_syntax, 16)
+
+
 SIZE = (48, 64)
 """Rows and columns of the samples."""
 
@@ -198,19 +218,21 @@ def sample(
 ) -> Sample:
     """Return an instance in a transfer syntax; `photometric` is that of its native pixels.
 
-    `bits` are Bits Stored, by default 8 for colours and JPEG baseline, else 12. JPEG lossy and JPEG XL have no sign.
+    `bits` are Bits Stored, by default 8 for colours and JPEG baseline, else 12. Raises ValueError unless `can_be_made`.
     """
     method = METHODS[transfer_syntax]
     is_colour = photometric in {"RGB", "YBR_FULL"}
     bits = bits or (8 if is_colour or photometric == "PALETTE COLOR" else method.bits)
+    if not can_be_made(transfer_syntax, photometric, bits, is_signed):
+        raise ValueError(f"no sample of {photometric} with {bits} bits in {transfer_syntax}")
     native = native_sample(photometric, bits, is_signed, frames, size, **attributes)
     compressed = deepcopy(native)
     compressed.file_meta.TransferSyntaxUID = transfer_syntax
     if photometric == "RGB":
         compressed.PhotometricInterpretation = method.colour
-    compressed.PixelData = encapsulate(
-        [method.encode(numpy.ascontiguousarray(each), bits) for each in pixels_of(native)]
-    )
+    is_rgb = photometric == "RGB"
+    made = [method.encode(numpy.ascontiguousarray(each), bits, is_rgb) for each in pixels_of(native)]
+    compressed.PixelData = encapsulate(made)
     compressed["PixelData"].VR = "OB"
     compressed["PixelData"].is_undefined_length = True
     return Sample(compressed, native, method.colour_difference if is_colour else method.difference_of(bits))
@@ -229,7 +251,7 @@ def native_sample(
     dataset.PatientID = "PIXELS"
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     samples = 3 if photometric in {"RGB", "YBR_FULL"} else 1
-    allocated = next(each for each in (8, 16, 32, 64) if bits <= each)
+    allocated = next(each for each in (1, 8, 16, 32, 64) if bits <= each)
     pixels = numpy.stack([_picture(size, samples, bits, is_signed, number) for number in range(frames)])
     dataset.update(
         {
@@ -249,7 +271,10 @@ def native_sample(
         dataset.NumberOfFrames = frames
     if photometric == "PALETTE COLOR":
         _add_palette(dataset)
-    data = pixels.astype(f"<{'i' if is_signed else 'u'}{allocated // 8}").tobytes()
+    if bits == 1:
+        data = numpy.packbits(pixels.astype(bool), bitorder="little").tobytes()
+    else:
+        data = pixels.astype(f"<{'i' if is_signed else 'u'}{allocated // 8}").tobytes()
     dataset.PixelData = data + b"\0" * (len(data) % 2)
     dataset["PixelData"].VR = "OW" if allocated > 8 else "OB"
     for keyword, value in attributes.items():

@@ -364,7 +364,7 @@ def test_overlays_in_unused_bits_are_not_encoded(target: str):
         afterwards(_overlaid(), target)
 
 
-def _with_icon(made: Dataset, icon: Dataset) -> Dataset:
+def with_icon(made: Dataset, icon: Dataset) -> Dataset:
     """Return an instance with an image in its Icon Image Sequence."""
     item = Dataset()
     for element in [*icon.group_dataset(0x0028), icon["PixelData"]]:
@@ -377,7 +377,7 @@ def _with_icon(made: Dataset, icon: Dataset) -> Dataset:
 def test_an_encapsulated_icon_becomes_native(target: str):
     """In each target: nested pixel data need not be compressed (PS3.5 A.4)."""
     icon = sample(syntaxes.JPEG_BASELINE, "RGB")
-    made = _with_icon(sample(syntaxes.JPEG_BASELINE, frames=2).compressed, icon.compressed)
+    made = with_icon(sample(syntaxes.JPEG_BASELINE, frames=2).compressed, icon.compressed)
     (item,) = afterwards(made, target).IconImageSequence
     assert item.PhotometricInterpretation == "RGB"
     assert abs(pixels_of(item).astype(int) - icon.pixels).max() <= icon.difference
@@ -389,7 +389,7 @@ def test_a_native_icon_stays_as_it_is(source: str):
     """Both in a compressed instance and in one that is compressed now."""
     image = sample(syntaxes.JPEG_BASELINE).compressed if source != EXPLICIT_LITTLE else native_sample()
     icon = native_sample(bits=8, size=(16, 16))
-    made = _with_icon(image, icon)
+    made = with_icon(image, icon)
     for target in (EXPLICIT_LITTLE, JPEG_LS):
         (item,) = afterwards(made, target).IconImageSequence
         assert item.PixelData == icon.PixelData
@@ -400,7 +400,7 @@ def test_a_damaged_icon_is_refused():
     icon = sample(JPEG_LS, size=(16, 16)).compressed
     del icon.Rows
     with pytest.raises(UndecodablePixelData, match=r"^Rows \(0028,0010\) is missing$"):
-        afterwards(_with_icon(sample(JPEG_LS).compressed, icon))
+        afterwards(with_icon(sample(JPEG_LS).compressed, icon))
 
 
 @pytest.mark.parametrize("keyword", ["FloatPixelData", "DoubleFloatPixelData"])
@@ -426,10 +426,10 @@ def test_an_instance_without_pixels_is_not_encoded():
 # --- digital signatures -------------------------------------------------------------------------------------------
 
 
-def _signed(made: Dataset, *signed: list[int]) -> Dataset:
+def signed(made: Dataset, *tag_lists: list[int]) -> Dataset:
     """Return an instance with one digital signature for each list of tags."""
-    made.MACParametersSequence = Sequence([_mac(number, tags) for number, tags in enumerate(signed)])
-    made.DigitalSignaturesSequence = Sequence([_signature(number) for number in range(len(signed))])
+    made.MACParametersSequence = Sequence([_mac(number, tags) for number, tags in enumerate(tag_lists)])
+    made.DigitalSignaturesSequence = Sequence([_signature(number) for number in range(len(tag_lists))])
     return made
 
 
@@ -446,7 +446,7 @@ NOTICE = "Digital signatures over changed elements were removed"
 
 def test_signatures_over_pixel_data_are_removed():
     """With their MAC parameters, and a notice; others stay."""
-    made = _signed(sample(RLE).compressed, [0x7FE00010, 0x00280010], [0x00100010, 0x00080018])
+    made = signed(sample(RLE).compressed, [0x7FE00010, 0x00280010], [0x00100010, 0x00080018])
     data_set = afterwards(made)
     assert [item.MACIDNumber for item in data_set.DigitalSignaturesSequence] == [1]
     assert [item.MACIDNumber for item in data_set.MACParametersSequence] == [1]
@@ -455,34 +455,34 @@ def test_signatures_over_pixel_data_are_removed():
 
 def test_the_sequences_disappear_with_the_last_signature():
     """None is left empty."""
-    data_set = afterwards(_signed(sample(RLE).compressed, [0x7FE00010], [0x7FE00010, 0x00100010]))
+    data_set = afterwards(signed(sample(RLE).compressed, [0x7FE00010], [0x7FE00010, 0x00100010]))
     assert "DigitalSignaturesSequence" not in data_set
     assert "MACParametersSequence" not in data_set
 
 
 def test_signatures_over_other_changed_attributes_are_removed():
     """Photometric Interpretation becomes RGB; Lossy Image Compression is added where there was none."""
-    made = _signed(sample(syntaxes.JPEG_BASELINE, "RGB").compressed, [0x00280004], [0x00280010])
+    made = signed(sample(syntaxes.JPEG_BASELINE, "RGB").compressed, [0x00280004], [0x00280010])
     assert [item.MACIDNumber for item in afterwards(made).DigitalSignaturesSequence] == [1]
 
 
 def test_a_signature_over_a_sequence_with_a_changed_item_is_removed():
     """Here the sequence is the icon's."""
     icon = sample(JPEG_LS, size=(16, 16)).compressed
-    made = _signed(_with_icon(sample(JPEG_LS).compressed, icon), [0x00880200], [0x00100010])
+    made = signed(with_icon(sample(JPEG_LS).compressed, icon), [0x00880200], [0x00100010])
     assert [item.MACIDNumber for item in afterwards(made).DigitalSignaturesSequence] == [1]
 
 
 def test_a_signature_without_its_parameters_is_removed():
     """Nothing tells what it signs."""
-    made = _signed(sample(RLE).compressed, [0x00100010])
+    made = signed(sample(RLE).compressed, [0x00100010])
     del made.MACParametersSequence
     assert "DigitalSignaturesSequence" not in afterwards(made)
 
 
 def test_signatures_stay_when_nothing_changes():
     """An instance without compressed pixels is only encoded again."""
-    made = _signed(changed(sample(RLE).compressed, PixelData=None), [0x00100010, 0x00280010])
+    made = signed(changed(sample(RLE).compressed, PixelData=None), [0x00100010, 0x00280010])
     assert len(afterwards(made).DigitalSignaturesSequence) == 1
     assert notices_of(made) == ()
 
