@@ -37,6 +37,7 @@ from pacs.services.access import Access
 from pacs.services.backup import Backups
 from pacs.services.commitment import Commitments
 from pacs.services.explaining import Explainer
+from pacs.services.exporting import Exporter
 from pacs.services.fsck import Fsck
 from pacs.services.healing import Healing
 from pacs.services.held_claims import HeldClaims
@@ -128,8 +129,14 @@ class Archive:
         self._held_claims: list[HeldClaims] = []
         """Those of each worker, in the process that they are forked from."""
         self.explainer = Explainer(self.index, statuses)
-        self.maintenance = Maintenance(
-            self.index, self.files, verify=config.files.verify, publish=publish, auditor=self.auditor
+        self.maintenance = Maintenance(self.index, self.files, publish=publish, auditor=self.auditor)
+        self.exporter = Exporter(
+            self.index,
+            self.files,
+            PixelService(self.files, self.decoders),
+            verify=config.files.verify,
+            publish=publish,
+            auditor=self.auditor,
         )
         self.fsck = Fsck(self.index, self.files)
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")

@@ -1,14 +1,15 @@
 """`pacs import`, `ls`, `export` and `delete`: commands on the contents of the archive, without a network."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pacs.cli.options import with_config
+from pacs.cli.exit_status import FAILED, PARTLY
+from pacs.cli.options import as_option, with_config
 from pacs.cli.output import json_option, plural, print_error, show, size
 from pacs.cli.progress import progress_bar
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 LEVELS = dict(zip(("patients", "studies", "series", "images"), QueryLevel, strict=True))
 EXAMPLES = 3
-"""Number of paths shown for each reason of refusal."""
+"""Number of files or instances shown for each reason."""
 
 BATCH = 500
 """Number of studies selected by one query."""
@@ -76,7 +77,7 @@ def import_(config: "Config", paths: Sequence[Path]) -> None:
     Refused files are listed with the reason. The exit status is 1 when a file was refused.
     """
     files = list(_files(paths))
-    stored, known, refused = 0, 0, defaultdict[str, list[Path]](list)
+    stored, known, refused = 0, 0, list[tuple[str, str]]()
     with open_archive(config) as archive, progress_bar("importing", len(files)) as advance:
         for file in files:
             try:
@@ -84,14 +85,16 @@ def import_(config: "Config", paths: Sequence[Path]) -> None:
             except OutOfResources:
                 raise
             except PacsError as error:
-                refused[error.comment].append(file)
+                refused.append((error.comment, str(file)))
             else:
                 stored, known = stored + (not done.duplicate), known + done.duplicate
             advance(1)
-    click.echo(f"{stored} stored, {known} already stored, {sum(map(len, refused.values()))} refused")
+    click.echo(f"{stored} stored, {known} already stored, {len(refused)} refused")
     if not files:
         print_error(f"no file found in {', '.join(map(str, paths))}")
-    _print_refused(refused)
+    _print_reasons("refused", refused)
+    if refused:
+        raise click.exceptions.Exit(FAILED)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -105,18 +108,19 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from files_under(path)
 
 
-def _print_refused(refused: Mapping[str, Sequence[Path]]) -> None:
-    """Print each reason with its count and some of its files; end the command with status 1 if there is any."""
+def _print_reasons(how: str, failures: Iterable[tuple[str, str]]) -> None:
+    """Print each reason with its count and some of what it is the reason for; `how` says what happened to these."""
     from pacs.observability.logging import printable
 
-    for reason, files in sorted(refused.items(), key=lambda each: -len(each[1])):
-        click.echo(f"{len(files)} refused: {reason}", err=True)
-        for file in files[:EXAMPLES]:
-            click.echo(f"    {printable(str(file))}", err=True)
-        if len(files) > EXAMPLES:
-            click.echo(f"    and {len(files) - EXAMPLES} more", err=True)
-    if refused:
-        raise click.exceptions.Exit(1)
+    reasons = defaultdict[str, list[str]](list)
+    for reason, what in failures:
+        reasons[reason].append(what)
+    for reason, those in sorted(reasons.items(), key=lambda each: -len(each[1])):
+        click.echo(f"{len(those)} {how}: {printable(reason)}", err=True)
+        for what in those[:EXAMPLES]:
+            click.echo(f"    {printable(what)}", err=True)
+        if len(those) > EXAMPLES:
+            click.echo(f"    and {len(those) - EXAMPLES} more", err=True)
 
 
 # --- ls ----------------------------------------------------------------------------------------------------------
@@ -148,14 +152,26 @@ _NO_PARAMETER = click.Argument(["selection"])
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @selection_argument
 @all_option
+@as_option
 @with_config
-def export(config: "Config", dest: Path, selection: Selection, *, everything: bool) -> None:
-    """Copy matching instances into folders DEST/patient/study/series."""
+def export(config: "Config", dest: Path, selection: Selection, *, everything: bool, send_as: tuple[str, ...]) -> None:
+    """Copy matching instances into folders DEST/patient/study/series; with --as, convert them.
+
+    Instances that cannot be read or converted are listed with the reason. The exit status is 1 when nothing was
+    exported, 3 when some instances failed.
+    """
+    from pacs.pixels.target_names import targets_of
+
+    targets = targets_of(send_as)
     with open_archive(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
         with progress_bar("exporting", len(instances)) as advance:
-            exported = archive.maintenance.export(instances, dest, advance)
-    click.echo(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}")
+            exported = archive.exporter.export(instances, dest, advance, targets)
+    failed = f", {len(exported.failed)} failed" if exported.failed else ""
+    click.echo(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}{failed}")
+    _print_reasons("failed", ((each.comment, each.sop_instance_uid) for each in exported.failed))
+    if exported.failed:
+        raise click.exceptions.Exit(PARTLY if exported.instances else FAILED)
 
 
 @click.command(short_help="Delete matching instances.")

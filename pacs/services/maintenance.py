@@ -1,15 +1,11 @@
-"""Listing, deleting and exporting instances, for `pacs ls`, `pacs delete` and `pacs export`.
+"""Selecting, listing and deleting instances, for `pacs ls`, `pacs delete` and `pacs export`.
 
 Entities are selected by attribute values as in a C-FIND, with wild cards, ranges and lists:
 `{"PatientName": "DOE*", "StudyDate": "20260101-"}`.
 """
 
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -24,7 +20,7 @@ from pacs.dicom.levels import USUAL_KEYS, QueryLevel, Root
 from pacs.dicom.matching_mode import TOLERANT, Negotiated
 from pacs.dicom.query import Match, Query
 from pacs.dicom.values import stripped
-from pacs.errors import IdentifierError, InstanceDamaged, InstanceMissing, PacsError, StorageUnavailable
+from pacs.errors import IdentifierError, PacsError, StorageUnavailable
 from pacs.files.store import ObjectStore
 from pacs.index import search, writer
 from pacs.index.database import Index
@@ -34,8 +30,6 @@ from pacs.observability.events import Event, Notice
 from pacs.observability.logging import printable
 from pacs.services.completeness import require_complete
 from pacs.services.parent_refresh import refresh
-from pacs.services.replaced import read_current
-from pacs.services.retrieve import damaged, verify
 from pacs.support.cancellation import Cancellation
 from pacs.support.chunks import chunks
 from pacs.support.suggestion import suggestion
@@ -50,20 +44,9 @@ BATCH = 500
 TOGETHER = 100
 """Instances removed from the index in one transaction, with the locks of their files held."""
 
-CHUNK = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """The result of an export."""
-
-    instances: int
-    size: int
-    """Bytes."""
-
 
 class Maintenance:
-    """Lists, deletes and exports instances. Selections map keywords of PS3.6 to values.
+    """Selects, lists and deletes instances. Selections map keywords of PS3.6 to values.
 
     All methods raise IdentifierError for a selection that is not valid, and IndexUnavailable.
     """
@@ -73,14 +56,11 @@ class Maintenance:
         index: Index,
         files: ObjectStore,
         *,
-        verify: bool = False,
         publish: Callable[[Event], None] = lambda event: None,
         auditor: Auditor | None = None,
     ) -> None:
-        """With `verify` the digest of each instance is compared before it is exported."""
         self._index = index
         self._files = files
-        self._verify = verify
         self._publish = publish
         self._auditor = auditor or Auditor()
 
@@ -143,12 +123,7 @@ class Maintenance:
             comment = error.comment
             raise
         finally:
-            outcome = "failure" if comment else "success"
-            subject = Subject(
-                patients=dict.fromkeys(each.patient_id for each in instances),
-                studies=dict.fromkeys(each.study_instance_uid for each in instances),
-                instances=[each.sop_instance_uid for each in instances],
-            )
+            outcome, subject = "failure" if comment else "success", subject_of(instances)
             self._auditor.write(
                 Record(operation=operation, outcome=outcome, comment=comment, subject=subject, user=local_user())
             )
@@ -159,55 +134,14 @@ class Maintenance:
         except StorageUnavailable:
             self._publish(Notice(sentence=f"file {key} is not in the index and cannot be deleted: delete it by hand"))
 
-    def export(
-        self, instances: Sequence[StoredInstance], folder: Path, progress: Callable[[int], None] = lambda count: None
-    ) -> Exported:
-        """Copy instances as Part 10 files to `folder`/patient/study/series/instance.dcm, over older copies.
 
-        Received names are made safe first. Raises InstanceUnreadable when a stored file cannot be read,
-        StorageUnavailable when the folder cannot be written; files copied until then stay.
-        """
-        size = 0
-        for batch in chunks(instances, BATCH):
-            with self._audited("export", batch):
-                for instance in batch:
-                    size += self._copy_current(instance, folder)
-                    progress(1)
-        return Exported(len(instances), size)
-
-    def _copy_current(self, instance: StoredInstance, folder: Path) -> int:
-        """Copy an instance, or what has replaced it since it was selected; return the size."""
-        size = read_current(
-            instance,
-            lambda each: self._copy(each, folder.joinpath(*_path_of(each))),
-            lambda: writer.find(self._index, instance.sop_instance_uid),
-        )
-        if size is None:
-            raise InstanceMissing("an instance was deleted since it was selected: run the command again")
-        return size
-
-    def _require_undamaged(self, instance: StoredInstance) -> None:
-        try:
-            verify(self._files, instance)
-        except InstanceDamaged as error:
-            raise InstanceDamaged(damaged(instance)) from error
-
-    def _copy(self, instance: StoredInstance, target: Path) -> int:
-        partial = target.with_suffix(".part")
-        if self._verify:
-            self._require_undamaged(instance)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with self._files.open(instance.file_key) as source, partial.open("wb") as copy:
-                while piece := source.read(CHUNK):
-                    copy.write(piece)
-                size = copy.tell()
-            os.replace(partial, target)
-        except OSError as error:
-            raise StorageUnavailable(
-                f"cannot write the exported files ({error.strerror}); choose another DEST"
-            ) from error
-        return size
+def subject_of(instances: Sequence[StoredInstance]) -> Subject:
+    """Return the subject of an audit record about these instances."""
+    return Subject(
+        patients=dict.fromkeys(each.patient_id for each in instances),
+        studies=dict.fromkeys(each.study_instance_uid for each in instances),
+        instances=[each.sop_instance_uid for each in instances],
+    )
 
 
 def _query(level: QueryLevel, selection: Mapping[str, str], returned: Sequence[str] = ()) -> Query:
@@ -241,18 +175,3 @@ def _text(match: Match, keyword: str) -> str:
     attribute = by_keyword(keyword)
     texts = View.of(row_elements.decode(match.kept[attribute.level])).texts(attribute)
     return "\\".join(stripped(attribute.vr, text) for text in texts)
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-
-
-def safe_name(text: str) -> str:
-    """Make a name of a file or folder from `text`: valid on any system, in this folder, not empty and not hidden."""
-    name = _UNSAFE.sub("_", text).strip("._-")[:64].rstrip("._-")
-    return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
-
-
-def _path_of(instance: StoredInstance) -> Sequence[str]:
-    folders = (instance.patient_id, instance.study_instance_uid, instance.series_instance_uid)
-    return (*map(safe_name, folders), safe_name(instance.sop_instance_uid) + ".dcm")

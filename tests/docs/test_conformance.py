@@ -28,6 +28,7 @@ MODULES = (
     "query",
     "charsets",
     "retrieve",
+    "pixels",
     "commitment",
     "client",
 )

@@ -334,7 +334,7 @@ def test_smallest_and_largest_values_are_kept_while_true(syntax: str, photometri
 # --- overlays, icons, float pixels --------------------------------------------------------------------------------
 
 
-def _overlaid() -> Dataset:
+def overlaid() -> Dataset:
     """A native image of 12 bits with an overlay in bit 15."""
     data_set = native_sample()
     pixels = pixels_of(data_set).astype("<u2")
@@ -351,7 +351,7 @@ def _overlaid() -> Dataset:
 @pytest.mark.parametrize("is_signed", [False, True])
 def test_overlays_in_unused_bits_survive(is_signed: bool):
     """Neither masked nor overwritten by the sign (PS3.5 8.1.2)."""
-    native = changed(_overlaid(), PixelRepresentation=int(is_signed))
+    native = changed(overlaid(), PixelRepresentation=int(is_signed))
     compressed = read(converted(encoded(native), EXPLICIT_LITTLE, RLE), RLE)
     assert afterwards(compressed).PixelData == native.PixelData
     assert afterwards(compressed)[0x60000102].value == 15
@@ -361,7 +361,7 @@ def test_overlays_in_unused_bits_survive(is_signed: bool):
 def test_overlays_in_unused_bits_are_not_encoded(target: str):
     """Where the codec has room for the pixels only."""
     with pytest.raises(NotSupported):
-        afterwards(_overlaid(), target)
+        afterwards(overlaid(), target)
 
 
 def with_icon(made: Dataset, icon: Dataset) -> Dataset:

@@ -1,4 +1,4 @@
-"""Listing, deleting and exporting instances."""
+"""Listing and deleting instances."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +7,12 @@ import pydicom
 import pytest
 
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
-from pacs.errors import IdentifierError, InstanceUnreadable, StorageUnavailable
+from pacs.errors import IdentifierError, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index import writer
 from pacs.index.database import Index
 from pacs.observability.events import Event, Notice
-from pacs.services.maintenance import Exported, Maintenance, safe_name
+from pacs.services.maintenance import Maintenance
 from pacs.services.storage import Storage
 from tests import real_files
 from tests.services.test_storage import FailingFiles
@@ -116,45 +116,3 @@ def test_a_file_that_cannot_be_deleted_is_reported(index: Index, files: LocalFil
     (event,) = events
     assert isinstance(event, Notice)
     assert chosen[0].file_key in event.sentence
-
-
-def test_exported_files_are_complete_part_10_files(maintenance: Maintenance, datasets, tmp_path: Path):
-    """The path names patient, study, series and instance; each file is the instance, bit for bit."""
-    done: list[int] = []
-    exported = maintenance.export(maintenance.instances({}), tmp_path / "out", done.append)
-    paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert exported == Exported(4, sum(path.stat().st_size for path in paths))
-    assert len(done) == 4
-    for name, dataset in zip(NAMES, datasets, strict=True):
-        path = tmp_path.joinpath("out", safe_name(dataset.PatientID), dataset.StudyInstanceUID)
-        path = path / dataset.SeriesInstanceUID / f"{dataset.SOPInstanceUID}.dcm"
-        assert real_files.data_set(path) == real_files.data_set(real_files.named(name))
-
-
-def test_exporting_again_overwrites_the_copies(maintenance: Maintenance, tmp_path: Path):
-    """A second export of the same instances gives the same files."""
-    for _ in range(2):
-        maintenance.export(maintenance.instances({}), tmp_path / "out")
-    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 4
-
-
-def test_an_export_reports_its_failure(maintenance: Maintenance, files: LocalFiles, tmp_path: Path):
-    """A folder that cannot be written, and a stored file that is missing."""
-    (tmp_path / "file").write_text("")
-    chosen = maintenance.instances({"Modality": "CT"})
-    with pytest.raises(StorageUnavailable):
-        maintenance.export(chosen, tmp_path / "file" / "out")
-    files.delete(chosen[0].file_key)
-    with pytest.raises(InstanceUnreadable):
-        maintenance.export(chosen, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("1CT1", "1CT1"), ("../../etc/passwd", "etc_passwd"), ("..", "_"), ("", "_"), ("C:\\x", "C_x"),
-     ("a\0b\nc", "a_b_c"), (".hidden", "hidden"), ("-rf", "rf"), ("NUL", "_NUL"), ("com1.txt", "_com1.txt"),
-     ("ÄÖ", "_"), ("x" * 100, "x" * 64), ("1.2.840.10008.1", "1.2.840.10008.1")],
-)  # fmt: skip
-def test_p11_no_name_leads_anywhere(text: str, name: str):
-    """Path separators, dots, control characters, reserved names and long names are made harmless."""
-    assert safe_name(text) == name
