@@ -291,7 +291,6 @@ def test_how_an_instance_is_sent(tmp_path, stored, accepted, arrives):
 
 @covers(
     "Pixel data is decoded and encoded in these transfer syntaxes",
-    "Values of pixels change only where a decoder of a lossy transfer syntax computes them",
     "If its pixel data does not fit one of them, the next is used",
 )
 def test_what_is_converted(tmp_path):
@@ -317,7 +316,6 @@ def test_what_is_converted(tmp_path):
 
 
 @covers(
-    "In the copy Photometric Interpretation and the other attributes describe its pixel data",
     "An instance that cannot be converted fails alone",
     "For a C-GET an instance is converted as a whole before its first byte is sent",
 )
@@ -347,6 +345,26 @@ def test_copies_of_a_c_get(tmp_path):
     assert sent.data.endswith(bytes(range(256)) * 3)
     assert counts(responses[-1]) == (None, 1, 1, 0)
     assert "JPEG 2000" in responses[-1].text(COMMENT)
+
+
+@covers("For a C-MOVE an image that turns out damaged while it is sent costs the association")
+def test_a_damaged_image_of_a_c_move(tmp_path):
+    """Its last frame: the other image arrives on another association."""
+    made, taker = study(series=1, instances=2, size=64), Taker()
+    for each in made:
+        each.NumberOfFrames, each.PixelData = 40, each.PixelData * 40
+    broken, whole = (converted(raw.encoded(each, EXPLICIT), EXPLICIT, RLE) for each in made)
+    frame = broken.rindex(b"\xfe\xff\x00\xe0") + 8
+    broken = broken[:frame] + b"\x0f" + broken[frame + 1 :]  # it says that it has 15 segments
+    with destination("TAKER", taker, [EXPLICIT]) as row, serving(tmp_path, {"peers": [row]}) as archive:
+        for dataset, data in zip(made, (broken, whole), strict=True):
+            with archive.storage.receive(CT, dataset.SOPInstanceUID, RLE, "TEST") as reception:
+                reception.write(data)
+                reception.finish()
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+    assert counts(final) == (None, 1, 1, 0)
+    assert taker.taken == [made[1].SOPInstanceUID]
 
 
 @covers("More than 128 contexts are proposed on several associations")
