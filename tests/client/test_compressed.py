@@ -17,8 +17,9 @@ from pacs.pixels.target_names import SHORT_NAMES
 from pacs.testing import serving, study
 from tests.client.images import read, same
 from tests.client.scripted import answer, scripted
+from tests.client.test_interop import other
 from tests.pixels.samples import SYNTAXES, file_of, native_sample, pixels_of, sample
-from tests.programs import storescp
+from tests.programs import free_port, storescp
 
 J2K, RLE, JPEG_LS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
 
@@ -93,6 +94,17 @@ def test_a_receiver_of_everything_gets_images_as_they_are(tmp_path):
         arrived = list(map(dcmread, receiver.arrived))
     assert [each.file_meta.TransferSyntaxUID for each in arrived] == list(SYNTAXES)
     assert [each.PixelData for each in arrived] == [each.PixelData for each in compressed]
+
+
+def test_orthanc_gets_uncompressed_images_on_demand(tmp_path):
+    """It accepts compressed ones too. What it sends back has the pixels of the originals."""
+    made = samples("MONOCHROME2")
+    for each in made:
+        each.compressed.StudyInstanceUID = "1.2.3"
+    with other("orthanc", tmp_path / "orthanc") as pacs:
+        assert client.store(pacs.peer, [each.compressed for each in made], send_as="explicit").failed == ()
+        got = client.get(pacs.peer, {"StudyInstanceUID": "1.2.3"}, to=tmp_path / "to")
+    assert differences(got.paths, made) == {}
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT_LITTLE, JPEG_LS, RLE])
@@ -256,3 +268,52 @@ def test_a_series_that_cannot_be_decompressed_is_no_image(archive):
     with pytest.warns(client.StillCompressed, match=f"1 of 1 data sets are not decompressed: {re.escape(reason)}"):
         (found,) = client.load_series(archive.address, patient_id="V", as_datasets=True)
     assert found.PixelData == video.PixelData
+
+
+# --- retrieves -----------------------------------------------------------------------------------------------------
+
+USUAL = {J2K, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50"}
+
+
+@pytest.fixture(scope="module")
+def every_syntax(tmp_path_factory):
+    """An archive with an image in each transfer syntax, and its UIDs of these images."""
+    home = {"ae_title": "HOME", "host": "127.0.0.1", "port": free_port()}
+    with serving(tmp_path_factory.mktemp("every"), {"peers": [home]}) as server:
+        made = samples("MONOCHROME2")
+        for each in made:
+            each.compressed.StudyInstanceUID = "1.2.3"
+        server.add([each.compressed for each in made])
+        yield client.Peer("PACS", "127.0.0.1", server.port, calling_ae_title="HOME"), home["port"], made
+
+
+STUDY = {"StudyInstanceUID": "1.2.3"}
+WAYS = {
+    "get of known SOP Classes": lambda peer, to, port, sop_class: client.get(
+        peer, STUDY, to=to, sop_classes=[sop_class]
+    ),
+    "fetch": lambda peer, to, port, sop_class: client.fetch(peer, STUDY, to=to),
+    "move_and_store": lambda peer, to, port, sop_class: client.move_and_store(peer, STUDY, to=to, port=port),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_this_client_gets_images_as_they_are_stored(every_syntax, tmp_path, way):
+    """Bit for bit, in each transfer syntax."""
+    peer, port, made = every_syntax
+    got = way(peer, tmp_path / "to", port, made[0].native.SOPClassUID)
+    arrived = {each.SOPInstanceUID: each for each in got.datasets()}
+    for each in made:
+        found = arrived.pop(each.native.SOPInstanceUID)
+        assert (found.file_meta.TransferSyntaxUID, found.PixelData) == (each.transfer_syntax, each.compressed.PixelData)
+    assert arrived == {}
+
+
+def test_a_get_of_unknown_sop_classes_brings_every_image(every_syntax, tmp_path):
+    """Some decompressed, except for the usual ones: there is no room for a context in each transfer syntax."""
+    peer, _, made = every_syntax
+    got = client.get(peer, STUDY, to=tmp_path / "to")
+    found = {each.SOPInstanceUID: each.file_meta.TransferSyntaxUID for each in got.datasets()}
+    assert len(found) == len(made)
+    as_they_are = {each.transfer_syntax for each in made if found[each.native.SOPInstanceUID] == each.transfer_syntax}
+    assert as_they_are >= USUAL
