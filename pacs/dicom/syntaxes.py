@@ -232,13 +232,17 @@ def element_head(tag: int, vr: str, length: int, target: Encoding) -> bytes:
 
 
 def joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield small pieces joined to larger ones, which are more efficient to send."""
+    """Yield small pieces joined to larger ones, which are more efficient to send; large ones are not copied."""
     waiting = bytearray()
     for piece in pieces:
-        waiting += piece
-        if len(waiting) >= CHUNK:
+        is_large = len(piece) >= CHUNK
+        if not is_large:
+            waiting += piece
+        if waiting and (is_large or len(waiting) >= CHUNK):
             yield bytes(waiting)
             waiting.clear()
+        if is_large:
+            yield piece
     if waiting:
         yield bytes(waiting)
 

@@ -22,10 +22,10 @@ from pacs.dicom.syntaxes import (
     joined,
     swapped,
 )
-from pacs.errors import UndecodableDataSet, UndecodablePixelData
+from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import native
 from pacs.pixels.encapsulation import PIXEL_DATA, encapsulated
-from pacs.pixels.plan import Image, Plan, Skipping
+from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.survey import survey
 from pacs.pixels.window import Window
@@ -78,10 +78,13 @@ class Conversion:
 
     def _inflate(self) -> None:
         """Inflate the data set to a temporary file, because frames are read by their position."""
-        file = self._inflated = tempfile.TemporaryFile()  # noqa: SIM115
-        for piece in iter(partial(Inflated(self._data).read, CHUNK), b""):
-            file.write(piece)
-        file.seek(0)
+        pieces = iter(partial(Inflated(self._data).read, CHUNK), b"")
+        try:
+            file = self._inflated = tempfile.TemporaryFile()  # noqa: SIM115
+            file.writelines(pieces)
+            file.seek(0)
+        except OSError as error:
+            raise OutOfResources(f"No temporary file can be written: {error.strerror}") from error
         self._data, self._start, self._source = file, 0, EXPLICIT_LITTLE
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -116,15 +119,15 @@ class Conversion:
         encoding, target = encoding_of(self._source), encoding_of(self._target)
         signed = is_signed(self._data, encoding)
         source = Source(self._data, encoding)
-        writer, skipping = TokenWriter(source, target, signed), Skipping(self._plan.removed)
+        writer, skipping = TokenWriter(source, target, signed), self._plan.edits.skipping()
         index = -1
         for index, token in enumerate(walk(source, encoding)):
-            yield self._plan.inserted_before(index, target)
+            yield self._plan.edits.inserted_before(index, target)
             if index in self._plan.images:
                 yield from self._pixel_data(self._plan.images[index], target)
             if not skipping.skips(index, token):
                 yield from writer.encoded(token)
-        yield self._plan.inserted_before(index + 1, target)
+        yield self._plan.edits.inserted_before(index + 1, target)
 
     def _pixel_data(self, image: Image, target: Encoding) -> Iterator[bytes]:
         frames = (self._frame(image) for _ in range(len(image)))

@@ -6,9 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
-import pacs
 from pacs.dicom.syntaxes import NATIVE
 from pacs.errors import OutOfResources, UndecodablePixelData
 from pacs.pixels.decoder_process import BEGUN, JOB, REPLIES, REPLY, cpu_limit, time_limit
@@ -160,13 +158,12 @@ class _ConnectionEnded(Exception):
 
 def _start(program: str, standard_input: socket.socket) -> "subprocess.Popen[bytes]":
     inherited = {key: value for key, value in os.environ.items() if key.startswith(INHERITED)}
-    folders = [str(Path(pacs.__file__).parents[1]), *filter(None, [inherited.get("PYTHONPATH")])]
     return subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-P", "-m", program],
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=inherited | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(folders)},
+        env=inherited | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,  # Ctrl-C on a terminal is for the server
     )
 

@@ -1,15 +1,14 @@
-"""What a conversion changes: elements that are removed, replaced and inserted, and the frames that are converted."""
+"""Decides what a conversion changes: the frames that are converted, and the elements that describe them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from pacs.dicom.elements import Encoding, Token, TokenKind
-from pacs.dicom.syntaxes import EXPLICIT_LITTLE, WORDS, element_head, is_native, swapped
+from pacs.dicom.syntaxes import EXPLICIT_LITTLE, is_native
 from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import capabilities
-from pacs.pixels.attributes import Changes, changes, is_lossy, lossy_changes, read_image_pixel
+from pacs.pixels.attributes import changes, is_lossy, lossy_changes, read_image_pixel
 from pacs.pixels.codestream import read_codestream
+from pacs.pixels.edits import Edits
 from pacs.pixels.encapsulation import PIXEL_DATA, EncapsulatedFrames, Fragments
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
@@ -32,6 +31,8 @@ LONGEST_VALUE = 0xFFFFFFFE
 
 _HEAD = 1 << 20
 """The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
+
+_SIGNATURES_REMOVED = "Digital signatures over changed elements were removed"
 
 _OFFSET_TABLES = (EXTENDED_OFFSET_TABLE, 0x7FE00002, 0x7FE00003)
 """Extended Offset Table, its lengths, and Encapsulated Pixel Data Value Total Length."""
@@ -72,29 +73,14 @@ def _native_length(image: ImagePixel) -> int:
     return (image.number_of_frames * image.frame_bits + 7) // 8
 
 
-class NewElement(NamedTuple):
-    """An element that is written; the value of pixel data comes later."""
-
-    tag: int
-    vr: str
-    data: bytes
-
-    def encoded(self, target: Encoding) -> bytes:
-        """Return the element in the target encoding."""
-        width = 1 if target.little else WORDS.get(self.vr, 1)
-        data = swapped(self.data, width) if width > 1 else self.data
-        return element_head(self.tag, self.vr, len(data), target) + data
-
-
 class Plan:
-    """What changes, by the numbers of the tokens of a walk through the data set, which are the same in each walk."""
+    """What a conversion changes, decided for one data set after the other."""
 
     def __init__(self, source: str, target: str, read: Callable[[int, int], bytes]) -> None:
         self._source = source
         self._target = target
         self._read = read
-        self._inserted: dict[int, dict[int, NewElement]] = {}
-        self.removed: set[int] = set()
+        self.edits = Edits()
         self.images: dict[int, Image] = {}
         """The images that are converted, by the number of their Pixel Data."""
         self.notices: list[str] = []
@@ -102,13 +88,6 @@ class Plan:
     def work(self) -> Iterator[Work]:
         """Yield the jobs of all frames in the order of the data set."""
         return (work for _, image in sorted(self.images.items()) for work in image.work())
-
-    def inserted_before(self, index: int, target: Encoding) -> bytes:
-        """Return the elements that are inserted before a token, in tag order."""
-        inserted = self._inserted.get(index)
-        return b"".join(element.encoded(target) for _, element in sorted(inserted.items())) if inserted else b""
-
-    # --- what changes in one data set ---------------------------------------------------------------------------
 
     def add(self, level: Level) -> None:
         """Decide what changes in a data set; its items must have been added before.
@@ -130,7 +109,7 @@ class Plan:
                 if is_native(image.target) and image.length > LONGEST_VALUE:
                     raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
                 self.images[level.indices(PIXEL_DATA)[0]] = image
-                self._change(level, {**changes(level, image.result), **dict.fromkeys((*_OFFSET_TABLES, PIXEL_DATA))})
+                self.edits.change(level, changes(level, image.result) | dict.fromkeys((*_OFFSET_TABLES, PIXEL_DATA)))
         self._remove_signatures(level)
 
     def _check(self, level: Level) -> None:
@@ -156,7 +135,7 @@ class Plan:
             raise NotSupported(f"{name_of(self._source)} is not converted into {name_of(self._target)}")
         if pixels.fragments is not None:
             return self._decoded(level, pixels.fragments)
-        if level.parent is not None or (is_native(self._source) and is_native(self._target)):
+        if level.parent is not None:
             return None
         stored = read_image_pixel(level)
         frames = self._native_frames(pixels, stored)
@@ -174,7 +153,8 @@ class Plan:
         if pixels.length < expected or (pixels.length > expected + 1 and not is_native(self._source)):
             comment = f"Pixel Data has {pixels.length} bytes, but its attributes say {expected}"
             raise UndecodablePixelData(comment, [PIXEL_DATA])
-        self._note_surplus(found - stored.number_of_frames, stored)
+        if pixels.length > expected + 1:  # one byte more is padding
+            self._note_surplus(found - stored.number_of_frames, stored)
 
         def read(offset: int, length: int) -> bytes:
             return self._read(pixels.offset + offset, length)
@@ -190,7 +170,7 @@ class Plan:
         result = capabilities.decoded(self._source, stored, head)
         if level.parent is None and is_lossy(self._source, head.is_lossy):
             ratio = _native_length(result) / fragments.size
-            self._change(level, lossy_changes(level, self._source, ratio))
+            self.edits.change(level, lossy_changes(level, self._source, ratio))
         is_encoded = level.parent is None and not is_native(self._target)
         if is_encoded:
             result = capabilities.encoded(result, self._target)
@@ -203,17 +183,6 @@ class Plan:
                 f"Pixel Data has {declared + surplus} frames; those after the declared {declared} were dropped"
             )
 
-    def _change(self, level: Level, changes: Changes) -> None:
-        """Change elements of a data set."""
-        for tag, change in changes.items():
-            indices = level.indices(tag)
-            self.removed.update(indices)
-            if change is not None:
-                place = indices[0] if indices else level.place(tag)
-                self._inserted.setdefault(place, {})[tag] = NewElement(tag, *change)
-            if change is not None or indices:
-                level.changed.add(tag)
-
     def _remove_signatures(self, level: Level) -> None:
         """Remove signatures of what has changed in a data set, once all its items are known; the others stay."""
         if not level.changed:
@@ -221,18 +190,13 @@ class Plan:
         broken = {_mac_id(item) for item in level.mac_parameters if _signed_tags(item) & level.changed}
         known = {_mac_id(item) for item in level.mac_parameters}
         signatures = [item for item in level.signatures if _mac_id(item) in broken or _mac_id(item) not in known]
-        self._remove_items(level, SIGNATURES, level.signatures, signatures)
+        self.edits.remove_items(level, SIGNATURES, level.signatures, signatures)
         parameters = [item for item in level.mac_parameters if _mac_id(item) in broken]
-        self._remove_items(level, MAC_PARAMETERS, level.mac_parameters, parameters)
-        if signatures:
-            self.notices.append("Digital signatures over changed elements were removed")
+        self.edits.remove_items(level, MAC_PARAMETERS, level.mac_parameters, parameters)
+        if signatures and _SIGNATURES_REMOVED not in self.notices:
+            self.notices.append(_SIGNATURES_REMOVED)
         if level.parent is not None:
             level.parent.changed.add(level.sequence)
-
-    def _remove_items(self, level: Level, tag: int, items: list[Level], removed: list[Level]) -> None:
-        if removed and len(removed) == len(items):
-            self.removed.update(level.indices(tag))
-        self.removed.update(item.index for item in removed)
 
 
 def _mac_id(item: Level) -> int | None:
@@ -241,25 +205,3 @@ def _mac_id(item: Level) -> int | None:
 
 def _signed_tags(item: Level) -> frozenset[int]:
     return item.values[DATA_ELEMENTS_SIGNED].tags if DATA_ELEMENTS_SIGNED in item.values else frozenset()
-
-
-_NESTING = {
-    TokenKind.SEQUENCE: 1, TokenKind.ITEM: 1, TokenKind.ENCAPSULATED: 1,
-    TokenKind.SEQUENCE_END: -1, TokenKind.ITEM_END: -1, TokenKind.ENCAPSULATED_END: -1,
-}  # fmt: skip
-"""By how much a token changes the nesting of a walk."""
-
-
-class Skipping:
-    """Tells which tokens of a walk are within what is removed."""
-
-    def __init__(self, removed: set[int]) -> None:
-        self._removed = removed
-        self._depth = 0
-
-    def skips(self, index: int, token: Token) -> bool:
-        """Return whether a token is removed. It must be called with each token."""
-        if not (self._depth or index in self._removed):
-            return False
-        self._depth += _NESTING.get(token.kind, 0)
-        return True

@@ -94,14 +94,14 @@ class DecoderPool:
 
     def _work(self) -> None:
         """Run jobs in one process after the other, until there is none for a while."""
-        decoders = _Replaced(self._new_decoder)
+        decoders = _RenewedDecoder(self._new_decoder)
         try:
             while self._run_next(decoders):
                 pass
         finally:
             decoders.end()
 
-    def _run_next(self, decoders: "_Replaced") -> bool:
+    def _run_next(self, decoders: "_RenewedDecoder") -> bool:
         """Run the next job; return False when this thread is to end instead."""
         with self._changed:
             self._idle += 1
@@ -115,7 +115,7 @@ class DecoderPool:
             self._run(job, future, decoders)
         return True
 
-    def _run(self, job: FrameJob, future: "Future[bytes]", decoders: "_Replaced") -> None:
+    def _run(self, job: FrameJob, future: "Future[bytes]", decoders: "_RenewedDecoder") -> None:
         """Run a job and set the result of its future."""
         began = time.perf_counter()
         try:
@@ -142,7 +142,7 @@ class DecoderPool:
         return decoder
 
 
-class _Replaced:
+class _RenewedDecoder:
     """The process of one thread, which is replaced when it has ended."""
 
     def __init__(self, start: Callable[[], Decoder]) -> None:

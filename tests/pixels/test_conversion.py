@@ -1,5 +1,7 @@
 """Whole data sets in another transfer syntax: real files, elements around the pixel data, frames in order."""
 
+import io
+import tempfile
 from pathlib import Path
 
 import numpy
@@ -15,7 +17,7 @@ from pacs.dicom.syntaxes import (
     IMPLICIT_LITTLE,
     NATIVE,
 )
-from pacs.errors import NotSupported, UndecodablePixelData
+from pacs.errors import NotSupported, OutOfResources, UndecodablePixelData
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.capabilities import DECODED, ENCODED
 from tests import programs, real_files
@@ -143,6 +145,14 @@ def test_a_data_set_without_pixels_is_only_encoded_again(source: str, target: st
     native = native_sample()
     del native.PixelData
     assert converted(encoded(native), source, target) == converted(encoded(native), EXPLICIT_LITTLE, target)
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch):
+    """A deflated instance is inflated to a temporary file, so that its frames can be read one by one."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: io.FileIO("/dev/full", "r+"))
+    data = converted(encoded(native_sample()), EXPLICIT_LITTLE, DEFLATED_LITTLE)
+    with pytest.raises(OutOfResources, match=r"^No temporary file can be written: No space left on device$"):
+        converted(data, DEFLATED_LITTLE, syntaxes.RLE_LOSSLESS)
 
 
 # --- other programs read it -----------------------------------------------------------------------------------------

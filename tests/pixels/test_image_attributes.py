@@ -196,6 +196,15 @@ def test_surplus_frames_of_native_pixel_data_are_not_encoded():
     assert notices == ("Pixel Data has 3 frames; those after the declared 2 were dropped",)
 
 
+def test_padding_is_no_surplus_frame():
+    """Here a frame has one byte."""
+    native = native_sample(bits=8)
+    changed(native, Rows=1, Columns=1, NumberOfFrames=3, PixelData=b"abc\0")
+    data, notices = converted_with_notices(encoded(native), EXPLICIT_LITTLE, RLE)
+    assert notices == ()
+    assert read(converted(data, RLE, EXPLICIT_LITTLE), EXPLICIT_LITTLE).PixelData == b"abc\0"
+
+
 def test_a_damaged_frame_is_named():
     """By its number, when there are several."""
     made = sample(JPEG_LS, frames=3)
@@ -294,6 +303,13 @@ def test_once_lossy_always_lossy():
             "LossyImageCompressionRatio": [9.5, 3],
             "LossyImageCompressionMethod": ["ISO_10918_1", "ISO_15444_1"],
         }
+
+
+def test_an_empty_list_is_filled():
+    """An instance that says 01 and not how is completed (PS3.3 requires method and ratio then)."""
+    made = sample(syntaxes.JPEG_2000, LossyImageCompression="01", LossyImageCompressionRatio="7")
+    data_set = afterwards(made.compressed)
+    assert (data_set.LossyImageCompressionRatio, data_set.LossyImageCompressionMethod) == (7, "ISO_15444_1")
 
 
 def test_earlier_lossy_steps_stay_in_the_lists():
@@ -458,6 +474,18 @@ def test_the_sequences_disappear_with_the_last_signature():
     data_set = afterwards(signed(sample(RLE).compressed, [0x7FE00010], [0x7FE00010, 0x00100010]))
     assert "DigitalSignaturesSequence" not in data_set
     assert "MACParametersSequence" not in data_set
+
+
+def test_the_notice_comes_once():
+    """Also when an item has signatures too."""
+    icon = signed(sample(RLE, size=(16, 16)).compressed, [0x7FE00010])
+    made = with_icon(sample(RLE).compressed, icon)
+    made.IconImageSequence[0].MACParametersSequence = icon.MACParametersSequence
+    made.IconImageSequence[0].DigitalSignaturesSequence = icon.DigitalSignaturesSequence
+    signed(made, [0x7FE00010])
+    assert notices_of(made) == (NOTICE,)
+    (item,) = afterwards(made).IconImageSequence
+    assert "DigitalSignaturesSequence" not in item
 
 
 def test_signatures_over_other_changed_attributes_are_removed():

@@ -1,6 +1,6 @@
 """The presentation contexts for sending instances (PS3.4 B.5, PS3.7 D.3.3.2): those to propose and those to use."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from pydicom.uid import UID
 
 from pacs.dicom import syntaxes
-from pacs.dimse.upper.user_information import MAX_CONTEXTS, Context
+from pacs.dimse.upper.user_information import MAX_CONTEXTS, Agreement, Context
 from pacs.pixels import capabilities
 
 Proposal = tuple[str, tuple[str, ...]]
@@ -122,22 +122,21 @@ def candidates(instance: Sendable, contexts: Iterable[Context], send_as: Sequenc
     return tuple(usable[uid] for uid in preferred(instance.transfer_syntax, send_as) if uid in usable)
 
 
-def refusal(instance: Sendable, contexts: Collection[Context]) -> str:
+def refusal(instance: Sendable, agreement: Agreement) -> str:
     """Return why an instance without a usable context cannot be sent, as a sentence about the peer.
 
-    It begins with what fits into an Error Comment.
+    The part before a semicolon is brief enough for most Error Comments.
     """
+    sop_class_uid, contexts = instance.sop_class_uid, agreement.contexts.values()
     accepted = {
-        each.transfer_syntax: None
-        for each in contexts
-        if each.abstract_syntax == instance.sop_class_uid and each.as_scu
+        each.transfer_syntax: None for each in contexts if each.abstract_syntax == sop_class_uid and each.as_scu
     }
-    if not accepted:
-        return f"it does not accept {UID(instance.sop_class_uid).name}"
+    if not accepted and sop_class_uid not in agreement.refused_syntaxes:
+        return f"it does not accept {UID(sop_class_uid).name}"
     sentence = f"it does not accept {UID(instance.transfer_syntax).name}"
     if instance.transfer_syntax in accepted:
         return sentence
-    return f"{sentence}; it accepts {' and '.join(UID(uid).name for uid in accepted)}"
+    return f"{sentence}; it accepts {' and '.join(UID(uid).name for uid in accepted) or 'nothing else that we offer'}"
 
 
 def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:
