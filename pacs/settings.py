@@ -1,6 +1,6 @@
 """Translates a `Config` into the settings of the other parts, which do not know the configuration."""
 
-import os
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
@@ -24,6 +24,7 @@ from pacs.services.access import Rules
 from pacs.services.peers import Peer, Peers, Right
 from pacs.services.tokens import subject_checker
 from pacs.services.users import User, Users
+from pacs.support.cores import cores
 
 MOST_CONNECTIONS = 32
 """Maximum size of the database connection pool of one process."""
@@ -184,13 +185,8 @@ def retrieve_limits(limits: configuration.LimitsSection) -> RetrieveLimits:
 def decoders(config: Config) -> int:
     """Return how many decoder processes each worker may have."""
     chosen = config.limits.decoders
-    in_all = _usable_cores() if chosen == "auto" else chosen
-    return -(-in_all // config.server.workers)
-
-
-def _usable_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    in_all = cores() if chosen == "auto" else chosen
+    return math.ceil(in_all / config.server.workers)
 
 
 def commitment_schedule(keys: configuration.CommitmentSection) -> commitment.RetrySchedule:

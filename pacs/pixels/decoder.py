@@ -6,9 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
-import pacs
 from pacs.dicom.syntaxes import NATIVE
 from pacs.errors import OutOfResources, UndecodablePixelData
 from pacs.pixels.decoder_process import BEGUN, JOB, REPLIES, REPLY, cpu_limit, time_limit
@@ -84,6 +82,9 @@ class Decoder:
             return self._reply(*_sizes(job))
         except _ConnectionEnded as error:
             raise UndecodablePixelData(_sentence(self._how_it_ended(), job)) from error
+        except MemoryError:  # here, not in the process, whose reply is not read to its end
+            self.end()
+            raise
 
     def _begin(self, job: FrameJob) -> None:
         """Send a job and wait until the process has all of it. Raises DecoderDied."""
@@ -160,13 +161,12 @@ class _ConnectionEnded(Exception):
 
 def _start(program: str, standard_input: socket.socket) -> "subprocess.Popen[bytes]":
     inherited = {key: value for key, value in os.environ.items() if key.startswith(INHERITED)}
-    folders = [str(Path(pacs.__file__).parents[1]), *filter(None, [inherited.get("PYTHONPATH")])]
     return subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-P", "-m", program],
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=inherited | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(folders)},
+        env=inherited | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,  # Ctrl-C on a terminal is for the server
     )
 

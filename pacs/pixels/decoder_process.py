@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from pacs.errors import NotSupported, OutOfResources, PacsError, UndecodablePixelData
 from pacs.pixels.frame_job import FrameJob
@@ -59,6 +60,7 @@ def main(load: Callable[[], Run]) -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach all processes while the server drains
         signal.signal(each, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold images of patients
+    _prefer_when_out_of_memory()
     channel = _own_channel()
     try:
         run = load()
@@ -70,6 +72,12 @@ def main(load: Callable[[], Run]) -> None:
     while _address_space() < grown and (job := _receive(channel)) is not None:
         channel.sendall(BEGUN)
         _reply(channel, _converted(run, job))
+
+
+def _prefer_when_out_of_memory() -> None:
+    """Let a system that is out of memory kill this process before the server."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def _own_channel() -> socket.socket:

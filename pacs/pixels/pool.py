@@ -10,6 +10,7 @@ from typing import Self
 from pacs.errors import OutOfResources, ServerStopping
 from pacs.pixels.decoder import PROGRAM, Decoder, DecoderDied
 from pacs.pixels.frame_job import FrameJob
+from pacs.support.exhaustion import exhaustion
 from pacs.support.threads import start_thread
 
 IDLE_SECONDS = 60.0
@@ -21,7 +22,7 @@ ATTEMPTS = 3
 STOPPING = "The server is stopping"
 
 Observer = Callable[[FrameJob, float, Exception | None], object]
-"""Is called for each job that has ended, with its seconds in a decoder and its error."""
+"""Is called for each job that has ended, with its seconds in a decoder and its error; must not raise."""
 
 
 class DecoderPool:
@@ -94,14 +95,14 @@ class DecoderPool:
 
     def _work(self) -> None:
         """Run jobs in one process after the other, until there is none for a while."""
-        decoders = _Replaced(self._new_decoder)
+        decoders = _RenewedDecoder(self._new_decoder)
         try:
             while self._run_next(decoders):
                 pass
         finally:
             decoders.end()
 
-    def _run_next(self, decoders: "_Replaced") -> bool:
+    def _run_next(self, decoders: "_RenewedDecoder") -> bool:
         """Run the next job; return False when this thread is to end instead."""
         with self._changed:
             self._idle += 1
@@ -115,14 +116,14 @@ class DecoderPool:
             self._run(job, future, decoders)
         return True
 
-    def _run(self, job: FrameJob, future: "Future[bytes]", decoders: "_Replaced") -> None:
+    def _run(self, job: FrameJob, future: "Future[bytes]", decoders: "_RenewedDecoder") -> None:
         """Run a job and set the result of its future."""
         began = time.perf_counter()
         try:
             result = decoders.run(job)
         except Exception as error:
             self._observe(job, time.perf_counter() - began, error)
-            future.set_exception(ServerStopping(STOPPING) if self._is_closed else error)
+            future.set_exception(ServerStopping(STOPPING) if self._is_closed else exhaustion(error) or error)
         else:
             self._observe(job, time.perf_counter() - began, None)
             future.set_result(result)
@@ -142,7 +143,7 @@ class DecoderPool:
         return decoder
 
 
-class _Replaced:
+class _RenewedDecoder:
     """The process of one thread, which is replaced when it has ended."""
 
     def __init__(self, start: Callable[[], Decoder]) -> None:

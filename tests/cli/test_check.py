@@ -35,6 +35,15 @@ def test_the_defaults_pass(pacs):
     assert "SQLite" in result.stdout
 
 
+def test_codecs_that_cannot_be_imported_fail(pacs, tmp_path, monkeypatch):
+    """A decoder process says why; the server would store and send images as they are."""
+    (tmp_path / "imagecodecs.py").write_text("raise ImportError('it is broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = checked(pacs)
+    assert result.exit_code == 1
+    assert "FAIL codecs: The codecs cannot be imported (it is broken); install pacs again" in result.stdout
+
+
 def test_a_web_port_in_use_fails_unless_by_the_same_server(pacs, tmp_path):
     """With the keys to change."""
     with socket.socket() as taken:

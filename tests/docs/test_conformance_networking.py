@@ -324,6 +324,33 @@ def test_which_transfer_syntax_is_accepted(archive, sop_class, proposed, answer)
     assert found == [answer, (ACCEPTED, IMPLICIT), answer]
 
 
+@covers(
+    "Where the requestor is SCP of Storage, its contexts of one SOP Class are answered together",
+    "`transfer_syntaxes` and `send_as` of the peer come first there",
+    "Contexts of SOP Classes for video are answered as above",
+)
+def test_contexts_in_which_the_requestor_is_scp(tmp_path):
+    """Without an order, with one, and for a video."""
+    video, mpeg, rle = "1.2.840.10008.5.1.4.1.1.77.1.4.1", "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.5"
+    proposed = [(CT, [JPEG, EXPLICIT]), (CT, [JPEG, IMPLICIT]), (video, [mpeg, EXPLICIT])]
+    peers = [
+        {"ae_title": "ORDERED", "host": "127.0.0.1", "port": 104, "transfer_syntaxes": [JPEG]},
+        {"ae_title": "PACKED", "host": "127.0.0.1", "port": 104, "send_as": ["rle"]},
+    ]
+    roles = role(CT, 0, 1) + role(video, 0, 1)
+    with serving(tmp_path, {"peers": peers}) as archive:
+
+        def accepted(calling, contexts):
+            numbered = [(2 * n + 1, *each) for n, each in enumerate(contexts)]
+            with Raw(archive.port) as client:
+                answer = client.associate(*numbered, calling=calling, extra=roles)
+            return [chosen for _, chosen in raw.contexts(answer).values()]
+
+        assert accepted("OTHER", proposed) == [EXPLICIT, JPEG, mpeg]
+        assert accepted("ORDERED", proposed) == [JPEG, JPEG, mpeg]
+        assert accepted("PACKED", [(CT, [EXPLICIT, rle])]) == [rle]
+
+
 @covers("If a peer has `transfer_syntaxes` in the table of peers, their order decides")
 def test_a_peer_with_transfer_syntaxes(archive):
     """Its order decides for Storage, not for queries; other transfer syntaxes come last."""

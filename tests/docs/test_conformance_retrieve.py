@@ -29,11 +29,12 @@ from tests.docs.requests import (
 )
 from tests.docs.statement import covers, rows, sentences
 from tests.leftovers import collect_quietly
+from tests.pixels.converting import converted
 from tests.programs import free_port, run
 from tests.raw import EXPLICIT, IMPLICIT, Raw, Response
 
 DEFLATED, BIG, JPEG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"
-RLE = "1.2.840.10008.1.2.5"
+RLE, JPEG_2000 = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90"
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """pynetdicom leaves the socket of an association that was aborted to the garbage collector."""
@@ -42,6 +43,7 @@ DATASETS = study(series=2, instances=2)
 STUDY = DATASETS[0].StudyInstanceUID
 SERIES = DATASETS[0].SeriesInstanceUID
 UIDS = [each.SOPInstanceUID for each in DATASETS]
+CONVERSIONS = {uid: able for _, uid, *able in rows("Sub-operations", "pixel data in")}
 
 
 class Taker:
@@ -249,7 +251,7 @@ def test_the_fields_of_a_store_request(archive, taker, priority):
 @covers(
     "Only contexts for the selected instances are proposed",
     "An instance is sent unchanged if its transfer syntax was accepted",
-    "Encapsulated pixel data are not transcoded",
+    "Otherwise it is converted, into the first of these that was accepted",
 )
 @pytest.mark.parametrize(
     ("stored", "accepted", "arrives"),
@@ -260,7 +262,11 @@ def test_the_fields_of_a_store_request(archive, taker, priority):
         (DEFLATED, [EXPLICIT, IMPLICIT, DEFLATED], DEFLATED),
         (EXPLICIT, [JPEG], None),
         (JPEG, [JPEG, EXPLICIT], JPEG),
-        (JPEG, [EXPLICIT, IMPLICIT], None),
+        (JPEG, [EXPLICIT, IMPLICIT], None),  # the frame of this image is none
+        (RLE, [EXPLICIT, IMPLICIT], EXPLICIT),
+        (RLE, [IMPLICIT], IMPLICIT),
+        (RLE, [RLE, EXPLICIT], RLE),
+        (RLE, [BIG, DEFLATED], None),
     ],
 )
 def test_how_an_instance_is_sent(tmp_path, stored, accepted, arrives):
@@ -278,9 +284,87 @@ def test_how_an_instance_is_sent(tmp_path, stored, accepted, arrives):
     for event in taker.events:
         assert event.dataset.SOPInstanceUID == made.SOPInstanceUID
         offered = [sorted(each.transfer_syntax) for each in event.assoc.requestor.requested_contexts]
-        others = [sorted(each for each in native if each != stored)] if stored in native else []
-        assert offered == [[stored], *others]
+        others = native if stored in native else [EXPLICIT, IMPLICIT]
+        assert offered == [[stored], sorted(each for each in others if each != stored)]
         assert {each.abstract_syntax for each in event.assoc.requestor.requested_contexts} == {made.SOPClassUID}
+
+
+@covers(
+    "Pixel data is decoded and encoded in these transfer syntaxes",
+    "If its pixel data does not fit one of them, the next is used",
+)
+def test_what_is_converted(tmp_path):
+    """Native images, one of which only RLE can hold, go into each encoded transfer syntax and come back."""
+    made = study(series=1, instances=2, size=16)
+    made[0].PixelData = made[0].PixelData[:-2] + b"\xff\xff"  # more than its 12 bits stored
+    for encoded in (uid for uid, (_, is_encoded) in CONVERSIONS.items() if is_encoded == "yes"):
+        taker = Taker()
+        folder = tmp_path / encoded
+        with (
+            destination("TAKER", taker, [encoded, RLE]) as row,
+            serving(folder, {"peers": [row | {"send_as": [encoded, RLE]}]}) as archive,
+        ):
+            take_in(archive, made)
+            with Requestor(archive.port) as requestor:
+                assert requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1].status == 0x0000
+        assert {each.context.transfer_syntax for each in taker.events} == {encoded, RLE}
+        assert CONVERSIONS[encoded] == ["yes", "yes"]
+        for event in taker.events:
+            data, sent_in = event.request.DataSet.getvalue(), event.context.transfer_syntax
+            original = next(each for each in made if each.SOPInstanceUID == event.request.AffectedSOPInstanceUID)
+            assert converted(data, sent_in, EXPLICIT) == raw.encoded(original, EXPLICIT)
+
+
+@covers(
+    "An instance that cannot be converted fails alone",
+    "For a C-GET an instance is converted as a whole before its first byte is sent",
+)
+def test_copies_of_a_c_get(tmp_path):
+    """An RGB image in JPEG 2000 is YBR_RCT, and its copy RGB again; one whose pixel data is damaged fails alone."""
+    image, damaged = study(series=1, instances=2, size=16)
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelData = 8, 8, 7, bytes(range(256)) * 3
+    packed = converted(raw.encoded(image, EXPLICIT), EXPLICIT, JPEG_2000)
+    assert b"YBR_RCT" in packed
+    with serving(tmp_path) as archive:
+        for dataset, data in ((image, packed), (damaged, converted(raw.encoded(damaged, EXPLICIT), EXPLICIT, RLE))):
+            with archive.storage.receive(CT, dataset.SOPInstanceUID, JPEG_2000, "TEST") as reception:
+                reception.write(data)
+                reception.finish()
+        with Raw(archive.port) as client:
+            client.associate((1, GET, [IMPLICIT]), (3, CT, [EXPLICIT]), extra=role(CT, 0, 1))
+            client.send(raw.request(raw.C_GET, 1, GET, 1, identifier("STUDY", StudyInstanceUID=STUDY)))
+            responses = []
+            while not responses or responses[-1].number(0x0900) != 0xB000:
+                responses.append(client.message())
+                if responses[-1].number(0x0100) == raw.C_STORE:
+                    client.send(raw.success(3, responses[-1].elements))
+    (sent,) = [each for each in responses if each.number(0x0100) == raw.C_STORE]
+    assert sent.data == converted(packed, JPEG_2000, EXPLICIT)
+    assert b"RGB" in sent.data
+    assert sent.data.endswith(bytes(range(256)) * 3)
+    assert counts(responses[-1]) == (None, 1, 1, 0)
+    assert "JPEG 2000" in responses[-1].text(COMMENT)
+
+
+@covers("For a C-MOVE an image that turns out damaged while it is sent costs the association")
+def test_a_damaged_image_of_a_c_move(tmp_path):
+    """Its last frame: the other image arrives on another association."""
+    made, taker = study(series=1, instances=2, size=64), Taker()
+    for each in made:
+        each.NumberOfFrames, each.PixelData = 40, each.PixelData * 40
+    broken, whole = (converted(raw.encoded(each, EXPLICIT), EXPLICIT, RLE) for each in made)
+    frame = broken.rindex(b"\xfe\xff\x00\xe0") + 8
+    broken = broken[:frame] + b"\x0f" + broken[frame + 1 :]  # it says that it has 15 segments
+    with destination("TAKER", taker, [EXPLICIT]) as row, serving(tmp_path, {"peers": [row]}) as archive:
+        for dataset, data in zip(made, (broken, whole), strict=True):
+            with archive.storage.receive(CT, dataset.SOPInstanceUID, RLE, "TEST") as reception:
+                reception.write(data)
+                reception.finish()
+        with Requestor(archive.port) as requestor:
+            final = requestor.move("TAKER", "STUDY", StudyInstanceUID=STUDY)[-1]
+    assert counts(final) == (None, 1, 1, 0)
+    assert taker.taken == [made[1].SOPInstanceUID]
 
 
 @covers("More than 128 contexts are proposed on several associations")

@@ -1,8 +1,10 @@
 """The pool of decoder processes: what a job can do to it, and what it cannot."""
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pacs.pixels import decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
+from pacs.support import cores as support_cores
 from pacs.testing import serving
 from tests.decoders import decoders, is_alive
 from tests.pixels import misbehaving
@@ -30,12 +33,6 @@ MISBEHAVING = "tests.pixels.misbehaving"
 def job(what: str, pixel: ImagePixel = PIXEL, target: str = EXPLICIT_LITTLE) -> FrameJob:
     """Return a job that makes the decoder process do `what`."""
     return FrameJob(what.encode(), RLE, pixel, target, pixel)
-
-
-@pytest.fixture(autouse=True)
-def _modules_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let decoder processes import `tests`, also when pacs is installed elsewhere."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 @pytest.fixture
@@ -172,6 +169,11 @@ def test_a_process_ignores_the_signals_that_stop_a_server(pool):
     assert pid(pool) == before
 
 
+def test_a_process_is_killed_before_the_server_when_the_system_is_out_of_memory(pool):
+    """The kernel kills the one with the highest score."""
+    assert Path(f"/proc/{pid(pool)}/oom_score_adj").read_text() == "1000\n"
+
+
 def test_a_process_inherits_neither_descriptors_nor_passwords(pool, monkeypatch, tmp_path):
     """It handles what strangers sent."""
     monkeypatch.setenv("PACS_SECRET", "password")
@@ -201,6 +203,41 @@ def test_closing_ends_all_processes_and_fails_what_runs_and_waits():
     with pytest.raises(ServerStopping):
         pool.submit(job("zeros"))
     pool.close()
+
+
+def test_without_descriptors_a_job_is_refused_and_the_next_one_is_run(pool):
+    """As a server is at the limit of its open files."""
+    taken = []
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        failed = pool.submit(job("zeros")).exception(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for each in taken:
+            os.close(each)
+    assert (type(failed), str(failed)) == (
+        OutOfResources,
+        "The server cannot start a decoder process (Too many open files)",
+    )
+    assert pool.submit(job("zeros")).result(60) == bytes(32)
+
+
+def test_without_memory_for_the_result_a_job_is_refused_and_the_next_one_is_run(pool):
+    """In this process; those of the decoders are limited by themselves."""
+    pid(pool)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    present = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (present + 100 * 2**20, before[1]))
+    try:
+        failed = pool.submit(job("zeros", replace(PIXEL, rows=20_000, columns=6000))).exception(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert (type(failed), str(failed)) == (OutOfResources, "The server is out of memory")
+    assert pool.submit(job("zeros")).result(60) == bytes(32)
 
 
 def test_a_process_that_cannot_load_its_codecs_says_so():
@@ -233,6 +270,15 @@ def test_workers_share_the_number_of_decoders(workers, chosen, each):
     """Every worker has one at least."""
     config = Config(server={"workers": workers}, limits={"decoders": chosen})
     assert settings.decoders(config) == each
+
+
+def test_in_a_container_there_are_as_many_decoders_as_it_has_cpu_time_for(tmp_path, monkeypatch):
+    """Rounded up; "max" is no limit."""
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(support_cores, "CPU_SHARE", tmp_path / "cpu.max")
+    for text, expected in {"150000 100000": min(2, cores), "50000 100000": 1, "max 100000": cores}.items():
+        (tmp_path / "cpu.max").write_text(f"{text}\n")
+        assert settings.decoders(Config()) == expected
 
 
 def test_by_default_there_is_a_decoder_for_each_core():

@@ -30,6 +30,7 @@ from pacs.dimse.messages.status import Service
 from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
 from pacs.dimse.upper import tls, user_information
 from pacs.errors import PacsError
+from pacs.pixels import capabilities
 
 WIDTH = 120
 """The longest line of a paragraph."""
@@ -69,6 +70,7 @@ def _tables(config: Config) -> dict[str, str]:
         "duplicates": _options(config, "storage.duplicates"),
         "unknown_sop_classes": _options(config, "storage.unknown_sop_classes"),
         "storage_syntaxes": _named(("transfer syntax", "UID"), syntaxes.KEPT),
+        "conversions": _table(("pixel data in", "UID", "decoded", "encoded"), _conversions()),
         "storage_classes": _named(("SOP Class", "UID"), sorted(STORAGE, key=lambda uid: (_name(uid), uid))),
         "models": _table(("information model", "levels"), _models()),
         "matching_modes": _table(("in a request", *MATCHING_MODES), _matching_modes()),
@@ -91,6 +93,9 @@ def _facts() -> dict[str, object]:
         "most_suboperations": MAX_SUBOPERATIONS,
         "max_contexts": user_information.MAX_CONTEXTS,
         "converted_into": ", ".join(map(_name, storage_contexts.CONVERTED_INTO)),
+        "uncompressed": " and ".join(map(_name, storage_contexts.UNCOMPRESSED)),
+        "native_only": " and ".join(map(_name, storage_contexts.CONVERTED_INTO[len(storage_contexts.UNCOMPRESSED) :])),
+        "first_of_get": _listed(map(_name, storage_contexts.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),
         "client_title": CALLING_AE_TITLE,
@@ -120,6 +125,17 @@ def _listed(words: Iterable[str]) -> str:
 
 def _named(head: Sequence[str], uids: Iterable[str]) -> str:
     return _table(head, ((_name(uid), uid) for uid in uids))
+
+
+def _conversions() -> Iterator[tuple[str, str, str, str]]:
+    """Yield the compressed transfer syntaxes, and whether their pixel data is decoded and encoded."""
+    for uid in syntaxes.KEPT:
+        if not syntaxes.is_native(uid):
+            yield _name(uid), uid, _yes(uid in capabilities.DECODED), _yes(uid in capabilities.ENCODED)
+
+
+def _yes(truth: bool) -> str:
+    return "yes" if truth else "no"
 
 
 # --- networking --------------------------------------------------------------------------------------------------

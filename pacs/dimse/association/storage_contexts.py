@@ -1,6 +1,6 @@
 """The presentation contexts for sending instances (PS3.4 B.5, PS3.7 D.3.3.2): those to propose and those to use."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from pydicom.uid import UID
 
 from pacs.dicom import syntaxes
-from pacs.dimse.upper.user_information import MAX_CONTEXTS, Context
+from pacs.dimse.upper.user_information import MAX_CONTEXTS, Agreement, Context
 from pacs.pixels import capabilities
 
 Proposal = tuple[str, tuple[str, ...]]
@@ -43,21 +43,28 @@ def is_convertible(source: str, target: str) -> bool:
 # --- what is proposed ---------------------------------------------------------------------------------------------
 
 
-def proposals(instance: Sendable, send_as: tuple[str, ...] = ()) -> tuple[Proposal, ...]:
+def proposals(
+    instance: Sendable, send_as: tuple[str, ...] = (), last_resort: tuple[str, ...] = ()
+) -> tuple[Proposal, ...]:
     """Return the contexts for an instance: one with its transfer syntax, one for each of `send_as`, one uncompressed.
 
     The last always includes Implicit VR Little Endian (PS3.5 10.1). There are several so that the acceptor accepts the
-    stored transfer syntax if it can, whatever it prefers.
+    stored transfer syntax if it can, whatever it prefers. Those of `last_resort` share a further context.
     """
-    return _proposals(instance.sop_class_uid, instance.transfer_syntax, send_as)
+    return _proposals(instance.sop_class_uid, instance.transfer_syntax, send_as, last_resort)
 
 
 @lru_cache(maxsize=1024)
-def _proposals(sop_class_uid: str, stored: str, send_as: tuple[str, ...]) -> tuple[Proposal, ...]:
-    alone = (stored, *(each for each in send_as if each != stored and is_convertible(stored, each)))
+def _proposals(
+    sop_class_uid: str, stored: str, send_as: tuple[str, ...], last_resort: tuple[str, ...]
+) -> tuple[Proposal, ...]:
+    def possible(targets: Sequence[str]) -> tuple[str, ...]:
+        return tuple(uid for uid in targets if uid != stored and is_convertible(stored, uid))
+
     others = CONVERTED_INTO if syntaxes.is_native(stored) else UNCOMPRESSED
     together = tuple(uid for uid in others if uid != stored)
-    return tuple(dict.fromkeys((sop_class_uid, each) for each in (*((uid,) for uid in alone), together)))
+    groups = (*((uid,) for uid in (stored, *possible(send_as))), together, possible(last_resort))
+    return tuple(dict.fromkeys((sop_class_uid, group) for group in groups if group))
 
 
 Instance = TypeVar("Instance", bound=Sendable)
@@ -71,12 +78,14 @@ class Batch(Generic[Instance]):
     instances: tuple[Instance, ...]
 
 
-def batches(instances: Iterable[Instance], send_as: tuple[str, ...] = ()) -> Iterator[Batch[Instance]]:
+def batches(
+    instances: Iterable[Instance], send_as: tuple[str, ...] = (), last_resort: tuple[str, ...] = ()
+) -> Iterator[Batch[Instance]]:
     """Divide instances, in order, among associations of at most 128 contexts each (V9 and P16, docs/checklist.md)."""
     proposed: dict[Proposal, None] = {}
     batch: list[Instance] = []
     for instance in instances:
-        needed = dict.fromkeys(proposals(instance, send_as))
+        needed = dict.fromkeys(proposals(instance, send_as, last_resort))
         if len(proposed | needed) > MAX_CONTEXTS:
             yield Batch(tuple(proposed), tuple(batch))
             proposed, batch = {}, []
@@ -113,22 +122,21 @@ def candidates(instance: Sendable, contexts: Iterable[Context], send_as: Sequenc
     return tuple(usable[uid] for uid in preferred(instance.transfer_syntax, send_as) if uid in usable)
 
 
-def refusal(instance: Sendable, contexts: Collection[Context]) -> str:
+def refusal(instance: Sendable, agreement: Agreement) -> str:
     """Return why an instance without a usable context cannot be sent, as a sentence about the peer.
 
-    It begins with what fits into an Error Comment.
+    The part before a semicolon is brief enough for most Error Comments.
     """
+    sop_class_uid, contexts = instance.sop_class_uid, agreement.contexts.values()
     accepted = {
-        each.transfer_syntax: None
-        for each in contexts
-        if each.abstract_syntax == instance.sop_class_uid and each.as_scu
+        each.transfer_syntax: None for each in contexts if each.abstract_syntax == sop_class_uid and each.as_scu
     }
-    if not accepted:
-        return f"it does not accept {UID(instance.sop_class_uid).name}"
+    if not accepted and sop_class_uid not in agreement.refused_syntaxes:
+        return f"it does not accept {UID(sop_class_uid).name}"
     sentence = f"it does not accept {UID(instance.transfer_syntax).name}"
     if instance.transfer_syntax in accepted:
         return sentence
-    return f"{sentence}; it accepts {' and '.join(UID(uid).name for uid in accepted)}"
+    return f"{sentence}; it accepts {' and '.join(UID(uid).name for uid in accepted) or 'nothing else that we offer'}"
 
 
 def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:

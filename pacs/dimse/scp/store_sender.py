@@ -12,7 +12,7 @@ from pacs.dimse.association.storage_contexts import Proposal, candidates, propos
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField, Template
 from pacs.dimse.messages.message import Buffer
-from pacs.dimse.upper.user_information import Context
+from pacs.dimse.upper.user_information import Agreement, Context
 from pacs.dimse.upper.waiting import WaitContext, wait_for
 from pacs.errors import AssociationLost, Cancelled, InstanceUnreadable, NotSupported, PacsError
 from pacs.index.writer import StoredInstance
@@ -40,8 +40,8 @@ class StoreResult:
 class ContextMissing(NotSupported):
     """The association has no presentation context for an instance; with `proposals` it could have one."""
 
-    def __init__(self, instance: StoredInstance, contexts: Collection[Context], send_as: tuple[str, ...]) -> None:
-        super().__init__(refusal(instance, contexts))
+    def __init__(self, instance: StoredInstance, agreement: Agreement, send_as: tuple[str, ...]) -> None:
+        super().__init__(refusal(instance, agreement))
         self.proposals: tuple[Proposal, ...] = proposals(instance, send_as)
 
 
@@ -226,7 +226,7 @@ class StoreSender:
     def _begin_stored(self, instance: StoredInstance) -> _Begun:
         routes = self._routes_for(instance)
         if not routes:
-            raise ContextMissing(instance, self.association.contexts.values(), self.send_as)
+            raise ContextMissing(instance, self.association.agreement, self.send_as)
         if not routes[0].is_conversion:
             return self._request(instance, routes[0], self.retrieve.data(instance, routes[0].context.transfer_syntax))
         return self._convert(instance, routes)
@@ -240,7 +240,7 @@ class StoreSender:
                 return _Converting(instance, data, route, tuple(routes[number:]))
             except NotSupported as error:
                 reason = error.comment
-        raise NotSupported(f"{refusal(instance, self.association.contexts.values())}; {reason}")
+        raise NotSupported(f"{refusal(instance, self.association.agreement)}; {reason}")
 
     def _ready(self, begun: _Begun) -> _Request:
         """Return the request, once its first bytes are converted."""

@@ -61,6 +61,10 @@ class UserIdentity:
     response_requested: bool
 
 
+REFUSED_SYNTAXES = 4
+"""The result of a presentation context whose transfer syntaxes are not supported (PS3.8 9.3.3.2)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """The result of the negotiation of an association."""
@@ -70,6 +74,8 @@ class Agreement:
     contexts: Mapping[int, Context]
     max_pdu: int
     """The peer's maximum length of a PDU, in bytes; 0 is without limit."""
+    refused_syntaxes: frozenset[str] = frozenset()
+    """The abstract syntaxes of contexts that the acceptor rejected because of their transfer syntaxes."""
     extended: Mapping[str, bytes] = field(default_factory=dict)
     """The Service-class-application-information of SOP Class Extended Negotiation, by SOP Class UID."""
     proposed_extended: Mapping[str, bytes] = field(default_factory=dict)
@@ -127,6 +133,7 @@ def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
         called_ae_title=request.called_ae_title,
         contexts=accepted_contexts(results),
         max_pdu=max_pdu_of(answer),
+        refused_syntaxes=frozenset(str(each.abstract_syntax) for each in results if each.result == REFUSED_SYNTAXES),
         extended=extended_of(answer),
         proposed_extended=extended_of(request),
         implementation=implementation_of(answer),
