@@ -1,7 +1,6 @@
 """Translates a `Config` into the settings of the other parts, which do not know the configuration."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
@@ -25,15 +24,13 @@ from pacs.services.access import Rules
 from pacs.services.peers import Peer, Peers, Right
 from pacs.services.tokens import subject_checker
 from pacs.services.users import User, Users
+from pacs.support.cores import cores
 
 MOST_CONNECTIONS = 32
 """Maximum size of the database connection pool of one process."""
 
 ALL_CONNECTIONS, LEAST_CONNECTIONS = 64, 8
 """Maximum size of the pools of all workers together, and minimum of each; PostgreSQL allows 100 by default."""
-
-CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
-"""The microseconds of CPU time that the container of this process has, and in how many (cgroups, version 2)."""
 
 QUERY_PAGE = 200
 """Number of matches that a query reads from the index at a time."""
@@ -188,18 +185,8 @@ def retrieve_limits(limits: configuration.LimitsSection) -> RetrieveLimits:
 def decoders(config: Config) -> int:
     """Return how many decoder processes each worker may have."""
     chosen = config.limits.decoders
-    in_all = _usable_cores() if chosen == "auto" else chosen
+    in_all = cores() if chosen == "auto" else chosen
     return math.ceil(in_all / config.server.workers)
-
-
-def _usable_cores() -> int:
-    """Return how many CPU cores this process may use, in a container at most its share of CPU time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        share, period = CPU_SHARE.read_text().split()
-        return min(cores, math.ceil(int(share) / int(period)))
-    except (OSError, ValueError):  # no cgroups of version 2, or "max" for no limit
-        return cores
 
 
 def commitment_schedule(keys: configuration.CommitmentSection) -> commitment.RetrySchedule:

@@ -123,22 +123,18 @@ def is_lossy(syntax: str, codestream_is_lossy: bool | None) -> bool:
 def lossy_changes(level: Level, syntax: str, ratio: float) -> Changes:
     """Return what changes in the attributes of an image that was compressed with loss.
 
-    Lossy Image Compression 01 stays as it is; else this compression is added behind earlier ones in the lists.
+    This compression is added behind earlier ones in the lists, unless Lossy Image Compression is 01: then it is one of
+    them, and only an empty list gets it.
     """
+    is_known = LOSSY in level.values and level.values[LOSSY].texts[0] == "01"
     changed: Changes = dict.fromkeys(_EXTREMES)
-    if LOSSY in level.values and level.values[LOSSY].texts[0] == "01":
-        return changed
-    method = _METHODS[syntax]
-    return changed | {
-        LOSSY: ("CS", b"01"),
-        LOSSY_RATIO: ("DS", _padded(_appended(level, LOSSY_RATIO, f"{ratio:.2f}"))),
-        LOSSY_METHOD: ("CS", _padded(_appended(level, LOSSY_METHOD, method))),
-    }
-
-
-def _appended(level: Level, tag: int, text: str) -> str:
-    earlier = level.values[tag].texts if tag in level.values else []
-    return "\\".join([*filter(None, earlier), text])
+    if not is_known:
+        changed[LOSSY] = ("CS", b"01")
+    for tag, vr, text in ((LOSSY_RATIO, "DS", f"{ratio:.2f}"), (LOSSY_METHOD, "CS", _METHODS[syntax])):
+        earlier = list(filter(None, level.values[tag].texts)) if tag in level.values else []
+        if not (is_known and earlier):
+            changed[tag] = (vr, _padded("\\".join([*earlier, text])))
+    return changed
 
 
 def _padded(text: str) -> bytes:

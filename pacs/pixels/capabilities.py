@@ -61,21 +61,23 @@ BITS_ALLOCATED = (1, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """What an encoder can represent without loss, and the colour of its codestreams."""
+    """What an encoder can represent without loss, within what the standard allows (PS3.5 8.2.2, 8.2.3, 8.2.4)."""
 
-    bits_allocated: tuple[int, ...]
     keeps_unused_bits: bool = False
     """Whether bits outside Bits Stored come back: it encodes bytes, not numbers."""
     rgb: str = "RGB"
-    most_bytes_a_pixel: int = 6
+    """The Photometric Interpretation of its codestreams for RGB."""
+    ybr_full: tuple[int, ...] = (8, 16)
+    """Bits Allocated of YBR_FULL."""
+    least_bits: int = 1
 
 
 ENCODERS: dict[str, _Encoder] = {
-    JPEG_LS_LOSSLESS: _Encoder(bits_allocated=(8, 16)),
-    HTJ2K_LOSSLESS: _Encoder(bits_allocated=(8, 16), rgb="YBR_RCT"),
-    HTJ2K_LOSSLESS_RPCL: _Encoder(bits_allocated=(8, 16), rgb="YBR_RCT"),
-    JPEG_2000_LOSSLESS: _Encoder(bits_allocated=(8, 16), rgb="YBR_RCT"),
-    RLE_LOSSLESS: _Encoder(bits_allocated=(8, 16, 32, 64), keeps_unused_bits=True, most_bytes_a_pixel=15),
+    JPEG_LS_LOSSLESS: _Encoder(ybr_full=(8,), least_bits=2),
+    HTJ2K_LOSSLESS: _Encoder(rgb="YBR_RCT"),
+    HTJ2K_LOSSLESS_RPCL: _Encoder(rgb="YBR_RCT"),
+    JPEG_2000_LOSSLESS: _Encoder(rgb="YBR_RCT"),
+    RLE_LOSSLESS: _Encoder(ybr_full=(8,), keeps_unused_bits=True),
 }
 
 ENCODED: tuple[str, ...] = tuple(ENCODERS)
@@ -151,19 +153,12 @@ def _compare(what: str, attribute: object, header: object) -> None:
 def _check_encodable(native: ImagePixel, encoder: _Encoder) -> None:
     colour, samples = native.photometric_interpretation, native.samples_per_pixel
     if SAMPLES.get(colour) != samples:
-        raise NotSupported(f"{colour} with {samples} samples per pixel cannot be encoded")
-    if native.bits_allocated not in encoder.bits_allocated or (
-        samples * native.bits_allocated // 8 > encoder.most_bytes_a_pixel
-    ):
-        raise NotSupported(f"{samples} samples of {native.bits_allocated} bits cannot be encoded in it")
-    if samples > 1 and native.pixel_representation:
-        raise NotSupported("Signed colours cannot be encoded")
-    if not encoder.keeps_unused_bits:
-        _check_unused_bits(native)
-
-
-def _check_unused_bits(native: ImagePixel) -> None:
-    if native.overlays_in_pixels or native.high_bit != native.bits_stored - 1:
-        raise NotSupported("Pixels with bits beside Bits Stored cannot be encoded in it")
-    if not 1 < native.bits_stored <= native.bits_allocated:
-        raise NotSupported(f"{native.bits_stored} bits stored cannot be encoded in it")
+        raise NotSupported(f"{colour} with {samples} samples per pixel is not encoded")
+    if native.bits_allocated not in (encoder.ybr_full if colour == "YBR_FULL" else (8, 16)):
+        raise NotSupported(f"{colour} with Bits Allocated {native.bits_allocated} is not encoded in it")
+    if not colour.startswith("MONOCHROME") and native.pixel_representation:
+        raise NotSupported(f"Signed {colour} is not encoded")
+    if not encoder.least_bits <= native.bits_stored <= native.bits_allocated:
+        raise NotSupported(f"Bits Stored {native.bits_stored} is not encoded in it")
+    if not encoder.keeps_unused_bits and (native.overlays_in_pixels or native.high_bit != native.bits_stored - 1):
+        raise NotSupported("Pixels with bits beside Bits Stored are not encoded in it")

@@ -140,15 +140,17 @@ def _at_bits_allocated(samples: Samples, stored: ImagePixel, header: Codestream)
         raise UndecodablePixelData(f"A frame decodes to {samples.shape} instead of {expected}")
     if stored.bits_allocated == 1:
         return _packed(samples)
-    return _with_sign(samples, stored, header).astype(_word(stored)).tobytes()
+    return _with_sign(samples, stored, header).astype(_word(stored), copy=False).tobytes()
 
 
 def _with_sign(samples: Samples, stored: ImagePixel, header: Codestream) -> Samples:
     bits = min(stored.bits_stored, header.precision or stored.bits_stored)
     is_signed = bool(stored.pixel_representation)
-    if stored.overlays_in_pixels or bool(header.is_signed) == is_signed:
-        overshoots = header.is_lossy and header.precision > stored.bits_stored and not is_signed
-        return numpy.minimum(samples, (1 << bits) - 1) if overshoots else samples
+    if stored.overlays_in_pixels:
+        return samples
+    if bool(header.is_signed) == is_signed:
+        overshoots = header.is_lossy and header.precision > stored.bits_stored
+        return samples.clip(*_limits(stored)) if overshoots else samples
     unused = 8 * samples.itemsize - bits
     words = samples.view(f"u{samples.itemsize}") << unused
     return words.view(f"i{samples.itemsize}") >> unused if is_signed else words >> unused
@@ -248,11 +250,16 @@ def _samples(native: bytes, attributes: ImagePixel) -> Samples:
 
 def _checked(samples: Samples, attributes: ImagePixel) -> Samples:
     """Return the samples if all are within Bits Stored; raises NotSupported else, since they would change."""
-    bits, is_signed = attributes.bits_stored, attributes.pixel_representation
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed else (0, (1 << bits) - 1)
+    low, high = _limits(attributes)
     if samples.min() < low or samples.max() > high:
         raise NotSupported("Pixels exceed Bits Stored, and cannot be encoded in it")
     return samples
+
+
+def _limits(attributes: ImagePixel) -> tuple[int, int]:
+    """Return the lowest and the highest value of Bits Stored."""
+    half = 1 << (attributes.bits_stored - 1)
+    return (-half, half - 1) if attributes.pixel_representation else (0, 2 * half - 1)
 
 
 def _word(attributes: ImagePixel) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 
 import imagecodecs
 import numpy
+import pynetdicom  # noqa: F401  it makes JPEG XL and Deflated Image Frame Compression known to pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import RLELosslessEncoder
 from pydicom.uid import ExplicitVRLittleEndian
+from rle import rle
 
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.testing import study
@@ -74,17 +76,19 @@ class _Method:
     colour: str = "RGB"
     """The Photometric Interpretation of RGB afterwards."""
     bits: int = 12
-    difference: int = 0
-    """The most that a monochrome sample of `bits` differs afterwards."""
-    colour_difference: int = 0
+    grey: int = 0
+    """The most that a sample of 8 bits differs afterwards, if it is not a colour."""
+    colour_samples: int = 0
+    is_absolute: bool = False
+    """Whether samples of more bits differ by no more."""
 
-    def difference_of(self, bits: int) -> int:
-        """Return the most that a monochrome sample of so many bits differs."""
-        return self.difference << max(0, bits - self.bits)
+    def difference(self, bits: int, is_colour: bool) -> int:
+        """Return the most that a sample of so many bits differs."""
+        return (self.colour_samples if is_colour else self.grey) << (0 if self.is_absolute else max(0, bits - 8))
 
 
 def _jpeg(samples: Array, bits: int, _: bool) -> bytes:
-    return imagecodecs.jpeg8_encode(samples, level=98, bitspersample=bits, subsampling="444")
+    return imagecodecs.jpeg8_encode(samples, level=98, bitspersample=8 if bits == 8 else 12, subsampling="444")
 
 
 def _jpeg_422(samples: Array, bits: int, _: bool) -> bytes:
@@ -141,7 +145,10 @@ def _jpeg_xl_recompressed(samples: Array, bits: int, _: bool) -> bytes:
     return imagecodecs.jpegxl_encode_jpeg(_jpeg_422(samples, bits, True), usecontainer=True, numthreads=1)
 
 
-def _rle(samples: Array, _: int, __: bool) -> bytes:
+def _rle(samples: Array, bits: int, _: bool) -> bytes:
+    """Encode with pydicom's own encoder; it refuses more than 16 bits, which the standard does not allow."""
+    if bits > 16:
+        return bytes(rle.encode_frame(samples.tobytes(), *samples.shape, 1, 8 * samples.itemsize, "<"))
     return RLELosslessEncoder.encode(
         samples.tobytes(),
         rows=samples.shape[0],
@@ -165,19 +172,19 @@ def _deflated(samples: Array, bits: int, _: bool) -> bytes:
 
 METHODS = {
     syntaxes.JPEG_BASELINE: _Method(_jpeg_422, "YBR_FULL_422", 8, 4, 12),
-    syntaxes.JPEG_EXTENDED: _Method(_jpeg, "YBR_FULL", 12, 12, 6),
+    syntaxes.JPEG_EXTENDED: _Method(_jpeg, "YBR_FULL", 12, 1, 6),
     syntaxes.JPEG_LOSSLESS: _Method(_jpeg_lossless(predictor=6)),
     syntaxes.JPEG_LOSSLESS_SV1: _Method(_jpeg_lossless(predictor=1)),
     syntaxes.JPEG_LS_LOSSLESS: _Method(_jpeg_ls(near=0)),
-    syntaxes.JPEG_LS_NEAR_LOSSLESS: _Method(_jpeg_ls(near=3), difference=3, colour_difference=3),
+    syntaxes.JPEG_LS_NEAR_LOSSLESS: _Method(_jpeg_ls(near=3), "RGB", 12, 3, 3, is_absolute=True),
     syntaxes.JPEG_2000_LOSSLESS: _Method(_jpeg_2000, "YBR_RCT"),
-    syntaxes.JPEG_2000: _Method(_jpeg_2000_lossy, "YBR_ICT", difference=48, colour_difference=8),
+    syntaxes.JPEG_2000: _Method(_jpeg_2000_lossy, "YBR_ICT", 12, 3, 8),
     syntaxes.JPEG_XL_LOSSLESS: _Method(_jpeg_xl),
     syntaxes.JPEG_XL_RECOMPRESSION: _Method(_jpeg_xl_recompressed, "YBR_FULL_422", 8, 4, 12),
-    syntaxes.JPEG_XL: _Method(_jpeg_xl_lossy, "XYB", difference=64, colour_difference=8),
+    syntaxes.JPEG_XL: _Method(_jpeg_xl_lossy, "XYB", 12, 1, 4),
     syntaxes.HTJ2K_LOSSLESS: _Method(_htj2k, "YBR_RCT"),
     syntaxes.HTJ2K_LOSSLESS_RPCL: _Method(_htj2k_rpcl, "YBR_RCT"),
-    syntaxes.HTJ2K: _Method(_htj2k_lossy, "YBR_ICT", difference=16, colour_difference=4),
+    syntaxes.HTJ2K: _Method(_htj2k_lossy, "YBR_ICT", 12, 2, 1),
     syntaxes.RLE_LOSSLESS: _Method(_rle),
     syntaxes.DEFLATED_FRAME: _Method(_deflated),
 }
@@ -185,7 +192,7 @@ METHODS = {
 SYNTAXES = tuple(METHODS)
 """The transfer syntaxes of which there are samples: all that are decoded."""
 
-LOSSLESS = tuple(syntax for syntax, method in METHODS.items() if method.difference == 0)
+LOSSLESS = tuple(syntax for syntax, method in METHODS.items() if method.grey == 0)
 
 
 def can_be_made(transfer_syntax: str, photometric: str, bits: int, is_signed: bool = False) -> bool:
@@ -235,7 +242,7 @@ def sample(
     compressed.PixelData = encapsulate(made)
     compressed["PixelData"].VR = "OB"
     compressed["PixelData"].is_undefined_length = True
-    return Sample(compressed, native, method.colour_difference if is_colour else method.difference_of(bits))
+    return Sample(compressed, native, method.difference(bits, is_colour))
 
 
 def native_sample(

@@ -11,11 +11,12 @@ from pacs.pixels import capabilities, codecs
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.frame_job import FrameJob
 from tests.pixels.frames import as_array, attributes_of, decoded, frames_of
-from tests.pixels.samples import LOSSLESS, SYNTAXES, can_be_made, native_sample, pixels_of, sample
+from tests.pixels.samples import LOSSLESS, SIZE, SYNTAXES, can_be_made, native_sample, pixels_of, sample
 
 PICTURES = [
     ("MONOCHROME1", 8, False),
     ("MONOCHROME2", 2, False),
+    ("MONOCHROME2", 7, True),
     ("MONOCHROME2", 8, True),
     ("MONOCHROME2", 10, False),
     ("MONOCHROME2", 12, False),
@@ -100,14 +101,13 @@ def test_all_bits_of_lossless_syntaxes_are_exact(syntax, bits):
 @pytest.mark.parametrize("target", capabilities.ENCODED)
 @pytest.mark.parametrize(("photometric", "bits", "is_signed"), PICTURES)
 def test_encoded_pixels_come_back_or_the_encoder_says_that_it_cannot(target, photometric, bits, is_signed):
-    """Only RLE has more than 16 bits."""
+    """The standard allows no more than 16 bits, and JPEG-LS no single one."""
     native = native_sample(photometric, bits, is_signed)
     stored = attributes_of(native)
     try:
         data, result = run(native, target)
     except NotSupported:
-        assert stored.bits_allocated > 16
-        assert target != syntaxes.RLE_LOSSLESS
+        assert stored.bits_allocated > 16 or (bits == 1 and target == syntaxes.JPEG_LS_LOSSLESS)
         return
     back, attributes = codecs.decode(data, target, result)
     assert back == native.PixelData[: stored.frame_size]
@@ -324,3 +324,20 @@ def test_a_frame_of_another_size_is_refused_before_it_is_decoded(syntax):
         codecs.run(
             FrameJob(frames_of(made.compressed)[0], syntax, stored, syntaxes.NATIVE_FRAME, attributes_of(made.native))
         )
+
+
+def test_a_panic_of_the_rle_decoder_is_an_error_of_the_frame():
+    """pylibjpeg-rle panics on a segment that is longer than the frame."""
+    made = sample(syntaxes.RLE_LOSSLESS)
+    stored = replace(attributes_of(made.compressed), rows=SIZE[0] - 1)
+    with pytest.raises(UndecodablePixelData):
+        codecs.decode(frames_of(made.compressed)[0], syntaxes.RLE_LOSSLESS, stored)
+
+
+def test_rle_of_one_bit_is_packed():
+    """A segment has a byte for each pixel, as pylibjpeg-rle and pydicom write it."""
+    bits = numpy.arange(15 * 7).reshape(15, 7) % 3 == 0
+    stored = attributes_of(native_sample(bits=1, size=(15, 7)))
+    data = bytes(codecs.rle.encode_frame(bits.astype("u1").tobytes(), 15, 7, 1, 1, "<"))
+    packed = numpy.packbits(bits.ravel(), bitorder="little").tobytes()
+    assert codecs.decode(data, syntaxes.RLE_LOSSLESS, stored) == (packed, stored)

@@ -305,6 +305,13 @@ def test_once_lossy_always_lossy():
         }
 
 
+def test_an_empty_list_is_filled():
+    """An instance that says 01 and not how is completed (PS3.3 requires method and ratio then)."""
+    made = sample(syntaxes.JPEG_2000, LossyImageCompression="01", LossyImageCompressionRatio="7")
+    data_set = afterwards(made.compressed)
+    assert (data_set.LossyImageCompressionRatio, data_set.LossyImageCompressionMethod) == (7, "ISO_15444_1")
+
+
 def test_earlier_lossy_steps_stay_in_the_lists():
     """The new one is the last (PS3.3 C.7.6.1.1.5)."""
     made = sample(syntaxes.JPEG_2000, LossyImageCompressionRatio="7", LossyImageCompressionMethod="ISO_10918_1")

@@ -19,6 +19,7 @@ from pacs.pixels import decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
+from pacs.support import cores as support_cores
 from pacs.testing import serving
 from tests.decoders import decoders, is_alive
 from tests.pixels import misbehaving
@@ -225,6 +226,20 @@ def test_without_descriptors_a_job_is_refused_and_the_next_one_is_run(pool):
     assert pool.submit(job("zeros")).result(60) == bytes(32)
 
 
+def test_without_memory_for_the_result_a_job_is_refused_and_the_next_one_is_run(pool):
+    """In this process; those of the decoders are limited by themselves."""
+    pid(pool)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    present = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (present + 100 * 2**20, before[1]))
+    try:
+        failed = pool.submit(job("zeros", replace(PIXEL, rows=20_000, columns=6000))).exception(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert (type(failed), str(failed)) == (OutOfResources, "The server is out of memory")
+    assert pool.submit(job("zeros")).result(60) == bytes(32)
+
+
 def test_a_process_that_cannot_load_its_codecs_says_so():
     """The error names the module that is missing."""
     with DecoderPool(1, program="tests.pixels.unloadable") as pool:
@@ -260,7 +275,7 @@ def test_workers_share_the_number_of_decoders(workers, chosen, each):
 def test_in_a_container_there_are_as_many_decoders_as_it_has_cpu_time_for(tmp_path, monkeypatch):
     """Rounded up; "max" is no limit."""
     cores = len(os.sched_getaffinity(0))
-    monkeypatch.setattr(settings, "CPU_SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(support_cores, "CPU_SHARE", tmp_path / "cpu.max")
     for text, expected in {"150000 100000": min(2, cores), "50000 100000": 1, "max 100000": cores}.items():
         (tmp_path / "cpu.max").write_text(f"{text}\n")
         assert settings.decoders(Config()) == expected
