@@ -1,6 +1,7 @@
 """`pacs explain`: shows how the archive interprets a query or retrieve."""
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -54,9 +55,15 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
               help=f"Accepted options of Extended Negotiation: {', '.join(NEGOTIABLE)}.")  # fmt: skip
 @click.option("--retrieve", is_flag=True, help="Explain a C-MOVE or C-GET instead of a C-FIND.")
 @click.option(
+    "--destination",
+    default="",
+    help="AE title of the move destination, whose [[peers]] entry may have send_as; default: the requestor.",
+)
+@click.option(
     "--run",
     is_flag=True,
-    help="Also run the query: print the number of matches, and if there are none, the key that excludes them.",
+    help="Also run the query: print the number of matches, and if there are none, the key that excludes them; "
+    "of a retrieve the transfer syntaxes of the instances, and what they are converted into.",
 )
 @json_option
 @with_config
@@ -68,6 +75,7 @@ def explain(
     peer: str,
     negotiated: Negotiated,
     retrieve: bool,
+    destination: str,
     run: bool,
     as_json: bool,
 ) -> None:
@@ -82,7 +90,7 @@ def explain(
         asked = ExplainRequest(query.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:
-            explanation = replace(explanation, outcome=_outcome(archive, asked))
+            explanation = replace(explanation, outcome=_outcome(archive, asked, destination or peer))
     _show(explanation, as_json=as_json)
 
 
@@ -90,34 +98,45 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
     return MATCHING_MODES[name] if name else archive.access.principal(peer).matching_mode
 
 
-def _outcome(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
-    """Run the query or retrieve and return its outcome."""
+def _outcome(archive: "Archive", asked: "ExplainRequest", receiver: str) -> "RequestOutcome":
+    """Run the query, or select the instances of a retrieve for `receiver`, and return the outcome."""
     from pacs.dimse.scp.explain_hook import statuses
     from pacs.services.explaining import RequestOutcome
 
+    is_query = asked.model.operation is DimseOperation.FIND
     try:
-        counts, without = _counts(archive, asked)
+        return _queried(archive, asked) if is_query else _selected(archive, asked, receiver)
     except PacsError as error:
         (status,) = statuses(asked.model.operation, error, False)
         return RequestOutcome(f"{status:04X}", error.comment, {})
-    return RequestOutcome("0000", "", counts, without)
 
 
-def _counts(archive: "Archive", asked: "ExplainRequest") -> tuple[dict[str, int], dict[str, int]]:
+def _queried(archive: "Archive", asked: "ExplainRequest") -> "RequestOutcome":
     """Count the matches; if there are none, also the matches without each of the keys."""
-    from pacs.dicom.identifier import parse_query, parse_retrieve
-    from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
-    from pacs.services.explaining import without_each
+    from pacs.dicom.identifier import parse_query
+    from pacs.services.explaining import RequestOutcome, without_each
     from pacs.support.cancellation import Cancellation
 
-    how = asked.dataset, asked.model.root, asked.manner, asked.negotiated
-    if asked.model.operation is not DimseOperation.FIND:
-        retrieval = archive.retrieves.select(parse_retrieve(*how), Cancellation(), MAX_SUBOPERATIONS)
-        return {"instances": retrieval.total}, {}
-    query = parse_query(*how)
+    query = parse_query(asked.dataset, asked.model.root, asked.manner, asked.negotiated)
     matches = sum(1 for _ in archive.queries.matches(query, Cancellation()))
     is_puzzling = not matches and not query.nothing_matches
-    return {"matches": matches}, without_each(archive.queries, query) if is_puzzling else {}
+    without = without_each(archive.queries, query) if is_puzzling else {}
+    return RequestOutcome("0000", "", {"matches": matches}, without)
+
+
+def _selected(archive: "Archive", asked: "ExplainRequest", receiver: str) -> "RequestOutcome":
+    """Count the instances, and say into which transfer syntaxes they are converted."""
+    from pacs.dicom.identifier import parse_retrieve
+    from pacs.dimse.scp.explain_hook import stored_as
+    from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
+    from pacs.services.explaining import RequestOutcome
+    from pacs.support.cancellation import Cancellation
+
+    selection = parse_retrieve(asked.dataset, asked.model.root, asked.manner, asked.negotiated)
+    retrieval = archive.retrieves.select(selection, Cancellation(), MAX_SUBOPERATIONS)
+    instances = Counter(each.transfer_syntax for each in retrieval.instances)
+    ways = stored_as(instances, archive.peers.send_as_of(receiver))
+    return RequestOutcome("0000", "", {"instances": retrieval.total}, stored_as=ways)
 
 
 def _show(explanation: "Explanation", *, as_json: bool) -> None:

@@ -67,7 +67,7 @@ def store(
         sending = _Sending(
             peer, on_progress or (lambda _progress: None), len(found.instances), found.refused, targets, pool
         )
-        for batch in batches(found.instances, targets or ENCODED):
+        for batch in batches(found.instances, targets, () if targets else ENCODED):
             sending.send(batch.proposals, batch.instances)
     return sending.transfer(found.skipped)
 

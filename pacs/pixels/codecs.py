@@ -140,7 +140,7 @@ def _at_bits_allocated(samples: Samples, stored: ImagePixel, header: Codestream)
         raise UndecodablePixelData(f"A frame decodes to {samples.shape} instead of {expected}")
     if stored.bits_allocated == 1:
         return _packed(samples)
-    return _with_sign(samples, stored, header).astype(_word(stored)).tobytes()
+    return _with_sign(samples, stored, header).astype(_word(stored), copy=False).tobytes()
 
 
 def _with_sign(samples: Samples, stored: ImagePixel, header: Codestream) -> Samples:

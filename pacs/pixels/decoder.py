@@ -82,6 +82,9 @@ class Decoder:
             return self._reply(*_sizes(job))
         except _ConnectionEnded as error:
             raise UndecodablePixelData(_sentence(self._how_it_ended(), job)) from error
+        except MemoryError:  # here, not in the process, whose reply is not read to its end
+            self.end()
+            raise
 
     def _begin(self, job: FrameJob) -> None:
         """Send a job and wait until the process has all of it. Raises DecoderDied."""

@@ -1,7 +1,7 @@
 """The unit of work of a decoder process: one frame."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 from pacs.errors import NotSupported, UndecodablePixelData
@@ -11,6 +11,9 @@ MOST_FRAME = 256 * 2**20
 """The largest frame that is converted, native or compressed, in bytes."""
 
 BITS_ALLOCATED = (1, 8, 16, 32, 64)
+
+
+_NAMES = tuple(each.name for each in fields(ImagePixel))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,11 @@ class FrameJob:
     @property
     def head(self) -> bytes:
         """Everything but `data`, encoded for `from_head`."""
-        rest = {"source": self.source, "stored": asdict(self.stored), "target": self.target}
-        return json.dumps(rest | {"result": asdict(self.result)}).encode()
+        stored, result = ([getattr(each, name) for name in _NAMES] for each in (self.stored, self.result))
+        return json.dumps([self.source, stored, self.target, result]).encode()
 
     @classmethod
     def from_head(cls, head: bytes, data: bytes) -> Self:
         """Return the job of an encoded `head` and its data."""
-        rest = json.loads(head)
-        stored, result = ImagePixel(**rest.pop("stored")), ImagePixel(**rest.pop("result"))
-        return cls(data=data, stored=stored, result=result, **rest)
+        source, stored, target, result = json.loads(head)
+        return cls(data, source, ImagePixel(*stored), target, ImagePixel(*result))

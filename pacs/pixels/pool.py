@@ -10,6 +10,7 @@ from typing import Self
 from pacs.errors import OutOfResources, ServerStopping
 from pacs.pixels.decoder import PROGRAM, Decoder, DecoderDied
 from pacs.pixels.frame_job import FrameJob
+from pacs.support.exhaustion import exhaustion
 from pacs.support.threads import start_thread
 
 IDLE_SECONDS = 60.0
@@ -21,7 +22,7 @@ ATTEMPTS = 3
 STOPPING = "The server is stopping"
 
 Observer = Callable[[FrameJob, float, Exception | None], object]
-"""Is called for each job that has ended, with its seconds in a decoder and its error."""
+"""Is called for each job that has ended, with its seconds in a decoder and its error; must not raise."""
 
 
 class DecoderPool:
@@ -122,7 +123,7 @@ class DecoderPool:
             result = decoders.run(job)
         except Exception as error:
             self._observe(job, time.perf_counter() - began, error)
-            future.set_exception(ServerStopping(STOPPING) if self._is_closed else error)
+            future.set_exception(ServerStopping(STOPPING) if self._is_closed else exhaustion(error) or error)
         else:
             self._observe(job, time.perf_counter() - began, None)
             future.set_result(result)

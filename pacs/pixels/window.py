@@ -34,6 +34,7 @@ class Window:
         self._pool = pool
         self._wait = wait
         self._waiting: deque[tuple[Future[bytes], Work]] = deque()
+        self._waited_for: Future[bytes] | None = None
         try:
             self._fill()
         except BaseException:
@@ -57,7 +58,9 @@ class Window:
         return frame
 
     def _result(self, future: "Future[bytes]", work: Work) -> bytes:
-        self._wait(future)
+        if future is not self._waited_for:
+            self._wait(future)
+            self._waited_for = future
         with work.named_in_errors():
             return future.result()
 

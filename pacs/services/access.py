@@ -54,7 +54,7 @@ class Access:
     """Applies the rules and the table of peers."""
 
     def __init__(self, rules: Rules, peers: Peers) -> None:
-        self._rules, self._peers = rules, peers
+        self._rules, self.peers = rules, peers
         self._principals = lru_cache(CACHED_PRINCIPALS)(self._make_principal)
 
     def admit(self, caller: AssociationRequestor) -> None:
@@ -62,7 +62,7 @@ class Access:
         rules = self._rules
         if not rules.any_called_title and caller.called_ae_title not in rules.titles:
             raise CalledTitleUnknown('add it to server.aliases, or set access.called_ae = "any"')
-        peer = self._peers.find(caller.ae_title)
+        peer = self.peers.find(caller.ae_title)
         if peer is not None:
             _check_origin(peer, caller)
         elif not rules.any_caller:
@@ -74,7 +74,7 @@ class Access:
         return self._principals(ae_title)
 
     def _make_principal(self, ae_title: str) -> Principal:
-        peers, peer = self._peers, self._peers.find(ae_title)
+        peers, peer = self.peers, self.peers.find(ae_title)
         return Principal(
             name=ae_title,
             peer=peer,
@@ -91,7 +91,7 @@ class Access:
 
     def destination(self, principal: Principal, ae_title: str) -> Peer:
         """Return the move destination that a principal named. Raises UnknownDestination, NotAuthorized."""
-        destination = self._peers.destination(ae_title)
+        destination = self.peers.destination(ae_title)
         allowed = principal.peer.destinations if principal.peer is not None else None
         if allowed is not None and destination.ae_title not in allowed:
             raise NotAuthorized("Not authorized: not in destinations of its [[peers]]")

@@ -96,16 +96,44 @@ class ModeAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAs:
+    """Instances of a retrieve that are stored in one transfer syntax.
+
+    `others` are those into which they are converted, best first, where theirs is not accepted. `sent` is the number of
+    those that were sent in each, None where the retrieve was not run. All transfer syntaxes are named as in PS3.6.
+    """
+
+    transfer_syntax: str
+    instances: int
+    others: tuple[str, ...]
+    sent: Mapping[str, int] | None = None
+
+    def __str__(self) -> str:
+        """Return it in one line."""
+        how = f"else the first accepted of {', '.join(self.others)}" if self.others else "they are not converted"
+        text = f"instances in {self.transfer_syntax}: {self.instances}, sent as stored where it is accepted, {how}"
+        return text if self.sent is None else "; ".join((text, *self._sent()))
+
+    def _sent(self) -> Iterator[str]:
+        for name, number in (self.sent or {}).items():
+            yield f"{number} sent as {'stored' if name == self.transfer_syntax else name}"
+        if left := self.instances - sum((self.sent or {}).values()):
+            yield f"{left} not sent"
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOutcome:
     """The result of the request: its final status in hexadecimal, the Error Comment, and the counts.
 
-    `without` is the number of matches without one of the keys, if it was determined.
+    `without` is the number of matches without one of the keys, if it was determined. `stored_as` are the transfer
+    syntaxes of a retrieve.
     """
 
     status: str
     comment: str
     counts: Mapping[str, int]
     without: Mapping[str, int] = field(default_factory=dict)
+    stored_as: tuple[StoredAs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +189,7 @@ class Explanation:
             yield f"answered: {_outcome(self.outcome)}"
             for key, number in self.outcome.without.items():
                 yield f"without {key}: {number}{' or more' * (number == MOST_WITHOUT)} would match"
+            yield from map(str, self.outcome.stored_as)
 
 
 class Explainer:

@@ -77,8 +77,8 @@ class PixelService:
 
     @property
     def at_once(self) -> int:
-        """The number of conversions that keep all decoder processes busy."""
-        return self._decoders.processes
+        """The number of conversions that keep all decoder processes busy, also while one instance is sent."""
+        return self._decoders.processes + 1
 
     def convert(self, instance: StoredInstance, target: str, wait: Wait) -> ConvertedDataSet:
         """Begin the conversion of an instance. `wait` waits for each frame.

@@ -80,6 +80,23 @@ def test_a_retrieve_counts_its_instances(filled):
     assert found["outcome"]["counts"] == {"instances": 2}
 
 
+def test_a_retrieve_says_what_is_converted_for_its_destination(filled, tmp_path):
+    """By `send_as` of the destination; without one, of the requestor."""
+    peers = '[[peers]]\nae_title = "%s"\nhost = "127.0.0.1"\nport = 104\nsend_as = ["%s"]\n'
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write(peers % ("VIEWER", "rle") + peers % ("GETTER", "implicit"))
+    keys = ("--retrieve", "--run", "-k", f"StudyInstanceUID={study()[0].StudyInstanceUID}")
+    stored = (
+        "instances in Explicit VR Little Endian: 2, sent as stored where it is accepted, else the first accepted of"
+    )
+    for options, first in (
+        (("--destination", "VIEWER", "--peer", "GETTER"), "RLE Lossless, Implicit VR Little Endian, "),
+        (("--peer", "GETTER"), "Implicit VR Little Endian, Explicit VR Big Endian, "),
+        ((), "Implicit VR Little Endian, Explicit VR Big Endian, "),
+    ):
+        assert lines(filled, *options, *keys)[-1].startswith(f"instances {stored} {first}")
+
+
 @pytest.mark.parametrize(
     ("words", "level", "model", "manner"),
     [

@@ -6,6 +6,7 @@ import re
 from threading import Thread
 
 import pytest
+from pynetdicom.sop_class import CTImageStorage
 
 from pacs.config import from_settings
 from pacs.dimse.scp import explain_hook
@@ -15,10 +16,13 @@ from pacs.testing import Fault, serving, study
 from tests import raw
 from tests.archives import FIND, GET, MOVE, identifier, take_in
 from tests.dimse.test_negotiation import extended
+from tests.dimse.test_store_suboperations import Destination, move
+from tests.pixels.converting import converted
 from tests.raw import IMPLICIT, Raw, request
 from tests.waiting import eventually
 
 NAME = "DOE^JOHN"
+J2K, JPEG_LS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.80"
 WS = {"ae_title": "WS", "host": "127.0.0.1", "port": 104}
 
 
@@ -70,7 +74,13 @@ def test_a_query_is_explained_with_its_outcome(archive, explained):
     *matches, final = ask(archive, PatientName="doe*", StudyInstanceUID="", SeriesInstanceUID="")
     found = explained()
     assert (found["calling_ae_title"], found["operation"]) == ("WS", "C-FIND")
-    assert found["outcome"] == {"status": "0000", "comment": "", "counts": {"matches": 1}, "without": {}}
+    assert found["outcome"] == {
+        "status": "0000",
+        "comment": "",
+        "counts": {"matches": 1},
+        "without": {},
+        "stored_as": [],
+    }
     assert (len(matches), matches[0].status, final.status) == (1, 0xFF01, 0x0000)
     assert found["answer"]["statuses"] == ["FF01", "0000"]
     uses = {each["key"]: each["use"] for each in found["keys"]}
@@ -110,9 +120,36 @@ def test_a_retrieve_is_explained_with_its_counts(archive, explained):
     found = explained()
     assert (found["operation"], found["outcome"]["counts"]["failed"]) == ("C-GET", 2)
     assert found["statements"][-1]["purpose"] == "the instances"
+    (stored,) = found["outcome"]["stored_as"]
+    assert (stored["transfer_syntax"], stored["instances"], stored["sent"]) == ("Explicit VR Little Endian", 2, {})
+    assert stored["others"][:2] == ["Implicit VR Little Endian", "Explicit VR Big Endian"]
     ask(archive, model=MOVE, field=raw.C_MOVE, command=[raw.element(0x0600, b"WS")], PatientName="D*")
     found = explained(2)
     assert (found["operation"], found["outcome"]["status"]) == ("C-MOVE", "A900")
+
+
+def test_the_explanation_of_a_move_says_what_was_converted_into_what(tmp_path, caplog):
+    """For each stored transfer syntax: the order for this destination, and what was sent in each."""
+    caplog.set_level("INFO", "pacs")
+    native = [(each.SOPInstanceUID, raw.encoded(each, raw.EXPLICIT)) for each in study(series=1, instances=3, size=16)]
+    with Destination(syntaxes=(raw.EXPLICIT, JPEG_LS)) as taker:
+        chosen = {"peers": [taker.peer(send_as=["jpegls"])], "query.explain": True}
+        with serving(tmp_path, chosen) as archive:
+            for uid, data in native:
+                syntax = raw.EXPLICIT if uid == native[0][0] else J2K
+                with archive.storage.receive(CTImageStorage, uid, syntax, "TEST") as reception:
+                    reception.write(converted(data, raw.EXPLICIT, syntax) if syntax == J2K else data)
+                    reception.finish()
+            assert move(archive)[-1].status == 0x0000
+            assert eventually(lambda: "sent as JPEG-LS" in caplog.text)
+    lossless = "JPEG 2000 Image Compression (Lossless Only)"
+    order = "JPEG-LS Lossless Image Compression, Explicit VR Little Endian, Implicit VR Little Endian"
+    assert f"instances in {lossless}: 2, sent as stored where it is accepted, else the first accepted of {order}" in (
+        caplog.text
+    )
+    assert "; 2 sent as JPEG-LS Lossless Image Compression" in caplog.text
+    assert "instances in Explicit VR Little Endian: 1, sent as stored where it is accepted" in caplog.text
+    assert "; 1 sent as stored" in caplog.text
 
 
 def test_only_the_configured_peers_are_explained(tmp_path, explanations, explained):

@@ -11,17 +11,18 @@ from pacs.client.contexts import COMMON_SOP_CLASSES
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
 from pacs.dimse.association.storage_contexts import CONVERTED_INTO, UNCOMPRESSED
 from pacs.errors import AssociationLost, OperationFailed, PeerTimeout
+from pacs.pixels.capabilities import ENCODED
 from pacs.testing import Fault, storing, study, write
 from tests.client.scripted import answer, deliver, report, scripted
 from tests.docs.requests import CT, FIND, GET, MOVE, VERIFICATION
 from tests.docs.statement import covers
 from tests.programs import free_port
-from tests.raw import IMPLICIT, associate_rq
+from tests.raw import EXPLICIT, IMPLICIT, associate_rq
 
 DATASETS = study(series=2, instances=3)
 THE_STUDY = {"StudyInstanceUID": DATASETS[0].StudyInstanceUID}
 COMMITMENT = "1.2.840.10008.1.20.1"
-RLE = "1.2.840.10008.1.2.5"
+RLE, JPEG_LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
 
 
 @pytest.fixture
@@ -193,27 +194,51 @@ def test_an_early_end_sends_a_cancel_and_waits(called, tmp_path):
     assert {each.ended_by for each in called.received.associations} == {"A-RELEASE"}
 
 
-@covers("Instances are sent in the transfer syntax of their files, each transfer syntax in a context of its own")
-def test_instances_are_converted_only_between_native_syntaxes(called, tmp_path):
-    """A native one has two contexts, the first with its own transfer syntax only."""
+@covers(
+    "Instances are sent in the transfer syntax of their files, each transfer syntax in a context of its own",
+    "If that is not accepted, they are converted",
+    "With `send_as` or `--as` they are always converted",
+)
+def test_instances_are_converted_only_where_their_own_syntax_is_not_accepted(called, tmp_path):
+    """There are three contexts, the first with the own transfer syntax only; with `send_as` one for each of these."""
     native = study(patient_id="P2", series=1, instances=1)
     packed = study(patient_id="P3", series=1, instances=1, transfer_syntax=RLE)
     client.store(called.address, native, packed)
-    offered = [each.transfer_syntaxes for each in called.received.associations[0].proposed]
+    client.store(called.address, packed, send_as=["jpegls", "explicit"])
+    plain, chosen = ([each.transfer_syntaxes for each in one.proposed] for one in called.received.associations)
     own = str(native[0].file_meta.TransferSyntaxUID)
-    assert offered == [(own,), tuple(each for each in CONVERTED_INTO if each != own), (RLE,), UNCOMPRESSED]
+    without_rle = tuple(each for each in ENCODED if each != RLE)
+    assert plain == [
+        *[(own,), tuple(each for each in CONVERTED_INTO if each != own), ENCODED],
+        *[(RLE,), UNCOMPRESSED, without_rle],
+    ]
+    assert chosen == [(RLE,), (JPEG_LS,), (EXPLICIT,), UNCOMPRESSED]
     with storing() as implicit:
         implicit.faults.add(Fault("association", refuse=("nothing",)))
         assert client.store(implicit.address, native).completed == 1
         assert implicit.instances[0].transfer_syntax == own
+    received = []
+
+    def store(association, message):
+        message.drain()
+        received.append(message.context.transfer_syntax)
+        answer(association, message, 0x0000)
+
+    for accepted in (EXPLICIT, IMPLICIT, JPEG_LS):
+        with scripted(syntaxes=[accepted], store=store) as peer:
+            assert client.store(peer.peer, packed).failed == ()
+    assert received == [EXPLICIT, IMPLICIT, JPEG_LS]
 
 
-@covers("A refused instance does not end the operation")
+@covers("A refused instance, or one that cannot be converted, does not end the operation")
 def test_a_refused_instance_does_not_end_a_store(called, tmp_path):
     """The other instances are stored."""
     called.faults.add(Fault("C-STORE", nth=2, status=0xA700))
     done = client.store(called.address, write(study(patient_id="P2", series=1, instances=3), tmp_path))
     assert (done.completed, [each.status for each in done.failed]) == (2, [0xA700])
+    video = study(patient_id="P4", series=1, instances=1, transfer_syntax="1.2.840.10008.1.2.4.102")
+    done = client.store(called.address, video, study(patient_id="P4", series=1, instances=1), send_as="explicit")
+    assert (done.completed, [each.what for each in done.failed]) == (1, video)
 
 
 @covers("In a C-GET the SCP role is proposed for the given Storage SOP Classes")

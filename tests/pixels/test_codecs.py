@@ -11,7 +11,7 @@ from pacs.pixels import capabilities, codecs
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.frame_job import FrameJob
 from tests.pixels.frames import as_array, attributes_of, decoded, frames_of
-from tests.pixels.samples import LOSSLESS, SYNTAXES, can_be_made, native_sample, pixels_of, sample
+from tests.pixels.samples import LOSSLESS, SIZE, SYNTAXES, can_be_made, native_sample, pixels_of, sample
 
 PICTURES = [
     ("MONOCHROME1", 8, False),
@@ -324,3 +324,20 @@ def test_a_frame_of_another_size_is_refused_before_it_is_decoded(syntax):
         codecs.run(
             FrameJob(frames_of(made.compressed)[0], syntax, stored, syntaxes.NATIVE_FRAME, attributes_of(made.native))
         )
+
+
+def test_a_panic_of_the_rle_decoder_is_an_error_of_the_frame():
+    """pylibjpeg-rle panics on a segment that is longer than the frame."""
+    made = sample(syntaxes.RLE_LOSSLESS)
+    stored = replace(attributes_of(made.compressed), rows=SIZE[0] - 1)
+    with pytest.raises(UndecodablePixelData):
+        codecs.decode(frames_of(made.compressed)[0], syntaxes.RLE_LOSSLESS, stored)
+
+
+def test_rle_of_one_bit_is_packed():
+    """A segment has a byte for each pixel, as pylibjpeg-rle and pydicom write it."""
+    bits = numpy.arange(15 * 7).reshape(15, 7) % 3 == 0
+    stored = attributes_of(native_sample(bits=1, size=(15, 7)))
+    data = bytes(codecs.rle.encode_frame(bits.astype("u1").tobytes(), 15, 7, 1, 1, "<"))
+    packed = numpy.packbits(bits.ravel(), bitorder="little").tobytes()
+    assert codecs.decode(data, syntaxes.RLE_LOSSLESS, stored) == (packed, stored)

@@ -226,6 +226,20 @@ def test_without_descriptors_a_job_is_refused_and_the_next_one_is_run(pool):
     assert pool.submit(job("zeros")).result(60) == bytes(32)
 
 
+def test_without_memory_for_the_result_a_job_is_refused_and_the_next_one_is_run(pool):
+    """In this process; those of the decoders are limited by themselves."""
+    pid(pool)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    present = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (present + 100 * 2**20, before[1]))
+    try:
+        failed = pool.submit(job("zeros", replace(PIXEL, rows=20_000, columns=6000))).exception(60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert (type(failed), str(failed)) == (OutOfResources, "The server is out of memory")
+    assert pool.submit(job("zeros")).result(60) == bytes(32)
+
+
 def test_a_process_that_cannot_load_its_codecs_says_so():
     """The error names the module that is missing."""
     with DecoderPool(1, program="tests.pixels.unloadable") as pool:

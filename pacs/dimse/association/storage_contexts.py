@@ -43,21 +43,28 @@ def is_convertible(source: str, target: str) -> bool:
 # --- what is proposed ---------------------------------------------------------------------------------------------
 
 
-def proposals(instance: Sendable, send_as: tuple[str, ...] = ()) -> tuple[Proposal, ...]:
+def proposals(
+    instance: Sendable, send_as: tuple[str, ...] = (), last_resort: tuple[str, ...] = ()
+) -> tuple[Proposal, ...]:
     """Return the contexts for an instance: one with its transfer syntax, one for each of `send_as`, one uncompressed.
 
     The last always includes Implicit VR Little Endian (PS3.5 10.1). There are several so that the acceptor accepts the
-    stored transfer syntax if it can, whatever it prefers.
+    stored transfer syntax if it can, whatever it prefers. Those of `last_resort` share a further context.
     """
-    return _proposals(instance.sop_class_uid, instance.transfer_syntax, send_as)
+    return _proposals(instance.sop_class_uid, instance.transfer_syntax, send_as, last_resort)
 
 
 @lru_cache(maxsize=1024)
-def _proposals(sop_class_uid: str, stored: str, send_as: tuple[str, ...]) -> tuple[Proposal, ...]:
-    alone = (stored, *(each for each in send_as if each != stored and is_convertible(stored, each)))
+def _proposals(
+    sop_class_uid: str, stored: str, send_as: tuple[str, ...], last_resort: tuple[str, ...]
+) -> tuple[Proposal, ...]:
+    def possible(targets: Sequence[str]) -> tuple[str, ...]:
+        return tuple(uid for uid in targets if uid != stored and is_convertible(stored, uid))
+
     others = CONVERTED_INTO if syntaxes.is_native(stored) else UNCOMPRESSED
     together = tuple(uid for uid in others if uid != stored)
-    return tuple(dict.fromkeys((sop_class_uid, each) for each in (*((uid,) for uid in alone), together)))
+    groups = (*((uid,) for uid in (stored, *possible(send_as))), together, possible(last_resort))
+    return tuple(dict.fromkeys((sop_class_uid, group) for group in groups if group))
 
 
 Instance = TypeVar("Instance", bound=Sendable)
@@ -71,12 +78,14 @@ class Batch(Generic[Instance]):
     instances: tuple[Instance, ...]
 
 
-def batches(instances: Iterable[Instance], send_as: tuple[str, ...] = ()) -> Iterator[Batch[Instance]]:
+def batches(
+    instances: Iterable[Instance], send_as: tuple[str, ...] = (), last_resort: tuple[str, ...] = ()
+) -> Iterator[Batch[Instance]]:
     """Divide instances, in order, among associations of at most 128 contexts each (V9 and P16, docs/checklist.md)."""
     proposed: dict[Proposal, None] = {}
     batch: list[Instance] = []
     for instance in instances:
-        needed = dict.fromkeys(proposals(instance, send_as))
+        needed = dict.fromkeys(proposals(instance, send_as, last_resort))
         if len(proposed | needed) > MAX_CONTEXTS:
             yield Batch(tuple(proposed), tuple(batch))
             proposed, batch = {}, []

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +30,8 @@ class Operation:
 
     `cancellation` is requested by a C-CANCEL for this Message ID, and by the end of the association. `retrieve_level`,
     `destination` and `counts` go into the log, `subject` into the audit log. `afterwards` is called after the final
-    response and must not raise.
+    response and must not raise. For it a retrieve counts in `sent` its finished sub-operations, by stored and sent
+    transfer syntax, '' for none.
     """
 
     def __init__(self, association: Association, message: Message, cancellation: Cancellation) -> None:
@@ -40,6 +42,7 @@ class Operation:
         self.retrieve_level = ""
         self.destination = ""
         self.counts: Mapping[str, int] = {}
+        self.sent: Counter[tuple[str, str]] = Counter()
         self.status: int | None = None
         self.comment = ""
         self.subject = NOTHING

@@ -86,6 +86,8 @@ class RetrieveTask:
         result = finished.result
         self._retrieval.record(finished.instance, result.outcome)
         self._report(finished)
+        if self._operation.afterwards is not None:
+            self._operation.sent[finished.instance.transfer_syntax, result.transfer_syntax] += 1
         if result.outcome is Outcome.FAILED:
             self._first_failure = self._first_failure or _reason(result)
             self._last_failure = result
