@@ -87,14 +87,14 @@ def test_a_retrieve_says_what_is_converted_for_its_destination(filled, tmp_path)
         file.write(peers % ("VIEWER", "rle") + peers % ("GETTER", "implicit"))
     keys = ("--retrieve", "--run", "-k", f"StudyInstanceUID={study()[0].StudyInstanceUID}")
     stored = (
-        "2 instances in Explicit VR Little Endian: sent as stored where it is accepted, else the first accepted of "
+        "instances in Explicit VR Little Endian: 2, sent as stored where it is accepted, else the first accepted of"
     )
     for options, first in (
         (("--destination", "VIEWER", "--peer", "GETTER"), "RLE Lossless, Implicit VR Little Endian, "),
         (("--peer", "GETTER"), "Implicit VR Little Endian, Explicit VR Big Endian, "),
         ((), "Implicit VR Little Endian, Explicit VR Big Endian, "),
     ):
-        assert lines(filled, *options, *keys)[-1].startswith(f"{stored} {first}")
+        assert lines(filled, *options, *keys)[-1].startswith(f"instances {stored} {first}")
 
 
 @pytest.mark.parametrize(
