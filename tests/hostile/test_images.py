@@ -1,7 +1,9 @@
 """Damaged images in the running daemon: they fail alone, whatever happens to the decoder processes."""
 
 import os
+import random
 import signal
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,10 +20,11 @@ from tests.archives import GET
 from tests.decoders import decoders, is_alive
 from tests.docs.requests import COMMENT, Requestor, counts
 from tests.hostile.daemons import Daemon, daemon, megabytes
+from tests.hostile.frames import mutated
 from tests.pixels.frames import frames_of
-from tests.pixels.samples import Sample, sample
+from tests.pixels.samples import SYNTAXES, Sample, sample
 from tests.programs import Storescp, free_port, storescp
-from tests.raw import EXPLICIT, Response
+from tests.raw import EXPLICIT, Response, encoded
 from tests.waiting import eventually
 
 KINDS = (
@@ -154,6 +157,59 @@ def test_damaged_images_fail_alone_in_a_get(tmp_path: Path) -> None:
     assert {uid: each.PixelData for uid, each in arrived.items()} == {
         uid: each.native.PixelData for uid, each in made.good.items()
     }
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+def test_images_damaged_by_chance_are_converted_or_fail_alone(tmp_path: Path, count: int) -> None:
+    """In every transfer syntax, within the frame or around it: in offset tables, items and the element itself."""
+    with running(tmp_path) as (server, taker):
+        kept = sum(store_damaged(server, syntax, number) for syntax in SYNTAXES for number in range(count))
+        assert kept > len(SYNTAXES) * count / 2
+        before = megabytes(server.process.pid)
+        _, completed, failed, warned = counts(moved(server))
+        assert (completed or 0) + (failed or 0) + (warned or 0) == kept
+        assert completed
+        assert failed
+        assert len(taker.files()) == completed + (warned or 0)
+        server.check_echo()
+        assert megabytes(server.process.pid) < before + 150
+        assert "Traceback" not in server.log.read_text()
+
+
+def store_damaged(server: Daemon, syntax: str, number: int) -> bool:
+    """Store an image whose Pixel Data is damaged by chance; return whether it was stored."""
+    chance = random.Random(f"{syntax}/{number}")
+    dataset = image(syntax, number).compressed
+    dataset.SOPInstanceUID = f"2.25.8{number:03}{syntax.replace('.', '')}"
+    (frame,) = frames_of(dataset)
+    if number % 2:
+        frame = mutated(chance, frame)
+    if number % 4 != 1:
+        damage_around(chance, dataset)
+    dataset.PixelData = fragmented(chance, frame)
+    data = encoded(dataset, syntax)
+    if number % 8 == 7:
+        at = data.index(b"\xe0\x7f\x10\x00OB") + chance.choice((0, 8, 16))
+        data = data[:at] + mutated(chance, data[at : at + 40]) + data[at + 40 :]
+    return server.store(dataset, data, syntax) >> 12 in (0x0, 0xB)
+
+
+def damage_around(chance: random.Random, dataset: Dataset) -> None:
+    """Change or remove an attribute that describes the pixel data."""
+    keyword = chance.choice(("Rows", "BitsStored", "BitsAllocated", "HighBit", "SamplesPerPixel", "NumberOfFrames"))
+    if chance.random() < 0.3:
+        dataset.pop(keyword, None)
+    else:
+        setattr(dataset, keyword, chance.choice((0, 1, 2, 3, 12, 16, 97, 65535)))
+
+
+def fragmented(chance: random.Random, frame: bytes) -> bytes:
+    """Return encapsulated Pixel Data with a frame in one or more fragments and an offset table, perhaps a wrong one."""
+    cuts = sorted(2 * chance.randrange(len(frame) // 2 + 1) for _ in range(chance.choice((0, 0, 1, 3))))
+    parts = [frame[start:end] for start, end in zip([0, *cuts], [*cuts, len(frame)], strict=True)]
+    offsets = chance.choice(([], [], [0], [8], [0, 2**32 - 1], [1, 2, 3]))
+    items = [struct.pack(f"<{len(offsets)}L", *offsets), *(each + b"\0" * (len(each) % 2) for each in parts)]
+    return b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in items)
 
 
 def test_killed_decoders_cost_no_more_than_what_they_worked_on(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from pydicom.uid import UID
 
 from pacs import client
 from pacs.testing.builders import uid
-from tests.hostile.daemons import daemon
 from tests.interop.receivers import (
     BIG,
     DEFLATED,
@@ -116,6 +115,8 @@ Received = dict[str, tuple[str, str]]
 @contextmanager
 def archive(folder: Path) -> Iterator[Site]:
     """Run `pacs serve` as a process, with the images and all receivers as peers."""
+    from tests.hostile.daemons import daemon  # not earlier: its conftest has to see it first
+
     made = list(images())
     ports = {each.name: free_port() for each in RECEIVERS}
     peers = [{"ae_title": each.ae_title, "host": "127.0.0.1", "port": ports[each.name]} for each in RECEIVERS]

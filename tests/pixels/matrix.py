@@ -125,17 +125,19 @@ def _cell(source: Source, target: str) -> str:
         data = converted(source.data, source.transfer_syntax, target)
     except NotSupported:
         return "–"
-    found = _decoded(data, target)
-    differences = abs(found.astype(numpy.int64) - pixels_of(source.native)[0].astype(numpy.int64))
+    expected = pixels_of(source.native)[0].astype(numpy.int64)
+    differences = abs(decoded_by_pydicom(data, target).astype(numpy.int64) - expected)
     if differences.max() > source.difference:
         return f"**differs by {differences.max()}**"
     return f"≤ {source.difference}" if source.difference else "="
 
 
-def _decoded(data: bytes, transfer_syntax: str) -> numpy.ndarray:
+def decoded_by_pydicom(data: bytes, transfer_syntax: str) -> numpy.ndarray:
+    """Return the pixels of a data set, all frames if there are several; none of our decoders is used."""
     dataset = read_dataset(io.BytesIO(data), transfer_syntax == IMPLICIT_LITTLE, True)
     if transfer_syntax in _NATIVE:
-        return pixels_of(dataset)[0]
+        frames = pixels_of(dataset)
+        return frames if len(frames) > 1 else frames[0]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
     plugin = "pydicom" if transfer_syntax == syntaxes.RLE_LOSSLESS else ""  # its plugin has the decoder that we have
