@@ -180,6 +180,18 @@ def test_an_instance_without_pixel_data_is_sent_uncompressed():
     assert (sent.failed, syntaxes) == ((), [IMPLICIT_LITTLE, JPEG_LS])
 
 
+def test_what_a_conversion_changes_beyond_the_encoding_is_said():
+    """Once for all instances, and not for those that are sent as they are."""
+    long = [each.compressed for each in numbered([sample(J2K, frames=2), sample(J2K, frames=2)])]
+    for each in long:
+        each.NumberOfFrames = 1
+    with accepting(EXPLICIT_LITTLE, J2K) as (peer, _):
+        assert client.store(peer, long).notices == ()
+        assert client.store(peer, long, send_as="explicit").notices == (
+            "Pixel Data has 2 frames; those after the declared 1 were dropped",
+        )
+
+
 def test_an_unknown_name_is_refused():
     """Before anything is sent."""
     with pytest.raises(client.InvalidArgument, match="expected explicit, implicit, rle, jpegls, j2k, htj2k"):
