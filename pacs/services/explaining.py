@@ -111,7 +111,7 @@ class StoredAs:
     def __str__(self) -> str:
         """Return it in one line."""
         how = f"else the first accepted of {', '.join(self.others)}" if self.others else "they are not converted"
-        text = f"{self.instances} instances in {self.transfer_syntax}: sent as stored where it is accepted, {how}"
+        text = f"instances in {self.transfer_syntax}: {self.instances}, sent as stored where it is accepted, {how}"
         return text if self.sent is None else "; ".join((text, *self._sent()))
 
     def _sent(self) -> Iterator[str]:

@@ -87,7 +87,7 @@ def test_a_retrieve_says_what_is_converted_for_its_destination(filled, tmp_path)
         file.write(peers % ("VIEWER", "rle") + peers % ("GETTER", "implicit"))
     keys = ("--retrieve", "--run", "-k", f"StudyInstanceUID={study()[0].StudyInstanceUID}")
     stored = (
-        "2 instances in Explicit VR Little Endian: sent as stored where it is accepted, else the first accepted of "
+        "instances in Explicit VR Little Endian: 2, sent as stored where it is accepted, else the first accepted of"
     )
     for options, first in (
         (("--destination", "VIEWER", "--peer", "GETTER"), "RLE Lossless, Implicit VR Little Endian, "),

@@ -144,11 +144,11 @@ def test_the_explanation_of_a_move_says_what_was_converted_into_what(tmp_path, c
             assert eventually(lambda: "sent as JPEG-LS" in caplog.text)
     lossless = "JPEG 2000 Image Compression (Lossless Only)"
     order = "JPEG-LS Lossless Image Compression, Explicit VR Little Endian, Implicit VR Little Endian"
-    assert f"2 instances in {lossless}: sent as stored where it is accepted, else the first accepted of {order}" in (
+    assert f"instances in {lossless}: 2, sent as stored where it is accepted, else the first accepted of {order}" in (
         caplog.text
     )
     assert "; 2 sent as JPEG-LS Lossless Image Compression" in caplog.text
-    assert "1 instances in Explicit VR Little Endian: sent as stored where it is accepted" in caplog.text
+    assert "instances in Explicit VR Little Endian: 1, sent as stored where it is accepted" in caplog.text
     assert "; 1 sent as stored" in caplog.text
 
 

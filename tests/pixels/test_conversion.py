@@ -2,11 +2,13 @@
 
 import io
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 
 import numpy
 import pydicom
 import pytest
+from _pytest.mark import ParameterSet
 from pydicom.dataset import Dataset
 
 from pacs.dicom import part10
@@ -25,7 +27,8 @@ from tests.dicom.test_syntaxes import read, values
 from tests.pixels.converting import converted, encoded
 from tests.pixels.samples import native_sample, pixels_of, sample
 
-COMPRESSED_FILES = [path for path in real_files.PART10 if real_files.transfer_syntax(path) not in NATIVE]
+BIG = 400_000
+"""Bytes of a file from which on it is tested with --long only."""
 
 HTJ2K = {syntaxes.HTJ2K_LOSSLESS, syntaxes.HTJ2K_LOSSLESS_RPCL}
 """Transfer syntaxes that no other program of our tests decodes."""
@@ -41,8 +44,29 @@ PYDICOM_FAILS = {
 DAMAGED = {"JPEG2000-embedded-sequence-delimiter.dcm": "contradicts Rows and Columns"}
 """Files that nobody can decode, and what is said about them."""
 
+DCMTK = {
+    **dict.fromkeys(
+        (syntaxes.JPEG_BASELINE, syntaxes.JPEG_EXTENDED, syntaxes.JPEG_LOSSLESS, syntaxes.JPEG_LOSSLESS_SV1), "dcmdjpeg"
+    ),
+    **dict.fromkeys((syntaxes.JPEG_LS_LOSSLESS, syntaxes.JPEG_LS_NEAR_LOSSLESS), "dcmdjpls"),
+    syntaxes.RLE_LOSSLESS: "dcmdrle",
+}
+"""The programs of DCMTK that decompress."""
+
+DCMTK_FAILS = {"SC_rgb_jpeg.dcm": "it has an invalid VR", "UN_sequence.dcm": "it has no pixel data"}
+"""Files that DCMTK does not read, and why."""
+
 DECIDED_BY_US = {0x00280106, 0x00280107, 0x00282110, 0x00282112, 0x00282114}
-"""Attributes that pydicom leaves as they are: the extremes of lossy pixels, and that they are lossy."""
+"""Attributes that pydicom and DCMTK leave as they are: the extremes of lossy pixels, and that they are lossy."""
+
+
+def files(known: Container[str], excluded: Container[str]) -> list[ParameterSet]:
+    """Return the compressed files of pydicom and pydicom-data in known transfer syntaxes."""
+    return [
+        pytest.param(path, id=path.name, marks=[pytest.mark.long] if path.stat().st_size > BIG else [])
+        for path in real_files.PART10
+        if real_files.transfer_syntax(path) in known and path.name not in excluded
+    ]
 
 
 def without_image_attributes(data_set: Dataset) -> list[tuple[int, object]]:
@@ -68,11 +92,22 @@ def assert_same_as_pydicom(path: Path) -> None:
     assert ours["PixelData"].VR == theirs["PixelData"].VR
 
 
-@pytest.mark.parametrize("path", COMPRESSED_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", files(DECODED, DAMAGED))
 def test_real_files_become_what_pydicom_makes_of_them(path: Path):
     """Pixels, attributes and all other elements, of every compressed file of pydicom and pydicom-data."""
-    if path.name not in DAMAGED:
-        assert_same_as_pydicom(path)
+    assert_same_as_pydicom(path)
+
+
+@pytest.mark.parametrize("path", files(DCMTK, DCMTK_FAILS))
+def test_real_files_become_what_dcmtk_makes_of_them(path: Path, tmp_path: Path):
+    """All elements, but that DCMTK writes 8 bits as OW, keeps extremes, and writes no ratio and method."""
+    data, syntax = real_files.data_set(path)
+    programs.run(DCMTK[syntax], path, tmp_path / "native.dcm")
+    theirs = pydicom.dcmread(tmp_path / "native.dcm")
+    ours = read(converted(data, syntax, EXPLICIT_LITTLE), EXPLICIT_LITTLE)
+    tags = {tag for tag in {*ours.keys(), *theirs.keys()} if tag.element}
+    differing = {tag for tag in tags if tag not in ours or tag not in theirs or ours[tag].value != theirs[tag].value}
+    assert differing <= DECIDED_BY_US
 
 
 @pytest.mark.parametrize("name", DAMAGED)
