@@ -85,6 +85,8 @@ class Transfer:
     failed: tuple[NotStored, ...] = ()
     skipped: int = 0
     """Number of files in folders that contain no SOP Instance, such as DICOMDIRs."""
+    notices: tuple[str, ...] = ()
+    """What conversions removed or changed beyond the encoding, such as digital signatures; each sentence once."""
     bytes: int = 0
     """Size of the stored data sets."""
     elapsed: float = 0.0

@@ -101,6 +101,11 @@ class Outgoing:
                 self._data = self._begin()
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What the conversion removes or changes beyond the encoding."""
+        return self._data.notices
+
+    @property
     def size_in_memory(self) -> int:
         """The bytes that its data set has in memory at most."""
         return self._data.size_in_memory

@@ -86,6 +86,7 @@ class _Sending:
     warning: int = 0
     sent: int = 0
     """Size of the stored data sets."""
+    _notices: dict[str, None] = field(default_factory=dict, init=False)
     _tried: int = field(default=0, init=False)
     _empty_associations: int = field(default=0, init=False)
     _is_reached: bool = field(default=False, init=False)
@@ -125,6 +126,7 @@ class _Sending:
         try:
             with closing(ahead.take(instance, left)) as outgoing:
                 response = self._response(requestor, instance, outgoing, sent)
+                self._notices |= dict.fromkeys(outgoing.notices)
         except PacsError as error:
             self.failed.append(NotStored(instance.what, None, error.comment))
             if isinstance(error, _NOT_OF_THE_PEER):
@@ -192,6 +194,7 @@ class _Sending:
             warning=self.warning,
             failed=tuple(self.failed),
             skipped=skipped,
+            notices=tuple(self._notices),
             bytes=self.sent,
             elapsed=time.monotonic() - self._began,
         )

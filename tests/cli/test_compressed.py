@@ -80,6 +80,22 @@ def test_the_reason_why_an_image_is_not_stored_is_printed(pacs, images):
 
 
 @pytest.mark.parametrize("command", ["store", "export"])
+def test_what_a_conversion_changes_beyond_the_encoding_is_printed(pacs, images, tmp_path, command):
+    """Surplus frames are dropped."""
+    dataset = sample(J2K, frames=2).compressed
+    dataset.NumberOfFrames = 1
+    folder = images(dataset)
+    if command == "export":
+        pacs("import", folder)
+        done = pacs("export", tmp_path / "out", "--all", "--as", "explicit")
+    else:
+        with storescp(tmp_path / "in", "STORE_SCP", "+B") as scp:
+            done = pacs("store", f"STORE_SCP@127.0.0.1:{scp.port}", folder)
+    assert done.exit_code == 0
+    assert "Pixel Data has 2 frames; those after the declared 1 were dropped" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["store", "export"])
 def test_an_unknown_transfer_syntax_is_a_usage_error(pacs, images, command):
     """The known names are printed."""
     words = ["X@127.0.0.1:1", images(video())] if command == "store" else ["out", "--all"]

@@ -167,7 +167,7 @@ def test_send_as_says_why_an_image_is_not_sent():
         expected = "MPEG-4 AVC/H.264 High Profile / Level 4.1 is not converted into Explicit VR Little Endian"
         assert sent.failed[0].comment == expected
         sent = client.store(peer, wide, send_as="j2k")
-        assert sent.failed[0].comment.startswith("JPEG 2000 Image Compression (Lossless Only): 1 samples of 32 bits")
+        assert sent.failed[0].comment.startswith("JPEG 2000 Image Compression (Lossless Only): ")
         assert client.store(peer, wide, send_as=["j2k", "explicit"]).failed == ()
     assert syntaxes == [EXPLICIT_LITTLE]
 
@@ -178,6 +178,18 @@ def test_an_instance_without_pixel_data_is_sent_uncompressed():
     with accepting(IMPLICIT_LITTLE, JPEG_LS) as (peer, syntaxes):
         sent = client.store(peer, report, native_sample(), send_as="jpegls")
     assert (sent.failed, syntaxes) == ((), [IMPLICIT_LITTLE, JPEG_LS])
+
+
+def test_what_a_conversion_changes_beyond_the_encoding_is_said():
+    """Once for all instances, and not for those that are sent as they are."""
+    long = [each.compressed for each in numbered([sample(J2K, frames=2), sample(J2K, frames=2)])]
+    for each in long:
+        each.NumberOfFrames = 1
+    with accepting(EXPLICIT_LITTLE, J2K) as (peer, _):
+        assert client.store(peer, long).notices == ()
+        assert client.store(peer, long, send_as="explicit").notices == (
+            "Pixel Data has 2 frames; those after the declared 1 were dropped",
+        )
 
 
 def test_an_unknown_name_is_refused():

@@ -16,7 +16,7 @@ from pacs.errors import NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import transfer_syntaxes as syntaxes
 from tests.dicom.test_syntaxes import read
 from tests.pixels.converting import converted, converted_with_notices, encoded
-from tests.pixels.samples import native_sample, pixels_of, sample
+from tests.pixels.samples import METHODS, native_sample, pixels_of, sample
 
 RLE, JPEG_LS = syntaxes.RLE_LOSSLESS, syntaxes.JPEG_LS_LOSSLESS
 
@@ -365,10 +365,16 @@ def overlaid() -> Dataset:
 
 
 @pytest.mark.parametrize("is_signed", [False, True])
-def test_overlays_in_unused_bits_survive(is_signed: bool):
-    """Neither masked nor overwritten by the sign (PS3.5 8.1.2)."""
+@pytest.mark.parametrize("syntax", [RLE, JPEG_LS, syntaxes.JPEG_LOSSLESS_SV1, syntaxes.JPEG_2000_LOSSLESS])
+def test_overlays_in_unused_bits_survive(syntax: str, is_signed: bool):
+    """Neither masked nor overwritten by the sign (PS3.5 8.1.2), where the codestream has all 16 bits."""
     native = changed(overlaid(), PixelRepresentation=int(is_signed))
-    compressed = read(converted(encoded(native), EXPLICIT_LITTLE, RLE), RLE)
+    words = numpy.frombuffer(native.PixelData, "<u2").reshape(48, 64)
+    compressed = changed(overlaid(), PixelRepresentation=int(is_signed))
+    compressed.PixelData = encapsulate([METHODS[syntax].encode(words, 16, False)])
+    compressed["PixelData"].VR = "OB"
+    compressed["PixelData"].is_undefined_length = True
+    compressed.file_meta.TransferSyntaxUID = UID(syntax)
     assert afterwards(compressed).PixelData == native.PixelData
     assert afterwards(compressed)[0x60000102].value == 15
 
@@ -506,6 +512,18 @@ def test_a_signature_without_its_parameters_is_removed():
     made = signed(sample(RLE).compressed, [0x00100010])
     del made.MACParametersSequence
     assert "DigitalSignaturesSequence" not in afterwards(made)
+
+
+@pytest.mark.parametrize("change", [{"DataElementsSigned": None}, {"MACIDNumber": 1}], ids=str)
+def test_a_signature_with_unclear_parameters_is_removed(change: dict[str, Any]):
+    """They do not say what it signs, or two say it."""
+    made = signed(sample(RLE).compressed, [0x7FE00010], [0x00100010])
+    for item in made.MACParametersSequence:
+        changed(item, **change)
+    assert "DigitalSignaturesSequence" not in {
+        each.keyword
+        for each in afterwards(changed(made, DigitalSignaturesSequence=Sequence([made.DigitalSignaturesSequence[1]])))
+    }
 
 
 def test_signatures_stay_when_nothing_changes():
