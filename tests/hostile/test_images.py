@@ -215,19 +215,19 @@ def fragmented(chance: random.Random, frame: bytes) -> bytes:
 def test_killed_decoders_cost_no_more_than_what_they_worked_on(tmp_path: Path) -> None:
     """All are killed three times during a C-MOVE; the next one sends everything."""
     with running(tmp_path) as (server, taker):
-        made, killed = many(server, 24), 0
+        made, killed = many(server, 18), 0
         with moving(server) as (finals, _):
-            for arrived in (4, 8, 12):
+            for arrived in (3, 6, 9):
                 eventually(lambda least=arrived: finals or len(taker.files()) >= least, 60)
                 for each in decoders(server.process.pid):
                     os.kill(each, signal.SIGKILL)
                     killed += 1
         ((_, completed, failed, _),) = map(counts, finals)
-        assert (completed or 0) + (failed or 0) == 24
-        assert 12 <= (completed or 0) == len(taker.files())
+        assert (completed or 0) + (failed or 0) == 18
+        assert 9 <= (completed or 0) == len(taker.files())
         assert (failed or 0) <= killed
         final = moved(server)
-        assert (final.status, counts(final)) == (0x0000, (None, 24, 0, 0))
+        assert (final.status, counts(final)) == (0x0000, (None, 18, 0, 0))
         check_arrived(taker, made, set(made.good))
 
 
@@ -235,12 +235,12 @@ def test_killed_decoders_cost_no_more_than_what_they_worked_on(tmp_path: Path) -
 def test_a_stop_ends_what_runs_and_all_decoders(tmp_path: Path, workers: int) -> None:
     """SIGTERM reaches all processes of a service, and Ctrl-C those of a terminal: decoders work on until the end."""
     with running(tmp_path, server__workers=workers) as (server, taker):
-        made = many(server, 10)
+        made = many(server, 6)
         with moving(server) as (finals, processes):
             for each in (server.process.pid, *processes):
                 os.kill(each, signal.SIGTERM)
         assert server.process.wait(60) == 0
-        assert [(each.status, counts(each)) for each in finals] == [(0x0000, (None, 10, 0, 0))]
+        assert [(each.status, counts(each)) for each in finals] == [(0x0000, (None, 6, 0, 0))]
         check_arrived(taker, made, set(made.good))
         assert not any(map(is_alive, processes))
 
@@ -249,7 +249,7 @@ def test_a_stop_ends_what_runs_and_all_decoders(tmp_path: Path, workers: int) ->
 def test_a_kill_of_the_server_ends_all_decoders(tmp_path: Path, workers: int) -> None:
     """They end with the socket, whatever they do."""
     with running(tmp_path, server__workers=workers) as (server, _):
-        many(server, 10)
+        many(server, 6)
         with moving(server) as (_, processes):
             server.process.kill()
             assert server.process.wait(60) == -signal.SIGKILL

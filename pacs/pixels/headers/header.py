@@ -19,7 +19,8 @@ class Codestream:
     is_lossy: bool | None = None
     """Whether the method loses something; None if the header does not say."""
     is_ycbcr: bool | None = None
-    """Whether the samples are YCbCr, by markers, component identifiers and subsampling."""
+    """Whether the samples are YCbCr, which the decoder converts to RGB: by markers, component identifiers, subsampling
+    or the multiple component transformation; None if the header does not say."""
 
 
 def unsigned(data: bytes, offset: int, size: int) -> int:
