@@ -90,7 +90,8 @@ def test_a_receiver_of_everything_gets_images_as_they_are(tmp_path):
     """Bit for bit, without a decoder process."""
     compressed = [each.compressed for each in samples("MONOCHROME2")]
     with client.receiving(tmp_path / "in") as receiver:
-        assert client.store(f"X@127.0.0.1:{receiver.port}", compressed).failed == ()
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", compressed)
+        assert (sent.failed, sent.converted) == ((), 0)
         arrived = list(map(dcmread, receiver.arrived))
     assert [each.file_meta.TransferSyntaxUID for each in arrived] == list(SYNTAXES)
     assert [each.PixelData for each in arrived] == [each.PixelData for each in compressed]
@@ -113,6 +114,7 @@ def test_images_are_converted_into_the_only_syntax_of_a_receiver(tmp_path, synta
     with accepting(syntax) as (peer, syntaxes):
         sent = client.store(peer, native_sample(), sample(J2K).compressed)
     assert (sent.completed, sent.failed, syntaxes) == (2, (), [syntax, syntax])
+    assert sent.converted == 1 + (syntax != IMPLICIT_LITTLE)  # a native image is not changed by another native syntax
 
 
 @pytest.mark.parametrize("name", SHORT_NAMES)

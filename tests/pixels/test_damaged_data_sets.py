@@ -19,9 +19,8 @@ from pacs.pixels.capabilities import DECODED, ENCODED
 from pacs.pixels.conversion import Conversion
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.survey import survey
-from tests.pixels.converting import InProcessPool, converted, encoded
+from tests.pixels.converting import InProcessPool, converted, encoded, signed, with_icon
 from tests.pixels.samples import native_sample, sample
-from tests.pixels.test_image_attributes import signed, with_icon
 
 HEAD = 2500
 """The bytes in which most is damaged: elements, offset tables and the first frame."""
