@@ -30,14 +30,17 @@ _NAMES = {
 }  # fmt: skip
 
 _METHODS = {
-    **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"), "ISO_10918_1"),
-    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
-    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
-    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
-    "1.2.840.10008.1.2.4.111": "ISO_10918_1",  # a JPEG that was recompressed without further loss
-    "1.2.840.10008.1.2.4.112": "ISO_18181_1",
+    f"1.2.840.10008.1.2.4.{end}": method
+    for method, ends in {
+        "ISO_10918_1": (50, 51, 57, 70, 111),  # 111 recompresses a JPEG without further loss
+        "ISO_14495_1": (80, 81),
+        "ISO_15444_1": (90, 91),
+        "ISO_15444_15": (201, 202, 203),
+        "ISO_18181_1": (110, 112),
+    }.items()
+    for end in ends
 }
-"""Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of each transfer syntax whose frames may be lossy."""
+"""Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of transfer syntaxes; lossless ones may hold lossy frames."""
 
 _ALWAYS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 111))
 
