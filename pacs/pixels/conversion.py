@@ -24,10 +24,11 @@ from pacs.dicom.syntaxes import (
 )
 from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import native
-from pacs.pixels.encapsulation import PIXEL_DATA, encapsulated
+from pacs.pixels.encapsulation import encapsulated
 from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.survey import survey
+from pacs.pixels.tags import PIXEL_DATA
 from pacs.pixels.window import Window
 
 Wait = Callable[[Future[bytes]], object]

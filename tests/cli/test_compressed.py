@@ -58,6 +58,7 @@ def test_images_are_stored_as_the_receiver_or_the_user_wants_them(pacs, images, 
     with storescp(tmp_path / "in", "STORE_SCP", *options) as scp:
         done = pacs("store", f"STORE_SCP@127.0.0.1:{scp.port}", folder, *words)
         assert (done.exit_code, done.stderr) == (0, "")
+        assert done.stdout.endswith(" stored, 1 converted, 0 failed\n")
         assert syntaxes(scp.files()) == {expected}
         if not words:
             assert (pixels_of(dcmread(scp.files()[0])) == made.pixels).all()
