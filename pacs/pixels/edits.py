@@ -55,6 +55,15 @@ class Edits:
         inserted = self._inserted.get(index)
         return b"".join(element.encoded(target) for _, element in sorted(inserted.items())) if inserted else b""
 
+    def is_removed(self, index: int) -> bool:
+        """Return whether a token is removed."""
+        return index in self._removed
+
+    def are_of(self, level: Level) -> bool:
+        """Return whether they change elements of a data set, and nothing within these."""
+        own = {index for _, index, _ in level.elements} | {level.end}
+        return self._removed | self._inserted.keys() <= own
+
     def skipping(self) -> "Skipping":
         """Return what tells, during a walk, which tokens are removed."""
         return Skipping(self._removed)

@@ -77,11 +77,13 @@ class Level:
     parent: "Level | None"
     end: int = 0
     """The number of its last token and one."""
-    elements: list[tuple[int, int]] = field(default_factory=list)
-    """Tag and number of each element."""
+    elements: list[tuple[int, int, int]] = field(default_factory=list)
+    """Tag, number and offset of each element."""
     values: dict[int, Value] = field(default_factory=dict)
     pixels: list[PixelElement] = field(default_factory=list)
     extended_offset_table: tuple[int, int] | None = None
+    is_explicit_little: bool = True
+    """Whether all of it is in explicit VR little endian."""
     other_fragments: int = 0
     """The tag of an element in fragments that is not Pixel Data."""
     changed: set[int] = field(default_factory=set)
@@ -92,15 +94,15 @@ class Level:
     """The items of its MAC Parameters Sequence."""
 
     def __contains__(self, tag: int) -> bool:
-        return any(each == tag for each, _ in self.elements)
+        return any(each == tag for each, *_ in self.elements)
 
     def indices(self, tag: int) -> list[int]:
         """Return the numbers of the tokens with this tag."""
-        return [index for each, index in self.elements if each == tag]
+        return [index for each, index, _ in self.elements if each == tag]
 
     def place(self, tag: int) -> int:
         """Return the number of the token before which an element belongs by its tag."""
-        return next((index for each, index in self.elements if each > tag), self.end)
+        return next((index for each, index, _ in self.elements if each > tag), self.end)
 
 
 def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
@@ -108,6 +110,8 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
     level = Level(-1, 0, None)
     index = -1
     for index, token in enumerate(walk(source, encoding)):
+        if token.encoding.implicit or not token.encoding.little:
+            level.is_explicit_little = False
         match token.kind:
             case TokenKind.ITEM:
                 level = Level(index, token.tag, level)
@@ -118,7 +122,7 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
             case TokenKind.FRAGMENT:
                 _add_fragment(level, source, token)
             case TokenKind.ELEMENT | TokenKind.SEQUENCE | TokenKind.ENCAPSULATED:
-                level.elements.append((token.tag, index))
+                level.elements.append((token.tag, index, token.start))
                 _note(level, source, token)
     level.end = index + 1
     yield level
@@ -126,6 +130,7 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
 
 def _left(level: Level) -> Level:
     assert level.parent is not None
+    level.parent.is_explicit_little &= level.is_explicit_little
     if level.sequence == SIGNATURES:
         level.parent.signatures.append(level)
     elif level.sequence == MAC_PARAMETERS:
