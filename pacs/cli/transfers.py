@@ -63,7 +63,10 @@ def store(call: PeerCall, *, send_as: tuple[str, ...], verbose: bool) -> None:
     skipped = f", {plural(done.skipped, 'file')} skipped" if done.skipped else ""
     stored = f"{plural(done.completed, 'instance')}, {size(done.bytes)} stored"
     warned = f", {done.warning} with a warning" if done.warning else ""
-    click.echo(f"{stored}{warned}, {len(done.failed)} failed{skipped}")
+    converted = f", {done.converted} converted" if done.converted else ""
+    click.echo(f"{stored}{converted}{warned}, {len(done.failed)} failed{skipped}")
+    for notice in done.notices:
+        click.echo(f"converted copies: {safe(notice)}", err=True)
     _print_not_stored(done.failed)
     if not (done.failed or done.completed):
         print_error(f"no DICOM file found in {', '.join(map(str, paths))}")

@@ -130,13 +130,14 @@ class MissingInstances:
 
     def _classes_in(self, keys: Keys) -> tuple[str, ...]:
         """Return the SOP Classes in the studies of some keys, none if the PACS does not return them for each."""
-        above = {each: keys[each] for each in (PATIENT_ID, STUDY) if each in keys}
         found = set[str]()
-        for each in self._matches(above, {"SOPClassesInStudy": ""}, QueryLevel.STUDY):
-            in_study = [uid for uid in uids(each, "SOPClassesInStudy") if is_uid(uid)]
-            if not in_study:
-                return ()
-            found.update(in_study)
+        for studies in chunks(keys[STUDY], UIDS_PER_REQUEST):
+            above = {each: keys[each] for each in (PATIENT_ID,) if each in keys} | {STUDY: list(studies)}
+            for match in self._matches(above, {"SOPClassesInStudy": ""}, QueryLevel.STUDY):
+                in_study = [uid for uid in uids(match, "SOPClassesInStudy") if is_uid(uid)]
+                if not in_study:
+                    return ()
+                found.update(in_study)
         return tuple(sorted(found)) if len(found) <= MAX_STORAGE_CONTEXTS else ()
 
     def _with_studies(self, keys: Keys) -> Keys:

@@ -82,9 +82,13 @@ class Transfer:
     """Number of stored instances, including those with a warning."""
     warning: int = 0
     """Number of instances stored with a warning status."""
+    converted: int = 0
+    """Number of stored instances whose pixel data was decompressed or compressed for the receiver."""
     failed: tuple[NotStored, ...] = ()
     skipped: int = 0
     """Number of files in folders that contain no SOP Instance, such as DICOMDIRs."""
+    notices: tuple[str, ...] = ()
+    """What conversions removed or changed beyond the encoding, such as digital signatures; each sentence once."""
     bytes: int = 0
     """Size of the stored data sets."""
     elapsed: float = 0.0

@@ -11,6 +11,7 @@ from pacs.client.outgoing import Outgoing, Preparation
 from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.sources import Instance, Storable, sources_of
 from pacs.dicom.status import is_completed, meaning
+from pacs.dicom.syntaxes import converts_pixel_data
 from pacs.dimse.association.storage_contexts import Proposal, batches
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import SUCCESS, Service
@@ -84,8 +85,10 @@ class _Sending:
     pool: DecoderPool
     completed: int = 0
     warning: int = 0
+    converted: int = 0
     sent: int = 0
     """Size of the stored data sets."""
+    _notices: dict[str, None] = field(default_factory=dict, init=False)
     _tried: int = field(default=0, init=False)
     _empty_associations: int = field(default=0, init=False)
     _is_reached: bool = field(default=False, init=False)
@@ -131,7 +134,7 @@ class _Sending:
                 self._empty_associations = 0
         else:
             self._empty_associations = 0
-            self._record(instance, response, sent[0])
+            self._record(instance, outgoing, response, sent[0])
         self._tried += 1
         self.on_progress(self._progress(0))
 
@@ -157,7 +160,7 @@ class _Sending:
                 reported = sent[0]
                 self.on_progress(self._progress(reported))
 
-    def _record(self, instance: Instance, response: Command, size: int) -> None:
+    def _record(self, instance: Instance, outgoing: Outgoing, response: Command, size: int) -> None:
         status = response.status
         if not is_completed(status):
             comment = response.error_comment or meaning(Service.STORE, status)
@@ -165,6 +168,8 @@ class _Sending:
             return
         self.completed += 1
         self.warning += status != SUCCESS
+        self.converted += converts_pixel_data(instance.transfer_syntax, outgoing.context.transfer_syntax)
+        self._notices |= dict.fromkeys(outgoing.notices)
         self.sent += size
 
     def _give_up(self, left: deque[Instance], comment: str) -> None:
@@ -190,8 +195,10 @@ class _Sending:
         return Transfer(
             completed=self.completed,
             warning=self.warning,
+            converted=self.converted,
             failed=tuple(self.failed),
             skipped=skipped,
+            notices=tuple(self._notices),
             bytes=self.sent,
             elapsed=time.monotonic() - self._began,
         )

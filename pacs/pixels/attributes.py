@@ -5,30 +5,42 @@ from struct import pack
 from pacs.errors import UndecodablePixelData
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.survey import Level
-
-ROWS, COLUMNS = 0x00280010, 0x00280011
-SAMPLES, PHOTOMETRIC, PLANAR = 0x00280002, 0x00280004, 0x00280006
-ALLOCATED, STORED, HIGH_BIT, REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
-NUMBER_OF_FRAMES = 0x00280008
-LOSSY, LOSSY_RATIO, LOSSY_METHOD = 0x00282110, 0x00282112, 0x00282114
+from pacs.pixels.tags import (
+    ALLOCATED,
+    COLUMNS,
+    EXTREMES,
+    HIGH_BIT,
+    LOSSY,
+    LOSSY_METHOD,
+    LOSSY_RATIO,
+    NUMBER_OF_FRAMES,
+    OVERLAY_DATA,
+    PHOTOMETRIC,
+    PLANAR,
+    REPRESENTATION,
+    ROWS,
+    SAMPLES,
+    STORED,
+    is_overlay,
+)
 
 _NAMES = {
     SAMPLES: "Samples per Pixel", PHOTOMETRIC: "Photometric Interpretation", ROWS: "Rows", COLUMNS: "Columns",
     ALLOCATED: "Bits Allocated", STORED: "Bits Stored", HIGH_BIT: "High Bit",
 }  # fmt: skip
 
-_EXTREMES = (0x00280106, 0x00280107, 0x00280108, 0x00280109, 0x00280110, 0x00280111)
-"""Smallest and Largest Pixel Value of the image, its series and its plane."""
-
 _METHODS = {
-    **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"), "ISO_10918_1"),
-    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
-    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
-    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
-    "1.2.840.10008.1.2.4.111": "ISO_10918_1",  # a JPEG that was recompressed without further loss
-    "1.2.840.10008.1.2.4.112": "ISO_18181_1",
+    f"1.2.840.10008.1.2.4.{end}": method
+    for method, ends in {
+        "ISO_10918_1": (50, 51, 57, 70, 111),  # 111 recompresses a JPEG without further loss
+        "ISO_14495_1": (80, 81),
+        "ISO_15444_1": (90, 91),
+        "ISO_15444_15": (201, 202, 203),
+        "ISO_18181_1": (110, 112),
+    }.items()
+    for end in ends
 }
-"""Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of each transfer syntax whose frames may be lossy."""
+"""Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of transfer syntaxes; lossless ones may hold lossy frames."""
 
 _ALWAYS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 111))
 
@@ -93,9 +105,9 @@ def _photometric(level: Level) -> str:
 
 
 def _has_overlays_in_pixels(level: Level, stored: int, high_bit: int) -> bool:
-    """Whether an overlay without Overlay Data is in bits that are not used by pixels (PS3.5 8.1.2)."""
-    positions = [tag for tag in level.values if tag >> 16 >= 0x6000 and tag & 0xFFFF == 0x0102]
-    embedded = [tag for tag in positions if tag & 0xFFFF0000 | 0x3000 not in level]
+    """Return whether an overlay without Overlay Data is in bits that are not used by pixels (PS3.5 8.1.2)."""
+    positions = [tag for tag in level.values if is_overlay(tag)]
+    embedded = [tag for tag in positions if tag & 0xFFFF0000 | OVERLAY_DATA not in level]
     return any(not high_bit - stored < _number(level, tag, high_bit) <= high_bit for tag in embedded)
 
 
@@ -111,7 +123,7 @@ def changes(level: Level, result: ImagePixel) -> Changes:
         tag: ("US", pack("<H", number)) for tag, number in numbers.items() if _number(level, tag, -1) != number
     }
     if _photometric(level) != result.photometric_interpretation:
-        changed |= {PHOTOMETRIC: ("CS", _padded(result.photometric_interpretation))} | dict.fromkeys(_EXTREMES)
+        changed |= {PHOTOMETRIC: ("CS", _padded(result.photometric_interpretation))} | dict.fromkeys(EXTREMES)
     return changed
 
 
@@ -127,7 +139,7 @@ def lossy_changes(level: Level, syntax: str, ratio: float) -> Changes:
     them, and only an empty list gets it.
     """
     is_known = LOSSY in level.values and level.values[LOSSY].texts[0] == "01"
-    changed: Changes = dict.fromkeys(_EXTREMES)
+    changed: Changes = dict.fromkeys(EXTREMES)
     if not is_known:
         changed[LOSSY] = ("CS", b"01")
     for tag, vr, text in ((LOSSY_RATIO, "DS", f"{ratio:.2f}"), (LOSSY_METHOD, "CS", _METHODS[syntax])):

@@ -28,7 +28,9 @@ from pacs.pixels.transfer_syntaxes import (
 KEEPS_COLOUR = {"YBR_FULL_422": "YBR_FULL"}
 """Decoders that return the samples as they are: none of these codestreams can be subsampled."""
 
-JPEG_COLOUR = {"YBR_FULL": "RGB", "YBR_FULL_422": "RGB"}
+JPEG_COLOUR = dict.fromkeys(
+    ("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"), "RGB"
+)
 JPEG_2000_COLOUR = {"YBR_ICT": "RGB", "YBR_RCT": "RGB", "YBR_FULL_422": "YBR_FULL"}
 JPEG_XL_COLOUR = {"XYB": "RGB", "YBR_ICT": "RGB", "YBR_RCT": "RGB", "YBR_FULL_422": "RGB"}
 RECOMPRESSED_COLOUR = JPEG_XL_COLOUR | JPEG_COLOUR
@@ -104,7 +106,7 @@ def decoded(source: str, stored: ImagePixel, codestream: Codestream) -> ImagePix
     if source == DEFLATED_FRAME:
         return stored
     photometric = stored.photometric_interpretation
-    colour = "RGB" if _becomes_rgb(source, codestream) else COLOUR_DECODED[source].get(photometric, photometric)
+    colour = "RGB" if codestream.is_ycbcr else COLOUR_DECODED[source].get(photometric, photometric)
     return replace(stored, photometric_interpretation=colour, planar_configuration=0)
 
 
@@ -119,11 +121,6 @@ def encoded(native: ImagePixel, target: str) -> ImagePixel:
     _check_encodable(native, encoder)
     colour = encoder.rgb if native.photometric_interpretation == "RGB" else native.photometric_interpretation
     return replace(native, photometric_interpretation=colour, planar_configuration=0)
-
-
-def _becomes_rgb(source: str, codestream: Codestream) -> bool:
-    """Whether the header says so: a lossy JPEG frame whose samples are YCbCr, whatever the attribute says."""
-    return COLOUR_DECODED[source] is JPEG_COLOUR and bool(codestream.is_ycbcr)
 
 
 def _check_attributes(stored: ImagePixel) -> None:

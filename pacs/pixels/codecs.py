@@ -113,7 +113,7 @@ def _decode_rle(data: bytes, stored: ImagePixel, _: Codestream) -> bytes:
     planes = numpy.frombuffer(_rle_planes(data, pixels, bits), f"<u{max(1, bits // 8)}")
     if bits == 1:
         return _packed(planes)
-    return planes.reshape(stored.samples_per_pixel, pixels).T.tobytes()
+    return numpy.stack(list(planes.reshape(stored.samples_per_pixel, pixels)), axis=-1).tobytes()
 
 
 def _rle_planes(data: bytes, pixels: int, bits: int) -> bytes:

@@ -1,6 +1,5 @@
 """Convert a data set from one transfer syntax into another, pixel data included."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -25,10 +24,11 @@ from pacs.dicom.syntaxes import (
 )
 from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import native
-from pacs.pixels.encapsulation import PIXEL_DATA, encapsulated
+from pacs.pixels.encapsulation import encapsulated
 from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.survey import survey
+from pacs.pixels.tags import PIXEL_DATA
 from pacs.pixels.window import Window
 
 Wait = Callable[[Future[bytes]], object]
@@ -76,7 +76,6 @@ class Conversion:
         encoding = encoding_of(self._source)
         for level in survey(Source(self._data, encoding), encoding):
             self._plan.add(level)
-            self._whole = level
 
     def _inflate(self) -> None:
         """Inflate the data set to a temporary file, because frames are read by their position."""
@@ -119,9 +118,6 @@ class Conversion:
     def _pieces(self) -> Iterator[bytes]:
         self._window.first()
         encoding, target = encoding_of(self._source), encoding_of(self._target)
-        if self._can_copy(target):
-            yield from self._copied(target)
-            return
         signed = is_signed(self._data, encoding)
         source = Source(self._data, encoding)
         writer, skipping = TokenWriter(source, target, signed), self._plan.edits.skipping()
@@ -133,33 +129,6 @@ class Conversion:
             if not skipping.skips(index, token):
                 yield from writer.encoded(token)
         yield self._plan.edits.inserted_before(index + 1, target)
-
-    def _can_copy(self, target: Encoding) -> bool:
-        """Return whether all elements but those that change are in the target encoding already."""
-        is_explicit_little = target.little and not target.implicit
-        return is_explicit_little and self._whole.is_explicit_little and self._plan.edits.are_of(self._whole)
-
-    def _copied(self, target: Encoding) -> Iterator[bytes]:
-        """Yield the elements as they are, except for those that change: a second walk would take much longer."""
-        size = self._data.seek(0, os.SEEK_END) - self._start
-        ends = [*(start for _, _, start in self._whole.elements), size][1:]
-        position = 0
-        for (tag, index, start), end in zip(self._whole.elements, ends, strict=False):
-            inserted = self._plan.edits.inserted_before(index, target)
-            is_removed = self._plan.edits.is_removed(index) or not tag & 0xFFFF  # group lengths would be wrong now
-            if inserted or is_removed:
-                yield from self._span(position, start)
-                yield inserted
-                position = end if is_removed else start
-            if index in self._plan.images:
-                yield from self._pixel_data(self._plan.images[index], target)
-        yield from self._span(position, size)
-        yield self._plan.edits.inserted_before(self._whole.end, target)
-
-    def _span(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield a part of the data set."""
-        for position in range(start, end, CHUNK):
-            yield self._read(position, min(CHUNK, end - position))
 
     def _pixel_data(self, image: Image, target: Encoding) -> Iterator[bytes]:
         frames = (self._frame(image) for _ in range(len(image)))

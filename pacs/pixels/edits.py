@@ -44,25 +44,16 @@ class Edits:
             if change is not None or indices:
                 level.changed.add(tag)
 
-    def remove_items(self, level: Level, tag: int, items: list[Level], removed: list[Level]) -> None:
-        """Remove some of the items of a sequence; the whole sequence if none is left."""
-        if removed and len(removed) == len(items):
+    def remove_items(self, level: Level, tag: int, count: int, removed: list[int]) -> None:
+        """Remove items of a sequence that has `count` of them; the whole sequence if none is left."""
+        if removed and len(removed) == count:
             self._removed.update(level.indices(tag))
-        self._removed.update(item.index for item in removed)
+        self._removed.update(removed)
 
     def inserted_before(self, index: int, target: Encoding) -> bytes:
         """Return the elements that are inserted before a token, in tag order."""
         inserted = self._inserted.get(index)
         return b"".join(element.encoded(target) for _, element in sorted(inserted.items())) if inserted else b""
-
-    def is_removed(self, index: int) -> bool:
-        """Return whether a token is removed."""
-        return index in self._removed
-
-    def are_of(self, level: Level) -> bool:
-        """Return whether they change elements of a data set, and nothing within these."""
-        own = {index for _, index, _ in level.elements} | {level.end}
-        return self._removed | self._inserted.keys() <= own
 
     def skipping(self) -> "Skipping":
         """Return what tells, during a walk, which tokens are removed."""

@@ -12,8 +12,7 @@ from struct import pack
 
 from pacs.dicom.elements import ITEM, SEQUENCE_DELIMITER
 from pacs.errors import UndecodablePixelData
-
-PIXEL_DATA = 0x7FE00010
+from pacs.pixels.tags import PIXEL_DATA
 
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")

@@ -9,19 +9,18 @@ from pacs.pixels import capabilities
 from pacs.pixels.attributes import changes, is_lossy, lossy_changes, read_image_pixel
 from pacs.pixels.codestream import read_codestream
 from pacs.pixels.edits import Edits
-from pacs.pixels.encapsulation import PIXEL_DATA, EncapsulatedFrames, Fragments
+from pacs.pixels.encapsulation import EncapsulatedFrames, Fragments
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.native import NativeFrames, words
-from pacs.pixels.survey import (
-    DATA_ELEMENTS_SIGNED,
-    EXTENDED_OFFSET_TABLE,
+from pacs.pixels.survey import Level, PixelElement
+from pacs.pixels.tags import (
+    DOUBLE_FLOAT_PIXEL_DATA,
     FLOAT_PIXEL_DATA,
-    MAC_ID,
     MAC_PARAMETERS,
+    OFFSET_TABLES,
+    PIXEL_DATA,
     SIGNATURES,
-    Level,
-    PixelElement,
 )
 from pacs.pixels.target_names import name_of
 from pacs.pixels.window import Work
@@ -33,9 +32,6 @@ _HEAD = 1 << 20
 """The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
 
 _SIGNATURES_REMOVED = "Digital signatures over changed elements were removed"
-
-_OFFSET_TABLES = (EXTENDED_OFFSET_TABLE, 0x7FE00002, 0x7FE00003)
-"""Extended Offset Table, its lengths, and Encapsulated Pixel Data Value Total Length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ class Plan:
                 if is_native(image.target) and image.length > LONGEST_VALUE:
                     raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
                 self.images[level.indices(PIXEL_DATA)[0]] = image
-                self.edits.change(level, changes(level, image.result) | dict.fromkeys((*_OFFSET_TABLES, PIXEL_DATA)))
+                self.edits.change(level, changes(level, image.result) | dict.fromkeys((*OFFSET_TABLES, PIXEL_DATA)))
         self._remove_signatures(level)
 
     def _check(self, level: Level) -> None:
@@ -124,7 +120,7 @@ class Plan:
             self._check_encodable(level)
 
     def _check_encodable(self, level: Level) -> None:
-        if any(tag in level for tag in FLOAT_PIXEL_DATA):
+        if FLOAT_PIXEL_DATA in level or DOUBLE_FLOAT_PIXEL_DATA in level:
             raise NotSupported("Float pixel data is never compressed")
         if not level.pixels:
             raise NoPixelData(f"It has no pixel data to encode in {name_of(self._target)}")
@@ -187,21 +183,14 @@ class Plan:
         """Remove signatures of what has changed in a data set, once all its items are known; the others stay."""
         if not level.changed:
             return
-        broken = {_mac_id(item) for item in level.mac_parameters if _signed_tags(item) & level.changed}
-        known = {_mac_id(item) for item in level.mac_parameters}
-        signatures = [item for item in level.signatures if _mac_id(item) in broken or _mac_id(item) not in known]
-        self.edits.remove_items(level, SIGNATURES, level.signatures, signatures)
-        parameters = [item for item in level.mac_parameters if _mac_id(item) in broken]
-        self.edits.remove_items(level, MAC_PARAMETERS, level.mac_parameters, parameters)
+        parameters = level.mac_parameters
+        broken = {item.mac_id for item in parameters if item.signed is None or item.signed & level.changed}
+        known = {item.mac_id for item in parameters} - broken
+        signatures = [item.token for item in level.signatures if item.mac_id not in known]
+        self.edits.remove_items(level, SIGNATURES, len(level.signatures), signatures)
+        removed = [item.token for item in parameters if item.mac_id in broken]
+        self.edits.remove_items(level, MAC_PARAMETERS, len(parameters), removed)
         if signatures and _SIGNATURES_REMOVED not in self.notices:
             self.notices.append(_SIGNATURES_REMOVED)
         if level.parent is not None:
             level.parent.changed.add(level.sequence)
-
-
-def _mac_id(item: Level) -> int | None:
-    return item.values[MAC_ID].number if MAC_ID in item.values else None
-
-
-def _signed_tags(item: Level) -> frozenset[int]:
-    return item.values[DATA_ELEMENTS_SIGNED].tags if DATA_ELEMENTS_SIGNED in item.values else frozenset()

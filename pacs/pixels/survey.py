@@ -5,15 +5,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pacs.dicom.elements import Encoding, Source, Token, TokenKind, walk
-from pacs.pixels.encapsulation import PIXEL_DATA, Fragments
+from pacs.pixels import tags
+from pacs.pixels.encapsulation import Fragments
 
-EXTENDED_OFFSET_TABLE = 0x7FE00001
-FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
-SIGNATURES, MAC_PARAMETERS = 0xFFFAFFFA, 0x4FFE0001
-MAC_ID, DATA_ELEMENTS_SIGNED = 0x04000005, 0x04000020
+_LONGEST = 1 << 12
+"""The longest value that is read, in bytes; those that are needed are shorter."""
 
-_LONGEST = 1 << 16
-"""The longest value that is read; those that are needed are shorter."""
+_READ = frozenset((*tags.DESCRIBING, tags.MAC_ID, tags.DATA_ELEMENTS_SIGNED))
+_NOTED = _READ.union(
+    tags.EXTREMES, tags.OFFSET_TABLES, (tags.FLOAT_PIXEL_DATA, tags.DOUBLE_FLOAT_PIXEL_DATA, tags.PIXEL_DATA),
+    (tags.SIGNATURES, tags.MAC_PARAMETERS),
+)  # fmt: skip
+"""The elements whose numbers are kept. There may be millions of others."""
 
 _INTEGERS = {"US": 2, "SS": 2, "US or SS": 2, "UN": 2, "OW": 2, "UL": 4, "SL": 4, "UV": 8, "SV": 8}
 _SIGNED = frozenset(("SS", "SL", "SV"))
@@ -66,6 +69,16 @@ class PixelElement(NamedTuple):
     fragments: Fragments | None
 
 
+class SignatureItem(NamedTuple):
+    """An item of the Digital Signatures or MAC Parameters Sequence."""
+
+    token: int
+    """The number of its ITEM among all tokens."""
+    mac_id: int | None
+    signed: frozenset[int] | None
+    """The tags of the elements that are signed; None if the item does not say it."""
+
+
 @dataclass(slots=True)
 class Level:
     """A data set, either the whole or an item, with what conversion needs to know of it."""
@@ -76,33 +89,39 @@ class Level:
     """The tag of its sequence; 0 for the whole data set."""
     parent: "Level | None"
     end: int = 0
-    """The number of its last token and one."""
-    elements: list[tuple[int, int, int]] = field(default_factory=list)
-    """Tag, number and offset of each element."""
+    """The number of the token that ends it."""
     values: dict[int, Value] = field(default_factory=dict)
     pixels: list[PixelElement] = field(default_factory=list)
+    """Its Pixel Data; two when there are more."""
     extended_offset_table: tuple[int, int] | None = None
-    is_explicit_little: bool = True
-    """Whether all of it is in explicit VR little endian."""
     other_fragments: int = 0
     """The tag of an element in fragments that is not Pixel Data."""
     changed: set[int] = field(default_factory=set)
     """The elements that are different afterwards."""
-    signatures: list["Level"] = field(default_factory=list)
-    """The items of its Digital Signatures Sequence."""
-    mac_parameters: list["Level"] = field(default_factory=list)
-    """The items of its MAC Parameters Sequence."""
+    signatures: list[SignatureItem] = field(default_factory=list)
+    mac_parameters: list[SignatureItem] = field(default_factory=list)
+    _indices: dict[int, list[int]] = field(default_factory=dict)
+    _places: list[int] = field(default_factory=list)
+    """The number of the first element after each of `DESCRIBING`."""
+
+    def note(self, tag: int, index: int) -> None:
+        """Take note of an element and the number of its token."""
+        while len(self._places) < len(tags.DESCRIBING) and tags.DESCRIBING[len(self._places)] < tag:
+            self._places.append(index)
+        if tag in _NOTED or tags.is_overlay(tag):
+            self._indices.setdefault(tag, []).append(index)
 
     def __contains__(self, tag: int) -> bool:
-        return any(each == tag for each, *_ in self.elements)
+        return tag in self._indices
 
     def indices(self, tag: int) -> list[int]:
-        """Return the numbers of the tokens with this tag."""
-        return [index for each, index, _ in self.elements if each == tag]
+        """Return the numbers of the tokens with this tag, one of those that are noted."""
+        return self._indices.get(tag, [])
 
     def place(self, tag: int) -> int:
-        """Return the number of the token before which an element belongs by its tag."""
-        return next((index for each, index, _ in self.elements if each > tag), self.end)
+        """Return the number of the token before which one of `DESCRIBING` belongs by its tag."""
+        position = tags.DESCRIBING.index(tag)
+        return self._places[position] if position < len(self._places) else self.end
 
 
 def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
@@ -110,8 +129,6 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
     level = Level(-1, 0, None)
     index = -1
     for index, token in enumerate(walk(source, encoding)):
-        if token.encoding.implicit or not token.encoding.little:
-            level.is_explicit_little = False
         match token.kind:
             case TokenKind.ITEM:
                 level = Level(index, token.tag, level)
@@ -122,41 +139,45 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
             case TokenKind.FRAGMENT:
                 _add_fragment(level, source, token)
             case TokenKind.ELEMENT | TokenKind.SEQUENCE | TokenKind.ENCAPSULATED:
-                level.elements.append((token.tag, index, token.start))
-                _note(level, source, token)
+                level.note(token.tag, index)
+                _read(level, source, token)
     level.end = index + 1
     yield level
 
 
 def _left(level: Level) -> Level:
     assert level.parent is not None
-    level.parent.is_explicit_little &= level.is_explicit_little
-    if level.sequence == SIGNATURES:
-        level.parent.signatures.append(level)
-    elif level.sequence == MAC_PARAMETERS:
-        level.parent.mac_parameters.append(level)
+    if level.sequence == tags.SIGNATURES:
+        level.parent.signatures.append(_signature_item(level))
+    elif level.sequence == tags.MAC_PARAMETERS:
+        level.parent.mac_parameters.append(_signature_item(level))
     return level.parent
 
 
-def _note(level: Level, source: Source, token: Token) -> None:
+def _signature_item(level: Level) -> SignatureItem:
+    mac_id, signed = level.values.get(tags.MAC_ID), level.values.get(tags.DATA_ELEMENTS_SIGNED)
+    return SignatureItem(level.index, mac_id.number if mac_id else None, signed.tags if signed else None)
+
+
+def _read(level: Level, source: Source, token: Token) -> None:
     is_encapsulated = token.kind is TokenKind.ENCAPSULATED
-    if token.tag == PIXEL_DATA and token.kind is not TokenKind.SEQUENCE:
+    if token.tag == tags.PIXEL_DATA and token.kind is not TokenKind.SEQUENCE:
         fragments = Fragments() if is_encapsulated else None
-        level.pixels.append(PixelElement(source.position, token.length, token.vr, token.encoding.little, fragments))
+        if len(level.pixels) < 2:
+            element = PixelElement(source.position, token.length, token.vr, token.encoding.little, fragments)
+            level.pixels.append(element)
     elif is_encapsulated:
         level.other_fragments = token.tag
-    elif token.tag == EXTENDED_OFFSET_TABLE:
+    elif token.tag == tags.EXTENDED_OFFSET_TABLE:
         level.extended_offset_table = (source.position, token.length)
-    elif token.kind is TokenKind.ELEMENT and token.length <= _LONGEST and _is_needed(token.tag):
+    elif token.kind is TokenKind.ELEMENT and token.length <= _LONGEST and _is_read(token.tag):
         level.values.setdefault(token.tag, Value(token.vr, source.read(token.length), token.encoding.little))
 
 
-def _is_needed(tag: int) -> bool:
-    group = tag >> 16
-    is_overlay = 0x6000 <= group <= 0x60FF and tag & 0xFFFF < 0x1000
-    return group == 0x0028 or is_overlay or tag in (MAC_ID, DATA_ELEMENTS_SIGNED)
+def _is_read(tag: int) -> bool:
+    return tag in _READ or (tags.is_overlay(tag) and tag & 0xFFFF == tags.OVERLAY_BIT_POSITION)
 
 
 def _add_fragment(level: Level, source: Source, token: Token) -> None:
-    if token.tag == PIXEL_DATA and (fragments := level.pixels[-1].fragments) is not None:
+    if token.tag == tags.PIXEL_DATA and (fragments := level.pixels[-1].fragments) is not None:
         fragments.append(source.position, token.length)

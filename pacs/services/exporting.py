@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -239,20 +239,20 @@ class _Export:
 
     def _write_file(self, source: _Source) -> int:
         target = self._folder.joinpath(*_path_of(source.instance))
-        partial_file = target.with_suffix(".part")
+        unfinished = target.with_suffix(".part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with partial_file.open("wb+") as file:
+            with unfinished.open("wb+") as file:
                 self._fill(file, source)
                 size = file.seek(0, os.SEEK_END)
-            os.replace(partial_file, target)
+            os.replace(unfinished, target)
         except OSError as error:
             raise StorageUnavailable(
                 f"cannot write the exported files ({error.strerror}); choose another DEST"
             ) from error
-        except PacsError:
-            partial_file.unlink(missing_ok=True)
-            raise
+        finally:
+            with suppress(OSError):  # it has its final name, or was never made
+                unfinished.unlink()
         return size
 
     def _fill(self, file: BinaryIO, source: _Source) -> None:

@@ -58,6 +58,7 @@ def test_images_are_stored_as_the_receiver_or_the_user_wants_them(pacs, images, 
     with storescp(tmp_path / "in", "STORE_SCP", *options) as scp:
         done = pacs("store", f"STORE_SCP@127.0.0.1:{scp.port}", folder, *words)
         assert (done.exit_code, done.stderr) == (0, "")
+        assert done.stdout.endswith(" stored, 1 converted, 0 failed\n")
         assert syntaxes(scp.files()) == {expected}
         if not words:
             assert (pixels_of(dcmread(scp.files()[0])) == made.pixels).all()
@@ -77,6 +78,22 @@ def test_the_reason_why_an_image_is_not_stored_is_printed(pacs, images):
     assert (done.exit_code, converted.exit_code) == (3, 3)
     assert done.stderr == f"1 failed: The peer does not accept {VIDEO}\n    {folder / '0.dcm'}\n"
     assert converted.stderr.startswith(f"1 failed: {VIDEO} is not converted into Explicit VR Little Endian\n")
+
+
+@pytest.mark.parametrize("command", ["store", "export"])
+def test_what_a_conversion_changes_beyond_the_encoding_is_printed(pacs, images, tmp_path, command):
+    """Surplus frames are dropped."""
+    dataset = sample(J2K, frames=2).compressed
+    dataset.NumberOfFrames = 1
+    folder = images(dataset)
+    if command == "export":
+        pacs("import", folder)
+        done = pacs("export", tmp_path / "out", "--all", "--as", "explicit")
+    else:
+        with storescp(tmp_path / "in", "STORE_SCP", "+B") as scp:
+            done = pacs("store", f"STORE_SCP@127.0.0.1:{scp.port}", folder)
+    assert done.exit_code == 0
+    assert "Pixel Data has 2 frames; those after the declared 1 were dropped" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["store", "export"])

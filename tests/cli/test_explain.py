@@ -94,7 +94,7 @@ def test_a_retrieve_says_what_is_converted_for_its_destination(filled, tmp_path)
         (("--peer", "GETTER"), "Implicit VR Little Endian, Explicit VR Big Endian, "),
         ((), "Implicit VR Little Endian, Explicit VR Big Endian, "),
     ):
-        assert lines(filled, *options, *keys)[-1].startswith(f"instances {stored} {first}")
+        assert lines(filled, *options, *keys)[-1].startswith(f"{stored} {first}")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def test_a_receiver_of_everything_gets_images_as_they_are(tmp_path):
     """Bit for bit, without a decoder process."""
     compressed = [each.compressed for each in samples("MONOCHROME2")]
     with client.receiving(tmp_path / "in") as receiver:
-        assert client.store(f"X@127.0.0.1:{receiver.port}", compressed).failed == ()
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", compressed)
+        assert (sent.failed, sent.converted) == ((), 0)
         arrived = list(map(dcmread, receiver.arrived))
     assert [each.file_meta.TransferSyntaxUID for each in arrived] == list(SYNTAXES)
     assert [each.PixelData for each in arrived] == [each.PixelData for each in compressed]
@@ -113,6 +114,7 @@ def test_images_are_converted_into_the_only_syntax_of_a_receiver(tmp_path, synta
     with accepting(syntax) as (peer, syntaxes):
         sent = client.store(peer, native_sample(), sample(J2K).compressed)
     assert (sent.completed, sent.failed, syntaxes) == (2, (), [syntax, syntax])
+    assert sent.converted == 1 + (syntax != IMPLICIT_LITTLE)  # a native image is not changed by another native syntax
 
 
 @pytest.mark.parametrize("name", SHORT_NAMES)
@@ -167,17 +169,31 @@ def test_send_as_says_why_an_image_is_not_sent():
         expected = "MPEG-4 AVC/H.264 High Profile / Level 4.1 is not converted into Explicit VR Little Endian"
         assert sent.failed[0].comment == expected
         sent = client.store(peer, wide, send_as="j2k")
-        assert sent.failed[0].comment.startswith("JPEG 2000 Image Compression (Lossless Only): 1 samples of 32 bits")
+        assert sent.failed[0].comment.startswith("JPEG 2000 Image Compression (Lossless Only): ")
         assert client.store(peer, wide, send_as=["j2k", "explicit"]).failed == ()
     assert syntaxes == [EXPLICIT_LITTLE]
 
 
-def test_an_instance_without_pixel_data_is_sent_uncompressed():
-    """A document among images that are sent in JPEG-LS."""
-    (report,) = study(series=1, instances=1, modality="DOC")
-    with accepting(IMPLICIT_LITTLE, JPEG_LS) as (peer, syntaxes):
-        sent = client.store(peer, report, native_sample(), send_as="jpegls")
-    assert (sent.failed, syntaxes) == ((), [IMPLICIT_LITTLE, JPEG_LS])
+@pytest.mark.parametrize("accepted", [(IMPLICIT_LITTLE, JPEG_LS), (IMPLICIT_LITTLE,)])
+def test_an_instance_without_pixel_data_is_sent_uncompressed(accepted):
+    """A document among images that are sent in JPEG-LS, whether or not the receiver accepts that for documents."""
+    (document,) = study(series=1, instances=1, modality="DOC")
+    with accepting(*accepted) as (peer, syntaxes):
+        sent = client.store(peer, document, native_sample(), send_as="jpegls")
+    assert syntaxes == [*accepted]
+    assert [each.what.Modality for each in sent.failed] == ["OT"] * (JPEG_LS not in accepted)
+
+
+def test_what_a_conversion_changes_beyond_the_encoding_is_said():
+    """Once for all instances, and not for those that are sent as they are."""
+    long = [each.compressed for each in numbered([sample(J2K, frames=2), sample(J2K, frames=2)])]
+    for each in long:
+        each.NumberOfFrames = 1
+    with accepting(EXPLICIT_LITTLE, J2K) as (peer, _):
+        assert client.store(peer, long).notices == ()
+        assert client.store(peer, long, send_as="explicit").notices == (
+            "Pixel Data has 2 frames; those after the declared 1 were dropped",
+        )
 
 
 def test_an_unknown_name_is_refused():

@@ -6,7 +6,7 @@ from pydicom import Dataset, dcmread
 from pacs import client
 from pacs.errors import InvalidArgument, NothingFound, OperationFailed
 from pacs.observability.events import OperationFinished
-from pacs.testing import serving, study
+from pacs.testing import Fault, serving, study
 from tests.client.scripted import answer, matches, scripted
 
 
@@ -86,19 +86,31 @@ def test_c_move_replaces_an_unsupported_c_get(tmp_path, datasets, known):
     assert len(got.paths) == 6
 
 
-def test_failed_instances_are_retried_with_their_contexts(known, tmp_path):
-    """JPEG that the archive does not decompress: a second C-GET proposes its transfer syntax."""
+def test_images_arrive_as_they_are_stored(known, tmp_path):
+    """Also JPEG that the archive does not decompress: one C-GET proposes all transfer syntaxes of the SOP Classes."""
     jpeg = study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.50")
     plain = study(series=2, instances=2)[2:]
     assert client.store(known.peer, *jpeg, *plain).failed == ()
     got = client.fetch(known.peer, {"StudyInstanceUID": jpeg[0].StudyInstanceUID}, to=tmp_path / "home")
     assert uids(got.paths) == sorted(each.SOPInstanceUID for each in (*jpeg, *plain))
-    assert (got.failed, got.skipped, got.completed) == (0, (), 4)
     assert {dcmread(path).file_meta.TransferSyntaxUID for path in got.paths} == {
         "1.2.840.10008.1.2.4.50",
         "1.2.840.10008.1.2.1",
     }
-    assert {kind for kind, _, _ in retrieves(known)} == {"C-GET"}
+    assert retrieves(known) == [("C-GET", "STUDY", 4)]
+
+
+def test_failed_instances_are_retried_with_their_contexts(tmp_path):
+    """A PACS that does not tell the SOP Classes at first: a second C-GET proposes the one that is not common."""
+    common, rare = study(series=1, instances=2)
+    rare.SOPClassUID = rare.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.5.2"
+    with serving(tmp_path / "pacs", watched=True) as pacs:
+        pacs.add(common, rare)
+        pacs.faults.add(Fault("C-FIND", nth=1, status=0xC001))
+        got = client.fetch(pacs.address, {"StudyInstanceUID": common.StudyInstanceUID}, to=tmp_path / "home")
+        assert len(pacs.received.c_get) == 2
+    assert uids(got.paths) == sorted((common.SOPInstanceUID, rare.SOPInstanceUID))
+    assert (got.failed, got.failed_uids) == (0, ())
 
 
 def test_c_move_follows_a_failed_c_get(tmp_path):

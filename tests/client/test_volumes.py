@@ -161,6 +161,13 @@ def test_a_real_image_equals_what_simpleitk_reads(load, name):
     assert same(load(named(name)), SimpleITK.ReadImage(named(name), imageIO="GDCMImageIO"))
 
 
+@pytest.mark.parametrize("name", ["RLE", "jpeg_2k_lossless", "jpeg_ls_lossless", "big_endian"])
+def test_real_frames_equal_those_of_the_uncompressed_file(load, name):
+    """The frames of an enhanced MR image, whose file has copies in other transfer syntaxes."""
+    expected = SimpleITK.ReadImage(named("emri_small.dcm"), imageIO="GDCMImageIO")
+    assert same(load(named(f"emri_small_{name}.dcm")), expected)
+
+
 def test_real_series_that_are_no_volumes_are_refused(load):
     """Missing slices; a localizer in three planes; no pixels. Their data sets can still be loaded."""
     for name, count, why in (
@@ -346,6 +353,11 @@ def test_a_localizer_is_left_out_with_a_warning(load, tmp_path, keyword, value):
 
 
 def test_unreadable_pixels_are_an_error(load):
-    """Pixels that do not match their transfer syntax."""
-    with pytest.raises(NotAVolume, match="SimpleITK cannot read the images"):
+    """Pixels that do not match their transfer syntax, and none at all."""
+    with pytest.raises(NotAVolume, match=r"cannot be decompressed .*: use as_datasets=True"):
         load(*study(series=1, instances=2, transfer_syntax="1.2.840.10008.1.2.4.90"))
+    without = study(series=1, instances=2, number=2)
+    for each in without:
+        del each.PixelData
+    with pytest.raises(NotAVolume, match="SimpleITK cannot read the images"):
+        load(*without)

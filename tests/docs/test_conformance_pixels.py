@@ -16,9 +16,8 @@ from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.testing import serving
 from tests.dicom.test_syntaxes import read
 from tests.docs.statement import covers
-from tests.pixels.converting import encoded
+from tests.pixels.converting import encoded, overlaid, signed, with_icon
 from tests.pixels.samples import native_sample, pixels_of, sample
-from tests.pixels.test_image_attributes import overlaid, signed, with_icon
 
 RLE, JPEG_LS, JPEG = syntaxes.RLE_LOSSLESS, syntaxes.JPEG_LS_LOSSLESS, syntaxes.JPEG_BASELINE
 

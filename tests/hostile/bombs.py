@@ -41,7 +41,7 @@ def bombs(side: int, scans: int) -> Iterator[tuple[str, Valid]]:
             yield f"{syntax} claims {claimed}", replace(valid, data=data)
             yield f"{syntax} and its instance claim {claimed}", Valid(data, syntax, _sized(valid.stored, claimed))
     yield from _expanding(side)
-    yield from _jpeg_scans(side, scans)
+    yield from jpeg_scans(side, scans)
     yield from _jpeg_ls_cut_off(side)
     yield from _jpeg_2000_structures(side)
 
@@ -86,7 +86,7 @@ def _expanding(side: int) -> Iterator[tuple[str, Valid]]:
     empty = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x80" * (4 << 20)
     yield "RLE that never says anything", Valid(empty, syntaxes.RLE_LOSSLESS, _sized(small, side))
     zeros = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    deflated = b"".join(zeros.compress(bytes(1 << 20)) for _ in range(1024)) + zeros.flush()
+    deflated = (zeros.compress(bytes(1 << 20)) + zeros.flush(zlib.Z_FULL_FLUSH)) * 1024 + b"\x03\0"
     yield "a deflated GiB", Valid(deflated, syntaxes.DEFLATED_FRAME, small)
     yield "a deflated GiB in a large instance", Valid(deflated, syntaxes.DEFLATED_FRAME, _sized(small, side))
     grey = numpy.zeros((side, side), "u1")
@@ -98,7 +98,7 @@ def _expanding(side: int) -> Iterator[tuple[str, Valid]]:
 # --- what takes long ------------------------------------------------------------------------------------------------
 
 
-def _jpeg_scans(side: int, count: int) -> Iterator[tuple[str, Valid]]:
+def jpeg_scans(side: int, count: int) -> Iterator[tuple[str, Valid]]:
     """Yield progressive JPEGs with thousands of scans, each of which goes over all blocks of the image."""
     head = valid_frames(syntaxes.JPEG_BASELINE)[0].data
     tables = head[: head.index(b"\xff\xda")]

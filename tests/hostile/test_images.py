@@ -19,6 +19,7 @@ from pacs.pixels import transfer_syntaxes as syntaxes
 from tests.archives import GET
 from tests.decoders import decoders, is_alive
 from tests.docs.requests import COMMENT, Requestor, counts
+from tests.hostile.bombs import jpeg_scans
 from tests.hostile.daemons import Daemon, daemon, megabytes
 from tests.hostile.frames import mutated
 from tests.pixels.frames import frames_of
@@ -215,19 +216,19 @@ def fragmented(chance: random.Random, frame: bytes) -> bytes:
 def test_killed_decoders_cost_no_more_than_what_they_worked_on(tmp_path: Path) -> None:
     """All are killed three times during a C-MOVE; the next one sends everything."""
     with running(tmp_path) as (server, taker):
-        made, killed = many(server, 24), 0
+        made, killed = many(server, 18), 0
         with moving(server) as (finals, _):
-            for arrived in (4, 8, 12):
+            for arrived in (3, 6, 9):
                 eventually(lambda least=arrived: finals or len(taker.files()) >= least, 60)
                 for each in decoders(server.process.pid):
                     os.kill(each, signal.SIGKILL)
                     killed += 1
         ((_, completed, failed, _),) = map(counts, finals)
-        assert (completed or 0) + (failed or 0) == 24
-        assert 12 <= (completed or 0) == len(taker.files())
+        assert (completed or 0) + (failed or 0) == 18
+        assert 9 <= (completed or 0) == len(taker.files())
         assert (failed or 0) <= killed
         final = moved(server)
-        assert (final.status, counts(final)) == (0x0000, (None, 24, 0, 0))
+        assert (final.status, counts(final)) == (0x0000, (None, 18, 0, 0))
         check_arrived(taker, made, set(made.good))
 
 
@@ -235,12 +236,12 @@ def test_killed_decoders_cost_no_more_than_what_they_worked_on(tmp_path: Path) -
 def test_a_stop_ends_what_runs_and_all_decoders(tmp_path: Path, workers: int) -> None:
     """SIGTERM reaches all processes of a service, and Ctrl-C those of a terminal: decoders work on until the end."""
     with running(tmp_path, server__workers=workers) as (server, taker):
-        made = many(server, 10)
+        made = many(server, 6)
         with moving(server) as (finals, processes):
             for each in (server.process.pid, *processes):
                 os.kill(each, signal.SIGTERM)
         assert server.process.wait(60) == 0
-        assert [(each.status, counts(each)) for each in finals] == [(0x0000, (None, 10, 0, 0))]
+        assert [(each.status, counts(each)) for each in finals] == [(0x0000, (None, 6, 0, 0))]
         check_arrived(taker, made, set(made.good))
         assert not any(map(is_alive, processes))
 
@@ -249,11 +250,38 @@ def test_a_stop_ends_what_runs_and_all_decoders(tmp_path: Path, workers: int) ->
 def test_a_kill_of_the_server_ends_all_decoders(tmp_path: Path, workers: int) -> None:
     """They end with the socket, whatever they do."""
     with running(tmp_path, server__workers=workers) as (server, _):
-        many(server, 10)
+        many(server, 6)
         with moving(server) as (_, processes):
             server.process.kill()
             assert server.process.wait(60) == -signal.SIGKILL
             eventually(lambda: not any(map(is_alive, processes)), 60)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_no_decoder_stays_at_work_on_a_bomb_without_its_server(tmp_path: Path, end: signal.Signals) -> None:
+    """It has minutes of CPU time left for 100,000 scans of a JPEG; the drain is over sooner."""
+    with running(tmp_path, limits__drain_seconds=0.5) as (server, _):
+        store_bomb(server)
+        with moving(server) as (_, processes):
+            eventually(lambda: max(map(cpu_seconds, processes)) > 1.5, 60)
+            server.process.send_signal(end)
+            assert server.process.wait(60) == (0 if end == signal.SIGTERM else -end)
+            eventually(lambda: not any(map(is_alive, processes)))
+
+
+def store_bomb(server: Daemon) -> None:
+    """Store an image of 12,000 x 12,000 pixels that takes long to decode."""
+    dataset = image(syntaxes.JPEG_BASELINE, 0).compressed
+    name, bomb = next(iter(jpeg_scans(12_000, 100_000)))
+    dataset.Rows, dataset.Columns = bomb.stored.rows, bomb.stored.columns
+    dataset.PixelData = encapsulate([bomb.data])
+    assert server.store(dataset, syntax=bomb.syntax) == 0x0000, name
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

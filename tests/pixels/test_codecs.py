@@ -341,3 +341,25 @@ def test_rle_of_one_bit_is_packed():
     data = bytes(codecs.rle.encode_frame(bits.astype("u1").tobytes(), 15, 7, 1, 1, "<"))
     packed = numpy.packbits(bits.ravel(), bitorder="little").tobytes()
     assert codecs.decode(data, syntaxes.RLE_LOSSLESS, stored) == (packed, stored)
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT"])
+@pytest.mark.parametrize("syntax", [syntaxes.JPEG_BASELINE, syntaxes.JPEG_XL_RECOMPRESSION, syntaxes.JPEG_2000])
+def test_what_decodes_to_rgb_is_called_rgb(syntax, photometric):
+    """Whatever kind of YCbCr the attribute names."""
+    made = sample(syntax, "RGB")
+    made.compressed.PhotometricInterpretation = photometric
+    pixels, attributes = decoded(made.compressed)
+    assert attributes.photometric_interpretation == "RGB"
+    assert difference(pixels, made.pixels) <= made.difference
+
+
+@pytest.mark.parametrize("syntax", [syntaxes.JPEG_XL_LOSSLESS, syntaxes.JPEG_XL])
+def test_a_recompressed_jpeg_in_another_jpeg_xl_is_rgb(syntax):
+    """It is reconstructed there too."""
+    made = sample(syntaxes.JPEG_XL_RECOMPRESSION, "RGB")
+    made.compressed.PhotometricInterpretation = "YBR_FULL"
+    made.compressed.file_meta.TransferSyntaxUID = syntax
+    pixels, attributes = decoded(made.compressed)
+    assert attributes.photometric_interpretation == "RGB"
+    assert difference(pixels, made.pixels) <= made.difference

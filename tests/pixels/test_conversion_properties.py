@@ -12,9 +12,8 @@ from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, 
 from pacs.pixels.capabilities import ENCODED
 from pacs.pixels.native import NativeFrames, joined
 from tests.dicom.test_syntaxes import read
-from tests.pixels.converting import converted, encoded
+from tests.pixels.converting import assert_in_order, converted, encoded
 from tests.pixels.samples import native_sample, pixels_of
-from tests.pixels.test_image_attributes import assert_in_order
 
 TEXTS = st.text("ABCabc 0123", max_size=12).map(str.strip)
 

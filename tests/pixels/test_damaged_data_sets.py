@@ -5,19 +5,22 @@ Frames are not decoded here: tests/pixels/test_pool.py and tests/hostile have da
 
 import io
 import random
+import tracemalloc
 from concurrent.futures import Future
 from contextlib import closing
+from struct import pack
 
 import pytest
 
+from pacs.dicom.elements import Encoding, Source
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, NATIVE
 from pacs.errors import PacsError
 from pacs.pixels.capabilities import DECODED, ENCODED
 from pacs.pixels.conversion import Conversion
 from pacs.pixels.frame_job import FrameJob
-from tests.pixels.converting import InProcessPool, converted, encoded
+from pacs.pixels.survey import survey
+from tests.pixels.converting import InProcessPool, converted, encoded, signed, with_icon
 from tests.pixels.samples import native_sample, sample
-from tests.pixels.test_image_attributes import signed, with_icon
 
 HEAD = 2500
 """The bytes in which most is damaged: elements, offset tables and the first frame."""
@@ -83,3 +86,35 @@ def _outcome(data: bytes, source: str, target: str) -> str:
     except PacsError as error:
         return type(error).__name__
     return "converted"
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        pack("<HH2sH", 0x0009, 0x1010, b"LO", 0),
+        pack("<HH2sH", 0x0028, 0x0010, b"US", 0),
+        pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0),
+    ],
+    ids=["private", "Rows", "Pixel Data"],
+)
+def test_memory_does_not_grow_with_the_number_of_elements(element: bytes):
+    """Only those are remembered that describe pixels, and no more of each than its place."""
+    count = 20_000
+    data = io.BytesIO(element * count)
+    tracemalloc.start()
+    levels = list(survey(Source(data, Encoding()), Encoding()))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(levels) == 1
+    assert most < 40 * count + 100_000
+
+
+def test_elements_of_every_tag_are_not_remembered():
+    """Millions of different ones cost nothing."""
+    data = io.BytesIO(b"".join(pack("<HH2sH", 0x0009, number, b"LO", 0) for number in range(1, 20_000)))
+    tracemalloc.start()
+    (level,) = survey(Source(data, Encoding()), Encoding())
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not level.values
+    assert most < 100_000

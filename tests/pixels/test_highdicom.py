@@ -3,11 +3,8 @@
 import importlib.util
 import warnings
 
-import highdicom
 import numpy
 import pytest
-from highdicom.sc import SCImage
-from highdicom.seg import Segmentation
 from pydicom.sr.codedict import codes
 
 from pacs.pixels import transfer_syntaxes as syntaxes
@@ -15,6 +12,8 @@ from pacs.testing import study
 from tests import programs
 from tests.pixels.frames import decoded
 from tests.pixels.samples import native_sample, pixels_of
+
+highdicom = pytest.importorskip("highdicom", reason="highdicom needs pyjpegls, which has no wheel for Python 3.14")
 
 LOSSLESS = [syntaxes.RLE_LOSSLESS, syntaxes.JPEG_2000_LOSSLESS, syntaxes.JPEG_LS_LOSSLESS]
 LOSSY = [(syntaxes.JPEG_BASELINE, 60), (syntaxes.JPEG_2000, 60), (syntaxes.JPEG_LS_NEAR_LOSSLESS, 3)]
@@ -38,7 +37,7 @@ def _quiet():
 
 def secondary_capture(pixels, photometric, syntax):
     """Return an instance of Secondary Capture."""
-    return SCImage(
+    return highdicom.sc.SCImage(
         pixel_array=pixels,
         photometric_interpretation=CODED_COLOUR.get(syntax, photometric) if photometric == "RGB" else photometric,
         bits_allocated=8 * pixels.itemsize,
@@ -85,7 +84,7 @@ def test_segmentations_are_exact(kind, syntax):
     mask = numpy.zeros((3, 64, 64), bool)
     mask[:, 10:30, 5:50] = True
     mask[1, 12, :] = True
-    segmentation = Segmentation(
+    segmentation = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=mask,
         segmentation_type=kind,

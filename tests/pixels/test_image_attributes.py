@@ -15,8 +15,17 @@ from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from pacs.errors import NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import transfer_syntaxes as syntaxes
 from tests.dicom.test_syntaxes import read
-from tests.pixels.converting import converted, converted_with_notices, encoded
-from tests.pixels.samples import native_sample, pixels_of, sample
+from tests.pixels.converting import (
+    assert_in_order,
+    changed,
+    converted,
+    converted_with_notices,
+    encoded,
+    overlaid,
+    signed,
+    with_icon,
+)
+from tests.pixels.samples import METHODS, native_sample, pixels_of, sample
 
 RLE, JPEG_LS = syntaxes.RLE_LOSSLESS, syntaxes.JPEG_LS_LOSSLESS
 
@@ -29,24 +38,6 @@ def afterwards(data_set: Dataset, target: str = EXPLICIT_LITTLE) -> Dataset:
 def notices_of(data_set: Dataset) -> tuple[str, ...]:
     """Return the notices of the conversion of a data set."""
     return converted_with_notices(encoded(data_set), data_set.file_meta.TransferSyntaxUID, EXPLICIT_LITTLE)[1]
-
-
-def changed(data_set: Dataset, **attributes: Any) -> Dataset:
-    """Return a data set with attributes of other values; None removes one, (VR, value) sets its VR too."""
-    for keyword, value in attributes.items():
-        if value is None:
-            delattr(data_set, keyword)
-        elif isinstance(value, tuple):
-            data_set.add_new(keyword, *value)
-        else:
-            setattr(data_set, keyword, value)
-    return data_set
-
-
-def assert_in_order(data_set: Dataset) -> None:
-    """Assert that the elements were written in the order of their tags."""
-    tags = [int(tag) for tag in data_set._dict]
-    assert tags == sorted(tags)
 
 
 # --- colours and bits ---------------------------------------------------------------------------------------------
@@ -289,6 +280,21 @@ def test_lossy_compression_is_written_down(syntax: str, method: str, before: str
     assert_in_order(data_set)
 
 
+@pytest.mark.parametrize(
+    ("lossy", "lossless"),
+    [
+        (syntaxes.JPEG_2000, syntaxes.JPEG_2000_LOSSLESS),
+        (syntaxes.JPEG_LS_NEAR_LOSSLESS, JPEG_LS),
+        (syntaxes.HTJ2K, syntaxes.HTJ2K_LOSSLESS),
+    ],
+)
+def test_lossy_frames_in_a_lossless_syntax_are_noticed(lossy: str, lossless: str):
+    """The codestream tells, not the transfer syntax."""
+    made = sample(lossy).compressed
+    made.file_meta.TransferSyntaxUID = UID(lossless)
+    assert afterwards(made).LossyImageCompression == "01"
+
+
 def test_once_lossy_always_lossy():
     """What the instance says about it stays."""
     attributes = {
@@ -350,25 +356,17 @@ def test_smallest_and_largest_values_are_kept_while_true(syntax: str, photometri
 # --- overlays, icons, float pixels --------------------------------------------------------------------------------
 
 
-def overlaid() -> Dataset:
-    """A native image of 12 bits with an overlay in bit 15."""
-    data_set = native_sample()
-    pixels = pixels_of(data_set).astype("<u2")
-    pixels[0, ::3] |= 0x8000
-    data_set.PixelData = pixels.tobytes()
-    data_set.add_new(0x60000010, "US", 48)
-    data_set.add_new(0x60000011, "US", 64)
-    data_set.add_new(0x60000050, "SS", [1, 1])
-    data_set.add_new(0x60000100, "US", 16)
-    data_set.add_new(0x60000102, "US", 15)
-    return data_set
-
-
 @pytest.mark.parametrize("is_signed", [False, True])
-def test_overlays_in_unused_bits_survive(is_signed: bool):
-    """Neither masked nor overwritten by the sign (PS3.5 8.1.2)."""
+@pytest.mark.parametrize("syntax", [RLE, JPEG_LS, syntaxes.JPEG_LOSSLESS_SV1, syntaxes.JPEG_2000_LOSSLESS])
+def test_overlays_in_unused_bits_survive(syntax: str, is_signed: bool):
+    """Neither masked nor overwritten by the sign (PS3.5 8.1.2), where the codestream has all 16 bits."""
     native = changed(overlaid(), PixelRepresentation=int(is_signed))
-    compressed = read(converted(encoded(native), EXPLICIT_LITTLE, RLE), RLE)
+    words = numpy.frombuffer(native.PixelData, "<u2").reshape(48, 64)
+    compressed = changed(overlaid(), PixelRepresentation=int(is_signed))
+    compressed.PixelData = encapsulate([METHODS[syntax].encode(words, 16, False)])
+    compressed["PixelData"].VR = "OB"
+    compressed["PixelData"].is_undefined_length = True
+    compressed.file_meta.TransferSyntaxUID = UID(syntax)
     assert afterwards(compressed).PixelData == native.PixelData
     assert afterwards(compressed)[0x60000102].value == 15
 
@@ -378,15 +376,6 @@ def test_overlays_in_unused_bits_are_not_encoded(target: str):
     """Where the codec has room for the pixels only."""
     with pytest.raises(NotSupported):
         afterwards(overlaid(), target)
-
-
-def with_icon(made: Dataset, icon: Dataset) -> Dataset:
-    """Return an instance with an image in its Icon Image Sequence."""
-    item = Dataset()
-    for element in [*icon.group_dataset(0x0028), icon["PixelData"]]:
-        item.add(element)
-    made.IconImageSequence = Sequence([item])
-    return made
 
 
 @pytest.mark.parametrize("target", [EXPLICIT_LITTLE, IMPLICIT_LITTLE, syntaxes.JPEG_2000_LOSSLESS])
@@ -442,21 +431,6 @@ def test_an_instance_without_pixels_is_not_encoded():
 # --- digital signatures -------------------------------------------------------------------------------------------
 
 
-def signed(made: Dataset, *tag_lists: list[int]) -> Dataset:
-    """Return an instance with one digital signature for each list of tags."""
-    made.MACParametersSequence = Sequence([_mac(number, tags) for number, tags in enumerate(tag_lists)])
-    made.DigitalSignaturesSequence = Sequence([_signature(number) for number in range(len(tag_lists))])
-    return made
-
-
-def _mac(number: int, tags: list[int]) -> Dataset:
-    return changed(Dataset(), MACIDNumber=number, MACAlgorithm="SHA256", DataElementsSigned=tags)
-
-
-def _signature(number: int) -> Dataset:
-    return changed(Dataset(), MACIDNumber=number, DigitalSignatureUID="1.2.3", Signature=b"1234")
-
-
 NOTICE = "Digital signatures over changed elements were removed"
 
 
@@ -506,6 +480,18 @@ def test_a_signature_without_its_parameters_is_removed():
     made = signed(sample(RLE).compressed, [0x00100010])
     del made.MACParametersSequence
     assert "DigitalSignaturesSequence" not in afterwards(made)
+
+
+@pytest.mark.parametrize("change", [{"DataElementsSigned": None}, {"MACIDNumber": 1}], ids=str)
+def test_a_signature_with_unclear_parameters_is_removed(change: dict[str, Any]):
+    """They do not say what it signs, or two say it."""
+    made = signed(sample(RLE).compressed, [0x7FE00010], [0x00100010])
+    for item in made.MACParametersSequence:
+        changed(item, **change)
+    assert "DigitalSignaturesSequence" not in {
+        each.keyword
+        for each in afterwards(changed(made, DigitalSignaturesSequence=Sequence([made.DigitalSignaturesSequence[1]])))
+    }
 
 
 def test_signatures_stay_when_nothing_changes():

@@ -54,9 +54,16 @@ def read_jpegxl(head: bytes) -> Codestream:
     bits.take(1)
     if bits.choice(EXTRA_CHANNELS):
         raise NotSupported("JPEG XL with extra channels is not decoded")
-    is_lossy = bits.take(1) or is_recompressed(head)  # XYB is never exact
+    is_xyb = bits.take(1)
     is_grey = not bits.take(1) and not bits.take(1) and bits.choice(ENUM) == GREY
-    return Codestream(rows, columns, 1 if is_grey else 3, precision, is_lossy=True if is_lossy else None)
+    return Codestream(
+        rows,
+        columns,
+        components=1 if is_grey else 3,
+        precision=precision,
+        is_lossy=True if is_xyb or is_recompressed(head) else None,  # XYB is never exact
+        is_ycbcr=is_recompressed(head) and not is_grey,
+    )
 
 
 def is_recompressed(data: bytes) -> bool:
