@@ -105,7 +105,7 @@ def _photometric(level: Level) -> str:
 
 
 def _has_overlays_in_pixels(level: Level, stored: int, high_bit: int) -> bool:
-    """Whether an overlay without Overlay Data is in bits that are not used by pixels (PS3.5 8.1.2)."""
+    """Return whether an overlay without Overlay Data is in bits that are not used by pixels (PS3.5 8.1.2)."""
     positions = [tag for tag in level.values if is_overlay(tag)]
     embedded = [tag for tag in positions if tag & 0xFFFF0000 | OVERLAY_DATA not in level]
     return any(not high_bit - stored < _number(level, tag, high_bit) <= high_bit for tag in embedded)

@@ -13,12 +13,13 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import CTImageStorage
 
 from pacs.conformance.checks.wire import role_selection
-from pacs.observability.events import AssociationEnded, DestinationFailed, SubOperationFinished
+from pacs.observability.events import AssociationEnded, DestinationFailed, Notice, SubOperationFinished
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import GET, MOVE, identifier
 from tests.dimse.test_store_suboperations import STUDY_UID, Destination, counts, failed_list, move, moving
 from tests.pixels.converting import converted
+from tests.pixels.test_image_attributes import NOTICE, signed
 from tests.programs import run, storescp
 from tests.raw import IMPLICIT, Raw, cancel, request
 
@@ -426,6 +427,42 @@ def test_a_damaged_image_does_not_end_the_association_of_a_c_get(tmp_path, monke
         uid: data for uid, data in native.items() if uid != broken
     }
     assert not list((tmp_path / "files" / "incoming").iterdir())
+
+
+# --- what is said, and what is checked ---------------------------------------------------------------------------
+
+
+def test_what_is_removed_from_the_copies_is_published_once_for_each_retrieve(tmp_path):
+    """Here the digital signatures over the pixel data; the stored files keep them."""
+    with Taker(IMPLICIT, RLE) as taker, archive_for(tmp_path, taker, {}, send_as=["rle"]) as archive:
+        for each in study(series=1, instances=4, size=32):
+            keep(archive, {each.SOPInstanceUID: raw.encoded(signed(each, [0x7FE00010]), EXPLICIT)}, EXPLICIT)
+        with published(archive, Notice) as notices:
+            assert move(archive)[-1].status == 0x0000
+            assert move(archive)[-1].status == 0x0000
+        stored = [path.read_bytes() for path in (tmp_path / "files").rglob("*.dcm")]
+    assert [each.sentence.partition(": ")[2] for each in notices] == [NOTICE, NOTICE]
+    assert set(taker.received_in.values()) == {RLE}
+    assert all(b"SHA256" in each for each in stored)
+    assert not any(b"SHA256" in each for each in taker.arrived.values())
+
+
+@pytest.mark.parametrize("associations", [1, 2])
+def test_an_image_that_differs_from_what_was_received_is_not_converted(tmp_path, associations):
+    """With `files.verify`, as one that is sent as it is stored."""
+    native = images(3)
+    with (
+        Taker(EXPLICIT) as taker,
+        archive_for(tmp_path, taker, native, associations=associations, files__verify=True) as archive,
+        published(archive, Notice) as notices,
+    ):
+        changed = sorted((tmp_path / "files").rglob("*.dcm"))[0]
+        changed.write_bytes(changed.read_bytes().replace(b"DOE^JOHN", b"DOE^JANE"))
+        final = move(archive)[-1]
+    assert (final.status, counts(final)) == (0xB000, (None, 2, 1, 0))
+    assert len(taker.arrived) == 2
+    assert taker.arrived.items() <= native.items()
+    assert ["is damaged and was not given out" in each.sentence for each in notices] == [True]
 
 
 # --- DCMTK -------------------------------------------------------------------------------------------------------

@@ -182,6 +182,17 @@ def test_a_data_set_without_pixels_is_only_encoded_again(source: str, target: st
     assert converted(encoded(native), source, target) == converted(encoded(native), EXPLICIT_LITTLE, target)
 
 
+@pytest.mark.parametrize("source", NATIVE)
+def test_bytes_in_words_are_read_in_their_order(source: str):
+    """Pixels of 8 bits in OW are exchanged in big endian, and frames of odd length begin in the middle of a word."""
+    native = native_sample(bits=8, frames=3, size=(3, 5))
+    native["PixelData"].VR = "OW"
+    in_source = converted(encoded(native), EXPLICIT_LITTLE, source)
+    assert (native.PixelData[:6] in in_source) == (source not in {EXPLICIT_BIG, DEFLATED_LITTLE})
+    data = converted(converted(in_source, source, syntaxes.RLE_LOSSLESS), syntaxes.RLE_LOSSLESS, EXPLICIT_LITTLE)
+    assert read(data, EXPLICIT_LITTLE).PixelData == native.PixelData
+
+
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch):
     """A deflated instance is inflated to a temporary file, so that its frames can be read one by one."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: io.FileIO("/dev/full", "r+"))

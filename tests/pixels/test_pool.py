@@ -240,6 +240,13 @@ def test_without_memory_for_the_result_a_job_is_refused_and_the_next_one_is_run(
     assert pool.submit(job("zeros")).result(60) == bytes(32)
 
 
+def test_processes_that_end_at_once_are_not_started_for_ever():
+    """As after an upgrade whose modules do not fit the running server."""
+    with DecoderPool(1, program="tests.pixels.no_such_module") as pool:
+        failed = pool.submit(job("zeros")).exception(60)
+    assert (type(failed), str(failed)) == (OutOfResources, "The decoder processes end at once; restart the server")
+
+
 def test_a_process_that_cannot_load_its_codecs_says_so():
     """The error names the module that is missing."""
     with DecoderPool(1, program="tests.pixels.unloadable") as pool:

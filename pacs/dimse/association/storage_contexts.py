@@ -137,16 +137,3 @@ def refusal(instance: Sendable, agreement: Agreement) -> str:
     if instance.transfer_syntax in accepted:
         return sentence
     return f"{sentence}; it accepts {' and '.join(UID(uid).name for uid in accepted) or 'nothing else that we offer'}"
-
-
-def context_for(instance: Sendable, contexts: Iterable[Context]) -> Context | None:
-    """Return the best of the `candidates` that needs no conversion of pixel data, None without one."""
-    stored = instance.transfer_syntax
-    return next(
-        (
-            each
-            for each in candidates(instance, contexts)
-            if not syntaxes.converts_pixel_data(stored, each.transfer_syntax)
-        ),
-        None,
-    )
