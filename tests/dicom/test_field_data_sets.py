@@ -241,7 +241,7 @@ def data_sets(draw: st.DrawFn, depth: int = 2) -> bytes:
 
 @settings(max_examples=300, deadline=None)
 @given(made=data_sets(), end=st.sampled_from([b"", ITEM_END, ITEM_END + SEQUENCE_END]))
-def test_what_is_accepted_is_converted_without_loss(made: bytes, end: bytes):
+def test_s13_what_is_accepted_is_converted_without_loss(made: bytes, end: bytes):
     """Whatever the walk reads, every native transfer syntax has, and the fast scan finds the same or leaves it."""
     data = explicit(0x00080005, "CS", b"ISO_IR 100") + made + end
     agree(data, EXPLICIT_LITTLE)
