@@ -50,6 +50,15 @@ class Edits:
             self._removed.update(data_set.indices(tag))
         self._removed.update(removed)
 
+    def is_removed(self, index: int) -> bool:
+        """Return whether a token is removed."""
+        return index in self._removed
+
+    @property
+    def places(self) -> list[int]:
+        """The numbers of the tokens that are removed, and of those before which something is inserted."""
+        return sorted(self._removed | self._inserted.keys())
+
     def inserted_before(self, index: int, target: Encoding) -> bytes:
         """Return the elements that are inserted before a token, in tag order."""
         inserted = self._inserted.get(index)

@@ -90,6 +90,12 @@ class SurveyedDataSet:
     parent: "SurveyedDataSet | None"
     end: int = 0
     """The number of the token that ends it."""
+    is_regular: bool = True
+    """Whether it is in explicit VR little endian, has no group lengths, and no element twice that may change."""
+    starts: dict[int, int] = field(default_factory=dict)
+    """The offsets of the elements that may change and of their places, by number."""
+    ends: dict[int, int] = field(default_factory=dict)
+    """The offsets after the elements that may change; none for the last one."""
     values: dict[int, Value] = field(default_factory=dict)
     pixels: list[PixelElement] = field(default_factory=list)
     """Its Pixel Data; two when there are more."""
@@ -103,13 +109,22 @@ class SurveyedDataSet:
     _indices: dict[int, list[int]] = field(default_factory=dict)
     _places: list[int] = field(default_factory=list)
     """The number of the first element after each of `DESCRIBING`."""
+    _last: int | None = None
+    """The number of the element before, if it may change."""
 
-    def note(self, tag: int, index: int) -> None:
-        """Take note of an element and the number of its token."""
+    def note(self, tag: int, index: int, start: int) -> None:
+        """Take note of an element, the number of its token and its offset."""
+        if self._last is not None:
+            self.ends[self._last], self._last = start, None
         while len(self._places) < len(tags.DESCRIBING) and tags.DESCRIBING[len(self._places)] < tag:
             self._places.append(index)
-        if tag in _NOTED or tags.is_overlay(tag):
-            self._indices.setdefault(tag, []).append(index)
+            self.starts[index] = start
+        if tag in self._indices:
+            self._indices[tag].append(index)
+            self.is_regular = False
+        elif tag in _NOTED or tags.is_overlay(tag):
+            self._indices[tag] = [index]
+            self.starts[index], self._last = start, index
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._indices
@@ -129,6 +144,8 @@ def survey(source: Source, encoding: Encoding) -> Iterator[SurveyedDataSet]:
     data_set = SurveyedDataSet(-1, 0, None)
     index = -1
     for index, token in enumerate(walk(source, encoding)):
+        if token.encoding.implicit or not (token.encoding.little and token.tag & 0xFFFF):
+            data_set.is_regular = False
         match token.kind:
             case TokenKind.ITEM:
                 data_set = SurveyedDataSet(index, token.tag, data_set)
@@ -139,7 +156,7 @@ def survey(source: Source, encoding: Encoding) -> Iterator[SurveyedDataSet]:
             case TokenKind.FRAGMENT:
                 _add_fragment(data_set, source, token)
             case TokenKind.ELEMENT | TokenKind.SEQUENCE | TokenKind.ENCAPSULATED:
-                data_set.note(token.tag, index)
+                data_set.note(token.tag, index, token.start)
                 _read(data_set, source, token)
     data_set.end = index + 1
     yield data_set
@@ -147,6 +164,7 @@ def survey(source: Source, encoding: Encoding) -> Iterator[SurveyedDataSet]:
 
 def _left(data_set: SurveyedDataSet) -> SurveyedDataSet:
     assert data_set.parent is not None
+    data_set.parent.is_regular &= data_set.is_regular
     if data_set.sequence == tags.SIGNATURES:
         data_set.parent.signatures.append(_signature_item(data_set))
     elif data_set.sequence == tags.MAC_PARAMETERS:

@@ -173,6 +173,11 @@ def test_other_variables_with_the_prefix_are_ignored(file):
             "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = ['CT']\n",
             "peers[1].transfer_syntaxes[1] = 'CT': expected a transfer syntax",
         ),
+        (
+            "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\nsend_as = ['rle', 'JPEGBaseline8Bit']\n",
+            "peers[1].send_as[2] = 'JPEGBaseline8Bit': nothing is converted into 'JPEGBaseline8Bit': expected "
+            "explicit, implicit, rle, jpegls, j2k, htj2k",
+        ),
         ("[[peers]]\nae_title='X'\nhost='h'\nport=1\n" * 2, "AE titles more than once: X"),
         ("[server\n", "is not TOML in UTF-8"),
     ],
@@ -290,6 +295,18 @@ def test_transfer_syntaxes_are_named_by_keyword_or_uid(file):
     names = ["ExplicitVRLittleEndian", "1.2.840.10008.1.2"]
     file.write_text(f"[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = {names}\n")
     assert load(file, {}).peers[0].transfer_syntaxes == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+
+
+def test_what_a_peer_is_sent_as_is_named_by_short_name_keyword_or_uid(file):
+    """All become UIDs; what is lossy is refused."""
+    names = ["jpegls", "JPEG2000Lossless", "1.2.840.10008.1.2.5", "implicit"]
+    file.write_text(f"[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\nsend_as = {names}\n")
+    assert load(file, {}).peers[0].send_as == (
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.5",
+        "1.2.840.10008.1.2",
+    )
 
 
 def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
