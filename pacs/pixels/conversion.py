@@ -123,9 +123,12 @@ class Conversion:
         writer, skipping = TokenWriter(source, target, signed), self._plan.edits.skipping()
         index = -1
         for index, token in enumerate(walk(source, encoding)):
-            yield self._plan.edits.inserted_before(index, target)
-            if index in self._plan.images:
-                yield from self._pixel_data(self._plan.images[index], target)
+            image = self._plan.images.get(index)
+            if skipping.is_within:
+                self._drop(image)
+            else:
+                yield self._plan.edits.inserted_before(index, target)
+                yield from self._pixel_data(image, target) if image is not None else ()
             if not skipping.skips(index, token):
                 yield from writer.encoded(token)
         yield self._plan.edits.inserted_before(index + 1, target)
@@ -143,6 +146,11 @@ class Conversion:
         for piece in native.joined(frames, image.result.frame_bits):
             yield swapped(piece, 2) if is_swapped else piece
         yield bytes(padding)
+
+    def _drop(self, image: Image | None) -> None:
+        """Drop the frames of an image whose sequence is removed."""
+        for _ in range(len(image) if image is not None else 0):
+            self._window.take()
 
     def _frame(self, image: Image) -> bytes:
         frame = self._window.take()

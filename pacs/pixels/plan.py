@@ -23,10 +23,13 @@ from pacs.pixels.tags import (
     SIGNATURES,
 )
 from pacs.pixels.target_names import name_of
-from pacs.pixels.window import Work
+from pacs.pixels.window import MOST_BYTES, Work
 
 LONGEST_VALUE = 0xFFFFFFFE
 """The longest value with a defined length (PS3.5 7.1.1)."""
+
+MOST_IMAGES = 10_000
+"""The most images in one instance that are converted, its icons among them: each is remembered."""
 
 _HEAD = 1 << 20
 """The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
@@ -60,9 +63,13 @@ class Image:
         return _native_length(self.result)
 
     def size_in_memory(self, most: int) -> int:
-        """Return the bytes of the first frames, stored and converted, at most so many."""
-        count = min(most, len(self))
-        return sum(self.frames.size(number) for number in range(count)) + count * self.result.frame_size
+        """Return the bytes of the first frames, stored and converted, at most so many, as many as a window has."""
+        total = 0
+        for number in range(min(most, len(self))):
+            total += self.frames.size(number) + self.result.frame_size
+            if total >= MOST_BYTES:
+                break
+        return total
 
 
 def _native_length(image: ImagePixel) -> int:
@@ -79,6 +86,8 @@ class Plan:
         self.edits = Edits()
         self.images: dict[int, Image] = {}
         """The images that are converted, by the number of their Pixel Data."""
+        self._native_length = 0
+        """The bytes of all images that become native: a few frames could become any number of gigabytes."""
         self.notices: list[str] = []
 
     def work(self) -> Iterator[Work]:
@@ -102,11 +111,17 @@ class Plan:
         self._check(level)
         for pixels in level.pixels:
             if (image := self._image(level, pixels)) is not None:
-                if is_native(image.target) and image.length > LONGEST_VALUE:
-                    raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
+                self._check_size(image)
                 self.images[level.indices(PIXEL_DATA)[0]] = image
                 self.edits.change(level, changes(level, image.result) | dict.fromkeys((*OFFSET_TABLES, PIXEL_DATA)))
         self._remove_signatures(level)
+
+    def _check_size(self, image: Image) -> None:
+        self._native_length += image.length if is_native(image.target) else 0
+        if self._native_length > LONGEST_VALUE:
+            raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
+        if len(self.images) >= MOST_IMAGES:
+            raise NotSupported(f"It has more than {MOST_IMAGES} images, icons among them")
 
     def _check(self, level: Level) -> None:
         if len(level.pixels) > 1:
@@ -184,7 +199,7 @@ class Plan:
         if not level.changed:
             return
         parameters = level.mac_parameters
-        broken = {item.mac_id for item in parameters if item.signed is None or item.signed & level.changed}
+        broken = {item.mac_id for item in parameters if item.signed is None or item.signed.tags & level.changed}
         known = {item.mac_id for item in parameters} - broken
         signatures = [item.token for item in level.signatures if item.mac_id not in known]
         self.edits.remove_items(level, SIGNATURES, len(level.signatures), signatures)

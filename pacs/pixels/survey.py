@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pacs.dicom.elements import Encoding, Source, Token, TokenKind, walk
+from pacs.errors import NotSupported
 from pacs.pixels import tags
 from pacs.pixels.encapsulation import Fragments
 
 _LONGEST = 1 << 12
 """The longest value that is read, in bytes; those that are needed are shorter."""
+
+MOST_SIGNATURES = 10_000
+"""The most items of a Digital Signatures or MAC Parameters Sequence: each is remembered."""
 
 _READ = frozenset((*tags.DESCRIBING, tags.MAC_ID, tags.DATA_ELEMENTS_SIGNED))
 _NOTED = _READ.union(
@@ -75,8 +79,8 @@ class SignatureItem(NamedTuple):
     token: int
     """The number of its ITEM among all tokens."""
     mac_id: int | None
-    signed: frozenset[int] | None
-    """The tags of the elements that are signed; None if the item does not say it."""
+    signed: Value | None
+    """The tags of the elements that are signed, as encoded; None if the item does not say it."""
 
 
 @dataclass(slots=True)
@@ -125,7 +129,10 @@ class Level:
 
 
 def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
-    """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed."""
+    """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed.
+
+    Raises UndecodableDataSet, and NotSupported for too many digital signatures.
+    """
     level = Level(-1, 0, None)
     index = -1
     for index, token in enumerate(walk(source, encoding)):
@@ -148,15 +155,21 @@ def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
 def _left(level: Level) -> Level:
     assert level.parent is not None
     if level.sequence == tags.SIGNATURES:
-        level.parent.signatures.append(_signature_item(level))
+        _append(level.parent.signatures, level)
     elif level.sequence == tags.MAC_PARAMETERS:
-        level.parent.mac_parameters.append(_signature_item(level))
+        _append(level.parent.mac_parameters, level)
     return level.parent
+
+
+def _append(items: list[SignatureItem], level: Level) -> None:
+    if len(items) >= MOST_SIGNATURES:
+        raise NotSupported(f"It has more than {MOST_SIGNATURES} digital signatures")
+    items.append(_signature_item(level))
 
 
 def _signature_item(level: Level) -> SignatureItem:
     mac_id, signed = level.values.get(tags.MAC_ID), level.values.get(tags.DATA_ELEMENTS_SIGNED)
-    return SignatureItem(level.index, mac_id.number if mac_id else None, signed.tags if signed else None)
+    return SignatureItem(level.index, mac_id.number if mac_id else None, signed)
 
 
 def _read(level: Level, source: Source, token: Token) -> None:

@@ -11,11 +11,20 @@ from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
 
 
+MOST_BYTES = 256 << 20
+"""Bytes of frames in memory, stored and converted, at which no further frame is submitted."""
+
+
 class Work(NamedTuple):
     """A job, and the name of its frame in error messages: '' when there is only one."""
 
     job: FrameJob
     name: str
+
+    @property
+    def size_in_memory(self) -> int:
+        """The bytes of the frame, stored and converted."""
+        return len(self.job.data) + self.job.result.frame_size
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
@@ -27,7 +36,10 @@ class Work(NamedTuple):
 
 
 class Window:
-    """Submits the next jobs while the results of earlier ones are taken: at most one more than there are processes."""
+    """Submits the next jobs while the results of earlier ones are taken.
+
+    In flight are at most one more than there are processes, and fewer when they have `MOST_BYTES`.
+    """
 
     def __init__(self, work: Iterator[Work], pool: DecoderPool, wait: Callable[["Future[bytes]"], object]) -> None:
         self._work = work
@@ -42,9 +54,14 @@ class Window:
             raise
 
     def _fill(self) -> None:
-        while len(self._waiting) <= self._pool.processes and (work := next(self._work, None)) is not None:
+        while self._has_room and (work := next(self._work, None)) is not None:
             with work.named_in_errors():
                 self._waiting.append((self._pool.submit(work.job), work))
+
+    @property
+    def _has_room(self) -> bool:
+        in_memory = sum(work.size_in_memory for _, work in self._waiting)
+        return len(self._waiting) <= self._pool.processes and in_memory < MOST_BYTES
 
     def first(self) -> bytes:
         """Wait for the next frame without taking it; b'' if there is none."""
