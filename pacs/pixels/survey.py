@@ -1,6 +1,6 @@
 """Reads what conversion needs to know of a data set: where its pixel data is, and the attributes that describe it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,6 +83,10 @@ class SignatureItem(NamedTuple):
     """The tags of the elements that are signed, as encoded; None if the item does not say it."""
 
 
+Walk = Callable[[Source, Encoding], Iterator[Token]]
+"""Yields the tokens of a data set, as `pacs.dicom.elements.walk`."""
+
+
 @dataclass(slots=True)
 class Level:
     """A data set, either the whole or an item, with what conversion needs to know of it."""
@@ -128,7 +132,7 @@ class Level:
         return self._places[position] if position < len(self._places) else self.end
 
 
-def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
+def survey(source: Source, encoding: Encoding, walk: Walk = walk) -> Iterator[Level]:
     """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed.
 
     Raises UndecodableDataSet, and NotSupported for too many digital signatures.

@@ -10,7 +10,6 @@ from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
 
-
 MOST_BYTES = 256 << 20
 """Bytes of frames in memory, stored and converted, at which no further frame is submitted."""
 
