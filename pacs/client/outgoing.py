@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from pacs.client.instance_data import InstanceData
-from pacs.client.sources import Instance
+from pacs.client.sources import Instance, is_image
 from pacs.dimse.association.storage_contexts import candidates, is_convertible
 from pacs.dimse.upper.user_information import Context
-from pacs.errors import NoPixelData, NotSupported
+from pacs.errors import NotSupported
 from pacs.pixels.capabilities import ENCODED
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.target_names import name_of
@@ -32,12 +32,16 @@ class Preparation:
 
     def candidates(self, instance: Instance) -> Iterator[Context]:
         """Yield the contexts to try, best first."""
-        accepted = self._accepted(instance)
         if not self.send_as:
             yield from candidates(instance, self.contexts)
+            return
+        accepted = self._accepted(instance)
         for each in self.send_as:
             if each in accepted and is_convertible(instance.transfer_syntax, each):
                 yield accepted[each]
+        if not is_image(instance):
+            found = candidates(instance, self.contexts)
+            yield from (each for each in found if each.transfer_syntax not in ENCODED)
 
     def refusal(self, instance: Instance) -> str:
         """Return what the peer does not accept, or what is not possible; '' if another reason must be known."""
@@ -82,9 +86,6 @@ class Outgoing:
 
     def _note(self, error: NotSupported) -> None:
         self._reasons[f"{name_of(self.context.transfer_syntax)}: {error.comment}"] = None
-        if isinstance(error, NoPixelData) and self._preparation.send_as:
-            found = candidates(self._instance, self._preparation.contexts)
-            self._candidates = iter([each for each in found if each.transfer_syntax not in ENCODED])
 
     def pieces(self) -> Iterator[bytes]:
         """Return the pieces of the data set, the first of which has been read. Raises as the constructor.

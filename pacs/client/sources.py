@@ -103,6 +103,13 @@ def _add_item(found: Sources, what: Path | Dataset) -> None:
         found.refused.append(NotStored(what, None, f"The file cannot be read: {error.strerror or error}"))
 
 
+def is_image(instance: Instance) -> bool:
+    """Return whether an instance has Rows (0028,0010). Raises InstanceUnreadable, UndecodableDataSet."""
+    rows = by_keyword("Rows")
+    with instance.open() as file:
+        return bool(View.of(read_attributes(file, instance.transfer_syntax, (rows.tag,))).texts(rows))
+
+
 # --- in files ----------------------------------------------------------------------------------------------------
 
 

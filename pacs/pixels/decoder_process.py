@@ -5,6 +5,7 @@ The protocol, after one reply to the start: the server sends a job as `JOB` and 
 `pacs.pixels.decoder`.
 """
 
+import ctypes
 import os
 import resource
 import signal
@@ -37,6 +38,9 @@ STARVED = 6
 MOST_GROWTH = 512 * 2**20
 """Bytes of growth of its address space after which a process ends between two jobs: some decoders leak on errors."""
 
+PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) for the signal at the end of the parent."""
+
 Run = Callable[[FrameJob], bytes]
 
 
@@ -61,6 +65,7 @@ def main(load: Callable[[], Run]) -> None:
         signal.signal(each, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold images of patients
     _prefer_when_out_of_memory()
+    _end_with_the_server()
     channel = _own_channel()
     try:
         run = load()
@@ -78,6 +83,12 @@ def _prefer_when_out_of_memory() -> None:
     """Let a system that is out of memory kill this process before the server."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+
+
+def _end_with_the_server() -> None:
+    """Let the kernel kill this process when the thread that started it is gone, also in the middle of a job."""
+    with suppress(OSError, AttributeError):  # not on Linux: there the end of the socket and the limits remain
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _own_channel() -> socket.socket:

@@ -166,7 +166,7 @@ class _RenewedDecoder:
                 return self._decoder.run(job)
             except DecoderDied:
                 continue
-        raise OutOfResources("The decoder processes end before they begin a frame")
+        raise OutOfResources("The decoder processes end at once; restart the server")
 
     def end(self) -> None:
         """End the process."""

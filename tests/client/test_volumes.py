@@ -161,6 +161,13 @@ def test_a_real_image_equals_what_simpleitk_reads(load, name):
     assert same(load(named(name)), SimpleITK.ReadImage(named(name), imageIO="GDCMImageIO"))
 
 
+@pytest.mark.parametrize("name", ["RLE", "jpeg_2k_lossless", "jpeg_ls_lossless", "big_endian"])
+def test_real_frames_equal_those_of_the_uncompressed_file(load, name):
+    """The frames of an enhanced MR image, whose file has copies in other transfer syntaxes."""
+    expected = SimpleITK.ReadImage(named("emri_small.dcm"), imageIO="GDCMImageIO")
+    assert same(load(named(f"emri_small_{name}.dcm")), expected)
+
+
 def test_real_series_that_are_no_volumes_are_refused(load):
     """Missing slices; a localizer in three planes; no pixels. Their data sets can still be loaded."""
     for name, count, why in (

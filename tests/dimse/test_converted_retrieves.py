@@ -13,14 +13,16 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import CTImageStorage
 
 from pacs.conformance.checks.wire import role_selection
-from pacs.observability.events import AssociationEnded, DestinationFailed, SubOperationFinished
+from pacs.observability.events import AssociationEnded, DestinationFailed, Notice, SubOperationFinished
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import GET, MOVE, identifier
 from tests.dimse.test_store_suboperations import STUDY_UID, Destination, counts, failed_list, move, moving
 from tests.pixels.converting import converted
+from tests.pixels.test_image_attributes import NOTICE, signed
 from tests.programs import run, storescp
 from tests.raw import IMPLICIT, Raw, cancel, request
+from tests.waiting import eventually
 
 EXPLICIT = raw.EXPLICIT
 RLE, J2K, JPEG_LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.80"
@@ -225,28 +227,44 @@ def cut_in_last_frame(data):
 
 
 class HeldDecoders:
-    """The decoder processes of an archive, whose results are held back until `release` is set."""
+    """The decoder processes of an archive, whose results are held back."""
 
     def __init__(self, archive):
         self.processes = archive.decoders.processes
-        self.begun, self.release = threading.Event(), threading.Event()
-        self.jobs = 0
+        self.begun = threading.Event()
         self._decoders = archive.decoders
+        self._gates = []
+
+    @property
+    def jobs(self):
+        """How many jobs have begun."""
+        return len(self._gates)
 
     def submit(self, job):
         """Begin a job as the pool does."""
         held: Future[bytes] = Future()
-        self.jobs += 1
+        gate = threading.Event()
+        self._gates.append(gate)
         self.begun.set()
 
         def hand_over(done):
-            self.release.wait(60)
+            gate.wait(60)
             if held.set_running_or_notify_cancel():
                 held.set_result(done.result())
 
         submitted = self._decoders.submit(job)
         threading.Thread(target=hand_over, args=(submitted,), daemon=True).start()
         return held
+
+    def release_first(self):
+        """Give the result of the first job out."""
+        self._gates[0].set()
+
+    def release(self):
+        """Give all results out, also those of later jobs."""
+        self.submit = self._decoders.submit
+        for gate in self._gates:
+            gate.set()
 
 
 @contextmanager
@@ -256,7 +274,7 @@ def holding(archive):
     try:
         yield held
     finally:
-        held.release.set()
+        held.release()
 
 
 @contextmanager
@@ -267,6 +285,29 @@ def getting(archive, *contexts):
         client.associate((1, GET, [IMPLICIT]), *proposed, extra=role_selection(CTImageStorage, 0, 1))
         client.send(request(raw.C_GET, 1, GET, 1, identifier("STUDY", StudyInstanceUID=STUDY_UID)))
         yield client
+
+
+def test_the_following_instances_are_converted_ahead(tmp_path):
+    """While the response to the first is due: enough for all decoder processes, and no more."""
+    native, waiting = images(9), threading.Event()
+    with (
+        Taker(EXPLICIT, answer=lambda _event: 0x0000 if waiting.wait(60) else 0xA700) as taker,
+        archive_for(tmp_path, taker, native, limits__decoders=3) as archive,
+        holding(archive) as held,
+        moving(archive) as client,
+    ):
+        assert held.begun.wait(60)
+        assert held.jobs == 1
+        held.release_first()
+        ahead = archive.retrieves.pixels.at_once
+        assert 3 <= ahead < 8
+        assert eventually(lambda: held.jobs == 1 + ahead, 60)
+        waiting.set()
+        assert client.message().status == 0xFF00
+        assert held.jobs == 1 + ahead
+        held.release()
+        *_, final = client.until_final()
+    assert (final.status, taker.arrived) == (0x0000, native)
 
 
 @pytest.mark.parametrize("associations", [1, 2])
@@ -280,7 +321,7 @@ def test_v7_pending_responses_come_while_an_instance_is_converted(tmp_path, asso
         moving(archive) as client,
     ):
         pendings = [client.message() for _ in range(3)]
-        held.release.set()
+        held.release()
         *_, final = client.until_final()
     assert [(each.status, counts(each)) for each in pendings] == [(0xFF00, (2, 0, 0, 0))] * 3
     assert (final.status, counts(final)) == (0x0000, (None, 2, 0, 0))
@@ -426,6 +467,42 @@ def test_a_damaged_image_does_not_end_the_association_of_a_c_get(tmp_path, monke
         uid: data for uid, data in native.items() if uid != broken
     }
     assert not list((tmp_path / "files" / "incoming").iterdir())
+
+
+# --- what is said, and what is checked ---------------------------------------------------------------------------
+
+
+def test_what_is_removed_from_the_copies_is_published_once_for_each_retrieve(tmp_path):
+    """Here the digital signatures over the pixel data; the stored files keep them."""
+    with Taker(IMPLICIT, RLE) as taker, archive_for(tmp_path, taker, {}, send_as=["rle"]) as archive:
+        for each in study(series=1, instances=4, size=32):
+            keep(archive, {each.SOPInstanceUID: raw.encoded(signed(each, [0x7FE00010]), EXPLICIT)}, EXPLICIT)
+        with published(archive, Notice) as notices:
+            assert move(archive)[-1].status == 0x0000
+            assert move(archive)[-1].status == 0x0000
+        stored = [path.read_bytes() for path in (tmp_path / "files").rglob("*.dcm")]
+    assert [each.sentence.partition(": ")[2] for each in notices] == [NOTICE, NOTICE]
+    assert set(taker.received_in.values()) == {RLE}
+    assert all(b"SHA256" in each for each in stored)
+    assert not any(b"SHA256" in each for each in taker.arrived.values())
+
+
+@pytest.mark.parametrize("associations", [1, 2])
+def test_an_image_that_differs_from_what_was_received_is_not_converted(tmp_path, associations):
+    """With `files.verify`, as one that is sent as it is stored."""
+    native = images(3)
+    with (
+        Taker(EXPLICIT) as taker,
+        archive_for(tmp_path, taker, native, associations=associations, files__verify=True) as archive,
+        published(archive, Notice) as notices,
+    ):
+        changed = sorted((tmp_path / "files").rglob("*.dcm"))[0]
+        changed.write_bytes(changed.read_bytes().replace(b"DOE^JOHN", b"DOE^JANE"))
+        final = move(archive)[-1]
+    assert (final.status, counts(final)) == (0xB000, (None, 2, 1, 0))
+    assert len(taker.arrived) == 2
+    assert taker.arrived.items() <= native.items()
+    assert ["is damaged and was not given out" in each.sentence for each in notices] == [True]
 
 
 # --- DCMTK -------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def bombs(side: int, scans: int) -> Iterator[tuple[str, Valid]]:
             yield f"{syntax} claims {claimed}", replace(valid, data=data)
             yield f"{syntax} and its instance claim {claimed}", Valid(data, syntax, _sized(valid.stored, claimed))
     yield from _expanding(side)
-    yield from _jpeg_scans(side, scans)
+    yield from jpeg_scans(side, scans)
     yield from _jpeg_ls_cut_off(side)
     yield from _jpeg_2000_structures(side)
 
@@ -98,7 +98,7 @@ def _expanding(side: int) -> Iterator[tuple[str, Valid]]:
 # --- what takes long ------------------------------------------------------------------------------------------------
 
 
-def _jpeg_scans(side: int, count: int) -> Iterator[tuple[str, Valid]]:
+def jpeg_scans(side: int, count: int) -> Iterator[tuple[str, Valid]]:
     """Yield progressive JPEGs with thousands of scans, each of which goes over all blocks of the image."""
     head = valid_frames(syntaxes.JPEG_BASELINE)[0].data
     tables = head[: head.index(b"\xff\xda")]

@@ -19,6 +19,7 @@ from pacs.pixels import transfer_syntaxes as syntaxes
 from tests.archives import GET
 from tests.decoders import decoders, is_alive
 from tests.docs.requests import COMMENT, Requestor, counts
+from tests.hostile.bombs import jpeg_scans
 from tests.hostile.daemons import Daemon, daemon, megabytes
 from tests.hostile.frames import mutated
 from tests.pixels.frames import frames_of
@@ -254,6 +255,33 @@ def test_a_kill_of_the_server_ends_all_decoders(tmp_path: Path, workers: int) ->
             server.process.kill()
             assert server.process.wait(60) == -signal.SIGKILL
             eventually(lambda: not any(map(is_alive, processes)), 60)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_no_decoder_stays_at_work_on_a_bomb_without_its_server(tmp_path: Path, end: signal.Signals) -> None:
+    """It has minutes of CPU time left for 100,000 scans of a JPEG; the drain is over sooner."""
+    with running(tmp_path, limits__drain_seconds=0.5) as (server, _):
+        store_bomb(server)
+        with moving(server) as (_, processes):
+            eventually(lambda: max(map(cpu_seconds, processes)) > 1.5, 60)
+            server.process.send_signal(end)
+            assert server.process.wait(60) == (0 if end == signal.SIGTERM else -end)
+            eventually(lambda: not any(map(is_alive, processes)))
+
+
+def store_bomb(server: Daemon) -> None:
+    """Store an image of 12,000 x 12,000 pixels that takes long to decode."""
+    dataset = image(syntaxes.JPEG_BASELINE, 0).compressed
+    name, bomb = next(iter(jpeg_scans(12_000, 100_000)))
+    dataset.Rows, dataset.Columns = bomb.stored.rows, bomb.stored.columns
+    dataset.PixelData = encapsulate([bomb.data])
+    assert server.store(dataset, syntax=bomb.syntax) == 0x0000, name
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -131,3 +131,19 @@ def test_no_header_at_all_raises_no_other_error(syntax, frame):
     with suppress(UndecodablePixelData, NotSupported):
         read_codestream(syntax, frame)
         check_end(syntax, frame)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "frame"),
+    [
+        (syntaxes.JPEG_BASELINE, b"\xff\xd8" + b"\xff" * 1_000_000),
+        (syntaxes.JPEG_BASELINE, b"\xff\xd8" + b"\xff\xfe\0\2" * 250_000),
+        (syntaxes.JPEG_2000, FRAMES[syntaxes.JPEG_2000][:51] + b"\xff\x64\0\2" * 250_000),
+        (syntaxes.JPEG_XL, b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a" + b"\0\0\0\x08jxlp" * 125_000),
+    ],
+    ids=["fill bytes", "comments", "comments of JPEG 2000", "boxes"],
+)
+def test_an_endless_header_is_given_up(syntax, frame):
+    """The server reads headers itself."""
+    with pytest.raises(UndecodablePixelData):
+        read_codestream(syntax, frame)

@@ -182,6 +182,17 @@ def test_a_data_set_without_pixels_is_only_encoded_again(source: str, target: st
     assert converted(encoded(native), source, target) == converted(encoded(native), EXPLICIT_LITTLE, target)
 
 
+@pytest.mark.parametrize("source", NATIVE)
+def test_bytes_in_words_are_read_in_their_order(source: str):
+    """Pixels of 8 bits in OW are exchanged in big endian, and frames of odd length begin in the middle of a word."""
+    native = native_sample(bits=8, frames=3, size=(3, 5))
+    native["PixelData"].VR = "OW"
+    in_source = converted(encoded(native), EXPLICIT_LITTLE, source)
+    assert (native.PixelData[:6] in in_source) == (source not in {EXPLICIT_BIG, DEFLATED_LITTLE})
+    data = converted(converted(in_source, source, syntaxes.RLE_LOSSLESS), syntaxes.RLE_LOSSLESS, EXPLICIT_LITTLE)
+    assert read(data, EXPLICIT_LITTLE).PixelData == native.PixelData
+
+
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch):
     """A deflated instance is inflated to a temporary file, so that its frames can be read one by one."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: io.FileIO("/dev/full", "r+"))
@@ -215,3 +226,18 @@ def _decoded_by_gdcm(path: Path) -> numpy.ndarray:
     reader.SetFileName(str(path))
     assert reader.Read()
     return numpy.frombuffer(reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape"), "<u2")
+
+
+def test_elements_that_do_not_change_are_copied_as_they_are():
+    """Their bytes are the same before, between and after those that change, also in sequences of a defined length."""
+    native = native_sample("RGB")
+    native.ReferencedStudySequence = [Dataset(), Dataset()]
+    native.ReferencedStudySequence[0].ReferencedSOPInstanceUID = "1.2.3"
+    native.add_new(0x7FE10010, "LO", "AFTER")
+    native.add_new(0x7FE11001, "UN", b"x" * 200_000)
+    before = encoded(native)
+    after = converted(before, EXPLICIT_LITTLE, syntaxes.JPEG_2000_LOSSLESS)
+    photometric, rows, pixels = b"\x28\x00\x04\x00CS", b"\x28\x00\x10\x00US", b"\xe0\x7f\x10\x00O"
+    assert after[: after.index(photometric)] == before[: before.index(photometric)]
+    assert after[after.index(rows) : after.index(pixels)] == before[before.index(rows) : before.index(pixels)]
+    assert after[after.index(b"\xe1\x7f\x10\x00LO") :] == before[before.index(b"\xe1\x7f\x10\x00LO") :]

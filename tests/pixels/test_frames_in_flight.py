@@ -11,7 +11,7 @@ from pydicom.encaps import encapsulate
 
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import Cancelled, OutOfResources, UndecodablePixelData
-from pacs.pixels import plan, window
+from pacs.pixels import frames_in_flight, plan
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.conversion import Conversion
 from pacs.pixels.frame_job import FrameJob
@@ -62,7 +62,7 @@ def test_one_frame_more_than_there_are_processes_is_in_flight(processes: int):
 
 def test_large_frames_are_in_flight_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
     """On a machine with many cores they would fill its memory, for each association."""
-    monkeypatch.setattr(window, "MOST_BYTES", 1000)
+    monkeypatch.setattr(frames_in_flight, "MOST_BYTES", 1000)
     monkeypatch.setattr(plan, "MOST_BYTES", 1000)
     pool = PoolByHand(5)
     with closing(conversion_of(20, pool, wait=pool.wait)) as conversion:

@@ -280,6 +280,21 @@ def test_lossy_compression_is_written_down(syntax: str, method: str, before: str
     assert_in_order(data_set)
 
 
+@pytest.mark.parametrize(
+    ("lossy", "lossless"),
+    [
+        (syntaxes.JPEG_2000, syntaxes.JPEG_2000_LOSSLESS),
+        (syntaxes.JPEG_LS_NEAR_LOSSLESS, JPEG_LS),
+        (syntaxes.HTJ2K, syntaxes.HTJ2K_LOSSLESS),
+    ],
+)
+def test_lossy_frames_in_a_lossless_syntax_are_noticed(lossy: str, lossless: str):
+    """The codestream tells, not the transfer syntax."""
+    made = sample(lossy).compressed
+    made.file_meta.TransferSyntaxUID = UID(lossless)
+    assert afterwards(made).LossyImageCompression == "01"
+
+
 def test_once_lossy_always_lossy():
     """What the instance says about it stays."""
     attributes = {

@@ -141,6 +141,10 @@ def test_the_samples_are_those_of_others(syntax, photometric, tmp_path):
         (syntaxes.JPEG_LS_LOSSLESS, "dcmcjpls", ["+el", "+il"]),
         (syntaxes.JPEG_LS_LOSSLESS, "dcmcjpls", ["+el", "+in"]),
         (syntaxes.RLE_LOSSLESS, "dcmcrle", []),
+        (syntaxes.RLE_LOSSLESS, "gdcmconv", ["--rle"]),
+        (syntaxes.JPEG_LOSSLESS_SV1, "gdcmconv", ["--jpeg"]),
+        (syntaxes.JPEG_LS_LOSSLESS, "gdcmconv", ["--jpegls"]),
+        (syntaxes.JPEG_2000_LOSSLESS, "gdcmconv", ["--j2k"]),
     ],
     ids=lambda each: "".join(each) if isinstance(each, list) else str(each),
 )
@@ -148,8 +152,8 @@ def test_the_samples_are_those_of_others(syntax, photometric, tmp_path):
     ("photometric", "bits", "is_signed"),
     [("MONOCHROME2", 8, False), ("MONOCHROME2", 12, True), ("MONOCHROME2", 16, False), ("RGB", 8, False)],
 )
-def test_lossless_pixels_of_dcmtks_encoders_are_exact(target, encoder, options, photometric, bits, is_signed, tmp_path):
-    """Interleaved by sample, line or plane, as an encoder likes."""
+def test_lossless_pixels_of_other_encoders_are_exact(target, encoder, options, photometric, bits, is_signed, tmp_path):
+    """Interleaved by sample, line or plane, and with a precision of 12 or 16 for 12 bits, as an encoder likes."""
     native = native_sample(photometric, bits, is_signed)
     source, made = tmp_path / "native.dcm", tmp_path / "made.dcm"
     source.write_bytes(file_of(native))

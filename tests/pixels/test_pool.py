@@ -16,7 +16,7 @@ from pacs.config import Config
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, OutOfResources, ServerStopping, UndecodablePixelData
 from pacs.observability.events import FrameConverted
-from pacs.pixels import decoder_process
+from pacs.pixels import decoder, decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
@@ -132,6 +132,7 @@ def test_a_job_that_does_not_end_is_ended(pool, monkeypatch, what):
     """Whether it uses CPU time, or only waits, or ignores the signals of the kernel."""
     monkeypatch.setattr(decoder_process, "SECONDS", misbehaving.SECONDS)
     monkeypatch.setattr(decoder_process, "STARVED", misbehaving.STARVED)
+    monkeypatch.setattr(decoder, "END_SECONDS", 1)
     failed = pool.submit(job(what)).exception(60)
     assert (type(failed), str(failed)) == (UndecodablePixelData, "A frame took its decoder more than 1 s")
     assert pool.submit(job("zeros")).result(60) == bytes(32)
@@ -252,6 +253,13 @@ def test_without_memory_for_the_result_a_job_is_refused_and_the_next_one_is_run(
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert (type(failed), str(failed)) == (OutOfResources, "The server is out of memory")
     assert pool.submit(job("zeros")).result(60) == bytes(32)
+
+
+def test_processes_that_end_at_once_are_not_started_for_ever():
+    """As after an upgrade whose modules do not fit the running server."""
+    with DecoderPool(1, program="tests.pixels.no_such_module") as pool:
+        failed = pool.submit(job("zeros")).exception(60)
+    assert (type(failed), str(failed)) == (OutOfResources, "The decoder processes end at once; restart the server")
 
 
 def test_a_process_that_cannot_load_its_codecs_says_so():

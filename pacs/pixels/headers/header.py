@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from pacs.errors import UndecodablePixelData
 
+MOST_SEGMENTS = 4096
+"""The segments of a header that are read: no encoder writes a hundred, and the server reads headers itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
@@ -32,8 +35,9 @@ def unsigned(data: bytes, offset: int, size: int) -> int:
 
 def boxes(data: bytes) -> list[tuple[bytes, int, int]]:
     """Return type, start and end of the boxes of a file of JPEG 2000 or JPEG XL (ISO 15444-1 I.4)."""
-    found, offset = [], 0
-    while offset + 8 <= len(data):
+    found: list[tuple[bytes, int, int]] = []
+    offset = 0
+    while offset + 8 <= len(data) and len(found) < MOST_SEGMENTS:
         size, header = unsigned(data, offset, 4), 8
         if size == 1:
             size, header = unsigned(data, offset + 8, 8), 16

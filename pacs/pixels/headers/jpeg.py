@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.headers.header import Codestream, unsigned
+from pacs.pixels.headers.header import MOST_SEGMENTS, Codestream, unsigned
 
-SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+SOS, FILL = 0xDA, 0xFF
 LOSSLESS, JPEG_LS = 0xC3, 0xF7
 FRAMES = {0xC0, 0xC1, 0xC2, LOSSLESS, JPEG_LS}
 """Start of Frame: baseline, extended, progressive, lossless, all with Huffman coding, and JPEG-LS."""
@@ -14,7 +14,9 @@ FRAMES = {0xC0, 0xC1, 0xC2, LOSSLESS, JPEG_LS}
 NOT_DECODED = {0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 """Start of Frame: hierarchical, or with arithmetic coding."""
 
-WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8), SOI}
+WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
+"""Markers that are not before the first scan: temporary, restart, start and end of image."""
+
 RGB_IDENTIFIERS = (b"RGB", b"rgb")
 
 
@@ -82,20 +84,21 @@ def _walk(head: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield marker and content of the segments, the first Start of Scan last."""
     if head[:2] != b"\xff\xd8":
         raise UndecodablePixelData("A JPEG frame does not begin with Start of Image")
-    offset, marker = 2, SOI
-    while marker != SOS:
-        if unsigned(head, offset, 1) != 0xFF:
-            raise UndecodablePixelData("The header of a JPEG frame is damaged")
+    offset = 2
+    for _ in range(MOST_SEGMENTS):
         marker = unsigned(head, offset + 1, 1)
-        if marker == 0xFF:  # a fill byte
+        if head[offset] != 0xFF or marker in WITHOUT_LENGTH:
+            raise UndecodablePixelData("The header of a JPEG frame is damaged")
+        if marker == FILL:
             offset += 1
-        elif marker in WITHOUT_LENGTH:
-            offset += 2
-        else:
-            length = unsigned(head, offset + 2, 2)
-            unsigned(head, offset + 2 + length - 1, 1)
-            yield marker, head[offset + 4 : offset + 2 + length]
-            offset += 2 + max(length, 2)
+            continue
+        length = unsigned(head, offset + 2, 2)
+        unsigned(head, offset + 2 + length - 1, 1)
+        yield marker, head[offset + 4 : offset + 2 + length]
+        if marker == SOS:
+            return
+        offset += 2 + max(length, 2)
+    raise UndecodablePixelData(f"A JPEG frame has more than {MOST_SEGMENTS} segments before its first scan")
 
 
 def _read_frame(found: _Segments, marker: int, segment: bytes) -> None:

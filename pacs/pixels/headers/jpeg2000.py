@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.headers.header import Codestream, boxes, unsigned
+from pacs.pixels.headers.header import MOST_SEGMENTS, Codestream, boxes, unsigned
 
 JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 CAP, SIZ, COD, SOT, SOD, EOC = 0xFF50, 0xFF51, 0xFF52, 0xFF90, 0xFF93, 0xFFD9
@@ -82,10 +82,14 @@ def _main_header(codestream: bytes) -> Iterator[tuple[int, bytes]]:
     if codestream[:4] != b"\xff\x4f\xff\x51":
         raise UndecodablePixelData("A JPEG 2000 frame does not begin with Start of Codestream and its size")
     offset = 2
-    while (marker := unsigned(codestream, offset, 2)) != SOT:
+    for _ in range(MOST_SEGMENTS):
+        marker = unsigned(codestream, offset, 2)
+        if marker == SOT:
+            return
         length = unsigned(codestream, offset + 2, 2)
         if marker < 0xFF00 or length < 2:
             raise UndecodablePixelData("The header of a JPEG 2000 frame is damaged")
         unsigned(codestream, offset + 2 + length - 1, 1)
         yield marker, codestream[offset + 4 : offset + 2 + length]
         offset += 2 + length
+    raise UndecodablePixelData(f"A JPEG 2000 frame has more than {MOST_SEGMENTS} segments before its first tile")
