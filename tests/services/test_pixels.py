@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_LITTLE
+from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from pacs.errors import Cancelled, StorageUnavailable
 from pacs.files.local import LocalFiles
 from pacs.index.writer import StoredInstance
@@ -93,7 +93,7 @@ def test_a_cancel_is_noticed_between_elements_while_they_are_written(monkeypatch
 
     monkeypatch.setattr(conversion, "STEPS", 1)
     data = io.BytesIO(encoded(sample(RLE_LOSSLESS).compressed))
-    with closing(Conversion(data, RLE_LOSSLESS, EXPLICIT_LITTLE, InProcessPool(), wait)) as begun:  # type: ignore[arg-type]
+    with closing(Conversion(data, RLE_LOSSLESS, IMPLICIT_LITTLE, InProcessPool(), wait)) as begun:  # type: ignore[arg-type]
         surveyed = len(waits)
         assert b"".join(begun)
     assert len(waits) > 1.5 * surveyed
