@@ -24,13 +24,13 @@ from pacs.dicom.syntaxes import (
     swapped,
 )
 from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
-from pacs.pixels import native
+from pacs.pixels import native_frames
 from pacs.pixels.encapsulation import encapsulated
+from pacs.pixels.frames_in_flight import FramesInFlight
 from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.survey import survey
 from pacs.pixels.tags import PIXEL_DATA
-from pacs.pixels.window import Window
 
 Wait = Callable[[Future[bytes]], object]
 """Returns when a future is done; may raise, for example Cancelled. It must be called before each `Future.result`."""
@@ -61,7 +61,7 @@ class Conversion:
         try:
             if not self._is_without_pixels:
                 self._survey()
-            self._window = Window(self._plan.work(), pool, wait)
+            self._frames = FramesInFlight(self._plan.jobs(), pool, wait)
         except BaseException:
             self._close_inflated()
             raise
@@ -75,9 +75,9 @@ class Conversion:
         if self._source == DEFLATED_LITTLE:
             self._inflate()
         encoding = encoding_of(self._source)
-        for level in survey(Source(self._data, encoding), encoding):
-            self._plan.add(level)
-            self._whole = level
+        for data_set in survey(Source(self._data, encoding), encoding):
+            self._plan.add(data_set)
+            self._whole = data_set
 
     def _inflate(self) -> None:
         """Inflate the data set to a temporary file, because frames are read by their position."""
@@ -118,7 +118,7 @@ class Conversion:
         return even(deflated(pieces) if self._target == DEFLATED_LITTLE else pieces, self._target)
 
     def _pieces(self) -> Iterator[bytes]:
-        self._window.first()
+        self._frames.first()
         encoding, target = encoding_of(self._source), encoding_of(self._target)
         if self._can_copy(target):
             yield from self._copied(target)
@@ -169,12 +169,12 @@ class Conversion:
         padding = image.length % 2
         yield element_head(PIXEL_DATA, vr, image.length + padding, target)
         is_swapped = vr == "OW" and not target.little
-        for piece in native.joined(frames, image.result.frame_bits):
+        for piece in native_frames.joined(frames, image.result.frame_bits):
             yield swapped(piece, 2) if is_swapped else piece
         yield bytes(padding)
 
     def _frame(self, image: Image) -> bytes:
-        frame = self._window.take()
+        frame = self._frames.take()
         if is_native(image.target) and len(frame) != image.result.frame_size:
             comment = f"A decoded frame has {len(frame)} bytes instead of {image.result.frame_size}"
             raise UndecodablePixelData(comment, [PIXEL_DATA])
@@ -182,7 +182,7 @@ class Conversion:
 
     def close(self) -> None:
         """Cancel what has not begun. Does not close `data`."""
-        self._window.cancel()
+        self._frames.cancel()
         self._close_inflated()
 
     def _close_inflated(self) -> None:
