@@ -1,5 +1,6 @@
 """Convert a data set from one transfer syntax into another, pixel data included."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -23,13 +24,13 @@ from pacs.dicom.syntaxes import (
     swapped,
 )
 from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
-from pacs.pixels import native
+from pacs.pixels import native_frames
 from pacs.pixels.encapsulation import encapsulated
+from pacs.pixels.frames_in_flight import FramesInFlight
 from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.survey import survey
 from pacs.pixels.tags import PIXEL_DATA
-from pacs.pixels.window import Window
 
 Wait = Callable[[Future[bytes]], object]
 """Returns when a future is done; may raise, for example Cancelled. It must be called before each `Future.result`."""
@@ -60,7 +61,7 @@ class Conversion:
         try:
             if not self._is_without_pixels:
                 self._survey()
-            self._window = Window(self._plan.work(), pool, wait)
+            self._frames = FramesInFlight(self._plan.jobs(), pool, wait)
         except BaseException:
             self._close_inflated()
             raise
@@ -74,8 +75,9 @@ class Conversion:
         if self._source == DEFLATED_LITTLE:
             self._inflate()
         encoding = encoding_of(self._source)
-        for level in survey(Source(self._data, encoding), encoding):
-            self._plan.add(level)
+        for data_set in survey(Source(self._data, encoding), encoding):
+            self._plan.add(data_set)
+            self._whole = data_set
 
     def _inflate(self) -> None:
         """Inflate the data set to a temporary file, because frames are read by their position."""
@@ -116,8 +118,11 @@ class Conversion:
         return even(deflated(pieces) if self._target == DEFLATED_LITTLE else pieces, self._target)
 
     def _pieces(self) -> Iterator[bytes]:
-        self._window.first()
+        self._frames.first()
         encoding, target = encoding_of(self._source), encoding_of(self._target)
+        if self._can_copy(target):
+            yield from self._copied(target)
+            return
         signed = is_signed(self._data, encoding)
         source = Source(self._data, encoding)
         writer, skipping = TokenWriter(source, target, signed), self._plan.edits.skipping()
@@ -130,6 +135,30 @@ class Conversion:
                 yield from writer.encoded(token)
         yield self._plan.edits.inserted_before(index + 1, target)
 
+    def _can_copy(self, target: Encoding) -> bool:
+        """Return whether all is in the target encoding already, except for elements outside of sequences."""
+        whole = self._whole
+        is_regular = whole.is_regular and target.little and not target.implicit
+        return is_regular and all(each in whole.starts or each == whole.end for each in self._plan.edits.places)
+
+    def _copied(self, target: Encoding) -> Iterator[bytes]:
+        """Yield all as it is, except for the elements that change: a second walk would take much longer."""
+        edits, whole, position = self._plan.edits, self._whole, 0
+        size = self._data.seek(0, os.SEEK_END) - self._start
+        for index in edits.places:
+            start = whole.starts.get(index, size)
+            yield from self._span(position, start)
+            yield edits.inserted_before(index, target)
+            if index in self._plan.images:
+                yield from self._pixel_data(self._plan.images[index], target)
+            position = whole.ends.get(index, size) if edits.is_removed(index) else start
+        yield from self._span(position, size)
+
+    def _span(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield a part of the data set."""
+        for position in range(start, end, CHUNK):
+            yield self._read(position, min(CHUNK, end - position))
+
     def _pixel_data(self, image: Image, target: Encoding) -> Iterator[bytes]:
         frames = (self._frame(image) for _ in range(len(image)))
         if not is_native(image.target):
@@ -140,12 +169,12 @@ class Conversion:
         padding = image.length % 2
         yield element_head(PIXEL_DATA, vr, image.length + padding, target)
         is_swapped = vr == "OW" and not target.little
-        for piece in native.joined(frames, image.result.frame_bits):
+        for piece in native_frames.joined(frames, image.result.frame_bits):
             yield swapped(piece, 2) if is_swapped else piece
         yield bytes(padding)
 
     def _frame(self, image: Image) -> bytes:
-        frame = self._window.take()
+        frame = self._frames.take()
         if is_native(image.target) and len(frame) != image.result.frame_size:
             comment = f"A decoded frame has {len(frame)} bytes instead of {image.result.frame_size}"
             raise UndecodablePixelData(comment, [PIXEL_DATA])
@@ -153,7 +182,7 @@ class Conversion:
 
     def close(self) -> None:
         """Cancel what has not begun. Does not close `data`."""
-        self._window.cancel()
+        self._frames.cancel()
         self._close_inflated()
 
     def _close_inflated(self) -> None:

@@ -157,6 +157,8 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         ('[server]\nhost = "two words"\n', "expected a host name or an IP address"),
         ('[access]\ncallers = "all"\n', "access.callers = 'all': expected 'anyone' or 'peers'"),
         ('[access]\nopen_to_network = "perhaps"\n', "access.open_to_network = 'perhaps': expected true or false"),
+        ('[database]\nheal = "maybe"\n', "database.heal = 'maybe': expected true or false or 'answer'"),
+        ("[limits]\ndecoders = 0\n", "limits.decoders = 0: expected 'auto' or at least 1"),
         ('[query]\nmanner = "rude"\n', "query.manner = 'rude': expected 'tolerant' or 'strict'"),
         ('[database]\nurl = "mysql://h/db"\n', "expected sqlite:///FILE or postgresql+psycopg://"),
         ('[database]\nurl = "sqlite:///:memory:"\n', "expected sqlite:///FILE"),
@@ -170,6 +172,11 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         (
             "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = ['CT']\n",
             "peers[1].transfer_syntaxes[1] = 'CT': expected a transfer syntax",
+        ),
+        (
+            "[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\nsend_as = ['rle', 'JPEGBaseline8Bit']\n",
+            "peers[1].send_as[2] = 'JPEGBaseline8Bit': nothing is converted into 'JPEGBaseline8Bit': expected "
+            "explicit, implicit, rle, jpegls, j2k, htj2k",
         ),
         ("[[peers]]\nae_title='X'\nhost='h'\nport=1\n" * 2, "AE titles more than once: X"),
         ("[server\n", "is not TOML in UTF-8"),
@@ -288,6 +295,18 @@ def test_transfer_syntaxes_are_named_by_keyword_or_uid(file):
     names = ["ExplicitVRLittleEndian", "1.2.840.10008.1.2"]
     file.write_text(f"[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\ntransfer_syntaxes = {names}\n")
     assert load(file, {}).peers[0].transfer_syntaxes == ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+
+
+def test_what_a_peer_is_sent_as_is_named_by_short_name_keyword_or_uid(file):
+    """All become UIDs; what is lossy is refused."""
+    names = ["jpegls", "JPEG2000Lossless", "1.2.840.10008.1.2.5", "implicit"]
+    file.write_text(f"[[peers]]\nae_title = 'X'\nhost = 'h'\nport = 1\nsend_as = {names}\n")
+    assert load(file, {}).peers[0].send_as == (
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.5",
+        "1.2.840.10008.1.2",
+    )
 
 
 def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):

@@ -1,7 +1,7 @@
 """Programs that retrieve a study with their default settings, by C-GET, by C-MOVE to themselves, or both.
 
 Each is a function that leaves the received instances as files in the folders `got` and `moved`. Those that need another
-interpreter are in the files `retrieve_with_*` and `RetrieveWith*`.
+interpreter are in the files `*_with_*` and `RetrieveWith*`.
 """
 
 import subprocess
@@ -19,7 +19,8 @@ from pynetdicom.sop_class import (
 
 from tests.interop.orthanc import orthanc
 from tests.pixels.samples import SYNTAXES
-from tests.programs import missing, needs, pixelmed, run, storescp
+from tests.programs import PATIENCE, missing, needs, pixelmed, run, running, storescp
+from tests.waiting import eventually
 
 EXPLICIT, IMPLICIT, DEFLATED, BIG = (f"1.2.840.10008.1.2{end}" for end in (".1", "", ".1.99", ".2"))
 HERE = Path(__file__).parent
@@ -39,11 +40,11 @@ class Retrieval:
     got: Path
     moved: Path
 
-    @property
-    def keys(self) -> tuple[object, ...]:
-        """The arguments of DCMTK's getscu and movescu for the study and the archive."""
-        level = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={self.study}")
-        return ("-S", "-aec", "PACS", *level, "127.0.0.1", self.archive)
+    def of_dcmtk(self, level: str = "STUDY") -> tuple[object, ...]:
+        """Return the arguments of getscu and movescu for the study, or the series in it, and the archive."""
+        keys = [f"QueryRetrieveLevel={level}", f"StudyInstanceUID={self.study}"]
+        keys += [f"SeriesInstanceUID={self.series}"] if level == "SERIES" else []
+        return ("-S", "-aec", "PACS", *(part for key in keys for part in ("-k", key)), "127.0.0.1", self.archive)
 
     @property
     def arguments(self) -> tuple[object, ...]:
@@ -53,19 +54,19 @@ class Retrieval:
 
 def with_getscu(its: Retrieval) -> None:
     """Retrieve with DCMTK's getscu."""
-    run("getscu", "-aet", its.ae_title, "-od", its.got, *its.keys)
+    run("getscu", "-aet", its.ae_title, "-od", its.got, *its.of_dcmtk())
 
 
 def with_movescu(its: Retrieval) -> None:
     """Retrieve with DCMTK's movescu and its own storage SCP."""
-    run("movescu", "-aet", its.ae_title, "+P", its.port, "-od", its.moved, *its.keys)
+    run("movescu", "-aet", its.ae_title, "+P", its.port, "-od", its.moved, *its.of_dcmtk())
 
 
 def with_storescp(its: Retrieval) -> None:
     """Let movescu move to DCMTK's storescp."""
     its.moved.rmdir()
     with storescp(its.moved, its.ae_title, "+x=", port=its.port):
-        run("movescu", "-aem", its.ae_title, *its.keys)
+        run("movescu", "-aem", its.ae_title, *its.of_dcmtk())
 
 
 def with_pynetdicom(its: Retrieval) -> None:
@@ -101,14 +102,24 @@ def _keep_in(folder: Path) -> list[tuple[object, Callable[[evt.Event], int]]]:
 
 
 def with_odil(its: Retrieval) -> None:
-    """Retrieve with odil; its storage SCP accepts every transfer syntax, and aborts at deflated data sets.
+    """Retrieve with odil, and let movescu move to its storage SCP.
 
-    So it moves only the series without them.
+    That accepts every transfer syntax, and aborts at deflated data sets, so only the series without them is moved.
     """
-    python = needs("/usr/bin/python3")
+    python, program = needs("/usr/bin/python3"), HERE / "receive_with_odil.py"
     if subprocess.run([python, "-c", "import odil"], capture_output=True, check=False).returncode:
         missing("python3-odil")
-    run(python, HERE / "retrieve_with_odil.py", *its.arguments, its.series)
+    run(python, program, "get", its.archive, its.study, its.got)
+    with running([python, program, "store", its.port, its.moved], its.moved.with_name("odil.log")) as process:
+        eventually(lambda: _listens(its.port), 60)
+        run("movescu", "-aem", its.ae_title, *its.of_dcmtk("SERIES"))
+        assert process.wait(PATIENCE) == 0
+
+
+def _listens(port: int) -> bool:
+    """Return whether something listens on a port, without a connection: odil accepts a single one."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines)
 
 
 def with_dcmjs(its: Retrieval) -> None:

@@ -363,3 +363,21 @@ def test_a_recompressed_jpeg_in_another_jpeg_xl_is_rgb(syntax):
     pixels, attributes = decoded(made.compressed)
     assert attributes.photometric_interpretation == "RGB"
     assert difference(pixels, made.pixels) <= made.difference
+
+
+@pytest.mark.parametrize(("bits", "is_signed"), [(5, True), (7, False), (10, True), (12, True), (12, False)])
+def test_jpeg_ls_of_any_precision_is_decoded(bits, is_signed):
+    """The sign is the highest of its bits, if there are fewer than Bits Allocated."""
+    jpeg_ls = pytest.importorskip("jpeg_ls", reason="pyjpegls has no wheel for Python 3.14")
+    native = native_sample(bits=bits, is_signed=is_signed)
+    stored, (pixels,) = attributes_of(native), pixels_of(native)
+    data = jpeg_ls.encode_pixel_data(
+        (pixels.view(f"u{pixels.itemsize}") & ((1 << bits) - 1)).tobytes(),
+        rows=stored.rows,
+        columns=stored.columns,
+        samples_per_pixel=1,
+        bits_stored=bits,
+        bits_allocated=stored.bits_allocated,
+    )
+    assert codecs.codestream.read_codestream(syntaxes.JPEG_LS_LOSSLESS, bytes(data)).precision == bits
+    assert codecs.decode(bytes(data), syntaxes.JPEG_LS_LOSSLESS, stored) == (native.PixelData, stored)

@@ -15,7 +15,7 @@ from pacs.config import Config
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, OutOfResources, ServerStopping, UndecodablePixelData
 from pacs.observability.events import FrameConverted
-from pacs.pixels import decoder_process
+from pacs.pixels import decoder, decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
@@ -131,6 +131,7 @@ def test_a_job_that_does_not_end_is_ended(pool, monkeypatch, what):
     """Whether it uses CPU time, or only waits, or ignores the signals of the kernel."""
     monkeypatch.setattr(decoder_process, "SECONDS", misbehaving.SECONDS)
     monkeypatch.setattr(decoder_process, "STARVED", misbehaving.STARVED)
+    monkeypatch.setattr(decoder, "END_SECONDS", 1)
     failed = pool.submit(job(what)).exception(60)
     assert (type(failed), str(failed)) == (UndecodablePixelData, "A frame took its decoder more than 1 s")
     assert pool.submit(job("zeros")).result(60) == bytes(32)

@@ -15,6 +15,7 @@ from pacs.dimse.messages.status import Service
 from pacs.dimse.server import server
 from pacs.dimse.upper import rejections, upper_layer, user_information
 from pacs.dimse.upper.rejections import Rejection
+from pacs.pixels import frame_job
 
 Row = Sequence[object]
 
@@ -129,6 +130,7 @@ FIXED_LIMITS = {
     "connections without an association": server.MOST_UNASSOCIATED,
     "time for a requestor to close its connection at the end (ARTIM)": f"{AssociationLimits().artim:g} seconds",
     "an Identifier, whatever is configured": f"{identifier.LONGEST:,} bytes",
+    "a frame that is decoded or encoded": f"{frame_job.MOST_FRAME:,} bytes",
 }
 
 

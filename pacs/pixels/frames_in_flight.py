@@ -1,4 +1,4 @@
-"""Frames on their way through a pool: a few at a time, in order."""
+"""Keeps a few frames of one conversion in a pool of decoders at a time, and takes them in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
 
 
-class Work(NamedTuple):
+class NamedJob(NamedTuple):
     """A job, and the name of its frame in error messages: '' when there is only one."""
 
     job: FrameJob
@@ -26,14 +26,14 @@ class Work(NamedTuple):
             raise type(error)(self.name + error.comment, error.tags) from error
 
 
-class Window:
+class FramesInFlight:
     """Submits the next jobs while the results of earlier ones are taken: at most one more than there are processes."""
 
-    def __init__(self, work: Iterator[Work], pool: DecoderPool, wait: Callable[["Future[bytes]"], object]) -> None:
-        self._work = work
+    def __init__(self, jobs: Iterator[NamedJob], pool: DecoderPool, wait: Callable[["Future[bytes]"], object]) -> None:
+        self._jobs = jobs
         self._pool = pool
         self._wait = wait
-        self._waiting: deque[tuple[Future[bytes], Work]] = deque()
+        self._waiting: deque[tuple[Future[bytes], NamedJob]] = deque()
         self._waited_for: Future[bytes] | None = None
         try:
             self._fill()
@@ -42,9 +42,9 @@ class Window:
             raise
 
     def _fill(self) -> None:
-        while len(self._waiting) <= self._pool.processes and (work := next(self._work, None)) is not None:
-            with work.named_in_errors():
-                self._waiting.append((self._pool.submit(work.job), work))
+        while len(self._waiting) <= self._pool.processes and (named := next(self._jobs, None)) is not None:
+            with named.named_in_errors():
+                self._waiting.append((self._pool.submit(named.job), named))
 
     def first(self) -> bytes:
         """Wait for the next frame without taking it; b'' if there is none."""
@@ -57,15 +57,15 @@ class Window:
         self._fill()
         return frame
 
-    def _result(self, future: "Future[bytes]", work: Work) -> bytes:
+    def _result(self, future: "Future[bytes]", named: NamedJob) -> bytes:
         if future is not self._waited_for:
             self._wait(future)
             self._waited_for = future
-        with work.named_in_errors():
+        with named.named_in_errors():
             return future.result()
 
     def cancel(self) -> None:
         """Cancel what has not begun."""
-        self._work = iter(())
+        self._jobs = iter(())
         while self._waiting:
             self._waiting.popleft()[0].cancel()
