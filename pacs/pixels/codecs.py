@@ -252,7 +252,7 @@ def _checked(samples: Samples, attributes: ImagePixel) -> Samples:
     """Return the samples if all are within Bits Stored; raises NotSupported else, since they would change."""
     low, high = _limits(attributes)
     if samples.min() < low or samples.max() > high:
-        raise NotSupported("Pixels exceed Bits Stored, and cannot be encoded in it")
+        raise NotSupported("Pixels exceed Bits Stored, and cannot be encoded")
     return samples
 
 

@@ -20,8 +20,8 @@ START_SECONDS = 120
 BUFFER = 2**20
 """Bytes of the socket buffers, so that a frame costs few changes between the processes."""
 
-END_SECONDS = 1
-"""Seconds for a process to end that has closed its end of the socket."""
+END_SECONDS = 10
+"""Seconds for a process to end that has closed its end of the socket: the kernel may have to free gigabytes."""
 
 TOO_LONG = (-signal.SIGXCPU, -signal.SIGALRM)
 """The statuses of a process that the kernel ended because a job took too long."""

@@ -22,6 +22,7 @@ from tests.pixels.converting import converted
 from tests.pixels.test_image_attributes import NOTICE, signed
 from tests.programs import run, storescp
 from tests.raw import IMPLICIT, Raw, cancel, request
+from tests.waiting import eventually
 
 EXPLICIT = raw.EXPLICIT
 RLE, J2K, JPEG_LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.80"
@@ -226,28 +227,44 @@ def cut_in_last_frame(data):
 
 
 class HeldDecoders:
-    """The decoder processes of an archive, whose results are held back until `release` is set."""
+    """The decoder processes of an archive, whose results are held back."""
 
     def __init__(self, archive):
         self.processes = archive.decoders.processes
-        self.begun, self.release = threading.Event(), threading.Event()
-        self.jobs = 0
+        self.begun = threading.Event()
         self._decoders = archive.decoders
+        self._gates = []
+
+    @property
+    def jobs(self):
+        """How many jobs have begun."""
+        return len(self._gates)
 
     def submit(self, job):
         """Begin a job as the pool does."""
         held: Future[bytes] = Future()
-        self.jobs += 1
+        gate = threading.Event()
+        self._gates.append(gate)
         self.begun.set()
 
         def hand_over(done):
-            self.release.wait(60)
+            gate.wait(60)
             if held.set_running_or_notify_cancel():
                 held.set_result(done.result())
 
         submitted = self._decoders.submit(job)
         threading.Thread(target=hand_over, args=(submitted,), daemon=True).start()
         return held
+
+    def release_first(self):
+        """Give the result of the first job out."""
+        self._gates[0].set()
+
+    def release(self):
+        """Give all results out, also those of later jobs."""
+        self.submit = self._decoders.submit
+        for gate in self._gates:
+            gate.set()
 
 
 @contextmanager
@@ -257,7 +274,7 @@ def holding(archive):
     try:
         yield held
     finally:
-        held.release.set()
+        held.release()
 
 
 @contextmanager
@@ -268,6 +285,29 @@ def getting(archive, *contexts):
         client.associate((1, GET, [IMPLICIT]), *proposed, extra=role_selection(CTImageStorage, 0, 1))
         client.send(request(raw.C_GET, 1, GET, 1, identifier("STUDY", StudyInstanceUID=STUDY_UID)))
         yield client
+
+
+def test_the_following_instances_are_converted_ahead(tmp_path):
+    """While the response to the first is due: enough for all decoder processes, and no more."""
+    native, waiting = images(9), threading.Event()
+    with (
+        Taker(EXPLICIT, answer=lambda _event: 0x0000 if waiting.wait(60) else 0xA700) as taker,
+        archive_for(tmp_path, taker, native, limits__decoders=3) as archive,
+        holding(archive) as held,
+        moving(archive) as client,
+    ):
+        assert held.begun.wait(60)
+        assert held.jobs == 1
+        held.release_first()
+        ahead = archive.retrieves.pixels.at_once
+        assert 3 <= ahead < 8
+        assert eventually(lambda: held.jobs == 1 + ahead, 60)
+        waiting.set()
+        assert client.message().status == 0xFF00
+        assert held.jobs == 1 + ahead
+        held.release()
+        *_, final = client.until_final()
+    assert (final.status, taker.arrived) == (0x0000, native)
 
 
 @pytest.mark.parametrize("associations", [1, 2])
@@ -281,7 +321,7 @@ def test_v7_pending_responses_come_while_an_instance_is_converted(tmp_path, asso
         moving(archive) as client,
     ):
         pendings = [client.message() for _ in range(3)]
-        held.release.set()
+        held.release()
         *_, final = client.until_final()
     assert [(each.status, counts(each)) for each in pendings] == [(0xFF00, (2, 0, 0, 0))] * 3
     assert (final.status, counts(final)) == (0x0000, (None, 2, 0, 0))

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from pacs.errors import UndecodablePixelData
+from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.observability.events import AssociationEnded
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
@@ -360,11 +360,20 @@ def an_identifier(archive, size):
         assert asked(archive, begun + filler) == status
 
 
+def a_frame(archive, most):
+    """At the limit it is given to a decoder, which finds no JPEG in it; above it is refused before."""
+    for columns, error in ((most // 256, UndecodablePixelData), (most // 256 + 1, NotSupported)):
+        pixel = ImagePixel(256, columns, 1, "MONOCHROME2", 0, 8, 8, 7, 0)
+        with pytest.raises(error):
+            archive.decoders.submit(FrameJob(b"damaged", JPEG, pixel, EXPLICIT, pixel)).result(60)
+
+
 FIXED = {
     "an A-ASSOCIATE-RQ or -AC": an_associate_pdu,
     "a P-DATA-TF PDU beyond `limits.pdu_size`": p_data,
     "connections without an association": connections,
     "an Identifier, whatever is configured": an_identifier,
+    "a frame that is decoded or encoded": a_frame,
 }
 UNTESTED_LIMITS = {
     "time for a requestor to close its connection at the end (ARTIM)": "tests/dimse has a shorter one, this takes 5 s"

@@ -226,3 +226,18 @@ def _decoded_by_gdcm(path: Path) -> numpy.ndarray:
     reader.SetFileName(str(path))
     assert reader.Read()
     return numpy.frombuffer(reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape"), "<u2")
+
+
+def test_elements_that_do_not_change_are_copied_as_they_are():
+    """Their bytes are the same before, between and after those that change, also in sequences of a defined length."""
+    native = native_sample("RGB")
+    native.ReferencedStudySequence = [Dataset(), Dataset()]
+    native.ReferencedStudySequence[0].ReferencedSOPInstanceUID = "1.2.3"
+    native.add_new(0x7FE10010, "LO", "AFTER")
+    native.add_new(0x7FE11001, "UN", b"x" * 200_000)
+    before = encoded(native)
+    after = converted(before, EXPLICIT_LITTLE, syntaxes.JPEG_2000_LOSSLESS)
+    photometric, rows, pixels = b"\x28\x00\x04\x00CS", b"\x28\x00\x10\x00US", b"\xe0\x7f\x10\x00O"
+    assert after[: after.index(photometric)] == before[: before.index(photometric)]
+    assert after[after.index(rows) : after.index(pixels)] == before[before.index(rows) : before.index(pixels)]
+    assert after[after.index(b"\xe1\x7f\x10\x00LO") :] == before[before.index(b"\xe1\x7f\x10\x00LO") :]

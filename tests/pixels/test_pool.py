@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pacs.config import Config
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, OutOfResources, ServerStopping, UndecodablePixelData
 from pacs.observability.events import FrameConverted
-from pacs.pixels import decoder_process
+from pacs.pixels import decoder, decoder_process
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
@@ -131,6 +132,7 @@ def test_a_job_that_does_not_end_is_ended(pool, monkeypatch, what):
     """Whether it uses CPU time, or only waits, or ignores the signals of the kernel."""
     monkeypatch.setattr(decoder_process, "SECONDS", misbehaving.SECONDS)
     monkeypatch.setattr(decoder_process, "STARVED", misbehaving.STARVED)
+    monkeypatch.setattr(decoder, "END_SECONDS", 1)
     failed = pool.submit(job(what)).exception(60)
     assert (type(failed), str(failed)) == (UndecodablePixelData, "A frame took its decoder more than 1 s")
     assert pool.submit(job("zeros")).result(60) == bytes(32)
@@ -190,6 +192,19 @@ def test_idle_processes_end():
         first = pid(pool)
         eventually(lambda: not is_alive(first))
         assert pid(pool) != first
+
+
+def test_a_cancelled_job_releases_its_data_at_once():
+    """Otherwise requestors that give up fill the memory while the processes work on something long."""
+    with DecoderPool(1, program=MISBEHAVING) as pool:
+        running = pool.submit(job("sleep 60"))
+        eventually(running.running)
+        waiting = job("zeros")
+        references = sys.getrefcount(waiting)
+        futures = [pool.submit(waiting) for _ in range(3)]
+        assert all(each.cancel() for each in futures)
+        assert sys.getrefcount(waiting) == references
+        assert not running.done()
 
 
 def test_closing_ends_all_processes_and_fails_what_runs_and_waits():
