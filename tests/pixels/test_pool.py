@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -191,6 +192,19 @@ def test_idle_processes_end():
         first = pid(pool)
         eventually(lambda: not is_alive(first))
         assert pid(pool) != first
+
+
+def test_a_cancelled_job_releases_its_data_at_once():
+    """Otherwise requestors that give up fill the memory while the processes work on something long."""
+    with DecoderPool(1, program=MISBEHAVING) as pool:
+        running = pool.submit(job("sleep 60"))
+        eventually(running.running)
+        waiting = job("zeros")
+        references = sys.getrefcount(waiting)
+        futures = [pool.submit(waiting) for _ in range(3)]
+        assert all(each.cancel() for each in futures)
+        assert sys.getrefcount(waiting) == references
+        assert not running.done()
 
 
 def test_closing_ends_all_processes_and_fails_what_runs_and_waits():
