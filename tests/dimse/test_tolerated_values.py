@@ -374,16 +374,16 @@ def test_the_bytes_of_a_user_identity_are_not_shown(serve: Serve) -> None:
     archive = serve()
     with Peer(archive.port) as peer:
         sent = informed(item(0x58, b"\2\1\0\4user\0\6secret"))
-        peer.send(pdu(1, sent[6:].replace(b"\x58\0\0\x12", b"\x58\0\xff\xff")))
+        peer.send(pdu(1, sent[6:].replace(b"\x58\0\0\x10", b"\x58\0\xff\xff")))
         peer.aborted()
     comment = rejection_of(archive).comment
-    assert "item 58 (User Identity) has 18 bytes and announces 65535" in comment
+    assert "item 58 (User Identity) has 16 bytes and announces 65535" in comment
     assert b"secret".hex(" ") not in comment
 
 
 def test_an_archive_serves_a_requestor_with_a_careless_title(tmp_path: Path) -> None:
     """It stores, and its C-MOVE names it to the destination, in the bytes that it has."""
-    (data_set,) = study(instances=1)
+    (data_set,) = study(series=1, instances=1)
     titles = []
 
     def answer(event: evt.Event) -> int:
