@@ -139,11 +139,10 @@ def test_ipv6_addresses_are_written_in_brackets(pacs, tmp_path):
     assert "ok   web: [::1]:0 is free to listen on" in found
     assert "FAIL peer GONE at [::1]:" in found
     with serving(tmp_path / "running", {"server.host": "::1"}) as running:
-        found = checked(
-            pacs, "server.host=::1", f"server.port={running.port}", "web.host=::1", f"web.port={running.port}"
-        )
-    assert f"ok   server: answers C-ECHO on [::1]:{running.port}" in found.stdout
-    assert f"FAIL web: cannot listen on [::1]:{running.port} (Address already in use)" in found.stdout
+        port = running.port
+        found = checked(pacs, "server.host=::1", f"server.port={port}", "web.host=::1", f"web.port={port}").stdout
+    assert f"ok   server: answers C-ECHO on [::1]:{port}" in found
+    assert f"FAIL web: cannot listen on [::1]:{port} (Address already in use)" in found
 
 
 def test_a_port_in_use_by_the_same_server_passes(pacs, tmp_path):

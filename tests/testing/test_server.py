@@ -70,11 +70,9 @@ def test_it_has_an_address(pacs_server):
 def test_an_ipv6_address_is_written_in_brackets(tmp_path):
     """In the address of the server, which the client takes, in its status, its log and its audit log."""
     needs_ipv6()
+    log, events = tmp_path / "audit", []
     peers = [{"ae_title": "GONE", "host": "::1", "port": free_port()}]
-    events = []
-    with serving(
-        tmp_path / "pacs", {"server.host": "::1", "audit.file": str(tmp_path / "audit"), "peers": peers}
-    ) as server:
+    with serving(tmp_path / "pacs", {"server.host": "::1", "audit.file": str(log), "peers": peers}) as server:
         server.events.subscribe(events.append)
         written = [server.address, repr(server), server.status]
         (dataset,) = study(patient_id="P1", series=1, instances=1)
@@ -84,9 +82,7 @@ def test_an_ipv6_address_is_written_in_brackets(tmp_path):
             pacs.client.move(server.address, asked, destination="GONE")
     written += [each.sentence for each in events if isinstance(each, DestinationFailed)]
     written += [each.address for each in events if isinstance(each, AssociationAccepted | AssociationEnded)]
-    written += [
-        json.loads(line)["address"] for line in (tmp_path / "audit").read_text().splitlines() if "C-MOVE" in line
-    ]
+    written += [json.loads(line)["address"] for line in log.read_text().splitlines() if "C-MOVE" in line]
     assert len(written) == 7
     assert [each for each in written if "[::1]:" not in each] == []
 
