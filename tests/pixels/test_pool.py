@@ -17,6 +17,7 @@ from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, OutOfResources, ServerStopping, UndecodablePixelData
 from pacs.observability.events import FrameConverted
 from pacs.pixels import decoder, decoder_process
+from pacs.pixels.decoder import probe
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
@@ -184,6 +185,15 @@ def test_a_process_inherits_neither_descriptors_nor_passwords(pool, monkeypatch,
         count = int.from_bytes(pool.submit(job("descriptors")).result(60), "little")
     assert count == 5  # three of /dev/null, the socket, and that of the listing
     assert pool.submit(job("secret", target=RLE)).result(60) == b"None"
+
+
+def test_a_process_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    """Where an interactive Python looks first, and where received files may be."""
+    for name in ("numpy", "struct", "imagecodecs"):
+        (tmp_path / f"{name}.py").write_text("import os; os._exit(1)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", ".", *sys.path])
+    probe()
 
 
 def test_idle_processes_end():
