@@ -10,7 +10,7 @@ from dataclasses import replace
 from pacs.dicom.status import status_class
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
-from pacs.dimse.messages.command import Command
+from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Refusal, Service
 from pacs.errors import AssociationLost, PacsError
@@ -24,6 +24,9 @@ Publish = Callable[[Event], None]
 
 SECOND_WRITE, MAX_WRITE = 1 << 10, 1 << 16
 """Bytes of Identifiers in the second write of Pending responses, and at most in any."""
+
+NOTHING_SENT = {"completed": 0, "failed": 0, "warning": 0}
+"""The counts of a retrieve that was cancelled before its sub-operations were known (PS3.7 9.1.4.1)."""
 
 
 class Operation:
@@ -61,9 +64,13 @@ class Operation:
         self.status = status.PENDING
 
     def refuse(self, refusal: Refusal) -> None:
-        """Send a failure status as the final response."""
+        """Send a failure status, or Cancel, as the final response."""
+        is_retrieve = self.request.field in (CommandField.C_MOVE, CommandField.C_GET)
+        counts = NOTHING_SENT if is_retrieve and refusal.status == status.CANCEL else {}
         self.respond(
-            self.request.response(refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags)
+            self.request.response(
+                refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags, **counts
+            )
         )
 
 
