@@ -7,9 +7,9 @@ from pacs.dicom.syntaxes import EXPLICIT_LITTLE, is_native
 from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import capabilities
 from pacs.pixels.attributes import changes, is_lossy, lossy_changes, read_image_pixel
-from pacs.pixels.codestream import read_codestream
 from pacs.pixels.edits import Edits
 from pacs.pixels.encapsulation import EncapsulatedFrames, Fragments
+from pacs.pixels.frame_header import read_frame_header
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.frames_in_flight import MOST_BYTES, NamedJob
 from pacs.pixels.image_pixel import ImagePixel
@@ -179,7 +179,7 @@ class Plan:
         stored = read_image_pixel(data_set)
         frames = fragments.frames(stored.number_of_frames, self._source, self._read, data_set.extended_offset_table)
         self._note_surplus(len(frames) - stored.number_of_frames, stored)
-        head = read_codestream(self._source, frames.read(0, _HEAD))
+        head = read_frame_header(self._source, frames.read(0, _HEAD))
         result = capabilities.decoded(self._source, stored, head)
         if data_set.parent is None and is_lossy(self._source, head.is_lossy):
             ratio = _native_length(result) / fragments.size
