@@ -117,7 +117,8 @@ def items_of(vr: str, value: bytes, encoding: Encoding) -> tuple[Dataset, ...]:
         found = read(head + value, encoding)
     except UndecodableDataSet:
         return ()
-    return tuple(item for element in found.values() for item in items(element))
+    # An element that is raw here is no sequence (`walk`).
+    return tuple(item for each in found.values() if not isinstance(each, RawDataElement) for item in items(each))
 
 
 # --- views -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
-from pacs.dicom.dataset import CHARACTER_SET
+from pacs.dicom.dataset import AMBIGUOUS, CHARACTER_SET
 from pacs.dicom.elements import Encoding, Source, Token, TokenKind, encoding_of, walk
 from pacs.dicom.fast_scan import BulkRule, FastScan, FastScanUnsupported
 from pacs.dicom.levels import LEVELS, QueryLevel
@@ -241,7 +241,7 @@ class _Scan:
             self._collect(token._replace(vr="SQ"), value[: end.start - start], token.encoding)
 
     def _collect(self, token: Token, value: bytes, encoding: Encoding) -> None:
-        vr = None if encoding.implicit and token.kind is TokenKind.ELEMENT else token.vr
+        vr = None if encoding.implicit and token.kind is TokenKind.ELEMENT else AMBIGUOUS.get(token.vr, token.vr)
         # An empty value is b"" and not None, which pydicom would convert in the stated character set.
         self.elements[token.tag] = RawDataElement(
             BaseTag(token.tag), vr, len(value), value, 0, encoding.implicit, encoding.little

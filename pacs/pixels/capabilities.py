@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from pacs.dicom.syntaxes import NATIVE
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.codestream import Codestream
+from pacs.pixels.frame_header import FrameHeader
 from pacs.pixels.image_pixel import BITS_ALLOCATED, ImagePixel
 from pacs.pixels.transfer_syntaxes import (
     DEFLATED_FRAME,
@@ -92,7 +92,7 @@ def is_convertible(source: str, target: str) -> bool:
     return source in (*NATIVE, *DECODED) and target in (*NATIVE, *ENCODED)
 
 
-def decoded(source: str, stored: ImagePixel, codestream: Codestream) -> ImagePixel:
+def decoded(source: str, stored: ImagePixel, codestream: FrameHeader) -> ImagePixel:
     """Return the attributes of native pixel data decoded from frames with such a header.
 
     Raises UndecodablePixelData when the header contradicts the attributes, NotSupported for what cannot be decoded.
@@ -128,7 +128,7 @@ def _check_attributes(stored: ImagePixel) -> None:
         raise UndecodablePixelData("Bits Stored, Rows or Columns of compressed pixel data are impossible")
 
 
-def _check_header(source: str, stored: ImagePixel, codestream: Codestream) -> None:
+def _check_header(source: str, stored: ImagePixel, codestream: FrameHeader) -> None:
     expected = stored.samples_per_pixel
     if source == RLE_LOSSLESS:
         expected *= max(1, stored.bits_allocated // 8)

@@ -83,6 +83,11 @@ class Skipping:
         self._removed = removed
         self._depth = 0
 
+    @property
+    def is_within(self) -> bool:
+        """Whether the walk is within a sequence or an item that is removed."""
+        return self._depth > 0
+
     def skips(self, index: int, token: Token) -> bool:
         """Return whether a token is removed. It must be called with each token."""
         if not (self._depth or index in self._removed):

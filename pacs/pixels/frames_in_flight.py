@@ -10,12 +10,20 @@ from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
 
+MOST_BYTES = 256 << 20
+"""Bytes of frames in memory, stored and converted, at which no further frame is submitted."""
+
 
 class NamedJob(NamedTuple):
     """A job, and the name of its frame in error messages: '' when there is only one."""
 
     job: FrameJob
     name: str
+
+    @property
+    def size_in_memory(self) -> int:
+        """The bytes of the frame, stored and converted."""
+        return len(self.job.data) + self.job.result.frame_size
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
@@ -27,7 +35,10 @@ class NamedJob(NamedTuple):
 
 
 class FramesInFlight:
-    """Submits the next jobs while the results of earlier ones are taken: at most one more than there are processes."""
+    """Submits the next jobs while the results of earlier ones are taken.
+
+    In flight are at most one more than there are processes, and fewer when they have `MOST_BYTES`.
+    """
 
     def __init__(self, jobs: Iterator[NamedJob], pool: DecoderPool, wait: Callable[["Future[bytes]"], object]) -> None:
         self._jobs = jobs
@@ -42,9 +53,14 @@ class FramesInFlight:
             raise
 
     def _fill(self) -> None:
-        while len(self._waiting) <= self._pool.processes and (named := next(self._jobs, None)) is not None:
+        while self._has_room and (named := next(self._jobs, None)) is not None:
             with named.named_in_errors():
                 self._waiting.append((self._pool.submit(named.job), named))
+
+    @property
+    def _has_room(self) -> bool:
+        in_memory = sum(work.size_in_memory for _, work in self._waiting)
+        return len(self._waiting) <= self._pool.processes and in_memory < MOST_BYTES
 
     def first(self) -> bytes:
         """Wait for the next frame without taking it; b'' if there is none."""

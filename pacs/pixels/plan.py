@@ -7,11 +7,11 @@ from pacs.dicom.syntaxes import EXPLICIT_LITTLE, is_native
 from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import capabilities
 from pacs.pixels.attributes import changes, is_lossy, lossy_changes, read_image_pixel
-from pacs.pixels.codestream import read_codestream
 from pacs.pixels.edits import Edits
 from pacs.pixels.encapsulation import EncapsulatedFrames, Fragments
+from pacs.pixels.frame_header import read_frame_header
 from pacs.pixels.frame_job import FrameJob
-from pacs.pixels.frames_in_flight import NamedJob
+from pacs.pixels.frames_in_flight import MOST_BYTES, NamedJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.native_frames import NativeFrames, words
 from pacs.pixels.survey import PixelElement, SurveyedDataSet
@@ -27,6 +27,9 @@ from pacs.pixels.target_names import name_of
 
 LONGEST_VALUE = 0xFFFFFFFE
 """The longest value with a defined length (PS3.5 7.1.1)."""
+
+MOST_IMAGES = 10_000
+"""The most images in one instance that are converted, its icons among them: each is remembered."""
 
 _HEAD = 1 << 20
 """The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
@@ -60,9 +63,13 @@ class Image:
         return _native_length(self.result)
 
     def size_in_memory(self, most: int) -> int:
-        """Return the bytes of the first frames, stored and converted, at most so many."""
-        count = min(most, len(self))
-        return sum(self.frames.size(number) for number in range(count)) + count * self.result.frame_size
+        """Return the bytes of the first frames, stored and converted, at most so many, as many as a window has."""
+        total = 0
+        for number in range(min(most, len(self))):
+            total += self.frames.size(number) + self.result.frame_size
+            if total >= MOST_BYTES:
+                break
+        return total
 
 
 def _native_length(image: ImagePixel) -> int:
@@ -79,6 +86,8 @@ class Plan:
         self.edits = Edits()
         self.images: dict[int, Image] = {}
         """The images that are converted, by the number of their Pixel Data."""
+        self._native_length = 0
+        """The bytes of all images that become native: a few frames could become any number of gigabytes."""
         self.notices: list[str] = []
 
     def jobs(self) -> Iterator[NamedJob]:
@@ -102,13 +111,19 @@ class Plan:
         self._check(data_set)
         for pixels in data_set.pixels:
             if (image := self._image(data_set, pixels)) is not None:
-                if is_native(image.target) and image.length > LONGEST_VALUE:
-                    raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
+                self._check_size(image)
                 self.images[data_set.indices(PIXEL_DATA)[0]] = image
                 self.edits.change(
                     data_set, changes(data_set, image.result) | dict.fromkeys((*OFFSET_TABLES, PIXEL_DATA))
                 )
         self._remove_signatures(data_set)
+
+    def _check_size(self, image: Image) -> None:
+        self._native_length += image.length if is_native(image.target) else 0
+        if self._native_length > LONGEST_VALUE:
+            raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
+        if len(self.images) >= MOST_IMAGES:
+            raise NotSupported(f"It has more than {MOST_IMAGES} images, icons among them")
 
     def _check(self, data_set: SurveyedDataSet) -> None:
         if len(data_set.pixels) > 1:
@@ -164,7 +179,7 @@ class Plan:
         stored = read_image_pixel(data_set)
         frames = fragments.frames(stored.number_of_frames, self._source, self._read, data_set.extended_offset_table)
         self._note_surplus(len(frames) - stored.number_of_frames, stored)
-        head = read_codestream(self._source, frames.read(0, _HEAD))
+        head = read_frame_header(self._source, frames.read(0, _HEAD))
         result = capabilities.decoded(self._source, stored, head)
         if data_set.parent is None and is_lossy(self._source, head.is_lossy):
             ratio = _native_length(result) / fragments.size
@@ -186,7 +201,7 @@ class Plan:
         if not data_set.changed:
             return
         parameters = data_set.mac_parameters
-        broken = {item.mac_id for item in parameters if item.signed is None or item.signed & data_set.changed}
+        broken = {item.mac_id for item in parameters if item.signed is None or item.signed.tags & data_set.changed}
         known = {item.mac_id for item in parameters} - broken
         signatures = [item.token for item in data_set.signatures if item.mac_id not in known]
         self.edits.remove_items(data_set, SIGNATURES, len(data_set.signatures), signatures)

@@ -1,15 +1,19 @@
 """Reads what conversion needs to know of a data set: where its pixel data is, and the attributes that describe it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pacs.dicom.elements import Encoding, Source, Token, TokenKind, walk
+from pacs.errors import NotSupported
 from pacs.pixels import tags
 from pacs.pixels.encapsulation import Fragments
 
 _LONGEST = 1 << 12
 """The longest value that is read, in bytes; those that are needed are shorter."""
+
+MOST_SIGNATURES = 10_000
+"""The most items of a Digital Signatures or MAC Parameters Sequence: each is remembered."""
 
 _READ = frozenset((*tags.DESCRIBING, tags.MAC_ID, tags.DATA_ELEMENTS_SIGNED))
 _NOTED = _READ.union(
@@ -75,8 +79,12 @@ class SignatureItem(NamedTuple):
     token: int
     """The number of its ITEM among all tokens."""
     mac_id: int | None
-    signed: frozenset[int] | None
-    """The tags of the elements that are signed; None if the item does not say it."""
+    signed: Value | None
+    """The tags of the elements that are signed, as encoded; None if the item does not say it."""
+
+
+Walk = Callable[[Source, Encoding], Iterator[Token]]
+"""Yields the tokens of a data set, as `pacs.dicom.elements.walk`."""
 
 
 @dataclass(slots=True)
@@ -139,8 +147,11 @@ class SurveyedDataSet:
         return self._places[position] if position < len(self._places) else self.end
 
 
-def survey(source: Source, encoding: Encoding) -> Iterator[SurveyedDataSet]:
-    """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed."""
+def survey(source: Source, encoding: Encoding, walk: Walk = walk) -> Iterator[SurveyedDataSet]:
+    """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed.
+
+    Raises UndecodableDataSet, and NotSupported for too many digital signatures.
+    """
     data_set = SurveyedDataSet(-1, 0, None)
     index = -1
     for index, token in enumerate(walk(source, encoding)):
@@ -166,15 +177,21 @@ def _left(data_set: SurveyedDataSet) -> SurveyedDataSet:
     assert data_set.parent is not None
     data_set.parent.is_regular &= data_set.is_regular
     if data_set.sequence == tags.SIGNATURES:
-        data_set.parent.signatures.append(_signature_item(data_set))
+        _append(data_set.parent.signatures, data_set)
     elif data_set.sequence == tags.MAC_PARAMETERS:
-        data_set.parent.mac_parameters.append(_signature_item(data_set))
+        _append(data_set.parent.mac_parameters, data_set)
     return data_set.parent
+
+
+def _append(items: list[SignatureItem], data_set: SurveyedDataSet) -> None:
+    if len(items) >= MOST_SIGNATURES:
+        raise NotSupported(f"It has more than {MOST_SIGNATURES} digital signatures")
+    items.append(_signature_item(data_set))
 
 
 def _signature_item(data_set: SurveyedDataSet) -> SignatureItem:
     mac_id, signed = data_set.values.get(tags.MAC_ID), data_set.values.get(tags.DATA_ELEMENTS_SIGNED)
-    return SignatureItem(data_set.index, mac_id.number if mac_id else None, signed.tags if signed else None)
+    return SignatureItem(data_set.index, mac_id.number if mac_id else None, signed)
 
 
 def _read(data_set: SurveyedDataSet, source: Source, token: Token) -> None:

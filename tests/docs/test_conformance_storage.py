@@ -14,6 +14,8 @@ from pacs.testing import serving, study, uid
 from tests import raw
 from tests.archives import identifier
 from tests.committing import PUSH_MODEL
+from tests.dicom.test_field_data_sets import converted
+from tests.dimse.test_field_data_sets import KINDS, made, retrieved
 from tests.docs.requests import COMMENT, ELEMENT, MR, Requestor, model, negotiated, role, store
 from tests.docs.statement import covers, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
@@ -167,6 +169,18 @@ def test_the_data_set_is_returned_byte_by_byte(archive):
     answer = store(archive.port, intruder + sent, instance=made.SOPInstanceUID)
     assert answer.status == 0x0000, answer.text(COMMENT)
     assert fetched(archive, made) == sent
+
+
+@covers("Common errors of writers that lose no value are accepted", "When such an instance is sent in another")
+@pytest.mark.parametrize("kind", KINDS)
+def test_common_errors_of_writers(archive, kind):
+    """They are stored, and sent in another transfer syntax without these errors."""
+    uid = f"1.2.3.{KINDS.index(kind)}"
+    syntax, data = made(uid)[kind]
+    assert store(archive.port, data, syntax=syntax, instance=uid).status == 0x0000
+    other = EXPLICIT if syntax == IMPLICIT else IMPLICIT
+    sent = retrieved(archive, uid, other)
+    assert converted(converted(sent, other, BIG), BIG, other) == sent
 
 
 @covers("The boundaries and the order of associations have no meaning")

@@ -59,8 +59,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 REJECTED: dict[Rejection, str] = {
     rejections.NO_REASON: f"the requestor accepts no PDU of {user_information.SMALLEST_PDU} bytes",
     rejections.APPLICATION_CONTEXT_NOT_SUPPORTED: "another application context name",
-    rejections.CALLING_AE_NOT_RECOGNIZED: "a calling AE title that may not associate (`access.callers`), or not "
-    "from this address or with this certificate (`addresses` and `certificates` of a peer)",
+    rejections.CALLING_AE_NOT_RECOGNIZED: "a blank calling AE title, or one that may not associate (`access.callers`), "
+    "or not from this address or with this certificate (`addresses` and `certificates` of a peer)",
     rejections.CALLED_AE_NOT_RECOGNIZED: "a called AE title that is not one of the server (`access.called_ae`)",
     rejections.PROTOCOL_VERSION_NOT_SUPPORTED: "another protocol version",
     rejections.USER_IDENTITY_REFUSED: "an unknown user, or one with wrong credentials (`access.users`)",
