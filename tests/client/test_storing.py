@@ -142,4 +142,4 @@ def test_a_text_file_is_not_a_dicom_file(pacs_server, tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("hi")
     (failed,) = client.store(pacs_server.address, text).failed
-    assert failed.comment == "Not a DICOM file with a SOP Instance"
+    assert failed.comment == "Not a DICOM file: neither File Meta Information nor a data set"
