@@ -57,7 +57,8 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
 @click.option(
     "--destination",
     default="",
-    help="AE title of the move destination, whose [[peers]] entry may have send_as; default: the requestor.",
+    help="With --retrieve and --run: AE title of the move destination, whose [[peers]] entry may have send_as; "
+    "default: the requestor.",
 )
 @click.option(
     "--run",
@@ -85,12 +86,14 @@ def explain(
     """
     from pacs.services.explaining import ExplainRequest
 
+    if destination and not (retrieve and run):
+        raise click.UsageError("--destination needs --retrieve and --run")
     model = model_of(query.root, DimseOperation.MOVE if retrieve else DimseOperation.FIND)
     with open_archive(config) as archive:
         asked = ExplainRequest(query.identifier, model, _manner(archive, manner, peer), negotiated)
         explanation = archive.explainer.explain(asked)
         if run:
-            explanation = replace(explanation, outcome=_outcome(archive, asked, destination or peer))
+            explanation = replace(explanation, outcome=_outcome(archive, asked, destination, peer))
     _show(explanation, as_json=as_json)
 
 
@@ -98,14 +101,18 @@ def _manner(archive: "Archive", name: str | None, peer: str) -> MatchingMode:
     return MATCHING_MODES[name] if name else archive.access.principal(peer).matching_mode
 
 
-def _outcome(archive: "Archive", asked: "ExplainRequest", receiver: str) -> "RequestOutcome":
-    """Run the query, or select the instances of a retrieve for `receiver`, and return the outcome."""
+def _outcome(archive: "Archive", asked: "ExplainRequest", destination: str, peer: str) -> "RequestOutcome":
+    """Run the query, or select the instances of a retrieve for its destination or requestor, and return the outcome."""
     from pacs.dimse.scp.explain_hook import statuses
     from pacs.services.explaining import RequestOutcome
 
     is_query = asked.model.operation is DimseOperation.FIND
     try:
-        return _queried(archive, asked) if is_query else _selected(archive, asked, receiver)
+        if is_query:
+            return _queried(archive, asked)
+        if destination:
+            archive.peers.destination(destination)
+        return _selected(archive, asked, destination or peer)
     except PacsError as error:
         (status,) = statuses(asked.model.operation, error, False)
         return RequestOutcome(f"{status:04X}", error.comment, {})

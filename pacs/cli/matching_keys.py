@@ -85,11 +85,18 @@ def query_arguments(
         if is_retrieve and root is None and asked is None and not _BELOW_PATIENT.intersection(wanted):
             asked = QueryLevel.PATIENT  # a retrieve of a patient, which only Patient Root has
         model = Root[root] if root else Root.PATIENT if asked is QueryLevel.PATIENT else Root.STUDY
-        outer = dict.fromkeys(key.partition(".")[0] for key in wanted if key not in NOT_KEYS)
+        outer = dict.fromkeys(
+            key.partition(".")[0] for key in wanted if key not in NOT_KEYS or _is_returned(key, wanted)
+        )
         keys = tuple(name_of(element) for key in outer for element in data_set_of({key: None}))
         return QueryArguments(identifier, model, with_level(identifier, asked, model, unique_only=is_retrieve), keys)
     except InvalidArgument as error:
         raise click.BadParameter(f"{error.comment}{_hint(wanted)}") from error
+
+
+def _is_returned(key: str, wanted: dict[str, str]) -> bool:
+    """Whether a key is the character set as a return key."""
+    return key == "SpecificCharacterSet" and not wanted[key]
 
 
 def _wanted(words: Sequence[str]) -> dict[str, str]:

@@ -4,10 +4,14 @@ import time
 from collections.abc import Generator, Iterable
 
 from pydicom import Dataset
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement, RawDataElement
 
 from pacs.client.identifiers import Identifier, Level, Model, data_set_of, encoded, root_of, sop_class_of, with_level
 from pacs.client.peer import Peer, associate, peer_of
 from pacs.client.status_errors import check
+from pacs.dicom.charset import CUSTOMIZABLE
+from pacs.dicom.dataset import View, items, vr
 from pacs.dicom.identifier import decode
 from pacs.dicom.levels import DimseOperation
 from pacs.dicom.sop_classes import VERIFICATION
@@ -101,10 +105,25 @@ def _matches_of(exchange: Exchange, limit: int | None) -> Generator[Dataset, Non
             return
         if response.data is None:
             continue
-        match = decode(response.data, response.context.transfer_syntax)
+        match = _with_text(View.of(decode(response.data, response.context.transfer_syntax)))
         count += 1
         if count == limit:
             exchange.cancel()
         yield match
         if count == limit:
             return
+
+
+def _with_text(view: View) -> Dataset:
+    """Decode the text beyond ASCII as the server does, and return the data set; pydicom would replace characters.
+
+    Some AEs state no character set, or another than that of their text.
+    """
+    for element in list(view.dataset.values()):
+        for item in items(element):
+            _with_text(View.of(item, view.terms))
+        value = element.value if isinstance(element, RawDataElement) and vr(element) in CUSTOMIZABLE else b""
+        if value and (not value.isascii() or b"\x1b" in value):
+            text = view.text(element).rstrip(" \0")
+            view.dataset.add(DataElement(element.tag, vr(element), text, validation_mode=IGNORE))
+    return view.dataset

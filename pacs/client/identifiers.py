@@ -64,7 +64,7 @@ def data_set_of(identifier: Identifier) -> Dataset:
     found = Dataset()
     stated = identifier.get("SpecificCharacterSet") or ""
     terms = charset.parse(stated) if stated else charset.choose(texts, ())
-    if terms:
+    if terms or "SpecificCharacterSet" in identifier:  # some AEs state theirs only where it is a return key
         _put_code(found, CHARACTER_SET, "\\".join(terms))
     for key, value in identifier.items():
         if key != "SpecificCharacterSet":

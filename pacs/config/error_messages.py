@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,8 +14,8 @@ from pacs.support.suggestion import NEAR_ENOUGH, suggestion
 
 def error_messages(error: ValidationError, origins: Mapping[str, str], default_origin: str) -> Iterator[str]:
     """Yield one message per error: key, value, what was expected, and the origin of the value if known."""
-    for each in error.errors():
-        key = _dotted(each["loc"])
+    for key, alternatives in groupby(error.errors(), lambda each: _key(each["loc"])):
+        each, *others = alternatives  # several for a key whose value may be of several types
         origin = _origin(key, origins) or default_origin
         place = f" ({origin})" if origin else ""
         if each["type"] == "extra_forbidden":
@@ -23,7 +24,8 @@ def error_messages(error: ValidationError, origins: Mapping[str, str], default_o
             yield f"{key}: missing{place}"
         else:
             value = f"{key} = {_shown(key, each['input'])}: " if key else ""
-            yield f"{value}{wording(each['msg'])}{place}"
+            wordings = [wording(each["msg"]), *(wording(other["msg"]).removeprefix("expected ") for other in others)]
+            yield f"{value}{' or '.join(wordings)}{place}"
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
@@ -34,8 +36,10 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return next((origins[each] for each in near), "")
 
 
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    """Return `("peers", 0, "port")` as `peers[1].port`, counted from one."""
+def _key(loc: tuple[int | str, ...]) -> str:
+    """Return `("peers", 0, "port")` as `peers[1].port`, counted from one; without the names of types after a key."""
+    names = 3 if loc and loc[0] in LISTS else 2
+    loc = (*loc[:names], *(part for part in loc[names:] if isinstance(part, int)))
     return "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 

@@ -26,9 +26,11 @@ def _ae_title(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not text or len(text) > 253 or not all("!" <= each <= "~" for each in text):
+    """Return a host name or an IP address, an IPv6 address without brackets. Raises ValueError."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not host or len(host) > 253 or not all("!" <= each <= "~" for each in host):
         raise ValueError("expected a host name or an IP address")
-    return text
+    return host
 
 
 def _address(text: str) -> str:

@@ -75,6 +75,7 @@ def python_codec(term: str) -> str:
 # --- code extensions (PS3.5 6.1.2.5) -----------------------------------------------------------------------------
 
 _ESCAPE = re.compile(rb"\x1b(?:\$\([D]|\$\)[AC]|\$B|\$@|\([BJ]|[-)][A-Zb])")
+_CONTROLS = re.compile(rb"([\x00-\x20]+)")
 _G0_MULTI_BYTE = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$(D": "iso2022_jp_2"}
 _G0_ASCII = (b"\x1b(B", b"\x1b(J")
 _G1 = {
@@ -128,7 +129,10 @@ def _decoded_fragments(value: bytes, first: str) -> Iterator[str]:
         found = _ESCAPE.match(value, start)
         escape, fragment = (found[0], value[found.end() : end]) if found else (b"", value[start:end])
         if escape in _G0_MULTI_BYTE:
-            yield (escape + fragment).decode(_G0_MULTI_BYTE[escape])
+            # Padding, spaces and line breaks are no part of its characters; some writers escape back after them only.
+            for text in _CONTROLS.split(fragment):
+                is_control = text[:1] <= b" "
+                yield text.decode("ascii") if is_control else (escape + text).decode(_G0_MULTI_BYTE[escape])
             continue
         g1 = _G1.get(escape, g1) if escape not in _G0_ASCII else g1
         yield _decode_g1(fragment, g1, first)

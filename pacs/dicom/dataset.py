@@ -117,7 +117,8 @@ def items_of(vr: str, value: bytes, encoding: Encoding) -> tuple[Dataset, ...]:
         found = read(head + value, encoding)
     except UndecodableDataSet:
         return ()
-    return tuple(item for element in found.values() for item in items(element))
+    # An element that is raw here is no sequence (`walk`).
+    return tuple(item for each in found.values() if not isinstance(each, RawDataElement) for item in items(each))
 
 
 # --- views -----------------------------------------------------------------------------------------------------
@@ -294,10 +295,19 @@ class _Writer:
         if value is None:
             return b""
         if len(value) % 2:
-            value += b"\0" if name in ("UI", "OB", "UN") else b" "
+            value = self._of_even_length(name, value)
         if self.longest is not None and len(value) > self.longest:
             return b""
         return element_head(self.encoding, element.tag, name, len(value)) + value
+
+    def _of_even_length(self, name: str, value: bytes) -> bytes:
+        """Return a value with padding; text in another character set without the padding that it no longer needs.
+
+        Otherwise a value of full length would become longer than its VR allows.
+        """
+        if self.terms is not None and name in CUSTOMIZABLE and value[-1:] in (b" ", b"\0"):
+            return value[:-1]
+        return value + (b"\0" if name in ("UI", "OB", "UN") else b" ")
 
     def _value(self, view: View, element: Element) -> bytes | None:
         """Return the encoded value; None for a converted value that cannot be encoded in its VR."""

@@ -26,8 +26,18 @@ INFLATED_LIMIT = 1 << 31
 CUT_OFF = "The data set ends in the middle of an element: send it whole"
 """The comment for a truncated data set. It is never stored: after a success the sender may delete its only copy."""
 
+_UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
+_MOST_STRAY_DELIMITERS = 2
+_PIXEL_DATA = 0x7FE00010
+
 UNDEFINED = 0xFFFFFFFF
+LONGEST = 0xFFFFFFFE
+"""The longest value with a defined length (PS3.5 7.1.1)."""
+TOO_LONG = "Its native pixel data is 4 GiB or longer: compress it before"
+"""The comment for a native value whose length does not fit into 32 bits."""
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+OBSERVATION_CLASS = 0x0040A170
+"""A code string in drafts of Structured Reporting, which is Purpose of Reference Code Sequence now."""
 
 SHORT_VRS = frozenset(
     ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM", "UI",
@@ -109,6 +119,8 @@ class Source:
         self._file = file
         self._recording: bytearray | None = None
         self._recording_limit = 0
+        self._peeked = b""
+        """Inflated bytes that `peek` has taken from the reader."""
         if encoding.deflated:
             self._reader = io.BufferedReader(Inflated(file, inflated), 1 << 16)
             return
@@ -118,12 +130,28 @@ class Source:
 
     def read(self, length: int) -> bytes:
         """Read exactly `length` bytes. Raises UndecodableDataSet when the data set ends before."""
-        data = (self._file if self.size is not None else self._reader).read(length)
+        data = self._file.read(length) if self.size is not None else self._read_inflated(length)
         self.position += len(data)
         if len(data) < length:
             raise UndecodableDataSet(CUT_OFF)
         if self._recording is not None and len(self._recording) <= self._recording_limit:
             self._recording += data
+        return data
+
+    def _read_inflated(self, length: int) -> bytes:
+        if not self._peeked:
+            return self._reader.read(length)
+        data = self._peeked[:length] + self._reader.read(max(0, length - len(self._peeked)))
+        self._peeked = self._peeked[length:]
+        return data
+
+    def peek(self, length: int) -> bytes:
+        """Return the next bytes without passing them; fewer at the end."""
+        if self.size is None:
+            self._peeked += self._reader.read(max(0, length - len(self._peeked)))
+            return self._peeked[:length]
+        data = self._file.read(length)
+        self._file.seek(-len(data), io.SEEK_CUR)
         return data
 
     def record(self, limit: int) -> None:
@@ -153,7 +181,7 @@ class Source:
 
     def at_end(self) -> bool:
         """Whether the position is at the end."""
-        return self.position >= self.size if self.size is not None else not self._reader.peek(1)
+        return self.position >= self.size if self.size is not None else not self.peek(1)
 
 
 class Inflated(io.RawIOBase):
@@ -201,6 +229,10 @@ class _Frame:
     depth: int
     undecided: bool = False
     """Whether the first element decides if VRs are implicit: some writers change that within private sequences."""
+    boundary: int | None = None
+    """The end of its sequence, if that ends within this item: an element that begins there may be in either."""
+    stray_delimiters: int = 0
+    """The delimiters behind the last element of the whole data set, which end nothing."""
 
 
 _ENDS = {
@@ -208,15 +240,17 @@ _ENDS = {
     TokenKind.SEQUENCE: TokenKind.SEQUENCE_END,
     TokenKind.ENCAPSULATED: TokenKind.ENCAPSULATED_END,
 }
+_DELIMITERS = {TokenKind.ITEM: ITEM_DELIMITER, TokenKind.SEQUENCE: SEQUENCE_DELIMITER}
 
 
 def walk(source: Source, encoding: Encoding, depth_limit: int = DEPTH_LIMIT) -> Iterator[Token]:
     """Yield every token of a data set, in order.
 
     After an ELEMENT or FRAGMENT the caller may read its value, or part of it, from `source`. Common errors of writers
-    that lose no value are accepted: zero bytes after the data set (an ELEMENT of group 0000), no delimiter after the
-    last fragment, Implicit VR in a compressed transfer syntax. Raises UndecodableDataSet for bytes that are not a data
-    set in this encoding, end too early or are nested too deep.
+    that lose no value are accepted (decision 88): zero bytes after the data set (an ELEMENT of group 0000), no
+    delimiter after the last fragment, Implicit VR in a compressed transfer syntax, two bytes that are no VR, a sequence
+    that is shorter than its items, a delimiter that ends nothing, a value that is no sequence where PS3.6 has one.
+    Raises UndecodableDataSet for bytes that are not a data set in this encoding, end too early or are nested too deep.
     """
     return _TokenWalk(source, encoding, depth_limit).tokens()
 
@@ -225,6 +259,7 @@ class _TokenWalk:
     def __init__(self, source: Source, encoding: Encoding, depth_limit: int) -> None:
         self._source = source
         self._depth_limit = depth_limit
+        self._is_native = not encoding.decided_by_first_element
         self._stack = [_Frame(TokenKind.ITEM, 0, encoding, source.size, 0, encoding.decided_by_first_element)]
 
     def tokens(self) -> Iterator[Token]:
@@ -235,24 +270,53 @@ class _TokenWalk:
                 stack.pop()
                 if stack:
                     yield self._end_of(frame, source.position)
+                    self._pass_delimiter(frame)
                 continue
             token = self._element(frame) if frame.kind is TokenKind.ITEM else self._item(frame)
             if token is None:
-                stack.pop()
-                yield self._end_of(frame, source.position - 8)
+                if len(stack) > 1:
+                    stack.pop()
+                    yield self._end_of(frame, source.position - 8)
             elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
                 end = self._end_within(frame, token)
+                self._check_length(token.tag, end)
                 yield token
                 source.skip_to(end)
             else:
                 self._enter(frame, token)
                 yield token
 
+    def _check_length(self, tag: int, position: int) -> None:
+        """Check that less than 4 GiB are left after native Pixel Data: otherwise its length has more than 32 bits."""
+        rest = self._source.size - position if self._source.size is not None else 0
+        if tag == _PIXEL_DATA and self._is_native and rest > LONGEST:
+            raise UndecodableDataSet(TOO_LONG, [tag])
+
     def _is_at_end(self, frame: _Frame) -> bool:
         if frame.end is not None:
-            return self._source.position >= frame.end
+            return self._source.position >= frame.end and not self._has_more_items(frame)
         is_last = len(self._stack) == 1 or (len(self._stack) == 2 and frame.kind is TokenKind.ENCAPSULATED)
         return is_last and self._source.at_end()
+
+    def _has_more_items(self, frame: _Frame) -> bool:
+        """Whether an item follows the end of a sequence, within what encloses it: the length counts too few items."""
+        return frame.kind is TokenKind.SEQUENCE and self._next_tag(frame, self._stack[-2]) == ITEM
+
+    def _pass_delimiter(self, frame: _Frame) -> None:
+        """Pass the delimiter of an item or sequence whose length had ended it already."""
+        if frame.end is not None and self._next_tag(frame, self._stack[-1]) == _DELIMITERS[frame.kind]:
+            self._source.read(8)
+
+    def _next_tag(self, frame: _Frame, parent: _Frame) -> int | None:
+        """Return the tag of the item or delimiter that follows within `parent`; None for anything else."""
+        if parent.end is not None and self._source.position + 8 > parent.end:
+            return None
+        head = self._source.peek(8)
+        if len(head) < 8:
+            return None
+        group, element, length = _IMPLICIT[frame.encoding.little].unpack(head)
+        tag = group << 16 | element
+        return tag if tag == ITEM or not length else None
 
     def _end_of(self, frame: _Frame, start: int) -> Token:
         return Token(_ENDS[frame.kind], frame.tag, "", 0, start, frame.depth, frame.encoding)
@@ -260,7 +324,9 @@ class _TokenWalk:
     def _end_within(self, frame: _Frame, token: Token) -> int:
         """Return the end of the value, which must be within all enclosing levels."""
         end = self._source.position + token.length
-        limit = frame.end if frame.end is not None else self._source.size
+        # An item may be longer than its sequence, but not than what encloses that.
+        within = self._stack[-2] if token.kind is TokenKind.ITEM else frame
+        limit = within.end if within.end is not None else self._source.size
         if limit is not None and end > limit:
             comment = CUT_OFF if limit == self._source.size else "An element is longer than its sequence or item"
             raise UndecodableDataSet(comment, [token.tag])
@@ -276,7 +342,8 @@ class _TokenWalk:
                 raise UndecodableDataSet(f"Sequences are nested deeper than {self._depth_limit}")
         elif token.kind is TokenKind.ITEM:
             undecided = not self._stack[0].encoding.implicit
-        self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided))
+        boundary = frame.end if end is not None and frame.end is not None and end > frame.end else None
+        self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided, boundary))
 
     def _item(self, frame: _Frame) -> Token | None:
         """Read the next item or fragment; None for the delimiter of the sequence."""
@@ -294,6 +361,7 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
+            self._check_length(frame.tag, start)
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
@@ -310,16 +378,38 @@ class _TokenWalk:
         group, element, length = _IMPLICIT[frame.encoding.little].unpack(head)
         tag = group << 16 | element
         if group == 0xFFFE:
-            if tag == ITEM_DELIMITER and len(self._stack) > 1:
-                return None
-            raise UndecodableDataSet("There is a delimiter where an element must be")
+            self._check_delimiter(frame, tag, length, start)
+            return None
+        if frame.stray_delimiters:
+            raise UndecodableDataSet(_UNEXPECTED_DELIMITER)
+        if start == frame.boundary:
+            raise UndecodableDataSet("An item is longer than its sequence", [frame.tag])
         if frame.undecided or start == 0:
             self._decide(frame, head)
         if frame.encoding.implicit:
-            vr = vr_of(tag)
+            vr = self._implicit_vr(tag, length)
         else:
             vr, length = self._explicit(frame, head, tag)
         return self._classify(tag, vr, length, start, frame)
+
+    def _check_delimiter(self, frame: _Frame, tag: int, length: int, start: int) -> None:
+        """Check that a delimiter ends an item, or ends nothing behind the last element of the whole data set."""
+        if len(self._stack) > 1 and tag == ITEM_DELIMITER:
+            return
+        is_stray = len(self._stack) == 1 and start > 0 and tag in (ITEM_DELIMITER, SEQUENCE_DELIMITER) and not length
+        frame.stray_delimiters += 1
+        if not is_stray or frame.stray_delimiters > _MOST_STRAY_DELIMITERS:
+            raise UndecodableDataSet(_UNEXPECTED_DELIMITER)
+
+    def _implicit_vr(self, tag: int, length: int) -> str:
+        """Return the VR of an element in Implicit VR.
+
+        A sequence of PS3.6 may have been another attribute in an earlier edition or a draft: then it has no items.
+        """
+        vr = vr_of(tag)
+        if vr != "SQ" or length in (0, UNDEFINED) or self._source.peek(2) in (b"\xfe\xff", b"\xff\xfe", b""):
+            return vr
+        return "CS" if tag == OBSERVATION_CLASS else "UN"
 
     def _is_padding(self, frame: _Frame, start: int, length: int) -> bool:
         """Whether only zero bytes follow to the end of the data set, and pass them.
@@ -334,12 +424,21 @@ class _TokenWalk:
 
         Only an item may differ from the transfer syntax (docs/checklist.md S3).
         """
-        implicit = not (head[4:6].isalpha() and head[4:6].isupper())
+        implicit = self._is_implicit(frame, head)
         if frame.undecided:
             frame.encoding = Encoding(implicit, frame.encoding.little)
             frame.undecided = False
         elif implicit != frame.encoding.implicit:
             raise UndecodableDataSet("The data set is not encoded in its transfer syntax")
+
+    def _is_implicit(self, frame: _Frame, head: bytes) -> bool:
+        """Whether an element has no VR. Bytes that are no VR may be the length of its value if that is there."""
+        letters = head[4:6]
+        if letters.isalpha() and letters.isupper():
+            return False
+        length = _LENGTH[frame.encoding.little].unpack(head[4:])[0]
+        limit = frame.end if frame.end is not None else self._source.size
+        return not (is_in_place_of_a_vr(letters) and limit is not None and self._source.position + length > limit)
 
     def _explicit(self, frame: _Frame, head: bytes, tag: int) -> tuple[str, int]:
         _, _, letters, length = _EXPLICIT[frame.encoding.little].unpack(head)
@@ -347,12 +446,24 @@ class _TokenWalk:
         if letters in _SHORT and vr is not None:
             return vr, length
         if vr is None:
-            if not (letters.isalpha() and letters.isupper()):
+            if not (tag and is_in_place_of_a_vr(letters)):
                 raise UndecodableDataSet("An element has no Value Representation", [tag])
-            vr = "UN"
-            if length:  # a future VR has two zero bytes and a 32 bit length (PS3.5 7.1.2), an invalid one does not
+            vr = "UN" if letters.isalpha() and letters.isupper() else _vr_of_value(tag)
+            # A future VR has two zero bytes and a 32 bit length (PS3.5 7.1.2), an invalid one most often does not.
+            if length or self._is_followed(frame, tag):
                 return vr, length
         return vr, _LENGTH[frame.encoding.little].unpack(self._source.read(4))[0]
+
+    def _is_followed(self, frame: _Frame, tag: int) -> bool:
+        """Whether the end of this level or another element is next, so that an element without VR is empty."""
+        if self._source.position == frame.end or self._source.at_end():
+            return True
+        head = self._source.peek(8)
+        if len(head) < 8:
+            return False
+        group, element, letters, _ = _EXPLICIT[frame.encoding.little].unpack(head)
+        following = group << 16 | element
+        return following == ITEM_DELIMITER or (following > tag and letters in _VRS)
 
     def _classify(self, tag: int, vr: str, length: int, start: int, frame: _Frame) -> Token:
         kind, encoding = TokenKind.ELEMENT, frame.encoding
@@ -365,6 +476,17 @@ class _TokenWalk:
             if vr == "UN":  # PS3.5 6.2.2: its items are in Implicit VR Little Endian
                 encoding = Encoding(implicit=True)
         return Token(kind, tag, vr, length, start, frame.depth, encoding)
+
+
+def is_in_place_of_a_vr(letters: bytes) -> bool:
+    """Whether two bytes are what writers put where they know no VR: NUL, spaces, `??`, `--`, small or other letters."""
+    return letters == b"\0\0" or all(0x20 <= each <= 0x7E for each in letters)
+
+
+def _vr_of_value(tag: int) -> str:
+    """Return the VR of PS3.6 for a value without VR; UN for a sequence, whose encoding is not known either."""
+    vr = vr_of(tag)
+    return vr if vr != "SQ" else "UN"
 
 
 ENCAPSULATING = frozenset(("OB", "OW", "OB or OW"))

@@ -124,7 +124,7 @@ class LocalFiles:
 
     def create(self, head_size: int) -> IncomingObject:
         """Begin an object whose first `head_size` bytes are given at commit. Raises StorageUnavailable."""
-        self._require_free()
+        self.require_free()
         temporary = TemporaryFile(self._folders, str(uuid.uuid4()))
         return IncomingFile(temporary, head_size, self._draw_key, self._journal, self._marks)
 
@@ -222,9 +222,18 @@ class LocalFiles:
             usage = shutil.disk_usage(self._root)
         return usage.free, usage.total
 
+    def require_free(self) -> None:
+        """Raise StorageUnavailable while fewer bytes are free than must stay free for other programs."""
+        if not self.least_free:
+            return
+        with WRITING:
+            disk = os.statvfs(self._root)
+        if disk.f_bavail * disk.f_frsize < self.least_free:
+            raise StorageUnavailable("No space left for files (less than limits.free_space)")
+
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
-        self._require_free()
+        self.require_free()
         self._require_writable()
         name = f"{uuid.uuid4()}.probe"
         with WRITING:
@@ -258,14 +267,6 @@ class LocalFiles:
         with WRITING:
             clock = running_clock(self._root / RUNNING)
         return ObjectKeys(clock or KeyClock.after(self.newest_key()))
-
-    def _require_free(self) -> None:
-        if not self.least_free:
-            return
-        with WRITING:
-            disk = os.statvfs(self._root)
-        if disk.f_bavail * disk.f_frsize < self.least_free:
-            raise StorageUnavailable("No space left for files (less than limits.free_space)")
 
     def _path_of(self, key: str) -> str:
         """Return the path of a key. Only keys of this store have one, so that none leads out of the root."""

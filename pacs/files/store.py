@@ -97,6 +97,9 @@ class ObjectStore(Protocol):
     def space(self) -> tuple[int, int]:
         """Return the free bytes and the total bytes of the disk. Raises StorageUnavailable."""
 
+    def require_free(self) -> None:
+        """Raise StorageUnavailable while fewer bytes are free than must stay free for other programs."""
+
     def probe(self) -> None:
         """Write some bytes durably and remove them, as a health check. Raises StorageUnavailable."""
 

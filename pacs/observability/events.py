@@ -171,6 +171,7 @@ class SubOperationFinished(Event):
     destination: str
     sop_class_uid: str
     transfer_syntax: str
+    sop_instance_uid: str
     status: int
     duration: float
     comment: str = ""

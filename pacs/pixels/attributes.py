@@ -3,8 +3,9 @@
 from struct import pack
 
 from pacs.errors import UndecodablePixelData
+from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.image_pixel import ImagePixel
-from pacs.pixels.survey import Level
+from pacs.pixels.survey import SurveyedDataSet
 from pacs.pixels.tags import (
     ALLOCATED,
     COLUMNS,
@@ -42,41 +43,41 @@ _METHODS = {
 }
 """Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of transfer syntaxes; lossless ones may hold lossy frames."""
 
-_ALWAYS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{end}" for end in (50, 51, 111))
+_ALWAYS_LOSSY = frozenset((syntaxes.JPEG_BASELINE, syntaxes.JPEG_EXTENDED, syntaxes.JPEG_XL_RECOMPRESSION))
 
 Changes = dict[int, tuple[str, bytes] | None]
 """New VR and value, in little endian, of each element that changes; None for an element that is removed."""
 
 
-def read_image_pixel(level: Level) -> ImagePixel:
+def read_image_pixel(data_set: SurveyedDataSet) -> ImagePixel:
     """Return the attributes of the pixel data of a data set.
 
     Raises UndecodablePixelData for one that is missing or impossible.
     """
-    stored, allocated = _required(level, STORED), _required(level, ALLOCATED)
+    stored, allocated = _required(data_set, STORED), _required(data_set, ALLOCATED)
     if allocated != 1 and allocated % 8:
         raise _impossible(ALLOCATED, allocated)
     if stored > allocated:
         comment = f"{_named(STORED)} is {stored}, more than {_named(ALLOCATED)}, {allocated}"
         raise UndecodablePixelData(comment, [STORED, ALLOCATED])
-    high_bit = _number(level, HIGH_BIT, stored - 1)
+    high_bit = _number(data_set, HIGH_BIT, stored - 1)
     return ImagePixel(
-        rows=_required(level, ROWS),
-        columns=_required(level, COLUMNS),
-        samples_per_pixel=_required(level, SAMPLES),
-        photometric_interpretation=_photometric(level),
-        planar_configuration=_number(level, PLANAR, 0),
+        rows=_required(data_set, ROWS),
+        columns=_required(data_set, COLUMNS),
+        samples_per_pixel=_required(data_set, SAMPLES),
+        photometric_interpretation=_photometric(data_set),
+        planar_configuration=_number(data_set, PLANAR, 0),
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high_bit,
-        pixel_representation=_number(level, REPRESENTATION, 0),
-        number_of_frames=max(1, _number(level, NUMBER_OF_FRAMES, 1)),
-        overlays_in_pixels=_has_overlays_in_pixels(level, stored, high_bit),
+        pixel_representation=_number(data_set, REPRESENTATION, 0),
+        number_of_frames=max(1, _number(data_set, NUMBER_OF_FRAMES, 1)),
+        overlays_in_pixels=_has_overlays_in_pixels(data_set, stored, high_bit),
     )
 
 
-def _required(level: Level, tag: int) -> int:
-    value = level.values.get(tag)
+def _required(data_set: SurveyedDataSet, tag: int) -> int:
+    value = data_set.values.get(tag)
     if value is None or value.number is None:
         raise UndecodablePixelData(f"{_named(tag)} is missing", [tag])
     if value.number <= 0:
@@ -92,26 +93,26 @@ def _named(tag: int) -> str:
     return f"{_NAMES[tag]} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def _number(level: Level, tag: int, default: int) -> int:
-    number = level.values[tag].number if tag in level.values else None
+def _number(data_set: SurveyedDataSet, tag: int, default: int) -> int:
+    number = data_set.values[tag].number if tag in data_set.values else None
     return default if number is None else number
 
 
-def _photometric(level: Level) -> str:
-    text = level.values[PHOTOMETRIC].texts[0] if PHOTOMETRIC in level.values else ""
+def _photometric(data_set: SurveyedDataSet) -> str:
+    text = data_set.values[PHOTOMETRIC].texts[0] if PHOTOMETRIC in data_set.values else ""
     if not text:
         raise UndecodablePixelData(f"{_named(PHOTOMETRIC)} is missing", [PHOTOMETRIC])
     return text
 
 
-def _has_overlays_in_pixels(level: Level, stored: int, high_bit: int) -> bool:
+def _has_overlays_in_pixels(data_set: SurveyedDataSet, stored: int, high_bit: int) -> bool:
     """Return whether an overlay without Overlay Data is in bits that are not used by pixels (PS3.5 8.1.2)."""
-    positions = [tag for tag in level.values if is_overlay(tag)]
-    embedded = [tag for tag in positions if tag & 0xFFFF0000 | OVERLAY_DATA not in level]
-    return any(not high_bit - stored < _number(level, tag, high_bit) <= high_bit for tag in embedded)
+    positions = [tag for tag in data_set.values if is_overlay(tag)]
+    embedded = [tag for tag in positions if tag & 0xFFFF0000 | OVERLAY_DATA not in data_set]
+    return any(not high_bit - stored < _number(data_set, tag, high_bit) <= high_bit for tag in embedded)
 
 
-def changes(level: Level, result: ImagePixel) -> Changes:
+def changes(data_set: SurveyedDataSet, result: ImagePixel) -> Changes:
     """Return what changes in the attributes of a data set so that they describe `result`."""
     numbers = {
         SAMPLES: result.samples_per_pixel, ROWS: result.rows, COLUMNS: result.columns, ALLOCATED: result.bits_allocated,
@@ -120,9 +121,9 @@ def changes(level: Level, result: ImagePixel) -> Changes:
     if result.samples_per_pixel > 1:
         numbers[PLANAR] = result.planar_configuration
     changed: Changes = {
-        tag: ("US", pack("<H", number)) for tag, number in numbers.items() if _number(level, tag, -1) != number
+        tag: ("US", pack("<H", number)) for tag, number in numbers.items() if _number(data_set, tag, -1) != number
     }
-    if _photometric(level) != result.photometric_interpretation:
+    if _photometric(data_set) != result.photometric_interpretation:
         changed |= {PHOTOMETRIC: ("CS", _padded(result.photometric_interpretation))} | dict.fromkeys(EXTREMES)
     return changed
 
@@ -132,18 +133,18 @@ def is_lossy(syntax: str, codestream_is_lossy: bool | None) -> bool:
     return syntax in _ALWAYS_LOSSY or (syntax in _METHODS and codestream_is_lossy is True)
 
 
-def lossy_changes(level: Level, syntax: str, ratio: float) -> Changes:
+def lossy_changes(data_set: SurveyedDataSet, syntax: str, ratio: float) -> Changes:
     """Return what changes in the attributes of an image that was compressed with loss.
 
     This compression is added behind earlier ones in the lists, unless Lossy Image Compression is 01: then it is one of
     them, and only an empty list gets it.
     """
-    is_known = LOSSY in level.values and level.values[LOSSY].texts[0] == "01"
+    is_known = LOSSY in data_set.values and data_set.values[LOSSY].texts[0] == "01"
     changed: Changes = dict.fromkeys(EXTREMES)
     if not is_known:
         changed[LOSSY] = ("CS", b"01")
     for tag, vr, text in ((LOSSY_RATIO, "DS", f"{ratio:.2f}"), (LOSSY_METHOD, "CS", _METHODS[syntax])):
-        earlier = list(filter(None, level.values[tag].texts)) if tag in level.values else []
+        earlier = list(filter(None, data_set.values[tag].texts)) if tag in data_set.values else []
         if not (is_known and earlier):
             changed[tag] = (vr, _padded("\\".join([*earlier, text])))
     return changed

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from pacs.dicom.syntaxes import NATIVE
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.codestream import Codestream
-from pacs.pixels.image_pixel import ImagePixel
+from pacs.pixels.frame_header import FrameHeader
+from pacs.pixels.image_pixel import BITS_ALLOCATED, ImagePixel
 from pacs.pixels.transfer_syntaxes import (
     DEFLATED_FRAME,
     HTJ2K,
@@ -58,8 +58,6 @@ COLOUR_DECODED: dict[str, dict[str, str]] = {
 DECODED: tuple[str, ...] = tuple(COLOUR_DECODED)
 """The transfer syntaxes with compressed frames that can be decoded."""
 
-BITS_ALLOCATED = (1, 8, 16, 32, 64)
-
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
@@ -94,7 +92,7 @@ def is_convertible(source: str, target: str) -> bool:
     return source in (*NATIVE, *DECODED) and target in (*NATIVE, *ENCODED)
 
 
-def decoded(source: str, stored: ImagePixel, codestream: Codestream) -> ImagePixel:
+def decoded(source: str, stored: ImagePixel, codestream: FrameHeader) -> ImagePixel:
     """Return the attributes of native pixel data decoded from frames with such a header.
 
     Raises UndecodablePixelData when the header contradicts the attributes, NotSupported for what cannot be decoded.
@@ -130,7 +128,7 @@ def _check_attributes(stored: ImagePixel) -> None:
         raise UndecodablePixelData("Bits Stored, Rows or Columns of compressed pixel data are impossible")
 
 
-def _check_header(source: str, stored: ImagePixel, codestream: Codestream) -> None:
+def _check_header(source: str, stored: ImagePixel, codestream: FrameHeader) -> None:
     expected = stored.samples_per_pixel
     if source == RLE_LOSSLESS:
         expected *= max(1, stored.bits_allocated // 8)
@@ -144,7 +142,7 @@ def _check_header(source: str, stored: ImagePixel, codestream: Codestream) -> No
 
 def _compare(what: str, attribute: object, header: object) -> None:
     if header not in (0, (0, 0), attribute):
-        raise UndecodablePixelData(f"A compressed frame contradicts {what}: {header} instead of {attribute}")
+        raise UndecodablePixelData(f"A compressed frame contradicts {what}; it says {header} instead of {attribute}")
 
 
 def _check_encodable(native: ImagePixel, encoder: _Encoder) -> None:
@@ -152,10 +150,10 @@ def _check_encodable(native: ImagePixel, encoder: _Encoder) -> None:
     if SAMPLES.get(colour) != samples:
         raise NotSupported(f"{colour} with {samples} samples per pixel is not encoded")
     if native.bits_allocated not in (encoder.ybr_full if colour == "YBR_FULL" else (8, 16)):
-        raise NotSupported(f"{colour} with Bits Allocated {native.bits_allocated} is not encoded in it")
+        raise NotSupported(f"{colour} with Bits Allocated {native.bits_allocated} is not encoded")
     if not colour.startswith("MONOCHROME") and native.pixel_representation:
         raise NotSupported(f"Signed {colour} is not encoded")
     if not encoder.least_bits <= native.bits_stored <= native.bits_allocated:
-        raise NotSupported(f"Bits Stored {native.bits_stored} is not encoded in it")
+        raise NotSupported(f"Bits Stored {native.bits_stored} is not encoded")
     if not encoder.keeps_unused_bits and (native.overlays_in_pixels or native.high_bit != native.bits_stored - 1):
-        raise NotSupported("Pixels with bits beside Bits Stored are not encoded in it")
+        raise NotSupported("Pixels with bits beside Bits Stored are not encoded")

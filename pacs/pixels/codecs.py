@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rle import rle
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels import capabilities, codestream
+from pacs.pixels import capabilities, frame_header
 from pacs.pixels import transfer_syntaxes as syntaxes
-from pacs.pixels.codestream import Codestream
+from pacs.pixels.frame_header import FrameHeader
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.headers import jpeg, jpeg2000, jpegxl
 from pacs.pixels.image_pixel import ImagePixel
@@ -41,9 +41,9 @@ def run(job: FrameJob) -> bytes:
 
 def decode(data: bytes, source: str, stored: ImagePixel) -> tuple[bytes, ImagePixel]:
     """Return a native frame and its attributes. Nothing is decoded whose header contradicts the attributes."""
-    header = codestream.read_codestream(source, data)
+    header = frame_header.read_frame_header(source, data)
     attributes = capabilities.decoded(source, stored, header)
-    codestream.check_end(source, data)
+    frame_header.check_end(source, data)
     try:
         return _DECODERS[source](data, stored, header), attributes
     except (RuntimeError, ValueError, TypeError, zlib.error) as error:  # the codecs raise these for damaged data
@@ -63,7 +63,7 @@ def _check_result(expected: ImagePixel, found: ImagePixel) -> None:
 # --- decoders -------------------------------------------------------------------------------------------------------
 
 
-def _decode_jpeg(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
+def _decode_jpeg(data: bytes, stored: ImagePixel, header: FrameHeader) -> bytes:
     """Convert YCbCr to RGB if the header says that it is, or says nothing and the attribute does."""
     if header.components == 1:
         return _at_bits_allocated(imagecodecs.jpeg8_decode(data), stored, header)
@@ -73,22 +73,22 @@ def _decode_jpeg(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
     return _at_bits_allocated(samples, stored, header)
 
 
-def _decode_jpeg_lossless(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
+def _decode_jpeg_lossless(data: bytes, stored: ImagePixel, header: FrameHeader) -> bytes:
     """Decode without any conversion of colours."""
     colours = "RGB" if header.components == 3 else None
     return _at_bits_allocated(imagecodecs.jpeg8_decode(data, colorspace=colours, outcolorspace=colours), stored, header)
 
 
-def _decode_jpeg_ls(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
+def _decode_jpeg_ls(data: bytes, stored: ImagePixel, header: FrameHeader) -> bytes:
     return _at_bits_allocated(imagecodecs.jpegls_decode(data), stored, header)
 
 
-def _decode_jpeg_2000(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
+def _decode_jpeg_2000(data: bytes, stored: ImagePixel, header: FrameHeader) -> bytes:
     """Decode with OpenJPEG, Part 15 too."""
     return _at_bits_allocated(imagecodecs.jpeg2k_decode(jpeg2000.bare(data), planar=False), stored, header)
 
 
-def _decode_htj2k_lossless(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
+def _decode_htj2k_lossless(data: bytes, stored: ImagePixel, header: FrameHeader) -> bytes:
     """Decode with OpenJPH, which is three times as fast, if nothing was lost: overshoots of lossy data would wrap."""
     bare = jpeg2000.bare(data)
     if header.is_lossy or not jpeg2000.is_high_throughput(bare):
@@ -96,7 +96,7 @@ def _decode_htj2k_lossless(data: bytes, stored: ImagePixel, header: Codestream) 
     return _at_bits_allocated(imagecodecs.htj2k_decode(bare, planar=False), stored, header)
 
 
-def _decode_jpeg_xl(data: bytes, stored: ImagePixel, header: Codestream) -> bytes:
+def _decode_jpeg_xl(data: bytes, stored: ImagePixel, header: FrameHeader) -> bytes:
     """Reconstruct a recompressed JPEG, since JPEG XL's own decoding of it differs by several values."""
     if not jpegxl.is_recompressed(data):
         return _at_bits_allocated(imagecodecs.jpegxl_decode(data, numthreads=1), stored, header)
@@ -107,7 +107,7 @@ def _decode_jpeg_xl(data: bytes, stored: ImagePixel, header: Codestream) -> byte
     return _decode_jpeg(original, stored, inner)
 
 
-def _decode_rle(data: bytes, stored: ImagePixel, _: Codestream) -> bytes:
+def _decode_rle(data: bytes, stored: ImagePixel, _: FrameHeader) -> bytes:
     """Interleave the samples, which RLE keeps in planes; bits stay as they are."""
     pixels, bits = stored.rows * stored.columns, stored.bits_allocated
     planes = numpy.frombuffer(_rle_planes(data, pixels, bits), f"<u{max(1, bits // 8)}")
@@ -125,13 +125,13 @@ def _rle_planes(data: bytes, pixels: int, bits: int) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def _decode_deflated(data: bytes, stored: ImagePixel, _: Codestream) -> bytes:
+def _decode_deflated(data: bytes, stored: ImagePixel, _: FrameHeader) -> bytes:
     """Inflate no more than a frame."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     return inflater.decompress(data, stored.frame_size + 1)
 
 
-def _at_bits_allocated(samples: Samples, stored: ImagePixel, header: Codestream) -> bytes:
+def _at_bits_allocated(samples: Samples, stored: ImagePixel, header: FrameHeader) -> bytes:
     """Return samples as native words: with the sign of the data set, without what exceeds its bits."""
     if samples.ndim > 2 and samples.shape[-1] == 1:
         samples = samples[..., 0]
@@ -143,7 +143,7 @@ def _at_bits_allocated(samples: Samples, stored: ImagePixel, header: Codestream)
     return _with_sign(samples, stored, header).astype(_word(stored), copy=False).tobytes()
 
 
-def _with_sign(samples: Samples, stored: ImagePixel, header: Codestream) -> Samples:
+def _with_sign(samples: Samples, stored: ImagePixel, header: FrameHeader) -> Samples:
     bits = min(stored.bits_stored, header.precision or stored.bits_stored)
     is_signed = bool(stored.pixel_representation)
     if stored.overlays_in_pixels:
@@ -160,7 +160,7 @@ def _packed(samples: Samples) -> bytes:
     return numpy.packbits(samples.astype(bool).ravel(), bitorder="little").tobytes()
 
 
-_DECODERS: dict[str, Callable[[bytes, ImagePixel, Codestream], bytes]] = {
+_DECODERS: dict[str, Callable[[bytes, ImagePixel, FrameHeader], bytes]] = {
     syntaxes.JPEG_BASELINE: _decode_jpeg,
     syntaxes.JPEG_EXTENDED: _decode_jpeg,
     syntaxes.JPEG_LOSSLESS: _decode_jpeg_lossless,
@@ -252,7 +252,7 @@ def _checked(samples: Samples, attributes: ImagePixel) -> Samples:
     """Return the samples if all are within Bits Stored; raises NotSupported else, since they would change."""
     low, high = _limits(attributes)
     if samples.min() < low or samples.max() > high:
-        raise NotSupported("Pixels exceed Bits Stored, and cannot be encoded in it")
+        raise NotSupported("Pixels exceed Bits Stored, and cannot be encoded")
     return samples
 
 

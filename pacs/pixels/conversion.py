@@ -2,13 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from pacs.dicom.elements import CUT_OFF, UNDEFINED, Encoding, Inflated, Source, encoding_of, walk
+from pacs.dicom.elements import CUT_OFF, UNDEFINED, Encoding, Inflated, Source, Token, encoding_of, walk
 from pacs.dicom.syntaxes import (
     CHUNK,
     DEFLATED_LITTLE,
@@ -24,21 +25,53 @@ from pacs.dicom.syntaxes import (
     swapped,
 )
 from pacs.errors import OutOfResources, UndecodableDataSet, UndecodablePixelData
-from pacs.pixels import native
+from pacs.pixels import native_frames
 from pacs.pixels.encapsulation import encapsulated
+from pacs.pixels.frames_in_flight import FramesInFlight
 from pacs.pixels.plan import Image, Plan
 from pacs.pixels.pool import DecoderPool
 from pacs.pixels.survey import survey
 from pacs.pixels.tags import PIXEL_DATA
-from pacs.pixels.window import Window
+
+Item = TypeVar("Item")
 
 Wait = Callable[[Future[bytes]], object]
 """Returns when a future is done; may raise, for example Cancelled. It must be called before each `Future.result`."""
 
 
+Spool = Callable[[Iterable[bytes]], AbstractContextManager[BinaryIO]]
+"""Writes pieces to a temporary file, which it yields at its beginning; may raise, for example StorageUnavailable."""
+
+STEPS = 4096
+"""The elements and fragments that are passed between two calls of `wait`, so that a cancel is noticed soon."""
+
+_NOTHING: Future[bytes] = Future()
+_NOTHING.set_result(b"")
+
+
 def wait_without_limit(future: Future[bytes]) -> None:
     """Wait until a future is done."""
     wait_for((future,))
+
+
+@contextmanager
+def temporary_file(pieces: Iterable[bytes]) -> Iterator[BinaryIO]:
+    """Write pieces to a temporary file of the system. Raises OutOfResources."""
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    except OSError as error:
+        raise _no_file(error) from error
+    with file:
+        try:
+            file.writelines(pieces)
+            file.seek(0)
+        except OSError as error:
+            raise _no_file(error) from error
+        yield file
+
+
+def _no_file(error: OSError) -> OutOfResources:
+    return OutOfResources(f"No temporary file can be written: {error.strerror}")
 
 
 class Conversion:
@@ -47,23 +80,33 @@ class Conversion:
     Creating it reads everything but the pixel data and submits the first frames, so that several conversions can be
     begun ahead. Raises NotSupported when the instance cannot be converted into `target`, UndecodableDataSet, and
     UndecodablePixelData; iterating it raises these too, and what `wait` raises. Its first piece comes when the first
-    frame is converted, so that most failures come before it.
+    frame is converted, so that most failures come before it. `wait` is also called with a future that is done, between
+    many elements. `spool` keeps a deflated data set inflated.
     """
 
     def __init__(
-        self, data: BinaryIO, source: str, target: str, pool: DecoderPool, wait: Wait = wait_without_limit
+        self,
+        data: BinaryIO,
+        source: str,
+        target: str,
+        pool: DecoderPool,
+        wait: Wait = wait_without_limit,
+        *,
+        spool: Spool = temporary_file,
     ) -> None:
         self._data, self._source, self._target = data, source, target
         self._start = data.tell()
         self._at_most = pool.processes + 1
-        self._inflated: BinaryIO | None = None
+        self._wait, self._spool = wait, spool
+        self._steps = 0
+        self._inflated = ExitStack()
         self._plan = Plan(source, target, self._read)
         try:
             if not self._is_without_pixels:
                 self._survey()
-            self._window = Window(self._plan.work(), pool, wait)
+            self._frames = FramesInFlight(self._plan.jobs(), pool, wait)
         except BaseException:
-            self._close_inflated()
+            self._inflated.close()
             raise
 
     @property
@@ -75,23 +118,33 @@ class Conversion:
         if self._source == DEFLATED_LITTLE:
             self._inflate()
         encoding = encoding_of(self._source)
-        for level in survey(Source(self._data, encoding), encoding):
-            self._plan.add(level)
-            self._whole = level
+        for data_set in survey(Source(self._data, encoding), encoding, self._walk):
+            self._plan.add(data_set)
+            self._whole = data_set
 
     def _inflate(self) -> None:
         """Inflate the data set to a temporary file, because frames are read by their position."""
-        pieces = iter(partial(Inflated(self._data).read, CHUNK), b"")
-        try:
-            file = self._inflated = tempfile.TemporaryFile()  # noqa: SIM115
-            file.writelines(pieces)
-            file.seek(0)
-        except OSError as error:
-            raise OutOfResources(f"No temporary file can be written: {error.strerror}") from error
-        self._data, self._start, self._source = file, 0, EXPLICIT_LITTLE
+        pieces = self._stepping(iter(partial(Inflated(self._data).read, CHUNK), b""))
+        self._data = self._inflated.enter_context(self._spool(pieces))
+        self._start, self._source = 0, EXPLICIT_LITTLE
+
+    def _stepping(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items; call `wait` between many of them."""
+        for each in items:
+            self._step()
+            yield each
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps % STEPS == 0:
+            self._wait(_NOTHING)
+
+    def _walk(self, source: Source, encoding: Encoding) -> Iterator[Token]:
+        return self._stepping(walk(source, encoding))
 
     def _read(self, offset: int, length: int) -> bytes:
         """Read a part of the data set without moving its position."""
+        self._step()
         position = self._data.tell()
         self._data.seek(self._start + offset)
         data = self._data.read(length)
@@ -118,7 +171,7 @@ class Conversion:
         return even(deflated(pieces) if self._target == DEFLATED_LITTLE else pieces, self._target)
 
     def _pieces(self) -> Iterator[bytes]:
-        self._window.first()
+        self._frames.first()
         encoding, target = encoding_of(self._source), encoding_of(self._target)
         if self._can_copy(target):
             yield from self._copied(target)
@@ -127,10 +180,13 @@ class Conversion:
         source = Source(self._data, encoding)
         writer, skipping = TokenWriter(source, target, signed), self._plan.edits.skipping()
         index = -1
-        for index, token in enumerate(walk(source, encoding)):
-            yield self._plan.edits.inserted_before(index, target)
-            if index in self._plan.images:
-                yield from self._pixel_data(self._plan.images[index], target)
+        for index, token in enumerate(self._walk(source, encoding)):
+            image = self._plan.images.get(index)
+            if skipping.is_within:
+                self._drop(image)
+            else:
+                yield self._plan.edits.inserted_before(index, target)
+                yield from self._pixel_data(image, target) if image is not None else ()
             if not skipping.skips(index, token):
                 yield from writer.encoded(token)
         yield self._plan.edits.inserted_before(index + 1, target)
@@ -169,12 +225,17 @@ class Conversion:
         padding = image.length % 2
         yield element_head(PIXEL_DATA, vr, image.length + padding, target)
         is_swapped = vr == "OW" and not target.little
-        for piece in native.joined(frames, image.result.frame_bits):
+        for piece in native_frames.joined(frames, image.result.frame_bits):
             yield swapped(piece, 2) if is_swapped else piece
         yield bytes(padding)
 
+    def _drop(self, image: Image | None) -> None:
+        """Drop the frames of an image whose sequence is removed."""
+        for _ in range(len(image) if image is not None else 0):
+            self._frames.take()
+
     def _frame(self, image: Image) -> bytes:
-        frame = self._window.take()
+        frame = self._frames.take()
         if is_native(image.target) and len(frame) != image.result.frame_size:
             comment = f"A decoded frame has {len(frame)} bytes instead of {image.result.frame_size}"
             raise UndecodablePixelData(comment, [PIXEL_DATA])
@@ -182,9 +243,5 @@ class Conversion:
 
     def close(self) -> None:
         """Cancel what has not begun. Does not close `data`."""
-        self._window.cancel()
-        self._close_inflated()
-
-    def _close_inflated(self) -> None:
-        if self._inflated is not None:
-            self._inflated.close()
+        self._frames.cancel()
+        self._inflated.close()

@@ -6,7 +6,9 @@ import socket
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
+import pacs
 from pacs.dicom.syntaxes import NATIVE
 from pacs.errors import OutOfResources, UndecodablePixelData
 from pacs.pixels.decoder_process import BEGUN, JOB, REPLIES, REPLY, cpu_limit, time_limit
@@ -166,9 +168,18 @@ def _start(program: str, standard_input: socket.socket) -> "subprocess.Popen[byt
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=inherited | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=inherited | ENVIRONMENT | {"PYTHONPATH": _module_path()},
         start_new_session=True,  # Ctrl-C on a terminal is for the server
     )
+
+
+def _module_path() -> str:
+    """Return where the process finds its modules: as this one does, but never in the working directory.
+
+    An interactive Python has '' in its path, and the working directory may hold received files, such as numpy.py.
+    """
+    own = str(Path(pacs.__file__).parents[1])
+    return os.pathsep.join(dict.fromkeys([*filter(os.path.isabs, sys.path), own]))
 
 
 def _cannot_start(why: str | None) -> OutOfResources:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pacs.dicom.elements import Encoding, Token, TokenKind
 from pacs.dicom.syntaxes import WORDS, element_head, swapped
 from pacs.pixels.attributes import Changes
-from pacs.pixels.survey import Level
+from pacs.pixels.survey import SurveyedDataSet
 
 
 class NewElement(NamedTuple):
@@ -33,21 +33,21 @@ class Edits:
         self._inserted: dict[int, dict[int, NewElement]] = {}
         """By the number of the token that follows, and by tag."""
 
-    def change(self, level: Level, changes: Changes) -> None:
+    def change(self, data_set: SurveyedDataSet, changes: Changes) -> None:
         """Change elements of a data set."""
         for tag, change in changes.items():
-            indices = level.indices(tag)
+            indices = data_set.indices(tag)
             self._removed.update(indices)
             if change is not None:
-                place = indices[0] if indices else level.place(tag)
+                place = indices[0] if indices else data_set.place(tag)
                 self._inserted.setdefault(place, {})[tag] = NewElement(tag, *change)
             if change is not None or indices:
-                level.changed.add(tag)
+                data_set.changed.add(tag)
 
-    def remove_items(self, level: Level, tag: int, count: int, removed: list[int]) -> None:
+    def remove_items(self, data_set: SurveyedDataSet, tag: int, count: int, removed: list[int]) -> None:
         """Remove items of a sequence that has `count` of them; the whole sequence if none is left."""
         if removed and len(removed) == count:
-            self._removed.update(level.indices(tag))
+            self._removed.update(data_set.indices(tag))
         self._removed.update(removed)
 
     def is_removed(self, index: int) -> bool:
@@ -82,6 +82,11 @@ class Skipping:
     def __init__(self, removed: set[int]) -> None:
         self._removed = removed
         self._depth = 0
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the walk is within a sequence or an item that is removed."""
+        return self._depth > 0
 
     def skips(self, index: int, token: Token) -> bool:
         """Return whether a token is removed. It must be called with each token."""

@@ -5,13 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.image_pixel import ImagePixel
+from pacs.pixels.image_pixel import BITS_ALLOCATED, ImagePixel
 
 MOST_FRAME = 256 * 2**20
 """The largest frame that is converted, native or compressed, in bytes."""
-
-BITS_ALLOCATED = (1, 8, 16, 32, 64)
-
 
 _NAMES = tuple(each.name for each in fields(ImagePixel))
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+BITS_ALLOCATED = (1, 8, 16, 32, 64)
+"""The values of Bits Allocated that are converted."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImagePixel:

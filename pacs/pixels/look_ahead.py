@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-from pacs.errors import PacsError
+from pacs.errors import OutOfResources, PacsError
 
 MOST_BYTES = 64 << 20
 """Bytes of frames in memory at which nothing further is begun."""
@@ -56,7 +56,10 @@ class LookAhead(Generic[Item, Result]):
         for each in islice(following, len(self._ahead), self._at_most):
             if self.size_in_memory >= MOST_BYTES:
                 break
-            self._ahead.append((each, self._try(each)))
+            begun = self._try(each)
+            if isinstance(begun, OutOfResources):
+                break  # there may be room at its turn
+            self._ahead.append((each, begun))
 
     @property
     def size_in_memory(self) -> int:

@@ -7,13 +7,14 @@ from pacs.dicom.syntaxes import EXPLICIT_LITTLE, is_native
 from pacs.errors import NoPixelData, NotSupported, UndecodableDataSet, UndecodablePixelData
 from pacs.pixels import capabilities
 from pacs.pixels.attributes import changes, is_lossy, lossy_changes, read_image_pixel
-from pacs.pixels.codestream import read_codestream
 from pacs.pixels.edits import Edits
 from pacs.pixels.encapsulation import EncapsulatedFrames, Fragments
+from pacs.pixels.frame_header import read_frame_header
 from pacs.pixels.frame_job import FrameJob
+from pacs.pixels.frames_in_flight import MOST_BYTES, NamedJob
 from pacs.pixels.image_pixel import ImagePixel
-from pacs.pixels.native import NativeFrames, words
-from pacs.pixels.survey import Level, PixelElement
+from pacs.pixels.native_frames import NativeFrames, words
+from pacs.pixels.survey import PixelElement, SurveyedDataSet
 from pacs.pixels.tags import (
     DOUBLE_FLOAT_PIXEL_DATA,
     FLOAT_PIXEL_DATA,
@@ -23,10 +24,12 @@ from pacs.pixels.tags import (
     SIGNATURES,
 )
 from pacs.pixels.target_names import name_of
-from pacs.pixels.window import Work
 
 LONGEST_VALUE = 0xFFFFFFFE
 """The longest value with a defined length (PS3.5 7.1.1)."""
+
+MOST_IMAGES = 10_000
+"""The most images in one instance that are converted, its icons among them: each is remembered."""
 
 _HEAD = 1 << 20
 """The bytes of a frame in which its header is looked for: profiles and comments before it may be long."""
@@ -48,11 +51,11 @@ class Image:
         """Return the number of frames that are converted."""
         return self.stored.number_of_frames
 
-    def work(self) -> Iterator[Work]:
+    def jobs(self) -> Iterator[NamedJob]:
         """Yield the jobs of all frames; each frame is read when its turn comes."""
         for number in range(len(self)):
             job = FrameJob(self.frames.read(number), self.source, self.stored, self.target, self.result)
-            yield Work(job, f"Frame {number + 1} of {len(self)}: " if len(self) > 1 else "")
+            yield NamedJob(job, f"Frame {number + 1} of {len(self)}: " if len(self) > 1 else "")
 
     @property
     def length(self) -> int:
@@ -60,9 +63,13 @@ class Image:
         return _native_length(self.result)
 
     def size_in_memory(self, most: int) -> int:
-        """Return the bytes of the first frames, stored and converted, at most so many."""
-        count = min(most, len(self))
-        return sum(self.frames.size(number) for number in range(count)) + count * self.result.frame_size
+        """Return the bytes of the first frames, stored and converted, at most so many, as many as a window has."""
+        total = 0
+        for number in range(min(most, len(self))):
+            total += self.frames.size(number) + self.result.frame_size
+            if total >= MOST_BYTES:
+                break
+        return total
 
 
 def _native_length(image: ImagePixel) -> int:
@@ -79,61 +86,71 @@ class Plan:
         self.edits = Edits()
         self.images: dict[int, Image] = {}
         """The images that are converted, by the number of their Pixel Data."""
+        self._native_length = 0
+        """The bytes of all images that become native: a few frames could become any number of gigabytes."""
         self.notices: list[str] = []
 
-    def work(self) -> Iterator[Work]:
+    def jobs(self) -> Iterator[NamedJob]:
         """Yield the jobs of all frames in the order of the data set."""
-        return (work for _, image in sorted(self.images.items()) for work in image.work())
+        return (job for _, image in sorted(self.images.items()) for job in image.jobs())
 
-    def add(self, level: Level) -> None:
+    def add(self, data_set: SurveyedDataSet) -> None:
         """Decide what changes in a data set; its items must have been added before.
 
         Raises NotSupported, UndecodableDataSet, and UndecodablePixelData for compressed pixel data only: what cannot be
         encoded can still be sent in another native transfer syntax.
         """
         try:
-            self._add(level)
+            self._add(data_set)
         except UndecodablePixelData as error:
             if is_native(self._source):
                 raise NotSupported(error.comment, error.tags) from error
             raise
 
-    def _add(self, level: Level) -> None:
-        self._check(level)
-        for pixels in level.pixels:
-            if (image := self._image(level, pixels)) is not None:
-                if is_native(image.target) and image.length > LONGEST_VALUE:
-                    raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
-                self.images[level.indices(PIXEL_DATA)[0]] = image
-                self.edits.change(level, changes(level, image.result) | dict.fromkeys((*OFFSET_TABLES, PIXEL_DATA)))
-        self._remove_signatures(level)
+    def _add(self, data_set: SurveyedDataSet) -> None:
+        self._check(data_set)
+        for pixels in data_set.pixels:
+            if (image := self._image(data_set, pixels)) is not None:
+                self._check_size(image)
+                self.images[data_set.indices(PIXEL_DATA)[0]] = image
+                self.edits.change(
+                    data_set, changes(data_set, image.result) | dict.fromkeys((*OFFSET_TABLES, PIXEL_DATA))
+                )
+        self._remove_signatures(data_set)
 
-    def _check(self, level: Level) -> None:
-        if len(level.pixels) > 1:
+    def _check_size(self, image: Image) -> None:
+        self._native_length += image.length if is_native(image.target) else 0
+        if self._native_length > LONGEST_VALUE:
+            raise NotSupported("Its pixel data would be 4 GiB or longer when it is not compressed")
+        if len(self.images) >= MOST_IMAGES:
+            raise NotSupported(f"It has more than {MOST_IMAGES} images, icons among them")
+
+    def _check(self, data_set: SurveyedDataSet) -> None:
+        if len(data_set.pixels) > 1:
             raise UndecodablePixelData("Pixel Data (7FE0,0010) occurs twice in a data set", [PIXEL_DATA])
-        in_fragments = [pixels for pixels in level.pixels if pixels.fragments is not None]
-        if is_native(self._source) and (in_fragments or level.other_fragments):
+        in_fragments = [pixels for pixels in data_set.pixels if pixels.fragments is not None]
+        if is_native(self._source) and (in_fragments or data_set.other_fragments):
             raise UndecodableDataSet("Pixel data is in fragments, but its transfer syntax is native", [PIXEL_DATA])
-        if level.other_fragments:
-            raise NotSupported("An element other than Pixel Data is in fragments", [level.other_fragments])
-        if level.parent is None and not is_native(self._target):
-            self._check_encodable(level)
+        if data_set.other_fragments:
+            raise NotSupported("An element other than Pixel Data is in fragments", [data_set.other_fragments])
+        if data_set.parent is None and not is_native(self._target):
+            self._check_encodable(data_set)
 
-    def _check_encodable(self, level: Level) -> None:
-        if FLOAT_PIXEL_DATA in level or DOUBLE_FLOAT_PIXEL_DATA in level:
+    def _check_encodable(self, data_set: SurveyedDataSet) -> None:
+        if FLOAT_PIXEL_DATA in data_set or DOUBLE_FLOAT_PIXEL_DATA in data_set:
             raise NotSupported("Float pixel data is never compressed")
-        if not level.pixels:
+        if not data_set.pixels:
             raise NoPixelData(f"It has no pixel data to encode in {name_of(self._target)}")
 
-    def _image(self, level: Level, pixels: PixelElement) -> Image | None:
+    def _image(self, data_set: SurveyedDataSet, pixels: PixelElement) -> Image | None:
         """Return how Pixel Data is converted; None if it stays as it is."""
         if not capabilities.is_convertible(self._source, self._target):
             raise NotSupported(f"{name_of(self._source)} is not converted into {name_of(self._target)}")
         if pixels.fragments is not None:
-            return self._decoded(level, pixels.fragments)
-        if level.parent is not None:
+            return self._decoded(data_set, pixels.fragments)
+        if data_set.parent is not None:
             return None
-        stored = read_image_pixel(level)
+        stored = read_image_pixel(data_set)
         frames = self._native_frames(pixels, stored)
         if is_native(self._target):
             return None
@@ -158,16 +175,16 @@ class Plan:
         is_swapped = pixels.vr == "OW" and not pixels.little
         return NativeFrames(stored.number_of_frames, stored.frame_bits, words(read) if is_swapped else read)
 
-    def _decoded(self, level: Level, fragments: Fragments) -> Image:
-        stored = read_image_pixel(level)
-        frames = fragments.frames(stored.number_of_frames, self._source, self._read, level.extended_offset_table)
+    def _decoded(self, data_set: SurveyedDataSet, fragments: Fragments) -> Image:
+        stored = read_image_pixel(data_set)
+        frames = fragments.frames(stored.number_of_frames, self._source, self._read, data_set.extended_offset_table)
         self._note_surplus(len(frames) - stored.number_of_frames, stored)
-        head = read_codestream(self._source, frames.read(0, _HEAD))
+        head = read_frame_header(self._source, frames.read(0, _HEAD))
         result = capabilities.decoded(self._source, stored, head)
-        if level.parent is None and is_lossy(self._source, head.is_lossy):
+        if data_set.parent is None and is_lossy(self._source, head.is_lossy):
             ratio = _native_length(result) / fragments.size
-            self.edits.change(level, lossy_changes(level, self._source, ratio))
-        is_encoded = level.parent is None and not is_native(self._target)
+            self.edits.change(data_set, lossy_changes(data_set, self._source, ratio))
+        is_encoded = data_set.parent is None and not is_native(self._target)
         if is_encoded:
             result = capabilities.encoded(result, self._target)
         return Image(frames, self._source, stored, self._target if is_encoded else EXPLICIT_LITTLE, result)
@@ -179,18 +196,18 @@ class Plan:
                 f"Pixel Data has {declared + surplus} frames; those after the declared {declared} were dropped"
             )
 
-    def _remove_signatures(self, level: Level) -> None:
+    def _remove_signatures(self, data_set: SurveyedDataSet) -> None:
         """Remove signatures of what has changed in a data set, once all its items are known; the others stay."""
-        if not level.changed:
+        if not data_set.changed:
             return
-        parameters = level.mac_parameters
-        broken = {item.mac_id for item in parameters if item.signed is None or item.signed & level.changed}
+        parameters = data_set.mac_parameters
+        broken = {item.mac_id for item in parameters if item.signed is None or item.signed.tags & data_set.changed}
         known = {item.mac_id for item in parameters} - broken
-        signatures = [item.token for item in level.signatures if item.mac_id not in known]
-        self.edits.remove_items(level, SIGNATURES, len(level.signatures), signatures)
+        signatures = [item.token for item in data_set.signatures if item.mac_id not in known]
+        self.edits.remove_items(data_set, SIGNATURES, len(data_set.signatures), signatures)
         removed = [item.token for item in parameters if item.mac_id in broken]
-        self.edits.remove_items(level, MAC_PARAMETERS, len(parameters), removed)
+        self.edits.remove_items(data_set, MAC_PARAMETERS, len(parameters), removed)
         if signatures and _SIGNATURES_REMOVED not in self.notices:
             self.notices.append(_SIGNATURES_REMOVED)
-        if level.parent is not None:
-            level.parent.changed.add(level.sequence)
+        if data_set.parent is not None:
+            data_set.parent.changed.add(data_set.sequence)

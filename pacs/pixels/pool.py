@@ -59,7 +59,14 @@ class DecoderPool:
                 self._add_thread()
             self._queue.append((job, future))
             self._changed.notify()
+        future.add_done_callback(self._forget)
         return future
+
+    def _forget(self, future: "Future[bytes]") -> None:
+        """Remove a cancelled job from the queue, where its data would stay in memory until a process is free."""
+        if future.cancelled():
+            with self._changed:
+                self._queue = deque(each for each in self._queue if each[1] is not future)
 
     def _add_thread(self) -> None:
         """Start a thread. Raises OutOfResources if there is no other one that could take the job."""

@@ -1,15 +1,19 @@
 """Reads what conversion needs to know of a data set: where its pixel data is, and the attributes that describe it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pacs.dicom.elements import Encoding, Source, Token, TokenKind, walk
+from pacs.errors import NotSupported
 from pacs.pixels import tags
 from pacs.pixels.encapsulation import Fragments
 
 _LONGEST = 1 << 12
 """The longest value that is read, in bytes; those that are needed are shorter."""
+
+MOST_SIGNATURES = 10_000
+"""The most items of a Digital Signatures or MAC Parameters Sequence: each is remembered."""
 
 _READ = frozenset((*tags.DESCRIBING, tags.MAC_ID, tags.DATA_ELEMENTS_SIGNED))
 _NOTED = _READ.union(
@@ -75,19 +79,23 @@ class SignatureItem(NamedTuple):
     token: int
     """The number of its ITEM among all tokens."""
     mac_id: int | None
-    signed: frozenset[int] | None
-    """The tags of the elements that are signed; None if the item does not say it."""
+    signed: Value | None
+    """The tags of the elements that are signed, as encoded; None if the item does not say it."""
+
+
+Walk = Callable[[Source, Encoding], Iterator[Token]]
+"""Yields the tokens of a data set, as `pacs.dicom.elements.walk`."""
 
 
 @dataclass(slots=True)
-class Level:
+class SurveyedDataSet:
     """A data set, either the whole or an item, with what conversion needs to know of it."""
 
     index: int
     """The number of its ITEM among all tokens; -1 for the whole data set."""
     sequence: int
     """The tag of its sequence; 0 for the whole data set."""
-    parent: "Level | None"
+    parent: "SurveyedDataSet | None"
     end: int = 0
     """The number of the token that ends it."""
     is_regular: bool = True
@@ -139,63 +147,72 @@ class Level:
         return self._places[position] if position < len(self._places) else self.end
 
 
-def survey(source: Source, encoding: Encoding) -> Iterator[Level]:
-    """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed."""
-    level = Level(-1, 0, None)
+def survey(source: Source, encoding: Encoding, walk: Walk = walk) -> Iterator[SurveyedDataSet]:
+    """Yield each item of the data set when it ends, and then the whole; values are skipped unless they are needed.
+
+    Raises UndecodableDataSet, and NotSupported for too many digital signatures.
+    """
+    data_set = SurveyedDataSet(-1, 0, None)
     index = -1
     for index, token in enumerate(walk(source, encoding)):
         if token.encoding.implicit or not (token.encoding.little and token.tag & 0xFFFF):
-            level.is_regular = False
+            data_set.is_regular = False
         match token.kind:
             case TokenKind.ITEM:
-                level = Level(index, token.tag, level)
+                data_set = SurveyedDataSet(index, token.tag, data_set)
             case TokenKind.ITEM_END:
-                level.end = index
-                yield level
-                level = _left(level)
+                data_set.end = index
+                yield data_set
+                data_set = _left(data_set)
             case TokenKind.FRAGMENT:
-                _add_fragment(level, source, token)
+                _add_fragment(data_set, source, token)
             case TokenKind.ELEMENT | TokenKind.SEQUENCE | TokenKind.ENCAPSULATED:
-                level.note(token.tag, index, token.start)
-                _read(level, source, token)
-    level.end = index + 1
-    yield level
+                data_set.note(token.tag, index, token.start)
+                _read(data_set, source, token)
+    data_set.end = index + 1
+    yield data_set
 
 
-def _left(level: Level) -> Level:
-    assert level.parent is not None
-    level.parent.is_regular &= level.is_regular
-    if level.sequence == tags.SIGNATURES:
-        level.parent.signatures.append(_signature_item(level))
-    elif level.sequence == tags.MAC_PARAMETERS:
-        level.parent.mac_parameters.append(_signature_item(level))
-    return level.parent
+def _left(data_set: SurveyedDataSet) -> SurveyedDataSet:
+    assert data_set.parent is not None
+    data_set.parent.is_regular &= data_set.is_regular
+    if data_set.sequence == tags.SIGNATURES:
+        _append(data_set.parent.signatures, data_set)
+    elif data_set.sequence == tags.MAC_PARAMETERS:
+        _append(data_set.parent.mac_parameters, data_set)
+    return data_set.parent
 
 
-def _signature_item(level: Level) -> SignatureItem:
-    mac_id, signed = level.values.get(tags.MAC_ID), level.values.get(tags.DATA_ELEMENTS_SIGNED)
-    return SignatureItem(level.index, mac_id.number if mac_id else None, signed.tags if signed else None)
+def _append(items: list[SignatureItem], data_set: SurveyedDataSet) -> None:
+    if len(items) >= MOST_SIGNATURES:
+        raise NotSupported(f"It has more than {MOST_SIGNATURES} digital signatures")
+    items.append(_signature_item(data_set))
 
 
-def _read(level: Level, source: Source, token: Token) -> None:
+def _signature_item(data_set: SurveyedDataSet) -> SignatureItem:
+    mac_id, signed = data_set.values.get(tags.MAC_ID), data_set.values.get(tags.DATA_ELEMENTS_SIGNED)
+    return SignatureItem(data_set.index, mac_id.number if mac_id else None, signed)
+
+
+def _read(data_set: SurveyedDataSet, source: Source, token: Token) -> None:
     is_encapsulated = token.kind is TokenKind.ENCAPSULATED
     if token.tag == tags.PIXEL_DATA and token.kind is not TokenKind.SEQUENCE:
         fragments = Fragments() if is_encapsulated else None
-        if len(level.pixels) < 2:
+        if len(data_set.pixels) < 2:
             element = PixelElement(source.position, token.length, token.vr, token.encoding.little, fragments)
-            level.pixels.append(element)
+            data_set.pixels.append(element)
     elif is_encapsulated:
-        level.other_fragments = token.tag
+        data_set.other_fragments = token.tag
     elif token.tag == tags.EXTENDED_OFFSET_TABLE:
-        level.extended_offset_table = (source.position, token.length)
+        data_set.extended_offset_table = (source.position, token.length)
     elif token.kind is TokenKind.ELEMENT and token.length <= _LONGEST and _is_read(token.tag):
-        level.values.setdefault(token.tag, Value(token.vr, source.read(token.length), token.encoding.little))
+        data_set.values.setdefault(token.tag, Value(token.vr, source.read(token.length), token.encoding.little))
 
 
 def _is_read(tag: int) -> bool:
     return tag in _READ or (tags.is_overlay(tag) and tag & 0xFFFF == tags.OVERLAY_BIT_POSITION)
 
 
-def _add_fragment(level: Level, source: Source, token: Token) -> None:
-    if token.tag == tags.PIXEL_DATA and (fragments := level.pixels[-1].fragments) is not None:
+def _add_fragment(data_set: SurveyedDataSet, source: Source, token: Token) -> None:
+    if token.tag == tags.PIXEL_DATA and (fragments := data_set.pixels[-1].fragments) is not None:
         fragments.append(source.position, token.length)

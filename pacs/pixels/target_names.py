@@ -7,14 +7,15 @@ from pydicom.uid import UID, UID_dictionary
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
 from pacs.errors import InvalidArgument
 from pacs.pixels.capabilities import ENCODED
+from pacs.pixels.transfer_syntaxes import HTJ2K_LOSSLESS, JPEG_2000_LOSSLESS, JPEG_LS_LOSSLESS, RLE_LOSSLESS
 
 SHORT_NAMES = {
     "explicit": EXPLICIT_LITTLE,
     "implicit": IMPLICIT_LITTLE,
-    "rle": "1.2.840.10008.1.2.5",
-    "jpegls": "1.2.840.10008.1.2.4.80",
-    "j2k": "1.2.840.10008.1.2.4.90",
-    "htj2k": "1.2.840.10008.1.2.4.201",
+    "rle": RLE_LOSSLESS,
+    "jpegls": JPEG_LS_LOSSLESS,
+    "j2k": JPEG_2000_LOSSLESS,
+    "htj2k": HTJ2K_LOSSLESS,
 }
 
 _BY_NAME = {entry[4].lower(): uid for uid, entry in UID_dictionary.items() if entry[4]} | SHORT_NAMES

@@ -33,6 +33,7 @@ from pacs.observability.audit import Auditor, Record, local_user
 from pacs.observability.events import Event, Notice
 from pacs.pixels.conversion import wait_without_limit
 from pacs.pixels.look_ahead import LookAhead
+from pacs.pixels.target_names import name_of
 from pacs.services.maintenance import BATCH, subject_of
 from pacs.services.pixels import ConvertedDataSet, PixelService
 from pacs.services.replaced import read_current
@@ -204,7 +205,7 @@ class _Export:
             except NoPixelData:
                 break
             except NotSupported as error:
-                reason = reason or error.comment
+                reason = reason or _named(target, error)
             else:
                 return _Source(instance, converted, target, targets[number:])
         else:
@@ -235,7 +236,7 @@ class _Export:
             with closing(source):
                 return self._write_file(source)
         except NotSupported as error:
-            return self._write(self._begin(source.instance, source.rest, error.comment))
+            return self._write(self._begin(source.instance, source.rest, _named(source.transfer_syntax, error)))
 
     def _write_file(self, source: _Source) -> int:
         target = self._folder.joinpath(*_path_of(source.instance))
@@ -280,6 +281,12 @@ class _Export:
             stored.source_ae,
             received_at=stored.received_at or time.time_ns() // 1000,
         )
+
+
+def _named(target: str, error: NotSupported) -> str:
+    """Return why an instance is not converted into `target`, whose name the error may lack."""
+    name = name_of(target)
+    return error.comment if name in error.comment else f"{name}: {error.comment}"
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

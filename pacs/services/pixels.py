@@ -1,11 +1,13 @@
 """The data set of a stored instance in another transfer syntax, pixel data included."""
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import BinaryIO
 
 from pacs.dicom.syntaxes import CHUNK
 from pacs.errors import InstanceUnreadable
@@ -16,6 +18,10 @@ from pacs.pixels.pool import DecoderPool
 
 SPOOL_BYTES = 4 << 20
 """The largest spooled data set, in bytes, that is held in memory; a larger one is written to a temporary file."""
+
+
+CHECK_BYTES = 16 << 20
+"""How many bytes are spooled between two checks of `limits.free_space`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class ConvertedDataSet:
 
         So an error comes before the first piece.
         """
-        pieces, held, size = self.pieces(), [], 0
+        pieces, held, size = self.pieces(), deque[bytes](), 0
         for piece in pieces:
             held.append(piece)
             size += len(piece)
@@ -57,15 +63,34 @@ class ConvertedDataSet:
         else:
             yield from held
             return
-        with self._files.create(0) as spool:
-            for piece in chain(held, pieces):
-                spool.write(piece)
-            held.clear()
-            yield from iter(partial(spool.body().read, CHUNK), b"")
+        with spooled(self._files, chain(_taken(held), pieces)) as file:
+            yield from iter(partial(file.read, CHUNK), b"")
 
     def close(self) -> None:
         """Cancel what has not been converted, and close the file."""
         self._open.close()
+
+
+def _taken(pieces: deque[bytes]) -> Iterator[bytes]:
+    while pieces:
+        yield pieces.popleft()
+
+
+@contextmanager
+def spooled(files: ObjectStore, pieces: Iterable[bytes]) -> Iterator[BinaryIO]:
+    """Write pieces to a temporary file of the file store; yield a reader of it. Raises StorageUnavailable.
+
+    Free space is checked while they are written too: few stored bytes may become gigabytes.
+    """
+    with files.create(0) as spool:
+        checked = 0
+        for piece in pieces:
+            if spool.size - checked >= CHECK_BYTES:
+                files.require_free()
+                checked = spool.size
+            spool.write(piece)
+        with closing(spool.body()) as file:
+            yield file
 
 
 class PixelService:
@@ -91,6 +116,8 @@ class PixelService:
             if file.seek(0, os.SEEK_END) != instance.size:
                 raise InstanceUnreadable("The size of the stored file has changed")
             file.seek(instance.data_offset)
-            conversion = Conversion(file, instance.transfer_syntax, target, self._decoders, wait)
+            conversion = Conversion(
+                file, instance.transfer_syntax, target, self._decoders, wait, spool=partial(spooled, self._files)
+            )
             stack.callback(conversion.close)
             return ConvertedDataSet(conversion, self._files, stack.pop_all())

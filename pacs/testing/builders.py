@@ -48,9 +48,8 @@ def study(
 
     `number` distinguishes the studies of a patient; UIDs are derived from it, `patient_id` and `modality`. `size` is
     Rows and Columns. `attributes` are set in every data set, by keyword. Without `character_set`, non-ASCII texts are
-    encoded in UTF-8. In an encapsulated `transfer_syntax`, pixels are compressed if pydicom has an encoder (always RLE;
-    with its extras JPEG-LS, and JPEG 2000 for a size of 32 or more), otherwise they are a placeholder that no codec
-    decodes.
+    encoded in UTF-8. In an encapsulated `transfer_syntax`, pixels are compressed if the archive has an encoder (RLE,
+    and JPEG-LS, JPEG 2000 and HTJ2K without loss), otherwise they are a placeholder that no codec decodes.
 
     Raises ValueError for an unknown `modality` or attribute.
     """
@@ -171,27 +170,14 @@ def _pixels(instance: int, size: int, syntax: str) -> bytes:
 def _encapsulated(instance: int, size: int, native: bytes, syntax: str) -> bytes:
     """Return one frame, losslessly compressed if there is an encoder."""
     from pydicom.encaps import encapsulate
-    from pydicom.pixels.encoders.base import get_encoder
-    from pydicom.uid import UID
 
-    try:
-        encoder = get_encoder(UID(syntax))
-        if not encoder.is_available:
-            raise NotImplementedError
-        frame = encoder.encode(
-            native,
-            rows=size,
-            columns=size,
-            samples_per_pixel=1,
-            bits_allocated=16,
-            bits_stored=12,
-            pixel_representation=0,
-            photometric_interpretation="MONOCHROME2",
-            number_of_frames=1,
-        )
-    except (NotImplementedError, RuntimeError, ValueError):  # no encoder, or one that needs more parameters
-        frame = b"a placeholder of frame %d " % instance
-    return encapsulate([frame])
+    from pacs.pixels.capabilities import ENCODED
+    from pacs.pixels.codecs import encode
+    from pacs.pixels.image_pixel import ImagePixel
+
+    if syntax not in ENCODED:
+        return encapsulate([b"a placeholder of frame %d " % instance])
+    return encapsulate([encode(native, ImagePixel(size, size, 1, "MONOCHROME2", 0, 16, 12, 11, 0), syntax)])
 
 
 def _file_meta(dataset: "Dataset", syntax: str) -> Any:

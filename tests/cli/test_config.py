@@ -157,6 +157,8 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         ('[server]\nhost = "two words"\n', "expected a host name or an IP address"),
         ('[access]\ncallers = "all"\n', "access.callers = 'all': expected 'anyone' or 'peers'"),
         ('[access]\nopen_to_network = "perhaps"\n', "access.open_to_network = 'perhaps': expected true or false"),
+        ('[database]\nheal = "maybe"\n', "database.heal = 'maybe': expected true or false or 'answer'"),
+        ("[limits]\ndecoders = 0\n", "limits.decoders = 0: expected 'auto' or at least 1"),
         ('[query]\nmanner = "rude"\n', "query.manner = 'rude': expected 'tolerant' or 'strict'"),
         ('[database]\nurl = "mysql://h/db"\n', "expected sqlite:///FILE or postgresql+psycopg://"),
         ('[database]\nurl = "sqlite:///:memory:"\n', "expected sqlite:///FILE"),
@@ -269,6 +271,12 @@ def test_loopback_addresses_need_no_consent(file, host):
     """They are not reachable from the network."""
     file.write_text(f'[server]\nhost = "{host}"\n')
     assert load(file, {}).server.host == host
+
+
+def test_an_ipv6_address_may_be_in_brackets(file):
+    """As in an address with a port."""
+    file.write_text('[server]\nhost = "[::1]"\n')
+    assert load(file, {}).server.host == "::1"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "pacs.hospital"])

@@ -95,6 +95,14 @@ def test_a_retrieve_says_what_is_converted_for_its_destination(filled, tmp_path)
         ((), "Implicit VR Little Endian, Explicit VR Big Endian, "),
     ):
         assert lines(filled, *options, *keys)[-1].startswith(f"{stored} {first}")
+    assert lines(filled, "--destination", "NOBODY", *keys)[-1].startswith("answered: A801, ")
+
+
+def test_a_destination_without_a_retrieve_is_a_usage_error(pacs):
+    """It would have no effect."""
+    done = pacs("explain", "--destination", "VIEWER", "-k", "PatientID")
+    assert done.exit_code == 2
+    assert "--destination needs --retrieve and --run" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 import pytest
 from pydicom import dcmread
 
+from pacs import client
 from pacs.dicom.commitment import CommitmentReport, encode_report, parse_request
+from pacs.dicom.identifier import encode
 from pacs.testing import Fault, serving, study, write
 from tests.archives import take_in
 from tests.client.scripted import answer, report, scripted
+from tests.dicom.build import dataset
 from tests.programs import PATIENCE, free_port, storescp
 from tests.raw import IMPLICIT, associate_rq
 from tests.waiting import eventually
@@ -66,6 +69,14 @@ def test_a_peer_is_given_by_address(pacs, archive):
         result = pacs("echo", *words)
         assert result.exit_code == 0, result.output
         assert "answered the C-ECHO in " in result.stdout
+
+
+@pytest.mark.parametrize("words", [["::1"], ["[::1]"]])
+def test_a_peer_may_have_an_ipv6_address(pacs, words):
+    """Its messages have it in brackets, also where it was given without."""
+    port = free_port()
+    assert pacs("echo", *words, port, "-aec", "PACS").stderr.startswith(f"pacs: PACS@[::1]:{port}: ")
+    assert f"expected -aec TITLE, or TITLE@[::1]:{port}" in pacs("echo", *words, port).stderr
 
 
 def test_a_peer_is_given_by_its_configured_title(pacs, archive, tmp_path):
@@ -151,6 +162,39 @@ def test_the_information_model_and_the_level_are_options(pacs, archive, root, le
     """As in DCMTK."""
     result = pacs("find", at(archive), root, "--level", level, "-k", "PatientID")
     assert [row["PatientID"] for row in rows(result)] == ["P1"]
+
+
+def test_answers_without_a_character_set_are_decoded_as_the_server_does(pacs):
+    """UTF-8, else Latin-1, in items too; no warning of pydicom about these or invalid values is printed."""
+    match = dataset(
+        QueryRetrieveLevel="STUDY", StudyInstanceUID=b"1.02.x", PatientName="Müller^Jörg".encode("latin-1"),
+        StudyDescription="Schädel".encode(), ReferencedStudySequence=[{"StudyDescription": b"M\xfcnchen "}],
+    )  # fmt: skip
+
+    def find(association, message):
+        answer(association, message, 0xFF00, encode(match, message.context.transfer_syntax))
+        answer(association, message, 0)
+
+    keys = ["-kPatientName", "-kStudyDescription", "-kStudyInstanceUID", "-kReferencedStudySequence"]
+    with scripted(find=find) as other:
+        found = pacs("find", f"SCRIPTED@127.0.0.1:{other.peer.port}", *keys, "--json")
+        matches = list(client.find(other.peer, {"StudyInstanceUID": ""}))
+    assert found.stderr == ""
+    assert json.loads(found.stdout) == [
+        {
+            "PatientName": "Müller^Jörg", "StudyDescription": "Schädel", "StudyInstanceUID": "1.02.x",
+            "ReferencedStudySequence": [{"StudyDescription": "München"}],
+        }
+    ]  # fmt: skip
+    assert matches[0].PatientName.family_name == "Müller"
+
+
+def test_the_character_set_may_be_a_return_key(pacs, tmp_path):
+    """Some AEs state their character set only then."""
+    with serving(tmp_path / "latin") as latin:
+        take_in(latin, study("Müller", series=1, instances=1, PatientID="P8", SpecificCharacterSet="ISO_IR 100"))
+        found = pacs("find", at(latin), "-k", "SpecificCharacterSet", "-k", "PatientID=P8", "-k", "PatientName")
+    assert rows(found) == [{"SpecificCharacterSet": "ISO_IR 100", "PatientID": "P8", "PatientName": "Müller"}]
 
 
 def test_an_unknown_key_gets_a_suggestion(pacs, archive):

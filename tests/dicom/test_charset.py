@@ -109,6 +109,19 @@ def test_m14_missing_escape_sequences_are_tolerated():
     assert decode(b"\x1b$)C\xc8\xab^\xb1\xe6\xb5\xbf", parse("\\ISO 2022 IR 149")) == "홍^길동"
 
 
+@pytest.mark.parametrize("padding", [b" ", b"\0", b"   ", b"\r\n"])
+@pytest.mark.parametrize(
+    ("start", "back"),
+    [(b"\x1b$B;3ED", b"\x1b(B"), (b"\x1b$B;3ED", b"\x1b(J"), (b"\x1b$(D0!", b"\x1b(B"), (b"\x1b$@;3ED", b"")],
+)
+def test_m14_padding_before_the_escape_sequence_back_is_padding(start: bytes, back: bytes, padding: bytes):
+    """Some writers pad a text of two bytes a character and then return to ASCII; spaces within it stay too."""
+    terms = parse("\\ISO 2022 IR 87\\ISO 2022 IR 159")
+    assert decode(start + padding + back, terms) == decode(start + back, terms) + padding.decode("ascii")
+    within = start + padding + start[-2:] + back
+    assert decode(within, terms) == decode(start, terms) + padding.decode("ascii") + decode(start, terms)[-1]
+
+
 @pytest.mark.parametrize(
     ("texts", "preferred", "chosen"),
     [

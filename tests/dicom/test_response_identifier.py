@@ -3,6 +3,7 @@
 import pytest
 from pydicom import Dataset
 
+from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import raw
 from pacs.dicom.identifier import decode, encode, parse_query
 from pacs.dicom.levels import QueryLevel, Root
@@ -182,6 +183,30 @@ def test_m14_text_of_items_decides_about_the_character_set_too():
 
 
 # --- from the files ----------------------------------------------------------------------------------------------
+
+
+LONG = "ÄÖÜ456789012345"
+TEXTS = {
+    "AccessionNumber": "SH", "StudyDescription": "LO", "PatientName": "PN", "InstitutionAddress": "ST",
+    "PatientComments": "LT", "StrainDescription": "UC", "ReasonForVisit": "UT", "SeriesDescription": "LO",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked_in", ["ISO_IR 100", "ISO_IR 192", ""])
+@pytest.mark.parametrize("padding", ["", " ", "\0"])
+@pytest.mark.parametrize("text", [LONG, "Ä" + LONG, "ABC"])
+@pytest.mark.parametrize("keyword", TEXTS)
+def test_m14_a_value_never_gets_longer_than_it_was_stored(keyword, text, padding, asked_in):
+    """A response in another character set has no more characters than the instance, but for one of padding (6.2)."""
+    value = (text + padding).encode("latin-1")
+    stored = dataset("ISO_IR 100", **{**STORED, keyword: value})
+    query = ask("IMAGE", charset_=asked_in, **{keyword: ""})
+    found = answer(query, stored).get_item(by_keyword(keyword).tag).value
+    characters = found.decode("utf-8" if asked_in == "ISO_IR 192" else "latin-1")
+    assert len(found) % 2 == 0
+    assert characters.rstrip(" \0") == text
+    needed = characters.removesuffix(" ").encode("utf-8" if asked_in == "ISO_IR 192" else "latin-1")
+    assert len(characters) <= len(value) or len(needed) % 2, "padding only where the length is odd"
 
 
 def test_attributes_in_files_are_returned_at_image_level():

@@ -126,6 +126,21 @@ def test_x1_x6_a_cancel_while_the_destination_hangs_ends_the_move(archive):
     assert counts[1] == 0
 
 
+@pytest.mark.parametrize(("kind", "model"), [(raw.C_MOVE, MOVE), (raw.C_GET, GET)])
+def test_x8_a_retrieve_cancelled_before_its_first_suboperation_has_counts(archive, kind, model):
+    """Nothing is completed, failed or warned; what remains is counted if it is known."""
+    keys = identifier("STUDY", StudyInstanceUID=study(series=1, instances=1)[0].StudyInstanceUID)
+    destination = [raw.element(0x0600, b"SILENT")] * (kind == raw.C_MOVE)
+    with Raw(archive.port) as client:
+        client.associate((1, model, [IMPLICIT]))
+        client.send(raw.request(kind, 1, model, 5, keys, destination), cancel(1, 5))
+        (final,) = client.until_final()
+        client.release()
+    assert final.status == 0xFE00
+    assert [final.number(tag) for tag in (0x1021, 0x1022, 0x1023)] == [0, 0, 0]
+    assert final.number(0x1020) in (None, 300)
+
+
 def test_x1_a_cancel_between_the_suboperations_of_a_get_ends_it(archive):
     """A C-CANCEL before the response to a sub-operation, and the response behind it, end in FE00."""
     ct = "1.2.840.10008.5.1.4.1.1.2"

@@ -185,6 +185,7 @@ def test_v9_what_cannot_be_converted_fails_alone_with_its_reason(tmp_path, assoc
         "it does not accept MPEG2 Main Profile / Main Level; it accepts Explicit VR Little Endian"
     )
     assert "it does not accept" not in reasons[J2K]
+    assert {each.sop_instance_uid for each in finished if each.status != 0x0000} == {broken, video}
     assert unreachable == []
 
 

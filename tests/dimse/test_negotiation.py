@@ -207,7 +207,7 @@ VIDEO, MPEG4 = "1.2.840.10008.5.1.4.1.1.77.1.4.1", "1.2.840.10008.1.2.4.102"
         ([[IMPLICIT, EXPLICIT]], (), [EXPLICIT]),  # dcm4che
         ([[JPEG, EXPLICIT, BIG_ENDIAN, IMPLICIT]], (), [EXPLICIT]),  # getscu +xy
         ([[J2K, RLE, IMPLICIT]], (), [IMPLICIT]),
-        ([[BIG_ENDIAN, IMPLICIT]], (), [IMPLICIT]),  # nothing compressed is converted into Big Endian
+        ([[BIG_ENDIAN, IMPLICIT]], (), [IMPLICIT]),  # retired ones come last
         ([[DEFLATED]], (), [DEFLATED]),
         ([[J2K, RLE]], (), [J2K]),
         ([[J2K], [RLE], [EXPLICIT, IMPLICIT]], (), [J2K, RLE, EXPLICIT]),  # one context for each transfer syntax

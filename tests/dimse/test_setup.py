@@ -122,12 +122,11 @@ def encoded_answer(primitive: A_ASSOCIATE) -> bytes:
 
 
 @pytest.mark.parametrize("number", [0, 2, 256 - 2])
-def test_p6_a_context_with_an_even_id_is_always_refused(number):
-    """A cached content does not make its ID valid."""
-    good, bad = (raw.associate_rq([(each, FIND, [raw.EXPLICIT])]) for each in (1, number))
-    pdus.decode(pdus.ASSOCIATE_RQ, good)
-    with pytest.raises(pdus.InvalidPDU):
-        pdus.decode(pdus.ASSOCIATE_RQ, bad)
+def test_p17_a_context_keeps_its_even_id(number):
+    """Contexts with the same cached content have different IDs."""
+    sent = raw.associate_rq([(each, FIND, [raw.EXPLICIT]) for each in (1, number)])
+    request = pdus.decode(pdus.ASSOCIATE_RQ, sent).to_primitive()
+    assert [each.context_id for each in request.presentation_context_definition_list] == [1, number]
 
 
 def test_p6_the_cache_of_contexts_is_bounded():

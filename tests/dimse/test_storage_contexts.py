@@ -39,7 +39,7 @@ def accepted(*transfer_syntaxes, sop_class_uid=CT, as_scu=True):
         (J2K, (IMPLICIT,), [(J2K,), (IMPLICIT,), (EXPLICIT, IMPLICIT)]),
         (EXPLICIT, (RLE,), [(EXPLICIT,), (RLE,), (IMPLICIT, BIG, DEFLATED)]),
         (MPEG2, (RLE,), [(MPEG2,), (EXPLICIT, IMPLICIT)]),  # a video becomes nothing else
-        (J2K, (BIG,), [(J2K,), (EXPLICIT, IMPLICIT)]),
+        (J2K, (BIG,), [(J2K,), (BIG,), (EXPLICIT, IMPLICIT)]),
     ],
 )
 def test_v9_the_stored_one_send_as_and_uncompressed_are_proposed(stored, send_as, proposed):
@@ -53,7 +53,7 @@ def test_v9_the_stored_one_send_as_and_uncompressed_are_proposed(stored, send_as
         (J2K, (), [EXPLICIT, IMPLICIT, J2K, RLE], [J2K, EXPLICIT, IMPLICIT, RLE]),
         (J2K, (RLE,), [EXPLICIT, IMPLICIT, RLE, JPEG_LS], [RLE, EXPLICIT, IMPLICIT, JPEG_LS]),
         (J2K, (IMPLICIT, RLE), [EXPLICIT, IMPLICIT, RLE], [IMPLICIT, RLE, EXPLICIT]),
-        (J2K, (), [BIG, DEFLATED, JPEG], []),
+        (J2K, (), [DEFLATED, BIG, RLE, JPEG], [BIG, DEFLATED, RLE]),
         (J2K, (), [RLE, J2K], [J2K, RLE]),
         (EXPLICIT, (), [IMPLICIT, BIG, DEFLATED, J2K], [IMPLICIT, BIG, DEFLATED, J2K]),
         (IMPLICIT, (JPEG_LS,), [BIG, JPEG_LS], [JPEG_LS, BIG]),

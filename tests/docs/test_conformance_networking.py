@@ -189,6 +189,27 @@ def test_common_extended_negotiation_is_not_answered(archive):
     assert 0x57 not in dict(answered(archive.port, struct.pack(">BBH", 0x57, 0, len(body)) + body))
 
 
+@covers(
+    "padding with NUL, AE titles in Latin-1, reserved bytes and even presentation context",
+    "A UID or Implementation Version Name that is too long or not ASCII costs at most its presentation context",
+    "Of presentation contexts with one ID the first counts",
+    "AE titles and reserved bytes are answered as they came",
+)
+def test_careless_values_cost_no_association(archive):
+    """All of them in one request, whose first context is accepted; the long UID costs its own context only."""
+    contexts = [(2, VERIFICATION, [IMPLICIT]), (4, "1." * 40 + "1", [IMPLICIT]), (2, "1.2.3", [IMPLICIT])]
+    sent = raw.associate_rq(contexts, extra=raw.item(0x55, "Münster, at the clinic".encode("latin-1")))
+    titles = b"PACS".ljust(16, b"\0") + "MÜNSTER".encode("latin-1").ljust(16)
+    with Raw(archive.port) as client:
+        client.send(sent[:10] + titles + b"\xff" * 32 + sent[74:])
+        kind, body = client.pdu()
+        assert kind == 0x02
+        assert body[4:68] == titles + b"\xff" * 32
+        assert {each: result for each, (result, _) in raw.contexts(body).items()} == {2: ACCEPTED, 4: NO_ABSTRACT}
+        client.send(raw.request(raw.C_ECHO, 2, VERIFICATION, 1, None))
+        assert client.message().status == 0x0000
+
+
 @covers("An association is accepted even if none of its presentation contexts is")
 def test_an_association_without_an_accepted_context(archive):
     """It is accepted, and can be released."""

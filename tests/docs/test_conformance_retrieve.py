@@ -622,6 +622,22 @@ def test_a_cancel_in_the_packet_of_the_request(archive, taker, operation):
         assert client.until_final()[-1].status != 0xFE00
 
 
+@covers("A C-MOVE or C-GET that is cancelled before they are selected has 0 as completed, failed and warning")
+@pytest.mark.parametrize("operation", ["MOVE", "GET"])
+def test_a_cancel_before_the_first_sub_operation(archive, operation):
+    """The final response has counts of 0; remaining is absent, or counts all."""
+    sop_class = model("Study Root", operation)
+    kind, extra = {"MOVE": (raw.C_MOVE, [raw.element(0x0600, b"TAKER ")]), "GET": (raw.C_GET, [])}[operation]
+    with Raw(archive.port) as client:
+        client.associate((1, sop_class, [IMPLICIT]))
+        request = raw.request(kind, 1, sop_class, 1, identifier("STUDY", StudyInstanceUID=STUDY), extra)
+        client.send(request, raw.cancel(1, 1))
+        (final,) = client.until_final()
+    assert final.status == 0xFE00
+    assert counts(final)[0] in (None, 4)
+    assert counts(final)[1:] == (0, 0, 0)
+
+
 @covers("No new sub-operation begins", "Remaining counts the sub-operations that had not begun")
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_cancel_during_a_sub_operation(archive, taker, answers):

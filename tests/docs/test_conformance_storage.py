@@ -10,10 +10,14 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import text
 
+from pacs.dicom.syntaxes import FRAGMENTS_IN_NATIVE
 from pacs.testing import serving, study, uid
 from tests import raw
 from tests.archives import identifier
 from tests.committing import PUSH_MODEL
+from tests.dicom.test_elements import FRAGMENTS, SEQUENCE_END
+from tests.dicom.test_field_data_sets import converted
+from tests.dimse.test_field_data_sets import KINDS, made, retrieved
 from tests.docs.requests import COMMENT, ELEMENT, MR, Requestor, model, negotiated, role, store
 from tests.docs.statement import covers, rows
 from tests.raw import EXPLICIT, IMPLICIT, Raw
@@ -167,6 +171,28 @@ def test_the_data_set_is_returned_byte_by_byte(archive):
     answer = store(archive.port, intruder + sent, instance=made.SOPInstanceUID)
     assert answer.status == 0x0000, answer.text(COMMENT)
     assert fetched(archive, made) == sent
+
+
+@covers("Common errors of writers that lose no value are accepted", "When such an instance is sent in another")
+@pytest.mark.parametrize("kind", KINDS)
+def test_common_errors_of_writers(archive, kind):
+    """They are stored, and sent in another transfer syntax without these errors."""
+    uid = f"1.2.3.{KINDS.index(kind)}"
+    syntax, data = made(uid)[kind]
+    assert store(archive.port, data, syntax=syntax, instance=uid).status == 0x0000
+    other = EXPLICIT if syntax == IMPLICIT else IMPLICIT
+    sent = retrieved(archive, uid, other)
+    assert converted(converted(sent, other, BIG), BIG, other) == sent
+
+
+@covers("Pixel data in fragments under a native transfer syntax is refused")
+def test_fragments_in_a_native_transfer_syntax(archive):
+    """The response says so, and which element it is."""
+    made = instance("FRAGMENTS")
+    del made.PixelData
+    answer = store(archive.port, raw.encoded(made, EXPLICIT) + FRAGMENTS + SEQUENCE_END, instance=made.SOPInstanceUID)
+    assert answer.status == 0xC000
+    assert answer.text(COMMENT) == FRAGMENTS_IN_NATIVE
 
 
 @covers("The boundaries and the order of associations have no meaning")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels import capabilities, codestream
+from pacs.pixels import capabilities, frame_header
 from pacs.pixels.decoder_process import memory_limit, time_limit
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
@@ -174,7 +174,7 @@ def made(syntax: str, number: int, seed: object = "frames") -> Valid:
 def _agreeing(stored: ImagePixel, syntax: str, data: bytes) -> ImagePixel:
     """Return attributes that agree with the header of a frame, if it has one that says something."""
     try:
-        header = codestream.read_codestream(syntax, data)
+        header = frame_header.read_frame_header(syntax, data)
     except (UndecodablePixelData, NotSupported):
         return stored
     bits = header.precision or stored.bits_stored
@@ -249,7 +249,7 @@ class Trial:
         try:
             native = frame.stored
             if frame.syntax != NATIVE:
-                header = codestream.read_codestream(frame.syntax, frame.data[:HEAD])
+                header = frame_header.read_frame_header(frame.syntax, frame.data[:HEAD])
                 native = capabilities.decoded(frame.syntax, frame.stored, header)
             result = native if target == NATIVE else capabilities.encoded(native, target)
             job = FrameJob(frame.data, frame.syntax, frame.stored, target, result)

@@ -58,11 +58,10 @@ BEFORE = {
     "a sub-item longer than its item": request_with(
         APPLICATION + proposing(1, struct.pack(">BxH", 0x30, 0x4000), TRANSFER) + USER
     ),
-    "a context with id 0": request_with(APPLICATION + proposing(0, ABSTRACT, TRANSFER) + USER),
     "no abstract syntax": request_with(APPLICATION + proposing(1, TRANSFER) + USER),
     "no transfer syntax": request_with(APPLICATION + proposing(1, ABSTRACT) + USER),
     "a length too short for it": request_with(APPLICATION + proposing(1, ABSTRACT, TRANSFER) + USER, 100),
-    "129 contexts": associate_rq([(2 * each + 1 & 0xFF, VERIFICATION, [IMPLICIT]) for each in range(129)]),
+    "129 contexts": associate_rq([(each, VERIFICATION, [IMPLICIT]) for each in range(129)]),
     "a role selection cut short": associate_rq([(1, VERIFICATION, [IMPLICIT])], extra=item(0x54, b"\0\x40x")),
     "protocol version 0": associate_rq([(1, VERIFICATION, [IMPLICIT])], version=0),
     "another application context": associate_rq([(1, VERIFICATION, [IMPLICIT])], application="1.2.3"),
@@ -90,6 +89,10 @@ STRANGE = {
     "an unknown item": USUAL[:6] + USUAL[6:] + item(0x99, b"x" * 1000),
     "an unknown sub-item": associate_rq([(1, VERIFICATION, [IMPLICIT])], extra=item(0x5A, b"x" * 1000)),
     "a context twice": associate_rq([(1, VERIFICATION, [IMPLICIT])] * 2),
+    "a context with id 0": associate_rq([(1, VERIFICATION, [IMPLICIT]), (0, VERIFICATION, [IMPLICIT])]),
+    "even ids": associate_rq(
+        [(each + each % 2, VERIFICATION, [IMPLICIT]) for each in range(1, 127)] + [(1, VERIFICATION, [IMPLICIT])]
+    ),
     "an abstract syntax of 10 kB": associate_rq([(1, VERIFICATION, [IMPLICIT]), (3, "1." * 5000 + "1", [IMPLICIT])]),
     "128 contexts of 30 transfer syntaxes": associate_rq(
         [(2 * each + 1, VERIFICATION, [f"1.2.{other}" for other in range(29)] + [IMPLICIT]) for each in range(128)]

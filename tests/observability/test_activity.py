@@ -98,7 +98,13 @@ def test_single_instances_are_not_recorded(activity, record):
     )
     record(
         SubOperationFinished(
-            association="a", destination="D", sop_class_uid="1", transfer_syntax="2", status=0xA700, duration=1.0
+            association="a",
+            destination="D",
+            sop_class_uid="1",
+            transfer_syntax="2",
+            sop_instance_uid="3",
+            status=0xA700,
+            duration=1.0,
         )
     )
     assert activity.running() == activity.events() == []

@@ -158,7 +158,7 @@ def test_htj2k_says_bits_stored_and_another_decoder_agrees(target, is_signed, bi
     """Although imagecodecs encodes 8 or 16 bits."""
     native = native_sample(bits=bits, is_signed=is_signed)
     data, _ = run(native, target)
-    header = codecs.codestream.read_codestream(target, data)
+    header = codecs.frame_header.read_frame_header(target, data)
     assert (header.precision, header.is_signed) == (bits, is_signed)
     assert numpy.array_equal(imagecodecs.jpeg2k_decode(data), pixels_of(native)[0])  # OpenJPEG, not OpenJPH
 
@@ -379,5 +379,5 @@ def test_jpeg_ls_of_any_precision_is_decoded(bits, is_signed):
         bits_stored=bits,
         bits_allocated=stored.bits_allocated,
     )
-    assert codecs.codestream.read_codestream(syntaxes.JPEG_LS_LOSSLESS, bytes(data)).precision == bits
+    assert codecs.frame_header.read_frame_header(syntaxes.JPEG_LS_LOSSLESS, bytes(data)).precision == bits
     assert codecs.decode(bytes(data), syntaxes.JPEG_LS_LOSSLESS, stored) == (native.PixelData, stored)

@@ -10,7 +10,7 @@ from pydicom.sequence import Sequence
 
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from pacs.pixels.capabilities import ENCODED
-from pacs.pixels.native import NativeFrames, joined
+from pacs.pixels.native_frames import NativeFrames, joined
 from tests.dicom.test_syntaxes import read
 from tests.pixels.converting import assert_in_order, converted, encoded
 from tests.pixels.samples import native_sample, pixels_of

@@ -14,11 +14,13 @@ import pytest
 
 from pacs.dicom.elements import Encoding, Source
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE, NATIVE
-from pacs.errors import PacsError
+from pacs.errors import NotSupported, PacsError
+from pacs.pixels import plan
 from pacs.pixels.capabilities import DECODED, ENCODED
 from pacs.pixels.conversion import Conversion
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.survey import survey
+from pacs.pixels.transfer_syntaxes import RLE_LOSSLESS as RLE
 from tests.pixels.converting import InProcessPool, converted, encoded, signed, with_icon
 from tests.pixels.samples import native_sample, sample
 
@@ -118,3 +120,71 @@ def test_elements_of_every_tag_are_not_remembered():
     tracemalloc.stop()
     assert not level.values
     assert most < 100_000
+
+
+def nested(tag: int, items: list[bytes]) -> bytes:
+    """Return a sequence."""
+    content = b"".join(pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in items)
+    return pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"SQ", 0, len(content)) + content
+
+
+def image_item(side: int = 1) -> bytes:
+    """Return the elements of an icon, which fills some bytes and claims `side` rows and columns."""
+    numbers = {0x0002: 1, 0x0010: side, 0x0011: side, 0x0100: 8, 0x0101: 8, 0x0102: 7, 0x0103: 0}
+    elements = {tag: pack("<HH2sHH", 0x0028, tag, b"US", 2, number) for tag, number in numbers.items()}
+    elements[0x0004] = pack("<HH2sH", 0x0028, 0x0004, b"CS", 12) + b"MONOCHROME2 "
+    fragment = pack("<LL56x", 1, 64) + b"\0\0"
+    items = pack("<HHL", 0xFFFE, 0xE000, 0) + pack("<HHL", 0xFFFE, 0xE000, len(fragment)) + fragment
+    pixel_data = pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + items + pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    return b"".join(element for _, element in sorted(elements.items())) + pixel_data
+
+
+def begun(data: bytes) -> Conversion:
+    """Begin a conversion of a data set in RLE, whose frames become zeros."""
+    return Conversion(io.BytesIO(data), RLE, EXPLICIT_LITTLE, ZeroPool())  # type: ignore[arg-type]
+
+
+def test_images_within_a_removed_element_are_removed_too():
+    """They would be a second Pixel Data of the whole image; this is an Extended Offset Table with items."""
+    made = encoded(sample(RLE).compressed)
+    at = made.index(pack("<HH2s", 0x7FE0, 0x0010, b"OB"))
+    out = converted(made[:at] + nested(0x7FE00001, [image_item()]) + made[at:], RLE, EXPLICIT_LITTLE)
+    assert out == converted(made, RLE, EXPLICIT_LITTLE)
+
+
+def test_images_within_a_removed_signature_are_removed_too():
+    """The signature was that of the compressed image."""
+    made = signed(sample(RLE).compressed, [0x7FE00010])
+    icon = sample(RLE, size=(16, 16)).compressed
+    for element in [*icon.group_dataset(0x0028), icon["PixelData"]]:
+        made.DigitalSignaturesSequence[0].add(element)
+    assert converted(encoded(made), RLE, EXPLICIT_LITTLE).count(pack("<HH", 0x7FE0, 0x0010)) == 1
+
+
+def test_images_that_are_small_together_become_no_more_than_one_value_may_have():
+    """A file of some kilobytes would be sent as any number of gigabytes."""
+    begun(nested(0x00091001, [image_item(16_000)] * 16)).close()
+    with pytest.raises(NotSupported, match="4 GiB"):
+        begun(nested(0x00091001, [image_item(16_000)] * 17))
+
+
+def test_the_number_of_images_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    """Each is remembered with its frames and attributes."""
+    monkeypatch.setattr(plan, "MOST_IMAGES", 3)
+    begun(nested(0x00091001, [image_item()] * 3)).close()
+    with pytest.raises(NotSupported, match="more than 3 images"):
+        begun(nested(0x00091001, [image_item()] * 4))
+
+
+def test_signatures_take_no_more_memory_than_in_the_file():
+    """And their number is bounded."""
+    tags = pack("<HH2sH", 0x0400, 0x0020, b"AT", 4092) + b"".join(pack("<HH", 9, each) for each in range(1023))
+    data = nested(0x4FFE0001, [pack("<HH2sHH", 0x0400, 0x0005, b"US", 2, 1) + tags] * 1000)
+    tracemalloc.start()
+    for _ in survey(Source(io.BytesIO(data), Encoding()), Encoding()):
+        pass
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1.5 * len(data)
+    with pytest.raises(NotSupported, match="more than 10000 digital signatures"):
+        begun(nested(0x4FFE0001, [b""] * 10_001))

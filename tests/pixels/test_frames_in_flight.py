@@ -11,6 +11,7 @@ from pydicom.encaps import encapsulate
 
 from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import Cancelled, OutOfResources, UndecodablePixelData
+from pacs.pixels import frames_in_flight, plan
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.conversion import Conversion
 from pacs.pixels.frame_job import FrameJob
@@ -57,6 +58,17 @@ def test_one_frame_more_than_there_are_processes_is_in_flight(processes: int):
         assert len(b"".join(conversion)) > 20 * 48 * 64 * 2
     assert pool.most == processes + 1
     assert len(pool.jobs) == 20
+
+
+def test_large_frames_are_in_flight_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """On a machine with many cores they would fill its memory, for each association."""
+    monkeypatch.setattr(frames_in_flight, "MOST_BYTES", 1000)
+    monkeypatch.setattr(plan, "MOST_BYTES", 1000)
+    pool = PoolByHand(5)
+    with closing(conversion_of(20, pool, wait=pool.wait)) as conversion:
+        assert conversion.size_in_memory < 2 * 48 * 64 * 2
+        assert len(b"".join(conversion)) > 20 * 48 * 64 * 2
+    assert pool.most == 1
 
 
 def test_size_in_memory_is_that_of_the_frames_in_flight():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pacs.errors import NotSupported
+from pacs.errors import NotSupported, OutOfResources
 from pacs.pixels.look_ahead import MOST_BYTES, LookAhead
 
 
@@ -63,6 +63,19 @@ def test_an_error_is_raised_at_its_turn():
     with pytest.raises(NotSupported):
         ahead.take(items[1], items[2:])
     assert ahead.take(items[2], ()).item == "c"
+
+
+def test_what_there_is_no_room_for_is_begun_again_at_its_turn():
+    """Such as when the server has too many open files for a moment."""
+    refused = [OutOfResources("Too many open files")]
+
+    def begin(item: str) -> Work:
+        if item == "b" and refused:
+            raise refused.pop()
+        return Work(item)
+
+    ahead = LookAhead(begin, 2)
+    assert [ahead.take(each, "abc"[place:]).item for place, each in enumerate("abc", 1)] == ["a", "b", "c"]
 
 
 def test_what_is_not_taken_is_cancelled():

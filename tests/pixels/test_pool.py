@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pacs.dicom.syntaxes import EXPLICIT_LITTLE
 from pacs.errors import NotSupported, OutOfResources, ServerStopping, UndecodablePixelData
 from pacs.observability.events import FrameConverted
 from pacs.pixels import decoder, decoder_process
+from pacs.pixels.decoder import probe
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.image_pixel import ImagePixel
 from pacs.pixels.pool import DecoderPool
@@ -185,12 +187,34 @@ def test_a_process_inherits_neither_descriptors_nor_passwords(pool, monkeypatch,
     assert pool.submit(job("secret", target=RLE)).result(60) == b"None"
 
 
+def test_a_process_imports_nothing_from_the_working_directory(tmp_path, monkeypatch):
+    """Where an interactive Python looks first, and where received files may be."""
+    for name in ("numpy", "struct", "imagecodecs"):
+        (tmp_path / f"{name}.py").write_text("import os; os._exit(1)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", ".", *sys.path])
+    probe()
+
+
 def test_idle_processes_end():
     """And start again when they are needed."""
     with DecoderPool(1, program=MISBEHAVING, idle=0.1) as pool:
         first = pid(pool)
         eventually(lambda: not is_alive(first))
         assert pid(pool) != first
+
+
+def test_a_cancelled_job_releases_its_data_at_once():
+    """Otherwise requestors that give up fill the memory while the processes work on something long."""
+    with DecoderPool(1, program=MISBEHAVING) as pool:
+        running = pool.submit(job("sleep 60"))
+        eventually(running.running)
+        waiting = job("zeros")
+        references = sys.getrefcount(waiting)
+        futures = [pool.submit(waiting) for _ in range(3)]
+        assert all(each.cancel() for each in futures)
+        assert sys.getrefcount(waiting) == references
+        assert not running.done()
 
 
 def test_closing_ends_all_processes_and_fails_what_runs_and_waits():

@@ -96,7 +96,6 @@ def _facts() -> dict[str, object]:
         "max_contexts": user_information.MAX_CONTEXTS,
         "converted_into": ", ".join(map(_name, storage_contexts.CONVERTED_INTO)),
         "uncompressed": " and ".join(map(_name, storage_contexts.UNCOMPRESSED)),
-        "native_only": " and ".join(map(_name, storage_contexts.CONVERTED_INTO[len(storage_contexts.UNCOMPRESSED) :])),
         "first_of_get": _listed(map(_name, storage_contexts.CONVERTED_INTO)),
         "store_warnings": _listed(f"{code:04X}" for code in sorted(status.STORE_WARNINGS)),
         "configuration": ", ".join(_configurable()),

@@ -112,7 +112,7 @@ def _negotiated(
         if upper.has_rejected:
             return RejectedAssociation(PROTOCOL_VERSION_NOT_SUPPORTED, upper)
         if upper.state == AWAITING_CLOSE:
-            raise ProtocolViolation("The peer sent no valid association request")
+            raise ProtocolViolation(f"The requestor sent no valid association request; {upper.violation or 'A-ABORT'}")
         raise AssociationLost("No association request came")
     caller = CallingAE(
         ae_title=request.calling_ae_title.strip(),
@@ -236,6 +236,8 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_cont
         answer = _indication(upper, deadline, wait_context)
     except PeerTimeout:
         raise DestinationUnreachable("The peer does not answer the association request") from None
+    if upper.violation:
+        raise DestinationUnreachable(f"The association was aborted here; {upper.violation}")
     if not isinstance(answer, A_ASSOCIATE):
         if upper.protection:  # with TLS 1.3 the peer rejects a certificate only after the handshake
             raise EncryptionFailed("The peer ended the association; it may require a certificate")

@@ -18,7 +18,7 @@ UNCOMPRESSED = (syntaxes.EXPLICIT_LITTLE, syntaxes.IMPLICIT_LITTLE)
 """The transfer syntaxes proposed for every instance besides its own, in order of preference."""
 
 CONVERTED_INTO = (*UNCOMPRESSED, syntaxes.EXPLICIT_BIG, syntaxes.DEFLATED_LITTLE)
-"""The transfer syntaxes proposed for a native data set besides its own, in order of preference."""
+"""The native transfer syntaxes, in order of preference. All are proposed for a native data set."""
 
 
 class Sendable(Protocol):
@@ -103,8 +103,7 @@ def preferred(stored: str, send_as: Sequence[str] = ()) -> Iterator[str]:
 
     The stored one; those of `send_as`; uncompressed; any other in which no information is lost.
     """
-    others = CONVERTED_INTO if syntaxes.is_native(stored) else UNCOMPRESSED
-    for target in dict.fromkeys((stored, *send_as, *others, *capabilities.ENCODED)):
+    for target in dict.fromkeys((stored, *send_as, *CONVERTED_INTO, *capabilities.ENCODED)):
         if is_convertible(stored, target):
             yield target
 

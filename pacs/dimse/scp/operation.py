@@ -10,7 +10,7 @@ from dataclasses import replace
 from pacs.dicom.status import status_class
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
-from pacs.dimse.messages.command import Command
+from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.messages.status import Refusal, Service
 from pacs.errors import AssociationLost, PacsError
@@ -18,11 +18,15 @@ from pacs.observability.audit import NOTHING, Auditor, Record
 from pacs.observability.events import Event, OperationFinished, OperationStarted
 from pacs.support.cancellation import Cancellation
 from pacs.support.exhaustion import exhaustion
+from pacs.support.sockets import host_and_port
 
 Publish = Callable[[Event], None]
 
 SECOND_WRITE, MAX_WRITE = 1 << 10, 1 << 16
 """Bytes of Identifiers in the second write of Pending responses, and at most in any."""
+
+NOTHING_SENT = {"completed": 0, "failed": 0, "warning": 0}
+"""The counts of a retrieve that was cancelled before its sub-operations were known (PS3.7 9.1.4.1)."""
 
 
 class Operation:
@@ -60,9 +64,13 @@ class Operation:
         self.status = status.PENDING
 
     def refuse(self, refusal: Refusal) -> None:
-        """Send a failure status as the final response."""
+        """Send a failure status, or Cancel, as the final response."""
+        is_retrieve = self.request.field in (CommandField.C_MOVE, CommandField.C_GET)
+        counts = NOTHING_SENT if is_retrieve and refusal.status == status.CANCEL else {}
         self.respond(
-            self.request.response(refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags)
+            self.request.response(
+                refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags, **counts
+            )
         )
 
 
@@ -179,7 +187,7 @@ def _record(service: Service, operation: Operation) -> Record:
         association=association.id,
         calling_ae_title=association.calling_ae_title,
         called_ae_title=association.called_ae_title,
-        address=f"{association.address[0]}:{association.address[1]}",
+        address=host_and_port(*association.address),
         level=operation.retrieve_level,
         destination=operation.destination,
         counts=operation.counts,

@@ -102,6 +102,7 @@ class RetrieveTask:
                 destination=self._operation.destination,
                 sop_class_uid=instance.sop_class_uid,
                 transfer_syntax=result.transfer_syntax or instance.transfer_syntax,
+                sop_instance_uid=instance.sop_instance_uid,
                 status=result.status,
                 duration=finished.duration,
                 comment=result.comment,

@@ -1,7 +1,6 @@
 """The acceptor's side of association negotiation (PS3.7 Annex D, PS3.8 7.1): contexts, roles, extended negotiation."""
 
 from collections.abc import Callable, Sequence, Set
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol, cast
@@ -21,11 +20,18 @@ from pacs.dicom.syntaxes import SERVICE_SYNTAXES, is_native
 from pacs.dimse.association.establishment import CallingAE
 from pacs.dimse.association.extended_negotiation import extended_answer
 from pacs.dimse.association.storage_contexts import CONVERTED_INTO
-from pacs.dimse.upper.rejections import APPLICATION_CONTEXT_NOT_SUPPORTED, NO_REASON, Rejection, rejection_for
+from pacs.dimse.upper.rejections import (
+    APPLICATION_CONTEXT_NOT_SUPPORTED,
+    CALLING_AE_NOT_RECOGNIZED,
+    NO_REASON,
+    Rejection,
+    rejection_for,
+)
 from pacs.dimse.upper.user_information import (
     APPLICATION_CONTEXT,
     SMALLEST_PDU,
     Agreement,
+    AnyContext,
     UserIdentity,
     UserInformation,
     accepted_contexts,
@@ -90,6 +96,8 @@ class AcceptorPolicy:
         self, request: A_ASSOCIATE, caller: CallingAE, max_pdu: int
     ) -> tuple[A_ASSOCIATE, Agreement] | Rejection:
         """Return the answer to `request`: the accepting primitive and its agreement, or a rejection."""
+        if not caller.ae_title:
+            return replace(CALLING_AE_NOT_RECOGNIZED, comment=f"{CALLING_AE_NOT_RECOGNIZED.comment}: it is blank")
         if str(request.application_context_name or "") != APPLICATION_CONTEXT:
             return APPLICATION_CONTEXT_NOT_SUPPORTED
         if 0 < max_pdu_of(request) < SMALLEST_PDU:
@@ -106,7 +114,7 @@ class AcceptorPolicy:
         items += _async_operations(request)
         if identity and identity.response_requested and (user or identity.type in (1, 2)):
             items.append(_identity_response())
-        return _accepting(request, contexts, items), agreement
+        return _accepting(contexts, items), agreement
 
     def _contexts(
         self, request: A_ASSOCIATE
@@ -128,8 +136,9 @@ class AcceptorPolicy:
             if proposed.abstract_syntax not in proposed_roles:
                 contexts.append(_answer_to(proposed, chosen))
                 continue
-            results, replies = negotiate_as_acceptor([proposed], [_supported(proposed, *chosen)], proposed_roles)
-            contexts += results
+            numbered = AnyContext.of(proposed, 1)  # pynetdicom refuses even IDs
+            results, replies = negotiate_as_acceptor([numbered], [_supported(proposed, *chosen)], proposed_roles)
+            contexts += [AnyContext.of(each, proposed.context_id) for each in results]
             roles |= {cast(UID, each.sop_class_uid): each for each in replies}
         return contexts, list(roles.values())
 
@@ -186,14 +195,12 @@ def _supported(proposed: PresentationContext, accepted: bool, roles: bool, synta
 def _answer_to(proposed: PresentationContext, choice: Choice) -> PresentationContext:
     """Return the answer to a context without role selection, from the cache of equal proposals."""
     first = proposed.transfer_syntax[0]
-    answer = copy(_answer(proposed.abstract_syntax, choice[2] or first, choice))
-    answer.context_id = proposed.context_id
-    return answer
+    return AnyContext.of(_answer(proposed.abstract_syntax, choice[2] or first, choice), proposed.context_id)
 
 
 @lru_cache(maxsize=4096)
 def _answer(abstract_syntax: UID | None, transfer_syntax: str, choice: Choice) -> PresentationContext:
-    """Return pynetdicom's answer to a context of one transfer syntax. The caller must copy it before changes."""
+    """Return pynetdicom's answer to a context of one transfer syntax. The caller copies it."""
     proposed = PresentationContext()
     proposed.context_id, proposed.abstract_syntax = 1, abstract_syntax
     proposed.add_transfer_syntax(transfer_syntax)
@@ -240,8 +247,8 @@ def _compressed(transfer_syntaxes: Sequence[str]) -> list[str]:
 
 def _without_transfer_syntax(proposed: PresentationContext) -> PresentationContext:
     """Return the answer to a context without transfer syntaxes; it must name one nevertheless (PS3.8 9.3.3.2)."""
-    refused = PresentationContext()
-    refused.context_id, refused.abstract_syntax, refused.result = proposed.context_id, proposed.abstract_syntax, 4
+    refused = AnyContext.of(proposed, proposed.context_id)
+    refused.result = 4
     refused.add_transfer_syntax(ImplicitVRLittleEndian)
     return refused
 
@@ -266,11 +273,10 @@ def _agreement(
     )
 
 
-def _accepting(request: A_ASSOCIATE, contexts: list[PresentationContext], items: list[UserInformation]) -> A_ASSOCIATE:
+def _accepting(contexts: list[PresentationContext], items: list[UserInformation]) -> A_ASSOCIATE:
+    """Return the accepting primitive. The upper layer sends the AE titles back as they came."""
     accepting = A_ASSOCIATE()
     accepting.application_context_name = APPLICATION_CONTEXT
-    accepting.calling_ae_title = request.calling_ae_title
-    accepting.called_ae_title = request.called_ae_title
     accepting.result = 0
     accepting.presentation_context_definition_results_list = contexts
     accepting.user_information = items

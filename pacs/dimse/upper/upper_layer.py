@@ -28,12 +28,15 @@ from pacs.dimse.upper.pdus import (
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
     ASSOCIATE_RQ,
+    ECHOED,
     P_DATA_TF,
+    PDU_NAMES,
     RELEASE_RP,
     RELEASE_RQ,
     InvalidPDU,
     ReceivedPDU,
     decode,
+    shown,
 )
 from pacs.dimse.upper.tls import SecureWire
 from pacs.dimse.upper.waiting import wait
@@ -69,12 +72,20 @@ _EVENTS = {
 
 ESTABLISHED, RELEASE_REQUESTED, RELEASE_INDICATED = "Sta6", "Sta7", "Sta8"
 COLLISION_REQUESTOR, COLLISION_ACCEPTOR_DONE = "Sta9", "Sta12"
-IDLE, AWAITING_REQUEST, AWAITING_CLOSE = "Sta1", "Sta2", "Sta13"
+IDLE, AWAITING_REQUEST, AWAITING_ANSWER, AWAITING_CLOSE = "Sta1", "Sta2", "Sta5", "Sta13"
+
+_EXPECTED = {
+    AWAITING_REQUEST: (ASSOCIATE_RQ, ABORT),
+    AWAITING_ANSWER: (ASSOCIATE_AC, ASSOCIATE_RJ, ABORT),
+}
+"""The PDU types that may come before an association is established."""
 
 INVALID_PARAMETER_VALUE = 6
 """The provider's reason in an A-ABORT for a PDU with invalid content (PS3.8 9.3.8)."""
 
 _HEADER = struct.Struct(">BxL")
+_HEADERS = 12
+"""The bytes of the headers of a P-DATA-TF and of its first PDV."""
 
 
 class ArtimTimer:
@@ -104,6 +115,7 @@ class _Provider:
     to_user_queue: "Queue[Primitive]" = field(default_factory=Queue)
     _recv_pdu: "Queue[ReceivedPDU]" = field(default_factory=Queue)
     outbox: list[bytes] = field(default_factory=list)
+    echoed: bytes = b""
     has_rejected: bool = False
 
     def __post_init__(self) -> None:
@@ -123,13 +135,17 @@ class _Provider:
 
     def _send(self, outgoing: pdu.PDU) -> None:
         self.has_rejected = self.has_rejected or isinstance(outgoing, pdu.A_ASSOCIATE_RJ)
-        self.outbox.append(outgoing.encode())
+        encoded = outgoing.encode()
+        if isinstance(outgoing, pdu.A_ASSOCIATE_AC):
+            encoded = encoded[: ECHOED.start] + self.echoed + encoded[ECHOED.stop :]
+        self.outbox.append(encoded)
 
     def kill_dul(self) -> None:
         """Do nothing: there is no thread to stop."""
 
     def set_received(self, received: ReceivedPDU) -> None:
         """Pass a PDU to the next action."""
+        self.echoed = received.echoed or self.echoed
         self._recv_pdu.queue.clear()
         self._recv_pdu.put(received)
 
@@ -153,10 +169,13 @@ class UpperLayer:
     ) -> None:
         capacity = max_pdu + PDU_SLACK + _HEADER.size
         self.wire = Wire(connection, capacity) if tls is None else SecureWire(connection, capacity, tls, server_name)
+        self._peer = "acceptor" if is_requestor else "requestor"
         self._provider = _Provider(is_requestor, ArtimTimer(artim))
         self._machine = StateMachine(self._provider)  # type: ignore[arg-type]
         self._indications: deque[Primitive] = deque()
         self._consumed = 0
+        self.violation = ""
+        """What was wrong with the first PDU that the peer should not have sent, as the end of a sentence."""
         associate = MAX_ASSOCIATE
         self._longest = dict.fromkeys(_EVENTS, MAX_SHORT) | {1: associate, 2: associate, 4: max_pdu + PDU_SLACK}
         if not is_requestor:
@@ -223,7 +242,8 @@ class UpperLayer:
                 if kind == P_DATA_TF and self.state in (ESTABLISHED, RELEASE_REQUESTED):
                     return body
                 self._receive(kind, self.wire.available[: 6 + length])
-            except InvalidPDU:
+            except InvalidPDU as error:
+                self._note(str(error))
                 self._act("Evt19")
         return self._indications.popleft() if self._indications else None
 
@@ -243,8 +263,10 @@ class UpperLayer:
             self.wire.reserve(_HEADER.size)  # a header may begin in the last bytes of the buffer
             return self._incomplete()
         kind, length = _HEADER.unpack_from(available)
-        if length > self._longest.get(kind, -1):
-            raise InvalidPDU
+        if kind not in _EVENTS:
+            raise InvalidPDU(f"its type {kind:02X} is none of PS3.8; it begins with {shown(bytes(available))}")
+        if length > self._longest[kind]:
+            raise InvalidPDU(f"its length {length} is more than {self._longest[kind]}")
         if arrived < _HEADER.size + length:
             self.wire.reserve(_HEADER.size + length)
             return self._incomplete()
@@ -259,8 +281,16 @@ class UpperLayer:
     def _receive(self, kind: int, encoded: memoryview) -> None:
         # An unexpected P-DATA-TF ends the association: its content does not matter.
         received = ReceivedPDU(None) if kind == P_DATA_TF else decode(kind, bytes(encoded))
+        if self.state in _EXPECTED and kind not in _EXPECTED[self.state]:
+            self._note(f"it is unexpected: {shown(bytes(encoded[:_HEADERS]))}")  # no patient data
         self._provider.set_received(received)
         self._act(_EVENTS[kind])
+
+    def _note(self, what: str) -> None:
+        """Keep what was wrong with the first PDU in the buffer."""
+        if not self.violation:
+            kind = self.wire.available[0]
+            self.violation = f"{PDU_NAMES.get(kind, 'PDU')} of the {self._peer}: {what}"
 
     # --- out ----------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,21 @@ DEFAULT_MAX_PDU = 16_384
 SMALLEST_PDU = 8
 """A maximum length below this leaves no room for two bytes of a message: such a peer cannot be answered."""
 
-# --- the agreement ---------------------------------------------------------------------------------------------
+# --- contexts and agreement ---------------------------------------------------------------------------------------
+
+
+class AnyContext(PresentationContext):
+    """A presentation context with any ID: pynetdicom's property refuses even ones, which some requestors use."""
+
+    context_id: int | None = None
+
+    @classmethod
+    def of(cls, context: PresentationContext, context_id: int | None) -> "AnyContext":
+        """Return a copy of a context, with this ID."""
+        copied = cls()
+        copied.__dict__.update(context.__dict__)
+        copied.context_id = context_id
+        return copied
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ MOST_SEGMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Codestream:
+class FrameHeader:
     """The header of a compressed frame; None or 0 for what a transfer syntax does not say."""
 
     rows: int

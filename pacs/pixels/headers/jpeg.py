@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.headers.header import MOST_SEGMENTS, Codestream, unsigned
+from pacs.pixels.headers.header import MOST_SEGMENTS, FrameHeader, unsigned
 
 SOS, FILL = 0xDA, 0xFF
 LOSSLESS, JPEG_LS = 0xC3, 0xF7
@@ -35,13 +35,13 @@ class _Segments:
     scan: bytes = b""
 
 
-def read_jpeg(head: bytes) -> Codestream:
+def read_jpeg(head: bytes) -> FrameHeader:
     """Read the header of a JPEG or JPEG-LS codestream."""
     found = _segments(head)
     components = len(found.identifiers)
     if not found.process or not found.rows or not found.columns or not components:
         raise UndecodablePixelData("A JPEG frame does not say its size")
-    return Codestream(
+    return FrameHeader(
         rows=found.rows,
         columns=found.columns,
         components=components,

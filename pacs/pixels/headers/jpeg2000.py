@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.headers.header import MOST_SEGMENTS, Codestream, boxes, unsigned
+from pacs.pixels.headers.header import MOST_SEGMENTS, FrameHeader, boxes, unsigned
 
 JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 CAP, SIZ, COD, SOT, SOD, EOC = 0xFF50, 0xFF51, 0xFF52, 0xFF90, 0xFF93, 0xFFD9
@@ -11,7 +11,7 @@ SSIZ = 42
 """Where the precision of the first component is in a codestream; each has three bytes."""
 
 
-def read_jpeg2000(head: bytes) -> Codestream:
+def read_jpeg2000(head: bytes) -> FrameHeader:
     """Read the main header of a codestream, or of one in a JP2 file."""
     data = bare(head)
     segments = dict(_main_header(data))
@@ -27,7 +27,7 @@ def read_jpeg2000(head: bytes) -> Codestream:
     if any(siz[offset] != 1 for index in range(components) for offset in (37 + 3 * index, 38 + 3 * index)):
         raise NotSupported("JPEG 2000 with subsampled components is not decoded")
     depth = depths.pop()
-    return Codestream(
+    return FrameHeader(
         rows=bottom - top,
         columns=right - left,
         components=components,
@@ -54,7 +54,7 @@ def is_high_throughput(codestream: bytes) -> bool:
 
 
 def has_end(data: bytes) -> bool:
-    """Whether all tile-parts are complete. Many encoders forget End of Codestream, and it is not needed."""
+    """Whether all tile-parts are complete. Many encoders forget End of FrameHeader, and it is not needed."""
     codestream = bare(data)
     offset = _first_tile(codestream)
     while codestream[offset : offset + 2] == b"\xff\x90":
@@ -80,7 +80,7 @@ def _first_tile(codestream: bytes) -> int:
 def _main_header(codestream: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield marker and content of the segments before the first tile."""
     if codestream[:4] != b"\xff\x4f\xff\x51":
-        raise UndecodablePixelData("A JPEG 2000 frame does not begin with Start of Codestream and its size")
+        raise UndecodablePixelData("A JPEG 2000 frame does not begin with Start of FrameHeader and its size")
     offset = 2
     for _ in range(MOST_SEGMENTS):
         marker = unsigned(codestream, offset, 2)

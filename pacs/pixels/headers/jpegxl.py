@@ -1,7 +1,7 @@
 """The header of JPEG XL (ISO 18181-1), bare or in a container (ISO 18181-2)."""
 
 from pacs.errors import NotSupported, UndecodablePixelData
-from pacs.pixels.headers.header import Codestream, boxes
+from pacs.pixels.headers.header import FrameHeader, boxes
 
 CONTAINER = b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a"
 MOST_HEADER = 256
@@ -36,7 +36,7 @@ class _Bits:
         return offset + self.take(count)
 
 
-def read_jpegxl(head: bytes) -> Codestream:
+def read_jpegxl(head: bytes) -> FrameHeader:
     """Read size and metadata of a codestream, or of one in a container."""
     data = _bare(head)
     if data[:2] != b"\xff\x0a":
@@ -44,7 +44,7 @@ def read_jpegxl(head: bytes) -> Codestream:
     bits = _Bits(data[2:MOST_HEADER])
     rows, columns = _size(bits)
     if bits.take(1):  # everything as by default: 8 bits, XYB
-        return Codestream(rows, columns, 3, 8, is_lossy=True)
+        return FrameHeader(rows, columns, 3, 8, is_lossy=True)
     if bits.take(1):
         is_turned = _extra_fields(bits)
         rows, columns = (columns, rows) if is_turned else (rows, columns)
@@ -56,7 +56,7 @@ def read_jpegxl(head: bytes) -> Codestream:
         raise NotSupported("JPEG XL with extra channels is not decoded")
     is_xyb = bits.take(1)
     is_grey = not bits.take(1) and not bits.take(1) and bits.choice(ENUM) == GREY
-    return Codestream(
+    return FrameHeader(
         rows,
         columns,
         components=1 if is_grey else 3,

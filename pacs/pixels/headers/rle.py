@@ -3,12 +3,12 @@
 from struct import unpack
 
 from pacs.errors import UndecodablePixelData
-from pacs.pixels.headers.header import Codestream
+from pacs.pixels.headers.header import FrameHeader
 
 MOST_SEGMENTS = 15
 
 
-def read_rle(head: bytes) -> Codestream:
+def read_rle(head: bytes) -> FrameHeader:
     """Read the number of segments, and check where they begin."""
     if len(head) < 64:
         raise UndecodablePixelData("The header of an RLE frame is truncated")
@@ -16,4 +16,4 @@ def read_rle(head: bytes) -> Codestream:
     starts = offsets[:count]
     if not 0 < count <= MOST_SEGMENTS or starts[0] != 64 or starts != sorted(starts):
         raise UndecodablePixelData("The header of an RLE frame is damaged")
-    return Codestream(rows=0, columns=0, components=count, precision=0, is_lossy=False)
+    return FrameHeader(rows=0, columns=0, components=count, precision=0, is_lossy=False)

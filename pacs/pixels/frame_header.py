@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels import transfer_syntaxes as syntaxes
 from pacs.pixels.headers import jpeg, jpeg2000, jpegxl, rle
-from pacs.pixels.headers.header import Codestream
+from pacs.pixels.headers.header import FrameHeader
 
-__all__ = ["Codestream", "check_end", "read_codestream"]
-
-
-def _no_header(_: bytes) -> Codestream:
-    return Codestream(rows=0, columns=0, components=0, precision=0, is_lossy=False)
+__all__ = ["FrameHeader", "check_end", "read_frame_header"]
 
 
-_READERS: dict[str, Callable[[bytes], Codestream]] = {
+def _no_header(_: bytes) -> FrameHeader:
+    return FrameHeader(rows=0, columns=0, components=0, precision=0, is_lossy=False)
+
+
+_READERS: dict[str, Callable[[bytes], FrameHeader]] = {
     syntaxes.JPEG_BASELINE: jpeg.read_jpeg,
     syntaxes.JPEG_EXTENDED: jpeg.read_jpeg,
     syntaxes.JPEG_LOSSLESS: jpeg.read_jpeg,
@@ -36,13 +36,13 @@ _READERS: dict[str, Callable[[bytes], Codestream]] = {
     syntaxes.DEFLATED_FRAME: _no_header,
 }
 
-_ENDS: dict[Callable[[bytes], Codestream], Callable[[bytes], bool]] = {
+_ENDS: dict[Callable[[bytes], FrameHeader], Callable[[bytes], bool]] = {
     jpeg.read_jpeg: jpeg.has_end,
     jpeg2000.read_jpeg2000: jpeg2000.has_end,
 }
 
 
-def read_codestream(transfer_syntax: str, head: bytes) -> Codestream:
+def read_frame_header(transfer_syntax: str, head: bytes) -> FrameHeader:
     """Read the header of a frame from its first bytes.
 
     Raises UndecodablePixelData when there is none, NotSupported for a codestream that no decoder here takes.

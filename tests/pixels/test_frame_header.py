@@ -13,7 +13,7 @@ from PIL import Image
 
 from pacs.errors import NotSupported, UndecodablePixelData
 from pacs.pixels import transfer_syntaxes as syntaxes
-from pacs.pixels.codestream import check_end, read_codestream
+from pacs.pixels.frame_header import check_end, read_frame_header
 from tests.pixels.frames import frames_of
 from tests.pixels.samples import SIZE, SYNTAXES, sample
 
@@ -33,14 +33,14 @@ LOSSY = {
 @pytest.mark.parametrize("syntax", WITH_SIZE)
 def test_a_header_says_size_samples_and_bits(syntax):
     """In all transfer syntaxes but RLE and deflated frames."""
-    header = read_codestream(syntax, FRAMES[syntax])
+    header = read_frame_header(syntax, FRAMES[syntax])
     assert (header.rows, header.columns, header.components, header.precision) == (*SIZE, 3, 8)
     assert (header.is_lossy is True) == (syntax in LOSSY)
 
 
 def test_rle_says_the_number_of_segments():
     """One for each byte of each sample."""
-    assert read_codestream(syntaxes.RLE_LOSSLESS, FRAMES[syntaxes.RLE_LOSSLESS]).components == 3
+    assert read_frame_header(syntaxes.RLE_LOSSLESS, FRAMES[syntaxes.RLE_LOSSLESS]).components == 3
 
 
 @pytest.mark.parametrize("syntax", [syntaxes.JPEG_2000_LOSSLESS, syntaxes.HTJ2K_LOSSLESS])
@@ -48,14 +48,14 @@ def test_rle_says_the_number_of_segments():
 def test_jpeg_2000_says_its_sign(syntax, bits, is_signed):
     """As JPEG 2000 alone does."""
     (frame,) = frames_of(sample(syntax, bits=bits, is_signed=is_signed).compressed)
-    assert read_codestream(syntax, frame).is_signed == is_signed
+    assert read_frame_header(syntax, frame).is_signed == is_signed
 
 
 def test_a_jp2_file_is_read_like_its_codestream():
     """DICOM allows the codestream only, but there are such frames."""
     file = io.BytesIO()
     Image.new("RGB", (70, 50)).save(file, "JPEG2000")
-    header = read_codestream(syntaxes.JPEG_2000, file.getvalue())
+    header = read_frame_header(syntaxes.JPEG_2000, file.getvalue())
     assert (header.rows, header.columns, header.components, header.precision) == (50, 70, 3, 8)
 
 
@@ -67,7 +67,7 @@ def test_jpeg_xl_says_its_size_in_few_bits(size, is_in_container):
         made = imagecodecs.jpegxl_encode(
             numpy.zeros(size, dtype), lossless=True, bitspersample=bits, effort=1, usecontainer=is_in_container
         )
-        header = read_codestream(syntaxes.JPEG_XL_LOSSLESS, made)
+        header = read_frame_header(syntaxes.JPEG_XL_LOSSLESS, made)
         assert (header.rows, header.columns, header.components, header.precision) == (*size, 1, bits)
 
 
@@ -75,14 +75,14 @@ def test_jpeg_xl_with_what_dicom_does_not_have_is_not_decoded():
     """Transparency and floating point."""
     for pixels in (numpy.zeros((8, 8, 4), "u1"), numpy.zeros((8, 8), "f4")):
         with pytest.raises(NotSupported):
-            read_codestream(syntaxes.JPEG_XL, imagecodecs.jpegxl_encode(pixels, lossless=True))
+            read_frame_header(syntaxes.JPEG_XL, imagecodecs.jpegxl_encode(pixels, lossless=True))
 
 
 def test_jpeg_with_arithmetic_coding_is_not_decoded():
     """Its process is none of those of DICOM."""
     frame = FRAMES[syntaxes.JPEG_BASELINE].replace(b"\xff\xc0", b"\xff\xc9", 1)
     with pytest.raises(NotSupported):
-        read_codestream(syntaxes.JPEG_BASELINE, frame)
+        read_frame_header(syntaxes.JPEG_BASELINE, frame)
 
 
 def test_a_point_transform_makes_lossless_jpeg_lossy():
@@ -90,8 +90,10 @@ def test_a_point_transform_makes_lossless_jpeg_lossy():
     frame = bytearray(frames_of(sample(syntaxes.JPEG_LOSSLESS).compressed)[0])
     scan = frame.index(b"\xff\xda")
     frame[scan + 1 + frame[scan + 3]] = 1
-    assert not read_codestream(syntaxes.JPEG_LOSSLESS, frames_of(sample(syntaxes.JPEG_LOSSLESS).compressed)[0]).is_lossy
-    assert read_codestream(syntaxes.JPEG_LOSSLESS, bytes(frame)).is_lossy
+    assert not read_frame_header(
+        syntaxes.JPEG_LOSSLESS, frames_of(sample(syntaxes.JPEG_LOSSLESS).compressed)[0]
+    ).is_lossy
+    assert read_frame_header(syntaxes.JPEG_LOSSLESS, bytes(frame)).is_lossy
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -118,7 +120,7 @@ def test_damaged_headers_raise_no_other_error(syntax, data):
         place = data.draw(st.integers(0, min(300, len(frame))))
         frame[place : place + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     with suppress(UndecodablePixelData, NotSupported):
-        read_codestream(syntax, bytes(frame))
+        read_frame_header(syntax, bytes(frame))
         check_end(syntax, bytes(frame))
 
 
@@ -129,7 +131,7 @@ def test_damaged_headers_raise_no_other_error(syntax, data):
 def test_no_header_at_all_raises_no_other_error(syntax, frame):
     """Lengths of zero and beyond the end among them."""
     with suppress(UndecodablePixelData, NotSupported):
-        read_codestream(syntax, frame)
+        read_frame_header(syntax, frame)
         check_end(syntax, frame)
 
 
@@ -146,4 +148,4 @@ def test_no_header_at_all_raises_no_other_error(syntax, frame):
 def test_an_endless_header_is_given_up(syntax, frame):
     """The server reads headers itself."""
     with pytest.raises(UndecodablePixelData):
-        read_codestream(syntax, frame)
+        read_frame_header(syntax, frame)
