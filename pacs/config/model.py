@@ -332,7 +332,7 @@ class LimitsSection(Section):
 class ClientsSection(Section):
     """Remedies for known defects of clients, recognised by their Implementation Class UID and Version Name."""
 
-    pynetdicom_hold: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.008
+    pynetdicom_hold: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.016
     """Least delay of a request of pynetdicom, which can lose faster responses, in seconds; 0 for no delay."""
 
 
