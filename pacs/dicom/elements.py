@@ -29,6 +29,8 @@ CUT_OFF = "The data set ends in the middle of an element: send it whole"
 _UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
 _MOST_STRAY_DELIMITERS = 2
 _PIXEL_DATA = 0x7FE00010
+_LONGEST_FIRST = 1 << 14
+"""No first element is that long, in bytes: two letters in place of a VR would be the length of a longer one."""
 
 UNDEFINED = 0xFFFFFFFF
 LONGEST = 0xFFFFFFFE
@@ -279,18 +281,19 @@ class _TokenWalk:
                     yield self._end_of(frame, source.position - 8)
             elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
                 end = self._end_within(frame, token)
-                self._check_length(token.tag, end)
+                if token.tag == _PIXEL_DATA:
+                    self._check_pixels(end)
                 yield token
                 source.skip_to(end)
             else:
                 self._enter(frame, token)
                 yield token
 
-    def _check_length(self, tag: int, position: int) -> None:
+    def _check_pixels(self, position: int) -> None:
         """Check that less than 4 GiB are left after native Pixel Data: otherwise its length has more than 32 bits."""
         rest = self._source.size - position if self._source.size is not None else 0
-        if tag == _PIXEL_DATA and self._is_native and rest > LONGEST:
-            raise UndecodableDataSet(TOO_LONG, [tag])
+        if self._is_native and rest > LONGEST:
+            raise UndecodableDataSet(TOO_LONG, [_PIXEL_DATA])
 
     def _is_at_end(self, frame: _Frame) -> bool:
         if frame.end is not None:
@@ -361,7 +364,8 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
-            self._check_length(frame.tag, start)
+            if frame.tag == _PIXEL_DATA:
+                self._check_pixels(start)
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
@@ -420,7 +424,7 @@ class _TokenWalk:
         return is_behind and self._source.is_blank()
 
     def _decide(self, frame: _Frame, head: bytes) -> None:
-        """Decide by the first element whether VRs are implicit: no first element is 16 KiB long.
+        """Decide by the first element whether VRs are implicit.
 
         Only an item may differ from the transfer syntax (docs/checklist.md S3).
         """
@@ -432,13 +436,17 @@ class _TokenWalk:
             raise UndecodableDataSet("The data set is not encoded in its transfer syntax")
 
     def _is_implicit(self, frame: _Frame, head: bytes) -> bool:
-        """Whether an element has no VR. Bytes that are no VR may be the length of its value if that is there."""
+        """Whether an element has no VR. Bytes in place of one may be its length, unless that is too long."""
         letters = head[4:6]
+        if not is_in_place_of_a_vr(letters):
+            return True
         if letters.isalpha() and letters.isupper():
             return False
+        if not frame.undecided:
+            return frame.encoding.implicit
         length = _LENGTH[frame.encoding.little].unpack(head[4:])[0]
         limit = frame.end if frame.end is not None else self._source.size
-        return not (is_in_place_of_a_vr(letters) and limit is not None and self._source.position + length > limit)
+        return length < _LONGEST_FIRST and (limit is None or self._source.position + length <= limit)
 
     def _explicit(self, frame: _Frame, head: bytes, tag: int) -> tuple[str, int]:
         _, _, letters, length = _EXPLICIT[frame.encoding.little].unpack(head)
