@@ -2,12 +2,14 @@
 
 import shutil
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from pacs import client
+from pacs.client import Deadlines
 from pacs.dicom.sop_classes import STORAGE
 from pacs.testing import study, write
 from tests.client.scripted import answer, scripted
@@ -39,15 +41,44 @@ def test_the_rest_is_sent_on_a_new_association():
 
 
 def test_a_peer_that_ends_every_association_gets_no_more():
-    """After two consecutive associations without a stored instance."""
+    """After ten consecutive associations without a stored instance."""
 
     def store(association, message):
         association.abort()
 
     with scripted(store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS)
+        sent = client.store(pacs.peer, *study(series=1, instances=12))
+        assert (sent.completed, len(sent.failed)) == (0, 12)
+        assert len(pacs.ends(10)) == 10
+
+
+def test_a_peer_that_does_not_respond_gets_no_more():
+    """After two time-outs: each takes a minute by default."""
+
+    def store(association, message):
+        message.drain()
+
+    with scripted(store=store) as pacs:
+        sent = client.store(replace(pacs.peer, deadlines=Deadlines(response=0.3)), *DATASETS)
         assert (sent.completed, len(sent.failed)) == (0, 4)
         assert len(pacs.ends(2)) == 2
+
+
+def test_instances_at_which_the_peer_aborts_do_not_keep_the_others_from_being_sent():
+    """Not even where several of them come first."""
+    datasets = study(series=1, instances=7)
+    damaged = {str(each.SOPInstanceUID) for each in datasets[:4]}
+
+    def store(association, message):
+        message.drain()
+        if message.command.affected_sop_instance_uid in damaged:
+            association.abort()
+        else:
+            answer(association, message, 0x0000)
+
+    with scripted(store=store) as pacs:
+        sent = client.store(pacs.peer, *datasets)
+    assert (sent.completed, [each.what for each in sent.failed]) == (3, datasets[:4])
 
 
 def test_an_exception_while_storing_ends_the_association(tmp_path):
