@@ -118,6 +118,8 @@ class Source:
     def __init__(self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT) -> None:
         self.position = 0
         self.size: int | None = None
+        self.is_careless = False
+        """Whether the walk has passed an error of the writer, so that a copy of the bytes has it too."""
         self._file = file
         self._recording: bytearray | None = None
         self._recording_limit = 0
@@ -303,12 +305,15 @@ class _TokenWalk:
 
     def _has_more_items(self, frame: _Frame) -> bool:
         """Whether an item follows the end of a sequence, within what encloses it: the length counts too few items."""
-        return frame.kind is TokenKind.SEQUENCE and self._next_tag(frame, self._stack[-2]) == ITEM
+        has_more = frame.kind is TokenKind.SEQUENCE and self._next_tag(frame, self._stack[-2]) == ITEM
+        self._source.is_careless |= has_more
+        return has_more
 
     def _pass_delimiter(self, frame: _Frame) -> None:
         """Pass the delimiter of an item or sequence whose length had ended it already."""
         if frame.end is not None and self._next_tag(frame, self._stack[-1]) == _DELIMITERS[frame.kind]:
             self._source.read(8)
+            self._source.is_careless = True
 
     def _next_tag(self, frame: _Frame, parent: _Frame) -> int | None:
         """Return the tag of the item or delimiter that follows within `parent`; None for anything else."""
@@ -346,6 +351,7 @@ class _TokenWalk:
         elif token.kind is TokenKind.ITEM:
             undecided = not self._stack[0].encoding.implicit
         boundary = frame.end if end is not None and frame.end is not None and end > frame.end else None
+        self._source.is_careless |= boundary is not None
         self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided, boundary))
 
     def _item(self, frame: _Frame) -> Token | None:
@@ -402,6 +408,7 @@ class _TokenWalk:
             return
         is_stray = len(self._stack) == 1 and start > 0 and tag in (ITEM_DELIMITER, SEQUENCE_DELIMITER) and not length
         frame.stray_delimiters += 1
+        self._source.is_careless = True
         if not is_stray or frame.stray_delimiters > _MOST_STRAY_DELIMITERS:
             raise UndecodableDataSet(_UNEXPECTED_DELIMITER)
 
@@ -456,6 +463,7 @@ class _TokenWalk:
         if vr is None:
             if not (tag and is_in_place_of_a_vr(letters)):
                 raise UndecodableDataSet("An element has no Value Representation", [tag])
+            self._source.is_careless = True
             vr = "UN" if letters.isalpha() and letters.isupper() else _vr_of_value(tag)
             # A future VR has two zero bytes and a 32 bit length (PS3.5 7.1.2), an invalid one most often does not.
             if length or self._is_followed(frame, tag):
