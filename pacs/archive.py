@@ -51,7 +51,7 @@ from pacs.services.retrieve import RetrieveService
 from pacs.services.sharing import RunningServer, sharing
 from pacs.services.storage import Storage
 from pacs.services.users import Users
-from pacs.support.sockets import PRIVILEGED
+from pacs.support.sockets import PRIVILEGED, host_and_port
 from pacs.web.listener import Application, WebServer
 
 EXPLAINED = "requests are explained: the log holds patient data until query.explain and explain of all peers are false"
@@ -325,7 +325,7 @@ class Archive:
 
     def _own_description(self) -> RunningServer:
         server = self.config.server
-        return RunningServer(server.ae_title, f"{server.host}:{self.port}", self.index.identity())
+        return RunningServer(server.ae_title, host_and_port(server.host, self.port), self.index.identity())
 
     def join(self, prepared: "Archive", slots: WorkerSlots, worker: int) -> None:
         """Accept associations as a worker of the server that `prepared` in the supervisor process has prepared.
@@ -378,7 +378,7 @@ class Archive:
         try:
             self._server.listen()
         except OSError as error:
-            where = ", ".join(f"{each.host}:{each.port}" for each in self._addresses)
+            where = ", ".join(host_and_port(each.host, each.port) for each in self._addresses)
             why = f"cannot listen on {where} ({error.strerror})"
             hint = PRIVILEGED if error.errno == errno.EACCES else "check server.host, and choose a free server.port"
             raise ConfigurationError(f"{why}; {hint}") from error
@@ -392,7 +392,7 @@ class Archive:
             self._web.listen()
         except OSError as error:
             web = self.config.web
-            why = f"cannot listen for HTTP on {web.host}:{web.port} ({error.strerror})"
+            why = f"cannot listen for HTTP on {host_and_port(web.host, web.port)} ({error.strerror})"
             hint = "check web.host, choose a free web.port, or set web.enabled = false"
             if error.errno != errno.EADDRINUSE or web.port != configuration.WebSection().port:
                 raise ConfigurationError(f"{why}; {hint}") from error
@@ -416,7 +416,8 @@ class Archive:
     @property
     def status(self) -> str:
         """The status that systemd shows while the server runs."""
-        return f"Serving as {self.config.server.ae_title} on {self.config.server.host}:{self.port}"
+        server = self.config.server
+        return f"Serving as {server.ae_title} on {host_and_port(server.host, self.port)}"
 
     def reload(self, config: Config) -> tuple[str, ...]:
         """Apply another configuration to the running server; no association ends.
@@ -451,6 +452,7 @@ class Archive:
             limits=settings.association_limits(config.limits),
             bounds=settings.association_bounds(config.limits),
             tls=acceptor_tls,
+            pynetdicom_hold=config.clients.pynetdicom_hold,
         )
         return rules, self._fault_hook.apply(server_settings, handlers)
 

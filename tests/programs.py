@@ -37,6 +37,14 @@ def needs(program: str) -> str:
     return str(found)
 
 
+def needs_ipv6() -> None:
+    """Skip the test on a machine without IPv6 on its loopback interface."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"this machine cannot listen on ::1 ({error.strerror})")
+
+
 def run(program: str, *arguments: object, check: bool = True, **environment: object) -> str:
     """Run a program to its end and return its output; with `check` its exit status must be 0."""
     try:

@@ -74,7 +74,8 @@ def open_archive(config: "Config") -> Iterator["Archive"]:
 def import_(config: "Config", paths: Sequence[Path]) -> None:
     """Store files and folders in the archive, with the same checks as a C-STORE.
 
-    Refused files are listed with the reason. The exit status is 1 when a file was refused.
+    Preamble and File Meta Information may be missing, or name a wrong native transfer syntax. Refused files are listed
+    with the reason. The exit status is 1 when a file was refused.
     """
     files = list(_files(paths))
     stored, known, refused = 0, 0, list[tuple[str, str]]()

@@ -15,7 +15,7 @@ import click
 from pacs.cli.options import with_config
 from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
-from pacs.support.sockets import PRIVILEGED, listening, reached
+from pacs.support.sockets import PRIVILEGED, host_and_port, listening, reached
 
 if TYPE_CHECKING:
     from pacs import client
@@ -170,7 +170,7 @@ def _address(config: "Config", address: "Address") -> CheckOutcome:
         is_forbidden = os.strerror(errno.EACCES) in why
         hint = PRIVILEGED if is_forbidden else f"change {keys}, or stop the program that uses the port"
         return CheckOutcome("server", False, f"{why}; {hint}")
-    where = f"{address.host}:{address.port}"
+    where = host_and_port(address.host, address.port)
     return CheckOutcome("server", True, f"{where} is free to listen on{' with TLS' if address.is_secure else ''}")
 
 
@@ -180,7 +180,7 @@ def _listen_failure(host: str, port: int) -> tuple[str, bool]:
         listening(host, port, 1).close()
     except OSError as error:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        return f"cannot listen on {host}:{port} ({why})", error.errno == errno.EADDRINUSE
+        return f"cannot listen on {host_and_port(host, port)} ({why})", error.errno == errno.EADDRINUSE
     return "", False
 
 
@@ -219,10 +219,10 @@ def _web(config: "Config") -> CheckOutcome:
     why, is_taken = _listen_failure(web.host, web.port)
     if is_taken and _answers_http(config):  # this server, or one with the same paths
         scheme = "https" if web.tls else "http"
-        return CheckOutcome("web", True, f"answers on {scheme}://{web.host}:{web.port}/healthz")
+        return CheckOutcome("web", True, f"answers on {scheme}://{host_and_port(web.host, web.port)}/healthz")
     if why:
         return CheckOutcome("web", False, f"{why}; change web.host or web.port, or set web.enabled = false")
-    return CheckOutcome("web", True, f"{web.host}:{web.port} is free to listen on")
+    return CheckOutcome("web", True, f"{host_and_port(web.host, web.port)} is free to listen on")
 
 
 def _readiness(config: "Config") -> Iterator[CheckOutcome]:
@@ -276,7 +276,7 @@ def _peer(config: "Config", peer: "PeerEntry") -> CheckOutcome:
     """Check that a peer answers a C-ECHO, and whether it knows this server as a move destination."""
     from pacs.settings import peer_protection
 
-    subject = f"peer {peer.ae_title} at {peer.host}:{peer.port}"
+    subject = f"peer {peer.ae_title} at {host_and_port(peer.host, peer.port)}"
     us = LocalAE(config.server.ae_title, config.server.port)
     try:
         protection = peer_protection(config, peer)
@@ -358,7 +358,8 @@ def _server_at(config: "Config", address: "Address") -> CheckOutcome:
     except PacsError as error:
         hint = "start it with `pacs serve`, or check server.host and server.port"
         return CheckOutcome("server", False, f"{error.comment}; {hint}")
-    return CheckOutcome("server", True, f"answers C-ECHO on {host}:{address.port}{' with TLS' if protection else ''}")
+    where = host_and_port(host, address.port)
+    return CheckOutcome("server", True, f"answers C-ECHO on {where}{' with TLS' if protection else ''}")
 
 
 def _echo(

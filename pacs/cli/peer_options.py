@@ -15,7 +15,7 @@ import click
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
-from pacs.support.sockets import reached
+from pacs.support.sockets import host_and_port, reached
 
 if TYPE_CHECKING:
     from pacs.client import Peer
@@ -140,13 +140,10 @@ def _peer(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> tuple[
 def _by_address(host: str, port: str, options: dict[str, Any], common: dict[str, Any]) -> "Peer":
     from pacs.client import Peer
 
-    title = options["called_ae_title"]
+    address, title = host_and_port(host.strip("[]"), int(port)), options["called_ae_title"]
     if title is None:
-        raise click.UsageError(
-            f"the called AE title of {host}:{port} is missing; expected -aec TITLE, or TITLE@{host}:{port}"
-        )
-    bare = f"[{host}]" if ":" in host else host
-    return Peer.parse(f"{title}@{bare}:{port}", **common, protection=_protection(options))
+        raise click.UsageError(f"the called AE title of {address} is missing; expected -aec TITLE, or TITLE@{address}")
+    return Peer.parse(f"{title}@{address}", **common, protection=_protection(options))
 
 
 def _by_name(config: "Config", name: str, options: dict[str, Any], common: dict[str, Any]) -> "Peer":

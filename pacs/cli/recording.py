@@ -10,6 +10,7 @@ import click
 
 from pacs.cli.output import plural
 from pacs.errors import ConfigurationError, StorageUnavailable
+from pacs.support.sockets import host_and_port
 
 port_option = click.option(
     "--port",
@@ -46,9 +47,8 @@ def record(target: str, file: Path, host: str, port: int) -> None:
         writer = RecordingWriter(stream)
         with _listening(host, port):
             relay = running.enter_context(Relay((host, port), address, writer.write))
-        click.echo(
-            f"pacs is recording: connect to {host}:{relay.port} instead of {address[0]}:{address[1]}; stop with Ctrl-C"
-        )
+        ours, theirs = host_and_port(host, relay.port), host_and_port(*address)
+        click.echo(f"pacs is recording: connect to {ours} instead of {theirs}; stop with Ctrl-C")
         wait()
         failure = relay.failure
     if failure is not None:
@@ -79,7 +79,7 @@ def replay(file: Path, host: str, port: int) -> None:
         with _listening(host, port):
             server.start()
         try:
-            click.echo(f"pacs is replaying {file} on {host}:{server.port}; stop with Ctrl-C")
+            click.echo(f"pacs is replaying {file} on {host_and_port(host, server.port)}; stop with Ctrl-C")
             wait()
         finally:
             server.stop()
@@ -105,7 +105,9 @@ def _listening(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+        raise ConfigurationError(
+            f"cannot listen on {host_and_port(host, port)} ({error.strerror}); choose another --port"
+        ) from error
 
 
 @contextmanager

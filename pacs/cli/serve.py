@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pacs.cli.options import setting_option, with_config_loader
+from pacs.support.sockets import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,14 +64,14 @@ def serve(read: "Callable[[], Config]", scenario: "Scenario | None") -> None:
 
     def announce(event: Event) -> None:
         if isinstance(event, ServerReady):
+            where = host_and_port(event.host, event.port)
             secure = f", TLS on port {event.secure_port}" if event.secure_port != event.port else " with TLS"
             secure = secure if event.secure_port else ""
             faults = f", INJECTS FAULTS: scenario {scenario.name}" if scenario else ""
-            click.echo(f"pacs is ready: AE title {event.ae_title} on {event.host}:{event.port}{secure}{faults}")
+            click.echo(f"pacs is ready: AE title {event.ae_title} on {where}{secure}{faults}")
         if isinstance(event, WebReady):
-            host = f"[{event.host}]" if ":" in event.host else event.host
             scheme = "https" if event.is_secure else "http"
-            click.echo(f"pacs serves {scheme}://{host}:{event.port}/healthz, /readyz and /metrics")
+            click.echo(f"pacs serves {scheme}://{host_and_port(event.host, event.port)}/healthz, /readyz and /metrics")
 
     def announce_stop() -> None:
         if sys.stderr.isatty():

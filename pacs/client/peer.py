@@ -9,6 +9,7 @@ from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
 from pacs.dimse.upper.user_information import Proposal
 from pacs.errors import AssociationRejected, InvalidArgument
+from pacs.support.sockets import host_and_port
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
@@ -84,8 +85,7 @@ class Peer:
         return cls(found["title"], found["bracketed"] or found["host"], int(found["port"]), **others)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
+        return f"{self.ae_title}@{host_and_port(self.host, self.port)}"
 
 
 def check_ae_title(title: str) -> None:

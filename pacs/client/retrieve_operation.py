@@ -240,30 +240,35 @@ class RetrieveOperation:
         elif is_failure:
             advice = self._refusals or self._advice(final.command)
         else:
-            advice = (
-                f"the PACS reports sending {missing} more than arrived here: {self._refusals or self._address_advice}"
-            )
+            advice = self._shortfall(missing)
         raise failure(self.service, final.command, advice=advice, failed_uids=failed_uids, retrieved=retrieved)
 
     def _advice(self, answer: Command) -> str:
         """Return advice for a failure; none about the address of this host if it was reached."""
         if self._listener is not None and self._listener.sender_filter.has_admitted:
             return ""
-        return advice_for(self.service, answer, ae_title=self.destination, port=self._port)
+        port = self._listener.port if self._listener is not None else None
+        return advice_for(self.service, answer, ae_title=self.destination, port=port)
 
-    @property
-    def _port(self) -> int | None:
-        return self._listener.port if self._listener is not None else None
+    def _shortfall(self, missing: int) -> str:
+        """Return that instances are missing, and what to check."""
+        sentence = f"the PACS reports sending {missing} more than arrived here"
+        return f"{sentence}: {self._refusals or self._address_advice}"
 
     @property
     def _refusals(self) -> str:
-        """The refused associations that may have belonged to this retrieve, '' if there were none."""
-        return self._listener.sender_filter.refusals if self._listener is not None else ""
+        """The refused associations and instances that may belong to this retrieve, '' if there were none."""
+        of_associations = self._listener.sender_filter.refusals if self._listener is not None else ""
+        of_instances = self.store_scp.refusals if self.store_scp is not None else ""
+        return "; ".join(filter(None, (of_associations, of_instances)))
 
     @property
     def _address_advice(self) -> str:
-        hosts = " or ".join(self._listener.hosts) if self._listener is not None else ""
-        return f"check that {self.destination} is configured there with host {hosts} and port {self._port}"
+        """What to check if too little arrived: the move destination, or for a C-GET, which has none, the PACS."""
+        if self._listener is None:
+            return "retrieve again, and look for its C-STORE sub-operations in the log of the PACS"
+        hosts = " or ".join(self._listener.hosts)
+        return f"check that {self.destination} is configured there with host {hosts} and port {self._listener.port}"
 
     def _missing_count(self) -> int:
         """The number of announced instances that did not arrive here."""

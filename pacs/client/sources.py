@@ -17,15 +17,21 @@ from pacs.client.outcomes import NotStored
 from pacs.dicom import part10, syntaxes
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import View
-from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes
-from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY
+from pacs.dicom.elements import LONGEST, TOO_LONG
+from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes, require_uids
+from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
-from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
+from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, SOPClassNotSupported, UndecodableDataSet
 from pacs.support.folders import files_under
 
-NO_INSTANCE = "Not a DICOM file with a SOP Instance"
+_UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID)
+_TO_THE_PIXELS = (*_UIDS, PIXEL_DATA)
 
 Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
+
+
+class _NotDICOM(UndecodableDataSet):
+    """A file has neither File Meta Information nor the data set of an instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,8 @@ class Instance:
 
 @dataclass(slots=True)
 class Sources:
-    """Search result: the instances in order, named items that are no instance, and the number of other files in
-    folders.
+    """Search result: the instances in order, what should be one and is not or cannot be read, and the number of other
+    files in folders.
     """
 
     instances: list[Instance] = field(default_factory=list)
@@ -87,16 +93,16 @@ def _add(found: Sources, what: Storable) -> None:
 
 
 def _add_folder(found: Sources, folder: Path) -> None:
+    """Add the files in a folder; only those that are not DICOM, and DICOMDIRs, may be there without being stored."""
     for path in files_under(folder):
-        try:
-            found.instances.append(instance_in(path))
-        except (PacsError, OSError):
-            found.skipped += 1
+        _add_item(found, path, skipped=(_NotDICOM, SOPClassNotSupported))
 
 
-def _add_item(found: Sources, what: Path | Dataset) -> None:
+def _add_item(found: Sources, what: Path | Dataset, skipped: tuple[type[PacsError], ...] = ()) -> None:
     try:
         found.instances.append(_in_memory(what) if isinstance(what, Dataset) else instance_in(what))
+    except skipped:
+        found.skipped += 1
     except PacsError as error:
         found.refused.append(NotStored(what, None, error.comment))
     except OSError as error:
@@ -116,32 +122,24 @@ def is_image(instance: Instance) -> bool:
 def instance_in(path: Path) -> Instance:
     """Return the instance in a file. Raises UndecodableDataSet if there is none, and OSError."""
     with path.open("rb") as file:
-        named_class, named_instance, syntax = _head(file)
-        offset = file.tell()
+        head = part10.find_data_set(file)
+        is_long = os.fstat(file.fileno()).st_size > LONGEST
         try:
-            found = View.of(read_attributes(file, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID)))
+            found = View.of(read_attributes(file, head.transfer_syntax, _TO_THE_PIXELS if is_long else _UIDS))
         except UndecodableDataSet as error:
-            if named_class:
+            if head.data_offset:
                 raise
-            raise UndecodableDataSet(NO_INSTANCE) from error  # most likely a text file
-    sop_class, instance = _uid(found, "SOPClassUID") or named_class, _uid(found, "SOPInstanceUID") or named_instance
-    if MEDIA_STORAGE_DIRECTORY in (sop_class, named_class):
-        raise UndecodableDataSet("A DICOMDIR is not an instance: store the files that it lists")
-    if not (is_uid(sop_class) and is_uid(instance)):
-        raise UndecodableDataSet(NO_INSTANCE)
-    return Instance(path, sop_class, instance, syntax, offset)
-
-
-def _head(file: BinaryIO) -> tuple[str, str, str]:
-    """Return SOP Class, SOP Instance and transfer syntax from the File Meta Information, if it exists."""
-    try:
-        head = part10.read_file_meta(file)
-    except UndecodableDataSet:
-        file.seek(0)
-        if file.read(len(part10.PREAMBLE))[128:] != b"DICM":
-            file.seek(0)
-        return "", "", part10.guess_transfer_syntax(file)
-    return head.sop_class_uid, head.sop_instance_uid, head.transfer_syntax or part10.guess_transfer_syntax(file)
+            raise _NotDICOM(part10.NOT_DICOM) from error  # most likely a text file
+    sop_class, instance = (
+        _uid(found, "SOPClassUID") or head.sop_class_uid,
+        _uid(found, "SOPInstanceUID") or head.sop_instance_uid,
+    )
+    if MEDIA_STORAGE_DIRECTORY in (sop_class, head.sop_class_uid):
+        check_storable(MEDIA_STORAGE_DIRECTORY, unknown=True)
+    if not head.data_offset and not (is_uid(sop_class) and is_uid(instance)):
+        raise _NotDICOM(part10.NOT_DICOM)
+    require_uids({SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: instance})
+    return Instance(path, sop_class, instance, head.transfer_syntax, head.data_offset)
 
 
 def _uid(found: View, keyword: str) -> str:
@@ -156,6 +154,9 @@ def _in_memory(dataset: Dataset) -> Instance:
     sop_class, instance = str(dataset.get("SOPClassUID", "")), str(dataset.get("SOPInstanceUID", ""))
     if not (is_uid(sop_class) and is_uid(instance)):
         raise UndecodableDataSet("A data set without SOP Class UID and SOP Instance UID is not an instance")
+    pixels = dataset.get("PixelData")
+    if isinstance(pixels, bytes) and len(pixels) > LONGEST and syntaxes.is_native(_syntax(dataset)):
+        raise UndecodableDataSet(TOO_LONG)
     return Instance(dataset, sop_class, instance, _syntax(dataset))
 
 

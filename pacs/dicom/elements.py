@@ -28,8 +28,13 @@ CUT_OFF = "The data set ends in the middle of an element: send it whole"
 
 _UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
 _MOST_STRAY_DELIMITERS = 2
+_PIXEL_DATA = 0x7FE00010
 
 UNDEFINED = 0xFFFFFFFF
+LONGEST = 0xFFFFFFFE
+"""The longest value with a defined length (PS3.5 7.1.1)."""
+TOO_LONG = "Its native pixel data is 4 GiB or longer: compress it before"
+"""The comment for a native value whose length does not fit into 32 bits."""
 ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 OBSERVATION_CLASS = 0x0040A170
 """A code string in drafts of Structured Reporting, which is Purpose of Reference Code Sequence now."""
@@ -254,6 +259,7 @@ class _TokenWalk:
     def __init__(self, source: Source, encoding: Encoding, depth_limit: int) -> None:
         self._source = source
         self._depth_limit = depth_limit
+        self._is_native = not encoding.decided_by_first_element
         self._stack = [_Frame(TokenKind.ITEM, 0, encoding, source.size, 0, encoding.decided_by_first_element)]
 
     def tokens(self) -> Iterator[Token]:
@@ -273,11 +279,18 @@ class _TokenWalk:
                     yield self._end_of(frame, source.position - 8)
             elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
                 end = self._end_within(frame, token)
+                self._check_length(token.tag, end)
                 yield token
                 source.skip_to(end)
             else:
                 self._enter(frame, token)
                 yield token
+
+    def _check_length(self, tag: int, position: int) -> None:
+        """Check that less than 4 GiB are left after native Pixel Data: otherwise its length has more than 32 bits."""
+        rest = self._source.size - position if self._source.size is not None else 0
+        if tag == _PIXEL_DATA and self._is_native and rest > LONGEST:
+            raise UndecodableDataSet(TOO_LONG, [tag])
 
     def _is_at_end(self, frame: _Frame) -> bool:
         if frame.end is not None:
@@ -348,6 +361,7 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
+            self._check_length(frame.tag, start)
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
@@ -424,7 +438,7 @@ class _TokenWalk:
             return False
         length = _LENGTH[frame.encoding.little].unpack(head[4:])[0]
         limit = frame.end if frame.end is not None else self._source.size
-        return not (_is_in_place_of_a_vr(letters) and limit is not None and self._source.position + length > limit)
+        return not (is_in_place_of_a_vr(letters) and limit is not None and self._source.position + length > limit)
 
     def _explicit(self, frame: _Frame, head: bytes, tag: int) -> tuple[str, int]:
         _, _, letters, length = _EXPLICIT[frame.encoding.little].unpack(head)
@@ -432,7 +446,7 @@ class _TokenWalk:
         if letters in _SHORT and vr is not None:
             return vr, length
         if vr is None:
-            if not (tag and _is_in_place_of_a_vr(letters)):
+            if not (tag and is_in_place_of_a_vr(letters)):
                 raise UndecodableDataSet("An element has no Value Representation", [tag])
             vr = "UN" if letters.isalpha() and letters.isupper() else _vr_of_value(tag)
             # A future VR has two zero bytes and a 32 bit length (PS3.5 7.1.2), an invalid one most often does not.
@@ -464,7 +478,7 @@ class _TokenWalk:
         return Token(kind, tag, vr, length, start, frame.depth, encoding)
 
 
-def _is_in_place_of_a_vr(letters: bytes) -> bool:
+def is_in_place_of_a_vr(letters: bytes) -> bool:
     """Whether two bytes are what writers put where they know no VR: NUL, spaces, `??`, `--`, small or other letters."""
     return letters == b"\0\0" or all(0x20 <= each <= 0x7E for each in letters)
 

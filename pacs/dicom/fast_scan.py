@@ -58,6 +58,7 @@ class FastScan:
             raise FastScanUnsupported
         self.values: dict[int, bytes] = {}
         self.bulk_offset: int | None = None
+        self.has_fragments = False
         self.levels: tuple[list[bytes], ...] = tuple([] for _ in LEVELS)
         """The row elements of each level: encoded for the row where `is_row_form`, else as received."""
         self.is_row_form = [True] * len(LEVELS)
@@ -181,6 +182,7 @@ class FastScan:
                 raise FastScanUnsupported
             if self.bulk_offset is None:
                 self.bulk_offset = start
+            self.has_fragments = True
             return self._fragments(value)
         if self.bulk_offset is None and self._bulk.holds(tag, vr, 0):
             self.bulk_offset = start

@@ -40,6 +40,7 @@ NOT_IN_A_DATA_SET = frozenset((0x0000, 0x0002))
 
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
 STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
+PIXEL_DATA = 0x7FE00010
 UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 
 _ALWAYS_READ = frozenset((0x00080005, 0x00280103))
@@ -71,6 +72,8 @@ class Header:
     """The encoded row elements of each level (`pacs.dicom.row_elements`)."""
     bulk_offset: int | None
     """The offset of the first bulk element in the data set, in bytes; None without one and in a deflated data set."""
+    has_fragments: bool = False
+    """Whether an element of the data set itself is encapsulated (PS3.5 A.4)."""
     misplaced: tuple[tuple[int, int], ...] = ()
     """The ranges with elements of `NOT_IN_A_DATA_SET`, which are not stored (docs/checklist.md S4): (start, end)."""
 
@@ -94,19 +97,25 @@ def general_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds =
     scan = _Scan(file, transfer_syntax, _WANTED.__contains__, bounds)
     scan.run()
     uids = {tag: _uid(element.value) if (element := scan.elements.get(tag)) else "" for tag in UIDS}
+    require_uids(uids)
+    dataset = scan.dataset()
+    levels = {level: row_elements.encode(row_elements.select(level, dataset)) for level in QueryLevel}
+    return _header(uids, levels, scan.bulk_offset, scan.has_fragments, tuple(scan.misplaced))
+
+
+def require_uids(uids: Mapping[int, str]) -> None:
+    """Raise MissingUID, with the tags of those that are not valid, unless all UIDs are."""
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
     if missing:
         rest = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise MissingUID(f"Missing or not valid: {keyword_for_tag(missing[0])}{rest}", missing)
-    dataset = scan.dataset()
-    levels = {level: row_elements.encode(row_elements.select(level, dataset)) for level in QueryLevel}
-    return _header(uids, levels, scan.bulk_offset, tuple(scan.misplaced))
 
 
 def _header(
     uids: Mapping[int, str],
     levels: dict[QueryLevel, bytes],
     bulk_offset: int | None,
+    has_fragments: bool,
     misplaced: tuple[tuple[int, int], ...] = (),
 ) -> Header:
     patient = row_elements.columns(QueryLevel.PATIENT, levels[QueryLevel.PATIENT])
@@ -119,6 +128,7 @@ def _header(
         sop_class_uid=uids[SOP_CLASS_UID],
         kept=levels,
         bulk_offset=bulk_offset,
+        has_fragments=has_fragments,
         misplaced=misplaced,
     )
 
@@ -136,7 +146,7 @@ def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds) -
         raise FastScanUnsupported
     levels = {level: b"".join(elements) for level, elements in zip(LEVELS, plain.levels, strict=True)}
     if all(plain.is_row_form):
-        return _header(uids, levels, plain.bulk_offset)
+        return _header(uids, levels, plain.bulk_offset, plain.has_fragments)
     character_set = plain.values.get(CHARACTER_SET, b"")
     received = {
         level: (level, encoding.implicit, character_set, levels[level])
@@ -149,7 +159,7 @@ def _plain_header(file: BinaryIO, transfer_syntax: str, bounds: DataSetBounds) -
             file.seek(start)
             return _cached(general_header(file, transfer_syntax, bounds), received)
         levels[level] = known
-    return _header(uids, levels, plain.bulk_offset)
+    return _header(uids, levels, plain.bulk_offset, plain.has_fragments)
 
 
 def _cached(header: Header, received: dict[QueryLevel, _ReceivedElements]) -> Header:
@@ -190,6 +200,7 @@ class _Scan:
     ) -> None:
         self.elements: dict[int, RawDataElement] = {}
         self.bulk_offset: int | None = None
+        self.has_fragments = False
         self.misplaced: list[tuple[int, int]] = []
         self._encoding = encoding_of(transfer_syntax)
         self._bounds = bounds
@@ -223,6 +234,7 @@ class _Scan:
     def _element(self, token: Token) -> None:
         if self.bulk_offset is None and not self._encoding.deflated and _is_bulk(token):
             self.bulk_offset = token.start
+        self.has_fragments |= token.kind is TokenKind.ENCAPSULATED
         if not self._wanted(token.tag):
             return
         if token.kind is TokenKind.SEQUENCE:

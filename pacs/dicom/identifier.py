@@ -43,6 +43,10 @@ BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 """The VRs whose values are not shown as text."""
 
 QUERY_LEVEL = 0x00080052
+LEVEL_SYNONYMS = {
+    "INSTANCE": "IMAGE", "INSTANCES": "IMAGE", "IMAGES": "IMAGE", "STUDIES": "STUDY", "PATIENTS": "PATIENT",
+}  # fmt: skip
+"""What clients write for a Query/Retrieve Level."""
 _ENCODINGS = {
     "1.2.840.10008.1.2": Encoding(implicit=True),
     "1.2.840.10008.1.2.1": Encoding(),
@@ -159,7 +163,7 @@ class _IdentifierParser:
         self.view = view
         self.root = root
         self.mode = mode
-        self.level = requested_level(view, root)
+        self.level = requested_level(view, root, mode)
         self.is_relational = mode.relational or negotiated.relational
         self.keys: list[Key] = []
         self.return_keys: list[ReturnKey] = []
@@ -236,11 +240,17 @@ class _IdentifierParser:
         others = [each for each in requested if each.keyword not in UNIQUE]
         if others and is_strict:
             raise identifier_error("Only unique keys may retrieve", *others)
-        selecting = [each for each in requested if self._has_value(each) or each.keyword == self.level.unique_key]
+        selecting = [each for each in requested if self._has_value(each) or self._is_needed(each, requested)]
         refused = [each for each in selecting if each.kept is Kept.FILE or not self.is_answerable(each)]
         if refused:
             raise identifier_error("Not supported in a retrieve", *refused)
         return selecting
+
+    def _is_needed(self, empty: Attribute, requested: list[Attribute]) -> bool:
+        """Whether an empty key is the unique key of the level, which another key with a value may replace."""
+        own = by_keyword(self.level.unique_key)
+        others = (each for each in requested if each != own and self._has_value(each) and self._is_of_level(each, own))
+        return empty == own and not (self.mode.ignore_empty_unique_key and any(others))
 
     def _has_value(self, requested: Attribute) -> bool:
         return bool(self.view.texts(requested) or self.view.items(requested))
@@ -280,7 +290,7 @@ class _IdentifierParser:
         return self.root.level_of_key(attribute.level) is self.level
 
 
-def requested_level(view: View, root: Root) -> QueryLevel:
+def requested_level(view: View, root: Root, mode: MatchingMode) -> QueryLevel:
     """Return the Query/Retrieve Level, without regard to case and padding (F1, F2, M18).
 
     Raises IdentifierError when it is missing or not a level of the model.
@@ -289,6 +299,8 @@ def requested_level(view: View, root: Root) -> QueryLevel:
     name = text.strip(" \0").upper()
     if not name:
         raise IdentifierError("Missing: QueryRetrieveLevel", [QUERY_LEVEL])
+    if mode.level_synonyms:
+        name = LEVEL_SYNONYMS.get(name, name)
     level = next((level for level in root.levels if level.name == name), None)
     if level is None:
         raise IdentifierError(f"Not a level of {root.title}: QueryRetrieveLevel", [QUERY_LEVEL])

@@ -14,14 +14,15 @@ from pydicom.datadict import keyword_for_tag
 
 from pacs.dicom.attributes import NOT_KEYS, Attribute, Kept, attribute
 from pacs.dicom.dataset import View, vr
-from pacs.dicom.identifier import parse_query, parse_retrieve, requested_level, shown
+from pacs.dicom.identifier import QUERY_LEVEL, parse_query, parse_retrieve, requested_level, shown
 from pacs.dicom.keys import KeyReader, attribute_of, key_tags
 from pacs.dicom.levels import DimseOperation, Model, QueryLevel
-from pacs.dicom.matching_mode import MatchingMode, Negotiated
+from pacs.dicom.matching_mode import STRICT, MatchingMode, Negotiated
 from pacs.dicom.query import (
     Comparable,
     DateTimeRange,
     Empty,
+    Key,
     Matching,
     Names,
     Query,
@@ -87,7 +88,7 @@ def make_report(dataset: Dataset, model: Model, mode: MatchingMode, negotiated: 
     query, error = _parsed(dataset, model, mode, negotiated)
     view = View.of(dataset)
     try:
-        level = requested_level(view, model.root)
+        level = requested_level(view, model.root, mode)
     except IdentifierError:
         level = None
     walk = _ReportBuilder(level, model.operation is not DimseOperation.FIND, mode, KeyReader(mode, negotiated))
@@ -139,13 +140,18 @@ class _ReportBuilder:
         for tag in sorted(view.dataset.keys()):
             part = self._part(int(tag), view, prefix)
             if tag not in asked:
-                yield replace(part, use=ElementUse.NO_KEY, reason=_reason_not_a_key(part.tag))
+                yield replace(part, use=ElementUse.NO_KEY, reason=_reason_not_a_key(part.tag) + self._synonym(part))
                 continue
             found = attribute_of(part.tag, view)
             judged = self._judge(part, found, view, is_nested=bool(prefix))
             yield judged
             for item in view.items(found) if found is not None and judged.use is not ElementUse.IGNORED else ():
                 yield from self.parts(item, f"{part.path}.")
+
+    def _synonym(self, part: ReportedElement) -> str:
+        """Return the level for which the Identifier has another name."""
+        is_other = part.tag == QUERY_LEVEL and self.level is not None and part.asked.strip().upper() != self.level.name
+        return f": {self.level.name}, in the tolerant matching mode only" if is_other and self.level is not None else ""
 
     def _part(self, tag: int, view: View, prefix: str) -> ReportedElement:
         element = view.dataset.get_item(tag)
@@ -173,11 +179,19 @@ class _ReportBuilder:
         except IdentifierError as error:
             return replace(part, use=ElementUse.REFUSED, reason=error.comment)
         if key is not None:
-            reason = _FOLDED if found.vr == "PN" else ""
+            reason = _FOLDED if found.vr == "PN" else self._tolerated(key, found, view)
             return replace(part, use=ElementUse.MATCHED, matching=key.matching, reason=reason)
         if self.is_retrieve:
             return replace(part, reason="has no value to match, and a retrieve returns no keys")
-        return replace(part, use=ElementUse.RETURNED)
+        return replace(part, use=ElementUse.RETURNED, reason=self._tolerated(key, found, view))
+
+    def _tolerated(self, key: Key | None, found: Attribute, view: View) -> str:
+        """Return what the strict mode says of a key that it reads in another way; '' for a sequence."""
+        try:
+            strict, _ = replace(self.reader, mode=STRICT).key(found, view, [])
+        except IdentifierError as error:
+            return f"only in the tolerant matching mode; strict: {error.comment}" if found.vr != "SQ" else ""
+        return _EQUIVALENT if strict != key and found.vr != "SQ" else ""
 
 
 def _name(tag: int) -> str:
@@ -187,6 +201,8 @@ def _name(tag: int) -> str:
 _ONLY_IN_FILES = "is only in the files, which are read only for a query at IMAGE level"
 
 _FOLDED = "names are compared without case and accents"
+
+_EQUIVALENT = "composed and decomposed accents are equal, in the tolerant matching mode only"
 
 _NOT_KEYS = {
     "SpecificCharacterSet": "the character set of the keys and the responses",

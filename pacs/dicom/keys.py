@@ -12,6 +12,7 @@ from pydicom.datadict import private_dictionary_VR
 from pydicom.tag import BaseTag
 
 from pacs.dicom.attributes import IMAGE, NOT_KEYS, Attribute, Kept, KeyType, attribute
+from pacs.dicom.charset import CUSTOMIZABLE
 from pacs.dicom.dataset import View, vr
 from pacs.dicom.matching_mode import MatchingMode, Negotiated
 from pacs.dicom.query import (
@@ -27,6 +28,7 @@ from pacs.dicom.query import (
     SoundsLike,
     Wildcard,
 )
+from pacs.dicom.typed_ranges import parse_typed_range
 from pacs.dicom.values import (
     BINARY_FLOATS,
     BINARY_INTEGERS,
@@ -35,6 +37,7 @@ from pacs.dicom.values import (
     comparable,
     fold,
     name_groups,
+    other_normal_forms,
     parse_range,
     sounds,
     stripped,
@@ -132,7 +135,7 @@ class KeyReader:
             return Empty()
         if requested.vr in BINARY_INTEGERS or requested.vr in BINARY_FLOATS:
             return self._binary(requested, view, texts)
-        if not texts:
+        if not texts or (self.mode.asterisk_matches_all and _is_asterisk_without_wild_cards(requested, texts)):
             return None
         if requested.vr == "UI":
             return _uids(requested, texts)
@@ -141,10 +144,33 @@ class KeyReader:
         if requested.vr == "PN":
             return self._names(requested, texts)
         if requested.vr in RANGES_ALLOWED:
-            return _moments(requested, texts)
+            return _moments(requested, [self._moment(requested, text) for text in texts])
+        equivalent = self._equivalent(requested, texts)
         if requested.vr in WILDCARDS_ALLOWED and any(_is_wild(text) for text in texts):
-            return _wildcard(requested, texts)
-        return _single(requested, texts)
+            return _wildcard(requested, texts, equivalent)
+        return _single(requested, texts, equivalent)
+
+    def _equivalent(self, requested: Attribute, texts: tuple[str, ...]) -> tuple[str, ...]:
+        is_text = requested.vr in CUSTOMIZABLE
+        return other_normal_forms(texts) if is_text and self.mode.equivalent_accents else ()
+
+    def _moment(self, requested: Attribute, text: str) -> str | Range:
+        """Return a single date or time, or a range of them."""
+        try:
+            low, high = parse_range(requested.vr, text)
+            is_single = comparable(requested.vr, text) == low
+        except ValueError:
+            low, high = self._typed(requested, text)
+            is_single = low == high
+        return low if low is not None and is_single else Range(low, high)
+
+    def _typed(self, requested: Attribute, text: str) -> tuple[str | None, str | None]:
+        try:
+            if self.mode.typed_dates:
+                return parse_typed_range(requested.vr, text)
+        except ValueError:
+            pass
+        raise identifier_error(_MOMENTS[requested.vr], requested)
 
     def _binary(self, requested: Attribute, view: View, texts: tuple[str, ...]) -> Matching | None:
         element = view.element(requested)
@@ -185,20 +211,24 @@ def _is_wild(text: str) -> bool:
     return "*" in text or "?" in text
 
 
+def _is_asterisk_without_wild_cards(requested: Attribute, texts: tuple[str, ...]) -> bool:
+    return requested.vr not in WILDCARDS_ALLOWED and any(not text.strip("*") for text in texts)
+
+
 def _uids(requested: Attribute, texts: tuple[str, ...]) -> Matching:
     if any(_is_wild(text) for text in texts):
         raise identifier_error("Wild card in a UID", requested)
     return Single(tuple(dict.fromkeys(texts)))
 
 
-def _single(requested: Attribute, texts: tuple[str, ...]) -> Matching:
+def _single(requested: Attribute, texts: tuple[str, ...], equivalent: tuple[str, ...] = ()) -> Matching:
     values: list[Comparable] = []
     for text in texts:
         value = comparable(requested.vr, text)
         if value is None:
             raise identifier_error("Not a number" if requested.vr != "DT" else "Not a date and time", requested)
         values.append(value)
-    return Single(tuple(dict.fromkeys(values)))
+    return Single(tuple(dict.fromkeys(values)), equivalent)
 
 
 _MOMENTS = {
@@ -208,24 +238,20 @@ _MOMENTS = {
 }
 
 
-def _moments(requested: Attribute, texts: tuple[str, ...]) -> Matching | None:
-    try:
-        bounds = [parse_range(requested.vr, text) for text in texts]
-    except ValueError:
-        raise identifier_error(_MOMENTS[requested.vr], requested) from None
-    single = [
-        low for text, (low, _) in zip(texts, bounds, strict=True) if low and comparable(requested.vr, text) == low
-    ]
-    if len(single) == len(texts):
+def _moments(requested: Attribute, found: list[str | Range]) -> Matching | None:
+    single = [each for each in found if isinstance(each, str)]
+    if len(single) == len(found):
         return Single(tuple(dict.fromkeys(single)))
-    if len(texts) > 1:
+    if len(found) > 1:
         raise identifier_error("A range among several values", requested)
-    return Range(*bounds[0]) if any(bounds[0]) else None
+    (only,) = found
+    return only if isinstance(only, Range) and (only.low or only.high) else None
 
 
-def _wildcard(requested: Attribute, texts: tuple[str, ...]) -> Matching | None:
+def _wildcard(requested: Attribute, texts: tuple[str, ...], equivalent: tuple[str, ...]) -> Matching | None:
     patterns = tuple(dict.fromkeys(_pattern(requested, text) for text in texts))
-    return None if "*" in patterns else Wildcard(patterns)
+    others = tuple(dict.fromkeys(_ASTERISKS.sub("*", text) for text in equivalent))
+    return None if "*" in patterns else Wildcard(patterns, others)
 
 
 def _pattern(requested: Attribute, text: str) -> str:

@@ -132,10 +132,10 @@ def _any_matches(matching: Matching, values: Values) -> bool:
 
 def _test(matching: Matching) -> Callable[[Comparable], bool]:
     match matching:
-        case Single(values):
-            return lambda value: value in values
-        case Wildcard(patterns):
-            return lambda value: any(matches_pattern(pattern, str(value)) for pattern in patterns)
+        case Single():
+            return matching.accepted.__contains__
+        case Wildcard():
+            return lambda value: any(matches_pattern(pattern, str(value)) for pattern in matching.accepted)
         case Range(low, high):
             return lambda value: (low is None or low <= str(value)) and (high is None or str(value) <= high)
         case _:

@@ -25,6 +25,16 @@ class MatchingMode:
     """A retrieve may use supported keys other than the unique ones (K4)."""
     ignore_request_only: bool
     """Query/Retrieve View, Instance Availability, and an empty character set or timezone are ignored (F6)."""
+    asterisk_matches_all: bool
+    """Asterisks alone are universal in VRs without wild card matching, such as UI and DA."""
+    typed_dates: bool
+    """Dates, times and ranges are understood as people type them (`pacs.dicom.typed_ranges`)."""
+    level_synonyms: bool
+    """Other names of levels are understood: INSTANCE, INSTANCES, IMAGES, STUDIES and PATIENTS."""
+    ignore_empty_unique_key: bool
+    """In a retrieve an empty unique key is ignored beside another key of its level with a value (V1)."""
+    equivalent_accents: bool
+    """Composed and decomposed accents are equal in all text (M14)."""
 
 
 TOLERANT = MatchingMode(
@@ -36,6 +46,11 @@ TOLERANT = MatchingMode(
     bare_level_lists_all=True,
     retrieve_by_other_keys=True,
     ignore_request_only=True,
+    asterisk_matches_all=True,
+    typed_dates=True,
+    level_synonyms=True,
+    ignore_empty_unique_key=True,
+    equivalent_accents=True,
 )
 
 STRICT = MatchingMode(
@@ -47,6 +62,11 @@ STRICT = MatchingMode(
     bare_level_lists_all=False,
     retrieve_by_other_keys=False,
     ignore_request_only=False,
+    asterisk_matches_all=False,
+    typed_dates=False,
+    level_synonyms=False,
+    ignore_empty_unique_key=False,
+    equivalent_accents=False,
 )
 
 MATCHING_MODES = {mode.name: mode for mode in (TOLERANT, STRICT)}

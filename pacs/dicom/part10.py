@@ -13,7 +13,8 @@ from struct import pack, unpack
 from typing import BinaryIO
 
 from pacs import __version__
-from pacs.dicom.elements import LONG_VRS
+from pacs.dicom.elements import LONG_VRS, SHORT_VRS, is_in_place_of_a_vr
+from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, is_native
 from pacs.errors import UndecodableDataSet
 
 IMPLEMENTATION_CLASS_UID = "2.25.115049901136962962696975256259999777924"
@@ -23,6 +24,10 @@ PRIVATE_INFORMATION_CREATOR_UID = "2.25.81824888521754768302199493534358913837"
 PREAMBLE = b"\0" * 128 + b"DICM"
 """The preamble is always zero, regardless of that of the sender (CVE-2019-11687)."""
 
+NOT_DICOM = "Not a DICOM file: neither File Meta Information nor a data set"
+"""The comment for a file that is something else."""
+
+_VRS = frozenset(vr.encode() for vr in SHORT_VRS | LONG_VRS)
 _DIGEST, _NO_DIGEST = "sha256=", "0" * 64
 _PRIVATE_INFORMATION = re.compile(rb"received=(\d{20}) sha256=([0-9a-f]{64}) ?")
 _META_LIMIT = 1 << 20
@@ -102,9 +107,7 @@ def read_file_meta(file: BinaryIO) -> FileMeta:
     `file` is at its beginning, and at its data set afterwards. Raises UndecodableDataSet when the file has no File Meta
     Information or it is damaged.
     """
-    start = file.read(len(PREAMBLE))
-    if start[128:] != b"DICM":
-        file.seek(4 if start[:4] == b"DICM" else 0)
+    _pass_preamble(file)
     elements = _read_elements(file)
     if not elements:
         raise UndecodableDataSet("Not a DICOM file: it has no File Meta Information")
@@ -120,22 +123,56 @@ def read_file_meta(file: BinaryIO) -> FileMeta:
     )
 
 
+def find_data_set(file: BinaryIO) -> FileMeta:
+    """Return the File Meta Information of a file from the field, with the transfer syntax that its data set has.
+
+    Preamble and File Meta Information may be missing; the offset of the data set is 0 if both are. `file` is at its
+    beginning, and at its data set afterwards. Raises UndecodableDataSet when the File Meta Information is damaged.
+    """
+    _pass_preamble(file)
+    elements = _read_elements(file)
+    syntax = _transfer_syntax(_peek(file, 6), _text(elements, 0x0010))
+    uids = _text(elements, 0x0002), _text(elements, 0x0003)
+    return FileMeta(*uids, syntax, _text(elements, 0x0016), None, None, file.tell())
+
+
+def _pass_preamble(file: BinaryIO) -> None:
+    start = file.read(len(PREAMBLE))
+    if start[128:] != b"DICM":
+        file.seek(4 if start[:4] == b"DICM" else 0)
+
+
+def _peek(file: BinaryIO, length: int) -> bytes:
+    start = file.read(length)
+    file.seek(-len(start), io.SEEK_CUR)
+    return start
+
+
 def _read_elements(file: BinaryIO) -> dict[int, bytes]:
-    """Read the values of group 0002 by element number, to the end of the group: group lengths are often wrong."""
+    """Read the values of group 0002 by element number, to the end of the group: group lengths are often wrong.
+
+    A second group that begins behind the length of the first one is passed: it was left over from another file.
+    """
     elements: dict[int, bytes] = {}
+    at, last, end, is_second = 0, -1, _META_LIMIT, False
     left = _META_LIMIT
     while len(start := file.read(8)) == 8 and start[:2] == b"\2\0":
         element, vr, short = unpack("<2xH2sH", start)
-        length = short
+        is_second = is_second or (element <= last and at >= end)
+        length, before = short, at
         if not vr.isalpha():  # written in Implicit VR, against PS3.10 7.1
             length = unpack("<4xL", start)[0]
         elif vr.decode("latin-1") in LONG_VRS:
-            length = int.from_bytes(file.read(4), "little")
+            length, at = int.from_bytes(file.read(4), "little"), at + 4
         left -= length
         value = file.read(max(0, min(length, left)))
         if len(value) < length:
             raise UndecodableDataSet("The File Meta Information is damaged")
-        elements[element] = value
+        at, last = before + 8 + length, element
+        if not is_second:
+            elements[element] = value
+        if element == 0 and not is_second:
+            end = at + int.from_bytes(value, "little")
     file.seek(-len(start), io.SEEK_CUR)
     return elements
 
@@ -152,13 +189,16 @@ def _private_information(elements: dict[int, bytes]) -> tuple[int | None, str | 
     return int(found[1]), found[2].decode("ascii")
 
 
-def guess_transfer_syntax(file: BinaryIO) -> str:
-    """Guess the native transfer syntax of a data set without File Meta Information by its first element.
+def _transfer_syntax(start: bytes, named: str) -> str:
+    """Return the transfer syntax of a data set that begins like this: the named one, unless it shows another.
 
-    For a file that is not a data set the result is arbitrary. The position of `file` does not change.
+    Only native ones are shown by the first element. For bytes that are not a data set the result is arbitrary.
     """
-    start = file.read(6)
-    file.seek(-len(start), io.SEEK_CUR)
-    if not (start[4:6].isalpha() and start[4:6].isupper()):
-        return "1.2.840.10008.1.2"
-    return "1.2.840.10008.1.2.2" if start[:1] == b"\0" else "1.2.840.10008.1.2.1"
+    is_shown = start[:2] in (b"\x08\0", b"\0\x08")
+    has_vr = start[4:6] in _VRS
+    is_unclear = not has_vr and (named == DEFLATED_LITTLE or is_in_place_of_a_vr(start[4:6]))
+    if named and (is_unclear or not (is_shown and is_native(named))):
+        return named
+    if not has_vr:
+        return IMPLICIT_LITTLE
+    return EXPLICIT_BIG if start[:1] == b"\0" else EXPLICIT_LITTLE

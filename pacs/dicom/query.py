@@ -19,16 +19,34 @@ Comparable = str | int | float
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """Single value, list of UID, or multiple value matching (C.2.2.2.1, .2, .8): any of `values` matches."""
+    """Single value, list of UID, or multiple value matching (C.2.2.2.1, .2, .8): any of `values` matches.
+
+    `equivalent` has their texts in other Unicode normal forms, which match too.
+    """
 
     values: tuple[Comparable, ...]
+    equivalent: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[Comparable, ...]:
+        """The stored values that match."""
+        return self.values + self.equivalent
 
 
 @dataclass(frozen=True, slots=True)
 class Wildcard:
-    """Wild card matching (C.2.2.2.4): `*` is any run of characters, `?` exactly one; any of `patterns` matches."""
+    """Wild card matching (C.2.2.2.4): `*` is any run of characters, `?` exactly one; any of `patterns` matches.
+
+    `equivalent` has the patterns in other Unicode normal forms, which match too.
+    """
 
     patterns: tuple[str, ...]
+    equivalent: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The patterns that a stored value may match."""
+        return self.patterns + self.equivalent
 
 
 @dataclass(frozen=True, slots=True)

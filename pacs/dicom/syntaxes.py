@@ -39,6 +39,9 @@ SERVICE_SYNTAXES = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG)
 NATIVE = (EXPLICIT_LITTLE, DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE)
 """The transfer syntaxes without encapsulation, in order of preference; each can be converted to any other."""
 
+FRAGMENTS_IN_NATIVE = "Pixel data is in fragments, but its transfer syntax is native"
+"""The comment for compressed pixel data that is named uncompressed: nobody could decode it."""
+
 KEPT = (
     EXPLICIT_LITTLE,
     "1.2.840.10008.1.2.4.201",  # HTJ2K lossless
@@ -216,7 +219,7 @@ def _framing(token: Token, target: Encoding) -> bytes:
     if token.kind is TokenKind.SEQUENCE:
         return element_head(token.tag, "SQ", UNDEFINED, target)
     if token.kind not in _FRAMING:
-        raise UndecodableDataSet("Pixel data is in fragments, but its transfer syntax is native", [token.tag])
+        raise UndecodableDataSet(FRAGMENTS_IN_NATIVE, [token.tag])
     tag, length = _FRAMING[token.kind]
     return pack("<HHL" if target.little else ">HHL", tag >> 16, tag & 0xFFFF, length)
 

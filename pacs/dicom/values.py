@@ -49,7 +49,7 @@ def comparable(vr: str, text: str) -> Comparable | None:
     if not bare:
         return None
     if vr in RANGES_ALLOWED:
-        bounds = _bounds(vr, bare)
+        bounds = first_and_last(vr, bare)
         return bounds[0] if bounds else None
     if vr == "IS" or vr in BINARY_INTEGERS:
         number = _number(bare)
@@ -119,13 +119,13 @@ def parse_range(vr: str, text: str) -> Range:
 
 
 def _required_bounds(vr: str, text: str) -> tuple[str, str]:
-    bounds = _bounds(vr, text)
+    bounds = first_and_last(vr, text)
     if bounds is None:
         raise ValueError(vr)
     return bounds
 
 
-def _bounds(vr: str, text: str) -> tuple[str, str] | None:
+def first_and_last(vr: str, text: str) -> tuple[str, str] | None:
     """Return the first and last moment of a date or time of any precision; None for an invalid one."""
     found = _SHAPES[vr].fullmatch(text)
     if found is None:
@@ -148,6 +148,12 @@ def _is_possible(given: dict[str, str]) -> bool:
     if "Y" not in given:
         return True
     return given["Y"] != "0000" and int(given.get("d", "1")) <= _days(given)
+
+
+def last_day_of(date: str) -> str:
+    """Return the last day of the month of a date `YYYYMMDD`; the date itself where there is no such month."""
+    given = {"Y": date[:4], "m": date[4:6]}
+    return f"{date[:6]}{_days(given):02}" if _is_possible(given) else date
 
 
 def _days(given: dict[str, str]) -> int:
@@ -257,3 +263,12 @@ def is_uid(text: str, strict: bool = False) -> bool:
     Components with leading zeros violate the standard but are common, so only `strict` rejects them.
     """
     return len(text) <= 64 and (_UID if strict else _TOLERANT_UID).fullmatch(text) is not None
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+def other_normal_forms(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts with all accents composed, and with all decomposed, as far as these differ from `texts`."""
+    forms = (unicodedata.normalize(form, text) for form in ("NFC", "NFD") for text in texts if not text.isascii())
+    return tuple(dict.fromkeys(form for form in forms if form not in texts))

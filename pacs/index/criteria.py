@@ -46,10 +46,10 @@ def combined_criterion(combined: DateTimeRange, unknown_matches: bool) -> Condit
 def value_criterion(column: Column, matching: Matching) -> Condition:
     """Return the condition that the value of a column matches."""
     match matching:
-        case Single(values):
-            return among(column, values)
-        case Wildcard(patterns):
-            return or_(*(resembles(column, pattern) for pattern in patterns))
+        case Single():
+            return among(column, matching.accepted)
+        case Wildcard():
+            return or_(*(resembles(column, pattern) for pattern in matching.accepted))
         case Range(low, high):
             return _range_criterion(column, low, high)
         case _:

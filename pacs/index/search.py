@@ -250,7 +250,7 @@ def parts(query: Query) -> Iterator[Query]:
         return
     for at, key in enumerate(query.keys):
         if key.attribute.keyword == query.level.unique_key and _is_exact(key) and isinstance(key.matching, Single):
-            values = sorted({str(value) for value in key.matching.values}, key=str.encode)
+            values = sorted({str(value) for value in key.matching.accepted}, key=str.encode)
             for chunk in chunks(values, LIST_PART):
                 part = Key(key.attribute, Single(tuple(chunk)))
                 yield replace(query, keys=(*query.keys[:at], part, *query.keys[at + 1 :]))

@@ -58,9 +58,9 @@ def _single_values(query: Query) -> dict[object, object] | None:
     values: dict[object, object] = {}
     for key in query.keys:
         matching = key.matching
-        if key.attribute.kept is not Kept.COLUMN or not isinstance(matching, Single) or len(matching.values) != 1:
+        if key.attribute.kept is not Kept.COLUMN or not isinstance(matching, Single) or len(matching.accepted) != 1:
             return None
-        (value,) = matching.values
+        (value,) = matching.accepted
         if not isinstance(value, str) or key.attribute.vr == "IS" or not is_storable(value):
             return None
         values[_PLACEHOLDER.format(key.attribute.keyword)] = value

@@ -16,9 +16,9 @@ from typing import BinaryIO, Literal, Self, TypeVar
 from pacs.dicom import part10
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset_equality import is_same
-from pacs.dicom.header import SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
+from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
 from pacs.dicom.sop_classes import check_storable
-from pacs.dicom.syntaxes import DEFLATED_LITTLE, KEPT
+from pacs.dicom.syntaxes import DEFLATED_LITTLE, FRAGMENTS_IN_NATIVE, KEPT, is_native
 from pacs.dicom.values import is_uid
 from pacs.errors import (
     DuplicateInstance,
@@ -137,7 +137,7 @@ class Storage:
             raise
 
     def import_file(self, path: Path) -> Stored:
-        """Store a Part 10 file, or a bare data set in a native transfer syntax; the preamble may be missing.
+        """Store a Part 10 file, or a data set in a native transfer syntax without preamble or File Meta Information.
 
         Raises InstanceUnreadable when the file cannot be read, and all that `receive` and `Reception.finish` do.
         """
@@ -151,7 +151,7 @@ class Storage:
         return stored
 
     def _import(self, file: BinaryIO) -> Stored:
-        head = _head_of(file)
+        head = part10.find_data_set(file)
         check_storable(head.sop_class_uid, unknown=True)
         header = _header_of(file, head)
         file.seek(head.data_offset)
@@ -271,19 +271,6 @@ def _record(stored: Stored) -> Record:
     return Record(operation="import", outcome="success", subject=subject, user=local_user())
 
 
-def _head_of(file: BinaryIO) -> part10.FileMeta:
-    """Read the File Meta Information of a file, or guess it; `file` is at the data set then."""
-    try:
-        head = part10.read_file_meta(file)
-    except UndecodableDataSet:
-        file.seek(0)
-        head = part10.FileMeta("", "", "", "", None, None, 0)
-    if head.transfer_syntax:
-        return head
-    guess = part10.guess_transfer_syntax(file)
-    return part10.FileMeta(head.sop_class_uid, "", guess, head.source_ae, None, None, head.data_offset)
-
-
 def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     """Read the header. A file that has neither one nor a File Meta Information is reported as no DICOM file."""
     try:
@@ -291,7 +278,7 @@ def _header_of(file: BinaryIO, head: part10.FileMeta) -> Header:
     except (UndecodableDataSet, MissingUID) as error:
         if head.data_offset:
             raise
-        raise UndecodableDataSet("Not a DICOM file: neither File Meta Information nor a data set") from error
+        raise UndecodableDataSet(part10.NOT_DICOM) from error
 
 
 def _stripped(uid: str | None) -> str | None:
@@ -401,6 +388,8 @@ class Reception:
         if header.misplaced:
             self._leave_out(header.misplaced)
             header = self._read_header()
+        if header.has_fragments and is_native(self._announced.transfer_syntax):
+            raise UndecodableDataSet(FRAGMENTS_IN_NATIVE, [PIXEL_DATA])
         pairs = {
             SOP_CLASS_UID: (self._announced.sop_class_uid, header.sop_class_uid),
             SOP_INSTANCE_UID: (self._announced.sop_instance_uid, header.sop_instance_uid),

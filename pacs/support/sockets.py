@@ -1,4 +1,4 @@
-"""Listening sockets of the DIMSE and the web server."""
+"""Listening sockets of the DIMSE and the web server, and their addresses as text."""
 
 import socket
 
@@ -14,6 +14,11 @@ PRIVILEGED = (
 def reached(host: str) -> str:
     """Return the address at which a listener on `host` is reached from this machine."""
     return _LOOPBACK_OF.get(host, host)
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listening(host: str, port: int, backlog: int) -> socket.socket:

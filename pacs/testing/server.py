@@ -15,6 +15,7 @@ from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
 from pacs.faults.selection import ArmedFaults
 from pacs.observability.events import AssociationEnded, Event, EventStream
+from pacs.support.sockets import host_and_port
 from pacs.testing.builders import EXPLICIT_LITTLE
 from pacs.testing.message_log import MessageLog
 from pacs.testing.received import Received, counted
@@ -71,8 +72,8 @@ class PacsServer(Archive):
 
     @property
     def address(self) -> str:
-        """Its full address: PACS@127.0.0.1:11112."""
-        return f"{self.ae_title}@{self.host}:{self.port}"
+        """Its full address: PACS@127.0.0.1:11112, or PACS@[::1]:11112."""
+        return f"{self.ae_title}@{host_and_port(self.host, self.port)}"
 
     # --- contents -------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pacs.faults.interposer import Interposer
 from pacs.faults.model import Scenario
 from pacs.faults.selection import ArmedFaults
 from pacs.observability.events import AssociationEnded, Event
+from pacs.support.sockets import host_and_port
 from pacs.testing.message_log import MessageLog
 from pacs.testing.received import Received, counted, number_of
 
@@ -81,7 +82,7 @@ class StorageSCP:
     @property
     def address(self) -> str:
         """Its full address: STORAGE_SCP@127.0.0.1:11113."""
-        return f"{self.ae_title}@{self.host}:{self.port}"
+        return f"{self.ae_title}@{host_and_port(self.host, self.port)}"
 
     @property
     def faults(self) -> ArmedFaults:

@@ -5,9 +5,10 @@ from datetime import datetime
 
 import pytest
 
+from benchmarks.processes import free_port
 from pacs.testing import Fault, serving
 from tests.certificates import Authority
-from tests.programs import storescp
+from tests.programs import needs_ipv6, storescp
 from tests.waiting import eventually
 
 
@@ -128,6 +129,20 @@ def test_a_port_in_use_fails(pacs):
         result = checked(pacs, f"server.port={port}", "limits.connect_seconds=0.2", "limits.negotiation_seconds=0.2")
     assert result.exit_code == 1
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in result.stdout
+
+
+def test_ipv6_addresses_are_written_in_brackets(pacs, tmp_path):
+    """Free ones, ones in use, those of this server and of a peer."""
+    needs_ipv6()
+    found = checked(pacs, "server.host=::1", "web.host=::1", peers=[("GONE", "::1", free_port())]).stdout
+    assert "ok   server: [::1]:0 is free to listen on" in found
+    assert "ok   web: [::1]:0 is free to listen on" in found
+    assert "FAIL peer GONE at [::1]:" in found
+    with serving(tmp_path / "running", {"server.host": "::1"}) as running:
+        port = running.port
+        found = checked(pacs, "server.host=::1", f"server.port={port}", "web.host=::1", f"web.port={port}").stdout
+    assert f"ok   server: answers C-ECHO on [::1]:{port}" in found
+    assert f"FAIL web: cannot listen on [::1]:{port} (Address already in use)" in found
 
 
 def test_a_port_in_use_by_the_same_server_passes(pacs, tmp_path):

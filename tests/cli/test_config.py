@@ -273,6 +273,12 @@ def test_loopback_addresses_need_no_consent(file, host):
     assert load(file, {}).server.host == host
 
 
+def test_an_ipv6_address_may_be_in_brackets(file):
+    """As in an address with a port."""
+    file.write_text('[server]\nhost = "[::1]"\n')
+    assert load(file, {}).server.host == "::1"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "pacs.hospital"])
 def test_the_network_needs_consent_or_access_control(file, host):
     """An error until one of the keys is changed."""

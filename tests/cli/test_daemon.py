@@ -17,11 +17,11 @@ from pacs.dimse.scu import echo
 from pacs.errors import AssociationRejected, ConfigurationError, DestinationUnreachable, SchemaMismatch
 from pacs.observability.events import AssociationEnded, OperationFinished, ServerReady, WebReady
 from pacs.testing import serving, study, write
-from tests.programs import start
+from tests.programs import needs_ipv6, start
 
 ROOT = Path(__file__).parents[2]
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-READY = re.compile(r"pacs is ready: AE title PACS on 127\.0\.0\.1:(\d+)\n")
+READY = re.compile(r"pacs is ready: AE title PACS on (?:127\.0\.0\.1|\[::1\]):(\d+)\n")
 
 
 def ask(archive, calling="WS", called="PACS"):
@@ -70,6 +70,16 @@ def test_a_signal_stops_the_server_cleanly(tmp_path, number):
     assert (server.returncode, out) == (0, "")
     assert err.count("kind=C-ECHO") == 1
     assert "Traceback" not in err
+
+
+def test_a_server_on_ipv6_writes_its_address_in_brackets(tmp_path):
+    """In the ready line, and with each requestor in the log."""
+    needs_ipv6()
+    with process(tmp_path, "--host", "::1") as server:
+        echo("::1", server.port, calling_ae_title="WS", called_ae_title="PACS", timeout=10)
+        server.send_signal(signal.SIGTERM)
+        err = server.communicate(timeout=60)[1]
+    assert "address=[::1]:" in err
 
 
 def test_ctrl_c_on_a_terminal_says_what_the_server_waits_for(tmp_path):

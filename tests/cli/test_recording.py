@@ -10,7 +10,7 @@ import pytest
 
 from pacs.testing import serving, study
 from tests.archives import take_in
-from tests.programs import PATIENCE, run, start
+from tests.programs import PATIENCE, needs_ipv6, run, start
 
 
 @contextmanager
@@ -41,6 +41,17 @@ def test_an_association_is_recorded_and_replayed_by_two_commands(tmp_path):
         said = run("findscu", "-v", *keys, "127.0.0.1", port)
     assert said.count("(Pending)") == 1
     assert "NAME" in said
+
+
+def test_ipv6_addresses_are_printed_in_brackets(tmp_path):
+    """Both, of the SCU's new target and of the server."""
+    needs_ipv6()
+    words = ("record", "PACS@[::1]:104", tmp_path / "tape.jsonl", "--host", "::1")
+    process = start([sys.executable, "-m", "pacs", *map(str, words)], stdout=subprocess.PIPE, text=True)
+    said = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE)
+    assert re.search(r"connect to \[::1\]:\d+ instead of \[::1\]:104; ", said)
 
 
 @pytest.mark.parametrize("target", ["nowhere", "PACS@host", "PACS@host:port"])

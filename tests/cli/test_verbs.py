@@ -71,6 +71,14 @@ def test_a_peer_is_given_by_address(pacs, archive):
         assert "answered the C-ECHO in " in result.stdout
 
 
+@pytest.mark.parametrize("words", [["::1"], ["[::1]"]])
+def test_a_peer_may_have_an_ipv6_address(pacs, words):
+    """Its messages have it in brackets, also where it was given without."""
+    port = free_port()
+    assert pacs("echo", *words, port, "-aec", "PACS").stderr.startswith(f"pacs: PACS@[::1]:{port}: ")
+    assert f"expected -aec TITLE, or TITLE@[::1]:{port}" in pacs("echo", *words, port).stderr
+
+
 def test_a_peer_is_given_by_its_configured_title(pacs, archive, tmp_path):
     """A configured peer, and the server itself."""
     (tmp_path / "config.toml").write_text(

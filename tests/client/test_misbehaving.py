@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 import time
+from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
 
@@ -100,6 +101,56 @@ def test_a_pacs_that_sends_less_than_it_says(tmp_path):
     with scripted(move=move) as pacs, pytest.raises(OperationFailed, match=f"1 more than arrived.*{port}") as raised:
         client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port, wait=0.3)
     assert len(raised.value.retrieved.paths) == 3
+
+
+def send_on(association, datasets):
+    """Send data sets on the association of a C-GET; return the statuses of the responses."""
+    statuses = []
+    for number, each in enumerate(datasets, start=2):
+        context = next(one for one in association.contexts.values() if one.abstract_syntax == each.SOPClassUID)
+        association.send(context.id, store_of(each, number), encoded(each, context.transfer_syntax))
+        statuses.append(association.receive(20).command.status)
+    return statuses
+
+
+@pytest.mark.parametrize("arriving", [0, 3])
+def test_a_get_that_brings_less_than_the_pacs_says(tmp_path, arriving):
+    """No advice about a move destination, which a C-GET does not have."""
+
+    def get(association, message):
+        send_on(association, DATASETS[:arriving])
+        answer(association, message, 0x0000, completed=4, failed=0, warning=0)
+
+    with scripted(get=get) as pacs, pytest.raises(OperationFailed) as raised:
+        client.get(pacs.peer, ASKED, to=tmp_path)
+    assert str(raised.value).endswith(
+        f": the PACS reports sending {4 - arriving} more than arrived here: retrieve again, and look for its C-STORE "
+        "sub-operations in the log of the PACS"
+    )
+    assert len(raised.value.retrieved.paths) == arriving
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "reason"),
+    [
+        ("SeriesInstanceUID", "1.2.letters", "Missing or not valid: SeriesInstanceUID"),
+        ("SeriesInstanceUID", "", "Missing or not valid: SeriesInstanceUID"),
+        ("StudyInstanceUID", "1.2.3.4", "This instance is not among those that were asked for"),
+    ],
+)
+@pytest.mark.parametrize(("status", "failed"), [(0xA702, 1), (0xB000, 1), (0x0000, 0)])
+def test_a_refusal_by_this_client_is_explained(tmp_path, keyword, value, reason, status, failed):
+    """Whether or not the PACS counts it: not the PACS is at fault."""
+    refused = deepcopy(DATASETS[0])
+    setattr(refused, keyword, value)
+
+    def get(association, message):
+        send_on(association, [refused])
+        answer(association, message, status, completed=1 - failed, failed=failed, warning=0)
+
+    with scripted(get=get) as pacs, pytest.raises(OperationFailed) as raised:
+        client.get(pacs.peer, ASKED, to=tmp_path)
+    assert str(raised.value).endswith(f": instance {refused.SOPInstanceUID} was refused here: {reason}")
 
 
 def test_several_associations_from_another_sender(tmp_path):
@@ -600,10 +651,7 @@ def test_a_get_with_unrequested_instances_that_ends_early(tmp_path):
     statuses = []
 
     def get(association, message):
-        for number, each in enumerate((*DATASETS[:2], *strange), start=1):
-            context = next(one for one in association.contexts.values() if one.abstract_syntax == each.SOPClassUID)
-            association.send(context.id, store_of(each, number + 1), encoded(each, context.transfer_syntax))
-            statuses.append(association.receive(20).command.status)
+        statuses.extend(send_on(association, (*DATASETS[:2], *strange)))
         association.abort()
 
     with scripted(get=get) as pacs, pytest.raises(AssociationLost):

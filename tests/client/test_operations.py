@@ -330,9 +330,7 @@ def test_advice_for_another_destination_names_it(pacs_server):
 
 def test_a_port_in_use_is_named(pacs_server, tmp_path):
     """With its number."""
-    with pytest.raises(
-        InvalidArgument, match=rf"Cannot listen on 127\.0\.0\.1, port {pacs_server.port}: .*choose another"
-    ):
+    with pytest.raises(InvalidArgument, match=rf"Cannot listen on 127\.0\.0\.1:{pacs_server.port}: .*choose another"):
         client.move_and_store(
             f"PACS@127.0.0.1:{pacs_server.port}", {"StudyInstanceUID": "1.2"}, to=tmp_path, port=pacs_server.port
         )

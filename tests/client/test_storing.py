@@ -2,12 +2,14 @@
 
 import shutil
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from pacs import client
+from pacs.client import Deadlines
 from pacs.dicom.sop_classes import STORAGE
 from pacs.testing import study, write
 from tests.client.scripted import answer, scripted
@@ -40,15 +42,44 @@ def test_the_rest_is_sent_on_a_new_association(lost, failed):
 
 
 def test_a_peer_that_ends_every_association_gets_no_more():
-    """After two consecutive associations without a stored instance."""
+    """After ten consecutive associations without a stored instance."""
 
     def store(association, message):
         association.abort()
 
     with scripted(store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS)
+        sent = client.store(pacs.peer, *study(series=1, instances=12))
+        assert (sent.completed, len(sent.failed)) == (0, 12)
+        assert len(pacs.ends(10)) == 10
+
+
+def test_a_peer_that_does_not_respond_gets_no_more():
+    """After two time-outs: each takes a minute by default."""
+
+    def store(association, message):
+        message.drain()
+
+    with scripted(store=store) as pacs:
+        sent = client.store(replace(pacs.peer, deadlines=Deadlines(response=0.3)), *DATASETS)
         assert (sent.completed, len(sent.failed)) == (0, 4)
         assert len(pacs.ends(2)) == 2
+
+
+def test_instances_at_which_the_peer_aborts_do_not_keep_the_others_from_being_sent():
+    """Not even where several of them come first."""
+    datasets = study(series=1, instances=7)
+    damaged = {str(each.SOPInstanceUID) for each in datasets[:4]}
+
+    def store(association, message):
+        message.drain()
+        if message.command.affected_sop_instance_uid in damaged:
+            association.abort()
+        else:
+            answer(association, message, 0x0000)
+
+    with scripted(store=store) as pacs:
+        sent = client.store(pacs.peer, *datasets)
+    assert (sent.completed, [each.what for each in sent.failed]) == (3, datasets[:4])
 
 
 def test_an_exception_while_storing_ends_the_association(tmp_path):
@@ -126,6 +157,23 @@ def test_a_dicomdir_is_skipped_in_a_folder_and_refused_by_name(tmp_path):
         assert [each.status for each in client.store(peer, tmp_path / "DICOMDIR").failed] == [None]
 
 
+def test_a_damaged_file_in_a_folder_is_a_failure(tmp_path):
+    """It is DICOM and was not stored, unlike a text."""
+    good, bare, cut, without_uid = write(DATASETS[:4], tmp_path / "out")
+    cut.write_bytes(cut.read_bytes()[:300])
+    written = dcmread(without_uid)
+    del written.SOPInstanceUID, written.file_meta.MediaStorageSOPInstanceUID
+    written.save_as(without_uid)
+    bare.write_bytes(b"A text.")
+    with client.receiving(tmp_path / "in") as receiver:
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path / "out")
+        assert [path.stem for path in receiver.arrived] == [dcmread(good).SOPInstanceUID]
+    assert (sent.completed, sent.skipped, [each.what for each in sent.failed]) == (1, 1, [cut, without_uid])
+    assert [each.comment for each in sent.failed] == [
+        "The File Meta Information is damaged", "Missing or not valid: SOPInstanceUID"
+    ]  # fmt: skip
+
+
 def test_many_sop_classes_go_on_several_associations(tmp_path):
     """One association has room for 128 contexts; every instance arrives."""
     datasets = []
@@ -143,4 +191,4 @@ def test_a_text_file_is_not_a_dicom_file(pacs_server, tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("hi")
     (failed,) = client.store(pacs_server.address, text).failed
-    assert failed.comment == "Not a DICOM file with a SOP Instance"
+    assert failed.comment == "Not a DICOM file: neither File Meta Information nor a data set"

@@ -162,13 +162,32 @@ def test_f1_a_missing_level_is_never_guessed(mode, level):
         (Root.STUDY, "PATIENT"),
         (Root.PATIENT_STUDY_ONLY, "SERIES"),
         (Root.PATIENT_STUDY_ONLY, "IMAGE"),
-        (Root.PATIENT, "INSTANCE"),
+        (Root.PATIENT, "FRAME"),
+        (Root.PATIENT_STUDY_ONLY, "IMAGES"),
         (Root.PATIENT, "STUDY\\SERIES"),
     ],
 )
 def test_f2_a_level_outside_the_model_is_refused(mode, root, level):
     """PATIENT in Study Root, IMAGE in Patient/Study Only, and an unknown level."""
     assert refused(level, root, mode, PatientID="P1").tags == (0x00080052,)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("INSTANCE", "IMAGE"),
+        ("Instances", "IMAGE"),
+        ("IMAGES ", "IMAGE"),
+        ("studies", "STUDY"),
+        ("PATIENTS", "PATIENT"),
+    ],
+)
+def test_f2_other_names_of_levels_are_understood_in_the_tolerant_mode_only(name, level):
+    """As dcm4che and viewers write them, in queries and retrieves."""
+    assert ask(name, Root.PATIENT, TOLERANT, PatientID="P1").level is QueryLevel[level]
+    key = QueryLevel[level].unique_key
+    assert select(name, Root.PATIENT, TOLERANT, **{key: "1.2"}).level is QueryLevel[level]
+    assert refused(name, Root.PATIENT, STRICT, PatientID="P1").tags == (0x00080052,)
 
 
 @pytest.mark.parametrize("level", ["study", "Study ", " STUDY", b"STUDY\0"])
@@ -443,6 +462,11 @@ def test_v1_a_level_outside_the_model_is_refused(mode):
         (Root.STUDY, "STUDY", {"PatientID": "P1", "ModalitiesInStudy": "CT"}),
         (Root.STUDY, "STUDY", {"StudyInstanceUID": "1.2", "PatientID": "", "PatientName": ""}),
         (Root.PATIENT, "STUDY", {"StudyInstanceUID": "1.2", "PatientID": "", "WindowCenter": ""}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "AccessionNumber": "A1"}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "PatientID": "P1"}),
+        (Root.STUDY, "SERIES", {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "", "Modality": "CT"}),
+        (Root.PATIENT, "PATIENT", {"PatientID": "", "PatientName": "DOE^JOHN"}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "StudyDescription": "Schädel".encode()}),
     ],
 )
 def test_k4_other_keys_select_in_the_tolerant_mode_only(root, level, keys):
@@ -459,7 +483,12 @@ def test_k4_other_keys_select_in_the_tolerant_mode_only(root, level, keys):
         (Root.STUDY, "STUDY", {"StudyDate": "20200101-"}),
         (Root.STUDY, "STUDY", {"AccessionNumber": "A1\\A2"}),
         (Root.STUDY, "STUDY", {"AccessionNumber": "A*", "PatientID": "P1"}),
-        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "AccessionNumber": "A1"}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "AccessionNumber": ""}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "AccessionNumber": "A*"}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "*", "AccessionNumber": "A1"}),
+        (Root.STUDY, "STUDY", {"StudyInstanceUID": "", "StudyDate": "202001"}),
+        (Root.STUDY, "SERIES", {"SeriesInstanceUID": "", "StudyInstanceUID": "1.2"}),
+        (Root.STUDY, "SERIES", {"SeriesInstanceUID": "", "AccessionNumber": "A1"}),
     ],
 )
 def test_k4_one_key_must_be_a_single_value_or_a_list_of_uid(root, level, keys):

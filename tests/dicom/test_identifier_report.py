@@ -117,6 +117,38 @@ def test_f3_all_refused_keys_are_reported():
     )
 
 
+@pytest.mark.parametrize(
+    ("keyword", "typed", "of_kind", "means", "why"),
+    [
+        ("StudyInstanceUID", "*", "universal", "", "strict: Wild card in a UID: StudyInstanceUID"),
+        (
+            "StudyDate",
+            "202601",
+            "range",
+            "from 20260101 to 20260131",
+            "strict: Not a date or range of dates: StudyDate",
+        ),
+        ("StudyTime", "08-24", "range", "from 080000.000000 to 235960.999999", "strict: Not a time or range of times"),
+        ("StudyDescription", "Schädel", "single value", "Schädel", "composed and decomposed accents are equal"),
+        ("StudyDescription", "Schädel*", "wild card", "Schädel*", "composed and decomposed accents are equal"),
+        ("StudyDescription", "Skull", "single value", "Skull", ""),
+    ],
+)
+def test_m6_the_report_has_what_only_the_tolerant_mode_understands(keyword, typed, of_kind, means, why):
+    """With what the strict mode says of it."""
+    found = part(keyword, **{keyword: typed.encode()})
+    assert (matching_kind(found), matching_text(found)) == (of_kind, means)
+    assert why in found.reason if why else not found.reason
+    assert "only in the tolerant" in found.reason or "in the tolerant matching mode only" in found.reason or not why
+
+
+def test_f2_the_report_has_the_level_that_another_name_means():
+    """Where the names are equal it has no level."""
+    found = {each.path: each for each in read("INSTANCES", StudyInstanceUID="1.2").parts}
+    assert found["QueryRetrieveLevel"].reason == "the query level: IMAGE, in the tolerant matching mode only"
+    assert part("QueryRetrieveLevel", "image", StudyInstanceUID="1.2").reason == "the query level"
+
+
 def test_f1_keys_are_reported_without_a_level():
     """As at the lowest one; what is missing is the error."""
     found = read(None, PatientID="P1")

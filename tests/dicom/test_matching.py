@@ -251,18 +251,43 @@ def test_m5_wild_cards_in_names_ignore_case():
     assert found({"PatientName": "A?LISON^*"}, {"PatientName": "ALLISON^EVE"})
 
 
+@pytest.mark.parametrize("value", ["*", "**", "* ", "*\\X"])
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "StudyInstanceUID",
+        "StudyDate",
+        "StudyTime",
+        "SeriesNumber",
+        "AcquisitionDateTime",
+        "PatientAge",
+        "SliceThickness",
+    ],
+)
+def test_m5_asterisks_alone_are_universal_in_every_vr_in_the_tolerant_mode_only(keyword, value):
+    """UI, DA, TM, IS, DT, AS and DS have no wild cards; the key is returned, and unknown values match."""
+    query = ask("IMAGE", **{keyword: value})
+    assert query.keys == ()
+    assert keyword in {each.attribute.keyword for each in query.return_keys}
+    negotiated = Negotiated(relational=True, multiple_values=True)
+    if keyword == "PatientAge":  # which has no further rule in the strict mode
+        assert ask("IMAGE", mode=STRICT, negotiated=negotiated, SOPInstanceUID="", PatientAge=value).keys
+        return
+    with pytest.raises(IdentifierError):
+        ask("IMAGE", mode=STRICT, negotiated=negotiated, **{"SOPInstanceUID": "", keyword: value})
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("level", "keyword", "value"),
     [
-        ("STUDY", "StudyDate", "*"),
         ("STUDY", "StudyDate", "2020*"),
+        ("STUDY", "StudyDate", "*-20200101"),
         ("STUDY", "StudyTime", "10????"),
-        ("SERIES", "SeriesNumber", "*"),
         ("SERIES", "SeriesNumber", "1?"),
-        ("STUDY", "StudyInstanceUID", "*"),
+        ("STUDY", "StudyInstanceUID", "?"),
         ("STUDY", "StudyInstanceUID", "1.2.*"),
-        ("SERIES", "StudyInstanceUID", "*"),
+        ("SERIES", "StudyInstanceUID", "1*"),
     ],
 )
 def test_m5_an_asterisk_is_not_a_wild_card_in_dates_numbers_and_uids(mode, level, keyword, value):
@@ -559,6 +584,37 @@ def test_m14_an_item_inherits_the_character_set_and_may_have_its_own():
     asked = {"SeriesInstanceUID": "", "RequestAttributesSequence": [{"RequestedProcedureDescription": "Schädel"}]}
     stored = {"RequestAttributesSequence": [{"RequestedProcedureDescription": "Schädel"}]}
     assert found(asked, stored, level="SERIES", charset="ISO_IR 100", sent_in="ISO_IR 192")
+
+
+COMPOSED, DECOMPOSED = "Hôpital Müller", "Ho\u0302pital Mu\u0308ller"
+
+
+@pytest.mark.parametrize("keyword", ["StudyDescription", "AccessionNumber", "StudyComments", "ReasonForVisit"])
+@pytest.mark.parametrize(("asked", "stored"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+@pytest.mark.parametrize("pattern", ["{}", "{}*", "*{}", "x\\{}", "x*\\{}"])
+def test_m14_composed_and_decomposed_accents_match_in_the_tolerant_mode(keyword, asked, stored, pattern):
+    """In LO, SH, LT and UT, with and without wild cards; the strict mode compares characters."""
+    if keyword in ("StudyComments", "ReasonForVisit"):
+        pattern = pattern.rpartition("\\")[2]
+    negotiated = Negotiated(multiple_values=True, relational=True)
+    keys = {"StudyInstanceUID": "", keyword: pattern.format(asked)}
+    values = dataset("ISO_IR 192", StudyInstanceUID="1.2", **{keyword: stored})
+    assert is_found(ask(charset_="ISO_IR 192", negotiated=negotiated, **keys), values)
+    assert not is_found(ask(charset_="ISO_IR 192", mode=STRICT, negotiated=negotiated, **keys), values)
+
+
+def test_m14_a_question_mark_is_one_code_point():
+    """Outside of names a decomposed accent is a character of its own, in SQL as well."""
+    stored = {"StudyDescription": DECOMPOSED}
+    assert not found({"StudyDescription": "H?pital*"}, stored, charset="ISO_IR 192")
+    assert found({"StudyDescription": "Ho?pital*"}, stored, charset="ISO_IR 192")
+
+
+def test_m14_accents_of_items_are_equivalent_too():
+    """Sequence matching reads keys in the same way."""
+    asked = {"SeriesInstanceUID": "", "RequestAttributesSequence": [{"RequestedProcedureDescription": COMPOSED}]}
+    stored = {"RequestAttributesSequence": [{"RequestedProcedureDescription": DECOMPOSED}]}
+    assert found(asked, stored, level="SERIES", charset="ISO_IR 192", sent_in="ISO_IR 192", mode=TOLERANT)
 
 
 # --- M15: names --------------------------------------------------------------------------------------------------

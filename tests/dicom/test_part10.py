@@ -2,14 +2,17 @@
 
 import io
 from pathlib import Path
+from struct import pack
 
 import pydicom
 import pytest
 
 from pacs.dicom import part10
+from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE
 from pacs.errors import UndecodableDataSet
 from tests.real_files import CheckFiles
 
+JPEG = "1.2.840.10008.1.2.4.50"
 CT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"
 DIGEST = "0123456789abcdef" * 4
 
@@ -100,6 +103,68 @@ def test_damaged_file_meta_is_refused_without_reading_much(length: int):
     damaged = b"\0" * 128 + b"DICM" + b"\2\0\1\0OB\0\0" + length.to_bytes(4, "little") + b"\0"
     with pytest.raises(UndecodableDataSet):
         part10.read_file_meta(io.BytesIO(damaged))
+
+
+def described(syntax: str, group_length: int | None = None) -> bytes:
+    """Return a File Meta Information group of two elements, with its length, another one, or none at all (0)."""
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    elements = b"\2\0\x10\0UI" + pack("<H", len(value)) + value + b"\2\0\x16\0AE\2\0ME"
+    length = len(elements) if group_length is None else group_length
+    return (b"\2\0\0\0UL\4\0" + pack("<L", length) if length else b"") + elements
+
+
+@pytest.mark.parametrize("preamble", [part10.PREAMBLE, b"DICM", b""], ids=["preamble", "DICM", "none"])
+def test_the_group_length_decides_which_of_two_file_meta_groups_counts(preamble: bytes):
+    """A second one is from another file and passed; a wrong length of the only one has no effect."""
+    first, second = described(JPEG), described(EXPLICIT_LITTLE)
+    for head, syntax in (
+        (first + second, JPEG),
+        (second + first, EXPLICIT_LITTLE),
+        (described(JPEG, len(first) - 12 + len(second)) + second, EXPLICIT_LITTLE),
+        (described(JPEG, 4), JPEG),
+        (described(JPEG, 1000), JPEG),
+        (described(JPEG, 0), JPEG),
+    ):
+        file = io.BytesIO(preamble + head + b"\x08\0data")
+        for read in (part10.read_file_meta, part10.find_data_set):
+            file.seek(0)
+            assert read(file).transfer_syntax == syntax
+            assert file.read() == b"\x08\0data"
+
+
+FIRST = {
+    IMPLICIT: b"\x08\0\5\0\x0a\0\0\0ISO_IR 100",
+    EXPLICIT_LITTLE: b"\x08\0\5\0CS\x0a\0ISO_IR 100",
+    EXPLICIT_BIG: b"\0\x08\0\5CS\0\x0aISO_IR 100",
+}
+"""The first element of a data set in each native transfer syntax."""
+
+
+@pytest.mark.parametrize("actual", FIRST)
+@pytest.mark.parametrize("named", [IMPLICIT, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED_LITTLE, ""])
+def test_the_first_element_shows_a_wrong_native_transfer_syntax(named: str, actual: str):
+    """With File Meta Information that names another one or none, and without any."""
+    file = io.BytesIO(part10.PREAMBLE + described(named) + FIRST[actual])
+    is_shown = named != DEFLATED_LITTLE or actual != IMPLICIT
+    assert part10.find_data_set(file).transfer_syntax == (actual if is_shown else named)
+    for start in (part10.PREAMBLE, b"DICM", b""):
+        found = part10.find_data_set(io.BytesIO(start + FIRST[actual]))
+        assert (found.transfer_syntax, found.data_offset) == (actual, len(start))
+
+
+@pytest.mark.parametrize("letters", [b"  ", b"\0\0", b"??", b"--"])
+def test_a_first_element_without_vr_shows_nothing(letters: bytes):
+    """The named transfer syntax counts."""
+    file = io.BytesIO(described(EXPLICIT_LITTLE) + b"\x08\0\5\0" + letters + b"\x0a\0ISO_IR 100")
+    assert part10.find_data_set(file).transfer_syntax == EXPLICIT_LITTLE
+
+
+@pytest.mark.parametrize("named", [JPEG, "1.2.3.4"])
+def test_a_first_element_does_not_show_how_pixel_data_is_compressed(named: str):
+    """The named transfer syntax counts, also an unknown one."""
+    for first in FIRST.values():
+        file = io.BytesIO(described(named) + first)
+        assert part10.find_data_set(file).transfer_syntax == named
 
 
 def test_private_information_of_other_creators_is_ignored():

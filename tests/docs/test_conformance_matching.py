@@ -40,7 +40,8 @@ MATCHING: dict[str, list[tuple]] = {
         ({"StudyDescription": "*"}, ALL),
         ({"StudyDate": ""}, ALL),
         ({"StudyID": "*"}, ALL),
-        ({"StudyDate": "*"}, 0xA900),
+        ({"StudyDate": "*"}, ALL),
+        ({"StudyDate": "2020*"}, 0xA900),
     ],
     "single value": [
         ({"PatientID": "abc"}, {"doe"}),

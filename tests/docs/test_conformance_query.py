@@ -3,11 +3,14 @@
 import pytest
 from sqlalchemy import text
 
+from pacs.conformance.statement.wording import SWITCHES
+from pacs.dicom.identifier import encode
 from pacs.index import maintenance
 from pacs.testing import serving, study
 from tests import raw
 from tests.archives import identifier, take_in
 from tests.committing import references, requester
+from tests.dicom.build import dataset
 from tests.docs.requests import COMMENT, ELEMENT, FIND, Requestor, model
 from tests.docs.statement import covers, rows
 from tests.raw import IMPLICIT, Raw
@@ -19,7 +22,7 @@ def strict(tmp_path_factory):
     """A strict server with a study, an empty Accession Number, and a peer with the tolerant mode."""
     peer = {"ae_title": "LENIENT", "host": "127.0.0.1", "port": 1, "manner": "tolerant"}
     with serving(tmp_path_factory.mktemp("strict"), {"query.manner": "strict", "peers": [peer]}) as running:
-        take_in(running, study(series=1, instances=1))
+        take_in(running, study(series=1, instances=1, StudyDescription="Scha\u0308del"))
         take_in(running, study("", series=1, instances=1, patient_id="P2", AccessionNumber=""))
         yield running
 
@@ -67,6 +70,36 @@ MODES = {
         0xFF00,
         0xA900,
     ),
+    "asterisks alone in a key of AS DA DS DT IS TM UI": (
+        lambda: encode(dataset(QueryRetrieveLevel="STUDY", StudyInstanceUID="*", StudyDate="*"), IMPLICIT),
+        "FIND",
+        0xFF00,
+        0xA900,
+    ),
+    SWITCHES["typed_dates"][0]: (
+        lambda: encode(dataset(QueryRetrieveLevel="STUDY", StudyInstanceUID="", StudyDate="2020-2099"), IMPLICIT),
+        "FIND",
+        0xFF00,
+        0xA900,
+    ),
+    "the Query/Retrieve Levels INSTANCE, INSTANCES, IMAGES, STUDIES and PATIENTS": (
+        lambda: identifier("STUDIES", StudyInstanceUID=""),
+        "FIND",
+        0xFF00,
+        0xA900,
+    ),
+    "a retrieve with an empty unique key of its level and another key of that level with a value": (
+        lambda: identifier("STUDY", StudyInstanceUID="", AccessionNumber="A9"),
+        "GET",
+        0x0000,
+        0xA900,
+    ),
+    "the same text, other than a name, with composed or decomposed accents (Unicode NFC, NFD)": (
+        lambda: identifier("STUDY", SpecificCharacterSet="ISO_IR 192", StudyInstanceUID="", StudyDescription="Schädel"),
+        "FIND",
+        0xFF00,
+        0x0000,
+    ),
 }
 """The request for each row of the matching modes, and the first status in each mode."""
 
@@ -76,7 +109,7 @@ def tolerant(tmp_path_factory):
     """A tolerant server with the same data, and a peer with the strict mode."""
     peer = {"ae_title": "PEDANT", "host": "127.0.0.1", "port": 1, "manner": "strict"}
     with serving(tmp_path_factory.mktemp("tolerant"), {"peers": [peer]}) as running:
-        take_in(running, study(series=1, instances=1))
+        take_in(running, study(series=1, instances=1, StudyDescription="Scha\u0308del"))
         take_in(running, study("", series=1, instances=1, patient_id="P2", AccessionNumber=""))
         yield running
 

@@ -10,10 +10,12 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import text
 
+from pacs.dicom.syntaxes import FRAGMENTS_IN_NATIVE
 from pacs.testing import serving, study, uid
 from tests import raw
 from tests.archives import identifier
 from tests.committing import PUSH_MODEL
+from tests.dicom.test_elements import FRAGMENTS, SEQUENCE_END
 from tests.dicom.test_field_data_sets import converted
 from tests.dimse.test_field_data_sets import KINDS, made, retrieved
 from tests.docs.requests import COMMENT, ELEMENT, MR, Requestor, model, negotiated, role, store
@@ -181,6 +183,16 @@ def test_common_errors_of_writers(archive, kind):
     other = EXPLICIT if syntax == IMPLICIT else IMPLICIT
     sent = retrieved(archive, uid, other)
     assert converted(converted(sent, other, BIG), BIG, other) == sent
+
+
+@covers("Pixel data in fragments under a native transfer syntax is refused")
+def test_fragments_in_a_native_transfer_syntax(archive):
+    """The response says so, and which element it is."""
+    made = instance("FRAGMENTS")
+    del made.PixelData
+    answer = store(archive.port, raw.encoded(made, EXPLICIT) + FRAGMENTS + SEQUENCE_END, instance=made.SOPInstanceUID)
+    assert answer.status == 0xC000
+    assert answer.text(COMMENT) == FRAGMENTS_IN_NATIVE
 
 
 @covers("The boundaries and the order of associations have no meaning")

@@ -68,6 +68,18 @@ def test_a_unique_key_uses_its_index(index):
     assert page.plan
 
 
+@pytest.mark.parametrize("key", ["AccessionNumber", "PatientID"])
+@pytest.mark.parametrize("value", ["{}1", "{}1*", "{}1\\{}2"])
+def test_both_forms_of_an_accent_use_the_index_of_one(index, key, value):
+    """The plan of a key that is sent composed and decomposed reads no more than that of one without accents."""
+    ascii_only, accented = (
+        query_plan.of_query(index, ask(charset_="ISO_IR 192", **{key: value.format(letter, letter)}), Cancellation())
+        for letter in ("U", "Ü")
+    )
+    assert [each.access for each in accented] == [each.access for each in ascii_only]
+    assert [each.is_indexed for each in accented] == [each.is_indexed for each in ascii_only]
+
+
 def test_a_key_without_an_index_reads_the_whole_table(index):
     """StudyDescription has a column and no index."""
     statements = query_plan.of_query(index, ask(StudyDescription="CT*"), Cancellation())

@@ -73,6 +73,17 @@ def test_m1_a_single_value_is_compared_literally(index: Index):
     assert found(index, "AccessionNumber", Single(("abc", "ABCD"))) == [2, 4]
 
 
+def test_m14_accents_match_in_both_normal_forms(index: Index):
+    """In a column, in a column that is a unique key, and in an irregular row."""
+    studies_with(index, "StudyDescription", "Ü1", "U\u03081", "U1", ["x", "U\u03081"])
+    either = Single(("Ü1",), ("U\u03081",))
+    assert found(index, "StudyDescription", either) == [1, 2, 4]
+    assert found(index, "StudyDescription", Wildcard(("Ü*",), ("U\u0308*",))) == [1, 2, 4]
+    fill(index, study(9, "U\u03081"))
+    assert found(index, "PatientID", either) == [9]
+    assert unique_keys(index, PATIENT, {"PatientID": either}) == ["U\u03081"]
+
+
 def test_m2_padding_does_not_count(index: Index):
     """Leading and trailing spaces of the stored value are not part of it."""
     studies_with(index, "AccessionNumber", " A1 ", "A1")

@@ -6,7 +6,7 @@ joined by backslashes; a list of such dictionaries for a sequence). A question i
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -42,7 +42,10 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """A query: its level, its keys, whether unknown values match, and whether date and time ranges are combined."""
+    """A query: its level, its keys, whether unknown values match, and whether date and time ranges are combined.
+
+    Where unknown values do not match, the mode is tolerant, and keys are understood as people type them.
+    """
 
     level: str
     keys: Values
@@ -61,10 +64,33 @@ class Entity:
 
 def answer(archive: list[Values], question: Question) -> set[str]:
     """Return the marks of the entities that match."""
+    if not question.unknown_matches:
+        question = replace(question, keys={each: _written(each, asked) for each, asked in question.keys.items()})
     if _asks_for_no_moment(question):
         return set()
     entities = _entities(archive, question.level)
     return {mark for mark, entity in entities.items() if _matches(entity, question)}
+
+
+def _written(keyword: str, asked: Any) -> Any:
+    """Return a key as the standard writes it."""
+    vr = VR_OF.get(keyword)
+    if vr not in ("DA", "TM", "DT", "UI", "IS"):
+        return asked
+    if asked and set(asked) == {"*"}:
+        return ""
+    compact = re.sub(r"(\d{4})-(\d\d)-(\d\d)", r"\1\2\3", asked)
+    compact = re.sub(r"T(\d\d):(\d\d):(\d\d)", r"\1\2\3", compact)
+    if vr == "DA":
+        whole = re.fullmatch(r"(\d{4})(\d\d)?", compact)
+        compact = f"{whole[1]}{whole[2] or '01'}01-{whole[1]}{whole[2] or '12'}31" if whole else compact
+        return re.sub(r"(?<=-)(\d{4})(\d\d)31$", lambda found: _end_of_month(int(found[1]), int(found[2])), compact)
+    return re.sub("-240000$", "-235959.999999", compact) if vr == "TM" else compact
+
+
+def _end_of_month(year: int, month: int) -> str:
+    first_of_next = datetime(year + month // 12, month % 12 + 1, 1)
+    return f"{first_of_next - timedelta(days=1):%Y%m%d}"
 
 
 def _asks_for_no_moment(question: Question) -> bool:
@@ -131,6 +157,8 @@ def _key_matches(vr: str, asked: Any, stored: Any, unknown_matches: bool) -> boo
         return not values
     if not values:
         return unknown_matches
+    if vr in ("LO", "SH", "LT") and not unknown_matches:
+        wanted = [unicodedata.normalize(form, each) for each in wanted for form in ("NFC", "NFD")]
     return any(_value_matches(vr, each, value) for each in wanted for value in values)
 
 

@@ -1,5 +1,6 @@
 """Small archives and queries that often match: most keys are derived from a stored value."""
 
+import unicodedata
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ FAMILIES = ["Doe", "DOE", "Müller", "Muller", "de la Cruz", "O'Hara"]
 GIVEN = ["John", "JOHN", "Jané", ""]
 IDEOGRAPHIC = ["山田^太郎", "山田", ""]
 PHONETIC = ["やまだ^たろう", "やまた", ""]
-WORDS = ["ABC", "abc", "A%C", "A_C", "a[b]c", "Schädel", "頭", "x y", "ABCABC"]
+WORDS = ["ABC", "abc", "A%C", "A_C", "a[b]c", "Schädel", "Scha\u0308del", "頭", "x y", "ABCABC"]
 DATES = ["20200101", "20200102", "2020.01.02", "20191231", "20200229", "00000000"]
 TIMES = ["10", "1000", "100000", "101010.123", "10:30:00", "235959.999999", "0000", "99"]
 MOMENTS = ["20200101120000", "20200101120000+0100", "20200101110000", "20191231235959-0500"]
@@ -84,14 +85,42 @@ def questions(draw: st.DrawFn, archive: list[Values]) -> Question:
     vrs = {keyword: vr for each in LEVELS[: LEVELS.index(level) + 1] for keyword, vr in VRS[each].items()}
     keywords = draw(st.lists(st.sampled_from(sorted(vrs)), max_size=3, unique=True))
     instance = draw(st.sampled_from(archive))
+    unknown_matches = draw(st.booleans())
     keys = {keyword: draw(_asked(keyword, instance.get(keyword, ""))) for keyword in keywords}
+    if not unknown_matches:
+        typed = {keyword: draw(_typed(VR_OF[keyword], asked)) for keyword, asked in keys.items()}
+        keys |= {keyword: asked for keyword, asked in typed.items() if draw(st.integers(0, 3)) == 0}
     if level != "PATIENT" and draw(st.integers(0, 5)) == 0:
         keys["ModalitiesInStudy"] = draw(_asked_text(instance.get("Modality", "CT").partition("\\")[0]))
     if level != "PATIENT" and draw(st.integers(0, 7)) == 0:
         keys["NumberOfStudyRelatedSeries"] = draw(st.sampled_from(["1", "02", "3"]))
     if draw(st.integers(0, 3)) == 0 and level != "PATIENT":
         keys |= {"StudyDate": draw(_asked_range(DATES[:5])), "StudyTime": draw(_asked_range(TIMES[:7]))}
-    return Question(level, keys, unknown_matches=draw(st.booleans()), combined=draw(st.booleans()))
+    return Question(level, keys, unknown_matches=unknown_matches, combined=draw(st.booleans()))
+
+
+def _typed(vr: str, asked: Any) -> st.SearchStrategy[Any]:
+    """A key as people type it, which only the tolerant mode understands."""
+    if vr == "DA":
+        dates = [date for date in DATES if date.isdigit() and date > "0"]
+        return st.sampled_from(dates).flatmap(lambda date: st.sampled_from(_typed_dates(date[:4], date[4:6], date[6:])))
+    if vr == "TM":
+        return st.sampled_from(["000000-240000", "1000-240000", "-240000", "*"])
+    if vr == "DT":
+        # The model of ranges of DT has seconds, and so have these.
+        return st.sampled_from(
+            [f"2020-01-01T12:00:00-{MOMENTS[2]}", "2019-12-31T23:59:59-", "-2020-01-01T11:00:00", "*"]
+        )
+    if vr in ("UI", "IS"):
+        return st.just("*")
+    if vr in ("LO", "SH", "LT") and asked != '""':
+        return st.sampled_from(["NFC", "NFD"]).map(lambda form: unicodedata.normalize(form, asked))
+    return st.just(asked)
+
+
+def _typed_dates(year: str, month: str, day: str) -> list[str]:
+    iso = f"{year}-{month}-{day}"
+    return [iso, f"{iso}-", f"2019-12-31-{iso}", f"{year}{month}", year, f"{year}{month}01-{year}{month}31", "*"]
 
 
 @st.composite

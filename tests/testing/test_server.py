@@ -1,5 +1,6 @@
 """`pacs_server` and `storage_scp`, used as in the tests of an SCU."""
 
+import json
 import re
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 import pacs.client
 import pacs.testing
-from pacs.errors import ConfigurationError, InstanceUnreadable, MissingUID, UndecodableDataSet
+from benchmarks.processes import free_port
+from pacs.errors import ConfigurationError, InstanceUnreadable, MissingUID, OperationFailed, UndecodableDataSet
+from pacs.observability.events import AssociationAccepted, AssociationEnded, DestinationFailed
 from pacs.testing import Fault, Scenario, plugin, serving, storing, studies, study, write
 from tests.archives import FIND, GET, MOVE
+from tests.programs import needs_ipv6
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -61,6 +65,26 @@ def test_it_has_an_address(pacs_server):
     """In one text."""
     assert pacs_server.address == f"PACS@127.0.0.1:{pacs_server.port}"
     assert find(pacs_server, PatientID="") == ([], 0x0000)
+
+
+def test_an_ipv6_address_is_written_in_brackets(tmp_path):
+    """In the address of the server, which the client takes, in its status, its log and its audit log."""
+    needs_ipv6()
+    log, events = tmp_path / "audit", []
+    peers = [{"ae_title": "GONE", "host": "::1", "port": free_port()}]
+    with serving(tmp_path / "pacs", {"server.host": "::1", "audit.file": str(log), "peers": peers}) as server:
+        server.events.subscribe(events.append)
+        written = [server.address, repr(server), server.status]
+        (dataset,) = study(patient_id="P1", series=1, instances=1)
+        server.add(dataset)
+        asked = {"StudyInstanceUID": dataset.StudyInstanceUID}
+        with pytest.raises(OperationFailed):
+            pacs.client.move(server.address, asked, destination="GONE")
+    written += [each.sentence for each in events if isinstance(each, DestinationFailed)]
+    written += [each.address for each in events if isinstance(each, AssociationAccepted | AssociationEnded)]
+    written += [json.loads(line)["address"] for line in log.read_text().splitlines() if "C-MOVE" in line]
+    assert len(written) == 7
+    assert [each for each in written if "[::1]:" not in each] == []
 
 
 def test_it_stores_data_sets_files_folders_and_lists(pacs_server, tmp_path):

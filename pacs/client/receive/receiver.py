@@ -18,6 +18,7 @@ from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
 from pacs.dimse.server.server import Address, DimseServer, Settings
 from pacs.errors import InvalidArgument
+from pacs.support.sockets import host_and_port
 
 Handler = Callable[[Association, Message], None]
 
@@ -68,10 +69,9 @@ class Listener:
         try:
             self._server.start()
         except OSError as error:
-            where = f"{', '.join(self.hosts)}, port {self._requested_port}"
-            raise InvalidArgument(
-                f"Cannot listen on {where}: {error.strerror or error}; choose another port"
-            ) from error
+            where = ", ".join(host_and_port(host, self._requested_port) for host in self.hosts)
+            why = error.strerror or error
+            raise InvalidArgument(f"Cannot listen on {where}: {why}; choose another port") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

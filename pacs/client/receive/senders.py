@@ -19,7 +19,7 @@ ALL_IPV4 = "0.0.0.0"  # noqa: S104
 LOOPBACK = "127.0.0.1"
 
 MAX_REFUSALS = 3
-"""Maximum number of refused associations in an error message."""
+"""Maximum number of refused associations, and of reasons to refuse an instance, in an error message."""
 
 
 class SenderFilter:

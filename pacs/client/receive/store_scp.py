@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from pacs.client.receive.senders import MAX_REFUSALS
 from pacs.client.receive.uid_peek import (
     INSTANCE,
     PEEK_BYTES,
@@ -106,6 +107,7 @@ class StoreSCP:
         self._paths: dict[Path, _ReceivedFile] = {}
         self._uids: set[str] = set()
         self._conflicts: dict[str, None] = {}
+        self._refusals: dict[str, str] = {}
         self._bytes = 0
         self._repeated = 0
         self._unasked = 0
@@ -132,6 +134,12 @@ class StoreSCP:
         """The UIDs of instances that arrived twice with different content; the first one is kept."""
         with self._state:
             return tuple(self._conflicts)
+
+    @property
+    def refusals(self) -> str:
+        """The reasons for which instances were refused, with the first instance of each, '' if there were none."""
+        with self._state:
+            return "; ".join(f"instance {uid} was refused here: {why}" for why, uid in self._refusals.items())
 
     @property
     def arrivals(self) -> Arrivals:
@@ -164,11 +172,17 @@ class StoreSCP:
             raise
         except PacsError as error:
             message.drain()
+            self._add_refusal(request.affected_sop_instance_uid or "without UID", error)
             refused = refusal(Service.STORE, error)
             response = request.response(refused.status, error_comment=refused.comment, offending_elements=refused.tags)
         else:
             response = request.response(status.SUCCESS)
         association.send(message.context.id, response)
+
+    def _add_refusal(self, uid: str, error: PacsError) -> None:
+        with self._state:
+            if len(self._refusals) < MAX_REFUSALS:
+                self._refusals.setdefault(error.comment, uid)
 
     def _receive(self, association: Association, message: Message) -> None:
         """Write the instance of a request. Raises PacsError if it cannot be kept."""
@@ -199,7 +213,7 @@ class StoreSCP:
     def _check_requested(self, found: Mapping[str, str]) -> None:
         """Check the UIDs that are known so far. Raises NotAuthorized."""
         if any(uid not in self._requested.get(keyword, (uid,)) for keyword, uid in found.items()):
-            raise NotAuthorized("This instance was not requested")
+            raise NotAuthorized("This instance is not among those that were asked for")
 
     def _save(
         self, association: Association, message: Message, pieces: Iterator[Buffer], *, is_requested: bool

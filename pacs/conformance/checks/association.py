@@ -73,8 +73,11 @@ class CheckedServer:
     timeout: float = 10.0
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
+        return f"{self.ae_title}@{self._address}"
+
+    @property
+    def _address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str, calling: str = "PACSRUN", timeout: float = 10.0) -> "CheckedServer":
@@ -89,7 +92,7 @@ class CheckedServer:
         try:
             return PDUConnection(socket.create_connection((self.host, self.port), self.timeout), self.timeout)
         except OSError as error:
-            raise Unreachable(f"no connection to {self.host}:{self.port}: {error.strerror or error}") from error
+            raise Unreachable(f"no connection to {self._address}: {error.strerror or error}") from error
 
     def associate(
         self, contexts: Iterable[tuple[str, Sequence[str]] | str], *, called: str = "", **options: Any

@@ -173,6 +173,33 @@ SWITCHES: dict[str, tuple[str, str, str]] = {
         "is ignored",
         "A900",
     ),
+    "asterisk_matches_all": (
+        "asterisks alone in a key of AS DA DS DT IS TM UI",
+        "are universal",
+        "A900; in AS they are a literal value",
+    ),
+    "typed_dates": (
+        "a date, time or range as people type it, whose meaning is certain: a year or month in DA (`2024`, `202401`), "
+        "ISO 8601 (`2024-01-31`, in DT also `2024-01-31T10:30:00Z`), a range to 24:00 or to a day from 29 to 31 that "
+        "the month does not have (`000000-240000`, `20240201-20240231`)",
+        "matches all moments in it",
+        "A900",
+    ),
+    "level_synonyms": (
+        "the Query/Retrieve Levels INSTANCE, INSTANCES, IMAGES, STUDIES and PATIENTS",
+        "are IMAGE, STUDY and PATIENT, as in the responses",
+        "A900",
+    ),
+    "ignore_empty_unique_key": (
+        "a retrieve with an empty unique key of its level and another key of that level with a value",
+        "selects by the other key",
+        "A900",
+    ),
+    "equivalent_accents": (
+        "the same text, other than a name, with composed or decomposed accents (Unicode NFC, NFD)",
+        "matches",
+        "does not match",
+    ),
 }
 """The subject of each switch of a matching mode, and its meaning on and off."""
 

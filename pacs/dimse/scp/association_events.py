@@ -16,6 +16,7 @@ from pacs.observability.events import (
     Event,
     OperationFinished,
 )
+from pacs.support.sockets import host_and_port
 
 
 class AssociationEvents(AssociationObserver):
@@ -31,7 +32,7 @@ class AssociationEvents(AssociationObserver):
                 association=association.id,
                 calling_ae_title=association.calling_ae_title,
                 called_ae_title=association.called_ae_title,
-                address=_text(association.address),
+                address=host_and_port(*association.address),
                 contexts=len(association.contexts),
                 protection=association.protection,
                 user=association.user,
@@ -46,7 +47,7 @@ class AssociationEvents(AssociationObserver):
                 association="",
                 calling_ae_title=rejected.calling_ae_title,
                 called_ae_title=rejected.called_ae_title,
-                address=_text(address),
+                address=host_and_port(*address),
                 result=rejection.result,
                 source=rejection.source,
                 reason=rejection.reason,
@@ -61,7 +62,7 @@ class AssociationEvents(AssociationObserver):
                 association="",
                 calling_ae_title="",
                 called_ae_title="",
-                address=_text(address),
+                address=host_and_port(*address),
                 result=0,
                 source=0,
                 reason=0,
@@ -91,14 +92,9 @@ class AssociationEvents(AssociationObserver):
                 association=association.id,
                 calling_ae_title=association.calling_ae_title,
                 called_ae_title=association.called_ae_title,
-                address=_text(association.address),
+                address=host_and_port(*association.address),
                 how=association.ended_by or "",
                 duration=time.monotonic() - association.began,
                 counts=dict(counts),
             )
         )
-
-
-def _text(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

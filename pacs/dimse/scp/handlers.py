@@ -40,6 +40,7 @@ from pacs.services.peers import Peer, Peers, Right
 from pacs.services.query import QueryService
 from pacs.services.retrieve import Retrieval, RetrieveService
 from pacs.services.storage import Storage
+from pacs.support.sockets import host_and_port
 
 Handler = Callable[[Association, Message], None]
 
@@ -245,7 +246,7 @@ class Handlers:
                 protection=self.protect(destination),
             )
         except DestinationUnreachable as error:
-            where = f"{destination.ae_title} at {destination.host}:{destination.port}"
+            where = f"{destination.ae_title} at {host_and_port(destination.host, destination.port)}"
             sentence = f"move destination {where}: {error.comment}; test it with `pacs check`"
             requested_on = operation.association.id
             self.publish(

@@ -18,6 +18,7 @@ from pacs.observability.audit import NOTHING, Auditor, Record
 from pacs.observability.events import Event, OperationFinished, OperationStarted
 from pacs.support.cancellation import Cancellation
 from pacs.support.exhaustion import exhaustion
+from pacs.support.sockets import host_and_port
 
 Publish = Callable[[Event], None]
 
@@ -186,7 +187,7 @@ def _record(service: Service, operation: Operation) -> Record:
         association=association.id,
         calling_ae_title=association.calling_ae_title,
         called_ae_title=association.called_ae_title,
-        address=f"{association.address[0]}:{association.address[1]}",
+        address=host_and_port(*association.address),
         level=operation.retrieve_level,
         destination=operation.destination,
         counts=operation.counts,
