@@ -99,7 +99,7 @@ class SurveyedDataSet:
     end: int = 0
     """The number of the token that ends it."""
     is_regular: bool = True
-    """Whether it is in explicit VR little endian, without group lengths, errors, or a changing element that is twice."""
+    """Whether it is in explicit VR little endian, without group lengths, errors, or a changing element twice."""
     starts: dict[int, int] = field(default_factory=dict)
     """The offsets of the elements that may change and of their places, by number."""
     ends: dict[int, int] = field(default_factory=dict)
