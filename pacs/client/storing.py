@@ -17,6 +17,7 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import SUCCESS, Service
 from pacs.dimse.scu import Requestor
 from pacs.errors import (
+    AssociationLost,
     DestinationUnreachable,
     InstanceUnreadable,
     NotSupported,
@@ -63,8 +64,8 @@ def store(
 
     `Transfer.failed` lists what is refused, or cannot be converted or sent; the others are still sent. After a lost
     association the rest is sent on a new one, until ten consecutive associations store nothing, or two end by a
-    time-out. In folders, files that are not DICOM, and DICOMDIRs, are skipped; damaged files, and what may not be read,
-    are listed as failed.
+    time-out; the instance during which it was lost is sent again if others were stored on it. In folders, files that
+    are not DICOM, and DICOMDIRs, are skipped; damaged files, and what may not be read, are listed as failed.
 
     Raises InvalidArgument for any other argument, and DestinationUnreachable if the first association fails. An
     exception from `on_progress` ends the association, even in the middle of a data set.
@@ -137,6 +138,9 @@ class _Sending:
             with closing(ahead.take(instance, left)) as outgoing:
                 response = self._response(requestor, instance, outgoing, sent)
         except PacsError as error:
+            if self._may_send_again(error):
+                left.appendleft(instance)
+                return
             self.failed.append(NotStored(instance.what, None, error.comment))
             if isinstance(error, _NOT_OF_THE_PEER):
                 self._empty_associations = 0
@@ -147,6 +151,11 @@ class _Sending:
             self._record(instance, outgoing, response, sent[0])
         self._tried += 1
         self.on_progress(self._progress(0))
+
+    def _may_send_again(self, error: PacsError) -> bool:
+        """Return whether an association was lost after it stored others: some peers close after each instance."""
+        is_lost = isinstance(error, AssociationLost) and not isinstance(error, PeerTimeout)
+        return is_lost and self._empty_associations == 0
 
     def _response(self, requestor: Requestor, instance: Instance, outgoing: Outgoing, sent: list[int]) -> Command:
         """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError."""

@@ -23,21 +23,22 @@ class Enough(Exception):
     """Raised by a progress callback."""
 
 
-def test_the_rest_is_sent_on_a_new_association():
-    """The instance being sent fails, without a status."""
+@pytest.mark.parametrize(("lost", "failed"), [(1, 1), (2, 0)])
+def test_the_rest_is_sent_on_a_new_association(lost, failed):
+    """The instance being sent fails, without a status, if it was the first; after others it is sent again."""
     seen = []
 
     def store(association, message):
         message.drain()
         seen.append(message.command.affected_sop_instance_uid)
-        if len(seen) == 2:
+        if len(seen) == lost:
             association.abort()
         else:
             answer(association, message, 0x0000)
 
     with scripted(store=store) as pacs:
         sent = client.store(pacs.peer, *DATASETS)
-        assert (sent.completed, [each.what for each in sent.failed]) == (3, [DATASETS[1]])
+        assert (sent.completed, [each.what for each in sent.failed]) == (4 - failed, DATASETS[:failed])
         assert len(pacs.ends(2)) == 2
 
 
