@@ -3,6 +3,7 @@
 import shutil
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
@@ -172,6 +173,17 @@ def test_a_damaged_file_in_a_folder_is_a_failure(tmp_path):
     assert [each.comment for each in sent.failed] == [
         "The File Meta Information is damaged", "Missing or not valid: SOPInstanceUID"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "JPEG2000.dcm", "rtplan.dcm", "MR_small_implicit.dcm"])
+@pytest.mark.parametrize("missing", [1, 20])
+def test_a_file_that_is_cut_off_is_not_sent(tmp_path, name, missing):
+    """Most receivers store it as it is; the sender must not take that for a success."""
+    (tmp_path / name).write_bytes(Path(get_testdata_file(name)).read_bytes()[:-missing])
+    with client.receiving(tmp_path / "in") as receiver:
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path / name)
+        assert receiver.arrived == ()
+    assert [each.comment for each in sent.failed] == ["The file is cut off: it ends in the middle of an element"]
 
 
 def test_many_sop_classes_go_on_several_associations(tmp_path):
