@@ -452,6 +452,7 @@ class Archive:
             limits=settings.association_limits(config.limits),
             bounds=settings.association_bounds(config.limits),
             tls=acceptor_tls,
+            pynetdicom_hold=config.clients.pynetdicom_hold,
         )
         return rules, self._fault_hook.apply(server_settings, handlers)
 

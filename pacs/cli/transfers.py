@@ -52,8 +52,9 @@ def store(call: PeerCall, *, send_as: tuple[str, ...], verbose: bool) -> None:
     """Send files and folders to PEER; - reads paths from standard input.
 
     Compressed images are decompressed where PEER does not accept them as they are; with --as, all images are converted.
-    Files in folders that are not DICOM are skipped. PEER is AE_TITLE@HOST:PORT, the AE title of a configured peer, or
-    HOST PORT with -aec AE_TITLE. The exit status is 1 when nothing was stored, 3 when some instances failed.
+    Files in folders that are not DICOM are skipped; damaged and unreadable ones count as failed. PEER is
+    AE_TITLE@HOST:PORT, the AE title of a configured peer, or HOST PORT with -aec AE_TITLE. The exit status is 1 when
+    nothing was stored, 3 when some instances failed.
     """
     from pacs import client
 

@@ -86,7 +86,7 @@ class Transfer:
     """Number of stored instances whose pixel data was decompressed or compressed for the receiver."""
     failed: tuple[NotStored, ...] = ()
     skipped: int = 0
-    """Number of files in folders that contain no SOP Instance, such as DICOMDIRs."""
+    """Number of files in folders that are not DICOM, or are a DICOMDIR."""
     notices: tuple[str, ...] = ()
     """What conversions removed or changed beyond the encoding, such as digital signatures; each sentence once."""
     bytes: int = 0

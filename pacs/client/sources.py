@@ -21,13 +21,17 @@ from pacs.dicom.elements import LONGEST, TOO_LONG
 from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes, require_uids
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
-from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, UndecodableDataSet
+from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, SOPClassNotSupported, UndecodableDataSet
 from pacs.support.folders import files_under
 
 _UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 _TO_THE_PIXELS = (*_UIDS, PIXEL_DATA)
 
 Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
+
+
+class _NotDICOM(UndecodableDataSet):
+    """A file has neither File Meta Information nor the data set of an instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ class Instance:
 
 @dataclass(slots=True)
 class Sources:
-    """Search result: the instances in order, named items that are no instance, and the number of other files in
-    folders.
+    """Search result: the instances in order, what should be one and is not or cannot be read, and the number of other
+    files in folders.
     """
 
     instances: list[Instance] = field(default_factory=list)
@@ -89,16 +93,16 @@ def _add(found: Sources, what: Storable) -> None:
 
 
 def _add_folder(found: Sources, folder: Path) -> None:
+    """Add the files in a folder; only those that are not DICOM, and DICOMDIRs, may be there without being stored."""
     for path in files_under(folder):
-        try:
-            found.instances.append(instance_in(path))
-        except (PacsError, OSError):
-            found.skipped += 1
+        _add_item(found, path, skipped=(_NotDICOM, SOPClassNotSupported))
 
 
-def _add_item(found: Sources, what: Path | Dataset) -> None:
+def _add_item(found: Sources, what: Path | Dataset, skipped: tuple[type[PacsError], ...] = ()) -> None:
     try:
         found.instances.append(_in_memory(what) if isinstance(what, Dataset) else instance_in(what))
+    except skipped:
+        found.skipped += 1
     except PacsError as error:
         found.refused.append(NotStored(what, None, error.comment))
     except OSError as error:
@@ -125,7 +129,7 @@ def instance_in(path: Path) -> Instance:
         except UndecodableDataSet as error:
             if head.data_offset:
                 raise
-            raise UndecodableDataSet(part10.NOT_DICOM) from error  # most likely a text file
+            raise _NotDICOM(part10.NOT_DICOM) from error  # most likely a text file
     sop_class, instance = (
         _uid(found, "SOPClassUID") or head.sop_class_uid,
         _uid(found, "SOPInstanceUID") or head.sop_instance_uid,
@@ -133,7 +137,7 @@ def instance_in(path: Path) -> Instance:
     if MEDIA_STORAGE_DIRECTORY in (sop_class, head.sop_class_uid):
         check_storable(MEDIA_STORAGE_DIRECTORY, unknown=True)
     if not head.data_offset and not (is_uid(sop_class) and is_uid(instance)):
-        raise UndecodableDataSet(part10.NOT_DICOM)
+        raise _NotDICOM(part10.NOT_DICOM)
     require_uids({SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: instance})
     return Instance(path, sop_class, instance, head.transfer_syntax, head.data_offset)
 

@@ -56,7 +56,7 @@ def store(
 
     `Transfer.failed` lists what is refused, or cannot be converted or sent; the others are still sent. After a lost
     association the rest is sent on a new one, until two consecutive associations store nothing. In folders, files
-    without a SOP Instance are skipped.
+    that are not DICOM, and DICOMDIRs, are skipped; damaged files, and what may not be read, are listed as failed.
 
     Raises InvalidArgument for any other argument, and DestinationUnreachable if the first association fails. An
     exception from `on_progress` ends the association, even in the middle of a data set.

@@ -329,6 +329,13 @@ class LimitsSection(Section):
     """Seconds after which a retrieve sends a Pending response at the latest."""
 
 
+class ClientsSection(Section):
+    """Remedies for known defects of clients, recognised by their Implementation Class UID and Version Name."""
+
+    pynetdicom_hold: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.008
+    """Least delay of a request of pynetdicom, which can lose faster responses, in seconds; 0 for no delay."""
+
+
 class CommitmentSection(Section):
     """Storage commitment."""
 
@@ -423,6 +430,7 @@ class Config(Section):
     query: QuerySection = QuerySection()
     storage: StorageSection = StorageSection()
     limits: LimitsSection = LimitsSection()
+    clients: ClientsSection = ClientsSection()
     commitment: CommitmentSection = CommitmentSection()
     log: LogSection = LogSection()
     web: WebSection = WebSection()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pacs import client
 from pacs.testing import study, write
 from tests.certificates import Authority
 from tests.crash import limits
@@ -108,6 +109,24 @@ def test_a_port_that_needs_a_right_is_refused_with_how_to_get_it(site):
     assert (served.returncode, served.stdout) == (2, "")
     assert why in served.stderr
     assert why in run(limits.as_user(), site, "check", "--set", "server.port=104").stdout
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_files_and_folders_that_may_not_be_read_are_not_skipped(site, mode):
+    """By `pacs store` and `pacs import`: the good file is stored, the others are failures with their reason."""
+    good, secret, inner = write(study("OTHER", patient_id="P2", series=1, instances=3), site.folder.parent / "out")
+    (folder := good.parent / "below").mkdir()
+    inner.rename(folder / inner.name)
+    forbid(secret, 0o000)
+    forbid(folder, mode)
+    with client.receiving(site.folder.parent / "in") as receiver:
+        stored = run(limits.as_user(), site, "store", f"X@127.0.0.1:{receiver.port}", str(good.parent))
+        assert len(receiver.arrived) == 1
+    assert stored.returncode == 3
+    assert "2 failed: The file cannot be read: Permission denied" in stored.stderr
+    imported = run(limits.as_user(), site, "import", str(good.parent))
+    assert imported.returncode == 1
+    assert "2 refused: The file cannot be read (Permission denied)" in imported.stderr
 
 
 # --- while it runs -----------------------------------------------------------------------------------------------

@@ -125,6 +125,23 @@ def test_a_dicomdir_is_skipped_in_a_folder_and_refused_by_name(tmp_path):
         assert [each.status for each in client.store(peer, tmp_path / "DICOMDIR").failed] == [None]
 
 
+def test_a_damaged_file_in_a_folder_is_a_failure(tmp_path):
+    """It is DICOM and was not stored, unlike a text."""
+    good, bare, cut, without_uid = write(DATASETS[:4], tmp_path / "out")
+    cut.write_bytes(cut.read_bytes()[:300])
+    written = dcmread(without_uid)
+    del written.SOPInstanceUID, written.file_meta.MediaStorageSOPInstanceUID
+    written.save_as(without_uid)
+    bare.write_bytes(b"A text.")
+    with client.receiving(tmp_path / "in") as receiver:
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path / "out")
+        assert [path.stem for path in receiver.arrived] == [dcmread(good).SOPInstanceUID]
+    assert (sent.completed, sent.skipped, [each.what for each in sent.failed]) == (1, 1, [cut, without_uid])
+    assert [each.comment for each in sent.failed] == [
+        "The File Meta Information is damaged", "Missing or not valid: SOPInstanceUID"
+    ]  # fmt: skip
+
+
 def test_many_sop_classes_go_on_several_associations(tmp_path):
     """One association has room for 128 contexts; every instance arrives."""
     datasets = []

@@ -36,6 +36,7 @@ from tests.docs.requests import (
     triplet,
 )
 from tests.docs.statement import TEXT, covers, rows
+from tests.interop.lost_responses import find_images, late_requestor
 from tests.programs import run
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
@@ -131,6 +132,21 @@ def test_the_application_entity(archive):
 
 
 # --- 2.2 Associations --------------------------------------------------------------------------------------------
+
+
+@covers("Some requestors have defects", "The server recognises such a requestor")
+def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path):
+    """Without the remedy for pynetdicom, one that is late loses an answer; with it, none."""
+    ((client, _named, _defect, _remedy, key, value),) = rows("2.2 Associations", "client")
+    assert client.startswith("pynetdicom")
+    assert float(value) > 0
+    for seconds, responses in ((0, 5), (2, 6)):
+        with serving(tmp_path / str(seconds), {key: seconds}) as running:
+            take_in(running, study(series=1, instances=5))
+            association = late_requestor(running.port, 60 if seconds == 0 else 0.1)
+            assert len(list(find_images(association))) == 6
+            assert len(list(find_images(association))) == responses
+            association.abort()
 
 
 @covers("The requests of an association are performed one after the other")

@@ -28,6 +28,7 @@ from pacs.dimse.association.extended_negotiation import FIND_BYTES, RETRIEVE_BYT
 from pacs.dimse.messages import status
 from pacs.dimse.messages.status import Service
 from pacs.dimse.scp.retrieve_task import MAX_SUBOPERATIONS
+from pacs.dimse.server.client_defects import DEFECTS
 from pacs.dimse.upper import tls, user_information
 from pacs.errors import PacsError
 from pacs.pixels import capabilities
@@ -64,6 +65,7 @@ def _tables(config: Config) -> dict[str, str]:
         "limits": _table(("limit", "value", "meaning"), _limits(config)),
         "commitment": _table(("limit", "value", "meaning"), _commitment(config)),
         "failure_reasons": _table(("failure reason", "when"), _reasons()),
+        "client_defects": _table(("client", "named by", "defect", "remedy", "key", "value"), _client_defects(config)),
         "fixed_limits": _table(("fixed limit", "value"), words.FIXED_LIMITS.items()),
         "service_syntaxes": _named(("transfer syntax", "UID"), SERVICE_SYNTAXES),
         "extended_negotiation": _table(("service", "byte", "option", "answer to 1"), _extended()),
@@ -184,6 +186,13 @@ def _limits(config: Config) -> Iterator[Row]:
         yield f"limits.{name}", _number(getattr(config.limits, name)), words.LIMITS[name]
 
 
+def _client_defects(config: Config) -> Iterator[Row]:
+    for each in DEFECTS:
+        section, key = each.key.split(".")
+        named = f"{each.class_uid}*, {each.version_name}*"
+        yield each.client, named, each.defect, each.remedy, each.key, _number(getattr(getattr(config, section), key))
+
+
 def _commitment(config: Config) -> Iterator[Row]:
     for name in CommitmentSection.model_fields:
         yield f"commitment.{name}", _number(getattr(config.commitment, name)), words.COMMITMENT[name]
@@ -286,4 +295,9 @@ def _configurable() -> Iterator[str]:
     yield from ("`server.ae_title`", "`server.host`", "`server.port`", "`query.manner`", "`access.open_to_network`")
     yield from ("`access.services`", "`server.aliases`", "`server.listen`", "the keys of `tls` and `jwt`")
     yield from (f"`{name}`" for name in words.OPTIONS)
-    yield from ("the keys of `limits`", "the keys of `commitment`", "the tables of `peers` and `users`")
+    yield from (
+        "the keys of `limits`",
+        "the keys of `commitment`",
+        "the keys of `clients`",
+        "the tables of `peers` and `users`",
+    )

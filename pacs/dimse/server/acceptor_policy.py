@@ -37,6 +37,7 @@ from pacs.dimse.upper.user_information import (
     accepted_contexts,
     extended_items,
     extended_of,
+    implementation_class_uid_of,
     implementation_items,
     implementation_of,
     items_of,
@@ -268,6 +269,7 @@ def _agreement(
         proposed_extended=offered,
         user_identity=identity,
         implementation=implementation_of(request),
+        implementation_class_uid=implementation_class_uid_of(request),
     )
 
 

@@ -23,6 +23,7 @@ from pacs.dimse.messages.command import CommandField, operation_name
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots, WorkerSlots
+from pacs.dimse.server.client_defects import LOST_RESPONSES, ResponseHold
 from pacs.errors import AssociationLost, OutOfResources, ProtocolViolation, ServerStopping
 from pacs.support.exhaustion import ExhaustionWarning, exhaustion
 from pacs.support.sockets import listening
@@ -73,6 +74,8 @@ class Settings:
     bounds: AssociationBounds = field(default_factory=AssociationBounds)
     tls: ssl.SSLContext | None = None
     """The TLS context for connections to secure addresses."""
+    pynetdicom_hold: float = 0.0
+    """The least delay of a `client_defects.ResponseHold`, in seconds, 0 for none."""
     associate: Associate = accept
 
 
@@ -413,21 +416,29 @@ class DimseServer:
             association.close()
 
     def _handle_all(self, association: Association, counts: Counter[str]) -> None:
+        hold = ResponseHold() if LOST_RESPONSES.is_of(association.agreement) else None
         while (message := self._next(association)) is not None:
-            settings, field = self._settings, message.command.field
             if message.command.is_response:
                 if association.scp_requests.handle_response(message):
                     continue
                 return  # the response to a request that was never sent: the peer breaks the protocol
-            counts[operation_name(field)] += 1
-            if not _fits(message):
-                comment = "The SOP Class is not that of the presentation context"
-                self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
-            elif field in settings.handlers and settings.has(message.context.abstract_syntax, field):
-                settings.handlers[field](association, message)
-            else:
-                comment = "This server does not do that operation for this SOP Class"
-                self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
+            counts[operation_name(message.command.field)] += 1
+            if hold is not None:
+                hold.wait(self._settings.pynetdicom_hold)  # a C-CANCEL meanwhile is read when the operation begins
+            self._handle(association, message)
+            if hold is not None:
+                hold.operation_ended()
+
+    def _handle(self, association: Association, message: Message) -> None:
+        settings, field = self._settings, message.command.field
+        if not _fits(message):
+            comment = "The SOP Class is not that of the presentation context"
+            self._refuse(association, message, status.SOP_CLASS_NOT_SUPPORTED, comment)
+        elif field in settings.handlers and settings.has(message.context.abstract_syntax, field):
+            settings.handlers[field](association, message)
+        else:
+            comment = "This server does not do that operation for this SOP Class"
+            self._refuse(association, message, status.UNRECOGNIZED_OPERATION, comment)
 
     def _next(self, association: Association) -> Message | None:
         """Return the next message, None at the end; send requests of the SCP meanwhile. Raises AssociationLost."""

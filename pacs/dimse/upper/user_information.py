@@ -99,6 +99,8 @@ class Agreement:
     """The name of the identified user, '' for none."""
     implementation: str = ""
     """The peer's Implementation Version Name, or ''."""
+    implementation_class_uid: str = ""
+    """The peer's Implementation Class UID, or ''."""
 
 
 # --- the requestor's side ----------------------------------------------------------------------------------------
@@ -199,6 +201,12 @@ def implementation_of(primitive: A_ASSOCIATE) -> str:
     """Return the other side's Implementation Version Name, or ''."""
     names = items_of(primitive, ImplementationVersionNameNotification)
     return (names[0].implementation_version_name or "") if names else ""
+
+
+def implementation_class_uid_of(primitive: A_ASSOCIATE) -> str:
+    """Return the other side's Implementation Class UID, or ''."""
+    uids = items_of(primitive, ImplementationClassUIDNotification)
+    return str(uids[0].implementation_class_uid or "") if uids else ""
 
 
 def extended_of(primitive: A_ASSOCIATE) -> dict[str, bytes]:

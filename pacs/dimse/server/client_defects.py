@@ -1,0 +1,82 @@
+"""Known defects of clients, one row each, and what the server does for a requestor that names itself as such a client.
+
+A new defect is a row of `DEFECTS`, a key in the section `clients` of the configuration that switches its remedy off,
+and the place where the remedy is applied.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from pacs.dimse.upper.user_information import Agreement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientDefect:
+    """A defect of a client, which is recognised by the implementation that its association request names."""
+
+    client: str
+    class_uid: str
+    """The beginning of its Implementation Class UID."""
+    version_name: str
+    """The beginning of its Implementation Version Name."""
+    defect: str
+    evidence: str
+    remedy: str
+    key: str
+    """The configuration key that adjusts the remedy or switches it off."""
+
+    def is_of(self, agreement: Agreement) -> bool:
+        """Return whether the requestor of an association is such a client."""
+        named, version = agreement.implementation_class_uid, agreement.implementation
+        return named.startswith(self.class_uid) and version.startswith(self.version_name)
+
+
+LOST_RESPONSES = ClientDefect(
+    client="pynetdicom 1.5 to 3.0",
+    class_uid="1.2.826.0.1.3680043.9.3811.",
+    version_name="PYNETDICOM_",
+    defect="may lose a response to a request that follows another one at once, without an error",
+    evidence="pynetdicom issue 875; `python -m tests.interop.lost_responses` counts the losses",
+    remedy="each request after the first one of an association is handled a few milliseconds later",
+    key="clients.pynetdicom_hold",
+)
+
+DEFECTS = (LOST_RESPONSES,)
+"""All known defects."""
+
+
+RECENT = 32
+"""How many pauses of a requestor tell how slow it is at present."""
+
+LONGEST_PAUSE = 0.1
+"""Seconds; a requestor that lets more time pass between two operations is not slow but has something else to do."""
+
+
+class ResponseHold:
+    """The remedy for `LOST_RESPONSES` on one association: delays requests, so that their responses come later.
+
+    When an operation of pynetdicom ends, a thread of it wakes up (`Association._run_reactor`), looks once for a request
+    of the acceptor, and takes the response to the next request if that is there already. How late this thread runs
+    cannot be seen from here, but its requests come late for the same reason: where processors are busy. So the delay is
+    counted from the end of the last operation, and is the longest recent pause of the requestor and a fixed time.
+    """
+
+    def __init__(self) -> None:
+        self._ended: float | None = None
+        self._pauses: deque[float] = deque(maxlen=RECENT)
+
+    def wait(self, least: float) -> None:
+        """Delay a request that has arrived; not the first one of the association, nor if `least` is 0."""
+        if self._ended is not None and least:
+            time.sleep(self._remaining(least, time.monotonic() - self._ended))
+
+    def _remaining(self, least: float, pause: float) -> float:
+        """Return the seconds to wait after a pause of the requestor."""
+        if pause < LONGEST_PAUSE:
+            self._pauses.append(pause)
+        return max(0.0, least + max(self._pauses, default=0.0) - pause)
+
+    def operation_ended(self) -> None:
+        """Note that a final response was sent."""
+        self._ended = time.monotonic()
