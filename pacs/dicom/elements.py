@@ -26,6 +26,8 @@ INFLATED_LIMIT = 1 << 31
 CUT_OFF = "The data set ends in the middle of an element: send it whole"
 """The comment for a truncated data set. It is never stored: after a success the sender may delete its only copy."""
 
+DEFLATED_CUT_OFF = "The deflated data set is truncated"
+
 _UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
 _MOST_STRAY_DELIMITERS = 2
 _PIXEL_DATA = 0x7FE00010
@@ -214,7 +216,7 @@ class Inflated(io.RawIOBase):
     def _inflate(self, most: int) -> bytes:
         data = self._inflater.unconsumed_tail or self._file.read(1 << 16)
         if not data:
-            raise UndecodableDataSet("The deflated data set is truncated")
+            raise UndecodableDataSet(DEFLATED_CUT_OFF)
         try:
             return self._inflater.decompress(data, most)
         except zlib.error as error:

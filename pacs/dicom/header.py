@@ -19,7 +19,7 @@ from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset import AMBIGUOUS, CHARACTER_SET
-from pacs.dicom.elements import CUT_OFF, Encoding, Source, Token, TokenKind, encoding_of, walk
+from pacs.dicom.elements import CUT_OFF, DEFLATED_CUT_OFF, Encoding, Source, Token, TokenKind, encoding_of, walk
 from pacs.dicom.fast_scan import BulkRule, FastScan, FastScanUnsupported
 from pacs.dicom.levels import LEVELS, QueryLevel
 from pacs.dicom.lru_cache import LRUCache
@@ -198,7 +198,7 @@ def is_cut_off(file: BinaryIO, transfer_syntax: str) -> bool:
         try:
             _Scan(file, transfer_syntax, frozenset[int]().__contains__, DEFAULT_BOUNDS).run()
         except UndecodableDataSet as error:
-            return error.comment == CUT_OFF
+            return error.comment in (CUT_OFF, DEFLATED_CUT_OFF)
     return False
 
 
