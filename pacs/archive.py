@@ -487,6 +487,7 @@ class Archive:
             transfer_syntaxes=KEPT,
             order_for=rules.peers.transfer_syntaxes_of,
             send_as_for=rules.peers.send_as_of,
+            has_lenient_roles=rules.peers.has_lenient_roles,
             unknown_sop_classes=config.storage.unknown_sop_classes,
             identify=identify,
         )

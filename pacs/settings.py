@@ -221,6 +221,7 @@ def _peer(peer: configuration.PeerEntry) -> Peer:
         addresses=tuple(map(ip_network, peer.addresses)),
         certificates=frozenset(peer.certificates),
         destinations=None if peer.destinations is None else frozenset(peer.destinations),
+        lenient_roles=peer.roles == "lenient",
         explain=peer.explain,
     )
 

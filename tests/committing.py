@@ -81,12 +81,13 @@ class Requester:
     ae_title: str = "REQUESTER"
     answers: list[int] = field(default_factory=list)
     accepts_role: bool = True
+    roles: str = "strict"
     reports: "queue.Queue[Told]" = field(default_factory=queue.Queue)
 
     @property
     def row(self) -> dict[str, object]:
         """The [[peers]] entry of the requestor."""
-        return {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
+        return {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port, "roles": self.roles}
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from pacs.dicom import part10, syntaxes
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import View
 from pacs.dicom.elements import LONGEST, TOO_LONG
-from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, read_attributes, require_uids
+from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, is_cut_off, read_attributes, require_uids
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, SOPClassNotSupported, UndecodableDataSet
@@ -130,15 +130,18 @@ def instance_in(path: Path) -> Instance:
             if head.data_offset:
                 raise
             raise _NotDICOM(part10.NOT_DICOM) from error  # most likely a text file
-    sop_class, instance = (
-        _uid(found, "SOPClassUID") or head.sop_class_uid,
-        _uid(found, "SOPInstanceUID") or head.sop_instance_uid,
-    )
-    if MEDIA_STORAGE_DIRECTORY in (sop_class, head.sop_class_uid):
-        check_storable(MEDIA_STORAGE_DIRECTORY, unknown=True)
-    if not head.data_offset and not (is_uid(sop_class) and is_uid(instance)):
-        raise _NotDICOM(part10.NOT_DICOM)
-    require_uids({SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: instance})
+        sop_class, instance = (
+            _uid(found, "SOPClassUID") or head.sop_class_uid,
+            _uid(found, "SOPInstanceUID") or head.sop_instance_uid,
+        )
+        if MEDIA_STORAGE_DIRECTORY in (sop_class, head.sop_class_uid):
+            check_storable(MEDIA_STORAGE_DIRECTORY, unknown=True)
+        if not head.data_offset and not (is_uid(sop_class) and is_uid(instance)):
+            raise _NotDICOM(part10.NOT_DICOM)
+        require_uids({SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: instance})
+        file.seek(head.data_offset)
+        if is_cut_off(file, head.transfer_syntax):  # most receivers would store it as it is, with a success
+            raise UndecodableDataSet("The file is cut off: it ends in the middle of an element")
     return Instance(path, sop_class, instance, head.transfer_syntax, head.data_offset)
 
 

@@ -17,10 +17,12 @@ from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.messages.status import SUCCESS, Service
 from pacs.dimse.scu import Requestor
 from pacs.errors import (
+    AssociationLost,
     DestinationUnreachable,
     InstanceUnreadable,
     NotSupported,
     PacsError,
+    PeerTimeout,
     UndecodableDataSet,
     UndecodablePixelData,
 )
@@ -33,8 +35,14 @@ from pacs.support.cores import cores
 PROGRESS_BYTES = 1 << 20
 """Bytes of a data set between two progress reports."""
 
-MAX_EMPTY_ASSOCIATIONS = 2
-"""Number of consecutive associations lost without a stored instance, after which the remaining instances fail."""
+MAX_EMPTY_ASSOCIATIONS = 10
+"""Number of consecutive associations lost without a stored instance, after which the remaining instances fail.
+
+It is more than a few because some receivers abort at each damaged instance, and those may come first.
+"""
+
+TIMEOUT_COST = 5
+"""Number of associations that one with a time-out counts as: a receiver that hangs costs much more time."""
 
 _NOT_OF_THE_PEER = (UndecodableDataSet, UndecodablePixelData, InstanceUnreadable, NotSupported)
 """Errors of an instance, not of the peer: an association that ends with one is not counted as empty."""
@@ -55,8 +63,9 @@ def store(
     one; an instance without pixel data is sent uncompressed then. Pixel data is converted on all cores.
 
     `Transfer.failed` lists what is refused, or cannot be converted or sent; the others are still sent. After a lost
-    association the rest is sent on a new one, until two consecutive associations store nothing. In folders, files
-    that are not DICOM, and DICOMDIRs, are skipped; damaged files, and what may not be read, are listed as failed.
+    association the rest is sent on a new one, until ten consecutive associations store nothing, or two end by a
+    time-out; the instance during which it was lost is sent again if others were stored on it. In folders, files that
+    are not DICOM, and DICOMDIRs, are skipped; damaged files, and what may not be read, are listed as failed.
 
     Raises InvalidArgument for any other argument, and DestinationUnreachable if the first association fails. An
     exception from `on_progress` ends the association, even in the middle of a data set.
@@ -129,14 +138,24 @@ class _Sending:
             with closing(ahead.take(instance, left)) as outgoing:
                 response = self._response(requestor, instance, outgoing, sent)
         except PacsError as error:
+            if self._may_send_again(error):
+                left.appendleft(instance)
+                return
             self.failed.append(NotStored(instance.what, None, error.comment))
             if isinstance(error, _NOT_OF_THE_PEER):
                 self._empty_associations = 0
+            elif isinstance(error, PeerTimeout):
+                self._empty_associations += TIMEOUT_COST - 1
         else:
             self._empty_associations = 0
             self._record(instance, outgoing, response, sent[0])
         self._tried += 1
         self.on_progress(self._progress(0))
+
+    def _may_send_again(self, error: PacsError) -> bool:
+        """Return whether an association was lost after it stored others: some peers close after each instance."""
+        is_lost = isinstance(error, AssociationLost) and not isinstance(error, PeerTimeout)
+        return is_lost and self._empty_associations == 0
 
     def _response(self, requestor: Requestor, instance: Instance, outgoing: Outgoing, sent: list[int]) -> Command:
         """Return the response to the C-STORE of an instance; count its bytes in `sent`. Raises PacsError."""

@@ -405,6 +405,8 @@ class PeerEntry(Section):
     """Whether to connect to the peer with TLS."""
     certificates: tuple[Fingerprint, ...] = ()
     """SHA-256 fingerprints of which the peer's certificate must have one, as requestor and as acceptor."""
+    roles: Literal["strict", "lenient"] = "strict"
+    """Whether the peer is assumed to have roles that it does not negotiate: it receives by C-GET, and takes reports."""
     explain: bool = False
     """Whether to log how each request of this peer was interpreted, with patient data."""
 

@@ -26,9 +26,13 @@ INFLATED_LIMIT = 1 << 31
 CUT_OFF = "The data set ends in the middle of an element: send it whole"
 """The comment for a truncated data set. It is never stored: after a success the sender may delete its only copy."""
 
+DEFLATED_CUT_OFF = "The deflated data set is truncated"
+
 _UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
 _MOST_STRAY_DELIMITERS = 2
 _PIXEL_DATA = 0x7FE00010
+_LONGEST_FIRST = 1 << 14
+"""No first element is that long, in bytes: two letters in place of a VR would be the length of a longer one."""
 
 UNDEFINED = 0xFFFFFFFF
 LONGEST = 0xFFFFFFFE
@@ -116,6 +120,8 @@ class Source:
     def __init__(self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT) -> None:
         self.position = 0
         self.size: int | None = None
+        self.is_careless = False
+        """Whether the walk has passed an error of the writer, so that a copy of the bytes has it too."""
         self._file = file
         self._recording: bytearray | None = None
         self._recording_limit = 0
@@ -210,7 +216,7 @@ class Inflated(io.RawIOBase):
     def _inflate(self, most: int) -> bytes:
         data = self._inflater.unconsumed_tail or self._file.read(1 << 16)
         if not data:
-            raise UndecodableDataSet("The deflated data set is truncated")
+            raise UndecodableDataSet(DEFLATED_CUT_OFF)
         try:
             return self._inflater.decompress(data, most)
         except zlib.error as error:
@@ -279,18 +285,19 @@ class _TokenWalk:
                     yield self._end_of(frame, source.position - 8)
             elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
                 end = self._end_within(frame, token)
-                self._check_length(token.tag, end)
+                if token.tag == _PIXEL_DATA:
+                    self._check_pixels(end)
                 yield token
                 source.skip_to(end)
             else:
                 self._enter(frame, token)
                 yield token
 
-    def _check_length(self, tag: int, position: int) -> None:
+    def _check_pixels(self, position: int) -> None:
         """Check that less than 4 GiB are left after native Pixel Data: otherwise its length has more than 32 bits."""
         rest = self._source.size - position if self._source.size is not None else 0
-        if tag == _PIXEL_DATA and self._is_native and rest > LONGEST:
-            raise UndecodableDataSet(TOO_LONG, [tag])
+        if self._is_native and rest > LONGEST:
+            raise UndecodableDataSet(TOO_LONG, [_PIXEL_DATA])
 
     def _is_at_end(self, frame: _Frame) -> bool:
         if frame.end is not None:
@@ -300,12 +307,15 @@ class _TokenWalk:
 
     def _has_more_items(self, frame: _Frame) -> bool:
         """Whether an item follows the end of a sequence, within what encloses it: the length counts too few items."""
-        return frame.kind is TokenKind.SEQUENCE and self._next_tag(frame, self._stack[-2]) == ITEM
+        has_more = frame.kind is TokenKind.SEQUENCE and self._next_tag(frame, self._stack[-2]) == ITEM
+        self._source.is_careless |= has_more
+        return has_more
 
     def _pass_delimiter(self, frame: _Frame) -> None:
         """Pass the delimiter of an item or sequence whose length had ended it already."""
         if frame.end is not None and self._next_tag(frame, self._stack[-1]) == _DELIMITERS[frame.kind]:
             self._source.read(8)
+            self._source.is_careless = True
 
     def _next_tag(self, frame: _Frame, parent: _Frame) -> int | None:
         """Return the tag of the item or delimiter that follows within `parent`; None for anything else."""
@@ -343,6 +353,7 @@ class _TokenWalk:
         elif token.kind is TokenKind.ITEM:
             undecided = not self._stack[0].encoding.implicit
         boundary = frame.end if end is not None and frame.end is not None and end > frame.end else None
+        self._source.is_careless |= boundary is not None
         self._stack.append(_Frame(token.kind, token.tag, encoding, end, depth, undecided, boundary))
 
     def _item(self, frame: _Frame) -> Token | None:
@@ -361,7 +372,8 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
-            self._check_length(frame.tag, start)
+            if frame.tag == _PIXEL_DATA:
+                self._check_pixels(start)
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)
@@ -398,6 +410,7 @@ class _TokenWalk:
             return
         is_stray = len(self._stack) == 1 and start > 0 and tag in (ITEM_DELIMITER, SEQUENCE_DELIMITER) and not length
         frame.stray_delimiters += 1
+        self._source.is_careless = True
         if not is_stray or frame.stray_delimiters > _MOST_STRAY_DELIMITERS:
             raise UndecodableDataSet(_UNEXPECTED_DELIMITER)
 
@@ -420,7 +433,7 @@ class _TokenWalk:
         return is_behind and self._source.is_blank()
 
     def _decide(self, frame: _Frame, head: bytes) -> None:
-        """Decide by the first element whether VRs are implicit: no first element is 16 KiB long.
+        """Decide by the first element whether VRs are implicit.
 
         Only an item may differ from the transfer syntax (docs/checklist.md S3).
         """
@@ -432,13 +445,17 @@ class _TokenWalk:
             raise UndecodableDataSet("The data set is not encoded in its transfer syntax")
 
     def _is_implicit(self, frame: _Frame, head: bytes) -> bool:
-        """Whether an element has no VR. Bytes that are no VR may be the length of its value if that is there."""
+        """Whether an element has no VR. Bytes in place of one may be its length, unless that is too long."""
         letters = head[4:6]
+        if not is_in_place_of_a_vr(letters):
+            return True
         if letters.isalpha() and letters.isupper():
             return False
+        if not frame.undecided:
+            return frame.encoding.implicit
         length = _LENGTH[frame.encoding.little].unpack(head[4:])[0]
         limit = frame.end if frame.end is not None else self._source.size
-        return not (is_in_place_of_a_vr(letters) and limit is not None and self._source.position + length > limit)
+        return length < _LONGEST_FIRST and (limit is None or self._source.position + length <= limit)
 
     def _explicit(self, frame: _Frame, head: bytes, tag: int) -> tuple[str, int]:
         _, _, letters, length = _EXPLICIT[frame.encoding.little].unpack(head)
@@ -448,6 +465,7 @@ class _TokenWalk:
         if vr is None:
             if not (tag and is_in_place_of_a_vr(letters)):
                 raise UndecodableDataSet("An element has no Value Representation", [tag])
+            self._source.is_careless = True
             vr = "UN" if letters.isalpha() and letters.isupper() else _vr_of_value(tag)
             # A future VR has two zero bytes and a 32 bit length (PS3.5 7.1.2), an invalid one most often does not.
             if length or self._is_followed(frame, tag):

@@ -19,12 +19,12 @@ from pacs.dicom import row_elements
 from pacs.dicom.attributes import ATTRIBUTES
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset import AMBIGUOUS, CHARACTER_SET
-from pacs.dicom.elements import Encoding, Source, Token, TokenKind, encoding_of, walk
+from pacs.dicom.elements import CUT_OFF, DEFLATED_CUT_OFF, Encoding, Source, Token, TokenKind, encoding_of, walk
 from pacs.dicom.fast_scan import BulkRule, FastScan, FastScanUnsupported
 from pacs.dicom.levels import LEVELS, QueryLevel
 from pacs.dicom.lru_cache import LRUCache
 from pacs.dicom.values import is_uid
-from pacs.errors import MissingUID
+from pacs.errors import MissingUID, UndecodableDataSet
 
 VALUE_LIMIT = 1 << 16
 """A longer element is bulk data, which is not read."""
@@ -186,6 +186,20 @@ def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int])
     scan = _Scan(file, transfer_syntax, wanted, DEFAULT_BOUNDS)
     scan.run(until=max(max(tags, default=0) | (0xFFFF if private else 0), *_ALWAYS_READ))
     return scan.dataset()
+
+
+def is_cut_off(file: BinaryIO, transfer_syntax: str) -> bool:
+    """Return whether the data set at the position of `file` ends in the middle of an element."""
+    start = file.tell()
+    try:
+        FastScan(file, encoding_of(transfer_syntax), frozenset(), _BULK)
+    except FastScanUnsupported:
+        file.seek(start)
+        try:
+            _Scan(file, transfer_syntax, frozenset[int]().__contains__, DEFAULT_BOUNDS).run()
+        except UndecodableDataSet as error:
+            return error.comment in (CUT_OFF, DEFLATED_CUT_OFF)
+    return False
 
 
 def _uid(value: object) -> str:

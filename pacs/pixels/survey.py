@@ -99,7 +99,7 @@ class SurveyedDataSet:
     end: int = 0
     """The number of the token that ends it."""
     is_regular: bool = True
-    """Whether it is in explicit VR little endian, has no group lengths, and no element twice that may change."""
+    """Whether it is in explicit VR little endian, without group lengths, errors, or a changing element twice."""
     starts: dict[int, int] = field(default_factory=dict)
     """The offsets of the elements that may change and of their places, by number."""
     ends: dict[int, int] = field(default_factory=dict)
@@ -170,6 +170,7 @@ def survey(source: Source, encoding: Encoding, walk: Walk = walk) -> Iterator[Su
                 data_set.note(token.tag, index, token.start)
                 _read(data_set, source, token)
     data_set.end = index + 1
+    data_set.is_regular &= not source.is_careless
     yield data_set
 
 

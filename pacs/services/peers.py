@@ -29,8 +29,9 @@ class Peer:
     It may associate from the networks `addresses` with a TLS certificate whose SHA-256 fingerprint (lower case,
     hexadecimal) is in `certificates`; an empty one allows any. It may retrieve to the AE titles `destinations`, None
     for all peers. A C-MOVE opens at most `associations` to it at once. What it does not accept as it is stored is
-    converted into the first of `send_as` that it accepts, else into an uncompressed transfer syntax. `explain` explains
-    its queries and retrieves.
+    converted into the first of `send_as` that it accepts, else into an uncompressed transfer syntax. With
+    `lenient_roles` it is assumed to have roles that it does not negotiate. `explain` explains its queries and
+    retrieves.
     """
 
     ae_title: str
@@ -44,6 +45,7 @@ class Peer:
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
     certificates: frozenset[str] = frozenset()
     destinations: frozenset[str] | None = None
+    lenient_roles: bool = False
     explain: bool = False
 
 
@@ -98,3 +100,8 @@ class Peers:
         """Return the transfer syntaxes that instances for an AE are converted into, empty if none is configured."""
         peer = self.find(ae_title)
         return peer.send_as if peer is not None else ()
+
+    def has_lenient_roles(self, ae_title: str) -> bool:
+        """Return whether an AE is assumed to have the roles that it does not negotiate."""
+        peer = self.find(ae_title)
+        return peer is not None and peer.lenient_roles

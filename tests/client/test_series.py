@@ -120,13 +120,15 @@ def test_a_series_is_found_by_its_uid_alone(peer):
 
 
 def test_keys_that_match_any_study_are_rejected(full):
-    """Nor an invalid key, a key given twice, or an invalid value."""
+    """Nor an invalid key, a key given twice, or a value that not every PACS understands."""
     for keys in (
         {},
         {"modality": "CT"},
         {"patient_id": "P1", "NoSuchKeyword": "1"},
         {"patient_id": "P1", "PatientID": "P2"},
         {"study_date": "yesterday"},
+        {"study_date": "202501"},
+        {"patient_id": "P1", "study_date": "*"},
     ):
         with pytest.raises(InvalidArgument):
             client.load_series(full.peer, **keys)

@@ -2,12 +2,15 @@
 
 import shutil
 import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from pacs import client
+from pacs.client import Deadlines
 from pacs.dicom.sop_classes import STORAGE
 from pacs.testing import study, write
 from tests.client.scripted import answer, scripted
@@ -20,34 +23,64 @@ class Enough(Exception):
     """Raised by a progress callback."""
 
 
-def test_the_rest_is_sent_on_a_new_association():
-    """The instance being sent fails, without a status."""
+@pytest.mark.parametrize(("lost", "failed"), [(1, 1), (2, 0)])
+def test_the_rest_is_sent_on_a_new_association(lost, failed):
+    """The instance being sent fails, without a status, if it was the first; after others it is sent again."""
     seen = []
 
     def store(association, message):
         message.drain()
         seen.append(message.command.affected_sop_instance_uid)
-        if len(seen) == 2:
+        if len(seen) == lost:
             association.abort()
         else:
             answer(association, message, 0x0000)
 
     with scripted(store=store) as pacs:
         sent = client.store(pacs.peer, *DATASETS)
-        assert (sent.completed, [each.what for each in sent.failed]) == (3, [DATASETS[1]])
+        assert (sent.completed, [each.what for each in sent.failed]) == (4 - failed, DATASETS[:failed])
         assert len(pacs.ends(2)) == 2
 
 
 def test_a_peer_that_ends_every_association_gets_no_more():
-    """After two consecutive associations without a stored instance."""
+    """After ten consecutive associations without a stored instance."""
 
     def store(association, message):
         association.abort()
 
     with scripted(store=store) as pacs:
-        sent = client.store(pacs.peer, *DATASETS)
+        sent = client.store(pacs.peer, *study(series=1, instances=12))
+        assert (sent.completed, len(sent.failed)) == (0, 12)
+        assert len(pacs.ends(10)) == 10
+
+
+def test_a_peer_that_does_not_respond_gets_no_more():
+    """After two time-outs: each takes a minute by default."""
+
+    def store(association, message):
+        message.drain()
+
+    with scripted(store=store) as pacs:
+        sent = client.store(replace(pacs.peer, deadlines=Deadlines(response=0.3)), *DATASETS)
         assert (sent.completed, len(sent.failed)) == (0, 4)
         assert len(pacs.ends(2)) == 2
+
+
+def test_instances_at_which_the_peer_aborts_do_not_keep_the_others_from_being_sent():
+    """Not even where several of them come first."""
+    datasets = study(series=1, instances=7)
+    damaged = {str(each.SOPInstanceUID) for each in datasets[:4]}
+
+    def store(association, message):
+        message.drain()
+        if message.command.affected_sop_instance_uid in damaged:
+            association.abort()
+        else:
+            answer(association, message, 0x0000)
+
+    with scripted(store=store) as pacs:
+        sent = client.store(pacs.peer, *datasets)
+    assert (sent.completed, [each.what for each in sent.failed]) == (3, datasets[:4])
 
 
 def test_an_exception_while_storing_ends_the_association(tmp_path):
@@ -140,6 +173,19 @@ def test_a_damaged_file_in_a_folder_is_a_failure(tmp_path):
     assert [each.comment for each in sent.failed] == [
         "The File Meta Information is damaged", "Missing or not valid: SOPInstanceUID"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("CT_small.dcm", 1), ("JPEG2000.dcm", 1), ("rtplan.dcm", 1), ("MR_small_implicit.dcm", 99), ("image_dfl.dcm", 99)],
+)
+def test_a_file_that_is_cut_off_is_not_sent(tmp_path, name, missing):
+    """Most receivers store it as it is; the sender must not take that for a success."""
+    (tmp_path / name).write_bytes(Path(get_testdata_file(name)).read_bytes()[:-missing])
+    with client.receiving(tmp_path / "in") as receiver:
+        sent = client.store(f"X@127.0.0.1:{receiver.port}", tmp_path / name)
+        assert receiver.arrived == ()
+    assert [each.comment for each in sent.failed] == ["The file is cut off: it ends in the middle of an element"]
 
 
 def test_many_sop_classes_go_on_several_associations(tmp_path):

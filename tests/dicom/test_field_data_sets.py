@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from pacs.dicom import dataset
 from pacs.dicom.dataset_equality import is_same
 from pacs.dicom.elements import Source, TokenKind, encoding_of, walk
-from pacs.dicom.header import read_header
+from pacs.dicom.header import NOT_IN_A_DATA_SET, read_header
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE, convert
 from pacs.errors import UndecodableDataSet
 from tests.dicom.test_elements import ITEM, ITEM_END, SEQUENCE_END, element, explicit, refuse
 from tests.dicom.test_fast_scan import agree
+from tests.dicom.test_fast_scan import data_sets as plain_data_sets
 
 NO_VRS = (b"  ", b"\0\0", b"??", b"--", b"lo", b"A ", b"ZZ")
 UIDS = {0x00080016: b"1.2.840.10008.5.1.4.1.1.2\0", 0x00080018: b"1.2.3\0", 0x0020000D: b"1.2\0", 0x0020000E: b"1.4\0"}
@@ -52,8 +53,9 @@ def read(data: bytes, transfer_syntax: str) -> list[tuple[TokenKind, int, str, b
 
 
 def values(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
-    """The values of all elements by tag."""
-    return {tag: value for kind, tag, _, value in read(data, transfer_syntax) if kind is TokenKind.ELEMENT}
+    """The values of all elements by tag, without group lengths."""
+    found = read(data, transfer_syntax)
+    return {tag: value for kind, tag, _, value in found if kind is TokenKind.ELEMENT and tag & 0xFFFF}
 
 
 def converted(data: bytes, source: str, target: str) -> bytes:
@@ -109,6 +111,20 @@ def test_the_first_element_of_an_item_may_have_no_vr(letters: bytes):
     whole = sequence(0x00081140, item(inner), is_implicit=False) + explicit(0x00100020, "LO", b"P1")
     assert values(whole, EXPLICIT_LITTLE) == {0x00280120: b"\1\0", 0x00281050: b"40", 0x00100020: b"P1"}
     assert is_converted_without_loss(whole, EXPLICIT_LITTLE)
+
+
+@pytest.mark.parametrize("value", [b"", b"\1\0"], ids=["empty", "a number"])
+@pytest.mark.parametrize("letters", [b"  ", b"??", b"--", b"\0\0"])
+def test_the_first_element_of_a_large_data_set_may_have_no_vr(letters: bytes, value: bytes):
+    """Its bytes are no length although as many bytes follow."""
+    first = no_vr(0x00080005, letters, value)
+    whole = first + explicit(0x00080060, "CS", b"CT")
+    pixels = b"\xe0\x7f\x10\0OW\0\0" + pack("<L", 1 << 20) + bytes(1 << 20)
+    assert values(whole + pixels, EXPLICIT_LITTLE) == {0x00080005: value, 0x00080060: b"CT", 0x7FE00010: bytes(1 << 20)}
+    assert is_converted_without_loss(whole, EXPLICIT_LITTLE)
+    if value:
+        inner = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + ITEM + first + ITEM_END + SEQUENCE_END
+        assert values(inner + pixels, EXPLICIT_LITTLE) == {0x00080005: value, 0x7FE00010: bytes(1 << 20)}
 
 
 def test_an_element_without_vr_in_a_deflated_data_set_is_read():
@@ -239,14 +255,38 @@ def data_sets(draw: st.DrawFn, depth: int = 2) -> bytes:
     return b"".join(elements[tag] for tag in sorted(elements))
 
 
-@settings(max_examples=300, deadline=None)
+def accepts(data: bytes, transfer_syntax: str) -> bool:
+    """Whether the walk reads a data set to its end, and finds nothing in it that is not stored or not converted."""
+    try:
+        found = read(data, transfer_syntax)
+    except UndecodableDataSet:
+        return False
+    return not any(kind is TokenKind.ENCAPSULATED or tag >> 16 in NOT_IN_A_DATA_SET for kind, tag, _, _ in found)
+
+
+@settings(max_examples=60, deadline=None)
 @given(made=data_sets(), end=st.sampled_from([b"", ITEM_END, ITEM_END + SEQUENCE_END]))
 def test_s13_what_is_accepted_is_converted_without_loss(made: bytes, end: bytes):
     """Whatever the walk reads, every native transfer syntax has, and the fast scan finds the same or leaves it."""
     data = explicit(0x00080005, "CS", b"ISO_IR 100") + made + end
     agree(data, EXPLICIT_LITTLE)
-    try:
-        read(data, EXPLICIT_LITTLE)
-    except UndecodableDataSet:
-        return
-    assert is_converted_without_loss(data, EXPLICIT_LITTLE)
+    if accepts(data, EXPLICIT_LITTLE):
+        assert is_converted_without_loss(data, EXPLICIT_LITTLE)
+
+
+PIECES = (b"??", b"--", b"  ", b"\0\0", ITEM, ITEM_END, SEQUENCE_END, b"\x10\0\0\0", b"\4\0")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), syntax=st.sampled_from([EXPLICIT_LITTLE, IMPLICIT_LITTLE]))
+def test_s13_what_is_accepted_of_mutated_data_sets_is_converted_without_loss(data: st.DataObject, syntax: str):
+    """Delimiters, lengths and VRs that are none, anywhere."""
+    plain = plain_data_sets(syntax == IMPLICIT_LITTLE)
+    made = bytearray(data.draw(plain if syntax == IMPLICIT_LITTLE else st.one_of(plain, data_sets())))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, min(len(made), 2000)))
+        piece = data.draw(st.sampled_from(PIECES) | st.binary(max_size=4))
+        made[at : at + data.draw(st.sampled_from([0, len(piece)]))] = piece
+    agree(bytes(made), syntax)
+    if accepts(bytes(made), syntax):
+        assert is_converted_without_loss(bytes(made), syntax)

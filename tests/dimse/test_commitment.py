@@ -149,6 +149,29 @@ def test_a_refused_report_is_sent_again(tmp_path):
     assert peer.reports.empty()
 
 
+@pytest.mark.parametrize("code", [0x0001, 0x0107, 0x0116, 0xB000])
+def test_a_report_that_is_answered_with_a_warning_has_arrived(tmp_path, code):
+    """It is not sent again."""
+    peer = requester(answers=[code])
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        peer.report()
+        eventually(lambda: published(archive, CommitmentReported))
+        assert is_done(archive)
+    assert published(archive, Notice) == []
+    assert peer.reports.empty()
+
+
+def test_a_lenient_peer_gets_its_report_without_answering_the_role(tmp_path):
+    """Its acceptance of the context is enough."""
+    peer = requester(accepts_role=False, roles="lenient")
+    with archive_of(tmp_path, peer) as archive, peer.listening():
+        assert peer.ask(archive.port, STORED) == 0x0000
+        assert peer.report().committed == STORED
+        eventually(lambda: is_done(archive))
+    assert published(archive, Notice) == []
+
+
 def test_the_reports_to_an_unreachable_peer_are_given_up(tmp_path):
     """All its transactions are given up at once; the log says so, and their UIDs can be used again."""
     peer = requester()
@@ -192,6 +215,7 @@ def test_a_peer_that_does_not_accept_the_scp_role_gets_no_report(tmp_path):
         assert peer.ask(archive.port, STORED) == 0x0000
         eventually(lambda: published(archive, Notice))
     assert "does not take us as SCP" in published(archive, Notice)[0].sentence
+    assert 'set roles = "lenient" in its [[peers]] block' in published(archive, Notice)[0].sentence
     assert peer.reports.empty()
 
 

@@ -236,7 +236,7 @@ def test_a_new_association_is_requested_after_a_release(tmp_path, accepts):
 
 
 @covers(
-    "A report that was answered with 0000 is not sent again",
+    "A report that was answered with 0000 or a warning is not sent again",
     "A report with another response, or without one, is sent again after a pause",
 )
 def test_a_report_is_sent_until_acknowledged(tmp_path):

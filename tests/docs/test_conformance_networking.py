@@ -135,9 +135,10 @@ def test_the_application_entity(archive):
 
 
 @covers("Some requestors have defects", "The server recognises such a requestor")
-def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path):
+@pytest.mark.parametrize("row", rows("2.2 Associations", "client"), ids=lambda row: row[0])
+def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path, row):
     """Without the remedy for pynetdicom, one that is late loses an answer; with it, none."""
-    ((client, _named, _defect, _remedy, key, value),) = rows("2.2 Associations", "client")
+    client, _named, _defect, _remedy, key, value = row
     assert client.startswith("pynetdicom")
     assert float(value) > 0
     for seconds, responses in ((0, 5), (2, 6)):

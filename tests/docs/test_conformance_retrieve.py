@@ -154,6 +154,9 @@ def test_unique_keys_select(archive, taker, requestor, root, level, keys, number
         ("SERIES", {"StudyInstanceUID": STUDY, "Modality": "CT"}, 0x0000, 0xA900),
         ("STUDY", {"AccessionNumber": "A1"}, 0x0000, 0xA900),
         ("STUDY", {"AccessionNumber": "A1", "StudyInstanceUID": STUDY}, 0x0000, 0xA900),
+        ("STUDY", {"AccessionNumber": "A1", "StudyInstanceUID": ""}, 0x0000, 0xA900),
+        ("SERIES", {"StudyInstanceUID": STUDY, "SeriesInstanceUID": ""}, 0xA900, 0xA900),
+        ("STUDY", {"AccessionNumber": "", "StudyInstanceUID": ""}, 0xA900, 0xA900),
         ("STUDY", {"StudyDate": "20260101-20260102"}, 0xA900, 0xA900),
         ("STUDY", {"StudyInstanceUID": ""}, 0xA900, 0xA900),
         ("STUDY", {"PatientName": "DOE*"}, 0xA900, 0xA900),
@@ -521,10 +524,16 @@ def test_instances_that_are_replaced_or_deleted_before_their_turn(tmp_path):
     assert arrived == [EXPLICIT, EXPLICIT, RLE]
 
 
-@covers("A destination that cannot be reached, or whose association is lost, is connected again for the next instance")
-@pytest.mark.parametrize(("lost", "completed", "calls"), [(1, 3, 2), (2, 2, 3), (3, 0, 2)])
+@covers(
+    "A destination that cannot be reached, or whose association is lost, is connected again for the next instance",
+    "An instance during which an association is lost that has sent others is sent once more, on a new one",
+)
+@pytest.mark.parametrize(("lost", "completed", "calls"), [(1, 3, 2), (2, 2, 4), (3, 0, 2)])
 def test_a_lost_destination(tmp_path, lost, completed, calls):
-    """Lost once, or again after a success, it is connected again; twice in a row, the rest fails."""
+    """Lost once, or again after a success, it is connected again; twice in a row, the rest fails.
+
+    An instance that is lost after a success is sent on another association before it fails.
+    """
     aborting = {1: UIDS[:1], 2: [UIDS[0], UIDS[2]], 3: UIDS}[lost]
     called = []
 

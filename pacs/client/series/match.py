@@ -1,7 +1,7 @@
 """Finds the series that match some keys, level by level; compares here what the PACS does not match."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydicom import Dataset
@@ -24,7 +24,9 @@ MAX_SERIES = 2000
 MAX_HEADERS = 100
 """Maximum number of series of which an instance is retrieved to compare keys that the PACS does not return."""
 
-_READER = KeyReader(TOLERANT, Negotiated(multiple_values=True, empty_values=True))
+# Keys that only this archive understands are refused before another PACS would answer something else.
+_MODE = replace(TOLERANT, asterisk_matches_all=False, typed_dates=False)
+_READER = KeyReader(_MODE, Negotiated(multiple_values=True, empty_values=True))
 _OF_STUDY = ("StudyInstanceUID", "PatientID", "StudyDate")
 _OF_SERIES = ("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 

@@ -177,6 +177,7 @@ def request(
     contexts: Sequence[Proposal],
     *,
     roles: Mapping[str, tuple[bool, bool]] | None = None,
+    lenient_roles: bool = False,
     extended: Mapping[str, bytes] | None = None,
     limits: AssociationLimits | None = None,
     wait_context: WaitContext | None = None,
@@ -184,6 +185,7 @@ def request(
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
+    With `lenient_roles` an acceptor that does not answer them has accepted them.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
@@ -208,7 +210,9 @@ def request(
     try:
         if protection is not None:
             _secure(upper, protection, time.monotonic() + limits.negotiation, wait_context)
-        agreement = _agreed(upper, proposal, time.monotonic() + limits.negotiation, wait_context)
+        agreement = _agreed(
+            upper, proposal, time.monotonic() + limits.negotiation, wait_context, lenient_roles=lenient_roles
+        )
     except BaseException:
         upper.abort()
         upper.wire.close()
@@ -229,7 +233,14 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
         raise EncryptionFailed("The certificate of the peer is not in its [[peers]]")
 
 
-def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_context: WaitContext | None) -> Agreement:
+def _agreed(
+    upper: UpperLayer,
+    proposal: A_ASSOCIATE,
+    deadline: float,
+    wait_context: WaitContext | None,
+    *,
+    lenient_roles: bool,
+) -> Agreement:
     """Send the request and return the agreement. Raises DestinationUnreachable, Cancelled."""
     upper.open(proposal)
     try:
@@ -245,7 +256,7 @@ def _agreed(upper: UpperLayer, proposal: A_ASSOCIATE, deadline: float, wait_cont
     if answer.result != 0:
         refused = rejection(answer.result, answer.result_source, answer.diagnostic)
         raise AssociationRejected(refused.comment, refused.result, refused.source, refused.reason)
-    agreement = confirmed(proposal, answer)
+    agreement = confirmed(proposal, answer, lenient_roles=lenient_roles)
     if 0 < agreement.max_pdu < SMALLEST_PDU:
         raise DestinationUnreachable("The peer's maximum length of a PDU is too small")
     return agreement

@@ -130,6 +130,9 @@ def refusal(instance: Sendable, agreement: Agreement) -> str:
     accepted = {
         each.transfer_syntax: None for each in contexts if each.abstract_syntax == sop_class_uid and each.as_scu
     }
+    if not accepted and any(each.abstract_syntax == sop_class_uid for each in contexts):
+        remedy = f'set roles = "lenient" in the [[peers]] block of {agreement.calling_ae_title}'
+        return f"no SCP role proposed for {UID(sop_class_uid).name}; if it can receive, {remedy}"
     if not accepted and sop_class_uid not in agreement.refused_syntaxes:
         return f"it does not accept {UID(sop_class_uid).name}"
     sentence = f"it does not accept {UID(instance.transfer_syntax).name}"

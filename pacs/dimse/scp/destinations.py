@@ -6,7 +6,7 @@ from pacs.dimse.association.storage_contexts import Proposal, batches
 from pacs.dimse.scp.store_sender import ContextMissing, Sending, StoreSender, SubOperations, failed, send_each
 from pacs.dimse.upper.user_information import MAX_CONTEXTS
 from pacs.dimse.upper.waiting import WaitContext
-from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable
+from pacs.errors import AssociationLost, Cancelled, DestinationUnreachable, InstanceUnreadable, PeerTimeout
 from pacs.index.writer import StoredInstance
 
 Connect = Callable[[tuple[Proposal, ...], WaitContext], StoreSender]
@@ -43,6 +43,8 @@ class DestinationAssociation:
         self._added: tuple[Proposal, ...] = ()
         """Contexts for instances that were replaced after `use` by others, in another transfer syntax or SOP Class."""
         self._sender: StoreSender | None = None
+        self._has_sent = False
+        """Whether the open association has sent an instance."""
         self.last_failure = ""
 
     @property
@@ -66,6 +68,7 @@ class DestinationAssociation:
                 raise DestinationUnreachable(self.last_failure)
             try:
                 self._sender = self._connect((*self._proposals, *self._added), wait_context)
+                self._has_sent = False
             except DestinationUnreachable as error:
                 self._count_failure(error.comment)
                 raise
@@ -98,13 +101,26 @@ class DestinationAssociation:
     def _send(
         self, instance: StoredInstance, wait_context: WaitContext, following: Sequence[StoredInstance]
     ) -> Sending:
-        """Send an instance; propose its contexts on a new association when it was replaced and needs others."""
+        """Send an instance, on a new association if need be.
+
+        It needs one when it was replaced and its contexts were not proposed, or when the open association is lost after
+        other instances: some destinations close after each one. The C-STORE of an instance may be repeated.
+        """
         while True:
             try:
-                return (yield from self.open(wait_context).send(instance, wait_context, following))
+                result = yield from self.open(wait_context).send(instance, wait_context, following)
             except ContextMissing as error:
                 if not self._propose_also(error.proposals):
                     raise
+            except PeerTimeout:
+                raise
+            except AssociationLost:
+                if not self._has_sent:
+                    raise
+                self._abort()
+            else:
+                self._has_sent = True
+                return result
 
     def _propose_also(self, proposals: tuple[Proposal, ...]) -> bool:
         """Propose further contexts from now on. Return whether that may help: there are new ones, and not too many."""

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from pacs.dicom.commitment import encode_report
 from pacs.dicom.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from pacs.dicom.status import is_completed
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES
 from pacs.dimse.association import establishment
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection
 from pacs.dimse.association.scp_requests import ScpRequest, ScpRequests
-from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
 from pacs.dimse.scp.operation import Publish
 from pacs.dimse.upper.waiting import WaitContext
@@ -58,6 +58,11 @@ RELEASE_SECONDS = 2.0
 
 STOP_SECONDS = 5.0
 """Seconds that a stop waits for the thread, which may hang in a name server or a file system."""
+
+_NO_ROLE = (
+    "The peer does not take us as SCP of Storage Commitment; if it takes reports without answering the role, set "
+    'roles = "lenient" in its [[peers]] block'
+)
 
 RETRY_SECONDS = 5.0
 """Seconds until the next attempt after the index did not answer."""
@@ -266,7 +271,7 @@ class EventReporter:
     def _ended(self, claim: Claim, association_id: str) -> Callable[[int | None], None]:
         def ended(code: int | None) -> None:
             try:
-                if code == status.SUCCESS:
+                if code is not None and is_completed(code):
                     self._acknowledged(claim, self._commitments.last_verified(claim), association_id)
                 else:  # report on a new association at once: the peer may not expect it on this one
                     self._commitments.release(claim)
@@ -292,7 +297,7 @@ class EventReporter:
         except (DestinationUnreachable, AssociationLost) as error:
             self._retry(claim, f"cannot be told of a storage commitment: {error.comment}", is_unreachable=True)
         else:
-            if code == status.SUCCESS:
+            if is_completed(code):
                 self._acknowledged(claim, verified, "")
             else:
                 self._retry(claim, f"answered the report of a storage commitment with status 0x{code:04X}")
@@ -318,13 +323,14 @@ class EventReporter:
             called_ae_title=peer.ae_title,
             contexts=[(STORAGE_COMMITMENT, SERVICE_SYNTAXES)],
             roles={STORAGE_COMMITMENT: (False, True)},
+            lenient_roles=peer.lenient_roles,
             limits=limits,
             wait_context=wait_context,
             protection=protection,
         )
         try:
             if not any(each.as_scp for each in association.contexts.values()):
-                raise DestinationUnreachable("The peer does not take us as SCP of Storage Commitment")
+                raise DestinationUnreachable(_NO_ROLE)
             self._send(association, MESSAGE_ID, verified, wait_context)
             answer = association.receive(limits.message, wait_context=wait_context)
         except Cancelled:
@@ -360,7 +366,7 @@ class EventReporter:
         association.send(context.id, command, data, wait_context=wait_context)
 
     def _acknowledged(self, claim: Claim, verified: VerifiedTransaction, association: str) -> None:
-        """Finish a transaction whose report was answered with Success."""
+        """Finish a transaction whose report was answered with Success or a warning: it has arrived."""
         if not self._commitments.finish(claim):
             return
         report = verified.report

@@ -51,7 +51,7 @@ def failed(error: PacsError) -> StoreResult:
 
 
 Sending = Generator[None, None, StoreResult]
-"""A sub-operation that is being sent: pauses once, while its response is due, and returns its result."""
+"""A sub-operation that is being sent: pauses while its response is due, and returns its result."""
 
 
 class InstanceSender(Protocol):

@@ -1,6 +1,6 @@
 """The acceptor's side of association negotiation (PS3.7 Annex D, PS3.8 7.1): contexts, roles, extended negotiation."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol, cast
@@ -14,7 +14,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
-from pacs.dicom.levels import MODELS
+from pacs.dicom.levels import MODELS, DimseOperation
 from pacs.dicom.sop_classes import NON_PATIENT, STORAGE, STORAGE_COMMITMENT, VERIFICATION, VIDEO
 from pacs.dicom.syntaxes import SERVICE_SYNTAXES, is_native
 from pacs.dimse.association.establishment import CallingAE
@@ -32,6 +32,7 @@ from pacs.dimse.upper.user_information import (
     SMALLEST_PDU,
     Agreement,
     AnyContext,
+    Context,
     UserIdentity,
     UserInformation,
     accepted_contexts,
@@ -67,6 +68,10 @@ def _proposed_order(_ae_title: str) -> Sequence[str]:
     return ()
 
 
+def _strict_roles(_ae_title: str) -> bool:
+    return False
+
+
 def _no_user(_identity: UserIdentity | None) -> str:
     return ""
 
@@ -83,6 +88,8 @@ class AcceptorPolicy:
     """Returns, for a calling AE title, the order of preference of transfer syntaxes; empty for the proposed order."""
     send_as_for: Callable[[str], Sequence[str]] = _proposed_order
     """Returns, for a calling AE title, the transfer syntaxes that it gets by C-GET when it does not accept others."""
+    has_lenient_roles: Callable[[str], bool] = _strict_roles
+    """Returns, for a calling AE title, whether it may receive by C-GET without proposing the role of SCP."""
     services: Set[str] = SERVICES
     """The SOP Classes that are accepted besides Storage."""
     peers_provide: Set[str] = frozenset()
@@ -110,6 +117,8 @@ class AcceptorPolicy:
             return rejection_for(error)
         contexts, roles = self._contexts(request)
         agreement = replace(_agreement(request, contexts, identity), user=user)
+        if self._receives_by_get(request):
+            agreement = replace(agreement, contexts=self._sendable(agreement.contexts))
         items: list[UserInformation] = [*implementation_items(max_pdu), *roles, *extended_items(agreement.extended)]
         items += _async_operations(request)
         if identity and identity.response_requested and (user or identity.type in (1, 2)):
@@ -125,7 +134,10 @@ class AcceptorPolicy:
             for item in items_of(request, SCP_SCU_RoleSelectionNegotiation)
         }
         order = tuple(self.order_for(request.calling_ae_title.strip()))
-        retrieval = self.retrieval_choices(request, order, {uid for uid, (_, scp) in proposed_roles.items() if scp})
+        received = {str(uid) for uid, (_, scp) in proposed_roles.items() if scp}
+        if self._receives_by_get(request):
+            received = _abstract_syntaxes(request)
+        retrieval = self.retrieval_choices(request, order, received)
         contexts: list[PresentationContext] = []
         roles: dict[UID, SCP_SCU_RoleSelectionNegotiation] = {}
         for proposed in request.presentation_context_definition_list:
@@ -141,6 +153,18 @@ class AcceptorPolicy:
             contexts += [AnyContext.of(each, proposed.context_id) for each in results]
             roles |= {cast(UID, each.sop_class_uid): each for each in replies}
         return contexts, list(roles.values())
+
+    def _receives_by_get(self, request: A_ASSOCIATE) -> bool:
+        """Return whether the requestor is assumed to be SCP of Storage: it may send a C-GET, and is configured so."""
+        may_get = any(MODELS[uid].operation is DimseOperation.GET for uid in _abstract_syntaxes(request) & set(MODELS))
+        return may_get and self.has_lenient_roles(request.calling_ae_title.strip())
+
+    def _sendable(self, contexts: Mapping[int, Context]) -> dict[int, Context]:
+        """Return contexts in which this AE may send instances, whatever roles were negotiated."""
+        return {
+            number: replace(each, as_scu=each.as_scu or self.stores(each.abstract_syntax))
+            for number, each in contexts.items()
+        }
 
     def retrieval_choices(
         self, request: A_ASSOCIATE, order: Sequence[str], received: Set[str]
@@ -179,6 +203,10 @@ class AcceptorPolicy:
 
 Choice = tuple[bool, bool, str | None]
 """Whether the abstract syntax is accepted, whether with role selection, and the transfer syntax, None for none."""
+
+
+def _abstract_syntaxes(request: A_ASSOCIATE) -> set[str]:
+    return {str(each.abstract_syntax) for each in request.presentation_context_definition_list}
 
 
 def _supported(proposed: PresentationContext, accepted: bool, roles: bool, syntax: str | None) -> PresentationContext:

@@ -51,6 +51,8 @@ _PROPOSED, _ANSWERED = 0x20, 0x21
 _CONTEXT_ITEMS = (_PROPOSED, _ANSWERED)
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _ROLE_SELECTION, _USER_IDENTITY = 0x54, 0x58
+_KERBEROS = 3
+"""A User-Identity-Type that is not supported."""
 _FIXED_PART = {_PROPOSED: 4, _ANSWERED: 4, 0x50: 0}
 """The items that contain other items, and the number of bytes before those."""
 _ITEM_NAMES = {
@@ -313,11 +315,14 @@ def _about_sop_class(kind: int) -> Callable[[bytes], bytes]:
     return tolerate
 
 
-def _user_identity(body: bytes) -> bytes | None:
-    """Return an identity as it is; None for one of an unknown type, which identifies nobody (PS3.7 D.3.3.7)."""
+def _user_identity(body: bytes) -> bytes:
+    """Return an identity as it is, one of an unknown type as one that is not supported either (PS3.7 D.3.3.7).
+
+    So it is rejected where users are looked at, and ignored elsewhere.
+    """
     if len(body) < 4:
         raise _invalid(_USER_IDENTITY, body, "ends within its first 4 bytes")
-    return body if body[0] in range(1, 6) else None
+    return body if body[0] in range(1, 6) else bytes((_KERBEROS, *body[1:]))
 
 
 def _same(body: bytes) -> bytes:

@@ -133,12 +133,13 @@ def propose(
     return request
 
 
-def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE) -> Agreement:
-    """Return the agreement of our request and an accepting answer."""
-    roles = {
-        cast(UID, item.sop_class_uid): (item.scu_role, item.scp_role)
-        for item in items_of(answer, SCP_SCU_RoleSelectionNegotiation)
-    }
+def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE, *, lenient_roles: bool = False) -> Agreement:
+    """Return the agreement of our request and an accepting answer.
+
+    With `lenient_roles`, proposed roles that are not answered are accepted.
+    """
+    answered = roles_of(request) | roles_of(answer) if lenient_roles else roles_of(answer)
+    roles: dict[UID, tuple[bool | None, bool | None]] = {UID(uid): each for uid, each in answered.items()}
     proposed = request.presentation_context_definition_list
     results = negotiate_as_requestor(proposed, answer.presentation_context_definition_results_list, roles)
     syntaxes = {each.context_id: set(each.transfer_syntax) for each in proposed}
