@@ -231,7 +231,7 @@ CASES = [
     case("M6", 0xA900, StudyTime="1000+0100-1100"),
     case("M6", known("yamada", unknown=NO_TIME), StudyTime="235960"),
     case("M6", known("yamada", unknown=NO_TIME), StudyTime="235959.5-"),
-    case("M6", 0xA900, StudyDate="2020-01-01"),
+    case("M6", (known("doe")[0], 0xA900), StudyDate="2020-01-01"),
     # M7: date and time, independent and combined
     case("M7", known("lower", "padded", "old"), StudyDate="20200101-20200301", StudyTime="1000-1800"),
     case("M7", known("doe", "lower", "padded", "old", unknown=NO_TIME), extended=b"\1\1",

@@ -65,7 +65,7 @@ def test_the_delay_is_the_longest_recent_pause_and_a_fixed_time():
     """A requestor that is slow at present is slow with its second thread too; one that paused for longer is not slow,
     and has had the time already.
     """
-    hold = ResponseHold()
+    hold = ResponseHold(0.008)
     assert hold._remaining(0.008, 0.002) == pytest.approx(0.008)
     assert hold._remaining(0.008, 0.050) == pytest.approx(0.008)
     assert hold._remaining(0.008, 0.002) == pytest.approx(0.056)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from pacs.dimse.messages.command import CommandField
 from pacs.dimse.upper.user_information import Agreement
 
 
@@ -53,22 +54,30 @@ LONGEST_PAUSE = 0.1
 """Seconds; a requestor that lets more time pass between two operations is not slow but has something else to do."""
 
 
+STORE_SHARE = 0.25
+"""The part of the fixed time that a C-STORE is held."""
+
+
 class ResponseHold:
     """The remedy for `LOST_RESPONSES` on one association: delays requests, so that their responses come later.
 
     When an operation of pynetdicom ends, a thread of it wakes up (`Association._run_reactor`), looks once for a request
     of the acceptor, and takes the response to the next request if that is there already. How late this thread runs
     cannot be seen from here, but its requests come late for the same reason: where processors are busy. So the delay is
-    counted from the end of the last operation, and is the longest recent pause of the requestor and a fixed time.
+    counted from the end of the last operation, and is the longest recent pause of the requestor and a fixed time, which
+    is shorter for a C-STORE: receiving and storing take time as well, and the delay caps the rate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: float) -> None:
+        """`least` is the fixed time in seconds."""
+        self._least = least
         self._ended: float | None = None
         self._pauses: deque[float] = deque(maxlen=RECENT)
 
-    def wait(self, least: float) -> None:
-        """Delay a request that has arrived; not the first one of the association, nor if `least` is 0."""
-        if self._ended is not None and least:
+    def wait(self, field: int) -> None:
+        """Delay a request with this Command Field that has arrived; not the first one of the association."""
+        if self._ended is not None:
+            least = self._least * STORE_SHARE if field == CommandField.C_STORE else self._least
             time.sleep(self._remaining(least, time.monotonic() - self._ended))
 
     def _remaining(self, least: float, pause: float) -> float:

@@ -416,7 +416,7 @@ class DimseServer:
             association.close()
 
     def _handle_all(self, association: Association, counts: Counter[str]) -> None:
-        hold = ResponseHold() if LOST_RESPONSES.is_of(association.agreement) else None
+        hold = self._hold_for(association)
         while (message := self._next(association)) is not None:
             if message.command.is_response:
                 if association.scp_requests.handle_response(message):
@@ -424,10 +424,14 @@ class DimseServer:
                 return  # the response to a request that was never sent: the peer breaks the protocol
             counts[operation_name(message.command.field)] += 1
             if hold is not None:
-                hold.wait(self._settings.pynetdicom_hold)  # a C-CANCEL meanwhile is read when the operation begins
+                hold.wait(message.command.field)  # a C-CANCEL meanwhile is read when the operation begins
             self._handle(association, message)
             if hold is not None:
                 hold.operation_ended()
+
+    def _hold_for(self, association: Association) -> ResponseHold | None:
+        least = self._settings.pynetdicom_hold
+        return ResponseHold(least) if least and LOST_RESPONSES.is_of(association.agreement) else None
 
     def _handle(self, association: Association, message: Message) -> None:
         settings, field = self._settings, message.command.field
