@@ -1,6 +1,5 @@
 """The data set of a stored instance in another transfer syntax, pixel data included."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -10,11 +9,11 @@ from itertools import chain
 from typing import BinaryIO
 
 from pacs.dicom.syntaxes import CHUNK
-from pacs.errors import InstanceUnreadable
 from pacs.files.store import ObjectStore
 from pacs.index.writer import StoredInstance
 from pacs.pixels.conversion import Conversion, Wait
 from pacs.pixels.pool import DecoderPool
+from pacs.services.stored_file import opened_data_set
 
 SPOOL_BYTES = 4 << 20
 """The largest spooled data set, in bytes, that is held in memory; a larger one is written to a temporary file."""
@@ -112,10 +111,7 @@ class PixelService:
         OutOfResources, and InstanceUnreadable when the file is missing or has another size.
         """
         with ExitStack() as stack:
-            file = stack.enter_context(self._files.open(instance.file_key))
-            if file.seek(0, os.SEEK_END) != instance.size:
-                raise InstanceUnreadable("The size of the stored file has changed")
-            file.seek(instance.data_offset)
+            file = stack.enter_context(opened_data_set(self._files, instance))
             conversion = Conversion(
                 file, instance.transfer_syntax, target, self._decoders, wait, spool=partial(spooled, self._files)
             )

@@ -1,7 +1,6 @@
 """Select the instances of a retrieve, count the outcomes of its sub-operations, and read the data sets to send."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from pacs.errors import (
     IndexUnavailable,
     InstanceDamaged,
     InstanceMissing,
-    InstanceUnreadable,
     OutOfResources,
     TooManyMatches,
 )
@@ -30,6 +28,7 @@ from pacs.observability.events import Event, Notice
 from pacs.pixels.conversion import Wait
 from pacs.services.pixels import ConvertedDataSet, PixelService
 from pacs.services.replaced import read_current
+from pacs.services.stored_file import opened_data_set
 from pacs.support.cancellation import Cancellation
 
 Result = TypeVar("Result")
@@ -219,10 +218,7 @@ class RetrieveService:
         return self._converted(instance, transfer_syntax)
 
     def _converted(self, instance: StoredInstance, transfer_syntax: str) -> Iterator[bytes]:
-        with self._files.open(instance.file_key) as file:
-            if file.seek(0, os.SEEK_END) != instance.size:
-                raise InstanceUnreadable("The size of the stored file has changed")
-            file.seek(instance.data_offset)
+        with opened_data_set(self._files, instance) as file:
             yield from syntaxes.convert(file, instance.transfer_syntax, transfer_syntax)
 
 

@@ -1,6 +1,9 @@
-"""Reading a stored file: it contains everything that the row of its instance needs."""
+"""Reading a stored file: its data set, and everything that the row of its instance needs."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 from pacs.dicom import part10
 from pacs.dicom.header import Header, read_header
@@ -8,7 +11,20 @@ from pacs.dicom.syntaxes import KEPT
 from pacs.errors import InstanceDamaged, InstanceUnreadable, PacsError, StorageUnavailable, UndecodableDataSet
 from pacs.files import digest
 from pacs.files.store import ObjectStore
-from pacs.index.writer import NewInstance
+from pacs.index.writer import NewInstance, StoredInstance
+
+
+@contextmanager
+def opened_data_set(files: ObjectStore, instance: StoredInstance) -> Iterator[BinaryIO]:
+    """Open the file of an instance at the beginning of its data set.
+
+    Raises InstanceUnreadable when the file is missing or has another size, StorageUnavailable as every read.
+    """
+    with files.open(instance.file_key) as file:
+        if file.seek(0, os.SEEK_END) != instance.size:
+            raise InstanceUnreadable("The size of the stored file has changed")
+        file.seek(instance.data_offset)
+        yield file
 
 
 def headers_of(files: ObjectStore) -> Callable[[str], Header | None]:
