@@ -36,7 +36,7 @@ class InstanceData:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the conversion removes or changes beyond the encoding."""
+        """One sentence for each removal or change beyond the encoding."""
         return self._conversion.notices if self._conversion is not None else ()
 
     @property

@@ -88,7 +88,7 @@ class Transfer:
     skipped: int = 0
     """Number of files in folders that are not DICOM, or are a DICOMDIR."""
     notices: tuple[str, ...] = ()
-    """What conversions removed or changed beyond the encoding, such as digital signatures; each sentence once."""
+    """One sentence for each removal or change beyond the encoding by conversions, such as of digital signatures."""
     bytes: int = 0
     """Size of the stored data sets."""
     elapsed: float = 0.0

@@ -103,7 +103,7 @@ class Outgoing:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the conversion removes or changes beyond the encoding."""
+        """One sentence for each removal or change beyond the encoding."""
         return self._data.notices
 
     @property

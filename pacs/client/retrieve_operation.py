@@ -264,7 +264,7 @@ class RetrieveOperation:
 
     @property
     def _address_advice(self) -> str:
-        """What to check if too little arrived: the move destination, or for a C-GET, which has none, the PACS."""
+        """Advice if fewer instances arrived: check the move destination, or for a C-GET the PACS."""
         if self._listener is None:
             return "retrieve again, and look for its C-STORE sub-operations in the log of the PACS"
         hosts = " or ".join(self._listener.hosts)

@@ -46,7 +46,7 @@ QUERY_LEVEL = 0x00080052
 LEVEL_SYNONYMS = {
     "INSTANCE": "IMAGE", "INSTANCES": "IMAGE", "IMAGES": "IMAGE", "STUDIES": "STUDY", "PATIENTS": "PATIENT",
 }  # fmt: skip
-"""What clients write for a Query/Retrieve Level."""
+"""Names that clients use for a Query/Retrieve Level."""
 _ENCODINGS = {
     "1.2.840.10008.1.2": Encoding(implicit=True),
     "1.2.840.10008.1.2.1": Encoding(),

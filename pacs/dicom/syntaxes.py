@@ -40,7 +40,7 @@ NATIVE = (EXPLICIT_LITTLE, DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE)
 """The transfer syntaxes without encapsulation, in order of preference; each can be converted to any other."""
 
 FRAGMENTS_IN_NATIVE = "Pixel data is in fragments, but its transfer syntax is native"
-"""The comment for compressed pixel data that is named uncompressed: nobody could decode it."""
+"""The comment for compressed pixel data in a native transfer syntax, in which it cannot be decoded."""
 
 KEPT = (
     EXPLICIT_LITTLE,

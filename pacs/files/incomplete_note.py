@@ -71,7 +71,7 @@ class IncompleteNote:
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Let one process complete the index; yield whether it is this one. The lock ends with its process."""
+        """Lock the completion of the index; yield whether this process has the lock, which ends with the process."""
         with WRITING:
             try:
                 descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

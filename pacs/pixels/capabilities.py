@@ -61,7 +61,7 @@ DECODED: tuple[str, ...] = tuple(COLOUR_DECODED)
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """What an encoder can represent without loss, within what the standard allows (PS3.5 8.2.2, 8.2.3, 8.2.4)."""
+    """The images that an encoder represents without loss and the standard allows (PS3.5 8.2.2, 8.2.3, 8.2.4)."""
 
     keeps_unused_bits: bool = False
     """Whether bits outside Bits Stored come back: it encodes bytes, not numbers."""

@@ -155,7 +155,7 @@ class Conversion:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was removed or changed beyond the encoding, such as digital signatures over pixel data."""
+        """One sentence for each removal or change beyond the encoding, such as of signatures over pixel data."""
         return tuple(self._plan.notices)
 
     @property

@@ -1,7 +1,7 @@
 """Decoding of all PDUs but P-DATA-TF (PS3.8 9.3, PS3.7 Annex D): pynetdicom's codecs, behind checks of their input.
 
-The codecs refuse values that matter to nobody, such as an AE title padded with NUL. Such values are replaced by similar
-ones before; only the structure of a PDU can make it invalid. P-ids such as P6 are explained in docs/checklist.md.
+The codecs refuse values that have no effect, such as the padding of an AE title with NUL. Such values are replaced by
+similar ones before; only the structure of a PDU can make it invalid. Ids such as P6: docs/checklist.md.
 """
 
 import struct

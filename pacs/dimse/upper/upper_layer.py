@@ -175,7 +175,7 @@ class UpperLayer:
         self._indications: deque[Primitive] = deque()
         self._consumed = 0
         self.violation = ""
-        """What was wrong with the first PDU that the peer should not have sent, as the end of a sentence."""
+        """The error of the first PDU that violates the protocol, as the end of a sentence."""
         associate = MAX_ASSOCIATE
         self._longest = dict.fromkeys(_EVENTS, MAX_SHORT) | {1: associate, 2: associate, 4: max_pdu + PDU_SLACK}
         if not is_requestor:
