@@ -62,11 +62,11 @@ def _row(config: "Config", peer: "PeerEntry") -> tuple[object, ...]:
     "--roles", help='"strict", or "lenient" to assume roles that the peer does not negotiate; default: strict.'
 )
 @config_option
-def add(ae_title: str, host: str, port: int, manner: str | None, roles: str | None, config_file: Path | None) -> None:
+def add(ae_title: str, host: str, port: int, *, config_file: Path | None, **options: str | None) -> None:
     """Add a peer to the configuration file, which is created if it does not exist."""
     from pacs.config import DEFAULT_FILE, add_peer
 
     file = config_file or Path(DEFAULT_FILE)
-    chosen = {key: value for key, value in (("manner", manner), ("roles", roles)) if value}
-    block = add_peer(file, ae_title=ae_title, host=host, port=port, **chosen)
+    given = {key: value for key, value in options.items() if value}
+    block = add_peer(file, ae_title=ae_title, host=host, port=port, **given)
     click.echo(f"{block}\nadded to {file}; send SIGHUP to a running server, or restart it, to apply the change")
