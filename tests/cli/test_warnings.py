@@ -83,7 +83,8 @@ def test_no_command_of_the_client_shows_a_warning(quiet, tmp_path):
 
 MISTYPED = (
     "AccessionNumber=12345678901234567890", "StudyDate=23. Oct 2014", "StudyTime=noon", "PatientAge=old",
-    "Modality=ct scan", "StudyInstanceUID=1.02.x", "InstanceNumber=1.5e", "RescaleSlope=steep", "PatientName=A=B=C=D", "Rows=many",
+    "Modality=ct scan", "StudyInstanceUID=1.02.x", "InstanceNumber=1.5e", "RescaleSlope=steep",
+    "PatientName=A=B=C=D", "Rows=many",
 )  # fmt: skip
 
 
