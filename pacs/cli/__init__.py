@@ -1,5 +1,6 @@
 """The command `pacs`. Commands import heavy packages when they run, so that `pacs --help` is fast."""
 
+import logging
 from typing import Any
 
 import click
@@ -28,7 +29,12 @@ class Commands(click.Group):
     """The group of all commands; shows a `PacsError` as a sentence instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; end it with the exit status of a PacsError."""
+        """Run a command; end it with the exit status of a PacsError.
+
+        Warnings of libraries go to the log, which only some commands show: pydicom's quote values of patients, and what
+        a user must know is said in a sentence.
+        """
+        logging.captureWarnings(True)
         try:
             return super().invoke(ctx)
         except PacsError as error:

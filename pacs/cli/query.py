@@ -1,6 +1,5 @@
 """`pacs echo` and `pacs find`."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +49,7 @@ def find(call: PeerCall, query: QueryArguments, *, limit: int | None, as_json: b
         setattr(identifier, keyword, None)
         columns.append(keyword)
     matches = client.find(peer, identifier, model=query.root, limit=limit)
-    with warnings.catch_warnings(action="ignore"):  # pydicom warns of values that break the rules of their VR
-        count = show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json)
+    count = show(columns, _rows(columns, matches, as_json=as_json), as_json=as_json)
     if not count:
         click.echo("no matches", err=True)
 

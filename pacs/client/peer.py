@@ -7,7 +7,7 @@ from typing import Any
 
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
-from pacs.dimse.upper.user_information import Proposal
+from pacs.dimse.upper.user_information import Proposal, UserIdentity
 from pacs.errors import AssociationRejected, InvalidArgument
 from pacs.support.sockets import host_and_port
 
@@ -67,12 +67,33 @@ class Peer:
     protection: Protection | None = None
     """TLS settings, None for unencrypted associations."""
     deadlines: Deadlines = field(default_factory=Deadlines)
+    user: str = ""
+    """Name of the user, as User Identity of the association request (PS3.7 D.3.3.7); '' for none."""
+    passcode: str = field(default="", repr=False)
+    """Passcode of the user, which an unencrypted association sends in clear text; '' for none."""
+    token: str = field(default="", repr=False)
+    """JSON Web Token that identifies the user, instead of name and passcode; '' for none."""
 
     def __post_init__(self) -> None:
         for title in (self.ae_title, self.calling_ae_title):
             check_ae_title(title)
         if not 0 < self.port <= 0xFFFF:
             raise InvalidArgument(f"A port is between 1 and 65535, not {self.port}")
+        if self.token and (self.user or self.passcode):
+            raise InvalidArgument("A user is identified by name and passcode or by a token, not by both")
+        if self.passcode and not self.user:
+            raise InvalidArgument("A passcode needs the name of the user")
+        if any(len(each.encode()) > 0xFFFF for each in (self.user, self.passcode, self.token)):
+            raise InvalidArgument("The name of a user, a passcode and a token have at most 65535 bytes in UTF-8")
+
+    @property
+    def user_identity(self) -> UserIdentity | None:
+        """The User Identity of the association request, None without a user."""
+        if self.token:
+            return UserIdentity(5, self.token.encode(), b"", False)
+        if self.user:
+            return UserIdentity(2 if self.passcode else 1, self.user.encode(), self.passcode.encode(), False)
+        return None
 
     @classmethod
     def parse(cls, text: str, **others: Any) -> "Peer":
@@ -119,6 +140,7 @@ def associate(
             extended=extended,
             limits=peer.deadlines.limits,
             protection=peer.protection,
+            user_identity=peer.user_identity,
         )
     except AssociationRejected as error:
         advice = _ADVICE.get((error.source, error.reason))

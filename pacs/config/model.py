@@ -57,7 +57,7 @@ def _network(text: str) -> str:
     return text
 
 
-def _fingerprint(text: str) -> str:
+def fingerprint(text: str) -> str:
     """Return a SHA-256 fingerprint, as openssl prints it or without colons, in lower case. Raises ValueError."""
     plain = text.rpartition("=")[2].replace(":", "").strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", plain):
@@ -129,7 +129,7 @@ def _target(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
-Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+Fingerprint = Annotated[str, AfterValidator(fingerprint)]
 FilePath = Annotated[str, AfterValidator(_file)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Host = Annotated[str, AfterValidator(_host)]

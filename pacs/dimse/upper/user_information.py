@@ -117,6 +117,7 @@ def propose(
     roles: Mapping[str, tuple[bool, bool]],
     extended: Mapping[str, bytes],
     max_pdu: int,
+    user_identity: UserIdentity | None = None,
 ) -> A_ASSOCIATE:
     """Return the A-ASSOCIATE request for at most 128 contexts; `roles` are (SCU, SCP) by abstract syntax."""
     contexts = [build_context(abstract, list(syntaxes)) for abstract, syntaxes in proposals]
@@ -129,7 +130,12 @@ def propose(
     request.calling_ae_title = calling_ae_title
     request.called_ae_title = called_ae_title
     request.presentation_context_definition_list = contexts
-    request.user_information = [*implementation_items(max_pdu), *_role_items(roles), *extended_items(extended)]
+    request.user_information = [
+        *implementation_items(max_pdu),
+        *_role_items(roles),
+        *extended_items(extended),
+        *_identity_items(user_identity),
+    ]
     return request
 
 
@@ -258,6 +264,15 @@ def _role_items(roles: Mapping[str, tuple[bool, bool]]) -> Iterator[UserInformat
     for sop_class_uid, (scu, scp) in roles.items():
         item = SCP_SCU_RoleSelectionNegotiation()
         item.sop_class_uid, item.scu_role, item.scp_role = UID(sop_class_uid), scu, scp
+        yield item
+
+
+def _identity_items(identity: UserIdentity | None) -> Iterator[UserInformation]:
+    if identity is not None:
+        item = UserIdentityNegotiation()
+        item.user_identity_type = identity.type
+        item.positive_response_requested = identity.response_requested
+        item.primary_field, item.secondary_field = identity.primary, identity.secondary
         yield item
 
 
