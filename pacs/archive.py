@@ -51,6 +51,7 @@ from pacs.services.retrieve import RetrieveService
 from pacs.services.sharing import RunningServer, sharing
 from pacs.services.storage import Storage
 from pacs.services.users import Users
+from pacs.support import private
 from pacs.support.sockets import PRIVILEGED, host_and_port
 from pacs.web.listener import Application, WebServer
 
@@ -312,10 +313,18 @@ class Archive:
             self._recovery.describe(self._own_description().encode())
             self.healing.look()
             self._reporter.resume(is_alone=is_alone)
+            self._restrict()
         self._held_claims = [HeldClaims() for _ in range(self.config.server.workers)]
         self._listen()
         self._recovery.describe(self._own_description().encode())  # now with the port
         self._listen_for_http()
+
+    def _restrict(self) -> None:
+        """Let no other user read what an earlier version, or a program with another umask, has created."""
+        audit = [Path(self.config.audit.file)] if self.config.audit.file else []
+        for each in private.restrict([*self.index.paths, Path(self.config.files.url), *audit]):
+            why = "contains patient data, belongs to another user, and may be read by all users of this machine"
+            self.events.publish(Notice(sentence=f"{str(each)!r} {why}: run `chmod o-rwx` on it as its owner"))
 
     def _publish_sharing(self) -> None:
         """Publish which running servers have the same files. Raises ConfigurationError when they may not."""
