@@ -1,5 +1,6 @@
 """Peers to connect to, and deadlines."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,10 +111,13 @@ class Peer:
 
 
 def check_ae_title(title: str) -> None:
-    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable ASCII characters without `\` (PS3.5 6.2)."""
-    is_plain = title.isascii() and title.isprintable() and "\\" not in title
+    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable characters without `\` (PS3.5 6.2).
+
+    Characters of Latin-1 violate the standard, but some peers have them.
+    """
+    is_plain = title.isprintable() and "\\" not in title and max(title, default="") <= "\xff"
     if not (is_plain and len(title.strip()) > 0 and len(title) <= 16):
-        raise InvalidArgument(rf"An AE title has 1 to 16 printable ASCII characters and no \, not {title!r}")
+        raise InvalidArgument(rf"An AE title has 1 to 16 printable characters of Latin-1 and no \, not {title!r}")
 
 
 def peer_of(peer: Peer | str) -> Peer:
@@ -130,7 +134,7 @@ def associate(
 ) -> Association:
     """Associate with a peer. Raises DestinationUnreachable and its subclasses, with advice where there is some."""
     try:
-        return request(
+        association = request(
             peer.host,
             peer.port,
             calling_ae_title=peer.calling_ae_title,
@@ -148,6 +152,20 @@ def associate(
             raise
         sentence = f"{error.comment}: {advice.format(peer=peer)}"
         raise AssociationRejected(sentence, error.result, error.source, error.reason) from None
+    _log(peer, contexts, association)
+    return association
+
+
+def _log(peer: Peer, proposed: Sequence[Proposal], association: Association) -> None:
+    """Log an association, and at level DEBUG each of its presentation contexts."""
+    log, accepted = logging.getLogger("pacs"), association.contexts
+    agreed = f"{len(accepted)} of {len(proposed)} presentation contexts accepted"
+    secure = f", {association.protection}" if association.protection else ""
+    log.info("associated with %s as %s: %s%s", peer, peer.calling_ae_title, agreed, secure)
+    for place, (abstract_syntax, syntaxes) in enumerate(proposed):
+        context = accepted.get(2 * place + 1)
+        answer = f"accepted with {context.transfer_syntax}" if context else f"refused with {', '.join(syntaxes)}"
+        log.debug("presentation context %d: %s %s", 2 * place + 1, abstract_syntax, answer)
 
 
 _ADVICE = {

@@ -23,7 +23,7 @@ from pacs.dimse.messages.command import CommandField, operation_name
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds, AssociationSlots, WorkerSlots
-from pacs.dimse.server.client_defects import LOST_RESPONSES, ResponseHold
+from pacs.dimse.server.client_defects import LEAST_HOLD, LOST_RESPONSES, ResponseHold
 from pacs.errors import AssociationLost, OutOfResources, ProtocolViolation, ServerStopping
 from pacs.support.exhaustion import ExhaustionWarning, exhaustion
 from pacs.support.sockets import listening
@@ -74,7 +74,7 @@ class Settings:
     bounds: AssociationBounds = field(default_factory=AssociationBounds)
     tls: ssl.SSLContext | None = None
     """The TLS context for connections to secure addresses."""
-    pynetdicom_hold: float = 0.0
+    pynetdicom_hold: float = LEAST_HOLD
     """The least delay of a `client_defects.ResponseHold`, in seconds, 0 for none."""
     associate: Associate = accept
 
