@@ -20,6 +20,7 @@ from pacs.dicom import part10
 from pacs.dicom.bounds import DEFAULT_BOUNDS, DataSetBounds
 from pacs.dicom.dataset_equality import are_comparable, differing
 from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, Header, read_header
+from pacs.dicom.pixel_length import PixelLengthCheck
 from pacs.dicom.sop_classes import check_storable
 from pacs.dicom.syntaxes import DEFLATED_LITTLE, FRAGMENTS_IN_NATIVE, KEPT, is_native
 from pacs.dicom.values import is_uid
@@ -64,6 +65,9 @@ STORED = "The SOP Instance is stored already"
 
 MOST_NAMED = 5
 """How many differing elements of a duplicate are named."""
+
+CHECK_BYTES = 64 << 20
+"""How many bytes of a data set arrive between two checks of what is known before its end."""
 
 RACES = 100
 """How often the row of an instance is tried while others add and remove the same instance."""
@@ -377,6 +381,8 @@ class Reception:
         self._received_at = time.time_ns() // 1000
         self._file_meta = announced.file_meta(self._received_at)
         self._incoming = self._create()
+        self._pixel_length = PixelLengthCheck(announced.transfer_syntax)
+        self._next_check = CHECK_BYTES
         self._header: Header | None = None
         """Once the data set is checked."""
         self._may_have_row = False
@@ -393,8 +399,18 @@ class Reception:
             self._storage.publish_refusal(error, self._announced, self._header)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append the next bytes of the data set. Raises StorageUnavailable."""
+        """Append the next bytes of the data set.
+
+        Raises StorageUnavailable, and UndecodableDataSet for pixel data that is certain to be refused at the end.
+        """
         self._incoming.write(data)
+        if self._incoming.size >= self._next_check:
+            self._check_beginning()
+
+    def _check_beginning(self) -> None:
+        self._next_check = self._incoming.size + CHECK_BYTES
+        self._storage.files.require_free()
+        self._pixel_length.check(self._incoming.size, self._incoming.body)
 
     def finish(self) -> Stored:
         """Check the instance, make it durable and add it to the index.

@@ -128,13 +128,13 @@ def operating(
         except AssociationLost:
             raise
         except PacsError as error:
-            _refuse(operation, status.refusal(service, error))
+            _refuse(operation, message, status.refusal(service, error))
         except Exception as error:
             if (exhausted := exhaustion(error)) is not None:
-                _refuse(operation, status.refusal(service, exhausted))
+                _refuse(operation, message, status.refusal(service, exhausted))
             else:
                 logging.getLogger("pacs").exception("%s failed", service.value)
-                _refuse(operation, status.unexpected(service))
+                _refuse(operation, message, status.unexpected(service))
         finally:
             publish(_finished(service, operation, time.monotonic() - began))
             if auditor is not None and auditor.is_on:
@@ -143,8 +143,9 @@ def operating(
                 operation.afterwards()
 
 
-def _refuse(operation: Operation, refusal: Refusal) -> None:
-    """Send the final response for a failure unless the association has ended."""
+def _refuse(operation: Operation, message: Message, refusal: Refusal) -> None:
+    """Send the final response for a failure, after the whole request has arrived, unless the association has ended."""
+    message.drain()
     if operation.association.is_established:
         operation.refuse(refusal)
 
