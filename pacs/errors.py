@@ -232,7 +232,8 @@ class AmbiguousSeries(PacsError):
         super().__init__(f"{len(self.candidates)} series match: add another key")
 
     def __str__(self) -> str:
-        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED]]
+        is_one_more = len(self.candidates) == self.MOST_LISTED + 1  # which takes no more room than saying so
+        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED + is_one_more]]
         more = len(self.candidates) - len(listed)
         return "\n".join(
             [f"{self.comment}, for example SeriesInstanceUID", *listed, *([f"  and {more} more"] if more else [])]

@@ -328,7 +328,8 @@ def _differences(first: BinaryIO, first_syntax: str, second: BinaryIO, second_sy
     found = [_name(tag) for tag in islice(differing(first, first_syntax, second, second_syntax), MOST_NAMED + 1)]
     if len(found) > MOST_NAMED:
         return f"{', '.join(found[:MOST_NAMED])} and others differ"
-    return f"{' and '.join(found)} {'differ' if len(found) > 1 else 'differs'}" if found else ""
+    listed = " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:])))
+    return f"{listed} {'differ' if found[1:] else 'differs'}" if found else ""
 
 
 def _name(tag: int) -> str:
