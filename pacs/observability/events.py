@@ -46,6 +46,15 @@ class ServerReady(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaUpgraded(Event):
+    """The schema of the index was upgraded; `before` and `after` are its revisions. An older pacs cannot open it."""
+
+    TITLE: ClassVar[str] = "schema of the index upgraded"
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationReloaded(Event):
     """The configuration was reloaded; the changed keys in `waits_for_restart` take effect at the next start."""
 
