@@ -1,5 +1,7 @@
 """The command `pacs`. Commands import heavy packages when they run, so that `pacs --help` is fast."""
 
+import logging
+import traceback
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ from pacs.cli import (
     conformance,
     database,
     explain,
+    importing,
     maintenance,
     passcode,
     peers,
@@ -21,6 +24,7 @@ from pacs.cli import (
 )
 from pacs.cli.exit_status import INTERRUPTED, exit_status
 from pacs.cli.output import print_error
+from pacs.cli.verbosity import Verbosity, add_verbosity, verbosity
 from pacs.errors import PacsError
 
 
@@ -28,13 +32,22 @@ class Commands(click.Group):
     """The group of all commands; shows a `PacsError` as a sentence instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; end it with the exit status of a PacsError."""
+        """Run a command; end it with the exit status of a PacsError.
+
+        Warnings of libraries go to the log, which only some commands show: pydicom's quote values of patients, and what
+        a user must know is said in a sentence.
+        """
+        logging.captureWarnings(True)
         try:
             return super().invoke(ctx)
         except PacsError as error:
+            if verbosity() is Verbosity.DEBUG:
+                traceback.print_exception(error)
             print_error("\n".join((error.comment, *getattr(error, "__notes__", ()))))
             raise click.exceptions.Exit(exit_status(error)) from error
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, click.Abort) as error:
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise  # the user did not confirm
             print_error("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from error
 
@@ -49,7 +62,7 @@ for command in (
     serve.serve,
     check.check,
     database.db,
-    archive.import_,
+    importing.import_,
     archive.ls,
     archive.delete,
     archive.export,
@@ -71,4 +84,5 @@ for command in (
     recording.record,
     recording.replay,
 ):
+    add_verbosity(command, sets_log_level=command is serve.serve)
     main.add_command(command)

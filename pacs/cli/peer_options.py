@@ -4,10 +4,11 @@ The options have the names of DCMTK (-aet, -aec, -to, -ta, -td, -P, -S, -k) and 
 notation of dcm4che.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -82,6 +83,15 @@ def _hints(peer: "Peer") -> Iterator[None]:
         raise
 
 
+def _fingerprints(_ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    from pacs.config import fingerprint
+
+    try:
+        return tuple(map(fingerprint, texts))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
     """Parse the seconds of -to, which is easily confused with --to. Raises click.BadParameter."""
     try:
@@ -90,25 +100,80 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, text: str | None)
         raise click.BadParameter(f"{text!r} is not a number of seconds; did you mean --to {text}?") from None
 
 
-_OPTIONS = (
+_IDENTITY_OPTIONS = (
+    click.option("--user", default="", metavar="NAME", help="Name of the user at the peer (User Identity)."),
+    click.option("--passcode-file", default="", metavar="FILE",
+                 help="File with the passcode of the user, in its first line; - is standard input."),
+    click.option("--token", default="", metavar="FILE|TOKEN",
+                 help="File with a JSON Web Token that identifies the user, instead of --user; or the token, "
+                 "which other users of this computer can see."),
+)  # fmt: skip
+_TLS_OPTIONS = (
+    click.option("--tls", is_flag=True, help="Connect with TLS; the other options of TLS imply it."),
+    click.option("--ca", default="", metavar="FILE", help="CA certificate that signed the peer's certificate (PEM)."),
+    click.option("--cert", default="", metavar="FILE", help="Client certificate (PEM)."),
+    click.option("--cert-key", "key", default="", metavar="FILE", help="Private key of the client certificate (PEM)."),
+    click.option("--fingerprint", multiple=True, metavar="SHA256", callback=_fingerprints,
+                 help="SHA-256 fingerprint of the peer's certificate, instead of --ca; may be given several times."),
+    click.option("--no-hostname", is_flag=True, help="Accept a certificate of --ca with another or no host name."),
+)  # fmt: skip
+_ASSOCIATION_OPTIONS = (
     click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
                  help="Calling AE title; default: that of the server if PEER is a configured peer, else PACSCU."),
     click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="Called AE title, for HOST PORT."),
     click.option("-to", "connect", callback=_seconds, metavar="SECONDS", help="Timeout of the TCP connection."),
     click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="Timeout of the association negotiation."),
     click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="Timeout of each response."),
-    click.option("--tls", is_flag=True, help="Connect with TLS."),
-    click.option("--ca", default="", metavar="FILE", help="CA certificate that signed the peer's certificate (PEM)."),
-    click.option("--cert", default="", metavar="FILE", help="Client certificate (PEM)."),
-    click.option("--cert-key", "key", default="", metavar="FILE", help="Private key of the client certificate (PEM)."),
 )  # fmt: skip
-_OF_CALL = ("calling_ae_title", "called_ae_title", "connect", "negotiation", "response", "tls", "ca", "cert", "key")
+_OPTIONS = (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS, *_TLS_OPTIONS)
+
+_OF_TLS = ("tls", "ca", "cert", "key", "fingerprint", "no_hostname")
+_OF_CALL = (
+    "calling_ae_title", "called_ae_title", "connect", "negotiation", "response",
+    "user", "passcode_file", "token", *_OF_TLS,
+)  # fmt: skip
 
 
 def _with_options(command: Command) -> Command:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
+
+
+def identity_options(command: Command) -> Command:
+    """Add `--user`, `--passcode-file` and `--token` to a command, for `user_of`."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_IDENTITY_OPTIONS), command)
+
+
+def user_of(options: dict[str, Any]) -> dict[str, str]:
+    """Return `user`, `passcode` and `token` of the options, for a `client.Peer`. Raises click.UsageError."""
+    user, passcode_file, token = options["user"], options["passcode_file"], options["token"]
+    if token and (user or passcode_file):
+        raise click.UsageError("expected either --user NAME or --token FILE, not both")
+    if passcode_file and not user:
+        raise click.UsageError("--passcode-file needs --user NAME")
+    return {
+        "user": user,
+        "passcode": _secret(passcode_file, "--passcode-file"),
+        "token": token if _TOKEN.fullmatch(token) else _secret(token, "--token"),
+    }
+
+
+_TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+"""A signed JSON Web Token: its first part is the Base64 of a text that begins with {"."""
+
+
+def _secret(file: str, option: str) -> str:
+    """Return the first line of a file, '' without a file. Raises click.BadParameter."""
+    if not file:
+        return ""
+    try:
+        with click.open_file(file, encoding="utf-8") as opened:
+            secret = str(opened.readline()).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "expected text in UTF-8"
+        raise click.BadParameter(f"cannot read {file!r} ({why})", param_hint=option) from error
+    if not secret:
+        raise click.BadParameter(f"the first line of {file!r} is empty", param_hint=option)
+    return secret
 
 
 # --- the PEER argument -------------------------------------------------------------------------------------------
@@ -126,7 +191,7 @@ def _peer(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> tuple[
     from pacs.client import Deadlines, Peer
 
     given = {name: options[name] for name in ("connect", "negotiation", "response") if options[name] is not None}
-    common = {"deadlines": Deadlines(**given)}
+    common = {"deadlines": Deadlines(**given), **user_of(options)}
     if options["calling_ae_title"]:
         common["calling_ae_title"] = options["calling_ae_title"]
     first, rest = words[0], words[1:]
@@ -166,18 +231,21 @@ def _by_name(config: "Config", name: str, options: dict[str, Any], common: dict[
 
 def _protection(options: dict[str, Any]) -> "Protection | None":
     """Return the TLS settings of the options, None without TLS."""
-    if not options["tls"]:
+    if not any(options[each] for each in _OF_TLS):
         return None
     from pacs.dimse.association.establishment import Protection
     from pacs.dimse.upper.tls import Certificates, requestor_context
 
-    files = Certificates(certificate=options["cert"], key=options["key"], ca=options["ca"])
-    return Protection(requestor_context(files, is_pinned=False))
+    files = Certificates(certificate=options["cert"], key=options["key"] or options["cert"], ca=options["ca"])
+    context = requestor_context(files, is_pinned=bool(options["fingerprint"]))
+    if options["no_hostname"]:
+        context.check_hostname = False
+    return Protection(context, frozenset(options["fingerprint"]))
 
 
 def _protection_of(config: "Config", peer: Any, options: dict[str, Any]) -> "Protection | None":
     """Return the TLS settings for a configured peer: those of the options, else those of its entry."""
-    if options["tls"] or not peer.tls:
+    if not peer.tls or any(options[each] for each in _OF_TLS if each != "tls"):
         return _protection(options)
     from pacs.settings import peer_protection
 

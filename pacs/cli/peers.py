@@ -7,11 +7,23 @@ import click
 
 from pacs.cli.options import config_option, with_config
 from pacs.cli.output import json_option, show
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config, PeerEntry
 
-COLUMNS = ("ae_title", "host", "port", "tls", "manner", "services", "destinations", "addresses", "associations")
+COLUMNS = (
+    "ae_title",
+    "host",
+    "port",
+    "tls",
+    "manner",
+    "services",
+    "destinations",
+    "addresses",
+    "associations",
+    "roles",
+)
 
 
 @click.group()
@@ -38,6 +50,7 @@ def _row(config: "Config", peer: "PeerEntry") -> tuple[object, ...]:
         "all" if peer.destinations is None else " ".join(peer.destinations),
         " ".join(peer.addresses) or "any",
         peer.associations,
+        peer.roles,
     )
 
 
@@ -46,11 +59,15 @@ def _row(config: "Config", peer: "PeerEntry") -> tuple[object, ...]:
 @click.argument("host")
 @click.argument("port", type=int)
 @click.option("--manner", help='Matching mode, "tolerant" or "strict"; default: that of the server.')
+@click.option(
+    "--roles", help='"strict", or "lenient" to assume roles that the peer does not negotiate; default: strict.'
+)
 @config_option
-def add(ae_title: str, host: str, port: int, manner: str | None, config_file: Path | None) -> None:
+def add(ae_title: str, host: str, port: int, *, config_file: Path | None, **options: str | None) -> None:
     """Add a peer to the configuration file, which is created if it does not exist."""
     from pacs.config import DEFAULT_FILE, add_peer
 
     file = config_file or Path(DEFAULT_FILE)
-    block = add_peer(file, ae_title=ae_title, host=host, port=port, **({"manner": manner} if manner else {}))
-    click.echo(f"{block}\nadded to {file}; send SIGHUP to a running server, or restart it, to apply the change")
+    given = {key: value for key, value in options.items() if value}
+    block = add_peer(file, ae_title=ae_title, host=host, port=port, **given)
+    say(f"{block}\nadded to {file}; send SIGHUP to a running server, or restart it, to apply the change")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.output import size
+from pacs.cli.verbosity import Verbosity, verbosity
 
 if TYPE_CHECKING:
     from pacs import client
@@ -24,14 +26,15 @@ Tell = Callable[["client.Progress"], None]
 
 
 @contextmanager
-def transfer_progress(title: str, *, verbose: bool = False) -> Iterator[Tell]:
-    """Yield a function that shows progress: as a bar on a terminal, with `verbose` as lines, else not at all.
+def transfer_progress(title: str) -> Iterator[Tell]:
+    """Yield a function that shows progress: as a bar on a terminal, with -v as lines, else not at all.
 
     After Ctrl-C the next call raises KeyboardInterrupt, so that the peer gets a C-CANCEL and no file is truncated.
     """
+    verbose = verbosity() > Verbosity.NORMAL
     with (
         _deferred_interrupt() as interrupt,
-        _bar(title) if sys.stderr.isatty() and not verbose else nullcontext() as bar,
+        _bar(title) if sys.stderr.isatty() and verbosity() is Verbosity.NORMAL else nullcontext() as bar,
     ):
 
         def tell(progress: "client.Progress") -> None:
@@ -100,14 +103,20 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yield a function that advances it by a count."""
-    if not sys.stderr.isatty():
+    """Show a progress bar on a terminal, with rate and time left; yield a function that advances it by a count."""
+    if not sys.stderr.isatty() or verbosity() is not Verbosity.NORMAL:
         yield lambda count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task, began = bar.add_task(title, total=total, rate=""), time.monotonic()
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            per_second = bar.tasks[task].completed / max(time.monotonic() - began, 0.001)
+            bar.update(task, rate=f"{per_second:.{int(per_second < 10)}f}/s")
+
+        yield advance

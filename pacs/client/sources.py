@@ -17,7 +17,7 @@ from pacs.client.outcomes import NotStored
 from pacs.dicom import part10, syntaxes
 from pacs.dicom.attributes import by_keyword
 from pacs.dicom.dataset import View
-from pacs.dicom.elements import LONGEST, TOO_LONG
+from pacs.dicom.elements import LONGEST, PIXELS, TOO_LONG
 from pacs.dicom.header import PIXEL_DATA, SOP_CLASS_UID, SOP_INSTANCE_UID, is_cut_off, read_attributes, require_uids
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
@@ -157,8 +157,9 @@ def _in_memory(dataset: Dataset) -> Instance:
     sop_class, instance = str(dataset.get("SOPClassUID", "")), str(dataset.get("SOPInstanceUID", ""))
     if not (is_uid(sop_class) and is_uid(instance)):
         raise UndecodableDataSet("A data set without SOP Class UID and SOP Instance UID is not an instance")
-    pixels = dataset.get("PixelData")
-    if isinstance(pixels, bytes) and len(pixels) > LONGEST and syntaxes.is_native(_syntax(dataset)):
+    values = (dataset.get_item(tag).value for tag in PIXELS if tag in dataset)
+    is_long = any(isinstance(each, bytes) and len(each) > LONGEST for each in values)
+    if is_long and syntaxes.is_native(_syntax(dataset)):
         raise UndecodableDataSet(TOO_LONG)
     return Instance(dataset, sop_class, instance, _syntax(dataset))
 

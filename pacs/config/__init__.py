@@ -15,6 +15,7 @@ from pacs.config.model import (
     PeerEntry,
     ServerSection,
     WebSection,
+    fingerprint,
     is_loopback,
     split_address,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "WebSection",
     "add_peer",
     "find_file",
+    "fingerprint",
     "from_settings",
     "is_loopback",
     "load",

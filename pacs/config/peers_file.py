@@ -15,9 +15,12 @@ def add_peer(file: Path, **values: Any) -> str:
 
     The new file is validated before it replaces the old one atomically. Raises ConfigurationError.
     """
-    block = "\n".join(["[[peers]]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]) + "\n"
+    block = (
+        "\n".join(["[[peers]]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())])
+        + "\n"
+    )
     before = file.read_bytes() if file.exists() else b""
-    after = (before.rstrip() + b"\n\n" if before.strip() else b"") + block.encode("ascii")
+    after = (before.rstrip() + b"\n\n" if before.strip() else b"") + block.encode()
     validate(parse(after, file), file, {}, {}, "")
     _replace(file, after)
     return block

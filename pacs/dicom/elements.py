@@ -30,7 +30,8 @@ DEFLATED_CUT_OFF = "The deflated data set is truncated"
 
 _UNEXPECTED_DELIMITER = "There is a delimiter where an element must be"
 _MOST_STRAY_DELIMITERS = 2
-_PIXEL_DATA = 0x7FE00010
+PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+"""Float Pixel Data, Double Float Pixel Data and Pixel Data."""
 _LONGEST_FIRST = 1 << 14
 """No first element is that long, in bytes: two letters in place of a VR would be the length of a longer one."""
 
@@ -115,9 +116,14 @@ class Token(NamedTuple):
 
 
 class Source:
-    """The bytes of a data set, from the position of `file` to its end; deflated data is inflated, up to a limit."""
+    """The bytes of a data set, from the position of `file` to its end; deflated data is inflated, up to a limit.
 
-    def __init__(self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT) -> None:
+    Unless the data set `is_whole`, more bytes will follow: nothing is known of its end.
+    """
+
+    def __init__(
+        self, file: BinaryIO, encoding: Encoding, inflated: int = INFLATED_LIMIT, *, is_whole: bool = True
+    ) -> None:
         self.position = 0
         self.size: int | None = None
         self.is_careless = False
@@ -126,9 +132,9 @@ class Source:
         self._recording: bytearray | None = None
         self._recording_limit = 0
         self._peeked = b""
-        """Inflated bytes that `peek` has taken from the reader."""
-        if encoding.deflated:
-            self._reader = io.BufferedReader(Inflated(file, inflated), 1 << 16)
+        """Bytes that `peek` has taken from the reader."""
+        self._reader: BinaryIO = io.BufferedReader(Inflated(file, inflated), 1 << 16) if encoding.deflated else file
+        if encoding.deflated or not is_whole:
             return
         start = file.tell()
         self.size = file.seek(0, io.SEEK_END) - start
@@ -136,7 +142,7 @@ class Source:
 
     def read(self, length: int) -> bytes:
         """Read exactly `length` bytes. Raises UndecodableDataSet when the data set ends before."""
-        data = self._file.read(length) if self.size is not None else self._read_inflated(length)
+        data = self._file.read(length) if self.size is not None else self._read_on(length)
         self.position += len(data)
         if len(data) < length:
             raise UndecodableDataSet(CUT_OFF)
@@ -144,7 +150,7 @@ class Source:
             self._recording += data
         return data
 
-    def _read_inflated(self, length: int) -> bytes:
+    def _read_on(self, length: int) -> bytes:
         if not self._peeked:
             return self._reader.read(length)
         data = self._peeked[:length] + self._reader.read(max(0, length - len(self._peeked)))
@@ -285,19 +291,19 @@ class _TokenWalk:
                     yield self._end_of(frame, source.position - 8)
             elif token.kind is TokenKind.ELEMENT or token.kind is TokenKind.FRAGMENT:
                 end = self._end_within(frame, token)
-                if token.tag == _PIXEL_DATA:
-                    self._check_pixels(end)
+                if token.tag in PIXELS and token.depth == 0:  # and no icon
+                    self._check_pixels(token.tag, end)
                 yield token
                 source.skip_to(end)
             else:
                 self._enter(frame, token)
                 yield token
 
-    def _check_pixels(self, position: int) -> None:
-        """Check that less than 4 GiB are left after native Pixel Data: otherwise its length has more than 32 bits."""
+    def _check_pixels(self, tag: int, position: int) -> None:
+        """Check that less than 4 GiB are left after native pixel data: otherwise its length has more than 32 bits."""
         rest = self._source.size - position if self._source.size is not None else 0
         if self._is_native and rest > LONGEST:
-            raise UndecodableDataSet(TOO_LONG, [_PIXEL_DATA])
+            raise UndecodableDataSet(TOO_LONG, [tag])
 
     def _is_at_end(self, frame: _Frame) -> bool:
         if frame.end is not None:
@@ -372,8 +378,8 @@ class _TokenWalk:
         if tag == SEQUENCE_DELIMITER:
             return None
         if tag != ITEM:
-            if frame.tag == _PIXEL_DATA:
-                self._check_pixels(start)
+            if frame.tag in PIXELS and frame.depth == 0:
+                self._check_pixels(frame.tag, start)
             raise UndecodableDataSet("A sequence contains something else than an item", [frame.tag])
         if frame.kind is TokenKind.SEQUENCE:
             return Token(TokenKind.ITEM, frame.tag, "", length, start, frame.depth, encoding)

@@ -34,6 +34,7 @@ from pacs.services.parent_refresh import refresh
 from pacs.services.progress import Progress, no_progress
 from pacs.services.scratch_index import scratch_index
 from pacs.services.stored_file import headers_of, read_stored_file
+from pacs.support import private
 from pacs.support.chunks import chunks
 
 MANIFEST, FILES = "manifest.json", "files"
@@ -296,6 +297,7 @@ class _BackupRun:
             raise StorageUnavailable("The index of the backup cannot be written completely")
         source = Path(str(self._snapshot.url.database))
         with _WRITING:
+            private.make_file(self._dest / name)
             shutil.copyfile(source, self._dest / name)
             sync_file(self._dest / name)
             sync_folder(self._dest)
@@ -390,6 +392,7 @@ def _copied_index(source: Path, target: Path, sha256: str) -> Path:
     """Copy the index of a backup and return the copy. Raises ConfigurationError when it is damaged."""
     with _COPYING_INDEX:
         with suppress(FileNotFoundError):
+            private.make_file(target)
             shutil.copyfile(source, target)
         if target.exists() and _sha256(target) == sha256:
             return target

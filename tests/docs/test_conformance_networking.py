@@ -141,12 +141,12 @@ def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path, row):
     client, _named, _defect, _remedy, key, value = row
     assert client.startswith("pynetdicom")
     assert float(value) > 0
-    for seconds, responses in ((0, 5), (2, 6)):
+    for seconds in (0, 2):
         with serving(tmp_path / str(seconds), {key: seconds}) as running:
             take_in(running, study(series=1, instances=5))
             association = late_requestor(running.port, 60 if seconds == 0 else 0.1)
             assert len(list(find_images(association))) == 6
-            assert len(list(find_images(association))) == responses
+            assert (len(list(find_images(association))) < 6) is (seconds == 0)
             association.abort()
 
 

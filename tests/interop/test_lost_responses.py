@@ -3,8 +3,11 @@
 import pynetdicom
 import pytest
 
+from pacs.config.model import Config
 from pacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.client_defects import LONGEST_PAUSE, LOST_RESPONSES, ResponseHold
+from pacs.dimse.server.server import Settings
 from pacs.dimse.upper.user_information import Agreement
 from pacs.testing import serving, study
 from tests.archives import FIND
@@ -59,6 +62,11 @@ def test_only_pynetdicom_is_held(class_uid, version_name, expected):
     """Implementation Class UID and Version Name must both be those of pynetdicom; this client has others."""
     agreement = Agreement("SCU", "PACS", {}, 0, implementation=version_name, implementation_class_uid=class_uid)
     assert LOST_RESPONSES.is_of(agreement) is expected
+
+
+def test_every_server_of_the_package_holds_like_the_archive():
+    """The storage SCP of a test suite, the receiver of a client and a replay answer pynetdicom too."""
+    assert Settings(policy=AcceptorPolicy(transfer_syntaxes=())).pynetdicom_hold == Config().clients.pynetdicom_hold > 0
 
 
 def test_the_delay_is_the_longest_recent_pause_and_a_fixed_time():

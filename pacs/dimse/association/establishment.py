@@ -15,7 +15,15 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.upper.rejections import PROTOCOL_VERSION_NOT_SUPPORTED, Rejection, rejecting, rejection, rejection_for
 from pacs.dimse.upper.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
-from pacs.dimse.upper.user_information import SMALLEST_PDU, Agreement, Proposal, confirmed, propose
+from pacs.dimse.upper.user_information import (
+    SMALLEST_PDU,
+    Agreement,
+    AssociateRequest,
+    Proposal,
+    UserIdentity,
+    confirmed,
+    propose,
+)
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
@@ -182,6 +190,7 @@ def request(
     limits: AssociationLimits | None = None,
     wait_context: WaitContext | None = None,
     protection: Protection | None = None,
+    user_identity: UserIdentity | None = None,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
@@ -197,6 +206,7 @@ def request(
         roles=roles or {},
         extended=extended or {},
         max_pdu=limits.max_pdu,
+        user_identity=user_identity,
     )
     connection = _connect(host, port, time.monotonic() + limits.connect, wait_context)
     upper = UpperLayer(
@@ -235,7 +245,7 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
 
 def _agreed(
     upper: UpperLayer,
-    proposal: A_ASSOCIATE,
+    proposal: AssociateRequest,
     deadline: float,
     wait_context: WaitContext | None,
     *,

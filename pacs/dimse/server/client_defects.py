@@ -54,6 +54,9 @@ LONGEST_PAUSE = 0.1
 """Seconds; a requestor that lets more time pass between two operations is not slow but has something else to do."""
 
 
+LEAST_HOLD = 0.016
+"""The fixed time of a hold in seconds, unless the configuration has another."""
+
 STORE_SHARE = 0.25
 """The part of the fixed time that a C-STORE is held."""
 
