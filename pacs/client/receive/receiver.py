@@ -7,6 +7,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from pacs.client.peer import CALLING_AE_TITLE, Deadlines, check_ae_title
+from pacs.client.receive.rejected_contexts import ContextNotingPolicy
 from pacs.client.receive.senders import LOOPBACK, SenderFilter
 from pacs.client.receive.store_scp import StoreSCP
 from pacs.dicom.sop_classes import VERIFICATION
@@ -44,15 +45,17 @@ class Listener:
         peers_provide: Collection[str] = (),
         tls: SSLContext | None = None,
     ) -> None:
-        policy = AcceptorPolicy(
-            access=sender_filter,
-            transfer_syntaxes=KEPT,
-            services=frozenset((VERIFICATION, *services)),
-            peers_provide=frozenset(peers_provide),
-            unknown_sop_classes=True,
+        self._policy = ContextNotingPolicy(
+            AcceptorPolicy(
+                access=sender_filter,
+                transfer_syntaxes=KEPT,
+                services=frozenset((VERIFICATION, *services)),
+                peers_provide=frozenset(peers_provide),
+                unknown_sop_classes=True,
+            )
         )
         settings = Settings(
-            policy=policy,
+            policy=self._policy,
             handlers={CommandField.C_ECHO: _echo, **handlers},
             limits=replace(deadlines.limits, artim=DRAIN_SECONDS, idle=deadlines.response),
             bounds=AssociationBounds(in_all=MAX_ASSOCIATIONS),
@@ -83,6 +86,11 @@ class Listener:
     def port(self) -> int:
         """The port that it listens on."""
         return self._server.port
+
+    @property
+    def rejected_contexts(self) -> str:
+        """The SOP Classes and transfer syntaxes that senders proposed in vain, '' if there were none."""
+        return self._policy.rejected
 
     @property
     def is_busy(self) -> bool:
