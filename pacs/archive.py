@@ -293,6 +293,7 @@ class Archive:
         self.announce()
         self._reporter.start()
         self.healing.start()
+        self.monitoring.count_holdings()
 
     def prepare(self) -> None:
         """Do what a server does once: open the stores, recover from an unclean stop, listen; accept nothing yet.
@@ -357,6 +358,7 @@ class Archive:
             self.commitments.take_over(prepared._held_claims[worker])
         self._reporter.start()
         self.healing.start()
+        self.monitoring.count_holdings(worker)
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
             self._web.join(prepared._web)
@@ -534,6 +536,7 @@ class Archive:
         with self._closing:
             self._reporter.stop()
             self.healing.stop()
+            self.monitoring.stop()
             if self._web is not None:
                 self._web.stop()
             self.storage.check_uncertain_files()
