@@ -8,7 +8,6 @@ from pathlib import Path
 from ssl import SSLContext
 
 from pacs.client.peer import CALLING_AE_TITLE, Deadlines, check_ae_title
-from pacs.client.receive.rejected_contexts import ContextNotingPolicy
 from pacs.client.receive.senders import LOOPBACK, SenderFilter
 from pacs.client.receive.store_scp import StoreSCP
 from pacs.dicom.sop_classes import VERIFICATION
@@ -18,6 +17,7 @@ from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
+from pacs.dimse.server.rejected_contexts import ContextNotingPolicy
 from pacs.dimse.server.server import Address, AssociationObserver, DimseServer, Settings
 from pacs.errors import InvalidArgument, ProtocolViolation
 from pacs.support.sockets import host_and_port

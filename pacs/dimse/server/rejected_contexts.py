@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pydicom.uid import UID
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 
-from pacs.client.receive.senders import MAX_REFUSALS
 from pacs.dimse.association.establishment import CallingAE, Policy
 from pacs.dimse.upper.rejections import Rejection
 from pacs.dimse.upper.user_information import Agreement
+
+MOST_NOTED = 3
+"""How many SOP Classes are noted."""
 
 
 class ContextNotingPolicy:
@@ -30,7 +32,7 @@ class ContextNotingPolicy:
         answer = self._policy.answer(request, caller, max_pdu)
         if not isinstance(answer, Rejection):
             for sentence in _rejected(request, answer[1]):
-                if len(self._rejected) < MAX_REFUSALS:
+                if len(self._rejected) < MOST_NOTED:
                     self._rejected[sentence] = None
         return answer
 
@@ -44,4 +46,4 @@ def _rejected(request: A_ASSOCIATE, agreement: Agreement) -> Iterator[str]:
     for sop_class, syntaxes in proposed.items():
         if sop_class not in accepted:
             named = " or ".join(UID(uid).name for uid in syntaxes)
-            yield f"the PACS proposed {UID(sop_class).name} only in {named}, which is not accepted here"
+            yield f"the sender proposed {UID(sop_class).name} only in {named}, which is not accepted here"
