@@ -111,10 +111,13 @@ class Peer:
 
 
 def check_ae_title(title: str) -> None:
-    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable ASCII characters without `\` (PS3.5 6.2)."""
-    is_plain = title.isascii() and title.isprintable() and "\\" not in title
+    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable characters without `\` (PS3.5 6.2).
+
+    Characters of Latin-1 violate the standard, but some peers have them.
+    """
+    is_plain = title.isprintable() and "\\" not in title and max(title, default="") <= "\xff"
     if not (is_plain and len(title.strip()) > 0 and len(title) <= 16):
-        raise InvalidArgument(rf"An AE title has 1 to 16 printable ASCII characters and no \, not {title!r}")
+        raise InvalidArgument(rf"An AE title has 1 to 16 printable characters of Latin-1 and no \, not {title!r}")
 
 
 def peer_of(peer: Peer | str) -> Peer:

@@ -1,7 +1,7 @@
 """The file of peers that `pacs peers` changes: `peers.toml` in the folder of the data, beside that of the files.
 
-It has `[[peers]]` blocks, as the configuration file has. Programs do not change that one: it belongs to its author, and a
-clone of the project tracks one.
+It has `[[peers]]` blocks, as the configuration file has. Programs do not change that one: it belongs to its author, and
+a clone of the project tracks one.
 """
 
 import fcntl
@@ -67,17 +67,14 @@ class PeersFile:
         """Return the place of a peer in the text of the file, counted from 1, and its values."""
         found = peers_in(self.path, text)
         if len(found) != sum(map(_is_entry, tables(text))):
-            raise ConfigurationError(
-                f"{self.path} has peers that are not in [[peers]] blocks: write each one in a block"
-            )
+            raise ConfigurationError(f"{self.path} has peers outside of [[peers]] blocks: write a block for each one")
         for place, each in enumerate(found, 1):
             if title_of(each) == ae_title:
                 return place, dict(each)
         self._refuse_own(ae_title)
         known = list(map(title_of, found))
-        raise ConfigurationError(
-            f"{self.path} has no peer {ae_title!r}{suggestion(ae_title, known)} (its peers: {', '.join(known) or 'none'})"
-        )
+        peers = f"{suggestion(ae_title, known)} (its peers: {', '.join(known) or 'none'})"
+        raise ConfigurationError(f"{self.path} has no peer {ae_title!r}{peers}")
 
     def _refuse_own(self, ae_title: str) -> None:
         """Raise ConfigurationError if another source of the configuration has a peer of this title."""
@@ -124,7 +121,7 @@ class PeersFile:
 def _block(values: Values) -> str:
     """Return a `[[peers]]` block with the keys in the order of the model."""
     order = [*PeerEntry.model_fields, *(key for key in values if key not in PeerEntry.model_fields)]
-    lines = (f"{key} = {json.dumps(values[key])}" for key in order if values.get(key) is not None)
+    lines = (f"{key} = {json.dumps(values[key], ensure_ascii=False)}" for key in order if values.get(key) is not None)
     return "\n".join(["[[peers]]", *lines]) + "\n"
 
 

@@ -54,8 +54,8 @@ class Sources:
         files = merged["files"]
         url = files.get("url") if isinstance(files, dict) else None
         default = FilesSection.model_fields["url"].default
-        is_folder = isinstance(url, str) and url and "://" not in url and "\0" not in url
-        return (_base(self.file) / (url if is_folder else default)).parent / PEERS_FILE
+        folder = url if isinstance(url, str) and url and "://" not in url and "\0" not in url else default
+        return (_base(self.file) / folder).parent / PEERS_FILE
 
     def entries(self, section: str) -> list[Any]:
         """Return the entries of `[[peers]]` or `[[users]]` without a check. Raises ConfigurationError."""
@@ -67,7 +67,7 @@ class Sources:
         """Return the configuration, with `peers` instead of those in `peers.toml`. Raises ConfigurationError."""
         path = self.peers_path
         added = peers_in(path, text_of(path)) if peers is None else peers
-        return validate(self.table, self.file, self.environment, self.flags, COMMAND_LINE, (path, added))
+        return validate(self.table, self.file, self.environment, self.flags, COMMAND_LINE, more_peers=(path, added))
 
 
 def read_sources(
@@ -158,6 +158,7 @@ def validate(
     environment: Mapping[str, tuple[str, Any]],
     flags: Mapping[str, Any],
     flags_origin: str,
+    *,
     more_peers: tuple[Path, Sequence[Mapping[str, Any]]] = (Path(), ()),
 ) -> Config:
     """Return the Config of `table`, read from `file`, overridden by environment and flags. Raises ConfigurationError.

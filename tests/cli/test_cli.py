@@ -101,6 +101,14 @@ def test_a_passcode_is_hashed_for_the_configuration(pacs):
     assert "sesame" not in printed
 
 
+def test_a_peer_with_a_title_in_latin_1_is_added_and_listed(pacs):
+    """The file has its characters, and is read again."""
+    assert pacs("peers", "add", "MÜNSTER", "127.0.0.1", "104").exit_code == 0
+    assert 'ae_title = "MÜNSTER"' in Path("config.toml").read_text(encoding="utf-8")
+    assert json.loads(pacs("peers", "list", "--json").stdout)[0]["ae_title"] == "MÜNSTER"
+    assert pacs("peers", "list").stdout.splitlines()[1].startswith("MÜNSTER,")
+
+
 def test_an_invalid_peer_is_not_added(pacs, tmp_path):
     """Nothing is written."""
     result = pacs("peers", "add", "A_TITLE_THAT_IS_TOO_LONG", "127.0.0.1", "0", "--roles", "generous")

@@ -141,6 +141,9 @@ def test_other_variables_with_the_prefix_are_ignored(file):
     assert load(file, {"PACS_TEST_POSTGRES_URL": "x", "PACS_CONFIG": "y"}) == load(file, {})
 
 
+PEER = '[[peers]]\nae_title = "WS"\nhost = "h"\nport = 104\n'
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -154,6 +157,10 @@ def test_other_variables_with_the_prefix_are_ignored(file):
         (r"[server]" + "\nae_title = 'A\\B'\n", "without backslash or control characters"),
         ('[server]\nae_title = "A\\nB"\n', "without backslash or control characters"),
         ('[server]\nae_title = "PÄCS"\n', "expected an AE title of ASCII characters"),
+        (PEER.replace("WS", "ПАКС"), "expected an AE title of ASCII or Latin-1 characters"),
+        (PEER.replace("WS", "A\\\\B"), "without backslash or control characters"),
+        (PEER.replace("WS", "A\\u0085B"), "without backslash or control characters"),
+        (PEER.replace("WS", "SEVENTEEN_LETTERS"), "expected an AE title of 1 to 16 characters"),
         ('[server]\nhost = "two words"\n', "expected a host name or an IP address"),
         ('[access]\ncallers = "all"\n', "access.callers = 'all': expected 'anyone' or 'peers'"),
         ('[access]\nopen_to_network = "perhaps"\n', "access.open_to_network = 'perhaps': expected true or false"),

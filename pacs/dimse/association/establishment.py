@@ -15,7 +15,15 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.upper.rejections import PROTOCOL_VERSION_NOT_SUPPORTED, Rejection, rejecting, rejection, rejection_for
 from pacs.dimse.upper.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
-from pacs.dimse.upper.user_information import SMALLEST_PDU, Agreement, Proposal, UserIdentity, confirmed, propose
+from pacs.dimse.upper.user_information import (
+    SMALLEST_PDU,
+    Agreement,
+    AssociateRequest,
+    Proposal,
+    UserIdentity,
+    confirmed,
+    propose,
+)
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
@@ -237,7 +245,7 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
 
 def _agreed(
     upper: UpperLayer,
-    proposal: A_ASSOCIATE,
+    proposal: AssociateRequest,
     deadline: float,
     wait_context: WaitContext | None,
     *,

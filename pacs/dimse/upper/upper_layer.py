@@ -28,17 +28,19 @@ from pacs.dimse.upper.pdus import (
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
     ASSOCIATE_RQ,
-    ECHOED,
     P_DATA_TF,
     PDU_NAMES,
     RELEASE_RP,
     RELEASE_RQ,
+    TITLES,
     InvalidPDU,
     ReceivedPDU,
     decode,
+    encoded_titles,
     shown,
 )
 from pacs.dimse.upper.tls import SecureWire
+from pacs.dimse.upper.user_information import AssociateRequest
 from pacs.dimse.upper.waiting import wait
 from pacs.dimse.upper.wire import Buffer, Wire
 
@@ -115,7 +117,8 @@ class _Provider:
     to_user_queue: "Queue[Primitive]" = field(default_factory=Queue)
     _recv_pdu: "Queue[ReceivedPDU]" = field(default_factory=Queue)
     outbox: list[bytes] = field(default_factory=list)
-    echoed: bytes = b""
+    titles: bytes = b""
+    """The AE titles of the request as encoded: pynetdicom encodes only ASCII."""
     has_rejected: bool = False
 
     def __post_init__(self) -> None:
@@ -136,8 +139,8 @@ class _Provider:
     def _send(self, outgoing: pdu.PDU) -> None:
         self.has_rejected = self.has_rejected or isinstance(outgoing, pdu.A_ASSOCIATE_RJ)
         encoded = outgoing.encode()
-        if isinstance(outgoing, pdu.A_ASSOCIATE_AC):
-            encoded = encoded[: ECHOED.start] + self.echoed + encoded[ECHOED.stop :]
+        if isinstance(outgoing, pdu.A_ASSOCIATE_RQ | pdu.A_ASSOCIATE_AC):
+            encoded = encoded[: TITLES.start] + self.titles + encoded[TITLES.stop :]
         self.outbox.append(encoded)
 
     def kill_dul(self) -> None:
@@ -145,7 +148,7 @@ class _Provider:
 
     def set_received(self, received: ReceivedPDU) -> None:
         """Pass a PDU to the next action."""
-        self.echoed = received.echoed or self.echoed
+        self.titles = received.titles or self.titles
         self._recv_pdu.queue.clear()
         self._recv_pdu.put(received)
 
@@ -304,8 +307,9 @@ class UpperLayer:
         """Write messages of whole P-DATA-TF PDUs while `wanted`. Return how many were written. Raises as `write`."""
         return self.wire.write_each(messages, wait_for_room, wanted)
 
-    def open(self, request: A_ASSOCIATE) -> None:
+    def open(self, request: AssociateRequest) -> None:
         """Send the A-ASSOCIATE-RQ on the connection that was opened for it (AE-1, AE-2)."""
+        self._provider.titles = encoded_titles(request.called, request.calling)
         self._issue("Evt1", request)
         self._issue("Evt2", T_CONNECT(request))
 
