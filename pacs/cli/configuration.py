@@ -47,8 +47,10 @@ def _is_below(key: str, section: str) -> bool:
 
 
 def _shown(value: Any, *, as_json: bool) -> Any:
-    """Return a value as it is for JSON, else as it is written in the configuration file, '' for none."""
-    return value if as_json else "" if value is None else json.dumps(value, ensure_ascii=False)
+    """Return a value as it is for JSON, else as text, '' for none."""
+    if as_json or isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 @config.command("init", short_help="Write a configuration file with every key.")
@@ -68,6 +70,7 @@ def init(file: Path, *, yes: bool) -> None:
         click.confirm(f"Replace {file}?", abort=True)
     try:
         write_text(file, template())
+        file.chmod(0o644)  # the user of the server is often another one
     except OSError as error:
         raise ConfigurationError(f"cannot write {str(file)!r} ({error.strerror})") from error
     say(f"{file} has every key with its default: change it, and run `pacs check`")

@@ -24,6 +24,7 @@ from pacs.config.peers_file import PeersFile
 from pacs.config.scenario import load_scenario, presets
 from pacs.config.sources import (
     DEFAULT_FILE,
+    PEERS_FILE,
     Sources,
     find_file,
     from_settings,
@@ -35,6 +36,7 @@ from pacs.config.sources import (
 
 __all__ = [
     "DEFAULT_FILE",
+    "PEERS_FILE",
     "AuditSection",
     "CommitmentSection",
     "Config",

@@ -35,13 +35,14 @@ class PeersFile:
 
     def add(self, values: Values) -> str:
         """Add a peer, and return its block."""
+        block = _block(values)
+        peers_in(self.path, block)
         with self._locked():
             text = text_of(self.path)
             if values["ae_title"] in map(title_of, peers_in(self.path, text)):
                 remedy = f"change it with `pacs peers edit {shlex.quote(values['ae_title'])}`"
                 raise ConfigurationError(f"{self.path} has the peer {values['ae_title']!r} already: {remedy}")
             self._refuse_own(values["ae_title"])
-            block = _block(values)
             self._replace(f"{(text or HEADER).rstrip()}\n\n{block}")
         return block
 
@@ -58,8 +59,8 @@ class PeersFile:
         """Remove peers, all or none."""
         with self._locked():
             text = text_of(self.path)
-            for each in ae_titles:
-                place, _ = self._find(each, text)
+            places = {self._find(each, text)[0] for each in ae_titles}
+            for place in sorted(places, reverse=True):
                 text = _with_block(text, place, "")
             self._replace(text)
 
