@@ -326,9 +326,7 @@ No label contains patient data; AE titles are those of configured peers, or `oth
 def metrics() -> str:
     """Return the reference of all metrics, from what a server without any traffic exposes."""
     facts = Facts(database="sqlite", workers=1, most_associations=1)
-    moment = Moment(
-        database_up=True, database_seconds=0.0, files_up=True, files_free=0.0, files_total=0.0, index_completed=1.0
-    )
+    moment = Moment(**{each.name: 0.0 for each in fields(Moment)})
     text = exposition(Counters(1), facts, moment).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     told = re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)

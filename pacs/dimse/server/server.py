@@ -421,7 +421,8 @@ class DimseServer:
             if message.command.is_response:
                 if association.scp_requests.handle_response(message):
                     continue
-                return  # the response to a request that was never sent: the peer breaks the protocol
+                number = message.command.responding_to
+                raise association.violated(message, f"(0000,0120) Message ID {number} is that of no request")
             counts[operation_name(message.command.field)] += 1
             if hold is not None:
                 hold.wait(message.command.field)  # a C-CANCEL meanwhile is read when the operation begins
