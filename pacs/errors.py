@@ -240,6 +240,10 @@ class AmbiguousSeries(PacsError):
         )
 
 
+class PackageMissing(PacsError, ImportError):
+    """A package that an optional part of the client needs is not installed."""
+
+
 class NotAVolume(PacsError):
     """The images of a series do not form one volume; the text says why, and what to do."""
 
