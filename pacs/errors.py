@@ -110,6 +110,10 @@ class DestinationUnreachable(PacsError):
     """The move destination does not accept an association."""
 
 
+class PeerUnreachable(DestinationUnreachable):
+    """Nothing answers at the address of the peer: it is off, or the network does not lead there."""
+
+
 class EncryptionFailed(DestinationUnreachable):
     """The TLS handshake with the peer failed."""
 

@@ -10,6 +10,7 @@ from pacs import __version__
 from pacs.cli import (
     archive,
     check,
+    configuration,
     conformance,
     database,
     explain,
@@ -79,6 +80,7 @@ for command in (
     transfers.fetch,
     transfers.commit,
     peers.peers,
+    configuration.config,
     passcode.passcode,
     conformance.conformance,
     recording.record,
