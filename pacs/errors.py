@@ -13,6 +13,9 @@ from typing import Any
 class PacsError(Exception):
     """The base class of the errors of this project."""
 
+    sop_instance_uid = ""
+    """Of an instance that was not stored because of this error, if its UID is known."""
+
     def __init__(self, comment: str, tags: Iterable[int] = ()) -> None:
         super().__init__(comment)
         self.comment = comment
@@ -65,12 +68,20 @@ class UndecodableDataSet(PacsError):
     """A data set cannot be decoded in its transfer syntax."""
 
 
+class NotDICOM(UndecodableDataSet):
+    """A file has neither File Meta Information nor a data set."""
+
+
 class SOPClassMismatch(PacsError):
     """The data set is not of the SOP Class or SOP Instance in the command (PS3.4 B.2.3)."""
 
 
 class SOPClassNotSupported(PacsError):
     """Instances of this SOP Class are not stored."""
+
+
+class NotAnInstance(SOPClassNotSupported):
+    """A file is a DICOMDIR, which lists instances and is none."""
 
 
 class MissingUID(PacsError):
@@ -97,6 +108,10 @@ class UnknownDestination(PacsError):
 
 class DestinationUnreachable(PacsError):
     """The move destination does not accept an association."""
+
+
+class PeerUnreachable(DestinationUnreachable):
+    """Nothing answers at the address of the peer: it is off, or the network does not lead there."""
 
 
 class EncryptionFailed(DestinationUnreachable):
@@ -225,11 +240,16 @@ class AmbiguousSeries(PacsError):
         super().__init__(f"{len(self.candidates)} series match: add another key")
 
     def __str__(self) -> str:
-        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED]]
+        is_one_more = len(self.candidates) == self.MOST_LISTED + 1  # which takes no more room than saying so
+        listed = [f"  {each}" for each in self.candidates[: self.MOST_LISTED + is_one_more]]
         more = len(self.candidates) - len(listed)
         return "\n".join(
             [f"{self.comment}, for example SeriesInstanceUID", *listed, *([f"  and {more} more"] if more else [])]
         )
+
+
+class PackageMissing(PacsError, ImportError):
+    """A package that an optional part of the client needs is not installed."""
 
 
 class NotAVolume(PacsError):

@@ -38,6 +38,20 @@ def with_config_loader(command: Command) -> Command:
     return run
 
 
+def with_sources(command: Command) -> Command:
+    """Add `--config` and `--set` to a command, and pass it the Sources of the configuration as first argument."""
+
+    @config_option
+    @settings_option
+    @wraps(command)
+    def run(*, config_file: Path | None, settings: dict[str, Any], **arguments: Any) -> None:
+        from pacs.config import read_sources
+
+        command(read_sources(config_file, None, settings), **arguments)
+
+    return run
+
+
 config_option = click.option(
     "config_file",
     "--config",

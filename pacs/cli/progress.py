@@ -1,6 +1,7 @@
 """Progress bars and progress lines."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -80,14 +81,20 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yield a function that advances it by a count."""
+    """Show a progress bar on a terminal, with rate and time left; yield a function that advances it by a count."""
     if not sys.stderr.isatty() or verbosity() is not Verbosity.NORMAL:
         yield lambda count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task, began = bar.add_task(title, total=total, rate=""), time.monotonic()
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            per_second = bar.tasks[task].completed / max(time.monotonic() - began, 0.001)
+            bar.update(task, rate=f"{per_second:.{int(per_second < 10)}f}/s")
+
+        yield advance

@@ -249,10 +249,11 @@ class RetrieveOperation:
 
     @property
     def _refusals(self) -> str:
-        """The refused associations and instances that may belong to this retrieve, '' if there were none."""
+        """What was refused here and may belong to this retrieve: associations, contexts, instances; '' for nothing."""
         of_associations = self._listener.sender_filter.refusals if self._listener is not None else ""
         of_instances = self.store_scp.refusals if self.store_scp is not None else ""
-        return "; ".join(filter(None, (of_associations, of_instances)))
+        of_contexts = self._listener.rejected_contexts if self._listener is not None else ""
+        return "; ".join(filter(None, (of_associations, of_instances, of_contexts)))
 
     @property
     def _address_advice(self) -> str:

@@ -107,8 +107,9 @@ def require_uids(uids: Mapping[int, str]) -> None:
     """Raise MissingUID, with the tags of those that are not valid, unless all UIDs are."""
     missing = [tag for tag, uid in uids.items() if not is_uid(uid)]
     if missing:
-        rest = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise MissingUID(f"Missing or not valid: {keyword_for_tag(missing[0])}{rest}", missing)
+        names = [keyword_for_tag(tag) for tag in missing]
+        rest = f"; also {', '.join(names[1:])}" if names[1:] else ""
+        raise MissingUID(f"Missing or not valid: {names[0]}{rest}", missing)
 
 
 def _header(

@@ -33,6 +33,7 @@ from pacs.errors import (
     EncryptionFailed,
     OutOfResources,
     PeerTimeout,
+    PeerUnreachable,
     ProtocolViolation,
 )
 from pacs.support.name_lookup import resolved
@@ -257,7 +258,7 @@ def _agreed(
     try:
         answer = _indication(upper, deadline, wait_context)
     except PeerTimeout:
-        raise DestinationUnreachable("The peer does not answer the association request") from None
+        raise PeerUnreachable("The peer does not answer the association request") from None
     if upper.violation:
         raise DestinationUnreachable(f"The association was aborted here; {upper.violation}")
     if not isinstance(answer, A_ASSOCIATE):
@@ -292,8 +293,9 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
 
 def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
     """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
-    why = "unknown host"
+    why, has_address = "unknown host", False
     for family, address in _addresses(host, port, deadline):
+        has_address = True
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -308,7 +310,8 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
             return connection
         connection.close()
         why = os.strerror(failure)
-    raise DestinationUnreachable(f"The peer cannot be reached: {why}"[:64])
+    kind = PeerUnreachable if has_address else DestinationUnreachable
+    raise kind(f"The peer cannot be reached: {why}"[:64])
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
