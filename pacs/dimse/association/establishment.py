@@ -28,7 +28,6 @@ from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
     AssociationRejected,
-    Cancelled,
     DestinationUnreachable,
     EncryptionFailed,
     OutOfResources,
