@@ -69,9 +69,11 @@ def slow(tmp_path):
 def test_while_files_are_read(tmp_path):
     """A file system that does not answer, here a pipe that nobody writes to."""
     os.mkfifo(tmp_path / "stuck.dcm")
-    with command("store", "PACS@127.0.0.1:1", "stuck.dcm", folder=tmp_path) as process:
-        with (tmp_path / "stuck.dcm").open("wb"):  # opened as soon as the command reads it
-            assert interrupted(process) == SAID
+    with (
+        command("store", "PACS@127.0.0.1:1", "stuck.dcm", folder=tmp_path) as process,
+        (tmp_path / "stuck.dcm").open("wb"),  # opened as soon as the command reads it
+    ):
+        assert interrupted(process) == SAID
 
 
 @pytest.mark.parametrize("words", [["echo"], ["fetch", "-k", "PatientID=P1"]])
