@@ -110,6 +110,10 @@ class DestinationUnreachable(PacsError):
     """The move destination does not accept an association."""
 
 
+class PeerUnreachable(DestinationUnreachable):
+    """Nothing answers at the address of the peer: it is off, or the network does not lead there."""
+
+
 class EncryptionFailed(DestinationUnreachable):
     """The TLS handshake with the peer failed."""
 
@@ -174,6 +178,10 @@ class RecordingUnusable(PacsError):
 
 class InvalidArgument(PacsError, ValueError):
     """An argument of a function of `pacs.client` is not valid; nothing was sent."""
+
+
+class StopNow(KeyboardInterrupt):
+    """A KeyboardInterrupt after which the client does not wait for the peer any more, not even after a C-CANCEL."""
 
 
 class OperationFailed(PacsError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pacs.cli.completion import complete_peer, complete_title
+from pacs.cli.interrupt import interruptible
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
@@ -59,7 +60,7 @@ def peer_command(metavar: str = "PEER") -> Callable[[Command], Command]:
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
             call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})
-            with _hints(call.peer):
+            with _hints(call.peer), interruptible():
                 command(call, **arguments)
 
         return run
