@@ -110,6 +110,10 @@ class DestinationUnreachable(PacsError):
     """The move destination does not accept an association."""
 
 
+class PeerUnreachable(DestinationUnreachable):
+    """Nothing answers at the address of the peer: it is off, or the network does not lead there."""
+
+
 class EncryptionFailed(DestinationUnreachable):
     """The TLS handshake with the peer failed."""
 
@@ -176,6 +180,10 @@ class InvalidArgument(PacsError, ValueError):
     """An argument of a function of `pacs.client` is not valid; nothing was sent."""
 
 
+class StopNow(KeyboardInterrupt):
+    """A KeyboardInterrupt after which the client does not wait for the peer any more, not even after a C-CANCEL."""
+
+
 class OperationFailed(PacsError):
     """An operation of a peer ended with a failure or warning status, or fewer instances arrived than it says it sent.
 
@@ -238,6 +246,10 @@ class AmbiguousSeries(PacsError):
         return "\n".join(
             [f"{self.comment}, for example SeriesInstanceUID", *listed, *([f"  and {more} more"] if more else [])]
         )
+
+
+class PackageMissing(PacsError, ImportError):
+    """A package that an optional part of the client needs is not installed."""
 
 
 class NotAVolume(PacsError):

@@ -32,7 +32,7 @@ from pacs.errors import (
 )
 from pacs.testing import study
 from tests.client.scripted import answer, deliver, matches, scripted
-from tests.raw import EXPLICIT, encoded
+from tests.raw import EXPLICIT, IMPLICIT, Raw, encoded
 from tests.waiting import eventually
 
 DATASETS = study(series=1, instances=4)
@@ -287,6 +287,34 @@ def test_a_pacs_that_has_reached_this_host_needs_no_advice_about_the_port(tmp_pa
     with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
         client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
     assert raised.value.mending == ""
+
+
+def test_a_transfer_syntax_that_this_host_does_not_accept_is_named(tmp_path):
+    """The PACS proposes its images only in one of its own, and says no more than A702."""
+    port = free_port()
+
+    def move(association, message):
+        with Raw(port) as sender:
+            own, images = "1.2.826.0.1.3680043.8.498.1", "1.2.840.10008.5.1.4.1.1.2"
+            sender.associate((1, images, [own]), (3, "1.2.840.10008.1.1", [IMPLICIT]), called=CALLING_AE_TITLE)
+            sender.release()
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
+        client.move_and_store(pacs.peer, ASKED, to=tmp_path, port=port)
+    assert "proposed CT Image Storage only in 1.2.826.0.1.3680043.8.498.1, which is not accepted" in str(raised.value)
+    assert "port" not in raised.value.mending
+
+
+def test_another_destination_may_lack_a_transfer_syntax(tmp_path):
+    """A PACS that gives no reason may be unable to connect, or to convert: both are said."""
+
+    def move(association, message):
+        answer(association, message, 0xA702)
+
+    with scripted(move=move) as pacs, pytest.raises(OperationFailed, match="0xA702") as raised:
+        client.move(pacs.peer, ASKED, destination="OTHER")
+    assert "that it is listening, and that it accepts SOP Class and transfer syntax" in raised.value.mending
 
 
 def test_warnings_alone_are_no_error(tmp_path):

@@ -17,6 +17,7 @@ from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.message import Message
 from pacs.dimse.server.acceptor_policy import AcceptorPolicy
 from pacs.dimse.server.association_slots import AssociationBounds
+from pacs.dimse.server.rejected_contexts import ContextNotingPolicy
 from pacs.dimse.server.server import Address, AssociationObserver, DimseServer, Settings
 from pacs.errors import InvalidArgument, ProtocolViolation
 from pacs.support.sockets import host_and_port
@@ -61,15 +62,17 @@ class Listener:
         peers_provide: Collection[str] = (),
         tls: SSLContext | None = None,
     ) -> None:
-        policy = AcceptorPolicy(
-            access=sender_filter,
-            transfer_syntaxes=KEPT,
-            services=frozenset((VERIFICATION, *services)),
-            peers_provide=frozenset(peers_provide),
-            unknown_sop_classes=True,
+        self._policy = ContextNotingPolicy(
+            AcceptorPolicy(
+                access=sender_filter,
+                transfer_syntaxes=KEPT,
+                services=frozenset((VERIFICATION, *services)),
+                peers_provide=frozenset(peers_provide),
+                unknown_sop_classes=True,
+            )
         )
         settings = Settings(
-            policy=policy,
+            policy=self._policy,
             handlers={CommandField.C_ECHO: _echo, **handlers},
             limits=replace(deadlines.limits, artim=DRAIN_SECONDS, idle=deadlines.response),
             bounds=AssociationBounds(in_all=MAX_ASSOCIATIONS),
@@ -101,6 +104,11 @@ class Listener:
     def port(self) -> int:
         """The port that it listens on."""
         return self._server.port
+
+    @property
+    def rejected_contexts(self) -> str:
+        """The SOP Classes and transfer syntaxes that senders proposed in vain, '' if there were none."""
+        return self._policy.rejected
 
     @property
     def is_busy(self) -> bool:
