@@ -180,6 +180,10 @@ class InvalidArgument(PacsError, ValueError):
     """An argument of a function of `pacs.client` is not valid; nothing was sent."""
 
 
+class StopNow(KeyboardInterrupt):
+    """A KeyboardInterrupt after which the client does not wait for the peer any more, not even after a C-CANCEL."""
+
+
 class OperationFailed(PacsError):
     """An operation of a peer ended with a failure or warning status, or fewer instances arrived than it says it sent.
 

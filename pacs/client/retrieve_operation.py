@@ -18,7 +18,7 @@ from pacs.client.identifiers import (
     with_level,
 )
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
-from pacs.client.peer import Peer, associate
+from pacs.client.peer import Peer, abandoning, associated
 from pacs.client.receive.receiver import Listener
 from pacs.client.receive.store_scp import LEVEL_UIDS, Arrivals, StoreSCP
 from pacs.client.status_errors import advice_for, failure
@@ -132,25 +132,17 @@ class RetrieveOperation:
 
     def _run_exchange(self, storage: tuple[tuple[str, tuple[str, ...]], ...]) -> DimseResponse:
         """Return the final response; meanwhile, record arrivals and counts."""
-        association = associate(
-            self.peer,
-            [(self.request.sop_class, SERVICE_SYNTAXES), *storage],
-            roles={sop_class: (False, True) for sop_class, _ in storage},
-        )
-        try:
+        contexts = [(self.request.sop_class, SERVICE_SYNTAXES), *storage]
+        roles = {sop_class: (False, True) for sop_class, _ in storage}
+        with associated(self.peer, contexts, roles=roles) as association:
             return self._exchange(association)
-        finally:
-            association.release(self.peer.deadlines.release)
 
     def _exchange(self, association: Association) -> DimseResponse:
         requestor = Requestor(association, self.peer.deadlines.response, self._serving, self.wake_up)
         context = requestor.context(self.request.sop_class)
         exchange = self._send_request(requestor, context)
-        try:
+        with abandoning(exchange, self.peer):
             return self._await_final(exchange)
-        except BaseException:
-            exchange.abandon(self.peer.deadlines.cancel)
-            raise
 
     @property
     def _serving(self) -> dict[int, Serve]:
