@@ -21,6 +21,7 @@ from pacs.cli import (
     peers,
     query,
     recording,
+    render,
     serve,
     transfers,
 )
@@ -69,6 +70,7 @@ for command in (
     archive.delete,
     archive.export,
     dump.dump,
+    render.render,
     explain.explain,
     maintenance.fsck,
     maintenance.reindex,
