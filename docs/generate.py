@@ -75,6 +75,11 @@ defaults.
 - On the command line it is `--set section.key=value`.
 - Options override the environment, which overrides the file. Relative paths start from the folder of the file.
 - Unknown keys and invalid values are rejected.
+- `pacs peers add`, `edit` and `remove` change `[[peers]]` blocks in a file of their own: `peers.toml` beside the folder
+  `files.url`, by default `pacs-data/peers.toml`. These peers are added to those of the other sources; an AE title in
+  two of them is rejected. `pacs backup` copies the file.
+- `pacs config show` prints every value in force and where it comes from, `pacs config init` writes a file with all
+  keys.
 
 Times are in seconds, sizes in bytes.
 """

@@ -141,7 +141,7 @@ class Archive:
         )
         self.fsck = Fsck(self.index, self.files)
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
-        self.backups = Backups(self.index, self.files)
+        self.backups = Backups(self.index, self.files, settings.peers_file(config))
         self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
 
     def _publish_frame(self, job: FrameJob, duration: float, error: Exception | None) -> None:
@@ -324,7 +324,8 @@ class Archive:
     def _restrict(self) -> None:
         """Let no other user read what an earlier version, or a program with another umask, has created."""
         audit = [Path(self.config.audit.file)] if self.config.audit.file else []
-        for each in private.restrict([*self.index.paths, Path(self.config.files.url), *audit]):
+        peers = [settings.peers_file(self.config)]
+        for each in private.restrict([*self.index.paths, Path(self.config.files.url), *peers, *audit]):
             why = "contains patient data, belongs to another user, and may be read by all users of this machine"
             self.events.publish(Notice(sentence=f"{str(each)!r} {why}: run `chmod o-rwx` on it as its owner"))
 

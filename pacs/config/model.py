@@ -434,6 +434,24 @@ class UserEntry(Section):
     """Hash of the passcode, printed by `pacs passcode`; "" accepts the name alone."""
 
 
+def _require_unique(peers: tuple[PeerEntry, ...]) -> None:
+    titles = [peer.ae_title for peer in peers]
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise ValueError(f"[[peers]] has AE titles more than once: {', '.join(twice)}; expected one block for each")
+
+
+class PeersContent(Section):
+    """The content of `peers.toml`, which `pacs peers` writes."""
+
+    peers: tuple[PeerEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_unique_peers(self) -> Self:
+        _require_unique(self.peers)
+        return self
+
+
 class Config(Section):
     """The whole configuration. `Config()` has the defaults; `load` reads all sources."""
 
@@ -457,10 +475,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_unique_peers(self) -> Self:
-        titles = [peer.ae_title for peer in self.peers]
-        twice = sorted({title for title in titles if titles.count(title) > 1})
-        if twice:
-            raise ValueError(f"[[peers]] has AE titles more than once: {', '.join(twice)}; expected one block for each")
+        _require_unique(self.peers)
         return self
 
     @model_validator(mode="after")

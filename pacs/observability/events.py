@@ -112,7 +112,10 @@ class AssociationRequestRejected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssociationEnded(Event):
-    """An association ended: `how`, its `duration` in seconds, and the number of operations of each kind."""
+    """An association ended: `how`, its `duration` in seconds, and the number of operations of each kind.
+
+    `comment` says what violated the protocol, with the side at fault.
+    """
 
     TITLE: ClassVar[str] = "association ended"
     association: str
@@ -121,6 +124,7 @@ class AssociationEnded(Event):
     address: str
     how: str
     duration: float
+    comment: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
 
 

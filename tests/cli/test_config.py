@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs.config import Config, PeerEntry, add_peer, from_settings, load
+from pacs.config import Config, PeerEntry, from_settings, load
 from pacs.config.error_messages import keys
 from pacs.config.model import MannerName
 from pacs.dicom.matching_mode import MATCHING_MODES
@@ -320,31 +320,6 @@ def test_what_a_peer_is_sent_as_is_named_by_short_name_keyword_or_uid(file):
         "1.2.840.10008.1.2.5",
         "1.2.840.10008.1.2",
     )
-
-
-def test_a_peer_is_appended_and_the_rest_of_the_file_stays(file):
-    """Comments and order are unchanged; the block has the added peer."""
-    file.write_text("# mine\n[server]\nport = 0 # any\n")
-    peer = {"ae_title": "A \"B\" 'C'", "host": "ws", "port": 104, "manner": "strict"}
-    block = add_peer(file, **peer)
-    assert file.read_text() == "# mine\n[server]\nport = 0 # any\n\n" + block
-    assert load(file, {}).peers == (PeerEntry(**peer),)
-
-
-def test_adding_a_peer_creates_the_file(file):
-    """If it does not exist."""
-    add_peer(file, ae_title="WS", host="ws", port=104)
-    assert load(file, {}).peers[0].ae_title == "WS"
-
-
-def test_a_known_peer_is_not_added_again(file):
-    """The file is unchanged."""
-    add_peer(file, ae_title="WS", host="ws", port=104)
-    before = file.read_bytes()
-    with pytest.raises(ConfigurationError, match="AE titles more than once"):
-        add_peer(file, ae_title="WS", host="ws2", port=105)
-    assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
 
 
 def test_suggestions_know_all_keys():

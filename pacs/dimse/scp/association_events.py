@@ -97,6 +97,7 @@ class AssociationEvents(AssociationObserver):
                 address=host_and_port(*association.address),
                 how=association.ended_by or "",
                 duration=time.monotonic() - association.began,
+                comment=association.violation,
                 counts=dict(counts),
             )
         )

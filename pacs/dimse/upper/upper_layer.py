@@ -76,12 +76,6 @@ ESTABLISHED, RELEASE_REQUESTED, RELEASE_INDICATED = "Sta6", "Sta7", "Sta8"
 COLLISION_REQUESTOR, COLLISION_ACCEPTOR_DONE = "Sta9", "Sta12"
 IDLE, AWAITING_REQUEST, AWAITING_ANSWER, AWAITING_CLOSE = "Sta1", "Sta2", "Sta5", "Sta13"
 
-_EXPECTED = {
-    AWAITING_REQUEST: (ASSOCIATE_RQ, ABORT),
-    AWAITING_ANSWER: (ASSOCIATE_AC, ASSOCIATE_RJ, ABORT),
-}
-"""The PDU types that may come before an association is established."""
-
 INVALID_PARAMETER_VALUE = 6
 """The provider's reason in an A-ABORT for a PDU with invalid content (PS3.8 9.3.8)."""
 
@@ -246,7 +240,7 @@ class UpperLayer:
                     return body
                 self._receive(kind, self.wire.available[: 6 + length])
             except InvalidPDU as error:
-                self._note(str(error))
+                self.note_violation(str(error))
                 self._act("Evt19")
         return self._indications.popleft() if self._indications else None
 
@@ -284,16 +278,16 @@ class UpperLayer:
     def _receive(self, kind: int, encoded: memoryview) -> None:
         # An unexpected P-DATA-TF ends the association: its content does not matter.
         received = ReceivedPDU(None) if kind == P_DATA_TF else decode(kind, bytes(encoded))
-        if self.state in _EXPECTED and kind not in _EXPECTED[self.state]:
-            self._note(f"it is unexpected: {shown(bytes(encoded[:_HEADERS]))}")  # no patient data
         self._provider.set_received(received)
         self._act(_EVENTS[kind])
+        if self.state == AWAITING_CLOSE and kind != ABORT and not self.has_rejected:  # AA-1, AA-8
+            self.note_violation(f"it is unexpected: {shown(bytes(encoded[:_HEADERS]))}")  # no patient data
 
-    def _note(self, what: str) -> None:
-        """Keep what was wrong with the first PDU in the buffer."""
+    def note_violation(self, what: str, source: str = "") -> None:
+        """Keep what violates the protocol, in a message (`source`) or, without one, in the first PDU of the buffer."""
         if not self.violation:
-            kind = self.wire.available[0]
-            self.violation = f"{PDU_NAMES.get(kind, 'PDU')} of the {self._peer}: {what}"
+            source = source or PDU_NAMES.get(self.wire.available[0], "PDU")
+            self.violation = f"{source} of the {self._peer}: {what}"
 
     # --- out ----------------------------------------------------------------------------------------------------
 
