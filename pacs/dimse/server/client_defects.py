@@ -70,8 +70,8 @@ class ResponseHold:
     When an operation of pynetdicom ends, a thread of it wakes up (`Association._run_reactor`), looks once for a request
     of the acceptor, and takes the response to the next request if that is there already. How late this thread runs
     cannot be seen from here, but its requests come late for the same reason: where processors are busy. So the delay is
-    counted from the end of the last operation: the longest recent pause of the requestor, by a factor, and a fixed time,
-    which is shorter for a C-STORE: receiving and storing take time as well, and the delay caps the rate.
+    counted from the end of the last operation: the longest recent pause of the requestor, by a factor, and a fixed
+    time, which is shorter for a C-STORE: receiving and storing take time as well, and the delay caps the rate.
     """
 
     def __init__(self, least: float) -> None:
