@@ -10,6 +10,7 @@ from pacs import __version__
 from pacs.cli import (
     archive,
     check,
+    completion,
     configuration,
     conformance,
     database,
@@ -89,6 +90,7 @@ for command in (
     conformance.conformance,
     recording.record,
     recording.replay,
+    completion.completion,
 ):
     add_verbosity(command, sets_log_level=command is serve.serve)
     main.add_command(command)
