@@ -95,7 +95,8 @@ class AssociationAccepted(Event):
 class AssociationRequestRejected(Event):
     """An association request was rejected (A-ASSOCIATE-RJ, PS3.8 9.3.4), or an invalid one aborted.
 
-    Result, source and reason are 0 for an abort; `comment` is the reason in words.
+    Result, source and reason are 0 for an abort; `comment` is the reason in words. `user` is the name that the request
+    claims, which was not verified.
     """
 
     TITLE: ClassVar[str] = "association rejected"
@@ -108,6 +109,7 @@ class AssociationRequestRejected(Event):
     source: int
     reason: int
     comment: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
