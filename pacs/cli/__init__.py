@@ -10,9 +10,11 @@ from pacs import __version__
 from pacs.cli import (
     archive,
     check,
+    completion,
     configuration,
     conformance,
     database,
+    dump,
     explain,
     importing,
     maintenance,
@@ -67,6 +69,7 @@ for command in (
     archive.ls,
     archive.delete,
     archive.export,
+    dump.dump,
     explain.explain,
     maintenance.fsck,
     maintenance.reindex,
@@ -85,6 +88,7 @@ for command in (
     conformance.conformance,
     recording.record,
     recording.replay,
+    completion.completion,
 ):
     add_verbosity(command, sets_log_level=command is serve.serve)
     main.add_command(command)

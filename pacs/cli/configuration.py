@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_setting
 from pacs.cli.options import with_sources
 from pacs.cli.output import json_option, show
 from pacs.cli.verbosity import say
@@ -25,7 +26,7 @@ def config() -> None:
 
 
 @config.command("show", short_help="Show every value and where it comes from.")
-@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.argument("keys", nargs=-1, metavar="[KEY]...", shell_complete=complete_setting)
 @json_option
 @with_sources
 def show_config(sources: "Sources", keys: Sequence[str], *, as_json: bool) -> None:

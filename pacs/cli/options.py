@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_setting
+
 if TYPE_CHECKING:
     from pacs.config import Config
 
@@ -66,6 +68,7 @@ settings_option = click.option(
     "--set",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_setting,
     callback=lambda ctx, _parameter, pairs: _settings(ctx, pairs),
     help="Set a configuration key, for example server.port=0; may be given several times.",
 )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_peer, complete_title
+from pacs.cli.interrupt import interruptible
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
@@ -52,13 +54,13 @@ def peer_command(metavar: str = "PEER") -> Callable[[Command], Command]:
     """Add PEER and the options of associations to a command, and pass it its `PeerCall` as first argument."""
 
     def decorate(command: Command) -> Command:
-        @click.argument("words", nargs=-1, required=True, metavar=metavar)
+        @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete_peer)
         @_with(_OPTIONS)
         @with_config_loader
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
             call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})
-            with _hints(call.peer):
+            with _hints(call.peer), interruptible():
                 command(call, **arguments)
 
         return run
@@ -141,7 +143,7 @@ def configured_peers_command(command: Command) -> Command:
     """Add AE titles and the options of associations to a command, and pass it these peers, or all configured ones."""
     options = [each for each in (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS) if each is not _called_option]
 
-    @click.argument("titles", nargs=-1, metavar="[AE_TITLE]...")
+    @click.argument("titles", nargs=-1, metavar="[AE_TITLE]...", shell_complete=complete_title)
     @_with(options)
     @with_config_loader
     @wraps(command)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import PARTLY, UNREACHABLE
 from pacs.cli.options import Command, with_config, with_sources
 from pacs.cli.output import json_option, show
@@ -154,7 +155,7 @@ def add(sources: "Sources", **values: Any) -> None:
 
 
 @peers.command(short_help="Change a peer in peers.toml.")
-@click.argument("ae_title")
+@click.argument("ae_title", shell_complete=complete_title)
 @click.option("--ae-title", "new_title", metavar="TITLE", help="New AE title.")
 @click.option("--host", metavar="HOST", help="New host name or address.")
 @click.option("--port", type=int, metavar="PORT", help="New TCP port.")
@@ -175,7 +176,7 @@ def edit(sources: "Sources", ae_title: str, new_title: str | None, defaults: tup
 
 
 @peers.command(short_help="Remove peers from peers.toml.")
-@click.argument("ae_titles", nargs=-1, required=True, metavar="AE_TITLE...")
+@click.argument("ae_titles", nargs=-1, required=True, metavar="AE_TITLE...", shell_complete=complete_title)
 @with_sources
 def remove(sources: "Sources", ae_titles: tuple[str, ...]) -> None:
     """Remove peers from peers.toml."""

@@ -1,7 +1,5 @@
-"""Progress bars, progress lines, and a Ctrl-C that takes effect between two instances."""
+"""Progress bars and progress lines."""
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.interrupt import interruptible
 from pacs.cli.output import size
 from pacs.cli.verbosity import Verbosity, verbosity
 
 if TYPE_CHECKING:
     from pacs import client
-
-STOPPING = b"pacs: stopping after this instance; press Ctrl-C again to stop immediately\n"
 
 COUNTS = ("remaining", "completed", "failed", "warning")
 """Counts of sub-operations in the responses to a retrieve, or of sent instances."""
@@ -31,42 +28,23 @@ def transfer_progress(title: str) -> Iterator[Tell]:
 
     After Ctrl-C the next call raises KeyboardInterrupt, so that the peer gets a C-CANCEL and no file is truncated.
     """
-    verbose = verbosity() > Verbosity.NORMAL
+    verbose, last = verbosity() > Verbosity.NORMAL, ""
     with (
-        _deferred_interrupt() as interrupt,
+        interruptible() as check,
         _bar(title) if sys.stderr.isatty() and verbosity() is Verbosity.NORMAL else nullcontext() as bar,
     ):
 
         def tell(progress: "client.Progress") -> None:
-            if verbose:
-                click.echo(_step(title, progress), err=True)
+            nonlocal last
+            step = _step(title, progress) if verbose else ""
+            if step != last:
+                click.echo(step, err=True)
             elif bar is not None:
                 bar(progress)
-            interrupt()
+            last = step
+            check()
 
         yield tell
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt after Ctrl-C; a second Ctrl-C raises it immediately."""
-    pressed: list[int] = []
-
-    def press(number: int, _frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-        os.write(2, STOPPING)  # click.echo is not safe here: the signal may have interrupted it
-
-    def interrupt() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

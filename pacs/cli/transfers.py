@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import QueryArguments, query_options
 from pacs.cli.options import as_option
@@ -141,7 +142,13 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 @click.command(short_help="Retrieve instances, or move them to another AE (C-MOVE).")
 @peer_command()
 @query_options(is_retrieve=True)
-@click.option("-aem", "--destination", metavar="TITLE", help="Move destination; default: this host, into --to.")
+@click.option(
+    "-aem",
+    "--destination",
+    metavar="TITLE",
+    shell_complete=complete_title,
+    help="Move destination; default: this host, into --to.",
+)
 @to_option
 @port_option
 @from_option

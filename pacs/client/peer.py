@@ -2,20 +2,25 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
+from pacs.dimse.scu import Exchange
 from pacs.dimse.upper.user_information import Proposal, UserIdentity
-from pacs.errors import AssociationRejected, InvalidArgument
+from pacs.errors import AssociationRejected, InvalidArgument, StopNow
 from pacs.support.sockets import host_and_port
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
 CALLING_AE_TITLE = "PACSCU"
 """Default calling AE title."""
+
+INTERRUPTED_SECONDS = 2.0
+"""Most seconds for the peer to respond to a C-CANCEL, or to a release request, after a Ctrl-C."""
 
 LEAST_RATE = 1024
 """Bytes per second that a message must bring after its deadline to be received further."""
@@ -166,6 +171,43 @@ def _log(peer: Peer, proposed: Sequence[Proposal], association: Association) -> 
         context = accepted.get(2 * place + 1)
         answer = f"accepted with {context.transfer_syntax}" if context else f"refused with {', '.join(syntaxes)}"
         log.debug("presentation context %d: %s %s", 2 * place + 1, abstract_syntax, answer)
+
+
+@contextmanager
+def associated(
+    peer: Peer,
+    contexts: Sequence[Proposal],
+    *,
+    roles: Mapping[str, tuple[bool, bool]] | None = None,
+    extended: Mapping[str, bytes] | None = None,
+) -> Iterator[Association]:
+    """Associate with a peer for the body, and release the association. Raises as `associate`."""
+    association, seconds = associate(peer, contexts, roles=roles, extended=extended), peer.deadlines.release
+    try:
+        yield association
+    except KeyboardInterrupt as error:
+        seconds = _after(error, seconds)
+        raise
+    finally:
+        association.release(seconds)
+
+
+@contextmanager
+def abandoning(exchange: Exchange, peer: Peer) -> Iterator[None]:
+    """Cancel a request if it is not over after the body, and wait for its final response."""
+    seconds = peer.deadlines.cancel
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        seconds = _after(error, seconds)
+        raise
+    finally:
+        exchange.abandon(seconds)
+
+
+def _after(error: KeyboardInterrupt, seconds: float) -> float:
+    """Return the time that a peer has after a Ctrl-C."""
+    return 0.0 if isinstance(error, StopNow) else min(seconds, INTERRUPTED_SECONDS)
 
 
 _ADVICE = {

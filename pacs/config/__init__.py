@@ -4,6 +4,7 @@ Only the commands, the composition root and `pacs.settings` read it; other parts
 everything that is wrong: key, value, origin and what was expected.
 """
 
+from pacs.config.error_messages import keys
 from pacs.config.in_force import ValueInForce, values_in_force
 from pacs.config.model import (
     AuditSection,
@@ -54,6 +55,7 @@ __all__ = [
     "fingerprint",
     "from_settings",
     "is_loopback",
+    "keys",
     "load",
     "load_scenario",
     "presets",

@@ -189,17 +189,26 @@ def read_attributes(file: BinaryIO, transfer_syntax: str, tags: Collection[int])
     return scan.dataset()
 
 
-def is_cut_off(file: BinaryIO, transfer_syntax: str) -> bool:
-    """Return whether the data set at the position of `file` ends in the middle of an element."""
+def plain_uids(file: BinaryIO, transfer_syntax: str) -> dict[int, str] | None:
+    """Return the UIDs of the plain data set at the position of `file`, once it is known to be whole.
+
+    Return None for any other data set, and leave the position there.
+    """
     start = file.tell()
     try:
-        FastScan(file, encoding_of(transfer_syntax), frozenset(), _BULK)
+        values = FastScan(file, encoding_of(transfer_syntax), frozenset(UIDS), _BULK).values
     except FastScanUnsupported:
         file.seek(start)
-        try:
-            _Scan(file, transfer_syntax, frozenset[int]().__contains__, DEFAULT_BOUNDS).run()
-        except UndecodableDataSet as error:
-            return error.comment in (CUT_OFF, DEFLATED_CUT_OFF)
+        return None
+    return {tag: _uid(values.get(tag)) for tag in UIDS}
+
+
+def is_cut_off(file: BinaryIO, transfer_syntax: str) -> bool:
+    """Return whether the data set at the position of `file` ends in the middle of an element."""
+    try:
+        _Scan(file, transfer_syntax, frozenset[int]().__contains__, DEFAULT_BOUNDS).run()
+    except UndecodableDataSet as error:
+        return error.comment in (CUT_OFF, DEFLATED_CUT_OFF)
     return False
 
 

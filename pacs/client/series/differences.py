@@ -21,7 +21,7 @@ DIFFERENCES = (
 ONE_IMAGE = (
     "ReferencedSegmentNumber", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "TemporalPositionIdentifier",
     "TemporalPositionIndex", "DiffusionBValue", "ComplexImageComponent", "ConvolutionKernel", "Units", "RescaleType",
-    "DoseUnits", "DoseType", "PhotometricInterpretation",
+    "DoseUnits", "DoseType",
 )  # fmt: skip
 """Attributes that tell what the pixels mean: slices that differ in one of them are several images, one after the other.
 

@@ -386,6 +386,13 @@ class Association:
         """Release the association and close it; abort it when the peer does not answer in time."""
         began = time.monotonic()
         deadline = began + (self.limits.negotiation if timeout is None else timeout)
+        try:
+            self._release(began, deadline)
+        finally:  # after a KeyboardInterrupt too
+            self.close()
+
+    def _release(self, began: float, deadline: float) -> None:
+        """Request the release, and wait until the peer has answered or `deadline`."""
         with self._lock:
             self._confirm_release()
             if self.is_established:
@@ -396,7 +403,6 @@ class Association:
                     self._incoming.discard(deadline)
                 if self.ended_by is None:
                     self._await_bytes(began, deadline)
-        self.close()
 
     def abort(self) -> None:
         """Abort the association (A-ABORT). Any thread may call this; it wakes the owner."""

@@ -29,7 +29,6 @@ from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
     AssociationRejected,
-    Cancelled,
     DestinationUnreachable,
     EncryptionFailed,
     HandshakeFailed,
@@ -38,6 +37,7 @@ from pacs.errors import (
     PeerUnreachable,
     ProtocolViolation,
 )
+from pacs.support.name_lookup import resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +297,7 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
 def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
     """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
     why, has_address = "unknown host", False
-    for family, address in _addresses(host, port):
+    for family, address in _addresses(host, port, deadline):
         has_address = True
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
@@ -306,7 +306,7 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
             continue
         try:
             failure = _attempt(connection, address, deadline, wait_context)
-        except Cancelled:
+        except BaseException:  # Cancelled, KeyboardInterrupt
             connection.close()
             raise
         if failure == 0:
@@ -320,10 +320,10 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
-def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
+def _addresses(host: str, port: int, deadline: float) -> list[tuple[int, _Address]]:
     """Return family and address of each address of `host`; none for an unknown host."""
     try:
-        return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        return [(each[0], each[4]) for each in resolved(host, port, deadline - time.monotonic())]
     except OSError:
         return []
 

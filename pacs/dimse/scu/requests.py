@@ -193,15 +193,12 @@ class Exchange:
     def final(self) -> DimseResponse:
         """Return the final response and discard those before it. Raises as `next`.
 
-        On any exception, KeyboardInterrupt included, the association is aborted: a release needs a completed request.
+        On any exception the association is aborted.
         """
-        try:
+        with self._aborting():
             for response in self.responses():
                 if self.is_over:
                     return response
-        except BaseException:
-            self._requestor.association.abort()
-            raise
         raise ProtocolViolation("The final response was returned already")
 
     def cancel(self) -> None:
@@ -211,11 +208,20 @@ class Exchange:
             self._requestor.association.send(self._context.id, Command.cancel(self._request.message_id))
 
     def abandon(self, seconds: float) -> None:
-        """Cancel the request if it is not over, and `finish` it. Raises nothing."""
+        """Cancel the request if it is not over, and `finish` it. Raises only what interrupts the thread."""
         if not self.is_over and self._requestor.association.is_established:
-            with contextlib.suppress(AssociationLost):
+            with self._aborting(), contextlib.suppress(AssociationLost):
                 self.cancel()
-            self.finish(seconds)
+                self.finish(seconds)
+
+    @contextlib.contextmanager
+    def _aborting(self) -> Iterator[None]:
+        """Abort the association on any exception, KeyboardInterrupt included: a release needs a completed request."""
+        try:
+            yield
+        except BaseException:
+            self._requestor.association.abort()
+            raise
 
     def finish(self, seconds: float) -> DimseResponse | None:
         """Discard responses for at most `seconds`, and return the final one; None without it.
