@@ -2,14 +2,16 @@
 
 import select
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from pacs import __version__
 from pacs.archive import Archive
 from pacs.config import Config
 from pacs.errors import ConfigurationError, OutOfResources
-from pacs.observability.events import ConfigurationReloaded, Notice
+from pacs.observability.events import ConfigurationReloaded, Notice, ServerStarting, ServerStopped, ServerStopping
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 from pacs.support.threads import start_thread
@@ -33,14 +35,14 @@ def run_until_signalled(
     Raises as `Archive.start`.
     """
     notifier = notifier or Notifier()
-    with SignalWaiter((*signals, *RELOADING)) as waiter:
+    with logged_run(archive), SignalWaiter((*signals, *RELOADING)) as waiter:
         archive.start()
         notifier.ready(archive.status)
         with _watched(archive, notifier):
-            while waiter.wait() in RELOADING:
+            while (number := waiter.wait()) in RELOADING:
                 if (reloaded := reload(archive, read, notifier)) is not None:
                     confirm(reloaded, archive, notifier)
-        notifier.stopping(DRAINING)
+        announce_stop(number, archive, notifier)
         stopping()
         try:
             start_thread("pacs-drain", _drain, archive, waiter)
@@ -49,6 +51,28 @@ def run_until_signalled(
         while waiter.wait() in RELOADING:
             continue  # no reload while the server stops
         archive.close()
+
+
+@contextmanager
+def logged_run(archive: Archive) -> Iterator[None]:
+    """Publish that a server starts, and after the body that it has stopped. An exception of the body is not an end."""
+    began, config = time.monotonic(), archive.config
+    archive.events.publish(
+        ServerStarting(
+            version=__version__,
+            ae_title=config.server.ae_title,
+            database=archive.index.dialect,
+            workers=config.server.workers,
+        )
+    )
+    yield
+    archive.events.publish(ServerStopped(duration=time.monotonic() - began))
+
+
+def announce_stop(number: int, archive: Archive, notifier: Notifier) -> None:
+    """Publish and notify that the server stops because of a signal."""
+    archive.events.publish(ServerStopping(signal=signal.Signals(number).name))
+    notifier.stopping(DRAINING)
 
 
 RELOADING = (signal.SIGHUP,)

@@ -33,11 +33,37 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStarting(Event):
+    """A server starts; what prevents it from getting ready is logged after this."""
+
+    TITLE: ClassVar[str] = "starting"
+    version: str
+    ae_title: str
+    database: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopping(Event):
+    """The server accepts no more associations and waits for running operations; `signal` is the name of the signal."""
+
+    TITLE: ClassVar[str] = "stopping"
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopped(Event):
+    """The server has closed its stores. `duration` is the time since its start, in seconds."""
+
+    TITLE: ClassVar[str] = "stopped"
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReady(Event):
     """The server accepts associations."""
 
     TITLE: ClassVar[str] = "ready"
-    LEVEL: ClassVar[int] = logging.DEBUG
     ae_title: str
     host: str
     port: int
@@ -67,7 +93,6 @@ class WebReady(Event):
     """The server answers HTTP requests."""
 
     TITLE: ClassVar[str] = "web ready"
-    LEVEL: ClassVar[int] = logging.DEBUG
     host: str
     port: int
     is_secure: bool = False

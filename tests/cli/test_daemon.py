@@ -1,5 +1,6 @@
 """The server process: start, access control, drain, stop."""
 
+import json
 import os
 import re
 import signal
@@ -29,6 +30,14 @@ def ask(archive, calling="WS", called="PACS"):
     echo("127.0.0.1", archive.port, calling_ae_title=calling, called_ae_title=called, timeout=10)
 
 
+def ready_port(line):
+    """Return the port in a ready line, in text or JSON; 0 for another line."""
+    if line.startswith("{"):
+        return json.loads(line)["port"]
+    ready = READY.fullmatch(line)
+    return int(ready[1]) if ready else 0
+
+
 @contextmanager
 def process(folder, *words, stderr=subprocess.PIPE, **options):
     """`pacs serve` as a process of its own, ready; the port is in `.port`. Killed at the end if it still runs.
@@ -39,9 +48,8 @@ def process(folder, *words, stderr=subprocess.PIPE, **options):
     command += ["--set", f"database.url=sqlite:///{folder}/pacs.db", "--set", "web.enabled=false", *words]
     with start(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True, **options) as serving:
         try:
-            ready = READY.fullmatch(serving.stdout.readline())
-            assert ready, serving.communicate(timeout=10)
-            serving.port = int(ready[1])
+            serving.port = ready_port(serving.stdout.readline())
+            assert serving.port, serving.communicate(timeout=10)
             yield serving
         finally:
             serving.kill()
