@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from pacs import __version__, settings
 from pacs import config as configuration
-from pacs import settings
 from pacs.config import Config
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.establishment import Protection
@@ -374,7 +374,15 @@ class Archive:
         """Publish that the server accepts associations and HTTP requests."""
         server = self.config.server
         self.events.publish(
-            ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
+            ServerReady(
+                ae_title=server.ae_title,
+                host=server.host,
+                port=self.port,
+                secure_port=self.secure_port,
+                version=__version__,
+                database=self.index.dialect,
+                workers=server.workers,
+            )
         )
         if self.peers.explains_any:
             self.events.publish(Notice(sentence=EXPLAINED))

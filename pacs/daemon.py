@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from pacs import __version__
 from pacs.archive import Archive
 from pacs.config import Config
 from pacs.errors import ConfigurationError, OutOfResources
-from pacs.observability.events import ConfigurationReloaded, Notice, ServerStarting, ServerStopped, ServerStopping
+from pacs.observability.events import ConfigurationReloaded, Notice, ServerStopped, ServerStopping
 from pacs.observability.logging import set_level
 from pacs.observability.systemd import Notifier
 from pacs.support.threads import start_thread
@@ -35,7 +34,7 @@ def run_until_signalled(
     Raises as `Archive.start`.
     """
     notifier = notifier or Notifier()
-    with logged_run(archive), SignalWaiter((*signals, *RELOADING)) as waiter:
+    with logged_end(archive), SignalWaiter((*signals, *RELOADING)) as waiter:
         archive.start()
         notifier.ready(archive.status)
         with _watched(archive, notifier):
@@ -54,17 +53,9 @@ def run_until_signalled(
 
 
 @contextmanager
-def logged_run(archive: Archive) -> Iterator[None]:
-    """Publish that a server starts, and after the body that it has stopped. An exception of the body is not an end."""
-    began, config = time.monotonic(), archive.config
-    archive.events.publish(
-        ServerStarting(
-            version=__version__,
-            ae_title=config.server.ae_title,
-            database=archive.index.dialect,
-            workers=config.server.workers,
-        )
-    )
+def logged_end(archive: Archive) -> Iterator[None]:
+    """Publish after the body that the server has stopped. An exception of the body is no such end."""
+    began = time.monotonic()
     yield
     archive.events.publish(ServerStopped(duration=time.monotonic() - began))
 

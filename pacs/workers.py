@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from pacs.archive import Archive
 from pacs.config import Config
-from pacs.daemon import RELOADING, SignalWaiter, announce_stop, confirm, logged_run, reload
+from pacs.daemon import RELOADING, SignalWaiter, announce_stop, confirm, logged_end, reload
 from pacs.dimse.server.association_slots import AssociationSlots
 from pacs.errors import ConfigurationError, OutOfResources, PacsError
 from pacs.observability.events import ConfigurationReloaded, Notice
@@ -76,7 +76,7 @@ def supervise(
     Raises as `Archive.prepare`, and OutOfResources if the workers cannot be started.
     """
     signals = (*signals, *RELOADING)
-    with logged_run(archive), SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
+    with logged_end(archive), SignalWaiter(signals) as waiter, selectors.DefaultSelector() as selector:
         archive.prepare()
         archive.index.close()  # database connections do not survive a fork
         selector.register(waiter, selectors.EVENT_READ)

@@ -33,17 +33,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerStarting(Event):
-    """A server starts; what prevents it from getting ready is logged after this."""
-
-    TITLE: ClassVar[str] = "starting"
-    version: str
-    ae_title: str
-    database: str
-    workers: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStopping(Event):
     """The server accepts no more associations and waits for running operations; `signal` is the name of the signal."""
 
@@ -69,6 +58,9 @@ class ServerReady(Event):
     port: int
     secure_port: int = 0
     """The port for associations with TLS, 0 for none."""
+    version: str
+    database: str
+    workers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

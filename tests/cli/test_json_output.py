@@ -68,11 +68,9 @@ def test_every_line_of_a_run_is_json(tmp_path, workers):
         rest = server.stdout.read()
     assert events(rest) == []
     found = events((tmp_path / "err").read_text())
-    assert titles(found)[0] == "starting"
+    assert titles(found)[0] == "ready"
     assert titles(found)[-1] == "stopped"
-    assert {"ready", "stopping", "association rejected", "operation", "association ended", "notice"} <= set(
-        titles(found)
-    )
+    assert {"stopping", "association rejected", "operation", "association ended", "notice"} <= set(titles(found))
 
 
 def test_the_ready_line_is_json(tmp_path):
@@ -146,9 +144,7 @@ def test_start_reload_and_stop_are_in_the_log(tmp_path):
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
     said = (tmp_path / "err").read_text()
-    places = [
-        said.index(each) for each in ("] starting", "] ready", "] configuration reloaded", "] stopping", "] stopped")
-    ]
+    places = [said.index(each) for each in ("] ready", "] configuration reloaded", "] stopping", "] stopped")]
     assert places == sorted(places)
     assert "database=sqlite" in said
     assert "signal=SIGINT" in said
