@@ -142,7 +142,14 @@ COMMANDS = """# Commands
 {notice}
 
 `PEER` is `AE_TITLE@HOST:PORT`, an AE title of `[[peers]]`, or `HOST PORT -aec AE_TITLE` as in DCMTK. `KEYWORD=VALUE`
-matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`. Every command has `--help`.
+matches as in a C-FIND: `PatientID=P1`, `'PatientName=DOE*'`, `StudyDate=20260101-20260131`. Every command has `--help`,
+and:
+
+| option | meaning |
+| --- | --- |
+| `-q, --quiet` | print only results and errors: no progress, notices and summaries; log warnings and errors |
+| `-v, --verbose` | print each step, and the log at level INFO |
+| `-d, --debug` | print the log at level DEBUG, with associations and messages, and tracebacks; may show patient data |
 
 | exit status | meaning |
 | --- | --- |
@@ -174,11 +181,17 @@ def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comma
             yield from leaves(child, f"{name} {each}")
 
 
+OF_ALL = ("--help", "--quiet", "--verbose", "--debug")
+"""The options of every command."""
+
+
 def _command(name: str, command: click.Command) -> str:
     ctx = click.Context(command, info_name=name, max_content_width=120)
     usage = " ".join([name, *command.collect_usage_pieces(ctx)])
     records = [each for parameter in command.get_params(ctx) if (each := parameter.get_help_record(ctx))]
-    shown = ((names.replace("|", "/"), meaning) for names, meaning in records if meaning and "--help" not in names)
+    shown = (
+        (names.replace("|", "/"), meaning) for names, meaning in records if meaning and names.split()[-1] not in OF_ALL
+    )
     options = table(("option", "meaning"), ((f"`{names}`", meaning) for names, meaning in shown))
     text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     return f"\n## {name}\n\n```text\n{usage}\n```\n\n{text}\n\n{options}\n"

@@ -1,6 +1,7 @@
 """The command `pacs`. Commands import heavy packages when they run, so that `pacs --help` is fast."""
 
 import logging
+import traceback
 from typing import Any
 
 import click
@@ -22,6 +23,7 @@ from pacs.cli import (
 )
 from pacs.cli.exit_status import INTERRUPTED, exit_status
 from pacs.cli.output import print_error
+from pacs.cli.verbosity import Verbosity, add_verbosity, verbosity
 from pacs.errors import PacsError
 
 
@@ -38,9 +40,13 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except PacsError as error:
+            if verbosity() is Verbosity.DEBUG:
+                traceback.print_exception(error)
             print_error("\n".join((error.comment, *getattr(error, "__notes__", ()))))
             raise click.exceptions.Exit(exit_status(error)) from error
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, click.Abort) as error:
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise  # the user did not confirm
             print_error("interrupted")
             raise click.exceptions.Exit(INTERRUPTED) from error
 
@@ -77,4 +83,5 @@ for command in (
     recording.record,
     recording.replay,
 ):
+    add_verbosity(command, sets_log_level=command is serve.serve)
     main.add_command(command)

@@ -12,6 +12,7 @@ from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.options import as_option, with_config
 from pacs.cli.output import json_option, plural, print_error, show, size
 from pacs.cli.progress import progress_bar
+from pacs.cli.verbosity import Verbosity, say, verbosity
 from pacs.dicom.levels import USUAL_KEYS, QueryLevel
 from pacs.errors import OutOfResources, PacsError
 from pacs.support.chunks import chunks
@@ -54,13 +55,14 @@ def open_archive(config: "Config") -> Iterator["Archive"]:
     """Open the archive of a configuration; print its notices to standard error."""
     from pacs.archive import Archive
     from pacs.observability.events import Notice
+    from pacs.observability.logging import log_event
 
     def print_notice(event: "Event") -> None:
         if isinstance(event, Notice):
-            click.echo(f"pacs: {event.sentence}", err=True)
+            say(f"pacs: {event.sentence}", err=True)
 
     with Archive(config) as archive:
-        archive.events.subscribe(print_notice)
+        archive.events.subscribe(log_event if verbosity() > Verbosity.NORMAL else print_notice)
         archive.open()
         yield archive
 
@@ -90,7 +92,7 @@ def import_(config: "Config", paths: Sequence[Path]) -> None:
             else:
                 stored, known = stored + (not done.duplicate), known + done.duplicate
             advance(1)
-    click.echo(f"{stored} stored, {known} already stored, {len(refused)} refused")
+    say(f"{stored} stored, {known} already stored, {len(refused)} refused")
     if not files:
         print_error(f"no file found in {', '.join(map(str, paths))}")
     _print_reasons("refused", refused)
@@ -169,7 +171,7 @@ def export(config: "Config", dest: Path, selection: Selection, *, everything: bo
         with progress_bar("exporting", len(instances)) as advance:
             exported = archive.exporter.export(instances, dest, advance, targets)
     failed = f", {len(exported.failed)} failed" if exported.failed else ""
-    click.echo(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}{failed}")
+    say(f"{plural(exported.instances, 'instance')}, {size(exported.size)} written to {dest}{failed}")
     _print_reasons("failed", ((each.comment, each.sop_instance_uid) for each in exported.failed))
     if exported.failed:
         raise click.exceptions.Exit(PARTLY if exported.instances else FAILED)
@@ -185,14 +187,14 @@ def delete(config: "Config", selection: Selection, *, everything: bool, yes: boo
     with open_archive(config) as archive:
         instances = _selected(archive.maintenance, selection, everything=everything)
         if not instances:
-            click.echo("no matches")
+            say("no matches")
             return
         studies = _show_studies(archive.maintenance, instances)
         if not yes:
             _confirm(f"Permanently delete {plural(len(instances), 'instance')} of {plural(studies, 'study')}?")
         with progress_bar("deleting", len(instances)) as advance:
             deleted = archive.maintenance.delete(instances, advance)
-    click.echo(f"{plural(deleted, 'instance')} deleted")
+    say(f"{plural(deleted, 'instance')} deleted")
 
 
 def _confirm(question: str) -> None:

@@ -14,6 +14,7 @@ import click
 
 from pacs.cli.options import with_config
 from pacs.cli.peer_hints import LocalAE, not_a_destination, rejected
+from pacs.cli.verbosity import say
 from pacs.errors import AssociationRejected, ConfigurationError, OperationFailed, PacsError
 from pacs.support.sockets import PRIVILEGED, host_and_port, listening, reached
 
@@ -52,7 +53,8 @@ def check(config: "Config", *, live: bool) -> None:
     is_ok = True
     for each in results:
         mark = click.style("ok  ", "green") if each.is_ok else click.style("FAIL", "red")
-        click.echo(f"{mark} {each.subject}: {each.sentence}")
+        show = say if each.is_ok else click.echo
+        show(f"{mark} {each.subject}: {each.sentence}")
         is_ok = is_ok and each.is_ok
     if not is_ok:
         raise click.exceptions.Exit(1)

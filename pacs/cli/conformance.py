@@ -12,6 +12,7 @@ from pacs.cli.options import with_config_loader
 from pacs.cli.output import json_option, print_error, safe, show, show_json
 from pacs.cli.peer_options import identity_options, user_of
 from pacs.cli.progress import progress_bar
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -207,6 +208,6 @@ def _conclude(columns: "Sequence[ServerResults]") -> None:
     from pacs.conformance.checks.results import ResultKind
 
     for each in columns:
-        click.echo(f"{each.server} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
+        say(f"{each.server} ({safe(each.implementation) or 'unnamed'}): {totals(each)}", err=True)
     if any(each.count(ResultKind.DEVIATES) for each in columns):
         raise click.exceptions.Exit(FAILED)

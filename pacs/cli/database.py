@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.options import with_config
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config
@@ -28,7 +29,7 @@ def upgrade(config: "Config") -> None:
         before = schema.current(index)
         schema.upgrade(index)
         after = schema.current(index)
-    click.echo(f"the index {'already has' if before == after else 'now has'} schema {after}")
+    say(f"the index {'already has' if before == after else 'now has'} schema {after}")
 
 
 @db.command("check")
@@ -41,4 +42,4 @@ def check_schema(config: "Config") -> None:
     with closing(Index(config.database.url)) as index:
         index.probe()
         schema.check(index)
-    click.echo(f"the index has schema {schema.head()}, as expected")
+    say(f"the index has schema {schema.head()}, as expected")

@@ -7,6 +7,7 @@ import click
 
 from pacs.cli.options import config_option, with_config
 from pacs.cli.output import json_option, show
+from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
     from pacs.config import Config, PeerEntry
@@ -69,4 +70,4 @@ def add(ae_title: str, host: str, port: int, *, config_file: Path | None, **opti
     file = config_file or Path(DEFAULT_FILE)
     given = {key: value for key, value in options.items() if value}
     block = add_peer(file, ae_title=ae_title, host=host, port=port, **given)
-    click.echo(f"{block}\nadded to {file}; send SIGHUP to a running server, or restart it, to apply the change")
+    say(f"{block}\nadded to {file}; send SIGHUP to a running server, or restart it, to apply the change")

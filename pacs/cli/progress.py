@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.output import size
+from pacs.cli.verbosity import Verbosity, verbosity
 
 if TYPE_CHECKING:
     from pacs import client
@@ -24,14 +25,15 @@ Tell = Callable[["client.Progress"], None]
 
 
 @contextmanager
-def transfer_progress(title: str, *, verbose: bool = False) -> Iterator[Tell]:
-    """Yield a function that shows progress: as a bar on a terminal, with `verbose` as lines, else not at all.
+def transfer_progress(title: str) -> Iterator[Tell]:
+    """Yield a function that shows progress: as a bar on a terminal, with -v as lines, else not at all.
 
     After Ctrl-C the next call raises KeyboardInterrupt, so that the peer gets a C-CANCEL and no file is truncated.
     """
+    verbose = verbosity() > Verbosity.NORMAL
     with (
         _deferred_interrupt() as interrupt,
-        _bar(title) if sys.stderr.isatty() and not verbose else nullcontext() as bar,
+        _bar(title) if sys.stderr.isatty() and verbosity() is Verbosity.NORMAL else nullcontext() as bar,
     ):
 
         def tell(progress: "client.Progress") -> None:
@@ -101,7 +103,7 @@ def _state(progress: "client.Progress") -> tuple[int, int | None, str]:
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal; yield a function that advances it by a count."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or verbosity() is not Verbosity.NORMAL:
         yield lambda count: None
         return
     from rich.console import Console

@@ -1,5 +1,6 @@
 """Peers to connect to, and deadlines."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ def associate(
 ) -> Association:
     """Associate with a peer. Raises DestinationUnreachable and its subclasses, with advice where there is some."""
     try:
-        return request(
+        association = request(
             peer.host,
             peer.port,
             calling_ae_title=peer.calling_ae_title,
@@ -148,6 +149,20 @@ def associate(
             raise
         sentence = f"{error.comment}: {advice.format(peer=peer)}"
         raise AssociationRejected(sentence, error.result, error.source, error.reason) from None
+    _log(peer, contexts, association)
+    return association
+
+
+def _log(peer: Peer, proposed: Sequence[Proposal], association: Association) -> None:
+    """Log an association, and at level DEBUG each of its presentation contexts."""
+    log, accepted = logging.getLogger("pacs"), association.contexts
+    agreed = f"{len(accepted)} of {len(proposed)} presentation contexts accepted"
+    secure = f", {association.protection}" if association.protection else ""
+    log.info("associated with %s as %s: %s%s", peer, peer.calling_ae_title, agreed, secure)
+    for place, (abstract_syntax, syntaxes) in enumerate(proposed):
+        context = accepted.get(2 * place + 1)
+        answer = f"accepted with {context.transfer_syntax}" if context else f"refused with {', '.join(syntaxes)}"
+        log.debug("presentation context %d: %s %s", 2 * place + 1, abstract_syntax, answer)
 
 
 _ADVICE = {

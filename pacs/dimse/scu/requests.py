@@ -5,6 +5,7 @@ commitment report), and for a wake-up from another thread.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from pacs.dimse.association.association import CANCELLABLE, Association
 from pacs.dimse.association.incoming_messages import ABORTED
 from pacs.dimse.messages import status
-from pacs.dimse.messages.command import RESPONSE, Command, CommandField, Value
+from pacs.dimse.messages.command import RESPONSE, Command, CommandField, Value, operation_name
 from pacs.dimse.messages.message import Buffer, Message
 from pacs.dimse.upper.user_information import Context
 from pacs.dimse.upper.waiting import WaitContext
 from pacs.errors import AssociationLost, NotSupported, OutOfResources, PacsError, PeerTimeout, ProtocolViolation
 from pacs.support.cancellation import Cancellation
 from pacs.support.wakeup import WakeUp
+
+_LOG = logging.getLogger("pacs")
 
 LONGEST_DATA_SET = 16 << 20
 """The longest Identifier that is read with a response, in bytes."""
@@ -72,6 +75,7 @@ class Requestor:
 
     def send(self, context: Context, command: Command, data: Buffer | Iterable[Buffer] | None = None) -> "Exchange":
         """Send a request that was made with `next_id`. Raises AssociationLost, and what `data` raises."""
+        _LOG.debug("%s request %d: %s", operation_name(command.field), command.message_id, context.abstract_syntax)
         self.association.send(context.id, command, data)
         return Exchange(self, context, command)
 
@@ -148,6 +152,8 @@ class Exchange:
             raise self._aborted(AssociationLost("The peer breaks the protocol: it sent an invalid Pending response"))
         data = self._read(message) if command.has_data_set else None
         self.is_over = not command.is_pending
+        name = operation_name(self._request.field)
+        _LOG.debug("%s response to %d: status 0x%04X", name, command.responding_to, command.status)
         return DimseResponse(command, data, message.context)
 
     def _may_pend(self, command: Command) -> bool:
