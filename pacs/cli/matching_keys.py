@@ -7,7 +7,7 @@ dcm4che.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from pacs.support.suggestion import suggestion
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from pydicom.dataelem import DataElement
 
 _BELOW_PATIENT = frozenset(each.unique_key for each in QueryLevel if each is not QueryLevel.PATIENT)
 
@@ -63,13 +62,25 @@ class QueryArguments:
     returned: tuple[str, ...]
     """Those among them without a value: the return keys."""
 
-    def columns(self, usual: Sequence[str] = ()) -> tuple[str, ...]:
+    def columns(self) -> tuple[str, ...]:
         """Return what to show: the keys and, where all of them are matching keys, the usual ones of the level."""
-        usual = usual or USUAL_KEYS[self.level]
-        return self.keys if self.returned else tuple(dict.fromkeys((*self.keys, *usual)))
+        return self.keys if self.returned else tuple(dict.fromkeys((*self.keys, *USUAL_KEYS[self.level])))
+
+    def returning(self, names: Sequence[str]) -> "QueryArguments":
+        """Return the query with more return keys. Raises click.BadParameter."""
+        more = query_arguments(names, self.root.name, self.level)
+        identifier = merged(self.identifier, more.identifier)
+        return replace(self, identifier=identifier, keys=tuple(dict.fromkeys((*self.keys, *more.keys))))
 
 
-class LevelName(click.ParamType):
+def merged(identifier: "Dataset", more: "Dataset") -> "Dataset":
+    """Return an Identifier with the keys of another one that it does not have."""
+    from pydicom import Dataset
+
+    return Dataset(dict(more.items()) | dict(identifier.items()))
+
+
+class LevelName(click.ParamType):  # type: ignore[type-arg]
     """A Query/Retrieve Level, in the singular or plural; INSTANCE is dcm4che's name for IMAGE."""
 
     name = "level"
@@ -87,7 +98,7 @@ class LevelName(click.ParamType):
 
 def _known_levels(text: str) -> str:
     names = [each.lower() for each in (*QueryLevel.__members__, *LEVEL_SYNONYMS, *PLURAL.values())]
-    return f"{suggestion(text, names)}; expected one of {', '.join(PLURAL.values())}"
+    return suggestion(text, names) or f"; expected one of {', '.join(PLURAL.values())}"
 
 
 words_argument = click.argument("words", nargs=-1, metavar=WORDS)
@@ -123,11 +134,8 @@ def query_options(
             root: str | None = None,
             **arguments: Any,
         ) -> None:
-            stated, more = _level_and_keys(words)
-            if level is not None and stated not in (None, level):
-                raise click.UsageError(f"two levels are given: {level.name} and {stated.name}")  # type: ignore[union-attr]
-            query = query_arguments([*more, *keys], root, level or stated or default, selects)
-            _check_levels(query, selects)
+            query = query_arguments([*_keys(words), *keys], root, _level(words, level, default), selects)
+            check_levels(query, selects)
             command(*args, query=query, **arguments)
 
         wrapped: Command = run
@@ -138,16 +146,21 @@ def query_options(
     return decorate
 
 
-def _level_and_keys(words: Sequence[str]) -> tuple[QueryLevel | None, list[str]]:
-    """Split words into a level and KEY=VALUE. Raises click.UsageError."""
-    keys = [word for word in words if "=" in word]
-    levels = [word for word in words if "=" not in word]
-    for word in levels:
-        if level_named(word) is None:
+def _keys(words: Sequence[str]) -> list[str]:
+    """Return the words that are KEY=VALUE. Raises click.UsageError for one that is neither that nor a level."""
+    for word in words:
+        if "=" not in word and level_named(word) is None:
             raise click.UsageError(f"{word!r} is neither a level nor KEY=VALUE{_meant(word)}")
-    if len({level_named(word) for word in levels}) > 1:
-        raise click.UsageError(f"two levels are given: {' and '.join(levels)}")
-    return level_named(levels[0]) if levels else None, keys
+    return [word for word in words if "=" in word]
+
+
+def _level(words: Sequence[str], option: QueryLevel | None, default: QueryLevel | None) -> QueryLevel | None:
+    """Return the level of words and `--level`. Raises click.UsageError if there are two."""
+    levels = {found for word in words if (found := level_named(word)) is not None}
+    levels |= {option} if option is not None else set()
+    if len(levels) > 1:
+        raise click.UsageError(f"two levels are given: {' and '.join(each.name for each in sorted(levels))}")
+    return levels.pop() if levels else default
 
 
 def _meant(word: str) -> str:
@@ -174,7 +187,7 @@ def query_arguments(
         identifier = data_set_of({key: value for key, value in wanted.items() if key != NOT_KEYS[0]})
         if selects in (Selects.AT_A_PEER, Selects.AT_A_PEER_TO_RETRIEVE):
             _standardise_dates(identifier)
-        asked = level or level_of(wanted.get(NOT_KEYS[0]) or None)
+        asked = level_of(wanted.get(NOT_KEYS[0]) or None) if level is None else level
         if is_retrieve and root is None and asked is None and not _BELOW_PATIENT.intersection(wanted):
             asked = QueryLevel.PATIENT  # a retrieve of a patient, which only Patient Root has
         model = Root[root] if root else Root.PATIENT if asked is QueryLevel.PATIENT else Root.STUDY
@@ -188,10 +201,11 @@ def query_arguments(
 
 def _top_level(paths: Iterator[str]) -> tuple[str, ...]:
     """Return the names of the top-level keys of some paths, each once."""
+    from pacs.cli.values import name_of_tag
     from pacs.dicom.identifier_builder import data_set_of
 
     outer = dict.fromkeys(path.partition(".")[0] for path in paths)
-    return tuple(name_of(element) for key in outer for element in data_set_of({key: None}))
+    return tuple(name_of_tag(int(tag)) for key in outer for tag in data_set_of({key: None}).keys())  # noqa: SIM118
 
 
 def _is_returned(key: str, wanted: dict[str, str]) -> bool:
@@ -231,7 +245,7 @@ def _standardise_dates(identifier: "Dataset") -> None:
             identifier[element.tag] = raw(element.tag, "DA", text.encode())
 
 
-def _check_levels(query: QueryArguments, selects: Selects) -> None:
+def check_levels(query: QueryArguments, selects: Selects) -> None:
     """Refuse keys below the level, or warn that a peer may ignore a matching key below the level."""
     for sentence in _lower_keys(query, matching_only=selects is not Selects.HERE):
         if selects is Selects.HERE:
@@ -245,18 +259,13 @@ def _lower_keys(query: QueryArguments, *, matching_only: bool) -> Iterator[str]:
     from pacs.dicom.attributes import NOT_KEYS as NEVER_KEYS
     from pacs.dicom.attributes import attribute
 
-    for element in query.identifier:
-        known = None if element.tag in NEVER_KEYS else attribute(element.tag)
+    for tag in query.identifier.keys():  # noqa: SIM118
+        known = None if tag in NEVER_KEYS else attribute(tag)
         if known is None or known.level <= query.level or (matching_only and known.keyword in query.returned):
             continue
         instead = COMPUTED_OF.get((query.level, known.keyword))
         meant = f"{instead}, or the level {PLURAL[known.level]}" if instead else f"the level {PLURAL[known.level]}"
         yield f"{known.keyword} is a key of {PLURAL[known.level]}, not of {PLURAL[query.level]}; did you mean {meant}?"
-
-
-def name_of(element: "DataElement") -> str:
-    """Return the keyword of an element, or its tag as gggg,eeee if it has none."""
-    return element.keyword or f"{element.tag.group:04x},{element.tag.element:04x}"
 
 
 def _hint(wanted: Sequence[str] | dict[str, str]) -> str:

@@ -4,6 +4,7 @@ A key is a keyword of PS3.6, "gggg,eeee", (group, element), or a path of keyword
 """
 
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from datetime import date
 from datetime import time as clock
@@ -15,7 +16,7 @@ from pydicom.dataelem import DataElement
 from pydicom.tag import BaseTag
 
 from pacs.dicom import charset
-from pacs.dicom.dataset import CHARACTER_SET, View, dictionary_vr, raw
+from pacs.dicom.dataset import CHARACTER_SET, View, dictionary_vr, packed, raw
 from pacs.dicom.values import BINARY_FLOATS, BINARY_INTEGERS
 from pacs.errors import InvalidArgument
 
@@ -117,9 +118,13 @@ def _element(tag: int, value: object, terms: charset.Terms) -> Any:
         if vr in _TEXT_VRS:
             text = "\\".join(_text(each, vr) for each in values)
             return raw(tag, vr, charset.encode(text, terms if vr in charset.CUSTOMIZABLE else ()))
-        numbers = [_number(part, vr) for each in values for part in _parts(each)]
-        return DataElement(BaseTag(tag), vr, numbers if numbers[1:] else numbers[0])
-    except (ValueError, TypeError, LookupError) as error:
+        if vr in BINARY_INTEGERS or vr in BINARY_FLOATS:
+            return raw(tag, vr, packed(vr, [_number(part, vr) for each in values for part in _parts(each)]))
+        pieces = [each for each in values if isinstance(each, bytes)]
+        if pieces != values:
+            raise TypeError(vr)
+        return raw(tag, vr, b"".join(pieces))
+    except (ValueError, TypeError, LookupError, OverflowError, struct.error) as error:
         raise InvalidArgument(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) of VR {vr} cannot be {value!r}") from error
 
 
@@ -136,15 +141,11 @@ def _parts(value: object) -> list[Any]:
     return list(value.split("\\")) if isinstance(value, str) else [value]
 
 
-def _number(value: object, vr: str) -> object:
-    """A value of a VR that is no text, from text where it is a number or a tag. Raises ValueError, TypeError."""
+def _number(value: object, vr: str) -> int | float:
+    """A value of a binary VR, from text too. Raises ValueError."""
     if vr == "AT" and isinstance(value, str):
         return _tag(value)
-    if vr in BINARY_INTEGERS or vr in BINARY_FLOATS:
-        return float(str(value)) if vr in BINARY_FLOATS else int(str(value))
-    if not isinstance(value, bytes):
-        raise TypeError(vr)
-    return value
+    return float(str(value)) if vr in BINARY_FLOATS else int(str(value))
 
 
 def _items(value: Any) -> list[Dataset]:

@@ -57,13 +57,15 @@ def check(index: Index) -> None:
     if encoding != "UTF8":
         raise SchemaMismatch("the database is not in UTF8: create it with -E UTF8")
     _refuse_newer(revision)
+    if revision is None:
+        raise SchemaMismatch("the database has no index yet: run `pacs db upgrade`")
     if revision != head():
         raise SchemaMismatch("the index has an older schema: run `pacs db upgrade`")
 
 
-def ensure(index: Index) -> None:
-    """Prepare the schema at the start: upgrade SQLite, only check a database server (see `check`)."""
-    if index.is_sqlite and current(index) != head():
+def ensure(index: Index, *, upgrades: bool = True) -> None:
+    """Prepare the schema: create it in SQLite or, with `upgrades`, upgrade it; of a server only check it (`check`)."""
+    if index.is_sqlite and (upgrades or current(index) is None) and current(index) != head():
         upgrade(index)
     check(index)
 
