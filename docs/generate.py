@@ -75,6 +75,11 @@ defaults.
 - On the command line it is `--set section.key=value`.
 - Options override the environment, which overrides the file. Relative paths start from the folder of the file.
 - Unknown keys and invalid values are rejected.
+- `pacs peers add`, `edit` and `remove` change `[[peers]]` blocks in a file of their own: `peers.toml` beside the folder
+  `files.url`, by default `pacs-data/peers.toml`. These peers are added to those of the other sources; an AE title in
+  two of them is rejected. `pacs backup` copies the file.
+- `pacs config show` prints every value in force and where it comes from, `pacs config init` writes a file with all
+  keys.
 
 Times are in seconds, sizes in bytes.
 """
@@ -321,9 +326,7 @@ No label contains patient data; AE titles are those of configured peers, or `oth
 def metrics() -> str:
     """Return the reference of all metrics, from what a server without any traffic exposes."""
     facts = Facts(database="sqlite", workers=1, most_associations=1)
-    moment = Moment(
-        database_up=True, database_seconds=0.0, files_up=True, files_free=0.0, files_total=0.0, index_completed=1.0
-    )
+    moment = Moment(**{each.name: 0.0 for each in fields(Moment)})
     text = exposition(Counters(1), facts, moment).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     told = re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)

@@ -31,7 +31,7 @@ from pacs.index import schema
 from pacs.index.database import file_of
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor
-from pacs.observability.events import EventStream, FrameConverted, Notice, ServerReady, WebReady
+from pacs.observability.events import EventStream, FrameConverted, Notice, SchemaUpgraded, ServerReady, WebReady
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
 from pacs.services.access import Access
@@ -153,7 +153,7 @@ class Archive:
         )
         self.fsck = Fsck(self.index, self.files)
         self.reindex = Reindex(self.index, self.files, newest=config.storage.duplicates == "replace")
-        self.backups = Backups(self.index, self.files)
+        self.backups = Backups(self.index, self.files, settings.peers_file(config))
         self._recovery = Recovery(self.index, self.files, publish, lambda: self.storage.has_uncertain_files)
 
     def _publish_frame(self, job: FrameJob, duration: float, error: Exception | None) -> None:
@@ -286,17 +286,17 @@ class Archive:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def open(self, *, upgrades: bool = True) -> None:
-        """Open audit log and index; create the schema of SQLite or, with `upgrades`, upgrade it; check PostgreSQL's.
+    def open(self) -> None:
+        """Open audit log and index; create the schema of a new SQLite index, check any other.
 
         Raises SchemaMismatch, IndexUnavailable, and ConfigurationError for the audit log.
         """
         self.auditor.open()
         self.index.probe()
-        schema.ensure(self.index, upgrades=upgrades)
+        schema.create_or_check(self.index)
 
     def open_existing(self, *, audits: bool = True) -> None:
-        """As `open`, but create and upgrade nothing except, with `audits`, the audit log."""
+        """As `open`, but create nothing except, with `audits`, the audit log."""
         if audits:
             self.auditor.open()
         self.index.probe()
@@ -312,6 +312,7 @@ class Archive:
         self.announce()
         self._reporter.start()
         self.healing.start()
+        self.monitoring.count_holdings()
 
     def prepare(self) -> None:
         """Do what a server does once: open the stores, recover from an unclean stop, listen; accept nothing yet.
@@ -324,6 +325,7 @@ class Archive:
         # One process recovers; others that start at the same time wait.
         with settings.naming_folder(self.config), self.files.start_lock():
             self._publish_sharing()
+            self._upgrade_schema()
             self.open()
             self.index.probe_writing()
             is_alone = not self.files.is_running()
@@ -341,9 +343,14 @@ class Archive:
     def _restrict(self) -> None:
         """Let no other user read what an earlier version, or a program with another umask, has created."""
         audit = [Path(self.config.audit.file)] if self.config.audit.file else []
-        for each in private.restrict([*self.index.paths, Path(self.config.files.url), *audit]):
+        peers = [settings.peers_file(self.config)]
+        for each in private.restrict([*self.index.paths, Path(self.config.files.url), *peers, *audit]):
             why = "contains patient data, belongs to another user, and may be read by all users of this machine"
             self.events.publish(Notice(sentence=f"{str(each)!r} {why}: run `chmod o-rwx` on it as its owner"))
+
+    def _upgrade_schema(self) -> None:
+        if before := schema.upgrade_older(self.index):
+            self.events.publish(SchemaUpgraded(before=before, after=schema.head()))
 
     def _publish_sharing(self) -> None:
         """Publish which running servers have the same files. Raises ConfigurationError when they may not."""
@@ -371,6 +378,7 @@ class Archive:
             self.commitments.take_over(prepared._held_claims[worker])
         self._reporter.start()
         self.healing.start()
+        self.monitoring.count_holdings(worker)
         self.port = self._server.port
         if self._web is not None and prepared._web is not None:
             self._web.join(prepared._web)
@@ -548,6 +556,7 @@ class Archive:
         with self._closing:
             self._reporter.stop()
             self.healing.stop()
+            self.monitoring.stop()
             if self._web is not None:
                 self._web.stop()
             self.storage.check_uncertain_files()

@@ -29,7 +29,10 @@ def upgrade(config: "Config") -> None:
         before = schema.current(index)
         schema.upgrade(index)
         after = schema.current(index)
-    say(f"the index {'already has' if before == after else 'now has'} schema {after}")
+    if before is None or before == after:
+        say(f"the index {'now' if before is None else 'already'} has schema {after}")
+    else:
+        say(f"the index was upgraded from schema {before} to {after}; an older pacs cannot open it")
 
 
 @db.command("check")

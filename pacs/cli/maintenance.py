@@ -10,6 +10,7 @@ from pacs.cli.archive import open_archive
 from pacs.cli.options import with_config
 from pacs.cli.output import json_option, plural, show, size
 from pacs.cli.progress import progress_bar
+from pacs.cli.reasons import print_some
 from pacs.cli.verbosity import say
 
 if TYPE_CHECKING:
@@ -120,15 +121,10 @@ def restore(config: "Config", source: Path) -> None:
 
 def _print_files(what: str, files: Mapping[str, str], command: str = "") -> None:
     """Print files with a problem and the reasons; end the command with status 1 if there are any."""
-    from pacs.observability.logging import printable
-
     if not files:
         return
     click.echo(
         f"{plural(len(files), 'file')} {what}" + (f"; run `{command}` for details" if command else "") + ":", err=True
     )
-    for key, why in list(files.items())[:EXAMPLES]:
-        click.echo(f"    {printable(key)}: {why}", err=True)
-    if len(files) > EXAMPLES:
-        click.echo(f"    and {len(files) - EXAMPLES} more", err=True)
+    print_some([f"{key}: {why}" for key, why in files.items()], EXAMPLES)
     raise click.exceptions.Exit(1)

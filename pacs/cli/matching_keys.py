@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from pacs.cli.completion import complete_key
 from pacs.cli.options import Command
 from pacs.dicom.levels import LEVEL_SYNONYMS, PLURAL, USUAL_KEYS, QueryLevel, Root, level_named
 from pacs.errors import InvalidArgument
@@ -104,7 +105,7 @@ def _known_levels(text: str) -> str:
 words_argument = click.argument("words", nargs=-1, metavar=WORDS)
 
 _OPTIONS = (
-    click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]",
+    click.option("keys", "-k", "-m", "-r", multiple=True, metavar="KEY[=VALUE]", shell_complete=complete_key,
                  help="Matching key; without =VALUE, a return key. KEY is a keyword, gggg,eeee or SEQUENCE.KEY."),
     click.option("level", "--level", "-L", type=LevelName(), metavar="LEVEL",
                  help="Query/Retrieve Level: patient, study, series or image; default: the lowest level of the keys."),

@@ -5,7 +5,7 @@ notation of dcm4che.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce, wraps
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pacs.cli.completion import complete_peer, complete_title
+from pacs.cli.interrupt import interruptible
 from pacs.cli.options import Command, with_config_loader
 from pacs.cli.peer_hints import LocalAE, aborted, rejected
 from pacs.errors import AssociationLost, AssociationRejected, DestinationUnreachable
@@ -54,15 +56,15 @@ def peer_command(metavar: str = "PEER", *, takes_words: bool = False) -> Callabl
     """
 
     def decorate(command: Command) -> Command:
-        @click.argument("words", nargs=-1, required=True, metavar=metavar)
-        @_with_options
+        @click.argument("words", nargs=-1, required=True, metavar=metavar, shell_complete=complete_peer)
+        @_with(_OPTIONS)
         @with_config_loader
         @wraps(command)
         def run(read: Read, *, words: tuple[str, ...], **arguments: Any) -> None:
             call = _call(read, words, {name: arguments.pop(name) for name in _OF_CALL})
             if takes_words:
                 arguments["words"], call = call.rest, replace(call, rest=())
-            with _hints(call.peer):
+            with _hints(call.peer), interruptible():
                 command(call, **arguments)
 
         return run
@@ -121,10 +123,13 @@ _TLS_OPTIONS = (
                  help="SHA-256 fingerprint of the peer's certificate, instead of --ca; may be given several times."),
     click.option("--no-hostname", is_flag=True, help="Accept a certificate of --ca with another or no host name."),
 )  # fmt: skip
+_called_option = click.option(
+    "-aec", "--called", "called_ae_title", metavar="TITLE", help="Called AE title, for HOST PORT."
+)
 _ASSOCIATION_OPTIONS = (
     click.option("-aet", "--calling", "calling_ae_title", metavar="TITLE",
                  help="Calling AE title; default: that of the server if PEER is a configured peer, else PACSCU."),
-    click.option("-aec", "--called", "called_ae_title", metavar="TITLE", help="Called AE title, for HOST PORT."),
+    _called_option,
     click.option("-to", "connect", callback=_seconds, metavar="SECONDS", help="Timeout of the TCP connection."),
     click.option("-ta", "negotiation", type=float, metavar="SECONDS", help="Timeout of the association negotiation."),
     click.option("-td", "--timeout", "response", type=float, metavar="SECONDS", help="Timeout of each response."),
@@ -138,13 +143,34 @@ _OF_CALL = (
 )  # fmt: skip
 
 
-def _with_options(command: Command) -> Command:
-    return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
+def configured_peers_command(command: Command) -> Command:
+    """Add AE titles and the options of associations to a command, and pass it these peers, or all configured ones."""
+    options = [each for each in (*_ASSOCIATION_OPTIONS, *_IDENTITY_OPTIONS) if each is not _called_option]
+
+    @click.argument("titles", nargs=-1, metavar="[AE_TITLE]...", shell_complete=complete_title)
+    @_with(options)
+    @with_config_loader
+    @wraps(command)
+    def run(read: Read, *, titles: tuple[str, ...], **arguments: Any) -> None:
+        given = dict.fromkeys(_OF_CALL) | {name: arguments.pop(name) for name in _OF_CALL if name in arguments}
+        config = read()
+        called = [_by_name(config, each, given, _common(given)) for each in titles or _titles(config)]
+        command(called, **arguments)
+
+    return run
 
 
-def identity_options(command: Command) -> Command:
-    """Add `--user`, `--passcode-file` and `--token` to a command, for `user_of`."""
-    return reduce(lambda decorated, option: option(decorated), reversed(_IDENTITY_OPTIONS), command)
+def _titles(config: "Config") -> list[str]:
+    return [each.ae_title for each in config.peers]
+
+
+def _with(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Return a decorator that adds options to a command."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+identity_options = _with(_IDENTITY_OPTIONS)
+"""Adds `--user`, `--passcode-file` and `--token` to a command, for `user_of`."""
 
 
 def user_of(options: dict[str, Any]) -> dict[str, str]:
@@ -192,18 +218,26 @@ def _call(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> PeerCa
 
 
 def _peer(read: Read, words: tuple[str, ...], options: dict[str, Any]) -> tuple["Peer", tuple[str, ...]]:
-    from pacs.client import Deadlines, Peer
+    from pacs.client import Peer
 
-    given = {name: options[name] for name in ("connect", "negotiation", "response") if options[name] is not None}
-    common = {"deadlines": Deadlines(**given), **user_of(options)}
-    if options["calling_ae_title"]:
-        common["calling_ae_title"] = options["calling_ae_title"]
+    common = _common(options)
     first, rest = words[0], words[1:]
     if "@" in first:
         return Peer.parse(first, **common, protection=_protection(options)), rest
     if rest and rest[0].isdecimal():
         return _by_address(first, rest[0], options, common), rest[1:]
     return _by_name(read(), first, options, common), rest
+
+
+def _common(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what the options say for every kind of PEER."""
+    from pacs.client import Deadlines
+
+    given = {name: options[name] for name in ("connect", "negotiation", "response") if options[name] is not None}
+    common = {"deadlines": Deadlines(**given), **user_of(options)}
+    if options["calling_ae_title"]:
+        common["calling_ae_title"] = options["calling_ae_title"]
+    return common
 
 
 def _by_address(host: str, port: str, options: dict[str, Any], common: dict[str, Any]) -> "Peer":
@@ -226,7 +260,7 @@ def _by_name(config: "Config", name: str, options: dict[str, Any], common: dict[
     server = config.server
     if name == server.ae_title:
         return Peer(name, reached(server.host), server.port, **common, protection=_protection(options))
-    known = ", ".join(each.ae_title for each in config.peers) or "none"
+    known = ", ".join(_titles(config)) or "none"
     raise click.UsageError(
         f"{name!r} is not a configured peer (configured: {known}); expected one of them, AE_TITLE@HOST:PORT, or HOST "
         "PORT with -aec AE_TITLE"

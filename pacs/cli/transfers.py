@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs.cli.completion import complete_title
 from pacs.cli.exit_status import FAILED, PARTLY
 from pacs.cli.matching_keys import WORDS, QueryArguments, Selects, query_options
 from pacs.cli.options import as_option
 from pacs.cli.output import plural, print_error, safe, size
 from pacs.cli.peer_options import PeerCall, peer_command
 from pacs.cli.progress import transfer_progress
+from pacs.cli.reasons import print_some
 from pacs.cli.verbosity import say
 from pacs.errors import OperationFailed
 
 if TYPE_CHECKING:
-    from pacs.client import NotStored, Retrieved, Senders
+    from pacs.client import Committed, NotStored, Retrieved, Senders
+    from pacs.dicom.commitment import Failure
 
 EXAMPLES = 10
 """Number of failed instances shown."""
@@ -94,11 +97,15 @@ def commit(call: PeerCall, *, port: int, others: tuple[str, ...], wait: float) -
 
     done = client.commit(call.peer, _paths(call.rest), port=port, senders=_senders(others), timeout=wait)
     say(f"{plural(len(done.committed), 'instance')} committed, {len(done.failed)} not committed")
-    for each in done.failed[:EXAMPLES]:
-        why = "not reported" if each.reference in done.unreported else f"failure reason 0x{each.reason:04X}"
-        click.echo(f"    {safe(each.reference.sop_instance_uid)}: {why}", err=True)
+    print_some([_not_committed(done, each) for each in done.failed], EXAMPLES)
     if done.failed:
         raise click.exceptions.Exit(PARTLY if done.committed else FAILED)
+
+
+def _not_committed(done: "Committed", failed: "Failure") -> str:
+    is_reported = failed.reference not in done.unreported
+    why = f"failure reason 0x{failed.reason:04X}" if is_reported else "not reported"
+    return f"{failed.reference.sop_instance_uid}: {why}"
 
 
 def _senders(others: tuple[str, ...]) -> "Senders":
@@ -126,11 +133,7 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
     for (status, comment), count in reasons.most_common():
         code = "" if status is None else f"0x{status:04X}, "
         click.echo(f"{count} failed: {code}{safe(comment)}", err=True)
-        those = [each.what for each in failed if (each.status, each.comment) == (status, comment)]
-        for what in those[:EXAMPLES]:
-            click.echo(f"    {safe(str(what))}", err=True)
-        if len(those) > EXAMPLES:
-            click.echo(f"    and {len(those) - EXAMPLES} more", err=True)
+        print_some([str(each.what) for each in failed if (each.status, each.comment) == (status, comment)], EXAMPLES)
 
 
 # --- retrieves ---------------------------------------------------------------------------------------------------
@@ -139,7 +142,13 @@ def _print_not_stored(failed: "Sequence[NotStored]") -> None:
 @click.command(short_help="Retrieve instances, or move them to another AE (C-MOVE).")
 @peer_command(f"PEER {WORDS}", takes_words=True)
 @query_options(Selects.AT_A_PEER_TO_RETRIEVE)
-@click.option("-aem", "--destination", metavar="TITLE", help="Move destination; default: this host, into --to.")
+@click.option(
+    "-aem",
+    "--destination",
+    metavar="TITLE",
+    shell_complete=complete_title,
+    help="Move destination; default: this host, into --to.",
+)
 @to_option
 @port_option
 @from_option
@@ -281,8 +290,4 @@ def _is_mostly_known(retrieved: "Retrieved") -> bool:
 
 
 def _print_uids(uids: Iterable[str]) -> None:
-    listed = list(uids)
-    for uid in listed[:EXAMPLES]:
-        click.echo(f"    {safe(uid)}", err=True)
-    if len(listed) > EXAMPLES:
-        click.echo(f"    and {len(listed) - EXAMPLES} more", err=True)
+    print_some(list(uids), EXAMPLES)

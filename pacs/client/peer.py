@@ -2,20 +2,25 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.association.establishment import Protection, request
+from pacs.dimse.scu import Exchange
 from pacs.dimse.upper.user_information import Proposal, UserIdentity
-from pacs.errors import AssociationRejected, InvalidArgument
+from pacs.errors import AssociationRejected, InvalidArgument, StopNow
 from pacs.support.sockets import host_and_port
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^\[\]:@]+)):(?P<port>[0-9]{1,5})")
 
 CALLING_AE_TITLE = "PACSCU"
 """Default calling AE title."""
+
+INTERRUPTED_SECONDS = 2.0
+"""Most seconds for the peer to respond to a C-CANCEL, or to a release request, after a Ctrl-C."""
 
 LEAST_RATE = 1024
 """Bytes per second that a message must bring after its deadline to be received further."""
@@ -111,10 +116,13 @@ class Peer:
 
 
 def check_ae_title(title: str) -> None:
-    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable ASCII characters without `\` (PS3.5 6.2)."""
-    is_plain = title.isascii() and title.isprintable() and "\\" not in title
+    r"""Raise InvalidArgument unless the AE title has 1 to 16 printable characters without `\` (PS3.5 6.2).
+
+    Characters of Latin-1 violate the standard, but some peers have them.
+    """
+    is_plain = title.isprintable() and "\\" not in title and max(title, default="") <= "\xff"
     if not (is_plain and len(title.strip()) > 0 and len(title) <= 16):
-        raise InvalidArgument(rf"An AE title has 1 to 16 printable ASCII characters and no \, not {title!r}")
+        raise InvalidArgument(rf"An AE title has 1 to 16 printable characters of Latin-1 and no \, not {title!r}")
 
 
 def peer_of(peer: Peer | str) -> Peer:
@@ -163,6 +171,43 @@ def _log(peer: Peer, proposed: Sequence[Proposal], association: Association) -> 
         context = accepted.get(2 * place + 1)
         answer = f"accepted with {context.transfer_syntax}" if context else f"refused with {', '.join(syntaxes)}"
         log.debug("presentation context %d: %s %s", 2 * place + 1, abstract_syntax, answer)
+
+
+@contextmanager
+def associated(
+    peer: Peer,
+    contexts: Sequence[Proposal],
+    *,
+    roles: Mapping[str, tuple[bool, bool]] | None = None,
+    extended: Mapping[str, bytes] | None = None,
+) -> Iterator[Association]:
+    """Associate with a peer for the body, and release the association. Raises as `associate`."""
+    association, seconds = associate(peer, contexts, roles=roles, extended=extended), peer.deadlines.release
+    try:
+        yield association
+    except KeyboardInterrupt as error:
+        seconds = _after(error, seconds)
+        raise
+    finally:
+        association.release(seconds)
+
+
+@contextmanager
+def abandoning(exchange: Exchange, peer: Peer) -> Iterator[None]:
+    """Cancel a request if it is not over after the body, and wait for its final response."""
+    seconds = peer.deadlines.cancel
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        seconds = _after(error, seconds)
+        raise
+    finally:
+        exchange.abandon(seconds)
+
+
+def _after(error: KeyboardInterrupt, seconds: float) -> float:
+    """Return the time that a peer has after a Ctrl-C."""
+    return 0.0 if isinstance(error, StopNow) else min(seconds, INTERRUPTED_SECONDS)
 
 
 _ADVICE = {

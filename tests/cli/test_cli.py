@@ -72,7 +72,7 @@ def test_a_schema_is_created_and_checked(pacs):
 
 
 def test_a_peer_is_added_and_listed(pacs):
-    """In the configuration file of the working directory; as JSON, and as CSV in a pipe."""
+    """In the folder of the data; as JSON, and as CSV in a pipe."""
     added = pacs("peers", "add", "STORE_SCP", "127.0.0.1", "11113", "--manner", "strict", "--roles", "lenient")
     assert added.exit_code == 0
     assert '[[peers]]\nae_title = "STORE_SCP"' in added.stdout
@@ -99,6 +99,14 @@ def test_a_passcode_is_hashed_for_the_configuration(pacs):
         Credentials(name="alice", passcode="open sesame")
     )
     assert "sesame" not in printed
+
+
+def test_a_peer_with_a_title_in_latin_1_is_added_and_listed(pacs):
+    """The file has its characters, and is read again."""
+    assert pacs("peers", "add", "MÜNSTER", "127.0.0.1", "104").exit_code == 0
+    assert 'ae_title = "MÜNSTER"' in Path("pacs-data/peers.toml").read_text(encoding="utf-8")
+    assert json.loads(pacs("peers", "list", "--json").stdout)[0]["ae_title"] == "MÜNSTER"
+    assert pacs("peers", "list").stdout.splitlines()[1].startswith("MÜNSTER,")
 
 
 def test_an_invalid_peer_is_not_added(pacs, tmp_path):

@@ -125,7 +125,7 @@ def test_files_and_folders_that_may_not_be_read_are_not_skipped(site, mode):
     assert stored.returncode == 3
     assert "2 failed: The file cannot be read: Permission denied" in stored.stderr
     imported = run(limits.as_user(), site, "import", str(good.parent))
-    assert imported.returncode == 1
+    assert imported.returncode == 3
     assert "2 refused: The file cannot be read (Permission denied)" in imported.stderr
 
 

@@ -15,18 +15,27 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pacs.dimse.association.association import Association, AssociationLimits
 from pacs.dimse.upper.rejections import PROTOCOL_VERSION_NOT_SUPPORTED, Rejection, rejecting, rejection, rejection_for
 from pacs.dimse.upper.upper_layer import AWAITING_CLOSE, Primitive, UpperLayer
-from pacs.dimse.upper.user_information import SMALLEST_PDU, Agreement, Proposal, UserIdentity, confirmed, propose
+from pacs.dimse.upper.user_information import (
+    SMALLEST_PDU,
+    Agreement,
+    AssociateRequest,
+    Proposal,
+    UserIdentity,
+    confirmed,
+    propose,
+)
 from pacs.dimse.upper.waiting import WaitContext, wait
 from pacs.errors import (
     AssociationLost,
     AssociationRejected,
-    Cancelled,
     DestinationUnreachable,
     EncryptionFailed,
     OutOfResources,
     PeerTimeout,
+    PeerUnreachable,
     ProtocolViolation,
 )
+from pacs.support.name_lookup import resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +246,7 @@ def _secure(upper: UpperLayer, protection: Protection, deadline: float, wait_con
 
 def _agreed(
     upper: UpperLayer,
-    proposal: A_ASSOCIATE,
+    proposal: AssociateRequest,
     deadline: float,
     wait_context: WaitContext | None,
     *,
@@ -248,7 +257,7 @@ def _agreed(
     try:
         answer = _indication(upper, deadline, wait_context)
     except PeerTimeout:
-        raise DestinationUnreachable("The peer does not answer the association request") from None
+        raise PeerUnreachable("The peer does not answer the association request") from None
     if upper.violation:
         raise DestinationUnreachable(f"The association was aborted here; {upper.violation}")
     if not isinstance(answer, A_ASSOCIATE):
@@ -283,8 +292,9 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
 
 def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
     """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
-    why = "unknown host"
-    for family, address in _addresses(host, port):
+    why, has_address = "unknown host", False
+    for family, address in _addresses(host, port, deadline):
+        has_address = True
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -292,23 +302,24 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
             continue
         try:
             failure = _attempt(connection, address, deadline, wait_context)
-        except Cancelled:
+        except BaseException:  # Cancelled, KeyboardInterrupt
             connection.close()
             raise
         if failure == 0:
             return connection
         connection.close()
         why = os.strerror(failure)
-    raise DestinationUnreachable(f"The peer cannot be reached: {why}"[:64])
+    kind = PeerUnreachable if has_address else DestinationUnreachable
+    raise kind(f"The peer cannot be reached: {why}"[:64])
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
-def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
+def _addresses(host: str, port: int, deadline: float) -> list[tuple[int, _Address]]:
     """Return family and address of each address of `host`; none for an unknown host."""
     try:
-        return [(each[0], each[4]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        return [(each[0], each[4]) for each in resolved(host, port, deadline - time.monotonic())]
     except OSError:
         return []
 

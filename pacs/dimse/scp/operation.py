@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pacs.dicom.status import status_class
+from pacs.dicom.values import is_uid
 from pacs.dimse.association.association import Association
 from pacs.dimse.messages import status
 from pacs.dimse.messages.command import Command, CommandField
@@ -72,6 +73,7 @@ class Operation:
                 refusal.status, error_comment=refusal.comment, offending_elements=refusal.tags, **counts
             )
         )
+        self.comment = refusal.reason or self.comment
 
 
 class PendingResponses:
@@ -173,7 +175,19 @@ def _finished(service: Service, operation: Operation, duration: float) -> Operat
         counts=operation.counts,
         destination=operation.destination,
         comment=operation.comment,
+        sop_instance_uid="" if _status(operation) == status.SUCCESS else instance_of(operation.request),
     )
+
+
+def instance_of(request: Command) -> str:
+    """Return the SOP Instance UID of a C-STORE for the log, '' for another request.
+
+    A value that is no UID is not quoted unless it has digits and dots only: it may be that of another attribute.
+    """
+    if request.field != CommandField.C_STORE:
+        return ""
+    uid = (request.affected_sop_instance_uid or "").strip(" \0")
+    return uid if is_uid(uid) or not uid.strip("0123456789.") else f"not a UID, {len(uid)} characters"
 
 
 def _record(service: Service, operation: Operation) -> Record:
