@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from pacs import __version__, settings
 from pacs import config as configuration
-from pacs import settings
 from pacs.config import Config
 from pacs.dicom.syntaxes import KEPT
 from pacs.dimse.association.establishment import Protection
@@ -30,7 +30,7 @@ from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
 from pacs.index.database import file_of
 from pacs.monitoring import Monitoring
-from pacs.observability.audit import Auditor
+from pacs.observability.audit import Auditor, Record
 from pacs.observability.events import EventStream, FrameConverted, Notice, SchemaUpgraded, ServerReady, WebReady
 from pacs.pixels.frame_job import FrameJob
 from pacs.pixels.pool import DecoderPool
@@ -215,7 +215,7 @@ class Archive:
         self._reporter = self._new_reporter(config)
         without_services = Settings(policy=AcceptorPolicy(transfer_syntaxes=()))
         self._server = DimseServer(
-            self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish)
+            self._addresses, without_services, observer=AssociationEvents(self.monitoring.publish, self._audit)
         )
 
     def _new_monitoring(self, config: Config) -> Monitoring:
@@ -243,6 +243,11 @@ class Archive:
             idle=config.commitment.same_association_seconds,
             limits=settings.association_limits(config.limits),
         )
+
+    def _audit(self, record: Record) -> None:
+        """Write a record to the audit log, unless it is about the C-ECHO of this server to itself."""
+        if not self.monitoring.is_own(record.calling_ae_title):
+            self.auditor.write(record)
 
     def _is_peer(self, ae_title: str) -> bool:
         return self.peers.find(ae_title) is not None
@@ -388,7 +393,15 @@ class Archive:
         """Publish that the server accepts associations and HTTP requests."""
         server = self.config.server
         self.events.publish(
-            ServerReady(ae_title=server.ae_title, host=server.host, port=self.port, secure_port=self.secure_port)
+            ServerReady(
+                ae_title=server.ae_title,
+                host=server.host,
+                port=self.port,
+                secure_port=self.secure_port,
+                version=__version__,
+                database=self.index.dialect,
+                workers=server.workers,
+            )
         )
         if self.peers.explains_any:
             self.events.publish(Notice(sentence=EXPLAINED))
