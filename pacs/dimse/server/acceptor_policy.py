@@ -107,8 +107,8 @@ class AcceptorPolicy:
             return replace(CALLING_AE_NOT_RECOGNIZED, comment=f"{CALLING_AE_NOT_RECOGNIZED.comment}: it is blank")
         if str(request.application_context_name or "") != APPLICATION_CONTEXT:
             return APPLICATION_CONTEXT_NOT_SUPPORTED
-        if 0 < max_pdu_of(request) < SMALLEST_PDU:
-            return NO_REASON
+        if 0 < (limit := max_pdu_of(request)) < SMALLEST_PDU:
+            return replace(NO_REASON, comment=f"{NO_REASON.comment}: its maximum length of a PDU is {limit} bytes")
         identity = _identity(request)
         try:
             self.access.admit(caller)
