@@ -188,8 +188,9 @@ class OperationFailed(PacsError):
     """An operation of a peer ended with a failure or warning status, or fewer instances arrived than it says it sent.
 
     `operation` is its name, such as "C-FIND", `status` the Status (0000,0900), `meaning` its meaning in the standard.
-    `mending` says how to correct it, '' if unknown. `retrieved` is the `pacs.client.Retrieved` of a retrieve until
-    the failure.
+    `mending` says how to correct it, '' if unknown. `cause` is what this client refused, '' for nothing; the text
+    begins with it, because the status only follows from it. `retrieved` is the `pacs.client.Retrieved` of a retrieve
+    until the failure.
     """
 
     def __init__(
@@ -202,11 +203,13 @@ class OperationFailed(PacsError):
         offending_elements: Iterable[int] = (),
         failed_uids: Sequence[str] = (),
         mending: str = "",
+        cause: str = "",
         retrieved: Any = None,
     ) -> None:
         quoted = f' ("{error_comment}")' if error_comment else ""
         failed = f"; {len(failed_uids)} failed" if failed_uids else ""
-        sentence = f"{operation} ended with status 0x{status:04X}, {meaning}{quoted}{failed}"
+        before = f": {cause}; it" if cause else ""
+        sentence = f"{operation}{before} ended with status 0x{status:04X}, {meaning}{quoted}{failed}"
         super().__init__(f"{sentence}: {mending}" if mending else sentence, offending_elements)
         self.operation = operation
         self.status = status
@@ -214,6 +217,7 @@ class OperationFailed(PacsError):
         self.error_comment = error_comment
         self.failed_uids = tuple(failed_uids)
         self.mending = mending
+        self.cause = cause
         self.retrieved = retrieved
 
     @property

@@ -22,6 +22,7 @@ from pacs.cli import (
     peers,
     query,
     recording,
+    render,
     serve,
     transfers,
 )
@@ -70,6 +71,7 @@ for command in (
     archive.delete,
     archive.export,
     dump.dump,
+    render.render,
     explain.explain,
     maintenance.fsck,
     maintenance.reindex,

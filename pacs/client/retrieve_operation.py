@@ -224,16 +224,19 @@ class RetrieveOperation:
         retrieved = self._retrieved(final.command, failed_uids)
         status = final.command.status
         is_failure = not is_completed(status) or bool(final.command.failed or failed_uids)
-        missing = self._missing_count()
-        if not is_failure and not retrieved.conflicts and missing <= 0:
+        missing, refused = self._missing_count(), self._refused_count()
+        if not is_failure and not retrieved.conflicts and missing <= 0 and not refused:
             return retrieved
         if retrieved.conflicts:
             advice = f"{retrieved.conflicts[0]} arrived twice with different content; the first one is kept"
         elif is_failure:
-            advice = self._refusals or self._advice(final.command)
+            advice = self._refusals or ("" if refused else self._advice(final.command))
         else:
-            advice = self._shortfall(missing)
-        raise failure(self.service, final.command, advice=advice, failed_uids=failed_uids, retrieved=retrieved)
+            advice = self._shortfall(missing) if missing > refused else ""
+        cause = self.store_scp.refusals if self.store_scp is not None and not retrieved.conflicts else ""
+        raise failure(
+            self.service, final.command, advice=advice, cause=cause, failed_uids=failed_uids, retrieved=retrieved
+        )
 
     def _advice(self, answer: Command) -> str:
         """Return advice for a failure; none about the address of this host if it was reached."""
@@ -249,11 +252,10 @@ class RetrieveOperation:
 
     @property
     def _refusals(self) -> str:
-        """What was refused here and may belong to this retrieve: associations, contexts, instances; '' for nothing."""
-        of_associations = self._listener.sender_filter.refusals if self._listener is not None else ""
-        of_instances = self.store_scp.refusals if self.store_scp is not None else ""
-        of_contexts = self._listener.rejected_contexts if self._listener is not None else ""
-        return "; ".join(filter(None, (of_associations, of_instances, of_contexts)))
+        """The associations and contexts that were refused here and may belong to this retrieve, '' for none."""
+        if self._listener is None:
+            return ""
+        return "; ".join(filter(None, (self._listener.sender_filter.refusals, self._listener.rejected_contexts)))
 
     @property
     def _address_advice(self) -> str:
@@ -268,6 +270,15 @@ class RetrieveOperation:
         if self.store_scp is None:
             return 0
         return (self._counts.announced or 0) - self._arrived(self.store_scp.arrivals)
+
+    def _refused_count(self) -> int:
+        """The number of instances of this retrieve that were refused here; those that were not requested may be of
+        another sender, except in a C-GET.
+        """
+        if self.store_scp is None:
+            return 0
+        arrivals = self.store_scp.arrivals
+        return arrivals.refused + (arrivals.unasked if self.service is Service.GET else 0)
 
     def _arrived(self, arrivals: Arrivals) -> int:
         """Return how many announced instances have arrived; count repeats only if no sender but the PACS is allowed."""

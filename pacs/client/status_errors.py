@@ -39,6 +39,7 @@ def failure(
     answer: Command | int,
     *,
     advice: str = "",
+    cause: str = "",
     failed_uids: tuple[str, ...] = (),
     retrieved: Any = None,
 ) -> OperationFailed:
@@ -52,6 +53,7 @@ def failure(
         offending_elements=() if isinstance(answer, int) else answer.offending_elements,
         failed_uids=failed_uids,
         mending=advice,
+        cause=cause,
         retrieved=retrieved,
     )
 

@@ -458,7 +458,7 @@ def _engine(url: URL, connections: int, wait: float, file: DatabaseFile | None) 
             return _sqlite_engine(url, wait, file, settings)
         return create_engine(_with_timeouts(url, wait), pool_pre_ping=True, **settings)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise ConfigurationError("PostgreSQL needs a driver: pip install 'pacs-archive[postgres]'") from error
+        raise ConfigurationError("PostgreSQL needs a driver: run `pip install 'psycopg[binary]'`") from error
 
 
 def _with_timeouts(url: URL, wait: float) -> URL:

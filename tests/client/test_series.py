@@ -215,7 +215,7 @@ def test_data_sets_are_in_the_order_of_the_image(full, datasets):
 def test_without_simpleitk_the_error_says_what_to_install(full, monkeypatch, datasets):
     """Before anything is retrieved; data sets can be loaded."""
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(ImportError, match=r"pip install 'pacs-archive\[itk\]', or use load_datasets") as raised:
+    with pytest.raises(ImportError, match=r"pip install SimpleITK`, or use load_datasets") as raised:
         client.load_series(full.peer, patient_id="P1", SeriesNumber=1)
     assert isinstance(raised.value, client.PackageMissing)
     assert full.statuses("C-FIND", 0) == []

@@ -138,6 +138,11 @@ class Receiver:
         """The files of the instances that have arrived, in order of arrival."""
         return self._store_scp.paths
 
+    @property
+    def refused(self) -> str:
+        """The reasons for which instances were refused, with the first instance of each, '' if there were none."""
+        return self._store_scp.refusals
+
     def wait_for(self, count: int, timeout: float) -> bool:
         """Wait at most `timeout` seconds for this number of instances; return whether they have arrived."""
         return self._store_scp.wait_for(lambda arrivals: arrivals.received >= count, timeout)
