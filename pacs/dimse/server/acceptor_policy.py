@@ -275,8 +275,8 @@ def _compressed(transfer_syntaxes: Sequence[str]) -> list[str]:
 
 def _without_transfer_syntax(proposed: PresentationContext) -> PresentationContext:
     """Return the answer to a context without transfer syntaxes; it must name one nevertheless (PS3.8 9.3.3.2)."""
-    refused = AnyContext.of(proposed, proposed.context_id)
-    refused.result = 4
+    refused = AnyContext()  # no copy of the proposed one, whose list of transfer syntaxes is cached
+    refused.context_id, refused.abstract_syntax, refused.result = proposed.context_id, proposed.abstract_syntax, 4
     refused.add_transfer_syntax(ImplicitVRLittleEndian)
     return refused
 
