@@ -38,6 +38,7 @@ from pacs.dimse.upper.user_information import (
     accepted_contexts,
     extended_items,
     extended_of,
+    identity_of,
     implementation_class_uid_of,
     implementation_items,
     implementation_of,
@@ -109,7 +110,7 @@ class AcceptorPolicy:
             return APPLICATION_CONTEXT_NOT_SUPPORTED
         if 0 < (limit := max_pdu_of(request)) < SMALLEST_PDU:
             return replace(NO_REASON, comment=f"{NO_REASON.comment}: its maximum length of a PDU is {limit} bytes")
-        identity = _identity(request)
+        identity = identity_of(request)
         try:
             self.access.admit(caller)
             user = self.identify(identity)
@@ -309,17 +310,6 @@ def _accepting(contexts: list[PresentationContext], items: list[UserInformation]
     accepting.presentation_context_definition_results_list = contexts
     accepting.user_information = items
     return accepting
-
-
-def _identity(request: A_ASSOCIATE) -> UserIdentity | None:
-    for item in items_of(request, UserIdentityNegotiation):
-        return UserIdentity(
-            type=item.user_identity_type or 0,
-            primary=item.primary_field or b"",
-            secondary=item.secondary_field or b"",
-            response_requested=item.positive_response_requested,
-        )
-    return None
 
 
 def _identity_response() -> UserInformation:
