@@ -28,6 +28,7 @@ from pacs.dimse.upper import tls
 from pacs.dimse.upper.user_information import UserIdentity
 from pacs.errors import ConfigurationError, IndexUnavailable
 from pacs.index import schema
+from pacs.index.database import file_of
 from pacs.monitoring import Monitoring
 from pacs.observability.audit import Auditor, Record
 from pacs.observability.events import EventStream, FrameConverted, Notice, SchemaUpgraded, ServerReady, WebReady
@@ -57,6 +58,17 @@ from pacs.web.listener import Application, WebServer
 
 EXPLAINED = "requests are explained: the log holds patient data until query.explain and explain of all peers are false"
 """The notice at the start of a server that explains requests."""
+
+
+def require_existing(config: Config, *, index: bool = True) -> None:
+    """Raise ConfigurationError unless the files and, with `index`, the index of an archive exist; creates nothing."""
+    files, database = Path(config.files.url).absolute(), file_of(config.database.url) if index else None
+    if not files.is_dir():
+        raise ConfigurationError(
+            f"no archive here: {str(files)!r} does not exist; run this command where the archive is, or give --config"
+        )
+    if database is not None and not database.exists():
+        raise ConfigurationError(f"no index here: {str(database.absolute())!r} does not exist; run `pacs reindex`")
 
 
 NO_PROTECTIONS: Mapping[str, Protection | None] = MappingProxyType({})
@@ -287,6 +299,13 @@ class Archive:
         self.auditor.open()
         self.index.probe()
         schema.create_or_check(self.index)
+
+    def open_existing(self, *, audits: bool = True) -> None:
+        """As `open`, but create nothing except, with `audits`, the audit log."""
+        if audits:
+            self.auditor.open()
+        self.index.probe()
+        schema.check(self.index)
 
     def start(self) -> None:
         """Prepare, then accept associations and publish ServerReady. Raises as `prepare`."""

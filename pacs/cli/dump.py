@@ -38,7 +38,7 @@ Paths = tuple[tuple[int, ...], ...]
 
 def _paths(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Paths:
     """Parse the keys: keywords or tags, after those of their sequences and dots."""
-    from pacs.client.identifiers import path_of
+    from pacs.dicom.identifier_builder import path_of
     from pacs.errors import InvalidArgument
     from pacs.support.suggestion import suggestion
 
