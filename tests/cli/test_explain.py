@@ -56,6 +56,13 @@ def test_each_key_has_a_line(filled):
     assert said[-1].startswith("strict: A900, Below the query level: SeriesNumber")
 
 
+def test_keys_and_the_level_are_words_or_options(filled):
+    """As in `pacs ls`; dates are explained as they are typed."""
+    by_words = lines(filled, "studies", "StudyDate=2026-01")
+    assert by_words == lines(filled, "--level", "STUDY", "-k", "StudyDate=2026-01")
+    assert any("'2026-01'" in each for each in by_words)
+
+
 def test_run_names_the_key_that_excludes_all_matches(filled):
     """Without which there would be some."""
     said = lines(filled, "--run", "-k", "PatientName=doe*", "-k", "ModalitiesInStudy=MR", "--level", "study")
