@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from pacs.cli.instance_argument import find_instance, instance_argument
+from pacs.cli.instance_argument import explained, find_instance, instance_argument
 from pacs.cli.options import with_config_loader
 from pacs.cli.output import print_error, safe
 from pacs.dicom.described import BINARY, BOUNDS, Described, described
@@ -38,7 +38,7 @@ Paths = tuple[tuple[int, ...], ...]
 
 def _paths(_ctx: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Paths:
     """Parse the keys: keywords or tags, after those of their sequences and dots."""
-    from pacs.client.identifiers import path_of
+    from pacs.dicom.identifier_builder import path_of
     from pacs.errors import InvalidArgument
     from pacs.support.suggestion import suggestion
 
@@ -126,17 +126,13 @@ class _Elements:
             if not self._is_certain:
                 raise UndecodableDataSet(NOT_DICOM)
         except UndecodableDataSet as error:
-            self.errors.append(self._explained(error))
+            found = explained(error, is_certain=self._is_certain)
+            where = f" (after {self._source.position} bytes of the data set)" if self._is_certain else ""
+            self.errors.append(UndecodableDataSet(found.comment + where))
 
     def _is_chosen(self, path: tuple[int, ...]) -> bool:
         """Whether an element is a chosen one, within one, or a sequence around one."""
         return not self._paths or any(all(a == b for a, b in zip(each, path, strict=False)) for each in self._paths)
-
-    def _explained(self, error: UndecodableDataSet) -> UndecodableDataSet:
-        if not self._is_certain:
-            return UndecodableDataSet(NOT_DICOM)
-        what = error.comment.removesuffix(": send it whole")
-        return UndecodableDataSet(f"{what} (after {self._source.position} bytes of the data set)")
 
 
 def _print(pieces: Iterable[str], end: str = "\n") -> None:

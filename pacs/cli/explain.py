@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs.cli.archive import open_archive
-from pacs.cli.matching_keys import QueryArguments, query_options
+from pacs.cli.matching_keys import QueryArguments, Selects, query_options, words_argument
 from pacs.cli.options import with_config
 from pacs.cli.output import json_option, show, show_json
 from pacs.dicom.levels import DimseOperation, model_of
@@ -45,7 +45,8 @@ def _negotiated(_ctx: click.Context, _parameter: click.Parameter, text: str) -> 
 
 
 @click.command(short_help="Show how a query is interpreted.")
-@query_options()
+@words_argument
+@query_options(Selects.NOTHING)
 @click.option(
     "--manner", type=click.Choice(list(MATCHING_MODES)), help="Matching mode; default: that of the peer or server."
 )

@@ -9,8 +9,9 @@ import click
 
 from pacs.cli.archive import open_archive
 from pacs.dicom.levels import QueryLevel
+from pacs.dicom.part10 import NOT_DICOM
 from pacs.dicom.values import is_uid
-from pacs.errors import NothingFound
+from pacs.errors import NothingFound, UndecodableDataSet
 
 if TYPE_CHECKING:
     from pacs.archive import Archive
@@ -46,6 +47,11 @@ def find_instance(what: str, read_config: "Callable[[], Config]") -> "Iterator[P
         if not found:
             raise NothingFound(_missing(archive, what))
         yield Stored(archive, found[0])
+
+
+def explained(error: UndecodableDataSet, *, is_certain: bool) -> UndecodableDataSet:
+    """Return the error of a data set for its reader, not its sender; `is_certain` says that it is one at all."""
+    return UndecodableDataSet(error.comment.removesuffix(": send it whole") if is_certain else NOT_DICOM)
 
 
 def _missing(archive: "Archive", uid: str) -> str:

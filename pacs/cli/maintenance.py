@@ -71,7 +71,10 @@ def reindex(config: "Config") -> None:
     The exit status is 3 when there are files without a readable instance, 1 when there are only such files; `pacs fsck`
     describes them.
     """
-    with open_archive(config) as archive:
+    from pacs.archive import require_existing
+
+    require_existing(config, index=False)
+    with open_archive(config, creates=True) as archive:
         done = archive.reindex.run(progress_bar)
     say(
         f"{plural(done.images, 'instance')} in the index: {done.added} added, "
@@ -112,7 +115,7 @@ def restore(config: "Config", source: Path) -> None:
     Every file is compared with its digest. The backup of a SQLite archive can be restored into PostgreSQL, and vice
     versa. The exit status is 3 when damaged or missing files were left out, 1 when all were.
     """
-    with open_archive(config) as archive:
+    with open_archive(config, creates=True) as archive:
         done = archive.backups.restore(source, progress_bar)
     say(f"{plural(done.instances, 'instance')}, {size(done.size)} restored from {source}")
     _print_files("left out", done.failed, done.instances)

@@ -10,7 +10,7 @@ from ssl import SSLContext
 from pydicom import Dataset
 
 from pacs.client.finding import find
-from pacs.client.identifiers import Identifier, Level, Model, data_set_of, root_of, with_level
+from pacs.client.identifiers import Level, Model, root_of, with_level
 from pacs.client.missing_instances import MissingInstances, RetrieveJob, RetrievePlan
 from pacs.client.outcomes import OnProgress, Progress, Retrieved
 from pacs.client.peer import Peer, peer_of
@@ -18,6 +18,7 @@ from pacs.client.receive.senders import Senders
 from pacs.client.retrieve_operation import ignore_progress
 from pacs.client.retrieving import get, move_and_store
 from pacs.dicom.attributes import NOT_KEYS
+from pacs.dicom.identifier_builder import Identifier, data_set_of
 from pacs.dimse.messages.status import CANCEL, SUCCESS
 from pacs.errors import (
     AssociationLost,

@@ -5,13 +5,14 @@ from pathlib import Path
 from ssl import SSLContext
 
 from pacs.client.contexts import proposals_for
-from pacs.client.identifiers import Identifier, Level, Model
+from pacs.client.identifiers import Level, Model
 from pacs.client.outcomes import OnProgress, Retrieved
 from pacs.client.peer import Peer, check_ae_title, peer_of
 from pacs.client.receive.receiver import Handler, Listener
 from pacs.client.receive.senders import SenderFilter, Senders, listen_addresses
 from pacs.client.receive.store_scp import StoreSCP
 from pacs.client.retrieve_operation import RetrieveOperation, RetrieveRequest, ignore_progress
+from pacs.dicom.identifier_builder import Identifier
 from pacs.dicom.levels import DimseOperation
 from pacs.dimse.messages.command import CommandField
 from pacs.dimse.messages.status import Service

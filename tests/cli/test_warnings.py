@@ -2,11 +2,13 @@
 
 import sys
 import warnings
+from contextlib import nullcontext
 
 import pytest
 from pydicom import dcmread
 
 from pacs.testing import serving
+from tests.pixels.converting import InProcessPool
 from tests.real_files import FILES, FOLDERS
 
 KEYS = (
@@ -58,7 +60,7 @@ def test_the_real_files_are_a_reason_for_warnings(capsys, pacs):
 
 def test_no_command_on_the_archive_shows_a_warning(quiet, tmp_path):
     """Over all files of pydicom."""
-    quiet("import", *FOLDERS, exit_codes=(1,))
+    quiet("import", *FOLDERS, exit_codes=(1, 3))
     for level in ("patients", "studies", "series", "images"):
         quiet("ls", level, "--json")
     quiet("export", tmp_path / "out", "--all", "--as", "explicit", exit_codes=(3,))
@@ -79,6 +81,15 @@ def test_no_command_of_the_client_shows_a_warning(quiet, tmp_path):
         quiet("commit", archive.address, FOLDERS[0] / "charset_files", exit_codes=(0, 3))
         quiet("get", archive.address, "-k", "PatientID=*", "--to", tmp_path / "got", exit_codes=(0, 1, 3))
         quiet("fetch", archive.address, "-k", "PatientID=*", "--to", tmp_path / "got", exit_codes=(0, 1, 3))
+
+
+def test_no_command_on_a_file_shows_a_warning(quiet, monkeypatch):
+    """Over all files, with the decoders in this process, so that what they warn of is seen, too."""
+    monkeypatch.setattr("pacs.pixels.pool.DecoderPool", lambda _: nullcontext(InProcessPool()))
+    for path in FILES:
+        quiet("dump", path, exit_codes=(0, 1))
+        quiet("dump", path, "--json", exit_codes=(0, 1))
+        quiet("render", path, "-o", "out.png", exit_codes=(0, 1))
 
 
 MISTYPED = (

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydicom import Dataset
 
-from pacs.client.identifiers import data_set_of
 from pacs.dicom.attributes import NOT_KEYS, by_keyword
 from pacs.dicom.dataset import CHARACTER_SET, View
+from pacs.dicom.identifier_builder import data_set_of
 from pacs.dicom.keys import KeyReader, attribute_of, key_tags
 from pacs.dicom.levels import QueryLevel
 from pacs.dicom.matching import matches_dataset
