@@ -151,11 +151,14 @@ def test_a_mistake_in_the_configuration_has_2(run, tmp_path, words, mistake):
     ("words", "sentence"),
     [
         (("import", "nowhere"), "does not exist"),
-        (("export", "{out}"), "expected either"),
         (("ls", "stduies"), "stduies"),
         (("find", "WS", "-k", "PatientNam=X"), "did you mean PatientName?"),
         (("find", "NOBODY"), "'NOBODY' is not a configured peer"),
-        (("find", "WS", "PatientID=P1"), "did you mean -k PatientID=P1?"),
+        (("echo", "WS", "PatientID=P1"), "unexpected argument 'PatientID=P1'"),
+        (("find", "WS", "Patient=1"), "did you mean PatientID?"),
+        (("ls", "Patient=1"), "did you mean PatientID?"),
+        (("delete", "Patient=1"), "did you mean PatientID?"),
+        (("export", "{out}", "Patient=1"), "did you mean PatientID?"),
         (("echo", "a@b:c"), "A peer is AET@host:port"),
         (("store", "WS"), "no paths given"),
         (("store", "WS", "nowhere"), "does not exist"),
@@ -192,9 +195,20 @@ def test_a_wrong_argument_has_2(run, words, sentence):
 @pytest.mark.parametrize("name", [*ARCHIVE, "serve"])
 def test_an_index_that_cannot_be_opened_has_1(run, name):
     """The database does not listen."""
+    assert run("import", "{good}").exit_code == 0
     url = f"database.url=postgresql://nobody@127.0.0.1:{free_port()}/none"
     result = run(*name.split(), *ARGUMENTS.get(name, ()), "--set", url, "--set", "server.port=0", "--set", "web.port=0")
     assert result.exit_code == 1, result.output
+
+
+@pytest.mark.parametrize("name", ["ls", "export", "delete", "explain", "fsck", "reindex", "backup"])
+def test_a_folder_without_an_archive_has_2(run, tmp_path, name):
+    """The command was run in the wrong one; nothing is created there."""
+    before = set(tmp_path.rglob("*"))
+    result = run(*name.split(), *ARGUMENTS.get(name, ()))
+    assert result.exit_code == 2, result.output
+    assert "no archive here" in result.stderr
+    assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["import", "check", "serve"])
