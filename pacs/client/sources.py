@@ -30,16 +30,13 @@ from pacs.dicom.header import (
 from pacs.dicom.sop_classes import MEDIA_STORAGE_DIRECTORY, check_storable
 from pacs.dicom.values import is_uid
 from pacs.errors import InstanceUnreadable, InvalidArgument, PacsError, SOPClassNotSupported, UndecodableDataSet
+from pacs.errors import NotDICOM as _NotDICOM
 from pacs.support.folders import files_under
 
 _UIDS = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 _TO_THE_PIXELS = (*_UIDS, PIXEL_DATA)
 
 Storable = Path | str | Dataset | Iterable["Path | str | Dataset"]
-
-
-class _NotDICOM(UndecodableDataSet):
-    """A file has neither File Meta Information nor the data set of an instance."""
 
 
 @dataclass(frozen=True, slots=True)
