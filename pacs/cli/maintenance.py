@@ -36,7 +36,10 @@ def fsck(config: "Config", *, repair: bool, quick: bool, as_json: bool) -> None:
     Reads every file and compares it with the digest recorded when it was received. The exit status is 1 when a problem
     was found and not repaired. What a process that died has left, and the next start removes, is listed and no problem.
     """
-    with open_archive(config) as archive:
+    from pacs.archive import require_existing
+
+    require_existing(config, index=not repair)
+    with open_archive(config, creates=repair) as archive:
         report = archive.fsck.run(quick=quick, repair=repair, progress=progress_bar)
     found = report.findings
     if found or as_json:

@@ -46,7 +46,7 @@ def trouble(port):
         client.send(b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_every_line_of_a_run_is_json(tmp_path, workers):
     """Start, errors of associations, reload, a rejected reload, and stop; the ready line, too."""
     file = tmp_path / "config.toml"
@@ -89,7 +89,7 @@ def test_the_ready_line_is_json(tmp_path):
     assert web["port"] > 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_start_that_fails_is_a_line_of_json(tmp_path, workers):
     """The port is in use: exit status 2 as in the other format."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -120,7 +120,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("format", ["json", pytest.param("console", marks=pytest.mark.long)])
 def test_what_nothing_catches_is_logged_without_messages(tmp_path, format):
     """In a thread, and in the main one, which ends with status 1; the messages may name patients."""
     words = ["--port", "0", "--set", f"log.format={format}", "--set", "web.enabled=false"]

@@ -250,7 +250,7 @@ def test_nothing_found_is_said(filled, terminal):
 @pytest.mark.parametrize(
     "words",
     [["ls"], ["export", "out", "--all"], ["delete", "--all", "--yes"], ["explain", "-k", "PatientID"], ["fsck"],
-     ["backup", "copy"], ["reindex"]],
+     ["fsck", "--repair"], ["backup", "copy"], ["reindex"]],
 )  # fmt: skip
 def test_a_command_in_a_wrong_folder_creates_no_archive(pacs, tmp_path, words):
     """It says that there is none, and what to do."""
