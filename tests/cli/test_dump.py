@@ -1,8 +1,10 @@
 """`pacs dump`."""
 
 import json
+import os
 import re
 import subprocess
+import tracemalloc
 import zlib
 from struct import pack
 
@@ -331,8 +333,25 @@ def test_nesting_number_and_size_of_elements_are_bounded(dump, monkeypatch):
     assert "has more than 10000 elements" in dump(start + bomb, exit_code=1).stderr
 
 
-def test_a_value_of_any_length_is_read_only_at_its_beginning(dump):
-    """And a file that claims more than it has is cut off."""
+def test_a_value_of_any_length_is_read_only_at_its_beginning(dump, pacs, tmp_path):
+    """Of a gibibyte a few; a file that claims more than it has is cut off."""
     head = b"\x08\0\x16\0UI\x1a\0" + b"1.2.840.10008.5.1.4.1.1.7\0"
     claimed = head + pack("<HH2sHL", 0x0042, 0x0011, b"OB", 0, 0xFFFFFFF0) + b"%PDF"
     assert "ends in the middle of an element" in dump(claimed, exit_code=1).stderr
+    long = tmp_path / "long.dcm"
+    long.write_bytes(head + pack("<HH2sHL", 0x0042, 0x0011, b"OB", 0, 1 << 30))
+    os.truncate(long, long.stat().st_size + (1 << 30))
+    tracemalloc.start()
+    shown, as_json = pacs("dump", long), pacs("dump", long, "--json")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "EncapsulatedDocument         1073741824 bytes: 00 00" in shown.stdout
+    assert "length=1073741824" in as_json.stdout
+    assert most < 16 << 20
+
+
+def test_an_element_that_occurs_twice_is_shown_twice_and_once_in_json(dump):
+    """A member of a JSON object has a name of its own."""
+    twice = b"\x08\0\x60\0CS\x02\0CT" + b"\x08\0\x60\0CS\x02\0MR"
+    assert dump(twice).count("Modality") == 2
+    assert dump(twice, "--json") == '{\n  "00080060": {"vr": "CS", "Value": ["CT"]}\n}\n'
