@@ -4,6 +4,7 @@ import re
 import socket
 import struct
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ from tests.docs.requests import (
 )
 from tests.docs.statement import TEXT, covers, rows
 from tests.interop.lost_responses import find_images, late_requestor
-from tests.programs import run
+from tests.interop.requestors import Caller, with_gdcm
+from tests.programs import free_port, run
 from tests.raw import EXPLICIT, IMPLICIT, Raw
 from tests.waiting import eventually
 
@@ -134,20 +136,39 @@ def test_the_application_entity(archive):
 # --- 2.2 Associations --------------------------------------------------------------------------------------------
 
 
-@covers("Some requestors have defects", "The server recognises such a requestor")
-@pytest.mark.parametrize("row", rows("2.2 Associations", "client"), ids=lambda row: row[0])
-def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path, row):
-    """Without the remedy for pynetdicom, one that is late loses an answer; with it, none."""
-    client, _named, _defect, _remedy, key, value = row
-    assert client.startswith("pynetdicom")
-    assert float(value) > 0
-    for seconds, responses in ((0, 5), (2, 6)):
-        with serving(tmp_path / str(seconds), {key: seconds}) as running:
-            take_in(running, study(series=1, instances=5))
-            association = late_requestor(running.port, 60 if seconds == 0 else 0.1)
-            assert len(list(find_images(association))) == 6
-            assert len(list(find_images(association))) == responses
-            association.abort()
+@covers("Some clients have defects", "The server recognises such a client", "The remedy is switched off")
+def test_a_client_with_a_known_defect_gets_its_remedy(tmp_path):
+    """Without its remedy each loses something; with it, nothing."""
+    loses = {"clients.pynetdicom_hold": loses_responses, "clients.gdcm_one_syntax": loses_instances}
+    values = {"clients.pynetdicom_hold": (0, 2), "clients.gdcm_one_syntax": (False, True)}
+    listed = {key: value for *_, key, value in rows("2.2 Associations", "client")}
+    assert listed.keys() == loses.keys()
+    assert float(listed["clients.pynetdicom_hold"]) > 0
+    assert listed["clients.gdcm_one_syntax"] == "true"
+    for key, (off, on) in values.items():
+        assert [loses[key](tmp_path / f"{key}-{value}", {key: value}) for value in (off, on)] == [True, False]
+
+
+def loses_responses(folder: Path, settings: dict[str, object]) -> bool:
+    """Return whether pynetdicom that is late loses a response of six."""
+    with serving(folder, settings) as running:
+        take_in(running, study(series=1, instances=5))
+        association = late_requestor(running.port, 0.1 if settings["clients.pynetdicom_hold"] else 60)
+        assert len(list(find_images(association))) == 6
+        lost = len(list(find_images(association))) < 6
+        association.abort()
+    return lost
+
+
+def loses_instances(folder: Path, settings: dict[str, object]) -> bool:
+    """Return whether GDCM does not receive both instances of a C-MOVE to itself."""
+    caller, moved, datasets = Caller(0, "GDCM", free_port()), folder / "moved", study(series=1, instances=2)
+    moved.mkdir(parents=True)
+    peer = {"ae_title": caller.ae_title, "host": "127.0.0.1", "port": caller.port}
+    with serving(folder / "pacs", {**settings, "peers": [peer]}) as running:
+        take_in(running, datasets)
+        with_gdcm(replace(caller, archive=running.port), "move", datasets[0].StudyInstanceUID, moved)
+    return len(list(moved.iterdir())) < 2
 
 
 @covers("The requests of an association are performed one after the other")

@@ -182,10 +182,12 @@ def request(
     limits: AssociationLimits | None = None,
     wait_context: WaitContext | None = None,
     protection: Protection | None = None,
+    listens_within: float = 0.0,
 ) -> Association:
     """Associate with a peer; `roles` are the proposed (SCU, SCP) roles by abstract syntax.
 
-    With `lenient_roles` an acceptor that does not answer them has accepted them.
+    With `lenient_roles` an acceptor that does not answer them has accepted them. A refused connection is attempted
+    again for `listens_within` seconds.
     At most 128 contexts fit. Raises DestinationUnreachable, of which AssociationRejected is a subclass, and Cancelled
     as soon as the cancellation of `wait_context` is requested.
     """
@@ -198,7 +200,7 @@ def request(
         extended=extended or {},
         max_pdu=limits.max_pdu,
     )
-    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context)
+    connection = _connect(host, port, time.monotonic() + limits.connect, wait_context, listens_within)
     upper = UpperLayer(
         connection,
         is_requestor=True,
@@ -279,8 +281,24 @@ def _indication(upper: UpperLayer, deadline: float, wait_context: WaitContext | 
 # --- connecting --------------------------------------------------------------------------------------------------
 
 
-def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket:
-    """Connect to the first address of `host` that accepts. Raises DestinationUnreachable, Cancelled."""
+BETWEEN_ATTEMPTS = 0.02
+"""Seconds between two attempts to connect to a peer that does not listen yet."""
+
+
+def _connect(
+    host: str, port: int, deadline: float, wait_context: WaitContext | None, listens_within: float
+) -> socket.socket:
+    """Connect to a peer; attempt it again while it refuses. Raises DestinationUnreachable, Cancelled."""
+    patience = time.monotonic() + listens_within
+    while not isinstance(found := _first_accepting(host, port, deadline, wait_context), socket.socket):
+        if found != os.strerror(errno.ECONNREFUSED) or time.monotonic() >= patience:
+            raise DestinationUnreachable(f"The peer cannot be reached: {found}"[:64])
+        time.sleep(BETWEEN_ATTEMPTS)
+    return found
+
+
+def _first_accepting(host: str, port: int, deadline: float, wait_context: WaitContext | None) -> socket.socket | str:
+    """Connect to the first address of `host` that accepts. Return the failure if there is none. Raises Cancelled."""
     why = "unknown host"
     for family, address in _addresses(host, port):
         try:
@@ -297,7 +315,7 @@ def _connect(host: str, port: int, deadline: float, wait_context: WaitContext | 
             return connection
         connection.close()
         why = os.strerror(failure)
-    raise DestinationUnreachable(f"The peer cannot be reached: {why}"[:64])
+    return why
 
 
 _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]

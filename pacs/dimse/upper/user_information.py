@@ -154,6 +154,7 @@ def confirmed(request: A_ASSOCIATE, answer: A_ASSOCIATE, *, lenient_roles: bool 
         extended=extended_of(answer),
         proposed_extended=extended_of(request),
         implementation=implementation_of(answer),
+        implementation_class_uid=implementation_class_uid_of(answer),
     )
 
 
